@@ -1,0 +1,1 @@
+"""Ray: placement, actors, the buffer, the learner group, the run's map, results, commands."""

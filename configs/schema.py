@@ -1,0 +1,218 @@
+"""The keys of a run: their types, defaults, meanings and allowed values, in one place.
+
+A frozen dataclass a section; `leaf` documents one key. `configs.load` reads YAML into these;
+what contradicts what is in `configs.load.contradictions`. Environment settings are declared
+beside each environment and checked in the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+PRESETS = ("fixed", "paper_text", "paper_code")
+
+
+def leaf(
+    default: Any = MISSING,
+    doc: str = "",
+    *,
+    choices: tuple[Any, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """One configuration key.
+
+    Args:
+        default: value when the key is not given; mutable values are copied.
+        doc: one sentence, with the unit where there is one.
+        choices: the only values allowed, if not None.
+        low: smallest value allowed, if not None.
+        high: largest value allowed, if not None.
+    """
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high}
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class TinyModelConfig:
+    """A Llama made from scratch, with a tokenizer trained on the environment's own text."""
+
+    layers: int = leaf(4, "transformer layers", low=1)
+    hidden: int = leaf(128, "width of the residual stream", low=8)
+    heads: int = leaf(4, "attention heads; divides hidden", low=1)
+    mlp: int = leaf(512, "width of the feed-forward layers", low=8)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which policy is trained."""
+
+    path: str | None = leaf(
+        None, "folder of a causal language model in Hugging Face format; null makes a tiny one"
+    )
+    init: TinyModelConfig = leaf(TinyModelConfig, "the tiny model that is made when path is null")
+    dtype: str = leaf("float32", "of weights and compute", choices=("float32", "bfloat16"))
+    gradient_checkpointing: bool = leaf(False, "recompute activations in the backward pass")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """What is played."""
+
+    id: str = leaf("cardinal/GeneralPoints-v0", "Gymnasium id; `module:id` imports a plugin first")
+    settings: dict[str, Any] = leaf({}, "keywords of the environment, checked by its own schema")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its learning-rate schedule."""
+
+    lr: float = leaf(1e-6, "peak learning rate", low=0)
+    lr_end: float = leaf(0.0, "learning rate at the last step", low=0)
+    schedule: str = leaf("cosine", "from lr to lr_end", choices=("cosine", "linear", "constant"))
+    warmup: float = leaf(0.03, "share of the steps that warm up linearly", low=0, high=1)
+    beta1: float = leaf(0.9, "decay of the first moment", low=0, high=1)
+    beta2: float = leaf(0.98, "decay of the second moment", low=0, high=1)
+    eps: float = leaf(1e-7, "AdamW's epsilon", low=0)
+    weight_decay: float = leaf(0.0, "decoupled weight decay", low=0)
+    max_grad_norm: float = leaf(1.0, "global gradient norm is clipped to this; 0 is off", low=0)
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Supervised warm-up on demonstrations."""
+
+    steps: int = leaf(0, "optimizer steps; 0 skips the phase", low=0)
+    batch_size: int = leaf(128, "demonstrations a step, over all ranks", low=1)
+    demonstrations: int = leaf(8192, "how many to write when data is null", low=1)
+    data: str | None = leaf(
+        None, "Parquet folder or released JSON file; null: written by the expert"
+    )
+    loss: str = leaf("ce", "cross-entropy, DFT, or ce + KL to the start",
+                     choices=("ce", "dft", "ce_kl"))  # fmt: skip
+    kl_coef: float = leaf(0.1, "weight of the KL term of loss=ce_kl", low=0)
+    optimizer: OptimizerConfig = leaf(OptimizerConfig, "the phase's own optimizer")
+    log_every: int = leaf(20, "steps between two lines of metrics", low=1)
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Reinforcement learning on episodes."""
+
+    updates: int = leaf(0, "PPO updates; 0 skips the phase", low=0)
+    episodes: int = leaf(256, "trajectories an update, over all workers", low=1)
+    epochs: int = leaf(4, "passes over the trajectories of an update", low=1)
+    minibatch: int = leaf(64, "trajectories an optimizer step, over all ranks", low=1)
+    optimizer: OptimizerConfig = leaf(OptimizerConfig, "the phase's own optimizer")
+    estimator: str = leaf("gae", "advantage estimator",
+                          choices=("gae", "grpo", "rloo", "reinforce_pp"))  # fmt: skip
+    group_size: int = leaf(1, "plays of one seed; above 1 for grpo and rloo", low=1)
+    gamma: float = leaf(0.9, "discount a turn", low=0, high=1)
+    lam: float = leaf(0.95, "GAE's lambda", low=0, high=1)
+    clip: float = leaf(0.1, "ratio clip epsilon", low=0)
+    value_coef: float = leaf(0.5, "weight of the value loss", low=0)
+    value_clip: float = leaf(0.0, "clip of the value's move; 0 is off", low=0)
+    value_level: str = leaf("turn", "one value a turn or an action token",
+                            choices=("turn", "token"))  # fmt: skip
+    value_trunk_grad: float = leaf(
+        0.1, "factor on the value loss's gradient into the trunk", low=0, high=1
+    )
+    critic_warmup: int = leaf(2, "first updates that train the value head alone", low=0)
+    advantage_level: str = leaf("turn", "GAE over turns or over tokens", choices=("turn", "token"))
+    normalize_advantages: bool = leaf(True, "over the whole batch of the update")
+    ratio_level: str = leaf("token", "ratio per token or per answer", choices=("token", "turn"))
+    thought_coef: float = leaf(1.0, "weight of the tokens before the answer's final field", low=0)
+    entropy_coef: float = leaf(0.0, "weight of the entropy bonus", low=0)
+    kl_coef: float = leaf(0.0, "weight of the k3 KL to the SFT policy; 0 keeps no copy", low=0)
+    correction_cap: float = leaf(2.0, "truncation of proximal / behaviour", low=1)
+    trunc_bootstrap: bool = leaf(False, "add gamma V(next prompt) where an episode is truncated")
+    max_staleness: int = leaf(0, "policy versions a trajectory may lag; 0 is synchronous", low=0)
+    target_kl: float = leaf(
+        0.0, "stop an update's epochs when KL(proximal, current) passes this; 0 is off", low=0
+    )
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """The actors that play."""
+
+    workers: int = leaf(1, "rollout actors, each one vLLM engine", low=1)
+    in_flight: int = leaf(64, "episodes in flight an actor (M)", low=1)
+    block: int = leaf(64, "trajectories an object-store block", low=1)
+    temperature: float = leaf(1.0, "sampling temperature in training", low=0)
+    answer_tokens: int = leaf(64, "cap of one answer, tokens", low=1)
+    context_tokens: int = leaf(1024, "cap of prompt and answers of a segment, tokens", low=8)
+    kv_cache_gib: float = leaf(1.0, "engine's KV cache, GiB (CPU engines)", low=0.01)
+    gpu_memory: float = leaf(0.85, "share of a GPU's memory for the engine", low=0.05, high=1)
+    tensor_parallel: int = leaf(1, "GPUs an engine", low=1)
+    cpus: float = leaf(1.0, "CPUs that an actor reserves in Ray", low=0)
+    threads: int = leaf(1, "compute threads of an engine without a GPU", low=1)
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """The group that learns."""
+
+    ranks: int = leaf(1, "data-parallel ranks", low=1)
+    zero_stage: int = leaf(0, "DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
+    microbatch_tokens: int = leaf(4096, "token budget of a packed microbatch", low=8)
+    cpus: float = leaf(1.0, "CPUs that a rank reserves in Ray", low=0)
+    threads: int = leaf(1, "compute threads of a rank without a GPU", low=1)
+    checkpoint_every: int = leaf(0, "steps or updates between checkpoints; 0: phase ends", low=0)
+    keep_checkpoints: int = leaf(2, "how many resumable states to keep", low=1)
+    max_restarts: int = leaf(2, "restarts of the group after a rank's death", low=0)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured at the start, after SFT and after PPO."""
+
+    variants: dict[str, Any] = leaf(
+        {"train": {}}, "name to environment settings that differ from env.settings"
+    )
+    episodes: int = leaf(512, "a variant", low=1)
+    temperature: float = leaf(1.0, "sampling temperature; 0 is greedy", low=0)
+    seed: int = leaf(1_000_000, "first seed of the evaluation's episodes", low=0)
+    every: int = leaf(0, "PPO updates between evaluations; 0: at the ends of phases only", low=0)
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Where the run lives, and how long anyone waits for anyone."""
+
+    address: str | None = leaf(None, "Ray address; null starts a local Ray or joins the job's")
+    root: str = leaf("runs", "folder of run folders; on several nodes, one that all see")
+    sync_channel: str = leaf("object_store", "how weights travel",
+                             choices=("object_store", "nccl", "ipc"))  # fmt: skip
+    sync_bucket_mib: int = leaf(256, "size of a weight bucket, MiB", low=1)
+    sync_check: str = leaf("start", "weight proof: at start, after every publish, never",
+                           choices=("start", "always", "never"))  # fmt: skip
+    start_deadline_s: float = leaf(300.0, "actors and engines are ready", low=1)
+    episode_deadline_s: float = leaf(120.0, "one episode is played", low=1)
+    block_deadline_s: float = leaf(600.0, "one block is played", low=1)
+    sync_deadline_s: float = leaf(120.0, "one publish is received everywhere", low=1)
+    max_failure_rate: float = leaf(0.05, "share of failed trajectories that stops the run",
+                                   low=0, high=1)  # fmt: skip
+    object_store_gib: float = leaf(1.0, "object store of a local Ray, GiB", low=0.1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One job: demonstrations to policy to report."""
+
+    name: str = leaf("run", "the run folder's name under cluster.root")
+    seed: int = leaf(0, "of every draw: hands, demonstrations, minibatches, initial weights", low=0)
+    preset: str = leaf("fixed", "SPEC preset of environments and PPO", choices=PRESETS)
+    model: ModelConfig = leaf(ModelConfig)
+    env: EnvConfig = leaf(EnvConfig)
+    sft: SFTConfig = leaf(SFTConfig)
+    ppo: PPOConfig = leaf(PPOConfig)
+    rollout: RolloutConfig = leaf(RolloutConfig)
+    learner: LearnerConfig = leaf(LearnerConfig)
+    eval: EvalConfig = leaf(EvalConfig)
+    cluster: ClusterConfig = leaf(ClusterConfig)

@@ -1,0 +1,1 @@
+"""Environments: Gymnasium games of text and pictures; importing this registers them."""

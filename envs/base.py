@@ -1,0 +1,104 @@
+"""The vocabulary of environments: what a turn shows, what a verdict says, what a demonstration is.
+
+Everything here is plain Gymnasium: an observation is the next user message. The loop that
+calls an environment stands in `TextEnv`. Nothing here knows of tokens, models or Ray.
+"""
+
+from __future__ import annotations
+
+import string
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypedDict
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+CHARSET = frozenset(string.printable) | frozenset("°’“”–—…×÷−")
+MAX_TEXT = 32_768
+
+
+class EnvironmentFailure(RuntimeError):
+    """Something of ours broke (a missing picture, a bug): the episode is `failed`, never graded."""
+
+
+class Observation(TypedDict, total=False):
+    """The next user message.
+
+    message: the text of the user message.
+    restart: 1 when the message begins a new prompt (earlier turns are forgotten), 0 when it
+        continues the conversation.
+    image: uint8 [height, width, 3], vision only: the picture of the current trial. It belongs
+        to the message with restart = 1; after that it is shown again for Markov's sake only.
+    """
+
+    message: str
+    restart: int
+    image: NDArray[np.uint8]
+
+
+class Message(TypedDict):
+    """One message of a demonstration; `train` says whether its tokens carry loss."""
+
+    role: str
+    content: str
+    train: bool
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One conversation to imitate; images belong to the first user message."""
+
+    messages: tuple[Message, ...]
+    images: tuple[NDArray[np.uint8], ...]
+    seed: int
+
+
+class TextEnv(gymnasium.Env[Observation, str]):
+    """An environment whose observations are user messages and whose actions are answers.
+
+    The loop that calls it::
+
+        observation, info = env.reset(seed=seed)
+        while True:
+            answer = policy(observation)          # any text at all
+            observation, reward, terminated, truncated, info = env.step(answer)
+            if terminated or truncated:
+                break
+        info["metrics"]                           # float by name; "success" and "first_try" always
+
+    `step` returns in info: `verdict` (a short name from the environment's own list), `message`
+    (what the verifier says about the answer, for people and logs) and, on the last step,
+    `metrics`. The observation of the last step carries the message that would have come next.
+    A subclass sets `Settings`, a frozen dataclass made of `configs.schema.leaf`, takes exactly
+    its fields as keywords, and raises EnvironmentFailure when something of ours breaks.
+    """
+
+    Settings: ClassVar[type]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def make_spaces(self, image_shape: tuple[int, int, int] | None) -> None:
+        """Set both spaces; image_shape is [height, width, 3] or None for language."""
+        entries: dict[str, spaces.Space[Any]] = {
+            "message": spaces.Text(MAX_TEXT, min_length=0, charset=CHARSET),
+            "restart": spaces.Discrete(2),
+        }
+        if image_shape is not None:
+            entries["image"] = spaces.Box(0, 255, image_shape, np.uint8)
+        self.observation_space = spaces.Dict(entries)  # type: ignore[assignment]
+        self.action_space = spaces.Text(MAX_TEXT, min_length=0, charset=CHARSET)
+
+    @abstractmethod
+    def expert(self) -> str:
+        """The answer that earns full marks in the current state."""
+
+    @abstractmethod
+    def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:
+        """Yield n demonstrations; the same n and seed yield the same ones."""
+
+    @abstractmethod
+    def corpus(self) -> Iterator[str]:
+        """Yield texts that hold every word and symbol an episode can show or need, any variant."""

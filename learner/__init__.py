@@ -1,0 +1,1 @@
+"""Learning: packed batches, advantages, losses, the DeepSpeed engine, SFT and PPO."""

@@ -1,0 +1,1 @@
+"""Playing: vLLM engines, episodes in flight, trajectories, and the weights they receive."""

@@ -1,0 +1,247 @@
+"""What play leaves behind: turns, segments, trajectories, and the Arrow block that carries them.
+
+Laws 1 and 2: `token_ids` are what the engine saw and sampled; index t of every [T] array
+speaks of `token_ids[t]`. Nothing here knows of engines, environments or Ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+ENDS = ("terminated", "truncated", "failed")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One answer and its grade, inside one segment.
+
+    begin: index of the answer's first action token; begin - 1 is the prompt's last token.
+    end: index after the answer's last action token.
+    reward: what the verifier gave.
+    message: what the verifier said.
+    """
+
+    begin: int
+    end: int
+    reward: float
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One contiguous token sequence: a prompt, an answer, the next message, an answer, …
+
+    token_ids: int32 [T].
+    action_mask: bool [T], True on sampled tokens.
+    behavior_logprobs: float32 [T], of the sampled tokens under the sampling distribution; else 0.
+    policy_versions: int32 [T], version that sampled the token; -1 on the others.
+    turns: in order; their [begin, end) are exactly the True runs of action_mask.
+    image_keys: content hashes of the segment's images, in the order of their placeholders.
+    """
+
+    token_ids: NDArray[np.int32]
+    action_mask: NDArray[np.bool_]
+    behavior_logprobs: NDArray[np.float32]
+    policy_versions: NDArray[np.int32]
+    turns: tuple[Turn, ...]
+    image_keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        length = len(self.token_ids)
+        for name in ("action_mask", "behavior_logprobs", "policy_versions"):
+            if len(getattr(self, name)) != length:
+                raise ValueError(
+                    f"Segment.{name} has {len(getattr(self, name))} entries, token_ids {length}"
+                )
+        previous = 0
+        for turn in self.turns:
+            if not previous < turn.begin <= turn.end <= length:
+                raise ValueError(
+                    f"Turn [{turn.begin}, {turn.end}) does not fit after {previous} in {length}"
+                )
+            if not self.action_mask[turn.begin : turn.end].all():
+                raise ValueError(f"Turn [{turn.begin}, {turn.end}) covers tokens not sampled")
+            previous = turn.end
+        if sum(t.end - t.begin for t in self.turns) != int(self.action_mask.sum()):
+            raise ValueError("Segment.action_mask marks tokens that belong to no turn")
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One episode.
+
+    id: unique in a run: "{phase}/{index}".
+    variant: name of the evaluation variant, "train" in training.
+    group_id: plays of one seed share it (GRPO, RLOO).
+    end: terminated | truncated | failed (law 3: a failed one is never trained on).
+    failure: the first cause, one line, when end is failed.
+    bootstrap: the last segment ends in the prompt that would have come next (truncated only).
+    metrics: the environment's, by name; "success" and "first_try" always unless failed.
+    """
+
+    id: str
+    environment: str
+    variant: str
+    seed: int
+    group_id: int
+    segments: tuple[Segment, ...]
+    end: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
+    bootstrap: bool = False
+
+    def __post_init__(self) -> None:
+        if self.end not in ENDS:
+            raise ValueError(f"Trajectory.end is {self.end!r}; it must be one of {ENDS}")
+        if self.bootstrap and self.end != "truncated":
+            raise ValueError(f"Trajectory {self.id} bootstraps but ended {self.end}")
+
+    @property
+    def turns(self) -> list[Turn]:
+        """All turns, in order of play."""
+        return [turn for segment in self.segments for turn in segment.turns]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all segments."""
+        return sum(len(segment.token_ids) for segment in self.segments)
+
+    @property
+    def action_tokens(self) -> int:
+        """Sampled tokens of all segments."""
+        return sum(int(segment.action_mask.sum()) for segment in self.segments)
+
+    @property
+    def total_reward(self) -> float:
+        """Undiscounted sum of the turns' rewards."""
+        return float(sum(turn.reward for turn in self.turns))
+
+    @property
+    def oldest_version(self) -> int:
+        """Policy version of the oldest action token (law 7); -1 without action tokens."""
+        versions = [s.policy_versions[s.action_mask] for s in self.segments]
+        return min((int(v.min()) for v in versions if len(v)), default=-1)
+
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("environment", pa.string()),
+        ("variant", pa.string()),
+        ("seed", pa.int64()),
+        ("group_id", pa.int64()),
+        ("end", pa.string()),
+        ("failure", pa.string()),
+        ("bootstrap", pa.bool_()),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
+        # Flat over the trajectory's segments; segment_lengths says where each ends.
+        ("segment_lengths", pa.list_(pa.int32())),
+        ("token_ids", pa.list_(pa.int32())),
+        ("action_mask", pa.list_(pa.uint8())),  # bytes, so that a view needs no copy
+        ("behavior_logprobs", pa.list_(pa.float32())),
+        ("policy_versions", pa.list_(pa.int32())),
+        # Flat over the trajectory's turns; turn_segments says which segment each is in.
+        ("turn_segments", pa.list_(pa.int32())),
+        ("turn_begins", pa.list_(pa.int32())),
+        ("turn_ends", pa.list_(pa.int32())),
+        ("turn_rewards", pa.list_(pa.float32())),
+        ("turn_messages", pa.list_(pa.string())),
+        ("image_segments", pa.list_(pa.int32())),
+        ("image_keys", pa.list_(pa.string())),
+    ]
+)
+
+
+def to_arrow(trajectories: list[Trajectory]) -> pa.RecordBatch:
+    """Pack trajectories into one record batch, a row each."""
+    return pa.RecordBatch.from_pylist([_row(t) for t in trajectories], schema=SCHEMA)
+
+
+def _row(trajectory: Trajectory) -> dict[str, object]:
+    segments = trajectory.segments
+
+    def flat(name: str, dtype: type) -> NDArray[np.generic]:
+        arrays = [np.asarray(getattr(s, name), dtype) for s in segments]
+        return np.concatenate(arrays) if arrays else np.zeros(0, dtype)
+
+    turns = [(i, turn) for i, s in enumerate(segments) for turn in s.turns]
+    images = [(i, key) for i, s in enumerate(segments) for key in s.image_keys]
+    return {
+        "id": trajectory.id,
+        "environment": trajectory.environment,
+        "variant": trajectory.variant,
+        "seed": trajectory.seed,
+        "group_id": trajectory.group_id,
+        "end": trajectory.end,
+        "failure": trajectory.failure,
+        "bootstrap": trajectory.bootstrap,
+        "metrics": list(trajectory.metrics.items()),
+        "segment_lengths": [len(s.token_ids) for s in segments],
+        "token_ids": flat("token_ids", np.int32),
+        "action_mask": flat("action_mask", np.uint8),
+        "behavior_logprobs": flat("behavior_logprobs", np.float32),
+        "policy_versions": flat("policy_versions", np.int32),
+        "turn_segments": [i for i, _ in turns],
+        "turn_begins": [turn.begin for _, turn in turns],
+        "turn_ends": [turn.end for _, turn in turns],
+        "turn_rewards": [turn.reward for _, turn in turns],
+        "turn_messages": [turn.message for _, turn in turns],
+        "image_segments": [i for i, _ in images],
+        "image_keys": [key for _, key in images],
+    }
+
+
+_VIEWED = ("token_ids", "action_mask", "behavior_logprobs", "policy_versions")
+
+
+def from_arrow(batch: pa.RecordBatch) -> list[Trajectory]:
+    """Unpack a record batch; the [T] arrays are read-only views of its buffers, not copies."""
+    views, bounds = {}, {}
+    for name in _VIEWED:
+        column = batch.column(name)
+        views[name] = column.values.to_numpy(zero_copy_only=True)
+        bounds[name] = column.offsets.to_numpy()
+    views["action_mask"] = views["action_mask"].view(np.bool_)
+    small = batch.drop_columns(list(_VIEWED)).to_pylist()
+    return [_trajectory(row, i, views, bounds) for i, row in enumerate(small)]
+
+
+def _trajectory(
+    row: dict[str, object],
+    index: int,
+    views: dict[str, NDArray[np.generic]],
+    bounds: dict[str, NDArray[np.int32]],
+) -> Trajectory:
+    segments: list[Segment] = []
+    turns: list[list[Turn]] = [[] for _ in row["segment_lengths"]]
+    for i, begin, end, reward, message in zip(
+        row["turn_segments"], row["turn_begins"], row["turn_ends"],
+        row["turn_rewards"], row["turn_messages"], strict=True,
+    ):  # fmt: skip
+        turns[i].append(Turn(begin, end, reward, message))
+    keys: list[list[str]] = [[] for _ in row["segment_lengths"]]
+    for i, key in zip(row["image_segments"], row["image_keys"], strict=True):
+        keys[i].append(key)
+    offset = 0
+    for i, length in enumerate(row["segment_lengths"]):
+        arrays = {
+            name: view[(start := int(bounds[name][index]) + offset) : start + length]
+            for name, view in views.items()
+        }
+        segments.append(Segment(**arrays, turns=tuple(turns[i]), image_keys=tuple(keys[i])))
+        offset += length
+    names = ("id", "environment", "variant", "seed", "group_id", "end", "failure", "bootstrap")
+    return Trajectory(
+        **{name: row[name] for name in names},
+        segments=tuple(segments),
+        metrics=dict(row["metrics"]),
+    )
+
+
+def mark_failed(trajectory: Trajectory, failure: str) -> Trajectory:
+    """The same trajectory as a failed one, with its cause."""
+    return replace(trajectory, end="failed", failure=failure, bootstrap=False)
