@@ -1,0 +1,95 @@
+"""The rollout actor: Ray's shell around `rollout.worker.RolloutWorker`.
+
+Comes in: episode requests and weight references; goes out: blocks, each one object, and few
+numbers. What is played and how stands in rollout/.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import ray
+
+from configs.schema import RunConfig
+from rollout.episode import EpisodeRequest, Limits
+
+CONCURRENT_CALLS = 32  # a call that waits (next_block) must not keep weights or health out
+
+
+@ray.remote(max_concurrency=CONCURRENT_CALLS)
+class RolloutActor:
+    """One engine and the episodes on it."""
+
+    def __init__(
+        self,
+        index: int,
+        cfg: RunConfig,
+        folder: str,
+        environments: dict[str, tuple[str, dict[str, Any]]],
+    ) -> None:
+        # vLLM and transformers are imported here, in the actor's own process only.
+        from rollout.engine import EngineSettings
+        from rollout.renderer import Renderer
+        from rollout.worker import RolloutWorker
+
+        self.index = index
+        renderer = Renderer.load(folder)
+        rollout = cfg.rollout
+        settings = EngineSettings(
+            folder=folder,
+            dtype=cfg.model.dtype,
+            max_sequences=rollout.in_flight,
+            context_tokens=rollout.context_tokens,
+            forbidden=renderer.forbidden,
+            stop_ids=renderer.stop_ids,
+            kv_cache_gib=rollout.kv_cache_gib,
+            gpu_memory=rollout.gpu_memory,
+            tensor_parallel=rollout.tensor_parallel,
+            cores=_cores(index, rollout.threads),
+            seed=cfg.seed,
+        )
+        limits = Limits(
+            rollout.answer_tokens, rollout.context_tokens, cfg.cluster.episode_deadline_s
+        )
+        self.worker = RolloutWorker(
+            settings, renderer, environments, limits, rollout.in_flight, rollout.block
+        )
+
+    async def start(self) -> int:
+        """Start the engine; returns the actor's process id."""
+        await self.worker.start()
+        return os.getpid()
+
+    async def submit(self, requests: list[EpisodeRequest]) -> None:
+        """Queue episodes."""
+        await self.worker.submit(requests)
+
+    @ray.method(num_returns=2)
+    async def next_block(self) -> tuple[Any, Any]:
+        """The next Arrow block and its trajectories' numbers, as two objects."""
+        return await self.worker.next_block()
+
+    async def receive(self, version: int, refs: list[Any]) -> float:
+        """Replace the weights by those of the referenced buckets; returns seconds."""
+        begin = time.monotonic()
+        await self.worker.receive(version, [await ref for ref in refs])
+        return time.monotonic() - begin
+
+    async def take_load(self) -> tuple[float, float]:
+        """Mean sequences running and busy seconds of the engine since the last call."""
+        return self.worker.take_load()
+
+    async def shutdown(self) -> None:
+        """End the engine's processes; the actor itself ends with its handle."""
+        await self.worker.shutdown()
+
+
+def _cores(index: int, threads: int) -> tuple[int, ...]:
+    """Cores of an engine's compute threads: engines take turns around the machine's cores,
+    from the last one down, because vLLM's own scheduler and Ray favour the first."""
+    allowed = sorted(os.sched_getaffinity(0))
+    count = min(threads, len(allowed))
+    start = index * count
+    return tuple(sorted(allowed[-1 - (start + i) % len(allowed)] for i in range(count)))

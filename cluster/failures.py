@@ -1,0 +1,52 @@
+"""What can go wrong between processes, as types; each says who, what and how long.
+
+One line each, for the terminal; the traceback of the cause stays in Ray's logs.
+"""
+
+from __future__ import annotations
+
+
+class RunFailure(RuntimeError):
+    """The run cannot go on; the message is one clear line."""
+
+
+class DeadlineExceeded(RunFailure):
+    """Somebody did not answer in time (law 5)."""
+
+    def __init__(self, who: str, what: str, seconds: float, key: str) -> None:
+        super().__init__(who, what, seconds, key)
+        self.line = f"{who} did not {what} within {seconds:g} s (cluster.{key})"
+
+    def __str__(self) -> str:
+        return self.line
+
+
+class WorkerLost(RunFailure):
+    """A process died or broke; carries its first cause."""
+
+    def __init__(self, who: str, what: str, cause: str) -> None:
+        super().__init__(who, what, cause)
+        self.line = f"{who} was lost while it should {what}: {cause}"
+
+    def __str__(self) -> str:
+        return self.line
+
+
+class TooManyFailures(RunFailure):
+    """The share of failed trajectories passed the limit (law 3)."""
+
+
+class PlacementError(RunFailure):
+    """The cluster cannot hold the run; names the resource that is short."""
+
+
+class ParityError(RunFailure):
+    """Engine and learner disagree about log-probabilities (law 6)."""
+
+
+def first_line(error: BaseException) -> str:
+    """The innermost cause of an error that crossed Ray, on one line."""
+    cause = getattr(error, "cause", None) or error
+    text = str(cause).strip() or type(cause).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0] if lines else ''}"[:500]

@@ -1,0 +1,72 @@
+"""The Ray session of a run: join the cluster that was named, or start a local one.
+
+Comes in: the cluster section; goes out: a connected Ray, and its end. Knows no actor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+from cluster.failures import RunFailure, first_line
+from configs.schema import RunConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextlib.contextmanager
+def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
+    """Connect to Ray for the time of a run.
+
+    Args:
+        cfg: `cluster.address`, or RAY_ADDRESS as a Ray job sets it, joins a cluster; neither
+            starts a local Ray that ends with the session.
+        cpus: logical CPUs that the run's processes ask for; a local Ray offers as many even
+            where the machine has fewer, because on one machine they take turns.
+
+    Raises:
+        RunFailure: the address does not answer, or a local Ray does not start.
+    """
+    address = cfg.cluster.address or os.environ.get("RAY_ADDRESS")
+    environment = {"PYTHONPATH": _python_path(), "RAY_TRAIN_V2_ENABLED": "1"}
+    runtime_env = {"env_vars": environment | _quiet()}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        if address:
+            ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=max(int(cpus) + 1, os.cpu_count() or 1),
+                object_store_memory=int(cfg.cluster.object_store_gib * 2**30),
+                include_dashboard=False,
+                runtime_env=runtime_env,
+                log_to_driver=False,
+                logging_level="WARNING",
+            )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        what = f"Ray at {address} does not answer" if address else "a local Ray does not start"
+        raise RunFailure(f"{what}: {first_line(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _python_path() -> str:
+    """The checkout first, so that workers import it wherever they start."""
+    known = os.environ.get("PYTHONPATH", "")
+    return f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)
+
+
+def _quiet() -> dict[str, str]:
+    return {
+        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    }

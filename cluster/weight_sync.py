@@ -1,0 +1,60 @@
+"""Publishing: a learner's weight buckets become objects, and every worker receives them.
+
+Each node fetches a bucket once, however many engines it holds: Ray's object store sees to
+that. One transfer a bucket, a deadline on the whole (law 5).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from cluster.failures import DeadlineExceeded, WorkerLost, first_line
+from rollout.manifest import pack
+
+
+@dataclass(frozen=True)
+class Published:
+    """One publish: version, wall seconds, payload bytes and buckets."""
+
+    version: int
+    seconds: float
+    bytes: int
+    buckets: int
+
+
+def publish(
+    version: int,
+    groups: Iterable[list[tuple[str, torch.Tensor]]],
+    workers: list[Any],
+    deadline_s: float,
+) -> Published:
+    """Send named tensors, grouped into buckets, to all workers as `version`.
+
+    Raises:
+        DeadlineExceeded: names the workers that did not confirm.
+        WorkerLost: a worker died or refused; names it and the cause.
+    """
+    begin = time.monotonic()
+    refs, size = [], 0
+    for group in groups:
+        header, data = pack(group)
+        refs.append(ray.put((header, data)))
+        size += header.bytes
+    calls = [worker.receive.remote(version, refs) for worker in workers]
+    for index, call in enumerate(calls):
+        left = max(0.0, deadline_s - (time.monotonic() - begin))
+        who, what = f"rollout worker {index}", f"receive weights of version {version}"
+        try:
+            ray.get(call, timeout=left)
+        except GetTimeoutError as error:
+            raise DeadlineExceeded(who, what, deadline_s, "sync_deadline_s") from error
+        except (RayActorError, RayTaskError) as error:
+            raise WorkerLost(who, what, first_line(error)) from error
+    return Published(version, time.monotonic() - begin, size, len(refs))

@@ -1,0 +1,290 @@
+"""The engine: token prompts in, sampled tokens with log-probabilities and versions out.
+
+One of the two files that know vLLM. Laws 1 and 6: it never sees text, and every token says
+which policy version sampled it. It does not know episodes, environments or Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollout.manifest import Header
+
+EXTENSION = "rollout.weights.WeightReceiver"
+
+
+class EngineFailure(RuntimeError):
+    """The engine broke or missed a deadline; says what and how long."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled answer.
+
+    prompt_ids: the prompt as the engine expanded it (image placeholders included).
+    token_ids: sampled tokens, a sampled end-of-sequence token included.
+    logprobs: of each sampled token under the distribution it was sampled from.
+    versions: policy version of each sampled token.
+    stopped: an end-of-sequence token was sampled (False: the cap was reached).
+    """
+
+    prompt_ids: Sequence[int]
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+    versions: Sequence[int]
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine is started with.
+
+    folder: Hugging Face model folder.
+    dtype: float32 or bfloat16.
+    max_sequences: sequences that run at once.
+    context_tokens: cap of prompt and answer, tokens.
+    forbidden: token ids that are never sampled.
+    stop_ids: token ids that end an answer.
+    kv_cache_gib: KV cache, GiB (CPU); gpu_memory: share of a GPU's memory.
+    cores: CPU cores the compute threads are bound to (CPU only).
+    extension: worker extension class, by qualified name.
+    """
+
+    folder: str
+    dtype: str = "float32"
+    max_sequences: int = 64
+    context_tokens: int = 1024
+    forbidden: tuple[int, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    kv_cache_gib: float = 1.0
+    gpu_memory: float = 0.85
+    tensor_parallel: int = 1
+    cores: tuple[int, ...] = (0,)
+    seed: int = 0
+    extension: str = EXTENSION
+
+
+class Engine:
+    """A running vLLM `AsyncLLM`; `await Engine.start(settings)` makes one."""
+
+    def __init__(self, settings: EngineSettings, llm: Any, load: _Load) -> None:
+        self.settings = settings
+        self.version = -1
+        self._llm = llm
+        self._load = load
+        self._requests = 0
+
+    @classmethod
+    async def start(cls, settings: EngineSettings) -> Engine:
+        """Start the engine's processes and load the folder's weights as version -1.
+
+        Raises:
+            EngineFailure: vLLM refuses the model or dies at start; carries its words.
+        """
+        _environment(settings)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        load = _make_load()
+        try:
+            llm = AsyncLLM.from_engine_args(
+                AsyncEngineArgs(**_arguments(settings)), stat_loggers=[lambda *_: load]
+            )
+        except Exception as error:  # the boundary to vLLM: whatever it raises at start
+            raise EngineFailure(f"vLLM cannot start on {settings.folder}: {error}") from error
+        engine = cls(settings, llm, load)
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+        return engine
+
+    async def generate(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int | None = None,
+        images: Sequence[Any] = (),
+    ) -> Completion:
+        """Sample one answer.
+
+        Args:
+            prompt_ids: tokens of the prompt; an image's placeholder once, unexpanded.
+            max_tokens: cap of the answer.
+            temperature: 0 is greedy.
+            seed: makes this answer's draws its own; None shares the engine's stream.
+            images: PIL images of the placeholders, in order.
+
+        Raises:
+            EngineFailure: the engine died or refused the request.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            ignore_eos=True,
+            stop_token_ids=list(self.settings.stop_ids),
+            logit_bias={i: FORBIDDEN_BIAS for i in self.settings.forbidden} or None,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt: dict[str, Any] = {"prompt_token_ids": list(prompt_ids)}
+        if images:
+            prompt["multi_modal_data"] = {"image": list(images)}
+        self._requests += 1
+        try:
+            async for output in self._llm.generate(prompt, parameters, f"r{self._requests}"):
+                final = output
+        except Exception as error:  # the boundary to vLLM
+            raise EngineFailure(f"vLLM refused or lost a request: {error!r}") from error
+        return self._completion(final)
+
+    def _completion(self, output: Any) -> Completion:
+        answer = output.outputs[0]
+        versions = np.full(len(answer.token_ids), self.version, np.int32)
+        for span in answer.weight_versions or ():
+            if span.version.isdigit():
+                versions[span.start : span.end] = int(span.version)
+        return Completion(
+            prompt_ids=output.prompt_token_ids,
+            token_ids=answer.token_ids,
+            logprobs=answer.logprobs.logprobs[: len(answer.token_ids)],
+            versions=versions,
+            stopped=answer.finish_reason == "stop",
+        )
+
+    async def receive(
+        self, version: int, parts: Iterable[tuple[Header, NDArray[np.uint8]]]
+    ) -> None:
+        """Replace all weights; sequences in flight pause and go on under the new version.
+
+        Caches of the old weights (prefix, encoder) are cleared by the pause (law 6).
+
+        Args:
+            version: policy version of the new weights.
+            parts: header and uint8 [bytes] array of each bucket.
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self._llm.pause_generation(mode="keep", clear_cache=True)
+        await self._llm.start_weight_update()
+        for header, data in parts:
+            with tempfile.NamedTemporaryFile(dir=_shared_memory(), prefix="cardinal-w-") as file:
+                data.tofile(file)
+                file.flush()
+                message = {"path": file.name, "header": header.to_dict()}
+                await self._llm.update_weights(WeightTransferUpdateRequest(update_info=message))
+        await self._llm.finish_weight_update(str(version))
+        self.version = version
+        await self._llm.resume_generation()
+
+    def take_load(self) -> tuple[float, float]:
+        """Mean sequences running and seconds busy since the last call (from vLLM's scheduler)."""
+        return self._load.take()
+
+    async def shutdown(self) -> None:
+        """End the engine's processes."""
+        await asyncio.to_thread(self._llm.shutdown)
+
+
+FORBIDDEN_BIAS = -100.0  # vLLM clamps a logit bias to [-100, 100]; the learner adds the same
+
+
+def _shared_memory() -> str:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
+
+
+def _environment(settings: EngineSettings) -> None:
+    """Variables that vLLM reads at import and in its child processes."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, settings.cores))
+    os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
+
+
+def _arguments(settings: EngineSettings) -> dict[str, Any]:
+    from vllm.config import WeightTransferConfig
+    from vllm.platforms import current_platform
+
+    arguments: dict[str, Any] = {
+        "model": settings.folder,
+        "dtype": settings.dtype,
+        "max_num_seqs": settings.max_sequences,
+        "max_model_len": settings.context_tokens,
+        "max_num_batched_tokens": max(8192, settings.context_tokens),
+        "seed": settings.seed,
+        "logprobs_mode": "processed_logprobs",
+        "enable_prefix_caching": True,
+        "tensor_parallel_size": settings.tensor_parallel,
+        "weight_transfer_config": WeightTransferConfig(backend="cardinal_object_store"),
+        "worker_extension_cls": settings.extension,
+        "generation_config": "vllm",
+    }
+    if current_platform.is_cpu():
+        arguments["enforce_eager"] = True
+        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
+        # A prompt cut in chunks rewinds its request's generator, which a CPU generator cannot.
+        arguments["enable_chunked_prefill"] = False
+    else:
+        arguments["gpu_memory_utilization"] = settings.gpu_memory
+    return arguments
+
+
+def _make_load() -> _Load:
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class Load(_Load, StatLoggerBase):
+        pass
+
+    return Load()
+
+
+class _Load:
+    """Time-weighted mean of running sequences, fed by vLLM's scheduler statistics."""
+
+    def __init__(self, *_: Any) -> None:
+        self._running, self._since, self._weighted, self._busy = 0, time.monotonic(), 0.0, 0.0
+
+    def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
+        """Called by vLLM after an engine step."""
+        if scheduler_stats is None:
+            return
+        self._advance()
+        self._running = scheduler_stats.num_running_reqs
+
+    def _advance(self) -> None:
+        now = time.monotonic()
+        if self._running:
+            self._weighted += self._running * (now - self._since)
+            self._busy += now - self._since
+        self._since = now
+
+    def take(self) -> tuple[float, float]:
+        """Mean running while any ran, and seconds in which any ran; then start anew."""
+        self._advance()
+        mean, busy = self._weighted / max(self._busy, 1e-9), self._busy
+        self._weighted = self._busy = 0.0
+        return mean, busy
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""
+
+    def log(self) -> None:
+        """Nothing to say."""
