@@ -6,6 +6,7 @@ numbers. What is played and how stands in rollout/.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import Any
@@ -34,7 +35,7 @@ class RolloutActor:
         from rollout.renderer import Renderer
         from rollout.worker import RolloutWorker
 
-        self.index = index
+        self._starting = asyncio.Lock()
         renderer = Renderer.load(folder)
         rollout = cfg.rollout
         settings = EngineSettings(
@@ -58,8 +59,10 @@ class RolloutActor:
         )
 
     async def start(self) -> int:
-        """Start the engine; returns the actor's process id."""
-        await self.worker.start()
+        """Start the engine, once; every caller waits for it. Returns the process id."""
+        async with self._starting:
+            if self.worker.engine is None:
+                await self.worker.start()
         return os.getpid()
 
     async def submit(self, requests: list[EpisodeRequest]) -> None:
@@ -88,7 +91,8 @@ class RolloutActor:
 
 def _cores(index: int, threads: int) -> tuple[int, ...]:
     """Cores of an engine's compute threads: engines take turns around the machine's cores,
-    from the last one down, because vLLM's own scheduler and Ray favour the first."""
+    from the last one down, because vLLM's own scheduler and Ray favour the first.
+    """
     allowed = sorted(os.sched_getaffinity(0))
     count = min(threads, len(allowed))
     start = index * count

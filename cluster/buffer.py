@@ -130,4 +130,3 @@ def _too_old(numbers: TrajectoryNumbers, version: int, max_staleness: int | None
     if max_staleness is None or numbers.oldest_version < 0:
         return False
     return version - numbers.oldest_version > max_staleness
-

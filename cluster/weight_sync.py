@@ -13,9 +13,8 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from cluster.failures import DeadlineExceeded, WorkerLost, first_line
+from cluster.wait import answer
 from rollout.manifest import pack
 
 
@@ -38,7 +37,7 @@ def publish(
     """Send named tensors, grouped into buckets, to all workers as `version`.
 
     Raises:
-        DeadlineExceeded: names the workers that did not confirm.
+        DeadlineExceeded: names the worker that did not confirm.
         WorkerLost: a worker died or refused; names it and the cause.
     """
     begin = time.monotonic()
@@ -49,12 +48,7 @@ def publish(
         size += header.bytes
     calls = [worker.receive.remote(version, refs) for worker in workers]
     for index, call in enumerate(calls):
-        left = max(0.0, deadline_s - (time.monotonic() - begin))
-        who, what = f"rollout worker {index}", f"receive weights of version {version}"
-        try:
-            ray.get(call, timeout=left)
-        except GetTimeoutError as error:
-            raise DeadlineExceeded(who, what, deadline_s, "sync_deadline_s") from error
-        except (RayActorError, RayTaskError) as error:
-            raise WorkerLost(who, what, first_line(error)) from error
+        left = deadline_s - (time.monotonic() - begin)
+        what = f"receive weights of version {version}"
+        answer(call, f"rollout worker {index}", what, left, "sync_deadline_s")
     return Published(version, time.monotonic() - begin, size, len(refs))

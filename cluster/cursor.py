@@ -1,0 +1,73 @@
+"""Where a run stands: phase, step, update, and the resumable state that belongs to it.
+
+One small JSON file, replaced atomically after the state that it names is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The next thing to do is: go on in `phase` after `step` (SFT) or `update` (PPO).
+
+    phase: sft | ppo | done.
+    state: folder name under checkpoints/state with the engine's state; "" begins the phase
+        from its model folder.
+    """
+
+    phase: str = "sft"
+    step: int = 0
+    update: int = 0
+    state: str = ""
+
+    @classmethod
+    def load(cls, checkpoints: Path) -> Cursor:
+        """Read the cursor; a folder without one is at the beginning."""
+        file = checkpoints / "state" / "cursor.json"
+        return cls(**json.loads(file.read_text())) if file.is_file() else cls()
+
+    def at(self, state: str) -> Cursor:
+        """The same place with a saved state."""
+        return replace(self, state=state)
+
+    def save(self, checkpoints: Path, keep: int) -> None:
+        """Replace the cursor file, then remove states older than the newest `keep`."""
+        folder = checkpoints / "state"
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / "cursor.json.new"
+        draft.write_text(json.dumps(asdict(self)))
+        os.replace(draft, folder / "cursor.json")
+        states = sorted(
+            (p for p in folder.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime
+        )
+        for old in states[:-keep]:
+            if old.name != self.state:
+                shutil.rmtree(old)
+
+    def covers(self, record: dict[str, Any]) -> bool:
+        """Whether a metrics record lies before this cursor; the others are written anew."""
+        if self.phase == "done":
+            return True
+        kind = record.get("kind")
+        if kind == "ppo":
+            return record["update"] <= self.update
+        if kind == "sft":
+            return self.phase == "ppo" or record["step"] <= self.step
+        if kind == "eval":
+            return _eval_covered(record, self)
+        return True
+
+
+def _eval_covered(record: dict[str, Any], cursor: Cursor) -> bool:
+    if record.get("stage") == "start":
+        return cursor.phase == "ppo" or cursor.step > 0
+    if record.get("stage") == "sft":
+        return cursor.phase == "ppo"
+    return cursor.phase == "ppo" and 0 < record.get("update", 0) <= cursor.update

@@ -1,0 +1,127 @@
+"""Evaluation: episodes on fixed seeds for each variant, summed up with intervals.
+
+Comes in: a buffer whose workers play, and the variants; goes out: one record a variant and a
+few sample conversations. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from cluster.statistics import wilson
+from cluster.wait import answer
+from configs.schema import RunConfig
+from rollout.episode import EpisodeRequest
+from rollout.renderer import Renderer
+from rollout.trajectory import Trajectory, from_arrow
+
+if TYPE_CHECKING:
+    from rollout.worker import TrajectoryNumbers
+
+SAMPLES = 4  # conversations kept a stage and variant
+
+
+def environments(cfg: RunConfig) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Every environment that a run plays, by name: "rollout" for training, "eval/…"."""
+    base = {"preset": cfg.preset, **cfg.env.settings}
+    named = {f"eval/{name}": {**base, **extra} for name, extra in cfg.eval.variants.items()}
+    return {name: (cfg.env.id, settings) for name, settings in {"rollout": base, **named}.items()}
+
+
+def requests(cfg: RunConfig, stage: str, variant: str) -> list[EpisodeRequest]:
+    """The same seeds for every stage and run, so that stages are compared on the same hands."""
+    return [
+        EpisodeRequest(
+            id=f"{stage}/{variant}/{i:06d}",
+            variant=f"eval/{variant}",
+            seed=cfg.eval.seed + i,
+            group_id=cfg.eval.seed + i,
+            temperature=cfg.eval.temperature,
+            sampling_seed=cfg.seed,
+        )
+        for i in range(cfg.eval.episodes)
+    ]
+
+
+def evaluate(
+    cfg: RunConfig, buffer: Any, renderer: Renderer, stage: str, variant: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Play one variant; returns its record and sample conversations (INTERFACES of metrics).
+
+    The buffer holds the variant's trajectories afterwards.
+    """
+    begin = time.monotonic()
+    asked = requests(cfg, stage, variant)
+    numbers = collect(cfg, buffer, asked)
+    played = [n for n in numbers if n.end != "failed"]
+    seconds = time.monotonic() - begin
+    names = sorted({name for n in played for name in n.metrics})
+    means = {name: sum(n.metrics.get(name, 0.0) for n in played) / len(played) for name in names}
+    wins = sum(n.metrics["success"] > 0 for n in played)
+    record = {
+        "stage": stage,
+        "variant": variant,
+        "success": means["success"],
+        "n": len(played),
+        "interval": list(wilson(wins, len(played))),
+        "first_try": means["first_try"],
+        "metrics": means,
+        "reward": sum(n.reward for n in played) / len(played),
+        "ends": {end: sum(n.end == end for n in numbers) for end in sorted({n.end for n in numbers})},
+        "tokens_per_second": sum(n.action_tokens for n in played) / seconds,
+        "seconds": seconds,
+    }  # fmt: skip
+    samples = ray.get(buffer.sample.remote(SAMPLES))
+    return record, [{"stage": stage} | conversation(t, renderer) for t in trajectories(samples)]
+
+
+def collect(
+    cfg: RunConfig, buffer: Any, asked: list[EpisodeRequest], version: int = 0,
+    max_staleness: int | None = None,
+) -> list[TrajectoryNumbers]:  # fmt: skip
+    """Have the buffer collect; the deadline is that of all its blocks, one after another.
+
+    Raises:
+        RunFailure: as `TrajectoryBuffer.collect`.
+    """
+    blocks = -(-len(asked) // cfg.rollout.block) + 1
+    ref = buffer.collect.remote(asked, version, max_staleness)
+    seconds = cfg.cluster.block_deadline_s * blocks
+    return answer(ref, "the buffer", "collect the episodes", seconds, "block_deadline_s")
+
+
+def trajectories(assignment: list[tuple[Any, list[int]]]) -> list[Trajectory]:
+    """Fetch blocks and pick their rows; the arrays are views on shared memory."""
+    blocks = ray.get([ref for ref, _ in assignment])
+    found = []
+    for block, (_, rows) in zip(blocks, assignment, strict=True):
+        played = from_arrow(block)
+        found += [played[row] for row in rows]
+    return found
+
+
+def conversation(trajectory: Trajectory, renderer: Renderer) -> dict[str, Any]:
+    """A trajectory as messages, for people."""
+    messages: list[dict[str, Any]] = []
+    for segment in trajectory.segments:
+        start = 0
+        for turn in segment.turns:
+            prompt = renderer.decode(segment.token_ids[start : turn.begin].tolist())
+            answer = renderer.decode(segment.token_ids[turn.begin : turn.end].tolist())
+            messages.append({"role": "user", "content": prompt.strip()})
+            messages.append(
+                {"role": "assistant", "content": answer, "reward": turn.reward,
+                 "verdict": turn.message}
+            )  # fmt: skip
+            start = turn.end
+    return {
+        "variant": trajectory.variant.removeprefix("eval/"),
+        "seed": trajectory.seed,
+        "end": trajectory.end,
+        "success": trajectory.metrics.get("success", 0.0),
+        "reward": trajectory.total_reward,
+        "messages": messages,
+    }

@@ -1,0 +1,334 @@
+"""What Ray Train runs on every learner rank: start, SFT, PPO, with evaluations between them.
+
+Rank 0 drives: it asks for episodes, publishes, evaluates, writes metrics and moves the
+cursor; the other ranks follow in lockstep through the engine's collectives. Every entry into
+a phase publishes first, so that a restarted group never plays on old weights.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from learner.engine import Engine
+from learner.ppo import parity, ppo_update
+from learner.sft import sequence, sft_step
+
+from cluster import evaluate as evaluation
+from cluster.cursor import Cursor
+from cluster.failures import ParityError, RunFailure
+from cluster.metrics import RunLog
+from cluster.sft_data import batches
+from cluster.wait import answer
+from cluster.weight_sync import publish
+from configs.schema import RunConfig
+from learner import distributed
+from rollout.episode import EpisodeRequest
+from rollout.renderer import Renderer
+from rollout.trajectory import Trajectory
+
+PROOF_EPISODES = 64  # played after each perturbation of the weight proof
+PARITY_MEAN_ABS = 1e-4  # in float32; bfloat16 engines and learners differ by rounding
+PARITY_MEAN_ABS_BF16 = 5e-2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a rank needs to know.
+
+    folder: absolute run folder, seen by all nodes.
+    model: folder of the initial model.
+    workers, buffer: actor handles.
+    started: unix time of the run's begin.
+    """
+
+    cfg: RunConfig
+    folder: str
+    model: str
+    workers: list[Any]
+    buffer: Any
+
+
+def learner_loop(config: dict[str, Job]) -> None:
+    """Ray Train's entry: one call a rank and restart."""
+    job = config["job"]
+    torch.set_num_threads(job.cfg.learner.threads)
+    try:
+        LearnerLoop(job, ray.train.get_context().get_world_rank()).run()
+    except RunFailure as failure:
+        # Ray Train would start the group again; what ends a run is told to the driver.
+        Path(job.folder, "failure.json").write_text(json.dumps({"cause": str(failure)}))
+        raise
+
+
+class LearnerLoop:
+    """The phases of a run on one rank."""
+
+    def __init__(self, job: Job, rank: int) -> None:
+        self.job, self.cfg, self.rank = job, job.cfg, rank
+        self.folder = Path(job.folder)
+        self.checkpoints = self.folder / "checkpoints"
+        self.cursor = Cursor.load(self.checkpoints)
+        self.renderer = Renderer.load(job.model)
+        self.log = RunLog(self.folder, keep=self.cursor.covers) if rank == 0 else None
+        self.version = self.cursor.update
+        self.last_parity: dict[str, float] = {}
+
+    def run(self) -> None:
+        """All phases from the cursor on, once the engines are up."""
+        if self.rank == 0:
+            self._await_engines()
+        if self.cursor.phase == "sft":
+            self.sft()
+        if self.cursor.phase == "ppo":
+            self.ppo()
+
+    def _await_engines(self) -> None:
+        deadline = self.cfg.cluster.start_deadline_s
+        for index, worker in enumerate(self.job.workers):
+            who = f"rollout worker {index}"
+            answer(worker.start.remote(), who, "start its engine", deadline, "start_deadline_s")
+
+    # --- SFT -----------------------------------------------------------------------------
+
+    def sft(self) -> None:
+        """Start evaluation, then the warm-up on demonstrations."""
+        cfg, first = self.cfg, self.cursor.step
+        engine = Engine(self.job.model, cfg, cfg.sft.optimizer, max(cfg.sft.steps, 1), False)
+        self._restore(engine)
+        self.publish(engine)
+        if first == 0:
+            if cfg.cluster.sync_check != "never":
+                self.prove(engine)
+            self.evaluate(engine, "start")
+        if cfg.sft.steps:
+            with self._phase("sft"):
+                self._sft_steps(engine, first)
+            self.publish(engine)
+            with self._phase("export"):
+                engine.export(str(self.checkpoints / "sft"))
+            self.evaluate(engine, "sft")
+        engine.close()
+        self._move(Cursor("ppo" if cfg.ppo.updates else "done"))
+
+    def _sft_steps(self, engine: Engine, first: int) -> None:
+        cfg, every = self.cfg, self.cfg.learner.checkpoint_every
+        share = cfg.sft.batch_size // cfg.learner.ranks
+        stream = batches(ray.train.get_dataset_shard("sft"), share, skip=first)
+        begin, tokens = time.monotonic(), 0
+        for step in range(first + 1, cfg.sft.steps + 1):
+            metrics = sft_step(engine, [sequence(i, m) for i, m in next(stream)], cfg)
+            tokens += int(metrics["tokens"])
+            if step % cfg.sft.log_every == 0 or step == cfg.sft.steps:
+                rate = tokens / (time.monotonic() - begin)
+                self._write("sft", step=step, steps=cfg.sft.steps, **metrics,
+                            tokens_per_second=rate)  # fmt: skip
+                begin, tokens = time.monotonic(), 0
+            if every and step % every == 0:
+                self._checkpoint(engine, Cursor("sft", step=step))
+
+    # --- PPO -----------------------------------------------------------------------------
+
+    def ppo(self) -> None:
+        """Updates from the SFT checkpoint (or the initial model), then the last evaluation."""
+        cfg = self.cfg
+        sft = self.checkpoints / "sft"
+        start = str(sft) if sft.is_dir() else self.job.model
+        steps = cfg.ppo.updates * cfg.ppo.epochs * -(-cfg.ppo.episodes // cfg.ppo.minibatch)
+        engine = Engine(start, cfg, cfg.ppo.optimizer, steps, cfg.ppo.estimator == "gae")
+        self._restore(engine)
+        self.version = self.cursor.update
+        reference = Engine.reference(start, cfg) if cfg.ppo.kl_coef else None
+        self.publish(engine)
+        with self._phase("ppo"):
+            for update in range(self.cursor.update + 1, cfg.ppo.updates + 1):
+                self._update(engine, update, reference)
+        with self._phase("export"):
+            engine.export(str(self.checkpoints / "ppo"))
+        self.evaluate(engine, "ppo")
+        engine.close()
+        self._move(Cursor("done", update=cfg.ppo.updates))
+
+    def _update(self, engine: Engine, update: int, reference: Any) -> None:
+        cfg, begin = self.cfg, time.monotonic()
+        collected = self._collect(training_requests(cfg, update))
+        mine = self._take()
+        rollout_s = time.monotonic() - begin
+
+        begin = time.monotonic()
+        metrics = ppo_update(engine, mine, cfg, update, reference)
+        self._check_parity(metrics, f"PPO update {update}")
+        learn_s = time.monotonic() - begin
+        self.version = update
+        sync_s = self.publish(engine)
+        self._write(
+            "ppo", update=update, updates=cfg.ppo.updates, version=self.version,
+            **metrics, **collected, rollout_seconds=rollout_s, learn_seconds=learn_s,
+            sync_seconds=sync_s, **_rates(collected, metrics, rollout_s, learn_s),
+        )  # fmt: skip
+        every = cfg.learner.checkpoint_every
+        if every and update % every == 0 and update < cfg.ppo.updates:
+            self._checkpoint(engine, Cursor("ppo", update=update))
+        if cfg.eval.every and update % cfg.eval.every == 0 and update < cfg.ppo.updates:
+            self.evaluate(engine, "ppo", update)
+
+    def _collect(self, requests: list[EpisodeRequest]) -> dict[str, Any]:
+        """Rank 0 has the episodes played; returns their summary (empty on other ranks)."""
+        if self.rank != 0:
+            return {}
+        cfg = self.cfg
+        numbers = evaluation.collect(
+            cfg, self.job.buffer, requests, self.version, cfg.ppo.max_staleness
+        )
+        loads = ray.get([w.take_load.remote() for w in self.job.workers], timeout=60)
+        played = [n for n in numbers if n.end != "failed"]
+        count = max(len(played), 1)
+        return {
+            "episodes": len(played),
+            "failed": len(numbers) - len(played),
+            "reward": sum(n.reward for n in played) / count,
+            "success": sum(n.metrics["success"] for n in played) / count,
+            "first_try": sum(n.metrics["first_try"] for n in played) / count,
+            "action_tokens": sum(n.action_tokens for n in played),
+            "staleness_max": max((self.version - n.oldest_version for n in played), default=0),
+            "running": sum(mean for mean, _ in loads) / len(loads),
+        }
+
+    def _take(self) -> list[Trajectory]:
+        """This rank's trajectories of what the buffer holds, once rank 0 has collected."""
+        distributed.barrier()
+        share = ray.get(self.job.buffer.assignments.remote(self.cfg.learner.ranks), timeout=60)
+        return evaluation.trajectories(share[self.rank])
+
+    # --- weights -------------------------------------------------------------------------
+
+    def publish(self, engine: Engine) -> float:
+        """Collective: gather, and on rank 0 send to all workers; returns seconds."""
+        cfg = self.cfg
+        groups: Iterator[Any] = engine.weights(cfg.cluster.sync_bucket_mib * 2**20)
+        if self.rank != 0:
+            for _ in groups:  # the gathering is collective
+                pass
+            return 0.0
+        done = publish(self.version, groups, self.job.workers, cfg.cluster.sync_deadline_s)
+        self._write("sync", **asdict(done), check=None)
+        return done.seconds
+
+    def prove(self, engine: Engine) -> None:
+        """Law 6: perturb each kind of weight, publish, and compare log-probabilities."""
+        with self._phase("proof"):
+            checks = {}
+            for kind in engine.kinds():
+                engine.perturb(kind, self.cfg.seed)
+                self.publish(engine)
+                self._collect(proof_requests(self.cfg, kind))
+                checks[kind] = parity(engine, self._take(), self.cfg, self.version)
+                engine.restore()
+                self._check_parity(checks[kind], f"the proof of {kind} weights")
+            self.publish(engine)
+            self._write("sync", version=self.version, seconds=0.0, bytes=0, buckets=0,
+                        check=checks)  # fmt: skip
+
+    def _check_parity(self, metrics: dict[str, Any], what: str) -> None:
+        limit = PARITY_MEAN_ABS if self.cfg.model.dtype == "float32" else PARITY_MEAN_ABS_BF16
+        found = metrics.get("parity_mean_abs", 0.0)
+        if self.cfg.cluster.sync_check != "never" and found > limit:
+            raise ParityError(
+                f"{what}: log-probabilities of engine and learner differ by {found:.2g} on "
+                f"average, more than {limit:g}: the engine plays with other weights "
+                "(cluster.sync_check=never turns this check off)"
+            )
+
+    # --- evaluation, cursor, records -----------------------------------------------------
+
+    def evaluate(self, engine: Engine, stage: str, update: int = 0) -> None:
+        """Play every variant; parity is measured on the first one's trajectories."""
+        with self._phase(f"eval {stage}"):
+            for i, variant in enumerate(self.cfg.eval.variants):
+                record: dict[str, Any] = {}
+                if self.rank == 0:
+                    record, samples = evaluation.evaluate(
+                        self.cfg, self.job.buffer, self.renderer, stage, variant
+                    )
+                    for sample in samples:
+                        assert self.log is not None
+                        self.log.episode(sample | {"update": update})
+                check = {}
+                if i == 0 and self.cfg.eval.temperature == self.cfg.rollout.temperature:
+                    check = parity(engine, self._take(), self.cfg, self.version)
+                    self._check_parity(check, f"evaluation {stage}")
+                self._write("eval", update=update, **record, **check)
+
+    def _restore(self, engine: Engine) -> None:
+        if self.cursor.state:
+            engine.load(str(self.checkpoints / "state" / self.cursor.state))
+
+    def _checkpoint(self, engine: Engine, cursor: Cursor) -> None:
+        """Save the engine's state, then move the cursor to it: a crash between loses nothing."""
+        name = f"{cursor.phase}-{cursor.step or cursor.update:06d}"
+        engine.save(str(self.checkpoints / "state" / name))
+        self._move(cursor.at(name))
+
+    def _move(self, cursor: Cursor) -> None:
+        distributed.barrier()
+        if self.rank == 0:
+            cursor.save(self.checkpoints, keep=self.cfg.learner.keep_checkpoints)
+        self.cursor = cursor
+
+    def _write(self, kind: str, **numbers: Any) -> None:
+        if self.log is not None:
+            self.log.write(kind, **numbers)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        begin = time.monotonic()
+        self._write("phase", phase=name, event="begin")
+        yield
+        self._write("phase", phase=name, event="end", seconds=time.monotonic() - begin)
+
+
+def training_requests(cfg: RunConfig, update: int) -> list[EpisodeRequest]:
+    """The episodes of one update: new seeds for each, G plays of a seed for groups."""
+    group = cfg.ppo.group_size
+    first = cfg.seed * 1_000_000_000 + 10_000_000 + (update - 1) * (cfg.ppo.episodes // group)
+    return [
+        EpisodeRequest(
+            id=f"ppo/{update:06d}/{i:06d}",
+            variant="rollout",
+            seed=first + i // group,
+            group_id=first + i // group,
+            play=i % group,
+            temperature=cfg.rollout.temperature,
+            sampling_seed=cfg.seed,
+            bootstrap=cfg.ppo.trunc_bootstrap,
+        )
+        for i in range(cfg.ppo.episodes)
+    ]
+
+
+def proof_requests(cfg: RunConfig, kind: str) -> list[EpisodeRequest]:
+    """A few training episodes for the weight proof."""
+    return [
+        EpisodeRequest(f"proof/{kind}/{i:06d}", "rollout", i, i,
+                       temperature=cfg.rollout.temperature, sampling_seed=cfg.seed)
+        for i in range(PROOF_EPISODES)
+    ]  # fmt: skip
+
+
+def _rates(
+    collected: dict[str, Any], metrics: dict[str, Any], rollout_s: float, learn_s: float
+) -> dict[str, float]:
+    if not collected:
+        return {}
+    return {
+        "rollout_tokens_per_second": collected["action_tokens"] / rollout_s,
+        "learner_tokens_per_second": metrics.get("tokens", 0) / learn_s,
+    }

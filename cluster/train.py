@@ -1,0 +1,224 @@
+"""The map of a run: model, demonstrations, Ray, actors, learner group, report.
+
+    demonstrations ─► learner (SFT)
+    rollout actors ─► buffer (refs) ─► learner (PPO) ─► weights ─► rollout actors
+    evaluation by the same rollout actors ─► metrics ─► report
+Read it top down; each step names the file in which it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from configs.load import ConfigError, dump
+
+from cluster.failures import RunFailure, first_line
+from configs.schema import RunConfig
+
+
+def train(cfg: RunConfig, resume: bool = False) -> int:
+    """Run one job to its end; returns the exit code.
+
+    Raises:
+        ConfigError: the run folder is taken, or there is nothing to resume.
+        RunFailure: the run stopped; one line with who, what and why.
+        KeyboardInterrupt: passed on after every process has ended.
+    """
+    folder = open_folder(cfg, resume)
+    started = time.time()
+    try:
+        model = prepare_model(cfg, folder)
+        data = prepare_demonstrations(cfg, folder)
+        _run(cfg, folder, model, data)
+        _finish(folder, "finished")
+    except KeyboardInterrupt:
+        _finish(folder, "interrupted")
+        raise
+    except RunFailure as failure:
+        _finish(folder, "failed", str(failure))
+        raise
+    print(f"{folder}: {time.time() - started:.0f} s, see report.html, report.png, summary.json")
+    return 0
+
+
+def open_folder(cfg: RunConfig, resume: bool) -> Path:
+    """The run folder, absolute; a new one gets the resolved config.yaml."""
+    folder = (Path(cfg.cluster.root) / cfg.name).resolve()
+    if resume:
+        if not (folder / "config.yaml").is_file():
+            raise ConfigError(f"resume: {folder} holds no config.yaml, so it is no run folder")
+        return folder
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(
+            f"name={cfg.name}: the run folder {folder} is taken; choose another name, "
+            f"or go on with `cardinal resume {folder}`"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(dump(cfg))
+    return folder
+
+
+def prepare_model(cfg: RunConfig, folder: Path) -> str:
+    """The folder of the initial model: the user's, or a tiny one made once per run."""
+    from learner.init_model import init_model
+
+    from envs.registry import make
+
+    if cfg.model.path:
+        return str(Path(cfg.model.path).resolve())
+    target = folder / "model"
+    if not target.is_dir():
+        draft = folder / "model.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        settings = {"preset": cfg.preset, **cfg.env.settings}
+        init_model(draft, cfg, make(cfg.env.id, settings).corpus())
+        draft.rename(target)
+    return str(target)
+
+
+def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
+    """Parquet of demonstrations: the user's, or the expert's; None without SFT."""
+    from cluster.demonstrations import write_demonstrations
+
+    if not cfg.sft.steps:
+        return None
+    if cfg.sft.data:
+        return cfg.sft.data
+    settings = {"preset": cfg.preset, **cfg.env.settings}
+    target = folder / "demonstrations"
+    write_demonstrations(cfg.env.id, settings, cfg.sft.demonstrations, cfg.seed, target)
+    return str(target)
+
+
+def _run(cfg: RunConfig, folder: Path, model: str, data: str | None) -> None:
+    """Everything that needs Ray."""
+    from cluster.placement import plan
+    from cluster.session import session
+
+    with session(cfg, plan(cfg, gpu=False).cpus):
+        import ray
+
+        gpu = ray.cluster_resources().get("GPU", 0) > 0
+        plan(cfg, gpu).verify(ray.available_resources())
+        workers, buffer = _start_actors(cfg, model, gpu)
+        try:
+            _learn(cfg, folder, model, data, workers, buffer, gpu)
+        finally:
+            _stop_actors(workers)
+
+
+def _start_actors(cfg: RunConfig, model: str, gpu: bool) -> tuple[list[Any], Any]:
+    """Rollout actors and the buffer; engines start in the background."""
+    from cluster.actors import RolloutActor
+    from cluster.buffer import TrajectoryBuffer
+    from cluster.evaluate import environments
+
+    gpus = cfg.rollout.tensor_parallel if gpu else 0
+    actor = RolloutActor.options(  # type: ignore[attr-defined]
+        num_cpus=cfg.rollout.cpus, num_gpus=gpus, scheduling_strategy="SPREAD"
+    )
+    played = environments(cfg)
+    workers = [actor.remote(i, cfg, model, played) for i in range(cfg.rollout.workers)]
+    for worker in workers:
+        worker.start.remote()
+    buffer = TrajectoryBuffer.remote(  # type: ignore[attr-defined]
+        workers, cfg.cluster.block_deadline_s, cfg.cluster.max_failure_rate
+    )
+    return workers, buffer
+
+
+def _stop_actors(workers: list[Any]) -> None:
+    """End engines by request, then actors by force; a dead one is no obstacle."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        ray.get([worker.shutdown.remote() for worker in workers], timeout=20)
+    except RayError as error:
+        print(f"an engine did not end by request: {first_line(error)}")
+    for worker in workers:
+        ray.kill(worker)
+
+
+def _learn(
+    cfg: RunConfig, folder: Path, model: str, data: str | None,
+    workers: list[Any], buffer: Any, gpu: bool,
+) -> None:  # fmt: skip
+    """Run the learner group in a thread (its `fit` blocks) and show progress meanwhile."""
+    from cluster.learner_loop import Job
+    from cluster.progress import Progress
+
+    failure = folder / "failure.json"
+    failure.unlink(missing_ok=True)
+    trainer = _trainer(cfg, folder, model, data, Job(cfg, str(folder), model, workers, buffer), gpu)
+    outcome: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # noqa: BLE001 - a thread's boundary; raised below
+            outcome.append(error)
+
+    thread = threading.Thread(target=fit, name="learner group", daemon=True)
+    thread.start()
+    with Progress(folder, cfg) as progress:
+        while thread.is_alive() and not failure.exists():
+            progress.update()
+            thread.join(0.5)
+        progress.update()
+    if failure.exists():
+        raise RunFailure(json.loads(failure.read_text())["cause"])
+    if outcome:
+        raise RunFailure(f"the learner group failed: {_train_cause(outcome[0])}")
+
+
+def _trainer(
+    cfg: RunConfig, folder: Path, model: str, data: str | None, job: Any, gpu: bool
+) -> Any:  # fmt: skip
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from cluster.learner_loop import learner_loop
+    from cluster.sft_data import dataset
+
+    return TorchTrainer(
+        learner_loop,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(
+            backend="nccl" if gpu else "gloo", timeout_s=int(cfg.cluster.block_deadline_s * 10)
+        ),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cfg.learner.ranks,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cfg.learner.cpus} | ({"GPU": 1} if gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray_train",
+            storage_path=str(folder),
+            failure_config=ray.train.FailureConfig(
+                max_failures=cfg.learner.max_restarts, controller_failure_limit=3
+            ),
+        ),
+        datasets={"sft": dataset(data, model)} if data else None,
+    )
+
+
+def _train_cause(error: BaseException) -> str:
+    """The first rank's own error inside Ray Train's."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for rank, cause in sorted(failures.items()):
+        return f"rank {rank}: {first_line(cause)}"
+    return first_line(error)
+
+
+def _finish(folder: Path, status: str, cause: str = "") -> None:
+    from cluster.report import write_report
+
+    (folder / "status.json").write_text(json.dumps({"status": status, "cause": cause}))
+    if (folder / "metrics.jsonl").is_file():
+        write_report(folder)
