@@ -1,0 +1,217 @@
+"""GeneralPoints: make a formula of the cards that reaches the target, with a verifier's feedback.
+
+In: answers as text. Out: user messages (and a picture), rewards, verdicts, metrics. The pieces
+are beside it: rules deals, solver solves, verifier judges, prompts speaks, expert shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
+from envs.general_points import expert, prompts, rules, solver
+from envs.general_points.answers import Answer, read_brief, read_json, read_legacy
+from envs.general_points.formula import MAX_LENGTH
+from envs.general_points.released import grade_released, longest_prefix
+from envs.general_points.settings import Settings, contradiction, resolve
+from envs.general_points.verifier import EXHAUSTED, Hand, Verdict, grade, recognised
+
+MAX_DRAWS = 100_000
+
+
+class GeneralPoints(TextEnv):
+    """The 24 game as a Gymnasium environment; keywords are the fields of `Settings`.
+
+    >>> env = GeneralPoints(prompt_style="brief")
+    >>> observation, info = env.reset(seed=0)
+    >>> env.step(env.expert())[1:4]
+    (5.0, True, False)
+    """
+
+    Settings = Settings
+
+    def __init__(self, **keywords: Any) -> None:
+        settings = self.settings = Settings(**keywords)
+        if sentence := contradiction(settings):
+            raise ValueError(f"GeneralPoints: {sentence}")
+        self.resolved = resolve(settings)
+        self.vision = settings.modality == "vision"
+        size = settings.image_size
+        self.make_spaces((size, size, 3) if self.vision else None)
+        self.hand: Hand
+        self.image: NDArray[np.uint8] | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Deal a solvable hand; every draw comes from the seed.
+
+        Options: `face_rule` and `wording` (index of prompts.WORDINGS) of this episode alone.
+        Info holds `cards` (names), `numbers` (under the scored rule), `rule` (as stated).
+        """
+        super().reset(seed=seed)
+        s = self.settings
+        options = options or {}
+        stated = options.get("face_rule") or self._draw_rule()
+        ranks, suits = self._draw_hand(s.fake_rule or stated)
+        self._deal(ranks, suits, s.fake_rule or stated)
+        self.answers = self.legal = 0
+        self.read: list[float] = []
+        self.first_try = 0.0
+        self.done = False
+        message = prompts.prompt(
+            s.prompt_style, self.hand.names, stated, s.target, self.vision, s.cot,
+            options.get("wording", 0),
+        )  # fmt: skip
+        info = {"cards": self.hand.names, "numbers": self.hand.numbers, "rule": stated}
+        return self._observe(message, restart=1), info
+
+    def _draw_rule(self) -> str:
+        rule = self.settings.face_rule
+        if rule != "mixed":
+            return rule
+        return rules.MIXED[int(self.np_random.integers(len(rules.MIXED)))]
+
+    def _draw_hand(self, rule: str) -> tuple[list[int], list[int]]:
+        s = self.settings
+        released_draw = s.require_face and self.resolved.released
+        for _ in range(MAX_DRAWS):
+            if released_draw:
+                hand = rules.draw_released(self.np_random, s.num_cards, s.max_rank, s.suits)
+            else:
+                hand = rules.draw(
+                    self.np_random, s.num_cards, s.max_rank, self.resolved.replacement, s.suits
+                )
+            if self._admits(hand[0], rule):
+                return hand
+        raise EnvironmentFailure(f"GeneralPoints: {MAX_DRAWS} draws gave no solvable hand with {s}")
+
+    def _admits(self, ranks: list[int], rule: str) -> bool:
+        s = self.settings
+        if s.require_face and not any(11 <= rank <= 13 for rank in ranks):
+            return False
+        if s.hands != "all":
+            held_out = rules.hold_out_position(tuple(sorted(ranks))) < s.hold_out
+            if held_out != (s.hands == "held_out"):
+                return False
+        key = tuple(sorted(rules.value(rank, rule) for rank in ranks))
+        return solver.solvable(key, s.target)
+
+    def _deal(self, ranks: list[int], suits: list[int], rule: str) -> None:
+        names = tuple(rules.rank_name(rank) for rank in ranks)
+        numbers = tuple(rules.value(rank, rule) for rank in ranks)
+        self.hand = Hand(names, numbers, tuple(sorted(numbers)), self.settings.target)
+        if self.vision:
+            from envs.general_points import cards  # Pillow is needed for pictures only
+
+            self.image = cards.picture(tuple(ranks), tuple(suits), self.settings.image_size)
+
+    def _observe(self, message: str, restart: int) -> Observation:
+        observation: Observation = {"message": message, "restart": restart}
+        if self.image is not None:
+            observation["image"] = self.image
+        return observation
+
+    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Grade one answer.
+
+        Terminated: solved. Truncated: the budget of answers is exhausted. `paper_code` lets
+        answer verify_iter + 1 come, does not read it, and gives -1; otherwise the last graded
+        answer's reward includes that -1.
+        """
+        if self.done:
+            raise ValueError("GeneralPoints: the episode is over; call reset before step")
+        budget = self.settings.verify_iter
+        self.answers += 1
+        if self.answers > budget:
+            verdict = Verdict("exhausted", EXHAUSTED, "step_limit_reached", False, None)
+            return self._result(verdict, "", EXHAUSTED, truncated=True)
+        answer = self._read(action)
+        verdict = self._grade(answer)
+        self.legal += verdict.legal
+        if verdict.recognised is not None:
+            self.read.append(verdict.recognised)
+        elif self._states_cards:
+            self.read.append(0.0)
+        solved = verdict.name == "solved"
+        if solved and self.answers == 1:
+            self.first_try = 1.0
+        truncated = not solved and self.answers == budget and not self.resolved.released
+        reward = verdict.reward + (EXHAUSTED if truncated else 0.0)
+        return self._result(verdict, answer.formula or "", reward, truncated)
+
+    @property
+    def _states_cards(self) -> bool:
+        return self.vision or self.settings.prompt_style == "full"
+
+    def _read(self, action: str) -> Answer:
+        s = self.settings
+        if s.prompt_style == "brief":
+            return read_brief(action, self.vision, s.cot)
+        if self.resolved.legacy_parser:
+            return read_legacy(action, s.num_cards)
+        return read_json(action)
+
+    def _grade(self, answer: Answer) -> Verdict:
+        r = self.resolved
+        options = {
+            "vision": self.vision,
+            "penalty_sum": r.penalty_sum,
+            "partial_reward": r.partial_reward,
+        }
+        if not r.released:
+            return grade(answer, self.hand, **options)
+        hand = self.hand
+        formula = (answer.formula or "None").split("=")[0]
+        name, reward, messages, legal = grade_released(
+            formula, answer.cards, hand.names, hand.key, hand.target, **options
+        )
+        share = recognised(answer.cards, hand)
+        return Verdict(name, reward, ", ".join(messages), legal, share)
+
+    def _result(
+        self, verdict: Verdict, formula: str, reward: float, truncated: bool
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        s = self.settings
+        terminated = verdict.name == "solved"
+        prefix = ""
+        if self.resolved.feedback == "prefix_hint" and verdict.name in ("wrong", "illegal"):
+            compact = "".join(formula[:MAX_LENGTH].split())
+            prefix = longest_prefix(compact, self.hand.key, s.target)
+        message = prompts.feedback(
+            s.prompt_style, self.resolved.feedback, verdict.name, verdict.reason, prefix
+        )
+        said = verdict.reason or ("correct" if terminated else "")
+        info: dict[str, Any] = {"verdict": verdict.name, "message": said}
+        if terminated or truncated:
+            self.done = True
+            info["metrics"] = self._metrics(terminated)
+        return self._observe(message, restart=0), reward, terminated, truncated, info
+
+    def _metrics(self, solved: bool) -> dict[str, float]:
+        graded = min(self.answers, self.settings.verify_iter)
+        metrics = {
+            "success": float(solved),
+            "first_try": self.first_try,
+            "legal_formula": self.legal / graded,
+        }
+        if self.read:
+            metrics["recognition"] = sum(self.read) / len(self.read)
+        return metrics
+
+    def expert(self) -> str:
+        """The simplest solution, in the asked-for format."""
+        return expert.answer(self, expert.formula(self.hand))
+
+    def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:
+        """Yield n conversations to imitate, on hands drawn with these settings."""
+        return expert.demonstrations(type(self)(**asdict(self.settings)), n, seed)
+
+    def corpus(self) -> Iterator[str]:
+        """Yield texts of this prompt style with every symbol of any rule, target or feedback."""
+        return expert.corpus(self.settings)

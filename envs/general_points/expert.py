@@ -1,0 +1,163 @@
+"""Demonstrations: right answers, thoughts, wrong answers with their feedback, the vocabulary.
+
+In: an environment to play in and a seed. Out: conversations. Judges nothing itself: a wrong
+answer is wrong because the environment says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from envs.base import Demonstration, Message
+from envs.general_points import prompts, rules, solver
+from envs.general_points.answers import Answer
+from envs.general_points.formula import parse
+from envs.general_points.released import grade_released
+from envs.general_points.settings import Settings
+from envs.general_points.verifier import VERDICTS, Hand, grade
+
+if TYPE_CHECKING:
+    from envs.general_points.env import GeneralPoints
+
+
+def formula(hand: Hand, choice: float | None = None) -> str:
+    """The hand's simplest formula, its numbers in the order of the cards where that is free.
+
+    With choice in [0, 1): that one among all inequivalent formulas, simplest first.
+    """
+    ranked = solver.ranked(hand.key, hand.target)
+    node = ranked[0 if choice is None else int(choice * len(ranked))]
+    return solver.text(node, {number: i for i, number in reversed(list(enumerate(hand.numbers)))})
+
+
+def thought(formula: str) -> str:
+    """The steps of a formula, one operation each: `10-8=2, 2*12=24`."""
+    steps = []
+    stack: list[tuple[int, int]] = []
+    for token in parse(formula).postfix:
+        if isinstance(token, int):
+            stack.append((token, 1))
+            continue
+        (ap, aq), (bp, bq) = left, right = stack[-2:]
+        value = {
+            "+": (ap * bq + bp * aq, aq * bq),
+            "-": (ap * bq - bp * aq, aq * bq),
+            "*": (ap * bp, aq * bq),
+            "/": (ap * bq, aq * bp),
+        }[token]
+        stack[-2:] = [solver.ratio(*value)]
+        steps.append(f"{_shown(left)}{token}{_shown(right)}={_shown(stack[-1])}")
+    return ", ".join(steps)
+
+
+def _shown(value: tuple[int, int]) -> str:
+    p, q = value
+    return str(p) if q == 1 else f"({p}/{q})"
+
+
+def answer(env: GeneralPoints, formula: str) -> str:
+    """An answer with this formula, the cards read right."""
+    s = env.settings
+    return prompts.answer(
+        s.prompt_style, env.hand.names, env.hand.numbers, formula, s.target, env.vision,
+        thought(formula) if s.cot else None,
+    )  # fmt: skip
+
+
+def demonstrations(env: GeneralPoints, n: int, seed: int) -> Iterator[Demonstration]:
+    """Play n episodes in `env` (used up by it); each one's seed resets the same hand."""
+    rng = np.random.default_rng(seed)
+    diverse, suboptimal = (
+        env.settings.prompt_diversity,
+        env.settings.trajectories == "suboptimal",
+    )
+    for episode_seed in rng.integers(0, 2**31, n).tolist():
+        options = None
+        if diverse:
+            rule, wording = rng.integers(len(rules.MIXED)), rng.integers(len(prompts.WORDINGS))
+            options = {"face_rule": rules.MIXED[rule], "wording": int(wording)}
+        observation, _ = env.reset(seed=episode_seed, options=options)
+        messages = [Message(role="user", content=observation["message"], train=False)]
+        if suboptimal:
+            for _ in range(int(rng.integers(1, env.settings.verify_iter))):
+                wrong = answer(env, wrong_formula(env.hand, rng))
+                observation = env.step(wrong)[0]
+                messages += _exchange(wrong, observation["message"])
+        choice = float(rng.random()) if env.settings.formulas == "any" else None
+        right = answer(env, formula(env.hand, choice))
+        messages.append(Message(role="assistant", content=right, train=True))
+        images = () if env.image is None else (env.image,)
+        yield Demonstration(tuple(messages), images, episode_seed)
+
+
+def _exchange(wrong: str, feedback: str) -> list[Message]:
+    return [
+        Message(role="assistant", content=wrong, train=True),
+        Message(role="user", content=feedback, train=False),
+    ]
+
+
+def wrong_formula(hand: Hand, rng: np.random.Generator) -> str:
+    """A plausible failure: a right formula with an operator, a number or a parenthesis changed."""
+    right = formula(hand)
+    while True:
+        kind = int(rng.integers(4))
+        if kind < 2:
+            places = [i for i, c in enumerate(right) if c in "+-*/"]
+            at = places[int(rng.integers(len(places)))]
+            wrong = right[:at] + "+-*/"[int(rng.integers(4))] + right[at + 1 :]
+        elif kind == 2:
+            numbers = sorted(set(hand.numbers))
+            changed = numbers[int(rng.integers(len(numbers)))]
+            wrong = right.replace(str(changed), str(int(rng.integers(1, 14))), 1)
+        else:
+            wrong = "(" + right
+        if not _reaches(wrong, hand):
+            return wrong
+
+
+def _reaches(text: str, hand: Hand) -> bool:
+    verdict = grade(Answer(None, text), hand, vision=False, penalty_sum=False, partial_reward=False)
+    return verdict.name == "solved"
+
+
+def corpus(settings: Settings) -> Iterator[str]:
+    """Texts of one prompt style with every word and symbol of any rule, target and feedback."""
+    style = settings.prompt_style
+    names = tuple(rules.rank_name(rank) for rank in range(1, 14))
+    numbers = tuple(range(20))
+    sample = "(1+2)*3/4-5+6*7-8*9+10+11+12+13+0"
+    for vision in (False, True):
+        for rule in rules.FACE_VALUES:
+            for target in (24, 30):
+                yield prompts.prompt(style, names, rule, target, vision, settings.cot, 0)
+        steps = thought("(1+2)*3/4-5") if settings.cot else None
+        yield prompts.answer(style, names, numbers, sample, 24, vision, steps)
+    for mode in ("none", "binary", "verifier", "prefix_hint"):
+        for verdict in VERDICTS:
+            yield prompts.feedback(style, mode, verdict, "", sample)
+    if style == "full":
+        yield from _reasons()
+
+
+def _reasons() -> Iterator[str]:
+    """Every kind of failure in the verifiers' own words, by failing in each way."""
+    hand = Hand(("A", "5", "10", "K"), (1, 5, 10, 10), (1, 5, 10, 10), 24)
+    failures = ("", "1 2", "1+*", "1)", "()", "1(", "x", "007", "9" * 300, "1=x", "1+2+3",
+                "1*5*10*10", "10/(10-5-5*1)", "1/5/10/10", "10+10+5-1=25")  # fmt: skip
+    for failure in failures:
+        for penalty_sum in (False, True):
+            verdict = grade(
+                Answer(["2"], failure), hand, vision=True, penalty_sum=penalty_sum,
+                partial_reward=False,
+            )  # fmt: skip
+            yield verdict.reason
+        yield ", ".join(
+            grade_released(
+                failure, None, hand.names, hand.key, 24, vision=False, penalty_sum=True,
+                partial_reward=True,
+            )[2]
+        )  # fmt: skip

@@ -1,0 +1,139 @@
+"""Every sentence that GeneralPoints shows or expects: prompts, feedback, answers.
+
+In: a hand, a rule, a verdict. Out: text. `full` explains everything and asks for JSON; `brief` is
+one line. Draws nothing and judges nothing.
+"""
+
+from __future__ import annotations
+
+from envs.general_points.rules import FACE_VALUES
+
+WORDINGS = (
+    "You are an expert {target} points card game player. You are given {n} cards{where}.",
+    "You play the {target} points card game. Here are {n} cards{where}.",
+    "In this game, {n} cards{where} are to be turned into {target}.",
+)
+"""First sentence of a full prompt; the first is used unless prompts are to be diverse."""
+
+_FULL = """[Task Description]
+{opening}
+Note that {rule}, and each card must be used exactly once.
+Your goal is to output a formula that evaluates to {target} using the cards' numbers and the \
+operators '+', '-', '*', '/', '(', ')' and '='.
+{cards}
+[Output]
+Your response should be JSON in the following format:
+{{
+  "cards": [{letters}], where each is a card as you see it,
+  "number": [{numbers}], where each is the number that the card counts,
+{thought}  "formula": "an equation that equals {target}"
+}}
+"""
+_THOUGHT = '  "thought": "the steps that lead to the formula",\n'
+
+BRIEF_WORDS = {
+    "none": "again",
+    "binary": "no",
+    "solved": "solved",
+    "partial": "unfinished",
+    "exhausted": "over",
+    "misread": "misread",
+}
+"""Brief messages; a failed answer under `verifier` gets its verdict's name."""
+
+
+def rule_sentence(rule: str) -> str:
+    """What the full prompt says of J, Q and K; rule is a key of FACE_VALUES."""
+    jack, queen, king = FACE_VALUES[rule]
+    if jack == king:
+        return f"'J', 'Q' and 'K' count as {jack}"
+    return f"'J', 'Q' and 'K' count as {jack}, {queen} and {king}"
+
+
+def rule_mark(rule: str) -> str:
+    """What the brief prompt says of J, Q and K: nothing under `ten`, the rule of training."""
+    if rule == "ten":
+        return ""
+    return "".join(f" {n}={v}" for n, v in zip("JQK", FACE_VALUES[rule], strict=True))
+
+
+def prompt(
+    style: str,
+    names: tuple[str, ...],
+    rule: str,
+    target: int,
+    vision: bool,
+    cot: bool,
+    wording: int,
+) -> str:
+    """The first message of an episode. Brief: `A 5 10 K`, in vision nothing of the cards.
+
+    A rule other than `ten` adds ` J=11 Q=12 K=13`, a target other than 24 adds ` =30`.
+    """
+    if style == "brief":
+        shown = "cards" if vision else " ".join(names)
+        return shown + rule_mark(rule) + (f" ={target}" if target != 24 else "")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    n, where = len(names), " in the image" if vision else ""
+    return _FULL.format(
+        opening=WORDINGS[wording].format(target=target, n=n, where=where),
+        rule=rule_sentence(rule),
+        target=target,
+        cards="" if vision else f"\n[Input]\nCards: [{_quoted(names)}]\n",
+        letters=", ".join(letters[-n:]),
+        numbers=", ".join(letters[:n]),
+        thought=_THOUGHT if cot else "",
+    )  # fmt: skip
+
+
+def feedback(style: str, mode: str, name: str, reason: str, prefix: str) -> str:
+    """The next message after an answer, given its verdict's name and reason.
+
+    Args:
+        style: full | brief.
+        mode: none | binary | verifier | prefix_hint.
+        name: one of verifier.VERDICTS.
+        reason: the verifier's words.
+        prefix: what prefix_hint names, may be empty.
+    """
+    if style == "brief":
+        if name in ("solved", "exhausted") or mode in ("none", "binary"):
+            return BRIEF_WORDS[name if name in ("solved", "exhausted") else mode]
+        word = BRIEF_WORDS.get(name, name)
+        return f"{word} {prefix}" if mode == "prefix_hint" and prefix else word
+    if name == "solved":
+        return "Correct solution."
+    if name == "exhausted":
+        return "The number of trials is exhausted."
+    if mode == "none":
+        return "Try again."
+    if mode == "binary":
+        return "Your answer is not correct. Try again."
+    if mode == "prefix_hint" and prefix and prefix not in reason:
+        reason += f", and a solution begins with {prefix}"
+    return f"You failed this trial because {reason}. Try again."
+
+
+def answer(
+    style: str,
+    names: tuple[str, ...],
+    numbers: tuple[int, ...],
+    formula: str,
+    target: int,
+    vision: bool,
+    thought: str | None,
+) -> str:
+    """An answer in the format that the prompt asks for."""
+    if style == "brief":
+        cards = f"{' '.join(names)}: " if vision else ""
+        return cards + (f"{thought}; " if thought else "") + formula
+    line = f'  "thought": "{thought}",\n' if thought else ""
+    # The comma after the formula is the released data's own; its parser relies on it.
+    return (
+        f'{{\n  "cards": [{_quoted(names)}],\n  "number": [{", ".join(map(str, numbers))}],\n'
+        f'{line}  "formula": "{formula}={target}",\n}}'
+    )
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

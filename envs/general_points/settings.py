@@ -1,0 +1,137 @@
+"""Every keyword of GeneralPoints: meaning, default, allowed values, and what contradicts what.
+
+In: keywords. Out: frozen `Settings`, and `Resolved`, where each null has become its preset's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from configs.schema import PRESETS, leaf
+from envs.general_points.rules import FACE_VALUES, RULES
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Keywords of `gymnasium.make("cardinal/GeneralPoints-v0", ...)`."""
+
+    modality: str = leaf(
+        "language", "cards as text or as a picture", choices=("language", "vision")
+    )
+    preset: str = leaf("fixed", "SPEC preset; decides every key that is null", choices=PRESETS)
+    prompt_style: str = leaf("full", "explained, or as short as can be", choices=("full", "brief"))
+    face_rule: str = leaf(
+        "ten", "what J, Q, K count, as the prompt says; mixed: drawn per hand, never ranks",
+        choices=RULES,
+    )  # fmt: skip
+    fake_rule: str | None = leaf(
+        None, "rule that is scored instead of the one that the prompt states",
+        choices=(None, *FACE_VALUES),
+    )  # fmt: skip
+    suits: str = leaf("mixed", "colours of the pictured cards", choices=("mixed", "black", "red"))
+    num_cards: int = leaf(4, "cards in a hand", low=2, high=6)
+    max_rank: int = leaf(13, "highest rank in the deck", low=1, high=20)
+    target: int = leaf(24, "value that the formula must have", low=1, high=1000)
+    deck: str | None = leaf(
+        None, "draw with or without replacement; null: with in paper_code only",
+        choices=(None, "without", "with"),
+    )  # fmt: skip
+    hands: str = leaf(
+        "all", "which side of the split is played", choices=("all", "train", "held_out")
+    )
+    hold_out: float = leaf(0.2, "share of hands that train never sees", low=0, high=1)
+    require_face: bool = leaf(False, "every hand holds at least one of J, Q, K")
+    verify_iter: int = leaf(5, "graded answers an episode", low=1, high=100)
+    feedback: str | None = leaf(
+        None, "what follows a failed answer; null: verifier, in paper_code prefix_hint",
+        choices=(None, "none", "binary", "verifier", "prefix_hint"),
+    )  # fmt: skip
+    penalty_mode: str | None = leaf(
+        None, "first failing rule counts, or all; null: sum in paper_code only",
+        choices=(None, "first", "sum"),
+    )  # fmt: skip
+    partial_reward: bool | None = leaf(
+        None, "+1 for an unfinished solution; null: in paper_code only"
+    )
+    parser: str | None = leaf(
+        None, "how answers are read; null: strict_legacy in paper_code with full prompts only",
+        choices=(None, "lenient", "strict_legacy"),
+    )  # fmt: skip
+    image_size: int = leaf(1200, "height and width of the picture, pixels", low=64, high=4096)
+    cot: bool = leaf(False, "answers carry a thought before the formula")
+    prompt_diversity: bool = leaf(
+        False, "demonstrations draw rule (never ranks) and, in full, wording at random"
+    )
+    trajectories: str = leaf(
+        "optimal", "demonstrations: one right answer, or wrong ones and the feedback before it",
+        choices=("optimal", "suboptimal"),
+    )  # fmt: skip
+    formulas: str = leaf(
+        "simplest", "demonstrations: a hand's simplest formula, or one drawn from all",
+        choices=("simplest", "any"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the nulls of a Settings became."""
+
+    replacement: bool
+    feedback: str
+    penalty_sum: bool
+    partial_reward: bool
+    legacy_parser: bool
+    released: bool
+    """Whether grading and budget are the released code's (preset paper_code)."""
+
+
+def resolve(settings: Settings) -> Resolved:
+    """Give every null its preset's value."""
+    released = settings.preset == "paper_code"
+    brief = settings.prompt_style == "brief"
+
+    def pick(value: str | bool | None, otherwise: str | bool) -> str | bool:
+        return otherwise if value is None else value
+
+    return Resolved(
+        replacement=pick(settings.deck, "with" if released else "without") == "with",
+        feedback=str(pick(settings.feedback, "prefix_hint" if released else "verifier")),
+        penalty_sum=pick(settings.penalty_mode, "sum" if released else "first") == "sum",
+        partial_reward=bool(pick(settings.partial_reward, released)),
+        legacy_parser=pick(
+            settings.parser, "strict_legacy" if released and not brief else "lenient"
+        )
+        == "strict_legacy",
+        released=released,
+    )
+
+
+def contradiction(s: Settings) -> str | None:
+    """The first pair of settings that cannot both hold, in one sentence; None when all can."""
+    checks = {
+        "suits needs modality=vision, because text shows no suits": s.suits != "mixed"
+        and s.modality == "language",
+        f"max_rank={s.max_rank} has no face cards for face_rule={s.face_rule}": s.max_rank < 11
+        and s.face_rule != "ten",
+        f"max_rank={s.max_rank} has no face cards for fake_rule={s.fake_rule}": s.max_rank < 11
+        and s.fake_rule is not None,
+        f"max_rank={s.max_rank} has no face cards for require_face": s.max_rank < 11
+        and s.require_face,
+        f"fake_rule={s.fake_rule} is the rule that face_rule already states": s.fake_rule
+        == s.face_rule,
+        "fake_rule needs one stated rule, not face_rule=mixed": s.fake_rule is not None
+        and s.face_rule == "mixed",
+        "prompt_diversity draws the rule itself and needs fake_rule=null": s.prompt_diversity
+        and s.fake_rule is not None,
+        f"prompt_diversity needs face cards, max_rank={s.max_rank} has none": s.prompt_diversity
+        and s.max_rank < 11,
+        "hands=held_out needs hold_out above 0": s.hands == "held_out" and s.hold_out == 0,
+        "hands=train needs hold_out below 1": s.hands == "train" and s.hold_out == 1,
+        f"num_cards={s.num_cards} is more than the {4 * s.max_rank} cards of a deck with "
+        f"max_rank={s.max_rank}": s.num_cards > 4 * s.max_rank,
+        "parser=strict_legacy reads JSON and needs prompt_style=full": s.parser == "strict_legacy"
+        and s.prompt_style == "brief",
+        "trajectories=suboptimal needs verify_iter of at least 2": s.trajectories == "suboptimal"
+        and s.verify_iter < 2,
+    }  # fmt: skip
+    return next((sentence for sentence, holds in checks.items() if holds), None)

@@ -1,0 +1,196 @@
+"""Every formula of a hand that reaches the target, exactly, up to equivalence.
+
+In: a sorted tuple of whole numbers and a target. Out: formula trees, and their text. Two formulas
+are equivalent when commuting, regrouping or moving a sign turns one into the other.
+Knows nothing of cards. Rationals are pairs (p, q) in lowest terms, q > 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import combinations
+from math import gcd
+
+Rational = tuple[int, int]
+Numbers = tuple[int, ...]
+
+NUMBER, SUM, PRODUCT = 0, 1, 2
+Node = tuple
+"""(NUMBER, n) | (SUM, plus, minus) | (PRODUCT, numerator, denominator): children in sorted tuples.
+
+A node's value is never negative (signs live in sums), and no child has its parent's kind.
+"""
+
+
+def ratio(p: int, q: int) -> Rational:
+    """The fraction p / q in lowest terms; q is not 0."""
+    divisor = gcd(p, q) if q > 0 else -gcd(p, q)
+    return p // divisor, q // divisor
+
+
+@lru_cache(maxsize=1 << 16)
+def splits(numbers: Numbers) -> tuple[tuple[Numbers, Numbers], ...]:
+    """Every way to part sorted numbers into two non-empty multisets, each once."""
+    rest = range(1, len(numbers))
+    found: set[tuple[Numbers, Numbers]] = set()
+    for size in range(len(numbers) - 1):
+        for chosen in combinations(rest, size):
+            left = (numbers[0], *(numbers[i] for i in chosen))
+            right = tuple(numbers[i] for i in rest if i not in chosen)
+            if (right, left) not in found:
+                found.add((left, right))
+    return tuple(sorted(found))
+
+
+@lru_cache(maxsize=1 << 14)
+def values(numbers: Numbers) -> frozenset[Rational]:
+    """Every value that a formula of exactly these numbers (sorted) can take."""
+    if len(numbers) == 1:
+        return frozenset({(numbers[0], 1)})
+    found: set[Rational] = set()
+    for left, right in splits(numbers):
+        for ap, aq in values(left):
+            for bp, bq in values(right):
+                q = aq * bq
+                x, y = ap * bq, bp * aq
+                found.update((ratio(x + y, q), ratio(x - y, q), ratio(y - x, q)))
+                found.add(ratio(ap * bp, q))
+                if bp:
+                    found.add(ratio(x, y))
+                if ap:
+                    found.add(ratio(y, x))
+    return frozenset(found)
+
+
+def _partners(target: Rational, known: Rational) -> Iterator[tuple[str, Rational]]:
+    """Pairs (operation, other) with `known operation other` = target; r- and r/ swap the two."""
+    (tp, tq), (p, q) = target, known
+    yield "+", ratio(tp * q - p * tq, tq * q)
+    yield "-", ratio(p * tq - tp * q, tq * q)
+    yield "r-", ratio(p * tq + tp * q, tq * q)
+    if p:
+        yield "*", ratio(tp * q, tq * p)
+        yield "r/", ratio(tp * p, tq * q)
+        if tp:
+            yield "/", ratio(p * tq, q * tp)
+
+
+@lru_cache(maxsize=1 << 17)
+def solvable(numbers: Numbers, target: int) -> bool:
+    """Whether any formula of exactly these numbers (sorted) equals the target."""
+    goal = (target, 1)
+    if len(numbers) == 1:
+        return numbers[0] == target
+    for left, right in splits(numbers):
+        few, many = sorted((values(left), values(right)), key=len)
+        for known in few:
+            if any(other in many for _, other in _partners(goal, known)):
+                return True
+            if target == 0 and known[0] == 0:
+                return True
+    return False
+
+
+@lru_cache(maxsize=1 << 15)
+def solutions(numbers: Numbers, target: Rational) -> frozenset[Node]:
+    """Every inequivalent formula of these numbers (sorted) whose value is the target.
+
+    For a target below 0 the trees are those of its absolute value whose sign can be turned.
+    """
+    if len(numbers) == 1:
+        return frozenset({(NUMBER, numbers[0])} if target == (numbers[0], 1) else ())
+    found: set[Node] = set()
+    for left, right in splits(numbers):
+        others = values(right)
+        for known in values(left):
+            pairs = [(op, other) for op, other in _partners(target, known) if other in others]
+            if target[0] == 0 and known[0] == 0:
+                pairs += [(op, b) for b in others for op in ("*", "/") if op == "*" or b[0]]
+            for op, other in pairs:
+                for a in solutions(left, known):
+                    for b in solutions(right, other):
+                        found.add(_join(op, a, known, b, other, target))
+    return frozenset(found)
+
+
+def _join(op: str, a: Node, av: Rational, b: Node, bv: Rational, target: Rational) -> Node:
+    if op in ("*", "/", "r/"):
+        if op == "r/":
+            a, b = b, a
+        over, under = _factors(a)
+        times, by = _factors(b) if op == "*" else _factors(b)[::-1]
+        return (PRODUCT, tuple(sorted(over + times)), tuple(sorted(under + by)))
+    a_sign, b_sign = (1 if av[0] >= 0 else -1), (1 if bv[0] >= 0 else -1)
+    if op == "r-":
+        a_sign = -a_sign
+    elif op == "-":
+        b_sign = -b_sign
+    a_plus, a_minus = _terms(a, a_sign, av[0] == 0)
+    b_plus, b_minus = _terms(b, b_sign, bv[0] == 0)
+    plus, minus = tuple(sorted(a_plus + b_plus)), tuple(sorted(a_minus + b_minus))
+    if target[0] < 0 or (target[0] == 0 and minus > plus):
+        plus, minus = minus, plus
+    return (SUM, plus, minus)
+
+
+def _terms(node: Node, sign: int, zero: bool) -> tuple[Node, Node]:
+    """The signed terms of a node: (plus, minus); a product of value 0 counts as plus."""
+    if node[0] == SUM:
+        return (node[1], node[2]) if sign > 0 else (node[2], node[1])
+    return ((node,), ()) if sign > 0 or zero else ((), (node,))
+
+
+def _factors(node: Node) -> tuple[Node, Node]:
+    return (node[1], node[2]) if node[0] == PRODUCT else ((node,), ())
+
+
+def text(node: Node, order: dict[int, int] | None = None) -> str:
+    """A node in the fewest parentheses, without spaces.
+
+    Terms and factors stand by falling first number, or as their first numbers stand in `order`
+    (number to position), numbers and products before sums.
+    """
+    kind = node[0]
+    if kind == NUMBER:
+        return str(node[1])
+
+    def key(child: Node) -> tuple:
+        first = _first(child, order)
+        return (child[0] == SUM, order[first] if order else -first, child[0], text(child, order))
+
+    ahead, behind = (sorted(children, key=key) for children in node[1:])
+    if kind == SUM:
+        parts = ["+" + text(child, order) for child in ahead]
+        parts += ["-" + text(child, order) for child in behind]
+    else:
+        parts = ["*" + _wrapped(child, order) for child in ahead]
+        parts += ["/" + _wrapped(child, order) for child in behind]
+    return "".join(parts)[1:]
+
+
+def _wrapped(node: Node, order: dict[int, int] | None) -> str:
+    return f"({text(node, order)})" if node[0] == SUM else text(node, order)
+
+
+def _first(node: Node, order: dict[int, int] | None) -> int:
+    if node[0] == NUMBER:
+        return node[1]
+    firsts = [_first(child, order) for child in (node[1] or node[2])]
+    return min(firsts, key=order.__getitem__) if order else max(firsts)
+
+
+@lru_cache(maxsize=1 << 15)
+def ranked(numbers: Numbers, target: int) -> tuple[Node, ...]:
+    """The solutions, simplest first: fewest parentheses, then divisions, then by their text."""
+    found = solutions(numbers, (target, 1))
+    return tuple(sorted(found, key=lambda node: _complexity(text(node))))
+
+
+def _complexity(formula: str) -> tuple:
+    return formula.count("("), formula.count("/"), formula.count("-"), formula
+
+
+def simplest(numbers: Numbers, target: int, order: dict[int, int] | None = None) -> str:
+    """The simplest solution's text (see `ranked`, `text`); the hand is solvable."""
+    return text(ranked(numbers, target)[0], order)

@@ -1,0 +1,163 @@
+"""The judge of the default and the paper's text: exact, first failing rule, penalties as stated.
+
+In: an answer and a hand. Out: a `Verdict`. Keeps no budget and writes no message to the player.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import NamedTuple
+
+from envs.general_points.answers import Answer
+from envs.general_points.formula import Formula, FormulaError, evaluate, parse
+from envs.general_points.released import longest_prefix
+from envs.general_points.solver import ratio
+
+SOLVED, PARTIAL, WRONG, MISUSED, ILLEGAL, MISREAD, EXHAUSTED = (
+    5.0,
+    1.0,
+    -1.0,
+    -2.0,
+    -3.0,
+    -1.5,
+    -1.0,
+)
+"""Rewards, from the study's verifier (arXiv 2501.17161)."""
+
+VERDICTS = ("solved", "partial", "wrong", "unused", "foreign", "illegal", "misread", "exhausted")
+
+
+class Hand(NamedTuple):
+    """One deal.
+
+    names: rank names as dealt.
+    numbers: what the cards count under the scored rule, as dealt.
+    key: numbers, sorted.
+    target: value to reach.
+    """
+
+    names: tuple[str, ...]
+    numbers: tuple[int, ...]
+    key: tuple[int, ...]
+    target: int
+
+
+class Verdict(NamedTuple):
+    """What the verifier says of one answer.
+
+    name: one of VERDICTS.
+    reward: of this answer, without exhaustion's -1.
+    reason: why it failed, in words; empty when solved.
+    legal: whether the formula is one.
+    recognised: share of the cards read right, None where the answer states none.
+    """
+
+    name: str
+    reward: float
+    reason: str
+    legal: bool
+    recognised: float | None
+
+
+def recognised(cards: list[str] | None, hand: Hand) -> float | None:
+    """Share of the hand's cards among those read, as multisets; more cards than dealt cost."""
+    if cards is None:
+        return None
+    if tuple(cards) == hand.names:
+        return 1.0
+    right = sum((Counter(cards) & Counter(hand.names)).values())
+    return right / max(len(hand.names), len(cards))
+
+
+def grade(
+    answer: Answer, hand: Hand, *, vision: bool, penalty_sum: bool, partial_reward: bool
+) -> Verdict:
+    """Judge one answer.
+
+    Rules in order: the formula is legal (-3), its numbers are the cards' (-2), its value is the
+    target (-1, else +5); the first that fails counts, or with penalty_sum the first two add up.
+    In vision, cards misread or not stated cost 1.5 more, also where the formula solves.
+    """
+    name, reward, reason, legal = _grade_formula(answer.formula, hand, penalty_sum)
+    if (
+        partial_reward
+        and name == "illegal"
+        and _compact(answer.formula) in _unfinished(answer, hand)
+    ):
+        name, reward, reason = "partial", PARTIAL, "your formula is unfinished"
+    share = recognised(answer.cards, hand)
+    if vision and share != 1.0:
+        reward += MISREAD
+        reason = f"{reason}, and you misread the cards" if reason else "you misread the cards"
+    return Verdict(name, reward, reason, legal, share)
+
+
+def _grade_formula(text: str | None, hand: Hand, penalty_sum: bool) -> tuple[str, float, str, bool]:
+    try:
+        formula, right_side = _parse_equation(text)
+    except FormulaError as error:
+        reason, reward = f"your formula is illegal: {error}", ILLEGAL
+        if penalty_sum and text is not None:
+            misuse = _misuse([int(n[:9]) for n in re.findall("[0-9]+", text[:256])], hand)
+            if misuse:
+                reason, reward = f"{reason}, and {misuse[1]}", reward + MISUSED
+        return "illegal", reward, reason, False
+    if misuse := _misuse(formula.numbers, hand):
+        return misuse[0], MISUSED, misuse[1], True
+    value = evaluate(formula.postfix)
+    if value is None:
+        return "wrong", WRONG, "your formula divides by zero", True
+    p, q = value
+    if p != hand.target * q:
+        p, q = ratio(p, q)
+        shown = str(p) if q == 1 else f"{p}/{q}"
+        return "wrong", WRONG, f"your formula evaluates to {shown}, not {hand.target}", True
+    if right_side not in (None, hand.target):
+        return "wrong", WRONG, f"your formula evaluates to {hand.target}, not {right_side}", True
+    return "solved", SOLVED, "", True
+
+
+def _parse_equation(text: str | None) -> tuple[Formula, int | None]:
+    """Read `FORMULA` or `FORMULA=NUMBER`."""
+    if text is None:
+        raise FormulaError("the answer holds none in the asked-for format")
+    left, equals, right = text.partition("=")
+    formula = parse(left)
+    if not equals:
+        return formula, None
+    right = right.strip()
+    if not (right.isascii() and right.isdigit() and len(right) <= 9):
+        raise FormulaError("no whole number after =")
+    return formula, int(right)
+
+
+def _misuse(numbers: list[int], hand: Hand) -> tuple[str, str] | None:
+    """(verdict, reason) when the numbers used are not exactly the cards'."""
+    if sorted(numbers) == list(hand.key):
+        return None
+    used, dealt = Counter(numbers), Counter(hand.key)
+    foreign, unused = sorted((used - dealt).elements()), sorted((dealt - used).elements())
+    reasons = []
+    if foreign:
+        reasons.append(f"you used numbers that the cards do not give: {_listed(foreign)}")
+    if unused:
+        reasons.append(f"you did not use: {_listed(unused)}")
+    return "foreign" if foreign else "unused", " and ".join(reasons)
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+
+
+def _compact(text: str | None) -> str | None:
+    return text and "".join(text.split())
+
+
+def _unfinished(answer: Answer, hand: Hand) -> tuple[str | None, ...]:
+    """The answer's own formula when it is a solution's beginning that uses every number."""
+    formula = _compact(answer.formula)
+    numbers = sorted(int(n) for n in re.findall("[0-9]{1,4}", formula or ""))
+    if not formula or numbers != list(hand.key):
+        return ()
+    return (longest_prefix(formula, hand.key, hand.target),)
