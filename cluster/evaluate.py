@@ -7,6 +7,7 @@ few sample conversations. Knows nothing of training.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -70,7 +71,7 @@ def evaluate(
         "first_try": means["first_try"],
         "metrics": means,
         "reward": sum(n.reward for n in played) / len(played),
-        "ends": {end: sum(n.end == end for n in numbers) for end in sorted({n.end for n in numbers})},
+        "ends": dict(Counter(n.end for n in numbers)),
         "tokens_per_second": sum(n.action_tokens for n in played) / seconds,
         "seconds": seconds,
     }  # fmt: skip
