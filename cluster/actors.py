@@ -25,7 +25,6 @@ class RolloutActor:
 
     def __init__(
         self,
-        index: int,
         cfg: RunConfig,
         folder: str,
         environments: dict[str, tuple[str, dict[str, Any]]],
@@ -48,7 +47,7 @@ class RolloutActor:
             kv_cache_gib=rollout.kv_cache_gib,
             gpu_memory=rollout.gpu_memory,
             tensor_parallel=rollout.tensor_parallel,
-            cores=_cores(index, rollout.threads),
+            threads=rollout.threads,
             seed=cfg.seed,
         )
         limits = Limits(
@@ -87,13 +86,3 @@ class RolloutActor:
     async def shutdown(self) -> None:
         """End the engine's processes; the actor itself ends with its handle."""
         await self.worker.shutdown()
-
-
-def _cores(index: int, threads: int) -> tuple[int, ...]:
-    """Cores of an engine's compute threads: engines take turns around the machine's cores,
-    from the last one down, because vLLM's own scheduler and Ray favour the first.
-    """
-    allowed = sorted(os.sched_getaffinity(0))
-    count = min(threads, len(allowed))
-    start = index * count
-    return tuple(sorted(allowed[-1 - (start + i) % len(allowed)] for i in range(count)))

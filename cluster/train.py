@@ -123,7 +123,7 @@ def _start_actors(cfg: RunConfig, model: str, gpu: bool) -> tuple[list[Any], Any
         num_cpus=cfg.rollout.cpus, num_gpus=gpus, scheduling_strategy="SPREAD"
     )
     played = environments(cfg)
-    workers = [actor.remote(i, cfg, model, played) for i in range(cfg.rollout.workers)]
+    workers = [actor.remote(cfg, model, played) for _ in range(cfg.rollout.workers)]
     for worker in workers:
         worker.start.remote()
     buffer = TrajectoryBuffer.remote(  # type: ignore[attr-defined]
