@@ -1,0 +1,1 @@
+"""V-IRL: follow written directions through a city, in words or in pictures."""

@@ -1,0 +1,210 @@
+"""The V-IRL environment: walk a route by its directions, one action an answer.
+
+In: Settings as keywords, then any text as action. Out: Gymnasium observations whose messages
+are the next user messages. It does not know how pictures are made or who plays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
+from envs.virl import expert, prompts
+from envs.virl.answers import read_brief, read_full, read_legacy
+from envs.virl.directions import directions, observation
+from envs.virl.rail import Point, lay_rail, relative_words
+from envs.virl.route import Route
+from envs.virl.settings import Settings, check, resolve
+from envs.virl.verifier import EXHAUSTED, Verdict, grade
+from envs.virl.world import open_world
+
+OUT_OF_BUDGET = "you used up your trials at this position"
+
+
+class VIRL(TextEnv):
+    """Follow written directions through a city (SPEC, section 4).
+
+    A correct turn or forward leads to the next point of the rail and to a rebuilt prompt
+    (`restart` = 1); a wrong answer is told so and tried again, `verify_iter` times a point.
+    `seed` picks route `seed mod routes` and the random choices on it; `options={"route": i}`
+    picks another one. `terminated`: stopped at the destination; `truncated`: a point's trials
+    or `max_steps` were used up.
+    """
+
+    Settings: ClassVar[type] = Settings
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = Settings(**settings)
+        check(self.settings)
+        self.rules = resolve(self.settings)
+        self.vision = self.settings.modality == "vision"
+        self.world = open_world(self.settings)
+        self.make_spaces(None)
+        self.route: Route | None = None
+        self.rail: list[Point] = []
+
+    # --- Gymnasium ------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode; `options={"route": i}` chooses the route."""
+        super().reset(seed=seed)
+        index = (options or {}).get("route")
+        if index is None:
+            index = int(self.np_random.integers(self.world.count)) if seed is None else seed
+        self.route = self.world.route(index % self.world.count)
+        heading = self._init_heading(self.route)
+        self.rail = self._lay(self.route, heading)
+        self.turns = relative_words(self.route, heading, self.rules)
+        self.sentences = directions(self.route, self.turns)
+        self._route_text = prompts.route_text(self.route, self.turns, self.settings.prompt_style)
+        self.position = 0
+        self.history: list[tuple[str, str]] = []
+        self._begin_counts()
+        return self._fresh(), {"route": self.route.name, "position": 0}
+
+    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Grade one answer and, if its action is right, walk on."""
+        if self.route is None or self.position >= len(self.rail):
+            raise EnvironmentFailure("V-IRL step() was called before reset() or after the end")
+        verdict = self._grade(str(action))
+        self.left -= 1
+        self.answers += 1
+        reward, terminated, truncated = verdict.reward, False, False
+        if verdict.right:
+            self._walk_on()
+            terminated = self.position == len(self.rail)
+        elif verdict.name == "exhausted" or (self.left == 0 and not self.rules.extra_answer):
+            truncated = True
+            reward += 0.0 if verdict.name == "exhausted" else EXHAUSTED
+        limit = self.settings.max_steps
+        if limit is not None and self.answers >= limit and not terminated:
+            truncated = True
+        message = verdict.message
+        walked = verdict.right and not terminated
+        shown = self._fresh() if walked else self._again(verdict)
+        info: dict[str, Any] = {"verdict": verdict.name, "message": message}
+        info |= {"route": self.route.name, "position": self.position}
+        if terminated or truncated:
+            info["metrics"] = self._metrics(terminated)
+            self.position = len(self.rail)
+        return shown, float(reward), terminated, truncated, info
+
+    # --- what an episode shows ------------------------------------------------------------
+
+    @property
+    def point(self) -> Point:
+        """Where the player stands."""
+        return self.rail[self.position]
+
+    def _fresh(self) -> Observation:
+        """The rebuilt prompt of the current point."""
+        s = self.settings
+        if s.prompt_style == "brief":
+            text = prompts.brief_prompt(
+                self._route_text, self.history, self.point, self.vision, s.action_space
+            )
+        else:
+            text = prompts.full_prompt(
+                self._route_text, self.history, self.point, self.vision, s.action_space,
+                self.rules.view_layout, self.rules.tidy_rail,
+            )  # fmt: skip
+        return self._with_image({"message": text, "restart": 1})
+
+    def _again(self, verdict: Verdict) -> Observation:
+        """The message after a wrong answer, or after the last one."""
+        if verdict.right:
+            text = verdict.message
+        else:
+            text = prompts.retry(verdict, self.settings.feedback, self.settings.prompt_style)
+        return self._with_image({"message": text, "restart": 0})
+
+    def _with_image(self, shown: Observation) -> Observation:
+        return shown
+
+    # --- grading and walking --------------------------------------------------------------
+
+    def _grade(self, text: str) -> Verdict:
+        if self.left == 0:  # the released code's answer beyond the budget: not read
+            return Verdict("exhausted", EXHAUSTED, OUT_OF_BUDGET)
+        if self.settings.prompt_style == "brief":
+            answer = read_brief(text, self.vision)
+        elif self.rules.legacy_parser:
+            answer = read_legacy(text)
+        else:
+            answer = read_full(text)
+        assert self.route is not None
+        verdict = grade(answer, self.point, self.route, self.settings.action_space, self.rules)
+        first = self.left == self.settings.verify_iter
+        self.right += verdict.right
+        if first and not verdict.right:
+            self.first_right = False
+        if self.point.landmark is not None and verdict.landmark_right is not None:
+            self.landmarks_asked += 1
+            self.landmarks_read += verdict.landmark_right
+        return verdict
+
+    def _walk_on(self) -> None:
+        action = self.point.action(self.settings.action_space)
+        self.history.append((observation(self.point, self.rules.tidy_rail), action))
+        self.position += 1
+        self.left = self.settings.verify_iter
+
+    def _begin_counts(self) -> None:
+        self.left = self.settings.verify_iter  # graded answers left at this point
+        self.answers = self.right = 0
+        self.landmarks_asked = self.landmarks_read = 0
+        self.first_right = True
+
+    def _metrics(self, reached: bool) -> dict[str, float]:
+        """Figures of the episode; `recognition` only where a landmark had to be stated."""
+        metrics = {
+            "success": float(reached),
+            "first_try": float(reached and self.first_right),
+            "per_step_accuracy": self.right / self.answers,
+            "progress": self.position / len(self.rail),
+        }
+        if self.landmarks_asked:
+            metrics["recognition"] = self.landmarks_read / self.landmarks_asked
+        return metrics
+
+    # --- routes ---------------------------------------------------------------------------
+
+    def _init_heading(self, route: Route) -> int:
+        chosen = self.settings.init_heading
+        heading = route.init_heading if chosen is None else chosen
+        return heading if heading != 0 else int(self.np_random.integers(360))
+
+    def _lay(self, route: Route, heading: int) -> list[Point]:
+        def nearest(place: tuple[float, float]) -> tuple[float, float] | None:
+            return self.world.nearest(route, place)
+
+        try:
+            return lay_rail(route, heading, self.settings, self.rules, nearest, self.np_random)
+        except LookupError as error:
+            raise EnvironmentFailure(
+                f"route {route.name}, key point {error.args[0]}: no panorama within "
+                f"{self.settings.mapping_radius} m"
+            ) from error
+
+    # --- experts --------------------------------------------------------------------------
+
+    def expert(self) -> str:
+        """The rail's own action, with the true observation and the current instruction."""
+        return expert.answer(self)
+
+    def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:
+        """Yield n single-turn demonstrations: each navigation step of each route, in turn."""
+        return expert.demonstrations(self, n, seed)
+
+    def corpus(self) -> Iterator[str]:
+        """Yield texts with every word of any variant of this environment."""
+        return expert.corpus(self)
+
+
+def image_shape(image_size: int) -> tuple[int, int, int]:
+    """Height, width, 3 of an observation's picture: four views and a gap."""
+    side = 2 * image_size + 5
+    return (side, side, 3)

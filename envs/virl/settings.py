@@ -1,0 +1,152 @@
+"""What may be set of V-IRL, what each preset means, and which pairs contradict each other.
+
+In: the environment's keywords. Out: frozen Settings and the Rules that they resolve to.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+
+from configs.schema import PRESETS, leaf
+from envs.virl.names import CITY_WORDS
+
+CITIES = tuple(CITY_WORDS)
+BENCHMARK = "benchmark"
+TRAINING_ROUTES = 1000
+BENCHMARK_ROUTES_A_CITY = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The environment's keywords; null means 'by preset' or 'by world'."""
+
+    modality: str = leaf("language", "landmarks as text or as pictures",
+                         choices=("language", "vision"))  # fmt: skip
+    preset: str = leaf("fixed", "SPEC preset", choices=PRESETS)
+    prompt_style: str = leaf("full", "task, rules and format, or one short text",
+                             choices=("full", "brief"))  # fmt: skip
+    world: str = leaf("procedural", "`procedural`, or the folder of a released data set")
+    city: str | None = leaf(
+        None,
+        "procedural city, or `benchmark`: two routes in each of nine; null: New York",
+        choices=(*CITIES, BENCHMARK, None),
+    )
+    split: str | None = leaf(
+        None,
+        "which streets of the city: those of training, or disjoint ones; null: train, and test "
+        "in the benchmark",
+        choices=("train", "test", None),
+    )
+    routes: int | None = leaf(
+        None, "number of routes; null: 1000, 2 a city in the benchmark, all of a folder", low=1
+    )
+    action_space: str = leaf("absolute", "compass words (the training rule) or left and right",
+                             choices=("absolute", "relative"))  # fmt: skip
+    view_layout: str | None = leaf(
+        None,
+        "views at 0, 90, 180, 270 degrees, or at -135, -45, 45, 135 as released; null: by preset",
+        choices=("cardinal", "legacy", None),
+    )
+    image_size: int = leaf(640, "side of each of the four views, pixels", low=16, high=1024)
+    verify_iter: int = leaf(2, "graded answers a navigation step", low=1)
+    feedback: str = leaf("verifier", "what a wrong answer hears",
+                         choices=("none", "binary", "verifier"))  # fmt: skip
+    penalty_mode: str | None = leaf(
+        None,
+        "the first failing rule counts, or penalties add up; null: first",
+        choices=("first", "sum", None),
+    )
+    straight_line_length: int = leaf(5, "in-between points of a leg before dropping", low=0)
+    drop_rate: float = leaf(0.5, "probability that an in-between point is dropped", low=0, high=1)
+    mapping_radius: float = leaf(20.0, "farthest panorama that a point moves to, metres", low=0)
+    init_heading: int | None = leaf(
+        None,
+        "heading before the first turn, degrees; 0: random by seed; null: the route's own",
+        low=0,
+        high=359,
+    )
+    max_steps: int | None = leaf(
+        None, "answers after which an episode is truncated; null: as many as the rail needs", low=1
+    )
+    cache_mib: int = leaf(256, "bound on the panoramas kept in memory, a process, MiB", low=1)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a preset decides.
+
+    wrap: turn words from the wrapped heading difference.
+    observation: how a stated observation is checked when the action is wrong: `truth` (landmark
+        and intersection against the truth), `landmark` (a missed one), `inverted` (the released
+        check, which looks for the word intersection in the landmark's field).
+    extra_answer: an answer beyond the budget is asked for, not read, and costs the budget's
+        penalty (the released code); otherwise the penalty joins the last graded answer.
+    legacy_parser: read answers as the released code does.
+    tidy_rail: drop in-between points that repeat their predecessor; one word for no landmark.
+    """
+
+    wrap: bool
+    observation: str
+    extra_answer: bool
+    legacy_parser: bool
+    tidy_rail: bool
+    view_layout: str
+    penalty_mode: str
+
+
+_RULES = {
+    "fixed": Rules(True, "truth", False, False, True, "cardinal", "first"),
+    "paper_text": Rules(True, "landmark", False, False, True, "cardinal", "first"),
+    "paper_code": Rules(False, "inverted", True, True, False, "legacy", "first"),
+}
+
+
+def resolve(settings: Settings) -> Rules:
+    """The preset's rules, with the settings that override them."""
+    base = _RULES[settings.preset]
+    changed = {
+        name: getattr(settings, name)
+        for name in ("view_layout", "penalty_mode")
+        if getattr(settings, name) is not None
+    }
+    return Rules(**{**{f.name: getattr(base, f.name) for f in fields(base)}, **changed})
+
+
+def check(settings: Settings) -> None:
+    """Raise ValueError, one sentence, for a value out of bounds or a contradictory pair."""
+    for leaf_field in fields(settings):
+        _check_leaf(leaf_field.name, getattr(settings, leaf_field.name), leaf_field.metadata)
+    if settings.world == "procedural":
+        if settings.city == BENCHMARK and settings.split == "train":
+            raise ValueError(
+                "split is 'train', but city='benchmark' is made of test streets: leave split out"
+            )
+        return
+    if settings.city is not None or settings.split is not None:
+        name = "city" if settings.city is not None else "split"
+        raise ValueError(
+            f"{name} is {getattr(settings, name)!r}, but world={settings.world!r} is a data set "
+            f"with its own routes: leave {name} out"
+        )
+    if not os.path.isdir(settings.world):
+        raise ValueError(
+            f"world is {settings.world!r}; it must be 'procedural' or a folder that exists"
+        )
+
+
+def _check_leaf(name: str, value: object, metadata: object) -> None:
+    assert hasattr(metadata, "get")
+    choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
+    if choices is not None and value not in choices:
+        near = get_close_matches(str(value), [str(c) for c in choices if c is not None], 1)
+        hint = f"; did you mean {near[0]!r}" if near else ""
+        raise ValueError(f"{name} is {value!r}; it must be one of {choices}{hint}")
+    if value is None or (low is None and high is None):
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} is {value!r}; it must be a number")
+    if (low is not None and value < low) or (high is not None and value > high):
+        bound = f"between {low} and {high}" if high is not None else f"at least {low}"
+        raise ValueError(f"{name} is {value}; it must be {bound}")
