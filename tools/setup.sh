@@ -50,7 +50,7 @@ install() { # uv is several times faster, above all at byte-compiling; pip does 
         "$uv" pip install --quiet --python "$python" --compile-bytecode --no-deps "$@" && return
     fi
     say "uv failed, going on with pip (minutes)"
-    "$python" -m pip install --quiet --no-deps "$@"
+    "$python" -m pip install -qq --no-deps "$@"
 }
 
 exec 9<tools/setup.sh

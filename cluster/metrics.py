@@ -1,0 +1,171 @@
+"""A run's numbers on disk: `metrics.jsonl`, `episodes.jsonl` and the same for TensorBoard.
+
+Comes in: records of named numbers; goes out: one JSON object a line, flushed, and scalars.
+The kinds of records and their fields are listed at `RunLog.write`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+METRICS, EPISODES = "metrics.jsonl", "episodes.jsonl"
+Record = dict[str, Any]
+
+
+class RunLog:
+    """Appends to a run folder's records.
+
+    A folder that already has records is continued: `elapsed_s` goes on from the last one, so
+    that the time between an interruption and its resume does not count. TensorBoard's files
+    are written anew from what is kept, so that they never hold a step twice.
+    """
+
+    def __init__(self, folder: str | Path, keep: Callable[[Record], bool] | None = None) -> None:
+        """Open a run folder, which is made if needed.
+
+        Args:
+            folder: the run folder.
+            keep: which earlier records stay (all, if None). It is asked about sample episodes
+                too, as records of kind "eval".
+        """
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = _rewrite(self.folder / METRICS, keep)
+        _rewrite(self.folder / EPISODES, keep and (lambda e: keep({"kind": "eval"} | e)))
+        self._begin = time.monotonic() - max((r["elapsed_s"] for r in kept), default=0.0)
+        shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+        self._events = EventFileWriter(str(self.folder / "tensorboard"))
+        for record in kept:
+            self._scalars(record)
+        self._events.flush()
+
+    def write(self, kind: str, **numbers: Any) -> None:
+        """Append one record.
+
+        Values may be Python, NumPy or one-element torch numbers, text, None, lists and
+        dictionaries of these. What is not finite becomes null.
+
+        Args:
+            kind: sft (a step), ppo (an update), eval (a stage and variant), sync (a publish),
+                phase (its begin or end), restart, failure.
+            numbers: the record's fields; `time` (Unix, s), `kind` and `elapsed_s` are added.
+        """
+        stamp = {"time": time.time(), "kind": kind, "elapsed_s": time.monotonic() - self._begin}
+        record = plain(stamp | numbers)
+        _append(self.folder / METRICS, record)
+        self._scalars(record)
+        self._events.flush()
+
+    def episode(self, record: Record) -> None:
+        """Append one sample episode: stage, variant, seed, end, success, reward, messages."""
+        _append(self.folder / EPISODES, plain(record))
+
+    def close(self) -> None:
+        """Finish TensorBoard's file; the JSON lines are always complete."""
+        self._events.close()
+
+    def _scalars(self, record: Record) -> None:
+        if record["kind"] == "phase":
+            return
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _tags(record)]
+        step = next((record[k] for k in _steps(record["kind"]) if k in record), 0)
+        event = Event(wall_time=record["time"], step=int(step), summary=Summary(value=values))
+        self._events.add_event(event)
+
+
+def read(folder: str | Path) -> list[Record]:
+    """All records of a run folder; none when there is no file yet.
+
+    Raises:
+        ValueError: a line other than the last is not JSON.
+    """
+    return read_lines(Path(folder) / METRICS)
+
+
+def episodes(folder: str | Path) -> list[Record]:
+    """All sample episodes of a run folder."""
+    return read_lines(Path(folder) / EPISODES)
+
+
+def read_lines(file: Path) -> list[Record]:
+    """JSON lines of a file; a half-written last line, as a kill leaves it, is left out."""
+    if not file.is_file():
+        return []
+    lines = file.read_bytes().splitlines(keepends=True)
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{file}, line {number}, is not a JSON object: {error}") from error
+    return records
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's own types: NumPy and torch numbers unwrapped, non-finite ones None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays, torch tensors
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"a record holds {value!r}, a {type(value).__name__}; it must be JSON's own")
+
+
+def _append(file: Path, record: Record) -> None:
+    # One write a line, and the file opened anew: other processes may append or replace it.
+    line = json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
+    with file.open("ab", buffering=0) as stream:
+        stream.write(line.encode())
+
+
+def _rewrite(file: Path, keep: Callable[[Record], bool] | None) -> list[Record]:
+    """Drop what is not kept and a half-written last line; returns what is left."""
+    if not file.is_file():
+        return []
+    kept = [record for record in read_lines(file) if keep is None or keep(record)]
+    draft = file.with_suffix(".new")
+    draft.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), "utf-8")
+    os.replace(draft, file)
+    return kept
+
+
+def _steps(kind: str) -> tuple[str, ...]:
+    """Which field is TensorBoard's step; evaluations of all stages share the clock."""
+    return ("elapsed_s",) if kind == "eval" else ("step", "update", "version", "elapsed_s")
+
+
+def _tags(record: Record) -> Iterator[tuple[str, float]]:
+    """Every number of a record as (tag, value)."""
+    prefix = [record["kind"]]
+    if record["kind"] == "eval":
+        prefix.append(str(record.get("variant")))
+    skipped = {"time", "elapsed_s", "kind", "step", "steps", "update", "updates", "n"}
+
+    def walk(path: list[str], value: Any) -> Iterator[tuple[str, float]]:
+        if isinstance(value, dict):
+            for name, item in value.items():
+                yield from walk([*path, name], item)
+        elif isinstance(value, int | float):
+            yield "/".join(path), float(value)
+
+    for name, value in record.items():
+        if name not in skipped:
+            yield from walk([*prefix, name], value)
