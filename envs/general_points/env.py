@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
 from envs.general_points import expert, prompts, rules, solver
 from envs.general_points.answers import Answer, read_brief, read_json, read_legacy
+from envs.general_points.cards import picture
 from envs.general_points.formula import MAX_LENGTH
 from envs.general_points.released import grade_released, longest_prefix
 from envs.general_points.settings import Settings, contradiction, resolve
@@ -44,6 +45,7 @@ class GeneralPoints(TextEnv):
         size = settings.image_size
         self.make_spaces((size, size, 3) if self.vision else None)
         self.hand: Hand
+        self.done = True
         self.image: NDArray[np.uint8] | None = None
 
     def reset(
@@ -107,9 +109,7 @@ class GeneralPoints(TextEnv):
         numbers = tuple(rules.value(rank, rule) for rank in ranks)
         self.hand = Hand(names, numbers, tuple(sorted(numbers)), self.settings.target)
         if self.vision:
-            from envs.general_points import cards  # Pillow is needed for pictures only
-
-            self.image = cards.picture(tuple(ranks), tuple(suits), self.settings.image_size)
+            self.image = picture(tuple(ranks), tuple(suits), self.settings.image_size)
 
     def _observe(self, message: str, restart: int) -> Observation:
         observation: Observation = {"message": message, "restart": restart}
@@ -125,7 +125,7 @@ class GeneralPoints(TextEnv):
         answer's reward includes that -1.
         """
         if self.done:
-            raise ValueError("GeneralPoints: the episode is over; call reset before step")
+            raise ValueError("GeneralPoints: no episode is running; call reset before step")
         budget = self.settings.verify_iter
         self.answers += 1
         if self.answers > budget:
@@ -172,7 +172,7 @@ class GeneralPoints(TextEnv):
             formula, answer.cards, hand.names, hand.key, hand.target, **options
         )
         share = recognised(answer.cards, hand)
-        return Verdict(name, reward, ", ".join(messages), legal, share)
+        return Verdict(name, reward, ", ".join(messages), legal, share, name == "misread")
 
     def _result(
         self, verdict: Verdict, formula: str, reward: float, truncated: bool
@@ -184,7 +184,12 @@ class GeneralPoints(TextEnv):
             compact = "".join(formula[:MAX_LENGTH].split())
             prefix = longest_prefix(compact, self.hand.key, s.target)
         message = prompts.feedback(
-            s.prompt_style, self.resolved.feedback, verdict.name, verdict.reason, prefix
+            s.prompt_style,
+            self.resolved.feedback,
+            verdict.name,
+            verdict.reason,
+            prefix,
+            verdict.misread,
         )
         said = verdict.reason or ("correct" if terminated else "")
         info: dict[str, Any] = {"verdict": verdict.name, "message": said}

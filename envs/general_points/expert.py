@@ -14,7 +14,7 @@ import numpy as np
 from envs.base import Demonstration, Message
 from envs.general_points import prompts, rules, solver
 from envs.general_points.answers import Answer
-from envs.general_points.formula import parse
+from envs.general_points.formula import FormulaError, parse
 from envs.general_points.released import grade_released
 from envs.general_points.settings import Settings
 from envs.general_points.verifier import VERDICTS, Hand, grade
@@ -34,10 +34,14 @@ def formula(hand: Hand, choice: float | None = None) -> str:
 
 
 def thought(formula: str) -> str:
-    """The steps of a formula, one operation each: `10-8=2, 2*12=24`."""
+    """The steps of a formula, one operation each: `10-8=2, 2*12=24`; empty for an illegal one."""
+    try:
+        postfix = parse(formula).postfix
+    except FormulaError:
+        return ""
     steps = []
     stack: list[tuple[int, int]] = []
-    for token in parse(formula).postfix:
+    for token in postfix:
         if isinstance(token, int):
             stack.append((token, 1))
             continue
@@ -48,6 +52,8 @@ def thought(formula: str) -> str:
             "*": (ap * bp, aq * bq),
             "/": (ap * bq, aq * bp),
         }[token]
+        if value[1] == 0:
+            break
         stack[-2:] = [solver.ratio(*value)]
         steps.append(f"{_shown(left)}{token}{_shown(right)}={_shown(stack[-1])}")
     return ", ".join(steps)

@@ -86,7 +86,9 @@ def prompt(
     )  # fmt: skip
 
 
-def feedback(style: str, mode: str, name: str, reason: str, prefix: str) -> str:
+def feedback(
+    style: str, mode: str, name: str, reason: str, prefix: str = "", misread: bool = False
+) -> str:
     """The next message after an answer, given its verdict's name and reason.
 
     Args:
@@ -95,12 +97,17 @@ def feedback(style: str, mode: str, name: str, reason: str, prefix: str) -> str:
         name: one of verifier.VERDICTS.
         reason: the verifier's words.
         prefix: what prefix_hint names, may be empty.
+        misread: whether cards of a picture were misread, which the reason says already.
     """
     if style == "brief":
         if name in ("solved", "exhausted") or mode in ("none", "binary"):
             return BRIEF_WORDS[name if name in ("solved", "exhausted") else mode]
-        word = BRIEF_WORDS.get(name, name)
-        return f"{word} {prefix}" if mode == "prefix_hint" and prefix else word
+        words = [BRIEF_WORDS.get(name, name)]
+        if misread and name != "misread":
+            words.append(BRIEF_WORDS["misread"])
+        if mode == "prefix_hint" and prefix:
+            words.append(prefix)
+        return " ".join(words)
     if name == "solved":
         return "Correct solution."
     if name == "exhausted":

@@ -108,6 +108,8 @@ def resolve(settings: Settings) -> Resolved:
 
 def contradiction(s: Settings) -> str | None:
     """The first pair of settings that cannot both hold, in one sentence; None when all can."""
+    resolved = resolve(s)
+    prefixes = resolved.feedback == "prefix_hint" or resolved.partial_reward
     checks = {
         "suits needs modality=vision, because text shows no suits": s.suits != "mixed"
         and s.modality == "language",
@@ -129,6 +131,8 @@ def contradiction(s: Settings) -> str | None:
         "hands=train needs hold_out below 1": s.hands == "train" and s.hold_out == 1,
         f"num_cards={s.num_cards} is more than the {4 * s.max_rank} cards of a deck with "
         f"max_rank={s.max_rank}": s.num_cards > 4 * s.max_rank,
+        f"num_cards={s.num_cards} has too many solution strings for feedback=prefix_hint or "
+        "partial_reward, the most is 5": s.num_cards > 5 and prefixes,
         "parser=strict_legacy reads JSON and needs prompt_style=full": s.parser == "strict_legacy"
         and s.prompt_style == "brief",
         "trajectories=suboptimal needs verify_iter of at least 2": s.trajectories == "suboptimal"

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from envs.general_points.answers import Answer
-from envs.general_points.formula import Formula, FormulaError, evaluate, parse
+from envs.general_points.formula import MAX_LENGTH, Formula, FormulaError, evaluate, parse
 from envs.general_points.released import longest_prefix
 from envs.general_points.solver import ratio
 
@@ -51,6 +51,7 @@ class Verdict(NamedTuple):
     reason: why it failed, in words; empty when solved.
     legal: whether the formula is one.
     recognised: share of the cards read right, None where the answer states none.
+    misread: whether the cards were to be read from a picture and were not all read right.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Verdict(NamedTuple):
     reason: str
     legal: bool
     recognised: float | None
+    misread: bool = False
 
 
 def recognised(cards: list[str] | None, hand: Hand) -> float | None:
@@ -80,17 +82,14 @@ def grade(
     In vision, cards misread or not stated cost 1.5 more, also where the formula solves.
     """
     name, reward, reason, legal = _grade_formula(answer.formula, hand, penalty_sum)
-    if (
-        partial_reward
-        and name == "illegal"
-        and _compact(answer.formula) in _unfinished(answer, hand)
-    ):
+    if partial_reward and name == "illegal" and _begins_a_solution(answer.formula, hand):
         name, reward, reason = "partial", PARTIAL, "your formula is unfinished"
     share = recognised(answer.cards, hand)
-    if vision and share != 1.0:
+    misread = vision and share != 1.0
+    if misread:
         reward += MISREAD
         reason = f"{reason}, and you misread the cards" if reason else "you misread the cards"
-    return Verdict(name, reward, reason, legal, share)
+    return Verdict(name, reward, reason, legal, share, misread)
 
 
 def _grade_formula(text: str | None, hand: Hand, penalty_sum: bool) -> tuple[str, float, str, bool]:
@@ -150,14 +149,8 @@ def _listed(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
 
 
-def _compact(text: str | None) -> str | None:
-    return text and "".join(text.split())
-
-
-def _unfinished(answer: Answer, hand: Hand) -> tuple[str | None, ...]:
-    """The answer's own formula when it is a solution's beginning that uses every number."""
-    formula = _compact(answer.formula)
-    numbers = sorted(int(n) for n in re.findall("[0-9]{1,4}", formula or ""))
-    if not formula or numbers != list(hand.key):
-        return ()
-    return (longest_prefix(formula, hand.key, hand.target),)
+def _begins_a_solution(text: str | None, hand: Hand) -> bool:
+    """Whether the text uses every number and is the beginning of a solution string."""
+    compact = "".join((text or "")[:MAX_LENGTH].split())
+    numbers = sorted(int(n) for n in re.findall("[0-9]{1,4}", compact))
+    return numbers == list(hand.key) and longest_prefix(compact, hand.key, hand.target) == compact
