@@ -1,0 +1,400 @@
+"""One rank's DeepSpeed engine: microbatches and a loss go in, optimizer steps come out.
+
+The only file that knows DeepSpeed. It begins a phase from a Hugging Face folder and ends it in
+one; what a step learns from is its caller's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.schema import OptimizerConfig, RunConfig
+from learner import batch, distributed
+from learner.batch import MicroBatch
+from learner.model import (
+    KINDS,
+    VALUE_HEAD_FILE,
+    ActorCritic,
+    Forward,
+    Scores,
+    kind_of,
+    load_trunk,
+    load_value_head,
+)
+from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+from deepspeed.accelerator import get_accelerator
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+from transformers.utils import is_flash_attn_2_available
+
+Stats = dict[str, torch.Tensor]
+LossFn = Callable[[Scores, MicroBatch], tuple[torch.Tensor, Stats]]
+STATE = "state"
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".index.json", ".gguf")
+
+
+class Reference:
+    """A frozen copy of a policy that only scores; over several ranks it is held sharded.
+
+    Args:
+        folder: Hugging Face model folder.
+        cfg: the run's configuration.
+        forbidden: token ids that are never sampled.
+    """
+
+    def __init__(self, folder: str | Path, cfg: RunConfig, forbidden: Sequence[int] = ()) -> None:
+        _join_process_group()
+        stage = 3 if distributed.world() > 1 else 0
+        model = _load(Path(folder), cfg, stage, None, forbidden)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        self._run: Callable[..., Any] = model.to(_device())
+        if stage:
+            config = _deepspeed_config(cfg, OptimizerConfig(), stage)
+            self._run = deepspeed.initialize(model=model, config=config, dist_init_required=False)[
+                0
+            ]
+
+    @torch.no_grad()
+    def forward(self, moved: MicroBatch, how: Forward) -> Scores:
+        """Scores of one microbatch on the device; every rank runs as many."""
+        return _forward(self._run, moved, how)
+
+    def score(self, microbatches: list[MicroBatch], how: Forward | None = None) -> list[Scores]:
+        """Scores without gradients; a collective call."""
+        return _score(self._run, microbatches, how or Forward())
+
+
+class Engine:
+    """A policy in training: one phase, one optimizer, one schedule.
+
+    Args:
+        folder: Hugging Face model folder; a value head beside it is loaded.
+        cfg: the run's configuration (model, learner, seed).
+        optimizer: the phase's optimizer.
+        steps: optimizer steps of the phase, for the schedule.
+        value: whether there is a value head.
+        forbidden: token ids that are never sampled (`Renderer.forbidden`); their logits are
+            biased as in the rollout engine.
+        make_optimizer: builds the optimizer; tests pass SGD.
+
+    Attributes:
+        counters: int by name, saved and loaded with the state; "steps" is the schedule's
+            position, callers add their own.
+        device: where the microbatches are moved.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        cfg: RunConfig,
+        optimizer: OptimizerConfig,
+        steps: int,
+        value: bool,
+        *,
+        forbidden: Sequence[int] = (),
+        make_optimizer: MakeOptimizer = adamw,
+    ) -> None:
+        _join_process_group()
+        self.counters: dict[str, int] = {"steps": 0}
+        self.device = _device()
+        self.layout = "auto"
+        self._cfg, self._optimizer_cfg, self._steps = cfg, optimizer, steps
+        self._stage = cfg.learner.zero_stage
+        self._folder = Path(folder)
+        seed = cfg.seed if value else None
+        self.model = _load(self._folder, cfg, self._stage, seed, forbidden)
+        if _attention() == "flash_attention_2":
+            self.layout = "flat"
+        self._kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+        self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
+            model=self.model,
+            optimizer=make_optimizer(parameter_groups(self.model, optimizer), optimizer),
+            config=_deepspeed_config(cfg, optimizer, self._stage),
+            dist_init_required=False,
+        )
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the folder where the phase began."""
+        return AutoTokenizer.from_pretrained(self._folder)
+
+    def microbatches(self, sequences: list[batch.Sequence]) -> list[MicroBatch]:
+        """Pack sequences to learner.microbatch_tokens in the layout that suits the device."""
+        return batch.microbatches(sequences, self._cfg.learner.microbatch_tokens, self.layout)
+
+    def step(
+        self,
+        microbatches: list[MicroBatch],
+        loss_fn: LossFn,
+        how: Forward | None = None,
+        reference: Reference | None = None,
+    ) -> dict[str, float]:
+        """One optimizer step over all ranks' microbatches; a collective call.
+
+        Args:
+            microbatches: this rank's, possibly none.
+            loss_fn: from a microbatch's Scores to its share of the GLOBAL loss (a sum already
+                divided by the global count) and to named shares of other global means.
+            how: how to run the model.
+            reference: when given, each microbatch's Scores carry its distribution.
+
+        Returns:
+            loss, lr, grad_norm (before clipping) and the named means, equal on every rank.
+        """
+        engine, how = self._deepspeed, how or Forward()
+        rate = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = 0.0 if how.freeze_trunk and group["part"] == "trunk" else rate
+        rounds = int(distributed.largest(len(microbatches))[0])
+        shares: list[Stats] = []
+        for i in range(rounds):
+            real = i < len(microbatches)
+            # Every rank runs the same number of passes, or ZeRO's collectives hang.
+            moved = (microbatches[i] if real else batch.empty()).to(self.device)
+            scores = _forward(engine, moved, how)
+            if reference is not None:
+                scores = scores._replace(reference=reference.forward(moved, how).distribution)
+            if real:
+                loss, stats = loss_fn(scores, moved)
+                shares.append({"loss": loss.detach(), **stats})
+            else:
+                loss = 0.0 * (scores.logprobs.sum() + scores.values.sum())
+            engine.set_gradient_accumulation_boundary(i == rounds - 1)
+            engine.backward(loss * distributed.world())  # DeepSpeed averages over ranks
+        norm = self._clip()
+        engine.step()
+        self.counters["steps"] += 1
+        return {**_add_up(shares), "lr": rate, "grad_norm": norm()}
+
+    def _clip(self) -> Callable[[], float]:
+        """Clip where DeepSpeed leaves the gradients to us (stage 0, fp32); tell the norm after."""
+        if self._stage == 0 and self._cfg.model.dtype == "float32":
+            limit = self._optimizer_cfg.max_grad_norm or math.inf
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            return lambda: float(norm)
+        return lambda: float(self._deepspeed.get_global_grad_norm() or 0.0)
+
+    def skip(self, steps: int) -> None:
+        """Move the schedule on by steps that are not taken."""
+        self.counters["steps"] += steps
+
+    def score(self, microbatches: list[MicroBatch], how: Forward | None = None) -> list[Scores]:
+        """Scores of each microbatch without gradients, on the device; a collective call."""
+        return _score(self._deepspeed, microbatches, how or Forward())
+
+    def weights(self, bucket_bytes: int) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        """The trunk's full weights in buckets of about bucket_bytes; a collective call.
+
+        Yields named tensors on rank 0, tied ones once, valid until the next bucket is asked
+        for; other ranks get as many empty lists. Consume it to the end.
+        """
+        for bucket in _buckets(self.model.trunk.named_parameters(), bucket_bytes):
+            with self._gathered([parameter for _, parameter in bucket]):
+                yield [(n, p.detach()) for n, p in bucket] if distributed.rank() == 0 else []
+
+    def perturb(self, kind: str, seed: int) -> bool:
+        """Add noise of a tenth of their size to the weights of one kind, until `restore`.
+
+        Args:
+            kind: one of learner.model.KINDS.
+            seed: of the noise.
+
+        Returns:
+            False when the model has no weights of this kind (a tied head, say).
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind is {kind!r}; it must be one of {KINDS}")
+        assert not self._kept, "perturb before restore"
+        trunk = self.model.trunk
+        chosen = [p for n, p in trunk.named_parameters() if kind_of(n, trunk) == kind]
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in chosen:
+            with self._gathered([parameter], write=True), torch.no_grad():
+                self._kept.append((parameter, parameter.detach().cpu().clone()))
+                noise = torch.randn(parameter.shape, generator=generator)
+                scale = 0.1 * parameter.float().square().mean().sqrt()
+                parameter.add_(noise.to(parameter.device, parameter.dtype) * scale)
+        return bool(chosen)
+
+    def restore(self) -> None:
+        """Put back exactly what `perturb` changed."""
+        for parameter, original in self._kept:
+            with self._gathered([parameter], write=True), torch.no_grad():
+                parameter.copy_(original)
+        self._kept = []
+
+    def export(self, folder: str | Path) -> None:
+        """Write a Hugging Face folder that plain transformers and vLLM load; a collective call.
+
+        The tokenizer's files are copied from where the phase began; the value head, if there
+        is one, lies beside the model.
+        """
+        target = Path(folder)
+        state = self._full(self.model.trunk)
+        head = self._full(self.model.value_head) if self.model.value_head is not None else {}
+        if distributed.rank() == 0:
+            target.mkdir(parents=True, exist_ok=True)
+            for file in self._folder.iterdir():
+                copy = target / file.name
+                small = file.is_file() and not file.name.endswith(WEIGHT_FILES)
+                if small and file.resolve() != copy.resolve():
+                    shutil.copyfile(file, copy)
+            self.model.trunk.save_pretrained(target, state_dict=state)  # type: ignore[operator]
+            if head:
+                save_file(head, target / VALUE_HEAD_FILE)
+        distributed.gather(None)  # nobody reads the folder before it is whole
+
+    def save(self, folder: str | Path) -> None:
+        """Write the resumable state: weights, optimizer, schedule, RNG, counters; collective."""
+        state = {"counters": dict(self.counters), "torch_rng": torch.get_rng_state()}
+        self._deepspeed.save_checkpoint(str(folder), tag=STATE, client_state=state)
+
+    def load(self, folder: str | Path) -> None:
+        """Take up a state that `save` wrote with as many ranks; collective.
+
+        Raises:
+            ValueError: there is no such state.
+        """
+        found: tuple[Any, Any] = (None, None)
+        if (Path(folder) / STATE).is_dir():
+            found = self._deepspeed.load_checkpoint(str(folder), tag=STATE)
+        path, state = found
+        if path is None:
+            raise ValueError(f"state folder is {folder}; it must hold what Engine.save wrote")
+        self.counters = dict(state["counters"])
+        torch.set_rng_state(state["torch_rng"])
+
+    def close(self) -> None:
+        """Free the engine's buffers and hooks; call before the next phase's engine."""
+        self._deepspeed.destroy()
+
+    def held_bytes(self) -> int:
+        """Bytes of parameters that this rank holds for itself between steps."""
+        return sum(
+            t.numel() * t.element_size()
+            for t in (getattr(p, "ds_tensor", p) for p in self.model.parameters())
+        )
+
+    def _full(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """A module's full parameters on the CPU, on rank 0; empty elsewhere."""
+        state: dict[str, torch.Tensor] = {}
+        for name, parameter in module.named_parameters():
+            with self._gathered([parameter]):
+                if distributed.rank() == 0:
+                    state[name] = parameter.detach().cpu().clone()
+        return state
+
+    def _gathered(
+        self, parameters: list[torch.nn.Parameter], write: bool = False
+    ) -> contextlib.AbstractContextManager[Any]:
+        """Whole parameters inside the block; with write, changes made alike on all ranks stay."""
+        if self._stage < 3:
+            return contextlib.nullcontext()
+        return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if write else None)
+
+
+def _device() -> torch.device:
+    return torch.device(get_accelerator().current_device_name())
+
+
+def _join_process_group() -> None:
+    """Make a group of one where nobody has made a group (Ray Train does)."""
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it; launchers set it
+
+
+def _load(
+    folder: Path, cfg: RunConfig, stage: int, seed: int | None, forbidden: Sequence[int]
+) -> ActorCritic:
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.model.dtype]
+    trunk = load_trunk(folder, dtype, _attention())
+    if cfg.model.gradient_checkpointing:
+        trunk.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    head = None
+    if seed is not None:
+        hidden = trunk.config.get_text_config().hidden_size  # type: ignore[union-attr,operator]
+        head = load_value_head(folder, hidden, seed)
+    return ActorCritic(trunk, head, forbidden).to(dtype)
+
+
+def _attention() -> str:
+    """Attention of variable length where there is a GPU and the kernels, else torch's own."""
+    return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
+
+
+def _deepspeed_config(cfg: RunConfig, optimizer: OptimizerConfig, stage: int) -> dict[str, Any]:
+    bfloat16 = cfg.model.dtype == "bfloat16"
+    clip = optimizer.max_grad_norm
+    own_clip = stage == 0 and not bfloat16  # DeepSpeed would not tell the norm there
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0 if own_clip else clip,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+        "bf16": {"enabled": bfloat16},
+        "steps_per_print": None,
+    }
+
+
+def _forward(engine: Callable[..., Any], moved: MicroBatch, how: Forward) -> Scores:
+    return Scores(
+        *engine(moved.token_ids, moved.position_ids, moved.actions, moved.value_positions, how)
+    )
+
+
+@torch.no_grad()
+def _score(
+    engine: Callable[..., Any], microbatches: list[MicroBatch], how: Forward
+) -> list[Scores]:
+    rounds = int(distributed.largest(len(microbatches))[0])
+    padded = microbatches + [batch.empty()] * (rounds - len(microbatches))
+    scores = [_forward(engine, m.to(_device()), how) for m in padded]
+    return scores[: len(microbatches)]
+
+
+def _add_up(shares: list[Stats]) -> dict[str, float]:
+    """Sum named scalars over microbatches and ranks; ranks without any still take part."""
+    local: dict[str, float] = {}
+    if shares:
+        sums = torch.stack([sum(s[name].double() for s in shares) for name in shares[0]])  # type: ignore[misc]
+        local = dict(zip(shares[0], sums.tolist(), strict=True))
+    result: dict[str, float] = {}
+    for stats in distributed.gather(local):
+        for name, value in stats.items():
+            result[name] = result.get(name, 0.0) + value
+    return result
+
+
+def _buckets(
+    named: Iterable[tuple[str, torch.nn.Parameter]], limit: int
+) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
+    bucket: list[tuple[str, torch.nn.Parameter]] = []
+    size = 0
+    for name, parameter in named:
+        more = getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+        if bucket and size + more > limit:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((name, parameter))
+        size += more
+    if bucket:
+        yield bucket

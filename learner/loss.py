@@ -1,0 +1,103 @@
+"""Loss terms of SFT and PPO in plain torch: tensors in, one term a token, turn or value out.
+
+The caller sums the terms and divides by the count of the global minibatch, so that the loss
+does not depend on ranks, microbatches or packing. Nothing here knows of models or batches.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+Tensor = torch.Tensor
+
+
+class PolicyTerms(NamedTuple):
+    """Terms [N] at token level, [turns] at turn level, and which of them were clipped."""
+
+    loss: Tensor
+    clipped: Tensor
+
+
+def policy_terms(
+    logprobs: Tensor,
+    proximal: Tensor,
+    behavior: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    *,
+    clip: float,
+    cap: float,
+    turns: Tensor | None = None,
+) -> PolicyTerms:
+    """Clipped surrogate of decoupled PPO (Schulman et al. 2017, eq. 7; Hilton et al. 2021).
+
+    -min(proximal / behaviour, cap) * min(ratio * A, clip(ratio, 1 ± clip) * A), the ratio
+    current / proximal, the first factor without gradient.
+
+    Args:
+        logprobs: float32 [N], current, with gradient.
+        proximal: float32 [N], of the policy when the update began.
+        behavior: float32 [N], of the policy that sampled.
+        advantages: float32 [N].
+        weights: float32 [N]: factors on the tokens' terms; at turn level on their log-ratios.
+        clip: epsilon of the ratio.
+        cap: truncation of proximal / behaviour.
+        turns: int64 [N], the turn of each token; when given, the ratio is of whole answers and
+            a turn's advantage is the mean of its tokens'.
+    """
+    log_ratio, log_correction = logprobs - proximal, proximal - behavior
+    if turns is not None:
+        size = int(turns[-1]) + 1 if len(turns) else 0
+        ones = torch.ones_like(advantages)
+        log_ratio = _per_turn(weights * log_ratio, turns, size)
+        log_correction = _per_turn(weights * log_correction, turns, size)
+        advantages = _per_turn(advantages, turns, size) / _per_turn(ones, turns, size)
+        weights = torch.ones_like(advantages)
+    ratio = log_ratio.exp()
+    bounded = ratio.clamp(1 - clip, 1 + clip)
+    surrogate = torch.minimum(ratio * advantages, bounded * advantages)
+    correction = log_correction.detach().exp().clamp(max=cap)
+    clipped = (bounded * advantages < ratio * advantages).detach()
+    return PolicyTerms(-weights * correction * surrogate, clipped)
+
+
+def _per_turn(values: Tensor, turns: Tensor, size: int) -> Tensor:
+    return values.new_zeros(size).index_add(0, turns, values)
+
+
+def value_terms(values: Tensor, old: Tensor, targets: Tensor, clip: float) -> Tensor:
+    """Squared error of the values [M] (Schulman et al. 2017, eq. 9: no factor of a half).
+
+    With clip > 0 the worse of V and of V kept within V_old ± clip (OpenAI baselines' ppo2).
+    """
+    terms = (values - targets).square()
+    if clip > 0:
+        near = old + (values - old).clamp(-clip, clip)
+        terms = torch.maximum(terms, (near - targets).square())
+    return terms
+
+
+def k3(current: Tensor, other: Tensor) -> Tensor:
+    """KL(current, other) at tokens that current sampled: r - 1 - log r, r = other / current.
+
+    Estimator k3 of Schulman 2020 ("Approximating KL divergence"): unbiased, never negative.
+    """
+    log_ratio = other - current
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def cross_entropy_terms(logprobs: Tensor) -> Tensor:
+    """-log p [N] of the demonstrated tokens."""
+    return -logprobs
+
+
+def dft_terms(logprobs: Tensor) -> Tensor:
+    """-sg(p) log p [N], dynamic fine-tuning (Wu et al. 2025, arXiv 2508.05629)."""
+    return -logprobs.detach().exp() * logprobs
+
+
+def kl_terms(distribution: Tensor, reference: Tensor) -> Tensor:
+    """KL(current ‖ reference) [N], exact, from log-probabilities [N, V] of both."""
+    return (distribution.exp() * (distribution - reference)).sum(-1)

@@ -1,0 +1,223 @@
+"""The policy and its critic: any Hugging Face causal language model with a value head on its trunk.
+
+A microbatch goes in; log-probabilities, entropies and values come out, only where they are
+wanted: full [tokens, vocabulary] logits are never made. It does not know losses or DeepSpeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForCausalLM
+
+VALUE_HEAD_FILE = "value_head.safetensors"
+FORBIDDEN_BIAS = -100.0  # what the rollout engine adds to the logits of forbidden tokens
+KINDS = ("embedding", "attention", "mlp", "norm", "head")
+
+
+class Scores(NamedTuple):
+    """What a forward pass says about one microbatch, N action tokens and M values.
+
+    logprobs: float32 [N], of the action tokens under softmax((logits + bias) / temperature).
+    entropy: float32 [N], of the distributions that they were drawn from, nats.
+    values: float32 [M]; zeros without a value head.
+    distribution: float32 [N, V] log-probabilities of all tokens, when asked for.
+    reference: float32 [N, V], the same of a reference model, when there is one.
+    """
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor
+    values: torch.Tensor
+    distribution: torch.Tensor | None = None
+    reference: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Forward:
+    """How to run the model.
+
+    temperature: divides the logits, as in sampling; above 0.
+    value_trunk_grad: factor on the gradient of the values into the trunk, 0 to 1.
+    freeze_trunk: train the value head alone; only the values carry gradient.
+    entropy_grad: whether the entropies carry gradient.
+    distribution: whether to return all tokens' log-probabilities.
+    """
+
+    temperature: float = 1.0
+    value_trunk_grad: float = 1.0
+    freeze_trunk: bool = False
+    entropy_grad: bool = False
+    distribution: bool = False
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(
+                f"rollout.temperature is {self.temperature}; log-probabilities need it above 0"
+            )
+
+
+class _Float32Linear(nn.Linear):
+    """A linear layer that computes in float32: values of ±5 need more than bfloat16's digits."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return F.linear(inputs.float(), self.weight.float(), self.bias.float())
+
+
+class ValueHead(nn.Module):
+    """MLP from a hidden state [M, H] to a value float32 [M]; the last layer starts at zero."""
+
+    def __init__(self, hidden: int, seed: int = 0) -> None:
+        super().__init__()
+        self.inner = _Float32Linear(hidden, hidden)
+        self.outer = _Float32Linear(hidden, 1)
+        generator = torch.Generator().manual_seed(seed)  # the same on every rank
+        with torch.no_grad():
+            self.inner.weight.normal_(std=hidden**-0.5, generator=generator)
+            self.inner.bias.zero_()
+            self.outer.weight.zero_()
+            self.outer.bias.zero_()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Values float32 [M] of hidden states [M, H]."""
+        return self.outer(F.gelu(self.inner(hidden))).squeeze(-1)
+
+
+class ActorCritic(nn.Module):
+    """Trunk, output layer and optional value head as one module.
+
+    A hook in front of the output layer keeps the final hidden states [R * L, H] and hands on
+    only the rows that predict action tokens, so a model's own treatment of its logits still
+    applies.
+    """
+
+    def __init__(
+        self, trunk: nn.Module, value_head: ValueHead | None, forbidden: Sequence[int] = ()
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.value_head = value_head
+        self.forbidden = tuple(forbidden)
+        self._rows: torch.Tensor | None = None
+        self._hidden: torch.Tensor | None = None
+        trunk.get_output_embeddings().register_forward_pre_hook(self._select)  # type: ignore[operator]
+
+    def _select(self, module: nn.Module, inputs: tuple[torch.Tensor]) -> Any:
+        if self._rows is None:  # the trunk is used on its own
+            return None
+        hidden = inputs[0]
+        self._hidden = hidden.reshape(-1, hidden.shape[-1])
+        return (self._hidden.index_select(0, self._rows).unsqueeze(0),)
+
+    def forward(
+        self,
+        token_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        actions: torch.Tensor,
+        value_positions: torch.Tensor,
+        how: Forward,
+    ) -> tuple[torch.Tensor, ...]:
+        """The fields of Scores, for the tensors of a MicroBatch (shapes are told there)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not how.freeze_trunk):
+            logits, hidden = self._trunk(token_ids, position_ids, actions - 1)
+            distribution = self._log_softmax(logits, how.temperature)
+        targets = token_ids.view(-1).index_select(0, actions)
+        logprobs = distribution.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and how.entropy_grad):
+            entropy = -(distribution.exp() * distribution).sum(-1)
+        values = self._values(hidden, value_positions, how.value_trunk_grad)
+        if how.distribution:
+            return logprobs, entropy, values, distribution
+        return logprobs, entropy, values
+
+    def _trunk(
+        self, token_ids: torch.Tensor, position_ids: torch.Tensor, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [N, V] at flat rows [N], and all final hidden states [R * L, H]."""
+        self._rows = rows  # index t's log-probability comes from the state at t - 1
+        try:
+            logits = self.trunk(
+                input_ids=token_ids, position_ids=position_ids, use_cache=False
+            ).logits[0]
+            hidden = self._hidden
+        finally:
+            self._rows = self._hidden = None
+        assert hidden is not None, "the model's output layer did not run"
+        return logits, hidden
+
+    def _log_softmax(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        logits = logits.float()
+        if self.forbidden:
+            bias = torch.zeros(logits.shape[-1], device=logits.device)
+            bias[list(self.forbidden)] = FORBIDDEN_BIAS
+            logits = logits + bias
+        if temperature != 1.0:
+            logits = logits / temperature
+        return logits.log_softmax(-1)
+
+    def _values(
+        self, hidden: torch.Tensor, positions: torch.Tensor, trunk_grad: float
+    ) -> torch.Tensor:
+        if self.value_head is None:
+            return hidden.new_zeros(len(positions), dtype=torch.float32)
+        states = hidden.index_select(0, positions)
+        if trunk_grad == 0.0:
+            states = states.detach()
+        elif trunk_grad < 1.0:
+            states = trunk_grad * states + (1.0 - trunk_grad) * states.detach()
+        return self.value_head(states)
+
+
+def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
+    """A causal language model from a Hugging Face folder, in dtype, without dropout.
+
+    Dropout is off because log-probabilities must be those of the policy that played.
+
+    Raises:
+        ValueError: the folder holds no model.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"model.path is {folder}; there is no config.json in it")
+    config = AutoConfig.from_pretrained(folder)
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        for name, value in list(vars(part).items()):
+            if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
+                setattr(part, name, 0.0)
+    return AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=dtype, attn_implementation=attention
+    )
+
+
+def load_value_head(folder: Path, hidden: int, seed: int) -> ValueHead:
+    """The value head beside a model, or a fresh one that says 0 everywhere."""
+    head = ValueHead(hidden, seed)
+    if (folder / VALUE_HEAD_FILE).is_file():
+        head.load_state_dict(load_file(folder / VALUE_HEAD_FILE))
+    return head
+
+
+def kind_of(name: str, trunk: nn.Module) -> str:
+    """The kind of a trunk parameter, one of KINDS, or "other".
+
+    An output layer that shares its weight with the embedding counts as embedding.
+    """
+    parameter = trunk.get_parameter(name)
+    if parameter is trunk.get_input_embeddings().weight:  # type: ignore[operator]
+        return "embedding"
+    if parameter is trunk.get_output_embeddings().weight:  # type: ignore[operator]
+        return "head"
+    lower = name.lower()
+    for kind, marks in (
+        ("norm", ("norm", "ln_", ".ln")),
+        ("attention", ("attn", "attention")),
+        ("mlp", ("mlp", "feed_forward", "ffn", ".fc", "experts")),
+    ):
+        if any(mark in lower for mark in marks):
+            return kind
+    return "other"

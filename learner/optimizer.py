@@ -1,0 +1,54 @@
+"""AdamW, its parameter groups and its learning-rate schedule, from the typed configuration.
+
+It does not know DeepSpeed, which wraps what is made here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from configs.schema import OptimizerConfig
+from learner.model import ActorCritic
+
+MakeOptimizer = Callable[[list[dict[str, Any]], OptimizerConfig], torch.optim.Optimizer]
+
+
+def adamw(groups: list[dict[str, Any]], cfg: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW over parameter groups."""
+    return torch.optim.AdamW(
+        groups,
+        lr=cfg.lr,
+        betas=(cfg.beta1, cfg.beta2),
+        eps=cfg.eps,
+        weight_decay=cfg.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(cfg: OptimizerConfig, step: int, steps: int) -> float:
+    """Learning rate of step 0 … steps - 1: linear warm-up to lr, then to lr_end at the last."""
+    warm = math.ceil(cfg.warmup * steps)
+    if step < warm:
+        return cfg.lr * (step + 1) / warm
+    if cfg.schedule == "constant":
+        return cfg.lr
+    share = min(1.0, (step - warm) / max(1, steps - 1 - warm))
+    if cfg.schedule == "cosine":
+        share = (1 - math.cos(math.pi * share)) / 2
+    return cfg.lr + (cfg.lr_end - cfg.lr) * share
+
+
+def parameter_groups(model: ActorCritic, cfg: OptimizerConfig) -> list[dict[str, Any]]:
+    """Trunk and value head apart; weight decay is for matrices, not for norms and biases."""
+    groups: list[dict[str, Any]] = []
+    for part, module in (("trunk", model.trunk), ("head", model.value_head)):
+        parameters = list(module.parameters()) if module is not None else []
+        matrices = [p for p in parameters if p.dim() > 1 or cfg.weight_decay == 0]
+        others = [p for p in parameters if p.dim() <= 1 and cfg.weight_decay > 0]
+        groups.append({"params": matrices, "part": part})
+        groups.append({"params": others, "part": part, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,64 @@
+"""One step of supervised fine-tuning: demonstrations as sequences in, metrics out.
+
+`sft_step(engine, sequences, cfg, reference=None)`; `sequences` are this rank's share of the
+global batch. It does not know where demonstrations come from or how many steps there are.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from configs.schema import SFTConfig
+from learner import distributed
+from learner.batch import MicroBatch, Sequence
+from learner.engine import Engine, Reference
+from learner.loss import cross_entropy_terms, dft_terms, kl_terms
+from learner.model import Forward, Scores
+
+
+def sft_step(
+    engine: Engine, sequences: list[Sequence], cfg: SFTConfig, reference: Reference | None = None
+) -> dict[str, float]:
+    """One optimizer step on the mean loss over all ranks' action tokens; a collective call.
+
+    Args:
+        engine: of the SFT phase.
+        sequences: this rank's demonstrations, the answers' tokens as action tokens.
+        cfg: the phase's configuration.
+        reference: the initial model; needed for loss=ce_kl, else not used.
+
+    Returns:
+        loss, lr, grad_norm, tokens (of all ranks, prompts too), action_tokens,
+        seconds, tokens_per_second; equal on every rank but for the last two.
+
+    Raises:
+        ValueError: no action token at all, or loss=ce_kl without a reference.
+    """
+    if cfg.loss == "ce_kl" and reference is None:
+        raise ValueError("sft.loss is 'ce_kl'; it needs the initial model as reference")
+    begin = time.perf_counter()
+    actions = sum(int(s.action_mask.sum()) for s in sequences)
+    tokens, actions = distributed.total([sum(len(s.token_ids) for s in sequences), actions])
+    if actions == 0:
+        raise ValueError("sft batch has no token with loss; demonstrations must train an answer")
+
+    def loss_fn(scores: Scores, microbatch: MicroBatch) -> tuple[torch.Tensor, dict]:
+        terms = (dft_terms if cfg.loss == "dft" else cross_entropy_terms)(scores.logprobs)
+        if cfg.loss == "ce_kl":
+            assert scores.distribution is not None and scores.reference is not None
+            terms = terms + cfg.kl_coef * kl_terms(scores.distribution, scores.reference)
+        return terms.sum() / actions, {}
+
+    beside = reference if cfg.loss == "ce_kl" else None
+    how = Forward(distribution=beside is not None)
+    metrics = engine.step(engine.microbatches(sequences), loss_fn, how, beside)
+    seconds = time.perf_counter() - begin
+    return {
+        **metrics,
+        "tokens": float(tokens),
+        "action_tokens": float(actions),
+        "seconds": seconds,
+        "tokens_per_second": float(tokens) / seconds,
+    }
