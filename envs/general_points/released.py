@@ -72,7 +72,7 @@ def _grade_value(
         if partial_reward and longest_prefix(formula, key, target) == formula:
             return "partial", PARTIAL, ["partial solution"], legal
     prefix = longest_prefix(formula, key, target)
-    if prefix == formula:
+    if prefix == formula and legal:
         return "wrong", 0.0, [], legal
     if not prefix:
         message = "your formula does not match any solution"

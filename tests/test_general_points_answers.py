@@ -1,0 +1,116 @@
+"""Answers in every shape that models give them, and what the released parser made of them."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.general_points.answers import read_brief, read_json, read_legacy
+
+CARDS = ["A", "5", "10", "K"]
+GOOD = [
+    '{"cards": ["A", "5", "10", "K"], "number": [1, 5, 10, 10], "formula": "10+10+5-1=24"}',
+    '{"cards": ["A", "5", "10", "K"], "number": [1, 5, 10, 10], "formula": "10+10+5-1=24",}',
+    "{'cards': ['A', '5', '10', 'K'], 'number': [1, 5, 10, 10,], 'formula': '10+10+5-1=24',}",
+    '{\n  "cards": [A, 5, 10, K],\n  "formula": "10+10+5-1=24",\n}',
+    '{"formula":"10+10+5-1=24","cards":["a","5","10","k"]}',
+    'I think {hard}. ```json\n{"cards": ["A", 5, 10, "K"], "formula": "10+10+5-1=24"}\n``` Ok',
+    '{"cards": ["2"], "formula": "1"} no: {"cards": [\'A\', \'5\', \'10\', \'K\'], '
+    '"thought": "10+10=20", "formula": "10+10+5-1=24"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_lenient_parser_reads(text):
+    assert read_json(text) == (CARDS, "10+10+5-1=24")
+
+
+@pytest.mark.parametrize("text", ["", "10+10+5-1", "{}", '{"formula": 24}', '{"formula": "1',
+                                  '"formula": "10+10+5-1=24"', "[" * 50])  # fmt: skip
+def test_lenient_parser_finds_no_formula(text):
+    assert read_json(text).formula is None
+
+
+def test_missing_cards_are_told_from_none():
+    assert read_json('{"formula": "1"}').cards is None
+    assert read_json('{"cards": [], "formula": "1"}').cards == []
+
+
+def test_brief_answers():
+    assert read_brief(" 10+10+5-1 \n", cards=False, thought=False) == (None, "10+10+5-1")
+    assert read_brief("A 5 10 K: 10+10+5-1", cards=True, thought=False) == (CARDS, "10+10+5-1")
+    assert read_brief("10+10+5-1", cards=True, thought=False) == (None, "10+10+5-1")
+    steps = "A 5 10 K: 10+10=20, 20+5=25, 25-1=24; 10+10+5-1"
+    assert read_brief(steps, cards=True, thought=True) == (CARDS, "10+10+5-1")
+    assert read_brief("1; 10+10+5-1", cards=False, thought=False).formula == "1; 10+10+5-1"
+
+
+def legacy(cards: str, tail: str = ",") -> list[str] | None:
+    return read_legacy(f'{{\n  "cards": {cards},\n  "formula": "10+10+5-1=24"{tail}\n}}', 4).cards
+
+
+def test_released_parser_reads_its_own_format():
+    text = "{\n  \"cards\": ['A', '5', '10', 'K'],\n  \"formula\": \"10+10+5-1=24\",\n}"
+    assert read_legacy(text, 4) == (CARDS, "10+10+5-1")
+    assert legacy("[A, 5, 10, K]") == CARDS
+
+
+def test_released_parser_loses_the_cards_of_strict_json():
+    assert legacy('["A", "5", "10", "K"]', tail="") == []
+    assert read_json('{"cards": ["A", "5", "10", "K"], "formula": "1"}').cards == CARDS
+
+
+def test_released_parser_loses_cards_that_are_all_numbers_without_quotes():
+    assert legacy("[3, 8, 8, 3]") == []
+    assert read_json('{"cards": [3, 8, 8, 3], "formula": "1",}').cards == ["3", "8", "8", "3"]
+
+
+def test_released_parser_keeps_double_quotes_in_names():
+    assert legacy('["A", "5", "10", "K"]') == ['"A"', '"5"', '"10"', '"K"']
+
+
+def test_released_parser_wants_one_space_and_double_quotes_before_the_formula():
+    for text in ('{"formula":"1+2",}', "{'formula': '1+2',}", "1+2", ""):
+        assert read_legacy(text, 4).formula == "None"
+    assert read_json('{"formula":"1+2",}').formula == "1+2"
+
+
+def test_released_parser_reads_a_formula_outside_any_object():
+    assert read_legacy('so "formula": "1+2=3"', 4).formula == "1+2"
+
+
+@settings(deadline=None)
+@given(st.text() | st.text(alphabet="{}[]\"':, formulacards123\\", max_size=200))
+def test_any_text_is_read(text):
+    for answer in (
+        read_json(text),
+        read_legacy(text, 4),
+        read_brief(text, cards=True, thought=True),
+    ):
+        assert answer.cards is None or all(isinstance(card, str) for card in answer.cards)
+        assert answer.formula is None or isinstance(answer.formula, str)
+
+
+@settings(deadline=None)
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(),
+                    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
+def test_any_json_value_as_a_field_is_read(value):
+    text = json.dumps({"cards": value, "formula": value})
+    read_json(text)
+    read_legacy(text, 4)
+
+
+HOSTILE = ["{" * 32_000, '"cards": [' * 3_200, '"formula": "' * 2_700, '{"formula" ' * 3_000,
+           "[" * 32_000, '{"a":' * 6_000, "1" * 32_000, ";" * 32_000,
+           '{"formula":' + " " * 32_000]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_take_no_time(text):
+    begun = time.process_time()
+    read_json(text), read_legacy(text, 4), read_brief(text, cards=True, thought=True)
+    assert time.process_time() - begun < 0.2
