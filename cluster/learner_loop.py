@@ -18,9 +18,12 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from learner.engine import Engine
-from learner.ppo import parity, ppo_update
-from learner.sft import sequence, sft_step
+from learner.batch import Sequence
+from learner.engine import Engine, Reference
+from learner.model import KINDS
+from learner.parity import parity
+from learner.ppo import ppo_steps, ppo_update
+from learner.sft import sft_step
 
 from cluster import evaluate as evaluation
 from cluster.cursor import Cursor
@@ -102,8 +105,8 @@ class LearnerLoop:
     def sft(self) -> None:
         """Start evaluation, then the warm-up on demonstrations."""
         cfg, first = self.cfg, self.cursor.step
-        engine = Engine(self.job.model, cfg, cfg.sft.optimizer, max(cfg.sft.steps, 1), False)
-        self._restore(engine)
+        engine = self._engine(self.job.model, cfg.sft.optimizer, max(cfg.sft.steps, 1), False)
+        beside = self._reference(self.job.model) if cfg.sft.loss == "ce_kl" else None
         self.publish(engine)
         if first == 0:
             if cfg.cluster.sync_check != "never":
@@ -111,7 +114,7 @@ class LearnerLoop:
             self.evaluate(engine, "start")
         if cfg.sft.steps:
             with self._phase("sft"):
-                self._sft_steps(engine, first)
+                self._sft_steps(engine, beside, first)
             self.publish(engine)
             with self._phase("export"):
                 engine.export(str(self.checkpoints / "sft"))
@@ -119,18 +122,19 @@ class LearnerLoop:
         engine.close()
         self._move(Cursor("ppo" if cfg.ppo.updates else "done"))
 
-    def _sft_steps(self, engine: Engine, first: int) -> None:
+    def _sft_steps(self, engine: Engine, reference: Reference | None, first: int) -> None:
         cfg, every = self.cfg, self.cfg.learner.checkpoint_every
         share = cfg.sft.batch_size // cfg.learner.ranks
         stream = batches(ray.train.get_dataset_shard("sft"), share, skip=first)
         begin, tokens = time.monotonic(), 0
         for step in range(first + 1, cfg.sft.steps + 1):
-            metrics = sft_step(engine, [sequence(i, m) for i, m in next(stream)], cfg)
+            batch = [Sequence(ids, mask) for ids, mask in next(stream)]
+            metrics = sft_step(engine, batch, cfg.sft, reference)
             tokens += int(metrics["tokens"])
             if step % cfg.sft.log_every == 0 or step == cfg.sft.steps:
                 rate = tokens / (time.monotonic() - begin)
-                self._write("sft", step=step, steps=cfg.sft.steps, **metrics,
-                            tokens_per_second=rate)  # fmt: skip
+                self._write("sft", step=step, steps=cfg.sft.steps, 
+                            **metrics | {"tokens_per_second": rate})  # fmt: skip
                 begin, tokens = time.monotonic(), 0
             if every and step % every == 0:
                 self._checkpoint(engine, Cursor("sft", step=step))
@@ -142,11 +146,9 @@ class LearnerLoop:
         cfg = self.cfg
         sft = self.checkpoints / "sft"
         start = str(sft) if sft.is_dir() else self.job.model
-        steps = cfg.ppo.updates * cfg.ppo.epochs * -(-cfg.ppo.episodes // cfg.ppo.minibatch)
-        engine = Engine(start, cfg, cfg.ppo.optimizer, steps, cfg.ppo.estimator == "gae")
-        self._restore(engine)
-        self.version = self.cursor.update
-        reference = Engine.reference(start, cfg) if cfg.ppo.kl_coef else None
+        value = cfg.ppo.estimator == "gae"
+        engine = self._engine(start, cfg.ppo.optimizer, ppo_steps(cfg.ppo), value)
+        reference = self._reference(start) if cfg.ppo.kl_coef else None
         self.publish(engine)
         with self._phase("ppo"):
             for update in range(self.cursor.update + 1, cfg.ppo.updates + 1):
@@ -164,7 +166,7 @@ class LearnerLoop:
         rollout_s = time.monotonic() - begin
 
         begin = time.monotonic()
-        metrics = ppo_update(engine, mine, cfg, update, reference)
+        metrics = ppo_update(engine, mine, cfg, update - 1, reference, version=self.version)
         self._check_parity(metrics, f"PPO update {update}")
         learn_s = time.monotonic() - begin
         self.version = update
@@ -226,8 +228,9 @@ class LearnerLoop:
         """Law 6: perturb each kind of weight, publish, and compare log-probabilities."""
         with self._phase("proof"):
             checks = {}
-            for kind in engine.kinds():
-                engine.perturb(kind, self.cfg.seed)
+            for kind in KINDS:
+                if not engine.perturb(kind, self.cfg.seed):
+                    continue  # a tied head, say
                 self.publish(engine)
                 self._collect(proof_requests(self.cfg, kind))
                 checks[kind] = parity(engine, self._take(), self.cfg, self.version)
@@ -267,9 +270,16 @@ class LearnerLoop:
                     self._check_parity(check, f"evaluation {stage}")
                 self._write("eval", update=update, **record, **check)
 
-    def _restore(self, engine: Engine) -> None:
+    def _engine(self, folder: str, optimizer: Any, steps: int, value: bool) -> Engine:
+        """The phase's engine, at the cursor."""
+        forbidden = self.renderer.forbidden
+        engine = Engine(folder, self.cfg, optimizer, steps, value, forbidden=forbidden)
         if self.cursor.state:
             engine.load(str(self.checkpoints / "state" / self.cursor.state))
+        return engine
+
+    def _reference(self, folder: str) -> Reference:
+        return Reference(folder, self.cfg, self.renderer.forbidden)
 
     def _checkpoint(self, engine: Engine, cursor: Cursor) -> None:
         """Save the engine's state, then move the cursor to it: a crash between loses nothing."""

@@ -6,6 +6,7 @@ demonstration, in the file's order. How messages become tokens is the renderer's
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -63,18 +64,17 @@ def batches(shard: Any, size: int, skip: int) -> Iterator[list[Pair]]:
     Raises:
         ValueError: the shard holds fewer than `size` demonstrations.
     """
-    while True:
-        count = 0
-        for batch in shard.iter_batches(
-            batch_size=size, batch_format="pyarrow", drop_last=True, prefetch_batches=4
-        ):
-            count += 1
-            if skip > 0:
-                skip -= 1
-                continue
-            yield _pairs(batch)
-        if count == 0:
-            raise ValueError(f"a learner rank's share holds fewer than {size} demonstrations")
+    kept: list[list[Pair]] = []  # token ids are small; a second pass of the pipeline is not
+    for batch in shard.iter_batches(
+        batch_size=size, batch_format="pyarrow", drop_last=True, prefetch_batches=4
+    ):
+        kept.append(_pairs(batch))
+        if len(kept) > skip:
+            yield kept[-1]
+    if not kept:
+        raise ValueError(f"a learner rank's share holds fewer than {size} demonstrations")
+    for number in itertools.count(max(skip, len(kept))):
+        yield kept[number % len(kept)]
 
 
 def _pairs(table: pa.Table) -> list[Pair]:

@@ -1,10 +1,72 @@
-"""Shared by all tests: one engine a session, and no deadlines that a noisy machine would miss."""
+"""Shared by all tests: one tiny model and one engine a session; no deadlines that noise breaks."""
 
+import asyncio
 import os
+import threading
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 settings.register_profile("cardinal", deadline=None)
 settings.load_profile("cardinal")
+
+BRIEF = {"prompt_style": "brief", "verify_iter": 3}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Folder of a tiny Llama with a tokenizer of GeneralPoints' text."""
+    from configs.load import build
+    from configs.schema import RunConfig
+    from envs.registry import make
+    from learner.init_model import init_model
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    cfg = build(RunConfig, {"model": {"init": {"layers": 2, "hidden": 128, "heads": 4, "mlp": 256}}}, "")
+    init_model(folder, cfg, make("cardinal/GeneralPoints-v0", BRIEF).corpus())
+    return str(folder)
+
+
+class Loop:
+    """An event loop in a thread, so that one engine serves many tests."""
+
+    def __init__(self):
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+
+    def run(self, coroutine, timeout=120):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
+
+    def close(self):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_model):
+    """(loop, engine): a real vLLM engine on the tiny model, started once."""
+    from rollout.engine import Engine, EngineSettings
+    from rollout.renderer import Renderer
+
+    renderer = Renderer.load(tiny_model)
+    loop = Loop()
+    started = loop.run(
+        Engine.start(
+            EngineSettings(
+                tiny_model,
+                max_sequences=32,
+                context_tokens=128,
+                forbidden=renderer.forbidden,
+                stop_ids=renderer.stop_ids,
+                kv_cache_gib=0.25,
+                extension="tests.breakable_channel.Breakable",
+            )
+        ),
+        timeout=300,
+    )
+    yield loop, started
+    loop.run(started.shutdown())
+    loop.close()

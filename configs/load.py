@@ -1,0 +1,223 @@
+"""YAML and `key=value` overrides in, a frozen RunConfig out, or one sentence that says why not.
+
+Precedence: schema defaults, preset, file, overrides. Settings of environments are free here;
+`envs.registry.check_settings` builds them with the same `build`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from configs.presets import PRESET_KEYS
+from configs.schema import RunConfig
+
+T = TypeVar("T")
+FOLDER = Path(__file__).parent
+
+
+class ConfigError(ValueError):
+    """What was asked for cannot be; one sentence with the key, the value and the rule."""
+
+
+def build(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """An instance of a dataclass made of `configs.schema.leaf`.
+
+    Args:
+        cls: the dataclass.
+        values: nested plain values by key.
+        where: dotted prefix for errors; "" at the root.
+
+    Raises:
+        ConfigError: unknown key (with the nearest valid name), wrong type, or a value that the
+            leaf's choices or range exclude.
+    """
+    _refuse_unknown(cls, values, where)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(values))
+        built = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = _join(where, getattr(error, "full_key", None) or "")
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{key}: {first}") from error
+    _refuse_values(built, where)
+    return typing.cast(T, built)
+
+
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """Read a run's configuration.
+
+    Args:
+        path: a YAML file, or the name of one in configs/ (with or without .yaml).
+        overrides: `dotted.key=value`, the value in YAML.
+
+    Raises:
+        ConfigError: as `build`, or the file is not there, not YAML, or contradicts itself.
+    """
+    file = _find(path)
+    values = _read(file)
+    given = _merge(values, _overrides(overrides))
+    given.setdefault("name", file.stem)
+    preset = given.get("preset", RunConfig.preset)
+    cfg = build(RunConfig, _merge(_nest(PRESET_KEYS.get(preset, {})), given), "")
+    found = contradictions(cfg)
+    if found:
+        raise ConfigError(found[0])
+    return cfg
+
+
+def dump(cfg: RunConfig) -> str:
+    """The resolved configuration as YAML; `load` reads it back to an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.structured(cfg))
+
+
+def contradictions(cfg: RunConfig) -> list[str]:
+    """Every pair of keys that cannot both hold, a sentence each."""
+    ppo, sft, rollout, model = cfg.ppo, cfg.sft, cfg.rollout, cfg.model
+    checks = {
+        f"model.init.heads={model.init.heads} does not divide model.init.hidden="
+        f"{model.init.hidden}": model.path is None and model.init.hidden % model.init.heads != 0,
+        f"model.init.hidden={model.init.hidden} over model.init.heads={model.init.heads} must "
+        "make heads of a multiple of 32, the sizes that the engine's CPU attention has": (
+            model.path is None and model.init.hidden % (32 * model.init.heads) != 0
+        ),
+        f"ppo.minibatch={ppo.minibatch} is more than ppo.episodes={ppo.episodes}": ppo.minibatch
+        > ppo.episodes,
+        f"ppo.episodes={ppo.episodes} is no multiple of ppo.group_size={ppo.group_size}": (
+            ppo.episodes % ppo.group_size != 0
+        ),
+        f"ppo.estimator={ppo.estimator} compares plays of one seed: ppo.group_size must be at "
+        "least 2": ppo.estimator in ("grpo", "rloo") and ppo.group_size < 2,
+        f"ppo.value_level={ppo.value_level} has no use for ppo.estimator={ppo.estimator}, "
+        "which has no critic": ppo.estimator != "gae" and ppo.value_level != "turn",
+        "ppo.advantage_level=token needs ppo.value_level=token": ppo.estimator == "gae"
+        and ppo.advantage_level == "token"
+        and ppo.value_level == "turn",
+        f"rollout.answer_tokens={rollout.answer_tokens} leaves no room for a prompt in "
+        f"rollout.context_tokens={rollout.context_tokens}": rollout.answer_tokens
+        >= rollout.context_tokens,
+        f"sft.batch_size={sft.batch_size} is no multiple of learner.ranks={cfg.learner.ranks}": (
+            sft.steps > 0 and sft.batch_size % cfg.learner.ranks != 0
+        ),
+        f"sft.batch_size={sft.batch_size} is more than the sft.demonstrations="
+        f"{sft.demonstrations} to be written": sft.steps > 0
+        and sft.data is None
+        and sft.demonstrations < sft.batch_size,
+        "rollout.temperature=0 samples nothing to learn from with ppo.updates above 0": (
+            ppo.updates > 0 and rollout.temperature == 0
+        ),
+        "sft.steps=0 and ppo.updates=0 leave nothing to train": sft.steps == 0
+        and ppo.updates == 0,
+        "eval.variants is empty; at least one variant says what is measured": not cfg.eval.variants,
+    }  # fmt: skip
+    return [sentence for sentence, holds in checks.items() if holds]
+
+
+def _find(path: str | Path) -> Path:
+    file = Path(path)
+    for candidate in (file, FOLDER / file.name, FOLDER / f"{file.name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    names = sorted(p.stem for p in FOLDER.glob("*.yaml"))
+    near = difflib.get_close_matches(file.stem, names, 1, 0.0)
+    hint = f"; the nearest name in configs/ is {near[0]}" if near else ""
+    raise ConfigError(f"{path}: there is no such configuration file{hint}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values or {}, dict):
+        raise ConfigError(f"{file}: holds a {type(values).__name__}; it must hold keys and values")
+    return values or {}
+
+
+def _overrides(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {pair!r} must have the form key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {key}: the value {text!r} is not YAML") from error
+        values = _merge(values, _nest({key: value}))
+    return values
+
+
+def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        at = nested
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = value
+    return nested
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(typing.cast(dict, old), value) if both else value
+    return merged
+
+
+def _refuse_unknown(cls: type, values: dict[str, Any], where: str) -> None:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key, value in values.items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, 1, 0.5)
+            hint = f"the nearest is {near[0]}" if near else f"there are {', '.join(fields)}"
+            raise ConfigError(f"{_join(where, key)}: there is no such key; {hint}")
+        kind = hints[key]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{_join(where, key)}={value!r}: must hold keys and values")
+            _refuse_unknown(typing.cast(type, kind), value, _join(where, key))
+        elif isinstance(value, float) and _wants_int(kind):
+            raise ConfigError(f"{_join(where, key)}={value!r}: must be a whole number")
+
+
+def _wants_int(kind: Any) -> bool:
+    return kind is int or (isinstance(kind, types.UnionType) and float not in kind.__args__
+                           and int in kind.__args__)  # fmt: skip
+
+
+def _refuse_values(built: Any, where: str) -> None:
+    for field in dataclasses.fields(built):
+        key, value = _join(where, field.name), getattr(built, field.name)
+        if dataclasses.is_dataclass(value):
+            _refuse_values(value, key)
+            continue
+        rule = field.metadata
+        if rule.get("choices") and value not in rule["choices"]:
+            allowed = ", ".join("null" if c is None else str(c) for c in rule["choices"])
+            near = difflib.get_close_matches(str(value), map(str, rule["choices"]), 1, 0.5)
+            hint = f"; the nearest is {near[0]}" if near else ""
+            raise ConfigError(f"{key}={value}: must be one of {allowed}{hint}")
+        for name, sign, broken in (
+            ("low", "at least", lambda limit, v=value: v < limit),
+            ("high", "at most", lambda limit, v=value: v > limit),
+        ):
+            limit = rule.get(name)
+            if limit is not None and value is not None and broken(limit):
+                raise ConfigError(f"{key}={value}: must be {sign} {limit:g}")
+
+
+def _join(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where and key else f"{where}{key}"

@@ -1,0 +1,118 @@
+"""Demonstrations: right, reproducible, fast, in every kind; the vocabulary covers all of them."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from envs.general_points import expert
+from envs.general_points.env import GeneralPoints
+from envs.general_points.formula import parse
+from envs.general_points.rules import MIXED
+from envs.general_points.verifier import Hand
+
+
+def demonstrate(n: int = 50, seed: int = 0, **keywords):
+    return list(GeneralPoints(**({"prompt_style": "brief"} | keywords)).demonstrations(n, seed))
+
+
+def grade_all(demonstrations, **keywords) -> None:
+    """The last answer of each demonstration solves the hand of its seed at the first try."""
+    env = GeneralPoints(**({"prompt_style": "brief"} | keywords))
+    for demonstration in demonstrations:
+        observation, _ = env.reset(seed=demonstration.seed)
+        assert demonstration.messages[0]["content"] == observation["message"]
+        assert env.step(demonstration.messages[-1]["content"])[1:3] == (5.0, True)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [{}, {"prompt_style": "full"}, {"formulas": "any"}, {"cot": True}, {"face_rule": "ranks"},
+     {"cot": True, "prompt_style": "full"}, {"modality": "vision", "image_size": 64},
+     {"trajectories": "suboptimal"}, {"preset": "paper_code", "prompt_style": "full"},
+     {"trajectories": "suboptimal", "cot": True}, {"num_cards": 5}],
+)  # fmt: skip
+def test_demonstrations_solve_their_hands_and_repeat(keywords):
+    demonstrations = demonstrate(**keywords)
+    grade_all(demonstrations, **keywords)
+    again = demonstrate(**keywords)
+    assert [d.messages for d in again] == [d.messages for d in demonstrations]
+    assert [d.messages for d in demonstrate(seed=1, **keywords)] != [d.messages for d in again]
+
+
+def test_pictures_go_with_vision_demonstrations():
+    for demonstration in demonstrate(3, modality="vision", image_size=64):
+        assert [image.shape for image in demonstration.images] == [(64, 64, 3)]
+    assert demonstrate(1)[0].images == ()
+
+
+def test_suboptimal_demonstrations_fail_first_and_show_the_verifiers_words():
+    env = GeneralPoints(prompt_style="brief", trajectories="suboptimal", verify_iter=4)
+    lengths, words = set(), set()
+    for demonstration in env.demonstrations(100, 0):
+        env.reset(seed=demonstration.seed)
+        messages = demonstration.messages
+        for answer, feedback in zip(messages[1:-1:2], messages[2::2], strict=True):
+            observation, reward, *_ = env.step(answer["content"])
+            assert reward < 0
+            assert feedback["content"] == observation["message"]
+        assert env.step(messages[-1]["content"])[1] == 5.0
+        lengths.add(len(messages))
+        words |= {m["content"] for m in messages[2::2]}
+        assert all(m["train"] == (m["role"] == "assistant") for m in messages)
+    assert lengths == {4, 6, 8}
+    assert {"wrong", "foreign", "illegal"} <= words
+
+
+def test_diverse_prompts_state_every_rule_but_the_unseen_one():
+    shown = [d.messages[0]["content"] for d in demonstrate(200, prompt_diversity=True)]
+    rules = {text.partition("J=")[2] for text in shown}
+    assert len(rules) == len(MIXED) and not any("11" in rule for rule in rules)
+    full = demonstrate(60, prompt_diversity=True, prompt_style="full")
+    assert len({d.messages[0]["content"].splitlines()[1] for d in full}) >= 3
+
+
+def test_thoughts_are_the_steps():
+    assert expert.thought("(10-8)*3*4") == "10-8=2, 2*3=6, 6*4=24"
+    assert expert.thought("8/(3-8/3)") == "8/3=(8/3), 3-(8/3)=(1/3), 8/(1/3)=24"
+    assert expert.thought("5/(3-3)") == "3-3=0"
+    assert expert.thought("(1") == ""
+
+
+def test_formulas_are_one_or_many_for_a_hand():
+    hand = Hand(("A", "5", "10", "K"), (1, 5, 10, 10), (1, 5, 10, 10), 24)
+    assert expert.formula(hand) == "5+10+10-1"
+    many = Hand(("2", "4", "6", "8"), (2, 4, 6, 8), (2, 4, 6, 8), 24)
+    drawn = {expert.formula(many, choice) for choice in np.linspace(0, 0.999, 50)}
+    assert len(drawn) > 10
+    assert all(sorted(parse(formula).numbers) == [2, 4, 6, 8] for formula in drawn)
+
+
+@pytest.mark.parametrize("style", ["brief", "full"])
+def test_the_corpus_holds_every_symbol_of_any_variant(style):
+    symbols = set("".join(GeneralPoints(prompt_style=style, cot=True).corpus()))
+    variants = [
+        {"face_rule": "mixed"}, {"face_rule": "ranks"}, {"feedback": "none"}, {"target": 30},
+        {"feedback": "binary"}, {"feedback": "prefix_hint"}, {"preset": "paper_code"},
+        {"modality": "vision", "image_size": 64}, {"trajectories": "suboptimal"},
+    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    for keywords in variants:
+        env = GeneralPoints(prompt_style=style, **keywords)
+        texts = [m["content"] for d in env.demonstrations(30, 0) for m in d.messages]
+        for seed in range(30):
+            env.reset(seed=seed)
+            texts.append(
+                env.step(expert.answer(env, expert.wrong_formula(env.hand, rng)))[0]["message"]
+            )
+            texts += [env.step("x")[0]["message"], env.expert()]
+        assert set("".join(texts)) <= symbols, keywords
+
+
+def test_ten_thousand_demonstrations_take_two_seconds():
+    begun = time.process_time()
+    demonstrations = demonstrate(10_000, hands="train")
+    assert time.process_time() - begun < 2
+    assert len(demonstrations) == 10_000
