@@ -5,11 +5,14 @@ In: a Gymnasium id (`module:id` imports a plugin first) and settings. Out: an en
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import fields
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from configs.load import build
 from envs.base import TextEnv
 
 BUILT_IN = {
@@ -26,13 +29,16 @@ def register() -> None:
 
 
 def spec(env_id: str) -> EnvSpec:
-    """The registered spec.
+    """The registered spec; `module:id` imports the module first.
 
     Raises:
-        ValueError: no such environment, or no such module in `module:id`.
+        ValueError: the module cannot be imported, or registers no such environment.
     """
+    module, _, name = env_id.rpartition(":")
     try:
-        return gymnasium.spec(env_id)
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"env.id is {env_id!r}: {error}") from error
 
@@ -50,20 +56,32 @@ def env_class(env_id: str) -> type[TextEnv] | None:
 
 
 def check_settings(env_id: str, settings: dict[str, Any], where: str = "env.settings") -> None:
-    """Refuse keywords that the environment does not know or allow.
+    """Refuse keywords that the environment does not know or allow, or that contradict each other.
+
+    An environment that is no TextEnv gets its keywords unchecked.
 
     Raises:
         ValueError: names the key, its value and the rule; unknown keys get the nearest name.
     """
-    from configs.load import build
-
     cls = env_class(env_id)
     if cls is not None:
         build(cls.Settings, settings, where)
 
 
+def with_preset(env_id: str, settings: dict[str, Any], preset: str) -> dict[str, Any]:
+    """The settings with the run's preset, where the environment has that keyword."""
+    cls = env_class(env_id)
+    known = cls is not None and "preset" in {field.name for field in fields(cls.Settings)}
+    return {"preset": preset, **settings} if known else dict(settings)
+
+
 def make(env_id: str, settings: dict[str, Any]) -> TextEnv:
-    """A new environment, without Gymnasium's wrappers where it is a TextEnv."""
+    """A new environment, without Gymnasium's wrappers where it is a TextEnv.
+
+    Raises:
+        ValueError: no such environment, or settings that it refuses.
+    """
+    spec(env_id)
     env = gymnasium.make(env_id, disable_env_checker=True, **settings)
     unwrapped = env.unwrapped
     return unwrapped if isinstance(unwrapped, TextEnv) else env  # type: ignore[return-value]

@@ -133,20 +133,26 @@ def reference(formula: str) -> Fraction | None:
     return value(ast.parse(formula, mode="eval").body)
 
 
+ENVIRONMENTS = [
+    GeneralPoints(preset=preset, prompt_style=style)
+    for preset in ("fixed", "paper_text", "paper_code")
+    for style in ("brief", "full")
+]
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.text(alphabet="10+5-*/()=24 ", max_size=30) | st.text(max_size=80))
 def test_any_text_gets_a_verdict_and_nothing_wins_by_chance(text):
-    for preset in ("fixed", "paper_text", "paper_code"):
-        for style in ("brief", "full"):
-            env = GeneralPoints(preset=preset, prompt_style=style)
-            env.reset(seed=0)
-            answer = text if style == "brief" else f'{{"cards": [], "formula": "{text}",}}'
-            _, reward, terminated, _, info = env.step(answer)
-            assert info["verdict"] in VERDICTS
-            assert (reward == 5) == terminated == (info["verdict"] == "solved")
-            if terminated:
-                formula = text if style == "brief" else read_json(answer).formula
-                assert reference(formula.split("=")[0].strip()) == 24
+    for env in ENVIRONMENTS:
+        brief = env.settings.prompt_style == "brief"
+        env.reset(seed=0)
+        answer = text if brief else f'{{"cards": [], "formula": "{text}",}}'
+        _, reward, terminated, _, info = env.step(answer)
+        assert info["verdict"] in VERDICTS
+        assert (reward == 5) == terminated == (info["verdict"] == "solved")
+        if terminated:
+            formula = text if brief else read_json(answer).formula
+            assert reference(formula.split("=")[0].strip()) == 24
 
 
 def test_a_grade_takes_under_fifty_microseconds():

@@ -63,7 +63,7 @@ def card(rank: int, suit: int, width: int, height: int, margin: int) -> NDArray[
 
     Drawn at several times its size and reduced, so that all edges are smooth.
     """
-    scale = max(2, math.ceil(640 / width))
+    scale = max(2, math.ceil((320 if width < COMPACT else 640) / width))
     w, h, m = width * scale, height * scale, margin * scale
     face = _compact_face(rank, suit, w, h) if width < COMPACT else _full_face(rank, suit, w, h)
     image = Image.new("RGB", (w + 2 * m, h + 2 * m), TABLE)

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.load import build
 from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
 from envs.general_points import expert, prompts, rules, solver
 from envs.general_points.answers import Answer, read_brief, read_json, read_legacy
 from envs.general_points.cards import picture
 from envs.general_points.formula import MAX_LENGTH
 from envs.general_points.released import grade_released, longest_prefix
-from envs.general_points.settings import Settings, contradiction, resolve
+from envs.general_points.settings import Settings, resolve
 from envs.general_points.verifier import EXHAUSTED, Hand, Verdict, grade, recognised
 
 MAX_DRAWS = 100_000
@@ -37,9 +38,7 @@ class GeneralPoints(TextEnv):
     Settings = Settings
 
     def __init__(self, **keywords: Any) -> None:
-        settings = self.settings = Settings(**keywords)
-        if sentence := contradiction(settings):
-            raise ValueError(f"GeneralPoints: {sentence}")
+        settings = self.settings = build(Settings, keywords, "GeneralPoints")
         self.resolved = resolve(settings)
         self.vision = settings.modality == "vision"
         size = settings.image_size

@@ -71,6 +71,10 @@ class Settings:
         choices=("simplest", "any"),
     )  # fmt: skip
 
+    def __post_init__(self) -> None:
+        if sentence := contradiction(self):
+            raise ValueError(f"GeneralPoints: {sentence}")
+
 
 @dataclass(frozen=True)
 class Resolved:
