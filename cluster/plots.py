@@ -24,7 +24,7 @@ COLORS = {"start": "#8A8A8A", "sft": "#0072B2", "ppo": "#D55E00"}
 PHASES = {"sft": "#BFDDF0", "ppo": "#F6D3BC", "eval": "#DDDDDD", "other": "#F0F0F0"}
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 INK, FAINT = "#222222", "#777777"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT,
     "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,

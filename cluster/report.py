@@ -39,7 +39,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .
 th, td { text-align: right; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
 th { font-weight: 600; } thead th { color: var(--faint); border-bottom: 1.5px solid var(--faint); }
-th:first-child, td:first-child { text-align: left; } td.text { text-align: left; white-space: normal; }
+th:first-child, td:first-child { text-align: left; }
 .scroll { overflow-x: auto; } .columns { display: flex; flex-wrap: wrap; gap: 0 3.5rem; }
 .start { color: var(--start); } .sft { color: var(--sft); } .ppo { color: var(--ppo); }
 details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0; }
@@ -120,9 +120,7 @@ def _section(title: str, body: str) -> str:
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Cells are HTML already."""
     top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows
-    )
+    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return (
         f'<div class="scroll"><table><thead><tr>{top}</tr></thead>'
         f"<tbody>\n{body}\n</tbody></table></div>"
@@ -134,7 +132,8 @@ def _percent(value: float | None) -> str:
 
 
 def _interval(record: Record) -> str:
-    return f"[{_percent(record['interval'][0])}, {_percent(record['interval'][1])}]"
+    low, high = (_percent(bound) for bound in record["interval"])
+    return f'<span class="faint">[{low}, {high}]</span>'
 
 
 def _variants(stages: dict[str, dict[str, Record]]) -> list[str]:
@@ -166,7 +165,7 @@ def _successes(stages: dict[str, dict[str, Record]]) -> str:
     head = ["variant", "n"]
     for stage, found in stages.items():
         name = plots.stage_name(stage, found)
-        head += [f'<span class="{stage}">{name}, %</span>', "95 % interval", "first try, %"]
+        head += [f'<span class="{stage}">{name}, %</span>', "first try, %"]
     rows = []
     for variant in _variants(stages):
         known = [found[variant] for found in stages.values() if variant in found]
@@ -174,12 +173,12 @@ def _successes(stages: dict[str, dict[str, Record]]) -> str:
         for found in stages.values():
             r = found.get(variant)
             row += (
-                [f"<b>{_percent(r['success'])}</b>", _interval(r), _percent(r.get("first_try"))]
+                [f"<b>{_percent(r['success'])}</b> {_interval(r)}", _percent(r.get("first_try"))]
                 if r
-                else ["–"] * 3
+                else ["–", "–"]
             )
         rows.append(row)
-    note = "Success within the answer budget, and at the first answer. Intervals are Wilson's."
+    note = "Success within the answer budget [Wilson's 95 % interval], and at the first answer."
     return f'{_table(head, rows)}\n<p class="faint">{note}</p>'
 
 
@@ -200,7 +199,7 @@ def _measures(stages: dict[str, dict[str, Record]]) -> str:
             rows.append([
                 escape(variant), f'<span class="{stage}">{plots.stage_name(stage, {"": r})}</span>',
                 *("–" if mean is None else f"{mean:.3f}" for mean in means),
-                f"{r['reward']:+.2f}" if r.get("reward") is not None else "–", ends or "–",
+                _reward(r.get("reward")), ends or "–",
             ])  # fmt: skip
     head = ["variant", "stage", *(escape(name) for name in shown), "reward", "ends"]
     return _table(head, rows) if rows else ""
@@ -238,15 +237,15 @@ def _proofs(summary: dict[str, Any], records: list[Record]) -> str:
             row = [f"{escape(kind)} perturbed", *(small(check.get(key)) for key in PARITY)]
             rows.append([*row, f"{tokens:,.0f}" if tokens else ""])
     head = ["log-probabilities", "mean |difference|", "KL", "tokens"]
-    note = f"{parity['syncs']} publishes of weights."
+    note = f"Publishes of weights: {parity['syncs']}."
     return f'{_table(head, rows)}\n<p class="faint">{note}</p>'
 
 
 def _incidents(summary: dict[str, Any]) -> str:
     rows = [
-        [f"{r['elapsed_s']:,.0f}", r["kind"], escape(str(r.get("who"))), escape(str(r.get("cause")))]
+        [f"{r['elapsed_s']:,.0f}", *(escape(str(r.get(k, ""))) for k in ("kind", "who", "cause"))]
         for r in summary["incidents"]
-    ]  # fmt: skip
+    ]
     return _table(["s", "what", "who", "cause"], rows) if rows else ""
 
 
@@ -257,7 +256,7 @@ def _conversations(samples: list[Record]) -> str:
     for stage in newest:  # the evaluation at a phase's end carries update 0
         if any(e["stage"] == stage and not e.get("update") for e in samples):
             newest[stage] = 0
-    parts = []
+    parts: list[str] = []
     for stage in ("ppo", "sft", "start"):
         for sample in samples:
             if sample["stage"] == stage and (sample.get("update") or 0) == newest[stage]:
@@ -295,7 +294,7 @@ def _message(message: Record) -> str:
 
 
 def _reward(value: float | None) -> str:
-    return "–" if value is None else f"{value:+g}".replace("-", "−")
+    return "–" if value is None else f"{round(value, 2):+g}".replace("-", "−")
 
 
 def _configuration(file: Path) -> str:
