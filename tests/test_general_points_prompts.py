@@ -11,11 +11,12 @@ def prompt(style="full", rule="ten", target=24, vision=False, cot=False, wording
     return prompts.prompt(style, NAMES, rule, target, vision, cot, wording)
 
 
-def test_a_brief_prompt_is_the_cards_and_what_differs_from_training():
-    assert prompt("brief") == "A 5 10 K"
-    assert prompt("brief", rule="ranks") == "A 5 10 K J=11 Q=12 K=13"
-    assert prompt("brief", rule="seven", target=30) == "A 5 10 K J=7 Q=7 K=7 =30"
-    assert prompt("brief", vision=True) == "cards"
+def test_a_brief_prompt_is_the_cards_and_what_face_cards_count():
+    assert prompt("brief") == "A 5 10 K=10"
+    assert prompt("brief", rule="ranks") == "A 5 10 K=13"
+    assert prompt("brief", rule="seven", target=30) == "A 5 10 K=7 =30"
+    assert prompt("brief", vision=True) == "J=10 Q=10 K=10"
+    assert prompt("brief", vision=True, rule="ranks") == "J=11 Q=12 K=13"
 
 
 def test_a_full_prompt_states_cards_rule_target_and_format():

@@ -50,11 +50,10 @@ def rule_sentence(rule: str) -> str:
     return f"'J', 'Q' and 'K' count as {jack}, {queen} and {king}"
 
 
-def rule_mark(rule: str) -> str:
-    """What the brief prompt says of J, Q and K: nothing under `ten`, the rule of training."""
-    if rule == "ten":
-        return ""
-    return "".join(f" {n}={v}" for n, v in zip("JQK", FACE_VALUES[rule], strict=True))
+def brief_cards(names: tuple[str, ...], rule: str) -> str:
+    """Cards and the rule in one line: each of J, Q, K with what it counts, `A 5 10 K=10`."""
+    values = dict(zip("JQK", FACE_VALUES[rule], strict=True))
+    return " ".join(f"{name}={values[name]}" if name in values else name for name in names)
 
 
 def prompt(
@@ -66,13 +65,14 @@ def prompt(
     cot: bool,
     wording: int,
 ) -> str:
-    """The first message of an episode. Brief: `A 5 10 K`, in vision nothing of the cards.
+    """The first message of an episode; rule is the one to state.
 
-    A rule other than `ten` adds ` J=11 Q=12 K=13`, a target other than 24 adds ` =30`.
+    Brief: `A 5 10 K=10`, in vision the rule alone, `J=10 Q=10 K=10`; a target other than 24 adds
+    ` =30`. The rule is stated in the same way whatever it is.
     """
     if style == "brief":
-        shown = "cards" if vision else " ".join(names)
-        return shown + rule_mark(rule) + (f" ={target}" if target != 24 else "")
+        shown = brief_cards(tuple("JQK") if vision else names, rule)
+        return shown + (f" ={target}" if target != 24 else "")
     letters = "abcdefghijklmnopqrstuvwxyz"
     n, where = len(names), " in the image" if vision else ""
     return _FULL.format(
