@@ -92,13 +92,13 @@ class City:
             row = []
             for i in range(1, count):
                 along = street.length * i / count
-                place = self.projection.place(*self._on_street(number, along, 0.0))
+                place = self.projection.place(*self.on_street(number, along, 0.0))
                 self.rotations[place] = float(rng.integers(0, 360))
                 row.append(Stop(number, along, place))
             stops.append(row)
         return stops
 
-    def _on_street(self, number: int, along: float, left: float) -> Point:
+    def on_street(self, number: int, along: float, left: float) -> Point:
         """Local metres of a point on a street, `left` metres to the left of a -> b."""
         street = self.plan.streets[number]
         x, y = self.plan.nodes[street.a]
@@ -120,7 +120,7 @@ class City:
             away = float(rng.uniform(14.5, 17.5))
             left = (street.half_width - 2.6) * (1 if rng.random() < 0.5 else -1)
             along = away if node == street.a else street.length - away
-            centre = self._on_street(number, along, left)
+            centre = self.on_street(number, along, left)
             landmark = Landmark(self._names.pop(), self.projection.place(*centre))
             x, y = self.plan.nodes[node]
             reach = math.hypot(x - centre[0], y - centre[1])
@@ -139,7 +139,7 @@ class City:
                 continue
             stop = middle[int(rng.integers(len(middle)))]
             side = 1 if rng.random() < 0.5 else -1
-            centre = self._on_street(number, stop.along, (street.half_width - 0.4) * side)
+            centre = self.on_street(number, stop.along, (street.half_width - 0.4) * side)
             landmark = Landmark(self._names.pop(), self.projection.place(*centre))
             east, north = self.plan.direction(number, street.a)
             self.signs.append(Sign(landmark, centre, (north * side, -east * side), 9.0))

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
 from envs.virl import expert, prompts
 from envs.virl.answers import read_brief, read_full, read_legacy
 from envs.virl.directions import directions, observation
+from envs.virl.panorama import GAP, four_views
 from envs.virl.rail import Point, lay_rail, relative_words
 from envs.virl.route import Route
 from envs.virl.settings import Settings, check, resolve
@@ -40,9 +44,12 @@ class VIRL(TextEnv):
         self.rules = resolve(self.settings)
         self.vision = self.settings.modality == "vision"
         self.world = open_world(self.settings)
-        self.make_spaces(None)
+        size = self.settings.image_size
+        side = 2 * size + GAP
+        self.make_spaces((side, side, 3) if self.vision else None)
         self.route: Route | None = None
         self.rail: list[Point] = []
+        self._picture: NDArray[np.uint8]
 
     # --- Gymnasium ------------------------------------------------------------------------
 
@@ -60,7 +67,7 @@ class VIRL(TextEnv):
         self.turns = relative_words(self.route, heading, self.rules)
         self.sentences = directions(self.route, self.turns)
         self._route_text = prompts.route_text(self.route, self.turns, self.settings.prompt_style)
-        self.position = 0
+        self.position, self._picture_at = 0, -1
         self.history: list[tuple[str, str]] = []
         self._begin_counts()
         return self._fresh(), {"route": self.route.name, "position": 0}
@@ -122,6 +129,16 @@ class VIRL(TextEnv):
         return self._with_image({"message": text, "restart": 0})
 
     def _with_image(self, shown: Observation) -> Observation:
+        """Add the picture of the current point, drawn once a point."""
+        if not self.vision:
+            return shown
+        assert self.route is not None
+        if self._picture_at != self.position and self.position < len(self.rail):
+            size, point = self.settings.image_size, self.point
+            panorama = self.world.panorama(self.route, point.place, size)
+            self._picture = four_views(panorama, point.heading, size, self.rules.view_layout)
+            self._picture_at = self.position
+        shown["image"] = self._picture
         return shown
 
     # --- grading and walking --------------------------------------------------------------
@@ -202,9 +219,3 @@ class VIRL(TextEnv):
     def corpus(self) -> Iterator[str]:
         """Yield texts with every word of any variant of this environment."""
         return expert.corpus(self)
-
-
-def image_shape(image_size: int) -> tuple[int, int, int]:
-    """Height, width, 3 of an observation's picture: four views and a gap."""
-    side = 2 * image_size + 5
-    return (side, side, 3)
