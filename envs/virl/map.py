@@ -1,0 +1,140 @@
+"""Draws a map of an episode: streets, the rail with its actions, landmarks with their names.
+
+In: a world, a route and its rail. Out: an RGB Pillow image, north up. For people to look at;
+no episode uses it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from PIL import Image, ImageDraw
+
+from envs.virl.brush import font
+from envs.virl.geometry import Place, Projection
+from envs.virl.rail import Point
+from envs.virl.route import Route
+from envs.virl.style import Colour
+from envs.virl.world import ProceduralWorld, World
+
+LAND: Colour = (236, 232, 222)
+BLOCK: Colour = (222, 216, 204)
+STREET: Colour = (255, 255, 255)
+RAIL: Colour = (38, 110, 196)
+TURN: Colour = (232, 138, 32)
+STOP: Colour = (200, 36, 44)
+START: Colour = (44, 150, 76)
+PIN: Colour = (126, 52, 140)
+INK: Colour = (48, 48, 52)
+MARGIN_M = 45.0
+
+
+class _Sheet:
+    """A square drawing in local metres around the route, twice as large as it will be."""
+
+    def __init__(self, route: Route, rail: list[Point], size: int) -> None:
+        self.side = size * 2
+        self.unit = self.side / 640  # a fine line
+        self.projection = Projection(route.start)
+        shown = [p.place for p in rail] + [mark.place for mark in route.landmarks]
+        spots = [self.projection.metres(place) for place in shown]
+        east, north = [s[0] for s in spots], [s[1] for s in spots]
+        self.span = max(max(east) - min(east), max(north) - min(north)) + 2 * MARGIN_M
+        self.middle = ((max(east) + min(east)) / 2, (max(north) + min(north)) / 2)
+        self.scale = self.side / self.span
+        self.image = Image.new("RGB", (self.side, self.side), LAND)
+        self.draw = ImageDraw.Draw(self.image)
+
+    def pixel(self, place: Place) -> tuple[float, float]:
+        """A place on the sheet."""
+        east, north = self.projection.metres(place)
+        return (
+            self.side / 2 + (east - self.middle[0]) * self.scale,
+            self.side / 2 - (north - self.middle[1]) * self.scale,
+        )
+
+    def dot(self, at: tuple[float, float], radius: float, fill: Colour) -> None:
+        """A filled circle with a white rim."""
+        for r, colour in ((radius + 1.5, (255, 255, 255)), (radius, fill)):
+            r *= self.unit
+            self.draw.ellipse((at[0] - r, at[1] - r, at[0] + r, at[1] + r), fill=colour)
+
+    def label(self, at: tuple[float, float], text: str, fill: Colour, anchor: str = "lm") -> None:
+        """Text with a light rim."""
+        self.draw.text(
+            at, text, fill=fill, font=font(round(13 * self.unit)), anchor=anchor,
+            stroke_width=round(2 * self.unit), stroke_fill=(255, 255, 255),
+        )  # fmt: skip
+
+
+def draw_map(world: World, route: Route, rail: list[Point], size: int = 640) -> Image.Image:
+    """The map of one episode, `size` pixels a side."""
+    sheet = _Sheet(route, rail, size)
+    if isinstance(world, ProceduralWorld):
+        _draw_streets(sheet, world, route)
+    width = round(4 * sheet.unit)
+    sheet.draw.line([sheet.pixel(p.place) for p in rail], fill=RAIL, width=width, joint="curve")
+    for point in rail:
+        if point.kind == "forward":
+            sheet.dot(sheet.pixel(point.place), 3.5, RAIL)
+    for number, point in enumerate(rail):
+        if point.kind != "forward":
+            _draw_key_point(sheet, number, point)
+    for landmark in route.landmarks:
+        _draw_landmark(sheet, sheet.pixel(landmark.place), landmark.name)
+    _draw_frame(sheet, route)
+    return sheet.image.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _draw_streets(sheet: _Sheet, world: ProceduralWorld, route: Route) -> None:
+    city = world.city(route.city)
+    lines = []
+    for street in city.plan.streets:
+        ends = [sheet.pixel(city.node_places[n]) for n in (street.a, street.b)]
+        lines.append((ends, street.half_width))
+    for metres, fill in ((0.0, BLOCK), (-2.4, STREET)):
+        for ends, half in lines:
+            width = max(round(2 * (half + metres) * sheet.scale), 1)
+            sheet.draw.line(ends, fill=fill, width=width)
+            for x, y in ends:
+                r = width / 2
+                sheet.draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+
+
+def _draw_key_point(sheet: _Sheet, number: int, point: Point) -> None:
+    """A turn or stop, numbered by its place on the rail."""
+    at = sheet.pixel(point.place)
+    colour = {"stop": STOP, "turn": START if number == 0 else TURN}[point.kind]
+    sheet.dot(at, 8.0, colour)
+    sheet.draw.text(
+        at, str(number + 1), fill=(255, 255, 255), font=font(round(10 * sheet.unit)), anchor="mm"
+    )
+    if point.kind == "turn":
+        text = f"{point.relative}, {point.compass}"
+        sheet.label((at[0] + 12 * sheet.unit, at[1] + 14 * sheet.unit), text, INK)
+
+
+def _draw_landmark(sheet: _Sheet, at: tuple[float, float], name: str) -> None:
+    """A pin whose tip stands at the landmark."""
+    u = sheet.unit
+    x, y = at
+    sheet.draw.polygon([(x, y), (x - 5 * u, y - 10 * u), (x + 5 * u, y - 10 * u)], fill=PIN)
+    sheet.dot((x, y - 12 * u), 6.0, PIN)
+    left = x > sheet.side * 0.7
+    sheet.label((x + (-10 if left else 10) * u, y - 13 * u), name, PIN, "rm" if left else "lm")
+
+
+def _draw_frame(sheet: _Sheet, route: Route) -> None:
+    """Title, scale bar, north arrow."""
+    u, side = sheet.unit, sheet.side
+    sheet.label((12 * u, 16 * u), f"{route.name}: to {route.destination.name}", INK)
+    metres = 10 ** math.floor(math.log10(sheet.span / 3))
+    metres *= next(step for step in (5, 2, 1) if step * metres <= sheet.span / 3)
+    left, below = 14 * u, side - 14 * u
+    sheet.draw.line([(left, below), (left + metres * sheet.scale, below)], fill=INK,
+                    width=round(3 * u))  # fmt: skip
+    sheet.label((left, below - 12 * u), f"{metres} m", INK)
+    x, y = side - 22 * u, 24 * u
+    sheet.draw.polygon([(x, y - 14 * u), (x - 7 * u, y + 10 * u), (x, y + 5 * u),
+                        (x + 7 * u, y + 10 * u)], fill=INK)  # fmt: skip
+    sheet.label((x, y + 20 * u), "N", INK, "mm")
