@@ -81,7 +81,8 @@ class State:
         kind = record["kind"]
         self.last[kind] = record
         self.seen = clock
-        self.parity = max(self.parity, record.get("parity_mean_abs") or 0.0)
+        for measured in (record, *(record.get("check") or {}).values()):
+            self.parity = max(self.parity, measured.get("parity_mean_abs") or 0.0)
         if kind == "phase":
             self._phase(record)
         elif kind in ("sft", "ppo"):
@@ -213,9 +214,9 @@ def panel(state: State, cfg: RunConfig, elapsed: float) -> Group:
     parts: list[Any] = [head]
     for kind in ("sft", "ppo"):
         if kind in state.last:
-            row = Text(f"{kind.upper():5}", style="bold")
+            row = Text().append(f"{kind.upper():5}", style="bold")
             for name, value in numbers(state, kind):
-                row.append(f"  {name} ", style="dim").append(value, style="none")
+                row.append(f"  {name} ", style="dim").append(value)
             parts.append(row)
     if state.evals:
         parts.append(_evaluations(state))

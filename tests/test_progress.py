@@ -105,6 +105,12 @@ def test_ppo_success_has_its_interval() -> None:
     assert "failed" not in values
 
 
+def test_parity_of_the_proof_counts() -> None:
+    check = {"head": {"parity_mean_abs": 3e-6}, "mlp": {"parity_mean_abs": 1e-6}}
+    state = state_of(record("sync", 1, version=0, check=check), record("sync", 2, check=None))
+    assert state.parity == 3e-6
+
+
 def test_failures_are_shown() -> None:
     state = state_of(
         record("ppo", 1, update=1, updates=9, success=None, episodes=0, failed=3),
