@@ -18,6 +18,7 @@ from envs.contract import ContractError, check
 from envs.registry import BUILT_IN, make
 
 GP = "cardinal/GeneralPoints-v0"
+VIRL = "cardinal/VIRL-v0"
 ENTRIES = [
     (GP, {}),
     (GP, {"prompt_style": "brief", "hands": "train"}),
@@ -28,6 +29,12 @@ ENTRIES = [
     (GP, {"cot": True, "prompt_diversity": True, "trajectories": "suboptimal"}),
     (GP, {"modality": "vision", "image_size": 128, "prompt_style": "brief", "suits": "red"}),
     (GP, {"modality": "vision", "image_size": 224, "preset": "paper_code"}),
+    (VIRL, {}),
+    (VIRL, {"prompt_style": "brief", "action_space": "relative", "city": "benchmark"}),
+    (VIRL, {"preset": "paper_text", "verify_iter": 5, "feedback": "binary"}),
+    (VIRL, {"preset": "paper_code", "action_space": "relative", "city": "London"}),
+    (VIRL, {"modality": "vision", "image_size": 64, "prompt_style": "brief", "city": "Lagos"}),
+    (VIRL, {"modality": "vision", "image_size": 224, "preset": "paper_code"}),
 ]
 """Ids with settings; the whole contract is run on each."""
 
