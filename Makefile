@@ -1,11 +1,15 @@
 # make demo: watch a small policy learn the 24 game (about 8 minutes after the set-up).
-# make test: what CI runs. make test-slow: minutes-long tests. make bench: figures and ratios.
+# make test: what CI runs. make test-slow: minutes-long tests. make bench: figures and ratios, all
+# or BENCHMARKS='one two'.
 # make check: style, types, layering. make lock: renew requirements/cpu.lock. make clean.
 
 BIN := .venv/bin
 NAME ?= demo-$(shell date +%Y%m%d-%H%M%S)
 ARGS ?=
+BENCHMARKS ?= $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))
 export PYTHON
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
 
 .PHONY: demo test test-slow check bench setup lock clean
 
@@ -24,8 +28,13 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py
 
-bench: setup
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: setup # each benchmark prints JSON rows; a failing one leaves its last results as they were
+	@mkdir -p benchmarks/results
+	@for name in $(BENCHMARKS); do \
+		echo "benchmarks.$$name" >&2; \
+		$(BIN)/python -m benchmarks.$$name $(ARGS) | tee benchmarks/results/.$$name.new; \
+		mv benchmarks/results/.$$name.new benchmarks/results/$$name.jsonl; \
+	done
 
 setup:
 	@tools/setup.sh
