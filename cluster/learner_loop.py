@@ -18,12 +18,6 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from learner.batch import Sequence
-from learner.engine import Engine, Reference
-from learner.model import KINDS
-from learner.parity import parity
-from learner.ppo import ppo_steps, ppo_update
-from learner.sft import sft_step
 
 from cluster import evaluate as evaluation
 from cluster.cursor import Cursor
@@ -34,6 +28,12 @@ from cluster.wait import answer
 from cluster.weight_sync import publish
 from configs.schema import RunConfig
 from learner import distributed
+from learner.batch import Sequence
+from learner.engine import Engine, Reference
+from learner.model import KINDS
+from learner.parity import parity
+from learner.ppo import ppo_steps, ppo_update
+from learner.sft import sft_step
 from rollout.episode import EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.trajectory import Trajectory
@@ -133,7 +133,7 @@ class LearnerLoop:
             tokens += int(metrics["tokens"])
             if step % cfg.sft.log_every == 0 or step == cfg.sft.steps:
                 rate = tokens / (time.monotonic() - begin)
-                self._write("sft", step=step, steps=cfg.sft.steps, 
+                self._write("sft", step=step, steps=cfg.sft.steps,
                             **metrics | {"tokens_per_second": rate})  # fmt: skip
                 begin, tokens = time.monotonic(), 0
             if every and step % every == 0:
@@ -173,8 +173,8 @@ class LearnerLoop:
         sync_s = self.publish(engine)
         self._write(
             "ppo", update=update, updates=cfg.ppo.updates, version=self.version,
-            **metrics, **collected, rollout_seconds=rollout_s, learn_seconds=learn_s,
-            sync_seconds=sync_s, **_rates(collected, metrics, rollout_s, learn_s),
+            **(metrics | collected), rollout_seconds=rollout_s, learn_seconds=learn_s,
+            sync_seconds=sync_s, **_rates(metrics, rollout_s, learn_s),
         )  # fmt: skip
         every = cfg.learner.checkpoint_every
         if every and update % every == 0 and update < cfg.ppo.updates:
@@ -183,7 +183,7 @@ class LearnerLoop:
             self.evaluate(engine, "ppo", update)
 
     def _collect(self, requests: list[EpisodeRequest]) -> dict[str, Any]:
-        """Rank 0 has the episodes played; returns their summary (empty on other ranks)."""
+        """Rank 0 has the episodes played; returns what the learner cannot see of them."""
         if self.rank != 0:
             return {}
         cfg = self.cfg
@@ -191,22 +191,14 @@ class LearnerLoop:
             cfg, self.job.buffer, requests, self.version, cfg.ppo.max_staleness
         )
         loads = ray.get([w.take_load.remote() for w in self.job.workers], timeout=60)
-        played = [n for n in numbers if n.end != "failed"]
-        count = max(len(played), 1)
         return {
-            "episodes": len(played),
-            "failed": len(numbers) - len(played),
-            "reward": sum(n.reward for n in played) / count,
-            "success": sum(n.metrics["success"] for n in played) / count,
-            "first_try": sum(n.metrics["first_try"] for n in played) / count,
-            "action_tokens": sum(n.action_tokens for n in played),
-            "staleness_max": max((self.version - n.oldest_version for n in played), default=0),
+            "failed": sum(n.end == "failed" for n in numbers),
             "running": sum(mean for mean, _ in loads) / len(loads),
         }
 
     def _take(self) -> list[Trajectory]:
         """This rank's trajectories of what the buffer holds, once rank 0 has collected."""
-        distributed.barrier()
+        distributed.gather(None)
         share = ray.get(self.job.buffer.assignments.remote(self.cfg.learner.ranks), timeout=60)
         return evaluation.trajectories(share[self.rank])
 
@@ -288,7 +280,7 @@ class LearnerLoop:
         self._move(cursor.at(name))
 
     def _move(self, cursor: Cursor) -> None:
-        distributed.barrier()
+        distributed.gather(None)
         if self.rank == 0:
             cursor.save(self.checkpoints, keep=self.cfg.learner.keep_checkpoints)
         self.cursor = cursor
@@ -333,12 +325,9 @@ def proof_requests(cfg: RunConfig, kind: str) -> list[EpisodeRequest]:
     ]  # fmt: skip
 
 
-def _rates(
-    collected: dict[str, Any], metrics: dict[str, Any], rollout_s: float, learn_s: float
-) -> dict[str, float]:
-    if not collected:
-        return {}
+def _rates(metrics: dict[str, Any], rollout_s: float, learn_s: float) -> dict[str, float]:
+    """Sampled tokens a second of playing, trained tokens a second of learning."""
     return {
-        "rollout_tokens_per_second": collected["action_tokens"] / rollout_s,
-        "learner_tokens_per_second": metrics.get("tokens", 0) / learn_s,
+        "rollout_tokens_per_second": metrics["action_tokens"] / rollout_s,
+        "learner_tokens_per_second": metrics["tokens"] / learn_s,
     }

@@ -15,9 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from configs.load import ConfigError, dump
-
 from cluster.failures import RunFailure, first_line
+from configs.load import ConfigError, dump
 from configs.schema import RunConfig
 
 
@@ -65,9 +64,8 @@ def open_folder(cfg: RunConfig, resume: bool) -> Path:
 
 def prepare_model(cfg: RunConfig, folder: Path) -> str:
     """The folder of the initial model: the user's, or a tiny one made once per run."""
-    from learner.init_model import init_model
-
     from envs.registry import make
+    from learner.init_model import init_model
 
     if cfg.model.path:
         return str(Path(cfg.model.path).resolve())

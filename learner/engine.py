@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,11 @@ from deepspeed.accelerator import get_accelerator
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 from transformers.utils import is_flash_attn_2_available
+
+# DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+deepspeed.utils.logger.setLevel("WARNING")
+warnings.filterwarnings("ignore", message=".*is deprecated.*", module="torch.distributed")
 
 Stats = dict[str, torch.Tensor]
 LossFn = Callable[[Scores, MicroBatch], tuple[torch.Tensor, Stats]]

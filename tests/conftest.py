@@ -45,28 +45,29 @@ class Loop:
         self.thread.join(10)
 
 
-@pytest.fixture(scope="session")
-def engine(tiny_model):
-    """(loop, engine): a real vLLM engine on the tiny model, started once."""
+def start_engine(loop, folder):
+    """A real vLLM engine on a tiny model."""
     from rollout.engine import Engine, EngineSettings
     from rollout.renderer import Renderer
 
-    renderer = Renderer.load(tiny_model)
-    loop = Loop()
-    started = loop.run(
-        Engine.start(
-            EngineSettings(
-                tiny_model,
-                max_sequences=32,
-                context_tokens=128,
-                forbidden=renderer.forbidden,
-                stop_ids=renderer.stop_ids,
-                kv_cache_gib=0.25,
-                extension="tests.breakable_channel.Breakable",
-            )
-        ),
-        timeout=300,
+    renderer = Renderer.load(folder)
+    settings = EngineSettings(
+        folder,
+        max_sequences=32,
+        context_tokens=128,
+        forbidden=renderer.forbidden,
+        stop_ids=renderer.stop_ids,
+        kv_cache_gib=0.25,
+        extension="tests.breakable_channel.Breakable",
     )
+    return loop.run(Engine.start(settings), timeout=300)
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_model):
+    """(loop, engine): a real vLLM engine on the tiny model, started once."""
+    loop = Loop()
+    started = start_engine(loop, tiny_model)
     yield loop, started
     loop.run(started.shutdown())
     loop.close()

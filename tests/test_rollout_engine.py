@@ -1,14 +1,16 @@
 """The real engine: sampling, versions, seeds, and a weight update of which no part may lack."""
 
 import asyncio
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rollout.engine import FORBIDDEN_BIAS
 from rollout.manifest import buckets, pack
+from tests.conftest import Loop, start_engine
 
 KINDS = {
     "embedding": "embed_tokens",
@@ -79,9 +81,9 @@ def perturb(model, part):
 
 
 def test_completions_say_what_was_sampled(engine, model):
-    found = sample(engine)
+    found = sample(engine, n=256)
     e = engine[1]
-    for c, prompt in zip(found, prompts(48), strict=True):
+    for c, prompt in zip(found, prompts(256), strict=True):
         assert list(c.prompt_ids) == prompt
         assert len(c.token_ids) == len(c.logprobs) == len(c.versions) <= 16
         assert c.stopped == (c.token_ids[-1] in e.settings.stop_ids)
@@ -113,16 +115,26 @@ def test_every_kind_of_weight_arrives_and_none_may_be_left_out(engine, model, ki
     assert {int(v) for c in found for v in c.versions} == {2}
 
 
-def test_without_the_refresh_the_head_is_stale(engine, model):
-    loop, e = engine
-    perturb(model, "lm_head")
-    loop.run(e._llm.collective_rpc("leave_out_refresh"))
-    send(engine, model, 1)
-    stale = difference(engine, model, sample(engine))
-    loop.run(e._llm.collective_rpc("mend_refresh"))
-    send(engine, model, 2)
-    assert stale > 10 * LIMIT
-    assert difference(engine, model, sample(engine)) < LIMIT
+def test_without_the_refresh_a_tied_head_is_stale(tiny_model, tmp_path):
+    """The output layer of a tied model is loaded with the embedding and keeps its packed copy."""
+    config = AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=True)
+    tied = AutoModelForCausalLM.from_config(config)
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    tied.save_pretrained(tmp_path)
+    loop = Loop()
+    second = (loop, start_engine(loop, str(tmp_path)))
+    rpc = second[1]._llm.collective_rpc
+    try:
+        perturb(tied, "embed_tokens")
+        loop.run(rpc("leave_out_refresh"))
+        send(second, tied, 1, keep=lambda name: name != "lm_head.weight")
+        assert difference(second, tied, sample(second)) > 10 * LIMIT
+        loop.run(rpc("mend_refresh"))
+        send(second, tied, 2, keep=lambda name: name != "lm_head.weight")
+        assert difference(second, tied, sample(second)) < LIMIT
+    finally:
+        loop.run(second[1].shutdown())
+        loop.close()
 
 
 def test_sequences_in_flight_go_on_under_the_new_version(engine, model):

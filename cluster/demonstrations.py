@@ -1,0 +1,147 @@
+"""Demonstrations on disk: an environment's expert in, Parquet parts of a fixed size out.
+
+The same environment, settings, number and seed give the same bytes; finished parts are kept,
+so an interrupted writing goes on. The released JSON format is read here too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
+from configs.load import ConfigError
+from envs.base import Demonstration
+from envs.registry import make
+
+PART = 4096  # demonstrations a file
+ROWS = 512  # demonstrations a row group: what one data task reads at least
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string()), ("train", pa.bool_())])
+SCHEMA = pa.schema(
+    [
+        ("messages", pa.list_(MESSAGE)),
+        ("images", pa.list_(pa.binary())),  # PNG
+        ("seed", pa.int64()),
+        ("environment", pa.string()),
+    ]
+)
+
+
+def write_demonstrations(
+    env_id: str, settings: dict[str, Any], n: int, seed: int, folder: str | Path
+) -> Path:
+    """Write n demonstrations as `part-00000.parquet`, …; finished parts are kept.
+
+    Raises:
+        ConfigError: the folder holds demonstrations of something else.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    _claim(target, {"environment": env_id, "settings": settings, "n": n, "seed": seed})
+    env = make(env_id, settings)
+    parts = -(-n // PART)
+    stream = env.demonstrations(n, seed)
+    for number in track(range(parts), "demonstrations", disable=parts < 8, transient=True):
+        part = list(islice(stream, PART))
+        file = target / f"part-{number:05d}.parquet"
+        if file.is_file():
+            continue
+        draft = file.with_suffix(".new")
+        pq.write_table(_table(part, env_id), draft, row_group_size=ROWS)
+        draft.rename(file)
+    return target
+
+
+def read_released(path: str | Path) -> Iterator[Demonstration]:
+    """Demonstrations of a released JSON file: `conversations` of from/value, optional `image`.
+
+    Raises:
+        ConfigError: names the file, the record and the field.
+    """
+    file = Path(path)
+    try:
+        records = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read as JSON: {error}") from error
+    if not isinstance(records, list):
+        raise ConfigError(f"{file}: holds a {type(records).__name__}; it must hold a list")
+    for number, record in enumerate(records):
+        yield _released(file, number, record)
+
+
+def convert_released(path: str | Path, folder: str | Path) -> Path:
+    """Write a released JSON file's demonstrations as Parquet, for Ray Data to stream."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    _claim(target, {"released": str(path), "sha256": digest})
+    stream, number = read_released(path), 0
+    while part := list(islice(stream, PART)):
+        pq.write_table(_table(part, str(path)), target / f"part-{number:05d}.parquet",
+                       row_group_size=ROWS)  # fmt: skip
+        number += 1
+    return target
+
+
+def _claim(folder: Path, what: dict[str, Any]) -> None:
+    """Say in the folder what it holds; refuse a folder that holds something else."""
+    file, said = folder / "demonstrations.json", json.dumps(what, sort_keys=True, indent=1)
+    if file.is_file() and file.read_text() != said:
+        raise ConfigError(
+            f"{folder}: holds demonstrations of other settings (see {file.name}); "
+            "choose another folder or remove it"
+        )
+    file.write_text(said)
+
+
+def _table(part: list[Demonstration], environment: str) -> pa.Table:
+    rows = [
+        {
+            "messages": list(d.messages),
+            "images": [_png(image) for image in d.images],
+            "seed": d.seed,
+            "environment": environment,
+        }
+        for d in part
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(image).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def _released(file: Path, number: int, record: Any) -> Demonstration:
+    where = f"{file}, record {number}"
+    turns = record.get("conversations") if isinstance(record, dict) else None
+    if not isinstance(turns, list) or not turns:
+        raise ConfigError(f"{where}: field conversations must be a list of from and value")
+    messages = []
+    for turn in turns:
+        role = {"human": "user", "gpt": "assistant"}.get(turn.get("from"))
+        if role is None or not isinstance(turn.get("value"), str):
+            raise ConfigError(f"{where}: a turn needs from = human or gpt, and value, a text")
+        text = turn["value"].replace("<image>", "").strip()
+        messages.append({"role": role, "content": text, "train": role == "assistant"})
+    images = ()
+    if record.get("image"):
+        picture = file.parent / record["image"]
+        try:
+            with Image.open(picture) as opened:
+                images = (np.asarray(opened.convert("RGB")),)
+        except OSError as error:
+            raise ConfigError(f"{where}: field image: {picture} cannot be read") from error
+    return Demonstration(tuple(messages), images, number)  # type: ignore[arg-type]
