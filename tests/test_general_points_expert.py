@@ -29,7 +29,8 @@ def grade_all(demonstrations, **keywords) -> None:
 
 @pytest.mark.parametrize(
     "keywords",
-    [{}, {"prompt_style": "full"}, {"formulas": "any"}, {"cot": True}, {"face_rule": "ranks"},
+    [{}, {"prompt_style": "full"}, {"formulas": "any"}, {"formulas": "hand"},
+     {"cot": True}, {"face_rule": "ranks"},
      {"cot": True, "prompt_style": "full"}, {"modality": "vision", "image_size": 64},
      {"trajectories": "suboptimal"}, {"preset": "paper_code", "prompt_style": "full"},
      {"trajectories": "suboptimal", "cot": True}, {"num_cards": 5}],
@@ -85,9 +86,12 @@ def test_thoughts_are_the_steps():
 
 def test_formulas_are_one_or_many_for_a_hand():
     hand = Hand(("A", "5", "10", "K"), (1, 5, 10, 10), (1, 5, 10, 10), 24)
-    assert expert.formula(hand) == "5+10+10-1"
+    assert expert.formula(hand) == "10+10+5-1"
+    dealt = hand._replace(numbers=(5, 10, 1, 10))
+    assert expert.formula(dealt) == "10+10+5-1"
+    assert expert.formula(dealt, "hand") == "5+10+10-1"
     many = Hand(("2", "4", "6", "8"), (2, 4, 6, 8), (2, 4, 6, 8), 24)
-    drawn = {expert.formula(many, choice) for choice in np.linspace(0, 0.999, 50)}
+    drawn = {expert.formula(many, "any", choice) for choice in np.linspace(0, 0.999, 50)}
     assert len(drawn) == len(solver.ranked(many.key, 24)) == 8
     assert all(sorted(parse(formula).numbers) == [2, 4, 6, 8] for formula in drawn)
 

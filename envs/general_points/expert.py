@@ -23,13 +23,20 @@ if TYPE_CHECKING:
     from envs.general_points.env import GeneralPoints
 
 
-def formula(hand: Hand, choice: float | None = None) -> str:
-    """The hand's simplest formula, its numbers in the order of the cards where that is free.
+def formula(hand: Hand, style: str = "canonical", choice: float = 0.0) -> str:
+    """A solution of the hand.
 
-    With choice in [0, 1): that one among all inequivalent formulas, simplest first.
+    Args:
+        hand: solvable.
+        style: `canonical`, the simplest with falling numbers, which depends on the numbers alone
+            and is learned fastest; `hand`, the simplest with its numbers in the order of the
+            cards where that is free; `any`, another one in the order of the cards.
+        choice: in [0, 1), which of all inequivalent solutions `any` takes, simplest first.
     """
     ranked = solver.ranked(hand.key, hand.target)
-    node = ranked[0 if choice is None else int(choice * len(ranked))]
+    if style == "canonical":
+        return solver.text(ranked[0])
+    node = ranked[int(choice * len(ranked)) if style == "any" else 0]
     return solver.text(node, {number: i for i, number in reversed(list(enumerate(hand.numbers)))})
 
 
@@ -92,8 +99,8 @@ def demonstrations(env: GeneralPoints, n: int, seed: int) -> Iterator[Demonstrat
                 wrong = answer(env, wrong_formula(env.hand, rng))
                 observation = env.step(wrong)[0]
                 messages += _exchange(wrong, observation["message"])
-        choice = float(rng.random()) if env.settings.formulas == "any" else None
-        right = answer(env, formula(env.hand, choice))
+        style = env.settings.formulas
+        right = answer(env, formula(env.hand, style, rng.random() if style == "any" else 0.0))
         messages.append(Message(role="assistant", content=right, train=True))
         images = () if env.image is None else (env.image,)
         yield Demonstration(tuple(messages), images, episode_seed)

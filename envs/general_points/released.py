@@ -169,7 +169,7 @@ def longest_prefix(formula: str, key: tuple[int, ...], target: int) -> str:
     return prefix
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=1024)
 def solution_strings(key: tuple[int, ...], target: int) -> list[str]:
     """Every solution among the strings that the released solver tries, sorted.
 

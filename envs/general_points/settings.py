@@ -67,8 +67,9 @@ class Settings:
         choices=("optimal", "suboptimal"),
     )  # fmt: skip
     formulas: str = leaf(
-        "simplest", "demonstrations: a hand's simplest formula, or one drawn from all",
-        choices=("simplest", "any"),
+        "canonical", "demonstrations: the simplest formula with its numbers falling, the simplest "
+        "in the cards' order, or any formula in the cards' order",
+        choices=("canonical", "hand", "any"),
     )  # fmt: skip
 
     def __post_init__(self) -> None:
