@@ -63,13 +63,13 @@ class RunLog:
         """
         stamp = {"time": time.time(), "kind": kind, "elapsed_s": time.monotonic() - self._begin}
         record = plain(stamp | numbers)
-        _append(self.folder / METRICS, record)
+        append(self.folder / METRICS, record)
         self._scalars(record)
         self._events.flush()
 
     def episode(self, record: Record) -> None:
         """Append one sample episode: stage, variant, seed, end, success, reward, messages."""
-        _append(self.folder / EPISODES, plain(record))
+        append(self.folder / EPISODES, plain(record))
 
     def close(self) -> None:
         """Finish TensorBoard's file; the JSON lines are always complete."""
@@ -129,7 +129,8 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a record holds {value!r}, a {type(value).__name__}; it must be JSON's own")
 
 
-def _append(file: Path, record: Record) -> None:
+def append(file: Path, record: Record) -> None:
+    """Add one JSON line to a file."""
     # One write a line, and the file opened anew: other processes may append or replace it.
     line = json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
     with file.open("ab", buffering=0) as stream:

@@ -64,19 +64,24 @@ def open_folder(cfg: RunConfig, resume: bool) -> Path:
 
 def prepare_model(cfg: RunConfig, folder: Path) -> str:
     """The folder of the initial model: the user's, or a tiny one made once per run."""
-    from envs.registry import make
-    from learner.init_model import init_model
-
     if cfg.model.path:
         return str(Path(cfg.model.path).resolve())
     target = folder / "model"
     if not target.is_dir():
         draft = folder / "model.new"
         shutil.rmtree(draft, ignore_errors=True)
-        settings = {"preset": cfg.preset, **cfg.env.settings}
-        init_model(draft, cfg, make(cfg.env.id, settings).corpus())
+        make_tiny_model(cfg, draft)
         draft.rename(target)
     return str(target)
+
+
+def make_tiny_model(cfg: RunConfig, folder: Path) -> None:
+    """Write the configuration's tiny model, with a tokenizer of its environment's text."""
+    from envs.registry import make
+    from learner.init_model import init_model
+
+    settings = {"preset": cfg.preset, **cfg.env.settings}
+    init_model(folder, cfg, make(cfg.env.id, settings).corpus())
 
 
 def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
@@ -103,14 +108,14 @@ def _run(cfg: RunConfig, folder: Path, model: str, data: str | None) -> None:
 
         gpu = ray.cluster_resources().get("GPU", 0) > 0
         plan(cfg, gpu).verify(ray.available_resources())
-        workers, buffer = _start_actors(cfg, model, gpu)
+        workers, buffer = start_actors(cfg, model, gpu)
         try:
             _learn(cfg, folder, model, data, workers, buffer, gpu)
         finally:
-            _stop_actors(workers)
+            stop_actors(workers)
 
 
-def _start_actors(cfg: RunConfig, model: str, gpu: bool) -> tuple[list[Any], Any]:
+def start_actors(cfg: RunConfig, model: str, gpu: bool) -> tuple[list[Any], Any]:
     """Rollout actors and the buffer; engines start in the background."""
     from cluster.actors import RolloutActor
     from cluster.buffer import TrajectoryBuffer
@@ -130,7 +135,7 @@ def _start_actors(cfg: RunConfig, model: str, gpu: bool) -> tuple[list[Any], Any
     return workers, buffer
 
 
-def _stop_actors(workers: list[Any]) -> None:
+def stop_actors(workers: list[Any]) -> None:
     """End engines by request, then actors by force; a dead one is no obstacle."""
     import ray
     from ray.exceptions import RayError

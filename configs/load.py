@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,7 +53,7 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
     return typing.cast(T, built)
 
 
-def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run's configuration.
 
     Args:
@@ -64,7 +65,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunCo
     """
     file = _find(path)
     values = _read(file)
-    given = _merge(values, _overrides(overrides))
+    given = _merge(values, parse(overrides))
     given.setdefault("name", file.stem)
     preset = given.get("preset", RunConfig.preset)
     cfg = build(RunConfig, _merge(_nest(PRESET_KEYS.get(preset, {})), given), "")
@@ -142,7 +143,8 @@ def _read(file: Path) -> dict[str, Any]:
     return values or {}
 
 
-def _overrides(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
+def parse(pairs: Sequence[str]) -> dict[str, Any]:
+    """Nested values of `dotted.key=value` pairs, the values in YAML."""
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")

@@ -1,0 +1,109 @@
+"""`cardinal eval`: a finished run's checkpoint on any variant of its environment.
+
+Comes in: a run folder, a stage, variants; goes out: records in RUN/evaluations.jsonl and a
+table. Rollout workers alone are started; nothing is trained or published.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from configs.load import ConfigError
+from configs.schema import RunConfig
+from envs.registry import check_settings
+
+
+def evaluate_run(
+    folder: Path,
+    cfg: RunConfig,
+    stage: str | None,
+    variants: dict[str, dict[str, Any]],
+    episodes: int | None,
+) -> int:
+    """Play `episodes` of each variant with the checkpoint of a stage.
+
+    Args:
+        folder: run folder.
+        cfg: its configuration.
+        stage: start, sft or ppo; None is the last one that has a checkpoint.
+        variants: name to environment settings that differ from env.settings.
+        episodes: a variant; None is eval.episodes.
+
+    Raises:
+        ConfigError: no such checkpoint, or settings that the environment refuses.
+        RunFailure: the engine was lost.
+    """
+    name, model = checkpoint(folder, cfg, stage)
+    for variant, settings in variants.items():
+        check_settings(cfg.env.id, {**cfg.env.settings, **settings}, f"variant {variant}")
+    evaluation = dataclasses.replace(
+        cfg.eval, variants=variants, episodes=episodes or cfg.eval.episodes
+    )
+    cfg = dataclasses.replace(cfg, eval=evaluation)
+    records = _play(cfg, model, name, folder)
+    _show(records, folder)
+    return 0
+
+
+def checkpoint(folder: Path, cfg: RunConfig, stage: str | None) -> tuple[str, str]:
+    """(stage, model folder) of a run's checkpoint.
+
+    Raises:
+        ConfigError: the run has none of that stage.
+    """
+    places = {
+        "ppo": folder / "checkpoints" / "ppo",
+        "sft": folder / "checkpoints" / "sft",
+        "start": Path(cfg.model.path) if cfg.model.path else folder / "model",
+    }
+    for name in (stage,) if stage else places:
+        if places[name].is_dir():
+            return name, str(places[name].resolve())
+    raise ConfigError(f"{folder}: has no checkpoint of stage {stage or 'start'}")
+
+
+def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[dict[str, Any]]:
+    import ray
+
+    from cluster.evaluate import evaluate
+    from cluster.metrics import append, plain
+    from cluster.placement import plan
+    from cluster.session import session
+    from cluster.train import start_actors, stop_actors
+    from cluster.wait import answer
+    from rollout.renderer import Renderer
+
+    records = []
+    with session(cfg, plan(cfg, gpu=False).cpus):
+        workers, buffer = start_actors(cfg, model, ray.cluster_resources().get("GPU", 0) > 0)
+        try:
+            deadline = cfg.cluster.start_deadline_s
+            for i, worker in enumerate(workers):
+                who = f"rollout worker {i}"
+                answer(worker.start.remote(), who, "start its engine", deadline, "start_deadline_s")
+            for variant in cfg.eval.variants:
+                record, _ = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
+                records.append(plain({"time": time.time(), **record}))
+        finally:
+            stop_actors(workers)
+    for record in records:
+        append(folder / "evaluations.jsonl", record)
+    return records
+
+
+def _show(records: list[dict[str, Any]], folder: Path) -> None:
+    table = Table("stage", "variant", "success", "95 % interval", "n", "first try")
+    for r in records:
+        low, high = r["interval"]
+        table.add_row(
+            r["stage"], r["variant"], f"{r['success']:.1%}", f"{low:.1%} – {high:.1%}",
+            str(r["n"]), f"{r['first_try']:.1%}",
+        )  # fmt: skip
+    Console().print(table)
+    print(f"also in {folder / 'evaluations.jsonl'}")
