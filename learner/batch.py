@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 LAYOUTS = ("auto", "padded", "packed", "flat")
 # Costs of the layout plan in tokens' worth of compute, measured on a CPU with 1-3M parameters.
-MICROBATCH_COST = 64  # one more forward and backward pass
+MICROBATCH_COST = 32  # one more forward and backward pass
 PACKED_FACTOR = 1.2  # the block mask, and attention that cannot use the causal kernel
 
 Ints = NDArray[np.integer]

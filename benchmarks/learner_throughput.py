@@ -1,0 +1,196 @@
+"""Learner against bare loops: tokens/s of SFT and PPO steps, of packed and of padded training.
+
+Bare: forward, backward and fused AdamW of the same Llama on the same data, no engine. Run
+`python -m benchmarks.learner_throughput`; prints one JSON row a figure (ours, reference, ratio).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from configs.schema import OptimizerConfig, PPOConfig, RunConfig, SFTConfig
+from learner import batch as batching
+from learner.batch import MicroBatch, Sequence, microbatches
+from learner.engine import Engine
+from learner.ppo import ppo_steps, ppo_update
+from learner.sft import sft_step
+from rollout.trajectory import Segment, Trajectory, Turn
+
+BATCH = 64  # sequences an optimizer step
+EPOCHS = 4  # of a PPO update
+
+
+def make_model(folder: str, vocabulary: int) -> int:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    return sum(p.numel() for p in model.parameters())
+
+
+def make_trajectories(n: int, turns: int, seed: int, vocabulary: int) -> list[Trajectory]:
+    """Episodes of 1 to `turns` turns, prompts of 8-16 tokens, answers of 12-40."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(n):
+        ids: list[int] = rng.integers(0, vocabulary, rng.integers(8, 17)).tolist()
+        mask, played = [False] * len(ids), []
+        for _ in range(int(rng.integers(1, turns + 1))):
+            length = int(rng.integers(12, 41))
+            played.append(Turn(len(ids), len(ids) + length, float(rng.normal())))
+            ids += rng.integers(0, vocabulary, length + 4).tolist()
+            mask += [True] * length + [False] * 4
+        ids, mask = ids[:-4], mask[:-4]
+        segment = Segment(
+            np.array(ids, np.int32),
+            np.array(mask),
+            np.where(mask, -4.4, 0).astype(np.float32),
+            np.where(mask, 0, -1).astype(np.int32),
+            tuple(played),
+        )
+        metrics = {"success": 0.0, "first_try": 0.0}
+        made.append(Trajectory(f"b/{i:04d}", "b", "train", i, i, (segment,), "truncated", metrics))
+    return made
+
+
+def rates(works: dict[str, tuple[int, Callable[[], object]]], seconds: float) -> dict[str, float]:
+    """Tokens/s of each work (tokens, callable): the best of rounds that take turns, so that
+    whatever else the machine does hits all alike.
+    """
+    best = dict.fromkeys(works, 0.0)
+    for _, work in works.values():
+        work()
+    end = time.perf_counter() + seconds * len(works)
+    while time.perf_counter() < end:
+        for name, (tokens, work) in works.items():
+            begin = time.perf_counter()
+            work()
+            best[name] = max(best[name], tokens / (time.perf_counter() - begin))
+    return best
+
+
+class Bare:
+    """The loop one would write by hand."""
+
+    def __init__(self, folder: str) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+
+    def epoch(self, groups: list[list[MicroBatch]]) -> None:
+        """One optimizer step a group of batches."""
+        for group in groups:
+            count = sum(len(m.actions) for m in group)
+            for m in group:
+                logits = self.model(
+                    input_ids=m.token_ids, position_ids=m.position_ids, use_cache=False
+                ).logits
+                rows = logits.flatten(0, 1)[m.actions - 1]
+                targets = m.token_ids.flatten()[m.actions]
+                (F.cross_entropy(rows, targets, reduction="sum") / count).backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+def chunks(sequences: list[Sequence]) -> list[list[Sequence]]:
+    return [sequences[i : i + BATCH] for i in range(0, len(sequences), BATCH)]
+
+
+def packed_rows(sequences: list[Sequence], factor: int) -> list[MicroBatch]:
+    """Rows of `factor` times the longest sequence, filled in order of arrival."""
+    width = factor * max(len(s.token_ids) for s in sequences)
+    rows = batching._flat(np.array([len(s.token_ids) for s in sequences]), width)
+    return [batching._build(sequences, rows)]
+
+
+def measure(threads: int, turns: int, seconds: float) -> list[dict[str, object]]:
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        parameters = make_model(folder, 80)
+        trajectories = make_trajectories(256, turns, 0, 80)
+        data = [Sequence(s.token_ids, s.action_mask) for t in trajectories for s in t.segments]
+        tokens = sum(len(s.token_ids) for s in data)
+        by_length = sorted(data, key=lambda s: len(s.token_ids))
+        groups = {
+            "padded": [microbatches(c, 10**9, "padded") for c in chunks(by_length)],
+            "packed x1": [packed_rows(c, 1) for c in chunks(data)],
+            "packed x4": [packed_rows(c, 4) for c in chunks(data)],
+        }
+        bare = Bare(folder)
+        works = {name: (tokens, partial(bare.epoch, group)) for name, group in groups.items()}
+        works["sft"] = (tokens, sft(folder, data))
+        works["ppo"] = (EPOCHS * tokens, ppo(folder, trajectories))
+        found = rates(works, seconds)
+    reference = max(found[name] for name in groups)
+    return [
+        {
+            "name": f"learner {name}, {threads} threads, up to {turns} turns",
+            "ours": round(found[name]),
+            "reference": round(reference),
+            "ratio": round(found[name] / reference, 3),
+            "unit": "tokens/s",
+            "references": {k: round(found[k]) for k in groups},
+            "parameters": parameters,
+            "machine": platform.processor() or platform.machine(),
+            "date": date.today().isoformat(),
+        }
+        for name in ("sft", "ppo")
+    ]
+
+
+def sft(folder: str, data: list[Sequence]) -> Callable[[], object]:
+    """An epoch of SFT steps, batches in order of arrival."""
+    cfg = RunConfig(sft=SFTConfig(optimizer=OptimizerConfig(lr=1e-4)))
+    engine = Engine(folder, cfg, cfg.sft.optimizer, steps=10**6, value=False)
+    return lambda: [sft_step(engine, c, cfg.sft) for c in chunks(data)]
+
+
+def ppo(folder: str, trajectories: list[Trajectory]) -> Callable[[], object]:
+    """A whole update: scoring pass, advantages, all epochs, metrics."""
+    settings = PPOConfig(
+        updates=10**5, episodes=256, minibatch=BATCH, epochs=EPOCHS, critic_warmup=0,
+        optimizer=OptimizerConfig(lr=1e-6),
+    )  # fmt: skip
+    cfg = RunConfig(ppo=settings)
+    engine = Engine(folder, cfg, settings.optimizer, ppo_steps(settings), value=True)
+    return lambda: ppo_update(engine, trajectories, cfg, 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--turns", type=int, nargs="+", default=[1, 5])
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
+    args = parser.parse_args()
+    for threads in args.threads:
+        for turns in args.turns:
+            for row in measure(threads, turns, args.seconds):
+                print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
