@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
 import time
 
 import numpy as np
 import pytest
 
 from envs.base import EnvironmentFailure
+from envs.general_points import env as env_module
 from envs.general_points import rules, solver
 from envs.general_points.env import GeneralPoints
 
@@ -18,6 +20,10 @@ def play(env: GeneralPoints, *answers: str, seed: int = 0) -> list[tuple]:
     """The steps of one episode: (observation, reward, terminated, truncated, info)."""
     env.reset(seed=seed)
     return [env.step(env.expert() if answer == "expert" else answer) for answer in answers]
+
+
+def test_the_example_in_the_docstring_runs():
+    assert doctest.testmod(env_module) == (0, 3)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,7 +1,7 @@
 """Demonstrations: right answers, thoughts, wrong answers with their feedback, the vocabulary.
 
-In: an environment to play in and a seed. Out: conversations. Judges nothing itself: a wrong
-answer is wrong because the environment says so.
+In: an environment to play in and a seed. Out: conversations. Wrong answers are those that the
+verifier refuses, and what follows them is what the environment says.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from envs.base import Demonstration, Message
 from envs.general_points import prompts, rules, solver
 from envs.general_points.answers import Answer
-from envs.general_points.formula import FormulaError, parse
+from envs.general_points.formula import FormulaError, apply, parse
 from envs.general_points.released import grade_released
 from envs.general_points.settings import Settings
 from envs.general_points.verifier import VERDICTS, Hand, grade
@@ -52,16 +52,11 @@ def thought(formula: str) -> str:
         if isinstance(token, int):
             stack.append((token, 1))
             continue
-        (ap, aq), (bp, bq) = left, right = stack[-2:]
-        value = {
-            "+": (ap * bq + bp * aq, aq * bq),
-            "-": (ap * bq - bp * aq, aq * bq),
-            "*": (ap * bp, aq * bq),
-            "/": (ap * bq, aq * bp),
-        }[token]
-        if value[1] == 0:
+        right, left = stack.pop(), stack.pop()
+        value = apply(token, left, right)
+        if value is None:
             break
-        stack[-2:] = [solver.ratio(*value)]
+        stack.append(solver.ratio(*value))
         steps.append(f"{_shown(left)}{token}{_shown(right)}={_shown(stack[-1])}")
     return ", ".join(steps)
 
@@ -83,23 +78,20 @@ def answer(env: GeneralPoints, formula: str) -> str:
 def demonstrations(env: GeneralPoints, n: int, seed: int) -> Iterator[Demonstration]:
     """Play n episodes in `env` (used up by it); each one's seed resets the same hand."""
     rng = np.random.default_rng(seed)
-    diverse, suboptimal = (
-        env.settings.prompt_diversity,
-        env.settings.trajectories == "suboptimal",
-    )
+    settings = env.settings
     for episode_seed in rng.integers(0, 2**31, n).tolist():
         options = None
-        if diverse:
+        if settings.prompt_diversity:
             rule, wording = rng.integers(len(rules.MIXED)), rng.integers(len(prompts.WORDINGS))
             options = {"face_rule": rules.MIXED[rule], "wording": int(wording)}
         observation, _ = env.reset(seed=episode_seed, options=options)
         messages = [Message(role="user", content=observation["message"], train=False)]
-        if suboptimal:
-            for _ in range(int(rng.integers(1, env.settings.verify_iter))):
+        if settings.trajectories == "suboptimal":
+            for _ in range(int(rng.integers(1, settings.verify_iter))):
                 wrong = answer(env, wrong_formula(env.hand, rng))
                 observation = env.step(wrong)[0]
                 messages += _exchange(wrong, observation["message"])
-        style = env.settings.formulas
+        style = settings.formulas
         right = answer(env, formula(env.hand, style, rng.random() if style == "any" else 0.0))
         messages.append(Message(role="assistant", content=right, train=True))
         images = () if env.image is None else (env.image,)

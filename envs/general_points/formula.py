@@ -74,6 +74,18 @@ def parse(text: str) -> Formula:
     return Formula(numbers, postfix)
 
 
+def apply(operator: str, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int] | None:
+    """Exact a operator b of rationals (p, q), not reduced; None where it divides by zero."""
+    (ap, aq), (bp, bq) = a, b
+    if operator == "+":
+        return ap * bq + bp * aq, aq * bq
+    if operator == "-":
+        return ap * bq - bp * aq, aq * bq
+    if operator == "*":
+        return ap * bp, aq * bq
+    return (ap * bq, aq * bp) if bp else None
+
+
 def evaluate(postfix: list[int | str]) -> tuple[int, int] | None:
     """The exact value as (p, q), q not 0, not reduced; None where it divides by zero."""
     stack: list[tuple[int, int]] = []
@@ -81,16 +93,9 @@ def evaluate(postfix: list[int | str]) -> tuple[int, int] | None:
         if isinstance(token, int):
             stack.append((token, 1))
             continue
-        (ap, aq), (bp, bq) = stack[-2:]
-        del stack[-2:]
-        if token == "+":
-            stack.append((ap * bq + bp * aq, aq * bq))
-        elif token == "-":
-            stack.append((ap * bq - bp * aq, aq * bq))
-        elif token == "*":
-            stack.append((ap * bp, aq * bq))
-        elif bp == 0:
+        right, left = stack.pop(), stack.pop()
+        value = apply(token, left, right)
+        if value is None:
             return None
-        else:
-            stack.append((ap * bq, aq * bp))
+        stack.append(value)
     return stack[0]
