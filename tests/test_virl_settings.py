@@ -7,9 +7,7 @@ from envs.virl.settings import Settings, check, resolve
 
 
 def test_presets() -> None:
-    fixed, text, code = (
-        resolve(Settings(preset=p)) for p in ("fixed", "paper_text", "paper_code")
-    )
+    fixed, text, code = (resolve(Settings(preset=p)) for p in ("fixed", "paper_text", "paper_code"))
     assert (fixed.view_layout, text.view_layout, code.view_layout) == (
         "cardinal", "cardinal", "legacy",
     )  # fmt: skip

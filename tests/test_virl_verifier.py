@@ -75,7 +75,9 @@ def test_paper_code_looks_for_the_intersection_in_the_landmark_field() -> None:
     right = judge("paper_code", CROSSING, "stop()", "You observe an intersection")
     assert (right.reward, right.message) == (-1.5, "you are not at any intersection")
     assert judge("paper_code", CROSSING, "stop()", "No landmarks nearby").reward == -1.0
-    named = judge("paper_code", replace(STOP, expression="intersection Bank"), "forward()", "a bank")
+    named = judge(
+        "paper_code", replace(STOP, expression="intersection Bank"), "forward()", "a bank"
+    )
     assert (named.reward, named.message) == (-1.5, "you are at an intersection")
     assert judge("fixed", CROSSING, "stop()", "Blue Cafe; You observe an intersection").reward == -1
 

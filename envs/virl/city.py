@@ -212,7 +212,11 @@ class City:
             if LEAST_TURN <= abs(wrap(self.plan.heading(s, node) - arrival)) <= 155
             and self.plan.other(s, node) not in visited
         ]
-        return int(rng.choice(turns)) if turns else None
+        if not turns:
+            return None
+        # Diagonal streets are rare; without a preference half the compass would be too.
+        weights = np.array([3.0 if s in self.plan.diagonals else 1.0 for s in turns])
+        return int(rng.choice(turns, p=weights / weights.sum()))
 
     def _describe(
         self, name: str, start: Place, key_points: list[tuple[Place, Landmark | None]]

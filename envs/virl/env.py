@@ -106,19 +106,18 @@ class VIRL(TextEnv):
         """Where the player stands."""
         return self.rail[self.position]
 
-    def _fresh(self) -> Observation:
-        """The rebuilt prompt of the current point."""
-        s = self.settings
+    def prompt(self, vision: bool) -> str:
+        """The rebuilt prompt of the current point, for players who see pictures or read."""
+        s, rules = self.settings, self.rules
+        route, past, point = self._route_text, self.history, self.point
         if s.prompt_style == "brief":
-            text = prompts.brief_prompt(
-                self._route_text, self.history, self.point, self.vision, s.action_space
-            )
-        else:
-            text = prompts.full_prompt(
-                self._route_text, self.history, self.point, self.vision, s.action_space,
-                self.rules.view_layout, self.rules.tidy_rail,
-            )  # fmt: skip
-        return self._with_image({"message": text, "restart": 1})
+            return prompts.brief_prompt(route, past, point, vision, s.action_space)
+        return prompts.full_prompt(
+            route, past, point, vision, s.action_space, rules.view_layout, rules.tidy_rail
+        )
+
+    def _fresh(self) -> Observation:
+        return self._with_image({"message": self.prompt(self.vision), "restart": 1})
 
     def _again(self, verdict: Verdict) -> Observation:
         """The message after a wrong answer, or after the last one."""

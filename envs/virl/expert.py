@@ -6,9 +6,9 @@ In: a VIRL environment. Out: texts and Demonstrations; equal seeds give equal on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from configs.schema import PRESETS
 from envs.base import Demonstration, Message
 from envs.virl import prompts
 from envs.virl.directions import observation
@@ -59,21 +59,39 @@ def demonstrations(env: VIRL, n: int, seed: int) -> Iterator[Demonstration]:
 
 
 def corpus(env: VIRL) -> Iterator[str]:
-    """Yield prompts, answers and retries of both action spaces and styles, and all names."""
+    """Yield names, retries, prompts and answers of the environment's prompt style.
+
+    Both action spaces, both modalities, all cities and all presets are covered; no picture is
+    drawn.
+    """
+    style = env.settings.prompt_style
     yield " ".join([*COMPASS, *RELATIVE, *SIDES, "none", "nothing"])
     yield " ".join(action for actions in ACTIONS.values() for action in actions)
     yield " ".join(str(number) for number in range(100))
-    words = [word for extra in CITY_WORDS.values() for word in (*WORDS, *extra)]
+    words = dict.fromkeys([*WORDS, *(word for extra in CITY_WORDS.values() for word in extra)])
     for kind in KINDS:
-        yield " ".join(f"{word} {kind}" for word in dict.fromkeys(words))
+        yield " ".join(f"{word} {kind}" for word in words)
     yield from dict.fromkeys(env.world.landmark_names())
     for feedback in ("none", "binary", "verifier"):
-        for style in ("full", "brief"):
-            for fault in FAULTS:
-                yield prompts.retry(Verdict("wrong_action", -1.0, fault), feedback, style)
+        for fault in FAULTS:
+            yield prompts.retry(Verdict("wrong_action", -1.0, fault), feedback, style)
     for action_space in ("absolute", "relative"):
-        settings = vars(replace(env.settings, action_space=action_space))
-        player = type(env)(**settings)
-        for demonstration in demonstrations(player, 64, 0):
-            for message in demonstration.messages:
-                yield message["content"]
+        for preset in PRESETS:
+            changed = {"action_space": action_space, "preset": preset, "modality": "language"}
+            yield from _texts(type(env)(**(vars(env.settings) | changed)), episodes=6)
+
+
+def _texts(player: VIRL, episodes: int) -> Iterator[str]:
+    """What a player of either modality reads and writes along some expert episodes."""
+    for seed in range(episodes):
+        player.reset(seed=seed)
+        for _ in range(len(player.rail)):
+            for vision in (False, True):
+                yield player.prompt(vision)
+            if player.settings.prompt_style == "brief":
+                action = player.point.action(player.settings.action_space)
+                yield prompts.brief_answer(player.point, True, action)
+            text = player.expert()
+            yield text
+            player.step(text)
+    yield "Correct action."

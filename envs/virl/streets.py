@@ -45,10 +45,14 @@ class Wall:
 
 @dataclass
 class StreetPlan:
-    """Intersections [N, 2] in metres, streets, walls, and the streets at each intersection."""
+    """Intersections [N, 2] in metres, streets, walls, and the streets at each intersection.
+
+    diagonals: numbers of the streets that cut a block.
+    """
 
     nodes: np.ndarray
     streets: list[Street]
+    diagonals: frozenset[int] = frozenset()
     walls: list[Wall] = field(default_factory=list)
     incident: dict[int, list[int]] = field(default_factory=dict)
 
@@ -79,7 +83,8 @@ def plan_streets(style: CityStyle, rng: np.random.Generator) -> StreetPlan:
         length = float(np.hypot(*(nodes[b] - nodes[a])))
         avenue = (a % SIZE == b % SIZE) and (a % SIZE) % 3 == 1
         streets.append(Street(a, b, length, style.half_width[int(avenue)]))
-    plan = StreetPlan(nodes, streets)
+    cuts = frozenset(i for i, s in enumerate(streets) if abs(s.a - s.b) not in (1, SIZE))
+    plan = StreetPlan(nodes, streets, cuts)
     for number, street in enumerate(streets):
         plan.incident.setdefault(street.a, []).append(number)
         plan.incident.setdefault(street.b, []).append(number)
@@ -96,6 +101,10 @@ def _intersections(style: CityStyle, rng: np.random.Generator) -> np.ndarray:
     grid = np.stack([across.ravel(), along.ravel()], 1)
     if style.jitter:
         grid = grid + rng.normal(0, style.jitter, grid.shape)
+    # Streets bend where they cross the middle lines, so that a city has more than two headings.
+    shear = math.tan(math.radians(style.bend))
+    below, beside = np.minimum(grid[:, 1], 0), np.minimum(grid[:, 0], 0)
+    grid = grid + np.stack([below * shear, -beside * shear], 1)
     turn = math.radians(style.grid_heading)
     cos, sin = math.cos(turn), math.sin(turn)
     return np.stack([grid[:, 0] * cos + grid[:, 1] * sin, grid[:, 1] * cos - grid[:, 0] * sin], 1)
@@ -111,7 +120,8 @@ def _grid_pairs(style: CityStyle, rng: np.random.Generator) -> list[tuple[int, i
             if row + 1 < SIZE:
                 pairs.append((here, here + SIZE))
             if column + 1 < SIZE and row + 1 < SIZE and rng.random() < style.diagonals:
-                pairs.append((here, here + SIZE + 1))
+                up = rng.random() < 0.5
+                pairs.append((here, here + SIZE + 1) if up else (here + 1, here + SIZE))
     return pairs
 
 
