@@ -19,7 +19,7 @@ from rollout.episode import EpisodeRequest, Limits
 CONCURRENT_CALLS = 32  # a call that waits (next_block) must not keep weights or health out
 
 
-@ray.remote(max_concurrency=CONCURRENT_CALLS)
+@ray.remote(max_concurrency=CONCURRENT_CALLS)  # type: ignore[call-overload]
 class RolloutActor:
     """One engine and the episodes on it."""
 

@@ -29,7 +29,7 @@ class Entry:
     numbers: TrajectoryNumbers
 
 
-@ray.remote(num_cpus=0, max_concurrency=8)
+@ray.remote(num_cpus=0, max_concurrency=8)  # type: ignore[call-overload]
 class TrajectoryBuffer:
     """Collects requested episodes and hands them to learner ranks."""
 

@@ -136,7 +136,7 @@ def _released(file: Path, number: int, record: Any) -> Demonstration:
             raise ConfigError(f"{where}: a turn needs from = human or gpt, and value, a text")
         text = turn["value"].replace("<image>", "").strip()
         messages.append({"role": role, "content": text, "train": role == "assistant"})
-    images = ()
+    images: tuple[NDArray[np.uint8], ...] = ()
     if record.get("image"):
         picture = file.parent / record["image"]
         try:

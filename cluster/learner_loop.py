@@ -23,7 +23,7 @@ from cluster import evaluate as evaluation
 from cluster.cursor import Cursor
 from cluster.failures import ParityError, RunFailure
 from cluster.metrics import RunLog
-from cluster.sft_data import batches
+from cluster.sft_data import Prefetched, batches
 from cluster.wait import answer
 from cluster.weight_sync import publish
 from configs.schema import RunConfig
@@ -87,6 +87,11 @@ class LearnerLoop:
 
     def run(self) -> None:
         """All phases from the cursor on, once the engines are up."""
+        if self.cursor.phase == "sft" and self.cfg.sft.steps:
+            share = self.cfg.sft.batch_size // self.cfg.learner.ranks
+            self.demonstrations = Prefetched(
+                batches(ray.train.get_dataset_shard("sft"), share, skip=self.cursor.step)
+            )
         if self.rank == 0:
             self._await_engines()
         if self.cursor.phase == "sft":
@@ -124,11 +129,9 @@ class LearnerLoop:
 
     def _sft_steps(self, engine: Engine, reference: Reference | None, first: int) -> None:
         cfg, every = self.cfg, self.cfg.learner.checkpoint_every
-        share = cfg.sft.batch_size // cfg.learner.ranks
-        stream = batches(ray.train.get_dataset_shard("sft"), share, skip=first)
         begin, tokens = time.monotonic(), 0
         for step in range(first + 1, cfg.sft.steps + 1):
-            batch = [Sequence(ids, mask) for ids, mask in next(stream)]
+            batch = [Sequence(ids, mask) for ids, mask in next(self.demonstrations)]
             metrics = sft_step(engine, batch, cfg.sft, reference)
             tokens += int(metrics["tokens"])
             if step % cfg.sft.log_every == 0 or step == cfg.sft.steps:

@@ -6,6 +6,7 @@ Comes in: the cluster section; goes out: a connected Ray, and its end. Knows no 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
                 include_dashboard=False,
                 runtime_env=runtime_env,
                 log_to_driver=False,
-                logging_level="WARNING",
+                logging_level=logging.WARNING,
             )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         what = f"Ray at {address} does not answer" if address else "a local Ray does not start"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -28,7 +29,7 @@ def dataset(parquet: str, model_folder: str) -> ray.data.Dataset:
     context.enable_progress_bars = False
     rows = ray.data.read_parquet(parquet, columns=["messages"])
     return rows.map_batches(
-        _render,
+        _render,  # type: ignore[arg-type]
         batch_format="pyarrow",
         fn_kwargs={"folder": model_folder},
         num_cpus=0.25,
@@ -75,6 +76,18 @@ def batches(shard: Any, size: int, skip: int) -> Iterator[list[Pair]]:
         raise ValueError(f"a learner rank's share holds fewer than {size} demonstrations")
     for number in itertools.count(max(skip, len(kept))):
         yield kept[number % len(kept)]
+
+
+class Prefetched:
+    """An iterator whose first item is already on its way: Ray Data starts while engines do."""
+
+    def __init__(self, stream: Iterator[list[Pair]]) -> None:
+        self._stream = stream
+        self._first: Future[list[Pair]] | None = ThreadPoolExecutor(1).submit(next, stream)
+
+    def __next__(self) -> list[Pair]:
+        first, self._first = self._first, None
+        return first.result() if first else next(self._stream)
 
 
 def _pairs(table: pa.Table) -> list[Pair]:

@@ -77,22 +77,23 @@ def prepare_model(cfg: RunConfig, folder: Path) -> str:
 
 def make_tiny_model(cfg: RunConfig, folder: Path) -> None:
     """Write the configuration's tiny model, with a tokenizer of its environment's text."""
-    from envs.registry import make
+    from envs.registry import make, with_preset
     from learner.init_model import init_model
 
-    settings = {"preset": cfg.preset, **cfg.env.settings}
+    settings = with_preset(cfg.env.id, dict(cfg.env.settings), cfg.preset)
     init_model(folder, cfg, make(cfg.env.id, settings).corpus())
 
 
 def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
     """Parquet of demonstrations: the user's, or the expert's; None without SFT."""
     from cluster.demonstrations import write_demonstrations
+    from envs.registry import with_preset
 
     if not cfg.sft.steps:
         return None
     if cfg.sft.data:
         return cfg.sft.data
-    settings = {"preset": cfg.preset, **cfg.env.settings}
+    settings = with_preset(cfg.env.id, dict(cfg.env.settings), cfg.preset)
     target = folder / "demonstrations"
     write_demonstrations(cfg.env.id, settings, cfg.sft.demonstrations, cfg.seed, target)
     return str(target)
@@ -203,7 +204,7 @@ def _trainer(
         run_config=ray.train.RunConfig(
             name="ray_train",
             storage_path=str(folder),
-            failure_config=ray.train.FailureConfig(
+            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
                 max_failures=cfg.learner.max_restarts, controller_failure_limit=3
             ),
         ),
