@@ -248,6 +248,32 @@ def test_demonstrations_are_single_steps_of_whole_routes() -> None:
 
 
 @pytest.mark.parametrize("style", ["full", "brief"])
+def test_suboptimal_demonstrations_fail_first_and_hear_why(style) -> None:
+    env = VIRL(trajectories="suboptimal", verify_iter=4, prompt_style=style)
+    lengths = set()
+    player = VIRL(verify_iter=4, prompt_style=style)
+    steps = list(env.demonstrations(40, 9))
+    player.reset(seed=9)
+    for demonstration in [d for d in steps if d.seed == 9]:
+        *wrong, right = [m["content"] for m in demonstration.messages if m["role"] == "assistant"]
+        said = [m["content"] for m in demonstration.messages[2::2]]
+        for text, message in zip(wrong, said, strict=True):
+            shown, reward, *_ = player.step(text)
+            assert reward < 0 and shown["message"] == message
+        assert player.step(right)[1] == 1.0
+    lengths = {len(d.messages) for d in steps}
+    assert lengths == {2, 4, 6, 8}
+
+
+def test_diverse_prompts_change_the_wording_alone() -> None:
+    steps = list(VIRL(prompt_diversity=True).demonstrations(120, 0))
+    plain = list(VIRL().demonstrations(120, 0))
+    opening = {d.messages[0]["content"].splitlines()[1].split(". ")[0] for d in steps}
+    assert len(opening) == 3
+    assert [d.messages[1] for d in steps] == [d.messages[1] for d in plain]
+
+
+@pytest.mark.parametrize("style", ["full", "brief"])
 def test_the_corpus_holds_every_word_of_every_variant(style) -> None:
     words = re.compile(r"[A-Za-z]+|\d|[^\w\s]")
     known = {w for text in VIRL(prompt_style=style).corpus() for w in words.findall(text)}

@@ -34,6 +34,8 @@ def test_a_setting_overrides_its_preset() -> None:
         ({"image_size": "big"}, ["image_size", "'big'", "number"]),
         ({"init_heading": 360}, ["init_heading", "360", "359"]),
         ({"city": "benchmark", "split": "train"}, ["split", "'train'", "benchmark"]),
+        ({"trajectories": "suboptimal", "verify_iter": 1}, ["verify_iter", "1", "at least 2"]),
+        ({"prompt_diversity": True, "prompt_style": "brief"}, ["prompt_diversity", "brief"]),
         ({"world": "/no/such/folder"}, ["world", "'/no/such/folder'", "folder that exists"]),
         ({"world": ".", "city": "Milan"}, ["city", "'Milan'", "data set"]),
         ({"world": ".", "split": "test"}, ["split", "'test'", "data set"]),

@@ -56,9 +56,15 @@ class VIRL(TextEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode; `options={"route": i}` chooses the route."""
+        """Begin an episode.
+
+        Options: `route`, its number; `wording`, index of prompts.OPENINGS.
+        Info holds `route` (its name) and `position` (on the rail).
+        """
         super().reset(seed=seed)
-        index = (options or {}).get("route")
+        options = options or {}
+        self._wording: int = options.get("wording", 0)
+        index = options.get("route")
         if index is None:
             index = int(self.np_random.integers(self.world.count)) if seed is None else seed
         self.route = self.world.route(index % self.world.count)
@@ -113,8 +119,9 @@ class VIRL(TextEnv):
         if s.prompt_style == "brief":
             return prompts.brief_prompt(route, past, point, vision, s.action_space)
         return prompts.full_prompt(
-            route, past, point, vision, s.action_space, rules.view_layout, rules.tidy_rail
-        )
+            route, past, point, vision, s.action_space, rules.view_layout, rules.tidy_rail,
+            self._wording,
+        )  # fmt: skip
 
     def _fresh(self) -> Observation:
         return self._with_image({"message": self.prompt(self.vision), "restart": 1})

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from configs.schema import PRESETS
 from envs.base import Demonstration, Message
 from envs.virl import prompts
@@ -27,10 +29,10 @@ FAULTS = (
 )  # fmt: skip
 
 
-def answer(env: VIRL) -> str:
-    """The answer that earns full marks where the environment stands."""
+def answer(env: VIRL, action: str | None = None) -> str:
+    """The answer that earns full marks where the environment stands, or one with another action."""
     point = env.point
-    action = point.action(env.settings.action_space)
+    action = action or point.action(env.settings.action_space)
     if env.settings.prompt_style == "brief":
         return prompts.brief_answer(point, env.vision, action)
     observed = observation(point, env.rules.tidy_rail).strip().removesuffix(";")
@@ -38,24 +40,41 @@ def answer(env: VIRL) -> str:
 
 
 def demonstrations(env: VIRL, n: int, seed: int) -> Iterator[Demonstration]:
-    """Play the expert from seed, seed + 1, ... and yield each step as one demonstration."""
+    """Walk the routes of seed, seed + 1, ... and yield each step as one demonstration.
+
+    With trajectories=suboptimal, up to verify_iter - 1 wrong answers and what the verifier says
+    of them come before the right one.
+    """
     player = type(env)(**vars(env.settings))
+    settings, rng = player.settings, np.random.default_rng(seed)
     given = 0
     while given < n:
-        shown, _ = player.reset(seed=seed)
-        done = False
-        while not done and given < n:
-            text = player.expert()
-            messages: tuple[Message, ...] = (
-                {"role": "user", "content": shown["message"], "train": False},
-                {"role": "assistant", "content": text, "train": True},
-            )
+        wording = int(rng.integers(len(prompts.OPENINGS))) if settings.prompt_diversity else 0
+        shown, _ = player.reset(seed=seed, options={"wording": wording})
+        for _ in range(min(len(player.rail), n - given)):
+            messages = [Message(role="user", content=shown["message"], train=False)]
             images = (shown["image"],) if "image" in shown else ()
-            yield Demonstration(messages, images, seed)
+            if settings.trajectories == "suboptimal":
+                for _ in range(int(rng.integers(settings.verify_iter))):
+                    messages += _failure(player, rng)
+            text = player.expert()
+            messages.append(Message(role="assistant", content=text, train=True))
+            yield Demonstration(tuple(messages), images, seed)
             given += 1
-            shown, _, terminated, truncated, _ = player.step(text)
-            done = terminated or truncated
+            shown, *_ = player.step(text)
         seed += 1
+
+
+def _failure(player: VIRL, rng: np.random.Generator) -> list[Message]:
+    """Give a wrong answer and hear the feedback."""
+    space = player.settings.action_space
+    actions = [action for action in ACTIONS[space] if action != player.point.action(space)]
+    wrong = answer(player, actions[int(rng.integers(len(actions)))])
+    shown, *_ = player.step(wrong)
+    return [
+        Message(role="assistant", content=wrong, train=True),
+        Message(role="user", content=shown["message"], train=False),
+    ]
 
 
 def corpus(env: VIRL) -> Iterator[str]:
@@ -72,6 +91,8 @@ def corpus(env: VIRL) -> Iterator[str]:
     for kind in KINDS:
         yield " ".join(f"{word} {kind}" for word in words)
     yield from dict.fromkeys(env.world.landmark_names())
+    if style == "full":
+        yield from prompts.OPENINGS
     for feedback in ("none", "binary", "verifier"):
         for fault in FAULTS:
             yield prompts.retry(Verdict("wrong_action", -1.0, fault), feedback, style)

@@ -114,23 +114,27 @@ def _slabs(patch: _Patch, number: int) -> None:
 
 
 def _markings(patch: _Patch, number: int) -> None:
-    """A dashed middle line, and a zebra crossing at each end."""
+    """A dashed middle line, and a zebra crossing at each end, short of the patch's edge.
+
+    What lies at the edge stands for all beyond it, so no paint may lie there.
+    """
     street = patch.city.plan.streets[number]
-    at, middle = patch.frame(number)
-    fill = patch.style.marking
+    at, _ = patch.frame(number)
+
+    def stripe(along: float, left: float, long: float, wide: float) -> None:
+        corners = [at(along, left), at(along + long, left), at(along + long, left + wide),
+                   at(along, left + wide)]  # fmt: skip
+        x, y = corners[0]
+        if np.hypot(x - patch.side / 2, y - patch.side / 2) < (REACH_M - 5) * patch.ppm:
+            patch.draw.polygon(corners, fill=patch.style.marking)
+
     along = 17.0
     while along < street.length - 19.0:
-        if abs(along - middle) < REACH_M:
-            corners = [at(along, -0.1), at(along + 2.5, -0.1), at(along + 2.5, 0.1), at(along, 0.1)]
-            patch.draw.polygon(corners, fill=fill)
+        stripe(along, -0.1, 2.5, 0.2)
         along += 5.5
     half = street.half_width - PAVEMENT_M
     for near in (11.5, street.length - 14.5):
-        if abs(near - middle) > REACH_M:
-            continue
         left = -half + 0.5
         while left < half - 0.6:
-            corners = [at(near, left), at(near + 3, left), at(near + 3, left + 0.6),
-                       at(near, left + 0.6)]  # fmt: skip
-            patch.draw.polygon(corners, fill=fill)
+            stripe(near, left, 3.0, 0.6)
             left += 1.2

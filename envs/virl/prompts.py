@@ -22,14 +22,21 @@ from envs.virl.rail import Point
 from envs.virl.route import Route
 from envs.virl.verifier import Verdict
 
+OPENINGS = (
+    "You are an expert in navigation.",
+    "You guide a traveller through a city.",
+    "In this task you walk along a route in a city.",
+)
+"""First sentence of a full prompt; the first is used unless prompts are to be diverse."""
+
 _TASK = {
     "language": """[Task Description]
-You are an expert in navigation. You receive a list of instructions to follow, together with \
+{opening} You receive a list of instructions to follow, together with \
 the history of your observations and actions. First find the instruction that is to be \
 executed now. Then choose the action that the current observation and this instruction ask for.
 """,
     "vision": """[Task Description]
-You are an expert in navigation. You receive a list of instructions to follow, a picture of \
+{opening} You receive a list of instructions to follow, a picture of \
 your surroundings, and the history of your observations and actions. First find the instruction \
 that is to be executed now. Then choose the action that the picture and this instruction ask for.
 
@@ -74,11 +81,13 @@ def full_prompt(
     action_space: str,
     view_layout: str,
     tidy: bool,
+    wording: int = 0,
 ) -> str:
     """The long prompt; `past` holds (observation, action) pairs as text."""
     words = list(COMPASS if action_space == "absolute" else RELATIVE)
     now = picture_line(point) if vision else observation(point, tidy)
     task = _TASK["vision" if vision else "language"].replace("{views}", _VIEWS[view_layout])
+    task = task.replace("{opening}", OPENINGS[wording])
     return "\n".join(
         [
             task,

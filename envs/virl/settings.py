@@ -70,6 +70,12 @@ class Settings:
     max_steps: int | None = leaf(
         None, "answers after which an episode is truncated; null: as many as the rail needs", low=1
     )
+    trajectories: str = leaf(
+        "optimal",
+        "demonstrations: one right answer a step, or wrong ones and the feedback before it",
+        choices=("optimal", "suboptimal"),
+    )
+    prompt_diversity: bool = leaf(False, "demonstrations draw the full prompt's wording at random")
     cache_mib: int = leaf(256, "bound on the panoramas kept in memory, a process, MiB", low=1)
 
 
@@ -118,6 +124,10 @@ def check(settings: Settings) -> None:
     """Raise ValueError, one sentence, for a value out of bounds or a contradictory pair."""
     for leaf_field in fields(settings):
         _check_leaf(leaf_field.name, getattr(settings, leaf_field.name), leaf_field.metadata)
+    if settings.trajectories == "suboptimal" and settings.verify_iter < 2:
+        raise ValueError("verify_iter is 1, but trajectories='suboptimal' needs at least 2")
+    if settings.prompt_diversity and settings.prompt_style == "brief":
+        raise ValueError("prompt_diversity is true, but prompt_style='brief' has one wording")
     if settings.world == "procedural":
         if settings.city == BENCHMARK and settings.split == "train":
             raise ValueError(
