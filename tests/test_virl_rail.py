@@ -128,7 +128,7 @@ def test_wording() -> None:
         "Turn right to face east.",
         "Move forward until you reach destination where The destination Red Bank is on your left.",
     ]
-    short = "slightly right north to corner; right east to end Red Bank left"
+    short = "1: slightly right north, corner. 2: right east, end Red Bank left."
     assert short_directions(route, turns) == short
     rail = lay_rail(route, 350, Settings(drop_rate=1.0), FIXED, lambda p: p,
                     np.random.default_rng(0))  # fmt: skip
@@ -138,5 +138,6 @@ def test_wording() -> None:
     assert observation(rail[1], tidy=False) == "No landmark nearby; You observe an intersection"
     past = [("a", "turn_direction(north)"), ("b", "forward()"), ("c", "turn_direction(east)")]
     assert history(past[:1], "now") == "O_1: a\nA_1: turn_direction(north)\nO_2: now\nA_2:"
-    assert short_history(past) == "north 1, east 0"
+    assert short_history(past) == "2 east"
+    assert short_history(past[:2]) == "1 north"
     assert short_history([]) == "nothing"

@@ -56,7 +56,7 @@ def short_expression(expression: str) -> str:
 
 
 def short_directions(route: Route, turns: list[str]) -> str:
-    """All legs in a few words each: turn, compass word, what ends the leg."""
+    """All legs, numbered, in a few words each: turn, compass word, what ends the leg."""
     last = len(route.legs) - 1
 
     def goal(number: int, leg: Leg) -> str:
@@ -65,19 +65,13 @@ def short_directions(route: Route, turns: list[str]) -> str:
         return f"{kind} {name}".strip()
 
     parts = [
-        f"{turn} {leg.compass} to {goal(number, leg)}"
+        f"{number + 1}: {turn} {leg.compass}, {goal(number, leg)}."
         for number, (leg, turn) in enumerate(zip(route.legs, turns, strict=True))
     ]
-    return "; ".join(parts)
+    return " ".join(parts)
 
 
 def short_history(past: list[tuple[str, str]]) -> str:
-    """The turns so far, each with the steps forward after it: "north 2, west 1"."""
-    parts: list[list[str | int]] = []
-    for _, action in past:
-        if action == "forward()":
-            if parts:
-                parts[-1][1] = int(parts[-1][1]) + 1
-        else:
-            parts.append([action[action.find("(") + 1 : -1], 0])
-    return ", ".join(f"{turn} {steps}" for turn, steps in parts) or "nothing"
+    """The last turn with its number; steps forward tell nothing, as points drop at random."""
+    turns = [action[action.find("(") + 1 : -1] for _, action in past if action != "forward()"]
+    return f"{len(turns)} {turns[-1]}" if turns else "nothing"

@@ -109,7 +109,8 @@ def brief_prompt(
     elif point.expression:
         seen += f" {short_expression(point.expression)}"
     words = _BRIEF_WORDS[action_space]
-    return f"Use {words}. Route: {route}. Done: {short_history(past)}. Now: {seen}."
+    upcoming = sum(action != "forward()" for _, action in past) + 1
+    return f"Use {words}. {route} Done: {short_history(past)}. Now: {seen}. Next {upcoming}:"
 
 
 def retry(verdict: Verdict, feedback: str, style: str) -> str:
