@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.failures import DeadlineExceeded, TooManyFailures, WorkerLost, first_line
 from rollout.episode import EpisodeRequest
-
-if TYPE_CHECKING:
-    from rollout.worker import TrajectoryNumbers
+from rollout.numbers import TrajectoryNumbers, expand
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,8 @@ class TrajectoryBuffer:
         await self._answer(index, "take requests", worker.submit.remote(requests))
         while len(entries) < len(requests):
             block, numbers = worker.next_block.remote()
-            rows = await self._answer(index, "finish a block of episodes", numbers)
-            entries += [Entry(block, row, n) for row, n in enumerate(rows)]
+            columns = await self._answer(index, "finish a block of episodes", numbers)
+            entries += [Entry(block, row, n) for row, n in enumerate(expand(columns))]
         return entries
 
     async def _answer(self, index: int, what: str, ref: Any) -> Any:
@@ -103,7 +101,7 @@ class TrajectoryBuffer:
             raise TooManyFailures(
                 f"{len(failed)} of {len(entries)} trajectories failed, more than "
                 f"cluster.max_failure_rate = {self._max_failure_rate:g}; the first, "
-                f"{failed[0].id} (seed {failed[0].seed}): {failed[0].failure}"
+                f"{failed[0].id}: {failed[0].failure}"
             )
 
     def assignments(self, ranks: int) -> list[list[tuple[Any, list[int]]]]:

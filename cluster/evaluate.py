@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 
@@ -17,11 +17,9 @@ from cluster.wait import answer
 from configs.schema import RunConfig
 from envs.registry import with_preset
 from rollout.episode import EpisodeRequest
+from rollout.numbers import TrajectoryNumbers
 from rollout.renderer import Renderer
 from rollout.trajectory import Trajectory, from_arrow
-
-if TYPE_CHECKING:
-    from rollout.worker import TrajectoryNumbers
 
 SAMPLES = 4  # conversations kept a stage and variant
 

@@ -7,11 +7,13 @@ which policy version sampled it. It does not know episodes, environments or Ray.
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ class Completion:
     prompt_ids: Sequence[int]
     token_ids: Sequence[int]
     logprobs: Sequence[float]
-    versions: Sequence[int]
+    versions: Sequence[int] | NDArray[np.int32]
     stopped: bool
 
 
@@ -84,6 +86,9 @@ class Engine:
         self._llm = llm
         self._load = load
         self._requests = 0
+        from vllm.inputs import tokens_input
+
+        self._tokens_input = tokens_input
 
     @classmethod
     async def start(cls, settings: EngineSettings) -> Engine:
@@ -99,7 +104,8 @@ class Engine:
         load = _make_load()
         try:
             llm = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(**_arguments(settings)), stat_loggers=[lambda *_: load]
+                AsyncEngineArgs(**_arguments(settings)),
+                stat_loggers=[lambda *_: load],  # type: ignore[list-item]
             )
         except Exception as error:  # the boundary to vLLM: whatever it raises at start
             raise EngineFailure(f"vLLM cannot start on {settings.folder}: {error}") from error
@@ -130,13 +136,30 @@ class Engine:
         Raises:
             EngineFailure: the engine died or refused the request.
         """
+        parameters = copy.copy(self._parameters(max_tokens, temperature))
+        parameters.seed = seed
+        prompt: Any = self._tokens_input(list(prompt_ids))
+        if images:
+            prompt = {
+                "prompt_token_ids": list(prompt_ids),
+                "multi_modal_data": {"image": list(images)},
+            }
+        self._requests += 1
+        try:
+            async for output in self._llm.generate(prompt, parameters, f"r{self._requests}"):
+                final = output
+        except Exception as error:  # the boundary to vLLM
+            raise EngineFailure(f"vLLM refused or lost a request: {error!r}") from error
+        return self._completion(final)
+
+    @cache  # noqa: B019 - an engine lives as long as its process
+    def _parameters(self, max_tokens: int, temperature: float) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        parameters = SamplingParams(
+        return SamplingParams(
             max_tokens=max_tokens,
             temperature=temperature,
-            seed=seed,
             logprobs=0,
             flat_logprobs=True,
             detokenize=False,
@@ -145,16 +168,6 @@ class Engine:
             logit_bias={i: FORBIDDEN_BIAS for i in self.settings.forbidden} or None,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        prompt: dict[str, Any] = {"prompt_token_ids": list(prompt_ids)}
-        if images:
-            prompt["multi_modal_data"] = {"image": list(images)}
-        self._requests += 1
-        try:
-            async for output in self._llm.generate(prompt, parameters, f"r{self._requests}"):
-                final = output
-        except Exception as error:  # the boundary to vLLM
-            raise EngineFailure(f"vLLM refused or lost a request: {error!r}") from error
-        return self._completion(final)
 
     def _completion(self, output: Any) -> Completion:
         answer = output.outputs[0]

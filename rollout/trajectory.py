@@ -7,6 +7,7 @@ speaks of `token_ids[t]`. Nothing here knows of engines, environments or Ray.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -161,11 +162,11 @@ def to_arrow(trajectories: list[Trajectory]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([_row(t) for t in trajectories], schema=SCHEMA)
 
 
-def _row(trajectory: Trajectory) -> dict[str, object]:
+def _row(trajectory: Trajectory) -> dict[str, Any]:
     segments = trajectory.segments
 
     def flat(name: str, dtype: type) -> NDArray[np.generic]:
-        arrays = [np.asarray(getattr(s, name), dtype) for s in segments]
+        arrays: list[NDArray] = [np.asarray(getattr(s, name), dtype) for s in segments]
         return np.concatenate(arrays) if arrays else np.zeros(0, dtype)
 
     turns = [(i, turn) for i, s in enumerate(segments) for turn in s.turns]
@@ -211,9 +212,9 @@ def from_arrow(batch: pa.RecordBatch) -> list[Trajectory]:
 
 
 def _trajectory(
-    row: dict[str, object],
+    row: dict[str, Any],
     index: int,
-    views: dict[str, NDArray[np.generic]],
+    views: dict[str, NDArray[Any]],
     bounds: dict[str, NDArray[np.int32]],
 ) -> Trajectory:
     segments: list[Segment] = []

@@ -57,7 +57,8 @@ class ObjectStoreChannel(WeightTransferEngine[NoInit, BucketMessage]):
     def receive_weights(self, update_info: BucketMessage) -> None:
         """Load one bucket; tensors are read in place from shared memory."""
         data = np.memmap(update_info.path, np.uint8, mode="r+")
-        self.model.load_weights(unpack(Header(**update_info.header), data))
+        model: Any = self.model
+        model.load_weights(unpack(Header(**update_info.header), data))
 
     def finish_weight_update(self) -> None:
         """Put the loaded layers into use."""
@@ -70,6 +71,7 @@ class ObjectStoreChannel(WeightTransferEngine[NoInit, BucketMessage]):
         The output layer is not reloaded layer by layer: without this it goes on sampling from
         the weights of the engine's start, and nothing complains.
         """
+        module: Any
         for module in self.model.modules():
             if hasattr(module, "cpu_linear") and hasattr(module, "quant_method"):
                 module.quant_method.process_weights_after_loading(module)

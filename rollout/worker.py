@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,34 +20,9 @@ from envs.base import TextEnv
 from rollout.engine import Engine, EngineSettings
 from rollout.episode import EpisodeRequest, Limits, play
 from rollout.manifest import Header
+from rollout.numbers import compress, numbers
 from rollout.renderer import Renderer
 from rollout.trajectory import Trajectory, to_arrow
-
-
-@dataclass(frozen=True)
-class TrajectoryNumbers:
-    """The few numbers that the buffer and the learner's rank 0 see of a trajectory."""
-
-    id: str
-    seed: int
-    group_id: int
-    variant: str
-    end: str
-    failure: str
-    reward: float
-    tokens: int
-    action_tokens: int
-    oldest_version: int
-    metrics: dict[str, float]
-
-
-def numbers(trajectory: Trajectory) -> TrajectoryNumbers:
-    """The numbers of a trajectory."""
-    t = trajectory
-    return TrajectoryNumbers(
-        t.id, t.seed, t.group_id, t.variant, t.end, t.failure, t.total_reward, t.tokens,
-        t.action_tokens, t.oldest_version, t.metrics,
-    )  # fmt: skip
 
 
 class RolloutWorker:
@@ -89,8 +63,11 @@ class RolloutWorker:
         self._queue.extend(requests)
         self._fill()
 
-    async def next_block(self) -> tuple[pa.RecordBatch, list[TrajectoryNumbers]]:
+    async def next_block(self) -> tuple[pa.RecordBatch, dict[str, Any]]:
         """Wait for a block of finished trajectories, or for the last ones of the queue.
+
+        Returns:
+            The Arrow block, and its trajectories' numbers as `rollout.numbers.compress` packs them.
 
         Raises:
             rollout.engine.EngineFailure: the engine was lost.
@@ -103,7 +80,7 @@ class RolloutWorker:
         if not self._done:
             raise ValueError("next_block: nothing is queued or in flight")
         block, self._done = self._done[: self._block], self._done[self._block :]
-        return to_arrow(block), [numbers(t) for t in block]
+        return to_arrow(block), compress([numbers(t) for t in block])
 
     async def receive(
         self, version: int, parts: Iterable[tuple[Header, NDArray[np.uint8]]]

@@ -96,7 +96,7 @@ def test_numbers_of_a_trajectory():
 def test_misaligned_segments_are_refused(change):
     good = segment([(3, 5), (7, 10)], 10)
     fields = {n: getattr(good, n) for n in good.__dataclass_fields__} | change
-    with pytest.raises(ValueError, match="Segment|Turn"):
+    with pytest.raises(ValueError, match=r"Segment|Turn"):
         Segment(**fields)
 
 

@@ -1,0 +1,145 @@
+"""What the learner's tests share: a tiny Llama, random episodes, and a process per rank."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from configs.schema import (
+    LearnerConfig,
+    OptimizerConfig,
+    PPOConfig,
+    RolloutConfig,
+    RunConfig,
+    SFTConfig,
+)
+from learner.batch import Sequence
+from rollout.trajectory import Segment, Trajectory, Turn
+
+VOCABULARY = 48
+FORBIDDEN = (VOCABULARY - 1,)  # never sampled below
+
+
+def save_llama(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
+    """A random Llama of about 50k parameters."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+        initializer_range=0.2,  # large, so that predictions differ from token to token
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def trajectory(
+    index: int, rng: np.random.Generator, *, version: int = 0, group: int | None = None
+) -> Trajectory:
+    """1 to 4 turns in 1 or 2 segments; every third ends in the next prompt (bootstrap)."""
+    bootstrap = index % 3 == 0
+    segments = []
+    for _ in range(int(rng.integers(1, 3))):
+        ids = rng.integers(0, VOCABULARY - 1, rng.integers(2, 12)).tolist()
+        mask, turns = [False] * len(ids), []
+        for _ in range(int(rng.integers(1, 3))):
+            length = int(rng.integers(1, 9))
+            turns.append(Turn(len(ids), len(ids) + length, float(rng.normal())))
+            ids += rng.integers(0, VOCABULARY - 1, length + 3).tolist()
+            mask += [True] * length + [False] * 3
+        if not bootstrap:
+            ids, mask = ids[:-3], mask[:-3]
+        marks = np.array(mask)
+        segments.append(
+            Segment(
+                np.array(ids, np.int32),
+                marks,
+                np.where(marks, rng.normal(-4, 0.5, len(marks)), 0).astype(np.float32),
+                np.where(marks, version, -1).astype(np.int32),
+                tuple(turns),
+            )
+        )
+    return Trajectory(
+        f"train/{index:03d}",
+        "test",
+        "train",
+        index,
+        index // 4 if group is None else group,
+        tuple(segments),
+        "truncated" if bootstrap else "terminated",
+        {"success": float(index % 2), "first_try": 0.0},
+        bootstrap=bootstrap,
+    )
+
+
+def trajectories(n: int, seed: int = 0) -> list[Trajectory]:
+    rng = np.random.default_rng(seed)
+    return [trajectory(i, rng) for i in range(n)]
+
+
+def demonstrations(n: int, seed: int = 0) -> list[Sequence]:
+    return [Sequence(s.token_ids, s.action_mask) for t in trajectories(n, seed) for s in t.segments]
+
+
+def config(
+    *, stage: int = 0, budget: int = 4096, temperature: float = 1.0, **ppo: Any
+) -> RunConfig:
+    ppo = {"updates": 4, "episodes": 12, "minibatch": 4, "epochs": 2, "critic_warmup": 0} | ppo
+    ppo = {"optimizer": OptimizerConfig(lr=1e-3, warmup=0.0)} | ppo
+    return RunConfig(
+        seed=7,
+        sft=SFTConfig(optimizer=OptimizerConfig(lr=1e-3)),
+        ppo=PPOConfig(**ppo),
+        rollout=RolloutConfig(temperature=temperature),
+        learner=LearnerConfig(zero_stage=stage, microbatch_tokens=budget),
+    )
+
+
+def sgd(groups: list[dict[str, Any]], cfg: OptimizerConfig) -> torch.optim.Optimizer:
+    """Plain SGD, so that a step of known size shows the gradient."""
+    return torch.optim.SGD(groups, lr=cfg.lr)
+
+
+def sgd_config(lr: float) -> OptimizerConfig:
+    return OptimizerConfig(lr=lr, schedule="constant", warmup=0.0, max_grad_norm=0.0)
+
+
+def full_state(engine: Any) -> dict[str, np.ndarray]:
+    """All parameters of trunk and value head, whole, on rank 0."""
+    return {k: v.float().numpy() for k, v in engine._full(engine.model).items()}
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    """Relative L2 distance of a from b."""
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def spawn(work: Callable[..., None], ranks: int, *args: Any) -> None:
+    """Run work(rank, *args) in as many processes, joined by gloo on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, (work, ranks, port, args), nprocs=ranks)
+
+
+def _rank(rank: int, work: Callable[..., None], ranks: int, port: int, args: tuple) -> None:
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks
+    )
+    work(rank, *args)
+    torch.distributed.destroy_process_group()
