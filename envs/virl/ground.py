@@ -86,17 +86,18 @@ def ground_patch(city: City, x: float, y: float, ppm: int) -> NDArray[np.uint32]
 
 def _roadways(patch: _Patch, fill: tuple[int, int, int], margin: float) -> None:
     """The carriageways with their crossings, `margin` metres wider on each side."""
-    nodes: dict[int, float] = {}
+    nodes: dict[int, list[float]] = {}
     for number in patch.streets:
         street = patch.city.plan.streets[number]
         half = street.half_width - PAVEMENT_M + margin
         ends = [patch.pixel(tuple(patch.city.plan.nodes[n])) for n in (street.a, street.b)]
         patch.draw.line(ends, fill=fill, width=round(2 * half * patch.ppm))
         for node in (street.a, street.b):
-            nodes[node] = max(nodes.get(node, 0.0), half)
-    for node, half in nodes.items():
+            nodes.setdefault(node, []).append(half)
+    for node, halves in nodes.items():
         px, py = patch.pixel(tuple(patch.city.plan.nodes[node]))
-        reach = half * 1.12 * patch.ppm
+        # Rounds the corners, yet leaves the narrowest street's pavement across a T-junction.
+        reach = min(max(halves) * 1.12, min(halves) + PAVEMENT_M / 3) * patch.ppm
         patch.draw.ellipse((px - reach, py - reach, px + reach, py + reach), fill=fill)
 
 
