@@ -42,6 +42,19 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def add_up(shares: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """Sum named scalar tensors over a rank's shares and over ranks; a rank may have none."""
+    local: dict[str, float] = {}
+    if shares:
+        sums = torch.stack([sum(s[name].double() for s in shares) for name in shares[0]])  # type: ignore[misc]
+        local = dict(zip(shares[0], sums.tolist(), strict=True))
+    result: dict[str, float] = {}
+    for stats in gather(local):
+        for name, value in stats.items():
+            result[name] = result.get(name, 0.0) + value
+    return result
+
+
 def _reduce(values: ArrayLike, op: Any) -> NDArray[np.float64]:
     array = np.atleast_1d(np.asarray(values, np.float64))
     if world() == 1:

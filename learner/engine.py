@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from learner.model import (
     ActorCritic,
     Forward,
     Scores,
+    buckets,
     kind_of,
     load_trunk,
     load_value_head,
@@ -126,6 +127,7 @@ class Engine:
         self.model = _load(self._folder, cfg, self._stage, seed, forbidden)
         if _attention() == "flash_attention_2":
             self.layout = "flat"
+        self._own_clip = _own_clip(cfg, self._stage)
         self._kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
         self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
             model=self.model,
@@ -161,6 +163,9 @@ class Engine:
 
         Returns:
             loss, lr, grad_norm (before clipping) and the named means, equal on every rank.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; the weights are as they were.
         """
         engine, how = self._deepspeed, how or Forward()
         rate = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
@@ -175,25 +180,34 @@ class Engine:
             scores = _forward(engine, moved, how)
             if reference is not None:
                 scores = scores._replace(reference=reference.forward(moved, how).distribution)
+            loss = _anchor(scores)
             if real:
-                loss, stats = loss_fn(scores, moved)
-                shares.append({"loss": loss.detach(), **stats})
-            else:
-                loss = 0.0 * (scores.logprobs.sum() + scores.values.sum())
+                share, stats = loss_fn(scores, moved)
+                shares.append({"loss": share.detach(), **stats})
+                loss = loss + share
             engine.set_gradient_accumulation_boundary(i == rounds - 1)
             engine.backward(loss * distributed.world())  # DeepSpeed averages over ranks
-        norm = self._clip()
-        engine.step()
+        norm = self._apply()
         self.counters["steps"] += 1
-        return {**_add_up(shares), "lr": rate, "grad_norm": norm()}
+        return {**distributed.add_up(shares), "lr": rate, "grad_norm": norm}
 
-    def _clip(self) -> Callable[[], float]:
-        """Clip where DeepSpeed leaves the gradients to us (stage 0, fp32); tell the norm after."""
-        if self._stage == 0 and self._cfg.model.dtype == "float32":
+    def _apply(self) -> float:
+        """Clip the gradients, update the weights; the norm before clipping.
+
+        DeepSpeed clips, except at stage 0 in float32, where it would not tell the norm.
+        """
+        if self._own_clip:
             limit = self._optimizer_cfg.max_grad_norm or math.inf
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-            return lambda: float(norm)
-        return lambda: float(self._deepspeed.get_global_grad_norm() or 0.0)
+            norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+            if math.isfinite(norm):
+                self._deepspeed.step()
+        else:  # leaves the weights as they are when the norm is not finite
+            self._deepspeed.step()
+            norm = float(self._deepspeed.get_global_grad_norm() or 0.0)
+        if not math.isfinite(norm):
+            step = self.counters["steps"]
+            raise FloatingPointError(f"gradient norm of step {step} is {norm}; it must be finite")
+        return norm
 
     def skip(self, steps: int) -> None:
         """Move the schedule on by steps that are not taken."""
@@ -209,7 +223,7 @@ class Engine:
         Yields named tensors on rank 0, tied ones once, valid until the next bucket is asked
         for; other ranks get as many empty lists. Consume it to the end.
         """
-        for bucket in _buckets(self.model.trunk.named_parameters(), bucket_bytes):
+        for bucket in buckets(self.model.trunk.named_parameters(), bucket_bytes):
             with self._gathered([parameter for _, parameter in bucket]):
                 yield [(n, p.detach()) for n, p in bucket] if distributed.rank() == 0 else []
 
@@ -346,14 +360,17 @@ def _attention() -> str:
     return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
 
 
+def _own_clip(cfg: RunConfig, stage: int) -> bool:
+    return stage == 0 and cfg.model.dtype == "float32"
+
+
 def _deepspeed_config(cfg: RunConfig, optimizer: OptimizerConfig, stage: int) -> dict[str, Any]:
     bfloat16 = cfg.model.dtype == "bfloat16"
-    clip = optimizer.max_grad_norm
-    own_clip = stage == 0 and not bfloat16  # DeepSpeed would not tell the norm there
+    clip = 0.0 if _own_clip(cfg, stage) else optimizer.max_grad_norm
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0 if own_clip else clip,
+        "gradient_clipping": clip,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
         "bf16": {"enabled": bfloat16},
@@ -367,6 +384,12 @@ def _forward(engine: Callable[..., Any], moved: MicroBatch, how: Forward) -> Sco
     )
 
 
+def _anchor(scores: Scores) -> torch.Tensor:
+    """0, by way of every output: ZeRO-3 wants the same backward pass on every rank."""
+    parts = [t.reshape(-1)[:0].sum() for t in scores if t is not None and t.requires_grad]
+    return torch.stack(parts).sum()
+
+
 @torch.no_grad()
 def _score(
     engine: Callable[..., Any], microbatches: list[MicroBatch], how: Forward
@@ -375,32 +398,3 @@ def _score(
     padded = microbatches + [batch.empty()] * (rounds - len(microbatches))
     scores = [_forward(engine, m.to(_device()), how) for m in padded]
     return scores[: len(microbatches)]
-
-
-def _add_up(shares: list[Stats]) -> dict[str, float]:
-    """Sum named scalars over microbatches and ranks; ranks without any still take part."""
-    local: dict[str, float] = {}
-    if shares:
-        sums = torch.stack([sum(s[name].double() for s in shares) for name in shares[0]])  # type: ignore[misc]
-        local = dict(zip(shares[0], sums.tolist(), strict=True))
-    result: dict[str, float] = {}
-    for stats in distributed.gather(local):
-        for name, value in stats.items():
-            result[name] = result.get(name, 0.0) + value
-    return result
-
-
-def _buckets(
-    named: Iterable[tuple[str, torch.nn.Parameter]], limit: int
-) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
-    bucket: list[tuple[str, torch.nn.Parameter]] = []
-    size = 0
-    for name, parameter in named:
-        more = getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
-        if bucket and size + more > limit:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append((name, parameter))
-        size += more
-    if bucket:
-        yield bucket

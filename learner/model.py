@@ -6,7 +6,7 @@ wanted: full [tokens, vocabulary] logits are never made. It does not know losses
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -221,3 +221,20 @@ def kind_of(name: str, trunk: nn.Module) -> str:
         if any(mark in lower for mark in marks):
             return kind
     return "other"
+
+
+def buckets(
+    named: Iterable[tuple[str, nn.Parameter]], limit: int
+) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """Cut named parameters into lists of at most `limit` bytes, or of one larger parameter."""
+    bucket: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for name, parameter in named:
+        more = getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+        if bucket and size + more > limit:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((name, parameter))
+        size += more
+    if bucket:
+        yield bucket

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,11 @@ def _rank(rank: int, work: Callable[..., None], ranks: int, port: int, args: tup
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=ranks,
+        timeout=timedelta(seconds=90),
     )
     work(rank, *args)
     torch.distributed.destroy_process_group()
