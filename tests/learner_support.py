@@ -24,6 +24,7 @@ from configs.schema import (
 from learner.batch import Sequence
 from rollout.trajectory import Segment, Trajectory, Turn
 
+torch.set_num_threads(1)  # on a busy machine two threads wait for each other at every op
 VOCABULARY = 48
 FORBIDDEN = (VOCABULARY - 1,)  # never sampled below
 
