@@ -15,20 +15,12 @@ import ray
 from cluster.statistics import wilson
 from cluster.wait import answer
 from configs.schema import RunConfig
-from envs.registry import with_preset
 from rollout.episode import EpisodeRequest
 from rollout.numbers import TrajectoryNumbers
 from rollout.renderer import Renderer
 from rollout.trajectory import Trajectory, from_arrow
 
 SAMPLES = 4  # conversations kept a stage and variant
-
-
-def environments(cfg: RunConfig) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Every environment that a run plays, by name: "rollout" for training, "eval/…"."""
-    base = with_preset(cfg.env.id, dict(cfg.env.settings), cfg.preset)
-    named = {f"eval/{name}": {**base, **extra} for name, extra in cfg.eval.variants.items()}
-    return {name: (cfg.env.id, settings) for name, settings in {"rollout": base, **named}.items()}
 
 
 def requests(cfg: RunConfig, stage: str, variant: str) -> list[EpisodeRequest]:

@@ -86,13 +86,15 @@ def make_tiny_model(cfg: RunConfig, folder: Path) -> None:
 
 def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
     """Parquet of demonstrations: the user's, or the expert's; None without SFT."""
-    from cluster.demonstrations import write_demonstrations
+    from cluster.demonstrations import convert_released, write_demonstrations
     from envs.registry import with_preset
 
     if not cfg.sft.steps:
         return None
+    if cfg.sft.data and cfg.sft.data.endswith(".json"):
+        return str(convert_released(cfg.sft.data, folder / "demonstrations"))
     if cfg.sft.data:
-        return cfg.sft.data
+        return str(Path(cfg.sft.data).resolve())
     settings = with_preset(cfg.env.id, dict(cfg.env.settings), cfg.preset)
     target = folder / "demonstrations"
     write_demonstrations(cfg.env.id, settings, cfg.sft.demonstrations, cfg.seed, target)
@@ -120,7 +122,7 @@ def start_actors(cfg: RunConfig, model: str, gpu: bool) -> tuple[list[Any], Any]
     """Rollout actors and the buffer; engines start in the background."""
     from cluster.actors import RolloutActor
     from cluster.buffer import TrajectoryBuffer
-    from cluster.evaluate import environments
+    from cluster.check import environments
 
     gpus = cfg.rollout.tensor_parallel if gpu else 0
     actor = RolloutActor.options(  # type: ignore[attr-defined]
