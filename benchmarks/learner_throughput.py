@@ -32,6 +32,7 @@ from learner.sft import sft_step
 from rollout.trajectory import Segment, Trajectory, Turn
 
 BATCH = 64  # sequences an optimizer step
+SEQUENCES = 128  # trajectories in all
 EPOCHS = 4  # of a PPO update
 
 
@@ -131,7 +132,7 @@ def measure(threads: int, turns: int, seconds: float) -> list[dict[str, object]]
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         parameters = make_model(folder, 80)
-        trajectories = make_trajectories(256, turns, 0, 80)
+        trajectories = make_trajectories(SEQUENCES, turns, 0, 80)
         data = [Sequence(s.token_ids, s.action_mask) for t in trajectories for s in t.segments]
         tokens = sum(len(s.token_ids) for s in data)
         by_length = sorted(data, key=lambda s: len(s.token_ids))
@@ -172,7 +173,7 @@ def sft(folder: str, data: list[Sequence]) -> Callable[[], object]:
 def ppo(folder: str, trajectories: list[Trajectory]) -> Callable[[], object]:
     """A whole update: scoring pass, advantages, all epochs, metrics."""
     settings = PPOConfig(
-        updates=10**5, episodes=256, minibatch=BATCH, epochs=EPOCHS, critic_warmup=0,
+        updates=10**5, episodes=SEQUENCES, minibatch=BATCH, epochs=EPOCHS, critic_warmup=0,
         optimizer=OptimizerConfig(lr=1e-6),
     )  # fmt: skip
     cfg = RunConfig(ppo=settings)
