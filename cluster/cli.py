@@ -11,10 +11,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cluster.failures import RunFailure
 from configs.load import ConfigError, load, parse
 from configs.schema import RunConfig
+
+if TYPE_CHECKING:
+    from envs.base import TextEnv
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,14 +83,34 @@ def report_command(options: argparse.Namespace) -> int:
 def data_command(options: argparse.Namespace) -> int:
     """Write demonstrations of an environment, or convert a released JSON file."""
     from cluster.demonstrations import convert_released, write_demonstrations
-    from envs.registry import check_settings
 
     if options.env.endswith(".json"):
         print(convert_released(options.env, options.out))
         return 0
     settings = _settings(options.settings)
-    check_settings(options.env, settings, "settings")
+    _environment(options.env, settings)
     print(write_demonstrations(options.env, settings, options.n, options.seed, options.out))
+    return 0
+
+
+def play_command(options: argparse.Namespace) -> int:
+    """Play an environment in the terminal; pictures are saved and named by path."""
+    from cluster.play import Game
+
+    env = _environment(options.env, _settings(options.settings))
+    Game(env, options.seed, options.pictures).run()
+    return 0
+
+
+def gallery_command(options: argparse.Namespace) -> int:
+    """Write an HTML page and a PNG contact sheet of an environment's episodes."""
+    from cluster.gallery import write_gallery
+
+    if options.n < 1:
+        raise ConfigError(f"--n {options.n}: must be at least 1")
+    settings = _settings(options.settings)
+    env = _environment(options.env, settings)
+    print(write_gallery(env, options.env, settings, options.n, options.seed, options.out))
     return 0
 
 
@@ -139,6 +163,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--n", type=int, default=8192, help="how many")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", required=True, help="folder of Parquet parts")
+
+    command = add("play", play_command)
+    command.add_argument("env", help="environment id")
+    command.add_argument("settings", nargs="*", metavar="key=value", help="of the environment")
+    command.add_argument("--seed", type=int, default=0, help="of the first episode")
+    command.add_argument("--pictures", help="folder for pictures; a new temporary one otherwise")
+
+    command = add("gallery", gallery_command)
+    command.add_argument("env", help="environment id")
+    command.add_argument("settings", nargs="*", metavar="key=value", help="of the environment")
+    command.add_argument("--n", type=int, default=6, help="how many episodes")
+    command.add_argument("--seed", type=int, default=0, help="of the first episode")
+    command.add_argument("--out", required=True, help="folder of gallery.html and gallery.png")
     return parser
 
 
@@ -155,8 +192,27 @@ def _run_config(run: str) -> RunConfig:
     return load(file, [f"name={folder.name}", f"cluster.root={folder.parent}"])
 
 
-def _settings(pairs: Sequence[str]) -> dict[str, object]:
+def _settings(pairs: Sequence[str]) -> dict[str, Any]:
     return parse(pairs)
+
+
+def _environment(env_id: str, settings: dict[str, Any]) -> TextEnv:
+    """The environment, its settings checked.
+
+    Raises:
+        ConfigError: no such environment, or settings that it refuses.
+    """
+    from envs.base import TextEnv
+    from envs.registry import check_settings, make
+
+    try:
+        check_settings(env_id, settings, "settings")
+        env = make(env_id, settings)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if not isinstance(env, TextEnv):
+        raise ConfigError(f"{env_id} is a {type(env).__name__}; it must be an envs.base.TextEnv")
+    return env
 
 
 def _say(line: str, code: int) -> int:

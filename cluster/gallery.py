@@ -6,6 +6,7 @@ contact sheet drawn in gallery_sheet.py. The same seed gives the same files.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def write_gallery(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     answers, episodes = Answers(), []
-    for number in track(range(seed, seed + n), "episodes", disable=n < 4, transient=True):
+    quiet = not sys.stdout.isatty()
+    for number in track(range(seed, seed + n), "episodes", disable=quiet, transient=True):
         episodes.append(_episode(env, number, answers))
     said = " ".join(f"{name}={value}" for name, value in settings.items())
     draw_sheet(env_id, said, episodes).save(target / "gallery.png", optimize=True)

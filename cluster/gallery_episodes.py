@@ -6,7 +6,6 @@ HTML nor pictures.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from envs.base import TextEnv
 SLIP_EVERY = 3  # one answer in so many is a slip
 MOST_TURNS = 500  # a bound for environments that would not end
 OTHER_SIGN = {"+": "-", "-": "+", "*": "+", "/": "*"}
+FIELD = re.compile(r'^"([^"]*)": *(.*?),?$')
 SIGN = re.compile(r"(?<=[\d)])[ ]*([-+*/])[ ]*(?=[\d(])")
 
 
@@ -132,14 +132,9 @@ def _facts(info: dict[str, Any]) -> dict[str, str]:
 
 
 def readable(answer: str) -> list[str]:
-    """An answer's lines; a JSON object as `name: value`, so that its marks do not distract."""
-    try:
-        value = json.loads(answer)
-    except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, dict):
-        return [f"{name}: {entry}" for name, entry in value.items()]
-    return [line for line in answer.splitlines() if line.strip()]
+    """An answer's lines without the marks of JSON, fields as `name: value`."""
+    lines = [line.strip() for line in answer.splitlines()]
+    return [FIELD.sub(r"\1: \2", line) for line in lines if line.strip("{}, ")]
 
 
 def common_lines(episodes: Iterable[Episode]) -> set[str]:

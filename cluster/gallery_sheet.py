@@ -7,6 +7,7 @@ flow in rows; an episode's overview stands at its left, two tiles wide.
 from __future__ import annotations
 
 import functools
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from cluster.gallery_episodes import (
 )
 
 Colour = tuple[int, int, int]
+WHITE: Colour = (255, 255, 255)
 INK: Colour = (28, 28, 28)
 FAINT: Colour = (112, 112, 112)
 SOFT: Colour = (246, 246, 244)
@@ -47,15 +49,15 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 class Block:
     """A strip of a set width that grows downwards as things are added; cut to size at the end."""
 
-    def __init__(self, width: int, room: int = 4096) -> None:
-        self.width, self.y = width, 0
-        self.image = Image.new("RGB", (width, room), "white")
+    def __init__(self, width: int, ground: Colour = WHITE) -> None:
+        self.width, self.ground, self.y = width, ground, 0
+        self.image = Image.new("RGB", (width, 1024), ground)
         self.draw = ImageDraw.Draw(self.image)
 
     def need(self, height: int) -> None:
         """Make room for so many pixels more."""
         if self.y + height > self.image.height:
-            taller = Image.new("RGB", (self.width, 2 * (self.y + height)), "white")
+            taller = Image.new("RGB", (self.width, 2 * (self.y + height)), self.ground)
             taller.paste(self.image)
             self.image, self.draw = taller, ImageDraw.Draw(taller)
 
@@ -99,9 +101,8 @@ def wrap(line: str, shape: ImageFont.FreeTypeFont, width: int) -> list[str]:
     """A line in parts that fit a width; words longer than that are broken."""
     parts, rest = [], line.rstrip()
     while rest and shape.getlength(rest) > width:
-        fits = 1
-        while fits < len(rest) and shape.getlength(rest[: fits + 1]) <= width:
-            fits += 1
+        ends = range(1, min(len(rest), width))
+        fits = bisect_right(ends, 0, key=lambda end: int(shape.getlength(rest[:end]) > width)) or 1
         space = rest.rfind(" ", 1, fits + 1)
         at = space if space > 0 else fits
         parts.append(rest[:at].rstrip())
@@ -128,7 +129,7 @@ def draw_sheet(env_id: str, settings: str, episodes: Sequence[Episode]) -> Image
         for episode in episodes:
             _put_episode(sheet, episode, columns, known)
     drawn = sheet.cut()
-    framed = Image.new("RGB", (width + 2 * MARGIN, drawn.height + 2 * MARGIN), "white")
+    framed = Image.new("RGB", (width + 2 * MARGIN, drawn.height + 2 * MARGIN), WHITE)
     framed.paste(drawn, (MARGIN, MARGIN))
     return framed
 
@@ -213,7 +214,7 @@ def _tile(caption: str, trial: Trial, known: set[str]) -> Image.Image:
 def _put_answer(tile: Block, answer: Answer) -> None:
     """The answer on a tinted ground, at its left the colour of its reward."""
     tone = GOOD if answer.reward > 0 else BAD if answer.reward < 0 else FAINT
-    inner = Block(tile.width - 2 * PAD)
+    inner = Block(tile.width - 2 * PAD, SOFT)
     inner.text(readable(answer.text) or ["(nothing)"], SMALL, most=MOST_LINES)
     inner.y += 4
     inner.draw.text((0, inner.y), answer.verdict, fill=tone, font=font(TEXT, True))
@@ -222,16 +223,10 @@ def _put_answer(tile: Block, answer: Answer) -> None:
     inner.y += round(TEXT * 1.4)
     if answer.by != "expert":
         inner.text([f"{answer.by}: {answer.said}"], SMALL, FAINT, most=3)
-    mask = inner.cut()
-    height = mask.height + PAD
+    drawn = inner.cut()
+    height = drawn.height + PAD
     tile.need(height)
     tile.draw.rectangle((0, tile.y, tile.width - 1, tile.y + height), fill=SOFT)
     tile.draw.rectangle((0, tile.y, 3, tile.y + height), fill=tone)
-    tinted = Image.composite(mask, Image.new("RGB", mask.size, SOFT), _ink(mask))
-    tile.image.paste(tinted, (PAD, tile.y + PAD // 2))
+    tile.image.paste(drawn, (PAD, tile.y + PAD // 2))
     tile.y += height + 1
-
-
-def _ink(image: Image.Image) -> Image.Image:
-    """Where something is drawn on white, as a mask."""
-    return image.convert("L").point(lambda level: 255 - level if level > 200 else 255)

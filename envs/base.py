@@ -95,6 +95,10 @@ class TextEnv(gymnasium.Env[Observation, str]):
     def expert(self) -> str:
         """The answer that earns full marks in the current state."""
 
+    def overview(self) -> NDArray[np.uint8] | None:
+        """A picture of the whole episode for people, such as a map: uint8 [h, w, 3], or None."""
+        return None
+
     @abstractmethod
     def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:
         """Yield n demonstrations; the same n and seed yield the same ones."""

@@ -16,6 +16,7 @@ from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
 from envs.virl import expert, prompts
 from envs.virl.answers import read_brief, read_full, read_legacy
 from envs.virl.directions import directions, observation
+from envs.virl.map import draw_map
 from envs.virl.panorama import GAP, four_views
 from envs.virl.rail import Point, lay_rail, relative_words
 from envs.virl.route import Route
@@ -217,6 +218,11 @@ class VIRL(TextEnv):
     def expert(self) -> str:
         """The rail's own action, with the true observation and the current instruction."""
         return expert.answer(self)
+
+    def overview(self) -> NDArray[np.uint8]:
+        """The map of the route: streets, rail, landmarks; uint8 [640, 640, 3]."""
+        assert self.route is not None
+        return np.asarray(draw_map(self.world, self.route, self.rail))
 
     def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:
         """Yield n single-turn demonstrations: each navigation step of each route, in turn."""
