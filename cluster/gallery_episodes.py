@@ -1,6 +1,6 @@
 """Episodes to look at: an environment in, what was shown, answered and said out.
 
-The answers are the expert's; every third is a slip, so that verdicts are seen. Knows neither
+The answers are the expert's; every fourth is a slip, so that verdicts are seen. Knows neither
 HTML nor pictures.
 """
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from envs.base import TextEnv
 
-SLIP_EVERY = 3  # one answer in so many is a slip
+SLIP_EVERY = 4  # one answer in so many is a slip
 MOST_TURNS = 500  # a bound for environments that would not end
+OPEN = re.compile(r"\S+:\s*$")
 OTHER_SIGN = {"+": "-", "-": "+", "*": "+", "/": "*"}
 FIELD = re.compile(r'^"([^"]*)": *(.*?),?$')
 SIGN = re.compile(r"(?<=[\d)])[ ]*([-+*/])[ ]*(?=[\d(])")
@@ -59,6 +60,11 @@ class Episode:
     end: str
     metrics: dict[str, float]
     overview: NDArray[np.uint8] | None
+
+    @property
+    def told(self) -> str:
+        """The facts in a line."""
+        return " · ".join(f"{name} {value}" for name, value in self.facts.items())
 
     @property
     def total(self) -> float:
@@ -144,5 +150,11 @@ def common_lines(episodes: Iterable[Episode]) -> set[str]:
 
 
 def new_lines(prompt: str, known: set[str]) -> list[str]:
-    """The prompt's lines that are not known yet, blank ones left out."""
-    return [line for line in prompt.splitlines() if line.strip() and line not in known]
+    """The prompt's lines that are not known yet, without blank ones and open ones as `A_3:`."""
+    lines = [line for line in prompt.splitlines() if line not in known]
+    return [line for line in lines if line.strip() and not OPEN.match(line)]
+
+
+def one_trial_each(episodes: Iterable[Episode]) -> bool:
+    """Whether each episode has one prompt only, so that they can stand side by side."""
+    return all(len(episode.trials) == 1 for episode in episodes)

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cluster.gallery_episodes import Answer, Episode, Trial, common_lines, new_lines
+from cluster.gallery_episodes import (
+    Answer,
+    Episode,
+    Trial,
+    common_lines,
+    new_lines,
+    one_trial_each,
+)
 
 SIDE = 720  # pixels a picture is at most
 STYLE = """
@@ -28,9 +35,12 @@ h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.6rem 0 .
   border-top: 1px solid var(--line); padding-top: 1.2rem; }
 p { margin: .3rem 0; } .faint { color: var(--faint); } .good { color: var(--good); }
 .bad { color: var(--bad); }
-.episode { display: grid; gap: 1.2rem; margin-top: .9rem; align-items: start;
-  grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); }
-.overview { grid-column: span 2; grid-row: span 2; }
+.trials { display: grid; gap: 1.2rem; margin-top: .9rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); }
+.episode { display: grid; gap: 1.6rem; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr);
+  align-items: start; }
+.overview { position: sticky; top: 1rem; margin-top: .9rem; }
+.overview pre { margin-top: .8rem; }
 .trial { border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 .trial > * { margin: .6rem .8rem; } .trial > img { margin: 0; width: 100%; display: block; }
 .overview img { width: 100%; border-radius: 8px; border: 1px solid var(--line);
@@ -42,13 +52,14 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0;
 .answer { border-left: 3px solid var(--line); background: var(--soft); padding: .4rem .7rem; }
 .answer.good { border-color: var(--good); } .answer.bad { border-color: var(--bad); }
 .answer pre { color: var(--ink); }
-.grade { display: flex; gap: .6rem; align-items: baseline; font-size: .88rem; }
-.grade b { flex: 1; } .grade .by { color: var(--faint); }
+.grade { display: flex; flex-wrap: wrap; white-space: nowrap; gap: .6rem; align-items: baseline; font-size: .88rem; }
+.grade b { flex: 1; } 
 .said { color: var(--ink); font-size: .88rem; }
 summary { cursor: pointer; color: var(--faint); font-size: .88rem; }
-@media (max-width: 44rem) { .overview { grid-column: span 1; } }
+.prompt { background: var(--soft); border-radius: 8px; padding: .7rem 1rem; margin-top: 1rem; }
+@media (max-width: 44rem) { .episode { display: block; } .overview { position: static; } }
 @media print { body { margin: 0; max-width: none; font-size: 10pt; } .trial, .overview {
-  break-inside: avoid; } h2 { break-after: avoid; } }
+  break-inside: avoid; } .overview { position: static; } h2 { break-after: avoid; } }
 """
 
 
@@ -64,7 +75,9 @@ def page(env_id: str, settings: str, episodes: Sequence[Episode]) -> str:
         f"<h1>{escape(env_id)}</h1><p class=faint>{escape(settings) or 'default settings'}</p>",
         f"<p>{_count(len(episodes), 'episode')}, {_count(len(answers), 'answer')}: the expert's, "
         f"and {_count(slips, 'slip')} among them so that other verdicts are seen.</p>",
-        *(_episode(episode, known) for episode in episodes),
+        "<details class=prompt open><summary>the first prompt; below, of each only what is not in "
+        f"all of them</summary><pre>{escape(episodes[0].trials[0].prompt)}</pre></details>",
+        *(_side_by_side if one_trial_each(episodes) else _one_by_one)(episodes, known),
         "</body></html>\n",
     ]
     return "\n".join(parts)
@@ -74,30 +87,47 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _episode(episode: Episode, known: set[str]) -> str:
-    facts = [f"{name} {value}" for name, value in episode.facts.items()]
-    metrics = [f"{name.replace('_', ' ')} {v:.3g}" for name, v in episode.metrics.items()]
-    total = f"<span class={_tone(episode.total)}>{episode.total:+g}</span>"
-    parts = [
-        f"<h2>Seed {episode.seed}: {total}, {episode.end}</h2>",
-        f"<p class=faint>{escape(' · '.join(facts + metrics))}</p>",
-        "<div class=episode>",
-    ]
+def _side_by_side(episodes: Sequence[Episode], known: set[str]) -> Iterator[str]:
+    """Episodes of one prompt each, as cards of one grid."""
+    yield "<div class=trials>"
+    for episode in episodes:
+        yield _trial(f"seed {episode.seed}", episode.told, episode.trials[0], known)
+    yield "</div>"
+
+
+def _one_by_one(episodes: Sequence[Episode], known: set[str]) -> Iterator[str]:
+    """Episodes of many prompts, each under a heading, its overview at the left."""
+    for episode in episodes:
+        metrics = (f"{name.replace('_', ' ')} {v:.3g}" for name, v in episode.metrics.items())
+        total = f"<span class={_tone(episode.total)}>{episode.total:+g}</span>"
+        yield f"<h2>Seed {episode.seed}: {total}, {episode.end}</h2>"
+        yield f"<p class=faint>{escape(' · '.join([episode.told, *metrics]))}</p>"
+        yield from _walk(episode, known)
+
+
+def _walk(episode: Episode, known: set[str]) -> Iterator[str]:
+    """The overview with what is new in the first prompt, then the trials in order."""
+    first = episode.trials[0].prompt
     if episode.overview is not None:
-        parts.append(f"<div class=overview>{_img(episode.overview, 'overview')}</div>")
+        new = "\n".join(new_lines(first, known))
+        known = known | set(first.splitlines())
+        yield f"<div class=episode><div class=overview>{_img(episode.overview, 'overview')}"
+        yield f"<pre>{escape(new)}</pre></div>"
+    yield "<div class=trials>"
     for number, trial in enumerate(episode.trials, start=1):
-        parts.append(_trial(number, trial, known))
+        yield _trial(str(number), "", trial, known)
         known = known | set(trial.prompt.splitlines())
-    return "\n".join([*parts, "</div>"])
+    yield "</div></div>" if episode.overview is not None else "</div>"
 
 
-def _trial(number: int, trial: Trial, known: set[str]) -> str:
+def _trial(name: str, told: str, trial: Trial, known: set[str]) -> str:
     new = "\n".join(new_lines(trial.prompt, known))
     parts = ["<div class=trial>"]
     if trial.image is not None:
-        parts.append(_img(trial.image, f"picture of prompt {number}"))
+        parts.append(_img(trial.image, f"picture of {name}"))
     parts += [
-        f"<div><span class=number>{number}</span><pre class=new>{escape(new)}</pre></div>",
+        f"<div><span class=number>{name}</span> <span class=faint>{escape(told)}</span>",
+        f"<pre class=new>{escape(new)}</pre></div>",
         f"<details><summary>whole prompt</summary><pre>{escape(trial.prompt)}</pre></details>",
         *(_answer(answer) for answer in trial.answers),
         "</div>",
@@ -110,10 +140,10 @@ def _answer(answer: Answer) -> str:
     parts = [
         f"<div class='answer {tone}'><pre>{escape(answer.text)}</pre>",
         f"<div class=grade><b class={tone}>{escape(answer.verdict)}</b>"
-        f"<span class=by>{escape(answer.by)}</span>"
         f"<span class={tone}>{answer.reward:+g}</span>"
         f"<span class=faint>total {answer.total:+g}</span></div>",
-        f"<div class=said>{escape(answer.said)}</div></div>",
+        f"<div class=said><span class=faint>{escape(answer.by)}:</span> {escape(answer.said)}"
+        "</div></div>",
     ]
     if answer.heard:
         parts.append(f"<pre class=new>{escape(answer.heard)}</pre>")

@@ -22,6 +22,7 @@ from cluster.gallery_episodes import (
     Trial,
     common_lines,
     new_lines,
+    one_trial_each,
     readable,
 )
 
@@ -112,7 +113,7 @@ def wrap(line: str, shape: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 def draw_sheet(env_id: str, settings: str, episodes: Sequence[Episode]) -> Image.Image:
     """The contact sheet; width follows the tiles of a row, height the episodes."""
-    single = all(len(episode.trials) == 1 for episode in episodes)
+    single = one_trial_each(episodes)
     columns = min(len(episodes), 4) if single else 6
     columns = max(columns, 3)
     width = columns * (TILE + GAP) - GAP
@@ -123,7 +124,7 @@ def draw_sheet(env_id: str, settings: str, episodes: Sequence[Episode]) -> Image
     _put_prompt(sheet, episodes[0].trials[0].prompt)
     known = common_lines(episodes)
     if single:
-        tiles = [_tile(_caption(e), e.trials[0], known) for e in episodes]
+        tiles = [_tile(f"seed {e.seed}", e.told, e.trials[0], known) for e in episodes]
         _flow(sheet, tiles, columns)
     else:
         for episode in episodes:
@@ -152,18 +153,13 @@ def _put_prompt(sheet: Block, prompt: str) -> None:
     sheet.y += height + GAP + 8
 
 
-def _caption(episode: Episode) -> str:
-    facts = (f"{name} {value}" for name, value in episode.facts.items())
-    return " · ".join([f"seed {episode.seed}", *facts])
-
-
 def _put_episode(sheet: Block, episode: Episode, columns: int, known: set[str]) -> None:
     """A heading, the overview at the left, the trials' tiles around it."""
     sheet.need(64)
     sheet.draw.line((0, sheet.y, sheet.width, sheet.y), fill=LINE, width=2)
     sheet.y += 14
     score = f"{episode.end}, total {episode.total:+g}"
-    sheet.text([f"{_caption(episode)} · {score}"], HEADING, bold=True)
+    sheet.text([f"seed {episode.seed} · {episode.told} · {score}"], HEADING, bold=True)
     sheet.y += 10
     top, left = sheet.y, None
     if episode.overview is not None:
@@ -175,7 +171,7 @@ def _put_episode(sheet: Block, episode: Episode, columns: int, known: set[str]) 
     known = known | (set(episode.trials[0].prompt.splitlines()) if left else set())
     tiles = []
     for number, trial in enumerate(episode.trials, start=1):
-        tiles.append(_tile(str(number), trial, known))
+        tiles.append(_tile(str(number), "", trial, known))
         known = known | set(trial.prompt.splitlines())
     _flow(sheet, tiles, columns, top + left.y + GAP if left else 0)
 
@@ -196,10 +192,12 @@ def _flow(sheet: Block, tiles: list[Image.Image], columns: int, free: int = 0) -
         sheet.y = free
 
 
-def _tile(caption: str, trial: Trial, known: set[str]) -> Image.Image:
+def _tile(caption: str, told: str, trial: Trial, known: set[str]) -> Image.Image:
     """One trial: caption, picture, what is new in the prompt, answers with their grades."""
     tile = Block(TILE)
-    tile.text([caption], TEXT, bold=True, most=2)
+    tile.text([caption], TEXT, bold=True, most=1)
+    if told:
+        tile.text([told], SMALL, FAINT, most=2)
     tile.y += 4
     if trial.image is not None:
         tile.picture(trial.image)

@@ -114,7 +114,7 @@ class LearnerLoop:
         beside = self._reference(self.job.model) if cfg.sft.loss == "ce_kl" else None
         self.publish(engine)
         if first == 0:
-            if cfg.cluster.sync_check != "never":
+            if cfg.cluster.weight_proof:
                 self.prove(engine)
             self.evaluate(engine, "start")
         if cfg.sft.steps:
@@ -238,11 +238,11 @@ class LearnerLoop:
     def _check_parity(self, metrics: dict[str, Any], what: str) -> None:
         limit = PARITY_MEAN_ABS if self.cfg.model.dtype == "float32" else PARITY_MEAN_ABS_BF16
         found = metrics.get("parity_mean_abs", 0.0)
-        if self.cfg.cluster.sync_check != "never" and found > limit:
+        if self.cfg.cluster.weight_proof and found > limit:
             raise ParityError(
                 f"{what}: log-probabilities of engine and learner differ by {found:.2g} on "
                 f"average, more than {limit:g}: the engine plays with other weights "
-                "(cluster.sync_check=never turns this check off)"
+                "(cluster.weight_proof=false turns this check off)"
             )
 
     # --- evaluation, cursor, records -----------------------------------------------------

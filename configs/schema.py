@@ -187,11 +187,10 @@ class ClusterConfig:
 
     address: str | None = leaf(None, "Ray address; null starts a local Ray or joins the job's")
     root: str = leaf("runs", "folder of run folders; on several nodes, one that all see")
-    sync_channel: str = leaf("object_store", "how weights travel",
-                             choices=("object_store", "nccl", "ipc"))  # fmt: skip
     sync_bucket_mib: int = leaf(256, "size of a weight bucket, MiB", low=1)
-    sync_check: str = leaf("start", "weight proof: at start, after every publish, never",
-                           choices=("start", "always", "never"))  # fmt: skip
+    weight_proof: bool = leaf(
+        True, "prove each kind of weight at the start, compare log-probabilities after each publish"
+    )
     start_deadline_s: float = leaf(300.0, "actors and engines are ready", low=1)
     episode_deadline_s: float = leaf(120.0, "one episode is played", low=1)
     block_deadline_s: float = leaf(600.0, "one block is played", low=1)

@@ -78,7 +78,7 @@ class TextEnv(gymnasium.Env[Observation, str]):
     """
 
     Settings: ClassVar[type]
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium declares it so
 
     def make_spaces(self, image_shape: tuple[int, int, int] | None) -> None:
         """Set both spaces; image_shape is [height, width, 3] or None for language."""

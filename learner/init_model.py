@@ -59,8 +59,7 @@ def train_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def _with_spaces(corpus: Iterable[str]) -> Iterator[str]:
-    """Each text, and its words with a space before them: a word may begin a text here and
-    follow another one elsewhere."""
+    """Each text, and its words with a space before them, as they stand after another word."""
     for text in corpus:
         yield text
         yield " " + " ".join(text.split())

@@ -24,7 +24,8 @@ def tiny_model(tmp_path_factory):
     from learner.init_model import init_model
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    cfg = build(RunConfig, {"model": {"init": {"layers": 2, "hidden": 128, "heads": 4, "mlp": 256}}}, "")
+    init = {"layers": 2, "hidden": 128, "heads": 4, "mlp": 256}
+    cfg = build(RunConfig, {"model": {"init": init}}, "")
     init_model(folder, cfg, make("cardinal/GeneralPoints-v0", BRIEF).corpus())
     return str(folder)
 

@@ -124,9 +124,7 @@ def test_what_is_too_stale_is_played_again(workers):
 
 
 def test_a_hanging_worker_is_named_with_the_deadline(workers):
-    with pytest.raises(
-        DeadlineExceeded, match=r"rollout worker \d did not finish a block .* 6 s"
-    ):
+    with pytest.raises(DeadlineExceeded, match=r"rollout worker \d did not finish a block .* 6 s"):
         collect(workers, requests(2, "hangs"), deadline=6.0)
 
 

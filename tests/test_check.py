@@ -1,0 +1,130 @@
+"""`cardinal check`: what cannot be is said in one line, quickly, before anything starts."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import check as checking
+from cluster.check import check, count_parameters, environments, memory_bytes, show
+from configs.load import ConfigError, load
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def debug(*overrides):
+    return load("gp_l_debug", overrides)
+
+
+def with_model(folder, *overrides):
+    return debug(f"model.path={folder}", *overrides)
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    """A copy of the tiny model that a test may damage."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def refused(cfg, *words):
+    with pytest.raises(ConfigError) as error:
+        check(cfg)
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_resolved_run(capsys):
+    resolved = check(debug())
+    assert resolved.longest_prompt.keys() == {"rollout", "eval/train", "eval/held_out"}
+    assert resolved.plan.cpus == 2.5
+    show(resolved)
+    shown = capsys.readouterr().out
+    for word in ("rollout worker", "learner optimizer", "engine KV cache", "parameters"):
+        assert word in shown
+
+
+def test_parameters_are_counted_as_torch_counts_them(tiny_model):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    true = sum(p.numel() for p in model.parameters())
+    counted = count_parameters(with_model(tiny_model), 0)
+    assert counted["trunk"] == true
+    init = ["model.init.layers=2", "model.init.hidden=128", "model.init.heads=4"]
+    made = count_parameters(debug(*init, "model.init.mlp=256"), model.config.vocab_size)
+    assert made["layers"] + made["embedding and head"] == true
+
+
+def test_zero_stages_share_memory():
+    cfgs = [debug("learner.ranks=2", f"learner.zero_stage={stage}") for stage in range(4)]
+    found = [memory_bytes(cfg, {"all": 10**6}) for cfg in cfgs]
+    assert [m["learner optimizer"] for m in found] == [16 * 10**6, *[8 * 10**6] * 3]
+    assert [m["learner gradients"] for m in found] == [8 * 10**6] * 2 + [4 * 10**6] * 2
+    assert [m["learner weights"] for m in found] == [8 * 10**6] * 3 + [4 * 10**6]
+
+
+def test_environments_are_named_and_merged():
+    played = environments(debug("eval.variants.hard.face_rule=ranks"))
+    assert played["eval/hard"][1]["face_rule"] == "ranks"
+    assert played["eval/hard"][1]["prompt_style"] == "brief"
+    assert played["rollout"][1]["preset"] == "fixed"
+
+
+def test_bad_environment_settings():
+    refused(debug("env.settings.face_rul=ten"), "env.settings.face_rul", "nearest is face_rule")
+    refused(debug("eval.variants.x.face_rule=eleven"), "eval.variants.x.face_rule=eleven")
+    refused(debug("env.id=cardinal/GeneralPints-v0"), "cardinal/GeneralPints-v0")
+
+
+def test_bad_model_folders(model):
+    refused(with_model("/nowhere/at/all"), "model.path=/nowhere/at/all", "no such folder")
+    refused(with_model(model, "rollout.context_tokens=4096"), "rollout.context_tokens=4096", "1024")
+    (model / "model.safetensors").unlink()
+    refused(with_model(model), "holds no *.safetensors")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
+    refused(with_model(model), "BertModel", "no causal LM")
+    (model / "config.json").unlink()
+    refused(with_model(model), "no config.json")
+
+
+def test_a_tokenizer_without_chat_template(model):
+    for file in ("chat_template.jinja", "tokenizer_config.json"):
+        if (model / file).is_file() and file.endswith(".jinja"):
+            (model / file).unlink()
+        elif (model / file).is_file():
+            config = json.loads((model / file).read_text())
+            config.pop("chat_template", None)
+            (model / file).write_text(json.dumps(config))
+    refused(with_model(model), "model.path=", "has no chat template")
+
+
+def test_a_context_too_short_for_the_prompt():
+    cfg = debug("rollout.context_tokens=16", "rollout.answer_tokens=8")
+    refused(cfg, "rollout.context_tokens=16: too short for variant rollout", "at least 1")
+
+
+def test_too_little_memory(monkeypatch):
+    monkeypatch.setattr(checking, "available_bytes", lambda: 2**30)
+    refused(debug(), "too little memory", "this machine has 1.0 GiB free", "engine KV cache")
+
+
+def test_demonstrations_that_are_not_there(tmp_path):
+    refused(debug(f"sft.data={tmp_path}"), "sft.data=", "*.parquet")
+
+
+def test_it_answers_in_ten_seconds_and_imports_no_engine():
+    code = (
+        "import sys; from cluster.cli import main; code = main(['check', 'gp_l']);"
+        "print(code, [m for m in ('ray', 'vllm', 'deepspeed') if m in sys.modules])"
+    )
+    begin = time.monotonic()
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout.splitlines()[-1] == "0 []", found.stderr
+    # The limit is 10 s on a quiet machine; CI shares its two cores.
+    assert time.monotonic() - begin < 20

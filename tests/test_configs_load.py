@@ -1,0 +1,124 @@
+"""Configuration: what is wrong is refused in one sentence that names key, value and rule."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import docs
+from configs.load import ConfigError, build, contradictions, dump, load, parse
+from configs.schema import RunConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("ppo: {updates: 3, optimizer: {lr: 1e-4}}\n")
+    return path
+
+
+def test_defaults_then_preset_then_file_then_overrides(file):
+    assert load(file).ppo.optimizer.lr == 1e-4
+    assert load(file, ["ppo.optimizer.lr=2e-4"]).ppo.optimizer.lr == 2e-4
+    assert load(file).ppo.value_trunk_grad == 0.1
+    study = load(file, ["preset=paper_text"])
+    assert study.ppo.value_trunk_grad == 1.0 and study.ppo.optimizer.lr == 1e-4
+    assert load(file, ["preset=paper_text", "ppo.value_trunk_grad=0.5"]).ppo.value_trunk_grad == 0.5
+
+
+def test_a_file_names_its_run(file):
+    assert load(file).name == "mine" and load(file, ["name=other"]).name == "other"
+
+
+def test_it_is_frozen_and_reads_back_equal(file, tmp_path):
+    cfg = load(file, ["env.settings.face_rule=ranks", "eval.variants.x.hands=held_out"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cfg.seed = 3
+    (tmp_path / "again.yaml").write_text(dump(cfg))
+    assert load(tmp_path / "again.yaml") == cfg
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("ppo.updats=3", "ppo.updats: there is no such key; the nearest is updates"),
+        ("pop.updates=3", "pop: there is no such key; the nearest is ppo"),
+        ("ppo.updates=many", "ppo.updates: Value 'many' of type 'str' could not be converted"),
+        ("ppo.updates=1.5", "ppo.updates=1.5: must be a whole number"),
+        ("ppo.estimator=gea", "ppo.estimator=gea: must be one of gae, grpo"),
+        ("ppo.clip=-1", "ppo.clip=-1.0: must be at least 0"),
+        ("sft.optimizer.warmup=2", "sft.optimizer.warmup=2.0: must be at most 1"),
+        ("ppo=3", "ppo=3: must hold keys and values"),
+        ("seed", "override 'seed' must have the form key=value"),
+        ("ppo.updates=[", "override ppo.updates: the value '[' is not YAML"),
+    ],
+)
+def test_wrong_keys_and_values_are_refused(file, override, words):
+    with pytest.raises(ConfigError) as error:
+        load(file, [override])
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["ppo.estimator=grpo"], "ppo.group_size must be at least 2"),
+        (["ppo.episodes=32"], "ppo.minibatch=64 is more than ppo.episodes=32"),
+        (["ppo.group_size=3"], "ppo.episodes=256 is no multiple of ppo.group_size=3"),
+        (["ppo.advantage_level=token"], "needs ppo.value_level=token"),
+        (["ppo.estimator=reinforce_pp", "ppo.value_level=token"], "which has no critic"),
+        (["rollout.answer_tokens=1024"], "leaves no room for a prompt"),
+        (["sft.steps=1", "learner.ranks=3"], "sft.batch_size=128 is no multiple of learner.ranks"),
+        (["sft.steps=1", "sft.demonstrations=5"], "is more than the sft.demonstrations=5"),
+        (["rollout.temperature=0"], "samples nothing to learn from"),
+        (["ppo.updates=0"], "leave nothing to train"),
+        (["model.init.heads=3"], "does not divide model.init.hidden"),
+        (["model.init.heads=8"], "a multiple of 32"),
+    ],
+)
+def test_contradictions_are_refused(file, overrides, words):
+    with pytest.raises(ConfigError, match=words.replace("+", r"\+")):
+        load(file, overrides)
+
+
+def test_empty_variants_are_a_contradiction():
+    cfg = build(RunConfig, {"ppo": {"updates": 1}, "eval": {"variants": {}}}, "")
+    assert contradictions(dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, variants={})))
+
+
+def test_a_file_that_is_not_there_or_not_yaml(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no such configuration file.*nearest.*gp_l"):
+        load("gp_1")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- a")
+    with pytest.raises(ConfigError, match="must hold keys and values"):
+        load(tmp_path / "list.yaml")
+
+
+def test_overrides_are_yaml():
+    assert parse(["a.b=1", "a.c=[x, 2]", "d=null"]) == {"a": {"b": 1, "c": ["x", 2]}, "d": None}
+
+
+@pytest.mark.parametrize("name", [p.stem for p in sorted((ROOT / "configs").glob("*.yaml"))])
+def test_every_shipped_configuration_loads(name):
+    assert load(name).name == name
+
+
+def test_the_page_of_keys_is_current():
+    """`python -m configs.docs > docs/configuration.md` makes it."""
+    assert (ROOT / "docs" / "configuration.md").read_text() == docs.page()
+
+
+def test_loading_imports_nothing_heavy():
+    code = (
+        "import sys; from configs.load import load; load('gp_l');"
+        "print([m for m in ('torch', 'ray', 'vllm', 'transformers', 'deepspeed') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]", found.stderr

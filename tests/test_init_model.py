@@ -1,0 +1,75 @@
+"""The tiny model: the same seed gives the same bytes, and any text goes through its tokenizer."""
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from configs.load import build
+from configs.schema import RunConfig
+from envs.registry import make
+from learner.init_model import init_model, train_tokenizer
+
+GP = "cardinal/GeneralPoints-v0"
+
+
+def corpus():
+    return make(GP, {"prompt_style": "brief"}).corpus()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(corpus())
+
+
+def digest(folder):
+    return {
+        f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir() if f.is_file()
+    }
+
+
+def test_same_seed_same_bytes(tmp_path):
+    init = {"model": {"init": {"layers": 1, "hidden": 32, "heads": 1, "mlp": 32}}}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        init_model(tmp_path / name, build(RunConfig, init | {"seed": seed}, ""), corpus())
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    assert (
+        digest(tmp_path / "a")["model.safetensors"] != digest(tmp_path / "c")["model.safetensors"]
+    )
+
+
+def test_it_loads_in_plain_transformers(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    assert head.data_ptr() != embedding.data_ptr()
+
+
+@given(st.text(max_size=80))
+def test_any_text_comes_back(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    specials = ("<pad>", "<eos>", "<user>", "<assistant>")
+    if not any(s in text for s in specials):
+        assert tokenizer.decode(ids) == text
+
+
+def test_numbers_ranks_and_operators_are_single_tokens(tokenizer):
+    for piece in (" 10", " J", " K", "=", "(", "*", "/", "-", "+", ")", "10", "7"):
+        assert len(tokenizer(piece, add_special_tokens=False)["input_ids"]) == 1, piece
+
+
+def test_its_template_carries_several_turns(tokenizer):
+    text = tokenizer.apply_chat_template(
+        [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c"},
+        ],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    assert text == "<user>a<assistant>b<eos><user>c<assistant>"
