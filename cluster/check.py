@@ -58,7 +58,10 @@ def check(cfg: RunConfig) -> Resolved:
     Raises:
         ConfigError: one sentence with the key, the value and the rule.
     """
-    played = environments(cfg)
+    try:
+        played = environments(cfg)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     for name, (env_id, settings) in played.items():
         where = "env.settings" if name == "rollout" else name.replace("eval/", "eval.variants.")
         check_settings(env_id, settings, where)

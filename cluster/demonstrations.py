@@ -96,7 +96,8 @@ def convert_released(path: str | Path, folder: str | Path) -> Path:
 
 def _claim(folder: Path, what: dict[str, Any]) -> None:
     """Say in the folder what it holds; refuse a folder that holds something else."""
-    file, said = folder / "demonstrations.json", json.dumps(what, sort_keys=True, indent=1)
+    file = folder / "_demonstrations.json"  # readers of Parquet folders pass over "_"
+    said = json.dumps(what, sort_keys=True, indent=1)
     if file.is_file() and file.read_text() != said:
         raise ConfigError(
             f"{folder}: holds demonstrations of other settings (see {file.name}); "

@@ -95,7 +95,7 @@ def by_hand(folder, other, played, cfg):
                     tokens.append((len(values) - 1, dist[k], ref[k], dist[i - 1],
                                    float(segment.behavior_logprobs[i])))  # fmt: skip
         last = float(value(hidden[-1].detach()).detach()) if t.bootstrap else 0.0
-        numbers = [float(v) for v in values]
+        numbers = [float(v.detach()) for v in values]
         advantages = gae(rewards, numbers, last, p.gamma, p.lam)
         targets = [a + v for a, v in zip(advantages, numbers, strict=True)]
         plays.append((tokens, values, advantages, targets))
@@ -119,7 +119,7 @@ def by_hand(folder, other, played, cfg):
     gradient = {f"trunk.{k}": v.grad for k, v in model.named_parameters()}
     gradient |= {f"value_head.{k}": v.grad for k, v in w.items()}
     terms = {"policy_loss": policy / n, "value_loss": squares / m, "kl_ref": kl / n, "loss": loss}
-    return {k: float(v) for k, v in terms.items()}, gradient
+    return {k: float(v.detach()) for k, v in terms.items()}, gradient
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
