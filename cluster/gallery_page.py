@@ -52,8 +52,9 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0;
 .answer { border-left: 3px solid var(--line); background: var(--soft); padding: .4rem .7rem; }
 .answer.good { border-color: var(--good); } .answer.bad { border-color: var(--bad); }
 .answer pre { color: var(--ink); }
-.grade { display: flex; flex-wrap: wrap; white-space: nowrap; gap: .6rem; align-items: baseline; font-size: .88rem; }
-.grade b { flex: 1; } 
+.grade { display: flex; flex-wrap: wrap; white-space: nowrap;
+  gap: .6rem; align-items: baseline; font-size: .88rem; }
+.grade b { flex: 1; }
 .said { color: var(--ink); font-size: .88rem; }
 summary { cursor: pointer; color: var(--faint); font-size: .88rem; }
 .prompt { background: var(--soft); border-radius: 8px; padding: .7rem 1rem; margin-top: 1rem; }
