@@ -45,7 +45,7 @@ from transformers.utils import is_flash_attn_2_available
 
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-deepspeed.utils.logger.setLevel("WARNING")
+deepspeed.utils.logger.setLevel("ERROR")
 warnings.filterwarnings("ignore", message=".*is deprecated.*", module="torch.distributed")
 
 Stats = dict[str, torch.Tensor]
@@ -302,13 +302,6 @@ class Engine:
     def close(self) -> None:
         """Free the engine's buffers and hooks; call before the next phase's engine."""
         self._deepspeed.destroy()
-
-    def held_bytes(self) -> int:
-        """Bytes of parameters that this rank holds for itself between steps."""
-        return sum(
-            t.numel() * t.element_size()
-            for t in (getattr(p, "ds_tensor", p) for p in self.model.parameters())
-        )
 
     def _full(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
         """A module's full parameters on the CPU, on rank 0; empty elsewhere."""

@@ -16,6 +16,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+logging.disable_progress_bar()  # a terminal full of bars hides the run's own progress
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 FORBIDDEN_BIAS = -100.0  # what the rollout engine adds to the logits of forbidden tokens

@@ -124,6 +124,12 @@ def full_state(engine: Any) -> dict[str, np.ndarray]:
     return {k: v.float().numpy() for k, v in engine._full(engine.model).items()}
 
 
+def held_bytes(engine: Any) -> int:
+    """Bytes of parameters that this rank holds for itself between steps."""
+    held = (getattr(p, "ds_tensor", p) for p in engine.model.parameters())
+    return sum(t.numel() * t.element_size() for t in held)
+
+
 def relative(a: np.ndarray, b: np.ndarray) -> float:
     """Relative L2 distance of a from b."""
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))

@@ -18,6 +18,7 @@ from tests.learner_support import (
     config,
     demonstrations,
     full_state,
+    held_bytes,
     relative,
     save_llama,
     sgd,
@@ -47,7 +48,7 @@ def one_step(folder: Path, reference: Reference, variant: tuple) -> dict[str, np
         folder, cfg, cfg.ppo.optimizer, 4, True, make_optimizer=sgd, forbidden=FORBIDDEN
     )
     engine.layout = layout
-    before, held = full_state(engine), engine.held_bytes()
+    before, held = full_state(engine), held_bytes(engine)
     played = trajectories(12)
     if distributed.world() > 1:
         played = [played[:share], played[share:]][distributed.rank()]
