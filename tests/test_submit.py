@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,13 @@ def free_port():
 
 
 @pytest.fixture
-def head(tmp_path):
+def head():
     """Address of the job server of a fresh head node; ended by its own processes' ids."""
     import psutil
 
     port, jobs = free_port(), free_port()
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_TMPDIR": str(tmp_path)}
+    folder = tempfile.mkdtemp(prefix="cr-", dir="/tmp")  # socket paths end at 107 bytes
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_TMPDIR": folder}
     before = set(psutil.pids())
     started = subprocess.run(
         [BIN / "ray", "start", "--head", f"--port={port}", f"--dashboard-port={jobs}",
@@ -45,6 +47,7 @@ def head(tmp_path):
     for process in mine:
         if process.is_running() and "ray" in " ".join(process.cmdline()):
             process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_ray_job_submit_does_the_same_job(head, tmp_path):
