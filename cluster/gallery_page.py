@@ -143,7 +143,7 @@ def _answer(answer: Answer) -> str:
         f"<div class=grade><b class={tone}>{escape(answer.verdict)}</b>"
         f"<span class={tone}>{answer.reward:+g}</span>"
         f"<span class=faint>total {answer.total:+g}</span></div>",
-        f"<div class=said><span class=faint>{escape(answer.by)}:</span> {escape(answer.said)}"
+        f"<div class=said><span class=faint>{escape(answer.by)} ·</span> {escape(answer.said)}"
         "</div></div>",
     ]
     if answer.heard:

@@ -44,7 +44,8 @@ MOST_LINES = 7  # of one text in a tile
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib and knows most signs."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
 
 
 class Block:
@@ -100,7 +101,8 @@ class Block:
 
 def wrap(line: str, shape: ImageFont.FreeTypeFont, width: int) -> list[str]:
     """A line in parts that fit a width; words longer than that are broken."""
-    parts, rest = [], line.rstrip()
+    plain = "".join(c if c.isprintable() else " " for c in line)  # the rest cannot be drawn
+    parts, rest = [], plain.rstrip()
     while rest and shape.getlength(rest) > width:
         ends = range(1, min(len(rest), width))
         fits = bisect_right(ends, 0, key=lambda end: int(shape.getlength(rest[:end]) > width)) or 1

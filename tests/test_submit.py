@@ -68,3 +68,19 @@ def test_ray_job_submit_does_the_same_job(head, tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     summary = json.loads((tmp_path / "runs" / "job" / "summary.json").read_text())
     assert summary["status"] == "finished" and summary["parity"]["mean_abs"] <= 1e-4
+
+
+def test_a_ray_that_is_there_already_is_left_alone(head):
+    """Without an address a run starts a Ray of its own, whatever else runs on the machine."""
+    _, environment = head
+    code = (
+        "import ray\n"
+        "from configs.load import load\n"
+        "from cluster.session import session\n"
+        "with session(load('gp_l_debug'), 1):\n"
+        "    print('nodes', len(ray.nodes()), 'cpus', ray.cluster_resources()['CPU'])\n"
+    )
+    quiet = {k: v for k, v in environment.items() if k != "RAY_ADDRESS"}
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=quiet, capture_output=True,
+                           text=True, timeout=120, check=False)  # fmt: skip
+    assert "nodes 1 cpus 2.0" in found.stdout, found.stderr[-2000:]
