@@ -103,7 +103,7 @@ def wrap(line: str, shape: ImageFont.FreeTypeFont, width: int) -> list[str]:
     """A line in parts that fit a width; words longer than that are broken."""
     plain = "".join(c if c.isprintable() else " " for c in line)  # the rest cannot be drawn
     parts, rest = [], plain.rstrip()
-    while rest and shape.getlength(rest) > width:
+    while rest and shape.getlength(rest[:width]) > width:  # a letter takes a pixel at least
         ends = range(1, min(len(rest), width))
         fits = bisect_right(ends, 0, key=lambda end: int(shape.getlength(rest[:end]) > width)) or 1
         space = rest.rfind(" ", 1, fits + 1)
