@@ -36,7 +36,6 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
     environment = {"PYTHONPATH": _python_path(), "RAY_TRAIN_V2_ENABLED": "1"}
     runtime_env = {"env_vars": environment | _quiet()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default, said so that it need not warn
     try:
         if address:
             ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
