@@ -1,4 +1,4 @@
-# make demo: watch a small policy learn the 24 game (about 8 minutes after the set-up).
+# make demo: watch a small policy learn the 24 game (about five minutes after the set-up).
 # make test: what CI runs. make test-slow: minutes-long tests. make bench: figures and ratios, all
 # or BENCHMARKS='one two'.
 # make check: style, types, layering. make lock: renew requirements/cpu.lock. make clean.
