@@ -31,6 +31,8 @@ def head():
     port, jobs = free_port(), free_port()
     folder = tempfile.mkdtemp(prefix="cr-", dir="/tmp")  # socket paths end at 107 bytes
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_TMPDIR": folder}
+    token = [BIN / "ray", "get-auth-token", "--generate"]
+    subprocess.run(token, capture_output=True, timeout=60, check=True)
     before = set(psutil.pids())
     started = subprocess.run(
         [BIN / "ray", "start", "--head", f"--port={port}", f"--dashboard-port={jobs}",
