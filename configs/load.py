@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.presets import PRESET_KEYS
-from configs.schema import RunConfig
+from configs.schema import OptimizerConfig, PPOConfig, RunConfig
 
 T = TypeVar("T")
 FOLDER = Path(__file__).parent
@@ -39,7 +40,7 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
 
     Raises:
         ConfigError: unknown key (with the nearest valid name), wrong type, or a value that the
-            leaf's choices or range exclude.
+            leaf's choices or range exclude, or what the dataclass itself refuses.
     """
     _refuse_unknown(cls, values, where)
     try:
@@ -49,6 +50,9 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
         key = _join(where, getattr(error, "full_key", None) or "")
         first = str(error).splitlines()[0]
         raise ConfigError(f"{key}: {first}") from error
+    except ValueError as error:  # of the dataclass's own __post_init__
+        prefix = "" if str(error).startswith(where) else f"{where}: "
+        raise ConfigError(f"{prefix}{error}") from error
     _refuse_values(built, where)
     return typing.cast(T, built)
 
@@ -57,7 +61,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run's configuration.
 
     Args:
-        path: a YAML file, or the name of one in configs/ (with or without .yaml).
+        path: a YAML file, or the bare name of one in configs/ (with or without .yaml).
         overrides: `dotted.key=value`, the value in YAML.
 
     Raises:
@@ -67,7 +71,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     values = _read(file)
     given = _merge(values, parse(overrides))
     given.setdefault("name", file.stem)
-    preset = given.get("preset", RunConfig.preset)
+    preset = str(given.get("preset", RunConfig.preset))  # `build` refuses what is no preset
     cfg = build(RunConfig, _merge(_nest(PRESET_KEYS.get(preset, {})), given), "")
     found = contradictions(cfg)
     if found:
@@ -97,8 +101,7 @@ def contradictions(cfg: RunConfig) -> list[str]:
         ),
         f"ppo.estimator={ppo.estimator} compares plays of one seed: ppo.group_size must be at "
         "least 2": ppo.estimator in ("grpo", "rloo") and ppo.group_size < 2,
-        f"ppo.value_level={ppo.value_level} has no use for ppo.estimator={ppo.estimator}, "
-        "which has no critic": ppo.estimator != "gae" and ppo.value_level != "turn",
+        **_no_critic(ppo),
         "ppo.advantage_level=token needs ppo.value_level=token": ppo.estimator == "gae"
         and ppo.advantage_level == "token"
         and ppo.value_level == "turn",
@@ -112,19 +115,56 @@ def contradictions(cfg: RunConfig) -> list[str]:
         f"{sft.demonstrations} to be written": sft.steps > 0
         and sft.data is None
         and sft.demonstrations < sft.batch_size,
+        "sft.loss=ce_kl with sft.kl_coef=0 has no KL; set a weight or sft.loss=ce": sft.steps > 0
+        and sft.loss == "ce_kl"
+        and sft.kl_coef == 0,
+        **_rising("sft", sft.optimizer, sft.steps),
+        **_rising("ppo", ppo.optimizer, ppo.updates),
         "rollout.temperature=0 samples nothing to learn from with ppo.updates above 0": (
             ppo.updates > 0 and rollout.temperature == 0
         ),
         "sft.steps=0 and ppo.updates=0 leave nothing to train": sft.steps == 0
         and ppo.updates == 0,
         "eval.variants is empty; at least one variant says what is measured": not cfg.eval.variants,
+        **_misshapen(cfg),
     }  # fmt: skip
     return [sentence for sentence, holds in checks.items() if holds]
 
 
+def _misshapen(cfg: RunConfig) -> dict[str, bool]:
+    return {
+        f"name={cfg.name!r} must be a plain folder name": cfg.name in ("", ".", "..")
+        or Path(cfg.name).name != cfg.name,
+        **{
+            f"eval.variants.{name}={settings!r}: must hold environment settings, {{}} for none":
+            not isinstance(settings, dict) for name, settings in cfg.eval.variants.items()
+        },
+    }  # fmt: skip
+
+
+def _no_critic(ppo: PPOConfig) -> dict[str, bool]:
+    """Keys of the critic that an estimator without one would pass over in silence."""
+    default = PPOConfig()
+    return {
+        f"ppo.{key}={getattr(ppo, key)} has no use for ppo.estimator={ppo.estimator}, "
+        "which has no critic": ppo.estimator != "gae" and getattr(ppo, key) != getattr(default, key)
+        for key in ("value_level", "advantage_level", "value_clip", "trunc_bootstrap")
+    }
+
+
+def _rising(phase: str, optimizer: OptimizerConfig, steps: int) -> dict[str, bool]:
+    return {
+        f"{phase}.optimizer.lr_end={optimizer.lr_end:g} is above {phase}.optimizer.lr="
+        f"{optimizer.lr:g}, its peak": steps > 0
+        and optimizer.schedule != "constant"
+        and optimizer.lr_end > optimizer.lr
+    }
+
+
 def _find(path: str | Path) -> Path:
     file = Path(path)
-    for candidate in (file, FOLDER / file.name, FOLDER / f"{file.name}.yaml"):
+    shipped = (FOLDER / file.name, FOLDER / f"{file.name}.yaml") if str(file) == file.name else ()
+    for candidate in (file, *shipped):
         if candidate.is_file():
             return candidate
     names = sorted(p.stem for p in FOLDER.glob("*.yaml"))
@@ -135,12 +175,14 @@ def _find(path: str | Path) -> Path:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        values = OmegaConf.to_container(OmegaConf.load(file))
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values or {}, dict):
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from error
+    if not isinstance(values, dict):
         raise ConfigError(f"{file}: holds a {type(values).__name__}; it must hold keys and values")
-    return values or {}
+    return typing.cast(dict[str, Any], values)
 
 
 def parse(pairs: Sequence[str]) -> dict[str, Any]:
@@ -148,13 +190,13 @@ def parse(pairs: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             raise ConfigError(f"override {pair!r} must have the form key=value")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise ConfigError(f"override {key}: the value {text!r} is not YAML") from error
-        values = _merge(values, _nest({key: value}))
+        values = _merge(values, _nest({key: typing.cast(dict, value)["value"]}))
     return values
 
 
@@ -207,6 +249,8 @@ def _refuse_values(built: Any, where: str) -> None:
             _refuse_values(value, key)
             continue
         rule = field.metadata
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key}={value}: must be a finite number")
         if rule.get("choices") and value not in rule["choices"]:
             allowed = ", ".join("null" if c is None else str(c) for c in rule["choices"])
             near = difflib.get_close_matches(str(value), map(str, rule["choices"]), 1, 0.5)

@@ -9,7 +9,7 @@ import pytest
 
 from configs import docs
 from configs.load import ConfigError, build, contradictions, dump, load, parse
-from configs.schema import RunConfig
+from configs.schema import RunConfig, leaf
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,6 +55,16 @@ def test_it_is_frozen_and_reads_back_equal(file, tmp_path):
         ("ppo=3", "ppo=3: must hold keys and values"),
         ("seed", "override 'seed' must have the form key=value"),
         ("ppo.updates=[", "override ppo.updates: the value '[' is not YAML"),
+        ("ppo..updates=3", "override 'ppo..updates=3' must have the form key=value"),
+        ("ppo.clip=.nan", "ppo.clip=nan: must be a finite number"),
+        ("ppo.optimizer.lr=.inf", "ppo.optimizer.lr=inf: must be a finite number"),
+        ("preset=papr_text", "preset=papr_text: must be one of fixed"),
+        ("preset=[1]", "preset: Cannot convert"),
+        ("name=a/b", "name='a/b' must be a plain folder name"),
+        ("name=..", "name='..' must be a plain folder name"),
+        ("name=''", "name='' must be a plain folder name"),
+        ("eval.variants.x=3", "eval.variants.x=3: must hold environment settings"),
+        ("eval.variants.x=null", "eval.variants.x=None: must hold environment settings"),
     ],
 )
 def test_wrong_keys_and_values_are_refused(file, override, words):
@@ -71,6 +81,10 @@ def test_wrong_keys_and_values_are_refused(file, override, words):
         (["ppo.group_size=3"], "ppo.episodes=256 is no multiple of ppo.group_size=3"),
         (["ppo.advantage_level=token"], "needs ppo.value_level=token"),
         (["ppo.estimator=reinforce_pp", "ppo.value_level=token"], "which has no critic"),
+        (["ppo.estimator=reinforce_pp", "ppo.value_clip=0.2"], "ppo.value_clip=0.2 has no use"),
+        (["ppo.estimator=grpo", "ppo.group_size=2", "ppo.trunc_bootstrap=true"], "has no critic"),
+        (["sft.steps=1", "sft.loss=ce_kl", "sft.kl_coef=0"], "sft.kl_coef=0 has no KL"),
+        (["ppo.optimizer.lr_end=2e-4"], "lr_end=0.0002 is above ppo.optimizer.lr=0.0001"),
         (["rollout.answer_tokens=1024"], "leaves no room for a prompt"),
         (["sft.steps=1", "learner.ranks=3"], "sft.batch_size=128 is no multiple of learner.ranks"),
         (["sft.steps=1", "sft.demonstrations=5"], "is more than the sft.demonstrations=5"),
@@ -99,10 +113,42 @@ def test_a_file_that_is_not_there_or_not_yaml(tmp_path):
     (tmp_path / "list.yaml").write_text("- a")
     with pytest.raises(ConfigError, match="must hold keys and values"):
         load(tmp_path / "list.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load(tmp_path / "bytes.yaml")
+    (tmp_path / "twice.yaml").write_text("ppo: {updates: 1}\nppo: {epochs: 2}\n")
+    with pytest.raises(ConfigError, match="duplicate key ppo"):
+        load(tmp_path / "twice.yaml")
+
+
+def test_a_path_that_is_not_there_is_not_a_shipped_name(tmp_path):
+    with pytest.raises(ConfigError, match="there is no such configuration file"):
+        load(tmp_path / "gp_l.yaml")
 
 
 def test_overrides_are_yaml():
     assert parse(["a.b=1", "a.c=[x, 2]", "d=null"]) == {"a": {"b": 1, "c": ["x", 2]}, "d": None}
+
+
+def test_small_numbers_and_dates_are_what_they_look_like(tmp_path):
+    (tmp_path / "a.yaml").write_text("name: 2026-11-23\nppo: {updates: 1}\n")
+    cfg = load(tmp_path / "a.yaml", ["env.settings.share=1e-1"])
+    assert cfg.name == "2026-11-23" and cfg.env.settings == {"share": 0.1}
+    assert load(tmp_path / "a.yaml", ["name=2026-11-24"]).name == "2026-11-24"
+
+
+def test_what_a_dataclass_refuses_itself_names_the_section():
+    @dataclasses.dataclass(frozen=True)
+    class Odd:
+        n: int = leaf(1, "an odd number")
+
+        def __post_init__(self):
+            if self.n % 2 == 0:
+                raise ValueError(f"n={self.n} must be odd")
+
+    assert build(Odd, {"n": 3}, "here").n == 3
+    with pytest.raises(ConfigError, match=r"^here: n=2 must be odd$"):
+        build(Odd, {"n": 2}, "here")
 
 
 @pytest.mark.parametrize("name", [p.stem for p in sorted((ROOT / "configs").glob("*.yaml"))])
