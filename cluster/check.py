@@ -6,11 +6,8 @@ sentence that says why it cannot be. Imports neither vLLM nor DeepSpeed nor Ray.
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,9 @@ import psutil
 from cluster.placement import Plan, plan
 from configs.load import ConfigError
 from configs.schema import RunConfig
+from envs.base import TextEnv
 from envs.registry import check_settings, make, with_preset
+from learner.model_folder import ModelSize, check_model, one_line
 
 BYTES = {"float32": 4, "bfloat16": 2}
 SAMPLED_PROMPTS = 16  # first prompts rendered a variant
@@ -60,23 +59,23 @@ def check(cfg: RunConfig) -> Resolved:
     """
     try:
         played = environments(cfg)
+        for name, env in played.items():
+            check_settings(*env, where=_where(name))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    for name, (env_id, settings) in played.items():
-        where = "env.settings" if name == "rollout" else name.replace("eval/", "eval.variants.")
-        check_settings(env_id, settings, where)
     if cfg.sft.steps and cfg.sft.data:
-        _check_data(cfg.sft.data)
+        _check_data(cfg.sft.data, cfg.sft.batch_size)
+    known = check_model(cfg.model.path) if cfg.model.path else None
     renderer = _renderer(cfg)
-    prompts = {name: _longest_prompt(renderer, *env) for name, env in played.items()}
+    size = model_size(cfg, known, len(renderer.tokenizer))
+    prompts = {name: _longest_prompt(renderer, name, *env) for name, env in played.items()}
     for name, length in prompts.items():
         _check_context(cfg, name, length)
-    parameters = count_parameters(cfg, len(renderer.tokenizer))
-    memory = memory_bytes(cfg, parameters)
+    memory = memory_bytes(cfg, size)
     available = available_bytes()
     if cfg.cluster.address is None and "RAY_ADDRESS" not in os.environ:
         _check_memory(memory, available)
-    return Resolved(cfg, parameters, memory, available, prompts, plan(cfg, gpu=False))
+    return Resolved(cfg, size.parameters, memory, available, prompts, plan(cfg, gpu=False))
 
 
 def show(resolved: Resolved) -> None:
@@ -106,41 +105,55 @@ def show(resolved: Resolved) -> None:
     console.print(f"they start on {where}; run folder {Path(cfg.cluster.root) / cfg.name}")
 
 
-def count_parameters(cfg: RunConfig, vocabulary: int) -> dict[str, int]:
-    """Parameters by part, from the configuration or the weight files' headers alone."""
-    if cfg.model.path is None:
+def model_size(cfg: RunConfig, known: ModelSize | None, tokens: int) -> ModelSize:
+    """Sizes of the run's policy, the value head included.
+
+    Args:
+        cfg: the run.
+        known: of the folder at model.path; None for a tiny model.
+        tokens: ids of its tokenizer.
+
+    Raises:
+        ConfigError: the model is too small for the context or for its tokenizer.
+    """
+    if known is None:
         m = cfg.model.init
         layer = 4 * m.hidden**2 + 3 * m.hidden * m.mlp + 2 * m.hidden
-        embedding = vocabulary * m.hidden
-        trunk = {"layers": m.layers * layer + m.hidden, "embedding and head": 2 * embedding}
-        hidden = m.hidden
-    else:
-        folder = Path(cfg.model.path)
-        total = sum(math.prod(shape) for shape in _shapes(folder))
-        trunk = {"trunk": total}
-        hidden = _json(folder / "config.json").get("hidden_size") or 0
+        parts = {"layers": m.layers * layer + m.hidden}
+        parts |= {"embedding": tokens * m.hidden, "head": tokens * m.hidden}
+        known = ModelSize(parts, m.layers, m.hidden, tokens, cfg.rollout.context_tokens)
+    if known.positions and cfg.rollout.context_tokens > known.positions:
+        raise ConfigError(
+            f"rollout.context_tokens={cfg.rollout.context_tokens}: the model at {cfg.model.path} "
+            f"knows {known.positions} positions"
+        )
+    if tokens > known.vocabulary:
+        raise ConfigError(
+            f"model.path={cfg.model.path}: its tokenizer has {tokens} tokens, more than the "
+            f"{known.vocabulary} that the model knows"
+        )
     if cfg.ppo.updates and cfg.ppo.estimator == "gae":
-        trunk["value head"] = hidden * hidden + 2 * hidden + 1
-    return trunk
+        head = {"value head": known.hidden * known.hidden + 2 * known.hidden + 1}
+        known = replace(known, parameters=known.parameters | head)
+    return known
 
 
-def memory_bytes(cfg: RunConfig, parameters: dict[str, int]) -> dict[str, int]:
+def memory_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
     """Bytes by part over all processes; the ZeRO stage says what ranks share.
 
     Weights, gradients and AdamW's two moments as in Rajbhandari et al., "ZeRO", 2020; in
     bfloat16 a float32 master copy besides. Activations are an estimate: 16 values of the
     hidden width a layer and token of a microbatch.
     """
-    n, ranks, stage = sum(parameters.values()), cfg.learner.ranks, cfg.learner.zero_stage
-    size = BYTES[cfg.model.dtype]
+    ranks, stage = cfg.learner.ranks, cfg.learner.zero_stage
+    n, size = sum(model.parameters.values()), BYTES[cfg.model.dtype]
     moments = 8 if cfg.model.dtype == "float32" else 12
-    layers, hidden = _depth_and_width(cfg)
-    kept = 2 if cfg.model.gradient_checkpointing else 16
+    kept = (2 if cfg.model.gradient_checkpointing else 16) * model.layers * model.hidden
     return {
         "learner weights": n * size * (1 if stage == 3 else ranks),
         "learner gradients": n * size * (1 if stage >= 2 else ranks),
         "learner optimizer": n * moments * (1 if stage >= 1 else ranks),
-        "learner activations": kept * layers * hidden * cfg.learner.microbatch_tokens * 4 * ranks,
+        "learner activations": kept * cfg.learner.microbatch_tokens * 4 * ranks,
         "reference policy": n * size if cfg.ppo.kl_coef or cfg.sft.loss == "ce_kl" else 0,
         "engine weights": n * size * cfg.rollout.workers,
         "engine KV cache": int(cfg.rollout.kv_cache_gib * 2**30) * cfg.rollout.workers,
@@ -149,14 +162,16 @@ def memory_bytes(cfg: RunConfig, parameters: dict[str, int]) -> dict[str, int]:
     }
 
 
-def available_bytes() -> int:
+def available_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:
     """Memory that this machine has free, within the control group's limit."""
     free = psutil.virtual_memory().available
-    for name, used in (("memory.max", "memory.current"),):
-        limit, now = Path("/sys/fs/cgroup", name), Path("/sys/fs/cgroup", used)
-        if limit.is_file() and now.is_file() and (text := limit.read_text().strip()) != "max":
-            free = min(free, int(text) - int(now.read_text()))
-    return free
+    try:
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        counts = dict(line.split() for line in (group / "memory.stat").open())
+    except (OSError, ValueError):  # no such control group, or "max": no limit
+        return free
+    # The cache of files that were read counts as used, and goes when memory is wanted.
+    return min(free, limit - used + int(counts.get("inactive_file", 0)))
 
 
 def _check_memory(memory: dict[str, int], available: int) -> None:
@@ -170,16 +185,34 @@ def _check_memory(memory: dict[str, int], available: int) -> None:
         )
 
 
-def _check_data(data: str) -> None:
+def _check_data(data: str, least: int) -> None:
+    """Refuse demonstrations that are not there, cannot be read, or are fewer than `least`."""
     path = Path(data)
     if path.is_file() and path.suffix == ".json":
         from cluster.demonstrations import read_released
 
-        next(read_released(path), None)
-    elif not list(path.glob("*.parquet")):
+        if next(read_released(path), None) is None:
+            raise ConfigError(f"sft.data={data}: holds no demonstrations")
+        return
+    files = sorted(path.glob("*.parquet"))
+    if not files:
         raise ConfigError(
             f"sft.data={data}: must be a folder with *.parquet files or a released JSON file"
         )
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = 0
+    for file in files:
+        try:
+            footer = pq.read_metadata(file)
+        except (pa.ArrowException, OSError) as error:
+            raise ConfigError(f"sft.data={data}: {file.name}: {one_line(error)}") from error
+        if "messages" not in footer.schema.to_arrow_schema().names:
+            raise ConfigError(f"sft.data={data}: {file.name} has no column messages")
+        rows += footer.num_rows
+    if rows < least:
+        raise ConfigError(f"sft.data={data}: holds {rows} demonstrations, sft.batch_size={least}")
 
 
 def _renderer(cfg: RunConfig) -> Any:
@@ -189,44 +222,40 @@ def _renderer(cfg: RunConfig) -> Any:
 
     if cfg.model.path is None:
         settings = with_preset(cfg.env.id, dict(cfg.env.settings), cfg.preset)
-        tokenizer = train_tokenizer(make(cfg.env.id, settings).corpus())
+        env = _environment("rollout", cfg.env.id, settings)
+        if not isinstance(env, TextEnv):
+            raise ConfigError(
+                f"env.id={cfg.env.id}: is no envs.base.TextEnv, so it has no text to make a tiny "
+                "model of; set model.path"
+            )
+        tokenizer = train_tokenizer(env.corpus())
         return Renderer(tokenizer, [tokenizer.eos_token_id])
-    _check_model(cfg)
     try:
         return Renderer.load(cfg.model.path)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"model.path={cfg.model.path}: {error}") from error
+    except Exception as error:  # the boundary to tokenizers, which raise all kinds
+        raise ConfigError(f"model.path={cfg.model.path}: {one_line(error)}") from error
 
 
-def _check_model(cfg: RunConfig) -> None:
-    assert cfg.model.path is not None
-    folder, key = Path(cfg.model.path), f"model.path={cfg.model.path}"
-    if not folder.is_dir():
-        raise ConfigError(f"{key}: there is no such folder")
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{key}: holds no config.json, so it is no Hugging Face model folder")
-    config = _json(folder / "config.json")
-    kinds = config.get("architectures") or []
-    if not any("ForCausalLM" in kind or "ForConditionalGeneration" in kind for kind in kinds):
-        raise ConfigError(f"{key}: is {', '.join(kinds) or 'of no named kind'}, no causal LM")
-    limit = config.get("max_position_embeddings")
-    if limit and cfg.rollout.context_tokens > limit:
-        raise ConfigError(
-            f"rollout.context_tokens={cfg.rollout.context_tokens}: the model at {folder} knows "
-            f"{limit} positions"
-        )
-    if not list(_weight_files(folder)):
-        raise ConfigError(f"{key}: holds no *.safetensors weights")
+def _where(name: str) -> str:
+    """The key under which an environment of `environments` has its settings."""
+    return "env.settings" if name == "rollout" else name.replace("eval/", "eval.variants.", 1)
 
 
-def _longest_prompt(renderer: Any, env_id: str, settings: dict[str, Any]) -> int:
+def _environment(name: str, env_id: str, settings: dict[str, Any]) -> Any:
     try:
-        env = make(env_id, settings)
-        messages = [env.reset(seed=seed)[0]["message"] for seed in range(SAMPLED_PROMPTS)]
-    except ConfigError:
-        raise
+        return make(env_id, settings)
     except Exception as error:  # the boundary to environments, third-party ones too
-        raise ConfigError(f"env.id={env_id}: it cannot be played: {error}") from error
+        raise ConfigError(f"{_where(name)}: {env_id} cannot be made: {one_line(error)}") from error
+
+
+def _longest_prompt(renderer: Any, name: str, env_id: str, settings: dict[str, Any]) -> int:
+    env = _environment(name, env_id, settings)
+    try:
+        messages = [env.reset(seed=seed)[0]["message"] for seed in range(SAMPLED_PROMPTS)]
+    except Exception as error:  # the boundary to environments, third-party ones too
+        raise ConfigError(
+            f"{_where(name)}: {env_id} cannot be played: {one_line(error)}"
+        ) from error
     return max(len(renderer.prompt(message)) for message in messages)
 
 
@@ -238,35 +267,6 @@ def _check_context(cfg: RunConfig, name: str, prompt: int) -> None:
             f"whose first prompts have up to {prompt} tokens and answers "
             f"rollout.answer_tokens={cfg.rollout.answer_tokens}; it must be at least {need}"
         )
-
-
-def _depth_and_width(cfg: RunConfig) -> tuple[int, int]:
-    if cfg.model.path is None:
-        return cfg.model.init.layers, cfg.model.init.hidden
-    config = _json(Path(cfg.model.path) / "config.json")
-    config = config.get("text_config", config)
-    return config.get("num_hidden_layers", 0), config.get("hidden_size", 0)
-
-
-def _weight_files(folder: Path) -> Iterator[Path]:
-    return (f for f in folder.glob("*.safetensors") if f.name != "value_head.safetensors")
-
-
-def _shapes(folder: Path) -> Iterator[tuple[int, ...]]:
-    """Shapes of all tensors, from the files' headers."""
-    from safetensors import safe_open
-
-    for file in _weight_files(folder):
-        with safe_open(file, "np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - no mapping
-                yield tuple(tensors.get_slice(name).get_shape())
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read as JSON: {error}") from error
 
 
 def _mib(resolved: Resolved) -> list[tuple[str, str]]:

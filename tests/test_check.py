@@ -7,11 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster import check as checking
-from cluster.check import check, count_parameters, environments, memory_bytes, show
+from cluster.check import available_bytes, check, environments, memory_bytes, model_size, show
 from configs.load import ConfigError, load
+from learner.model_folder import ModelSize, check_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,19 +56,39 @@ def test_parameters_are_counted_as_torch_counts_them(tiny_model):
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     true = sum(p.numel() for p in model.parameters())
-    counted = count_parameters(with_model(tiny_model), 0)
-    assert counted["trunk"] == true
+    found = model_size(with_model(tiny_model), check_model(tiny_model), 10).parameters
     init = ["model.init.layers=2", "model.init.hidden=128", "model.init.heads=4"]
-    made = count_parameters(debug(*init, "model.init.mlp=256"), model.config.vocab_size)
-    assert made["layers"] + made["embedding and head"] == true
+    tokens = model.config.vocab_size
+    made = model_size(debug(*init, "model.init.mlp=256"), None, tokens).parameters
+    assert made == found and sum(made.values()) - made["value head"] == true
+    assert "value head" not in model_size(debug("ppo.updates=0"), None, tokens).parameters
+
+
+def test_the_value_head_is_counted_as_torch_counts_it(tiny_model):
+    from learner.model import ValueHead
+
+    true = sum(p.numel() for p in ValueHead(128, 0).parameters())
+    size = model_size(with_model(tiny_model), check_model(tiny_model), 10)
+    assert size.parameters["value head"] == true
 
 
 def test_zero_stages_share_memory():
     cfgs = [debug("learner.ranks=2", f"learner.zero_stage={stage}") for stage in range(4)]
-    found = [memory_bytes(cfg, {"all": 10**6}) for cfg in cfgs]
+    size = ModelSize({"all": 10**6}, 1, 8, 100, None)
+    found = [memory_bytes(cfg, size) for cfg in cfgs]
     assert [m["learner optimizer"] for m in found] == [16 * 10**6, *[8 * 10**6] * 3]
     assert [m["learner gradients"] for m in found] == [8 * 10**6] * 2 + [4 * 10**6] * 2
     assert [m["learner weights"] for m in found] == [8 * 10**6] * 3 + [4 * 10**6]
+
+
+def test_the_control_group_limits_memory_and_file_cache_is_free(tmp_path):
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("900000\n")
+    (tmp_path / "memory.stat").write_text("anon 300000\ninactive_file 600000\n")
+    assert available_bytes(tmp_path) == 700000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(tmp_path) > 10**8
+    assert available_bytes(tmp_path / "none") > 10**8
 
 
 def test_environments_are_named_and_merged():
@@ -79,18 +102,32 @@ def test_bad_environment_settings():
     refused(debug("env.settings.face_rul=ten"), "env.settings.face_rul", "nearest is face_rule")
     refused(debug("eval.variants.x.face_rule=eleven"), "eval.variants.x.face_rule=eleven")
     refused(debug("env.id=cardinal/GeneralPints-v0"), "cardinal/GeneralPints-v0")
+    refused(debug("env.settings.suits=red"), "env.settings: GeneralPoints: suits needs modality")
+    refused(debug("eval.variants.x.suits=red"), "eval.variants.x: GeneralPoints: suits needs")
+    refused(debug("env.id=nomodule:X-v0"), "nomodule:X-v0")
 
 
-def test_bad_model_folders(model):
+def test_an_environment_without_text_needs_a_model(tmp_path):
+    (tmp_path / "plain.yaml").write_text(
+        "env: {id: CartPole-v1}\nppo: {updates: 1}\neval: {variants: {a: {}}}\n"
+    )
+    refused(load(tmp_path / "plain.yaml"), "env.id=CartPole-v1", "set model.path")
+    cfg = load(tmp_path / "plain.yaml", ["env.settings.gravty=1"])
+    refused(cfg, "env.settings: CartPole-v1 cannot be made", "gravty")
+
+
+def test_models_too_small_for_the_run(model):
     refused(with_model("/nowhere/at/all"), "model.path=/nowhere/at/all", "no such folder")
     refused(with_model(model, "rollout.context_tokens=4096"), "rollout.context_tokens=4096", "1024")
-    (model / "model.safetensors").unlink()
-    refused(with_model(model), "holds no *.safetensors")
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
-    refused(with_model(model), "BertModel", "no causal LM")
-    (model / "config.json").unlink()
-    refused(with_model(model), "no config.json")
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
+    refused(with_model(model), "its tokenizer has", "more than the 100")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"version": "1.0", "added_tokens": []}'])
+def test_damaged_tokenizers(model, text):
+    (model / "tokenizer.json").write_text(text)
+    refused(with_model(model), f"model.path={model}: ")
 
 
 def test_a_tokenizer_without_chat_template(model):
@@ -114,8 +151,17 @@ def test_too_little_memory(monkeypatch):
     refused(debug(), "too little memory", "this machine has 1.0 GiB free", "engine KV cache")
 
 
-def test_demonstrations_that_are_not_there(tmp_path):
-    refused(debug(f"sft.data={tmp_path}"), "sft.data=", "*.parquet")
+def test_demonstrations_that_cannot_be_used(tmp_path):
+    cfg = debug(f"sft.data={tmp_path}")
+    refused(cfg, "sft.data=", "*.parquet")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    refused(cfg, "a.parquet has no column messages")
+    pq.write_table(pa.table({"messages": [["a"]]}), tmp_path / "a.parquet")
+    refused(cfg, "holds 1 demonstrations, sft.batch_size=32")
+    (tmp_path / "a.parquet").write_bytes(b"nothing")
+    refused(cfg, "a.parquet: ")
+    (tmp_path / "a.json").write_text("[]")
+    refused(debug(f"sft.data={tmp_path / 'a.json'}"), "holds no demonstrations")
 
 
 def test_it_answers_in_ten_seconds_and_imports_no_engine():

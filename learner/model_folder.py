@@ -1,0 +1,120 @@
+"""A Hugging Face model folder in, its sizes out, or one sentence that says why it is no policy.
+
+The weights are not loaded: numbers come from config.json and the headers of the weight files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.load import ConfigError
+
+PARTS = (  # the first whose mark is in a tensor's name
+    ("vision", ("vision", "visual", "connector", "projector", "multi_modal")),
+    ("embedding", ("embed_tokens", "wte.", "embed_in")),
+    ("head", ("lm_head", "embed_out")),
+)
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a model holds.
+
+    parameters: number by part.
+    layers, hidden: depth and width of its text trunk.
+    vocabulary: token ids that it knows.
+    positions: longest sequence, tokens; None without a limit.
+    """
+
+    parameters: dict[str, int]
+    layers: int
+    hidden: int
+    vocabulary: int
+    positions: int | None
+
+
+def check_model(folder: str | Path) -> ModelSize:
+    """Sizes of the causal language model in a folder.
+
+    Raises:
+        ConfigError: one sentence: no such folder, a file that is missing or damaged, or a model
+            that transformers does not know or that is no causal language model.
+    """
+    folder, key = Path(folder), f"model.path={folder}"
+    if not folder.is_dir():
+        raise ConfigError(f"{key}: there is no such folder")
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{key}: holds no config.json, so it is no Hugging Face model folder")
+    config = _config(folder, key)
+    kinds = config.architectures or []
+    causal = any("ForCausalLM" in kind or "ForConditionalGeneration" in kind for kind in kinds)
+    if not causal or config.is_encoder_decoder:
+        raise ConfigError(f"{key}: is {', '.join(kinds) or 'of no named kind'}, no causal LM")
+    parameters: Counter[str] = Counter()
+    for file in _weight_files(folder, key):
+        for name, shape in _header(file, key):
+            parameters[_part(name)] += math.prod(shape)
+    text = config.get_text_config()
+    return ModelSize(
+        dict(parameters),
+        getattr(text, "num_hidden_layers", 0),
+        text.hidden_size,
+        text.vocab_size,
+        getattr(text, "max_position_embeddings", None),
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of a library says, without its line breaks and its advice."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _config(folder: Path, key: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except Exception as error:  # the boundary to transformers, which raises all kinds
+        raise ConfigError(f"{key}: config.json cannot be used: {one_line(error)}") from error
+
+
+def _weight_files(folder: Path, key: str) -> list[Path]:
+    """The files that transformers would load; the value head is none of them."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        files = [folder / "model.safetensors"]
+    else:
+        try:
+            names = json.loads(index.read_text())["weight_map"].values()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{key}: {index.name} cannot be read: {one_line(error)}") from error
+        files = [folder / name for name in sorted(set(names))]
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"{key}: holds no {file.name}; weights must be *.safetensors")
+    return files
+
+
+def _header(file: Path, key: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of each tensor."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                yield name, tuple(tensors.get_slice(name).get_shape())
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{key}: {file.name} is damaged: {one_line(error)}") from error
+
+
+def _part(name: str) -> str:
+    for part, marks in PARTS:
+        if any(mark in name for mark in marks):
+            return part
+    return "layers"
