@@ -7,14 +7,15 @@ line. Heavy libraries are imported by the command that needs them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cluster.failures import RunFailure
-from configs.load import ConfigError, load, parse
+from configs.load import FOLDER, ConfigError, load, parse
 from configs.schema import RunConfig
 
 if TYPE_CHECKING:
@@ -23,15 +24,19 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = _options(_parser(), arguments)
     try:
         return options.command(options)
     except ConfigError as error:
         return _say(str(error), 2)
     except RunFailure as error:
         return _say(str(error), 1)
+    except OSError as error:  # a full disk, a folder that may not be written
+        return _say(f"{type(error).__name__}: {error}", 1)
     except KeyboardInterrupt:
-        return _say("interrupted; `cardinal resume RUN` goes on from the last checkpoint", 130)
+        resumable = options.command in (train_command, resume_command)
+        hint = "; `cardinal resume RUN` goes on from the last checkpoint" if resumable else ""
+        return _say(f"interrupted{hint}", 130)
 
 
 def check_command(options: argparse.Namespace) -> int:
@@ -65,9 +70,24 @@ def eval_command(options: argparse.Namespace) -> int:
     from cluster.evaluate_run import evaluate_run
 
     cfg = _run_config(options.run)
-    settings = _settings(options.settings)
-    variants = {options.variant: settings} if options.variant else dict(cfg.eval.variants)
+    _refuse_below("--episodes", options.episodes, 1)
+    variants = _variants(options, cfg)
     return evaluate_run(Path(options.run), cfg, options.stage, variants, options.episodes)
+
+
+def _variants(options: argparse.Namespace, cfg: RunConfig) -> dict[str, dict[str, Any]]:
+    """The run's own variants, one of them, or a new one made of key=value."""
+    name, settings = options.variant, parse(options.settings)
+    known = dict(cfg.eval.variants)
+    if name is None:
+        if settings:
+            raise ConfigError(f"{options.settings[0]} belongs to a variant: give --variant NAME")
+        return known
+    if name not in known and not settings:
+        raise ConfigError(
+            f"--variant {name}: the run has {', '.join(known)}; another one needs key=value"
+        )
+    return {name: known.get(name, {}) | settings}
 
 
 def report_command(options: argparse.Namespace) -> int:
@@ -84,20 +104,38 @@ def data_command(options: argparse.Namespace) -> int:
     """Write demonstrations of an environment, or convert a released JSON file."""
     from cluster.demonstrations import convert_released, write_demonstrations
 
+    _refuse_below("--n", options.n, 1)
+    _refuse_below("--seed", options.seed, 0)
     if options.env.endswith(".json"):
         print(convert_released(options.env, options.out))
         return 0
-    settings = _settings(options.settings)
-    _environment(options.env, settings)
-    print(write_demonstrations(options.env, settings, options.n, options.seed, options.out))
+    env_id, settings, n, seed = _expert(options)
+    print(write_demonstrations(env_id, settings, n, seed, options.out))
     return 0
+
+
+def _expert(options: argparse.Namespace) -> tuple[str, dict[str, Any], int, int]:
+    """Environment, settings, number and seed; of a configuration, those that its run would use."""
+    name, n, seed = options.env, options.n, options.seed
+    if name.endswith((".yaml", ".yml")) or (FOLDER / f"{name}.yaml").is_file():
+        from envs.registry import with_preset
+
+        cfg = load(name, options.settings)
+        env_id, settings = cfg.env.id, with_preset(cfg.env.id, dict(cfg.env.settings), cfg.preset)
+        n = cfg.sft.demonstrations if n is None else n
+        seed = cfg.seed if seed is None else seed
+    else:
+        env_id, settings = name, parse(options.settings)
+    _environment(env_id, settings)
+    return env_id, settings, 8192 if n is None else n, seed or 0
 
 
 def play_command(options: argparse.Namespace) -> int:
     """Play an environment in the terminal; pictures are saved and named by path."""
     from cluster.play import Game
 
-    env = _environment(options.env, _settings(options.settings))
+    _refuse_below("--seed", options.seed, 0)
+    env = _environment(options.env, parse(options.settings))
     Game(env, options.seed, options.pictures).run()
     return 0
 
@@ -106,9 +144,9 @@ def gallery_command(options: argparse.Namespace) -> int:
     """Write an HTML page and a PNG contact sheet of an environment's episodes."""
     from cluster.gallery import write_gallery
 
-    if options.n < 1:
-        raise ConfigError(f"--n {options.n}: must be at least 1")
-    settings = _settings(options.settings)
+    _refuse_below("--n", options.n, 1)
+    _refuse_below("--seed", options.seed, 0)
+    settings = parse(options.settings)
     env = _environment(options.env, settings)
     print(write_gallery(env, options.env, settings, options.n, options.seed, options.out))
     return 0
@@ -120,13 +158,35 @@ def init_model_command(options: argparse.Namespace) -> int:
 
     if Path(options.out).exists():
         raise ConfigError(f"--out {options.out}: is already there")
-    make_tiny_model(_config(options), Path(options.out))
+    cfg = _config(options)
+    if cfg.model.path is not None:
+        raise ConfigError(f"model.path={cfg.model.path}: it must be null to make a tiny model")
+    make_tiny_model(cfg, Path(options.out))
     print(options.out)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """One line an error, as everywhere."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _options(parser: _Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parsed arguments; key=value may also stand after options, where argparse leaves it over."""
+    options, rest = parser.parse_known_args(arguments)
+    name = next((n for n in ("settings", "overrides") if hasattr(options, n)), None)
+    wrong = [text for text in rest if name is None or text.startswith("-") or "=" not in text]
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if name is not None:
+        setattr(options, name, [*getattr(options, name), *rest])
+    return options
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
         prog="cardinal",
         description="SFT, then PPO, of language models on multi-turn environments, on Ray.",
     )
@@ -153,15 +213,15 @@ def _parser() -> argparse.ArgumentParser:
     command = add("eval", eval_command)
     command.add_argument("run", help="run folder")
     command.add_argument("settings", nargs="*", metavar="key=value", help="of the environment")
-    command.add_argument("--variant", help="name of a variant made of key=value settings")
+    command.add_argument("--variant", help="one of the run's, or a new one made of key=value")
     command.add_argument("--stage", choices=("start", "sft", "ppo"), default=None)
     command.add_argument("--episodes", type=int, default=None)
 
     command = add("data", data_command)
-    command.add_argument("env", help="environment id, or a released JSON file to convert")
-    command.add_argument("settings", nargs="*", metavar="key=value", help="of the environment")
-    command.add_argument("--n", type=int, default=8192, help="how many")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("env", help="environment id, configuration, or released JSON file")
+    command.add_argument("settings", nargs="*", metavar="key=value", help="of what is named")
+    command.add_argument("--n", type=int, help="how many; 8192, or the configuration's number")
+    command.add_argument("--seed", type=int, help="0, or the configuration's seed")
     command.add_argument("--out", required=True, help="folder of Parquet parts")
 
     command = add("play", play_command)
@@ -188,12 +248,14 @@ def _run_config(run: str) -> RunConfig:
     file = Path(run) / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{run}: holds no config.yaml, so it is no run folder")
-    folder = Path(run).resolve()
-    return load(file, [f"name={folder.name}", f"cluster.root={folder.parent}"])
+    cfg, folder = load(file), Path(run).resolve()
+    cluster = dataclasses.replace(cfg.cluster, root=str(folder.parent))
+    return dataclasses.replace(cfg, name=folder.name, cluster=cluster)
 
 
-def _settings(pairs: Sequence[str]) -> dict[str, Any]:
-    return parse(pairs)
+def _refuse_below(option: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise ConfigError(f"{option} {value}: must be at least {least}")
 
 
 def _environment(env_id: str, settings: dict[str, Any]) -> TextEnv:

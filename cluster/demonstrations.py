@@ -57,10 +57,15 @@ def write_demonstrations(
         file = target / f"part-{number:05d}.parquet"
         if file.is_file():
             continue
-        draft = file.with_suffix(".new")
-        pq.write_table(_table(part, env_id), draft, row_group_size=ROWS)
-        draft.rename(file)
+        _write(part, env_id, file)
     return target
+
+
+def _write(part: list[Demonstration], environment: str, file: Path) -> None:
+    """A part is there whole or not at all."""
+    draft = file.with_suffix(".new")
+    pq.write_table(_table(part, environment), draft, row_group_size=ROWS)
+    draft.rename(file)
 
 
 def read_released(path: str | Path) -> Iterator[Demonstration]:
@@ -81,16 +86,23 @@ def read_released(path: str | Path) -> Iterator[Demonstration]:
 
 
 def convert_released(path: str | Path, folder: str | Path) -> Path:
-    """Write a released JSON file's demonstrations as Parquet, for Ray Data to stream."""
+    """Write a released JSON file's demonstrations as Parquet, for Ray Data to stream.
+
+    Raises:
+        ConfigError: as `read_released`; or the file holds none, or the folder something else.
+    """
+    stream = read_released(path)
+    part = list(islice(stream, PART))
+    if not part:
+        raise ConfigError(f"{path}: holds no demonstrations")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     _claim(target, {"released": str(path), "sha256": digest})
-    stream, number = read_released(path), 0
-    while part := list(islice(stream, PART)):
-        pq.write_table(_table(part, str(path)), target / f"part-{number:05d}.parquet",
-                       row_group_size=ROWS)  # fmt: skip
-        number += 1
+    number = 0
+    while part:
+        _write(part, str(path), target / f"part-{number:05d}.parquet")
+        part, number = list(islice(stream, PART)), number + 1
     return target
 
 
@@ -132,14 +144,15 @@ def _released(file: Path, number: int, record: Any) -> Demonstration:
         raise ConfigError(f"{where}: field conversations must be a list of from and value")
     messages = []
     for turn in turns:
-        role = {"human": "user", "gpt": "assistant"}.get(turn.get("from"))
-        if role is None or not isinstance(turn.get("value"), str):
+        said = turn if isinstance(turn, dict) else {}
+        role = {"human": "user", "gpt": "assistant"}.get(str(said.get("from")))
+        if role is None or not isinstance(said.get("value"), str):
             raise ConfigError(f"{where}: a turn needs from = human or gpt, and value, a text")
-        text = turn["value"].replace("<image>", "").strip()
+        text = said["value"].replace("<image>", "").strip()
         messages.append({"role": role, "content": text, "train": role == "assistant"})
     images: tuple[NDArray[np.uint8], ...] = ()
     if record.get("image"):
-        picture = file.parent / record["image"]
+        picture = file.parent / str(record["image"])
         try:
             with Image.open(picture) as opened:
                 images = (np.asarray(opened.convert("RGB")),)

@@ -92,9 +92,28 @@ def test_the_released_format(tmp_path):
         ([3], "record 0: field conversations"),
         ([GOOD, {"conversations": []}], "record 1: field conversations"),
         ([{"conversations": [{"from": "cat", "value": "x"}]}], "record 0: a turn needs from"),
+        ([{"conversations": ["x"]}], "record 0: a turn needs from"),
         ([GOOD | {"image": "no.png"}], "record 0: field image"),
+        ([GOOD | {"image": 3}], "record 0: field image"),
     ],
 )
 def test_damaged_releases_name_record_and_field(tmp_path, records, words):
     with pytest.raises(ConfigError, match=words):
         list(read_released(released(tmp_path, records)))
+
+
+def test_a_release_that_is_missing_or_empty_makes_no_folder(tmp_path):
+    for file, words in (
+        (tmp_path / "no.json", "cannot be read"),
+        (released(tmp_path, []), "no dem"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            convert_released(file, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_release_is_cut_into_parts(tmp_path):
+    file = released(tmp_path, [GOOD] * 33)
+    folder = convert_released(file, tmp_path / "out")
+    assert [pq.read_metadata(f).num_rows for f in sorted(folder.glob("*.parquet"))] == [16, 16, 1]
+    assert pq.read_table(folder)["seed"].to_pylist() == list(range(33))
