@@ -32,6 +32,7 @@ from learner.model import (
     load_trunk,
     load_value_head,
 )
+from learner.model_folder import write_index
 from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
 
 if not torch.cuda.is_available():
@@ -277,6 +278,7 @@ class Engine:
             self.model.trunk.save_pretrained(target, state_dict=state)  # type: ignore[operator]
             if head:
                 save_file(head, target / VALUE_HEAD_FILE)
+                write_index(target)
         distributed.gather(None)  # nobody reads the folder before it is whole
 
     def save(self, folder: str | Path) -> None:

@@ -1,6 +1,7 @@
 """A Hugging Face model folder in, its sizes out, or one sentence that says why it is no policy.
 
 The weights are not loaded: numbers come from config.json and the headers of the weight files.
+`write_index` names those files, so that engines load them and nothing beside them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from configs.load import ConfigError
 
+INDEX = "model.safetensors.index.json"
 PARTS = (  # the first whose mark is in a tensor's name
     ("vision", ("vision", "visual", "connector", "projector", "multi_modal")),
     ("embedding", ("embed_tokens", "wte.", "embed_in")),
@@ -70,6 +72,20 @@ def check_model(folder: str | Path) -> ModelSize:
     )
 
 
+def write_index(folder: Path) -> None:
+    """Name the model's own weight files in an index.
+
+    Without one vLLM loads every *.safetensors of a folder, the value head too, and refuses it.
+    """
+    tensors = {
+        name: file.name
+        for file in sorted(folder.glob("model*.safetensors"))
+        for name, _ in _header(file, str(folder))
+    }
+    index = {"metadata": {}, "weight_map": tensors}
+    (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True))
+
+
 def one_line(error: BaseException) -> str:
     """What an error of a library says, without its line breaks and its advice."""
     return " ".join(str(error).split())[:200] or type(error).__name__
@@ -86,7 +102,7 @@ def _config(folder: Path, key: str) -> Any:
 
 def _weight_files(folder: Path, key: str) -> list[Path]:
     """The files that transformers would load; the value head is none of them."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if not index.is_file():
         files = [folder / "model.safetensors"]
     else:

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs.load import ConfigError
-from learner.model_folder import check_model
+from learner.model_folder import check_model, write_index
 
 
 @pytest.fixture
@@ -53,6 +53,16 @@ def test_shards_count_once_and_the_value_head_does_not(model):
     refused(model, "holds no model-00002-of-00002.safetensors")
     (model / "model.safetensors.index.json").write_text("{}")
     refused(model, "model.safetensors.index.json cannot be read")
+
+
+def test_an_index_names_the_model_and_not_the_value_head(model):
+    whole = check_model(model)
+    tensors = load_file(model / "model.safetensors")
+    save_file(tensors, model / "value_head.safetensors")
+    write_index(model)
+    index = json.loads((model / "model.safetensors.index.json").read_text())
+    assert index["weight_map"] == dict.fromkeys(tensors, "model.safetensors")
+    assert check_model(model) == whole
 
 
 def test_folders_that_hold_no_policy(model):
