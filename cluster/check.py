@@ -7,7 +7,9 @@ sentence that says why it cannot be. Imports neither vLLM nor DeepSpeed nor Ray.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +53,28 @@ def environments(cfg: RunConfig) -> dict[str, tuple[str, dict[str, Any]]]:
     return {name: (cfg.env.id, settings) for name, settings in {"rollout": base, **named}.items()}
 
 
+def run_folder(cfg: RunConfig) -> Path:
+    """The run's folder, absolute.
+
+    Raises:
+        ConfigError: it holds something already, or is a file.
+    """
+    folder = (Path(cfg.cluster.root) / cfg.name).resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"name={cfg.name}: the run folder {folder} is taken; choose another name, "
+            f"or go on with `cardinal resume {folder}`"
+        )
+    return folder
+
+
 def check(cfg: RunConfig) -> Resolved:
     """Validate a run without starting anything.
 
     Raises:
         ConfigError: one sentence with the key, the value and the rule.
     """
+    run_folder(cfg)
     try:
         played = environments(cfg)
         for name, env in played.items():
@@ -191,28 +209,37 @@ def _check_data(data: str, least: int) -> None:
     if path.is_file() and path.suffix == ".json":
         from cluster.demonstrations import read_released
 
-        if next(read_released(path), None) is None:
-            raise ConfigError(f"sft.data={data}: holds no demonstrations")
-        return
-    files = sorted(path.glob("*.parquet"))
-    if not files:
-        raise ConfigError(
-            f"sft.data={data}: must be a folder with *.parquet files or a released JSON file"
-        )
+        rows = sum(1 for _ in islice(read_released(path), least))
+    else:
+        rows = sum(_parquet_rows(path, f"sft.data={data}"))
+    if rows < least:
+        raise ConfigError(f"sft.data={data}: holds {rows} demonstrations, sft.batch_size={least}")
+
+
+def _parquet_rows(folder: Path, key: str) -> Iterator[int]:
+    """Demonstrations by file, by its footer alone."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = 0
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise ConfigError(f"{key}: must be a folder with *.parquet files or a released JSON file")
     for file in files:
         try:
             footer = pq.read_metadata(file)
         except (pa.ArrowException, OSError) as error:
-            raise ConfigError(f"sft.data={data}: {file.name}: {one_line(error)}") from error
-        if "messages" not in footer.schema.to_arrow_schema().names:
-            raise ConfigError(f"sft.data={data}: {file.name} has no column messages")
-        rows += footer.num_rows
-    if rows < least:
-        raise ConfigError(f"sft.data={data}: holds {rows} demonstrations, sft.batch_size={least}")
+            raise ConfigError(f"{key}: {file.name}: {one_line(error)}") from error
+        schema = footer.schema.to_arrow_schema()
+        if "messages" not in schema.names:
+            raise ConfigError(f"{key}: {file.name} has no column messages")
+        kind = schema.field("messages").type
+        fields = getattr(getattr(kind, "value_type", None), "names", ())  # of a list of structs
+        if not {"role", "content", "train"} <= set(fields):
+            raise ConfigError(
+                f"{key}: {file.name}: column messages is {kind}; it must be a list of role, "
+                "content and train"
+            )
+        yield footer.num_rows
 
 
 def _renderer(cfg: RunConfig) -> Any:
@@ -250,13 +277,22 @@ def _environment(name: str, env_id: str, settings: dict[str, Any]) -> Any:
 
 def _longest_prompt(renderer: Any, name: str, env_id: str, settings: dict[str, Any]) -> int:
     env = _environment(name, env_id, settings)
-    try:
-        messages = [env.reset(seed=seed)[0]["message"] for seed in range(SAMPLED_PROMPTS)]
-    except Exception as error:  # the boundary to environments, third-party ones too
-        raise ConfigError(
-            f"{_where(name)}: {env_id} cannot be played: {one_line(error)}"
-        ) from error
-    return max(len(renderer.prompt(message)) for message in messages)
+    longest = 0
+    for seed in range(SAMPLED_PROMPTS):
+        try:
+            observation, _ = env.reset(seed=seed)
+            message = observation["message"]
+        except Exception as error:  # the boundary to environments, third-party ones too
+            raise ConfigError(
+                f"{_where(name)}: {env_id} cannot be played: {one_line(error)}"
+            ) from error
+        if "image" in observation:
+            raise ConfigError(
+                f"{_where(name)}: {env_id} shows pictures, which a run cannot yet bring to the "
+                "policy; its settings must be those of language"
+            )
+        longest = max(longest, len(renderer.prompt(message)))
+    return longest
 
 
 def _check_context(cfg: RunConfig, name: str, prompt: int) -> None:

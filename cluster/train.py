@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cluster.check import environments, run_folder
 from cluster.failures import RunFailure, first_line
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
@@ -47,16 +48,12 @@ def train(cfg: RunConfig, resume: bool = False) -> int:
 
 def open_folder(cfg: RunConfig, resume: bool) -> Path:
     """The run folder, absolute; a new one gets the resolved config.yaml."""
-    folder = (Path(cfg.cluster.root) / cfg.name).resolve()
     if resume:
+        folder = (Path(cfg.cluster.root) / cfg.name).resolve()
         if not (folder / "config.yaml").is_file():
             raise ConfigError(f"resume: {folder} holds no config.yaml, so it is no run folder")
         return folder
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(
-            f"name={cfg.name}: the run folder {folder} is taken; choose another name, "
-            f"or go on with `cardinal resume {folder}`"
-        )
+    folder = run_folder(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(dump(cfg))
     return folder
@@ -122,7 +119,6 @@ def start_actors(cfg: RunConfig, model: str, gpu: bool) -> tuple[list[Any], Any]
     """Rollout actors and the buffer; engines start in the background."""
     from cluster.actors import RolloutActor
     from cluster.buffer import TrajectoryBuffer
-    from cluster.check import environments
 
     gpus = cfg.rollout.tensor_parallel if gpu else 0
     actor = RolloutActor.options(  # type: ignore[attr-defined]
