@@ -38,7 +38,7 @@ from rollout.episode import EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.trajectory import Trajectory
 
-PROOF_EPISODES = 64  # played after each perturbation of the weight proof
+PROOF_EPISODES = 64  # at most, and at most one flight: played after each perturbation
 PARITY_MEAN_ABS = 1e-4  # in float32; bfloat16 engines and learners differ by rounding
 PARITY_MEAN_ABS_BF16 = 5e-2
 
@@ -324,7 +324,7 @@ def proof_requests(cfg: RunConfig, kind: str) -> list[EpisodeRequest]:
     return [
         EpisodeRequest(f"proof/{kind}/{i:06d}", "rollout", i, i,
                        temperature=cfg.rollout.temperature, sampling_seed=cfg.seed)
-        for i in range(PROOF_EPISODES)
+        for i in range(min(PROOF_EPISODES, cfg.rollout.in_flight))
     ]  # fmt: skip
 
 
