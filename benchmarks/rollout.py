@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    for style, episodes in (("brief", options.episodes), ("full", options.episodes // 4)):
+    for style, episodes in (("brief", options.episodes), ("full", options.episodes // 2)):
         asyncio.run(measure(style, episodes, options.in_flight, options.rounds))
 
 

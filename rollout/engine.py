@@ -228,6 +228,7 @@ def _environment(settings: EngineSettings) -> None:
     """Variables that vLLM reads at import and in its child processes."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is the caller's
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
 
