@@ -21,6 +21,7 @@ from learner.engine import Engine, LossFn, Reference
 from learner.episodes import Episode, episode, scored, training_sequences
 from learner.loss import k3, policy_terms, value_terms
 from learner.model import Forward, Scores
+from learner.parity import differences
 from learner.thought import thought_weights
 from rollout.trajectory import Trajectory
 
@@ -85,7 +86,7 @@ def ppo_update(
         "action_tokens": float(sum(size.tokens for size in sizes.values())),
         "explained_variance": _explained(episodes),
         **_outcomes(trajectories, version),
-        **_parity(episodes, version),
+        **differences(episodes, version),
     }
 
 
@@ -328,19 +329,4 @@ def _outcomes(trajectories: list[Trajectory], version: int) -> dict[str, float]:
         "success": success / max(episodes, 1),
         "first_try": first_try / max(episodes, 1),
         "staleness_max": float(distributed.largest(max(ages, default=0))[0]),
-    }
-
-
-def _parity(episodes: list[Episode], version: int) -> dict[str, float]:
-    """How far behaviour and proximal log-probabilities differ where they should not (law 6)."""
-    sums = np.zeros(3)
-    for e in episodes:
-        fresh = e.versions == version
-        gap = e.proximal[fresh].astype(np.float64) - e.behavior[fresh]
-        sums += [fresh.sum(), np.abs(gap).sum(), (np.expm1(gap) - gap).sum()]
-    tokens, absolute, divergence = distributed.total(sums).tolist()
-    return {
-        "parity_tokens": tokens,
-        "parity_mean_abs": absolute / max(tokens, 1),
-        "parity_kl": divergence / max(tokens, 1),
     }
