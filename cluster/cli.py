@@ -50,12 +50,16 @@ def check_command(options: argparse.Namespace) -> int:
 def train_command(options: argparse.Namespace) -> int:
     """Check, then run one job."""
     from cluster.check import check
+    from cluster.submit import begun, refuse_another_python
 
+    refuse_another_python()
     cfg = _config(options)
-    check(cfg)
+    resume = options.resume and begun(cfg)
+    if not resume:
+        check(cfg)
     from cluster.train import train
 
-    return train(cfg)
+    return train(cfg, resume)
 
 
 def resume_command(options: argparse.Namespace) -> int:
@@ -63,6 +67,32 @@ def resume_command(options: argparse.Namespace) -> int:
     from cluster.train import train
 
     return train(_run_config(options.run), resume=True)
+
+
+def submit_command(options: argparse.Namespace) -> int:
+    """Run one job on a Ray cluster that is running; submitted again, it goes on."""
+    from cluster.submit import submit
+
+    variables = dict(_variable(text) for text in options.env)
+    return submit(
+        options.config, options.overrides, options.address, options.python, variables,
+        not options.no_follow,
+    )  # fmt: skip
+
+
+def _variable(text: str) -> tuple[str, str]:
+    """NAME=VALUE, or NAME with the value that it has here."""
+    name, equals, value = text.partition("=")
+    if not equals and name not in os.environ:
+        raise ConfigError(f"--env {name}: is not set here; give --env {name}=VALUE")
+    return name, value if equals else os.environ[name]
+
+
+def job_command(options: argparse.Namespace) -> int:
+    """Show the state of a submitted job, follow its log, or stop it."""
+    from cluster.submit import job
+
+    return job(options.action, options.id, options.address)
 
 
 def eval_command(options: argparse.Namespace) -> int:
@@ -200,6 +230,7 @@ def _parser() -> _Parser:
     for name, run in (
         ("check", check_command),
         ("train", train_command),
+        ("submit", submit_command),
         ("init-model", init_model_command),
     ):
         command = add(name, run)
@@ -207,6 +238,14 @@ def _parser() -> _Parser:
         command.add_argument("overrides", nargs="*", metavar="key=value")
         if name == "init-model":
             command.add_argument("--out", required=True, help="folder to make")
+        elif name == "train":
+            command.add_argument("--resume", action="store_true", help="a run begun before goes on")
+        elif name == "submit":
+            _job_options(command)
+    command = add("job", job_command)
+    command.add_argument("action", choices=("status", "logs", "stop"))
+    command.add_argument("id", help="as submit printed it")
+    command.add_argument("--address", help="as of submit")
     add("resume", resume_command).add_argument("run", help="run folder")
     add("report", report_command).add_argument("run", help="run folder")
 
@@ -237,6 +276,15 @@ def _parser() -> _Parser:
     command.add_argument("--seed", type=int, default=0, help="of the first episode")
     command.add_argument("--out", required=True, help="folder of gallery.html and gallery.png")
     return parser
+
+
+def _job_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--address", help="of the job server, http://HEAD:8265; Ray's variables "
+                         "or this machine otherwise")  # fmt: skip
+    command.add_argument("--python", default="python", help="interpreter on the cluster")
+    command.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]",
+                         help="for the job; whoever sees the job sees it")  # fmt: skip
+    command.add_argument("--no-follow", action="store_true", help="return once it is submitted")
 
 
 def _config(options: argparse.Namespace) -> RunConfig:

@@ -67,7 +67,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: as `build`, or the file is not there, not YAML, or contradicts itself.
     """
-    file = _find(path)
+    file = find(path)
     values = _read(file)
     given = _merge(values, parse(overrides))
     given.setdefault("name", file.stem)
@@ -161,7 +161,12 @@ def _rising(phase: str, optimizer: OptimizerConfig, steps: int) -> dict[str, boo
     }
 
 
-def _find(path: str | Path) -> Path:
+def find(path: str | Path) -> Path:
+    """The file that `load` reads.
+
+    Raises:
+        ConfigError: there is none; with the nearest name in configs/.
+    """
     file = Path(path)
     shipped = (FOLDER / file.name, FOLDER / f"{file.name}.yaml") if str(file) == file.name else ()
     for candidate in (file, *shipped):
