@@ -50,9 +50,8 @@ def check_command(options: argparse.Namespace) -> int:
 def train_command(options: argparse.Namespace) -> int:
     """Check, then run one job."""
     from cluster.check import check
-    from cluster.submit import begun, refuse_another_python
+    from cluster.submit import begun
 
-    refuse_another_python()
     cfg = _config(options)
     resume = options.resume and begun(cfg)
     if not resume:

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+import platform
 import shlex
 import sys
 import time
@@ -30,7 +31,6 @@ ADDRESS = "http://127.0.0.1:8265"  # where `ray start --head` puts its job serve
 LIMIT_MIB = 64  # of the shipped checkout, which has 2: Ray keeps it in the head's memory
 CONNECT_S, ANSWER_S, UPLOAD_S, SILENCE_S, LOST_S, STOP_S = 4.0, 8.0, 120.0, 30.0, 60.0, 60.0
 ACTIONS = ("status", "logs", "stop")
-PYTHON = "CARDINAL_SUBMITTED_FROM_PYTHON"
 RUN = "cardinal_run"  # the job's metadata: its run folder
 
 
@@ -57,8 +57,8 @@ def submit(
         root: the checkout.
 
     Raises:
-        ConfigError: the run cannot be, or cannot be shipped.
-        RunFailure: the job server does not answer, wants another version or a token.
+        ConfigError: the run cannot be, cannot be shipped, or runs already; as `connect`.
+        RunFailure: the job server does not take it, or is lost for a minute.
     """
     _use_token()
     cfg = validate(config, overrides)
@@ -160,18 +160,17 @@ def _largest(files: Mapping[Path, int], count: int = 3) -> str:
 
 
 def connect(address: str | None) -> JobSubmissionClient:
-    """A client of the job server, once it has answered and runs the same Ray.
+    """A client of the job server, once it has answered and is known to run the same versions.
 
     Raises:
-        ConfigError: what was given is no address of a job server.
-        RunFailure: it does not answer, refuses the token, or runs another Ray.
+        ConfigError: what was given is no address of a job server, nobody answers there in time,
+            it wants another token, or the cluster runs another Ray or Python.
     """
     variables = (os.environ.get(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
     url = address or next((v for v in variables if v), ADDRESS)
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"{url}: must be the job server's address, such as http://HEAD:8265")
     os.environ["RAY_API_SERVER_ADDRESS"] = url  # Ray lets its variables win over the argument
-    import ray
     import requests
     from ray.exceptions import AuthenticationError
 
@@ -179,20 +178,31 @@ def connect(address: str | None) -> JobSubmissionClient:
                  "_private.runtime_env"):  # fmt: skip
         logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
     try:
-        client = _client()(url)  # asks for the version
-        theirs = client._do_request("GET", "/api/version").json()["ray_version"]
+        client = _client()(url)
+        there = client._do_request("GET", "/api/v0/cluster_metadata").json()["data"]
+        _same_versions(url, there["rayVersion"], there["pythonVersion"])
     except AuthenticationError as error:
-        raise RunFailure(
+        raise ConfigError(
             f"{url} wants a token that this user does not have ({first_line(error)}): put what "
             "`ray get-auth-token` says on the head into RAY_AUTH_TOKEN"
         ) from error
+    except ConfigError:
+        raise
     except (requests.RequestException, RuntimeError, OSError, ValueError, KeyError) as error:
-        raise RunFailure(f"no Ray job server answers at {url}: {first_line(error)}") from error
-    if theirs != ray.__version__:
-        raise RunFailure(
-            f"{url} runs Ray {theirs} and this is Ray {ray.__version__}: both must be the same"
-        )
+        raise ConfigError(f"no Ray job server answers at {url}: {first_line(error)}") from error
     return client
+
+
+def _same_versions(url: str, ray_there: str, python_there: str) -> None:
+    """A job's own Python may differ in the last number, for nothing pickled crosses over."""
+    import ray
+
+    here, there = platform.python_version_tuple()[:2], tuple(python_there.split(".")[:2])
+    if (ray_there, there) != (ray.__version__, here):
+        raise ConfigError(
+            f"{url} runs Ray {ray_there} on Python {python_there}, and this side has Ray "
+            f"{ray.__version__} on Python {platform.python_version()}: they must be the same"
+        )
 
 
 def _client() -> type[JobSubmissionClient]:
@@ -219,7 +229,6 @@ def _variables(given: Mapping[str, str]) -> dict[str, str]:
     return {
         "RAY_JOB_STOP_SIGNAL": "SIGINT",
         "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_S:g}",
-        PYTHON: _version(),
         **given,
     }
 
@@ -243,34 +252,15 @@ def begun(cfg: RunConfig) -> bool:
     return True
 
 
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
+def _flat(section: Any, key: str = "") -> dict[str, Any]:
     """Values by dotted key; not those that say where a run is, which may change."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if not isinstance(value, dict) or not value:
-        return {} if key in ("cluster.address", "cluster.root") else {key: value}
+    if not dataclasses.is_dataclass(section):
+        return {} if key in ("cluster.address", "cluster.root") else {key: section}
     found: dict[str, Any] = {}
-    for name, inner in value.items():
-        found |= _flat(inner, f"{key}.{name}" if key else name)
+    for field in dataclasses.fields(section):
+        name = f"{key}.{field.name}" if key else field.name
+        found |= _flat(getattr(section, field.name), name)
     return found
-
-
-def _version() -> str:
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def refuse_another_python() -> None:
-    """Called by the job itself, which learns by its environment who submitted it.
-
-    Raises:
-        ConfigError: the cluster's Python is not the one that the run was submitted from.
-    """
-    theirs = os.environ.get(PYTHON, _version())
-    if theirs != _version():
-        raise ConfigError(
-            f"submitted from Python {theirs}, and the cluster's {sys.executable} is "
-            f"{_version()}: both must be the same; --python names another on the cluster"
-        )
 
 
 def _refuse_a_running_twin(client: JobSubmissionClient, folder: str) -> None:
@@ -286,8 +276,8 @@ def job(action: str, name: str, address: str | None = None) -> int:
     """One of ACTIONS on a submitted job; `logs` follows, and returns the job's exit code.
 
     Raises:
-        ConfigError: there is no such job.
-        RunFailure: as `connect`.
+        ConfigError: there is no such job; as `connect`.
+        RunFailure: as `tail`.
     """
     _use_token()
     client = connect(address)
