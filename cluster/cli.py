@@ -94,6 +94,22 @@ def job_command(options: argparse.Namespace) -> int:
     return job(options.action, options.id, options.address)
 
 
+def kuberay_command(options: argparse.Namespace) -> int:
+    """Print the KubeRay manifest of a run, for `kubectl apply -f -`."""
+    from cluster.kuberay import Options, pairs, render, secrets
+
+    _refuse_below("--pod-size", options.pod_size, 1)
+    _refuse_below("--spare", options.spare, 0)
+    _refuse_below("--memory", options.memory, 1)
+    chosen = Options(
+        options.image, options.claim, options.namespace, not options.cpu, options.pod_size,
+        pairs("--nodes", options.nodes), secrets(options.secret),
+        options.memory and options.memory * 2**30, options.spare, options.cluster,
+    )  # fmt: skip
+    print(render(_config(options), chosen), end="")
+    return 0
+
+
 def eval_command(options: argparse.Namespace) -> int:
     """Evaluate a run's checkpoint on variants of its environment."""
     from cluster.evaluate_run import evaluate_run
@@ -230,6 +246,7 @@ def _parser() -> _Parser:
         ("check", check_command),
         ("train", train_command),
         ("submit", submit_command),
+        ("kuberay", kuberay_command),
         ("init-model", init_model_command),
     ):
         command = add(name, run)
@@ -241,6 +258,8 @@ def _parser() -> _Parser:
             command.add_argument("--resume", action="store_true", help="a run begun before goes on")
         elif name == "submit":
             _job_options(command)
+        elif name == "kuberay":
+            _manifest_options(command)
     command = add("job", job_command)
     command.add_argument("action", choices=("status", "logs", "stop"))
     command.add_argument("id", help="as submit printed it")
@@ -284,6 +303,21 @@ def _job_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]",
                          help="for the job; whoever sees the job sees it")  # fmt: skip
     command.add_argument("--no-follow", action="store_true", help="return once it is submitted")
+
+
+def _manifest_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--image", help="with this checkout; cardinal:gpu or cardinal:cpu")
+    command.add_argument("--claim", default="cardinal", help="PersistentVolumeClaim of all pods")
+    command.add_argument("--namespace", help="of all objects")
+    command.add_argument("--cpu", action="store_true", help="pods without GPUs")
+    command.add_argument("--pod-size", type=int, default=8, help="GPUs of a pod, at most")
+    command.add_argument("--nodes", action="append", default=[], metavar="LABEL=VALUE",
+                         help="of the Kubernetes nodes with the GPUs")  # fmt: skip
+    command.add_argument("--secret", action="append", default=[], metavar="NAME=SECRET/KEY",
+                         help="an environment variable out of a Secret")  # fmt: skip
+    command.add_argument("--memory", type=int, metavar="GIB", help="of a worker pod")
+    command.add_argument("--spare", type=int, default=1, help="rollout pods that may be added")
+    command.add_argument("--cluster", action="store_true", help="a RayCluster to submit to")
 
 
 def _config(options: argparse.Namespace) -> RunConfig:

@@ -126,8 +126,9 @@ def test_a_submitted_run_is_stopped_and_goes_on(head, copy, tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert f"job {identity(done)}: succeeded" in done.stdout and status(tmp_path) == "finished"
     rows = [json.loads(line) for line in (tmp_path / "job" / "metrics.jsonl").open()]
-    updates = [row["update"] for row in rows if row.get("phase") == "ppo"]
-    assert sorted(set(updates)) == sorted(updates), "an update was repeated"
+    assert [row["update"] for row in rows if row["kind"] == "ppo"] == [1, 2]
+    steps = [row["step"] for row in rows if row["kind"] == "sft"]
+    assert steps and len(set(steps)) == len(steps), f"an SFT step was repeated: {steps}"
     log = run(cardinal("job", "logs", identity(done), "--address", address), copy, quiet, 60)
     assert log.returncode == 0 and "see report.html" in log.stdout
 

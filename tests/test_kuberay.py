@@ -1,0 +1,219 @@
+"""Manifests: valid against KubeRay's own schemas, and holding what the run needs."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster import kuberay
+from cluster.cli import main
+from cluster.kuberay import Options, manifest, render
+from configs.load import FOLDER, ConfigError, load
+from tests.test_train import ROOT
+
+SCHEMAS = ROOT.parent / "shared" / "kuberay"
+CONFIGS = sorted(p.stem for p in FOLDER.glob("*.yaml"))
+GIB = 2**30
+
+
+def strict(schema):
+    """The same schema that takes no field beside those that it names; Kubernetes drops them."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: strict(value) for key, value in schema.items()}
+    named = isinstance(found.get("properties"), dict) and found.get("type") == "object"
+    if named and not found.get("x-kubernetes-preserve-unknown-fields"):
+        found.setdefault("additionalProperties", False)
+    return found
+
+
+@pytest.fixture(scope="module")
+def validators():
+    """By kind."""
+    jsonschema = pytest.importorskip("jsonschema")
+    found = {}
+    for kind in ("RayJob", "RayCluster"):
+        for folder in (SCHEMAS, Path("/work/shared/kuberay")):
+            file = folder / f"{kind.lower()}.v1.schema.json"
+            if file.is_file():
+                found[kind] = jsonschema.Draft202012Validator(strict(json.loads(file.read_text())))
+                break
+        else:
+            pytest.skip(f"KubeRay's schemas are not at {SCHEMAS}")
+    return found
+
+
+def errors(validators, document):
+    found = validators[document["kind"]].iter_errors(document)
+    return [f"{'.'.join(map(str, e.absolute_path))}: {e.message[:200]}" for e in found]
+
+
+def pods(cluster):
+    """(name, pod spec) of the head and of each group."""
+    groups = [("head", cluster["headGroupSpec"])]
+    groups += [(g["groupName"], g) for g in cluster["workerGroupSpecs"]]
+    return {name: group["template"]["spec"] for name, group in groups}
+
+
+def job(*overrides, config="gp_l", **options):
+    _, found = manifest(load(config, overrides), Options(**options))
+    return found
+
+
+@pytest.mark.parametrize("options", [
+    Options(),
+    Options(gpus=False, namespace="here"),
+    Options(cluster=True, secrets={"HF_TOKEN": ("hub", "token")}, nodes={"gpu": "H100"}),
+], ids=["gpu", "cpu", "cluster"])  # fmt: skip
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_shipped_configuration_is_a_valid_manifest(config, options, validators):
+    documents = list(yaml.safe_load_all(render(load(config), options)))
+    kinds = ["RayCluster"] if options.cluster else ["ConfigMap", "RayJob"]
+    assert [d["kind"] for d in documents] == kinds
+    assert errors(validators, documents[-1]) == []
+
+
+def test_the_schemas_refuse_what_is_wrong(validators):
+    good = job()
+    for path, value in (
+        (("rayClusterSpec", "headGroupSpec", "rayStartParams"), {"num-cpus": 0}),  # no text
+        (("rayClusterSpec", "workerGroupSpecs", 0, "maxReplica"), 3),  # no such field
+        (("backoffLimit",), "two"),
+    ):
+        wrong = copy.deepcopy(good)
+        at = wrong["spec"]
+        for step in path[:-1]:
+            at = at[step]
+        at[path[-1]] = value
+        assert errors(validators, wrong), path
+
+
+def test_the_head_has_no_work_and_runs_the_configuration():
+    configuration, found = manifest(load("gp_l", ["name=gp_l.7", "ppo.updates=9"]), Options())
+    spec = found["spec"]
+    head = spec["rayClusterSpec"]["headGroupSpec"]
+    assert found["metadata"]["name"] == "gp-l-7"
+    assert head["rayStartParams"]["num-cpus"] == head["rayStartParams"]["num-gpus"] == "0"
+    assert spec["entrypoint"] == "python -m cluster.cli train /etc/cardinal/config.yaml --resume"
+    mounts = head["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert {"name": "config", "mountPath": "/etc/cardinal"} in mounts
+    volume = next(v for v in head["template"]["spec"]["volumes"] if v["name"] == "config")
+    assert volume["configMap"]["name"] == configuration["metadata"]["name"] == "gp-l-7-config"
+
+
+def test_the_configuration_that_runs_there_is_the_one_given(tmp_path):
+    cfg = load("smollm2", ["name=mine", "cluster.address=http://x:1", "sft.data=/data/x"])
+    (configuration, _) = yaml.safe_load_all(render(cfg, Options()))
+    (tmp_path / "config.yaml").write_text(configuration["data"]["config.yaml"])
+    there = load(tmp_path / "config.yaml")
+    assert there.cluster.address is None and there.cluster.root == "/mnt/cardinal/runs"
+    assert there.model.path == "/mnt/cardinal/models/smollm2-135m"
+    assert there.sft.data == "/data/x" and there.name == "mine" and there.ppo == cfg.ppo
+
+
+def test_every_pod_has_storage_shared_memory_probes_and_no_root():
+    cluster = job(claim="disk")["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    for name, pod in pods(cluster).items():
+        (container,) = pod["containers"]
+        mounts = {m["mountPath"]: m["name"] for m in container["volumeMounts"]}
+        volumes = {v["name"]: v for v in pod["volumes"]}
+        assert volumes[mounts["/mnt/cardinal"]]["persistentVolumeClaim"]["claimName"] == "disk"
+        assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
+        path = "/api/gcs_healthz" if name == "head" else "/api/local_raylet_healthz"
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert container[probe]["httpGet"]["path"] == path
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+@pytest.mark.parametrize(
+    ("workers", "tensor", "ranks", "expected"),
+    [  # (pods, GPUs each) of rollout and of learner
+        (1, 1, 1, ((1, 1), (1, 1))),
+        (4, 2, 8, ((1, 8), (1, 8))),
+        (9, 1, 4, ((2, 5), (1, 4))),
+        (3, 4, 12, ((2, 8), (2, 6))),
+    ],
+)
+def test_pods_hold_the_run(workers, tensor, ranks, expected):
+    found = job(f"rollout.workers={workers}", f"rollout.tensor_parallel={tensor}",
+                f"learner.ranks={ranks}", "sft.batch_size=120", spare=2)  # fmt: skip
+    for group, (count, gpus) in zip(
+        found["spec"]["rayClusterSpec"]["workerGroupSpecs"], expected, strict=True
+    ):
+        amounts = group["template"]["spec"]["containers"][0]["resources"]
+        assert amounts["requests"] == amounts["limits"]
+        assert amounts["limits"]["nvidia.com/gpu"] == gpus
+        assert group["replicas"] == group["minReplicas"] == count
+        assert group["maxReplicas"] == count + (2 if group["groupName"] == "rollout" else 0)
+        assert group["template"]["spec"]["tolerations"]
+
+
+def test_pods_without_gpus_ask_for_none():
+    cluster = job("learner.threads=3", gpus=False)["spec"]["rayClusterSpec"]
+    for name, pod in pods(cluster).items():
+        limits = pod["containers"][0]["resources"]["limits"]
+        assert "nvidia.com/gpu" not in limits and "nodeSelector" not in pod
+        assert limits["cpu"] == {"head": 2, "rollout": 2, "learner": 4}[name]
+        assert pod["containers"][0]["image"] == "cardinal:cpu"
+
+
+def test_memory_grows_with_the_model_and_holds_the_object_store():
+    small = kuberay.worker_pods(load("gp_l"), Options(gpus=False))
+    large = kuberay.worker_pods(
+        load("gp_l", ["model.init.hidden=1024", "model.init.heads=8", "model.init.layers=24"]),
+        Options(gpus=False),
+    )
+    for before, after in zip(small, large, strict=True):
+        assert after.memory - before.memory > GIB and after.shm > before.shm
+        assert before.memory > before.shm >= 0.5 * GIB
+    given = kuberay.worker_pods(load("gp_l"), Options(memory=7 * GIB))
+    assert [p.memory for p in given] == [7 * GIB] * 2
+
+
+def test_secrets_are_referred_to():
+    found = job(secrets=kuberay.secrets(["HF_TOKEN=hub/token"]))
+    for pod in pods(found["spec"]["rayClusterSpec"]).values():
+        assert {
+            "name": "HF_TOKEN",
+            "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}},
+        } in pod["containers"][0]["env"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["name=Ünlü"], "Kubernetes wants a-z, 0-9"),
+        (["name=" + "a" * 41], "at most 40 characters"),
+        (["rollout.tensor_parallel=16"], "an engine stays inside a pod"),
+        (["--secret", "HF_TOKEN=abc"], "must have the form NAME=SECRET/KEY"),
+        (["--nodes", "gpu"], "--nodes gpu: must have the form NAME=VALUE"),
+        (["--pod-size", "0"], "--pod-size 0: must be at least 1"),
+        (["ppo.updats=1"], "there is no such key"),
+    ],
+)
+def test_what_cannot_be_is_one_line(arguments, words, capsys):
+    assert main(["kuberay", "gp_l", *arguments]) == 2
+    said = capsys.readouterr()
+    assert words in said.err and said.err.count("\n") == 1 and not said.out
+
+
+def test_the_command_prints_yaml_and_nothing_else(capsys):
+    given = ["--cpu", "--image", "me/cardinal:1", "--namespace", "lab", "--memory", "9", "seed=5"]
+    assert main(["kuberay", "gp_l_debug", *given]) == 0
+    configuration, found = yaml.safe_load_all(capsys.readouterr().out)
+    assert "seed: 5" in configuration["data"]["config.yaml"]
+    assert found["metadata"]["namespace"] == configuration["metadata"]["namespace"] == "lab"
+    worker = found["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
+    assert worker["containers"][0]["image"] == "me/cardinal:1"
+    assert worker["containers"][0]["resources"]["limits"]["memory"] == "10240Mi"
+
+
+def test_an_unreadable_configuration_name_is_refused():
+    with pytest.raises(ConfigError):
+        kuberay.object_name("---")
