@@ -54,8 +54,11 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
         raise RunFailure(f"{what}: {first_line(error)}") from error
     try:
         yield
-    finally:
-        ray.shutdown()
+    except BaseException:
+        if not address:  # of a cluster that was joined the driver's own end takes leave: after a
+            ray.shutdown()  # shutdown Ray Train's thread ends the process in its last words
+        raise
+    ray.shutdown()
 
 
 def _python_path() -> str:

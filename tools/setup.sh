@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Makes .venv: the locked CPU environment and the command `cardinal`. Does nothing when it is
-# up to date; begins anew when it was interrupted, moved, or lost its Python.
+# Makes .venv: the locked environment and the command `cardinal`; `tools/setup.sh gpu` that for
+# NVIDIA GPUs. Does nothing when it is up to date; begins anew when it was interrupted, moved, or
+# lost its Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+kind=${1:-cpu}
+lock=requirements/$kind.lock
 venv=.venv
 python=$venv/bin/python
 stamp=$venv/cardinal-setup.done
@@ -55,7 +58,8 @@ install() { # uv is several times faster, above all at byte-compiling; pip does 
 
 exec 9<tools/setup.sh
 flock 9 # a second set-up at the same time waits, then finds nothing to do
-want="$PWD $(cat requirements/torch.txt requirements/cpu.lock tools/setup.sh | sha256sum)"
+[[ -f $lock ]] || die "there is no $lock: say cpu or gpu"
+want="$PWD $(cat requirements/torch.txt "$lock" tools/setup.sh | sha256sum)"
 [[ -f $stamp && $(<"$stamp") == "$want" && ! -e $unfinished ]] && exit
 
 begin=$SECONDS
@@ -64,10 +68,12 @@ if [[ -e $unfinished || -n $moved ]] || ! "$python" -m pip --version >/dev/null 
     make_venv
 fi
 touch "$unfinished"
-say "torch"
-install_torch
+if [[ $kind == cpu ]]; then # its lock leaves torch out
+    say "torch"
+    install_torch
+fi
 say "packages"
-install -r requirements/cpu.lock
+install -r "$lock"
 install --no-build-isolation -e .
 printf '%s' "$want" >"$stamp"
 rm "$unfinished"
