@@ -25,7 +25,7 @@ from learner.init_model import init_model
 from rollout.engine import FORBIDDEN_BIAS, EngineSettings
 from rollout.episode import EpisodeRequest, Limits
 from rollout.renderer import Renderer
-from rollout.trajectory import Trajectory, from_arrow
+from rollout.trajectory import Trajectory, from_block
 from rollout.worker import RolloutWorker
 
 ENV = "cardinal/GeneralPoints-v0"
@@ -40,7 +40,7 @@ async def collect(worker: RolloutWorker, requests: list[EpisodeRequest]) -> tupl
         block, rows = await worker.next_block()
         blocks += block.nbytes
         numbers += len(pickle.dumps(rows))
-        played += from_arrow(block)
+        played += from_block(block)
     return played, blocks, numbers
 
 

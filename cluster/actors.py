@@ -44,6 +44,7 @@ class RolloutActor:
             context_tokens=rollout.context_tokens,
             forbidden=renderer.forbidden,
             stop_ids=renderer.stop_ids,
+            images=1 if renderer.processor else 0,
             kv_cache_gib=rollout.kv_cache_gib,
             gpu_memory=rollout.gpu_memory,
             tensor_parallel=rollout.tensor_parallel,

@@ -7,6 +7,7 @@ sentence that says why it cannot be. Imports neither vLLM nor DeepSpeed nor Ray.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,9 +19,10 @@ import psutil
 from cluster.placement import Plan, plan
 from configs.load import ConfigError
 from configs.schema import RunConfig
-from envs.base import TextEnv
+from envs.base import TextEnv, shows_pictures
 from envs.registry import check_settings, make, with_preset
-from learner.model_folder import ModelSize, check_model, one_line
+from learner.model_folder import ModelSize, check_model, one_line, part_of
+from rollout.pictures import Picture
 
 BYTES = {"float32": 4, "bfloat16": 2}
 SAMPLED_PROMPTS = 16  # first prompts rendered a variant
@@ -85,7 +87,7 @@ def check(cfg: RunConfig) -> Resolved:
         _check_data(cfg.sft.data, cfg.sft.batch_size)
     known = check_model(cfg.model.path) if cfg.model.path else None
     renderer = _renderer(cfg)
-    size = model_size(cfg, known, len(renderer.tokenizer))
+    size = model_size(cfg, known, renderer.tokenizer)
     prompts = {name: _longest_prompt(renderer, name, *env) for name, env in played.items()}
     for name, length in prompts.items():
         _check_context(cfg, name, length)
@@ -123,23 +125,20 @@ def show(resolved: Resolved) -> None:
     console.print(f"they start on {where}; run folder {Path(cfg.cluster.root) / cfg.name}")
 
 
-def model_size(cfg: RunConfig, known: ModelSize | None, tokens: int) -> ModelSize:
+def model_size(cfg: RunConfig, known: ModelSize | None, tokenizer: Any) -> ModelSize:
     """Sizes of the run's policy, the value head included.
 
     Args:
         cfg: the run.
         known: of the folder at model.path; None for a tiny model.
-        tokens: ids of its tokenizer.
+        tokenizer: its own.
 
     Raises:
         ConfigError: the model is too small for the context or for its tokenizer.
     """
     if known is None:
-        m = cfg.model.init
-        layer = 4 * m.hidden**2 + 3 * m.hidden * m.mlp + 2 * m.hidden
-        parts = {"layers": m.layers * layer + m.hidden}
-        parts |= {"embedding": tokens * m.hidden, "head": tokens * m.hidden}
-        known = ModelSize(parts, m.layers, m.hidden, tokens, cfg.rollout.context_tokens)
+        known = _tiny_size(cfg, tokenizer)
+    tokens = len(tokenizer)
     if known.positions and cfg.rollout.context_tokens > known.positions:
         raise ConfigError(
             f"rollout.context_tokens={cfg.rollout.context_tokens}: the model at {cfg.model.path} "
@@ -154,6 +153,26 @@ def model_size(cfg: RunConfig, known: ModelSize | None, tokens: int) -> ModelSiz
         head = {"value head": known.hidden * known.hidden + 2 * known.hidden + 1}
         known = replace(known, parameters=known.parameters | head)
     return known
+
+
+def _tiny_size(cfg: RunConfig, tokenizer: Any) -> ModelSize:
+    """Of the model that the run would make: made without its weights."""
+    import torch
+
+    from learner.init_model import tiny_model
+
+    try:
+        with torch.device("meta"):
+            model = tiny_model(cfg, tokenizer)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    parts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        parts[part_of(name)] += parameter.numel()
+    init = cfg.model.init
+    return ModelSize(
+        dict(parts), init.layers, init.hidden, len(tokenizer), cfg.rollout.context_tokens
+    )
 
 
 def memory_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
@@ -244,7 +263,8 @@ def _parquet_rows(folder: Path, key: str) -> Iterator[int]:
 
 def _renderer(cfg: RunConfig) -> Any:
     """The run's renderer; a tiny model's tokenizer is trained here as the run would train it."""
-    from learner.init_model import train_tokenizer
+    from learner.init_model import tiny_processor, train_tokenizer
+    from rollout.processor import PictureProcessor
     from rollout.renderer import Renderer
 
     if cfg.model.path is None:
@@ -255,8 +275,11 @@ def _renderer(cfg: RunConfig) -> Any:
                 f"env.id={cfg.env.id}: is no envs.base.TextEnv, so it has no text to make a tiny "
                 "model of; set model.path"
             )
-        tokenizer = train_tokenizer(env.corpus())
-        return Renderer(tokenizer, [tokenizer.eos_token_id])
+        sees = shows_pictures(env)
+        tokenizer = train_tokenizer(env.corpus(), sees)
+        eyes = tiny_processor(tokenizer, cfg.model.init.vision) if sees else None
+        processor = PictureProcessor(eyes) if eyes else None
+        return Renderer(tokenizer, [tokenizer.eos_token_id], processor)
     try:
         return Renderer.load(cfg.model.path)
     except Exception as error:  # the boundary to tokenizers, which raise all kinds
@@ -286,12 +309,11 @@ def _longest_prompt(renderer: Any, name: str, env_id: str, settings: dict[str, A
             raise ConfigError(
                 f"{_where(name)}: {env_id} cannot be played: {one_line(error)}"
             ) from error
-        if "image" in observation:
-            raise ConfigError(
-                f"{_where(name)}: {env_id} shows pictures, which a run cannot yet bring to the "
-                "policy; its settings must be those of language"
-            )
-        longest = max(longest, len(renderer.prompt(message)))
+        try:
+            seen = [Picture.of(observation["image"])] if "image" in observation else []
+            longest = max(longest, len(renderer.prompt(message, seen).token_ids))
+        except ValueError as error:
+            raise ConfigError(f"{_where(name)}: {env_id}: {error}") from error
     return longest
 
 

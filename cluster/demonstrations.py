@@ -137,6 +137,19 @@ def _png(image: NDArray[np.uint8]) -> bytes:
     return sink.getvalue()
 
 
+def read_picture(data: bytes) -> NDArray[np.uint8]:
+    """Pixels uint8 [height, width, 3] of an encoded picture.
+
+    Raises:
+        ValueError: it is damaged, or no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            return np.asarray(opened.convert("RGB"))
+    except OSError as error:  # Pillow's for all that it cannot read
+        raise ValueError(f"a demonstration's picture cannot be read: {error}") from error
+
+
 def _released(file: Path, number: int, record: Any) -> Demonstration:
     where = f"{file}, record {number}"
     turns = record.get("conversations") if isinstance(record, dict) else None

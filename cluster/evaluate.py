@@ -18,7 +18,7 @@ from configs.schema import RunConfig
 from rollout.episode import EpisodeRequest
 from rollout.numbers import TrajectoryNumbers
 from rollout.renderer import Renderer
-from rollout.trajectory import Trajectory, from_arrow
+from rollout.trajectory import Trajectory, from_block
 
 SAMPLES = 4  # conversations kept a stage and variant
 
@@ -90,7 +90,7 @@ def trajectories(assignment: list[tuple[Any, list[int]]]) -> list[Trajectory]:
     blocks = ray.get([ref for ref, _ in assignment])
     found = []
     for block, (_, rows) in zip(blocks, assignment, strict=True):
-        played = from_arrow(block)
+        played = from_block(block)
         found += [played[row] for row in rows]
     return found
 

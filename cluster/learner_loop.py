@@ -28,7 +28,6 @@ from cluster.wait import answer
 from cluster.weight_sync import publish
 from configs.schema import RunConfig
 from learner import distributed
-from learner.batch import Sequence
 from learner.engine import Engine, Reference
 from learner.model import KINDS
 from learner.parity import parity
@@ -131,8 +130,7 @@ class LearnerLoop:
         cfg, every = self.cfg, self.cfg.learner.checkpoint_every
         begin, tokens = time.monotonic(), 0
         for step in range(first + 1, cfg.sft.steps + 1):
-            batch = [Sequence(ids, mask) for ids, mask in next(self.demonstrations)]
-            metrics = sft_step(engine, batch, cfg.sft, reference)
+            metrics = sft_step(engine, next(self.demonstrations), cfg.sft, reference)
             tokens += int(metrics["tokens"])
             if step % cfg.sft.log_every == 0 or step == cfg.sft.steps:
                 rate = tokens / (time.monotonic() - begin)

@@ -1,12 +1,11 @@
-"""SFT input: Parquet demonstrations to token arrays, streamed and split by Ray Data.
+"""SFT input: Parquet demonstrations to token arrays and pictures, streamed by Ray Data.
 
-Comes in: a Parquet folder; goes out: a dataset with columns token_ids, action_mask, a row a
-demonstration, in the file's order. How messages become tokens is the renderer's.
+Comes in: a Parquet folder; goes out: a dataset with columns token_ids, action_mask, pictures,
+a row a demonstration, in the file's order. How messages become tokens is the renderer's.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -15,19 +14,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray.data
-from numpy.typing import NDArray
 
+from cluster.demonstrations import read_picture
+from learner.batch import Sequence
+from rollout.pictures import SCHEMA as PICTURE
+from rollout.pictures import Picture
 from rollout.renderer import Renderer
 
-Pair = tuple[NDArray[np.int32], NDArray[np.bool_]]
+KEPT_BYTES = 2**30  # of demonstrations that a rank keeps for its next epochs
 
 
 def dataset(parquet: str, model_folder: str) -> ray.data.Dataset:
-    """Rows of `token_ids` list<int32> and `action_mask` list<uint8>, in the files' order."""
+    """Rows of `token_ids` list<int32>, `action_mask` list<uint8>, `pictures`, as in the files."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    rows = ray.data.read_parquet(parquet, columns=["messages"])
+    rows = ray.data.read_parquet(parquet, columns=["messages", "images"])
     return rows.map_batches(
         _render,  # type: ignore[arg-type]
         batch_format="pyarrow",
@@ -43,18 +45,22 @@ def _renderer(folder: str) -> Renderer:
 
 def _render(table: pa.Table, folder: str) -> pa.Table:
     renderer = _renderer(folder)
-    pairs = [renderer.demonstration(messages) for messages in table["messages"].to_pylist()]
+    rows = []
+    for messages, images in zip(table["messages"].to_pylist(), table["images"], strict=True):
+        pictures = [Picture.of(read_picture(image.as_py())) for image in images.values or ()]
+        ids, mask = renderer.demonstration(messages, pictures)
+        rows.append((ids, mask.astype(np.uint8), [vars(picture) for picture in pictures]))
+    columns = list(zip(*rows, strict=True))
     return pa.table(
         {
-            "token_ids": pa.array([ids for ids, _ in pairs], pa.list_(pa.int32())),
-            "action_mask": pa.array(
-                [mask.astype(np.uint8) for _, mask in pairs], pa.list_(pa.uint8())
-            ),
+            "token_ids": pa.array(columns[0], pa.list_(pa.int32())),
+            "action_mask": pa.array(columns[1], pa.list_(pa.uint8())),
+            "pictures": pa.array(columns[2], pa.list_(pa.struct(list(PICTURE)))),
         }
     )
 
 
-def batches(shard: Any, size: int, skip: int) -> Iterator[list[Pair]]:
+def batches(shard: Any, size: int, skip: int) -> Iterator[list[Sequence]]:
     """Endless batches of `size` demonstrations of a rank's shard, epoch after epoch.
 
     Args:
@@ -65,35 +71,48 @@ def batches(shard: Any, size: int, skip: int) -> Iterator[list[Pair]]:
     Raises:
         ValueError: the shard holds fewer than `size` demonstrations.
     """
-    kept: list[list[Pair]] = []  # token ids are small; a second pass of the pipeline is not
-    for batch in shard.iter_batches(
-        batch_size=size, batch_format="pyarrow", drop_last=True, prefetch_batches=4
-    ):
-        kept.append(_pairs(batch))
-        if len(kept) > skip:
-            yield kept[-1]
-    if not kept:
-        raise ValueError(f"a learner rank's share holds fewer than {size} demonstrations")
-    for number in itertools.count(max(skip, len(kept))):
-        yield kept[number % len(kept)]
+    kept: list[pa.Table] = []  # token ids are small; a second pass of the pipeline is not
+    number = 0
+    while True:
+        begun = number
+        for batch in shard.iter_batches(
+            batch_size=size, batch_format="pyarrow", drop_last=True, prefetch_batches=4
+        ):
+            kept.append(batch)
+            number += 1
+            if number > skip:
+                yield sequences(batch)
+        if number == begun:
+            raise ValueError(f"a learner rank's share holds fewer than {size} demonstrations")
+        while sum(table.nbytes for table in kept) <= KEPT_BYTES:
+            number += 1
+            if number > skip:
+                yield sequences(kept[(number - 1) % len(kept)])
+        kept = []
 
 
 class Prefetched:
     """An iterator whose first item is already on its way: Ray Data starts while engines do."""
 
-    def __init__(self, stream: Iterator[list[Pair]]) -> None:
+    def __init__(self, stream: Iterator[list[Sequence]]) -> None:
         self._stream = stream
-        self._first: Future[list[Pair]] | None = ThreadPoolExecutor(1).submit(next, stream)
+        self._first: Future[list[Sequence]] | None = ThreadPoolExecutor(1).submit(next, stream)
 
-    def __next__(self) -> list[Pair]:
+    def __next__(self) -> list[Sequence]:
         first, self._first = self._first, None
         return first.result() if first else next(self._stream)
 
 
-def _pairs(table: pa.Table) -> list[Pair]:
-    ids = table["token_ids"].combine_chunks()
-    masks = table["action_mask"].combine_chunks()
+def sequences(table: pa.Table) -> list[Sequence]:
+    """The learner's sequences of a table of demonstrations."""
+    ids, masks, shown = (
+        table[name].combine_chunks() for name in ("token_ids", "action_mask", "pictures")
+    )
     return [
-        (ids[i].values.to_numpy(), masks[i].values.to_numpy().view(np.bool_))
+        Sequence(
+            ids[i].values.to_numpy(),
+            masks[i].values.to_numpy().view(np.bool_),
+            pictures=tuple(Picture(**row) for row in shown[i].as_py()),
+        )
         for i in range(len(table))
     ]

@@ -74,11 +74,13 @@ def prepare_model(cfg: RunConfig, folder: Path) -> str:
 
 def make_tiny_model(cfg: RunConfig, folder: Path) -> None:
     """Write the configuration's tiny model, with a tokenizer of its environment's text."""
+    from envs.base import shows_pictures
     from envs.registry import make, with_preset
     from learner.init_model import init_model
 
     settings = with_preset(cfg.env.id, dict(cfg.env.settings), cfg.preset)
-    init_model(folder, cfg, make(cfg.env.id, settings).corpus())
+    env = make(cfg.env.id, settings)
+    init_model(folder, cfg, env.corpus(), vision=shows_pictures(env))
 
 
 def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:

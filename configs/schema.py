@@ -39,13 +39,32 @@ def leaf(
 
 
 @dataclass(frozen=True)
+class TinyVisionConfig:
+    """The eyes of a tiny model: made when its environment shows pictures."""
+
+    layers: int = leaf(3, "transformer layers of the vision tower", low=1)
+    hidden: int = leaf(128, "its width", low=8)
+    heads: int = leaf(4, "its attention heads; divides hidden", low=1)
+    mlp: int = leaf(512, "width of its feed-forward layers", low=8)
+    image_size: int = leaf(
+        128, "longest side that it sees, pixels; larger pictures are refused", low=16
+    )
+    patch_size: int = leaf(16, "side of a patch, pixels; divides image_size", low=4)
+    merge: int = leaf(2, "patches a side that become one token of the trunk", low=1)
+
+
+@dataclass(frozen=True)
 class TinyModelConfig:
-    """A Llama made from scratch, with a tokenizer trained on the environment's own text."""
+    """A Llama made from scratch, with a tokenizer trained on the environment's own text.
+
+    Where the environment shows pictures it gets eyes: an Idefics3 (the family of SmolVLM).
+    """
 
     layers: int = leaf(4, "transformer layers", low=1)
     hidden: int = leaf(128, "width of the residual stream", low=8)
     heads: int = leaf(4, "attention heads; divides hidden", low=1)
     mlp: int = leaf(512, "width of the feed-forward layers", low=8)
+    vision: TinyVisionConfig = leaf(TinyVisionConfig, "its vision tower, where there are pictures")
 
 
 @dataclass(frozen=True)
@@ -53,10 +72,12 @@ class ModelConfig:
     """Which policy is trained."""
 
     path: str | None = leaf(
-        None, "folder of a causal language model in Hugging Face format; null makes a tiny one"
+        None, "folder of a (vision-)language model in Hugging Face format; null makes a tiny one"
     )
     init: TinyModelConfig = leaf(TinyModelConfig, "the tiny model that is made when path is null")
     dtype: str = leaf("float32", "of weights and compute", choices=("float32", "bfloat16"))
+    freeze: str = leaf("none", "parts of a vision-language model that stay as they are",
+                       choices=("none", "vision", "vision+projector"))  # fmt: skip
     gradient_checkpointing: bool = leaf(False, "recompute activations in the backward pass")
 
 
@@ -161,6 +182,7 @@ class LearnerConfig:
     ranks: int = leaf(1, "data-parallel ranks", low=1)
     zero_stage: int = leaf(0, "DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
     microbatch_tokens: int = leaf(4096, "token budget of a packed microbatch", low=8)
+    microbatch_images: int = leaf(64, "image budget of a packed microbatch", low=1)
     cpus: float = leaf(1.0, "CPUs that a rank reserves in Ray", low=0)
     threads: int = leaf(1, "compute threads of a rank without a GPU", low=1)
     checkpoint_every: int = leaf(0, "steps or updates between checkpoints; 0: phase ends", low=0)

@@ -106,3 +106,9 @@ class TextEnv(gymnasium.Env[Observation, str]):
     @abstractmethod
     def corpus(self) -> Iterator[str]:
         """Yield texts that hold every word and symbol an episode can show or need, any variant."""
+
+
+def shows_pictures(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether an environment's observations hold a picture."""
+    space = env.observation_space
+    return isinstance(space, spaces.Dict) and "image" in space.spaces

@@ -1,4 +1,4 @@
-"""Sequences in, microbatches of a token budget out: padded, packed or flat rows of tensors.
+"""Sequences in, microbatches within a token and a picture budget out: padded, packed or flat.
 
 Rows keep sequences apart by position ids alone (causal attention, no mask argument). Nothing
 here knows of models, losses, trajectories or ranks.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
+
+from rollout.pictures import Picture
 
 LAYOUTS = ("auto", "padded", "packed", "flat")
 # Costs of the layout plan in tokens' worth of compute, measured on a CPU with 1-3M parameters.
@@ -35,6 +38,7 @@ class Sequence:
     value_positions: int [K], indices whose final hidden state the value head reads.
     token_columns: float32 [T] by name (advantages, behaviour log-probabilities, …).
     value_columns: float32 [K] by name (value targets, …).
+    pictures: in the order of their tokens.
 
     All sequences of one batch have the same column names.
     """
@@ -44,6 +48,7 @@ class Sequence:
     value_positions: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     token_columns: Mapping[str, Floats] = field(default_factory=dict)
     value_columns: Mapping[str, Floats] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
 
     def __post_init__(self) -> None:
         length = len(self.token_ids)
@@ -78,6 +83,9 @@ class MicroBatch:
     order: int [S], places of the sequences in the list that was packed.
     action_counts, value_counts: int [S].
     tokens: number of tokens without padding.
+    pictures: in the order of their tokens in the rows, which is that of `order`.
+    picture_counts: int [S], of each sequence.
+    sequence_starts: int [S], flat indices where the sequences begin; lengths: int [S].
     """
 
     token_ids: torch.Tensor
@@ -91,6 +99,10 @@ class MicroBatch:
     action_counts: Ints
     value_counts: Ints
     tokens: int
+    pictures: tuple[Picture, ...]
+    picture_counts: Ints
+    sequence_starts: Ints
+    lengths: Ints
 
     @property
     def turn_count(self) -> int:
@@ -112,12 +124,15 @@ class MicroBatch:
         return replace(self, **moved, **columns)
 
 
-def microbatches(sequences: list[Sequence], budget: int, layout: str = "auto") -> list[MicroBatch]:
+def microbatches(
+    sequences: list[Sequence], budget: int, layout: str = "auto", pictures: int = 64
+) -> list[MicroBatch]:
     """Pack sequences into microbatches of at most `budget` tokens, padding counted.
 
     Args:
         sequences: in any order; each is in exactly one microbatch, told by `order`.
         budget: tokens; a longer sequence gets a microbatch of its own.
+        pictures: most pictures of a microbatch; a row with more gets one of its own.
         layout: "padded" one sequence a row, rows of like length together; "packed" several in
             a row, rows as long as the longest sequence; "flat" one row without padding, for
             attention of variable length; "auto" the cheaper of padded and packed.
@@ -130,24 +145,60 @@ def microbatches(sequences: list[Sequence], budget: int, layout: str = "auto") -
     if not sequences:
         return []
     lengths = np.array([len(s.token_ids) for s in sequences])
+    shown = [len(s.pictures) for s in sequences]
     if layout == "flat":
-        return [_build(sequences, [row]) for row in _flat(lengths, budget)]
+        return [_build(sequences, [row]) for row in _flat(lengths, budget, shown, pictures)]
     plans = []
     if layout in ("auto", "padded"):
         plans.append(_padded(lengths, budget))
     if layout in ("auto", "packed"):
         plans.append(_packed(lengths, budget))
     _, plan = min(plans, key=lambda pair: pair[0])
-    return [_build(sequences, rows) for rows in plan]
+    fitting = (part for rows in plan for part in _within(rows, shown, pictures))
+    return [_build(sequences, rows) for rows in fitting]
 
 
-def empty() -> MicroBatch:
-    """One row of two tokens with one action and one value: a pass whose result has no weight."""
-    mask = np.array([False, True])
-    return _build([Sequence(np.zeros(2, np.int64), mask, np.zeros(1, np.int64))], [[0]])
+def empty(token_ids: list[int] | None = None, pictures: tuple[Picture, ...] = ()) -> MicroBatch:
+    """One row with one action and one value: a pass whose result has no weight.
+
+    Args:
+        token_ids: of the row; two zeros when None.
+        pictures: of these tokens.
+    """
+    ids = np.zeros(2, np.int64) if token_ids is None else np.array(token_ids, np.int64)
+    mask = np.arange(len(ids)) == len(ids) - 1
+    return _build([Sequence(ids, mask, np.zeros(1, np.int64), pictures=pictures)], [[0]])
 
 
 Plan = tuple[float, list[list[list[int]]]]  # cost in tokens; microbatches of rows of places
+
+
+def beside(microbatch: MicroBatch, other: MicroBatch) -> MicroBatch:
+    """The microbatch with the rows of another below, whose actions and values count for nothing."""
+    width = max(microbatch.token_ids.shape[1], other.token_ids.shape[1])
+
+    def rows(name: str) -> torch.Tensor:
+        parts = [getattr(m, name) for m in (microbatch, other)]
+        return torch.cat([functional.pad(p, (0, width - p.shape[1])) for p in parts])
+
+    def moved(flat: Any) -> Any:
+        old = microbatch.token_ids.shape[1]
+        return flat // old * width + flat % old
+
+    return replace(
+        microbatch,
+        token_ids=rows("token_ids"),
+        position_ids=rows("position_ids"),
+        actions=moved(microbatch.actions),
+        value_positions=moved(microbatch.value_positions),
+        pictures=microbatch.pictures + other.pictures,
+        picture_counts=np.append(microbatch.picture_counts, other.picture_counts),
+        sequence_starts=np.append(
+            moved(microbatch.sequence_starts),
+            other.sequence_starts + len(microbatch.token_ids) * width,
+        ),
+        lengths=np.append(microbatch.lengths, other.lengths),
+    )
 
 
 def _padded(lengths: Ints, budget: int) -> Plan:
@@ -199,16 +250,31 @@ def _packed(lengths: Ints, budget: int) -> Plan:
     return PACKED_FACTOR * len(rows) * width + MICROBATCH_COST * len(plan), plan
 
 
-def _flat(lengths: Ints, budget: int) -> list[list[int]]:
+def _within(rows: list[list[int]], shown: list[int], pictures: int) -> Iterator[list[list[int]]]:
+    """Cut a microbatch's rows where its pictures would pass their budget."""
+    part: list[list[int]] = []
+    used = 0
+    for row in rows:
+        more = sum(shown[place] for place in row)
+        if part and used + more > pictures:
+            yield part
+            part, used = [], 0
+        part.append(row)
+        used += more
+    yield part
+
+
+def _flat(lengths: Ints, budget: int, shown: list[int], pictures: int) -> list[list[int]]:
     """Next fit, in the given order."""
     plan: list[list[int]] = []
-    used = math.inf
+    used, seen = math.inf, 0
     for place, length in enumerate(lengths.tolist()):
-        if used + length > budget:
+        if used + length > budget or (seen + shown[place] > pictures and seen):
             plan.append([])
-            used = 0
+            used = seen = 0
         plan[-1].append(place)
         used += length
+        seen += shown[place]
     return plan
 
 
@@ -257,6 +323,10 @@ def _build(sequences: list[Sequence], rows: list[list[int]]) -> MicroBatch:
         action_counts=action_counts,
         value_counts=value_counts,
         tokens=int(ends[-1]),
+        pictures=tuple(p for s in parts for p in s.pictures),
+        picture_counts=np.array([len(s.pictures) for s in parts]),
+        sequence_starts=starts,
+        lengths=lengths,
     )
 
 

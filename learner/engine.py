@@ -22,18 +22,21 @@ from configs.schema import OptimizerConfig, RunConfig
 from learner import batch, distributed
 from learner.batch import MicroBatch
 from learner.model import (
+    FROZEN,
     KINDS,
     VALUE_HEAD_FILE,
     ActorCritic,
     Forward,
     Scores,
     buckets,
+    checkpoint_names,
     kind_of,
     load_trunk,
     load_value_head,
 )
 from learner.model_folder import write_index
 from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
+from learner.vision import Eyes, in_lockstep
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -70,6 +73,7 @@ class Reference:
         model = _load(Path(folder), cfg, stage, None, forbidden)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
+        self._eyes = Eyes.of(folder, model.trunk)
         self._run: Callable[..., Any] = model.to(_device())
         if stage:
             config = _deepspeed_config(cfg, OptimizerConfig(), stage)
@@ -80,11 +84,11 @@ class Reference:
     @torch.no_grad()
     def forward(self, moved: MicroBatch, how: Forward) -> Scores:
         """Scores of one microbatch on the device; every rank runs as many."""
-        return _forward(self._run, moved, how)
+        return _forward(self._run, self._eyes, moved, how)
 
     def score(self, microbatches: list[MicroBatch], how: Forward | None = None) -> list[Scores]:
         """Scores without gradients; a collective call."""
-        return _score(self._run, microbatches, how or Forward())
+        return _score(self._run, self._eyes, microbatches, how or Forward())
 
 
 class Engine:
@@ -128,6 +132,8 @@ class Engine:
         self.model = _load(self._folder, cfg, self._stage, seed, forbidden)
         if _attention() == "flash_attention_2":
             self.layout = "flat"
+        self._eyes = Eyes.of(self._folder, self.model.trunk)
+        self._names = checkpoint_names(self.model.trunk)
         self._own_clip = _own_clip(cfg, self._stage)
         self._kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
         self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
@@ -143,8 +149,20 @@ class Engine:
         return AutoTokenizer.from_pretrained(self._folder)
 
     def microbatches(self, sequences: list[batch.Sequence]) -> list[MicroBatch]:
-        """Pack sequences to learner.microbatch_tokens in the layout that suits the device."""
-        return batch.microbatches(sequences, self._cfg.learner.microbatch_tokens, self.layout)
+        """Pack sequences to the learner's budgets in the layout that suits the device.
+
+        Raises:
+            ValueError: a sequence's pictures and their tokens do not agree.
+        """
+        budget = self._cfg.learner
+        for sequence in sequences:
+            if self._eyes is not None:
+                self._eyes.check(sequence)
+            elif sequence.pictures:
+                raise ValueError(f"{self._folder} is a model of text alone; it sees no pictures")
+        return batch.microbatches(
+            sequences, budget.microbatch_tokens, self.layout, budget.microbatch_images
+        )
 
     def step(
         self,
@@ -172,13 +190,12 @@ class Engine:
         rate = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0 if how.freeze_trunk and group["part"] == "trunk" else rate
-        rounds = int(distributed.largest(len(microbatches))[0])
+        rounds = in_lockstep(microbatches, self._eyes)
         shares: list[Stats] = []
-        for i in range(rounds):
+        for i, microbatch in enumerate(rounds):
             real = i < len(microbatches)
-            # Every rank runs the same number of passes, or ZeRO's collectives hang.
-            moved = (microbatches[i] if real else batch.empty()).to(self.device)
-            scores = _forward(engine, moved, how)
+            moved = microbatch.to(self.device)
+            scores = _forward(engine, self._eyes, moved, how)
             if reference is not None:
                 scores = scores._replace(reference=reference.forward(moved, how).distribution)
             loss = _anchor(scores)
@@ -186,7 +203,7 @@ class Engine:
                 share, stats = loss_fn(scores, moved)
                 shares.append({"loss": share.detach(), **stats})
                 loss = loss + share
-            engine.set_gradient_accumulation_boundary(i == rounds - 1)
+            engine.set_gradient_accumulation_boundary(i == len(rounds) - 1)
             engine.backward(loss * distributed.world())  # DeepSpeed averages over ranks
         norm = self._apply()
         self.counters["steps"] += 1
@@ -216,7 +233,7 @@ class Engine:
 
     def score(self, microbatches: list[MicroBatch], how: Forward | None = None) -> list[Scores]:
         """Scores of each microbatch without gradients, on the device; a collective call."""
-        return _score(self._deepspeed, microbatches, how or Forward())
+        return _score(self._deepspeed, self._eyes, microbatches, how or Forward())
 
     def weights(self, bucket_bytes: int) -> Iterator[list[tuple[str, torch.Tensor]]]:
         """The trunk's full weights in buckets of about bucket_bytes; a collective call.
@@ -226,7 +243,8 @@ class Engine:
         """
         for bucket in buckets(self.model.trunk.named_parameters(), bucket_bytes):
             with self._gathered([parameter for _, parameter in bucket]):
-                yield [(n, p.detach()) for n, p in bucket] if distributed.rank() == 0 else []
+                mine = bucket if distributed.rank() == 0 else []
+                yield [(self._names[n], p.detach()) for n, p in mine]
 
     def perturb(self, kind: str, seed: int) -> bool:
         """Add noise of a tenth of their size to the weights of one kind, until `restore`.
@@ -341,6 +359,9 @@ def _load(
 ) -> ActorCritic:
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.model.dtype]
     trunk = load_trunk(folder, dtype, _attention())
+    for name, parameter in trunk.named_parameters():
+        if kind_of(name, trunk) in FROZEN[cfg.model.freeze]:
+            parameter.requires_grad_(False)
     if cfg.model.gradient_checkpointing:
         trunk.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     head = None
@@ -373,9 +394,14 @@ def _deepspeed_config(cfg: RunConfig, optimizer: OptimizerConfig, stage: int) ->
     }
 
 
-def _forward(engine: Callable[..., Any], moved: MicroBatch, how: Forward) -> Scores:
+def _forward(
+    engine: Callable[..., Any], eyes: Eyes | None, moved: MicroBatch, how: Forward
+) -> Scores:
+    seen = eyes.read(moved, moved.token_ids.device) if eyes else {}
     return Scores(
-        *engine(moved.token_ids, moved.position_ids, moved.actions, moved.value_positions, how)
+        *engine(
+            moved.token_ids, moved.position_ids, moved.actions, moved.value_positions, how, seen
+        )
     )
 
 
@@ -387,9 +413,8 @@ def _anchor(scores: Scores) -> torch.Tensor:
 
 @torch.no_grad()
 def _score(
-    engine: Callable[..., Any], microbatches: list[MicroBatch], how: Forward
+    engine: Callable[..., Any], eyes: Eyes | None, microbatches: list[MicroBatch], how: Forward
 ) -> list[Scores]:
-    rounds = int(distributed.largest(len(microbatches))[0])
-    padded = microbatches + [batch.empty()] * (rounds - len(microbatches))
-    scores = [_forward(engine, m.to(_device()), how) for m in padded]
+    rounds = in_lockstep(microbatches, eyes)
+    scores = [_forward(engine, eyes, m.to(_device()), how) for m in rounds]
     return scores[: len(microbatches)]

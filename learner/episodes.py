@@ -87,6 +87,7 @@ def episode(trajectory: Trajectory, value_level: str) -> Episode | None:
             segment.token_ids,
             segment.action_mask,
             _value_positions(segment, value_level, trajectory.bootstrap and i == last),
+            pictures=segment.pictures,
         )
         for i, segment in enumerate(trajectory.segments)
     ]
@@ -153,6 +154,7 @@ def training_sequences(episode: Episode, weights: NDArray[np.float32]) -> list[S
                     positions,
                     {k: _spread(v[of_tokens], mask) for k, v in token_columns.items()},
                     {k: v[of_values] for k, v in value_columns.items()},
+                    segment.pictures,
                 )
             )
         token, value = token + actions, value + len(positions)

@@ -1,7 +1,8 @@
 """A tiny policy from scratch: a corpus in, a plain Hugging Face model folder out.
 
-The tokenizer is trained on the environment's own text; the model is a random Llama. The same
-configuration and corpus give the same bytes. It does not know environments.
+The tokenizer is trained on the environment's own text; the model is a random Llama, or where
+there are pictures a random Idefics3 with its processor. The same configuration and corpus
+give the same bytes. It does not know environments.
 """
 
 from __future__ import annotations
@@ -11,11 +12,28 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessorPil,
+    Idefics3Processor,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging
 
-from configs.schema import RunConfig
+from configs.schema import RunConfig, TinyVisionConfig
+
+logging.disable_progress_bar()
 
 PAD, EOS, USER, ASSISTANT = "<pad>", "<eos>", "<user>", "<assistant>"
+IMAGE = "<image>"
+VISION_TOKENS = (  # the names are those of Idefics3's processor
+    "<fake_token_around_image>", IMAGE, "<global-img>", "<end_of_utterance>",
+)  # fmt: skip
 # Numbers and words are single tokens, with the space before them; operators stand alone.
 PIECES = r" ?\p{N}+| ?\p{L}+|[^\p{N}\p{L}\s]|\s+"
 MAX_VOCABULARY = 4096
@@ -26,13 +44,25 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
+# Content is a list of parts where there are pictures: {"type": "image"} or "text".
+VISION_CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<' + m['role'] + '>' }}"
+    "{% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if m['role'] == 'assistant' %}{{ '<eos>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
 
 
-def train_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(corpus: Iterable[str], vision: bool = False) -> PreTrainedTokenizerFast:
     """A byte-level BPE whose merges stay inside numbers and words.
 
     Any text can be encoded, because every byte is a token; decoding gives the text back.
+    With vision it has the tokens around pictures, and a template for messages with pictures.
     """
+    extra = VISION_TOKENS if vision else ()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -43,7 +73,7 @@ def train_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=MAX_VOCABULARY,
-        special_tokens=[PAD, EOS, USER, ASSISTANT],
+        special_tokens=[PAD, EOS, USER, ASSISTANT, *extra],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -52,8 +82,8 @@ def train_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,
-        additional_special_tokens=[USER, ASSISTANT],
-        chat_template=CHAT_TEMPLATE,
+        additional_special_tokens=[USER, ASSISTANT, *extra],
+        chat_template=VISION_CHAT_TEMPLATE if vision else CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
 
@@ -65,18 +95,52 @@ def _with_spaces(corpus: Iterable[str]) -> Iterator[str]:
         yield " " + " ".join(text.split())
 
 
-def init_model(folder: str | Path, cfg: RunConfig, corpus: Iterable[str]) -> None:
-    """Write a random Llama of `model.init`'s size, with its tokenizer.
+def tiny_processor(
+    tokenizer: PreTrainedTokenizerFast, vision: TinyVisionConfig
+) -> Idefics3Processor:
+    """Idefics3's processor for pictures that are seen whole, at image_size."""
+    side = {"longest_edge": vision.image_size}
+    pixels = Idefics3ImageProcessorPil(size=side, max_image_size=side, do_image_splitting=False)
+    tokens = (vision.image_size // vision.patch_size // vision.merge) ** 2
+    return Idefics3Processor(
+        pixels, tokenizer, image_seq_len=tokens, chat_template=VISION_CHAT_TEMPLATE
+    )
+
+
+def init_model(
+    folder: str | Path, cfg: RunConfig, corpus: Iterable[str], vision: bool = False
+) -> None:
+    """Write a random model of `model.init`'s size, with its tokenizer (and processor).
 
     Args:
         folder: is made.
         cfg: model.init, rollout.context_tokens and seed are read.
         corpus: texts that hold every word the policy will meet or need.
+        vision: whether it has eyes.
+
+    Raises:
+        ValueError: sizes of the vision tower that do not divide.
     """
-    tokenizer = train_tokenizer(corpus)
+    tokenizer = train_tokenizer(corpus, vision)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        model = tiny_model(cfg, tokenizer)
+    model.save_pretrained(folder)
+    if vision:
+        tiny_processor(tokenizer, cfg.model.init.vision).save_pretrained(folder)
+    else:
+        tokenizer.save_pretrained(folder)
+
+
+def tiny_model(cfg: RunConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """The random model; with eyes when the tokenizer has tokens for pictures.
+
+    Raises:
+        ValueError: sizes of the vision tower that do not divide.
+    """
     init = cfg.model.init
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = LlamaConfig(
+    text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=init.hidden,
         intermediate_size=init.mlp,
@@ -88,9 +152,35 @@ def init_model(folder: str | Path, cfg: RunConfig, corpus: Iterable[str]) -> Non
         tie_word_embeddings=False,
         **ids,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)
-        model = LlamaForCausalLM(config)
+    image_token = tokenizer.get_vocab().get(IMAGE)
+    model: PreTrainedModel
+    if image_token is None:
+        model = LlamaForCausalLM(text)
+    else:
+        model = Idefics3ForConditionalGeneration(_with_eyes(text, image_token, init.vision))
     model.generation_config = GenerationConfig(**ids)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return model
+
+
+def _with_eyes(text: LlamaConfig, image_token: int, eyes: TinyVisionConfig) -> Idefics3Config:
+    if eyes.image_size % (eyes.patch_size * eyes.merge):
+        raise ValueError(
+            f"model.init.vision.image_size is {eyes.image_size}; it must be a multiple of "
+            f"patch_size * merge = {eyes.patch_size * eyes.merge}"
+        )
+    tower = {
+        "hidden_size": eyes.hidden,
+        "intermediate_size": eyes.mlp,
+        "num_hidden_layers": eyes.layers,
+        "num_attention_heads": eyes.heads,
+        "image_size": eyes.image_size,
+        "patch_size": eyes.patch_size,
+    }
+    return Idefics3Config(
+        vision_config=tower,
+        text_config=text.to_dict(),
+        image_token_id=image_token,
+        scale_factor=eyes.merge,
+        pad_token_id=text.pad_token_id,
+        tie_word_embeddings=False,
+    )

@@ -1,4 +1,4 @@
-"""The policy and its critic: any Hugging Face causal language model with a value head on its trunk.
+"""The policy and its critic: any Hugging Face (vision-)language model, a value head on its trunk.
 
 A microbatch goes in; log-probabilities, entropies and values come out, only where they are
 wanted: full [tokens, vocabulary] logits are never made. It does not know losses or DeepSpeed.
@@ -6,7 +6,7 @@ wanted: full [tokens, vocabulary] logits are never made. It does not know losses
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +15,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
 logging.disable_progress_bar()  # a terminal full of bars hides the run's own progress
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 FORBIDDEN_BIAS = -100.0  # what the rollout engine adds to the logits of forbidden tokens
-KINDS = ("embedding", "attention", "mlp", "norm", "head")
+KINDS = ("embedding", "attention", "mlp", "norm", "head", "vision", "projector")
+FROZEN = {"none": (), "vision": ("vision",), "vision+projector": ("vision", "projector")}
 
 
 class Scores(NamedTuple):
@@ -125,10 +127,15 @@ class ActorCritic(nn.Module):
         actions: torch.Tensor,
         value_positions: torch.Tensor,
         how: Forward,
+        seen: Mapping[str, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """The fields of Scores, for the tensors of a MicroBatch (shapes are told there)."""
+        """The fields of Scores, for the tensors of a MicroBatch (shapes are told there).
+
+        seen: the model's own keywords for its pictures (`learner.vision.Eyes.read`).
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not how.freeze_trunk):
-            logits, hidden = self._trunk(token_ids, position_ids, actions - 1)
+            inputs = {"input_ids": token_ids, "position_ids": position_ids, **(seen or {})}
+            logits, hidden = self._trunk(inputs, actions - 1)
             distribution = self._log_softmax(logits, how.temperature)
         targets = token_ids.view(-1).index_select(0, actions)
         logprobs = distribution.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
@@ -140,14 +147,12 @@ class ActorCritic(nn.Module):
         return logprobs, entropy, values
 
     def _trunk(
-        self, token_ids: torch.Tensor, position_ids: torch.Tensor, rows: torch.Tensor
+        self, inputs: Mapping[str, torch.Tensor], rows: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [N, V] at flat rows [N], and all final hidden states [R * L, H]."""
         self._rows = rows  # index t's log-probability comes from the state at t - 1
         try:
-            logits = self.trunk(
-                input_ids=token_ids, position_ids=position_ids, use_cache=False
-            ).logits[0]
+            logits = self.trunk(**inputs, use_cache=False).logits[0]
             hidden = self._hidden
         finally:
             self._rows = self._hidden = None
@@ -178,7 +183,7 @@ class ActorCritic(nn.Module):
 
 
 def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
-    """A causal language model from a Hugging Face folder, in dtype, without dropout.
+    """A (vision-)language model from a Hugging Face folder, in dtype, without dropout.
 
     Dropout is off because log-probabilities must be those of the policy that played.
 
@@ -188,13 +193,14 @@ def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
     if not (folder / "config.json").is_file():
         raise ValueError(f"model.path is {folder}; there is no config.json in it")
     config = AutoConfig.from_pretrained(folder)
-    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+    parts = (config, config.get_text_config(), getattr(config, "vision_config", config))
+    for part in {id(c): c for c in parts}.values():
         for name, value in list(vars(part).items()):
             if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
                 setattr(part, name, 0.0)
-    return AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=dtype, attn_implementation=attention
-    )
+    sees = any("ForConditionalGeneration" in kind for kind in config.architectures or ())
+    kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    return kind.from_pretrained(folder, config=config, dtype=dtype, attn_implementation=attention)
 
 
 def load_value_head(folder: Path, hidden: int, seed: int) -> ValueHead:
@@ -217,6 +223,8 @@ def kind_of(name: str, trunk: nn.Module) -> str:
         return "head"
     lower = name.lower()
     for kind, marks in (
+        ("projector", ("connector", "projector", "multi_modal", "merger", "aligner")),
+        ("vision", ("vision", "visual")),
         ("norm", ("norm", "ln_", ".ln")),
         ("attention", ("attn", "attention")),
         ("mlp", ("mlp", "feed_forward", "ffn", ".fc", "experts")),
@@ -224,6 +232,19 @@ def kind_of(name: str, trunk: nn.Module) -> str:
         if any(mark in lower for mark in marks):
             return kind
     return "other"
+
+
+def checkpoint_names(trunk: nn.Module) -> dict[str, str]:
+    """The name of each parameter in a checkpoint, which is how engines know it.
+
+    Transformers renames some models' weights as it loads them, and back as it saves them.
+    """
+    names = [name for name, _ in trunk.named_parameters()]
+    tags: Any = {name: torch.tensor([number]) for number, name in enumerate(names)}
+    back = revert_weight_conversion(trunk, tags)  # type: ignore[arg-type]
+    if len(back) != len(names):  # weights are merged, not renamed: engines know both
+        return {name: name for name in names}
+    return {names[int(tag)]: name for name, tag in back.items()}
 
 
 def buckets(

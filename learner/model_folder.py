@@ -61,7 +61,7 @@ def check_model(folder: str | Path) -> ModelSize:
     parameters: Counter[str] = Counter()
     for file in _weight_files(folder, key):
         for name, shape in _header(file, key):
-            parameters[_part(name)] += math.prod(shape)
+            parameters[part_of(name)] += math.prod(shape)
     text = config.get_text_config()
     return ModelSize(
         dict(parameters),
@@ -129,7 +129,8 @@ def _header(file: Path, key: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         raise ConfigError(f"{key}: {file.name} is damaged: {one_line(error)}") from error
 
 
-def _part(name: str) -> str:
+def part_of(name: str) -> str:
+    """The part of a model that a tensor belongs to: vision, embedding, head or layers."""
     for part, marks in PARTS:
         if any(mark in name for mark in marks):
             return part

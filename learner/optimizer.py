@@ -43,10 +43,11 @@ def learning_rate(cfg: OptimizerConfig, step: int, steps: int) -> float:
 
 
 def parameter_groups(model: ActorCritic, cfg: OptimizerConfig) -> list[dict[str, Any]]:
-    """Trunk and value head apart; weight decay is for matrices, not for norms and biases."""
+    """What is trained, trunk and value head apart; weight decay is for matrices, not for norms."""
     groups: list[dict[str, Any]] = []
     for part, module in (("trunk", model.trunk), ("head", model.value_head)):
         parameters = list(module.parameters()) if module is not None else []
+        parameters = [p for p in parameters if p.requires_grad]
         matrices = [p for p in parameters if p.dim() > 1 or cfg.weight_decay == 0]
         others = [p for p in parameters if p.dim() <= 1 and cfg.weight_decay > 0]
         groups.append({"params": matrices, "part": part})

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollout.manifest import Header
+from rollout.pictures import Picture
+from rollout.processor import image
 
 EXTENSION = "rollout.weights.WeightReceiver"
 CHANNEL = "cardinal_object_store"  # registered by that module
@@ -58,6 +60,7 @@ class EngineSettings:
     context_tokens: cap of prompt and answer, tokens.
     forbidden: token ids that are never sampled.
     stop_ids: token ids that end an answer.
+    images: most pictures a prompt has; 0 for a model of text.
     kv_cache_gib: KV cache, GiB (CPU); gpu_memory: share of a GPU's memory.
     threads: compute threads (CPU only).
     extension: worker extension class, by qualified name.
@@ -69,6 +72,7 @@ class EngineSettings:
     context_tokens: int = 1024
     forbidden: tuple[int, ...] = ()
     stop_ids: tuple[int, ...] = ()
+    images: int = 0
     kv_cache_gib: float = 1.0
     gpu_memory: float = 0.85
     tensor_parallel: int = 1
@@ -122,16 +126,16 @@ class Engine:
         max_tokens: int,
         temperature: float,
         seed: int | None = None,
-        images: Sequence[Any] = (),
+        pictures: Sequence[Picture] = (),
     ) -> Completion:
         """Sample one answer.
 
         Args:
-            prompt_ids: tokens of the prompt; an image's placeholder once, unexpanded.
+            prompt_ids: tokens of the prompt; each picture's placeholder once, unexpanded.
             max_tokens: cap of the answer.
             temperature: 0 is greedy.
             seed: makes this answer's draws its own; None shares the engine's stream.
-            images: PIL images of the placeholders, in order.
+            pictures: of the placeholders, in order.
 
         Raises:
             EngineFailure: the engine died or refused the request.
@@ -139,10 +143,11 @@ class Engine:
         parameters = copy.copy(self._parameters(max_tokens, temperature))
         parameters.seed = seed
         prompt: Any = self._tokens_input(list(prompt_ids))
-        if images:
+        if pictures:
             prompt = {
                 "prompt_token_ids": list(prompt_ids),
-                "multi_modal_data": {"image": list(images)},
+                "multi_modal_data": {"image": [image(p) for p in pictures]},
+                "multi_modal_uuids": {"image": [p.key for p in pictures]},
             }
         self._requests += 1
         try:
@@ -252,6 +257,8 @@ def _arguments(settings: EngineSettings) -> dict[str, Any]:
         "worker_extension_cls": settings.extension,
         "generation_config": "vllm",
     }
+    if settings.images:
+        arguments["limit_mm_per_prompt"] = {"image": settings.images}
     if current_platform.is_cpu():
         arguments["enforce_eager"] = True
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)

@@ -1,7 +1,8 @@
 """One episode: an environment and an engine in, a trajectory out.
 
-Token in, token out: an answer joins its segment exactly as sampled; a rebuilt prompt starts
-a new segment. A failure of ours makes a `failed` trajectory (law 3); a dead engine is raised.
+Token in, token out: an answer joins its segment exactly as sampled; a rebuilt prompt starts a
+new segment, with its picture. A failure of ours makes a `failed` trajectory (law 3); a dead
+engine is raised.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from envs.base import Observation, TextEnv
-from rollout.renderer import Renderer
+from rollout.pictures import Picture
+from rollout.renderer import Prompt, Renderer
 from rollout.trajectory import Segment, Trajectory, Turn
 
 
@@ -21,8 +23,9 @@ class Generator(Protocol):
     """What an episode needs of an engine."""
 
     async def generate(
-        self, prompt_ids: Any, *, max_tokens: int, temperature: float, seed: int | None
-    ) -> Any:
+        self, prompt_ids: Any, *, max_tokens: int, temperature: float, seed: int | None,
+        pictures: tuple[Picture, ...] = (),
+    ) -> Any:  # fmt: skip
         """Sample one answer; see `rollout.engine.Engine.generate`."""
 
 
@@ -59,13 +62,23 @@ class Limits:
 
 @dataclass
 class _Draft:
-    """A segment that still grows."""
+    """A segment that still grows.
 
+    An engine is sent each picture's placeholder, and the segment records what it becomes.
+    """
+
+    prompt: Prompt
+    pictures: tuple[Picture, ...]
     token_ids: list[int]
     mask: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
+
+    @property
+    def sent(self) -> list[int]:
+        """The segment so far, as the engine takes it."""
+        return self.prompt.sent + self.token_ids[len(self.prompt.token_ids) :]
 
     def pad(self) -> None:
         """Prompt tokens have no log-probability and no version."""
@@ -82,6 +95,7 @@ class _Draft:
             np.asarray(self.logprobs, np.float32),
             np.asarray(self.versions, np.int32),
             tuple(self.turns),
+            self.pictures,
         )
 
 
@@ -128,10 +142,11 @@ async def _play(
         if room < 1:
             return _trajectory(request, env, _cut(drafts), "truncated", info=info)
         completion = await engine.generate(
-            draft.token_ids,
+            draft.sent,
             max_tokens=min(limits.answer_tokens, room),
             temperature=request.temperature,
             seed=_draw_seed(request, number),
+            pictures=draft.pictures,
         )
         number += 1
         begin, end = _append(draft, completion)
@@ -152,7 +167,9 @@ async def _play(
 def _extend(drafts: list[_Draft], observation: Observation, renderer: Renderer) -> list[_Draft]:
     """Add the next user message, to the open segment or as a new one."""
     if observation["restart"] or not drafts:
-        return [*drafts, _Draft(renderer.prompt(observation["message"]))]
+        seen = (Picture.of(observation["image"]),) if "image" in observation else ()
+        prompt = renderer.prompt(observation["message"], seen)
+        return [*drafts, _Draft(prompt, seen, list(prompt.token_ids))]
     answer = drafts[-1].token_ids
     drafts[-1].token_ids = answer + renderer.follow(observation["message"], answer[-1:])
     return drafts
@@ -160,7 +177,10 @@ def _extend(drafts: list[_Draft], observation: Observation, renderer: Renderer) 
 
 def _append(draft: _Draft, completion: Any) -> tuple[int, int]:
     """Join the sampled tokens to the segment; returns their [begin, end)."""
-    draft.token_ids = list(completion.prompt_ids)
+    # Law 1: what the engine read is what is trained on, pictures' tokens included.
+    assert list(completion.prompt_ids) == draft.token_ids, (
+        "the engine expanded a picture into other tokens than the model's own processor"
+    )
     draft.pad()
     begin = len(draft.token_ids)
     draft.token_ids += list(completion.token_ids)

@@ -1,4 +1,4 @@
-"""Messages to tokens and back, by the model's own chat template.
+"""Messages and pictures to tokens and back, by the model's own chat template and processor.
 
 Law 1: a sampled answer is never tokenised again. What stands between an answer and the next
 answer (`follow`) is cut from the template by a sentinel and tokenised alone; the rest of the
@@ -8,10 +8,13 @@ segment stays as it was sampled. It does not know environments or engines.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rollout.pictures import Picture
+from rollout.processor import PictureProcessor
 
 if TYPE_CHECKING:
     from envs.base import Message
@@ -19,23 +22,41 @@ if TYPE_CHECKING:
 SENTINEL = "CARDINALANSWER"
 
 
+class Prompt(NamedTuple):
+    """A first prompt.
+
+    token_ids: as the model sees it, every picture expanded to its own tokens.
+    sent: as an engine takes it beside the pictures, each picture one placeholder.
+    """
+
+    token_ids: list[int]
+    sent: list[int]
+
+
 class Renderer:
-    """A tokenizer and its chat template.
+    """A tokenizer and its chat template; with a processor, pictures too.
 
     stop_ids: token ids that end an answer.
     forbidden: token ids that an answer never holds (padding, role and image tokens), masked
         alike in the engine and in the learner.
     """
 
-    def __init__(self, tokenizer: Any, stop_ids: Sequence[int]) -> None:
-        if not tokenizer.chat_template:
+    def __init__(
+        self, tokenizer: Any, stop_ids: Sequence[int], processor: PictureProcessor | None = None
+    ) -> None:
+        self.processor = processor
+        self._template_of = tokenizer if processor is None else processor.processor
+        if not self._template_of.chat_template:
             raise ValueError(
                 f"tokenizer {tokenizer.name_or_path} has no chat template; "
                 "a policy plays in messages, so its tokenizer_config.json must define one"
             )
         self.tokenizer = tokenizer
         self.stop_ids = tuple(sorted(set(stop_ids)))
-        self.forbidden = tuple(sorted(set(tokenizer.all_special_ids) - set(self.stop_ids)))
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special |= set(tokenizer.all_special_ids)
+        special |= {processor.token_id} if processor else set()
+        self.forbidden = tuple(sorted(special - set(self.stop_ids)))
         self._between, self._after = self._around_message()
         first = self._encode(self._between)[:1]
         self._terminator = (
@@ -51,7 +72,8 @@ class Renderer:
         """
         from transformers import AutoTokenizer, GenerationConfig
 
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        processor = PictureProcessor.load(folder)
+        tokenizer = processor.tokenizer if processor else AutoTokenizer.from_pretrained(folder)
         stop_ids = {tokenizer.eos_token_id} - {None}
         try:
             eos = GenerationConfig.from_pretrained(folder).eos_token_id
@@ -60,12 +82,24 @@ class Renderer:
         stop_ids |= set(eos if isinstance(eos, list) else [eos]) - {None}
         if not stop_ids:
             raise ValueError(f"tokenizer in {folder} has no eos_token, so no answer could end")
-        return cls(tokenizer, sorted(stop_ids))
+        return cls(tokenizer, sorted(stop_ids), processor)
 
-    def prompt(self, message: str) -> list[int]:
-        """Tokens of a first user message, up to where the answer begins."""
-        text = self._template([{"role": "user", "content": message}])
-        return self._encode(text)
+    def prompt(self, message: str, pictures: Sequence[Picture] = ()) -> Prompt:
+        """A first user message, its pictures before its text, up to where the answer begins.
+
+        Raises:
+            ValueError: the model has no eyes, its template gives a picture no token, or a
+                picture is too large for its processor.
+        """
+        sent = self._encode(self._template([self._message("user", message, len(pictures))]))
+        if not pictures:
+            return Prompt(sent, sent)
+        if self.processor is None:
+            raise ValueError(
+                f"{self.tokenizer.name_or_path} is a model of text alone; an environment that "
+                "shows pictures needs a vision-language model"
+            )
+        return Prompt(self.processor.expand(sent, pictures), sent)
 
     def follow(self, message: str, answer: Sequence[int]) -> list[int]:
         """Tokens from the end of a sampled answer to where the next answer begins.
@@ -86,22 +120,27 @@ class Renderer:
         return self.tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def demonstration(
-        self, messages: Sequence[Message]
+        self, messages: Sequence[Message], pictures: Sequence[Picture] = ()
     ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Token ids int32 [T] and action mask bool [T] of a conversation to imitate.
 
-        Built turn by turn like an episode's segment, so that SFT and PPO see the same tokens.
+        The pictures belong to its first message. Built turn by turn like an episode's segment,
+        so that SFT and PPO see the same tokens.
         """
         ids: list[int] = []
         mask: list[bool] = []
         answer: list[int] = []
+
+        def first(text: str) -> list[int]:
+            return self.prompt(text, pictures).token_ids
+
         for message in messages:
             if message["role"] == "assistant":
                 part, train = self.answer(message["content"]), message["train"]
                 answer = part
             else:
                 content = message["content"]
-                part = self.follow(content, answer) if ids else self.prompt(content)
+                part = self.follow(content, answer) if ids else first(content)
                 train = False
             ids += part
             mask += [train] * len(part)
@@ -109,9 +148,8 @@ class Renderer:
 
     def _around_message(self) -> tuple[str, str]:
         """The template's text between an answer and the next message, and after that message."""
-        question = {"role": "user", "content": "x"}
-        answer = {"role": "assistant", "content": SENTINEL}
-        text = self._template([question, answer, {"role": "user", "content": SENTINEL}])
+        question, next_question = self._message("user", "x"), self._message("user", SENTINEL)
+        text = self._template([question, self._message("assistant", SENTINEL), next_question])
         parts = text.split(SENTINEL)
         if len(parts) != 3:
             raise ValueError(
@@ -120,8 +158,15 @@ class Renderer:
             )
         return parts[1], parts[2]
 
-    def _template(self, messages: list[dict[str, str]]) -> str:
-        return self.tokenizer.apply_chat_template(
+    def _message(self, role: str, text: str, pictures: int = 0) -> dict[str, Any]:
+        """A message as templates want it: parts where there is a processor, else plain text."""
+        if self.processor is None:
+            return {"role": role, "content": text}
+        parts: list[dict[str, str]] = [{"type": "image"}] * pictures
+        return {"role": role, "content": [*parts, {"type": "text", "text": text}]}
+
+    def _template(self, messages: list[dict[str, Any]]) -> str:
+        return self._template_of.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
 

@@ -7,11 +7,14 @@ speaks of `token_ids[t]`. Nothing here knows of engines, environments or Ray.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from rollout import pictures
+from rollout.pictures import Picture
 
 ENDS = ("terminated", "truncated", "failed")
 
@@ -41,7 +44,7 @@ class Segment:
     behavior_logprobs: float32 [T], of the sampled tokens under the sampling distribution; else 0.
     policy_versions: int32 [T], version that sampled the token; -1 on the others.
     turns: in order; their [begin, end) are exactly the True runs of action_mask.
-    image_keys: content hashes of the segment's images, in the order of their placeholders.
+    pictures: the segment's, in the order of their tokens.
     """
 
     token_ids: NDArray[np.int32]
@@ -49,7 +52,7 @@ class Segment:
     behavior_logprobs: NDArray[np.float32]
     policy_versions: NDArray[np.int32]
     turns: tuple[Turn, ...]
-    image_keys: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
     def __post_init__(self) -> None:
         length = len(self.token_ids)
@@ -151,15 +154,29 @@ SCHEMA = pa.schema(
         ("turn_ends", pa.list_(pa.int32())),
         ("turn_rewards", pa.list_(pa.float32())),
         ("turn_messages", pa.list_(pa.string())),
-        ("image_segments", pa.list_(pa.int32())),
-        ("image_keys", pa.list_(pa.string())),
+        ("picture_segments", pa.list_(pa.int32())),
+        ("picture_keys", pa.list_(pa.string())),
     ]
 )
 
 
-def to_arrow(trajectories: list[Trajectory]) -> pa.RecordBatch:
-    """Pack trajectories into one record batch, a row each."""
-    return pa.RecordBatch.from_pylist([_row(t) for t in trajectories], schema=SCHEMA)
+class Block(NamedTuple):
+    """Trajectories on the wire: a row each, and each distinct picture of theirs once."""
+
+    trajectories: pa.RecordBatch
+    pictures: pa.RecordBatch
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both tables."""
+        return self.trajectories.nbytes + self.pictures.nbytes
+
+
+def to_block(trajectories: list[Trajectory]) -> Block:
+    """Pack trajectories and what they saw."""
+    distinct = {p.key: p for t in trajectories for s in t.segments for p in s.pictures}
+    rows = pa.RecordBatch.from_pylist([_row(t) for t in trajectories], schema=SCHEMA)
+    return Block(rows, pictures.to_arrow(distinct))
 
 
 def _row(trajectory: Trajectory) -> dict[str, Any]:
@@ -170,7 +187,7 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
         return np.concatenate(arrays) if arrays else np.zeros(0, dtype)
 
     turns = [(i, turn) for i, s in enumerate(segments) for turn in s.turns]
-    images = [(i, key) for i, s in enumerate(segments) for key in s.image_keys]
+    shown = [(i, p.key) for i, s in enumerate(segments) for p in s.pictures]
     return {
         "id": trajectory.id,
         "environment": trajectory.environment,
@@ -191,16 +208,17 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
         "turn_ends": [turn.end for _, turn in turns],
         "turn_rewards": [turn.reward for _, turn in turns],
         "turn_messages": [turn.message for _, turn in turns],
-        "image_segments": [i for i, _ in images],
-        "image_keys": [key for _, key in images],
+        "picture_segments": [i for i, _ in shown],
+        "picture_keys": [key for _, key in shown],
     }
 
 
 _VIEWED = ("token_ids", "action_mask", "behavior_logprobs", "policy_versions")
 
 
-def from_arrow(batch: pa.RecordBatch) -> list[Trajectory]:
-    """Unpack a record batch; the [T] arrays are read-only views of its buffers, not copies."""
+def from_block(block: Block) -> list[Trajectory]:
+    """Unpack a block; [T] arrays and pictures are read-only views of its buffers, not copies."""
+    batch, album = block.trajectories, pictures.from_arrow(block.pictures)
     views, bounds = {}, {}
     for name in _VIEWED:
         column = batch.column(name)
@@ -208,7 +226,7 @@ def from_arrow(batch: pa.RecordBatch) -> list[Trajectory]:
         bounds[name] = column.offsets.to_numpy()
     views["action_mask"] = views["action_mask"].view(np.bool_)
     small = batch.drop_columns(list(_VIEWED)).to_pylist()
-    return [_trajectory(row, i, views, bounds) for i, row in enumerate(small)]
+    return [_trajectory(row, i, views, bounds, album) for i, row in enumerate(small)]
 
 
 def _trajectory(
@@ -216,6 +234,7 @@ def _trajectory(
     index: int,
     views: dict[str, NDArray[Any]],
     bounds: dict[str, NDArray[np.int32]],
+    album: dict[str, Picture],
 ) -> Trajectory:
     segments: list[Segment] = []
     turns: list[list[Turn]] = [[] for _ in row["segment_lengths"]]
@@ -224,16 +243,16 @@ def _trajectory(
         row["turn_rewards"], row["turn_messages"], strict=True,
     ):  # fmt: skip
         turns[i].append(Turn(begin, end, reward, message))
-    keys: list[list[str]] = [[] for _ in row["segment_lengths"]]
-    for i, key in zip(row["image_segments"], row["image_keys"], strict=True):
-        keys[i].append(key)
+    shown: list[list[Picture]] = [[] for _ in row["segment_lengths"]]
+    for i, key in zip(row["picture_segments"], row["picture_keys"], strict=True):
+        shown[i].append(album[key])
     offset = 0
     for i, length in enumerate(row["segment_lengths"]):
         arrays = {
             name: view[(start := int(bounds[name][index]) + offset) : start + length]
             for name, view in views.items()
         }
-        segments.append(Segment(**arrays, turns=tuple(turns[i]), image_keys=tuple(keys[i])))
+        segments.append(Segment(**arrays, turns=tuple(turns[i]), pictures=tuple(shown[i])))
         offset += length
     names = ("id", "environment", "variant", "seed", "group_id", "end", "failure", "bootstrap")
     return Trajectory(

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from envs import registry
@@ -22,7 +21,7 @@ from rollout.episode import EpisodeRequest, Limits, play
 from rollout.manifest import Header
 from rollout.numbers import compress, numbers
 from rollout.renderer import Renderer
-from rollout.trajectory import Trajectory, to_arrow
+from rollout.trajectory import Block, Trajectory, to_block
 
 
 class RolloutWorker:
@@ -63,11 +62,11 @@ class RolloutWorker:
         self._queue.extend(requests)
         self._fill()
 
-    async def next_block(self) -> tuple[pa.RecordBatch, dict[str, Any]]:
+    async def next_block(self) -> tuple[Block, dict[str, Any]]:
         """Wait for a block of finished trajectories, or for the last ones of the queue.
 
         Returns:
-            The Arrow block, and its trajectories' numbers as `rollout.numbers.compress` packs them.
+            The block, and its trajectories' numbers as `rollout.numbers.compress` packs them.
 
         Raises:
             rollout.engine.EngineFailure: the engine was lost.
@@ -80,7 +79,7 @@ class RolloutWorker:
         if not self._done:
             raise ValueError("next_block: nothing is queued or in flight")
         block, self._done = self._done[: self._block], self._done[self._block :]
-        return to_arrow(block), compress([numbers(t) for t in block])
+        return to_block(block), compress([numbers(t) for t in block])
 
     async def receive(
         self, version: int, parts: Iterable[tuple[Header, NDArray[np.uint8]]]

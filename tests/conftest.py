@@ -13,6 +13,7 @@ settings.register_profile("cardinal", deadline=None)
 settings.load_profile("cardinal")
 
 BRIEF = {"prompt_style": "brief", "verify_iter": 3}
+VISION = {"modality": "vision", "image_size": 128}
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,23 @@ def tiny_model(tmp_path_factory):
     init = {"layers": 2, "hidden": 128, "heads": 4, "mlp": 256}
     cfg = build(RunConfig, {"model": {"init": init}}, "")
     init_model(folder, cfg, make("cardinal/GeneralPoints-v0", BRIEF).corpus())
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def vision_model(tmp_path_factory):
+    """Folder of a tiny Idefics3 that sees 128 x 128 pictures as 16 tokens."""
+    from configs.load import build
+    from configs.schema import RunConfig
+    from envs.registry import make
+    from learner.init_model import init_model
+
+    folder = tmp_path_factory.mktemp("vision") / "model"
+    eyes = {"layers": 1, "hidden": 64, "heads": 2, "mlp": 64}
+    init = {"layers": 2, "hidden": 64, "heads": 2, "mlp": 128, "vision": eyes}
+    cfg = build(RunConfig, {"model": {"init": init}}, "")
+    corpus = make("cardinal/GeneralPoints-v0", BRIEF | VISION).corpus()
+    init_model(folder, cfg, corpus, vision=True)
     return str(folder)
 
 
@@ -58,6 +76,7 @@ def start_engine(loop, folder):
         context_tokens=128,
         forbidden=renderer.forbidden,
         stop_ids=renderer.stop_ids,
+        images=1 if renderer.processor else 0,
         kv_cache_gib=0.25,
         extension="tests.breakable_channel.Breakable",
     )
@@ -69,6 +88,16 @@ def engine(tiny_model):
     """(loop, engine): a real vLLM engine on the tiny model, started once."""
     loop = Loop()
     started = start_engine(loop, tiny_model)
+    yield loop, started
+    loop.run(started.shutdown())
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def vision_engine(vision_model):
+    """(loop, engine): a real vLLM engine on the tiny model that sees, started once."""
+    loop = Loop()
+    started = start_engine(loop, vision_model)
     yield loop, started
     loop.run(started.shutdown())
     loop.close()

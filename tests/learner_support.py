@@ -5,23 +5,30 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
 from configs.schema import (
     LearnerConfig,
+    ModelConfig,
     OptimizerConfig,
     PPOConfig,
     RolloutConfig,
     RunConfig,
     SFTConfig,
+    TinyModelConfig,
+    TinyVisionConfig,
 )
 from learner.batch import Sequence
+from learner.init_model import init_model
+from rollout.pictures import Picture
+from rollout.processor import PictureProcessor
 from rollout.trajectory import Segment, Trajectory, Turn
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for each other at every op
@@ -46,6 +53,49 @@ def save_llama(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def save_idefics(folder: Path, *, seed: int = 0) -> Path:
+    """A random Idefics3 of about 60k parameters: 32 x 32 pictures, each 4 tokens and 3 around."""
+    eyes = TinyVisionConfig(layers=1, hidden=32, heads=2, mlp=32, image_size=32, patch_size=8)
+    init = TinyModelConfig(layers=2, hidden=32, heads=2, mlp=64, vision=eyes)
+    cfg = RunConfig(seed=seed, model=ModelConfig(init=init))
+    init_model(folder, cfg, ["0123456789 abc"], vision=True)
+    # Larger weights, so that predictions differ from token to token and picture to picture.
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)
+    model.save_pretrained(folder)
+    return folder
+
+
+def with_pictures(played: list[Trajectory], folder: Path, blind: int = 0) -> list[Trajectory]:
+    """The same trajectories with a picture of its own before each segment but the last `blind`'s.
+
+    Token ids are moved out of the range of special tokens.
+    """
+    processor = PictureProcessor.load(folder)
+    assert processor is not None
+    rng = np.random.default_rng(5)
+    found = []
+    for number, t in enumerate(played):
+        segments = []
+        for s in t.segments:
+            picture = Picture.of(rng.integers(0, 256, (32, 32, 3)).astype(np.uint8))
+            before = [] if number >= len(played) - blind else processor.tokens(picture)
+            n = len(before)
+            arrays = {
+                "token_ids": np.concatenate([before, s.token_ids + 20]).astype(np.int32),
+                "action_mask": np.concatenate([np.zeros(n, bool), s.action_mask]),
+                "behavior_logprobs": np.concatenate([np.zeros(n, np.float32), s.behavior_logprobs]),
+                "policy_versions": np.concatenate([np.full(n, -1, np.int32), s.policy_versions]),
+            }
+            turns = tuple(replace(u, begin=u.begin + n, end=u.end + n) for u in s.turns)
+            segments.append(Segment(**arrays, turns=turns, pictures=(picture,) if n else ()))
+        found.append(replace(t, segments=tuple(segments)))
+    return found
 
 
 def trajectory(
@@ -97,7 +147,13 @@ def demonstrations(n: int, seed: int = 0) -> list[Sequence]:
 
 
 def config(
-    *, stage: int = 0, budget: int = 4096, temperature: float = 1.0, **ppo: Any
+    *,
+    stage: int = 0,
+    budget: int = 4096,
+    temperature: float = 1.0,
+    images: int = 64,
+    freeze: str = "none",
+    **ppo: Any,
 ) -> RunConfig:
     ppo = {"updates": 4, "episodes": 12, "minibatch": 4, "epochs": 2, "critic_warmup": 0} | ppo
     ppo = {"optimizer": OptimizerConfig(lr=1e-3, warmup=0.0)} | ppo
@@ -106,7 +162,8 @@ def config(
         sft=SFTConfig(optimizer=OptimizerConfig(lr=1e-3)),
         ppo=PPOConfig(**ppo),
         rollout=RolloutConfig(temperature=temperature),
-        learner=LearnerConfig(zero_stage=stage, microbatch_tokens=budget),
+        model=ModelConfig(freeze=freeze),
+        learner=LearnerConfig(zero_stage=stage, microbatch_tokens=budget, microbatch_images=images),
     )
 
 

@@ -52,13 +52,13 @@ def test_the_resolved_run(capsys):
 
 
 def test_parameters_are_counted_as_torch_counts_them(tiny_model):
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     true = sum(p.numel() for p in model.parameters())
-    found = model_size(with_model(tiny_model), check_model(tiny_model), 10).parameters
+    found = model_size(with_model(tiny_model), check_model(tiny_model), range(10)).parameters
     init = ["model.init.layers=2", "model.init.hidden=128", "model.init.heads=4"]
-    tokens = model.config.vocab_size
+    tokens = AutoTokenizer.from_pretrained(tiny_model)
     made = model_size(debug(*init, "model.init.mlp=256"), None, tokens).parameters
     assert made == found and sum(made.values()) - made["value head"] == true
     assert "value head" not in model_size(debug("ppo.updates=0"), None, tokens).parameters
@@ -68,7 +68,7 @@ def test_the_value_head_is_counted_as_torch_counts_it(tiny_model):
     from learner.model import ValueHead
 
     true = sum(p.numel() for p in ValueHead(128, 0).parameters())
-    size = model_size(with_model(tiny_model), check_model(tiny_model), 10)
+    size = model_size(with_model(tiny_model), check_model(tiny_model), range(10))
     assert size.parameters["value head"] == true
 
 
@@ -201,10 +201,34 @@ def test_a_taken_run_folder(tmp_path):
     refused(debug("name=file", f"cluster.root={tmp_path}"), "name=file: the run folder")
 
 
-def test_pictures_that_the_policy_would_not_see():
-    seen = "shows pictures, which a run cannot yet bring to the policy"
-    refused(debug("env.settings.modality=vision"), "env.settings: ", seen)
-    refused(debug("eval.variants.x.modality=vision"), "eval.variants.x: ", seen)
+SEES = ("env.settings.modality=vision", "env.settings.image_size=128")
+
+
+def test_a_run_with_pictures(capsys):
+    resolved = check(debug(*SEES))
+    assert resolved.parameters["vision"] > 10**5
+    show(resolved)
+    assert "vision" in capsys.readouterr().out
+
+
+def test_pictures_for_a_model_of_text(tiny_model):
+    refused(with_model(tiny_model, *SEES), "env.settings", "text alone", "vision-language")
+
+
+def test_pictures_that_the_processor_would_shrink():
+    refused(debug(SEES[0], "env.settings.image_size=160"), "160 x 160", "128")
+
+
+def test_a_template_that_gives_pictures_no_token(vision_model, tmp_path):
+    folder = tmp_path / "blind"
+    shutil.copytree(vision_model, folder)
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<image>", ""))
+    refused(with_model(str(folder), *SEES), "0 of the picture token <image>", "1 pictures")
+
+
+def test_eyes_whose_sizes_do_not_divide():
+    refused(debug(*SEES, "model.init.vision.patch_size=12"), "model.init.vision", "multiple of")
 
 
 def test_it_answers_in_ten_seconds_and_imports_no_engine():

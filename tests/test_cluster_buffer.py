@@ -13,7 +13,7 @@ from cluster.wait import answer
 from cluster.weight_sync import publish
 from rollout.episode import EpisodeRequest
 from rollout.numbers import compress, numbers
-from rollout.trajectory import from_arrow, mark_failed, to_arrow
+from rollout.trajectory import from_block, mark_failed, to_block
 from tests.test_rollout_trajectory import segment, trajectory
 
 
@@ -31,7 +31,7 @@ class ScriptedWorker:
     async def next_block(self):
         block, self.queue = self.queue[:3], self.queue[3:]
         played = [await self._play(r) for r in block]
-        return to_arrow(played), compress([numbers(t) for t in played])
+        return to_block(played), compress([numbers(t) for t in played])
 
     async def _play(self, request):
         if request.variant == "dies":
@@ -90,11 +90,11 @@ def test_every_request_comes_back_once_and_in_order(workers):
     assert [n.id for n in found] == [f"x/{i:04d}" for i in range(20)]
     shares = ray.get(buffer.assignments.remote(2))
     rows = [
-        from_arrow(ray.get(ref))[row] for share in shares for ref, rows in share for row in rows
+        from_block(ray.get(ref))[row] for share in shares for ref, rows in share for row in rows
     ]
     assert sorted(t.id for t in rows) == [n.id for n in found]
     loads = [
-        sum(from_arrow(ray.get(ref))[row].tokens for ref, rows in share for row in rows)
+        sum(from_block(ray.get(ref))[row].tokens for ref, rows in share for row in rows)
         for share in shares
     ]
     assert abs(loads[0] - loads[1]) <= 21  # one trajectory at most

@@ -13,7 +13,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("configs", "envs", "rollout", "learner", "cluster")  # each may import those before it
-LEARNER_SEES = ("rollout.trajectory", "rollout.renderer", "rollout.manifest")
+LEARNER_SEES = (
+    "rollout.trajectory", "rollout.pictures", "rollout.renderer", "rollout.processor",
+    "rollout.manifest",
+)  # fmt: skip
 VENDORS = {  # where a vendor's package may be imported
     "ray": ("cluster/",),
     "vllm": ("rollout/engine.py", "rollout/weights.py"),

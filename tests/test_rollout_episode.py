@@ -21,7 +21,7 @@ class Scripted:
         self.renderer, self.answers, self.stop = renderer, list(answers), stop
         self.prompts, self.caps, self.seeds = [], [], []
 
-    async def generate(self, prompt_ids, *, max_tokens, temperature, seed):
+    async def generate(self, prompt_ids, *, max_tokens, temperature, seed, pictures=()):
         self.prompts.append(list(prompt_ids))
         self.caps.append(max_tokens)
         self.seeds.append(seed)

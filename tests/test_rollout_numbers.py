@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from rollout.numbers import compress, expand, numbers
-from rollout.trajectory import mark_failed, to_arrow
+from rollout.trajectory import mark_failed, to_block
 from tests.test_rollout_trajectory import segment, trajectory
 
 
@@ -27,5 +27,5 @@ def test_they_are_under_a_hundredth_of_what_they_speak_of():
     metrics = {"success": 1.0, "first_try": 0.0, "legal_formula": 0.5}
     played = [trajectory(f"ppo/000001/{i:06d}", long, metrics=metrics) for i in range(64)]
     small = len(pickle.dumps(compress([numbers(t) for t in played])))
-    assert small < 0.01 * to_arrow(played).nbytes
+    assert small < 0.01 * to_block(played).nbytes
     assert small / 64 == pytest.approx(50, abs=25)

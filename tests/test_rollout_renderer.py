@@ -40,7 +40,7 @@ def whole(r, *messages):
 
 def test_turn_by_turn_gives_what_the_template_gives(chatml):
     r = chatml
-    ids = r.prompt("one")
+    ids = r.prompt("one").token_ids
     ids += (answer := r.answer("two"))
     ids += r.follow("three", answer)
     assert r.tokenizer.decode(ids) == whole(r, "one", "two", "three")
@@ -57,7 +57,8 @@ def test_the_end_of_an_answer_stands_once(chatml):
 
 
 def test_role_and_padding_tokens_are_forbidden_and_stops_are_not(chatml):
-    special = set(chatml.tokenizer.all_special_ids)
+    added = chatml.tokenizer.added_tokens_decoder
+    special = {i for i, token in added.items() if token.special}
     assert set(chatml.forbidden) == special - set(chatml.stop_ids)
     assert chatml.tokenizer.convert_tokens_to_ids("<|im_start|>") in chatml.forbidden
     assert chatml.tokenizer.pad_token_id in chatml.forbidden

@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.trajectory import Segment, Trajectory, Turn, from_arrow, mark_failed, to_arrow
+from rollout.pictures import Picture
+from rollout.trajectory import Block, Segment, Trajectory, Turn, from_block, mark_failed, to_block
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), np.uint8)
+PICTURES = tuple(Picture.of(pixels) for pixels in PIXELS)
 
 
 def segment(spans, length, seed=0):
@@ -21,7 +25,7 @@ def segment(spans, length, seed=0):
         np.where(mask, -rng.random(length), 0).astype(np.float32),
         np.where(mask, 3, -1).astype(np.int32),
         tuple(Turn(b, e, float(i) - 1, f"turn {i}") for i, (b, e) in enumerate(spans)),
-        image_keys=("k1", "k2")[: seed % 3],
+        pictures=PICTURES[: seed % 3],
     )
 
 
@@ -45,16 +49,23 @@ def same(a: Trajectory, b: Trajectory) -> bool:
         and len(a.segments) == len(b.segments)
         and all(
             x.turns == y.turns
-            and x.image_keys == y.image_keys
+            and x.pictures == y.pictures
             and all(np.array_equal(getattr(x, n), getattr(y, n)) for n in arrays)
             for x, y in zip(a.segments, b.segments, strict=True)
         )
     )  # fmt: skip
 
 
+def travelled(batch):
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return next(iter(pa.ipc.open_stream(sink.getvalue())))
+
+
 @given(st.lists(st.lists(st.integers(1, 4), min_size=0, max_size=4), max_size=4))
 def test_arrow_round_trip_over_the_wire(shape):
-    """Any number of segments and turns, through the bytes that really travel."""
+    """Any number of segments, turns and pictures, through the bytes that really travel."""
     segments = []
     for i, lengths in enumerate(shape):
         spans, at = [], 0
@@ -63,18 +74,23 @@ def test_arrow_round_trip_over_the_wire(shape):
             at += 2 + length
         segments.append(segment(spans, at + 1, i))
     ts = [trajectory("a", tuple(segments)), trajectory("b"), mark_failed(trajectory("c"), "why")]
-    sink = pa.BufferOutputStream()
-    batch = to_arrow(ts)
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    back = from_arrow(next(iter(pa.ipc.open_stream(sink.getvalue()))))
+    back = from_block(Block(*(travelled(table) for table in to_block(ts))))
     assert all(same(a, b) for a, b in zip(ts, back, strict=True))
 
 
 def test_arrays_of_a_block_are_views():
-    batch = to_arrow([trajectory()])
-    ids = from_arrow(batch)[0].segments[0].token_ids
+    batch = to_block([trajectory()])
+    ids = from_block(batch)[0].segments[0].token_ids
     assert not ids.flags.owndata and not ids.flags.writeable
+
+
+def test_a_picture_is_in_a_block_once_and_is_viewed():
+    ts = [trajectory(str(i), (segment([(3, 5)], 5, 2),)) for i in range(5)]
+    block = to_block(ts)
+    assert block.pictures.num_rows == 2
+    first, second = (from_block(block)[i].segments[0].pictures[0] for i in (0, 4))
+    assert first.data.address == second.data.address
+    assert (first.pixels() == PIXELS[0]).all()
 
 
 def test_numbers_of_a_trajectory():

@@ -1,0 +1,89 @@
+"""Pictures by content: RGB pixels in, a compressed picture under its hash out, and back.
+
+Zstandard from pyarrow: on drawn cards and streets it is as small as PNG and five to ten times
+as fast (benchmarks/pictures.py). Nothing here knows models or environments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+CODEC = pa.Codec("zstd", compression_level=3)
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("data", pa.large_binary()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: equal pixels have equal keys.
+
+    key: hash of size and pixels, 32 hexadecimal digits.
+    height, width: pixels.
+    data: bytes or an Arrow buffer, the compressed uint8 [height, width, 3].
+    """
+
+    key: str
+    height: int
+    width: int
+    data: Any
+
+    @classmethod
+    def of(cls, pixels: NDArray[np.uint8]) -> Picture:
+        """The picture of uint8 [height, width, 3] pixels.
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise ValueError(
+                f"a picture is {pixels.dtype} {list(pixels.shape)}; "
+                "it must be uint8 [height, width, 3]"
+            )
+        pixels = np.ascontiguousarray(pixels)
+        height, width, _ = pixels.shape
+        digest = blake2b(f"{height}x{width}:".encode(), digest_size=16)
+        digest.update(pixels.data)
+        return cls(digest.hexdigest(), height, width, CODEC.compress(pixels, asbytes=True))
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """uint8 [height, width, 3], read-only."""
+        raw = CODEC.decompress(self.data, self.height * self.width * 3)
+        return np.frombuffer(raw, np.uint8).reshape(self.height, self.width, 3)
+
+
+def to_arrow(pictures: dict[str, Picture]) -> pa.RecordBatch:
+    """A table of pictures, a row each."""
+    rows = pictures.values()
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([p.key for p in rows], pa.string()),
+            pa.array([p.height for p in rows], pa.int32()),
+            pa.array([p.width for p in rows], pa.int32()),
+            pa.array([memoryview(p.data) for p in rows], pa.large_binary()),
+        ],
+        schema=SCHEMA,
+    )
+
+
+def from_arrow(batch: pa.RecordBatch) -> dict[str, Picture]:
+    """Pictures by key; their data are views of the table's buffers, not copies."""
+    keys, heights, widths = (batch.column(i).to_pylist() for i in range(3))
+    data = batch.column("data")
+    _, offsets, buffer = data.buffers()
+    ends = np.frombuffer(offsets, np.int64)[data.offset :].tolist() if keys else []
+    return {
+        key: Picture(key, heights[i], widths[i], buffer.slice(ends[i], ends[i + 1] - ends[i]))
+        for i, key in enumerate(keys)
+    }
