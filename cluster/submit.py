@@ -174,11 +174,12 @@ def connect(address: str | None) -> JobSubmissionClient:
     import requests
     from ray.exceptions import AuthenticationError
 
+    client_class = _client()
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk",
                  "_private.runtime_env"):  # fmt: skip
         logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
     try:
-        client = _client()(url)
+        client = client_class(url)
         there = client._do_request("GET", "/api/v0/cluster_metadata").json()["data"]
         _same_versions(url, there["rayVersion"], there["pythonVersion"])
     except AuthenticationError as error:
@@ -295,9 +296,8 @@ def job(action: str, name: str, address: str | None = None) -> int:
 
 def _state(client: JobSubmissionClient, name: str) -> str:
     info = client.get_job_info(name)
-    return f"job {name}: {info.status.value.lower()}" + (
-        f", {' '.join(info.message.split())[:300]}" if info.message else ""
-    )
+    why = (info.message or "").split(", last available logs")[0].replace("\n", " ")
+    return f"job {name}: {info.status.value.lower()}" + (f", {why}" if why else "")
 
 
 def tail(client: JobSubmissionClient, name: str) -> int:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv: the locked environment and the command `cardinal`; `tools/setup.sh gpu` that for
-# NVIDIA GPUs. Does nothing when it is up to date; begins anew when it was interrupted, moved, or
-# lost its Python.
+# NVIDIA GPUs. Does nothing when it is up to date; begins anew when it was interrupted, moved, of
+# the other kind, or lost its Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -64,7 +64,8 @@ want="$PWD $(cat requirements/torch.txt "$lock" tools/setup.sh | sha256sum)"
 
 begin=$SECONDS
 moved=$([[ -f $stamp && $(<"$stamp") != "$PWD "* ]] && echo yes || true)
-if [[ -e $unfinished || -n $moved ]] || ! "$python" -m pip --version >/dev/null 2>&1; then
+was=$(cat "$venv/cardinal-setup.kind" 2>/dev/null || echo cpu)
+if [[ -e $unfinished || -n $moved || $was != "$kind" ]] || ! "$python" -m pip --version >/dev/null 2>&1; then
     make_venv
 fi
 touch "$unfinished"
@@ -75,6 +76,7 @@ fi
 say "packages"
 install -r "$lock"
 install --no-build-isolation -e .
+echo "$kind" >"$venv/cardinal-setup.kind"
 printf '%s' "$want" >"$stamp"
 rm "$unfinished"
 say "done in $((SECONDS - begin)) s"

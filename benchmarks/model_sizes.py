@@ -1,0 +1,119 @@
+"""Which model fits where, by the estimate of `cardinal check`: GPUs that a policy needs at least.
+
+`python -m benchmarks.model_sizes` prints a JSON row a model, `--table` the table of
+docs/cluster.md. Parameters are counted on models of these shapes that hold no memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from cluster.check import memory_bytes
+from configs.load import load
+from configs.schema import RunConfig
+from learner.model_folder import ModelSize
+
+GIB = 2**30
+SHAPES = {  # of Qwen2.5: width, feed-forward, layers, heads, key-value heads, head tied to input
+    "0.5B": (896, 4864, 24, 14, 2, True),
+    "1.5B": (1536, 8960, 28, 12, 2, True),
+    "3B": (2048, 11008, 36, 16, 2, True),
+    "7B": (3584, 18944, 28, 28, 4, False),
+    "14B": (5120, 13824, 48, 40, 8, False),
+    "32B": (5120, 27648, 64, 40, 8, False),
+    "72B": (8192, 29568, 80, 64, 8, False),
+}
+VOCABULARY = 152_064
+GPUS = {"24": "L4, A10G", "48": "L40S", "80": "A100, H100", "141": "H200"}  # GiB each
+RESERVE = 0.9  # of a GPU: the rest is CUDA's own, fragments, and the answers' log-probabilities
+CACHE = 2  # an engine's share of a GPU holds its weights at least so many times, for its cache
+KEYS = (
+    "model.dtype=bfloat16", "model.gradient_checkpointing=true", "learner.zero_stage=3",
+    "learner.microbatch_tokens=8192", "sft.batch_size=512",
+)  # fmt: skip
+
+
+def size(shape: tuple[int, int, int, int, int, bool]) -> ModelSize:
+    """Parameters of such a model, counted on torch's meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    hidden, mlp, layers, heads, kv, tied = shape
+    config = Qwen2Config(
+        hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv, tie_word_embeddings=tied,
+        vocab_size=VOCABULARY,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    count = sum(p.numel() for p in model.parameters())
+    return ModelSize({"all": count}, layers, hidden, VOCABULARY, None)
+
+
+def rank_bytes(cfg: RunConfig, model: ModelSize) -> int:
+    """On each rank's GPU."""
+    memory = memory_bytes(cfg, model)
+    parts = sum(v for k, v in memory.items() if k.startswith(("learner", "reference")))
+    return parts // cfg.learner.ranks
+
+
+def least(model: ModelSize, gib: float, overrides: tuple[str, ...] = ()) -> tuple[int, int]:
+    """Learner ranks and tensor parallelism at least, powers of two; 0 where 64 do not do."""
+    base, ranks, parallel = load("gp_l", [*KEYS, *overrides]), 0, 0
+    weights = memory_bytes(base, model)["engine weights"]
+    for count in (64, 32, 16, 8, 4, 2, 1):
+        cfg = dataclasses.replace(base, learner=dataclasses.replace(base.learner, ranks=count))
+        if rank_bytes(cfg, model) <= RESERVE * gib * GIB:
+            ranks = count
+        if CACHE * weights / count <= base.rollout.gpu_memory * gib * GIB:
+            parallel = count
+    return ranks, parallel
+
+
+def rows() -> list[dict[str, Any]]:
+    """A row a model."""
+    found = []
+    for name, shape in SHAPES.items():
+        model = size(shape)
+        fits = {gib: least(model, float(gib)) for gib in GPUS}
+        found.append(
+            {
+                "name": f"Qwen2.5-{name}: GPUs at least, [learner ranks, tensor parallel] by GiB",
+                "parameters": sum(model.parameters.values()),
+                "weights_gib": round(sum(model.parameters.values()) * 2 / GIB, 1),
+                "fits": fits,
+                "keys": list(KEYS),
+            }
+        )
+    return found
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    head = ["model", "parameters", "weights, GiB", *(f"{g} GiB ({GPUS[g]})" for g in GPUS)]
+    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    for row in found:
+        fits = [f"{r or 'over 64'} + {t}" for r, t in row["fits"].values()]
+        cells = [row["name"].split(":")[0], f"{row['parameters'] / 1e9:.2f} B",
+                 f"{row['weights_gib']:g}", *fits]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the rows, or the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", action="store_true")
+    found = rows()
+    if parser.parse_args().table:
+        print(table(found))
+    else:
+        sys.stdout.writelines(json.dumps(row) + "\n" for row in found)
+
+
+if __name__ == "__main__":
+    main()
