@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
-from cluster.check import BYTES, PROCESS_BYTES, memory_bytes, model_size
+from cluster.check import BYTES, PROCESS_BYTES, memory_bytes
 from cluster.placement import DATA_CPUS
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
-from learner.model_folder import check_model
+from learner.model_folder import ModelSize, check_model
 
 GIB = 2**30
 STORAGE, CONFIG = "/mnt/cardinal", "/etc/cardinal/config.yaml"
@@ -183,12 +183,14 @@ def _pods(
 
 def host_bytes(cfg: RunConfig, options: Options) -> tuple[int, int, int]:
     """Host memory of a rollout worker and of a learner rank, and of a pod's object store."""
-    size = None
     if cfg.model.path is None:
-        size = model_size(cfg, None, TINY_VOCABULARY)
+        made = cfg.model.init
+        layer = 4 * made.hidden**2 + 3 * made.hidden * made.mlp
+        count = made.layers * layer + 2 * TINY_VOCABULARY * made.hidden
+        size = ModelSize({"all": count}, made.layers, made.hidden, TINY_VOCABULARY, None)
     elif Path(cfg.model.path).is_dir():
-        size = model_size(cfg, check_model(cfg.model.path), 0)
-    if size is None:
+        size = check_model(cfg.model.path)
+    else:
         return UNKNOWN_MODEL, UNKNOWN_MODEL, UNKNOWN_MODEL
     weights = sum(size.parameters.values()) * BYTES[cfg.model.dtype]
     store = int(cfg.cluster.object_store_gib * GIB) + 2 * weights  # two versions pass through
