@@ -66,12 +66,16 @@ class Picture:
 def to_arrow(pictures: dict[str, Picture]) -> pa.RecordBatch:
     """A table of pictures, a row each."""
     rows = pictures.values()
+    ends = np.cumsum([0, *(len(memoryview(p.data)) for p in rows)])
+    data = pa.py_buffer(b"".join(memoryview(p.data) for p in rows))
     return pa.RecordBatch.from_arrays(
         [
             pa.array([p.key for p in rows], pa.string()),
             pa.array([p.height for p in rows], pa.int32()),
             pa.array([p.width for p in rows], pa.int32()),
-            pa.array([memoryview(p.data) for p in rows], pa.large_binary()),
+            pa.Array.from_buffers(
+                pa.large_binary(), len(rows), [None, pa.py_buffer(ends.astype(np.int64)), data]
+            ),
         ],
         schema=SCHEMA,
     )
