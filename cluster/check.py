@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from cluster.check_data import check_data
 from cluster.placement import Plan, plan
 from configs.load import ConfigError
 from configs.schema import RunConfig
 from envs.base import TextEnv, shows_pictures
 from envs.registry import check_settings, make, with_preset
-from learner.model_folder import ModelSize, check_model, one_line, part_of
+from learner.model_folder import ModelSize, check_model, find_model, one_line, part_of
 from rollout.pictures import Picture
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -83,10 +82,10 @@ def check(cfg: RunConfig) -> Resolved:
             check_settings(*env, where=_where(name))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if cfg.sft.steps and cfg.sft.data:
-        _check_data(cfg.sft.data, cfg.sft.batch_size)
     known = check_model(cfg.model.path) if cfg.model.path else None
     renderer = _renderer(cfg)
+    if cfg.sft.steps and cfg.sft.data:
+        check_data(cfg.sft.data, cfg.sft.batch_size, renderer)
     size = model_size(cfg, known, renderer.tokenizer)
     prompts = {name: _longest_prompt(renderer, name, *env) for name, env in played.items()}
     for name, length in prompts.items():
@@ -222,45 +221,6 @@ def _check_memory(memory: dict[str, int], available: int) -> None:
         )
 
 
-def _check_data(data: str, least: int) -> None:
-    """Refuse demonstrations that are not there, cannot be read, or are fewer than `least`."""
-    path = Path(data)
-    if path.is_file() and path.suffix == ".json":
-        from cluster.demonstrations import read_released
-
-        rows = sum(1 for _ in islice(read_released(path), least))
-    else:
-        rows = sum(_parquet_rows(path, f"sft.data={data}"))
-    if rows < least:
-        raise ConfigError(f"sft.data={data}: holds {rows} demonstrations, sft.batch_size={least}")
-
-
-def _parquet_rows(folder: Path, key: str) -> Iterator[int]:
-    """Demonstrations by file, by its footer alone."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
-        raise ConfigError(f"{key}: must be a folder with *.parquet files or a released JSON file")
-    for file in files:
-        try:
-            footer = pq.read_metadata(file)
-        except (pa.ArrowException, OSError) as error:
-            raise ConfigError(f"{key}: {file.name}: {one_line(error)}") from error
-        schema = footer.schema.to_arrow_schema()
-        if "messages" not in schema.names:
-            raise ConfigError(f"{key}: {file.name} has no column messages")
-        kind = schema.field("messages").type
-        fields = getattr(getattr(kind, "value_type", None), "names", ())  # of a list of structs
-        if not {"role", "content", "train"} <= set(fields):
-            raise ConfigError(
-                f"{key}: {file.name}: column messages is {kind}; it must be a list of role, "
-                "content and train"
-            )
-        yield footer.num_rows
-
-
 def _renderer(cfg: RunConfig) -> Any:
     """The run's renderer; a tiny model's tokenizer is trained here as the run would train it."""
     from learner.init_model import tiny_processor, train_tokenizer
@@ -281,7 +241,7 @@ def _renderer(cfg: RunConfig) -> Any:
         processor = PictureProcessor(eyes) if eyes else None
         return Renderer(tokenizer, [tokenizer.eos_token_id], processor)
     try:
-        return Renderer.load(cfg.model.path)
+        return Renderer.load(str(find_model(cfg.model.path)))
     except Exception as error:  # the boundary to tokenizers, which raise all kinds
         raise ConfigError(f"model.path={cfg.model.path}: {one_line(error)}") from error
 

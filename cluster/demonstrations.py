@@ -24,6 +24,8 @@ from rich.progress import track
 from configs.load import ConfigError
 from envs.base import Demonstration
 from envs.registry import make
+from rollout.pictures import Picture
+from rollout.renderer import Renderer
 
 PART = 4096  # demonstrations a file
 ROWS = 512  # demonstrations a row group: what one data task reads at least
@@ -122,7 +124,7 @@ def _table(part: list[Demonstration], environment: str) -> pa.Table:
     rows = [
         {
             "messages": list(d.messages),
-            "images": [_png(image) for image in d.images],
+            "images": [png(image) for image in d.images],
             "seed": d.seed,
             "environment": environment,
         }
@@ -131,7 +133,8 @@ def _table(part: list[Demonstration], environment: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
+def png(image: NDArray[np.uint8]) -> bytes:
+    """A picture, uint8 [height, width, 3], as a PNG file."""
     sink = io.BytesIO()
     Image.fromarray(image).save(sink, "PNG")
     return sink.getvalue()
@@ -148,6 +151,22 @@ def read_picture(data: bytes) -> NDArray[np.uint8]:
             return np.asarray(opened.convert("RGB"))
     except OSError as error:  # Pillow's for all that it cannot read
         raise ValueError(f"a demonstration's picture cannot be read: {error}") from error
+
+
+def render(
+    row: dict[str, Any], renderer: Renderer
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], list[Picture]]:
+    """Token ids [T], action mask [T] and pictures of one demonstration.
+
+    Args:
+        row: messages, and the encoded images of its first message, if there are any.
+        renderer: of the model.
+
+    Raises:
+        ValueError: a picture that cannot be read, or that the model cannot see.
+    """
+    pictures = [Picture.of(read_picture(image)) for image in row.get("images") or ()]
+    return *renderer.demonstration(row["messages"], pictures), pictures
 
 
 def _released(file: Path, number: int, record: Any) -> Demonstration:

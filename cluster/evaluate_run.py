@@ -17,6 +17,7 @@ from rich.table import Table
 from configs.load import ConfigError
 from configs.schema import RunConfig
 from envs.registry import check_settings
+from learner.model_folder import find_model
 
 
 def evaluate_run(
@@ -60,7 +61,7 @@ def checkpoint(folder: Path, cfg: RunConfig, stage: str | None) -> tuple[str, st
     places = {
         "ppo": folder / "checkpoints" / "ppo",
         "sft": folder / "checkpoints" / "sft",
-        "start": Path(cfg.model.path) if cfg.model.path else folder / "model",
+        "start": find_model(cfg.model.path) if cfg.model.path else folder / "model",
     }
     for name in (stage,) if stage else places:
         if places[name].is_dir():

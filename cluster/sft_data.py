@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray.data
 
-from cluster.demonstrations import read_picture
+from cluster.demonstrations import render
 from learner.batch import Sequence
 from rollout.pictures import SCHEMA as PICTURE
 from rollout.pictures import Picture
@@ -29,13 +31,19 @@ def dataset(parquet: str, model_folder: str) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    rows = ray.data.read_parquet(parquet, columns=["messages", "images"])
+    rows = ray.data.read_parquet(parquet, columns=columns(parquet), include_paths=True)
     return rows.map_batches(
         _render,  # type: ignore[arg-type]
         batch_format="pyarrow",
         fn_kwargs={"folder": model_folder},
         num_cpus=0.25,
     )
+
+
+def columns(parquet: str) -> list[str]:
+    """What is read of the files: pictures are optional."""
+    first = min(Path(parquet).glob("*.parquet"))
+    return ["messages", *({"images"} & set(pq.read_schema(first).names))]
 
 
 @cache
@@ -46,16 +54,18 @@ def _renderer(folder: str) -> Renderer:
 def _render(table: pa.Table, folder: str) -> pa.Table:
     renderer = _renderer(folder)
     rows = []
-    for messages, images in zip(table["messages"].to_pylist(), table["images"], strict=True):
-        pictures = [Picture.of(read_picture(image.as_py())) for image in images.values or ()]
-        ids, mask = renderer.demonstration(messages, pictures)
+    for row in table.to_pylist():
+        try:
+            ids, mask, pictures = render(row, renderer)
+        except ValueError as error:
+            raise ValueError(f"{row['path']}: {error}") from error
         rows.append((ids, mask.astype(np.uint8), [vars(picture) for picture in pictures]))
-    columns = list(zip(*rows, strict=True))
+    ids, masks, shown = zip(*rows, strict=True)
     return pa.table(
         {
-            "token_ids": pa.array(columns[0], pa.list_(pa.int32())),
-            "action_mask": pa.array(columns[1], pa.list_(pa.uint8())),
-            "pictures": pa.array(columns[2], pa.list_(pa.struct(list(PICTURE)))),
+            "token_ids": pa.array(ids, pa.list_(pa.int32())),
+            "action_mask": pa.array(masks, pa.list_(pa.uint8())),
+            "pictures": pa.array(shown, pa.list_(pa.struct(list(PICTURE)))),
         }
     )
 

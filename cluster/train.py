@@ -62,7 +62,9 @@ def open_folder(cfg: RunConfig, resume: bool) -> Path:
 def prepare_model(cfg: RunConfig, folder: Path) -> str:
     """The folder of the initial model: the user's, or a tiny one made once per run."""
     if cfg.model.path:
-        return str(Path(cfg.model.path).resolve())
+        from learner.model_folder import find_model
+
+        return str(find_model(cfg.model.path))
     target = folder / "model"
     if not target.is_dir():
         draft = folder / "model.new"

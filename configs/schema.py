@@ -72,7 +72,7 @@ class ModelConfig:
     """Which policy is trained."""
 
     path: str | None = leaf(
-        None, "folder of a (vision-)language model in Hugging Face format; null makes a tiny one"
+        None, "folder, or name on the hub, of a (vision-)language model; null makes a tiny one"
     )
     init: TinyModelConfig = leaf(TinyModelConfig, "the tiny model that is made when path is null")
     dtype: str = leaf("float32", "of weights and compute", choices=("float32", "bfloat16"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any
 
 from configs.load import ConfigError
 
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 INDEX = "model.safetensors.index.json"
 PARTS = (  # the first whose mark is in a tensor's name
     ("vision", ("vision", "visual", "connector", "projector", "multi_modal")),
@@ -41,14 +44,33 @@ class ModelSize:
     positions: int | None
 
 
-def check_model(folder: str | Path) -> ModelSize:
-    """Sizes of the causal language model in a folder.
+def find_model(path: str) -> Path:
+    """The folder of a model, absolute: the one named, or a download of a hub's `owner/name`.
+
+    Raises:
+        ConfigError: there is no such folder, and no hub gives such a name.
+    """
+    if Path(path).is_dir() or not HUB_NAME.fullmatch(path):
+        return Path(path).resolve()
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # the boundary to the hub, whose client raises all kinds
+        raise ConfigError(
+            f"model.path={path}: there is no such folder, and the hub does not give a model of "
+            f"this name: {one_line(error)}"
+        ) from error
+
+
+def check_model(path: str | Path) -> ModelSize:
+    """Sizes of the (vision-)language model in a folder, or under a hub's name.
 
     Raises:
         ConfigError: one sentence: no such folder, a file that is missing or damaged, or a model
             that transformers does not know or that is no causal language model.
     """
-    folder, key = Path(folder), f"model.path={folder}"
+    folder, key = find_model(str(path)), f"model.path={path}"
     if not folder.is_dir():
         raise ConfigError(f"{key}: there is no such folder")
     if not (folder / "config.json").is_file():

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs.load import ConfigError
-from learner.model_folder import check_model, write_index
+from learner.model_folder import check_model, find_model, write_index
 
 
 @pytest.fixture
@@ -86,3 +86,16 @@ def test_damaged_files(model):
     refused(model, "no config.json")
     shutil.rmtree(model)
     refused(model, "no such folder")
+
+
+def test_a_name_that_no_hub_gives(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        find_model("nobody/nothing")
+
+
+def test_a_name_on_the_hub_is_its_download(monkeypatch, tiny_model):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: tiny_model)
+    assert check_model("somebody/something").parameters == check_model(tiny_model).parameters
