@@ -209,6 +209,14 @@ class ClusterConfig:
 
     address: str | None = leaf(None, "Ray address; null starts a local Ray or joins the job's")
     root: str = leaf("runs", "folder of run folders; on several nodes, one that all see")
+    layout: str = leaf(
+        "disaggregated",
+        "of GPUs: rollouts and learner on their own, or on the same ones by turns",
+        choices=("disaggregated", "colocated"),
+    )
+    accelerator: str | None = leaf(
+        None, "GPU type as Ray names it (H100, A100, L4, …) that every GPU process needs; null: any"
+    )
     sync_bucket_mib: int = leaf(256, "size of a weight bucket, MiB", low=1)
     weight_proof: bool = leaf(
         True, "prove each kind of weight at the start, compare log-probabilities after each publish"
