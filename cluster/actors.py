@@ -28,6 +28,7 @@ class RolloutActor:
         cfg: RunConfig,
         folder: str,
         environments: dict[str, tuple[str, dict[str, Any]]],
+        channel: str = "object_store",
     ) -> None:
         # vLLM and transformers are imported here, in the actor's own process only.
         from rollout.engine import EngineSettings
@@ -50,6 +51,8 @@ class RolloutActor:
             tensor_parallel=rollout.tensor_parallel,
             threads=rollout.threads,
             seed=cfg.seed,
+            channel=channel,
+            sleeps=cfg.cluster.layout == "colocated",
         )
         limits = Limits(
             rollout.answer_tokens, rollout.context_tokens, cfg.cluster.episode_deadline_s
@@ -79,6 +82,30 @@ class RolloutActor:
         begin = time.monotonic()
         await self.worker.receive(version, [await ref for ref in refs])
         return time.monotonic() - begin
+
+    async def join(self, info: dict[str, Any]) -> None:
+        """Join the learner's weight channel."""
+        await self._engine().join(info)
+
+    async def begin_update(self) -> None:
+        """Prepare the engine for new weights."""
+        await self._engine().begin_update()
+
+    async def update(self, message: dict[str, Any]) -> None:
+        """Load weights of which the channel's message tells."""
+        await self._engine().update(message)
+
+    async def finish_update(self, version: int) -> None:
+        """Play on under the new weights."""
+        await self._engine().finish_update(version)
+
+    async def sleep(self) -> None:
+        """Leave the GPUs to the learner until the next weights come."""
+        await self._engine().sleep()
+
+    def _engine(self) -> Any:
+        assert self.worker.engine is not None, "start() first"
+        return self.worker.engine
 
     async def take_load(self) -> tuple[float, float]:
         """Mean sequences running and busy seconds of the engine since the last call."""

@@ -15,12 +15,21 @@ from typing import Any
 import psutil
 
 from cluster.check_data import check_data
+from cluster.layout import weight_channel
 from cluster.placement import Plan, plan
 from configs.load import ConfigError
 from configs.schema import RunConfig
 from envs.base import TextEnv, shows_pictures
 from envs.registry import check_settings, make, with_preset
-from learner.model_folder import ModelSize, check_model, find_model, one_line, part_of
+from learner.model_folder import (
+    ModelSize,
+    adapter_parameters,
+    check_model,
+    find_model,
+    is_matrix,
+    one_line,
+    part_of,
+)
 from rollout.pictures import Picture
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -93,6 +102,9 @@ def check(cfg: RunConfig) -> Resolved:
     memory = memory_bytes(cfg, size)
     available = available_bytes()
     if cfg.cluster.address is None and "RAY_ADDRESS" not in os.environ:
+        import torch
+
+        weight_channel(cfg, gpu=torch.cuda.is_available())
         _check_memory(memory, available)
     return Resolved(cfg, size.parameters, memory, available, prompts, plan(cfg, gpu=False))
 
@@ -168,10 +180,10 @@ def _tiny_size(cfg: RunConfig, tokenizer: Any) -> ModelSize:
     parts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         parts[part_of(name)] += parameter.numel()
-    init = cfg.model.init
-    return ModelSize(
-        dict(parts), init.layers, init.hidden, len(tokenizer), cfg.rollout.context_tokens
-    )
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    init, positions = cfg.model.init, cfg.rollout.context_tokens
+    matrices = {name: shape for name, shape in shapes.items() if is_matrix(name, shape)}
+    return ModelSize(dict(parts), init.layers, init.hidden, len(tokenizer), positions, matrices)
 
 
 def memory_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
@@ -184,11 +196,14 @@ def memory_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
     ranks, stage = cfg.learner.ranks, cfg.learner.zero_stage
     n, size = sum(model.parameters.values()), BYTES[cfg.model.dtype]
     moments = 8 if cfg.model.dtype == "float32" else 12
+    trained = n
+    if cfg.model.lora_rank:
+        trained = adapter_parameters(cfg.model, model) + model.parameters.get("value head", 0)
     kept = (2 if cfg.model.gradient_checkpointing else 16) * model.layers * model.hidden
     return {
         "learner weights": n * size * (1 if stage == 3 else ranks),
-        "learner gradients": n * size * (1 if stage >= 2 else ranks),
-        "learner optimizer": n * moments * (1 if stage >= 1 else ranks),
+        "learner gradients": trained * size * (1 if stage >= 2 else ranks),
+        "learner optimizer": trained * moments * (1 if stage >= 1 else ranks),
         "learner activations": kept * cfg.learner.microbatch_tokens * 4 * ranks,
         "reference policy": n * size if cfg.ppo.kl_coef or cfg.sft.loss == "ce_kl" else 0,
         "engine weights": n * size * cfg.rollout.workers,

@@ -73,6 +73,7 @@ def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[dict[str
     import ray
 
     from cluster.evaluate import evaluate
+    from cluster.layout import without_learner
     from cluster.metrics import append, plain
     from cluster.placement import plan
     from cluster.session import session
@@ -80,7 +81,7 @@ def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[dict[str
     from cluster.wait import answer
     from rollout.renderer import Renderer
 
-    records = []
+    records, cfg = [], without_learner(cfg)
     with session(cfg, plan(cfg, gpu=False).cpus):
         workers, buffer = start_actors(cfg, model, ray.cluster_resources().get("GPU", 0) > 0)
         try:

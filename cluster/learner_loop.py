@@ -20,12 +20,12 @@ import ray.train
 import torch
 
 from cluster import evaluate as evaluation
+from cluster.channels import open_channel
 from cluster.cursor import Cursor
 from cluster.failures import ParityError, RunFailure
 from cluster.metrics import RunLog
 from cluster.sft_data import Prefetched, batches
-from cluster.wait import answer
-from cluster.weight_sync import publish
+from cluster.wait import answer, answers
 from configs.schema import RunConfig
 from learner import distributed
 from learner.engine import Engine, Reference
@@ -49,7 +49,7 @@ class Job:
     folder: absolute run folder, seen by all nodes.
     model: folder of the initial model.
     workers, buffer: actor handles.
-    started: unix time of the run's begin.
+    channel: how weights reach the workers.
     """
 
     cfg: RunConfig
@@ -57,6 +57,7 @@ class Job:
     model: str
     workers: list[Any]
     buffer: Any
+    channel: str = "object_store"
 
 
 def learner_loop(config: dict[str, Job]) -> None:
@@ -82,6 +83,7 @@ class LearnerLoop:
         self.renderer = Renderer.load(job.model)
         self.log = RunLog(self.folder, keep=self.cursor.covers) if rank == 0 else None
         self.version = self.cursor.update
+        self.channel = open_channel(job.channel, job.cfg, job.workers, rank)
         self.last_parity: dict[str, float] = {}
 
     def run(self) -> None:
@@ -109,6 +111,7 @@ class LearnerLoop:
     def sft(self) -> None:
         """Start evaluation, then the warm-up on demonstrations."""
         cfg, first = self.cfg, self.cursor.step
+        self.take_gpus()
         engine = self._engine(self.job.model, cfg.sft.optimizer, max(cfg.sft.steps, 1), False)
         beside = self._reference(self.job.model) if cfg.sft.loss == "ce_kl" else None
         self.publish(engine)
@@ -118,6 +121,7 @@ class LearnerLoop:
             self.evaluate(engine, "start")
         if cfg.sft.steps:
             with self._phase("sft"):
+                self.take_gpus()
                 self._sft_steps(engine, beside, first)
             self.publish(engine)
             with self._phase("export"):
@@ -148,6 +152,7 @@ class LearnerLoop:
         sft = self.checkpoints / "sft"
         start = str(sft) if sft.is_dir() else self.job.model
         value = cfg.ppo.estimator == "gae"
+        self.take_gpus()
         engine = self._engine(start, cfg.ppo.optimizer, ppo_steps(cfg.ppo), value)
         reference = self._reference(start) if cfg.ppo.kl_coef else None
         self.publish(engine)
@@ -167,6 +172,7 @@ class LearnerLoop:
         rollout_s = time.monotonic() - begin
 
         begin = time.monotonic()
+        self.take_gpus()
         metrics = ppo_update(engine, mine, cfg, update - 1, reference, version=self.version)
         self._check_parity(metrics, f"PPO update {update}")
         learn_s = time.monotonic() - begin
@@ -206,16 +212,28 @@ class LearnerLoop:
     # --- weights -------------------------------------------------------------------------
 
     def publish(self, engine: Engine) -> float:
-        """Collective: gather, and on rank 0 send to all workers; returns seconds."""
-        cfg = self.cfg
-        groups: Iterator[Any] = engine.weights(cfg.cluster.sync_bucket_mib * 2**20)
-        if self.rank != 0:
-            for _ in groups:  # the gathering is collective
-                pass
+        """Collective: all workers get the weights, and play; returns seconds."""
+        if self._colocated:
+            torch.cuda.empty_cache()  # what learning held, for the engines that wake
+        done = self.channel.publish(self.version, engine)
+        if done is None:  # on ranks other than 0
             return 0.0
-        done = publish(self.version, groups, self.job.workers, cfg.cluster.sync_deadline_s)
         self._write("sync", **asdict(done), check=None)
         return done.seconds
+
+    def take_gpus(self) -> None:
+        """Collective; colocated engines sleep while the learner works, until the next publish."""
+        if not self._colocated:
+            return
+        if self.rank == 0:
+            seconds, begin = self.cfg.cluster.sync_deadline_s, time.monotonic()
+            calls = [worker.sleep.remote() for worker in self.job.workers]
+            answers(calls, "rollout worker", "go to sleep", seconds, "sync_deadline_s", begin)
+        distributed.gather(None)  # no rank begins while an engine holds its GPU
+
+    @property
+    def _colocated(self) -> bool:
+        return self.cfg.cluster.layout == "colocated"
 
     def prove(self, engine: Engine) -> None:
         """Law 6: perturb each kind of weight, publish, and compare log-probabilities."""

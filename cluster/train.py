@@ -123,13 +123,15 @@ def start_actors(cfg: RunConfig, model: str, gpu: bool) -> tuple[list[Any], Any]
     """Rollout actors and the buffer; engines start in the background."""
     from cluster.actors import RolloutActor
     from cluster.buffer import TrajectoryBuffer
+    from cluster.layout import weight_channel
 
+    channel = weight_channel(cfg, gpu)
     gpus = cfg.rollout.tensor_parallel if gpu else 0
     actor = RolloutActor.options(  # type: ignore[attr-defined]
         num_cpus=cfg.rollout.cpus, num_gpus=gpus, scheduling_strategy="SPREAD"
     )
     played = environments(cfg)
-    workers = [actor.remote(cfg, model, played) for _ in range(cfg.rollout.workers)]
+    workers = [actor.remote(cfg, model, played, channel) for _ in range(cfg.rollout.workers)]
     for worker in workers:
         worker.start.remote()
     buffer = TrajectoryBuffer.remote(  # type: ignore[attr-defined]
@@ -156,12 +158,14 @@ def _learn(
     workers: list[Any], buffer: Any, gpu: bool,
 ) -> None:  # fmt: skip
     """Run the learner group in a thread (its `fit` blocks) and show progress meanwhile."""
+    from cluster.layout import weight_channel
     from cluster.learner_loop import Job
     from cluster.progress import Progress
 
     failure = folder / "failure.json"
     failure.unlink(missing_ok=True)
-    trainer = _trainer(cfg, folder, model, data, Job(cfg, str(folder), model, workers, buffer), gpu)
+    job = Job(cfg, str(folder), model, workers, buffer, weight_channel(cfg, gpu))
+    trainer = _trainer(cfg, folder, model, data, job, gpu)
     outcome: list[BaseException] = []
 
     def fit() -> None:

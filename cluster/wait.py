@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -33,3 +35,29 @@ def answer(ref: Any, who: str, what: str, seconds: float, key: str) -> Any:
         if isinstance(cause, RunFailure):
             raise cause from error
         raise WorkerLost(who, what, first_line(error)) from error
+
+
+def answers(
+    refs: Sequence[Any], who: str, what: str, seconds: float, key: str, begin: float
+) -> None:
+    """Wait for all references, each from another process; the first error is told at once.
+
+    Args:
+        refs: what was asked for.
+        who: what each was asked; its index is added for the error.
+        what: as `answer`.
+        seconds: how long to wait in all, from `begin` on.
+        key: as `answer`.
+        begin: time.monotonic() of the first request.
+
+    Raises:
+        DeadlineExceeded, WorkerLost: as `answer`.
+    """
+    waiting = {ref: f"{who} {index}" for index, ref in enumerate(refs)}
+    while waiting:
+        left = max(0.0, begin + seconds - time.monotonic())
+        ready, late = ray.wait(list(waiting), timeout=left)
+        if not ready:
+            raise DeadlineExceeded(waiting[late[0]], what, seconds, key)
+        for ref in ready:
+            answer(ref, waiting.pop(ref), what, seconds, key)

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 import torch
 
-from cluster.wait import answer
+from cluster.wait import answers
 from rollout.manifest import pack
 
 
@@ -47,8 +47,6 @@ def publish(
         refs.append(ray.put((header, data)))
         size += header.bytes
     calls = [worker.receive.remote(version, refs) for worker in workers]
-    for index, call in enumerate(calls):
-        left = deadline_s - (time.monotonic() - begin)
-        what = f"receive weights of version {version}"
-        answer(call, f"rollout worker {index}", what, left, "sync_deadline_s")
+    what = f"receive weights of version {version}"
+    answers(calls, "rollout worker", what, deadline_s, "sync_deadline_s", begin)
     return Published(version, time.monotonic() - begin, size, len(refs))

@@ -126,9 +126,35 @@ def contradictions(cfg: RunConfig) -> list[str]:
         "sft.steps=0 and ppo.updates=0 leave nothing to train": sft.steps == 0
         and ppo.updates == 0,
         "eval.variants is empty; at least one variant says what is measured": not cfg.eval.variants,
+        "learner.offload=true needs learner.zero_stage of 1 to 3: DeepSpeed moves no optimizer "
+        "state to the host without ZeRO": cfg.learner.offload and cfg.learner.zero_stage == 0,
+        "model.lora_targets names layers for adapters; model.lora_rank=0 makes none": bool(
+            model.lora_targets
+        )
+        and model.lora_rank == 0,
+        **_gpu_layout(cfg),
         **_misshapen(cfg),
     }  # fmt: skip
     return [sentence for sentence, holds in checks.items() if holds]
+
+
+def _gpu_layout(cfg: RunConfig) -> dict[str, bool]:
+    """Contradictions between cluster.layout, cluster.channel and what shares GPUs."""
+    cluster, engines = cfg.cluster, cfg.rollout.workers * cfg.rollout.tensor_parallel
+    colocated = cluster.layout == "colocated"
+    return {
+        "cluster.channel=ipc shares memory within a GPU; it needs cluster.layout=colocated": (
+            cluster.channel == "ipc" and not colocated
+        ),
+        "cluster.channel=nccl joins GPUs that differ; cluster.layout=colocated has engine and "
+        "learner on the same ones and needs ipc": cluster.channel == "nccl" and colocated,
+        "cluster.layout=colocated plays and learns by turns; ppo.max_staleness="
+        f"{cfg.ppo.max_staleness} needs both at once": colocated and cfg.ppo.max_staleness > 0,
+        f"cluster.layout=colocated puts a rank on each engine's GPU: learner.ranks="
+        f"{cfg.learner.ranks} must be rollout.workers x rollout.tensor_parallel={engines}": (
+            colocated and cfg.learner.ranks != engines
+        ),
+    }
 
 
 def _misshapen(cfg: RunConfig) -> dict[str, bool]:

@@ -79,6 +79,11 @@ class ModelConfig:
     freeze: str = leaf("none", "parts of a vision-language model that stay as they are",
                        choices=("none", "vision", "vision+projector"))  # fmt: skip
     gradient_checkpointing: bool = leaf(False, "recompute activations in the backward pass")
+    lora_rank: int = leaf(0, "rank of trained LoRA adapters; 0 trains all weights", low=0)
+    lora_alpha: int = leaf(32, "adapters are scaled by lora_alpha / lora_rank", low=1)
+    lora_targets: list[str] = leaf(
+        [], "names of the linear layers with adapters; none given: all but the output layer"
+    )
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,9 @@ class LearnerConfig:
 
     ranks: int = leaf(1, "data-parallel ranks", low=1)
     zero_stage: int = leaf(0, "DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
+    offload: bool = leaf(
+        False, "keep the optimizer's state in the host's memory, not the GPU's; zero_stage from 1"
+    )
     microbatch_tokens: int = leaf(4096, "token budget of a packed microbatch", low=8)
     microbatch_images: int = leaf(64, "image budget of a packed microbatch", low=1)
     cpus: float = leaf(1.0, "CPUs that a rank reserves in Ray", low=0)
@@ -216,6 +224,12 @@ class ClusterConfig:
     )
     accelerator: str | None = leaf(
         None, "GPU type as Ray names it (H100, A100, L4, …) that every GPU process needs; null: any"
+    )
+    channel: str = leaf(
+        "auto",
+        "how weights reach the engines; auto: ipc where colocated, nccl on GPUs apart, "
+        "object_store without GPUs",
+        choices=("auto", "object_store", "nccl", "ipc"),
     )
     sync_bucket_mib: int = leaf(256, "size of a weight bucket, MiB", low=1)
     weight_proof: bool = leaf(

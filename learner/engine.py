@@ -21,14 +21,13 @@ import torch
 from configs.schema import OptimizerConfig, RunConfig
 from learner import batch, distributed
 from learner.batch import MicroBatch
+from learner.lora import add_adapters
 from learner.model import (
     FROZEN,
-    KINDS,
     VALUE_HEAD_FILE,
     ActorCritic,
     Forward,
     Scores,
-    buckets,
     checkpoint_names,
     kind_of,
     load_trunk,
@@ -37,6 +36,8 @@ from learner.model import (
 from learner.model_folder import write_index
 from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
 from learner.vision import Eyes, in_lockstep
+from learner.whole_weights import Bucket, WholeWeights
+from learner.zero import clips_itself, deepspeed_config
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -76,7 +77,7 @@ class Reference:
         self._eyes = Eyes.of(folder, model.trunk)
         self._run: Callable[..., Any] = model.to(_device())
         if stage:
-            config = _deepspeed_config(cfg, OptimizerConfig(), stage)
+            config = deepspeed_config(cfg, OptimizerConfig(), stage)
             self._run = deepspeed.initialize(model=model, config=config, dist_init_required=False)[
                 0
             ]
@@ -133,13 +134,14 @@ class Engine:
         if _attention() == "flash_attention_2":
             self.layout = "flat"
         self._eyes = Eyes.of(self._folder, self.model.trunk)
-        self._names = checkpoint_names(self.model.trunk)
-        self._own_clip = _own_clip(cfg, self._stage)
-        self._kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+        names = checkpoint_names(self.model.trunk)
+        add_adapters(self.model.trunk, cfg.model, cfg.seed)
+        self._whole = WholeWeights(self.model.trunk, self._gathered, names)
+        self._own_clip = clips_itself(cfg, self._stage)
         self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
             model=self.model,
             optimizer=make_optimizer(parameter_groups(self.model, optimizer), optimizer),
-            config=_deepspeed_config(cfg, optimizer, self._stage),
+            config=deepspeed_config(cfg, optimizer, self._stage),
             dist_init_required=False,
         )
 
@@ -235,47 +237,24 @@ class Engine:
         """Scores of each microbatch without gradients, on the device; a collective call."""
         return _score(self._deepspeed, self._eyes, microbatches, how or Forward())
 
-    def weights(self, bucket_bytes: int) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """The trunk's full weights in buckets of about bucket_bytes; a collective call.
+    def weight_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """Name, dtype and full shape of what `weights` yields, in its order; not collective."""
+        return self._whole.shapes()
 
-        Yields named tensors on rank 0, tied ones once, valid until the next bucket is asked
-        for; other ranks get as many empty lists. Consume it to the end.
+    def weights(self, bucket_bytes: int, everywhere: bool = False) -> Iterator[Bucket]:
+        """The policy's weights in buckets of about bucket_bytes; a collective call.
+
+        Rank 0 gets them, or every rank: see WholeWeights.buckets. Consume it to the end.
         """
-        for bucket in buckets(self.model.trunk.named_parameters(), bucket_bytes):
-            with self._gathered([parameter for _, parameter in bucket]):
-                mine = bucket if distributed.rank() == 0 else []
-                yield [(self._names[n], p.detach()) for n, p in mine]
+        return self._whole.buckets(bucket_bytes, everywhere)
 
     def perturb(self, kind: str, seed: int) -> bool:
-        """Add noise of a tenth of their size to the weights of one kind, until `restore`.
-
-        Args:
-            kind: one of learner.model.KINDS.
-            seed: of the noise.
-
-        Returns:
-            False when the model has no weights of this kind (a tied head, say).
-        """
-        if kind not in KINDS:
-            raise ValueError(f"kind is {kind!r}; it must be one of {KINDS}")
-        assert not self._kept, "perturb before restore"
-        trunk = self.model.trunk
-        chosen = [p for n, p in trunk.named_parameters() if kind_of(n, trunk) == kind]
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in chosen:
-            with self._gathered([parameter], write=True), torch.no_grad():
-                self._kept.append((parameter, parameter.detach().cpu().clone()))
-                noise = torch.randn(parameter.shape, generator=generator)
-                scale = 0.1 * parameter.float().square().mean().sqrt()
-                parameter.add_(noise.to(parameter.device, parameter.dtype) * scale)
-        return bool(chosen)
+        """Change the weights of one kind until `restore`; see WholeWeights.perturb."""
+        return self._whole.perturb(kind, seed)
 
     def restore(self) -> None:
         """Put back exactly what `perturb` changed."""
-        for parameter, original in self._kept:
-            with self._gathered([parameter], write=True), torch.no_grad():
-                parameter.copy_(original)
-        self._kept = []
+        self._whole.restore()
 
     def export(self, folder: str | Path) -> None:
         """Write a Hugging Face folder that plain transformers and vLLM load; a collective call.
@@ -284,7 +263,7 @@ class Engine:
         is one, lies beside the model.
         """
         target = Path(folder)
-        state = self._full(self.model.trunk)
+        state = self._whole.copies()
         head = self._full(self.model.value_head) if self.model.value_head is not None else {}
         if distributed.rank() == 0:
             target.mkdir(parents=True, exist_ok=True)
@@ -302,7 +281,10 @@ class Engine:
     def save(self, folder: str | Path) -> None:
         """Write the resumable state: weights, optimizer, schedule, RNG, counters; collective."""
         state = {"counters": dict(self.counters), "torch_rng": torch.get_rng_state()}
-        self._deepspeed.save_checkpoint(str(folder), tag=STATE, client_state=state)
+        # What adapters leave frozen is the folder's, where the phase began.
+        self._deepspeed.save_checkpoint(
+            str(folder), STATE, state, exclude_frozen_parameters=bool(self._whole.adapters)
+        )
 
     def load(self, folder: str | Path) -> None:
         """Take up a state that `save` wrote with as many ranks; collective.
@@ -312,7 +294,8 @@ class Engine:
         """
         found: tuple[Any, Any] = (None, None)
         if (Path(folder) / STATE).is_dir():
-            found = self._deepspeed.load_checkpoint(str(folder), tag=STATE)
+            whole = not self._whole.adapters
+            found = self._deepspeed.load_checkpoint(str(folder), STATE, load_module_strict=whole)
         path, state = found
         if path is None:
             raise ValueError(f"state folder is {folder}; it must hold what Engine.save wrote")
@@ -363,6 +346,7 @@ def _load(
         if kind_of(name, trunk) in FROZEN[cfg.model.freeze]:
             parameter.requires_grad_(False)
     if cfg.model.gradient_checkpointing:
+        trunk.train()  # or transformers keeps the activations all the same; there is no dropout
         trunk.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     head = None
     if seed is not None:
@@ -374,24 +358,6 @@ def _load(
 def _attention() -> str:
     """Attention of variable length where there is a GPU and the kernels, else torch's own."""
     return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
-
-
-def _own_clip(cfg: RunConfig, stage: int) -> bool:
-    return stage == 0 and cfg.model.dtype == "float32"
-
-
-def _deepspeed_config(cfg: RunConfig, optimizer: OptimizerConfig, stage: int) -> dict[str, Any]:
-    bfloat16 = cfg.model.dtype == "bfloat16"
-    clip = 0.0 if _own_clip(cfg, stage) else optimizer.max_grad_norm
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": clip,
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
-        "bf16": {"enabled": bfloat16},
-        "steps_per_print": None,
-    }
 
 
 def _forward(

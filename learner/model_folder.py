@@ -6,16 +6,18 @@ The weights are not loaded: numbers come from config.json and the headers of the
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError
+from configs.schema import ModelConfig
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
@@ -35,6 +37,7 @@ class ModelSize:
     layers, hidden: depth and width of its text trunk.
     vocabulary: token ids that it knows.
     positions: longest sequence, tokens; None without a limit.
+    matrices: shapes of the weights of its linear layers, embedding and output left out.
     """
 
     parameters: dict[str, int]
@@ -42,6 +45,7 @@ class ModelSize:
     hidden: int
     vocabulary: int
     positions: int | None
+    matrices: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def find_model(path: str) -> Path:
@@ -81,9 +85,12 @@ def check_model(path: str | Path) -> ModelSize:
     if not causal or config.is_encoder_decoder:
         raise ConfigError(f"{key}: is {', '.join(kinds) or 'of no named kind'}, no causal LM")
     parameters: Counter[str] = Counter()
+    matrices = {}
     for file in _weight_files(folder, key):
         for name, shape in _header(file, key):
             parameters[part_of(name)] += math.prod(shape)
+            if is_matrix(name, shape):
+                matrices[name] = shape
     text = config.get_text_config()
     return ModelSize(
         dict(parameters),
@@ -91,7 +98,35 @@ def check_model(path: str | Path) -> ModelSize:
         text.hidden_size,
         text.vocab_size,
         getattr(text, "max_position_embeddings", None),
+        matrices,
     )
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor may be a linear layer's weight between embedding and output."""
+    inside = part_of(name) not in ("embedding", "head")
+    return inside and len(shape) == 2 and name.endswith(".weight")
+
+
+def adapter_parameters(cfg: ModelConfig, model: ModelSize) -> int:
+    """Number of parameters of a run's LoRA adapters, r (in + out) a layer; 0 at rank 0.
+
+    Raises:
+        ConfigError: one of model.lora_targets names no linear layer of the model.
+    """
+    if not cfg.lora_rank:
+        return 0
+    for target in cfg.lora_targets:
+        if not any(name.endswith(f".{target}.weight") for name in model.matrices):
+            known = sorted({name.split(".")[-2] for name in model.matrices})
+            near = difflib.get_close_matches(target, known, 1, 0.0)
+            raise ConfigError(
+                f"model.lora_targets={target}: the model has no such linear layer between its "
+                f"embedding and its output; the nearest is {near[0] if near else 'none'}"
+            )
+    ends = tuple(f".{target}.weight" for target in cfg.lora_targets) or ("",)
+    chosen = [shape for name, shape in model.matrices.items() if name.endswith(ends)]
+    return cfg.lora_rank * sum(sum(shape) for shape in chosen)
 
 
 def write_index(folder: Path) -> None:

@@ -25,7 +25,11 @@ from rollout.pictures import Picture
 from rollout.processor import image
 
 EXTENSION = "rollout.weights.WeightReceiver"
-CHANNEL = "cardinal_object_store"  # registered by that module
+BACKENDS = {  # vLLM's names of the channels; EXTENSION registers the first
+    "object_store": "cardinal_object_store",
+    "nccl": "nccl",
+    "ipc": "ipc",
+}
 
 
 class EngineFailure(RuntimeError):
@@ -64,6 +68,8 @@ class EngineSettings:
     kv_cache_gib: KV cache, GiB (CPU); gpu_memory: share of a GPU's memory.
     threads: compute threads (CPU only).
     extension: worker extension class, by qualified name.
+    channel: how weights arrive, a key of BACKENDS.
+    sleeps: whether it can `sleep` (GPUs only).
     """
 
     folder: str
@@ -79,6 +85,8 @@ class EngineSettings:
     threads: int = 1
     seed: int = 0
     extension: str = EXTENSION
+    channel: str = "object_store"
+    sleeps: bool = False
 
 
 class Engine:
@@ -90,6 +98,7 @@ class Engine:
         self._llm = llm
         self._load = load
         self._requests = 0
+        self._asleep = False
         from vllm.inputs import tokens_input
 
         self._tokens_input = tokens_input
@@ -114,9 +123,8 @@ class Engine:
         except Exception as error:  # the boundary to vLLM: whatever it raises at start
             raise EngineFailure(f"vLLM cannot start on {settings.folder}: {error}") from error
         engine = cls(settings, llm, load)
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
-
-        await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+        if settings.channel == "object_store":  # the others wait for the learner
+            await engine.join({})
         return engine
 
     async def generate(
@@ -142,6 +150,7 @@ class Engine:
         """
         parameters = copy.copy(self._parameters(max_tokens, temperature))
         parameters.seed = seed
+        assert not self._asleep, "the engine sleeps until it gets weights"
         prompt: Any = self._tokens_input(list(prompt_ids))
         if pictures:
             prompt = {
@@ -199,19 +208,49 @@ class Engine:
             version: policy version of the new weights.
             parts: header and uint8 [bytes] array of each bucket.
         """
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
-        await self._llm.pause_generation(mode="keep", clear_cache=True)
-        await self._llm.start_weight_update()
+        await self.begin_update()
         for header, data in parts:
             with tempfile.NamedTemporaryFile(dir=_shared_memory(), prefix="cardinal-w-") as file:
                 data.tofile(file)
                 file.flush()
-                message = {"path": file.name, "header": header.to_dict()}
-                await self._llm.update_weights(WeightTransferUpdateRequest(update_info=message))
+                await self.update({"path": file.name, "header": header.to_dict()})
+        await self.finish_update(version)
+
+    async def join(self, info: dict[str, Any]) -> None:
+        """Join the channel; info is what its sender says (vLLM's init info)."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
+
+    async def begin_update(self) -> None:
+        """First step of `receive`: sequences in flight pause, and a sleeping engine half wakes."""
+        if self._asleep:  # the weights alone, so that the learner may still hold the rest
+            await self._llm.wake_up(tags=["weights"])
+        else:
+            await self._llm.pause_generation(mode="keep", clear_cache=True)
+        await self._llm.start_weight_update()
+
+    async def update(self, message: dict[str, Any]) -> None:
+        """Second step, once or more: load the weights of which the channel's message tells."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=message))
+
+    async def finish_update(self, version: int) -> None:
+        """Last step: all weights are those of `version`; sequences go on."""
         await self._llm.finish_weight_update(str(version))
         self.version = version
-        await self._llm.resume_generation()
+        if self._asleep:
+            await self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
+        else:
+            await self._llm.resume_generation()
+
+    async def sleep(self) -> None:
+        """Give up the GPU's memory, weights and KV cache; the next update wakes the engine."""
+        if not self._asleep:
+            await self._llm.sleep(level=2, mode="wait")
+            self._asleep = True
 
     def take_load(self) -> tuple[float, float]:
         """Mean sequences running and seconds busy since the last call (from vLLM's scheduler)."""
@@ -236,6 +275,8 @@ def _environment(settings: EngineSettings) -> None:
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is the caller's
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    if settings.channel == "ipc":  # vLLM's frontend and core pickle CUDA handles to each other
+        os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
 
 
 def _arguments(settings: EngineSettings) -> dict[str, Any]:
@@ -253,9 +294,10 @@ def _arguments(settings: EngineSettings) -> dict[str, Any]:
         "logprobs_mode": "processed_logprobs",
         "enable_prefix_caching": True,
         "tensor_parallel_size": settings.tensor_parallel,
-        "weight_transfer_config": WeightTransferConfig(backend=CHANNEL),
+        "weight_transfer_config": WeightTransferConfig(backend=BACKENDS[settings.channel]),
         "worker_extension_cls": settings.extension,
         "generation_config": "vllm",
+        "enable_sleep_mode": settings.sleeps,
     }
     if settings.images:
         arguments["limit_mm_per_prompt"] = {"image": settings.images}

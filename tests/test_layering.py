@@ -19,7 +19,7 @@ LEARNER_SEES = (
 )  # fmt: skip
 VENDORS = {  # where a vendor's package may be imported
     "ray": ("cluster/",),
-    "vllm": ("rollout/engine.py", "rollout/weights.py"),
+    "vllm": ("rollout/engine.py", "rollout/weights.py", "rollout/channels.py"),
     "deepspeed": ("learner/engine.py",),
 }
 DOCSTRING_LINES, FUNCTION_LINES, FILE_LINES = 5, 80, 400

@@ -1,0 +1,39 @@
+"""Which GPUs a run shares and how its weights travel: what a configuration means on a cluster.
+
+Comes in: a configuration, and whether there are GPUs; goes out: the weight channel, or one
+sentence that says what needs GPUs. It starts nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from configs.load import ConfigError
+from configs.schema import RunConfig
+
+
+def weight_channel(cfg: RunConfig, gpu: bool) -> str:
+    """The channel of a run: object_store, nccl or ipc.
+
+    Args:
+        cfg: the run's configuration.
+        gpu: whether rollout workers and learner ranks have GPUs.
+
+    Raises:
+        ConfigError: layout or channel ask for GPUs, and there are none.
+    """
+    cluster = cfg.cluster
+    for key, needs in (("layout", "colocated"), ("channel", "nccl"), ("channel", "ipc")):
+        if not gpu and getattr(cluster, key) == needs:
+            raise ConfigError(f"cluster.{key}={needs} needs GPUs, and there are none here")
+    if cluster.channel != "auto":
+        return cluster.channel
+    if not gpu:
+        return "object_store"
+    return "ipc" if cluster.layout == "colocated" else "nccl"
+
+
+def without_learner(cfg: RunConfig) -> RunConfig:
+    """The configuration for playing alone: nobody to share GPUs with, or to get weights from."""
+    cluster = replace(cfg.cluster, layout="disaggregated", channel="object_store")
+    return replace(cfg, cluster=cluster)
