@@ -6,6 +6,8 @@ few sample conversations. Knows nothing of training.
 
 from __future__ import annotations
 
+import base64
+import io
 import time
 from collections import Counter
 from typing import Any
@@ -17,10 +19,13 @@ from cluster.wait import answer
 from configs.schema import RunConfig
 from rollout.episode import EpisodeRequest
 from rollout.numbers import TrajectoryNumbers
+from rollout.pictures import Picture
+from rollout.processor import image
 from rollout.renderer import Renderer
 from rollout.trajectory import Trajectory, from_block
 
 SAMPLES = 4  # conversations kept a stage and variant
+PICTURE_SIDE = 320  # pixels
 
 
 def requests(cfg: RunConfig, stage: str, variant: str) -> list[EpisodeRequest]:
@@ -95,8 +100,17 @@ def trajectories(assignment: list[tuple[Any, list[int]]]) -> list[Trajectory]:
     return found
 
 
+def _small(picture: Picture) -> str:
+    """A picture as a data URI, shrunk for a page."""
+    shown = image(picture)
+    shown.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    sink = io.BytesIO()
+    shown.save(sink, "PNG")
+    return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
+
+
 def conversation(trajectory: Trajectory, renderer: Renderer) -> dict[str, Any]:
-    """A trajectory as messages, for people."""
+    """A trajectory as messages, for people; pictures as data URIs."""
     messages: list[dict[str, Any]] = []
     for segment in trajectory.segments:
         start = 0
@@ -104,6 +118,8 @@ def conversation(trajectory: Trajectory, renderer: Renderer) -> dict[str, Any]:
             prompt = renderer.decode(segment.token_ids[start : turn.begin].tolist())
             answer = renderer.decode(segment.token_ids[turn.begin : turn.end].tolist())
             messages.append({"role": "user", "content": prompt.strip()})
+            if start == 0 and segment.pictures:
+                messages[-1]["pictures"] = [_small(picture) for picture in segment.pictures]
             messages.append(
                 {"role": "assistant", "content": answer, "reward": turn.reward,
                  "verdict": turn.message}

@@ -49,6 +49,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0;
   font: 13px/1.45 ui-monospace, monospace; }
 .message { border-left: 3px solid var(--line); padding: .25rem .8rem; margin: .5rem 0; }
 .message.assistant { border-color: var(--sft); background: var(--soft); }
+.message img { display: block; width: auto; max-width: 20rem; padding: .2rem; margin: .2rem 0; }
 .role { font-size: .78rem; color: var(--faint); } .verdict { font-size: .88rem; margin-top: .2rem; }
 @media print { body { margin: 0; max-width: none; font-size: 11pt; } details, table, img, h2 {
   break-inside: avoid; } h2 { break-after: avoid; } details::details-content {
@@ -280,6 +281,10 @@ def _conversation(sample: Record, opened: bool) -> str:
 
 def _message(message: Record) -> str:
     role = escape(str(message["role"]))
+    pictures = "".join(
+        f'<img src="{escape(str(uri))}" alt="what the policy saw">'
+        for uri in message.get("pictures", ())
+    )
     verdict = ""
     if message.get("reward") is not None:
         sign = "won" if message["reward"] > 0 else "lost"
@@ -288,7 +293,7 @@ def _message(message: Record) -> str:
             f"{escape(str(message.get('verdict') or ''))}</div>"
         )
     return (
-        f'<div class="message {role}"><div class="role">{role}</div>'
+        f'<div class="message {role}"><div class="role">{role}</div>{pictures}'
         f"<pre>{escape(str(message['content']))}</pre>{verdict}</div>"
     )
 

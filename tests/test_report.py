@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cluster import report
 from cluster.report import write_report
 from tests.example_run import make_run
 
@@ -129,3 +130,13 @@ def test_samples_of_the_last_evaluation_only(tmp_path: Path) -> None:
     text = page(run).text
     assert "seed 20 ·" in text
     assert "seed 10 ·" not in text
+
+
+def test_samples_show_what_the_policy_saw(tmp_path: Path) -> None:
+    seen = "data:image/png;base64,AAAA"
+    message = {"role": "user", "content": "which cards?", "pictures": [seen]}
+    page = report._conversation(
+        {"stage": "sft", "variant": "train", "seed": 1, "end": "terminated", "success": 1.0,
+         "reward": 5.0, "messages": [message]}, opened=True,
+    )  # fmt: skip
+    assert f'<img src="{seen}"' in page
