@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import venv
 
 import pytest
 
@@ -109,6 +110,19 @@ def test_the_cpu_images_steps_make_an_environment_that_runs(tmp_path):
                           text=True, timeout=300, check=False)  # fmt: skip
     assert done.stdout.splitlines()[-1].startswith(str(target)), done.stderr[-2000:]
     shutil.rmtree(target)
+
+
+@pytest.mark.slow
+def test_every_package_of_the_gpu_image_is_to_be_had(tmp_path):
+    """Found and fitting this Python; not downloaded: that is 10 GB."""
+    venv.create(tmp_path / "empty")
+    done = subprocess.run(
+        [ROOT / ".venv" / "bin" / "uv", "pip", "install", "--no-config", "--dry-run", "--no-deps",
+         "--python", tmp_path / "empty" / "bin" / "python", "-r", LOCKS["gpu"]],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "Would install" in done.stderr, done.stderr[-2000:]
+    assert f"vllm=={locked('gpu')['vllm']}" in done.stderr
 
 
 def _copy(files, sources, target):
