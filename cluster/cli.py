@@ -96,7 +96,7 @@ def job_command(options: argparse.Namespace) -> int:
 
 def kuberay_command(options: argparse.Namespace) -> int:
     """Print the KubeRay manifest of a run, for `kubectl apply -f -`."""
-    from cluster.kuberay import Options, pairs, render, secrets
+    from cluster.kuberay import UNKNOWN_MODEL, Options, known_model, pairs, render, secrets
 
     _refuse_below("--pod-size", options.pod_size, 1)
     _refuse_below("--spare", options.spare, 0)
@@ -106,7 +106,11 @@ def kuberay_command(options: argparse.Namespace) -> int:
         pairs("--nodes", options.nodes), secrets(options.secret),
         options.memory and options.memory * 2**30, options.spare, options.cluster,
     )  # fmt: skip
-    print(render(_config(options), chosen), end="")
+    cfg = _config(options)
+    print(render(cfg, chosen), end="")
+    if not known_model(cfg) and not options.memory:
+        guess = f"{UNKNOWN_MODEL / 2**30:g} GiB a process were assumed; --memory says otherwise"
+        _say(f"model.path={cfg.model.path}: is not on this machine, so {guess}", 0)
     return 0
 
 

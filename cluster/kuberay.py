@@ -17,16 +17,17 @@ from typing import Any
 import yaml
 
 from cluster.check import BYTES, PROCESS_BYTES, memory_bytes
+from cluster.layout import weight_channel
 from cluster.placement import DATA_CPUS
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
-from learner.model_folder import ModelSize, check_model
+from learner.model_folder import ModelSize, check_model, on_hub
 
 GIB = 2**30
 STORAGE, CONFIG = "/mnt/cardinal", "/etc/cardinal/config.yaml"
 RAY, USER = "2.60.0", 1000  # of the images in docker/
 DASHBOARD, AGENT, GCS, METRICS = 8265, 52365, 6379, 8080
-UNKNOWN_MODEL = 16 * GIB  # host memory of a process whose model is not on this machine
+UNKNOWN_MODEL = 48 * GIB  # host memory of a process whose model is not on this machine
 GPU_PROCESS = 6 * GIB  # of a process with CUDA's libraries
 TINY_VOCABULARY = 512  # at most, of a model that is made
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -114,9 +115,10 @@ def on_storage(cfg: RunConfig) -> RunConfig:
         return str(Path(STORAGE) / path)
 
     model, sft = cfg.model, cfg.sft
+    folder = model.path and not on_hub(model.path)
     return dataclasses.replace(
         cfg,
-        model=dataclasses.replace(model, path=model.path and there(model.path)),
+        model=dataclasses.replace(model, path=there(str(model.path)) if folder else model.path),
         sft=dataclasses.replace(sft, data=sft.data and there(sft.data)),
         cluster=dataclasses.replace(cfg.cluster, address=None, root=there(cfg.cluster.root)),
     )
@@ -152,51 +154,73 @@ def worker_pods(cfg: RunConfig, options: Options) -> list[Pods]:
     """Pods of rollout workers and of learner ranks; tensor parallelism stays inside a pod.
 
     Raises:
-        ConfigError: a worker has more GPUs than a pod.
+        ConfigError: a worker has more GPUs than a pod, or the layout needs GPUs.
     """
-    each, size = cfg.rollout.tensor_parallel if options.gpus else 1, options.pod_size
+    weight_channel(cfg, options.gpus)
+    rollout, learner, gpus = cfg.rollout, cfg.learner, options.gpus
+    each, size = rollout.tensor_parallel if gpus else 1, options.pod_size
     if each > size:
         raise ConfigError(
             f"rollout.tensor_parallel={each}: an engine stays inside a pod, and a pod has "
             f"--pod-size={size} GPUs"
         )
-    worker, rank, store = host_bytes(cfg, options)
-    rollout, learner = cfg.rollout, cfg.learner
-    return [
-        _pods("rollout", rollout.workers, size // each, each if options.gpus else 0,
-              max(rollout.cpus, rollout.threads), worker, store, options),
-        _pods("learner", learner.ranks, size, 1 if options.gpus else 0,
-              max(learner.cpus, learner.threads), rank, store, options),
-    ]  # fmt: skip
+    on_worker, on_rank, store = host_bytes(cfg, options)
+    worker = (each if gpus else 0, max(rollout.cpus, rollout.threads), on_worker)
+    rank = (1 if gpus else 0, max(learner.cpus, learner.threads), on_rank)
+    if cfg.cluster.layout == "colocated":  # an engine on the GPUs of `each` ranks
+        shared = (each, rank[1] * each + worker[1], rank[2] * each + worker[2])
+        pods = [_pods("colocated", rollout.workers, size // each, shared, store)]
+    else:
+        pods = [
+            _pods("rollout", rollout.workers, size // each, worker, store),
+            _pods("learner", learner.ranks, size, rank, store),
+        ]
+    memory = options.memory
+    return [dataclasses.replace(p, memory=memory) for p in pods] if memory else pods
 
 
 def _pods(
-    name: str, processes: int, most: int, gpus: int, cpus: float, memory: int, store: int,
-    options: Options,
+    name: str, processes: int, most: int, one: tuple[int, float, int], store: int
 ) -> Pods:  # fmt: skip
-    """As few pods as hold the processes, filled alike; room for Ray Data's tasks in each."""
+    """As few pods as hold the processes, filled alike; room for Ray Data's tasks in each.
+
+    Args:
+        name: the group's.
+        processes: in all pods.
+        most: in one pod.
+        one: GPUs, CPUs and bytes of memory of one.
+        store: bytes of a pod's object store.
+    """
     count = math.ceil(processes / most)
     here = math.ceil(processes / count)
-    whole = options.memory or (memory * here + store)
-    return Pods(name, count, math.ceil(cpus * here + DATA_CPUS), gpus * here, whole, store)
+    gpus, cpus, memory = one
+    return Pods(
+        name, count, math.ceil(cpus * here + DATA_CPUS), gpus * here, memory * here + store, store
+    )
+
+
+def known_model(cfg: RunConfig) -> bool:
+    """Whether the model's size can be told here, without a download."""
+    return cfg.model.path is None or Path(cfg.model.path).is_dir()
 
 
 def host_bytes(cfg: RunConfig, options: Options) -> tuple[int, int, int]:
     """Host memory of a rollout worker and of a learner rank, and of a pod's object store."""
-    if cfg.model.path is None:
+    if not known_model(cfg):
+        return UNKNOWN_MODEL, UNKNOWN_MODEL, UNKNOWN_MODEL
+    if cfg.model.path:
+        size = check_model(cfg.model.path)
+    else:
         made = cfg.model.init
         layer = 4 * made.hidden**2 + 3 * made.hidden * made.mlp
         count = made.layers * layer + 2 * TINY_VOCABULARY * made.hidden
         size = ModelSize({"all": count}, made.layers, made.hidden, TINY_VOCABULARY, None)
-    elif Path(cfg.model.path).is_dir():
-        size = check_model(cfg.model.path)
-    else:
-        return UNKNOWN_MODEL, UNKNOWN_MODEL, UNKNOWN_MODEL
     weights = sum(size.parameters.values()) * BYTES[cfg.model.dtype]
     store = int(cfg.cluster.object_store_gib * GIB) + 2 * weights  # two versions pass through
-    if options.gpus:  # the rest is on the GPUs; a rank gathers all weights to publish and to save
-        return GPU_PROCESS + weights, GPU_PROCESS + 2 * weights, store
     memory, ranks = memory_bytes(cfg, size), cfg.learner.ranks
+    if options.gpus:  # the rest is on the GPUs; a rank gathers all weights to publish and to save
+        moved = memory["learner optimizer"] // ranks if cfg.learner.offload else 0
+        return GPU_PROCESS + weights, GPU_PROCESS + 2 * weights + moved, store
     learner = sum(v for k, v in memory.items() if k.startswith(("learner", "reference")))
     engine = sum(v for k, v in memory.items() if k.startswith("engine")) // cfg.rollout.workers
     return engine + 2 * PROCESS_BYTES, learner // ranks + weights + 2 * PROCESS_BYTES, store

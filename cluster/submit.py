@@ -22,6 +22,7 @@ from cluster.failures import RunFailure, first_line
 from configs.load import ConfigError, find, load
 from configs.schema import RunConfig
 from envs.registry import check_settings
+from learner.model_folder import on_hub
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -99,7 +100,7 @@ def validate(config: str, overrides: Sequence[str]) -> RunConfig:
         raise ConfigError(str(error)) from error
     for key, value in (
         ("cluster.root", cfg.cluster.root),
-        ("model.path", cfg.model.path),
+        ("model.path", None if on_hub(cfg.model.path or "") else cfg.model.path),
         ("sft.data", cfg.sft.data),
     ):
         if value is not None and not Path(value).is_absolute():

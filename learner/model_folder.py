@@ -48,6 +48,12 @@ class ModelSize:
     matrices: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+def on_hub(path: str) -> bool:
+    """Whether a path is a hub's `owner/name`, and no folder; models/ is this checkout's own."""
+    named = HUB_NAME.fullmatch(path) and not path.startswith("models/")
+    return bool(named) and not Path(path).is_dir()
+
+
 def find_model(path: str) -> Path:
     """The folder of a model, absolute: the one named, or a download of a hub's `owner/name`.
 

@@ -154,6 +154,39 @@ def test_pods_hold_the_run(workers, tensor, ranks, expected):
         assert group["template"]["spec"]["tolerations"]
 
 
+def test_colocated_engines_and_ranks_share_pods():
+    keys = ("cluster.layout=colocated", "rollout.workers=6", "rollout.tensor_parallel=2",
+            "learner.ranks=12", "sft.batch_size=120")  # fmt: skip
+    (pods,) = kuberay.worker_pods(load("gp_l", keys), Options())
+    assert (pods.name, pods.count, pods.gpus) == ("colocated", 2, 6)
+    assert pods.cpus == 3 * (2 * 1 + 1) + 1
+    with pytest.raises(ConfigError, match="layout=colocated needs GPUs"):
+        kuberay.worker_pods(load("gp_l", keys), Options(gpus=False))
+
+
+def test_an_offloaded_optimizer_is_counted_in_the_hosts_memory():
+    keys = ("model.init.hidden=1024", "model.init.heads=8", "model.init.layers=24",
+            "learner.zero_stage=1")  # fmt: skip
+    there, here = (
+        kuberay.host_bytes(load("gp_l", [*keys, f"learner.offload={value}"]), Options())
+        for value in ("false", "true")
+    )
+    assert here[1] - there[1] > GIB and here[0] == there[0]
+
+
+def test_models_of_the_hub_keep_their_name_and_others_lie_on_the_claim(capsys):
+    for path, there in (
+        ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
+        ("models/mine", "/mnt/cardinal/models/mine"),
+        ("/data/mine", "/data/mine"),
+    ):
+        assert main(["kuberay", "gp_l", f"model.path={path}"]) == 0
+        said = capsys.readouterr()
+        (configuration, _) = yaml.safe_load_all(said.out)
+        assert yaml.safe_load(configuration["data"]["config.yaml"])["model"]["path"] == there
+        assert f"model.path={path}: is not on this machine" in said.err
+
+
 def test_pods_without_gpus_ask_for_none():
     cluster = job("learner.threads=3", gpus=False)["spec"]["rayClusterSpec"]
     for name, pod in pods(cluster).items():

@@ -73,6 +73,11 @@ def test_a_run_that_cannot_be_is_refused_here(overrides, words):
         submit.validate("gp_l_debug", [*ABSOLUTE, *overrides])
 
 
+def test_a_model_of_the_hub_is_no_relative_path():
+    named = [*ABSOLUTE, "model.path=Qwen/Qwen2.5-0.5B", "env.settings.prompt_style=full"]
+    assert submit.validate("gp_l_debug", named).model.path == "Qwen/Qwen2.5-0.5B"
+
+
 @pytest.mark.parametrize(
     ("there", "words"),
     [
