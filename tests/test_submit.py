@@ -207,6 +207,19 @@ def test_a_run_goes_on_only_as_it_was_begun(tmp_path):
         submit.begun(load("gp_l_debug", ["name=mine", at, "eval.variants.train.target=20"]))
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_train_resumes_what_is_there_and_starts_what_is_not(there, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("cluster.train.train", lambda cfg, resume: seen.append(resume) or 0)
+    arguments = ["gp_l_debug", "name=mine", f"cluster.root={tmp_path}"]
+    if there:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "config.yaml").write_text(dump(load("gp_l_debug", arguments[1:])))
+    assert main(["train", *arguments, "--resume"]) == 0 and seen == [there]
+    if there:  # without the option a folder that is taken is refused, as ever
+        assert main(["train", *arguments]) == 2 and len(seen) == 1
+
+
 class FakeClient:
     """A job with a log of three pieces, whose connection breaks after the second, once."""
 
@@ -239,6 +252,17 @@ class FakeClient:
 def test_a_lost_connection_repeats_and_loses_no_line(capsys):
     assert submit.tail(FakeClient(), "x") == 0
     assert capsys.readouterr().out == "one\ntwo\nthree\njob x: succeeded, the end\n"
+
+
+def test_ctrl_c_leaves_the_job_alone(capsys):
+    class Interrupted(FakeClient):
+        async def tail_job_logs(self, name):
+            yield "one\n"
+            raise KeyboardInterrupt
+
+    assert submit.tail(Interrupted(), "x") == 130
+    said = capsys.readouterr()
+    assert said.out == "one\n" and "job x goes on; `cardinal job stop x` ends it" in said.err
 
 
 def test_a_server_that_stays_away_is_given_up(monkeypatch):
