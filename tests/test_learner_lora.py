@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from cluster.check import check
 from configs.load import ConfigError, contradictions, load
@@ -17,9 +17,19 @@ from learner.engine import Engine, Reference
 from learner.lora import Adapters, add_adapters
 from learner.model import KINDS, load_trunk
 from learner.model_folder import ModelSize, adapter_parameters, check_model, is_matrix
+from learner.ppo import ppo_update
 from learner.sft import sft_step
 from rollout.manifest import pack, unpack
-from tests.learner_support import config, demonstrations, full_state, save_llama, spawn
+from tests.learner_support import (
+    config,
+    demonstrations,
+    full_state,
+    save_idefics,
+    save_llama,
+    spawn,
+    trajectories,
+    with_pictures,
+)
 
 STAGES = [0, 2, 3]
 
@@ -210,6 +220,34 @@ def test_targets_choose_the_layers(folder):
 def test_targets_that_cannot_be(folder, target):
     with pytest.raises(ValueError, match=f"model.lora_targets={target}: no linear layer"):
         start(folder, lora_targets=["q_proj", target])
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("freeze", ["none", "vision"])
+def test_a_model_with_eyes(tmp_path, stage, freeze):
+    """Adapters in trunk, connector and, unless it is frozen, vision tower; names as checkpoints."""
+    folder = save_idefics(tmp_path / "eyes")
+    cfg = lora_config(stage, freeze=freeze)
+    engine = Engine(folder, cfg, cfg.ppo.optimizer, 10, True)
+    adapted = {n for n, _ in engine.model.named_parameters() if is_adapter(n)}
+    assert any("text_model" in n for n in adapted)
+    assert any("vision_model" in n for n in adapted) is (freeze == "none")
+    plain = AutoModelForImageTextToText.from_pretrained(folder)
+    expected = load_file(folder / "model.safetensors")
+    assert {n for n, *_ in engine.weight_shapes()} == set(expected)
+    ppo_update(engine, with_pictures(trajectories(12), folder, blind=2), cfg, 0)
+    found = published(engine)
+    changed = {n for n in expected if not torch.equal(found[n], expected[n])}
+    assert any("vision_model" in n for n in changed) is (freeze == "none")
+    assert any("text_model" in n for n in changed)
+    assert not any("embed" in n or "norm" in n for n in changed)
+    engine.export(tmp_path / "out")
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").state_dict()
+    assert set(again) == set(plain.state_dict())
+    assert all(
+        torch.equal(found[n], t) for n, t in load_file(tmp_path / "out/model.safetensors").items()
+    )
+    engine.close()
 
 
 def test_what_is_frozen_for_other_reasons_gets_no_adapter(folder):
