@@ -68,6 +68,10 @@ class RolloutActor:
                 await self.worker.start()
         return os.getpid()
 
+    async def node(self) -> str:
+        """Ray's id of the node that this actor is on."""
+        return str(ray.get_runtime_context().get_node_id())
+
     async def submit(self, requests: list[EpisodeRequest]) -> None:
         """Queue episodes."""
         await self.worker.submit(requests)

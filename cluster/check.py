@@ -1,22 +1,25 @@
 """`cardinal check`: everything that can be known of a run before anything is started.
 
 Comes in: a configuration; goes out: the resolved run (sizes, memory, processes), or one
-sentence that says why it cannot be. Imports neither vLLM nor DeepSpeed nor Ray.
+sentence that says why it cannot be. Imports no vLLM or DeepSpeed, and Ray for an address only.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from cluster.check_data import check_data
+from cluster.failures import PlacementError
 from cluster.layout import weight_channel
-from cluster.placement import Plan, plan
+from cluster.nodes import address_of, machine, plan_live
+from cluster.placement import Needs, Node, Plan, cpus, plan
 from configs.load import ConfigError
 from configs.schema import RunConfig
 from envs.base import TextEnv, shows_pictures
@@ -45,7 +48,7 @@ class Resolved:
     memory: bytes by part, over all processes of this machine.
     available: bytes this machine has free.
     longest_prompt: tokens by variant, over a few first prompts.
-    plan: its processes.
+    plan: where each of its processes goes.
     """
 
     cfg: RunConfig
@@ -83,6 +86,7 @@ def check(cfg: RunConfig) -> Resolved:
 
     Raises:
         ConfigError: one sentence with the key, the value and the rule.
+        PlacementError: it does not fit the cluster, or this machine.
     """
     run_folder(cfg)
     try:
@@ -101,12 +105,31 @@ def check(cfg: RunConfig) -> Resolved:
         _check_context(cfg, name, length)
     memory = memory_bytes(cfg, size)
     available = available_bytes()
-    if cfg.cluster.address is None and "RAY_ADDRESS" not in os.environ:
-        import torch
-
-        weight_channel(cfg, gpu=torch.cuda.is_available())
+    address = address_of(cfg.cluster.address)
+    here = [machine(cpus(cfg), available)]
+    if address is None:
+        weight_channel(cfg, gpu=here[0].total["GPU"] > 0)
         _check_memory(memory, available)
-    return Resolved(cfg, size.parameters, memory, available, prompts, plan(cfg, gpu=False))
+    needs = partial(process_needs, cfg, size)
+    placed = plan_live(cfg, address, needs) if address else plan(cfg, here, needs(here))
+    weight_channel(cfg, placed.gpu)
+    check_root(cfg, placed)
+    return Resolved(cfg, size.parameters, memory, available, prompts, placed)
+
+
+def check_root(cfg: RunConfig, placed: Plan) -> None:
+    """Refuse a run folder that other nodes would look for in a folder of their own.
+
+    Raises:
+        PlacementError: the plan spans nodes and cluster.root is relative.
+    """
+    hosts = placed.hosts()
+    if len(hosts) > 1 and not Path(cfg.cluster.root).is_absolute():
+        raise PlacementError(
+            f"cluster.root={cfg.cluster.root}: the run spans {len(hosts)} nodes without shared "
+            "storage, for a relative folder is each node's own; an absolute one that all nodes "
+            "see would do"
+        )
 
 
 def show(resolved: Resolved) -> None:
@@ -125,15 +148,25 @@ def show(resolved: Resolved) -> None:
         ("memory on this machine", ("part", "MiB"), _mib(resolved)),
         ("first prompts", ("variant", "longest, tokens"),
          [(k, str(v)) for k, v in resolved.longest_prompt.items()]),
-        ("processes", ("role", "count", "CPUs each"),
-         [(g.role, str(g.count), f"{g.cpus:g}") for g in resolved.plan.groups]),
     ):  # fmt: skip
         table = Table(*header, title=title, title_justify="left")
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    where = cfg.cluster.address or os.environ.get("RAY_ADDRESS") or "a local Ray on this machine"
-    console.print(f"they start on {where}; run folder {Path(cfg.cluster.root) / cfg.name}")
+    show_plan(resolved)
+    console.print(f"run folder {Path(cfg.cluster.root) / cfg.name}")
+
+
+def show_plan(resolved: Resolved) -> None:
+    """Print where each process would go, as one table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    where = address_of(resolved.cfg.cluster.address) or "a local Ray on this machine"
+    table = Table("node", "CPU", "GPU", "work", title=f"placement on {where}", title_justify="left")
+    for row in resolved.plan.rows():
+        table.add_row(*row)
+    Console().print(table)
 
 
 def model_size(cfg: RunConfig, known: ModelSize | None, tokenizer: Any) -> ModelSize:
@@ -211,6 +244,29 @@ def memory_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
         "object store": int(cfg.cluster.object_store_gib * 2**30),
         "processes": PROCESS_BYTES * (2 * cfg.rollout.workers + ranks + 3),
     }
+
+
+def process_needs(cfg: RunConfig, model: ModelSize, nodes: Sequence[Node]) -> Needs:
+    """Bytes of each process, for the plan: on its host, and on each of its GPUs if there are any.
+
+    On a GPU the host keeps the processes themselves, and what `learner.offload` moves there.
+    """
+    memory = memory_bytes(cfg, model)
+    moved = memory["learner optimizer"] // cfg.learner.ranks if cfg.learner.offload else 0
+    engine = memory["engine weights"] // cfg.rollout.workers
+    cache = memory["engine KV cache"] // cfg.rollout.workers
+    learner = sum(v for k, v in memory.items() if k.startswith("learner"))
+    rank = (learner + memory["reference policy"]) // cfg.learner.ranks
+    weights = sum(model.parameters.values()) * BYTES[cfg.model.dtype]
+    if not any(node.total.get("GPU", 0) for node in nodes):
+        return Needs(engine + cache + 2 * PROCESS_BYTES, rank + PROCESS_BYTES, weights=weights)
+    return Needs(
+        2 * PROCESS_BYTES,
+        PROCESS_BYTES + moved,
+        engine // cfg.rollout.tensor_parallel,
+        rank - moved,
+        weights,
+    )
 
 
 def available_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cluster.failures import RunFailure
+from cluster.failures import PlacementError, RunFailure
 from configs.load import FOLDER, ConfigError, load, parse
 from configs.schema import RunConfig
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(_parser(), arguments)
     try:
         return options.command(options)
-    except ConfigError as error:
+    except (ConfigError, PlacementError) as error:
         return _say(str(error), 2)
     except RunFailure as error:
         return _say(str(error), 1)
@@ -40,10 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check_command(options: argparse.Namespace) -> int:
-    """Validate a configuration and show the resolved run; nothing is started."""
-    from cluster.check import check, show
+    """Show the resolved run, or with --address where a cluster would put it; nothing is started."""
+    from cluster.check import check, show, show_plan
 
-    show(check(_config(options)))
+    cfg = _config(options)
+    if options.address:
+        at = dataclasses.replace(cfg.cluster, address=options.address)
+        show_plan(check(dataclasses.replace(cfg, cluster=at)))
+    else:
+        show(check(cfg))
     return 0
 
 
@@ -256,6 +261,8 @@ def _parser() -> _Parser:
         command = add(name, run)
         command.add_argument("config", help="a YAML file, or the name of one in configs/")
         command.add_argument("overrides", nargs="*", metavar="key=value")
+        if name == "check":
+            command.add_argument("--address", help="of a live cluster: host:port or http://…")
         if name == "init-model":
             command.add_argument("--out", required=True, help="folder to make")
         elif name == "train":

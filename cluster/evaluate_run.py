@@ -70,20 +70,20 @@ def checkpoint(folder: Path, cfg: RunConfig, stage: str | None) -> tuple[str, st
 
 
 def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[dict[str, Any]]:
-    import ray
-
     from cluster.evaluate import evaluate
     from cluster.layout import without_learner
     from cluster.metrics import append, plain
-    from cluster.placement import plan
+    from cluster.placement import cpus
     from cluster.session import session
     from cluster.train import start_actors, stop_actors
     from cluster.wait import answer
     from rollout.renderer import Renderer
 
     records, cfg = [], without_learner(cfg)
-    with session(cfg, plan(cfg, gpu=False).cpus):
-        workers, buffer = start_actors(cfg, model, ray.cluster_resources().get("GPU", 0) > 0)
+    with session(cfg, cpus(cfg)):
+        from cluster.placed import place
+
+        workers, buffer = start_actors(cfg, model, place(cfg, model, learn=False))
         try:
             deadline = cfg.cluster.start_deadline_s
             for i, worker in enumerate(workers):

@@ -40,6 +40,10 @@ class PlacementError(RunFailure):
     """The cluster cannot hold the run; names the resource that is short."""
 
 
+class ClusterBusyError(PlacementError):
+    """The cluster could hold the run, but others hold what it needs; this may pass."""
+
+
 class ParityError(RunFailure):
     """Engine and learner disagree about log-probabilities (law 6)."""
 

@@ -93,8 +93,11 @@ class LearnerLoop:
             self.demonstrations = Prefetched(
                 batches(ray.train.get_dataset_shard("sft"), share, skip=self.cursor.step)
             )
+        ranks = distributed.gather(ray.get_runtime_context().get_node_id())
         if self.rank == 0:
             self._await_engines()
+            workers = ray.get([w.node.remote() for w in self.job.workers], timeout=60)
+            self._write("placement", ranks=ranks, workers=workers)
         if self.cursor.phase == "sft":
             self.sft()
         if self.cursor.phase == "ppo":

@@ -14,6 +14,8 @@ from pathlib import Path
 import ray
 
 from cluster.failures import RunFailure, first_line
+from cluster.nodes import address_of, live, local_cpus, reachable
+from configs.load import ConfigError
 from configs.schema import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,9 +32,18 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
             where the machine has fewer, because on one machine they take turns.
 
     Raises:
-        RunFailure: the address does not answer, or a local Ray does not start.
+        ConfigError: nothing answers at the address, or it is a job server's.
+        RunFailure: the cluster refuses, or a local Ray does not start.
     """
-    address = cfg.cluster.address or os.environ.get("RAY_ADDRESS")
+    address = address_of(cfg.cluster.address)
+    if address:
+        address = reachable(address)
+        if "://" in address:
+            raise ConfigError(
+                f"cluster.address={address}: a job server takes jobs, not members; send the run "
+                "there with `cardinal submit`"
+            )
+        live(address)  # refuses another Ray or Python in one line
     environment = {"PYTHONPATH": _python_path(), "RAY_TRAIN_V2_ENABLED": "1"}
     runtime_env = {"env_vars": environment | _quiet()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -42,7 +53,7 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
         else:
             ray.init(
                 address="local",
-                num_cpus=max(int(cpus) + 1, os.cpu_count() or 1),
+                num_cpus=int(local_cpus(cpus)),
                 object_store_memory=int(cfg.cluster.object_store_gib * 2**30),
                 include_dashboard=False,
                 runtime_env=runtime_env,

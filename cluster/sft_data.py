@@ -24,6 +24,8 @@ from rollout.pictures import Picture
 from rollout.renderer import Renderer
 
 KEPT_BYTES = 2**30  # of demonstrations that a rank keeps for its next epochs
+BLOCKS = 32  # at least, of the demonstrations: ranks take turns at them
+TASK_CPUS = 0.25  # of a reading and of a rendering task: cluster.placement keeps room for both
 
 
 def dataset(parquet: str, model_folder: str) -> ray.data.Dataset:
@@ -31,12 +33,21 @@ def dataset(parquet: str, model_folder: str) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    rows = ray.data.read_parquet(parquet, columns=columns(parquet), include_paths=True)
+    # The newer reader starts actors that want a whole CPU each, which no plan keeps for them.
+    context.use_datasource_v2 = False
+    rows = ray.data.read_parquet(
+        parquet,
+        columns=columns(parquet),
+        include_paths=True,
+        num_cpus=TASK_CPUS,
+        # Ray's own choice counts the cluster's CPUs: a rank's share would depend on them.
+        override_num_blocks=max(BLOCKS, len(list(Path(parquet).glob("*.parquet")))),
+    )
     return rows.map_batches(
         _render,  # type: ignore[arg-type]
         batch_format="pyarrow",
         fn_kwargs={"folder": model_folder},
-        num_cpus=0.25,
+        num_cpus=TASK_CPUS,
     )
 
 

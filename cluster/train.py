@@ -9,6 +9,7 @@ Read it top down; each step names the file in which it is done.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -17,8 +18,11 @@ from typing import Any
 
 from cluster.check import environments, run_folder
 from cluster.failures import RunFailure, first_line
+from cluster.placement import WORKER, Plan
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
+
+RETRIES = 3  # of starting the learner group, before it is given up
 
 
 def train(cfg: RunConfig, resume: bool = False) -> int:
@@ -33,8 +37,7 @@ def train(cfg: RunConfig, resume: bool = False) -> int:
     started = time.time()
     try:
         model = prepare_model(cfg, folder)
-        data = prepare_demonstrations(cfg, folder)
-        _run(cfg, folder, model, data)
+        _run(cfg, folder, model)
         _finish(folder, "finished")
     except KeyboardInterrupt:
         _finish(folder, "interrupted")
@@ -102,39 +105,40 @@ def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
     return str(target)
 
 
-def _run(cfg: RunConfig, folder: Path, model: str, data: str | None) -> None:
+def _run(cfg: RunConfig, folder: Path, model: str) -> None:
     """Everything that needs Ray."""
-    from cluster.placement import plan
+    from cluster.placement import cpus
     from cluster.session import session
 
-    with session(cfg, plan(cfg, gpu=False).cpus):
-        import ray
+    with session(cfg, cpus(cfg)):
+        from cluster.placed import place
 
-        gpu = ray.cluster_resources().get("GPU", 0) > 0
-        plan(cfg, gpu).verify(ray.available_resources())
-        workers, buffer = start_actors(cfg, model, gpu)
+        placed = place(cfg, model)
+        data = prepare_demonstrations(cfg, folder)
+        workers, buffer = start_actors(cfg, model, placed)
         try:
-            _learn(cfg, folder, model, data, workers, buffer, gpu)
+            _learn(cfg, folder, model, data, workers, buffer, placed)
         finally:
             stop_actors(workers)
 
 
-def start_actors(cfg: RunConfig, model: str, gpu: bool) -> tuple[list[Any], Any]:
-    """Rollout actors and the buffer; engines start in the background."""
+def start_actors(cfg: RunConfig, model: str, placed: Plan) -> tuple[list[Any], Any]:
+    """Rollout actors and the buffer, where the plan says; engines start in the background."""
     from cluster.actors import RolloutActor
     from cluster.buffer import TrajectoryBuffer
     from cluster.layout import weight_channel
+    from cluster.placed import buffer_options, worker_options
 
-    channel = weight_channel(cfg, gpu)
-    gpus = cfg.rollout.tensor_parallel if gpu else 0
-    actor = RolloutActor.options(  # type: ignore[attr-defined]
-        num_cpus=cfg.rollout.cpus, num_gpus=gpus, scheduling_strategy="SPREAD"
-    )
-    played = environments(cfg)
-    workers = [actor.remote(cfg, model, played, channel) for _ in range(cfg.rollout.workers)]
+    played, channel = environments(cfg), weight_channel(cfg, placed.gpu)
+    workers = [
+        RolloutActor.options(**worker_options(p)).remote(  # type: ignore[attr-defined]
+            cfg, model, played, channel
+        )
+        for p in placed.of(WORKER)
+    ]
     for worker in workers:
         worker.start.remote()
-    buffer = TrajectoryBuffer.remote(  # type: ignore[attr-defined]
+    buffer = TrajectoryBuffer.options(**buffer_options(placed)).remote(  # type: ignore[attr-defined]
         workers, cfg.cluster.block_deadline_s, cfg.cluster.max_failure_rate
     )
     return workers, buffer
@@ -155,7 +159,7 @@ def stop_actors(workers: list[Any]) -> None:
 
 def _learn(
     cfg: RunConfig, folder: Path, model: str, data: str | None,
-    workers: list[Any], buffer: Any, gpu: bool,
+    workers: list[Any], buffer: Any, placed: Plan,
 ) -> None:  # fmt: skip
     """Run the learner group in a thread (its `fit` blocks) and show progress meanwhile."""
     from cluster.layout import weight_channel
@@ -164,8 +168,8 @@ def _learn(
 
     failure = folder / "failure.json"
     failure.unlink(missing_ok=True)
-    job = Job(cfg, str(folder), model, workers, buffer, weight_channel(cfg, gpu))
-    trainer = _trainer(cfg, folder, model, data, job, gpu)
+    job = Job(cfg, str(folder), model, workers, buffer, weight_channel(cfg, placed.gpu))
+    trainer = _trainer(cfg, folder, model, data, job, placed)
     outcome: list[BaseException] = []
 
     def fit() -> None:
@@ -184,45 +188,54 @@ def _learn(
     if failure.exists():
         raise RunFailure(json.loads(failure.read_text())["cause"])
     if outcome:
-        raise RunFailure(f"the learner group failed: {_train_cause(outcome[0])}")
+        raise RunFailure(f"the learner group failed: {_train_cause(outcome[0], cfg, placed)}")
 
 
 def _trainer(
-    cfg: RunConfig, folder: Path, model: str, data: str | None, job: Any, gpu: bool
+    cfg: RunConfig, folder: Path, model: str, data: str | None, job: Any, placed: Plan
 ) -> Any:  # fmt: skip
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from cluster.learner_loop import learner_loop
+    from cluster.placed import scaling
     from cluster.sft_data import dataset
+
+    # A group whose placement is not met is tried RETRIES times more, all within the deadline.
+    deadline = cfg.cluster.start_deadline_s / (RETRIES + 1)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(deadline)
 
     return TorchTrainer(
         learner_loop,
         train_loop_config={"job": job},
         torch_config=TorchConfig(
-            backend="nccl" if gpu else "gloo", timeout_s=int(cfg.cluster.block_deadline_s * 10)
+            backend="nccl" if placed.gpu else "gloo",
+            timeout_s=int(cfg.cluster.block_deadline_s * 10),
         ),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=cfg.learner.ranks,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": cfg.learner.cpus} | ({"GPU": 1} if gpu else {}),
-        ),
+        scaling_config=scaling(cfg, placed),
         run_config=ray.train.RunConfig(
             name="ray_train",
             storage_path=str(folder),
             failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
-                max_failures=cfg.learner.max_restarts, controller_failure_limit=3
+                max_failures=cfg.learner.max_restarts, controller_failure_limit=RETRIES
             ),
         ),
+        # Where a rank stands must not decide which demonstrations it gets.
+        dataset_config=ray.train.DataConfig(enable_shard_locality=False),
         datasets={"sft": dataset(data, model)} if data else None,
     )
 
 
-def _train_cause(error: BaseException) -> str:
-    """The first rank's own error inside Ray Train's."""
+def _train_cause(error: BaseException, cfg: RunConfig, placed: Plan) -> str:
+    """The first rank's own error inside Ray Train's, or what its group waited for in vain."""
+    from cluster.placed import waiting_ranks
+
+    cause = getattr(error, "controller_failure", None)
+    if type(cause).__name__ == "WorkerGroupStartupTimeoutError":  # Ray's own, and private
+        return waiting_ranks(placed, cfg.cluster.start_deadline_s)
     failures = getattr(error, "worker_failures", None) or {}
-    for rank, cause in sorted(failures.items()):
-        return f"rank {rank}: {first_line(cause)}"
+    for rank, failure in sorted(failures.items()):
+        return f"rank {rank}: {first_line(failure)}"
     return first_line(error)
 
 

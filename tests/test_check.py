@@ -11,7 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster import check as checking
-from cluster.check import available_bytes, check, environments, memory_bytes, model_size, show
+from cluster.check import (
+    available_bytes,
+    check,
+    check_root,
+    environments,
+    memory_bytes,
+    model_size,
+    process_needs,
+    show,
+)
+from cluster.failures import PlacementError
+from cluster.placement import Node, plan
 from configs.load import ConfigError, load
 from learner.model_folder import ModelSize, check_model
 
@@ -44,7 +55,7 @@ def refused(cfg, *words):
 def test_the_resolved_run(capsys):
     resolved = check(debug())
     assert resolved.longest_prompt.keys() == {"rollout", "eval/train", "eval/held_out"}
-    assert resolved.plan.cpus == 2.5
+    assert sum(p.cpus for p in resolved.plan.places) == 2.5
     show(resolved)
     shown = capsys.readouterr().out
     for word in ("rollout worker", "learner optimizer", "engine KV cache", "parameters"):
@@ -96,6 +107,27 @@ def test_environments_are_named_and_merged():
     assert played["eval/hard"][1]["face_rule"] == "ranks"
     assert played["eval/hard"][1]["prompt_style"] == "brief"
     assert played["rollout"][1]["preset"] == "fixed"
+
+
+def test_what_a_process_needs_on_its_host_and_on_its_gpu():
+    cfg = debug("rollout.workers=2", "learner.ranks=2", "learner.zero_stage=3")
+    size = ModelSize({"all": 10**9}, 1, 8, 100, None)
+    bare = [Node("a", "a", {"CPU": 8}, {})]
+    host = process_needs(cfg, size, bare)
+    gpu = process_needs(cfg, size, [Node("b", "b", {"CPU": 8, "GPU": 8}, {}), *bare])
+    assert host.rank > 8 * 10**9 and host.worker > 4 * 10**9 and host.rank_device == 0
+    assert gpu.worker_device == 4 * 10**9 == gpu.weights and gpu.rank < 2**30
+    assert gpu.rank_device == pytest.approx(8 * 10**9, rel=0.01)
+
+
+def test_several_nodes_want_a_folder_that_all_of_them_see():
+    nodes = [Node(name, name, {"CPU": 1}, {"CPU": 1}) for name in "abc"]
+    cfg = load("gp_l_debug", ["cluster.root=runs"])
+    with pytest.raises(PlacementError) as error:
+        check_root(cfg, plan(cfg, nodes))
+    assert "cluster.root=runs: the run spans 3 nodes without shared storage" in str(error.value)
+    check_root(debug(), plan(debug(), nodes))
+    check_root(cfg, plan(cfg, [Node("a", "a", {"CPU": 4}, {"CPU": 4})]))
 
 
 def test_bad_environment_settings():
