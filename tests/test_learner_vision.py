@@ -44,10 +44,11 @@ VARIANTS = [  # (ZeRO stage, token budget, picture budget, layout, trajectories 
 ]
 
 
-def one_step(folder: Path, variant: tuple) -> dict[str, np.ndarray]:
+def one_step(folder: Path, variant: tuple, checkpointing: bool = False) -> dict[str, np.ndarray]:
     """Metrics and gradient of one update of one SGD step; the last two episodes are blind."""
     stage, budget, images, layout, share = variant
     cfg = config(stage=stage, budget=budget, images=images, **EXTRA)
+    cfg = replace(cfg, model=replace(cfg.model, gradient_checkpointing=checkpointing))
     engine = Engine(folder, cfg, cfg.ppo.optimizer, 4, True, make_optimizer=sgd)
     engine.layout = layout
     before = full_state(engine)
@@ -105,6 +106,10 @@ def assert_same(result: dict[str, np.ndarray], baseline: dict[str, np.ndarray]) 
 @pytest.mark.parametrize("variant", VARIANTS[1:6], ids=str)
 def test_one_rank(folder: Path, baseline: dict[str, np.ndarray], variant: tuple) -> None:
     assert_same(one_step(folder, variant), baseline)
+
+
+def test_gradient_checkpointing(folder: Path, baseline: dict[str, np.ndarray]) -> None:
+    assert_same(one_step(folder, VARIANTS[2], checkpointing=True), baseline)
 
 
 @pytest.mark.parametrize("index", range(len(VARIANTS)), ids=lambda i: str(VARIANTS[i]))
