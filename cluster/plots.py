@@ -21,6 +21,7 @@ from cluster.statistics import wilson
 from cluster.summary import Span, spans
 
 COLORS = {"start": "#8A8A8A", "sft": "#0072B2", "ppo": "#D55E00"}
+RECOGNITION = "#009E73"
 PHASES = {"sft": "#BFDDF0", "ppo": "#F6D3BC", "eval": "#DDDDDD", "other": "#F0F0F0"}
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 INK, FAINT = "#222222", "#777777"
@@ -113,9 +114,33 @@ def _success(axes: Axes, records: list[Record], variants: list[str], unit: float
     if updates:
         label = "training episodes, each update"
         handles.append(Line2D([], [], color=COLORS["ppo"], lw=1.6, label=label))
+    handles += _recognition(axes, records, variants, unit)
     if handles:
         axes.legend(handles=handles, loc="upper left")
     axes.set_ylim(0, max(axes.get_ylim()[1], 5))
+
+
+def _recognition(
+    axes: Axes, records: list[Record], variants: list[str], unit: float
+) -> list[Line2D]:
+    """What was read right (cards, landmarks) beside success, where the environment says so."""
+    points = [
+        (r["elapsed_s"] / unit, 100 * r["metrics"]["recognition"])
+        for r in records
+        if r["kind"] == "eval" and r["variant"] == variants[0]
+        and (r.get("metrics") or {}).get("recognition") is not None
+    ]  # fmt: skip
+    points += [
+        (r["elapsed_s"] / unit, 100 * r["metric_recognition"])
+        for r in records
+        if r["kind"] == "ppo" and r.get("metric_recognition") is not None
+    ]
+    if not points:
+        return []
+    style: dict[str, Any] = {"color": RECOGNITION, "lw": 1.2, "ls": ":"}
+    x, y = zip(*sorted(points), strict=True)
+    axes.plot(x, y, **style)
+    return [Line2D([], [], label=f"recognition ({variants[0]})", **style)]
 
 
 def _learning(axes: Axes, records: list[Record], unit: float) -> None:

@@ -55,12 +55,13 @@ def ppo_update(
         version: policy version of the engine's weights now; `update` when None.
 
     Returns:
-        reward, success, first_try, episodes, failed, tokens (all segments of all ranks),
-        action_tokens, turns, steps, staleness_max; loss, policy_loss, value_loss, entropy, kl
-        (proximal to current, k3), kl_ref, clip_fraction, grad_norm (means over the steps), lr
-        (of the last step), explained_variance (of V_old); parity_mean_abs, parity_kl (k3),
-        parity_tokens: behaviour against proximal log-probabilities of the tokens that
-        `version` sampled. Equal on every rank.
+        reward, success, first_try, metric_NAME (the environment's other measures), episodes,
+        failed, tokens (all segments of all ranks), action_tokens, turns, steps, staleness_max;
+        loss, policy_loss, value_loss, entropy, kl (proximal to current, k3), kl_ref,
+        clip_fraction, grad_norm (means over the steps), lr (of the last step),
+        explained_variance (of V_old); parity_mean_abs, parity_kl (k3), parity_tokens:
+        behaviour against proximal log-probabilities of the tokens that `version` sampled.
+        Equal on every rank.
 
     Raises:
         ValueError: contradictory ppo keys, or nothing to learn from.
@@ -329,4 +330,18 @@ def _outcomes(trajectories: list[Trajectory], version: int) -> dict[str, float]:
         "success": success / max(episodes, 1),
         "first_try": first_try / max(episodes, 1),
         "staleness_max": float(distributed.largest(max(ages, default=0))[0]),
+        **_measures(played),
     }
+
+
+def _measures(played: list[Trajectory]) -> dict[str, float]:
+    """metric_NAME: mean of each other measure of the environment (recognition, …), all ranks."""
+    own: dict[str, tuple[float, int]] = {}
+    for t in played:
+        for name, value in t.metrics.items():
+            total, count = own.get(name, (0.0, 0))
+            own[name] = (total + value, count + 1)
+    shares = distributed.gather(own)
+    names = sorted({name for share in shares for name in share} - {"success", "first_try"})
+    sums = {name: np.sum([share.get(name, (0, 0)) for share in shares], axis=0) for name in names}
+    return {f"metric_{name}": float(total / count) for name, (total, count) in sums.items()}

@@ -298,3 +298,12 @@ def test_contradictions(folder):
         update(folder, config(kl_coef=0.1), played)
     with pytest.raises(ValueError, match=r"rollout\.temperature is 0"):
         update(folder, config(temperature=0.0), played)
+
+
+def test_other_measures_are_means_over_the_episodes_that_have_them():
+    played = trajectories(4)
+    measured = [
+        replace(t, metrics=t.metrics | ({"recognition": share} if share is not None else {}))
+        for t, share in zip(played, (1.0, 0.5, None, 0.0), strict=True)
+    ]
+    assert ppo._measures(measured) == {"metric_recognition": 0.5}
