@@ -19,6 +19,7 @@ from configs.load import ConfigError
 from configs.schema import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+NOBODY = "http://127.0.0.1:9"  # the discard port
 
 
 @contextlib.contextmanager
@@ -45,7 +46,7 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
             )
         live(address)  # refuses another Ray or Python in one line
     environment = {"PYTHONPATH": _python_path(), "RAY_TRAIN_V2_ENABLED": "1"}
-    runtime_env = {"env_vars": environment | _quiet()}
+    runtime_env = {"env_vars": environment | _own_cluster(address) | _quiet()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         if address:
@@ -76,6 +77,18 @@ def _python_path() -> str:
     """The checkout first, so that workers import it wherever they start."""
     known = os.environ.get("PYTHONPATH", "")
     return f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)
+
+
+def _own_cluster(address: str | None) -> dict[str, str]:
+    """Where Ray Train's helpers ask about their own actors.
+
+    Left alone they ask any Ray that they find on the machine; another one knows no such actor,
+    and they then end the learner group as an orphan. A local Ray has no server to ask: a port
+    that nobody serves makes them wait instead.
+    """
+    if address:
+        return {"RAY_ADDRESS": address}
+    return {"RAY_API_SERVER_ADDRESS": NOBODY}
 
 
 def _quiet() -> dict[str, str]:
