@@ -148,11 +148,11 @@ class City:
 
     # --- routes ---------------------------------------------------------------------------
 
-    def _route(self, index: int) -> Route:
-        """The route of a number; the same number gives the same route."""
+    def _route(self, index: int, max_legs: int = LEGS[1]) -> Route:
+        """The route of a number; equal arguments give the same route."""
         rng = np.random.default_rng([self.seed, 1, index])
         while True:  # an attempt fits in about one of ten cases, whatever the city
-            ends = self._walk(rng, int(rng.integers(LEGS[0], LEGS[1] + 1)))
+            ends = self._walk(rng, int(rng.integers(LEGS[0], max_legs + 1)))
             if ends is not None:
                 return self._describe(f"{self.name}/{self.split}/{index}", *ends)
 

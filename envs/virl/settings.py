@@ -42,6 +42,9 @@ class Settings:
     routes: int | None = leaf(
         None, "number of routes; null: 1000, 2 a city in the benchmark, all of a folder", low=1
     )
+    max_legs: int | None = leaf(
+        None, "procedural routes have two legs to this many; null: 5", low=2, high=5
+    )
     action_space: str = leaf("absolute", "compass words (the training rule) or left and right",
                              choices=("absolute", "relative"))  # fmt: skip
     view_layout: str | None = leaf(
@@ -134,8 +137,9 @@ def check(settings: Settings) -> None:
                 "split is 'train', but city='benchmark' is made of test streets: leave split out"
             )
         return
-    if settings.city is not None or settings.split is not None:
-        name = "city" if settings.city is not None else "split"
+    own = [name for name in ("city", "split", "max_legs") if getattr(settings, name) is not None]
+    if own:
+        name = own[0]
         raise ValueError(
             f"{name} is {getattr(settings, name)!r}, but world={settings.world!r} is a data set "
             f"with its own routes: leave {name} out"

@@ -10,7 +10,7 @@ import functools
 import threading
 from typing import Protocol
 
-from envs.virl.city import City, build_city
+from envs.virl.city import LEGS, City, build_city
 from envs.virl.dataset import Dataset
 from envs.virl.geometry import Place, PlaceIndex
 from envs.virl.look import make_look
@@ -53,10 +53,10 @@ class ProceduralWorld:
     """Routes in one city, or the benchmark: two routes in each of nine, the cities in turn."""
 
     def __init__(
-        self, cities: tuple[str, ...], split: str, count: int, radius_m: float,
+        self, cities: tuple[str, ...], split: str, count: int, max_legs: int, radius_m: float,
         store: PanoramaStore,
     ) -> None:  # fmt: skip
-        self.cities, self.split, self.count = cities, split, count
+        self.cities, self.split, self.count, self.max_legs = cities, split, count, max_legs
         self.store = store
         self._radius_m = radius_m
         self._indices: dict[str, PlaceIndex] = {}
@@ -67,7 +67,8 @@ class ProceduralWorld:
 
     def route(self, index: int) -> Route:
         """The route of a number: the benchmark goes through its cities in turn."""
-        return self.city(self.cities[index % len(self.cities)]).route(index // len(self.cities))
+        city = self.city(self.cities[index % len(self.cities)])
+        return city.route(index // len(self.cities), self.max_legs)
 
     def nearest(self, route: Route, place: Place) -> Place | None:
         """The nearest panorama of the route's city within the mapping radius, or None."""
@@ -149,7 +150,8 @@ def open_world(settings: Settings) -> World:
     split = settings.split or ("test" if benchmark else "train")
     default = BENCHMARK_ROUTES_A_CITY * len(cities) if benchmark else TRAINING_ROUTES
     count = settings.routes or default
-    return _procedural(cities, split, count, settings.mapping_radius, store)
+    max_legs = settings.max_legs or LEGS[1]
+    return _procedural(cities, split, count, max_legs, settings.mapping_radius, store)
 
 
 @functools.lru_cache(maxsize=4)
@@ -159,9 +161,10 @@ def _store(cache_mib: int) -> PanoramaStore:
 
 @functools.lru_cache(maxsize=16)
 def _procedural(
-    cities: tuple[str, ...], split: str, count: int, radius_m: float, store: PanoramaStore
-) -> ProceduralWorld:
-    return ProceduralWorld(cities, split, count, radius_m, store)
+    cities: tuple[str, ...], split: str, count: int, max_legs: int, radius_m: float,
+    store: PanoramaStore,
+) -> ProceduralWorld:  # fmt: skip
+    return ProceduralWorld(cities, split, count, max_legs, radius_m, store)
 
 
 @functools.lru_cache(maxsize=4)
