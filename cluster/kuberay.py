@@ -18,7 +18,7 @@ import yaml
 
 from cluster.check import BYTES, PROCESS_BYTES, memory_bytes
 from cluster.layout import weight_channel
-from cluster.placement import DATA_CPUS
+from cluster.placement import DATA_CPUS, Group, Needs, groups
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
 from learner.model_folder import ModelSize, check_model, on_hub
@@ -157,46 +157,44 @@ def worker_pods(cfg: RunConfig, options: Options) -> list[Pods]:
         ConfigError: a worker has more GPUs than a pod, or the layout needs GPUs.
     """
     weight_channel(cfg, options.gpus)
-    rollout, learner, gpus = cfg.rollout, cfg.learner, options.gpus
-    each, size = rollout.tensor_parallel if gpus else 1, options.pod_size
+    rollout, size = cfg.rollout, options.pod_size
+    each = rollout.tensor_parallel if options.gpus else 1
     if each > size:
         raise ConfigError(
             f"rollout.tensor_parallel={each}: an engine stays inside a pod, and a pod has "
             f"--pod-size={size} GPUs"
         )
     on_worker, on_rank, store = host_bytes(cfg, options)
-    worker = (each if gpus else 0, max(rollout.cpus, rollout.threads), on_worker)
-    rank = (1 if gpus else 0, max(learner.cpus, learner.threads), on_rank)
+    worker, rank, *_ = groups(cfg, options.gpus, Needs(on_worker, on_rank))
     if cfg.cluster.layout == "colocated":  # an engine on the GPUs of `each` ranks
-        shared = (each, rank[1] * each + worker[1], rank[2] * each + worker[2])
-        pods = [_pods("colocated", rollout.workers, size // each, shared, store)]
+        shared = dataclasses.replace(
+            worker, gpus=each * rank.gpus, cpus=worker.cpus + each * rank.cpus,
+            memory=worker.memory + each * rank.memory,
+        )  # fmt: skip
+        pods = [_pods("colocated", shared, size // each, rollout.threads, store)]
     else:
         pods = [
-            _pods("rollout", rollout.workers, size // each, worker, store),
-            _pods("learner", learner.ranks, size, rank, store),
+            _pods("rollout", worker, size // each, rollout.threads, store),
+            _pods("learner", rank, size, cfg.learner.threads, store),
         ]
     memory = options.memory
     return [dataclasses.replace(p, memory=memory) for p in pods] if memory else pods
 
 
-def _pods(
-    name: str, processes: int, most: int, one: tuple[int, float, int], store: int
-) -> Pods:  # fmt: skip
-    """As few pods as hold the processes, filled alike; room for Ray Data's tasks in each.
+def _pods(name: str, group: Group, most: int, threads: int, store: int) -> Pods:
+    """As few pods as hold a group, filled alike; room for Ray Data's tasks in each.
 
     Args:
-        name: the group's.
-        processes: in all pods.
-        most: in one pod.
-        one: GPUs, CPUs and bytes of memory of one.
+        name: of the pods.
+        group: the processes.
+        most: of them in one pod.
+        threads: that compute in each.
         store: bytes of a pod's object store.
     """
-    count = math.ceil(processes / most)
-    here = math.ceil(processes / count)
-    gpus, cpus, memory = one
-    return Pods(
-        name, count, math.ceil(cpus * here + DATA_CPUS), gpus * here, memory * here + store, store
-    )
+    count = math.ceil(group.count / most)
+    here = math.ceil(group.count / count)
+    cpus = math.ceil(max(group.cpus, threads) * here + DATA_CPUS)
+    return Pods(name, count, cpus, int(group.gpus) * here, group.memory * here + store, store)
 
 
 def known_model(cfg: RunConfig) -> bool:

@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import logging
 import os
-import platform
 import shlex
 import sys
 import time
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.failures import RunFailure, first_line
+from cluster.nodes import plan_live, same_versions
+from cluster.placement import Needs
 from configs.load import ConfigError, find, load
 from configs.schema import RunConfig
 from envs.registry import check_settings
@@ -59,6 +60,7 @@ def submit(
 
     Raises:
         ConfigError: the run cannot be, cannot be shipped, or runs already; as `connect`.
+        PlacementError: the cluster has not the CPUs or GPUs free.
         RunFailure: the job server does not take it, or is lost for a minute.
     """
     _use_token()
@@ -67,6 +69,7 @@ def submit(
     client = connect(address)
     folder = str(Path(cfg.cluster.root) / cfg.name)
     _refuse_a_running_twin(client, folder)
+    plan_live(cfg, client.get_address(), lambda nodes: Needs())  # the job itself counts bytes, too
     command = [python, "-m", "cluster.cli", "train", file, "--resume", *overrides]
     try:
         name = client.submit_job(
@@ -182,7 +185,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     try:
         client = client_class(url)
         there = client._do_request("GET", "/api/v0/cluster_metadata").json()["data"]
-        _same_versions(url, there["rayVersion"], there["pythonVersion"])
+        same_versions(url, there["rayVersion"], there["pythonVersion"])
     except AuthenticationError as error:
         raise ConfigError(
             f"{url} wants a token that this user does not have ({first_line(error)}): put what "
@@ -193,18 +196,6 @@ def connect(address: str | None) -> JobSubmissionClient:
     except (requests.RequestException, RuntimeError, OSError, ValueError, KeyError) as error:
         raise ConfigError(f"no Ray job server answers at {url}: {first_line(error)}") from error
     return client
-
-
-def _same_versions(url: str, ray_there: str, python_there: str) -> None:
-    """A job's own Python may differ in the last number, for nothing pickled crosses over."""
-    import ray
-
-    here, there = platform.python_version_tuple()[:2], tuple(python_there.split(".")[:2])
-    if (ray_there, there) != (ray.__version__, here):
-        raise ConfigError(
-            f"{url} runs Ray {ray_there} on Python {python_there}, and this side has Ray "
-            f"{ray.__version__} on Python {platform.python_version()}: they must be the same"
-        )
 
 
 def _client() -> type[JobSubmissionClient]:

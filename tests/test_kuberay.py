@@ -8,9 +8,12 @@ import pytest
 import yaml
 
 from cluster import kuberay
+from cluster.check import model_size, process_needs
 from cluster.cli import main
 from cluster.kuberay import Options, manifest, render
+from cluster.placement import Node, plan
 from configs.load import FOLDER, ConfigError, load
+from learner.model_folder import ModelSize
 from tests.test_train import ROOT
 
 SCHEMAS = ROOT.parent / "shared" / "kuberay"
@@ -152,6 +155,34 @@ def test_pods_hold_the_run(workers, tensor, ranks, expected):
         assert group["replicas"] == group["minReplicas"] == count
         assert group["maxReplicas"] == count + (2 if group["groupName"] == "rollout" else 0)
         assert group["template"]["spec"]["tolerations"]
+
+
+@pytest.mark.parametrize("gpus", [True, False], ids=["gpu", "cpu"])
+@pytest.mark.parametrize("keys", [
+    (),
+    ("rollout.workers=9", "learner.ranks=12"),
+    ("rollout.workers=3", "rollout.threads=2", "learner.cpus=0.5", "learner.ranks=2"),
+    ("rollout.workers=3", "rollout.tensor_parallel=4", "learner.ranks=10"),
+    ("rollout.workers=6", "rollout.tensor_parallel=2", "learner.ranks=12",
+     "cluster.layout=colocated"),
+])  # fmt: skip
+def test_the_placement_fits_the_pods(keys, gpus):
+    """What the run itself computes on a cluster of just these pods."""
+    cfg = load("gp_l", ["sft.batch_size=120", *keys])
+    if not gpus and ("parallel" in str(keys) or "colocated" in str(keys)):
+        pytest.skip("needs GPUs")
+    options = Options(gpus=gpus)
+    nodes = [Node("head", "head", {"memory": 8.0 * GIB}, {"memory": 8.0 * GIB})]
+    for pods in kuberay.worker_pods(cfg, options):
+        total = {"CPU": pods.cpus, "GPU": pods.gpus, "memory": pods.memory,
+                 "object_store_memory": pods.shm}  # fmt: skip
+        names = [f"{pods.name}-{i}" for i in range(pods.count)]
+        nodes += [Node(name, name, total, total) for name in names]
+    size = model_size(cfg, ModelSize({"all": 1_100_000}, 4, 128, 512, None), range(300))
+    placed = plan(cfg, nodes, process_needs(cfg, size, nodes))
+    assert {n.name.split("-")[0] for n in placed.hosts()} == {
+        n.name.split("-")[0] for n in nodes[1:]
+    }
 
 
 def test_colocated_engines_and_ranks_share_pods():

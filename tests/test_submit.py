@@ -81,8 +81,8 @@ def test_a_model_of_the_hub_is_no_relative_path():
 @pytest.mark.parametrize(
     ("there", "words"),
     [
-        (("2.41.0", platform.python_version()), r"runs Ray 2\.41\.0 on Python 3\..* they must be"),
-        ((ray.__version__, "3.9.7"), r"on Python 3\.9\.7, and this side has Ray 2.*Python 3\.1"),
+        (("2.41.0", platform.python_version()), r"the cluster runs Ray 2\.41\.0 and this side Ray"),
+        ((ray.__version__, "3.9.7"), r"runs Python 3\.9\.7 and this side Python 3\.1"),
     ],
 )
 def test_other_versions_are_refused(there, words, server):
