@@ -69,5 +69,5 @@ def _eval_covered(record: dict[str, Any], cursor: Cursor) -> bool:
     if record.get("stage") == "start":
         return cursor.phase == "ppo" or cursor.step > 0
     if record.get("stage") == "sft":
-        return cursor.phase == "ppo"
+        return cursor.phase == "ppo" or 0 < record.get("step", 0) <= cursor.step
     return cursor.phase == "ppo" and 0 < record.get("update", 0) <= cursor.update

@@ -45,8 +45,8 @@ def requests(cfg: RunConfig, stage: str, variant: str) -> list[EpisodeRequest]:
 
 def evaluate(
     cfg: RunConfig, buffer: Any, renderer: Renderer, stage: str, variant: str
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Play one variant; returns its record and sample conversations (INTERFACES of metrics).
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Play one variant; returns its record, sample conversations, and a row an episode.
 
     The buffer holds the variant's trajectories afterwards.
     """
@@ -72,7 +72,21 @@ def evaluate(
         "seconds": seconds,
     }  # fmt: skip
     samples = ray.get(buffer.sample.remote(SAMPLES))
-    return record, [{"stage": stage} | conversation(t, renderer) for t in trajectories(samples)]
+    shown = [{"stage": stage} | conversation(t, renderer) for t in trajectories(samples)]
+    return record, shown, outcomes(asked, numbers, stage, variant)
+
+
+def outcomes(
+    asked: list[EpisodeRequest], numbers: list[TrajectoryNumbers], stage: str, variant: str
+) -> list[dict[str, Any]]:
+    """A row an episode by seed, which is the same hand or route in every stage and run."""
+    seeds = {request.id: request.seed for request in asked}
+    rows = [
+        {"stage": stage, "variant": variant, "seed": seeds[n.id], "end": n.end,
+         "reward": n.reward, **n.metrics}
+        for n in numbers
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: row["seed"])
 
 
 def collect(

@@ -90,7 +90,7 @@ def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[dict[str
                 who = f"rollout worker {i}"
                 answer(worker.start.remote(), who, "start its engine", deadline, "start_deadline_s")
             for variant in cfg.eval.variants:
-                record, _ = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
+                record, _, _ = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
                 records.append(plain({"time": time.time(), **record}))
         finally:
             stop_actors(workers)

@@ -142,10 +142,24 @@ class LearnerLoop:
             if step % cfg.sft.log_every == 0 or step == cfg.sft.steps:
                 rate = tokens / (time.monotonic() - begin)
                 self._write("sft", step=step, steps=cfg.sft.steps,
+                            tokens_trained=tokens,
                             **metrics | {"tokens_per_second": rate})  # fmt: skip
                 begin, tokens = time.monotonic(), 0
+            away = time.monotonic()
+            self._sft_milestone(engine, step)
+            begin += time.monotonic() - away
             if every and step % every == 0:
                 self._checkpoint(engine, Cursor("sft", step=step))
+
+    def _sft_milestone(self, engine: Engine, step: int) -> None:
+        """Export and evaluate along the way; before the checkpoint, so that none is lost."""
+        sft = self.cfg.sft
+        if step in sft.keep:
+            engine.export(str(self.checkpoints / f"sft-{step}"))
+        if sft.eval_every and step % sft.eval_every == 0 and step < sft.steps:
+            self.publish(engine)
+            self.evaluate(engine, "sft", step=step)
+            self.take_gpus()
 
     # --- PPO -----------------------------------------------------------------------------
 
@@ -266,23 +280,28 @@ class LearnerLoop:
 
     # --- evaluation, cursor, records -----------------------------------------------------
 
-    def evaluate(self, engine: Engine, stage: str, update: int = 0) -> None:
-        """Play every variant; parity is measured on the first one's trajectories."""
+    def evaluate(self, engine: Engine, stage: str, update: int = 0, step: int = 0) -> None:
+        """Play every variant; parity is measured on the first one's trajectories.
+
+        update, step: where in PPO or SFT this is; 0 at the ends of phases.
+        """
+        at = {"update": update, "step": step}
         with self._phase(f"eval {stage}"):
             for i, variant in enumerate(self.cfg.eval.variants):
                 record: dict[str, Any] = {}
                 if self.rank == 0:
-                    record, samples = evaluation.evaluate(
+                    record, samples, rows = evaluation.evaluate(
                         self.cfg, self.job.buffer, self.renderer, stage, variant
                     )
+                    assert self.log is not None
                     for sample in samples:
-                        assert self.log is not None
-                        self.log.episode(sample | {"update": update})
+                        self.log.episode(sample | at)
+                    self.log.outcomes([at | row for row in rows])
                 check = {}
                 if i == 0 and self.cfg.eval.temperature == self.cfg.rollout.temperature:
                     check = parity(engine, self._take(), self.cfg, self.version)
                     self._check_parity(check, f"evaluation {stage}")
-                self._write("eval", update=update, **record, **check)
+                self._write("eval", **at, **record, **check)
 
     def _engine(self, folder: str, optimizer: Any, steps: int, value: bool) -> Engine:
         """The phase's engine, at the cursor."""

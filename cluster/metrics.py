@@ -1,4 +1,4 @@
-"""A run's numbers on disk: `metrics.jsonl`, `episodes.jsonl` and the same for TensorBoard.
+"""A run's numbers on disk: metrics, sample episodes, outcomes, and the same for TensorBoard.
 
 Comes in: records of named numbers; goes out: one JSON object a line, flushed, and scalars.
 The kinds of records and their fields are listed at `RunLog.write`.
@@ -19,7 +19,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-METRICS, EPISODES = "metrics.jsonl", "episodes.jsonl"
+METRICS, EPISODES, OUTCOMES = "metrics.jsonl", "episodes.jsonl", "outcomes.jsonl"
 Record = dict[str, Any]
 
 
@@ -42,7 +42,8 @@ class RunLog:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = _rewrite(self.folder / METRICS, keep)
-        _rewrite(self.folder / EPISODES, keep and (lambda e: keep({"kind": "eval"} | e)))
+        for played in (EPISODES, OUTCOMES):
+            _rewrite(self.folder / played, keep and (lambda e: keep({"kind": "eval"} | e)))
         self._begin = time.monotonic() - max((r["elapsed_s"] for r in kept), default=0.0)
         shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
         self._events = EventFileWriter(str(self.folder / "tensorboard"))
@@ -71,6 +72,10 @@ class RunLog:
         """Append one sample episode: stage, variant, seed, end, success, reward, messages."""
         append(self.folder / EPISODES, plain(record))
 
+    def outcomes(self, rows: list[Record]) -> None:
+        """Append evaluated episodes: stage, step, update, variant, seed, end, reward, metrics."""
+        append(self.folder / OUTCOMES, *(plain(row) for row in rows))
+
     def close(self) -> None:
         """Finish TensorBoard's file; the JSON lines are always complete."""
         self._events.close()
@@ -91,6 +96,11 @@ def read(folder: str | Path) -> list[Record]:
         ValueError: a line other than the last is not JSON.
     """
     return read_lines(Path(folder) / METRICS)
+
+
+def outcomes(folder: str | Path) -> list[Record]:
+    """One row an evaluated episode of a run folder (`RunLog.outcomes`)."""
+    return read_lines(Path(folder) / OUTCOMES)
 
 
 def episodes(folder: str | Path) -> list[Record]:
@@ -129,12 +139,12 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a record holds {value!r}, a {type(value).__name__}; it must be JSON's own")
 
 
-def append(file: Path, record: Record) -> None:
-    """Add one JSON line to a file."""
-    # One write a line, and the file opened anew: other processes may append or replace it.
-    line = json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
+def append(file: Path, *records: Record) -> None:
+    """Add JSON lines to a file."""
+    # One write a call, and the file opened anew: other processes may append or replace it.
+    lines = [json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in records]
     with file.open("ab", buffering=0) as stream:
-        stream.write(line.encode())
+        stream.write("".join(lines).encode())
 
 
 def _rewrite(file: Path, keep: Callable[[Record], bool] | None) -> list[Record]:

@@ -118,6 +118,9 @@ def contradictions(cfg: RunConfig) -> list[str]:
         "sft.loss=ce_kl with sft.kl_coef=0 has no KL; set a weight or sft.loss=ce": sft.steps > 0
         and sft.loss == "ce_kl"
         and sft.kl_coef == 0,
+        f"sft.keep={sft.keep}: must hold steps from 1 to sft.steps={sft.steps}": any(
+            not 1 <= step <= sft.steps for step in sft.keep
+        ),
         **_rising("sft", sft.optimizer, sft.steps),
         **_rising("ppo", ppo.optimizer, ppo.updates),
         "rollout.temperature=0 samples nothing to learn from with ppo.updates above 0": (

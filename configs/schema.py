@@ -124,6 +124,8 @@ class SFTConfig:
     kl_coef: float = leaf(0.1, "weight of the KL term of loss=ce_kl", low=0)
     optimizer: OptimizerConfig = leaf(OptimizerConfig, "the phase's own optimizer")
     log_every: int = leaf(20, "steps between two lines of metrics", low=1)
+    eval_every: int = leaf(0, "steps between evaluations; 0: at the end of the phase only", low=0)
+    keep: list[int] = leaf([], "steps whose model is exported as checkpoints/sft-STEP")
 
 
 @dataclass(frozen=True)

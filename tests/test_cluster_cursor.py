@@ -23,7 +23,9 @@ def test_round_trip_and_only_the_newest_states_are_kept(tmp_path):
 RECORDS = {
     "start": {"kind": "eval", "stage": "start", "update": 0},
     "sft 20": {"kind": "sft", "step": 20},
+    "eval at 20": {"kind": "eval", "stage": "sft", "update": 0, "step": 20},
     "sft 40": {"kind": "sft", "step": 40},
+    "eval at 40": {"kind": "eval", "stage": "sft", "update": 0, "step": 40},
     "after sft": {"kind": "eval", "stage": "sft", "update": 0},
     "ppo 1": {"kind": "ppo", "update": 1},
     "eval 1": {"kind": "eval", "stage": "ppo", "update": 1},
@@ -36,7 +38,7 @@ RECORDS = {
     ("cursor", "last"),
     [
         (Cursor(), None),
-        (Cursor("sft", step=20), "sft 20"),
+        (Cursor("sft", step=20), "eval at 20"),
         (Cursor("ppo"), "after sft"),
         (Cursor("ppo", update=1), "eval 1"),
         (Cursor("done", update=2), "end"),

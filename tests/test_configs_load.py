@@ -90,6 +90,7 @@ def test_wrong_keys_and_values_are_refused(file, override, words):
         (["sft.steps=1", "sft.demonstrations=5"], "is more than the sft.demonstrations=5"),
         (["rollout.temperature=0"], "samples nothing to learn from"),
         (["ppo.updates=0"], "leave nothing to train"),
+        (["sft.steps=9", "sft.keep=[3,10]"], "must hold steps from 1 to sft.steps=9"),
         (["model.init.heads=3"], "does not divide model.init.hidden"),
         (["model.init.heads=8"], "a multiple of 32"),
     ],

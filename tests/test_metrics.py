@@ -11,7 +11,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cluster.metrics import RunLog, episodes, read
+from cluster.cursor import Cursor
+from cluster.evaluate import outcomes as rows_of
+from cluster.metrics import RunLog, episodes, outcomes, read
+from rollout.episode import EpisodeRequest
+from rollout.numbers import TrajectoryNumbers
 
 
 def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -127,3 +131,18 @@ def test_two_writers_do_not_lose_lines(tmp_path: Path) -> None:
 
 def test_no_records_no_file(tmp_path: Path) -> None:
     assert read(tmp_path) == []
+
+
+def test_outcomes_name_each_hand_once_after_a_resume_too(tmp_path: Path) -> None:
+    asked = [EpisodeRequest(f"sft/train/{i}", "eval/train", 50 + i, 50 + i) for i in range(3)]
+    played = [
+        TrajectoryNumbers(r.id, "solved", "", 5.0, 9, 3, 0, {"success": float(i == 1)})
+        for i, r in enumerate(asked)
+    ]
+    rows = rows_of(asked, played[::-1], "sft", "train")
+    assert [(row["seed"], row["success"]) for row in rows] == [(50, 0.0), (51, 1.0), (52, 0.0)]
+    for step in (20, 40):
+        RunLog(tmp_path).outcomes([{"step": step} | row for row in rows])
+    log = RunLog(tmp_path, keep=Cursor("sft", step=20).covers)  # a resume from step 20
+    log.outcomes([{"step": 40} | row for row in rows])
+    assert [row["step"] for row in outcomes(tmp_path)] == [20] * 3 + [40] * 3
