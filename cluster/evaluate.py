@@ -55,8 +55,7 @@ def evaluate(
     numbers = collect(cfg, buffer, asked)
     played = [n for n in numbers if n.end != "failed"]
     seconds = time.monotonic() - begin
-    names = sorted({name for n in played for name in n.metrics})
-    means = {name: sum(n.metrics.get(name, 0.0) for n in played) / len(played) for name in names}
+    means = measures([n.metrics for n in played])
     wins = sum(n.metrics["success"] > 0 for n in played)
     record = {
         "stage": stage,
@@ -87,6 +86,15 @@ def outcomes(
         for n in numbers
     ]  # fmt: skip
     return sorted(rows, key=lambda row: row["seed"])
+
+
+def measures(metrics: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each measure over the episodes that have it: not every route has a landmark."""
+    return {
+        name: sum(known) / len(known)
+        for name in sorted({name for one in metrics for name in one})
+        if (known := [one[name] for one in metrics if name in one])
+    }
 
 
 def collect(

@@ -124,20 +124,24 @@ def _recognition(
     axes: Axes, records: list[Record], variants: list[str], unit: float
 ) -> list[Line2D]:
     """What was read right (cards, landmarks) beside success, where the environment says so."""
-    points = [
-        (r["elapsed_s"] / unit, 100 * r["metrics"]["recognition"])
-        for r in records
-        if r["kind"] == "eval" and r["variant"] == variants[0]
-        and (r.get("metrics") or {}).get("recognition") is not None
-    ]  # fmt: skip
-    points += [
+    style: dict[str, Any] = {"color": RECOGNITION, "lw": 1.2, "ls": ":"}
+    evaluated: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}
+    for r in records:
+        read = (r.get("metrics") or {}).get("recognition") if r["kind"] == "eval" else None
+        if read is not None:
+            evaluated[r["variant"]].append((r["elapsed_s"] / unit, 100 * read))
+    for i, variant in enumerate(variants):
+        if evaluated[variant]:
+            at, share = zip(*evaluated[variant], strict=True)
+            marker = {"marker": MARKERS[i % len(MARKERS)], "ms": 4, "mec": "white", "mew": 0.5}
+            axes.plot(at, share, **style | {"ls": ""} | marker, clip_on=False)
+    points = next(iter(evaluated.values()), []) + [
         (r["elapsed_s"] / unit, 100 * r["metric_recognition"])
         for r in records
         if r["kind"] == "ppo" and r.get("metric_recognition") is not None
     ]
     if not points:
         return []
-    style: dict[str, Any] = {"color": RECOGNITION, "lw": 1.2, "ls": ":"}
     x, y = zip(*sorted(points), strict=True)
     axes.plot(x, y, **style)
     return [Line2D([], [], label=f"recognition ({variants[0]})", **style)]

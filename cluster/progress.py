@@ -255,7 +255,8 @@ def numbers(state: State, kind: str) -> list[tuple[str, str]]:
             ("loss", "loss", ".4f"), ("lr", "lr", ".1e"), ("tok/s", "tokens_per_second", ",.0f"),
         ],
         "ppo": [
-            ("reward", "reward", "+.2f"), ("success", "shown", ""), ("kl", "kl", ".4f"),
+            ("reward", "reward", "+.2f"), ("success", "shown", ""),
+            ("reads", "metric_recognition", ".1%"), ("kl", "kl", ".4f"),
             ("clip", "clip_fraction", ".1%"), ("entropy", "entropy", ".3f"),
             ("rollout tok/s", "rollout_tokens_per_second", ",.0f"),
             ("learner tok/s", "learner_tokens_per_second", ",.0f"), ("failed", "failed", ".0f"),
@@ -269,11 +270,13 @@ def numbers(state: State, kind: str) -> list[tuple[str, str]]:
 
 
 def share(record: Record) -> str:
-    """'24.1 % [20.3, 28.4]' of a record with success and interval."""
+    """'24.1 % [20.3, 28.4]' of a record with success and interval; ', reads 98.2 %' if measured."""
     if record.get("success") is None:
         return "–"
     low, high = record["interval"]
-    return f"{100 * record['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    read = (record.get("metrics") or {}).get("recognition")
+    seen = "" if read is None else f", reads {100 * read:.1f} %"
+    return f"{100 * record['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{seen}"
 
 
 def incident(record: Record) -> str:

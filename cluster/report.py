@@ -163,10 +163,12 @@ def _lead(stages: dict[str, dict[str, Record]]) -> str:
 def _successes(stages: dict[str, dict[str, Record]]) -> str:
     if not stages:
         return ""
+    reads = any(_recognition(r) is not None for found in stages.values() for r in found.values())
     head = ["variant", "n"]
     for stage, found in stages.items():
         name = plots.stage_name(stage, found)
         head += [f'<span class="{stage}">{name}, %</span>', "first try, %"]
+        head += ["recognition, %"] * reads
     rows = []
     for variant in _variants(stages):
         known = [found[variant] for found in stages.values() if variant in found]
@@ -178,9 +180,15 @@ def _successes(stages: dict[str, dict[str, Record]]) -> str:
                 if r
                 else ["–", "–"]
             )
+            row += [_percent(_recognition(r))] * reads
         rows.append(row)
     note = "Success within the answer budget [Wilson's 95 % interval], and at the first answer."
+    note += " Recognition: what was read right (cards, landmarks)." * reads
     return f'{_table(head, rows)}\n<p class="faint">{note}</p>'
+
+
+def _recognition(record: Record | None) -> float | None:
+    return ((record or {}).get("metrics") or {}).get("recognition")
 
 
 def _measures(stages: dict[str, dict[str, Record]]) -> str:

@@ -36,7 +36,7 @@ def test_expert_solves_at_the_first_answer(preset, style, modality):
         assert (reward, terminated, truncated, info["verdict"]) == (5.0, True, False, "solved")
         metrics = {"success": 1.0, "first_try": 1.0, "legal_formula": 1.0}
         if (style, modality) != ("brief", "language"):
-            metrics["recognition"] = 1.0
+            metrics["recognition"] = metrics["recognition_all"] = 1.0
         assert info["metrics"] == metrics
 
 
@@ -72,7 +72,9 @@ def test_recognition_is_averaged_over_the_answers():
     cards = " ".join(env.hand.names[:2])
     env.step(f"{cards}: 1")
     env.step("1")
-    assert env.step(env.expert())[4]["metrics"]["recognition"] == pytest.approx(0.5)
+    metrics = env.step(env.expert())[4]["metrics"]
+    assert metrics["recognition"] == pytest.approx(0.5)
+    assert metrics["recognition_all"] == pytest.approx(1 / 3)
 
 
 def test_feedback_and_picture_of_later_turns():

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from cluster.metrics import read
-from cluster.plots import COLORS, draw, stage_name
+from cluster.plots import COLORS, RECOGNITION, draw, stage_name
 from cluster.summary import summarise_run
 from tests.example_run import make_run
 
@@ -74,3 +74,28 @@ def test_bars_and_curves_have_the_records_values(
 def test_stage_names() -> None:
     assert stage_name("ppo", {"a": {"update": 20}}) == "PPO, update 20"
     assert stage_name("ppo", {"a": {"update": 0}, "b": {}}) == "after PPO"
+
+
+def test_recognition_of_every_variant_and_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file: kept.append(self))
+    run = make_run(tmp_path)
+    records, summary = read(run), summarise_run(run)
+    draw(records, summary, tmp_path / "report.png")
+    for r in records:
+        if r["kind"] == "eval":
+            r["metrics"]["recognition"] = 0.9
+        elif r["kind"] == "ppo":
+            r["metric_recognition"] = 0.8
+    draw(records, summary, tmp_path / "report.png")
+    without, with_it = (
+        [line for line in figure.axes[0].lines if line.get_color() == RECOGNITION]
+        for figure in kept
+    )
+    assert without == []
+    variants, training = with_it[:-1], with_it[-1]
+    assert len(variants) == len(summary["stages"]["sft"])
+    assert all(set(np.asarray(line.get_ydata()).tolist()) == {90.0} for line in variants)
+    assert set(np.asarray(training.get_ydata()).tolist()) == {80.0, 90.0}

@@ -165,3 +165,11 @@ def test_without_a_terminal_a_plain_line_now_and_then(
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_what_is_read_right_stands_beside_success() -> None:
+    measured = {"success": 0.5, "interval": [0.4, 0.6], "metrics": {"recognition": 0.982}}
+    assert module.share(measured) == "50.0 % [40.0, 60.0], reads 98.2 %"
+    assert module.share(measured | {"metrics": {}}) == "50.0 % [40.0, 60.0]"
+    state = state_of(record("ppo", 1, update=1, updates=2, metric_recognition=0.982))
+    assert ("reads", "98.2%") in numbers(state, "ppo")

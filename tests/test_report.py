@@ -140,3 +140,19 @@ def test_samples_show_what_the_policy_saw(tmp_path: Path) -> None:
          "reward": 5.0, "messages": [message]}, opened=True,
     )  # fmt: skip
     assert f'<img src="{seen}"' in page
+
+
+def test_recognition_stands_beside_success_where_there_is_any(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    write_report(run)
+    assert "recognition" not in page(run).text
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "eval" and line["variant"] != "held_out":
+            line["metrics"]["recognition"] = 0.984
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report(run)
+    text = page(run).text
+    assert text.count("recognition, %") == 3  # start, SFT, PPO
+    assert "train 512 0.0 [0.0, 0.7] 0.0 98.4 33.0" in text
+    assert "held_out 512 0.0 [0.0, 0.7] 0.0 – 30.1" in text

@@ -39,7 +39,8 @@ def test_the_expert_gets_full_marks(preset, style, action_space) -> None:
         assert rewards == [1.0] * points and terminated
         metrics = info["metrics"]
         assert metrics["success"] == metrics["first_try"] == metrics["per_step_accuracy"] == 1.0
-        assert ("recognition" in metrics) == (style == "full")
+        for name in ("recognition", "recognition_all"):
+            assert metrics.get(name) == (1.0 if style == "full" else None)
 
 
 def test_retries_live_inside_one_step_and_leave_no_trace() -> None:
@@ -193,7 +194,25 @@ def test_vision_scores_recognition_of_landmarks() -> None:
             break
     assert info["metrics"]["recognition"] == 0.0 and info["metrics"]["success"] == 1.0
     env.reset(seed=1)
-    assert finish(env)[2]["metrics"]["recognition"] == 1.0
+    metrics = finish(env)[2]["metrics"]
+    assert metrics["recognition"] == metrics["recognition_all"] == 1.0
+
+
+def test_a_landmark_that_is_not_said_is_not_read() -> None:
+    env = brief(modality="vision", image_size=16, city="Milan")
+    env.reset(seed=1)
+    assert sum(point.landmark is not None for point in env.rail) > 1
+    silent = True
+    while True:  # the first landmark goes unsaid
+        said = env.expert()
+        if silent and env.point.landmark is not None:
+            said, silent = env.point.action("absolute"), False
+        *_, terminated, _, info = env.step(said)
+        if terminated:
+            break
+    asked = sum(point.landmark is not None for point in env.rail)
+    assert info["metrics"]["recognition"] == pytest.approx((asked - 1) / asked)
+    assert info["metrics"]["recognition_all"] == 0.0
 
 
 def test_feedback_says_as_much_as_was_asked_for() -> None:

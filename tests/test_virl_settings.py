@@ -38,6 +38,8 @@ def test_a_setting_overrides_its_preset() -> None:
         ({"prompt_diversity": True, "prompt_style": "brief"}, ["prompt_diversity", "brief"]),
         ({"world": "/no/such/folder"}, ["world", "'/no/such/folder'", "folder that exists"]),
         ({"world": ".", "city": "Milan"}, ["city", "'Milan'", "data set"]),
+        ({"max_legs": 6}, ["max_legs", "6", "between 2 and 5"]),
+        ({"world": ".", "max_legs": 3}, ["max_legs", "3", "data set"]),
         ({"world": ".", "split": "test"}, ["split", "'test'", "data set"]),
     ],
 )

@@ -198,6 +198,11 @@ class GeneralPoints(TextEnv):
         return self._observe(message, restart=0), reward, terminated, truncated, info
 
     def _metrics(self, solved: bool) -> dict[str, float]:
+        """Figures of the episode.
+
+        recognition: mean share of the cards stated right; recognition_all: share of the answers
+        that state all of them right; neither where answers are not to state cards.
+        """
         graded = min(self.answers, self.settings.verify_iter)
         metrics = {
             "success": float(solved),
@@ -206,6 +211,7 @@ class GeneralPoints(TextEnv):
         }
         if self.read:
             metrics["recognition"] = sum(self.read) / len(self.read)
+            metrics["recognition_all"] = self.read.count(1.0) / len(self.read)
         return metrics
 
     def expert(self) -> str:

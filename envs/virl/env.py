@@ -165,9 +165,10 @@ class VIRL(TextEnv):
         self.right += verdict.right
         if first and not verdict.right:
             self.first_right = False
-        if self.point.landmark is not None and verdict.landmark_right is not None:
+        states = self.vision or self.settings.prompt_style == "full"
+        if states and self.point.landmark is not None:
             self.landmarks_asked += 1
-            self.landmarks_read += verdict.landmark_right
+            self.landmarks_read += bool(verdict.landmark_right)  # unsaid is unread
         return verdict
 
     def _walk_on(self) -> None:
@@ -183,7 +184,11 @@ class VIRL(TextEnv):
         self.first_right = True
 
     def _metrics(self, reached: bool) -> dict[str, float]:
-        """Figures of the episode; `recognition` only where a landmark had to be stated."""
+        """Figures of the episode.
+
+        recognition: share of the landmarks stated right; recognition_all: 1 where all were;
+        neither where no landmark had to be stated.
+        """
         metrics = {
             "success": float(reached),
             "first_try": float(reached and self.first_right),
@@ -192,6 +197,7 @@ class VIRL(TextEnv):
         }
         if self.landmarks_asked:
             metrics["recognition"] = self.landmarks_read / self.landmarks_asked
+            metrics["recognition_all"] = float(self.landmarks_read == self.landmarks_asked)
         return metrics
 
     # --- routes ---------------------------------------------------------------------------
