@@ -144,7 +144,7 @@ def _recognition(
         return []
     x, y = zip(*sorted(points), strict=True)
     axes.plot(x, y, **style)
-    return [Line2D([], [], label=f"recognition ({variants[0]})", **style)]
+    return [Line2D([], [], label=f"recognition (line: {variants[0]}, markers as above)", **style)]
 
 
 def _learning(axes: Axes, records: list[Record], unit: float) -> None:
