@@ -73,6 +73,16 @@ def resume_command(options: argparse.Namespace) -> int:
     return train(_run_config(options.run), resume=True)
 
 
+def study_command(options: argparse.Namespace) -> int:
+    """Train and evaluate the arms of a study; what is finished is not done again."""
+    from cluster.study import check_study, checked_train, run_study
+    from configs.study import load_study
+
+    study = load_study(options.study)
+    check_study(study)
+    return 0 if options.check else run_study(study, checked_train)
+
+
 def submit_command(options: argparse.Namespace) -> int:
     """Run one job on a Ray cluster that is running; submitted again, it goes on."""
     from cluster.submit import submit
@@ -271,6 +281,9 @@ def _parser() -> _Parser:
             _job_options(command)
         elif name == "kuberay":
             _manifest_options(command)
+    command = add("study", study_command)
+    command.add_argument("study", help="a YAML file, or the name of one in configs/studies/")
+    command.add_argument("--check", action="store_true", help="show the arms; nothing is started")
     command = add("job", job_command)
     command.add_argument("action", choices=("status", "logs", "stop"))
     command.add_argument("id", help="as submit printed it")

@@ -43,12 +43,12 @@ def summarise_run(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     records = read(folder)
     config = load_config(folder)
-    ended = _ended(folder)
+    end = ended(folder)
     return {
         "name": config.get("name", folder.name),
         "seed": config.get("seed"),
-        "status": ended["status"],
-        "cause": ended["cause"],
+        "status": end["status"],
+        "cause": end["cause"],
         "model": _model(folder, config),
         "elapsed_s": max((r["elapsed_s"] for r in records), default=0.0),
         "stages": stages(records),
@@ -124,7 +124,7 @@ def seconds(phases: list[Span]) -> dict[str, float]:
     return total
 
 
-def _ended(folder: Path) -> dict[str, str]:
+def ended(folder: Path) -> dict[str, str]:
     """How the driver says that the run ended; a killed driver says nothing."""
     file = folder / "status.json"
     told = json.loads(file.read_text()) if file.is_file() else {}

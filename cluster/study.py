@@ -1,0 +1,172 @@
+"""`cardinal study`: every arm and seed of a study as a normal run, then one table of results.
+
+Comes in: a StudyConfig and the function that runs one job; goes out: run folders, study.yaml,
+study.json, results.csv. What is finished is not done again; what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster import metrics
+from cluster.failures import PlacementError, RunFailure
+from cluster.summary import ended, load_config
+from configs.load import ConfigError
+from configs.schema import RunConfig
+from configs.study import StudyConfig
+from learner import flops
+from learner.model_folder import check_model
+
+Train = Callable[[RunConfig, bool], int]
+COLUMNS = ("arm", "source", "seed", "stage", "step", "update", "variant", "success", "n", "low",
+           "high", "first_try", "sft_tokens", "ppo_tokens", "played_tokens", "sft_flops",
+           "ppo_flops", "played_flops")  # fmt: skip
+
+
+def check_study(study: StudyConfig) -> None:
+    """Check and print every arm; models are checked by the runs, once they are there.
+
+    Raises:
+        ConfigError: one sentence with the arm, the key, the value and the rule.
+    """
+    from cluster.check import environments
+    from envs.registry import check_settings
+
+    for arm in study.arms:
+        for name, env in environments(study.run(arm, study.seeds[0])).items():
+            try:
+                check_settings(*env, where=f"arms.{arm}: {name}")
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+        found = study.arms[arm]
+        begin = f"from {found.source or 'the model of the base'}"
+        print(f"{arm}: {begin}{f' at {found.at}' if found.at else ''}", *found.overrides)
+
+
+def checked_train(cfg: RunConfig, resume: bool) -> int:
+    """`cluster.train.train`, after the check that `cardinal train` makes."""
+    from cluster.check import check
+    from cluster.train import train
+
+    if not resume:
+        check(cfg)
+    return train(cfg, resume)
+
+
+def run_study(study: StudyConfig, train: Train) -> int:
+    """Run what is not finished, seed by seed; returns 0, or 1 where an arm failed.
+
+    Args:
+        study: as `load_study` gives it.
+        train: runs one job (`cluster.train.train`); told whether to go on with a begun one.
+
+    Raises:
+        ConfigError: the folder holds another study.
+    """
+    _claim(study)
+    told: dict[str, str] = {}
+    for seed in study.seeds:
+        for arm, found in study.arms.items():
+            name = f"{arm}/seed{seed}"
+            before = told.get(f"{found.source}/seed{seed}", "finished")
+            if before != "finished":
+                told[name] = f"skipped: {found.source}/seed{seed} {before.split(':')[0]}"
+            else:
+                told[name] = _run(study.run(arm, seed), train)
+            print(f"{name}: {told[name]}", flush=True)
+            write_results(study, told)
+    return int(any(status != "finished" for status in told.values()))
+
+
+def _run(cfg: RunConfig, train: Train) -> str:
+    """`finished`, or `failed: why`; one arm's failure leaves the others to go on."""
+    folder = Path(cfg.cluster.root) / cfg.name
+    if ended(folder)["status"] == "finished":
+        return "finished"
+    try:
+        code = train(cfg, (folder / "config.yaml").is_file())
+    except (ConfigError, PlacementError, RunFailure) as error:
+        return f"failed: {error}"
+    return "finished" if code == 0 else f"failed: exit code {code}"
+
+
+def _claim(study: StudyConfig) -> None:
+    """Write study.yaml, the resolved study, or see that it is the one that was begun."""
+    resolved = {
+        "base": study.base, "seeds": list(study.seeds), "set": list(study.overrides),
+        "arms": {a.name: {"from": a.source, "at": a.at, "set": list(a.overrides)}
+                 for a in study.arms.values()},
+    }  # fmt: skip
+    file = study.folder / "study.yaml"
+    if file.is_file():
+        begun = yaml.safe_load(file.read_text())
+        for name, arm in begun["arms"].items():
+            if resolved["arms"].get(name, arm) != arm:
+                raise ConfigError(f"arms.{name}: differs from the one begun in {file}")
+        for key in ("base", "set"):
+            if begun[key] != resolved[key]:
+                raise ConfigError(f"{key}: differs from that of the study begun in {file}")
+    study.folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(resolved, sort_keys=False))
+
+
+def write_results(study: StudyConfig, told: dict[str, str]) -> None:
+    """study.json (how each run ended) and results.csv (a row an evaluation of finished runs)."""
+    rows = [
+        {"arm": arm, "source": found.source, "seed": seed, **row}
+        for arm, found in study.arms.items()
+        for seed in study.seeds
+        if ended(study.folder / arm / f"seed{seed}")["status"] == "finished"
+        for row in rows_of(study.folder / arm / f"seed{seed}")
+    ]
+    (study.folder / "study.json").write_text(json.dumps({"name": study.name, "runs": told}))
+    with (study.folder / "results.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """A row an evaluation of a run, with the tokens and FLOPs of the run until then.
+
+    Tokens of SFT are measured a log line, so those after a resume within one are left out; PPO
+    reads each trajectory once as it is played, once to score it, and learns from it each epoch.
+    """
+    cfg, own = load_config(folder), folder / "model"
+    size = _size(str(own) if own.is_dir() else cfg["model"]["path"])
+    tokens = {"sft": 0.0, "ppo": 0.0, "played": 0.0}
+    found = []
+    for record in metrics.read(folder):
+        if record["kind"] == "sft":
+            tokens["sft"] += record["tokens_trained"]
+        elif record["kind"] == "ppo":
+            tokens["ppo"] += record["tokens"] * cfg["ppo"]["epochs"]
+            tokens["played"] += 2 * record["tokens"]
+        elif record["kind"] == "eval":
+            low, high = record["interval"]
+            row = {"low": low, "high": high} | {k: record.get(k) for k in COLUMNS if k in record}
+            row |= {f"{phase}_tokens": count for phase, count in tokens.items()}
+            if size:
+                row |= {
+                    "sft_flops": flops.training(size, tokens["sft"]),
+                    "ppo_flops": flops.training(size, tokens["ppo"]),
+                    "played_flops": flops.forward(size, tokens["played"]),
+                }
+            found.append(row)
+    return found
+
+
+def _size(model: str | None) -> flops.Size | None:
+    """Sizes of a model folder; None where it has no weights to count."""
+    if model is None or not Path(model).is_dir():
+        return None
+    known = check_model(model)
+    matrices = sum(math.prod(shape) for shape in known.matrices.values())
+    return flops.Size(matrices + known.vocabulary * known.hidden)  # and the output layer

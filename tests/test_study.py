@@ -1,0 +1,121 @@
+"""Studies: what is refused, in which order arms run, and what a restart leaves alone."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster import cli
+from cluster.failures import RunFailure
+from cluster.study import run_study
+from configs.load import ConfigError, dump
+from configs.study import FOLDER, load_study
+
+ARMS = """
+  ppo: {from: sft, at: 10, set: {sft.steps: 0, ppo.updates: 3}}
+  sft: {set: ["sft.steps=20", "ppo.updates=0", "sft.keep=[10]"]}
+  sweep: {from: sft, set: {sft.steps: 0}, sweep: {ppo.clip: [0.1, 0.2], seed_unused: []}}
+"""
+
+
+def written(folder, arms, head="base: gp_l_debug\nseeds: [1, 2]\n"):
+    file = folder / "mine.yaml"
+    file.write_text(f"{head}root: {folder / 'runs'}\narms:\n{arms}")
+    return file
+
+
+GOOD = ARMS.replace(", seed_unused: []", "")
+
+
+class Trainer:
+    """Writes what a run leaves, and remembers what it was asked; `fails` maps run to error."""
+
+    def __init__(self, fails=None):
+        self.asked, self.fails = [], fails or {}
+
+    def __call__(self, cfg, resume):
+        folder = Path(cfg.cluster.root) / cfg.name
+        name = f"{folder.parent.name}/{folder.name}"
+        self.asked.append((name, resume))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(dump(cfg))
+        if name in self.fails:
+            raise self.fails[name]
+        record = {"kind": "eval", "stage": "sft", "step": 0, "update": 0, "variant": "train",
+                  "success": 0.5, "n": 4, "interval": [0.2, 0.8], "first_try": 0.5}  # fmt: skip
+        sft = {"kind": "sft", "step": 20, "tokens_trained": 100}
+        lines = [json.dumps(r | {"time": 0, "elapsed_s": 0}) for r in (sft, record)]
+        (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        (folder / "status.json").write_text('{"status": "finished", "cause": ""}')
+        return 0
+
+
+def test_arms_come_after_their_source_and_begin_from_its_checkpoint(tmp_path):
+    study, train = load_study(written(tmp_path, GOOD)), Trainer()
+    assert list(study.arms) == ["sft", "ppo", "sweep_clip-0.1", "sweep_clip-0.2"]
+    assert study.run("sweep_clip-0.2", 1).ppo.clip == 0.2
+    sft = tmp_path / "runs" / "mine" / "sft" / "seed2" / "checkpoints"
+    assert study.run("ppo", 2).model.path == str(sft / "sft-10")
+    assert study.run("sweep_clip-0.1", 2).model.path == str(sft / "sft")
+    assert run_study(study, train) == 0
+    assert train.asked == [(f"{arm}/seed{seed}", False) for seed in (1, 2) for arm in study.arms]
+    rows = list(csv.DictReader((study.folder / "results.csv").open()))
+    assert len(rows) == 8 and {row["sft_tokens"] for row in rows} == {"100.0"}
+
+
+def test_a_restart_repeats_nothing_and_resumes_what_was_interrupted(tmp_path):
+    study = load_study(written(tmp_path, GOOD))
+    first = Trainer({"ppo/seed1": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, first)
+    done = study.folder / "sft" / "seed1" / "metrics.jsonl"
+    before = done.stat().st_mtime_ns
+    again = Trainer()
+    assert run_study(study, again) == 0
+    assert again.asked[0] == ("ppo/seed1", True)
+    assert "sft/seed1" not in dict(again.asked) and done.stat().st_mtime_ns == before
+    last, results = Trainer(), (study.folder / "results.csv").read_bytes()
+    assert run_study(study, last) == 0 and last.asked == []
+    assert (study.folder / "results.csv").read_bytes() == results
+
+
+def test_a_failed_arm_skips_those_that_need_it_and_no_other(tmp_path):
+    study = load_study(written(tmp_path, GOOD))
+    train = Trainer({"sft/seed1": RunFailure("the engine was lost")})
+    assert run_study(study, train) == 1
+    runs = json.loads((study.folder / "study.json").read_text())["runs"]
+    assert runs["sft/seed1"] == "failed: the engine was lost"
+    assert runs["ppo/seed1"] == "skipped: sft/seed1 failed" and runs["ppo/seed2"] == "finished"
+
+
+def test_a_folder_of_another_study_is_refused(tmp_path):
+    run_study(load_study(written(tmp_path, GOOD)), Trainer())
+    other = load_study(written(tmp_path, GOOD.replace("sft.steps=20", "sft.steps=30")))
+    with pytest.raises(ConfigError, match=r"arms\.sft: differs from the one begun"):
+        run_study(other, Trainer())
+
+
+@pytest.mark.parametrize(
+    ("arms", "words"),
+    [
+        ("  a: {from: b}", "arms.a.from=b: there is no such arm; there are a"),
+        ("  a: {from: b}\n  b: {from: a}", "goes round in a circle"),
+        ("  a: {set: {sft.stepz: 3}}", "arms.a: sft.stepz: there is no such key"),
+        ("  a: {form: b}", "arms.a: there is no key form"),
+        (GOOD.replace("at: 10", "at: 11"), "arms.ppo.at=11: arm sft keeps SFT steps"),
+        (ARMS, "must hold keys and lists of values"),
+        ("  a: {at: 3}", "arms.a.at=3: must be an SFT step of the arm that from names"),
+        ("  ../a: {}", "must be a plain folder name"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(tmp_path, arms, words):
+    with pytest.raises(ConfigError) as error:
+        load_study(written(tmp_path, arms))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_studies_are_whole(file, capsys):
+    assert cli.main(["study", file.stem, "--check"]) == 0
+    assert "from sft" in capsys.readouterr().out
