@@ -99,7 +99,7 @@ def _run(cfg: RunConfig, train: Train) -> str:
 
 def _claim(study: StudyConfig) -> None:
     """Write study.yaml, the resolved study, or see that it is the one that was begun."""
-    resolved = {
+    resolved: dict[str, Any] = {
         "base": study.base, "seeds": list(study.seeds), "set": list(study.overrides),
         "arms": {a.name: {"from": a.source, "at": a.at, "set": list(a.overrides)}
                  for a in study.arms.values()},
