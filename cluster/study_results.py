@@ -7,30 +7,36 @@ read as far as it goes. Knows nothing of pages and pictures.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 
-from cluster.metrics import Record, episodes, read
+from cluster.metrics import Record, episodes, read, read_lines
 from cluster.statistics import summarise
 from cluster.summary import load_config, parameters
 from configs.load import ConfigError
 
-KINDS = ("start", "sft", "rl", "rl_without_sft", "rl_overfit")
-OUTCOMES = "episodes.parquet"
-COLUMNS = ("phase", "step", "variant", "seed", "success")
+KINDS = ("pretrain", "start", "sft", "rl", "rl_without_sft", "rl_overfit", "not begun")
+SAME_RULE = {"hands", "verify_iter", "feedback"}  # settings that change no rule and no picture
+OUTCOMES = "outcomes.jsonl"
+FIELDS = ("stage", "variant", "seed", "success")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training; `kind` is its part in the paper's comparisons, one of KINDS."""
+    """One way of training.
+
+    kind: its part in the paper's comparisons, one of KINDS.
+    source, at: the arm whose model it begins with, and after which SFT step (None: its end).
+    verify_iter: graded answers an episode in training, where the configuration says it.
+    """
 
     name: str
     kind: str
-    begins_from: str | None
+    source: str | None
+    at: int | None
     verify_iter: int | None
 
 
@@ -97,8 +103,10 @@ class Study:
         return found[-1] if found else None
 
     def start(self, seed: int, variant: str) -> Point | None:
-        """The initial model's point, whichever arm of the seed measured it."""
-        found = (p for p in self.points if p.phase == "start" and p.step == 0)
+        """The initial model's point, whichever arm of the seed began with it."""
+        pretrained = {arm.name for arm in self.of_kind("pretrain")}
+        first = {a.name for a in self.arms if a.source in {None, *pretrained}} - pretrained
+        found = (p for p in self.points if p.phase == "start" and p.arm in first)
         return next((p for p in found if (p.seed, p.variant) == (seed, variant)), None)
 
     def arm(self, name: str) -> Arm:
@@ -111,8 +119,8 @@ class Study:
 
 
 def run_folder(study: str | Path, arm: str, seed: int) -> Path:
-    """Where an arm's run of one training seed lies: STUDY/ARM/seed-N, a normal run folder."""
-    return Path(study) / arm / f"seed-{seed}"
+    """Where an arm's run of one training seed lies: STUDY/ARM/seedN, a normal run folder."""
+    return Path(study) / arm / f"seed{seed}"
 
 
 def is_study(folder: str | Path) -> bool:
@@ -121,22 +129,24 @@ def is_study(folder: str | Path) -> bool:
 
 
 def read_study(folder: str | Path) -> Study:
-    """Read a study's folder.
+    """Read a study's folder as `cardinal study` writes it.
 
-    study.yaml holds `name`, `seeds` (list), `variants` (name to settings), `arms` (name to
-    {kind, from}: KINDS, and the arm whose trained model it begins with), and may hold
-    `in_distribution` (names of variants; `train` and those that begin with `held_out` if not
-    given) and `model` {name, parameters, from_scratch}. Runs lie where `run_folder` says, each
-    with config.yaml, metrics.jsonl and episodes.parquet: one row an episode of an evaluation,
-    with phase (start, sft, ppo), step, variant, seed, success, and where known first_try and
-    recognition. An `eval` record of metrics.jsonl may carry flops, flops_formula and kl_start.
+    study.yaml holds `seeds` and `arms` (name to {from, at, set}). Runs lie where `run_folder`
+    says, each with config.yaml, metrics.jsonl and outcomes.jsonl: one row an episode of an
+    evaluation (`RunLog.outcomes`). An `eval` record of metrics.jsonl may carry flops (spent since
+    the initial model), flops_formula and kl_start; without flops they are counted (`_spent`).
 
     Raises:
-        ConfigError: study.yaml or a parquet file is missing a part or contradicts itself.
+        ConfigError: study.yaml or a row of outcomes is missing a part.
     """
     folder = Path(folder)
     said = _definition(folder)
-    arms, seeds, variants = _arms(folder, said), list(said["seeds"]), list(said["variants"])
+    seeds = list(said["seeds"])
+    configs = {name: _config(folder, name, seeds) for name in said["arms"]}
+    arms = _arms(folder, said, configs)
+    variants: dict[str, dict[str, Any]] = {}
+    for config in configs.values():
+        variants |= (config.get("eval") or {}).get("variants") or {}
     points: list[Point] = []
     samples: list[Record] = []
     missing = []
@@ -148,15 +158,14 @@ def read_study(folder: str | Path) -> Study:
                 continue
             points += _points(run, arm.name, seed)
             samples += [{"arm": arm.name, "arm_seed": seed} | e for e in episodes(run)]
-    name, size, scratch = _model(folder, said, arms, seeds)
-    inside = said.get("in_distribution") or [
-        v for v in variants if v == "train" or v.startswith("held_out")
-    ]
-    _refuse_unknown(folder, "in_distribution", inside, variants)
+    first = next((config for config in configs.values() if config), {})
+    path = (first.get("model") or {}).get("path")
     return Study(
-        str(said.get("name", folder.name)), folder, name, size, scratch,
-        _environment(folder, arms, seeds), arms, seeds, variants, list(inside), points, samples,
-        missing,
+        folder.name, folder, str(path or "a tiny model, made from scratch"),
+        next(filter(None, (_size(run_folder(folder, a, s)) for a in configs for s in seeds)), None),
+        path is None, str((first.get("env") or {}).get("id", "")), arms, seeds, list(variants),
+        [name for name, settings in variants.items() if set(settings or {}) <= SAME_RULE],
+        _carried(points, arms), samples, missing,
     )  # fmt: skip
 
 
@@ -165,55 +174,78 @@ def _definition(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"{folder}: holds no study.yaml, so it is no study's folder")
     said = yaml.safe_load(file.read_text()) or {}
-    for key in ("seeds", "variants", "arms"):
+    for key in ("seeds", "arms"):
         if not (isinstance(said, dict) and said.get(key)):
             raise ConfigError(f"{file}: {key} is missing or empty; a study needs at least one")
+    for name, arm in said["arms"].items():
+        source = (arm or {}).get("from")
+        if source is not None and source not in said["arms"]:
+            raise ConfigError(
+                f"{file}: arms.{name}.from={source} is not one of {', '.join(said['arms'])}"
+            )
     return said
 
 
-def _arms(folder: Path, said: dict[str, Any]) -> list[Arm]:
-    found = []
-    for name, settings in said["arms"].items():
-        settings = settings or {}
-        kind, begins = settings.get("kind", name), settings.get("from")
-        if kind not in KINDS:
-            raise ConfigError(
-                f"{folder / 'study.yaml'}: arms.{name}.kind={kind} is not one of {', '.join(KINDS)}"
-            )
-        _refuse_unknown(folder, f"arms.{name}.from", [begins] if begins else [], said["arms"])
-        runs = (run_folder(folder, name, seed) for seed in said["seeds"])
-        configs = (load_config(run) for run in runs if run.is_dir())
-        settings_of = ((c.get("env") or {}).get("settings") or {} for c in configs)
-        tries = next((s["verify_iter"] for s in settings_of if "verify_iter" in s), None)
-        found.append(Arm(str(name), kind, begins, tries))
-    return found
+def _config(folder: Path, arm: str, seeds: list[int]) -> dict[str, Any]:
+    """The configuration of the first of an arm's runs that was begun; empty without one."""
+    return next(filter(None, (load_config(run_folder(folder, arm, s)) for s in seeds)), {})
 
 
-def _refuse_unknown(folder: Path, key: str, names: list[str], known: Any) -> None:
-    for name in names:
-        if name not in known:
+def _arms(folder: Path, said: dict[str, Any], configs: dict[str, dict[str, Any]]) -> list[Arm]:
+    """The arms, each after its source."""
+    found: dict[str, Arm] = {}
+    waiting = {name: arm or {} for name, arm in said["arms"].items()}
+    while waiting:
+        ready = [n for n, arm in waiting.items() if arm.get("from") in {None, *found}]
+        if not ready:
             raise ConfigError(
-                f"{folder / 'study.yaml'}: {key}={name} is not one of {', '.join(known)}"
+                f"{folder / 'study.yaml'}: arms.{next(iter(waiting))} begins in a circle"
             )
+        for name in ready:
+            arm, config = waiting.pop(name), configs[name]
+            source = found.get(arm.get("from") or "")
+            settings = (config.get("env") or {}).get("settings") or {}
+            kind = _kind(name, config, source)
+            tries = settings.get("verify_iter")
+            found[name] = Arm(name, kind, source and source.name, arm.get("at"), tries)
+    return [found[name] for name in said["arms"]]
+
+
+def _kind(name: str, config: dict[str, Any], source: Arm | None) -> str:
+    """An arm's part: SFT that goes on from an SFT arm makes what is begun from it `rl_overfit`.
+
+    An arm called pretrain… stands for the initial model that a tiny one lacks.
+    """
+    if not config:
+        return "not begun"
+    if name.startswith("pretrain"):
+        return "pretrain"
+    sft = int((config.get("sft") or {}).get("steps") or 0)
+    if not (config.get("ppo") or {}).get("updates"):
+        return "sft" if sft else "start"
+    if source is None or source.kind in ("pretrain", "start"):
+        return "rl" if sft else "rl_without_sft"
+    again = source.kind == "sft" and (source.source or "").split("-")[0] not in ("", "pretrain")
+    return "rl_overfit" if again else "rl"
 
 
 def _points(run: Path, arm: str, seed: int) -> list[Point]:
-    """A run's evaluations, in the order of phases and steps."""
-    file = run / OUTCOMES
-    table = pq.read_table(file)
-    for column in COLUMNS:
-        if column not in table.column_names:
-            raise ConfigError(f"{file}: has no column {column}; it needs {', '.join(COLUMNS)}")
+    """A run's evaluations, in the order of phases and steps; failed episodes are left out."""
+    known, last = _evaluations(run)
     groups: dict[tuple[str, int, str], list[Record]] = {}
-    for row in table.to_pylist():
-        groups.setdefault((row["phase"], int(row["step"]), row["variant"]), []).append(row)
-    known = _evaluations(run)
+    for row in read_lines(run / OUTCOMES):
+        for field in FIELDS:
+            if field not in row and row.get("end") != "failed":
+                raise ConfigError(f"{run / OUTCOMES}: a row has no {field}: {row}")
+        if row.get("end") != "failed":
+            key = row["stage"], _step(row, last), row["variant"]
+            groups.setdefault(key, []).append(row)
     order = {"start": 0, "sft": 1, "ppo": 2}
     points = []
     for phase, step, variant in sorted(groups, key=lambda k: (order.get(k[0], 3), k[1])):
         rows, beside = groups[phase, step, variant], known.get((phase, step, variant), {})
         points.append(Point(
-            arm, seed, phase, step, variant, {r["seed"]: bool(r["success"]) for r in rows},
+            arm, seed, phase, step, variant, {r["seed"]: r["success"] > 0 for r in rows},
             _mean(rows, "first_try"), _mean(rows, "recognition"), beside.get("flops"),
             beside.get("flops_formula"), beside.get("kl_start"),
         ))  # fmt: skip
@@ -226,40 +258,72 @@ def _mean(rows: list[Record], key: str) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _evaluations(run: Path) -> dict[tuple[str, int, str], Record]:
-    """Records of evaluations by phase, step and variant.
+def _step(row: Record, last: dict[str, int]) -> int:
+    """Where in its phase an evaluation was; the one at the end says 0."""
+    said = row.get("step" if row["stage"] == "sft" else "update") or 0
+    return int(said) or last.get(row["stage"], 0)
 
-    The one at a phase's end says update 0 where it means the phase's last step.
+
+def _evaluations(run: Path) -> tuple[dict[tuple[str, int, str], Record], dict[str, int]]:
+    """Records of evaluations by phase, step and variant; and the last step of each phase."""
+    records, config, found = read(run), load_config(run), {}
+    size = _size(run)
+    last = {
+        "sft": max((r["step"] for r in records if r["kind"] == "sft"), default=0),
+        "ppo": max((r["update"] for r in records if r["kind"] == "ppo"), default=0),
+    }
+    spent = 0.0
+    for record in records:
+        spent += _spent(record, size, (config.get("ppo") or {}).get("epochs", 1))
+        if record["kind"] == "eval":
+            record.setdefault("flops", spent if size else None)
+            found[record["stage"], _step(record, last), record["variant"]] = record
+    return found, last
+
+
+def _spent(record: Record, size: int | None, epochs: int) -> float:
+    """FLOPs of a record: 6 a parameter and token trained, 2 a token passed forward (Kaplan 2020).
+
+    PPO: every token is played, read once more for the proximal policy, and trained each epoch.
     """
-    found: dict[tuple[str, int, str], Record] = {}
-    done = {"start": 0, "sft": 0, "ppo": 0}
-    for record in read(run):
-        kind = record["kind"]
-        if kind in ("sft", "ppo"):
-            done[kind] = int(record["step" if kind == "sft" else "update"])
-        elif kind == "eval":
-            step = record.get("step") or record.get("update") or done[record["stage"]]
-            found[record["stage"], int(step), record["variant"]] = record
-    return found
+    if not size:
+        return 0.0
+    if record["kind"] == "sft":
+        return 6.0 * size * record.get("tokens_trained", 0.0)
+    if record["kind"] == "ppo":
+        return (6.0 * epochs + 4.0) * size * record.get("tokens", 0.0)
+    return 0.0
 
 
-def _model(
-    folder: Path, said: dict[str, Any], arms: list[Arm], seeds: list[int]
-) -> tuple[str, int | None, bool]:
-    """(name, parameters, from scratch): as study.yaml says, else as the first run's folder does."""
-    told = said.get("model") or {}
-    runs = [run_folder(folder, arm.name, seed) for arm in arms for seed in seeds]
-    path = next((load_config(r)["model"].get("path") for r in runs if load_config(r)), None)
-    size = told.get("parameters") or next(
-        (parameters(r / "model") for r in runs if (r / "model").is_dir()), None
-    )
-    scratch = bool(told.get("from_scratch", path is None))
-    return str(told.get("name") or path or "a tiny model of our own"), size, scratch
+def _size(run: Path) -> int | None:
+    """Parameters of a run's model, where its folder is still there."""
+    own, path = run / "model", (load_config(run).get("model") or {}).get("path")
+    place = own if own.is_dir() else Path(path) if path else own
+    return parameters(place) if place.is_dir() else None
 
 
-def _environment(folder: Path, arms: list[Arm], seeds: list[int]) -> str:
-    runs = (load_config(run_folder(folder, arm.name, seed)) for arm in arms for seed in seeds)
-    return next((str((c.get("env") or {}).get("id", "")) for c in runs if c), "")
+def _carried(points: list[Point], arms: list[Arm]) -> list[Point]:
+    """Arms that begin with another's model begin with what that had cost; a pretrained, nothing.
+
+    Where a run counts its own FLOPs alone, its first point says 0.
+    """
+    kinds = {arm.name: arm.kind for arm in arms}
+    whole: dict[tuple[str, int], list[Point]] = {}
+
+    def visit(arm: Arm, seed: int) -> list[Point]:
+        if (arm.name, seed) in whole:
+            return whole[arm.name, seed]
+        mine = [p for p in points if (p.arm, p.seed) == (arm.name, seed)]
+        if arm.source and kinds[arm.source] != "pretrain" and mine and not mine[0].flops:
+            source = visit(next(a for a in arms if a.name == arm.source), seed)
+            past = [p for p in source if arm.at is None or (p.phase, p.step) == ("sft", arm.at)]
+            cost = max((p.flops or 0.0 for p in past), default=0.0)
+            mine = [p if p.flops is None else replace(p, flops=p.flops + cost) for p in mine]
+        whole[arm.name, seed] = mine
+        return mine
+
+    return [p for arm in arms for seed in dict.fromkeys(p.seed for p in points)
+            for p in visit(arm, seed)]  # fmt: skip
 
 
 def table_rows(study: Study) -> list[dict[str, Any]]:

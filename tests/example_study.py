@@ -8,102 +8,103 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from cluster.study_results import OUTCOMES, run_folder
 
-VARIANTS = ("train", "held_out", "rule_11_12_13", "all_5", "red_suits")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "train": {}, "held_out": {"hands": "held_out"}, "rule_11_12_13": {"face_rule": "ranks"},
+    "all_5": {"face_rule": "five"}, "red_suits": {"suits": "red"},
+}  # fmt: skip
 ARMS: dict[str, dict[str, Any]] = {
-    "start": {"kind": "start"},
-    "sft": {"kind": "sft"},
-    "sft_ppo": {"kind": "rl", "from": "sft"},
-    "ppo_only": {"kind": "rl_without_sft"},
-    "overfit_ppo": {"kind": "rl_overfit"},
+    "sft": {},
+    "sft_long": {"from": "sft"},
+    "sft_ppo": {"from": "sft"},
+    "ppo_only": {},
+    "overfit_ppo": {"from": "sft_long"},
 }
-STEPS = {"start": [], "sft": [100, 200, 400, 800]}  # and PPO's updates:
+STEPS = [100, 200, 400, 800]
 UPDATES = [5, 10, 15, 20]
 # Success in distribution and out of it after the whole of an arm.
-ENDS = {"start": (0.10, 0.08), "sft": (0.62, 0.12), "sft_ppo": (0.70, 0.26),
-        "ppo_only": (0.11, 0.09), "overfit_ppo": (0.64, 0.05)}  # fmt: skip
+ENDS = {"": (0.10, 0.08), "sft": (0.62, 0.12), "sft_long": (0.66, 0.05), "sft_ppo": (0.70, 0.26),
+        "ppo_only": (0.11, 0.09), "overfit_ppo": (0.67, 0.06)}  # fmt: skip
 
 
 def make_study(
     folder: Path, arms: dict[str, dict[str, Any]] = ARMS, seeds: tuple[int, ...] = (0, 1, 2),
-    n: int = 200, vision: bool = True, variants: tuple[str, ...] = VARIANTS,
-    ends: dict[str, tuple[float, float]] = ENDS,
+    n: int = 200, vision: bool = True, ends: dict[str, tuple[float, float]] = ENDS,
 ) -> Path:  # fmt: skip
-    """Write a complete study; an arm may carry `verify_iter`."""
+    """Write a complete study; an arm may carry `verify_iter`, from 1 to 10."""
     folder.mkdir(parents=True, exist_ok=True)
-    shown = {
-        k: {key: v for key, v in arm.items() if key != "verify_iter"} for k, arm in arms.items()
-    }
-    (folder / "study.yaml").write_text(yaml.safe_dump({
-        "name": "gp_l", "seeds": list(seeds), "arms": shown,
-        "variants": {v: {} for v in variants},
-        "model": {"name": "tiny transformer", "parameters": 1_234_567, "from_scratch": True},
-    }, sort_keys=False))  # fmt: skip
-    for i, (arm, said) in enumerate(arms.items()):
+    said = {name: {"from": a.get("from"), "at": None, "set": []} for name, a in arms.items()}
+    (folder / "study.yaml").write_text(yaml.safe_dump(
+        {"base": "gp_l", "seeds": list(seeds), "set": [], "arms": said}, sort_keys=False
+    ))  # fmt: skip
+    for i, (name, arm) in enumerate(arms.items()):
+        end = ends.get(name, (0.7, 0.12 + 0.02 * arm.get("verify_iter", 0)))
         for seed in seeds:
             rng = np.random.default_rng([i, seed])
-            goal = ends.get(arm, (0.5, 0.1 + 0.02 * said.get("verify_iter", 0)))
-            _run(run_folder(folder, arm, seed), said, seed, goal, rng, n, vision, variants)
+            run = run_folder(folder, name, seed)
+            source = arm.get("from") or ""
+            _config(run, name, seed, arm.get("verify_iter", 5))
+            _run(run, "ppo" in name, source, (ends[source], end), rng, n, vision)
     return folder
 
 
-def _run(
-    run: Path, said: dict[str, Any], seed: int, goal: tuple[float, float],
-    rng: np.random.Generator, n: int, vision: bool, variants: tuple[str, ...],
-) -> None:  # fmt: skip
+def _config(run: Path, name: str, seed: int, tries: int) -> None:
     run.mkdir(parents=True)
-    settings = {"verify_iter": said.get("verify_iter", 5)}
+    ppo = "ppo" in name
     (run / "config.yaml").write_text(yaml.safe_dump({
         "name": run.name, "seed": seed, "model": {"path": None},
-        "env": {"id": "cardinal/GeneralPoints-v0", "settings": settings},
-    }))  # fmt: skip
+        "sft": {"steps": 0 if ppo else STEPS[-1]}, "eval": {"variants": VARIANTS},
+        "ppo": {"updates": UPDATES[-1] if ppo else 0, "epochs": 1},
+        "env": {"id": "cardinal/GeneralPoints-v0", "settings": {"verify_iter": tries}},
+    }, sort_keys=False))  # fmt: skip
+
+
+def _run(
+    run: Path, ppo: bool, source: str, ends: tuple[tuple[float, float], tuple[float, float]],
+    rng: np.random.Generator, n: int, vision: bool,
+) -> None:  # fmt: skip
     rows: list[dict[str, Any]] = []
     records: list[dict[str, Any]] = []
-    phase = {"start": "start", "sft": "sft"}.get(said["kind"], "ppo")
-    steps = STEPS["sft"] if phase == "sft" else UPDATES if phase == "ppo" else []
-    before = (0.62, 0.12) if said.get("from") else (0.10, 0.08)
-    base = 3e14 if said.get("from") else 0.0
+    phase, steps = ("ppo", UPDATES) if ppo else ("sft", STEPS)
     points = [("start", 0, 0.0)] + [(phase, s, (k + 1) / len(steps)) for k, s in enumerate(steps)]
     for name, step, part in points:
-        for v, variant in enumerate(variants):
+        at = {"step": step * (name == "sft"), "update": step * (name == "ppo")}
+        for v, variant in enumerate(VARIANTS):
             side = int(v > 1)
-            share = before[side] + (goal[side] - before[side]) * (1 - math.exp(-3 * part)) / 0.95
-            if name == "start":
-                share = (0.10, 0.08)[side]
-            if phase == "sft" and side:  # early peak
+            share = (
+                ends[0][side] + (ends[1][side] - ends[0][side]) * (1 - math.exp(-3 * part)) / 0.95
+            )
+            if not ppo and side and not source:  # early peak
                 share += 0.16 * math.sin(math.pi * part) * (part < 1)
-            share = float(np.clip(share + rng.normal(0, 0.02) - 0.015 * v * (part > 0), 0.01, 0.99))
-            rows += _episodes(name, step, variant, share, n, seed, vision, part, phase, rng)
-            flops = 0.0 if name == "start" else base + part * (3e14 if phase == "sft" else 9e14)
+            share = float(np.clip(share + rng.normal(0, 0.02) - 0.015 * v, 0.01, 0.99))
+            read = 0.6 + (0.2 * part if ppo else -0.25 * part)
+            told = {"stage": name, "variant": variant, **at}
+            rows += [told | e for e in _episodes(share, read if vision else None, n, rng)]
             records.append({
-                "time": 1.79e9, "kind": "eval", "elapsed_s": 10.0 * len(records), "stage": name,
-                "update": step, "variant": variant, "success": share, "interval": [0, 1], "n": n,
-                "flops": flops, "flops_formula": 1.1 * flops,
-                "kl_start": part * (0.9 if phase == "sft" else 0.3 + (0.9 if base else 0)),
+                "time": 1.79e9, "kind": "eval", "elapsed_s": 10.0 * len(records), **told,
+                "success": share, "interval": [0, 1], "n": n,
+                "flops": part * (9e14 if ppo else 3e14),
+                "kl_start": part * (0.3 if ppo else 0.9) + (0.9 if source else 0),
             })  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows), run / OUTCOMES)
+    (run / OUTCOMES).write_text("".join(json.dumps(r) + "\n" for r in rows))
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     (run / "episodes.jsonl").write_text(json.dumps(_sample(phase, steps)) + "\n")
 
 
 def _episodes(
-    phase: str, step: int, variant: str, share: float, n: int, seed: int, vision: bool,
-    part: float, kind: str, rng: np.random.Generator,
-) -> list[dict[str, Any]]:  # fmt: skip
+    share: float, read: float | None, n: int, rng: np.random.Generator
+) -> list[dict[str, Any]]:
     # A hand's difficulty is its own in every arm, so that pairs hang together.
     hard = np.random.default_rng(7).normal(size=n)
     score = 0.7 * hard + 0.7 * rng.normal(size=n)
     wins = score < np.quantile(score, share)
-    read = 0.6 + (0.2 * part if kind == "ppo" else -0.25 * part if kind == "sft" else 0)
+    seen = {} if read is None else {"recognition": float(np.clip(rng.normal(read, 0.1), 0, 1))}
     return [
-        {"phase": phase, "step": step, "variant": variant, "seed": 900_000 + i,
-         "success": bool(won), "first_try": bool(won and i % 2),
-         "recognition": float(np.clip(rng.normal(read, 0.1), 0, 1)) if vision else None}
+        {"seed": 900_000 + i, "end": "terminated" if won else "truncated",
+         "success": float(won), "first_try": float(won and i % 2), **seen}
         for i, won in enumerate(wins)
     ]  # fmt: skip
 
