@@ -155,9 +155,14 @@ def _variants(options: argparse.Namespace, cfg: RunConfig) -> dict[str, dict[str
 
 
 def report_command(options: argparse.Namespace) -> int:
-    """Write summary.json, report.png and report.html of a run folder anew."""
+    """Write the report of a run's or a study's folder anew."""
     from cluster.report import write_report
+    from cluster.study_report import write_study_report
+    from cluster.study_results import is_study
 
+    if is_study(options.run):
+        print(write_study_report(options.run))
+        return 0
     _run_config(options.run)
     write_report(options.run)
     print(Path(options.run) / "report.html")
@@ -289,7 +294,7 @@ def _parser() -> _Parser:
     command.add_argument("id", help="as submit printed it")
     command.add_argument("--address", help="as of submit")
     add("resume", resume_command).add_argument("run", help="run folder")
-    add("report", report_command).add_argument("run", help="run folder")
+    add("report", report_command).add_argument("run", help="folder of a run or a study")
 
     command = add("eval", eval_command)
     command.add_argument("run", help="run folder")

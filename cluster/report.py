@@ -81,16 +81,16 @@ def _page(folder: Path, records: list[Record], summary: dict[str, Any]) -> str:
         f"{size:,} parameters" if size else "",
     ]  # fmt: skip
     sections = [
-        _section("Success", _successes(summary["stages"])),
-        _section("Other measures", _measures(summary["stages"])),
+        section("Success", _successes(summary["stages"])),
+        section("Other measures", _measures(summary["stages"])),
         '<div class="columns">',
-        _section("Time", _times(summary)),
-        _section("Speed", _speeds(summary)),
-        _section("Engine against learner", _proofs(summary, records)),
+        section("Time", _times(summary)),
+        section("Speed", _speeds(summary)),
+        section("Engine against learner", _proofs(summary, records)),
         "</div>",
-        _section("Incidents", _incidents(summary)),
-        _section("Sample episodes", _conversations(episodes(folder))),
-        _section("Configuration", _configuration(config)),
+        section("Incidents", _incidents(summary)),
+        section("Sample episodes", _conversations(episodes(folder))),
+        section("Configuration", _configuration(config)),
     ]
     status, cause = escape(summary["status"]), escape(summary["cause"])
     return f"""<!DOCTYPE html>
@@ -114,12 +114,13 @@ def _page(folder: Path, records: list[Record], summary: dict[str, Any]) -> str:
 """
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """A titled part of a page; nothing where there is no body."""
     return f"<section>\n<h2>{title}</h2>\n{body}\n</section>" if body else ""
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Cells are HTML already."""
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table that scrolls sideways; cells are HTML already."""
     top = "".join(f"<th>{cell}</th>" for cell in head)
     body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return (
@@ -184,7 +185,7 @@ def _successes(stages: dict[str, dict[str, Record]]) -> str:
         rows.append(row)
     note = "Success within the answer budget [Wilson's 95 % interval], and at the first answer."
     note += " Recognition: what was read right (cards, landmarks)." * reads
-    return f'{_table(head, rows)}\n<p class="faint">{note}</p>'
+    return f'{table(head, rows)}\n<p class="faint">{note}</p>'
 
 
 def _recognition(record: Record | None) -> float | None:
@@ -211,7 +212,7 @@ def _measures(stages: dict[str, dict[str, Record]]) -> str:
                 _reward(r.get("reward")), ends or "–",
             ])  # fmt: skip
     head = ["variant", "stage", *(escape(name) for name in shown), "reward", "ends"]
-    return _table(head, rows) if rows else ""
+    return table(head, rows) if rows else ""
 
 
 def _times(summary: dict[str, Any]) -> str:
@@ -222,12 +223,12 @@ def _times(summary: dict[str, Any]) -> str:
     ]
     rest = total - sum(summary["seconds"].values())
     rows.append(["between phases", f"{rest:,.1f}", _percent(rest / total if total else None)])
-    return _table(["phase", "s", "% of run"], rows)
+    return table(["phase", "s", "% of run"], rows)
 
 
 def _speeds(summary: dict[str, Any]) -> str:
     rows = [[escape(p), f"{rate:,.0f}"] for p, rate in summary["tokens_per_second"].items()]
-    return _table(["part", "tokens/s"], rows) if rows else ""
+    return table(["part", "tokens/s"], rows) if rows else ""
 
 
 def _proofs(summary: dict[str, Any], records: list[Record]) -> str:
@@ -247,7 +248,7 @@ def _proofs(summary: dict[str, Any], records: list[Record]) -> str:
             rows.append([*row, f"{tokens:,.0f}" if tokens else ""])
     head = ["log-probabilities", "mean |difference|", "KL", "tokens"]
     note = f"Publishes of weights: {parity['syncs']}."
-    return f'{_table(head, rows)}\n<p class="faint">{note}</p>'
+    return f'{table(head, rows)}\n<p class="faint">{note}</p>'
 
 
 def _incidents(summary: dict[str, Any]) -> str:
@@ -255,7 +256,7 @@ def _incidents(summary: dict[str, Any]) -> str:
         [f"{r['elapsed_s']:,.0f}", *(escape(str(r.get(k, ""))) for k in ("kind", "who", "cause"))]
         for r in summary["incidents"]
     ]
-    return _table(["s", "what", "who", "cause"], rows) if rows else ""
+    return table(["s", "what", "who", "cause"], rows) if rows else ""
 
 
 def _conversations(samples: list[Record]) -> str:
@@ -269,11 +270,12 @@ def _conversations(samples: list[Record]) -> str:
     for stage in ("ppo", "sft", "start"):
         for sample in samples:
             if sample["stage"] == stage and (sample.get("update") or 0) == newest[stage]:
-                parts.append(_conversation(sample, opened=not parts))
+                parts.append(conversation(sample, opened=not parts))
     return "\n".join(parts)
 
 
-def _conversation(sample: Record, opened: bool) -> str:
+def conversation(sample: Record, opened: bool) -> str:
+    """A sample episode as a fold; its texts are escaped."""
     stage = escape(sample["stage"])
     won = bool(sample.get("success"))
     head = (

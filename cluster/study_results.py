@@ -207,7 +207,7 @@ def _arms(folder: Path, said: dict[str, Any], configs: dict[str, dict[str, Any]]
             settings = (config.get("env") or {}).get("settings") or {}
             kind = _kind(name, config, source)
             tries = settings.get("verify_iter")
-            found[name] = Arm(name, kind, source and source.name, arm.get("at"), tries)
+            found[name] = Arm(name, kind, source.name if source else None, arm.get("at"), tries)
     return [found[name] for name in said["arms"]]
 
 

@@ -135,7 +135,7 @@ def test_samples_of_the_last_evaluation_only(tmp_path: Path) -> None:
 def test_samples_show_what_the_policy_saw(tmp_path: Path) -> None:
     seen = "data:image/png;base64,AAAA"
     message = {"role": "user", "content": "which cards?", "pictures": [seen]}
-    page = report._conversation(
+    page = report.conversation(
         {"stage": "sft", "variant": "train", "seed": 1, "end": "terminated", "success": 1.0,
          "reward": 5.0, "messages": [message]}, opened=True,
     )  # fmt: skip
