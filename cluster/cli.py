@@ -74,7 +74,7 @@ def resume_command(options: argparse.Namespace) -> int:
 
 
 def study_command(options: argparse.Namespace) -> int:
-    """Train and evaluate the arms of a study; what is finished is not done again."""
+    """Train, evaluate and report on the arms of a study; what is finished is not done again."""
     from cluster.study import check_study, checked_train, run_study
     from configs.study import load_study
 

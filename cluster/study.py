@@ -1,7 +1,8 @@
 """`cardinal study`: every arm and seed of a study as a normal run, then one table of results.
 
 Comes in: a StudyConfig and the function that runs one job; goes out: run folders, study.yaml,
-study.json, results.csv. What is finished is not done again; what was interrupted goes on.
+study.json, results.csv, report.html. What is finished is not done again, what was interrupted
+goes on.
 """
 
 from __future__ import annotations
@@ -82,6 +83,9 @@ def run_study(study: StudyConfig, train: Train) -> int:
                 told[name] = _run(study.run(arm, seed), train)
             print(f"{name}: {told[name]}", flush=True)
             write_results(study, told)
+    from cluster.study_report import write_study_report  # which reads `rows_of` of this file
+
+    print(write_study_report(study.folder))
     return int(any(status != "finished" for status in told.values()))
 
 

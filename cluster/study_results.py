@@ -15,6 +15,7 @@ import yaml
 
 from cluster.metrics import Record, episodes, read, read_lines
 from cluster.statistics import summarise
+from cluster.study import rows_of
 from cluster.summary import load_config, parameters
 from configs.load import ConfigError
 
@@ -134,7 +135,7 @@ def read_study(folder: str | Path) -> Study:
     study.yaml holds `seeds` and `arms` (name to {from, at, set}). Runs lie where `run_folder`
     says, each with config.yaml, metrics.jsonl and outcomes.jsonl: one row an episode of an
     evaluation (`RunLog.outcomes`). An `eval` record of metrics.jsonl may carry flops (spent since
-    the initial model), flops_formula and kl_start; without flops they are counted (`_spent`).
+    the initial model), flops_formula and kl_start; without flops, `rows_of` counts them.
 
     Raises:
         ConfigError: study.yaml or a row of outcomes is missing a part.
@@ -205,13 +206,14 @@ def _arms(folder: Path, said: dict[str, Any], configs: dict[str, dict[str, Any]]
             arm, config = waiting.pop(name), configs[name]
             source = found.get(arm.get("from") or "")
             settings = (config.get("env") or {}).get("settings") or {}
-            kind = _kind(name, config, source)
+            before = found.get(source.source or "") if source else None
+            kind = _kind(name, config, source, before)
             tries = settings.get("verify_iter")
             found[name] = Arm(name, kind, source.name if source else None, arm.get("at"), tries)
     return [found[name] for name in said["arms"]]
 
 
-def _kind(name: str, config: dict[str, Any], source: Arm | None) -> str:
+def _kind(name: str, config: dict[str, Any], source: Arm | None, before: Arm | None) -> str:
     """An arm's part: SFT that goes on from an SFT arm makes what is begun from it `rl_overfit`.
 
     An arm called pretrain… stands for the initial model that a tiny one lacks.
@@ -225,7 +227,7 @@ def _kind(name: str, config: dict[str, Any], source: Arm | None) -> str:
         return "sft" if sft else "start"
     if source is None or source.kind in ("pretrain", "start"):
         return "rl" if sft else "rl_without_sft"
-    again = source.kind == "sft" and (source.source or "").split("-")[0] not in ("", "pretrain")
+    again = before is not None and (source.kind, before.kind) == ("sft", "sft")
     return "rl_overfit" if again else "rl"
 
 
@@ -266,33 +268,18 @@ def _step(row: Record, last: dict[str, int]) -> int:
 
 def _evaluations(run: Path) -> tuple[dict[tuple[str, int, str], Record], dict[str, int]]:
     """Records of evaluations by phase, step and variant; and the last step of each phase."""
-    records, config, found = read(run), load_config(run), {}
-    size = _size(run)
+    records, found = read(run), {}
     last = {
         "sft": max((r["step"] for r in records if r["kind"] == "sft"), default=0),
         "ppo": max((r["update"] for r in records if r["kind"] == "ppo"), default=0),
     }
-    spent = 0.0
-    for record in records:
-        spent += _spent(record, size, (config.get("ppo") or {}).get("epochs", 1))
-        if record["kind"] == "eval":
-            record.setdefault("flops", spent if size else None)
-            found[record["stage"], _step(record, last), record["variant"]] = record
+    evaluations = [r for r in records if r["kind"] == "eval"]
+    for record, row in zip(evaluations, rows_of(run), strict=True):
+        if "sft_flops" in row:
+            spent = sum(row[f"{part}_flops"] for part in ("sft", "ppo", "played"))
+            record.setdefault("flops", spent)
+        found[record["stage"], _step(record, last), record["variant"]] = record
     return found, last
-
-
-def _spent(record: Record, size: int | None, epochs: int) -> float:
-    """FLOPs of a record: 6 a parameter and token trained, 2 a token passed forward (Kaplan 2020).
-
-    PPO: every token is played, read once more for the proximal policy, and trained each epoch.
-    """
-    if not size:
-        return 0.0
-    if record["kind"] == "sft":
-        return 6.0 * size * record.get("tokens_trained", 0.0)
-    if record["kind"] == "ppo":
-        return (6.0 * epochs + 4.0) * size * record.get("tokens", 0.0)
-    return 0.0
 
 
 def _size(run: Path) -> int | None:

@@ -6,11 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from safetensors.numpy import save_file
 
+from cluster.study import rows_of
 from cluster.study_results import OUTCOMES, is_study, read_study, run_folder, table_rows
 from configs.load import ConfigError
 from tests.example_study import ENDS, VARIANTS, make_study
@@ -76,13 +75,13 @@ def test_the_last_evaluation_of_a_phase_says_update_0(tmp_path: Path) -> None:
         lines = (run / name).read_text().replace('"update": 20', '"update": 0')
         (run / name).write_text(lines)
     with (run / "metrics.jsonl").open("a") as stream:
-        stream.write('{"kind": "ppo", "update": 20, "elapsed_s": 1}\n')
+        stream.write('{"kind": "ppo", "update": 20, "tokens": 1, "elapsed_s": 1}\n')
     last = read_study(tmp_path).last("sft_ppo", 0, "train")
     assert last is not None
     assert (last.step, last.flops) == (20, 12e14)
 
 
-def test_compute_is_counted_from_tokens_and_carried_over(tmp_path: Path) -> None:
+def test_compute_is_that_of_the_study_and_carried_over(tmp_path: Path, tiny_model: str) -> None:
     make_study(tmp_path, n=5, seeds=(0,))
     for arm, record in (
         ("sft", {"kind": "sft", "step": 100, "tokens_trained": 1000}),
@@ -92,15 +91,17 @@ def test_compute_is_counted_from_tokens_and_carried_over(tmp_path: Path) -> None
         file = run / "metrics.jsonl"
         records = [json.loads(line) for line in file.read_text().splitlines()]
         for r in records:
-            del r["flops"]
+            r.pop("flops")
         records.insert(5, record | {"elapsed_s": 0.0})  # after the start's five variants
         file.write_text("".join(json.dumps(r) + "\n" for r in records))
-        (run / "model").mkdir()
-        save_file({"w": np.zeros((10, 10), np.float32)}, str(run / "model" / "model.safetensors"))
+        shutil.copytree(tiny_model, run / "model")
+    spent = [row["sft_flops"] for row in rows_of(run_folder(tmp_path, "sft", 0))]
+    assert spent[-1] > 0
     study = read_study(tmp_path)
-    assert [p.flops for p in study.at("sft", 0, "train")] == [0] + [6 * 100 * 1000] * 4
-    played = 600_000 + (6 + 4) * 100 * 50
-    assert [p.flops for p in study.at("sft_ppo", 0, "train")] == [600_000] + [played] * 4
+    assert [p.flops for p in study.at("sft", 0, "train")] == [0] + [spent[-1]] * 4
+    row = rows_of(run_folder(tmp_path, "sft_ppo", 0))[-1]
+    after = spent[-1] + row["ppo_flops"] + row["played_flops"]
+    assert [p.flops for p in study.at("sft_ppo", 0, "train")] == [spent[-1]] + [after] * 4
 
 
 def test_failed_episodes_are_no_outcomes(tmp_path: Path) -> None:
