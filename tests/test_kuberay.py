@@ -40,7 +40,7 @@ def validators():
     jsonschema = pytest.importorskip("jsonschema")
     found = {}
     for kind in ("RayJob", "RayCluster"):
-        for folder in (SCHEMAS, Path("/work/shared/kuberay")):
+        for folder in (SCHEMAS,):
             file = folder / f"{kind.lower()}.v1.schema.json"
             if file.is_file():
                 found[kind] = jsonschema.Draft202012Validator(strict(json.loads(file.read_text())))
