@@ -39,13 +39,10 @@ def validators():
     jsonschema = pytest.importorskip("jsonschema")
     found = {}
     for kind in ("RayJob", "RayCluster"):
-        for folder in (SCHEMAS,):
-            file = folder / f"{kind.lower()}.v1.schema.json"
-            if file.is_file():
-                found[kind] = jsonschema.Draft202012Validator(strict(json.loads(file.read_text())))
-                break
-        else:
+        file = SCHEMAS / f"{kind.lower()}.v1.schema.json"
+        if not file.is_file():
             pytest.skip(f"KubeRay's schemas are not at {SCHEMAS}")
+        found[kind] = jsonschema.Draft202012Validator(strict(json.loads(file.read_text())))
     return found
 
 
