@@ -20,7 +20,8 @@ from cluster.summary import load_config, parameters
 from configs.load import ConfigError
 
 KINDS = ("pretrain", "start", "sft", "rl", "rl_without_sft", "rl_overfit", "not begun")
-SAME_RULE = {"hands", "verify_iter", "feedback"}  # settings that change no rule and no picture
+# Settings that change no rule and no picture.
+SAME_RULE = {"hands", "require_face", "verify_iter", "feedback"}
 OUTCOMES = "outcomes.jsonl"
 FIELDS = ("stage", "variant", "seed", "success")
 

@@ -146,6 +146,23 @@ def test_mixed_rules_are_drawn_and_stated():
     assert seen == {"ten": {"10"}, "five": {"5"}, "seven": {"7"}, "twelve": {"12"}}
 
 
+def test_any_rule_counts_each_face_card_by_itself():
+    env = GeneralPoints(prompt_style="brief", face_rule="any", require_face=True)
+    stated = set()
+    for seed in range(300):
+        observation, info = env.reset(seed=seed)
+        values = rules.face_values(info["rule"])
+        for name, number in zip(info["cards"], info["numbers"], strict=True):
+            if name in "JQK":
+                assert number == values["JQK".index(name)]
+                assert f"{name}={number}" in observation["message"].split()
+                stated.add((name, number))
+        assert env.step(env.expert())[1] == 5.0
+    assert stated == {(name, number) for name in "JQK" for number in range(1, 14)}
+    same = [env.reset(seed=5)[1] for _ in range(2)]
+    assert same[0] == same[1]
+
+
 def test_one_seed_is_one_hand_in_every_suit_and_modality():
     hands = set()
     for keywords in ({}, {"modality": "vision"}, {"modality": "vision", "suits": "red"}):

@@ -141,6 +141,30 @@ def test_rule_change_touches_turns_only() -> None:
             assert (first == second) == (point.kind != "turn")
 
 
+@pytest.mark.parametrize("style", ["brief", "full"])
+def test_a_mixed_action_space_is_drawn_by_the_seed_stated_and_graded(style) -> None:
+    env = VIRL(prompt_style=style, action_space="mixed", routes=50)
+    plain = VIRL(prompt_style=style, routes=50)
+    drawn = []
+    for seed in range(40):
+        shown, _ = env.reset(seed=seed)
+        plain.reset(seed=seed)
+        assert [p.place for p in env.rail] == [p.place for p in plain.rail]
+        drawn.append(env.action_space)
+        words = {"absolute": "compass", "relative": "turn"}[env.action_space]
+        assert style == "full" or shown["message"].startswith(f"Use {words}.")
+        assert style == "brief" or ("northwest" in shown["message"].split("[Action space]")[1]) == (
+            env.action_space == "absolute"
+        )
+        done = False
+        while not done:
+            _, reward, done, _, info = env.step(env.expert())
+            assert reward == 1.0
+        assert info["metrics"]["success"] == 1.0
+        assert env.reset(seed=seed)[0] == shown
+    assert 10 < drawn.count("relative") < 30
+
+
 @pytest.mark.parametrize("vision", [False, True])
 def test_brief_prompts_are_short(vision) -> None:
     modality = "vision" if vision else "language"

@@ -58,7 +58,7 @@ class GeneralPoints(TextEnv):
         super().reset(seed=seed)
         s = self.settings
         options = options or {}
-        stated = options.get("face_rule") or self._draw_rule()
+        stated = options.get("face_rule") or rules.draw_rule(self.np_random, s.face_rule)
         ranks, suits = self._draw_hand(s.fake_rule or stated)
         self._deal(ranks, suits, s.fake_rule or stated)
         self.answers = self.legal = 0
@@ -71,12 +71,6 @@ class GeneralPoints(TextEnv):
         )  # fmt: skip
         info = {"cards": self.hand.names, "numbers": self.hand.numbers, "rule": stated}
         return self._observe(message, restart=1), info
-
-    def _draw_rule(self) -> str:
-        rule = self.settings.face_rule
-        if rule != "mixed":
-            return rule
-        return rules.MIXED[int(self.np_random.integers(len(rules.MIXED)))]
 
     def _draw_hand(self, rule: str) -> tuple[list[int], list[int]]:
         s = self.settings

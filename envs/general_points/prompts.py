@@ -6,7 +6,7 @@ one line. Draws nothing and judges nothing.
 
 from __future__ import annotations
 
-from envs.general_points.rules import FACE_VALUES
+from envs.general_points.rules import face_values
 
 WORDINGS = (
     "You are an expert {target} points card game player. You are given {n} cards{where}.",
@@ -43,8 +43,8 @@ BRIEF_WORDS = {
 
 
 def rule_sentence(rule: str) -> str:
-    """What the full prompt says of J, Q and K; rule is a key of FACE_VALUES."""
-    jack, queen, king = FACE_VALUES[rule]
+    """What the full prompt says of J, Q and K; rule as rules.face_values reads it."""
+    jack, queen, king = face_values(rule)
     if jack == king:
         return f"'J', 'Q' and 'K' count as {jack}"
     return f"'J', 'Q' and 'K' count as {jack}, {queen} and {king}"
@@ -52,7 +52,7 @@ def rule_sentence(rule: str) -> str:
 
 def brief_cards(names: tuple[str, ...], rule: str) -> str:
     """Cards and the rule in one line: each of J, Q, K with what it counts, `A 5 10 K=10`."""
-    values = dict(zip("JQK", FACE_VALUES[rule], strict=True))
+    values = dict(zip("JQK", face_values(rule), strict=True))
     return " ".join(f"{name}={values[name]}" if name in values else name for name in names)
 
 

@@ -22,7 +22,10 @@ FACE_VALUES = {
 MIXED = ("ten", "five", "seven", "twelve")
 """The rules that `mixed` draws from; `ranks` stays out, so that it can be tested as unseen."""
 
-RULES = (*FACE_VALUES, "mixed")
+LARGEST = 13
+"""`any` draws what J, Q and K count, each by itself, from 1 to this."""
+
+RULES = (*FACE_VALUES, "mixed", "any")
 SUITS = "shdc"
 """Spades, hearts, diamonds, clubs: the four suits of a deck, in the order in which cards count."""
 
@@ -35,9 +38,26 @@ def rank_name(rank: int) -> str:
     return _NAMES.get(rank) or str(rank)
 
 
+def draw_rule(rng: np.random.Generator, face_rule: str) -> str:
+    """The rule of one hand: `face_rule` itself, or what `mixed` and `any` draw."""
+    if face_rule == "mixed":
+        return MIXED[int(rng.integers(len(MIXED)))]
+    if face_rule == "any":
+        return "-".join(map(str, rng.integers(1, LARGEST + 1, 3)))
+    return face_rule
+
+
+def face_values(rule: str) -> tuple[int, int, int]:
+    """What J, Q and K count; rule is a key of FACE_VALUES, or says it: `3-11-7`."""
+    if rule in FACE_VALUES:
+        return FACE_VALUES[rule]
+    jack, queen, king = map(int, rule.split("-"))
+    return jack, queen, king
+
+
 def value(rank: int, rule: str) -> int:
-    """What a card of this rank counts under a face rule (a key of FACE_VALUES)."""
-    return FACE_VALUES[rule][rank - 11] if 11 <= rank <= 13 else rank
+    """What a card of this rank counts under a rule as `face_values` reads it."""
+    return face_values(rule)[rank - 11] if 11 <= rank <= 13 else rank
 
 
 @lru_cache(maxsize=1 << 16)

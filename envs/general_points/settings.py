@@ -21,7 +21,8 @@ class Settings:
     preset: str = leaf("fixed", "SPEC preset; decides every key that is null", choices=PRESETS)
     prompt_style: str = leaf("full", "explained, or as short as can be", choices=("full", "brief"))
     face_rule: str = leaf(
-        "ten", "what J, Q, K count, as the prompt says; mixed: drawn per hand, never ranks",
+        "ten", "what J, Q, K count, as the prompt says; drawn per hand: mixed, of the four rules "
+        "that are not ranks, or any, each of the three by itself from 1 to 13",
         choices=RULES,
     )  # fmt: skip
     fake_rule: str | None = leaf(
@@ -126,8 +127,8 @@ def contradiction(s: Settings) -> str | None:
         and s.require_face,
         f"fake_rule={s.fake_rule} is the rule that face_rule already states": s.fake_rule
         == s.face_rule,
-        "fake_rule needs one stated rule, not face_rule=mixed": s.fake_rule is not None
-        and s.face_rule == "mixed",
+        f"fake_rule needs one stated rule, not face_rule={s.face_rule}": s.fake_rule is not None
+        and s.face_rule in ("mixed", "any"),
         "prompt_diversity draws the rule itself and needs fake_rule=null": s.prompt_diversity
         and s.fake_rule is not None,
         f"prompt_diversity needs face cards, max_rank={s.max_rank} has none": s.prompt_diversity

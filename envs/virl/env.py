@@ -20,7 +20,7 @@ from envs.virl.map import draw_map
 from envs.virl.panorama import GAP, four_views
 from envs.virl.rail import Point, lay_rail, relative_words
 from envs.virl.route import Route
-from envs.virl.settings import Settings, check, resolve
+from envs.virl.settings import ACTION_SPACES, Settings, check, resolve
 from envs.virl.verifier import EXHAUSTED, Verdict, grade
 from envs.virl.world import open_world
 
@@ -72,6 +72,9 @@ class VIRL(TextEnv):
         heading = self._init_heading(self.route)
         self.rail = self._lay(self.route, heading)
         self.turns = relative_words(self.route, heading, self.rules)
+        self.action_space = self.settings.action_space
+        if self.action_space == "mixed":
+            self.action_space = ACTION_SPACES[int(self.np_random.integers(len(ACTION_SPACES)))]
         self.sentences = directions(self.route, self.turns)
         self._route_text = prompts.route_text(self.route, self.turns, self.settings.prompt_style)
         self.position, self._picture_at = 0, -1
@@ -118,9 +121,9 @@ class VIRL(TextEnv):
         s, rules = self.settings, self.rules
         route, past, point = self._route_text, self.history, self.point
         if s.prompt_style == "brief":
-            return prompts.brief_prompt(route, past, point, vision, s.action_space)
+            return prompts.brief_prompt(route, past, point, vision, self.action_space)
         return prompts.full_prompt(
-            route, past, point, vision, s.action_space, rules.view_layout, rules.tidy_rail,
+            route, past, point, vision, self.action_space, rules.view_layout, rules.tidy_rail,
             self._wording,
         )  # fmt: skip
 
@@ -160,7 +163,7 @@ class VIRL(TextEnv):
         else:
             answer = read_full(text)
         assert self.route is not None
-        verdict = grade(answer, self.point, self.route, self.settings.action_space, self.rules)
+        verdict = grade(answer, self.point, self.route, self.action_space, self.rules)
         first = self.left == self.settings.verify_iter
         self.right += verdict.right
         if first and not verdict.right:
@@ -172,7 +175,7 @@ class VIRL(TextEnv):
         return verdict
 
     def _walk_on(self) -> None:
-        action = self.point.action(self.settings.action_space)
+        action = self.point.action(self.action_space)
         self.history.append((observation(self.point, self.rules.tidy_rail), action))
         self.position += 1
         self.left = self.settings.verify_iter

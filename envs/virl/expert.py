@@ -16,6 +16,7 @@ from envs.virl import prompts
 from envs.virl.directions import observation
 from envs.virl.geometry import COMPASS, RELATIVE, SIDES
 from envs.virl.names import CITY_WORDS, KINDS, WORDS
+from envs.virl.settings import ACTION_SPACES
 from envs.virl.verifier import ACTIONS, Verdict
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ FAULTS = (
 def answer(env: VIRL, action: str | None = None) -> str:
     """The answer that earns full marks where the environment stands, or one with another action."""
     point = env.point
-    action = action or point.action(env.settings.action_space)
+    action = action or point.action(env.action_space)
     if env.settings.prompt_style == "brief":
         return prompts.brief_answer(point, env.vision, action)
     observed = observation(point, env.rules.tidy_rail).strip().removesuffix(";")
@@ -67,7 +68,7 @@ def demonstrations(env: VIRL, n: int, seed: int) -> Iterator[Demonstration]:
 
 def _failure(player: VIRL, rng: np.random.Generator) -> list[Message]:
     """Give a wrong answer and hear the feedback."""
-    space = player.settings.action_space
+    space = player.action_space
     actions = [action for action in ACTIONS[space] if action != player.point.action(space)]
     wrong = answer(player, actions[int(rng.integers(len(actions)))])
     shown, *_ = player.step(wrong)
@@ -96,7 +97,7 @@ def corpus(env: VIRL) -> Iterator[str]:
     for feedback in ("none", "binary", "verifier"):
         for fault in FAULTS:
             yield prompts.retry(Verdict("wrong_action", -1.0, fault), feedback, style)
-    for action_space in ("absolute", "relative"):
+    for action_space in ACTION_SPACES:
         for preset in PRESETS:
             changed = {"action_space": action_space, "preset": preset, "modality": "language"}
             yield from _texts(type(env)(**(vars(env.settings) | changed)), episodes=6)
@@ -110,7 +111,7 @@ def _texts(player: VIRL, episodes: int) -> Iterator[str]:
             for vision in (False, True):
                 yield player.prompt(vision)
             if player.settings.prompt_style == "brief":
-                action = player.point.action(player.settings.action_space)
+                action = player.point.action(player.action_space)
                 yield prompts.brief_answer(player.point, True, action)
             text = player.expert()
             yield text

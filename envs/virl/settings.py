@@ -14,6 +14,7 @@ from envs.virl.names import CITY_WORDS
 
 CITIES = tuple(CITY_WORDS)
 BENCHMARK = "benchmark"
+ACTION_SPACES = ("absolute", "relative")
 TRAINING_ROUTES = 1000
 BENCHMARK_ROUTES_A_CITY = 2
 
@@ -45,8 +46,12 @@ class Settings:
     max_legs: int | None = leaf(
         None, "procedural routes have two legs to this many; null: 5", low=2, high=5
     )
-    action_space: str = leaf("absolute", "compass words (the training rule) or left and right",
-                             choices=("absolute", "relative"))  # fmt: skip
+    action_space: str = leaf(
+        "absolute",
+        "compass words (the training rule), left and right, or mixed: one of both drawn per "
+        "episode, as the prompt says",
+        choices=(*ACTION_SPACES, "mixed"),
+    )
     view_layout: str | None = leaf(
         None,
         "views at 0, 90, 180, 270 degrees, or at -135, -45, 45, 135 as released; null: by preset",
