@@ -54,11 +54,8 @@ class RolloutActor:
             channel=channel,
             sleeps=cfg.cluster.layout == "colocated",
         )
-        limits = Limits(
-            rollout.answer_tokens, rollout.context_tokens, cfg.cluster.episode_deadline_s
-        )
         self.worker = RolloutWorker(
-            settings, renderer, environments, limits, rollout.in_flight, rollout.block
+            settings, renderer, environments, _limits(cfg), rollout.in_flight, rollout.block
         )
 
     async def start(self) -> int:
@@ -67,6 +64,12 @@ class RolloutActor:
             if self.worker.engine is None:
                 await self.worker.start()
         return os.getpid()
+
+    async def take_up(
+        self, cfg: RunConfig, environments: dict[str, tuple[str, dict[str, Any]]]
+    ) -> None:
+        """Forget the last run, and play these environments for the next, whose weights come."""
+        await self.worker.take_up(environments, _limits(cfg))
 
     async def node(self) -> str:
         """Ray's id of the node that this actor is on."""
@@ -118,3 +121,8 @@ class RolloutActor:
     async def shutdown(self) -> None:
         """End the engine's processes; the actor itself ends with its handle."""
         await self.worker.shutdown()
+
+
+def _limits(cfg: RunConfig) -> Limits:
+    rollout = cfg.rollout
+    return Limits(rollout.answer_tokens, rollout.context_tokens, cfg.cluster.episode_deadline_s)

@@ -75,12 +75,13 @@ def resume_command(options: argparse.Namespace) -> int:
 
 def study_command(options: argparse.Namespace) -> int:
     """Train, evaluate and report on the arms of a study; what is finished is not done again."""
-    from cluster.study import check_study, checked_train, run_study
+    from cluster.study import check_study, study
     from configs.study import load_study
 
-    study = load_study(options.study)
-    check_study(study)
-    return 0 if options.check else run_study(study, checked_train)
+    _refuse_below("--parallel", options.parallel, 1)
+    plan = load_study(options.study)
+    check_study(plan, options.parallel)
+    return 0 if options.check else study(plan, options.parallel)
 
 
 def submit_command(options: argparse.Namespace) -> int:
@@ -288,6 +289,7 @@ def _parser() -> _Parser:
             _manifest_options(command)
     command = add("study", study_command)
     command.add_argument("study", help="a YAML file, or the name of one in configs/studies/")
+    command.add_argument("--parallel", type=int, default=1, help="runs at once")
     command.add_argument("--check", action="store_true", help="show the arms; nothing is started")
     command = add("job", job_command)
     command.add_argument("action", choices=("status", "logs", "stop"))

@@ -70,30 +70,23 @@ def checkpoint(folder: Path, cfg: RunConfig, stage: str | None) -> tuple[str, st
 
 
 def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[dict[str, Any]]:
+    from cluster.crew import Crew
     from cluster.evaluate import evaluate
     from cluster.layout import without_learner
     from cluster.metrics import append, plain
-    from cluster.placement import cpus
-    from cluster.session import session
-    from cluster.train import start_actors, stop_actors
     from cluster.wait import answer
     from rollout.renderer import Renderer
 
     records, cfg = [], without_learner(cfg)
-    with session(cfg, cpus(cfg)):
-        from cluster.placed import place
-
-        workers, buffer = start_actors(cfg, model, place(cfg, model, learn=False))
-        try:
-            deadline = cfg.cluster.start_deadline_s
-            for i, worker in enumerate(workers):
-                who = f"rollout worker {i}"
-                answer(worker.start.remote(), who, "start its engine", deadline, "start_deadline_s")
-            for variant in cfg.eval.variants:
-                record, _, _ = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
-                records.append(plain({"time": time.time(), **record}))
-        finally:
-            stop_actors(workers)
+    with Crew() as crew:
+        _, workers, buffer = crew.meet(cfg, model, learn=False)
+        deadline = cfg.cluster.start_deadline_s
+        for i, worker in enumerate(workers):
+            who = f"rollout worker {i}"
+            answer(worker.start.remote(), who, "start its engine", deadline, "start_deadline_s")
+        for variant in cfg.eval.variants:
+            record, _, _ = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
+            records.append(plain({"time": time.time(), **record}))
     for record in records:
         append(folder / "evaluations.jsonl", record)
     return records

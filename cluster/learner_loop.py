@@ -22,6 +22,7 @@ import torch
 from cluster import evaluate as evaluation
 from cluster.channels import open_channel
 from cluster.cursor import Cursor
+from cluster.drift import Drift
 from cluster.failures import ParityError, RunFailure
 from cluster.metrics import RunLog
 from cluster.sft_data import Prefetched, batches
@@ -84,7 +85,7 @@ class LearnerLoop:
         self.log = RunLog(self.folder, keep=self.cursor.covers) if rank == 0 else None
         self.version = self.cursor.update
         self.channel = open_channel(job.channel, job.cfg, job.workers, rank)
-        self.last_parity: dict[str, float] = {}
+        self.drift = Drift(Path(self.cfg.eval.start or job.folder), self.cfg, rank)
 
     def run(self) -> None:
         """All phases from the cursor on, once the engines are up."""
@@ -287,6 +288,7 @@ class LearnerLoop:
         """
         at = {"update": update, "step": step}
         with self._phase(f"eval {stage}"):
+            drift: float | None = None
             for i, variant in enumerate(self.cfg.eval.variants):
                 record: dict[str, Any] = {}
                 if self.rank == 0:
@@ -299,9 +301,13 @@ class LearnerLoop:
                     self.log.outcomes([at | row for row in rows])
                 check = {}
                 if i == 0 and self.cfg.eval.temperature == self.cfg.rollout.temperature:
-                    check = parity(engine, self._take(), self.cfg, self.version)
+                    played = self._take()
+                    check = parity(engine, played, self.cfg, self.version)
                     self._check_parity(check, f"evaluation {stage}")
-                self._write("eval", **at, **record, **check)
+                    if stage == "start" and not self.cfg.eval.start:
+                        self.drift.remember(played)
+                    drift = self.drift.kl(engine)
+                self._write("eval", **at, **record, **check, kl_start=drift)
 
     def _engine(self, folder: str, optimizer: Any, steps: int, value: bool) -> Engine:
         """The phase's engine, at the cursor."""

@@ -1,8 +1,7 @@
 """`cardinal study`: every arm and seed of a study as a normal run, then one table of results.
 
-Comes in: a StudyConfig and the function that runs one job; goes out: run folders, study.yaml,
-study.json, results.csv, report.html. What is finished is not done again, what was interrupted
-goes on.
+Comes in: a StudyConfig; goes out: run folders, study.yaml, study.json, results.csv, report.html.
+What is finished is not done again, what was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -10,36 +9,42 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cluster import metrics
-from cluster.failures import PlacementError, RunFailure
+from cluster.slots import BUSY, FINISHED, Slots, alone
 from cluster.summary import ended, load_config
 from configs.load import ConfigError
-from configs.schema import RunConfig
 from configs.study import StudyConfig
 from learner import flops
 from learner.model_folder import check_model
 
-Train = Callable[[RunConfig, bool], int]
 COLUMNS = ("arm", "source", "seed", "stage", "step", "update", "variant", "success", "n", "low",
            "high", "first_try", "sft_tokens", "ppo_tokens", "played_tokens", "sft_flops",
            "ppo_flops", "played_flops")  # fmt: skip
 
 
-def check_study(study: StudyConfig) -> None:
+def check_study(study: StudyConfig, parallel: int = 1) -> None:
     """Check and print every arm; models are checked by the runs, once they are there.
+
+    parallel: runs at once; on one machine with GPUs they need a Ray that all of them join.
 
     Raises:
         ConfigError: one sentence with the arm, the key, the value and the rule.
     """
     from cluster.check import environments
+    from cluster.nodes import address_of, machine
     from envs.registry import check_settings
 
+    address = address_of(study.run(next(iter(study.arms)), study.seeds[0]).cluster.address)
+    if parallel > 1 and not address and machine(1.0, 0).total["GPU"]:
+        raise ConfigError(
+            f"--parallel {parallel}: runs on the GPUs of one machine must join one Ray, or they "
+            "take each other's; `ray start --head`, then cluster.address=auto in the study's set"
+        )
     for arm in study.arms:
         for name, env in environments(study.run(arm, study.seeds[0])).items():
             try:
@@ -51,54 +56,55 @@ def check_study(study: StudyConfig) -> None:
         print(f"{arm}: {begin}{f' at {found.at}' if found.at else ''}", *found.overrides)
 
 
-def checked_train(cfg: RunConfig, resume: bool) -> int:
-    """`cluster.train.train`, after the check that `cardinal train` makes."""
-    from cluster.check import check
-    from cluster.train import train
-
-    if not resume:
-        check(cfg)
-    return train(cfg, resume)
-
-
-def run_study(study: StudyConfig, train: Train) -> int:
-    """Run what is not finished, seed by seed; returns 0, or 1 where an arm failed.
-
-    Args:
-        study: as `load_study` gives it.
-        train: runs one job (`cluster.train.train`); told whether to go on with a begun one.
+def study(plan: StudyConfig, parallel: int) -> int:
+    """Run a study's arms, `parallel` at once; returns 0, or 1 where an arm failed.
 
     Raises:
-        ConfigError: the folder holds another study.
+        ConfigError: its folder holds another study, or another process runs it.
     """
-    _claim(study)
-    told: dict[str, str] = {}
-    for seed in study.seeds:
-        for arm, found in study.arms.items():
-            name = f"{arm}/seed{seed}"
-            before = told.get(f"{found.source}/seed{seed}", "finished")
-            if before != "finished":
-                told[name] = f"skipped: {found.source}/seed{seed} {before.split(':')[0]}"
-            else:
-                told[name] = _run(study.run(arm, seed), train)
-            print(f"{name}: {told[name]}", flush=True)
-            write_results(study, told)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with alone(plan.folder), Slots(parallel, plan.folder) as slots:
+        code = run_study(plan, slots)
     from cluster.study_report import write_study_report  # which reads `rows_of` of this file
 
-    print(write_study_report(study.folder))
-    return int(any(status != "finished" for status in told.values()))
+    print(write_study_report(plan.folder))
+    return code
 
 
-def _run(cfg: RunConfig, train: Train) -> str:
-    """`finished`, or `failed: why`; one arm's failure leaves the others to go on."""
-    folder = Path(cfg.cluster.root) / cfg.name
-    if ended(folder)["status"] == "finished":
-        return "finished"
-    try:
-        code = train(cfg, (folder / "config.yaml").is_file())
-    except (ConfigError, PlacementError, RunFailure) as error:
-        return f"failed: {error}"
-    return "finished" if code == 0 else f"failed: exit code {code}"
+def run_study(study: StudyConfig, slots: Slots) -> int:
+    """Run what is not finished, seed by seed, each after its source; the code of `study`."""
+    _claim(study)
+    told: dict[str, str] = {}
+
+    def tell(name: str, status: str) -> None:
+        told[name] = status
+        print(f"{name}: {status}", flush=True)
+        write_results(study, told)
+
+    begun: set[str] = set()
+    crowded = False  # a cluster that refused a run may take it when another has ended
+    runs = {f"{arm}/seed{seed}": (arm, seed) for seed in study.seeds for arm in study.arms}
+    while len(told) < len(runs):
+        for name in [run for run in runs if run not in told and run not in begun]:
+            arm, seed = runs[name]
+            source = study.arms[arm].source
+            before = told.get(f"{source}/seed{seed}") if source else FINISHED
+            folder = study.folder / arm / f"seed{seed}"
+            if before and before != FINISHED:
+                tell(name, f"skipped: {source}/seed{seed} {before.split(':')[0]}")
+            elif before and ended(folder)["status"] == "finished":
+                tell(name, FINISHED)
+            elif before and slots.free and not crowded:
+                print(f"{name}: begins", flush=True)
+                slots.begin(name, study.run(arm, seed), (folder / "config.yaml").is_file())
+                begun.add(name)
+        if begun:
+            name, status = slots.wait()
+            begun.remove(name)
+            crowded = status.startswith(BUSY) and bool(begun)
+            if not crowded:
+                tell(name, f"failed: {status}" if status.startswith(BUSY) else status)
+    return int(any(status != FINISHED for status in told.values()))
 
 
 def _claim(study: StudyConfig) -> None:

@@ -13,20 +13,27 @@ import os
 import shutil
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from cluster.check import environments, run_folder
+from cluster.check import run_folder
+from cluster.crew import Crew
 from cluster.failures import RunFailure, first_line
-from cluster.placement import WORKER, Plan
+from cluster.placement import Plan
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
 
 RETRIES = 3  # of starting the learner group, before it is given up
 
 
-def train(cfg: RunConfig, resume: bool = False) -> int:
+def train(cfg: RunConfig, resume: bool = False, crew: Crew | None = None) -> int:
     """Run one job to its end; returns the exit code.
+
+    Args:
+        cfg: the job.
+        resume: go on with a begun one.
+        crew: keeps Ray and the rollout actors for the next job; None ends them with this one.
 
     Raises:
         ConfigError: the run folder is taken, or there is nothing to resume.
@@ -37,7 +44,8 @@ def train(cfg: RunConfig, resume: bool = False) -> int:
     started = time.time()
     try:
         model = prepare_model(cfg, folder)
-        _run(cfg, folder, model)
+        with nullcontext(crew) if crew else Crew(bool(cfg.sft.steps)) as mates:
+            _run(cfg, folder, model, mates)
         _finish(folder, "finished")
     except KeyboardInterrupt:
         _finish(folder, "interrupted")
@@ -105,56 +113,16 @@ def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
     return str(target)
 
 
-def _run(cfg: RunConfig, folder: Path, model: str) -> None:
+def _run(cfg: RunConfig, folder: Path, model: str, crew: Crew) -> None:
     """Everything that needs Ray."""
-    from cluster.placement import cpus
-    from cluster.session import session
-
-    with session(cfg, cpus(cfg)):
-        from cluster.placed import place
-
-        placed = place(cfg, model)
-        data = prepare_demonstrations(cfg, folder)
-        workers, buffer = start_actors(cfg, model, placed)
-        try:
-            _learn(cfg, folder, model, data, workers, buffer, placed)
-        finally:
-            stop_actors(workers)
-
-
-def start_actors(cfg: RunConfig, model: str, placed: Plan) -> tuple[list[Any], Any]:
-    """Rollout actors and the buffer, where the plan says; engines start in the background."""
-    from cluster.actors import RolloutActor
-    from cluster.buffer import TrajectoryBuffer
-    from cluster.layout import weight_channel
-    from cluster.placed import buffer_options, worker_options
-
-    played, channel = environments(cfg), weight_channel(cfg, placed.gpu)
-    workers = [
-        RolloutActor.options(**worker_options(p)).remote(  # type: ignore[attr-defined]
-            cfg, model, played, channel
-        )
-        for p in placed.of(WORKER)
-    ]
-    for worker in workers:
-        worker.start.remote()
-    buffer = TrajectoryBuffer.options(**buffer_options(placed)).remote(  # type: ignore[attr-defined]
-        workers, cfg.cluster.block_deadline_s, cfg.cluster.max_failure_rate
-    )
-    return workers, buffer
-
-
-def stop_actors(workers: list[Any]) -> None:
-    """End engines by request, then actors by force; a dead one is no obstacle."""
-    import ray
-    from ray.exceptions import RayError
-
     try:
-        ray.get([worker.shutdown.remote() for worker in workers], timeout=20)
-    except RayError as error:
-        print(f"an engine did not end by request: {first_line(error)}")
-    for worker in workers:
-        ray.kill(worker)
+        placed, workers, buffer = crew.meet(cfg, model)
+        data = prepare_demonstrations(cfg, folder)
+        _learn(cfg, folder, model, data, workers, buffer, placed)
+    except BaseException:
+        crew.dismiss()
+        raise
+    crew.part()
 
 
 def _learn(

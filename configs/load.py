@@ -73,6 +73,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     given.setdefault("name", file.stem)
     preset = str(given.get("preset", RunConfig.preset))  # `build` refuses what is no preset
     cfg = build(RunConfig, _merge(_nest(PRESET_KEYS.get(preset, {})), given), "")
+    for name in [name for name, settings in cfg.eval.variants.items() if settings is None]:
+        del cfg.eval.variants[name]
     found = contradictions(cfg)
     if found:
         raise ConfigError(found[0])

@@ -205,12 +205,15 @@ class EvalConfig:
     """What is measured at the start, after SFT and after PPO."""
 
     variants: dict[str, Any] = leaf(
-        {"train": {}}, "name to environment settings that differ from env.settings"
+        {"train": {}}, "name to environment settings that differ from env.settings; null drops one"
     )
     episodes: int = leaf(512, "a variant", low=1)
     temperature: float = leaf(1.0, "sampling temperature; 0 is greedy", low=0)
     seed: int = leaf(1_000_000, "first seed of the evaluation's episodes", low=0)
     every: int = leaf(0, "PPO updates between evaluations; 0: at the ends of phases only", low=0)
+    start: str | None = leaf(
+        None, "run folder whose first model kl_start is measured from; null: this run's own"
+    )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from configs.schema import RunConfig
 
 FOLDER = Path(__file__).parent / "studies"
 KEYS = {"base", "root", "set", "seeds", "arms"}
+PRETRAIN = "pretrain"  # arms of such names make the initial model that a tiny one lacks
 ARM_KEYS = {"from", "at", "set", "sweep"}
 
 
@@ -58,9 +59,17 @@ class StudyConfig:
         found, above = self.arms[arm], []
         if found.source:
             above = [f"model.path={json.dumps(str(self.checkpoint(found, seed)))}"]
+            if (origin := self.origin(arm)) != arm:
+                start = self.folder / origin / f"seed{seed}"
+                above.append(f"eval.start={json.dumps(str(start))}")
         place = [f"seed={seed}", f"name=seed{seed}",
                  f"cluster.root={json.dumps(str(self.folder / arm))}"]  # fmt: skip
         return load(self.base, [*self.overrides, *found.overrides, *above, *place])
+
+    def origin(self, arm: str) -> str:
+        """The arm at whose beginning stands the initial model of this one: after pretraining."""
+        source = self.arms[arm].source
+        return arm if source is None or source.startswith(PRETRAIN) else self.origin(source)
 
     def checkpoint(self, arm: Arm, seed: int) -> Path:
         """The model folder that a run of an arm with a source begins from.

@@ -57,6 +57,20 @@ class RolloutWorker:
         """Start the engine; raises EngineFailure."""
         self.engine = await Engine.start(self._settings)
 
+    async def take_up(
+        self, environments: dict[str, tuple[str, dict[str, Any]]], limits: Limits
+    ) -> None:
+        """Forget all episodes, and play these environments from now on."""
+        self._queue.clear()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._running.clear()
+        self._done.clear()
+        self._environments, self._limits = environments, limits
+        self._idle = {name: [] for name in environments}
+        self.take_load()
+
     async def submit(self, requests: Iterable[EpisodeRequest]) -> None:
         """Queue episodes; up to M of all that are queued are in flight."""
         self._queue.extend(requests)

@@ -2,13 +2,15 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cluster import cli
-from cluster.failures import RunFailure
-from cluster.study import run_study
+from cluster.placement import Node
+from cluster.slots import BUSY, FINISHED, alone
+from cluster.study import check_study, run_study
 from configs.load import ConfigError, dump
 from configs.study import FOLDER, load_study
 
@@ -29,26 +31,43 @@ GOOD = ARMS.replace(", seed_unused: []", "")
 
 
 class Trainer:
-    """Writes what a run leaves, and remembers what it was asked; `fails` maps run to error."""
+    """In the place of Slots: writes what a run leaves at once, and remembers what it was asked.
 
-    def __init__(self, fails=None):
-        self.asked, self.fails = [], fails or {}
+    fails: run to the status or the error with which it ends.
+    """
 
-    def __call__(self, cfg, resume):
+    def __init__(self, fails=None, count=1):
+        self.asked, self.fails, self.running, self.count = [], fails or {}, [], count
+
+    @property
+    def free(self):
+        return len(self.running) < self.count
+
+    def begin(self, name, cfg, resume):
+        assert self.free
         folder = Path(cfg.cluster.root) / cfg.name
-        name = f"{folder.parent.name}/{folder.name}"
+        assert name == f"{folder.parent.name}/{folder.name}"
         self.asked.append((name, resume))
+        self.running.append((name, folder))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(dump(cfg))
-        if name in self.fails:
-            raise self.fails[name]
+
+    def wait(self):
+        name, folder = self.running.pop()
+        status = self.fails.pop(name, FINISHED)
+        if isinstance(status, BaseException):
+            raise status
+        if status == FINISHED:
+            self.finish(folder)
+        return name, status
+
+    def finish(self, folder):
         record = {"kind": "eval", "stage": "sft", "step": 0, "update": 0, "variant": "train",
                   "success": 0.5, "n": 4, "interval": [0.2, 0.8], "first_try": 0.5}  # fmt: skip
         sft = {"kind": "sft", "step": 20, "tokens_trained": 100}
         lines = [json.dumps(r | {"time": 0, "elapsed_s": 0}) for r in (sft, record)]
         (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
         (folder / "status.json").write_text('{"status": "finished", "cause": ""}')
-        return 0
 
 
 def test_arms_come_after_their_source_and_begin_from_its_checkpoint(tmp_path):
@@ -82,11 +101,54 @@ def test_a_restart_repeats_nothing_and_resumes_what_was_interrupted(tmp_path):
 
 def test_a_failed_arm_skips_those_that_need_it_and_no_other(tmp_path):
     study = load_study(written(tmp_path, GOOD))
-    train = Trainer({"sft/seed1": RunFailure("the engine was lost")})
+    train = Trainer({"sft/seed1": "failed: the engine was lost"})
     assert run_study(study, train) == 1
     runs = json.loads((study.folder / "study.json").read_text())["runs"]
     assert runs["sft/seed1"] == "failed: the engine was lost"
     assert runs["ppo/seed1"] == "skipped: sft/seed1 failed" and runs["ppo/seed2"] == "finished"
+
+
+def test_runs_beside_each_other_wait_for_their_source_and_for_a_free_slot(tmp_path):
+    study, slots = load_study(written(tmp_path, GOOD)), Trainer(count=2)
+    assert run_study(study, slots) == 0
+    order = [name for name, _ in slots.asked]
+    assert order[:2] == ["sft/seed1", "sft/seed2"] and len(order) == len(set(order)) == 8
+
+
+def test_a_run_that_a_busy_cluster_refuses_waits_for_another_to_end(tmp_path):
+    study = load_study(written(tmp_path, GOOD))
+    busy = Trainer({"sft/seed2": f"{BUSY}no GPU is free"}, count=2)
+    assert run_study(study, busy) == 0
+    order = [name for name, _ in busy.asked]
+    assert order[:3] == ["sft/seed1", "sft/seed2", "ppo/seed1"] or order.count("sft/seed2") == 2
+    assert dict(busy.asked)["sft/seed2"] is True
+    alone_there = Trainer({"sft/seed1": f"{BUSY}no GPU is free"})
+    other = load_study(written(tmp_path, GOOD, "base: gp_l_debug\nseeds: [1]\n"))
+    shutil.rmtree(study.folder)
+    assert run_study(other, alone_there) == 1
+    runs = json.loads((study.folder / "study.json").read_text())["runs"]
+    assert runs["sft/seed1"] == f"failed: {BUSY}no GPU is free"
+
+
+def test_a_study_has_its_folder_for_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.slots.GRACE_S", 0.0)
+    with (
+        alone(tmp_path),
+        pytest.raises(ConfigError, match="another `cardinal study` is running it"),
+        alone(tmp_path),
+    ):
+        pass
+    with alone(tmp_path):
+        pass
+
+
+def test_runs_on_one_machines_gpus_must_join_one_ray(tmp_path, monkeypatch):
+    node = Node("local", "this machine", {"GPU": 2.0}, {"GPU": 2.0})
+    monkeypatch.setattr("cluster.nodes.machine", lambda cpus, memory: node)
+    study = load_study(written(tmp_path, GOOD))
+    check_study(study, 1)
+    with pytest.raises(ConfigError, match=r"--parallel 2: .* must join one Ray"):
+        check_study(study, 2)
 
 
 def test_a_folder_of_another_study_is_refused(tmp_path):

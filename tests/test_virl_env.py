@@ -150,11 +150,11 @@ def test_a_mixed_action_space_is_drawn_by_the_seed_stated_and_graded(style) -> N
         shown, _ = env.reset(seed=seed)
         plain.reset(seed=seed)
         assert [p.place for p in env.rail] == [p.place for p in plain.rail]
-        drawn.append(env.action_space)
-        words = {"absolute": "compass", "relative": "turn"}[env.action_space]
+        drawn.append(env.turn_space)
+        words = {"absolute": "compass", "relative": "turn"}[env.turn_space]
         assert style == "full" or shown["message"].startswith(f"Use {words}.")
         assert style == "brief" or ("northwest" in shown["message"].split("[Action space]")[1]) == (
-            env.action_space == "absolute"
+            env.turn_space == "absolute"
         )
         done = False
         while not done:

@@ -48,6 +48,7 @@ class VIRL(TextEnv):
         size = self.settings.image_size
         side = 2 * size + GAP
         self.make_spaces((side, side, 3) if self.vision else None)
+        self.turn_space = ""  # absolute or relative, of the running episode
         self.route: Route | None = None
         self.rail: list[Point] = []
         self._picture: NDArray[np.uint8]
@@ -72,9 +73,9 @@ class VIRL(TextEnv):
         heading = self._init_heading(self.route)
         self.rail = self._lay(self.route, heading)
         self.turns = relative_words(self.route, heading, self.rules)
-        self.action_space = self.settings.action_space
-        if self.action_space == "mixed":
-            self.action_space = ACTION_SPACES[int(self.np_random.integers(len(ACTION_SPACES)))]
+        self.turn_space = self.settings.action_space
+        if self.turn_space == "mixed":
+            self.turn_space = ACTION_SPACES[int(self.np_random.integers(len(ACTION_SPACES)))]
         self.sentences = directions(self.route, self.turns)
         self._route_text = prompts.route_text(self.route, self.turns, self.settings.prompt_style)
         self.position, self._picture_at = 0, -1
@@ -121,9 +122,9 @@ class VIRL(TextEnv):
         s, rules = self.settings, self.rules
         route, past, point = self._route_text, self.history, self.point
         if s.prompt_style == "brief":
-            return prompts.brief_prompt(route, past, point, vision, self.action_space)
+            return prompts.brief_prompt(route, past, point, vision, self.turn_space)
         return prompts.full_prompt(
-            route, past, point, vision, self.action_space, rules.view_layout, rules.tidy_rail,
+            route, past, point, vision, self.turn_space, rules.view_layout, rules.tidy_rail,
             self._wording,
         )  # fmt: skip
 
@@ -163,7 +164,7 @@ class VIRL(TextEnv):
         else:
             answer = read_full(text)
         assert self.route is not None
-        verdict = grade(answer, self.point, self.route, self.action_space, self.rules)
+        verdict = grade(answer, self.point, self.route, self.turn_space, self.rules)
         first = self.left == self.settings.verify_iter
         self.right += verdict.right
         if first and not verdict.right:
@@ -175,7 +176,7 @@ class VIRL(TextEnv):
         return verdict
 
     def _walk_on(self) -> None:
-        action = self.point.action(self.action_space)
+        action = self.point.action(self.turn_space)
         self.history.append((observation(self.point, self.rules.tidy_rail), action))
         self.position += 1
         self.left = self.settings.verify_iter

@@ -33,7 +33,7 @@ FAULTS = (
 def answer(env: VIRL, action: str | None = None) -> str:
     """The answer that earns full marks where the environment stands, or one with another action."""
     point = env.point
-    action = action or point.action(env.action_space)
+    action = action or point.action(env.turn_space)
     if env.settings.prompt_style == "brief":
         return prompts.brief_answer(point, env.vision, action)
     observed = observation(point, env.rules.tidy_rail).strip().removesuffix(";")
@@ -68,7 +68,7 @@ def demonstrations(env: VIRL, n: int, seed: int) -> Iterator[Demonstration]:
 
 def _failure(player: VIRL, rng: np.random.Generator) -> list[Message]:
     """Give a wrong answer and hear the feedback."""
-    space = player.action_space
+    space = player.turn_space
     actions = [action for action in ACTIONS[space] if action != player.point.action(space)]
     wrong = answer(player, actions[int(rng.integers(len(actions)))])
     shown, *_ = player.step(wrong)
@@ -111,7 +111,7 @@ def _texts(player: VIRL, episodes: int) -> Iterator[str]:
             for vision in (False, True):
                 yield player.prompt(vision)
             if player.settings.prompt_style == "brief":
-                action = player.point.action(player.action_space)
+                action = player.point.action(player.turn_space)
                 yield prompts.brief_answer(player.point, True, action)
             text = player.expert()
             yield text

@@ -1,0 +1,173 @@
+"""Slots: processes that do a study's runs, each one after another with a crew of its own.
+
+Comes in: runs; goes out: how each ended. A slot's death is the failure of its run alone; the death
+of the study interrupts its slots, and their lock on the study's folder says until when they live.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cluster.failures import ClusterBusyError, RunFailure
+from configs.load import ConfigError
+from configs.schema import RunConfig
+
+LOCK = ".lock"
+FINISHED, BUSY = "finished", "the cluster is busy: "
+GRACE_S = 90.0  # for the slots of a study that died to take down Ray and engines
+
+
+@dataclass
+class _Slot:
+    process: Any
+    jobs: Connection
+    run: str | None = None
+
+
+class Slots:
+    """A context of up to `count` slots; what runs when an error passes is interrupted.
+
+    folder: the study's, absolute. With several slots each writes to slotN.log in it.
+    """
+
+    def __init__(self, count: int, folder: Path) -> None:
+        self._count, self._folder = count, folder
+        self._slots: list[_Slot | None] = [None] * count
+
+    def __enter__(self) -> Slots:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for slot in filter(None, self._slots):
+            slot.jobs.close()  # an idle one ends by itself
+            if slot.run is not None:
+                os.kill(slot.process.pid, signal.SIGINT)
+        for slot in filter(None, self._slots):
+            slot.process.join(GRACE_S)
+            slot.process.kill()
+
+    @property
+    def free(self) -> bool:
+        """Whether a run can begin now."""
+        return any(slot is None or slot.run is None for slot in self._slots)
+
+    def begin(self, run: str, cfg: RunConfig, resume: bool) -> None:
+        """Begin a run; `free` says whether one can."""
+        at = next(i for i, slot in enumerate(self._slots) if slot is None or slot.run is None)
+        slot = self._slots[at] = self._slots[at] or self._start(at)
+        slot.run = run
+        slot.jobs.send((cfg, resume))
+
+    def wait(self) -> tuple[str, str]:
+        """The next run that ends: its name, and FINISHED, BUSY + why or 'failed: why'."""
+        busy = {slot.jobs: at for at, slot in enumerate(self._slots) if slot and slot.run}
+        jobs: Any = wait(list(busy))[0]
+        slot = self._slots[busy[jobs]]
+        assert slot is not None and slot.run is not None
+        run, slot.run = slot.run, None
+        try:
+            told = str(jobs.recv())
+        except (EOFError, ConnectionError):
+            slot.process.join()
+            told = f"failed: its process ended with exit code {slot.process.exitcode}"
+        if told != FINISHED:  # it ends, so that nothing of a broken run is left for the next
+            self._slots[busy[jobs]] = None
+        return run, told
+
+    def _start(self, at: int) -> _Slot:
+        processes = multiprocessing.get_context("spawn")
+        here, there = processes.Pipe()
+        log = self._folder / f"slot{at}.log" if self._count > 1 else None
+        process = processes.Process(target=_work, args=(there, self._folder, log))
+        process.start()
+        there.close()
+        return _Slot(process, here)
+
+
+def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
+    """A slot's life: runs until the study ends, a run fails or it is interrupted."""
+    from cluster.crew import Crew
+
+    os.setpgrp()  # an interrupt from the terminal reaches the study, which tells its slots
+    if log:
+        sink = log.open("a", buffering=1)
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+    lock = (folder / LOCK).open()
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    told = FINISHED
+    with suppress(EOFError, KeyboardInterrupt), Crew(demonstrations=True) as crew:
+        while told == FINISHED:
+            cfg, resume = jobs.recv()
+            told = _attempt(cfg, resume, crew)
+            jobs.send(told)
+    sys.stdout.flush()
+    os._exit(0)  # threads of Ray may not let it end otherwise
+
+
+def _attempt(cfg: RunConfig, resume: bool, crew: Any) -> str:
+    """Check as `cardinal train` does, and run; one arm's failure leaves the others to go on."""
+    from cluster.check import check
+    from cluster.train import train
+
+    try:
+        if not resume:
+            check(cfg)
+        code = train(cfg, resume, crew)
+    except ClusterBusyError as error:
+        return f"{BUSY}{error}"
+    except (ConfigError, RunFailure) as error:
+        return f"failed: {error}"
+    return FINISHED if code == 0 else f"failed: exit code {code}"
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a study's folder; slots of one that died a moment ago are waited for.
+
+    Raises:
+        ConfigError: another study runs in it.
+    """
+    with (folder / LOCK).open("w") as lock:
+        deadline = time.monotonic() + GRACE_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"{folder}: another `cardinal study` is running it; a study has one"
+                    ) from None
+            if deadline - time.monotonic() > GRACE_S - 1:
+                print(f"{folder}: waiting for the processes of another `cardinal study`",
+                      file=sys.stderr)  # fmt: skip
+            time.sleep(1)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # as every slot will
+        yield
