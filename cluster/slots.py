@@ -107,6 +107,7 @@ def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
     from cluster.crew import Crew
 
     os.setpgrp()  # an interrupt from the terminal reaches the study, which tells its slots
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     if log:
         sink = log.open("a", buffering=1)
         os.dup2(sink.fileno(), 1)
