@@ -103,8 +103,13 @@ def _asked(study: Study) -> Iterator[tuple[str, str, str, str, list[str]]]:
     for sft in study.of_kind("sft"):
         yield f"SFT ({sft.name}) learns the training rule", "higher", sft.name, START, inside
         yield f"SFT ({sft.name}) loses what is new to it", "lower", sft.name, START, outside
-    for rl in study.of_kind("rl"):
+    for rl in study.of_kind("rl", "rl_without_sft", "rl_overfit"):
         yield f"RL ({rl.name}) generalises beyond the start", "higher", rl.name, START, outside
+        for sft in study.of_kind("sft"):
+            if (sft.source, sft.at) == (rl.source, rl.at):
+                yield (f"RL ({rl.name}) generalises better than SFT ({sft.name}) from the same "
+                       "model", "higher", rl.name, sft.name, outside)  # fmt: skip
+    for rl in study.of_kind("rl"):
         if rl.source:
             yield (f"RL ({rl.name}) generalises better than its own SFT", "higher", rl.name,
                    rl.source, outside)  # fmt: skip

@@ -181,7 +181,7 @@ def _p(p: float) -> str:
 def _ends(study: Study) -> str:
     head = ["arm", "kind", *(escape(v) for v in study.variants)]
     rows = [["start", "the initial model", *(_cell(study, None, v) for v in study.variants)]]
-    for arm in study.arms:
+    for arm in (arm for arm in study.arms if arm.kind != "pretrain"):  # its end is the start
         cells = [_cell(study, arm.name, v) for v in study.variants]
         rows.append([escape(arm.name), arm.kind.replace("_", " "), *cells])
     outside = ", ".join(study.outside) or "none"

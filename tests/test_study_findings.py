@@ -77,3 +77,12 @@ def test_an_arm_from_a_step_is_compared_with_that_step(tmp_path: Path) -> None:
     points = [p for s in study.seeds for p in study.at("sft", s, "all_5") if p.step == 200]
     assert early == pytest.approx(sum(p.success for p in points) / 3)
     assert early != last
+
+
+def test_rl_is_compared_with_sft_from_the_same_model_and_no_other(tmp_path: Path) -> None:
+    arms = {"sft": {}, "sft_long": {"from": "sft"}, "sft_ppo": {"from": "sft"}}
+    make_study(tmp_path, arms, n=50, ends=ENDS | {"sft_long": (0.6, 0.1)})
+    found = by_text(tmp_path, "RL (sft_ppo) generalises better than SFT (")
+    assert {(c.first, c.second) for c in found.values()} == {("sft_ppo", "sft_long")}
+    texts = [claim.text for claim in claims(read_study(tmp_path))]
+    assert not any("than SFT (sft) from the same" in text for text in texts)
