@@ -116,7 +116,8 @@ def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
     fcntl.flock(lock, fcntl.LOCK_SH)
     threading.Thread(target=_follow_parent, daemon=True).start()
     told = FINISHED
-    with suppress(EOFError, KeyboardInterrupt), Crew(demonstrations=True) as crew:
+    gone = (EOFError, ConnectionError, KeyboardInterrupt)
+    with suppress(*gone), Crew(demonstrations=True) as crew:
         while told == FINISHED:
             cfg, resume = jobs.recv()
             told = _attempt(cfg, resume, crew)
