@@ -140,7 +140,7 @@ class LearnerLoop:
         for step in range(first + 1, cfg.sft.steps + 1):
             metrics = sft_step(engine, next(self.demonstrations), cfg.sft, reference)
             tokens += int(metrics["tokens"])
-            if step % cfg.sft.log_every == 0 or step == cfg.sft.steps:
+            if self._told(step):
                 rate = tokens / (time.monotonic() - begin)
                 self._write("sft", step=step, steps=cfg.sft.steps,
                             tokens_trained=tokens,
@@ -151,6 +151,14 @@ class LearnerLoop:
             begin += time.monotonic() - away
             if every and step % every == 0:
                 self._checkpoint(engine, Cursor("sft", step=step))
+
+    def _told(self, step: int) -> bool:
+        """Whether a line of metrics is due: no count of tokens goes on over a model that is kept
+        or evaluated, so that a resume loses none and every evaluation has its own.
+        """
+        sft, every = self.cfg.sft, self.cfg.learner.checkpoint_every
+        periods = (sft.log_every, sft.eval_every, every)
+        return step in (sft.steps, *sft.keep) or any(p and step % p == 0 for p in periods)
 
     def _sft_milestone(self, engine: Engine, step: int) -> None:
         """Export and evaluate along the way; before the checkpoint, so that none is lost."""

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cluster import metrics
+from cluster import compute
 from cluster.slots import BUSY, FINISHED, Slots, alone
-from cluster.summary import ended, load_config
+from cluster.summary import ended
 from configs.load import ConfigError
+from configs.schema import RunConfig
 from configs.study import StudyConfig
-from learner import flops
-from learner.model_folder import check_model
 
 COLUMNS = ("arm", "source", "seed", "stage", "step", "update", "variant", "success", "n", "low",
-           "high", "first_try", "sft_tokens", "ppo_tokens", "played_tokens", "sft_flops",
-           "ppo_flops", "played_flops")  # fmt: skip
+           "high", "first_try", *compute.columns(compute.Spent(), compute.Spent()))  # fmt: skip
 
 
 def check_study(study: StudyConfig, parallel: int = 1) -> None:
@@ -53,7 +50,8 @@ def check_study(study: StudyConfig, parallel: int = 1) -> None:
                 raise ConfigError(str(error)) from error
         found = study.arms[arm]
         begin = f"from {found.source or 'the model of the base'}"
-        print(f"{arm}: {begin}{f' at {found.at}' if found.at else ''}", *found.overrides)
+        steps = [f"steps: as many as {found.match}'s FLOPs buy"] if found.match else []
+        print(f"{arm}: {begin}{f' at {found.at}' if found.at else ''}", *found.overrides, *steps)
 
 
 def study(plan: StudyConfig, parallel: int) -> int:
@@ -65,7 +63,7 @@ def study(plan: StudyConfig, parallel: int) -> int:
     plan.folder.mkdir(parents=True, exist_ok=True)
     with alone(plan.folder), Slots(parallel, plan.folder) as slots:
         code = run_study(plan, slots)
-    from cluster.study_report import write_study_report  # which reads `rows_of` of this file
+    from cluster.study_report import write_study_report  # matplotlib, which no check needs
 
     print(write_study_report(plan.folder))
     return code
@@ -87,16 +85,24 @@ def run_study(study: StudyConfig, slots: Slots) -> int:
     while len(told) < len(runs):
         for name in [run for run in runs if run not in told and run not in begun]:
             arm, seed = runs[name]
-            source = study.arms[arm].source
-            before = told.get(f"{source}/seed{seed}") if source else FINISHED
+            before = {need: told.get(f"{need}/seed{seed}") for need in study.arms[arm].needs}
+            broken = next((n for n, status in before.items() if status not in (None, FINISHED)), "")
             folder = study.folder / arm / f"seed{seed}"
-            if before and before != FINISHED:
-                tell(name, f"skipped: {source}/seed{seed} {before.split(':')[0]}")
-            elif before and ended(folder)["status"] == "finished":
+            if broken:
+                why = str(before[broken]).split(":")[0]
+                tell(name, f"skipped: {broken}/seed{seed} {why}")
+            elif None in before.values():
+                continue
+            elif ended(folder)["status"] == "finished":
                 tell(name, FINISHED)
-            elif before and slots.free and not crowded:
+            elif slots.free and not crowded:
+                try:
+                    cfg = _configuration(study, arm, seed)
+                except ConfigError as error:
+                    tell(name, f"failed: {error}")
+                    continue
                 print(f"{name}: begins", flush=True)
-                slots.begin(name, study.run(arm, seed), (folder / "config.yaml").is_file())
+                slots.begin(name, cfg, (folder / "config.yaml").is_file())
                 begun.add(name)
         if begun:
             name, status = slots.wait()
@@ -107,12 +113,18 @@ def run_study(study: StudyConfig, slots: Slots) -> int:
     return int(any(status != FINISHED for status in told.values()))
 
 
+def _configuration(study: StudyConfig, arm: str, seed: int) -> RunConfig:
+    """Of a run whose needs have finished."""
+    matched = study.arms[arm].match is not None
+    return study.run(arm, seed, compute.matched_steps(study, arm, seed) if matched else 1)
+
+
 def _claim(study: StudyConfig) -> None:
     """Write study.yaml, the resolved study, or see that it is the one that was begun."""
     resolved: dict[str, Any] = {
         "base": study.base, "seeds": list(study.seeds), "set": list(study.overrides),
         "arms": {a.name: {"from": a.source, "at": a.at, "set": list(a.overrides)}
-                 for a in study.arms.values()},
+                 | ({"match": a.match} if a.match else {}) for a in study.arms.values()},
     }  # fmt: skip
     file = study.folder / "study.yaml"
     if file.is_file():
@@ -129,12 +141,13 @@ def _claim(study: StudyConfig) -> None:
 
 def write_results(study: StudyConfig, told: dict[str, str]) -> None:
     """study.json (how each run ended) and results.csv (a row an evaluation of finished runs)."""
+    sources = {arm: (found.source, found.at) for arm, found in study.arms.items()}
     rows = [
         {"arm": arm, "source": found.source, "seed": seed, **row}
         for arm, found in study.arms.items()
         for seed in study.seeds
         if ended(study.folder / arm / f"seed{seed}")["status"] == "finished"
-        for row in rows_of(study.folder / arm / f"seed{seed}")
+        for row in _rows(study.folder, sources, arm, seed)
     ]
     (study.folder / "study.json").write_text(json.dumps({"name": study.name, "runs": told}))
     with (study.folder / "results.csv").open("w", newline="") as stream:
@@ -143,40 +156,13 @@ def write_results(study: StudyConfig, told: dict[str, str]) -> None:
         writer.writerows(rows)
 
 
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """A row an evaluation of a run, with the tokens and FLOPs of the run until then.
-
-    Tokens of SFT are measured a log line, so those after a resume within one are left out; PPO
-    reads each trajectory once as it is played, once to score it, and learns from it each epoch.
-    """
-    cfg, own = load_config(folder), folder / "model"
-    size = _size(str(own) if own.is_dir() else cfg["model"]["path"])
-    tokens = {"sft": 0.0, "ppo": 0.0, "played": 0.0}
-    found = []
-    for record in metrics.read(folder):
-        if record["kind"] == "sft":
-            tokens["sft"] += record["tokens_trained"]
-        elif record["kind"] == "ppo":
-            tokens["ppo"] += record["tokens"] * cfg["ppo"]["epochs"]
-            tokens["played"] += 2 * record["tokens"]
-        elif record["kind"] == "eval":
-            low, high = record["interval"]
-            row = {"low": low, "high": high} | {k: record.get(k) for k in COLUMNS if k in record}
-            row |= {f"{phase}_tokens": count for phase, count in tokens.items()}
-            if size:
-                row |= {
-                    "sft_flops": flops.training(size, tokens["sft"]),
-                    "ppo_flops": flops.training(size, tokens["ppo"]),
-                    "played_flops": flops.forward(size, tokens["played"]),
-                }
-            found.append(row)
-    return found
-
-
-def _size(model: str | None) -> flops.Size | None:
-    """Sizes of a model folder; None where it has no weights to count."""
-    if model is None or not Path(model).is_dir():
-        return None
-    known = check_model(model)
-    matrices = sum(math.prod(shape) for shape in known.matrices.values())
-    return flops.Size(matrices + known.vocabulary * known.hidden)  # and the output layer
+def _rows(study: Path, sources: compute.Sources, arm: str, seed: int) -> list[dict[str, Any]]:
+    """A row an evaluation of a run, with what was spent until then."""
+    earlier = compute.before(study, sources, arm, seed)
+    return [
+        {k: record[k] for k in COLUMNS if k in record}
+        | dict(zip(("low", "high"), record["interval"], strict=True))
+        | compute.columns(spent, earlier)
+        for record, spent in compute.along(study / arm / f"seed{seed}")
+        if record["kind"] == "eval"
+    ]

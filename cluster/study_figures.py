@@ -147,6 +147,11 @@ def compute(study: Study, axes: Sequence[Axes]) -> list[Row]:
     """Success against compute."""
     arms = study.of_kind("sft", "rl", "rl_without_sft", "rl_overfit")
     rows = _curves(study, axes, arms, lambda p: p.flops, "flops", _success)
+    for row in rows:
+        there = (row["arm"], row["phase"], row["step"])
+        told = [p.flops_formula for p in study.points if (p.arm, p.phase, p.step) == there]
+        known = [value for value in told if value is not None]
+        row["flops_formula"] = float(np.mean(known)) if known else None
     _shares(axes, "compute since the initial model, FLOPs")
     return rows
 

@@ -7,22 +7,24 @@ read as far as it goes. Knows nothing of pages and pictures.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cluster.metrics import Record, episodes, read, read_lines
+from cluster.compute import Spent, along, before
+from cluster.metrics import Record, episodes, read_lines
 from cluster.statistics import summarise
-from cluster.study import rows_of
 from cluster.summary import load_config, parameters
 from configs.load import ConfigError
+from configs.study import PRETRAIN
 
 KINDS = ("pretrain", "start", "sft", "rl", "rl_without_sft", "rl_overfit", "not begun")
 # Settings that change no rule and no picture.
 SAME_RULE = {"hands", "require_face", "verify_iter", "feedback"}
 OUTCOMES = "outcomes.jsonl"
+UNKNOWN = Spent(sft_flops=math.nan, formula_flops=math.nan)
 FIELDS = ("stage", "variant", "seed", "success")
 
 
@@ -48,7 +50,7 @@ class Point:
 
     outcomes: success by the episode's seed, for paired tests.
     recognition: share of what was read right; None where nothing had to be read.
-    flops: spent since the initial model, measured or counted from tokens; None unknown.
+    flops: spent since the initial model, a pretrained one's own cost left out; None unknown.
     flops_formula: by the paper's formula. kl: to the initial model, nats a token.
     """
 
@@ -135,8 +137,7 @@ def read_study(folder: str | Path) -> Study:
 
     study.yaml holds `seeds` and `arms` (name to {from, at, set}). Runs lie where `run_folder`
     says, each with config.yaml, metrics.jsonl and outcomes.jsonl: one row an episode of an
-    evaluation (`RunLog.outcomes`). An `eval` record of metrics.jsonl may carry flops (spent since
-    the initial model), flops_formula and kl_start; without flops, `rows_of` counts them.
+    evaluation (`RunLog.outcomes`). An `eval` record of metrics.jsonl may carry kl_start.
 
     Raises:
         ConfigError: study.yaml or a row of outcomes is missing a part.
@@ -152,13 +153,14 @@ def read_study(folder: str | Path) -> Study:
     points: list[Point] = []
     samples: list[Record] = []
     missing = []
+    sources = {arm.name: (arm.source, arm.at) for arm in arms}
     for arm in arms:
         for seed in seeds:
             run = run_folder(folder, arm.name, seed)
             if not (run / OUTCOMES).is_file():
                 missing.append(f"{arm.name}, seed {seed}")
                 continue
-            points += _points(run, arm.name, seed)
+            points += _points(run, arm.name, seed, before(folder, sources, arm.name, seed))
             samples += [{"arm": arm.name, "arm_seed": seed} | e for e in episodes(run)]
     first = next((config for config in configs.values() if config), {})
     path = (first.get("model") or {}).get("path")
@@ -167,7 +169,7 @@ def read_study(folder: str | Path) -> Study:
         next(filter(None, (_size(run_folder(folder, a, s)) for a in configs for s in seeds)), None),
         path is None, str((first.get("env") or {}).get("id", "")), arms, seeds, list(variants),
         [name for name, settings in variants.items() if set(settings or {}) <= SAME_RULE],
-        _carried(points, arms), samples, missing,
+        points, samples, missing,
     )  # fmt: skip
 
 
@@ -221,7 +223,7 @@ def _kind(name: str, config: dict[str, Any], source: Arm | None, before: Arm | N
     """
     if not config:
         return "not begun"
-    if name.startswith("pretrain"):
+    if name.startswith(PRETRAIN):
         return "pretrain"
     sft = int((config.get("sft") or {}).get("steps") or 0)
     if not (config.get("ppo") or {}).get("updates"):
@@ -232,7 +234,7 @@ def _kind(name: str, config: dict[str, Any], source: Arm | None, before: Arm | N
     return "rl_overfit" if again else "rl"
 
 
-def _points(run: Path, arm: str, seed: int) -> list[Point]:
+def _points(run: Path, arm: str, seed: int, earlier: Spent) -> list[Point]:
     """A run's evaluations, in the order of phases and steps; failed episodes are left out."""
     known, last = _evaluations(run)
     groups: dict[tuple[str, int, str], list[Record]] = {}
@@ -246,11 +248,13 @@ def _points(run: Path, arm: str, seed: int) -> list[Point]:
     order = {"start": 0, "sft": 1, "ppo": 2}
     points = []
     for phase, step, variant in sorted(groups, key=lambda k: (order.get(k[0], 3), k[1])):
-        rows, beside = groups[phase, step, variant], known.get((phase, step, variant), {})
+        rows = groups[phase, step, variant]
+        beside, own = known.get((phase, step, variant), ({}, UNKNOWN))
+        spent = earlier + own
         points.append(Point(
             arm, seed, phase, step, variant, {r["seed"]: r["success"] > 0 for r in rows},
-            _mean(rows, "first_try"), _mean(rows, "recognition"), beside.get("flops"),
-            beside.get("flops_formula"), beside.get("kl_start"),
+            _mean(rows, "first_try"), _mean(rows, "recognition"), _known(spent.flops),
+            _known(spent.formula_flops), beside.get("kl_start"),
         ))  # fmt: skip
     return points
 
@@ -267,19 +271,24 @@ def _step(row: Record, last: dict[str, int]) -> int:
     return int(said) or last.get(row["stage"], 0)
 
 
-def _evaluations(run: Path) -> tuple[dict[tuple[str, int, str], Record], dict[str, int]]:
+def _known(number: float) -> float | None:
+    return None if math.isnan(number) else number
+
+
+def _evaluations(
+    run: Path,
+) -> tuple[dict[tuple[str, int, str], tuple[Record, Spent]], dict[str, int]]:
     """Records of evaluations by phase, step and variant; and the last step of each phase."""
-    records, found = read(run), {}
+    records = list(along(run))
     last = {
-        "sft": max((r["step"] for r in records if r["kind"] == "sft"), default=0),
-        "ppo": max((r["update"] for r in records if r["kind"] == "ppo"), default=0),
+        "sft": max((r["step"] for r, _ in records if r["kind"] == "sft"), default=0),
+        "ppo": max((r["update"] for r, _ in records if r["kind"] == "ppo"), default=0),
     }
-    evaluations = [r for r in records if r["kind"] == "eval"]
-    for record, row in zip(evaluations, rows_of(run), strict=True):
-        if "sft_flops" in row:
-            spent = sum(row[f"{part}_flops"] for part in ("sft", "ppo", "played"))
-            record.setdefault("flops", spent)
-        found[record["stage"], _step(record, last), record["variant"]] = record
+    found = {
+        (r["stage"], _step(r, last), r["variant"]): (r, spent)
+        for r, spent in records
+        if r["kind"] == "eval"
+    }
     return found, last
 
 
@@ -288,30 +297,6 @@ def _size(run: Path) -> int | None:
     own, path = run / "model", (load_config(run).get("model") or {}).get("path")
     place = own if own.is_dir() else Path(path) if path else own
     return parameters(place) if place.is_dir() else None
-
-
-def _carried(points: list[Point], arms: list[Arm]) -> list[Point]:
-    """Arms that begin with another's model begin with what that had cost; a pretrained, nothing.
-
-    Where a run counts its own FLOPs alone, its first point says 0.
-    """
-    kinds = {arm.name: arm.kind for arm in arms}
-    whole: dict[tuple[str, int], list[Point]] = {}
-
-    def visit(arm: Arm, seed: int) -> list[Point]:
-        if (arm.name, seed) in whole:
-            return whole[arm.name, seed]
-        mine = [p for p in points if (p.arm, p.seed) == (arm.name, seed)]
-        if arm.source and kinds[arm.source] != "pretrain" and mine and not mine[0].flops:
-            source = visit(next(a for a in arms if a.name == arm.source), seed)
-            past = [p for p in source if arm.at is None or (p.phase, p.step) == ("sft", arm.at)]
-            cost = max((p.flops or 0.0 for p in past), default=0.0)
-            mine = [p if p.flops is None else replace(p, flops=p.flops + cost) for p in mine]
-        whole[arm.name, seed] = mine
-        return mine
-
-    return [p for arm in arms for seed in dict.fromkeys(p.seed for p in points)
-            for p in visit(arm, seed)]  # fmt: skip
 
 
 def table_rows(study: Study) -> list[dict[str, Any]]:

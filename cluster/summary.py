@@ -166,10 +166,12 @@ def _parity(records: list[Record]) -> dict[str, Any]:
 
 def _tokens_per_second(records: list[Record]) -> dict[str, float]:
     """Means over the run: tokens of all records by their seconds."""
-    sft = [r["tokens_per_second"] for r in records if r["kind"] == "sft"]
+    sft = [r for r in records if r["kind"] == "sft" and r.get("tokens_per_second")]
     ppo = [r for r in records if r["kind"] == "ppo"]
-    # Records of SFT stand for equally many steps: their harmonic mean is tokens by time.
-    found = {"sft": len(sft) / sum(1 / rate for rate in sft)} if sft and all(sft) else {}
+    trained = [(r["tokens_trained"], r["tokens_per_second"]) for r in sft]
+    found = {}
+    if trained:
+        found["sft"] = sum(n for n, _ in trained) / sum(n / rate for n, rate in trained)
     for part, time in (("learner", "learn_seconds"), ("rollout", "rollout_seconds")):
         known = [r for r in ppo if r.get(f"{part}_tokens_per_second") and r.get(time)]
         if known:

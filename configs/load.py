@@ -57,12 +57,13 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
     return typing.cast(T, built)
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load(path: str | Path, overrides: Sequence[str] = (), idle: bool = False) -> RunConfig:
     """Read a run's configuration.
 
     Args:
         path: a YAML file, or the bare name of one in configs/ (with or without .yaml).
         overrides: `dotted.key=value`, the value in YAML.
+        idle: whether it may train nothing, as a study's arm that only evaluates its start.
 
     Raises:
         ConfigError: as `build`, or the file is not there, not YAML, or contradicts itself.
@@ -76,6 +77,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for name in [name for name, settings in cfg.eval.variants.items() if settings is None]:
         del cfg.eval.variants[name]
     found = contradictions(cfg)
+    if not idle and cfg.sft.steps == cfg.ppo.updates == 0:
+        found.append("sft.steps=0 and ppo.updates=0 leave nothing to train")
     if found:
         raise ConfigError(found[0])
     return cfg
@@ -128,8 +131,6 @@ def contradictions(cfg: RunConfig) -> list[str]:
         "rollout.temperature=0 samples nothing to learn from with ppo.updates above 0": (
             ppo.updates > 0 and rollout.temperature == 0
         ),
-        "sft.steps=0 and ppo.updates=0 leave nothing to train": sft.steps == 0
-        and ppo.updates == 0,
         "eval.variants is empty; at least one variant says what is measured": not cfg.eval.variants,
         "learner.offload=true needs learner.zero_stage of 1 to 3: DeepSpeed moves no optimizer "
         "state to the host without ZeRO": cfg.learner.offload and cfg.learner.zero_stage == 0,

@@ -20,7 +20,7 @@ from configs.schema import RunConfig
 FOLDER = Path(__file__).parent / "studies"
 KEYS = {"base", "root", "set", "seeds", "arms"}
 PRETRAIN = "pretrain"  # arms of such names make the initial model that a tiny one lacks
-ARM_KEYS = {"from", "at", "set", "sweep"}
+ARM_KEYS = {"from", "at", "match", "set", "sweep"}
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,24 @@ class Arm:
     source: the arm whose checkpoint it begins from; None is the base's own model.
     at: SFT step of that checkpoint; None is the source's last.
     overrides: `key=value` above the study's.
+    match: the arm whose FLOPs its SFT steps are to spend; None leaves them as they are set.
     """
 
     name: str
     source: str | None = None
     at: int | None = None
     overrides: tuple[str, ...] = ()
+    match: str | None = None
+
+    @property
+    def needs(self) -> list[str]:
+        """The arms that must have finished before."""
+        return [name for name in (self.source, self.match) if name]
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A checked study; `arms` stand in an order in which each comes after its source."""
+    """A checked study; `arms` stand in an order in which each comes after those it needs."""
 
     name: str
     base: str
@@ -54,17 +61,22 @@ class StudyConfig:
         """Where runs and results go: root/name, absolute."""
         return (Path(self.root) / self.name).resolve()
 
-    def run(self, arm: str, seed: int) -> RunConfig:
-        """The configuration of an arm's run, whose folder is folder/arm/seedK."""
+    def run(self, arm: str, seed: int, steps: int = 1) -> RunConfig:
+        """The configuration of an arm's run, whose folder is folder/arm/seedK.
+
+        steps: of SFT, of an arm with `match` alone; they are not known before that has run.
+        """
         found, above = self.arms[arm], []
         if found.source:
             above = [f"model.path={json.dumps(str(self.checkpoint(found, seed)))}"]
             if (origin := self.origin(arm)) != arm:
                 start = self.folder / origin / f"seed{seed}"
                 above.append(f"eval.start={json.dumps(str(start))}")
+        if found.match:
+            above.append(f"sft.steps={steps}")
         place = [f"seed={seed}", f"name=seed{seed}",
                  f"cluster.root={json.dumps(str(self.folder / arm))}"]  # fmt: skip
-        return load(self.base, [*self.overrides, *found.overrides, *above, *place])
+        return load(self.base, [*self.overrides, *found.overrides, *above, *place], idle=True)
 
     def origin(self, arm: str) -> str:
         """The arm at whose beginning stands the initial model of this one: after pretraining."""
@@ -75,13 +87,18 @@ class StudyConfig:
         """The model folder that a run of an arm with a source begins from.
 
         Raises:
-            ConfigError: the source keeps no checkpoint of step `at`.
+            ConfigError: the source keeps no checkpoint of step `at`, or none at all.
         """
         assert arm.source is not None
         source = self.run(arm.source, seed)
+        if not (source.sft.steps or source.ppo.updates):
+            raise ConfigError(
+                f"arms.{arm.name}.from={arm.source}: trains nothing, so keeps no model"
+            )
         stage = "ppo" if source.ppo.updates else "sft"
         if arm.at is not None:
-            kept = [*source.sft.keep, source.sft.steps]
+            last = [] if self.arms[arm.source].match else [source.sft.steps]
+            kept = [*source.sft.keep, *last]
             if arm.at not in kept or arm.at == 0:
                 raise ConfigError(
                     f"arms.{arm.name}.at={arm.at}: arm {arm.source} keeps SFT steps {kept}; "
@@ -89,6 +106,14 @@ class StudyConfig:
                 )
             stage = "sft" if arm.at == source.sft.steps else f"sft-{arm.at}"
         return self.folder / arm.source / f"seed{seed}" / "checkpoints" / stage
+
+    def measured(self, arm: str) -> list[str]:
+        """The arms whose SFT tells what a step of a matched one costs, the nearest first."""
+        found, chain = self.arms[arm], []
+        while (source := self.arms[[arm, *chain][-1]].source) is not None:
+            chain.append(source)
+        chain += [found.match] if found.match else []
+        return [name for name in chain if self.run(name, self.seeds[0]).sft.steps]
 
 
 def load_study(path: str | Path) -> StudyConfig:
@@ -135,6 +160,7 @@ def load_study(path: str | Path) -> StudyConfig:
     for name in study.arms:
         try:
             study.run(name, seeds[0])
+            _check_match(study, study.arms[name])
         except ConfigError as error:
             text = str(error)
             raise ConfigError(
@@ -152,7 +178,7 @@ def _arms(name: str, given: Any) -> list[Arm]:
     sweep = given.get("sweep") or {}
     if not isinstance(sweep, dict) or not all(isinstance(v, list) and v for v in sweep.values()):
         raise ConfigError(f"{where}.sweep={sweep!r}: must hold keys and lists of values")
-    source, at = given.get("from"), given.get("at")
+    source, at, match = (given.get(key) for key in ("from", "at", "match"))
     if at is not None and (type(at) is not int or source is None):
         raise ConfigError(f"{where}.at={at!r}: must be an SFT step of the arm that from names")
     pairs = _pairs(given.get("set"), f"{where}.set")
@@ -160,7 +186,8 @@ def _arms(name: str, given: Any) -> list[Arm]:
     for values in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, values, strict=True))
         suffix = "".join(f"_{key.split('.')[-1]}-{value}" for key, value in chosen.items())
-        arm = Arm(name + suffix, source, at, (*pairs, *_pairs(chosen, f"{where}.sweep")))
+        overrides = (*pairs, *_pairs(chosen, f"{where}.sweep"))
+        arm = Arm(name + suffix, source, at, overrides, match)
         if Path(arm.name).name != arm.name:
             raise ConfigError(f"{where}.sweep: {arm.name!r} must be a plain folder name")
         found.append(arm)
@@ -178,21 +205,49 @@ def _pairs(given: Any, where: str) -> list[str]:
     raise ConfigError(f"{where}={given!r}: must be a mapping or a list of key=value")
 
 
+def _check_match(study: StudyConfig, arm: Arm) -> None:
+    """Refuse a `match` that is not one of compute from the same start."""
+    if arm.match is None:
+        return
+    other, seed = study.arms[arm.match], study.seeds[0]
+    spends = study.run(other.name, seed)
+    begin = [f"{a.source or 'the base'}{f' at {a.at}' if a.at else ''}" for a in (arm, other)]
+    checks = {
+        f"begins from {begin[0]}, {other.name} from {begin[1]}; it must be the same model": (
+            begin[0] != begin[1]
+        ),
+        f"{other.name} trains nothing": not (spends.sft.steps or spends.ppo.updates),
+        "chooses SFT steps; ppo.updates must be 0": study.run(arm.name, seed).ppo.updates > 0,
+        "chooses sft.steps; leave it out of set": any(
+            text.startswith("sft.steps=") for text in arm.overrides
+        ),
+        f"no SFT of an arm before it, or of {other.name}, tells what a step costs": (
+            not study.measured(arm.name)
+        ),
+    }
+    for sentence, holds in checks.items():
+        if holds:
+            raise ConfigError(f"arms.{arm.name}.match={arm.match}: {sentence}")
+
+
 def _ordered(arms: dict[str, Arm]) -> dict[str, Arm]:
-    """The arms, each after its source; otherwise as they stand in the file."""
+    """The arms, each after those it needs; otherwise as they stand in the file."""
     found: dict[str, Arm] = {}
+
+    def add(arm: Arm, after: tuple[str, ...]) -> None:
+        for key, name in (("from", arm.source), ("match", arm.match)):
+            where = f"arms.{arm.name}.{key}={name}"
+            if name is not None and name not in arms:
+                raise ConfigError(f"{where}: there is no such arm; there are {', '.join(arms)}")
+            if name in (*after, arm.name):
+                raise ConfigError(f"{where}: goes round in a circle")
+            if name is not None and name not in found:
+                add(arms[name], (*after, arm.name))
+        found[arm.name] = arm
+
     for arm in arms.values():
-        chain = [arm]
-        while (source := chain[-1].source) is not None and source not in found:
-            if source not in arms:
-                raise ConfigError(
-                    f"arms.{chain[-1].name}.from={source}: there is no such arm; there are "
-                    f"{', '.join(arms)}"
-                )
-            if arms[source] in chain:
-                raise ConfigError(f"arms.{arm.name}.from={arm.source}: goes round in a circle")
-            chain.append(arms[source])
-        found.update((a.name, a) for a in reversed(chain))
+        if arm.name not in found:
+            add(arm, ())
     return found
 
 

@@ -56,7 +56,7 @@ def ppo_update(
 
     Returns:
         reward, success, first_try, metric_NAME (the environment's other measures), episodes,
-        failed, tokens (all segments of all ranks), action_tokens, turns, steps, staleness_max;
+        failed, tokens and segments (of all ranks), action_tokens, turns, steps, staleness_max;
         loss, policy_loss, value_loss, entropy, kl (proximal to current, k3), kl_ref,
         clip_fraction, grad_norm (means over the steps), lr (of the last step),
         explained_variance (of V_old); parity_mean_abs, parity_kl (k3), parity_tokens:
@@ -315,17 +315,19 @@ def _outcomes(trajectories: list[Trajectory], version: int) -> dict[str, float]:
             len(played),
             len(trajectories) - len(played),
             sum(t.tokens for t in played),
+            sum(len(t.segments) for t in played),
             sum(t.total_reward for t in played),
             sum(t.metrics.get("success", 0.0) for t in played),
             sum(t.metrics.get("first_try", 0.0) for t in played),
         ]
     ).tolist()
-    episodes, failed, tokens, reward, success, first_try = sums
+    episodes, failed, tokens, segments, reward, success, first_try = sums
     ages = [version - t.oldest_version for t in played if t.action_tokens]
     return {
         "episodes": episodes,
         "failed": failed,
         "tokens": tokens,
+        "segments": segments,
         "reward": reward / max(episodes, 1),
         "success": success / max(episodes, 1),
         "first_try": first_try / max(episodes, 1),

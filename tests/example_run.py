@@ -79,7 +79,8 @@ def _sft(log: Writer, rng: np.random.Generator) -> None:
     for step in range(20, 2001, 20):
         loss = 0.75 + 2.4 * np.exp(-step / 260) + rng.normal(0, 0.012)
         log.write("sft", 1.7, step=step, steps=2000, loss=loss, lr=1e-3, grad_norm=0.4,
-                  tokens=3000.0, tokens_per_second=rng.normal(7000, 150))  # fmt: skip
+                  tokens=3000.0, tokens_trained=60_000,
+                  tokens_per_second=rng.normal(7000, 150))  # fmt: skip
     log.phase("sft", "end", 0.1)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from safetensors.numpy import save_file
 
 from cluster.study_results import OUTCOMES, run_folder
 
@@ -25,6 +26,8 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 STEPS = [100, 200, 400, 800]
 UPDATES = [5, 10, 15, 20]
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32,
+         "num_hidden_layers": 2, "num_attention_heads": 1, "vocab_size": 64}  # fmt: skip
 # Success in distribution and out of it after the whole of an arm.
 ENDS = {"": (0.10, 0.08), "sft": (0.62, 0.12), "sft_long": (0.66, 0.05), "sft_ppo": (0.70, 0.26),
         "ppo_only": (0.11, 0.09), "overfit_ppo": (0.67, 0.06)}  # fmt: skip
@@ -56,10 +59,16 @@ def _config(run: Path, name: str, seed: int, tries: int) -> None:
     ppo = "ppo" in name
     (run / "config.yaml").write_text(yaml.safe_dump({
         "name": run.name, "seed": seed, "model": {"path": None},
-        "sft": {"steps": 0 if ppo else STEPS[-1]}, "eval": {"variants": VARIANTS},
-        "ppo": {"updates": UPDATES[-1] if ppo else 0, "epochs": 1},
+        "sft": {"steps": 0 if ppo else STEPS[-1], "batch_size": 8, "loss": "ce"},
+        "ppo": {"updates": UPDATES[-1] if ppo else 0, "minibatch": 16, "kl_coef": 0.0},
+        "eval": {"variants": VARIANTS},
         "env": {"id": "cardinal/GeneralPoints-v0", "settings": {"verify_iter": tries}},
     }, sort_keys=False))  # fmt: skip
+    (run / "model").mkdir()
+    (run / "model" / "config.json").write_text(json.dumps(LLAMA))
+    shapes = {"embed_tokens": (64, 32), "layers.0.mlp": (32, 128), "layers.1.mlp": (32, 128)}
+    tensors = {f"model.{k}.weight": np.zeros(shape, np.float16) for k, shape in shapes.items()}
+    save_file(tensors, str(run / "model" / "model.safetensors"))
 
 
 def _run(
@@ -70,7 +79,9 @@ def _run(
     records: list[dict[str, Any]] = []
     phase, steps = ("ppo", UPDATES) if ppo else ("sft", STEPS)
     points = [("start", 0, 0.0)] + [(phase, s, (k + 1) / len(steps)) for k, s in enumerate(steps)]
-    for name, step, part in points:
+    for k, (name, step, part) in enumerate(points):
+        if k:
+            records.append(_trained(name, step, step - points[k - 1][1]))
         at = {"step": step * (name == "sft"), "update": step * (name == "ppo")}
         for v, variant in enumerate(VARIANTS):
             side = int(v > 1)
@@ -86,12 +97,21 @@ def _run(
             records.append({
                 "time": 1.79e9, "kind": "eval", "elapsed_s": 10.0 * len(records), **told,
                 "success": share, "interval": [0, 1], "n": n,
-                "flops": part * (9e14 if ppo else 3e14),
                 "kl_start": part * (0.3 if ppo else 0.9) + (0.9 if source else 0),
             })  # fmt: skip
     (run / OUTCOMES).write_text("".join(json.dumps(r) + "\n" for r in rows))
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     (run / "episodes.jsonl").write_text(json.dumps(_sample(phase, steps)) + "\n")
+
+
+def _trained(phase: str, step: int, steps: int) -> dict[str, Any]:
+    """A log line: 8 demonstrations of 40 tokens a step, or 32 episodes of 50 for two epochs."""
+    told: dict[str, Any] = {"kind": phase, "elapsed_s": 0.0, "time": 1.79e9}
+    if phase == "sft":
+        tokens = {"tokens_trained": 320 * steps, "tokens": 320.0, "action_tokens": 80.0}
+        return told | {"step": step} | tokens
+    sizes = {"tokens": 1600.0, "segments": 32.0, "action_tokens": 400.0, "episodes": 32.0}
+    return told | {"update": step, "steps": 4.0} | sizes
 
 
 def _episodes(

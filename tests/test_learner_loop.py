@@ -128,3 +128,43 @@ def test_an_engine_that_does_not_fall_asleep_is_named(noted, tmp_path, monkeypat
     monkeypatch.setattr(learner_loop, "answers", late)
     with pytest.raises(DeadlineExceeded, match="rollout worker 1 did not go to sleep within 120 s"):
         loop.take_gpus()
+
+
+def test_no_token_of_sft_is_lost_or_counted_twice_over_a_resume(tmp_path, monkeypatch):
+    sft = replace(config().sft, steps=20, log_every=8, eval_every=5, keep=[11])
+    cfg = replace(config(), sft=sft, learner=replace(config().learner, checkpoint_every=6))
+    records, trained = [], []
+
+    class Interrupted(Loop):
+        def _write(self, kind, **numbers):
+            records.append({"kind": kind, **numbers})
+
+        def _checkpoint(self, engine, cursor):
+            self.cursor = cursor
+
+        def evaluate(self, engine, stage, update=0, step=0):
+            counted = sum(r["tokens_trained"] for r in records if r["kind"] == "sft")
+            assert step > 0 and counted == sum(trained[:step])
+
+    def step(*_):
+        trained.append(len(trained) + 1)  # other tokens each step
+        if len(trained) == 14:  # after the checkpoint of step 12
+            raise KeyboardInterrupt
+        return {"tokens": float(trained[-1])}
+
+    monkeypatch.setattr(learner_loop, "sft_step", step)
+    loop = Interrupted(cfg, tmp_path)
+    loop.demonstrations = iter(range(99))
+    engine = SimpleNamespace(export=lambda folder: None)
+    with pytest.raises(KeyboardInterrupt):
+        LearnerLoop._sft_steps(loop, engine, None, 0)
+    assert loop.cursor.step == 12
+    records[:] = [r for r in records if loop.cursor.covers(r)]
+    del trained[12:]
+    monkeypatch.setattr(
+        learner_loop, "sft_step",
+        lambda *_: trained.append(len(trained) + 1) or {"tokens": float(trained[-1])},
+    )  # fmt: skip
+    LearnerLoop._sft_steps(loop, engine, None, loop.cursor.step)
+    assert len(trained) == 20
+    assert sum(r["tokens_trained"] for r in records if r["kind"] == "sft") == sum(trained)

@@ -235,6 +235,7 @@ def test_outcomes_and_staleness(folder):
     assert metrics["reward"] == pytest.approx(np.mean([t.total_reward for t in played]))
     assert metrics["success"] == 0.5 and metrics["staleness_max"] == 3
     assert metrics["tokens"] == sum(t.tokens for t in played)
+    assert metrics["segments"] == sum(len(t.segments) for t in played)
     assert metrics["action_tokens"] == sum(t.action_tokens for t in played)
     assert metrics["turns"] == sum(len(t.turns) for t in played)
     assert metrics["parity_tokens"] == 0

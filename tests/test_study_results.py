@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.study import rows_of
 from cluster.study_results import OUTCOMES, is_study, read_study, run_folder, table_rows
 from configs.load import ConfigError
 from tests.example_study import ENDS, VARIANTS, make_study
@@ -24,8 +23,6 @@ def test_rows_of_a_whole_study(tmp_path: Path) -> None:
     assert (study.from_scratch, study.missing) == (True, [])
     points = study.at("sft", 1, "train")
     assert [(p.phase, p.step) for p in points][:2] == [("start", 0), ("sft", 100)]
-    assert [p.flops for p in points] == [0.0, 0.75e14, 1.5e14, 2.25e14, 3e14]
-    assert [p.flops for p in study.at("overfit_ppo", 1, "train")][::4] == [6e14, 15e14]
     start = study.start(0, "train")
     assert start is not None
     assert start.arm == "sft"
@@ -72,36 +69,13 @@ def test_the_last_evaluation_of_a_phase_says_update_0(tmp_path: Path) -> None:
     make_study(tmp_path, n=20, seeds=(0,))
     run = run_folder(tmp_path, "sft_ppo", 0)
     for name in ("metrics.jsonl", OUTCOMES):
-        lines = (run / name).read_text().replace('"update": 20', '"update": 0')
-        (run / name).write_text(lines)
-    with (run / "metrics.jsonl").open("a") as stream:
-        stream.write('{"kind": "ppo", "update": 20, "tokens": 1, "elapsed_s": 1}\n')
-    last = read_study(tmp_path).last("sft_ppo", 0, "train")
-    assert last is not None
-    assert (last.step, last.flops) == (20, 12e14)
-
-
-def test_compute_is_that_of_the_study_and_carried_over(tmp_path: Path, tiny_model: str) -> None:
-    make_study(tmp_path, n=5, seeds=(0,))
-    for arm, record in (
-        ("sft", {"kind": "sft", "step": 100, "tokens_trained": 1000}),
-        ("sft_ppo", {"kind": "ppo", "update": 5, "tokens": 50}),
-    ):
-        run = run_folder(tmp_path, arm, 0)
-        file = run / "metrics.jsonl"
-        records = [json.loads(line) for line in file.read_text().splitlines()]
-        for r in records:
-            r.pop("flops")
-        records.insert(5, record | {"elapsed_s": 0.0})  # after the start's five variants
-        file.write_text("".join(json.dumps(r) + "\n" for r in records))
-        shutil.copytree(tiny_model, run / "model")
-    spent = [row["sft_flops"] for row in rows_of(run_folder(tmp_path, "sft", 0))]
-    assert spent[-1] > 0
-    study = read_study(tmp_path)
-    assert [p.flops for p in study.at("sft", 0, "train")] == [0] + [spent[-1]] * 4
-    row = rows_of(run_folder(tmp_path, "sft_ppo", 0))[-1]
-    after = spent[-1] + row["ppo_flops"] + row["played_flops"]
-    assert [p.flops for p in study.at("sft_ppo", 0, "train")] == [spent[-1]] + [after] * 4
+        lines = [
+            line if '"kind": "ppo"' in line else line.replace('"update": 20', '"update": 0')
+            for line in (run / name).read_text().splitlines(keepends=True)
+        ]
+        (run / name).write_text("".join(lines))
+    points = read_study(tmp_path).at("sft_ppo", 0, "train")
+    assert [p.step for p in points] == [0, 5, 10, 15, 20]
 
 
 def test_failed_episodes_are_no_outcomes(tmp_path: Path) -> None:

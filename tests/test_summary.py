@@ -101,10 +101,10 @@ def test_speed_is_tokens_by_time_not_a_mean_of_rates(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     for rate, took in ((100.0, 9.0), (1000.0, 1.0)):
         log.write("ppo", update=1, rollout_tokens_per_second=rate, rollout_seconds=took)
-    for rate in (100.0, 300.0):
-        log.write("sft", step=1, tokens_per_second=rate)
+    for rate, tokens in ((100.0, 900), (1000.0, 1000)):
+        log.write("sft", step=1, tokens_per_second=rate, tokens_trained=tokens)
     found = summarise_run(tmp_path)["tokens_per_second"]
-    assert found == {"rollout": pytest.approx(190), "sft": pytest.approx(150)}
+    assert found == {"rollout": pytest.approx(190), "sft": pytest.approx(190)}
 
 
 def test_parity_is_the_largest_of_updates_evaluations_and_proofs(tmp_path: Path) -> None:
