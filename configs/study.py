@@ -92,9 +92,7 @@ class StudyConfig:
         assert arm.source is not None
         source = self.run(arm.source, seed)
         if not (source.sft.steps or source.ppo.updates):
-            raise ConfigError(
-                f"arms.{arm.name}.from={arm.source}: trains nothing, so keeps no model"
-            )
+            raise ConfigError(f"arms.{arm.name}.from={arm.source}: that arm trains no model")
         stage = "ppo" if source.ppo.updates else "sft"
         if arm.at is not None:
             last = [] if self.arms[arm.source].match else [source.sft.steps]

@@ -64,11 +64,16 @@ def _config(run: Path, name: str, seed: int, tries: int) -> None:
         "eval": {"variants": VARIANTS},
         "env": {"id": "cardinal/GeneralPoints-v0", "settings": {"verify_iter": tries}},
     }, sort_keys=False))  # fmt: skip
-    (run / "model").mkdir()
-    (run / "model" / "config.json").write_text(json.dumps(LLAMA))
+    write_model(run / "model")
+
+
+def write_model(folder: Path) -> None:
+    """A model folder that can be sized, with nothing in it to run."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
     shapes = {"embed_tokens": (64, 32), "layers.0.mlp": (32, 128), "layers.1.mlp": (32, 128)}
     tensors = {f"model.{k}.weight": np.zeros(shape, np.float16) for k, shape in shapes.items()}
-    save_file(tensors, str(run / "model" / "model.safetensors"))
+    save_file(tensors, str(folder / "model.safetensors"))
 
 
 def _run(

@@ -6,13 +6,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster import cli
 from cluster.placement import Node
 from cluster.slots import BUSY, FINISHED, alone
 from cluster.study import check_study, run_study
-from configs.load import ConfigError, dump
+from configs.load import ConfigError, dump, load
 from configs.study import FOLDER, load_study
+from tests.example_study import write_model
 
 ARMS = """
   ppo: {from: sft, at: 10, set: {sft.steps: 0, ppo.updates: 3}}
@@ -151,6 +153,61 @@ def test_runs_on_one_machines_gpus_must_join_one_ray(tmp_path, monkeypatch):
         check_study(study, 2)
 
 
+MATCH = """
+  more: {from: sft, match: ppo, set: {sft.keep: []}}
+  sft: {set: {sft.steps: 20, ppo.updates: 0}}
+  ppo: {from: sft, set: {sft.steps: 0, ppo.updates: 3}}
+"""
+HEAD = "base: gp_l_debug\nseeds: [1]\nset: {ppo.updates: 0}\n"
+
+
+class Measured(Trainer):
+    """Runs whose tokens are known: 320 a step of SFT, 960 played once for PPO's one epoch."""
+
+    def finish(self, folder):
+        super().finish(folder)
+        write_model(folder / "model")
+        told = {"tokens": 960, "action_tokens": 240, "time": 0, "elapsed_s": 0}
+        sft = {"kind": "sft", "step": 20, "tokens_trained": 6400}
+        ppo = {"kind": "ppo", "update": 3, "segments": 96, "episodes": 64, "steps": 2}
+        records = [told | ppo] if folder.parent.name == "ppo" else [told | sft]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def test_a_matched_arm_comes_after_its_match_and_spends_as_many_flops(tmp_path, capsys):
+    study = load_study(written(tmp_path, MATCH, HEAD))
+    assert list(study.arms) == ["sft", "ppo", "more"]
+    check_study(study)
+    assert "more: from sft" in (told := capsys.readouterr().out)
+    assert "steps: as many as ppo's FLOPs buy" in told
+    assert run_study(study, Measured()) == 0
+    begun = yaml.safe_load((study.folder / "more" / "seed1" / "config.yaml").read_text())
+    # 960 tokens are learned from at 3 parts, played and scored at 1; a step learns from 320.
+    assert begun["sft"]["steps"] == 960 * (3 + 2) / (320 * 3)
+    assert run_study(study, Measured()) == 0  # and the study that was begun is the same one
+
+
+def test_a_matched_arm_needs_its_match_and_what_that_spent(tmp_path):
+    study = load_study(written(tmp_path, MATCH, HEAD))
+    assert run_study(study, Measured({"ppo/seed1": "failed: lost"})) == 1
+    runs = json.loads((study.folder / "study.json").read_text())["runs"]
+    assert runs["more/seed1"] == "skipped: ppo/seed1 failed"
+    assert run_study(study, Measured()) == 0
+    shutil.rmtree(study.folder)
+    assert run_study(study, Trainer()) == 1  # without models nothing is sized
+    runs = json.loads((study.folder / "study.json").read_text())["runs"]
+    assert runs["more/seed1"].startswith("failed: arms.more.match=ppo: its FLOPs")
+
+
+def test_an_arm_may_evaluate_the_initial_model_alone(tmp_path):
+    arms = "  start: {set: {sft.steps: 0}}\n  sft: {set: {sft.steps: 5}}"
+    study = load_study(written(tmp_path, arms, HEAD))
+    run = study.run("start", 1)
+    assert (run.sft.steps, run.ppo.updates) == (0, 0)
+    with pytest.raises(ConfigError, match="leave nothing to train"):
+        load("gp_l_debug", ["sft.steps=0", "ppo.updates=0"])
+
+
 def test_a_folder_of_another_study_is_refused(tmp_path):
     run_study(load_study(written(tmp_path, GOOD)), Trainer())
     other = load_study(written(tmp_path, GOOD.replace("sft.steps=20", "sft.steps=30")))
@@ -169,11 +226,19 @@ def test_a_folder_of_another_study_is_refused(tmp_path):
         (ARMS, "must hold keys and lists of values"),
         ("  a: {at: 3}", "arms.a.at=3: must be an SFT step of the arm that from names"),
         ("  ../a: {}", "must be a plain folder name"),
+        ("  a: {match: b}", "arms.a.match=b: there is no such arm; there are a"),
+        (MATCH.replace("from: sft, match", "match"), "more begins from the base, ppo from sft"),
+        (MATCH.replace("match: ppo", "match: more"), "arms.more.match=more: goes round"),
+        (MATCH.replace("keep: []", "steps: 9"), "match=ppo: chooses sft.steps; leave it out"),
+        (MATCH.replace("{sft.keep: []}", "{ppo.updates: 3}"), "ppo.updates must be 0"),
+        (MATCH.replace("updates: 3", "updates: 0"), "match=ppo: ppo trains nothing"),
+        (MATCH.replace("from: sft, ", "").replace("steps: 20", "steps: 0"), "tells what a step"),
+        ("  a: {set: {sft.steps: 0}}\n  b: {from: a}", "arms.b.from=a: that arm trains no model"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(tmp_path, arms, words):
     with pytest.raises(ConfigError) as error:
-        load_study(written(tmp_path, arms))
+        load_study(written(tmp_path, arms, HEAD))
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
