@@ -57,7 +57,11 @@ def _meaning(field: dataclasses.Field) -> str:
 
 
 def _presets() -> Iterator[str]:
-    yield "## Presets\n\nWhat `preset` puts above the defaults; `fixed` changes nothing here.\n"
+    yield (
+        "## Presets\n\nWhat `preset` puts above the defaults; `fixed` changes nothing here. The "
+        "file's keys stand above it.\nEvaluations sample as training does, and every variant's "
+        "environment has the preset too.\n"
+    )
     for name, keys in PRESET_KEYS.items():
         if keys:
             yield f"- `{name}`: " + ", ".join(f"`{k}={v}`" for k, v in keys.items())

@@ -19,6 +19,7 @@ _STUDY: dict[str, Any] = {
     "sft.optimizer.beta2": 0.98,
     "sft.optimizer.eps": 1e-7,
     "rollout.temperature": 0.2,
+    "eval.temperature": 0.2,
 }
 
 PRESET_KEYS: dict[str, dict[str, Any]] = {
