@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cluster.check import environments
 from configs.load import ConfigError
 from configs.schema import RunConfig
 from envs.registry import check_settings
@@ -41,12 +42,12 @@ def evaluate_run(
         RunFailure: the engine was lost.
     """
     name, model = checkpoint(folder, cfg, stage)
-    for variant, settings in variants.items():
-        check_settings(cfg.env.id, {**cfg.env.settings, **settings}, f"variant {variant}")
     evaluation = dataclasses.replace(
         cfg.eval, variants=variants, episodes=episodes or cfg.eval.episodes
     )
     cfg = dataclasses.replace(cfg, eval=evaluation)
+    for where, played in environments(cfg).items():
+        check_settings(*played, where.replace("eval/", "variant "))
     records = _play(cfg, model, name, folder)
     _show(records, folder)
     return 0
@@ -93,12 +94,13 @@ def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[dict[str
 
 
 def _show(records: list[dict[str, Any]], folder: Path) -> None:
-    table = Table("stage", "variant", "success", "95 % interval", "n", "first try")
-    for r in records:
+    read = [r["metrics"].get("recognition") for r in records]
+    more = ["recognition"] if any(share is not None for share in read) else []
+    table = Table("stage", "variant", "success", "95 % interval", "n", "first try", *more)
+    for r, share in zip(records, read, strict=True):
         low, high = r["interval"]
-        table.add_row(
-            r["stage"], r["variant"], f"{r['success']:.1%}", f"{low:.1%} – {high:.1%}",
-            str(r["n"]), f"{r['first_try']:.1%}",
-        )  # fmt: skip
+        cells = [r["stage"], r["variant"], f"{r['success']:.1%}", f"{low:.1%} – {high:.1%}"]
+        cells += [str(r["n"]), f"{r['first_try']:.1%}", "–" if share is None else f"{share:.1%}"]
+        table.add_row(*cells[: 6 + len(more)])
     Console().print(table)
     print(f"also in {folder / 'evaluations.jsonl'}")

@@ -116,7 +116,7 @@ def _success(axes: Axes, records: list[Record], variants: list[str], unit: float
         handles.append(Line2D([], [], color=COLORS["ppo"], lw=1.6, label=label))
     handles += _recognition(axes, records, variants, unit)
     if handles:
-        axes.legend(handles=handles, loc="upper left")
+        axes.legend(handles=handles, loc="best")  # recognition runs along the top
     axes.set_ylim(0, max(axes.get_ylim()[1], 5))
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cluster.evaluate_run import checkpoint
+from cluster.evaluate_run import _show, checkpoint, evaluate_run
 from configs.load import ConfigError, load
 from tests.test_train import cardinal, finish
 
@@ -21,6 +21,23 @@ def test_which_checkpoint_is_played(tmp_path):
         (tmp_path / place).mkdir(parents=True)
         assert checkpoint(tmp_path, cfg, None) == (stage, str(tmp_path / place))
     assert checkpoint(tmp_path, cfg, "sft")[0] == "sft"
+
+
+def test_the_table_shows_recognition_where_something_is_read(tmp_path, capsys):
+    record = {"stage": "ppo", "variant": "train", "success": 0.5, "interval": [0.4, 0.6], "n": 9,
+              "first_try": 0.25, "metrics": {}}  # fmt: skip
+    _show([record], tmp_path)
+    assert "recogn" not in capsys.readouterr().out
+    _show([record | {"metrics": {"recognition": 0.875}}, record], tmp_path)
+    shown = capsys.readouterr().out
+    assert "recogn" in shown and "87.5%" in shown
+
+
+def test_a_variant_is_checked_as_it_would_be_played(tmp_path):
+    (tmp_path / "model").mkdir()
+    cfg = load("gp_l_debug", ["preset=paper_code", "env.settings.prompt_style=full"])
+    with pytest.raises(ValueError, match=r"^variant six: .* needs? .*|^variant six: GeneralPoints"):
+        evaluate_run(tmp_path, cfg, None, {"six": {"num_cards": 6}}, None)
 
 
 @pytest.mark.slow
