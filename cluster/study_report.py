@@ -18,9 +18,10 @@ from cluster.report import STYLE, conversation, section, table
 from cluster.statistics import over_seeds, wilson
 from cluster.study_figures import FIGURES, Drawing, draw
 from cluster.study_findings import Claim, Comparison, claims
-from cluster.study_results import Study, read_study, table_rows
+from cluster.study_results import Arm, Point, Study, read_study, table_rows
 
 MORE_STYLE = """
+body { max-width: 76rem; } .scroll table { font-size: .92rem; }
 .holds { color: var(--good); } .fails { color: var(--bad); } figure { margin: .6rem 0 1.4rem; }
 .claims > li { margin: .7rem 0; font-weight: 600; } .claims ul { font-weight: 400; }
 figcaption { color: var(--faint); font-size: .9rem; }
@@ -69,13 +70,16 @@ def _page(study: Study, found: list[Claim], beside: Path) -> str:
         f"{len(study.seeds)} training seeds",
         f"{' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))} episodes an "
         "evaluation" if counts else "",
+        study.evaluation,
     ]  # fmt: skip
+    steps = _steps(study)
     whole, word = ("interrupted", "incomplete") if study.missing else ("finished", "complete")
     missing = f"Without evaluations as yet: {'; '.join(study.missing)}." if study.missing else ""
     parts = [
         section("What holds, what does not", _findings(study, found)),
         *(section(d.title, _figure(study, d, beside)) for d in FIGURES),
         section("Success at the end of each arm", _ends(study)),
+        *([section("Per-step accuracy at the end of each arm", steps)] if steps else []),
         section("Paired comparisons", _comparisons(found)),
         section("Published figures beside ours", _published(study)),
         section("Sample episodes", _samples(study)),
@@ -192,11 +196,16 @@ def _ends(study: Study) -> str:
     return f'{table(head, rows)}\n<p class="faint">{escape(note)}</p>'
 
 
-def _cell(study: Study, arm: str | None, variant: str) -> str:
-    points = [
+def _ends_of(study: Study, arm: str | None, variant: str) -> list[Point]:
+    """An arm's (None: the start's) last point of each training seed that has one."""
+    return [
         p for seed in study.seeds
         if (p := study.last(arm, seed, variant) if arm else study.start(seed, variant))
     ]  # fmt: skip
+
+
+def _cell(study: Study, arm: str | None, variant: str) -> str:
+    points = _ends_of(study, arm, variant)
     if not points:
         return "–"
     n = sum(len(p.outcomes) for p in points)
@@ -208,6 +217,32 @@ def _cell(study: Study, arm: str | None, variant: str) -> str:
         f'<span class="faint">[{100 * low:.1f}, {100 * high:.1f}]<br>'
         f"{100 * seeds.low:.1f}–{100 * seeds.high:.1f}, n = {n}</span>"
     )
+
+
+def _steps(study: Study) -> str:
+    """Single steps, the measure of V-IRL's published figures; empty where there are none."""
+    if not any(p.accuracy is not None for p in study.points):
+        return ""
+    arms = [None, *(arm.name for arm in study.arms if arm.kind != "pretrain")]
+    rows = [
+        [escape(arm or "start"), *(_accuracy(study, arm, v) for v in study.variants)]
+        for arm in arms
+    ]
+    note = (
+        "Percent of answers whose action was right, mean over episodes and training seeds, and the "
+        "range of training seeds. An episode ends where its graded answers are used up."
+    )
+    head = ["arm", *(escape(v) for v in study.variants)]
+    return f'{table(head, rows)}\n<p class="faint">{note}</p>'
+
+
+def _accuracy(study: Study, arm: str | None, variant: str) -> str:
+    known = [p.accuracy for p in _ends_of(study, arm, variant) if p.accuracy is not None]
+    if not known:
+        return "–"
+    seeds = over_seeds(known)
+    spread = f"{100 * seeds.low:.1f}–{100 * seeds.high:.1f}"
+    return f'<b>{100 * seeds.mean:.1f}</b> <span class="faint">{spread}</span>'
 
 
 def _comparisons(found: list[Claim]) -> str:
@@ -241,16 +276,26 @@ def _published(study: Study) -> str:
         for r in published.TABLE
     ]
     size = f", {study.parameters:,} parameters" if study.parameters else ""
-    scratch = ", from scratch" if study.from_scratch and "scratch" not in study.model else ""
-    model = escape(f"{study.model}{size}{scratch}")
-    sft, rl = (next(iter(study.of_kind(kind)), None) for kind in ("sft", "rl"))
+    model = escape(f"from scratch{size}" if study.from_scratch else f"{study.model}{size}")
+    sft, rl = _opposed(study)
+    names = " and ".join(escape(arm.name) for arm in (sft, rl) if arm)
+    measures = {"success": _cell, "per-step accuracy": _accuracy} if _steps(study) else {
+        "success": _cell}  # fmt: skip
     for variant in study.outside:
-        ours = [_cell(study, arm.name, variant) if arm else "–" for arm in (sft, rl)]
-        row = ["<b>this study</b>", escape(variant), "success", model]
-        rows.append([*row, _cell(study, None, variant), *ours])
+        for measure, cell in measures.items():
+            ours = [cell(study, arm.name, variant) if arm else "–" for arm in (sft, rl)]
+            row = [f"<b>this study</b>, {names}", escape(variant), measure, model]
+            rows.append([*row, cell(study, None, variant), *ours])
     head = ["task", "change", "measure", "model", "start, %", "SFT, %", "RL, %"]
     note = f"Published: {published.SOURCE}. Models, compute and episodes differ: no ranking."
     return f'{table(head, rows)}\n<p class="faint">{escape(note)}</p>'
+
+
+def _opposed(study: Study) -> tuple[Arm | None, Arm | None]:
+    """SFT and RL to stand beside the published pair: begun from the same model, if there are."""
+    sft, rl = study.of_kind("sft"), next(iter(study.of_kind("rl")), None)
+    same = [arm for arm in sft if rl and (arm.source, arm.at) == (rl.source, rl.at)]
+    return next(iter(same or sft), None), rl
 
 
 def _samples(study: Study) -> str:

@@ -50,6 +50,7 @@ class Point:
 
     outcomes: success by the episode's seed, for paired tests.
     recognition: share of what was read right; None where nothing had to be read.
+    accuracy: share of single steps that were right; None of environments without steps.
     flops: spent since the initial model, a pretrained one's own cost left out; None unknown.
     flops_formula: by the paper's formula. kl: to the initial model, nats a token.
     """
@@ -62,6 +63,7 @@ class Point:
     outcomes: dict[int, bool]
     first_try: float | None
     recognition: float | None
+    accuracy: float | None
     flops: float | None
     flops_formula: float | None
     kl: float | None
@@ -82,6 +84,7 @@ class Study:
     parameters: int | None
     from_scratch: bool
     environment: str
+    evaluation: str
     arms: list[Arm]
     seeds: list[int]
     variants: list[str]
@@ -167,10 +170,20 @@ def read_study(folder: str | Path) -> Study:
     return Study(
         folder.name, folder, str(path or "a tiny model, made from scratch"),
         next(filter(None, (_size(run_folder(folder, a, s)) for a in configs for s in seeds)), None),
-        path is None, str((first.get("env") or {}).get("id", "")), arms, seeds, list(variants),
+        path is None, str((first.get("env") or {}).get("id", "")), _budget(first),
+        arms, seeds, list(variants),
         [name for name, settings in variants.items() if set(settings or {}) <= SAME_RULE],
         points, samples, missing,
     )  # fmt: skip
+
+
+def _budget(config: dict[str, Any]) -> str:
+    """How episodes are evaluated, as far as the configuration says it."""
+    temperature = (config.get("eval") or {}).get("temperature")
+    tries = ((config.get("env") or {}).get("settings") or {}).get("verify_iter")
+    tokens = (config.get("rollout") or {}).get("answer_tokens")
+    said = {"temperature {}": temperature, "graded answers: {}": tries, "{} tokens each": tokens}
+    return ", ".join(text.format(value) for text, value in said.items() if value is not None)
 
 
 def _definition(folder: Path) -> dict[str, Any]:
@@ -253,8 +266,9 @@ def _points(run: Path, arm: str, seed: int, earlier: Spent) -> list[Point]:
         spent = earlier + own
         points.append(Point(
             arm, seed, phase, step, variant, {r["seed"]: r["success"] > 0 for r in rows},
-            _mean(rows, "first_try"), _mean(rows, "recognition"), _known(spent.flops),
-            _known(spent.formula_flops), beside.get("kl_start"),
+            _mean(rows, "first_try"), _mean(rows, "recognition"),
+            _mean(rows, "per_step_accuracy"), _known(spent.flops), _known(spent.formula_flops),
+            beside.get("kl_start"),
         ))  # fmt: skip
     return points
 
@@ -308,7 +322,8 @@ def table_rows(study: Study) -> list[dict[str, Any]]:
             "arm": p.arm, "seed": p.seed, "phase": p.phase, "step": p.step, "variant": p.variant,
             "distribution": "in" if p.variant in study.inside else "out", "n": found["n"],
             "success": p.success, "low": found["interval"][0], "high": found["interval"][1],
-            "first_try": p.first_try, "recognition": p.recognition, "flops": p.flops,
-            "flops_formula": p.flops_formula, "kl_start": p.kl,
+            "first_try": p.first_try, "recognition": p.recognition,
+            "per_step_accuracy": p.accuracy, "flops": p.flops, "flops_formula": p.flops_formula,
+            "kl_start": p.kl,
         })  # fmt: skip
     return rows

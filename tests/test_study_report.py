@@ -67,6 +67,27 @@ def test_the_page_says_what_holds_and_what_was_not_measured(whole: Path) -> None
         assert words in shown.text, words
 
 
+def test_the_budget_of_an_evaluation_is_said(whole: Path) -> None:
+    assert "graded answers: 5" in page(whole).text
+
+
+def test_single_steps_are_shown_where_an_environment_has_them(tmp_path: Path) -> None:
+    arms = {"sft": {}, "sft_long": {"from": "sft"}, "sft_ppo": {"from": "sft"}}
+    make_study(tmp_path, arms, n=20)
+    write_study_report(tmp_path)
+    assert "Per-step accuracy" not in page(tmp_path).text
+    for file in tmp_path.glob(f"*/seed*/{OUTCOMES}"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        share = 0.25 if file.parts[-3] == "sft_long" else 0.75
+        file.write_text("".join(json.dumps(r | {"per_step_accuracy": share}) + "\n" for r in rows))
+    write_study_report(tmp_path)
+    shown = page(tmp_path).text
+    assert "Per-step accuracy at the end of each arm" in shown
+    # Beside the published pair stand the arms that began from one model.
+    words = r"this study\W+sft_long and sft_ppo rule_11_12_13 per-step accuracy .*?parameters "
+    assert re.search(words + r"75\.0 \S+ 25\.0 \S+ 75\.0", shown)
+
+
 def test_it_needs_no_network(whole: Path) -> None:
     shown = page(whole)
     assert shown.links
