@@ -75,7 +75,7 @@ def resume_command(options: argparse.Namespace) -> int:
 
 def study_command(options: argparse.Namespace) -> int:
     """Train, evaluate and report on the arms of a study; what is finished is not done again."""
-    from cluster.study import check_study, study
+    from cluster.study.run import check_study, study
     from configs.study import load_study
 
     _refuse_below("--parallel", options.parallel, 1)
@@ -158,8 +158,8 @@ def _variants(options: argparse.Namespace, cfg: RunConfig) -> dict[str, dict[str
 def report_command(options: argparse.Namespace) -> int:
     """Write the report of a run's or a study's folder anew."""
     from cluster.report import write_report
-    from cluster.study_report import write_study_report
-    from cluster.study_results import is_study
+    from cluster.study.report import write_study_report
+    from cluster.study.results import is_study
 
     if is_study(options.run):
         print(write_study_report(options.run))

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
-from cluster.study_results import OUTCOMES, run_folder
+from cluster.study.results import OUTCOMES, run_folder
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "train": {}, "held_out": {"hands": "held_out"}, "rule_11_12_13": {"face_rule": "ranks"},

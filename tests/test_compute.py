@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.compute import Spent, along, before, columns, until
-from cluster.study_results import read_study, run_folder
+from cluster.study.compute import Spent, along, before, columns, until
+from cluster.study.results import read_study, run_folder
 from learner import flops
 from tests.example_study import ENDS, make_study
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.published import TABLE, VERIFY
+from cluster.study.published import TABLE, VERIFY
 
 
 def test_rl_gains_and_sft_loses_in_every_published_row() -> None:

@@ -10,8 +10,8 @@ import yaml
 
 from cluster import cli
 from cluster.placement import Node
-from cluster.slots import BUSY, FINISHED, alone
-from cluster.study import check_study, run_study
+from cluster.study.run import check_study, run_study
+from cluster.study.slots import BUSY, FINISHED, alone
 from configs.load import ConfigError, dump, load
 from configs.study import FOLDER, load_study
 from tests.example_study import write_model
@@ -133,7 +133,7 @@ def test_a_run_that_a_busy_cluster_refuses_waits_for_another_to_end(tmp_path):
 
 
 def test_a_study_has_its_folder_for_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr("cluster.slots.GRACE_S", 0.0)
+    monkeypatch.setattr("cluster.study.slots.GRACE_S", 0.0)
     with (
         alone(tmp_path),
         pytest.raises(ConfigError, match="another `cardinal study` is running it"),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.study_figures import FIGURES, draw
-from cluster.study_results import read_study
+from cluster.study.figures import FIGURES, draw
+from cluster.study.results import read_study
 from tests.example_study import make_study
 
 BY_KEY = {drawing.key: drawing for drawing in FIGURES}

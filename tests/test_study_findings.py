@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import binomtest, ttest_1samp
 
 from cluster.statistics import over_seeds
-from cluster.study_findings import Comparison, claims
-from cluster.study_results import read_study
+from cluster.study.findings import Comparison, claims
+from cluster.study.results import read_study
 from tests.example_study import ENDS, make_study
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from cluster.cli import main
-from cluster.study_figures import FIGURES
-from cluster.study_report import write_study_report
-from cluster.study_results import OUTCOMES, run_folder
+from cluster.study.figures import FIGURES
+from cluster.study.report import write_study_report
+from cluster.study.results import OUTCOMES, run_folder
 from tests.example_study import ARMS, make_study
 from tests.test_report import Page
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.study_results import OUTCOMES, is_study, read_study, run_folder, table_rows
+from cluster.study.results import OUTCOMES, is_study, read_study, run_folder, table_rows
 from configs.load import ConfigError
 from tests.example_study import ENDS, VARIANTS, make_study
 

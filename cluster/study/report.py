@@ -13,12 +13,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from cluster import published
 from cluster.report import STYLE, conversation, section, table
 from cluster.statistics import over_seeds, wilson
-from cluster.study_figures import FIGURES, Drawing, draw
-from cluster.study_findings import Claim, Comparison, claims
-from cluster.study_results import Arm, Point, Study, read_study, table_rows
+from cluster.study import published
+from cluster.study.figures import FIGURES, Drawing, draw
+from cluster.study.findings import Claim, Comparison, claims
+from cluster.study.results import Arm, Point, Study, read_study, table_rows
 
 MORE_STYLE = """
 body { max-width: 76rem; } .scroll table { font-size: .92rem; }

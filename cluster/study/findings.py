@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.statistics import OverSeeds, holm, mcnemar, over_seeds, paired_bootstrap
-from cluster.study_results import Arm, Point, Study
+from cluster.study.results import Arm, Point, Study
 
 START = "start"
 LEVEL = 0.05

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from cluster.compute import Spent, along, before
 from cluster.metrics import Record, episodes, read_lines
 from cluster.statistics import summarise
+from cluster.study.compute import Spent, along, before
 from cluster.summary import load_config, parameters
 from configs.load import ConfigError
 from configs.study import PRETRAIN

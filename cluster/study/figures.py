@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cluster.plots import COLORS, FAINT, INK, MARKERS, STYLE
-from cluster.published import SOURCE, VERIFY
 from cluster.statistics import over_seeds, wilson
-from cluster.study_results import Arm, Point, Study
+from cluster.study.published import SOURCE, VERIFY
+from cluster.study.results import Arm, Point, Study
 
 KIND_COLORS = {
     "start": COLORS["start"], "sft": COLORS["sft"], "rl": COLORS["ppo"],

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from cluster import compute
-from cluster.slots import BUSY, FINISHED, Slots, alone
+from cluster.study import compute
+from cluster.study.slots import BUSY, FINISHED, Slots, alone
 from cluster.summary import ended
 from configs.load import ConfigError
 from configs.schema import RunConfig
@@ -63,7 +63,7 @@ def study(plan: StudyConfig, parallel: int) -> int:
     plan.folder.mkdir(parents=True, exist_ok=True)
     with alone(plan.folder), Slots(parallel, plan.folder) as slots:
         code = run_study(plan, slots)
-    from cluster.study_report import write_study_report  # matplotlib, which no check needs
+    from cluster.study.report import write_study_report  # matplotlib, which no check needs
 
     print(write_study_report(plan.folder))
     return code

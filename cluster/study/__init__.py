@@ -1,0 +1,1 @@
+"""Studies: many runs of one question, what they spent, and what they show."""
