@@ -6,6 +6,7 @@ colour-blind readers tell apart; markers and line styles say the same again.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,14 @@ def _success(axes: Axes, records: list[Record], variants: list[str], unit: float
     if updates:
         label = "training episodes, each update"
         handles.append(Line2D([], [], color=COLORS["ppo"], lw=1.6, label=label))
-    handles += _recognition(axes, records, variants, unit)
-    if handles:
-        axes.legend(handles=handles, loc="best")  # recognition runs along the top
+    read = _recognition(axes, records, variants, unit)
+    handles += read
     axes.set_ylim(0, max(axes.get_ylim()[1], 5))
+    if read:  # it runs along the top, so the legend has room of its own above 100 %
+        axes.set_yticks(range(0, 101, 20))
+        axes.set_ylim(0, 105 + 11 * math.ceil(len(handles) / 2))
+    if handles:
+        axes.legend(handles=handles, loc="upper left", ncols=2 if read else 1)
 
 
 def _recognition(

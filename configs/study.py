@@ -107,7 +107,7 @@ class StudyConfig:
 
     def measured(self, arm: str) -> list[str]:
         """The arms whose SFT tells what a step of a matched one costs, the nearest first."""
-        found, chain = self.arms[arm], []
+        found, chain = self.arms[arm], list[str]()
         while (source := self.arms[[arm, *chain][-1]].source) is not None:
             chain.append(source)
         chain += [found.match] if found.match else []

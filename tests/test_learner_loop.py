@@ -168,3 +168,14 @@ def test_no_token_of_sft_is_lost_or_counted_twice_over_a_resume(tmp_path, monkey
     LearnerLoop._sft_steps(loop, engine, None, loop.cursor.step)
     assert len(trained) == 20
     assert sum(r["tokens_trained"] for r in records if r["kind"] == "sft") == sum(trained)
+
+
+def test_a_run_that_trains_nothing_evaluates_its_start_and_is_done(noted, tmp_path, monkeypatch):
+    loop, moved = noted[0](tmp_path, "disaggregated"), []
+    monkeypatch.setattr(loop, "_move", moved.append)
+    loop.cfg = replace(
+        loop.cfg, sft=replace(loop.cfg.sft, steps=0), ppo=replace(loop.cfg.ppo, updates=0)
+    )
+    loop.sft()
+    assert loop.done == ["build", "publish", "play start"]
+    assert [cursor.phase for cursor in moved] == ["done"]

@@ -99,3 +99,11 @@ def test_recognition_of_every_variant_and_of_training(
     assert len(variants) == len(summary["stages"]["sft"])
     assert all(set(np.asarray(line.get_ydata()).tolist()) == {90.0} for line in variants)
     assert set(np.asarray(training.get_ydata()).tolist()) == {80.0, 90.0}
+    figure = kept[1]
+    figure.canvas.draw()
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    box = legend.get_window_extent()
+    for line in with_it:
+        points = line.axes.transData.transform(np.asarray(line.get_xydata(), float))
+        assert not any(box.contains(x, y) for x, y in points)

@@ -227,7 +227,7 @@ def test_a_folder_of_another_study_is_refused(tmp_path):
         ("  a: {at: 3}", "arms.a.at=3: must be an SFT step of the arm that from names"),
         ("  ../a: {}", "must be a plain folder name"),
         ("  a: {match: b}", "arms.a.match=b: there is no such arm; there are a"),
-        (MATCH.replace("from: sft, match", "match"), "more begins from the base, ppo from sft"),
+        (MATCH.replace("from: sft, match", "match"), "begins from the base, ppo from sft; it"),
         (MATCH.replace("match: ppo", "match: more"), "arms.more.match=more: goes round"),
         (MATCH.replace("keep: []", "steps: 9"), "match=ppo: chooses sft.steps; leave it out"),
         (MATCH.replace("{sft.keep: []}", "{ppo.updates: 3}"), "ppo.updates must be 0"),

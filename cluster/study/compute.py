@@ -119,7 +119,7 @@ def until(run: Path, at: int | None = None) -> Spent:
     total = Spent()
     for record, spent in along(run):
         total = spent
-        if record["kind"] == "sft" and record["step"] == at:
+        if at is not None and record["kind"] == "sft" and record["step"] >= at:
             break
     return total
 
