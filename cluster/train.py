@@ -201,6 +201,8 @@ def _train_cause(error: BaseException, cfg: RunConfig, placed: Plan) -> str:
     cause = getattr(error, "controller_failure", None)
     if type(cause).__name__ == "WorkerGroupStartupTimeoutError":  # Ray's own, and private
         return waiting_ranks(placed, cfg.cluster.start_deadline_s)
+    if cause is not None:
+        return first_line(cause)
     failures = getattr(error, "worker_failures", None) or {}
     for rank, failure in sorted(failures.items()):
         return f"rank {rank}: {first_line(failure)}"
