@@ -18,9 +18,10 @@ BY_KEY = {drawing.key: drawing for drawing in FIGURES}
 def test_curves_are_means_over_seeds_and_variants(tmp_path: Path) -> None:
     study = read_study(make_study(tmp_path, n=40))
     rows = draw(study, BY_KEY["compute"], tmp_path / "compute.png")
-    row = next(r for r in rows if (r["arm"], r["step"], r["distribution"]) == ("sft", 800, "out"))
+    row = next(r for r in rows if (r["arm"], r["step"], r["distribution"]) == ("sft", 800, "in"))
+    assert row["variants"] == "train, held_out"
     seeds = [
-        np.mean([study.at("sft", s, v)[-1].success for v in study.outside]) for s in study.seeds
+        np.mean([study.at("sft", s, v)[-1].success for v in study.inside]) for s in study.seeds
     ]
     assert row["mean"] == pytest.approx(np.mean(seeds))
     assert (row["lowest_seed"], row["highest_seed"]) == (min(seeds), max(seeds))
@@ -28,7 +29,10 @@ def test_curves_are_means_over_seeds_and_variants(tmp_path: Path) -> None:
     assert (row["flops"], row["flops_formula"]) == (spent.flops, spent.flops_formula)
     assert row["flops"] > 0
     with Image.open(tmp_path / "compute.png") as image:
-        assert image.size == (1600, 688)
+        assert image.size == (1600, 2 * 688)  # in distribution, and three questions out of it
+    apart = {r["variants"] for r in rows if r["distribution"] == "out"}
+    assert apart == {"rule_11_12_13", "all_5", "red_suits"}
+    with Image.open(tmp_path / "compute.png") as image:
         assert len(image.convert("RGB").getcolors(2**20) or []) > 50
 
 

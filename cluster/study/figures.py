@@ -36,22 +36,31 @@ Sides = tuple[tuple[str, list[str]], ...]
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure: its file's name, title, what it needs, panels a row, and how it is drawn."""
+    """One figure: its file's name, title, what it needs, panels, and how it is drawn.
+
+    by_side: a panel for what is in distribution and one for each variant out of it; or one panel.
+    """
 
     key: str
     title: str
     note: str
     needs: str
-    panels: int
+    by_side: bool
     draw: Callable[[Study, Sequence[Axes]], list[Row]]
 
 
 def draw(study: Study, drawing: Drawing, file: Path) -> list[Row]:
     """Draw one figure into a PNG; returns its rows, none (and no file) where data is lacking."""
     with matplotlib.rc_context(STYLE | {"font.size": 10, "legend.fontsize": 9}):
-        figure = Figure(figsize=(10, 4.3), dpi=160, layout="constrained", facecolor="white")
+        panels = len(sides(study)) if drawing.by_side else 1
+        across = 3 if panels > 4 else min(panels, 2)
+        down = -(-panels // across)
+        figure = Figure(figsize=(10, 4.3 * down), dpi=160, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(1, drawing.panels, squeeze=False)[0]
+        grid = figure.subplots(down, across, squeeze=False).flatten()
+        axes = list(grid[:panels])
+        for unused in grid[panels:]:
+            unused.remove()
         rows = drawing.draw(study, axes)
         if rows:
             handles = _handles(axes)
@@ -78,8 +87,9 @@ def look(study: Study, arm: Arm) -> dict[str, Any]:
 
 
 def sides(study: Study) -> Sides:
-    """The two panels: variants in and out of distribution."""
-    return (("in distribution", study.inside), ("out of distribution", study.outside))
+    """The panels: all variants in distribution, and each that asks another question."""
+    apart = ((f"out of distribution: {variant}", [variant]) for variant in study.outside)
+    return ((f"in distribution: {', '.join(study.inside)}", study.inside), *apart)
 
 
 def _along(
@@ -113,7 +123,7 @@ def _curves(
     """Mean over seeds with the range of seeds, a panel a side."""
     rows: list[Row] = []
     for one, (side, variants) in zip(axes, sides(study), strict=True):
-        one.set_title(f"{side}  ({', '.join(variants)})", fontsize=9.5)
+        one.set_title(side, fontsize=9.5)
         for arm in arms:
             line = _along(study, arm, variants, x, y) if variants else []
             if len(line) < 2:
@@ -123,9 +133,9 @@ def _curves(
             one.fill_between(at, unit * low, unit * high, color=style["color"], alpha=0.14, lw=0)
             one.plot(at, unit * mean, label=arm.name, lw=1.8, ms=5, mec="white", mew=0.7, **style)
             rows += [
-                {"arm": arm.name, "distribution": side.split()[0], "phase": p[5], "step": p[6],
-                 name: p[0], "mean": p[1], "lowest_seed": p[2], "highest_seed": p[3],
-                 "seeds": p[4]}
+                {"arm": arm.name, "distribution": side.split()[0], "variants": ", ".join(variants),
+                 "phase": p[5], "step": p[6], name: p[0], "mean": p[1], "lowest_seed": p[2],
+                 "highest_seed": p[3], "seeds": p[4]}
                 for p in line
             ]  # fmt: skip
     return rows
@@ -140,7 +150,15 @@ def _shares(axes: Sequence[Axes], label: str) -> None:
     for one in axes:
         one.set_ylim(0, min(max(5.0, one.get_ylim()[1]), 103))
         one.set_xlabel(label)
-    axes[0].set_ylabel("episodes solved, %")
+    _left(axes, "episodes solved, %")
+
+
+def _left(axes: Sequence[Axes], label: str) -> None:
+    """Name the y axis of each row of panels."""
+    for one in axes:
+        place = one.get_subplotspec()
+        if place is not None and place.is_first_col():
+            one.set_ylabel(label)
 
 
 def compute(study: Study, axes: Sequence[Axes]) -> list[Row]:
@@ -318,28 +336,28 @@ def forgetting(study: Study, axes: Sequence[Axes]) -> list[Row]:
     for one in axes:
         one.axhline(0, color=FAINT, lw=0.8, zorder=1)
         one.set_xlabel("KL to the initial model, nats a token")
-    axes[0].set_ylabel("success minus the start's, points")
+    _left(axes, "success minus the start's, points")
     return rows
 
 
-BAND = ("Lines are means over training seeds and variants, bands the lowest and highest seed; the "
-        "panels' scales differ.")  # fmt: skip
+BAND = ("Lines are means over training seeds and a panel's variants, bands the lowest and highest "
+        "seed; the panels' scales differ.")  # fmt: skip
 FIGURES = (
     Drawing("compute", "Success against compute", f"{BAND} The paper's main figure.",
-            "arms with SFT or PPO, evaluated along the way", 2, compute),
+            "arms with SFT or PPO, evaluated along the way", True, compute),
     Drawing("bars", "Start, SFT and RL", "Bars: all seeds' episodes together, with Wilson's 95 % "
             "interval, which holds for these runs; dots: one training seed each.",
-            "any finished arm", 1, bars),
+            "any finished arm", False, bars),
     Drawing("rl_and_sft", "RL with and without SFT", BAND,
-            "an arm of RL after SFT and one without it", 2, with_and_without),
+            "an arm of RL after SFT and one without it", True, with_and_without),
     Drawing("sft_sweep", "SFT checkpoint by checkpoint", f"{BAND} A ring marks the highest mean.",
-            "an SFT arm with sft.eval_every", 2, sweep),
+            "an SFT arm with sft.eval_every", True, sweep),
     Drawing("recognition", "Recognition against success", f"{BAND} The large mark is the end.",
-            "arms that read pictures (-VL) or another task with recognition", 2, recognition),
+            "arms that read pictures (-VL) or another task with recognition", True, recognition),
     Drawing("verify_iterations", "Verification iterations", "Growth of success out of "
             "distribution from an arm's first evaluation to its last. The paper's points are its "
             "own model's, at equal compute.",
-            "arms of RL with different env.settings.verify_iter", 1, verification),
+            "arms of RL with different env.settings.verify_iter", False, verification),
     Drawing("forgetting", "KL to the start against forgetting", BAND,
-            "evaluations that record kl_start", 2, forgetting),
+            "evaluations that record kl_start", True, forgetting),
 )  # fmt: skip
