@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from cluster.study.compute import until
 from tests.test_train import cardinal, finish, left_behind, marked
 
 STUDY = """
@@ -19,7 +20,7 @@ set: {{learner.checkpoint_every: 1, ppo.updates: 0, sft.log_every: 1}}
 arms:
   sft: {{set: {{sft.steps: 12}}}}
   sft_ppo: {{from: sft, set: {{sft.steps: 0, ppo.updates: 6}}}}
-  sft_more: {{from: sft, set: {{sft.steps: 6}}}}
+  sft_more: {{from: sft, match: sft_ppo}}
 """
 WAIT_S = 300
 
@@ -97,7 +98,8 @@ def test_a_killed_study_repeats_nothing_and_goes_on(tmp_path):
     found = [r for r in records(ppo) if r["kind"] == "ppo"]
     assert [r["update"] for r in found] == list(range(1, 7)) and found[0]["time"] == first[1]
     assert "sft/seed1: finished" in out and "sft/seed1: begins" not in out
-    assert json.loads((more / "status.json").read_text())["status"] == "finished"
+    spent = {run: until(run) for run in (ppo, more)}
+    assert spent[more].flops == pytest.approx(spent[ppo].flops, rel=0.1)
 
     whole = {run: contents(run) for run in (sft, ppo, more)}
     results = (folder / "results.csv").read_bytes()
