@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import ray
@@ -44,12 +43,7 @@ class Crew:
     def __enter__(self) -> Crew:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.dismiss()
 
     def meet(self, cfg: RunConfig, model: str, learn: bool = True) -> tuple[Plan, list[Any], Any]:

@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from cluster.failures import ClusterBusyError, RunFailure
@@ -50,12 +49,7 @@ class Slots:
     def __enter__(self) -> Slots:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         for slot in filter(None, self._slots):
             slot.jobs.close()  # an idle one ends by itself
             if slot.run is not None:
