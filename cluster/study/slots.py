@@ -80,11 +80,12 @@ class Slots:
         try:
             told = str(jobs.recv())
         except (EOFError, ConnectionError):
-            slot.process.join()
-            told = f"failed: its process ended with exit code {slot.process.exitcode}"
+            told = ""
         if told != FINISHED:  # it ends, so that nothing of a broken run is left for the next
+            slot.process.join(GRACE_S)
+            slot.process.kill()
             self._slots[busy[jobs]] = None
-        return run, told
+        return run, told or f"failed: its process ended with exit code {slot.process.exitcode}"
 
     def _start(self, at: int) -> _Slot:
         processes = multiprocessing.get_context("spawn")
@@ -110,12 +111,15 @@ def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
     fcntl.flock(lock, fcntl.LOCK_SH)
     threading.Thread(target=_follow_parent, daemon=True).start()
     told = FINISHED
-    gone = (EOFError, ConnectionError, KeyboardInterrupt)
-    with suppress(*gone), Crew(demonstrations=True) as crew:
+    with suppress(KeyboardInterrupt), Crew(demonstrations=True) as crew:
         while told == FINISHED:
-            cfg, resume = jobs.recv()
+            try:
+                cfg, resume = jobs.recv()
+            except (EOFError, ConnectionError):  # the study has ended
+                break
             told = _attempt(cfg, resume, crew)
-            jobs.send(told)
+            with suppress(ConnectionError):
+                jobs.send(told)
     sys.stdout.flush()
     os._exit(0)  # threads of Ray may not let it end otherwise
 
