@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from configs.schema import OptimizerConfig, PPOConfig, RunConfig, SFTConfig
 from learner import batch as batching
 from learner.batch import MicroBatch, Sequence, microbatches
-from learner.engine import Engine
+from learner.engine import TrainingEngine
 from learner.ppo import ppo_steps, ppo_update
 from learner.sft import sft_step
 from rollout.trajectory import Segment, Trajectory, Turn
@@ -166,7 +166,7 @@ def measure(threads: int, turns: int, seconds: float) -> list[dict[str, object]]
 def sft(folder: str, data: list[Sequence]) -> Callable[[], object]:
     """An epoch of SFT steps, batches in order of arrival."""
     cfg = RunConfig(sft=SFTConfig(optimizer=OptimizerConfig(lr=1e-4)))
-    engine = Engine(folder, cfg, cfg.sft.optimizer, steps=10**6, value=False)
+    engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, steps=10**6, value=False)
     return lambda: [sft_step(engine, c, cfg.sft) for c in chunks(data)]
 
 
@@ -177,7 +177,7 @@ def ppo(folder: str, trajectories: list[Trajectory]) -> Callable[[], object]:
         optimizer=OptimizerConfig(lr=1e-6),
     )  # fmt: skip
     cfg = RunConfig(ppo=settings)
-    engine = Engine(folder, cfg, settings.optimizer, ppo_steps(settings), value=True)
+    engine = TrainingEngine(folder, cfg, settings.optimizer, ppo_steps(settings), value=True)
     return lambda: ppo_update(engine, trajectories, cfg, 0)
 
 

@@ -12,10 +12,10 @@ import json
 import sys
 from typing import Any
 
-from cluster.check import memory_bytes
+from cluster.preflight.check import memory_bytes
 from configs.load import load
+from configs.model_folder import ModelSize
 from configs.schema import RunConfig
-from learner.model_folder import ModelSize
 
 GIB = 2**30
 SHAPES = {  # of Qwen2.5: width, feed-forward, layers, heads, key-value heads, head tied to input

@@ -65,11 +65,11 @@ class RolloutActor:
                 await self.worker.start()
         return os.getpid()
 
-    async def take_up(
+    async def reconfigure(
         self, cfg: RunConfig, environments: dict[str, tuple[str, dict[str, Any]]]
     ) -> None:
         """Forget the last run, and play these environments for the next, whose weights come."""
-        await self.worker.take_up(environments, _limits(cfg))
+        await self.worker.reconfigure(environments, _limits(cfg))
 
     async def node(self) -> str:
         """Ray's id of the node that this actor is on."""

@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.failures import DeadlineExceeded, TooManyFailures, WorkerLost, first_line
 from rollout.episode import EpisodeRequest
-from rollout.numbers import TrajectoryNumbers, expand
+from rollout.trajectory_summary import TrajectorySummary, expand
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Entry:
 
     block: Any
     row: int
-    numbers: TrajectoryNumbers
+    numbers: TrajectorySummary
 
 
 @ray.remote(num_cpus=0, max_concurrency=8)  # type: ignore[call-overload]
@@ -41,7 +41,7 @@ class TrajectoryBuffer:
 
     async def collect(
         self, requests: list[EpisodeRequest], version: int = 0, max_staleness: int | None = None
-    ) -> list[TrajectoryNumbers]:
+    ) -> list[TrajectorySummary]:
         """Have episodes played; replaces what the buffer held.
 
         Args:
@@ -124,7 +124,7 @@ class TrajectoryBuffer:
         self._entries = []
 
 
-def _too_old(numbers: TrajectoryNumbers, version: int, max_staleness: int | None) -> bool:
+def _too_old(numbers: TrajectorySummary, version: int, max_staleness: int | None) -> bool:
     if max_staleness is None or numbers.oldest_version < 0:
         return False
     return version - numbers.oldest_version > max_staleness

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from cluster.failures import PlacementError, RunFailure
 from configs.load import FOLDER, ConfigError, load, parse
 from configs.schema import RunConfig
+from envs.base import EnvironmentFailure
 
 if TYPE_CHECKING:
     from envs.base import TextEnv
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.command(options)
     except (ConfigError, PlacementError) as error:
         return _say(str(error), 2)
-    except RunFailure as error:
+    except (RunFailure, EnvironmentFailure) as error:
         return _say(str(error), 1)
     except OSError as error:  # a full disk, a folder that may not be written
         return _say(f"{type(error).__name__}: {error}", 1)
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check_command(options: argparse.Namespace) -> int:
     """Show the resolved run, or with --address where a cluster would put it; nothing is started."""
-    from cluster.check import check, show, show_plan
+    from cluster.preflight.check import check, show, show_plan
 
     cfg = _config(options)
     if options.address:
@@ -54,8 +55,8 @@ def check_command(options: argparse.Namespace) -> int:
 
 def train_command(options: argparse.Namespace) -> int:
     """Check, then run one job."""
-    from cluster.check import check
-    from cluster.submit import begun
+    from cluster.launch.submit import begun
+    from cluster.preflight.check import check
 
     cfg = _config(options)
     resume = options.resume and begun(cfg)
@@ -86,7 +87,7 @@ def study_command(options: argparse.Namespace) -> int:
 
 def submit_command(options: argparse.Namespace) -> int:
     """Run one job on a Ray cluster that is running; submitted again, it goes on."""
-    from cluster.submit import submit
+    from cluster.launch.submit import submit
 
     variables = dict(_variable(text) for text in options.env)
     return submit(
@@ -105,14 +106,14 @@ def _variable(text: str) -> tuple[str, str]:
 
 def job_command(options: argparse.Namespace) -> int:
     """Show the state of a submitted job, follow its log, or stop it."""
-    from cluster.submit import job
+    from cluster.launch.submit import job
 
     return job(options.action, options.id, options.address)
 
 
 def kuberay_command(options: argparse.Namespace) -> int:
     """Print the KubeRay manifest of a run, for `kubectl apply -f -`."""
-    from cluster.kuberay import UNKNOWN_MODEL, Options, known_model, pairs, render, secrets
+    from cluster.launch.kuberay import UNKNOWN_MODEL, Options, known_model, pairs, render, secrets
 
     _refuse_below("--pod-size", options.pod_size, 1)
     _refuse_below("--spare", options.spare, 0)
@@ -157,9 +158,9 @@ def _variants(options: argparse.Namespace, cfg: RunConfig) -> dict[str, dict[str
 
 def report_command(options: argparse.Namespace) -> int:
     """Write the report of a run's or a study's folder anew."""
-    from cluster.report import write_report
-    from cluster.study.report import write_study_report
-    from cluster.study.results import is_study
+    from report.page import write_report
+    from report.study.page import write_study_report
+    from report.study.results import is_study
 
     if is_study(options.run):
         print(write_study_report(options.run))
@@ -202,7 +203,7 @@ def _expert(options: argparse.Namespace) -> tuple[str, dict[str, Any], int, int]
 
 def play_command(options: argparse.Namespace) -> int:
     """Play an environment in the terminal; pictures are saved and named by path."""
-    from cluster.play import Game
+    from envs.viewer.play import Game
 
     _refuse_below("--seed", options.seed, 0)
     env = _environment(options.env, parse(options.settings))
@@ -212,7 +213,7 @@ def play_command(options: argparse.Namespace) -> int:
 
 def gallery_command(options: argparse.Namespace) -> int:
     """Write an HTML page and a PNG contact sheet of an environment's episodes."""
-    from cluster.gallery import write_gallery
+    from envs.viewer.gallery import write_gallery
 
     _refuse_below("--n", options.n, 1)
     _refuse_below("--seed", options.seed, 0)

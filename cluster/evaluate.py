@@ -14,15 +14,15 @@ from typing import Any
 
 import ray
 
-from cluster.statistics import wilson
 from cluster.wait import answer
 from configs.schema import RunConfig
+from report.statistics import wilson
 from rollout.episode import EpisodeRequest
-from rollout.numbers import TrajectoryNumbers
 from rollout.pictures import Picture
 from rollout.processor import image
 from rollout.renderer import Renderer
 from rollout.trajectory import Trajectory, from_block
+from rollout.trajectory_summary import TrajectorySummary
 
 SAMPLES = 4  # conversations kept a stage and variant
 PICTURE_SIDE = 320  # pixels
@@ -76,7 +76,7 @@ def evaluate(
 
 
 def outcomes(
-    asked: list[EpisodeRequest], numbers: list[TrajectoryNumbers], stage: str, variant: str
+    asked: list[EpisodeRequest], numbers: list[TrajectorySummary], stage: str, variant: str
 ) -> list[dict[str, Any]]:
     """A row an episode by seed, which is the same hand or route in every stage and run."""
     seeds = {request.id: request.seed for request in asked}
@@ -100,7 +100,7 @@ def measures(metrics: list[dict[str, float]]) -> dict[str, float]:
 def collect(
     cfg: RunConfig, buffer: Any, asked: list[EpisodeRequest], version: int = 0,
     max_staleness: int | None = None,
-) -> list[TrajectoryNumbers]:  # fmt: skip
+) -> list[TrajectorySummary]:  # fmt: skip
     """Have the buffer collect; the deadline is that of all its blocks, one after another.
 
     Raises:

@@ -14,11 +14,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cluster.check import environments
+from cluster.preflight.check import environments
 from configs.load import ConfigError
+from configs.model_folder import find_model
 from configs.schema import RunConfig
 from envs.registry import check_settings
-from learner.model_folder import find_model
 
 
 def evaluate_run(
@@ -71,15 +71,15 @@ def checkpoint(folder: Path, cfg: RunConfig, stage: str | None) -> tuple[str, st
 
 
 def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[dict[str, Any]]:
-    from cluster.crew import Crew
     from cluster.evaluate import evaluate
-    from cluster.layout import without_learner
-    from cluster.metrics import append, plain
+    from cluster.placement.layout import without_learner
+    from cluster.rollout_pool import RolloutPool
     from cluster.wait import answer
+    from report.metrics import append, plain
     from rollout.renderer import Renderer
 
     records, cfg = [], without_learner(cfg)
-    with Crew() as crew:
+    with RolloutPool() as crew:
         _, workers, buffer = crew.meet(cfg, model, learn=False)
         deadline = cfg.cluster.start_deadline_s
         for i, worker in enumerate(workers):

@@ -20,20 +20,20 @@ import ray.train
 import torch
 
 from cluster import evaluate as evaluation
-from cluster.channels import open_channel
 from cluster.cursor import Cursor
-from cluster.drift import Drift
 from cluster.failures import ParityError, RunFailure
-from cluster.metrics import RunLog
 from cluster.sft_data import Prefetched, batches
+from cluster.start_kl import Drift
 from cluster.wait import answer, answers
+from cluster.weights.channels import open_channel
 from configs.schema import RunConfig
 from learner import distributed
-from learner.engine import Engine, Reference
+from learner.engine import Reference, TrainingEngine
 from learner.model import KINDS
 from learner.parity import parity
 from learner.ppo import ppo_steps, ppo_update
 from learner.sft import sft_step
+from report.metrics import RunLog
 from rollout.episode import EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.trajectory import Trajectory
@@ -94,7 +94,7 @@ class LearnerLoop:
             self.demonstrations = Prefetched(
                 batches(ray.train.get_dataset_shard("sft"), share, skip=self.cursor.step)
             )
-        ranks = distributed.gather(ray.get_runtime_context().get_node_id())
+        ranks = distributed.all_gather(ray.get_runtime_context().get_node_id())
         if self.rank == 0:
             self._await_engines()
             workers = ray.get([w.node.remote() for w in self.job.workers], timeout=60)
@@ -134,13 +134,13 @@ class LearnerLoop:
         engine.close()
         self._move(Cursor("ppo" if cfg.ppo.updates else "done"))
 
-    def _sft_steps(self, engine: Engine, reference: Reference | None, first: int) -> None:
+    def _sft_steps(self, engine: TrainingEngine, reference: Reference | None, first: int) -> None:
         cfg, every = self.cfg, self.cfg.learner.checkpoint_every
         begin, tokens = time.monotonic(), 0
         for step in range(first + 1, cfg.sft.steps + 1):
             metrics = sft_step(engine, next(self.demonstrations), cfg.sft, reference)
             tokens += int(metrics["tokens"])
-            if self._told(step):
+            if self._log_due(step):
                 rate = tokens / (time.monotonic() - begin)
                 self._write("sft", step=step, steps=cfg.sft.steps,
                             tokens_trained=tokens,
@@ -152,7 +152,7 @@ class LearnerLoop:
             if every and step % every == 0:
                 self._checkpoint(engine, Cursor("sft", step=step))
 
-    def _told(self, step: int) -> bool:
+    def _log_due(self, step: int) -> bool:
         """Whether a line of metrics is due: no count of tokens goes on over a model that is kept
         or evaluated, so that a resume loses none and every evaluation has its own.
         """
@@ -160,7 +160,7 @@ class LearnerLoop:
         periods = (sft.log_every, sft.eval_every, every)
         return step in (sft.steps, *sft.keep) or any(p and step % p == 0 for p in periods)
 
-    def _sft_milestone(self, engine: Engine, step: int) -> None:
+    def _sft_milestone(self, engine: TrainingEngine, step: int) -> None:
         """Export and evaluate along the way; before the checkpoint, so that none is lost."""
         sft = self.cfg.sft
         if step in sft.keep:
@@ -191,7 +191,7 @@ class LearnerLoop:
         engine.close()
         self._move(Cursor("done", update=cfg.ppo.updates))
 
-    def _update(self, engine: Engine, update: int, reference: Any) -> None:
+    def _update(self, engine: TrainingEngine, update: int, reference: Any) -> None:
         cfg, begin = self.cfg, time.monotonic()
         collected = self._collect(training_requests(cfg, update))
         mine = self._take()
@@ -231,13 +231,13 @@ class LearnerLoop:
 
     def _take(self) -> list[Trajectory]:
         """This rank's trajectories of what the buffer holds, once rank 0 has collected."""
-        distributed.gather(None)
+        distributed.barrier()
         share = ray.get(self.job.buffer.assignments.remote(self.cfg.learner.ranks), timeout=60)
         return evaluation.trajectories(share[self.rank])
 
     # --- weights -------------------------------------------------------------------------
 
-    def publish(self, engine: Engine) -> float:
+    def publish(self, engine: TrainingEngine) -> float:
         """Collective: all workers get the weights, and play; returns seconds."""
         if self._colocated:
             torch.cuda.empty_cache()  # what learning held, for the engines that wake
@@ -255,13 +255,13 @@ class LearnerLoop:
             seconds, begin = self.cfg.cluster.sync_deadline_s, time.monotonic()
             calls = [worker.sleep.remote() for worker in self.job.workers]
             answers(calls, "rollout worker", "go to sleep", seconds, "sync_deadline_s", begin)
-        distributed.gather(None)  # no rank begins while an engine holds its GPU
+        distributed.barrier()  # no rank begins while an engine holds its GPU
 
     @property
     def _colocated(self) -> bool:
         return self.cfg.cluster.layout == "colocated"
 
-    def prove(self, engine: Engine) -> None:
+    def prove(self, engine: TrainingEngine) -> None:
         """Law 6: perturb each kind of weight, publish, and compare log-probabilities."""
         with self._phase("proof"):
             checks = {}
@@ -289,7 +289,7 @@ class LearnerLoop:
 
     # --- evaluation, cursor, records -----------------------------------------------------
 
-    def evaluate(self, engine: Engine, stage: str, update: int = 0, step: int = 0) -> None:
+    def evaluate(self, engine: TrainingEngine, stage: str, update: int = 0, step: int = 0) -> None:
         """Play every variant; parity is measured on the first one's trajectories.
 
         update, step: where in PPO or SFT this is; 0 at the ends of phases.
@@ -317,10 +317,10 @@ class LearnerLoop:
                     drift = self.drift.kl(engine)
                 self._write("eval", **at, **record, **check, kl_start=drift)
 
-    def _engine(self, folder: str, optimizer: Any, steps: int, value: bool) -> Engine:
+    def _engine(self, folder: str, optimizer: Any, steps: int, value: bool) -> TrainingEngine:
         """The phase's engine, at the cursor."""
         forbidden = self.renderer.forbidden
-        engine = Engine(folder, self.cfg, optimizer, steps, value, forbidden=forbidden)
+        engine = TrainingEngine(folder, self.cfg, optimizer, steps, value, forbidden=forbidden)
         if self.cursor.state:
             engine.load(str(self.checkpoints / "state" / self.cursor.state))
         return engine
@@ -328,14 +328,14 @@ class LearnerLoop:
     def _reference(self, folder: str) -> Reference:
         return Reference(folder, self.cfg, self.renderer.forbidden)
 
-    def _checkpoint(self, engine: Engine, cursor: Cursor) -> None:
+    def _checkpoint(self, engine: TrainingEngine, cursor: Cursor) -> None:
         """Save the engine's state, then move the cursor to it: a crash between loses nothing."""
         name = f"{cursor.phase}-{cursor.step or cursor.update:06d}"
         engine.save(str(self.checkpoints / "state" / name))
         self._move(cursor.at(name))
 
     def _move(self, cursor: Cursor) -> None:
-        distributed.gather(None)
+        distributed.barrier()
         if self.rank == 0:
             cursor.save(self.checkpoints, keep=self.cfg.learner.keep_checkpoints)
         self.cursor = cursor

@@ -14,7 +14,7 @@ from pathlib import Path
 import ray
 
 from cluster.failures import RunFailure, first_line
-from cluster.nodes import address_of, live, local_cpus, reachable
+from cluster.placement.nodes import address_of, live, local_cpus, reachable
 from configs.load import ConfigError
 from configs.schema import RunConfig
 

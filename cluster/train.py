@@ -17,17 +17,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from cluster.check import run_folder
-from cluster.crew import Crew
 from cluster.failures import RunFailure, first_line
-from cluster.placement import Plan
+from cluster.placement.plan import Plan
+from cluster.preflight.check import run_folder
+from cluster.rollout_pool import RolloutPool
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
 
 RETRIES = 3  # of starting the learner group, before it is given up
 
 
-def train(cfg: RunConfig, resume: bool = False, crew: Crew | None = None) -> int:
+def train(cfg: RunConfig, resume: bool = False, crew: RolloutPool | None = None) -> int:
     """Run one job to its end; returns the exit code.
 
     Args:
@@ -44,7 +44,7 @@ def train(cfg: RunConfig, resume: bool = False, crew: Crew | None = None) -> int
     started = time.time()
     try:
         model = prepare_model(cfg, folder)
-        with nullcontext(crew) if crew else Crew(bool(cfg.sft.steps)) as mates:
+        with nullcontext(crew) if crew else RolloutPool(bool(cfg.sft.steps)) as mates:
             _run(cfg, folder, model, mates)
         _finish(folder, "finished")
     except KeyboardInterrupt:
@@ -73,7 +73,7 @@ def open_folder(cfg: RunConfig, resume: bool) -> Path:
 def prepare_model(cfg: RunConfig, folder: Path) -> str:
     """The folder of the initial model: the user's, or a tiny one made once per run."""
     if cfg.model.path:
-        from learner.model_folder import find_model
+        from configs.model_folder import find_model
 
         return str(find_model(cfg.model.path))
     target = folder / "model"
@@ -113,7 +113,7 @@ def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
     return str(target)
 
 
-def _run(cfg: RunConfig, folder: Path, model: str, crew: Crew) -> None:
+def _run(cfg: RunConfig, folder: Path, model: str, crew: RolloutPool) -> None:
     """Everything that needs Ray."""
     try:
         placed, workers, buffer = crew.meet(cfg, model)
@@ -130,9 +130,9 @@ def _learn(
     workers: list[Any], buffer: Any, placed: Plan,
 ) -> None:  # fmt: skip
     """Run the learner group in a thread (its `fit` blocks) and show progress meanwhile."""
-    from cluster.layout import weight_channel
     from cluster.learner_loop import Job
-    from cluster.progress import Progress
+    from cluster.placement.layout import weight_channel
+    from report.progress import Progress
 
     failure = folder / "failure.json"
     failure.unlink(missing_ok=True)
@@ -166,7 +166,7 @@ def _trainer(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from cluster.learner_loop import learner_loop
-    from cluster.placed import scaling
+    from cluster.placement.ray_options import scaling
     from cluster.sft_data import dataset
 
     # A group whose placement is not met is tried RETRIES times more, all within the deadline.
@@ -196,7 +196,7 @@ def _trainer(
 
 def _train_cause(error: BaseException, cfg: RunConfig, placed: Plan) -> str:
     """The first rank's own error inside Ray Train's, or what its group waited for in vain."""
-    from cluster.placed import waiting_ranks
+    from cluster.placement.ray_options import waiting_ranks
 
     cause = getattr(error, "controller_failure", None)
     if type(cause).__name__ == "WorkerGroupStartupTimeoutError":  # Ray's own, and private
@@ -210,7 +210,7 @@ def _train_cause(error: BaseException, cfg: RunConfig, placed: Plan) -> str:
 
 
 def _finish(folder: Path, status: str, cause: str = "") -> None:
-    from cluster.report import write_report
+    from report.page import write_report
 
     (folder / "status.json").write_text(json.dumps({"status": status, "cause": cause}))
     if (folder / "metrics.jsonl").is_file():

@@ -23,17 +23,17 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def total(values: ArrayLike) -> NDArray[np.float64]:
+def all_sum(values: ArrayLike) -> NDArray[np.float64]:
     """Sum over ranks of float64 [n], the same on every rank."""
     return _reduce(values, dist.ReduceOp.SUM)
 
 
-def largest(values: ArrayLike) -> NDArray[np.float64]:
+def all_max(values: ArrayLike) -> NDArray[np.float64]:
     """Maximum over ranks of float64 [n], the same on every rank."""
     return _reduce(values, dist.ReduceOp.MAX)
 
 
-def gather(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """One small picklable value of each rank, in rank order, on every rank."""
     if world() == 1:
         return [value]
@@ -42,14 +42,20 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def add_up(shares: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+def barrier() -> None:
+    """Return once every rank has called it."""
+    if world() > 1:
+        dist.barrier()
+
+
+def all_sum_named(shares: list[dict[str, torch.Tensor]]) -> dict[str, float]:
     """Sum named scalar tensors over a rank's shares and over ranks; a rank may have none."""
     local: dict[str, float] = {}
     if shares:
         sums = torch.stack([sum(s[name].double() for s in shares) for name in shares[0]])  # type: ignore[misc]
         local = dict(zip(shares[0], sums.tolist(), strict=True))
     result: dict[str, float] = {}
-    for stats in gather(local):
+    for stats in all_gather(local):
         for name, value in stats.items():
             result[name] = result.get(name, 0.0) + value
     return result

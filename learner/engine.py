@@ -18,26 +18,26 @@ from typing import Any
 
 import torch
 
+from configs.model_folder import write_index
 from configs.schema import OptimizerConfig, RunConfig
 from learner import batch, distributed
 from learner.batch import MicroBatch
+from learner.deepspeed_config import clips_itself, deepspeed_config
+from learner.gathered_weights import Bucket, GatheredWeights
+from learner.image_inputs import ImageInputs, pad_to_lockstep
 from learner.lora import add_adapters
 from learner.model import (
     FROZEN,
     VALUE_HEAD_FILE,
     ActorCritic,
-    Forward,
+    ForwardOptions,
     Scores,
     checkpoint_names,
     kind_of,
     load_trunk,
     load_value_head,
 )
-from learner.model_folder import write_index
 from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
-from learner.vision import Eyes, in_lockstep
-from learner.whole_weights import Bucket, WholeWeights
-from learner.zero import clips_itself, deepspeed_config
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -74,7 +74,7 @@ class Reference:
         model = _load(Path(folder), cfg, stage, None, forbidden)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        self._eyes = Eyes.of(folder, model.trunk)
+        self._eyes = ImageInputs.of(folder, model.trunk)
         self._run: Callable[..., Any] = model.to(_device())
         if stage:
             config = deepspeed_config(cfg, OptimizerConfig(), stage)
@@ -83,16 +83,18 @@ class Reference:
             ]
 
     @torch.no_grad()
-    def forward(self, moved: MicroBatch, how: Forward) -> Scores:
+    def forward(self, moved: MicroBatch, how: ForwardOptions) -> Scores:
         """Scores of one microbatch on the device; every rank runs as many."""
         return _forward(self._run, self._eyes, moved, how)
 
-    def score(self, microbatches: list[MicroBatch], how: Forward | None = None) -> list[Scores]:
+    def score(
+        self, microbatches: list[MicroBatch], how: ForwardOptions | None = None
+    ) -> list[Scores]:
         """Scores without gradients; a collective call."""
-        return _score(self._run, self._eyes, microbatches, how or Forward())
+        return _score(self._run, self._eyes, microbatches, how or ForwardOptions())
 
 
-class Engine:
+class TrainingEngine:
     """A policy in training: one phase, one optimizer, one schedule.
 
     Args:
@@ -133,10 +135,10 @@ class Engine:
         self.model = _load(self._folder, cfg, self._stage, seed, forbidden)
         if _attention() == "flash_attention_2":
             self.layout = "flat"
-        self._eyes = Eyes.of(self._folder, self.model.trunk)
+        self._eyes = ImageInputs.of(self._folder, self.model.trunk)
         names = checkpoint_names(self.model.trunk)
         add_adapters(self.model.trunk, cfg.model, cfg.seed)
-        self._whole = WholeWeights(self.model.trunk, self._gathered, names)
+        self._whole = GatheredWeights(self.model.trunk, self._gathered, names)
         self._own_clip = clips_itself(cfg, self._stage)
         self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
             model=self.model,
@@ -170,7 +172,7 @@ class Engine:
         self,
         microbatches: list[MicroBatch],
         loss_fn: LossFn,
-        how: Forward | None = None,
+        how: ForwardOptions | None = None,
         reference: Reference | None = None,
     ) -> dict[str, float]:
         """One optimizer step over all ranks' microbatches; a collective call.
@@ -188,11 +190,11 @@ class Engine:
         Raises:
             FloatingPointError: the gradient is not finite; the weights are as they were.
         """
-        engine, how = self._deepspeed, how or Forward()
+        engine, how = self._deepspeed, how or ForwardOptions()
         rate = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0 if how.freeze_trunk and group["part"] == "trunk" else rate
-        rounds = in_lockstep(microbatches, self._eyes)
+        rounds = pad_to_lockstep(microbatches, self._eyes)
         shares: list[Stats] = []
         for i, microbatch in enumerate(rounds):
             real = i < len(microbatches)
@@ -209,7 +211,7 @@ class Engine:
             engine.backward(loss * distributed.world())  # DeepSpeed averages over ranks
         norm = self._apply()
         self.counters["steps"] += 1
-        return {**distributed.add_up(shares), "lr": rate, "grad_norm": norm}
+        return {**distributed.all_sum_named(shares), "lr": rate, "grad_norm": norm}
 
     def _apply(self) -> float:
         """Clip the gradients, update the weights; the norm before clipping.
@@ -233,9 +235,11 @@ class Engine:
         """Move the schedule on by steps that are not taken."""
         self.counters["steps"] += steps
 
-    def score(self, microbatches: list[MicroBatch], how: Forward | None = None) -> list[Scores]:
+    def score(
+        self, microbatches: list[MicroBatch], how: ForwardOptions | None = None
+    ) -> list[Scores]:
         """Scores of each microbatch without gradients, on the device; a collective call."""
-        return _score(self._deepspeed, self._eyes, microbatches, how or Forward())
+        return _score(self._deepspeed, self._eyes, microbatches, how or ForwardOptions())
 
     def weight_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         """Name, dtype and full shape of what `weights` yields, in its order; not collective."""
@@ -244,12 +248,12 @@ class Engine:
     def weights(self, bucket_bytes: int, everywhere: bool = False) -> Iterator[Bucket]:
         """The policy's weights in buckets of about bucket_bytes; a collective call.
 
-        Rank 0 gets them, or every rank: see WholeWeights.buckets. Consume it to the end.
+        Rank 0 gets them, or every rank: see GatheredWeights.buckets. Consume it to the end.
         """
         return self._whole.buckets(bucket_bytes, everywhere)
 
     def perturb(self, kind: str, seed: int) -> bool:
-        """Change the weights of one kind until `restore`; see WholeWeights.perturb."""
+        """Change the weights of one kind until `restore`; see GatheredWeights.perturb."""
         return self._whole.perturb(kind, seed)
 
     def restore(self) -> None:
@@ -276,7 +280,7 @@ class Engine:
             if head:
                 save_file(head, target / VALUE_HEAD_FILE)
                 write_index(target)
-        distributed.gather(None)  # nobody reads the folder before it is whole
+        distributed.barrier()  # nobody reads the folder before it is whole
 
     def save(self, folder: str | Path) -> None:
         """Write the resumable state: weights, optimizer, schedule, RNG, counters; collective."""
@@ -298,7 +302,9 @@ class Engine:
             found = self._deepspeed.load_checkpoint(str(folder), STATE, load_module_strict=whole)
         path, state = found
         if path is None:
-            raise ValueError(f"state folder is {folder}; it must hold what Engine.save wrote")
+            raise ValueError(
+                f"state folder is {folder}; it must hold what TrainingEngine.save wrote"
+            )
         self.counters = dict(state["counters"])
         torch.set_rng_state(state["torch_rng"])
 
@@ -361,7 +367,7 @@ def _attention() -> str:
 
 
 def _forward(
-    engine: Callable[..., Any], eyes: Eyes | None, moved: MicroBatch, how: Forward
+    engine: Callable[..., Any], eyes: ImageInputs | None, moved: MicroBatch, how: ForwardOptions
 ) -> Scores:
     seen = eyes.read(moved, moved.token_ids.device) if eyes else {}
     return Scores(
@@ -379,8 +385,11 @@ def _anchor(scores: Scores) -> torch.Tensor:
 
 @torch.no_grad()
 def _score(
-    engine: Callable[..., Any], eyes: Eyes | None, microbatches: list[MicroBatch], how: Forward
+    engine: Callable[..., Any],
+    eyes: ImageInputs | None,
+    microbatches: list[MicroBatch],
+    how: ForwardOptions,
 ) -> list[Scores]:
-    rounds = in_lockstep(microbatches, eyes)
+    rounds = pad_to_lockstep(microbatches, eyes)
     scores = [_forward(engine, eyes, m.to(_device()), how) for m in rounds]
     return scores[: len(microbatches)]

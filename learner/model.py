@@ -45,7 +45,7 @@ class Scores(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Forward:
+class ForwardOptions:
     """How to run the model.
 
     temperature: divides the logits, as in sampling; above 0.
@@ -126,12 +126,12 @@ class ActorCritic(nn.Module):
         position_ids: torch.Tensor,
         actions: torch.Tensor,
         value_positions: torch.Tensor,
-        how: Forward,
+        how: ForwardOptions,
         seen: Mapping[str, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """The fields of Scores, for the tensors of a MicroBatch (shapes are told there).
 
-        seen: the model's own keywords for its pictures (`learner.vision.Eyes.read`).
+        seen: the model's own keywords for its pictures (`learner.image_inputs.ImageInputs.read`).
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not how.freeze_trunk):
             inputs = {"input_ids": token_ids, "position_ids": position_ids, **(seen or {})}

@@ -12,14 +12,14 @@ import numpy as np
 
 from configs.schema import RunConfig
 from learner import distributed
-from learner.engine import Engine
-from learner.episodes import Episode, episode, scored
-from learner.model import Forward
+from learner.engine import TrainingEngine
+from learner.model import ForwardOptions
+from learner.training_trajectory import Episode, episode, scored
 from rollout.trajectory import Trajectory
 
 
 def parity(
-    engine: Engine, trajectories: Sequence[Trajectory], cfg: RunConfig, version: int
+    engine: TrainingEngine, trajectories: Sequence[Trajectory], cfg: RunConfig, version: int
 ) -> dict[str, float]:
     """Score this rank's trajectories and compare; a collective call.
 
@@ -30,7 +30,7 @@ def parity(
     episodes = [e for e in built if e is not None]
     sequences = [s for e in episodes for s in e.sequences]
     packed = engine.microbatches(sequences)
-    how = Forward(temperature=cfg.rollout.temperature)
+    how = ForwardOptions(temperature=cfg.rollout.temperature)
     logprobs, _ = scored(len(sequences), packed, engine.score(packed, how))
     start = 0
     for e in episodes:
@@ -52,7 +52,7 @@ def differences(episodes: Sequence[Episode], version: int) -> dict[str, float]:
         fresh = e.versions == version
         gap = e.proximal[fresh].astype(np.float64) - e.behavior[fresh]
         sums += [fresh.sum(), np.abs(gap).sum(), (np.expm1(gap) - gap).sum()]
-    tokens, absolute, divergence = distributed.total(sums).tolist()
+    tokens, absolute, divergence = distributed.all_sum(sums).tolist()
     return {
         "parity_tokens": tokens,
         "parity_mean_abs": absolute / max(tokens, 1),

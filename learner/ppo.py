@@ -1,7 +1,7 @@
 """One PPO update: this rank's trajectories in, optimizer steps taken, metrics out.
 
 `ppo_update(engine, trajectories, cfg, update, reference=None, version=None)`; `ppo_steps(cfg)`
-is the number of optimizer steps for the Engine's schedule. It does not know who played.
+is the number of optimizer steps for the TrainingEngine's schedule. It does not know who played.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from configs.schema import PPOConfig, RunConfig
 from learner import advantage, distributed
 from learner.batch import MicroBatch
-from learner.engine import Engine, LossFn, Reference
-from learner.episodes import Episode, episode, scored, training_sequences
+from learner.engine import LossFn, Reference, TrainingEngine
 from learner.loss import k3, policy_terms, value_terms
-from learner.model import Forward, Scores
+from learner.model import ForwardOptions, Scores
 from learner.parity import differences
-from learner.thought import thought_weights
+from learner.reasoning_weights import reasoning_weights
+from learner.training_trajectory import Episode, episode, scored, training_sequences
 from rollout.trajectory import Trajectory
 
 
@@ -32,12 +32,12 @@ def steps_per_update(cfg: PPOConfig) -> int:
 
 
 def ppo_steps(cfg: PPOConfig) -> int:
-    """Optimizer steps of the whole phase: `steps` of its Engine."""
+    """Optimizer steps of the whole phase: `steps` of its TrainingEngine."""
     return cfg.updates * steps_per_update(cfg)
 
 
 def ppo_update(
-    engine: Engine,
+    engine: TrainingEngine,
     trajectories: list[Trajectory],
     cfg: RunConfig,
     update: int,
@@ -91,24 +91,26 @@ def ppo_update(
     }
 
 
-def _refuse_contradictions(ppo: PPOConfig, engine: Engine, reference: Reference | None) -> None:
+def _refuse_contradictions(
+    ppo: PPOConfig, engine: TrainingEngine, reference: Reference | None
+) -> None:
     if ppo.advantage_level == "token" and ppo.value_level == "turn" and ppo.estimator == "gae":
         raise ValueError(
             "ppo.advantage_level is 'token'; GAE over tokens needs ppo.value_level 'token' too"
         )
     if ppo.estimator == "gae" and engine.model.value_head is None:
-        raise ValueError("ppo.estimator is 'gae'; its Engine must be made with value=True")
+        raise ValueError("ppo.estimator is 'gae'; its TrainingEngine must be made with value=True")
     if ppo.kl_coef > 0 and reference is None:
         raise ValueError(f"ppo.kl_coef is {ppo.kl_coef}; it needs the SFT policy as reference")
 
 
 def _score(
-    engine: Engine, reference: Reference | None, episodes: list[Episode], temperature: float
+    engine: TrainingEngine, reference: Reference | None, episodes: list[Episode], temperature: float
 ) -> None:
     """Proximal (and reference) log-probabilities and V_old, from one pass without gradients."""
     sequences = [s for e in episodes for s in e.sequences]
     packed = engine.microbatches(sequences)
-    how = Forward(temperature=temperature)
+    how = ForwardOptions(temperature=temperature)
     logprobs, values = scored(len(sequences), packed, engine.score(packed, how))
     start = 0
     for e in episodes:
@@ -138,7 +140,7 @@ def _set_advantages(episodes: list[Episode], ppo: PPOConfig) -> None:
         ]
     # GRPO has divided by its group's deviation; REINFORCE++ is nothing without the batch's.
     if ppo.estimator == "reinforce_pp" or (ppo.normalize_advantages and ppo.estimator != "grpo"):
-        batch = distributed.total(advantage.moments([a for a, _ in found]))
+        batch = distributed.all_sum(advantage.moments([a for a, _ in found]))
         found = [(advantage.normalize(a, batch), targets) for a, targets in found]
     for e, (advantages, targets) in zip(episodes, found, strict=True):
         per_turn = len(advantages) == len(e.lengths)
@@ -161,7 +163,7 @@ def _gae(e: Episode, ppo: PPOConfig) -> tuple[NDArray[np.float64], NDArray[np.fl
 def _by_group(episodes: list[Episode], estimator: str) -> NDArray[np.float64]:
     """One advantage a trajectory [B] of this rank, from the groups of all ranks."""
     own = [(e.trajectory.group_id, e.trajectory.total_reward) for e in episodes]
-    shares = distributed.gather(own)
+    shares = distributed.all_gather(own)
     everyone = [pair for share in shares for pair in share]
     groups, returns = [g for g, _ in everyone], [r for _, r in everyone]
     if estimator == "grpo":
@@ -187,7 +189,7 @@ def _sizes(episodes: list[Episode]) -> dict[str, Size]:
     """Sizes of all ranks' trajectories by id, in the order of their ids; collective."""
     own = [(e.trajectory.id, Size(e.tokens, len(e.lengths), len(e.values))) for e in episodes]
     pairs = sorted(
-        (pair for share in distributed.gather(own) for pair in share), key=lambda p: p[0]
+        (pair for share in distributed.all_gather(own) for pair in share), key=lambda p: p[0]
     )
     repeated = [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]
     assert not repeated, f"trajectory id {repeated[0]} is there more than once"
@@ -201,7 +203,7 @@ def minibatches(ids: list[str], size: int, seed: tuple[int, ...]) -> list[list[s
 
 
 def _learn(
-    engine: Engine,
+    engine: TrainingEngine,
     episodes: list[Episode],
     sizes: dict[str, Size],
     cfg: RunConfig,
@@ -210,7 +212,7 @@ def _learn(
 ) -> list[dict[str, float]]:
     """The optimizer steps of the update; each one's metrics."""
     ppo = cfg.ppo
-    how = Forward(
+    how = ForwardOptions(
         temperature=cfg.rollout.temperature,
         value_trunk_grad=ppo.value_trunk_grad,
         freeze_trunk=warmup,
@@ -239,7 +241,7 @@ def _learn(
     return steps
 
 
-def _weigher(engine: Engine, ppo: PPOConfig) -> Callable[[Episode], NDArray[np.float32]]:
+def _weigher(engine: TrainingEngine, ppo: PPOConfig) -> Callable[[Episode], NDArray[np.float32]]:
     """From an episode to its tokens' weights float32 [A] (`thought_coef`)."""
     if ppo.thought_coef == 1.0:
         return lambda e: np.ones(e.tokens, np.float32)
@@ -247,7 +249,7 @@ def _weigher(engine: Engine, ppo: PPOConfig) -> Callable[[Episode], NDArray[np.f
 
     def weights(e: Episode) -> NDArray[np.float32]:
         parts = [
-            thought_weights(s.token_ids[t.begin : t.end].tolist(), decode, ppo.thought_coef)
+            reasoning_weights(s.token_ids[t.begin : t.end].tolist(), decode, ppo.thought_coef)
             for s in e.trajectory.segments
             for t in s.turns
         ]
@@ -257,7 +259,7 @@ def _weigher(engine: Engine, ppo: PPOConfig) -> Callable[[Episode], NDArray[np.f
 
 
 def ppo_loss(ppo: PPOConfig, size: Size, warmup: bool) -> LossFn:
-    """The loss of a global minibatch of the given size, as Engine.step wants it.
+    """The loss of a global minibatch of the given size, as TrainingEngine.step wants it.
 
     policy + value_coef * value - entropy_coef * entropy + kl_coef * KL(current, reference);
     while warming up, the value's term alone. Means are over action tokens (policy at
@@ -304,13 +306,13 @@ def ppo_loss(ppo: PPOConfig, size: Size, warmup: bool) -> LossFn:
 def _explained(episodes: list[Episode]) -> float:
     errors = advantage.moments([e.targets - e.values for e in episodes])
     targets = advantage.moments([e.targets for e in episodes])
-    return advantage.explained_variance(*distributed.total([*errors, *targets]).reshape(2, 3))
+    return advantage.explained_variance(*distributed.all_sum([*errors, *targets]).reshape(2, 3))
 
 
 def _outcomes(trajectories: list[Trajectory], version: int) -> dict[str, float]:
     """What was played, over all ranks: means over trajectories that did not fail."""
     played = [t for t in trajectories if t.end != "failed"]
-    sums = distributed.total(
+    sums = distributed.all_sum(
         [
             len(played),
             len(trajectories) - len(played),
@@ -331,7 +333,7 @@ def _outcomes(trajectories: list[Trajectory], version: int) -> dict[str, float]:
         "reward": reward / max(episodes, 1),
         "success": success / max(episodes, 1),
         "first_try": first_try / max(episodes, 1),
-        "staleness_max": float(distributed.largest(max(ages, default=0))[0]),
+        "staleness_max": float(distributed.all_max(max(ages, default=0))[0]),
         **_measures(played),
     }
 
@@ -343,7 +345,7 @@ def _measures(played: list[Trajectory]) -> dict[str, float]:
         for name, value in t.metrics.items():
             total, count = own.get(name, (0.0, 0))
             own[name] = (total + value, count + 1)
-    shares = distributed.gather(own)
+    shares = distributed.all_gather(own)
     names = sorted({name for share in shares for name in share} - {"success", "first_try"})
     sums = {name: np.sum([share.get(name, (0, 0)) for share in shares], axis=0) for name in names}
     return {f"metric_{name}": float(total / count) for name, (total, count) in sums.items()}

@@ -13,13 +13,16 @@ import torch
 from configs.schema import SFTConfig
 from learner import distributed
 from learner.batch import MicroBatch, Sequence
-from learner.engine import Engine, Reference
+from learner.engine import Reference, TrainingEngine
 from learner.loss import cross_entropy_terms, dft_terms, kl_terms
-from learner.model import Forward, Scores
+from learner.model import ForwardOptions, Scores
 
 
 def sft_step(
-    engine: Engine, sequences: list[Sequence], cfg: SFTConfig, reference: Reference | None = None
+    engine: TrainingEngine,
+    sequences: list[Sequence],
+    cfg: SFTConfig,
+    reference: Reference | None = None,
 ) -> dict[str, float]:
     """One optimizer step on the mean loss over all ranks' action tokens; a collective call.
 
@@ -40,19 +43,20 @@ def sft_step(
         raise ValueError("sft.loss is 'ce_kl'; it needs the initial model as reference")
     begin = time.perf_counter()
     actions = sum(int(s.action_mask.sum()) for s in sequences)
-    tokens, actions = distributed.total([sum(len(s.token_ids) for s in sequences), actions])
+    tokens, actions = distributed.all_sum([sum(len(s.token_ids) for s in sequences), actions])
     if actions == 0:
         raise ValueError("sft batch has no token with loss; demonstrations must train an answer")
 
     def loss_fn(scores: Scores, microbatch: MicroBatch) -> tuple[torch.Tensor, dict]:
         terms = (dft_terms if cfg.loss == "dft" else cross_entropy_terms)(scores.logprobs)
         if cfg.loss == "ce_kl":
-            assert scores.distribution is not None and scores.reference is not None
+            assert scores.distribution is not None
+            assert scores.reference is not None
             terms = terms + cfg.kl_coef * kl_terms(scores.distribution, scores.reference)
         return terms.sum() / actions, {}
 
     beside = reference if cfg.loss == "ce_kl" else None
-    how = Forward(distribution=beside is not None)
+    how = ForwardOptions(distribution=beside is not None)
     metrics = engine.step(engine.microbatches(sequences), loss_fn, how, beside)
     seconds = time.perf_counter() - begin
     return {

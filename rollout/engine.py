@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout.manifest import Header
+from rollout.bucket import Header
 from rollout.pictures import Picture
 from rollout.processor import image
 
-EXTENSION = "rollout.weights.WeightReceiver"
+EXTENSION = "rollout.weight_receiver.WeightReceiver"
 BACKENDS = {  # vLLM's names of the channels; EXTENSION registers the first
     "object_store": "cardinal_object_store",
     "nccl": "nccl",
@@ -89,8 +89,8 @@ class EngineSettings:
     sleeps: bool = False
 
 
-class Engine:
-    """A running vLLM `AsyncLLM`; `await Engine.start(settings)` makes one."""
+class InferenceEngine:
+    """A running vLLM `AsyncLLM`; `await InferenceEngine.start(settings)` makes one."""
 
     def __init__(self, settings: EngineSettings, llm: Any, load: _Load) -> None:
         self.settings = settings
@@ -104,7 +104,7 @@ class Engine:
         self._tokens_input = tokens_input
 
     @classmethod
-    async def start(cls, settings: EngineSettings) -> Engine:
+    async def start(cls, settings: EngineSettings) -> InferenceEngine:
         """Start the engine's processes and load the folder's weights as version -1.
 
         Raises:

@@ -26,7 +26,7 @@ class Generator(Protocol):
         self, prompt_ids: Any, *, max_tokens: int, temperature: float, seed: int | None,
         pictures: tuple[Picture, ...] = (),
     ) -> Any:  # fmt: skip
-        """Sample one answer; see `rollout.engine.Engine.generate`."""
+        """Sample one answer; see `rollout.engine.InferenceEngine.generate`."""
 
 
 @dataclass(frozen=True)

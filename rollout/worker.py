@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from envs import registry
 from envs.base import TextEnv
-from rollout.engine import Engine, EngineSettings
+from rollout.bucket import Header
+from rollout.engine import EngineSettings, InferenceEngine
 from rollout.episode import EpisodeRequest, Limits, play
-from rollout.manifest import Header
-from rollout.numbers import compress, numbers
 from rollout.renderer import Renderer
 from rollout.trajectory import Block, Trajectory, to_block
+from rollout.trajectory_summary import compress, numbers
 
 
 class RolloutWorker:
@@ -51,13 +51,13 @@ class RolloutWorker:
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._error: BaseException | None = None
-        self.engine: Engine | None = None
+        self.engine: InferenceEngine | None = None
 
     async def start(self) -> None:
         """Start the engine; raises EngineFailure."""
-        self.engine = await Engine.start(self._settings)
+        self.engine = await InferenceEngine.start(self._settings)
 
-    async def take_up(
+    async def reconfigure(
         self, environments: dict[str, tuple[str, dict[str, Any]]], limits: Limits
     ) -> None:
         """Forget all episodes, and play these environments from now on."""
@@ -80,7 +80,7 @@ class RolloutWorker:
         """Wait for a block of finished trajectories, or for the last ones of the queue.
 
         Returns:
-            The block, and its trajectories' numbers as `rollout.numbers.compress` packs them.
+            The block, and its trajectories' packed summaries.
 
         Raises:
             rollout.engine.EngineFailure: the engine was lost.

@@ -66,7 +66,7 @@ class Loop:
 
 def start_engine(loop, folder):
     """A real vLLM engine on a tiny model."""
-    from rollout.engine import Engine, EngineSettings
+    from rollout.engine import EngineSettings, InferenceEngine
     from rollout.renderer import Renderer
 
     renderer = Renderer.load(folder)
@@ -78,9 +78,9 @@ def start_engine(loop, folder):
         stop_ids=renderer.stop_ids,
         images=1 if renderer.processor else 0,
         kv_cache_gib=0.25,
-        extension="tests.breakable_channel.Breakable",
+        extension="tests.support.breakable_channel.Breakable",
     )
-    return loop.run(Engine.start(settings), timeout=300)
+    return loop.run(InferenceEngine.start(settings), timeout=300)
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ install() { # uv is several times faster, above all at byte-compiling; pip does 
 exec 9<tools/setup.sh
 flock 9 # a second set-up at the same time waits, then finds nothing to do
 [[ -f $lock ]] || die "there is no $lock: say cpu or gpu"
-want="$PWD $(cat requirements/torch.txt "$lock" tools/setup.sh | sha256sum)"
+want="$PWD $(cat requirements/torch.txt "$lock" pyproject.toml tools/setup.sh | sha256sum)"
 [[ -f $stamp && $(<"$stamp") == "$want" && ! -e $unfinished ]] && exit
 
 begin=$SECONDS

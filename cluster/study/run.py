@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
-from cluster.study import compute
 from cluster.study.slots import BUSY, FINISHED, Slots, alone
-from cluster.summary import ended
 from configs.load import ConfigError
 from configs.schema import RunConfig
 from configs.study import StudyConfig
+from report.study import compute
+from report.summary import ended
 
 COLUMNS = ("arm", "source", "seed", "stage", "step", "update", "variant", "success", "n", "low",
            "high", "first_try", *compute.columns(compute.Spent(), compute.Spent()))  # fmt: skip
@@ -32,8 +32,8 @@ def check_study(study: StudyConfig, parallel: int = 1) -> None:
     Raises:
         ConfigError: one sentence with the arm, the key, the value and the rule.
     """
-    from cluster.check import environments
-    from cluster.nodes import address_of, machine
+    from cluster.placement.nodes import address_of, machine
+    from cluster.preflight.check import environments
     from envs.registry import check_settings
 
     address = address_of(study.run(next(iter(study.arms)), study.seeds[0]).cluster.address)
@@ -63,7 +63,7 @@ def study(plan: StudyConfig, parallel: int) -> int:
     plan.folder.mkdir(parents=True, exist_ok=True)
     with alone(plan.folder), Slots(parallel, plan.folder) as slots:
         code = run_study(plan, slots)
-    from cluster.study.report import write_study_report  # matplotlib, which no check needs
+    from report.study.page import write_study_report  # matplotlib, which no check needs
 
     print(write_study_report(plan.folder))
     return code

@@ -75,7 +75,8 @@ class Slots:
         busy = {slot.jobs: at for at, slot in enumerate(self._slots) if slot and slot.run}
         jobs: Any = wait(list(busy))[0]
         slot = self._slots[busy[jobs]]
-        assert slot is not None and slot.run is not None
+        assert slot is not None
+        assert slot.run is not None
         run, slot.run = slot.run, None
         try:
             told = str(jobs.recv())
@@ -99,7 +100,7 @@ class Slots:
 
 def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
     """A slot's life: runs until the study ends, a run fails or it is interrupted."""
-    from cluster.crew import Crew
+    from cluster.rollout_pool import RolloutPool
 
     os.setpgrp()  # an interrupt from the terminal reaches the study, which tells its slots
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
@@ -111,7 +112,7 @@ def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
     fcntl.flock(lock, fcntl.LOCK_SH)
     threading.Thread(target=_follow_parent, daemon=True).start()
     told = FINISHED
-    with suppress(KeyboardInterrupt), Crew(demonstrations=True) as crew:
+    with suppress(KeyboardInterrupt), RolloutPool(demonstrations=True) as crew:
         while told == FINISHED:
             try:
                 cfg, resume = jobs.recv()
@@ -126,7 +127,7 @@ def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
 
 def _attempt(cfg: RunConfig, resume: bool, crew: Any) -> str:
     """Check as `cardinal train` does, and run; one arm's failure leaves the others to go on."""
-    from cluster.check import check
+    from cluster.preflight.check import check
     from cluster.train import train
 
     try:

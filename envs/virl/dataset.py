@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from envs.base import CHARSET, EnvironmentFailure
-from envs.virl.brush import pack
+from envs.virl.drawing.brush import pack
 from envs.virl.geometry import COMPASS, Place, PlaceIndex
 from envs.virl.panorama import Panorama
 from envs.virl.route import NO_LANDMARK, Landmark, Leg, Route

@@ -10,11 +10,11 @@ import math
 
 from PIL import Image, ImageDraw
 
-from envs.virl.brush import font
+from envs.virl.city.style import Colour
+from envs.virl.drawing.brush import font
 from envs.virl.geometry import Place, Projection
 from envs.virl.rail import Point
 from envs.virl.route import Route
-from envs.virl.style import Colour
 from envs.virl.world import ProceduralWorld, World
 
 LAND: Colour = (236, 232, 222)

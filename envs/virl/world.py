@@ -10,14 +10,14 @@ import functools
 import threading
 from typing import Protocol
 
-from envs.virl.city import LEGS, City, build_city
+from envs.virl.city.graph import LEGS, City, build_city
 from envs.virl.dataset import Dataset
+from envs.virl.drawing.look import make_look
+from envs.virl.drawing.render import render
+from envs.virl.drawing.scene import Scene, make_scene
 from envs.virl.geometry import Place, PlaceIndex
-from envs.virl.look import make_look
 from envs.virl.panorama import Panorama, PanoramaStore, panorama_width
-from envs.virl.render import render
 from envs.virl.route import Route
-from envs.virl.scene import Scene, make_scene
 from envs.virl.settings import (
     BENCHMARK,
     BENCHMARK_ROUTES_A_CITY,

@@ -1,0 +1,1 @@
+"""Sending a run elsewhere: Ray jobs and KubeRay manifests."""

@@ -1,0 +1,1 @@
+"""`cardinal check`: what can be known of a run before anything is started."""

@@ -1,0 +1,1 @@
+"""Looking at an environment: terminal play, an HTML gallery, a contact sheet."""

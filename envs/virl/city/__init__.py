@@ -1,0 +1,1 @@
+"""What a procedural city is: its street graph, its landmarks, its style."""

@@ -1,0 +1,1 @@
+"""How a procedural city is painted: textures, sprites, signs, panoramas."""

@@ -1,0 +1,240 @@
+"""The picture of a run, `report.png`: curves over time, phases, success by variant.
+
+Comes in: records and their summary; goes out: one PNG. Colours are Okabe and Ito's, which
+colour-blind readers tell apart; markers and line styles say the same again.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from report.metrics import Record
+from report.statistics import wilson
+from report.summary import Span, spans
+
+COLORS = {"start": "#8A8A8A", "sft": "#0072B2", "ppo": "#D55E00"}
+RECOGNITION = "#009E73"
+PHASES = {"sft": "#BFDDF0", "ppo": "#F6D3BC", "eval": "#DDDDDD", "other": "#F0F0F0"}
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
+INK, FAINT = "#222222", "#777777"
+STYLE: dict[Any, Any] = {
+    "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#E6E6E6", "axes.axisbelow": True,
+    "legend.frameon": False, "legend.fontsize": 8, "errorbar.capsize": 2.5,
+}  # fmt: skip
+
+
+def draw(records: list[Record], summary: dict[str, Any], file: Path) -> None:
+    """Draw the run's picture into a PNG file."""
+    variants = list(dict.fromkeys(v for stage in summary["stages"].values() for v in stage))
+    height = max(6.2, 1.6 + 0.85 * len(variants))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11.5, height), dpi=160, layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
+        grid = figure.add_gridspec(3, 2, width_ratios=(1.75, 1), height_ratios=(3, 2.2, 0.42))
+        success = figure.add_subplot(grid[0, 0])
+        learning = figure.add_subplot(grid[1, 0], sharex=success)
+        strip = figure.add_subplot(grid[2, 0], sharex=success)
+        unit, name = _time_unit(summary["elapsed_s"])
+        phases = spans(records)
+        _success(success, records, variants, unit)
+        _learning(learning, records, unit)
+        _strip(strip, phases, unit, summary["elapsed_s"] / unit)
+        for axes in (success, learning):
+            _shade(axes, phases, unit)
+            axes.tick_params(labelbottom=False)
+        strip.set_xlabel(f"time since the run began, {name}   (grey: evaluations)")
+        success.set_xlim(0, max(summary["elapsed_s"] / unit, 1e-3) * 1.005)
+        _bars(figure.add_subplot(grid[:, 1]), summary["stages"], variants)
+        figure.savefig(file)
+
+
+def stage_name(stage: str, variants: dict[str, Record]) -> str:
+    """'after PPO', or 'PPO, update 20' where the newest evaluation was in the middle of it."""
+    update = max((r.get("update") or 0 for r in variants.values()), default=0)
+    if update:
+        return f"PPO, update {update}"
+    return {"start": "start", "sft": "after SFT", "ppo": "after PPO"}[stage]
+
+
+def _time_unit(elapsed: float) -> tuple[float, str]:
+    """Seconds a unit of the time axis, and its name."""
+    if elapsed < 120:
+        return 1.0, "s"
+    return (60.0, "min") if elapsed < 3 * 3600 else (3600.0, "h")
+
+
+def _shade(axes: Axes, phases: list[Span], unit: float) -> None:
+    for span in phases:
+        if span.name in ("sft", "ppo"):
+            axes.axvspan(
+                span.begin / unit, span.end / unit, color=PHASES[span.name], alpha=0.28, lw=0
+            )
+
+
+def _success(axes: Axes, records: list[Record], variants: list[str], unit: float) -> None:
+    """Success over time: evaluations of each variant, and the training episodes of PPO."""
+    axes.set_title("Success")
+    axes.set_ylabel("episodes solved, %")
+    updates = [r for r in records if r["kind"] == "ppo" and r.get("success") is not None]
+    if updates:
+        x = [r["elapsed_s"] / unit for r in updates]
+        bounds = [wilson(r["success"] * r["episodes"], r["episodes"]) for r in updates]
+        low, high = (100 * np.array(side) for side in zip(*bounds, strict=True))
+        axes.fill_between(x, low, high, color=COLORS["ppo"], alpha=0.2, lw=0)
+        axes.plot(x, [100 * r["success"] for r in updates], color=COLORS["ppo"], lw=1.4)
+    handles = []
+    for i, variant in enumerate(variants):
+        points = [r for r in records if r["kind"] == "eval" and r["variant"] == variant]
+        marker, dashes = MARKERS[i % len(MARKERS)], (None, None) if i == 0 else (2 + 2 * i, 2)
+        at = [r["elapsed_s"] / unit for r in points]
+        share = [100 * r["success"] for r in points]
+        axes.plot(at, share, color="#555555", lw=0.9, dashes=dashes, zorder=3)
+        for x_, y, r in zip(at, share, points, strict=True):
+            low, high = (100 * bound for bound in r["interval"])
+            axes.errorbar(
+                x_, y, [[max(0.0, y - low)], [max(0.0, high - y)]], color=COLORS[r["stage"]],
+                marker=marker, ms=6, mec="white", mew=0.8, lw=1.2, zorder=4, clip_on=False,
+            )  # fmt: skip
+        handles.append(
+            Line2D([], [], color="#555555", lw=0.9, dashes=dashes, marker=marker, ms=5.5,
+                   mec="white", label=f"evaluation: {variant}")
+        )  # fmt: skip
+    if updates:
+        label = "training episodes, each update"
+        handles.append(Line2D([], [], color=COLORS["ppo"], lw=1.6, label=label))
+    read = _recognition(axes, records, variants, unit)
+    handles += read
+    axes.set_ylim(0, max(axes.get_ylim()[1], 5))
+    if read:  # it runs along the top, so the legend has room of its own above 100 %
+        axes.set_yticks(range(0, 101, 20))
+        axes.set_ylim(0, 105 + 11 * math.ceil(len(handles) / 2))
+    if handles:
+        axes.legend(handles=handles, loc="upper left", ncols=2 if read else 1)
+
+
+def _recognition(
+    axes: Axes, records: list[Record], variants: list[str], unit: float
+) -> list[Line2D]:
+    """What was read right (cards, landmarks) beside success, where the environment says so."""
+    style: dict[str, Any] = {"color": RECOGNITION, "lw": 1.2, "ls": ":"}
+    evaluated: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}
+    for r in records:
+        read = (r.get("metrics") or {}).get("recognition") if r["kind"] == "eval" else None
+        if read is not None:
+            evaluated[r["variant"]].append((r["elapsed_s"] / unit, 100 * read))
+    for i, variant in enumerate(variants):
+        if evaluated[variant]:
+            at, share = zip(*evaluated[variant], strict=True)
+            marker = {"marker": MARKERS[i % len(MARKERS)], "ms": 4, "mec": "white", "mew": 0.5}
+            axes.plot(at, share, **style | {"ls": ""} | marker, clip_on=False)
+    points = next(iter(evaluated.values()), []) + [
+        (r["elapsed_s"] / unit, 100 * r["metric_recognition"])
+        for r in records
+        if r["kind"] == "ppo" and r.get("metric_recognition") is not None
+    ]
+    if not points:
+        return []
+    x, y = zip(*sorted(points), strict=True)
+    axes.plot(x, y, **style)
+    return [Line2D([], [], label=f"recognition (line: {variants[0]}, markers as above)", **style)]
+
+
+def _learning(axes: Axes, records: list[Record], unit: float) -> None:
+    """Loss of SFT on the left scale, reward of PPO on the right one."""
+    axes.set_title("Loss and reward")
+    sft = [r for r in records if r["kind"] == "sft" and r.get("loss") is not None]
+    ppo = [r for r in records if r["kind"] == "ppo" and r.get("reward") is not None]
+    right = axes.twinx()
+    right.grid(False)
+    for side, found, key, kind, label in (
+        (axes, sft, "loss", "sft", "SFT loss, nats a token"),
+        (right, ppo, "reward", "ppo", "PPO reward an episode"),
+    ):
+        if not found:
+            side.set_yticks([])
+            continue
+        values = [r[key] for r in found]
+        side.plot([r["elapsed_s"] / unit for r in found], values, color=COLORS[kind], lw=1.4)
+        side.set_ylabel(label, color=COLORS[kind])
+        side.tick_params(axis="y", colors=COLORS[kind])
+    if sft:
+        axes.set_ylim(bottom=0)
+    if ppo:
+        right.spines["right"].set_visible(True)
+
+
+def _strip(axes: Axes, phases: list[Span], unit: float, total: float) -> None:
+    """What the run did when; a label has the phase's own seconds, without those inside it."""
+    axes.grid(False)
+    axes.set_yticks([])
+    axes.set_ylim(0, 1)
+    axes.spines["left"].set_visible(False)
+    for span in phases:
+        kind = span.name if span.name in ("sft", "ppo") else "other"
+        kind = "eval" if span.name.startswith("eval") else kind
+        begin, width = span.begin / unit, (span.end - span.begin) / unit
+        axes.broken_barh([(begin, width)], (0, 1), color=PHASES[kind], ec="white", lw=0.8)
+        long = span.name.upper() if kind in ("sft", "ppo") else span.name
+        inside = [s for s in phases if s.depth > span.depth and span.begin <= s.begin < span.end]
+        own = span.end - span.begin - sum(s.end - s.begin for s in inside)
+        label = f"{long}  {own:.0f} s"
+        room = width / max(total, 1e-9) * 95  # characters that fit
+        if span.depth == 0 and room > len(long):
+            text = label if room > len(label) else long
+            axes.text(begin + width / 2, 0.48, text, ha="center", va="center", fontsize=7.5)
+
+
+def _bars(axes: Axes, stages: dict[str, dict[str, Record]], variants: list[str]) -> None:
+    """Success of each variant at each stage, with intervals and numbers."""
+    axes.set_title("Success by variant, 95 % intervals")
+    axes.grid(True, axis="x")
+    axes.grid(False, axis="y")
+    shown = [stage for stage in COLORS if stage in stages]
+    thick = 0.8 / max(len(shown), 1)
+    highest = max((r["interval"][1] for s in stages.values() for r in s.values()), default=1.0)
+    reach = max(100 * highest, 5)
+    for j, stage in enumerate(shown):
+        for i, variant in enumerate(variants):
+            record = stages[stage].get(variant)
+            if record is None:
+                continue
+            y = i + (j - (len(shown) - 1) / 2) * thick
+            value = 100 * record["success"]
+            low, high = (100 * bound for bound in record["interval"])
+            axes.barh(y, value, thick * 0.92, color=COLORS[stage])
+            error = [[max(0.0, value - low)], [max(0.0, high - value)]]
+            axes.errorbar(value, y, xerr=error, color=INK, lw=1)
+            axes.text(high + 0.015 * reach, y, f"{value:.1f}", va="center", fontsize=8)
+    counts = [{s[v]["n"] for s in stages.values() if v in s} for v in variants]
+    labels = [
+        f"{v}\nn = {', '.join(str(n) for n in sorted(count))}"
+        for v, count in zip(variants, counts, strict=True)
+    ]
+    axes.set_yticks(range(len(variants)), labels)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.set_xlim(0, reach * 1.13)
+    axes.set_xlabel("episodes solved, %")
+    if shown:
+        axes.legend(
+            handles=[
+                Line2D([], [], color=COLORS[s], lw=6, label=stage_name(s, stages[s])) for s in shown
+            ],
+            loc="upper center", bbox_to_anchor=(0.45, -0.085), ncols=len(shown),
+            handlelength=1.2,
+        )  # fmt: skip
+    else:
+        axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center")

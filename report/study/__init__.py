@@ -1,0 +1,1 @@
+"""What a study measured, what it spent, and what it shows."""

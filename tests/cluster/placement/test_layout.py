@@ -1,0 +1,116 @@
+"""Layout and channel by key: what `auto` means, and what is refused with which sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from cluster.placement.layout import weight_channel, without_learner
+from cluster.preflight.check import check
+from configs.load import ConfigError, contradictions, load
+from configs.schema import RunConfig
+from tests.end_to_end.test_train import cardinal, finish
+
+BASE = RunConfig()
+
+
+def run(ranks=1, workers=1, parallel=1, staleness=0, **cluster) -> RunConfig:
+    return replace(
+        BASE,
+        cluster=replace(BASE.cluster, **cluster),
+        learner=replace(BASE.learner, ranks=ranks),
+        rollout=replace(BASE.rollout, workers=workers, tensor_parallel=parallel),
+        ppo=replace(BASE.ppo, max_staleness=staleness),
+    )
+
+
+@pytest.mark.parametrize(
+    ("cluster", "gpu", "expected"),
+    [
+        ({}, False, "object_store"),
+        ({}, True, "nccl"),
+        ({"layout": "colocated"}, True, "ipc"),
+        ({"channel": "object_store"}, True, "object_store"),
+        ({"layout": "colocated", "channel": "object_store"}, True, "object_store"),
+        ({"channel": "nccl"}, True, "nccl"),
+    ],
+)
+def test_the_channel_of_a_run(cluster, gpu, expected):
+    assert weight_channel(run(**cluster), gpu) == expected
+
+
+@pytest.mark.parametrize(
+    "cluster", [{"layout": "colocated"}, {"channel": "nccl"}, {"channel": "ipc"}]
+)
+def test_what_needs_gpus_says_so(cluster):
+    (key, value), *_ = cluster.items()
+    with pytest.raises(ConfigError, match=f"cluster.{key}={value} needs GPUs"):
+        weight_channel(run(**cluster), gpu=False)
+
+
+def test_the_check_refuses_it_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cfg = load("gp_l_debug", [f"cluster.root={tmp_path}", "cluster.layout=colocated"])
+    with pytest.raises(ConfigError, match=r"cluster\.layout=colocated needs GPUs"):
+        check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "words"),
+    [
+        (run(channel="ipc"), "cluster.channel=ipc shares memory within a GPU; it needs"),
+        (run(channel="nccl", layout="colocated"), "cluster.channel=nccl joins GPUs that differ"),
+        (run(layout="colocated", staleness=1), "ppo.max_staleness=1 needs both at once"),
+        (
+            run(layout="colocated", ranks=3, workers=2, parallel=2),
+            "learner.ranks=3 must be rollout.workers x rollout.tensor_parallel=4",
+        ),
+    ],
+)
+def test_contradictions(cfg, words):
+    found = [s for s in contradictions(cfg) if s.startswith("cluster.")]
+    assert len(found) == 1
+    assert words in found[0]
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        run(),
+        run(channel="nccl", ranks=2, staleness=1),
+        run(layout="colocated", ranks=4, workers=2, parallel=2),
+        run(layout="colocated", channel="ipc"),
+    ],
+)
+def test_what_can_be(cfg):
+    assert not [s for s in contradictions(cfg) if s.startswith("cluster.")]
+
+
+def test_playing_alone_shares_nothing():
+    alone = without_learner(run(layout="colocated"))
+    assert weight_channel(alone, gpu=False) == "object_store"
+    assert alone.cluster.layout == "disaggregated"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_what_saves_memory_runs_together(tmp_path):
+    small = ["sft.steps=4", "ppo.updates=1", "ppo.episodes=32", "eval.episodes=8"]
+    keys = [
+        "model.lora_rank=8",
+        "model.gradient_checkpointing=true",
+        "learner.zero_stage=2",
+        "learner.offload=true",
+    ]
+    code, _, err = finish(
+        cardinal("train", "gp_l_debug", "name=run", f"cluster.root={tmp_path}", *small, *keys), 300
+    )
+    assert code == 0, err[-3000:]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    (proof,) = [line["check"] for line in lines if line["kind"] == "sync" and line["check"]]
+    assert {"attention", "mlp", "head"} <= set(proof)
+    assert all(check["parity_mean_abs"] < 1e-5 for check in proof.values())
+    assert [line["version"] for line in lines if line["kind"] == "ppo"] == [1]

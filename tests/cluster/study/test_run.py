@@ -1,0 +1,254 @@
+"""Studies: what is refused, in which order arms run, and what a restart leaves alone."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster import cli
+from cluster.placement.plan import Node
+from cluster.study.run import check_study, run_study
+from cluster.study.slots import BUSY, FINISHED, alone
+from configs.load import ConfigError, dump, load
+from configs.study import FOLDER, load_study
+from tests.support.example_study import write_model
+
+ARMS = """
+  ppo: {from: sft, at: 10, set: {sft.steps: 0, ppo.updates: 3}}
+  sft: {set: ["sft.steps=20", "ppo.updates=0", "sft.keep=[10]"]}
+  sweep: {from: sft, set: {sft.steps: 0}, sweep: {ppo.clip: [0.1, 0.2], seed_unused: []}}
+"""
+
+
+def written(folder, arms, head="base: gp_l_debug\nseeds: [1, 2]\n"):
+    file = folder / "mine.yaml"
+    file.write_text(f"{head}root: {folder / 'runs'}\narms:\n{arms}")
+    return file
+
+
+GOOD = ARMS.replace(", seed_unused: []", "")
+
+
+class Trainer:
+    """In the place of Slots: writes what a run leaves at once, and remembers what it was asked.
+
+    fails: run to the status or the error with which it ends.
+    """
+
+    def __init__(self, fails=None, count=1):
+        self.asked, self.fails, self.running, self.count = [], fails or {}, [], count
+
+    @property
+    def free(self):
+        return len(self.running) < self.count
+
+    def begin(self, name, cfg, resume):
+        assert self.free
+        folder = Path(cfg.cluster.root) / cfg.name
+        assert name == f"{folder.parent.name}/{folder.name}"
+        self.asked.append((name, resume))
+        self.running.append((name, folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(dump(cfg))
+
+    def wait(self):
+        name, folder = self.running.pop()
+        status = self.fails.pop(name, FINISHED)
+        if isinstance(status, BaseException):
+            raise status
+        if status == FINISHED:
+            self.finish(folder)
+        return name, status
+
+    def finish(self, folder):
+        record = {"kind": "eval", "stage": "sft", "step": 0, "update": 0, "variant": "train",
+                  "success": 0.5, "n": 4, "interval": [0.2, 0.8], "first_try": 0.5}  # fmt: skip
+        sft = {"kind": "sft", "step": 20, "tokens_trained": 100, "tokens": 5, "action_tokens": 2}
+        lines = [json.dumps(r | {"time": 0, "elapsed_s": 0}) for r in (sft, record)]
+        (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        (folder / "status.json").write_text('{"status": "finished", "cause": ""}')
+
+
+def test_arms_come_after_their_source_and_begin_from_its_checkpoint(tmp_path):
+    study, train = load_study(written(tmp_path, GOOD)), Trainer()
+    assert list(study.arms) == ["sft", "ppo", "sweep_clip-0.1", "sweep_clip-0.2"]
+    assert study.run("sweep_clip-0.2", 1).ppo.clip == 0.2
+    sft = tmp_path / "runs" / "mine" / "sft" / "seed2" / "checkpoints"
+    assert study.run("ppo", 2).model.path == str(sft / "sft-10")
+    assert study.run("sweep_clip-0.1", 2).model.path == str(sft / "sft")
+    assert run_study(study, train) == 0
+    assert train.asked == [(f"{arm}/seed{seed}", False) for seed in (1, 2) for arm in study.arms]
+    rows = list(csv.DictReader((study.folder / "results.csv").open()))
+    assert len(rows) == 8
+    assert {row["sft_tokens"] for row in rows} == {"100.0"}
+
+
+def test_a_restart_repeats_nothing_and_resumes_what_was_interrupted(tmp_path):
+    study = load_study(written(tmp_path, GOOD))
+    first = Trainer({"ppo/seed1": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, first)
+    done = study.folder / "sft" / "seed1" / "metrics.jsonl"
+    before = done.stat().st_mtime_ns
+    again = Trainer()
+    assert run_study(study, again) == 0
+    assert again.asked[0] == ("ppo/seed1", True)
+    assert "sft/seed1" not in dict(again.asked)
+    assert done.stat().st_mtime_ns == before
+    last, results = Trainer(), (study.folder / "results.csv").read_bytes()
+    assert run_study(study, last) == 0
+    assert last.asked == []
+    assert (study.folder / "results.csv").read_bytes() == results
+
+
+def test_a_failed_arm_skips_those_that_need_it_and_no_other(tmp_path):
+    study = load_study(written(tmp_path, GOOD))
+    train = Trainer({"sft/seed1": "failed: the engine was lost"})
+    assert run_study(study, train) == 1
+    runs = json.loads((study.folder / "study.json").read_text())["runs"]
+    assert runs["sft/seed1"] == "failed: the engine was lost"
+    assert runs["ppo/seed1"] == "skipped: sft/seed1 failed"
+    assert runs["ppo/seed2"] == "finished"
+
+
+def test_runs_beside_each_other_wait_for_their_source_and_for_a_free_slot(tmp_path):
+    study, slots = load_study(written(tmp_path, GOOD)), Trainer(count=2)
+    assert run_study(study, slots) == 0
+    order = [name for name, _ in slots.asked]
+    assert order[:2] == ["sft/seed1", "sft/seed2"]
+    assert len(order) == len(set(order)) == 8
+
+
+def test_a_run_that_a_busy_cluster_refuses_waits_for_another_to_end(tmp_path):
+    study = load_study(written(tmp_path, GOOD))
+    busy = Trainer({"sft/seed2": f"{BUSY}no GPU is free"}, count=2)
+    assert run_study(study, busy) == 0
+    order = [name for name, _ in busy.asked]
+    assert order[:3] == ["sft/seed1", "sft/seed2", "ppo/seed1"] or order.count("sft/seed2") == 2
+    assert dict(busy.asked)["sft/seed2"] is True
+    alone_there = Trainer({"sft/seed1": f"{BUSY}no GPU is free"})
+    other = load_study(written(tmp_path, GOOD, "base: gp_l_debug\nseeds: [1]\n"))
+    shutil.rmtree(study.folder)
+    assert run_study(other, alone_there) == 1
+    runs = json.loads((study.folder / "study.json").read_text())["runs"]
+    assert runs["sft/seed1"] == f"failed: {BUSY}no GPU is free"
+
+
+def test_a_study_has_its_folder_for_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.study.slots.GRACE_S", 0.0)
+    with (
+        alone(tmp_path),
+        pytest.raises(ConfigError, match="another `cardinal study` is running it"),
+        alone(tmp_path),
+    ):
+        pass
+    with alone(tmp_path):
+        pass
+
+
+def test_runs_on_one_machines_gpus_must_join_one_ray(tmp_path, monkeypatch):
+    node = Node("local", "this machine", {"GPU": 2.0}, {"GPU": 2.0})
+    monkeypatch.setattr("cluster.placement.nodes.machine", lambda cpus, memory: node)
+    study = load_study(written(tmp_path, GOOD))
+    check_study(study, 1)
+    with pytest.raises(ConfigError, match=r"--parallel 2: .* must join one Ray"):
+        check_study(study, 2)
+
+
+MATCH = """
+  more: {from: sft, match: ppo, set: {sft.keep: []}}
+  sft: {set: {sft.steps: 20, ppo.updates: 0}}
+  ppo: {from: sft, set: {sft.steps: 0, ppo.updates: 3}}
+"""
+HEAD = "base: gp_l_debug\nseeds: [1]\nset: {ppo.updates: 0}\n"
+
+
+class Measured(Trainer):
+    """Runs whose tokens are known: 320 a step of SFT, 960 played once for PPO's one epoch."""
+
+    def finish(self, folder):
+        super().finish(folder)
+        write_model(folder / "model")
+        told = {"tokens": 960, "action_tokens": 240, "time": 0, "elapsed_s": 0}
+        sft = {"kind": "sft", "step": 20, "tokens_trained": 6400}
+        ppo = {"kind": "ppo", "update": 3, "segments": 96, "episodes": 64, "steps": 2}
+        records = [told | ppo] if folder.parent.name == "ppo" else [told | sft]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def test_a_matched_arm_comes_after_its_match_and_spends_as_many_flops(tmp_path, capsys):
+    study = load_study(written(tmp_path, MATCH, HEAD))
+    assert list(study.arms) == ["sft", "ppo", "more"]
+    check_study(study)
+    assert "more: from sft" in (told := capsys.readouterr().out)
+    assert "steps: as many as ppo's FLOPs buy" in told
+    assert run_study(study, Measured()) == 0
+    begun = yaml.safe_load((study.folder / "more" / "seed1" / "config.yaml").read_text())
+    # 960 tokens are learned from at 3 parts, played and scored at 1; a step learns from 320.
+    assert begun["sft"]["steps"] == 960 * (3 + 2) / (320 * 3)
+    assert run_study(study, Measured()) == 0  # and the study that was begun is the same one
+
+
+def test_a_matched_arm_needs_its_match_and_what_that_spent(tmp_path):
+    study = load_study(written(tmp_path, MATCH, HEAD))
+    assert run_study(study, Measured({"ppo/seed1": "failed: lost"})) == 1
+    runs = json.loads((study.folder / "study.json").read_text())["runs"]
+    assert runs["more/seed1"] == "skipped: ppo/seed1 failed"
+    assert run_study(study, Measured()) == 0
+    shutil.rmtree(study.folder)
+    assert run_study(study, Trainer()) == 1  # without models nothing is sized
+    runs = json.loads((study.folder / "study.json").read_text())["runs"]
+    assert runs["more/seed1"].startswith("failed: arms.more.match=ppo: its FLOPs")
+
+
+def test_an_arm_may_evaluate_the_initial_model_alone(tmp_path):
+    arms = "  start: {set: {sft.steps: 0}}\n  sft: {set: {sft.steps: 5}}"
+    study = load_study(written(tmp_path, arms, HEAD))
+    run = study.run("start", 1)
+    assert (run.sft.steps, run.ppo.updates) == (0, 0)
+    with pytest.raises(ConfigError, match="leave nothing to train"):
+        load("gp_l_debug", ["sft.steps=0", "ppo.updates=0"])
+
+
+def test_a_folder_of_another_study_is_refused(tmp_path):
+    run_study(load_study(written(tmp_path, GOOD)), Trainer())
+    other = load_study(written(tmp_path, GOOD.replace("sft.steps=20", "sft.steps=30")))
+    with pytest.raises(ConfigError, match=r"arms\.sft: differs from the one begun"):
+        run_study(other, Trainer())
+
+
+@pytest.mark.parametrize(
+    ("arms", "words"),
+    [
+        ("  a: {from: b}", "arms.a.from=b: there is no such arm; there are a"),
+        ("  a: {from: b}\n  b: {from: a}", "goes round in a circle"),
+        ("  a: {set: {sft.stepz: 3}}", "arms.a: sft.stepz: there is no such key"),
+        ("  a: {form: b}", "arms.a: there is no key form"),
+        (GOOD.replace("at: 10", "at: 11"), "arms.ppo.at=11: arm sft keeps SFT steps"),
+        (ARMS, "must hold keys and lists of values"),
+        ("  a: {at: 3}", "arms.a.at=3: must be an SFT step of the arm that from names"),
+        ("  ../a: {}", "must be a plain folder name"),
+        ("  a: {match: b}", "arms.a.match=b: there is no such arm; there are a"),
+        (MATCH.replace("from: sft, match", "match"), "begins from the base, ppo from sft; it"),
+        (MATCH.replace("match: ppo", "match: more"), "arms.more.match=more: goes round"),
+        (MATCH.replace("keep: []", "steps: 9"), "match=ppo: chooses sft.steps; leave it out"),
+        (MATCH.replace("{sft.keep: []}", "{ppo.updates: 3}"), "ppo.updates must be 0"),
+        (MATCH.replace("updates: 3", "updates: 0"), "match=ppo: ppo trains nothing"),
+        (MATCH.replace("from: sft, ", "").replace("steps: 20", "steps: 0"), "tells what a step"),
+        ("  a: {set: {sft.steps: 0}}\n  b: {from: a}", "arms.b.from=a: that arm trains no model"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(tmp_path, arms, words):
+    with pytest.raises(ConfigError) as error:
+        load_study(written(tmp_path, arms, HEAD))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_studies_are_whole(file, capsys):
+    assert cli.main(["study", file.stem, "--check"]) == 0
+    assert "from sft" in capsys.readouterr().out

@@ -1,0 +1,71 @@
+"""KL to the start: nothing at the start, by hand elsewhere, and the same for who names the run."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cluster import start_kl as drift
+from cluster.start_kl import Drift
+from learner import ppo
+from learner.engine import TrainingEngine
+from tests.support.learner import config, save_llama, trajectories
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """(the start, what became of it)."""
+    root = tmp_path_factory.mktemp("drift")
+    folders = [save_llama(root / str(seed), tied=False, seed=seed) for seed in range(2)]
+    engines = [TrainingEngine(f, config(), config().ppo.optimizer, 1, False) for f in folders]
+    yield engines
+    for engine in engines:
+        engine.close()
+
+
+def logprobs(engine, played):
+    """Of all action tokens, a trajectory each."""
+    episodes = [ppo.episode(t, "turn") for t in played]
+    ppo._score(engine, None, episodes, 1.0)
+    return [e.proximal for e in episodes]
+
+
+def sampled_by(engine, played):
+    """The trajectories with the engine's own log-probabilities, as version 0."""
+    made = []
+    for t, known in zip(played, logprobs(engine, played), strict=True):
+        begin, segments = 0, []
+        for s in t.segments:
+            end = begin + int(s.action_mask.sum())
+            behavior = np.zeros(len(s.token_ids), np.float32)
+            behavior[s.action_mask] = known[begin:end]
+            versions = np.where(s.action_mask, 0, -1).astype(np.int32)
+            segments.append(replace(s, behavior_logprobs=behavior, policy_versions=versions))
+            begin = end
+        made.append(replace(t, segments=tuple(segments)))
+    return made
+
+
+def test_it_is_nothing_at_the_start_and_the_estimate_by_hand_elsewhere(models, tmp_path):
+    start, current = models
+    played = sampled_by(start, trajectories(12))
+    mine = Drift(tmp_path, config(), 0)
+    assert mine.kl(start) is None
+    mine.remember(played)
+    assert 0 <= mine.kl(start) < 1e-9
+    gaps = np.concatenate(logprobs(current, played)) - np.concatenate(logprobs(start, played))
+    expected = np.mean(np.exp(gaps.astype(np.float64)) - 1 - gaps)
+    assert expected > 0.01
+    assert mine.kl(current) == pytest.approx(expected, rel=1e-4)
+    assert Drift(tmp_path, config(), 0).kl(current) == mine.kl(current)
+
+
+def test_a_few_episodes_are_kept(models, tmp_path, monkeypatch):
+    start, current = models
+    monkeypatch.setattr(drift, "EPISODES", 4)
+    played = sampled_by(start, trajectories(12))
+    few, same = Drift(tmp_path / "few", config(), 0), Drift(tmp_path / "same", config(), 0)
+    for folder, one, episodes in (("few", few, played), ("same", same, played[:4])):
+        (tmp_path / folder).mkdir()
+        one.remember(episodes)
+    assert few.kl(current) == same.kl(current)

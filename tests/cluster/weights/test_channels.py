@@ -1,0 +1,287 @@
+"""Weights over vLLM's own channels: our client and source under vLLM's real trainer engine.
+
+No GPU: the NCCL communicator alone is replaced, by one that keeps what is broadcast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import ray
+import torch
+
+from cluster.failures import DeadlineExceeded, WorkerLost
+from cluster.weights import channels
+from cluster.weights.channels import DeviceChannel, Engines, ObjectStoreChannel, open_channel
+from learner.engine import TrainingEngine
+from learner.weight_sender import TransferSpec, bucket_bytes, bytes_of, source, trainer_settings
+from tests.support.learner import config, save_llama
+
+
+@ray.remote(max_concurrency=4, num_cpus=0)
+class ScriptedEngine:
+    """Answers a channel's calls like a RolloutActor, and breaks at one of them if told so."""
+
+    def __init__(self, at="", how=""):
+        self.at, self.how, self.calls = at, how, []
+
+    async def _note(self, name, value=None):
+        if name == self.at:
+            if self.how == "dies":
+                os._exit(1)
+            if self.how == "raises":
+                raise RuntimeError("CUDA error: out of memory\nand much more")
+            await asyncio.sleep(60)
+        self.calls.append((name, value))
+
+    async def join(self, info):
+        await self._note("join", info)
+
+    async def begin_update(self):
+        await self._note("begin")
+
+    async def update(self, message):
+        await self._note("update", message)
+
+    async def finish_update(self, version):
+        await self._note("finish", version)
+
+    def got(self):
+        return self.calls
+
+
+class Broadcasts:
+    """Stands for NCCL's communicator on rank 0: keeps what it is given."""
+
+    def __init__(self):
+        self.sent = []
+        self.goes_on = threading.Event()
+
+    def broadcast(self, tensor, src, stream=None):
+        assert src == 0
+        self.sent.append(tensor.clone())
+
+
+class Hanging(Broadcasts):
+    """A broadcast whose partner died."""
+
+    def broadcast(self, tensor, src, stream=None):
+        self.goes_on.wait(60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(
+        address="local", num_cpus=2, object_store_memory=2**27, include_dashboard=False,
+        log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def learner(tmp_path_factory):
+    folder = save_llama(tmp_path_factory.mktemp("model"), tied=False)
+    cfg = config(stage=3)
+    cfg = replace(cfg, model=replace(cfg.model, lora_rank=2))
+    engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def workers():
+    made = []
+
+    def make(*how):
+        made.extend([ScriptedEngine.remote(), ScriptedEngine.remote(*how)])
+        ray.get([worker.got.remote() for worker in made], timeout=60)  # they have started
+        return made
+
+    yield make
+    for worker in made:
+        ray.kill(worker)
+
+
+@pytest.fixture
+def nccl(monkeypatch):
+    """The nccl channel under vLLM's trainer engine, unpacked; its communicator is replaced."""
+    from vllm.distributed.weight_transfer import nccl_engine
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    settings = channels.open_sender.__globals__["trainer_settings"]
+
+    def unpacked(wire):  # packing is CUDA's own streams
+        return replace(settings(wire), packed=False)
+
+    monkeypatch.setitem(channels.open_sender.__globals__, "trainer_settings", unpacked)
+
+    made = []
+
+    def open_with(communicator):
+        made.append(communicator)
+        monkeypatch.setattr(nccl_engine, "open_trainer_endpoint", lambda info: communicator)
+        return communicator
+
+    yield open_with
+    for communicator in made:  # the learner's weights are gathered as long as a thread hangs
+        communicator.goes_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "nccl channel":
+            thread.join(20)
+
+
+def channel(workers, rank=0, parallel=2, **deadlines):
+    cfg = config()
+    cfg = replace(
+        cfg,
+        rollout=replace(cfg.rollout, workers=len(workers), tensor_parallel=parallel),
+        cluster=replace(cfg.cluster, **{"sync_deadline_s": 40.0, **deadlines}),
+    )
+    return DeviceChannel("nccl", cfg, workers, rank)
+
+
+def test_every_engine_gets_every_weight(workers, nccl, learner):
+    communicator, made = nccl(Broadcasts()), workers()
+    opened = channel(made)
+    done = opened.publish(3, learner)
+    expected = {n: t.clone() for bucket in learner.weights(10_000) for n, t in bucket}
+    assert done.version == 3
+    assert done.bytes == sum(t.numel() * t.element_size() for t in expected.values())
+    assert all(torch.equal(a, b) for a, b in zip(communicator.sent, expected.values(), strict=True))
+    for index, worker in enumerate(made):
+        calls = ray.get(worker.got.remote(), timeout=20)
+        assert [name for name, _ in calls] == ["join", "begin", "update", "finish"]
+        joined, message = calls[0][1], calls[2][1]
+        assert joined["world_size"] == 1 + 2 * 2
+        assert joined["rank_offset"] == 1 + 2 * index  # two GPUs an engine
+        assert message["names"] == list(expected)
+        assert message["shapes"] == [list(t.shape) for t in expected.values()]
+        assert set(message["dtype_names"]) == {"float32"}
+        assert calls[3][1] == 3
+    opened.publish(4, learner)  # the engines have met
+    calls = ray.get(made[0].got.remote(), timeout=20)
+    assert [name for name, _ in calls] == ["join", *["begin", "update", "finish"] * 2]
+    assert calls[-1][1] == 4
+
+
+def test_vllm_takes_what_the_engines_are_told(workers, nccl, learner):
+    from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferUpdateInfo
+
+    nccl(Broadcasts())
+    made = workers()
+    channel(made).publish(0, learner)
+    calls = dict(ray.get(made[1].got.remote(), timeout=20))
+    assert NCCLWeightTransferInitInfo(**calls["join"]).rank_offset == 3
+    assert len(NCCLWeightTransferUpdateInfo(**calls["update"]).names) > 10
+
+
+@pytest.mark.parametrize("at", ["join", "begin", "update", "finish"])
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("dies", "rollout worker 1 was lost"), ("raises", "RuntimeError: CUDA error: out of memory")],
+)
+def test_an_engine_that_breaks_is_named(workers, nccl, learner, at, how, words):
+    nccl(Broadcasts())
+    opened = channel(workers(at, how))
+    what = "join the nccl channel" if at == "join" else "receive weights of version 7 over nccl"
+    with pytest.raises(WorkerLost, match=words) as caught:
+        opened.publish(7, learner)
+    assert what in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("at", "key"), [("join", "start_deadline_s"), ("update", "sync_deadline_s")]
+)
+def test_an_engine_that_hangs_is_named_in_time(workers, nccl, learner, at, key):
+    nccl(Broadcasts())
+    opened = channel(workers(at, "hangs"), **{key: 1.0})
+    begin = time.monotonic()
+    words = rf"rollout worker 1 did not .* nccl( channel)? within 1 s \(cluster\.{key}\)"
+    with pytest.raises(DeadlineExceeded, match=words):
+        opened.publish(7, learner)
+    assert time.monotonic() - begin < 20  # it hangs for 60
+
+
+def test_a_death_is_heard_while_the_collective_hangs(workers, nccl, learner):
+    nccl(Hanging())
+    opened = channel(workers("update", "dies"))
+    begin = time.monotonic()
+    with pytest.raises(WorkerLost, match="rollout worker 1 was lost"):
+        opened.publish(7, learner)
+    assert time.monotonic() - begin < 15  # not sync_deadline_s
+
+
+def test_a_collective_that_hangs_alone_ends_with_the_deadline(workers, nccl, learner, monkeypatch):
+    monkeypatch.setattr(channels, "GRACE_S", 0.0)
+    nccl(Hanging())
+    opened = channel(workers(), sync_deadline_s=1.0)
+    with pytest.raises(DeadlineExceeded, match="the nccl channel did not let all workers receive"):
+        opened.publish(7, learner)
+
+
+def test_an_error_of_the_sender_is_passed_on(workers, learner, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("NCCL error: unhandled system error")
+
+    monkeypatch.setattr(channels, "open_sender", broken)
+    with pytest.raises(RuntimeError, match="NCCL error"):
+        channel(workers()).publish(0, learner)
+
+
+def test_other_ranks_only_gather(workers, nccl, learner):
+    made, threads = workers(), threading.active_count()
+    nccl(Broadcasts())
+    opened = channel(made, rank=1)
+    assert opened.publish(0, learner) is None
+    assert ray.get(made[0].got.remote(), timeout=20) == []
+    assert threading.active_count() == threads
+    assert opened._engine is None
+
+
+def test_the_channel_by_name(workers):
+    cfg = config()
+    assert isinstance(open_channel("object_store", cfg, [], 0), ObjectStoreChannel)
+    assert isinstance(open_channel("ipc", cfg, [], 0), DeviceChannel)
+
+
+def test_the_client_is_the_one_that_vllm_asks_for():
+    from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient
+
+    assert isinstance(Engines([], 1), VLLMWeightSyncClient)
+
+
+def test_the_source_tells_what_it_gives(learner):
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine
+
+    given = source(
+        learner.weight_shapes, lambda: (item for b in learner.weights(10_000) for item in b)
+    )
+    checked = NCCLTrainerWeightTransferEngine._checked_iter(given, given.metadata())
+    assert len(list(checked)) == len(given.metadata()) > 10
+
+
+def test_the_buffer_holds_the_largest_tensor():
+    shapes = [("a", torch.bfloat16, (10, 10)), ("b", torch.float32, (2,))]
+    assert bytes_of(shapes) == 208
+    assert bucket_bytes(shapes, 100) == 200
+    assert bucket_bytes(shapes, 1000) == 1000
+
+
+def test_settings_for_vllm():
+    nccl = trainer_settings(TransferSpec("nccl", 1, 1000, "10.0.0.1", 1234, 5))
+    assert (nccl.backend, nccl.master_address, nccl.master_port) == ("nccl", "10.0.0.1", 1234)
+    assert (nccl.world_size, nccl.packed, nccl.packed_buffer_size_bytes) == (5, True, 1000)
+    assert not nccl.is_sender
+    ipc = trainer_settings(TransferSpec("ipc", 0, 1000))
+    assert (ipc.backend, ipc.packed, ipc.packed_buffer_size_bytes) == ("ipc", True, 1000)
+    assert ipc.is_sender
+    with pytest.raises(ValueError, match="vLLM's own are nccl and ipc"):
+        trainer_settings(TransferSpec("object_store", 0, 1000))

@@ -1,0 +1,101 @@
+"""Model folders: sizes without loading weights, and one sentence for each way to be wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from configs.load import ConfigError
+from configs.model_folder import check_model, find_model, write_index
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    """A copy of the tiny model that a test may damage."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def configure(model, **changes):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | changes))
+
+
+def refused(model, *words):
+    with pytest.raises(ConfigError) as error:
+        check_model(model)
+    for word in (f"model.path={model}", *words):
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_sizes(model):
+    config = json.loads((model / "config.json").read_text())
+    size = check_model(model)
+    assert (size.layers, size.hidden, size.positions) == (2, 128, 1024)
+    assert size.vocabulary == config["vocab_size"]
+    assert size.parameters.keys() == {"embedding", "layers", "head"}
+    assert size.parameters["embedding"] == size.parameters["head"] == size.vocabulary * 128
+
+
+def test_shards_count_once_and_the_value_head_does_not(model):
+    whole = check_model(model)
+    tensors = load_file(model / "model.safetensors")
+    names = sorted(tensors)
+    shards = {name: f"model-{1 + (i % 2):05d}-of-00002.safetensors" for i, name in enumerate(names)}
+    for shard in set(shards.values()):
+        save_file({n: tensors[n] for n in names if shards[n] == shard}, model / shard)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    save_file(tensors, model / "value_head.safetensors")
+    assert check_model(model) == whole
+    (model / "model-00002-of-00002.safetensors").unlink()
+    refused(model, "holds no model-00002-of-00002.safetensors")
+    (model / "model.safetensors.index.json").write_text("{}")
+    refused(model, "model.safetensors.index.json cannot be read")
+
+
+def test_an_index_names_the_model_and_not_the_value_head(model):
+    whole = check_model(model)
+    tensors = load_file(model / "model.safetensors")
+    save_file(tensors, model / "value_head.safetensors")
+    write_index(model)
+    index = json.loads((model / "model.safetensors.index.json").read_text())
+    assert index["weight_map"] == dict.fromkeys(tensors, "model.safetensors")
+    assert check_model(model) == whole
+
+
+def test_folders_that_hold_no_policy(model):
+    configure(model, architectures=["BertModel"])
+    refused(model, "BertModel", "no causal LM")
+    configure(model, architectures=["T5ForConditionalGeneration"], is_encoder_decoder=True)
+    refused(model, "T5ForConditionalGeneration", "no causal LM")
+    configure(model, architectures=None)
+    refused(model, "of no named kind")
+
+
+def test_damaged_files(model):
+    (model / "model.safetensors").write_bytes(b"abc")
+    refused(model, "model.safetensors is damaged")
+    (model / "model.safetensors").unlink()
+    refused(model, "holds no model.safetensors")
+    for text in ("[", "[]", '{"model_type": "nope"}', "{}"):
+        (model / "config.json").write_text(text)
+        refused(model)
+    (model / "config.json").unlink()
+    refused(model, "no config.json")
+    shutil.rmtree(model)
+    refused(model, "no such folder")
+
+
+def test_a_name_that_no_hub_gives(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        find_model("nobody/nothing")
+
+
+def test_a_name_on_the_hub_is_its_download(monkeypatch, tiny_model):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: tiny_model)
+    assert check_model("somebody/something").parameters == check_model(tiny_model).parameters

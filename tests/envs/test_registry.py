@@ -1,0 +1,80 @@
+"""Environments are found, made and checked by id."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import gymnasium
+import pytest
+
+import envs
+from envs.general_points.env import GeneralPoints
+from envs.registry import BUILT_IN, check_settings, env_class, make, with_preset
+
+GP = "cardinal/GeneralPoints-v0"
+
+
+def test_importing_envs_registers_and_gymnasium_makes():
+    assert envs.__doc__
+    assert set(BUILT_IN) <= set(gymnasium.registry)
+    env = gymnasium.make(GP, modality="vision", image_size=128, face_rule="ranks")
+    assert type(env) is GeneralPoints
+    assert env.reset(seed=0)[0]["image"].shape == (128, 128, 3)
+
+
+def test_importing_envs_imports_no_environment():
+    code = "import envs, sys; print([m for m in sys.modules if m.startswith(('envs.', 'PIL'))])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "['envs.base', 'envs.registry']"
+
+
+def test_make_strips_wrappers_of_text_environments_only():
+    assert type(make(GP, {"prompt_style": "brief"})) is GeneralPoints
+    assert isinstance(make("CartPole-v1", {}), gymnasium.Wrapper)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"face_rul": "ten"},
+            "env.settings.face_rul: there is no such key; the nearest is face_rule",
+        ),
+        ({"modality": "sound"}, "env.settings.modality=sound: must be one of language, vision"),
+        ({"face_rule": "rank"}, "the nearest is ranks"),
+        ({"num_cards": "four"}, "env.settings.num_cards"),
+        ({"target": 0}, "env.settings.target=0: must be at least 1"),
+        ({"suits": "red"}, "suits needs modality=vision"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        check_settings(GP, settings)
+    with pytest.raises(ValueError):
+        make(GP, settings)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("cardinal/GeneralPoint-v0", "Did you mean: `GeneralPoints`"),
+        ("no_such_module:x/Y-v0", "No module named 'no_such_module'"),
+        ("json:x/Y-v0", "x"),
+    ],
+)
+def test_unknown_environments_are_named(env_id, message):
+    for call in (check_settings, make):
+        with pytest.raises(ValueError, match=f"(?s)env.id is .*{message}"):
+            call(env_id, {})
+
+
+def test_environments_of_others_take_their_keywords_unchecked():
+    assert env_class("CartPole-v1") is None
+    check_settings("CartPole-v1", {"anything": 1})
+    assert with_preset("CartPole-v1", {"a": 1}, "fixed") == {"a": 1}
+
+
+def test_the_runs_preset_reaches_environments_that_know_it():
+    assert with_preset(GP, {}, "paper_code") == {"preset": "paper_code"}
+    assert with_preset(GP, {"preset": "fixed"}, "paper_code") == {"preset": "fixed"}

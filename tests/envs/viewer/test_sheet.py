@@ -1,0 +1,80 @@
+"""The contact sheet: pictures, colours of verdicts and texts are on it, at any length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from envs.viewer.episodes import Answer, Episode, Trial
+from envs.viewer.sheet import BAD, GOOD, MARGIN, TILE, Block, draw_sheet, font, wrap
+
+BLUE = (10, 20, 230)
+
+
+def episode(seed: int, trials: int, text: str = "1+2", overview=None) -> Episode:
+    picture = np.full((40, 40, 3), BLUE, np.uint8)
+    given = (
+        Answer(text, "cut short", "wrong", -1.0, -1.0, text, text),
+        Answer(text, "expert", "solved", 5.0, 4.0, text, ""),
+    )
+    shown = tuple(Trial(f"all\n{text} {seed} {n}", picture, given) for n in range(trials))
+    return Episode(seed, {"city": "Milan"}, shown, "terminated", {}, overview)
+
+
+def count(image, colour) -> int:
+    return int((np.asarray(image) == colour).all(-1).sum())
+
+
+@pytest.mark.parametrize("trials", [1, 7])
+def test_every_picture_and_verdict_is_on_the_sheet(trials):
+    sheet = draw_sheet("id", "a=1", [episode(seed, trials) for seed in range(3)])
+    tiles = 3 * trials
+    inside = (TILE - 2) ** 2  # a frame of one pixel
+    assert count(sheet, BLUE) == tiles * inside
+    assert count(sheet, GOOD) >= tiles * 4 * 40  # the bar at the left of an answer
+    assert count(sheet, BAD) >= tiles * 4 * 40
+    assert count(sheet.crop((0, 0, sheet.width, MARGIN)), (255, 255, 255)) == sheet.width * MARGIN
+
+
+def test_an_overview_stands_at_the_left_and_is_never_overdrawn():
+    overview = np.full((10, 10, 3), (200, 0, 200), np.uint8)
+    sheet = draw_sheet("id", "", [episode(0, 16, overview=overview), episode(1, 2)])
+    pixels = (np.asarray(sheet) == (200, 0, 200)).all(-1)
+    rows, columns = np.nonzero(pixels)
+    side = columns.max() - columns.min() + 1
+    assert columns.min() == MARGIN + 1
+    assert side == rows.max() - rows.min() + 1
+    assert pixels.sum() == side * side
+
+
+@pytest.mark.parametrize("text", ["", "x" * 5000, "many words " * 900, "a\n" * 300, "中文 ♠"])
+def test_texts_of_any_length_fit(text):
+    sheet = draw_sheet("id", text, [episode(0, 2, text)])
+    assert sheet.height < 12_000
+
+
+def test_wrapped_parts_fit_and_lose_nothing():
+    shape = font(15)
+    for line in ("one two three four five six seven", "x" * 90, "short", "a " + "b" * 70):
+        parts = wrap(line, shape, 100)
+        assert all(shape.getlength(part) <= 100 for part in parts)
+        assert "".join(parts).replace(" ", "") == line.replace(" ", "")
+
+
+def test_a_block_grows_and_keeps_what_was_drawn():
+    block = Block(60)
+    block.text(["begin"], fill=BAD)
+    for _ in range(200):
+        block.text(["line"])
+    image = block.cut()
+    assert image.height == block.y > 1024
+    assert count(image.crop((0, 0, 60, 25)), BAD) > 5
+
+
+def test_cut_texts_say_so():
+    head, tail = Block(200), Block(200)
+    lines = [str(number) for number in range(20)]
+    head.text(lines, most=5)
+    tail.text(lines, most=5, tail=True)
+    assert head.y == tail.y == 5 * round(15 * 1.4)
+    assert (np.asarray(head.cut()) != np.asarray(tail.cut())).any()

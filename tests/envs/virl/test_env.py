@@ -1,0 +1,346 @@
+"""Episodes of V-IRL: budgets, retries, history, endings, and what the presets do with them."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.base import EnvironmentFailure
+from envs.virl.env import VIRL
+
+WRONG = "stop() now"
+
+
+def brief(**options):
+    return VIRL(prompt_style="brief", **options)
+
+
+def finish(env):
+    """Play on with the expert; the rewards and the last info."""
+    rewards = []
+    while True:
+        _, reward, terminated, truncated, info = env.step(env.expert())
+        rewards.append(reward)
+        if terminated or truncated:
+            return rewards, terminated, info
+
+
+@pytest.mark.parametrize("preset", ["fixed", "paper_text", "paper_code"])
+@pytest.mark.parametrize("style", ["full", "brief"])
+@pytest.mark.parametrize("action_space", ["absolute", "relative"])
+def test_the_expert_gets_full_marks(preset, style, action_space) -> None:
+    env = VIRL(preset=preset, prompt_style=style, action_space=action_space, city="Milan")
+    for seed in range(15):
+        env.reset(seed=seed)
+        points = len(env.rail)
+        rewards, terminated, info = finish(env)
+        assert rewards == [1.0] * points
+        assert terminated
+        metrics = info["metrics"]
+        assert metrics["success"] == metrics["first_try"] == metrics["per_step_accuracy"] == 1.0
+        for name in ("recognition", "recognition_all"):
+            assert metrics.get(name) == (1.0 if style == "full" else None)
+
+
+def test_retries_live_inside_one_step_and_leave_no_trace() -> None:
+    env = VIRL(verify_iter=3)
+    first, _ = env.reset(seed=1)
+    again, reward, *_, info = env.step(WRONG)
+    assert (again["restart"], reward, info["verdict"]) == (0, -1.0, "illegal")
+    assert again["message"].startswith("You failed this trial because ")
+    env.step(WRONG)
+    after, reward, *_ = env.step(env.expert())
+    assert after["restart"] == 1
+    assert reward == 1.0
+    assert env.left == 3
+    assert "A_1: turn_direction(" in after["message"]
+    assert WRONG not in after["message"]
+    assert after["message"].split("[Obs")[0] == first["message"].split("[Obs")[0]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 5])
+@pytest.mark.parametrize("preset", ["fixed", "paper_text"])
+def test_fixed_grades_n_answers_and_adds_the_penalty_to_the_last(preset, budget) -> None:
+    env = brief(preset=preset, verify_iter=budget)
+    env.reset(seed=2)
+    env.step(env.expert())
+    for i in range(budget):
+        shown, reward, terminated, truncated, info = env.step(WRONG)
+        last = i == budget - 1
+        assert reward == (-2.0 if last else -1.0)
+        assert (terminated, truncated) == (False, last)
+    assert info["verdict"] == "illegal"
+    assert shown["message"].endswith("Again.")
+    metrics = info["metrics"]
+    assert metrics["success"] == metrics["first_try"] == 0.0
+    assert metrics["per_step_accuracy"] == 1 / (1 + budget)
+
+
+def test_paper_code_asks_for_one_answer_more_and_does_not_read_it() -> None:
+    env = brief(preset="paper_code", verify_iter=2)
+    env.reset(seed=2)
+    assert env.step(WRONG)[1:4] == (-1.0, False, False)
+    assert env.step(WRONG)[1:4] == (-1.0, False, False)
+    _, reward, terminated, truncated, info = env.step(env.expert())
+    assert (reward, terminated, truncated, info["verdict"]) == (-1.0, False, True, "exhausted")
+    fixed = brief(verify_iter=2)
+    fixed.reset(seed=2)
+    fixed.step(WRONG)
+    assert fixed.step(WRONG)[1:4] == (-2.0, False, True)
+
+
+def test_first_try_needs_every_first_answer() -> None:
+    env = brief()
+    env.reset(seed=5)
+    env.step(WRONG)
+    points = len(env.rail)
+    _, _, info = finish(env)
+    metrics = info["metrics"]
+    assert (metrics["success"], metrics["first_try"]) == (1.0, 0.0)
+    assert metrics["per_step_accuracy"] == points / (points + 1)
+
+
+def test_max_steps_truncates_without_a_penalty() -> None:
+    env = brief(max_steps=3)
+    env.reset(seed=0)
+    rewards, terminated, info = finish(env)
+    assert rewards == [1.0] * 3
+    assert not terminated
+    assert info["metrics"]["success"] == 0.0
+    whole = len(env.rail)
+    env = brief(max_steps=whole)
+    env.reset(seed=0)
+    assert finish(env)[1]
+
+
+def test_seeds_and_routes() -> None:
+    env = brief(routes=10)
+    shown, info = env.reset(seed=13)
+    assert info["route"] == "New York/train/3"
+    again, _ = brief(routes=10).reset(seed=13)
+    assert shown == again
+    assert env.reset(seed=13, options={"route": 4})[1]["route"] == "New York/train/4"
+    rails = set()
+    for seed in range(3, 103, 10):  # the same route, other choices on it
+        env.reset(seed=seed)
+        rails.add(tuple(p.place for p in env.rail))
+    assert len(rails) > 3
+    env.reset(seed=0)
+    names = {env.reset()[1]["route"] for _ in range(60)}
+    assert len(names) > 5
+    headings = {env.reset(seed=s)[1] and env.rail[0].heading for s in range(30)}
+    assert len(headings) > 15
+    fixed = brief(init_heading=90)
+    fixed.reset(seed=1)
+    assert fixed.rail[0].heading == 90
+
+
+def test_rule_change_touches_turns_only() -> None:
+    absolute, relative = brief(), brief(action_space="relative")
+    for seed in range(10):
+        absolute.reset(seed=seed)
+        relative.reset(seed=seed)
+        assert [p.place for p in absolute.rail] == [p.place for p in relative.rail]
+        for point in absolute.rail:
+            first, second = point.action("absolute"), point.action("relative")
+            assert (first == second) == (point.kind != "turn")
+
+
+@pytest.mark.parametrize("style", ["brief", "full"])
+def test_a_mixed_action_space_is_drawn_by_the_seed_stated_and_graded(style) -> None:
+    env = VIRL(prompt_style=style, action_space="mixed", routes=50)
+    plain = VIRL(prompt_style=style, routes=50)
+    drawn = []
+    for seed in range(40):
+        shown, _ = env.reset(seed=seed)
+        plain.reset(seed=seed)
+        assert [p.place for p in env.rail] == [p.place for p in plain.rail]
+        drawn.append(env.turn_space)
+        words = {"absolute": "compass", "relative": "turn"}[env.turn_space]
+        assert style == "full" or shown["message"].startswith(f"Use {words}.")
+        assert style == "brief" or ("northwest" in shown["message"].split("[Action space]")[1]) == (
+            env.turn_space == "absolute"
+        )
+        done = False
+        while not done:
+            _, reward, done, _, info = env.step(env.expert())
+            assert reward == 1.0
+        assert info["metrics"]["success"] == 1.0
+        assert env.reset(seed=seed)[0] == shown
+    assert 10 < drawn.count("relative") < 30
+
+
+@pytest.mark.parametrize("vision", [False, True])
+def test_brief_prompts_are_short(vision) -> None:
+    modality = "vision" if vision else "language"
+    env = brief(modality=modality, image_size=16, straight_line_length=5, drop_rate=0.0)
+    for seed in range(80 if not vision else 5):
+        shown, _ = env.reset(seed=seed)
+        done = False
+        while not done:
+            assert len(re.findall(r"\w+|[^\w\s]", shown["message"])) <= 120
+            shown, _, terminated, truncated, _ = env.step(env.expert())
+            done = terminated or truncated
+
+
+def test_full_prompts_follow_the_study() -> None:
+    env = VIRL(modality="vision", image_size=16)
+    shown, _ = env.reset(seed=3)
+    message = shown["message"]
+    assert "[front, right\n back, left]" in message
+    assert "O_1: You observe an image of 4 views; \nA_1:" in message
+    for section in ("Task Description", "Instruction", "Action space", "Output"):
+        assert f"[{section}]" in message
+    assert "1. First, turn " in message
+    assert "where The destination " in message
+    # The current landmark is to be read from the picture; past ones are history.
+    while env.point.landmark is None or env.point.kind == "stop":
+        shown, *_ = env.step(env.expert())
+    assert env.point.expression not in shown["message"].split("[Observations")[1]
+    legacy = VIRL(modality="vision", image_size=16, preset="paper_code").reset(seed=3)[0]["message"]
+    assert "right front, right behind]" in legacy
+
+
+def test_vision_shows_a_new_picture_a_point_and_keeps_it_in_retries() -> None:
+    env = brief(modality="vision", image_size=24, city="Lagos")
+    first, _ = env.reset(seed=0)
+    assert first["image"].shape == env.observation_space["image"].shape == (53, 53, 3)
+    again = env.step("none; nothing")[0]
+    assert again["restart"] == 0
+    assert (again["image"] == first["image"]).all()
+    env.step(env.expert())
+    after = env.step(env.expert())[0]
+    assert (after["image"] != first["image"]).any()
+    legacy = brief(modality="vision", image_size=24, city="Lagos", view_layout="legacy")
+    assert (legacy.reset(seed=0)[0]["image"] != first["image"]).any()
+
+
+def test_vision_scores_recognition_of_landmarks() -> None:
+    env = brief(modality="vision", image_size=16, city="Milan")
+    env.reset(seed=1)
+    while True:
+        action = env.point.action("absolute")
+        *_, terminated, _, info = env.step(f"none; {action}")
+        if terminated:
+            break
+    assert info["metrics"]["recognition"] == 0.0
+    assert info["metrics"]["success"] == 1.0
+    env.reset(seed=1)
+    metrics = finish(env)[2]["metrics"]
+    assert metrics["recognition"] == metrics["recognition_all"] == 1.0
+
+
+def test_a_landmark_that_is_not_said_is_not_read() -> None:
+    env = brief(modality="vision", image_size=16, city="Milan")
+    env.reset(seed=1)
+    assert sum(point.landmark is not None for point in env.rail) > 1
+    silent = True
+    while True:  # the first landmark goes unsaid
+        said = env.expert()
+        if silent and env.point.landmark is not None:
+            said, silent = env.point.action("absolute"), False
+        *_, terminated, _, info = env.step(said)
+        if terminated:
+            break
+    asked = sum(point.landmark is not None for point in env.rail)
+    assert info["metrics"]["recognition"] == pytest.approx((asked - 1) / asked)
+    assert info["metrics"]["recognition_all"] == 0.0
+
+
+def test_feedback_says_as_much_as_was_asked_for() -> None:
+    said = {}
+    for feedback in ("none", "binary", "verifier"):
+        env = VIRL(feedback=feedback)
+        env.reset(seed=0)
+        said[feedback] = env.step('{"action": "stop()"}')[0]["message"]
+    assert "failed" not in said["none"]
+    assert "because" not in said["binary"]
+    assert "because your action is incorrect" in said["verifier"]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=6), st.integers(0, 50), st.data())
+def test_any_text_at_all_is_graded(texts, seed, data) -> None:
+    preset = data.draw(st.sampled_from(["fixed", "paper_text", "paper_code"]))
+    style = data.draw(st.sampled_from(["full", "brief"]))
+    env = VIRL(preset=preset, prompt_style=style)
+    env.reset(seed=seed)
+    for text in texts:
+        shown, reward, terminated, truncated, info = env.step(text)
+        assert -3.5 <= reward <= 1
+        assert not terminated
+        assert isinstance(shown["message"], str)
+        if truncated:
+            assert info["metrics"]["success"] == 0.0
+            break
+
+
+def test_playing_on_after_the_end_is_an_error() -> None:
+    env = brief()
+    with pytest.raises(EnvironmentFailure):
+        env.step("forward()")
+    env.reset(seed=0)
+    finish(env)
+    with pytest.raises(EnvironmentFailure):
+        env.step("forward()")
+
+
+def test_demonstrations_are_single_steps_of_whole_routes() -> None:
+    env = brief(modality="vision", image_size=16)
+    shown = list(env.demonstrations(30, 4))
+    assert len(shown) == 30
+    player = brief(modality="vision", image_size=16)
+    first, _ = player.reset(seed=4)
+    assert shown[0].messages[0]["content"] == first["message"]
+    assert np.array_equal(shown[0].images[0], first["image"])
+    route = [d for d in shown if d.seed == 4]
+    assert len(route) == len(player.rail)
+    assert route[-1].messages[1]["content"].endswith("; stop()")
+    assert [m["train"] for m in shown[0].messages] == [False, True]
+    twice = list(env.demonstrations(30, 4))
+    assert [d.messages for d in twice] == [d.messages for d in shown]
+
+
+@pytest.mark.parametrize("style", ["full", "brief"])
+def test_suboptimal_demonstrations_fail_first_and_hear_why(style) -> None:
+    env = VIRL(trajectories="suboptimal", verify_iter=4, prompt_style=style)
+    lengths = set()
+    player = VIRL(verify_iter=4, prompt_style=style)
+    steps = list(env.demonstrations(40, 9))
+    player.reset(seed=9)
+    for demonstration in [d for d in steps if d.seed == 9]:
+        *wrong, right = [m["content"] for m in demonstration.messages if m["role"] == "assistant"]
+        said = [m["content"] for m in demonstration.messages[2::2]]
+        for text, message in zip(wrong, said, strict=True):
+            shown, reward, *_ = player.step(text)
+            assert reward < 0
+            assert shown["message"] == message
+        assert player.step(right)[1] == 1.0
+    lengths = {len(d.messages) for d in steps}
+    assert lengths == {2, 4, 6, 8}
+
+
+def test_diverse_prompts_change_the_wording_alone() -> None:
+    steps = list(VIRL(prompt_diversity=True).demonstrations(120, 0))
+    plain = list(VIRL().demonstrations(120, 0))
+    opening = {d.messages[0]["content"].splitlines()[1].split(". ")[0] for d in steps}
+    assert len(opening) == 3
+    assert [d.messages[1] for d in steps] == [d.messages[1] for d in plain]
+
+
+@pytest.mark.parametrize("style", ["full", "brief"])
+def test_the_corpus_holds_every_word_of_every_variant(style) -> None:
+    words = re.compile(r"[A-Za-z]+|\d|[^\w\s]")
+    known = {w for text in VIRL(prompt_style=style).corpus() for w in words.findall(text)}
+    for options in (
+        {"city": "benchmark"}, {"city": "Hong Kong", "split": "test", "action_space": "relative"},
+        {"preset": "paper_code", "city": "Lagos"}, {"modality": "vision", "image_size": 16},
+    ):  # fmt: skip
+        env = VIRL(prompt_style=style, **options)
+        for seed in range(4 if env.vision else 40):
+            shown, _ = env.reset(seed=seed)
+            text = shown["message"] + env.expert() + env.step(WRONG)[0]["message"]
+            text += env.step(env.expert())[0]["message"] + env.expert()
+            assert set(words.findall(text)) <= known

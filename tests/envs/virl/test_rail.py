@@ -1,0 +1,147 @@
+"""The rail's laws over hundreds of routes, and how directions, history and presets read it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.virl.city.graph import build_city
+from envs.virl.directions import directions, history, observation, short_directions, short_history
+from envs.virl.geometry import COMPASS, haversine, relative_word
+from envs.virl.rail import lay_rail, relative_words
+from envs.virl.route import NO_LANDMARK, Landmark, Leg, Route
+from envs.virl.settings import CITIES, Settings, resolve
+from envs.virl.world import open_world
+
+FIXED, CODE = resolve(Settings()), resolve(Settings(preset="paper_code"))
+
+
+def rail_of(city: str, index: int, seed: int = 0, rules=FIXED, **options):
+    choice = Settings(city=city, **options)
+    world = open_world(choice)
+    route = world.route(index)
+    rng = np.random.default_rng(seed)
+
+    def nearest(place):
+        return world.nearest(route, place)
+
+    return route, lay_rail(route, 33, choice, rules, nearest, rng)
+
+
+@pytest.mark.parametrize("city", CITIES)
+def test_laws_of_the_rail(city) -> None:
+    places = build_city(city, "train").rotations
+    for index in range(60):
+        route, rail = rail_of(city, index, seed=index)
+        assert rail[0].kind == "turn"
+        assert rail[0].place == route.start
+        assert rail[0].heading == 33
+        assert rail[-1].kind == "stop"
+        assert rail[-1].place == route.legs[-1].end
+        assert rail[-1].landmark == route.destination
+        keys = [p for p in rail if p.kind != "forward"]
+        assert [p.place for p in keys[1:]] == [leg.end for leg in route.legs]
+        assert [p.kind for p in keys[:-1]] == ["turn"] * len(route.legs)
+        assert [p.intersection for p in keys] == [False] + [True] * (len(keys) - 2) + [False]
+        for before, turn, leg in zip([33, *(leg.heading for leg in route.legs)], keys, route.legs,
+                                     strict=False):  # fmt: skip
+            assert turn.compass == leg.compass
+            assert turn.relative == relative_word(before, leg.heading)
+        ends = iter(keys)
+        begin, end = next(ends), next(ends)
+        for point in rail[1:]:
+            assert point.place in places
+            if point.kind == "forward":
+                assert point.landmark is None
+                assert not point.intersection
+                assert haversine(begin.place, point.place) > 8
+                assert haversine(point.place, end.place) > 8
+            elif point is not rail[-1]:
+                begin, end = end, next(ends)
+        # Each point's sentence is the one in force there.
+        sentences = directions(route, relative_words(route, 33, FIXED))
+        for point in rail:
+            sentence = sentences[point.instruction]
+            assert ("urn" in sentence.split(" to face")[0]) == (point.kind == "turn")
+            if point.kind == "turn":
+                assert f"to face {point.compass}." in sentence
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(CITIES), st.integers(0, 999), st.integers(0, 5), st.integers(0, 10**6))
+def test_dropping_and_counting_points(city, index, count, seed) -> None:
+    all_kept = rail_of(city, index, seed, straight_line_length=count, drop_rate=0.0)[1]
+    none_kept = rail_of(city, index, seed, straight_line_length=count, drop_rate=1.0)[1]
+    half = rail_of(city, index, seed, straight_line_length=count)[1]
+    assert all(p.kind != "forward" for p in none_kept)
+    assert {p.place for p in half} <= {p.place for p in all_kept}
+    legs = len(none_kept) - 1
+    assert len(all_kept) <= len(none_kept) + legs * max(count - 1, 0)
+
+
+def _route(*lengths_m: float) -> Route:
+    """A staircase of legs of given lengths, north and east in turn."""
+    legs, lat, lng = [], 0.0, 0.0
+    for i, metres in enumerate(lengths_m):
+        lat, lng = (lat + metres / 111_195, lng) if i % 2 == 0 else (lat, lng + metres / 111_195)
+        last = i == len(lengths_m) - 1
+        landmark = Landmark("Red Bank", (lat, lng)) if last else None
+        text = "The destination Red Bank is on your left" if last else NO_LANDMARK
+        heading = 90 * (i % 2)
+        legs.append(Leg(heading, COMPASS[heading // 45], (lat, lng), landmark, text, round(metres)))
+    return Route("stairs/0", "stairs", (0.0, 0.0), 350, tuple(legs))
+
+
+def test_paper_code_lags_behind_after_a_short_leg_and_fixed_does_not() -> None:
+    route = _route(40, 4, 40)
+    rng = np.random.default_rng(0)
+    for rules, expected in ((FIXED, [0, 2, 4, 5]), (CODE, [0, 2, 3, 4])):
+        rail = lay_rail(route, 350, Settings(), rules, lambda place: place, rng)
+        assert [p.instruction for p in rail if p.kind != "forward"] == expected
+
+
+def test_paper_code_does_not_wrap_headings_and_fixed_does() -> None:
+    route = _route(40, 40)
+    assert relative_words(route, 350, CODE) == ["left", "right"]
+    assert relative_words(route, 350, FIXED) == ["slightly right", "right"]
+
+
+def test_short_legs_get_no_points_in_between() -> None:
+    route = _route(4.9, 30)
+    rail = lay_rail(route, 0, Settings(drop_rate=0.0), FIXED, lambda p: p, np.random.default_rng(0))
+    assert [p.kind for p in rail][:2] == ["turn", "turn"]
+    # Of 6, 12, 18, 24 and 30 m, those within 8 m of an end fall away.
+    assert [p.kind for p in rail][2:] == ["forward", "forward", "stop"]
+
+
+def test_a_key_point_without_panorama_is_named() -> None:
+    route = _route(40, 40)
+    far = route.legs[0].end
+    with pytest.raises(LookupError) as error:
+        lay_rail(route, 0, Settings(), FIXED, lambda p: None if p == far else p,
+                 np.random.default_rng(0))  # fmt: skip
+    assert error.value.args == (1,)
+
+
+def test_wording() -> None:
+    route = _route(40, 40)
+    turns = relative_words(route, 350, FIXED)
+    assert directions(route, turns) == [
+        "First, turn slightly right to face north.",
+        "Move forward until you reach next intersection.",
+        "Turn right to face east.",
+        "Move forward until you reach destination where The destination Red Bank is on your left.",
+    ]
+    short = "1: slightly right north, corner. 2: right east, end Red Bank left."
+    assert short_directions(route, turns) == short
+    rail = lay_rail(route, 350, Settings(drop_rate=1.0), FIXED, lambda p: p,
+                    np.random.default_rng(0))  # fmt: skip
+    assert observation(rail[0]) == "No landmarks nearby; "
+    assert observation(rail[1]) == "No landmarks nearby; You observe an intersection"
+    # The released data's singular phrase shows at key points; `fixed` has one phrase.
+    assert observation(rail[1], tidy=False) == "No landmark nearby; You observe an intersection"
+    past = [("a", "turn_direction(north)"), ("b", "forward()"), ("c", "turn_direction(east)")]
+    assert history(past[:1], "now") == "O_1: a\nA_1: turn_direction(north)\nO_2: now\nA_2:"
+    assert short_history(past) == "2 east"
+    assert short_history(past[:2]) == "1 north"
+    assert short_history([]) == "nothing"

@@ -1,0 +1,112 @@
+"""Every layout holds every sequence once, apart from the others, and points at the right tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from learner import batch
+from learner.batch import Sequence, microbatches
+
+
+def random_sequences(n, seed, longest=40):
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(n):
+        length = int(rng.integers(2, longest))
+        mask = rng.random(length) < 0.4
+        mask[0] = False
+        positions = np.sort(rng.choice(length, int(rng.integers(0, 3)), replace=False))
+        made.append(
+            Sequence(
+                rng.integers(1, 1000, length),
+                mask,
+                positions,
+                {"column": rng.normal(size=length)},
+                {"target": rng.normal(size=len(positions))},
+            )
+        )
+    return made
+
+
+@pytest.mark.parametrize("layout", batch.LAYOUTS)
+@pytest.mark.parametrize("budget", [1, 64, 256, 4096])
+def test_nothing_is_lost_or_moved(layout, budget):
+    sequences = random_sequences(23, seed=budget)
+    packed = microbatches(sequences, budget, layout)
+    assert sorted(i for m in packed for i in m.order) == list(range(23))
+    for m in packed:
+        assert m.token_ids.numel() <= budget or m.token_ids.shape[0] == 1
+        parts = [sequences[i] for i in m.order]
+        masks = [s.action_mask for s in parts]
+        ids = m.token_ids.flatten()
+        expected = np.concatenate([s.token_ids[k] for s, k in zip(parts, masks, strict=True)])
+        assert np.array_equal(ids[m.actions], expected)
+        expected = np.concatenate([s.token_ids[s.value_positions] for s in parts])
+        assert np.array_equal(ids[m.value_positions], expected)
+        positions = m.position_ids.flatten()
+        assert np.array_equal(
+            positions[m.actions], np.concatenate([np.flatnonzero(k) for k in masks])
+        )
+        expected = np.concatenate([s.token_columns["column"][s.action_mask] for s in parts])
+        assert np.allclose(m.token_columns["column"], expected)
+        expected = np.concatenate([s.value_columns["target"] for s in parts])
+        assert np.allclose(m.value_columns["target"], expected)
+        assert m.action_counts.tolist() == [int(k.sum()) for k in masks]
+        assert m.value_counts.tolist() == [len(s.value_positions) for s in parts]
+        assert m.tokens == sum(len(s.token_ids) for s in parts)
+
+
+def test_turns_are_the_runs_of_the_action_mask():
+    a = Sequence(np.arange(7), np.array([0, 1, 1, 0, 1, 0, 1], bool))
+    b = Sequence(np.arange(3), np.array([0, 1, 1], bool))
+    (m,) = microbatches([a, b], 64, "padded")
+    assert m.order.tolist() == [0, 1]
+    assert m.turns.tolist() == [0, 0, 1, 2, 3, 3]
+    assert m.turn_count == 4
+    assert batch.empty().turn_count == 1
+
+
+def test_packed_rows_restart_their_positions_and_end_in_padding():
+    lengths = [6, 2, 3]
+    sequences = [Sequence(np.ones(n, int), np.arange(n) == n - 1) for n in lengths]
+    (m,) = microbatches(sequences, 64, "packed")
+    assert m.position_ids.tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 1, 0]]
+    (m,) = microbatches(sequences, 64, "flat")
+    assert m.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 0, 1, 2]]
+
+
+def test_padded_rows_hold_sequences_of_like_length():
+    sequences = [Sequence(np.ones(n, int), np.arange(n) > 0) for n in [10] * 50 + [100] * 50]
+    packed = microbatches(sequences, 10_000, "padded")
+    assert sorted(m.token_ids.shape for m in packed) == [(50, 10), (50, 100)]
+
+
+def test_auto_packs_where_padding_is_dear():
+    sequences = [Sequence(np.ones(n, int), np.arange(n) > 0) for n in [30] + [3] * 10]
+    (m,) = microbatches(sequences, 4096, "auto")
+    assert m.token_ids.shape == (2, 30)
+
+
+def test_to_moves_every_tensor():
+    (m,) = microbatches(random_sequences(3, 0), 4096)
+    moved = m.to("meta")
+    tensors = [moved.token_ids, moved.position_ids, moved.actions, moved.value_positions]
+    tensors += [moved.turns, moved.token_columns["column"], moved.value_columns["target"]]
+    assert all(t.device == torch.device("meta") for t in tensors)
+
+
+def test_bad_input():
+    ids = np.arange(3)
+    with pytest.raises(ValueError, match=r"action_mask\[0\]"):
+        Sequence(ids, np.array([True, False, False]))
+    with pytest.raises(ValueError, match="empty"):
+        Sequence(ids[:0], np.zeros(0, bool))
+    with pytest.raises(ValueError, match="old has 2 entries"):
+        Sequence(ids, np.zeros(3, bool), token_columns={"old": np.zeros(2)})
+    with pytest.raises(ValueError, match="targets has 2 entries"):
+        Sequence(ids, np.zeros(3, bool), np.array([1]), value_columns={"targets": np.zeros(2)})
+    with pytest.raises(ValueError, match="layout is 'dense'"):
+        microbatches([], 10, "dense")
+    assert microbatches([], 10) == []

@@ -1,0 +1,42 @@
+"""Numbers across ranks: alone, and between two processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from learner import distributed
+from tests.support.learner import spawn
+
+
+def test_alone():
+    assert (distributed.rank(), distributed.world()) == (0, 1)
+    assert distributed.all_sum([1, 2.5]).tolist() == [1, 2.5]
+    assert distributed.all_max(3).tolist() == [3]
+    assert distributed.all_gather("x") == ["x"]
+    shares = [{"a": torch.tensor(1.0)}, {"a": torch.tensor(2.0)}]
+    assert distributed.all_sum_named(shares) == {"a": 3.0}
+    assert distributed.all_sum_named([]) == {}
+
+
+def work(rank, out):
+    shares = [{"a": torch.tensor(1.0)}] * 2 if rank == 1 else []
+    np.savez(
+        out / f"{rank}.npz",
+        world=distributed.world(),
+        total=distributed.all_sum([rank, 1]),
+        largest=distributed.all_max(rank),
+        gathered=distributed.all_gather(f"r{rank}"),
+        added=distributed.all_sum_named(shares)["a"],
+    )
+
+
+def test_two_ranks(tmp_path):
+    spawn(work, 2, tmp_path)
+    for rank in (0, 1):
+        found = np.load(tmp_path / f"{rank}.npz")
+        assert found["world"] == 2
+        assert found["total"].tolist() == [1, 2]
+        assert found["largest"].tolist() == [1]
+        assert found["gathered"].tolist() == ["r0", "r1"]
+        assert found["added"] == 2.0  # one rank had nothing to add

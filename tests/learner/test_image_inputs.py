@@ -1,0 +1,249 @@
+"""A learner with eyes: law 8 with pictures, alignment, freezing, and who looks at what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from learner import distributed
+from learner.batch import Sequence
+from learner.engine import TrainingEngine
+from learner.image_inputs import ImageInputs
+from learner.model import ForwardOptions
+from learner.ppo import ppo_update
+from learner.training_trajectory import episode
+from rollout.processor import PictureProcessor
+from tests.support.learner import (
+    config,
+    full_state,
+    relative,
+    save_idefics,
+    sgd,
+    sgd_config,
+    spawn,
+    trajectories,
+    with_pictures,
+)
+
+LR = 1e3
+EXTRA = {"entropy_coef": 0.01, "epochs": 1, "minibatch": 12, "optimizer": sgd_config(LR)}
+VARIANTS = [  # (ZeRO stage, token budget, picture budget, layout, trajectories of rank 0)
+    (0, 4096, 64, "auto", 8),
+    (0, 256, 3, "padded", 8),
+    (0, 256, 64, "packed", 8),
+    (1, 256, 2, "flat", 8),
+    (2, 256, 64, "packed", 3),
+    (3, 256, 3, "padded", 8),
+    (3, 4096, 64, "packed", 10),  # rank 1 has no picture, rank 0 has
+    (3, 256, 2, "packed", 12),  # rank 1 has nothing
+]
+
+
+def one_step(folder: Path, variant: tuple, checkpointing: bool = False) -> dict[str, np.ndarray]:
+    """Metrics and gradient of one update of one SGD step; the last two episodes are blind."""
+    stage, budget, images, layout, share = variant
+    cfg = config(stage=stage, budget=budget, images=images, **EXTRA)
+    cfg = replace(cfg, model=replace(cfg.model, gradient_checkpointing=checkpointing))
+    engine = TrainingEngine(folder, cfg, cfg.ppo.optimizer, 4, True, make_optimizer=sgd)
+    engine.layout = layout
+    before = full_state(engine)
+    played = with_pictures(trajectories(12), folder, blind=2)
+    if distributed.world() > 1:
+        played = [played[:share], played[share:]][distributed.rank()]
+    metrics = ppo_update(engine, played, cfg, 0)
+    after = full_state(engine)
+    engine.close()
+    result = {name: np.array([value]) for name, value in metrics.items()}
+    for name, value in after.items():
+        result[f"gradient.{name}"] = (before[name] - value).ravel() / LR
+    return result
+
+
+def ranks_work(rank: int, folder: Path, out: Path) -> None:
+    for i, variant in enumerate(VARIANTS):
+        np.savez(out / f"{i}.{rank}.npz", **one_step(folder, variant))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = save_idefics(tmp_path_factory.mktemp("eyes") / "model")
+    cfg = config()
+    engine = TrainingEngine(root, cfg, cfg.ppo.optimizer, 1, True)
+    torch.nn.init.normal_(engine.model.value_head.outer.weight, std=0.5)
+    engine.export(root)
+    engine.close()
+    return root
+
+
+@pytest.fixture(scope="module")
+def baseline(folder: Path) -> dict[str, np.ndarray]:
+    return one_step(folder, VARIANTS[0])
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ranks")
+    spawn(ranks_work, 2, folder, out)
+    return out
+
+
+def assert_same(result: dict[str, np.ndarray], baseline: dict[str, np.ndarray]) -> None:
+    for name in ("loss", "policy_loss", "value_loss", "entropy", "tokens", "turns"):
+        assert result[name] == pytest.approx(baseline[name], rel=1e-4), name
+    for part in ("vision_model", "connector", "text_model", "lm_head", "value_head", ""):
+        names = [n for n in baseline if n.startswith("gradient.") and part in n]
+        assert names, part
+        a, b = (np.concatenate([r[name] for name in names]) for r in (result, baseline))
+        assert np.linalg.norm(b) > 0, part
+        assert relative(a, b) < 1e-4, part
+
+
+@pytest.mark.parametrize("variant", VARIANTS[1:6], ids=str)
+def test_one_rank(folder: Path, baseline: dict[str, np.ndarray], variant: tuple) -> None:
+    assert_same(one_step(folder, variant), baseline)
+
+
+def test_gradient_checkpointing(folder: Path, baseline: dict[str, np.ndarray]) -> None:
+    assert_same(one_step(folder, VARIANTS[2], checkpointing=True), baseline)
+
+
+@pytest.mark.parametrize("index", range(len(VARIANTS)), ids=lambda i: str(VARIANTS[i]))
+def test_two_ranks(two_ranks: Path, baseline: dict[str, np.ndarray], index: int) -> None:
+    assert_same(dict(np.load(two_ranks / f"{index}.0.npz")), baseline)
+
+
+def scores(engine: TrainingEngine, sequences: list[Sequence]) -> tuple[np.ndarray, np.ndarray]:
+    packed = engine.microbatches(sequences)
+    found = engine.score(packed, ForwardOptions())
+    order = np.concatenate([m.order for m in packed])
+    logprobs = np.concatenate([s.logprobs.numpy() for s in found])
+    values = np.concatenate([s.values.numpy() for s in found])
+    parts = np.split(logprobs, np.cumsum(np.concatenate([m.action_counts for m in packed]))[:-1])
+    return np.concatenate([parts[i] for i in np.argsort(order)]), values
+
+
+def test_packed_pictures_are_those_of_each_sequence_alone(folder: Path) -> None:
+    """Against plain transformers, one sequence at a time."""
+    cfg = config(budget=128, images=3)
+    engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)
+    engine.layout = "packed"
+    sequences = [
+        s for t in with_pictures(trajectories(6), folder) for s in episode(t, "turn").sequences
+    ]
+    found, _ = scores(engine, sequences)
+    engine.close()
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    processor = PictureProcessor.load(folder)
+    alone = []
+    for s in sequences:
+        ids = torch.from_numpy(np.asarray(s.token_ids, np.int64))[None]
+        with torch.no_grad():
+            logits = model(input_ids=ids, **processor.inputs(s.pictures)).logits[0]
+        at = np.flatnonzero(s.action_mask)
+        alone.append(logits.log_softmax(-1)[at - 1, ids[0, at]].numpy())
+    assert np.abs(found - np.concatenate(alone)).max() < 1e-5
+
+
+def test_policy_and_critic_look_at_the_pictures(folder: Path) -> None:
+    """Another picture before the same tokens: other log-probabilities, other values."""
+    cfg = config()
+    engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, True)
+    played = with_pictures(trajectories(6), folder)
+    sequences = [s for t in played for s in episode(t, "turn").sequences]
+    shuffled = [
+        replace(s, pictures=other.pictures)
+        for s, other in zip(sequences, sequences[1:] + sequences[:1], strict=True)
+    ]
+    (logprobs, values), (others, seen) = scores(engine, sequences), scores(engine, shuffled)
+    assert np.abs(logprobs - others).mean() > 1e-2
+    assert np.abs(values - seen).mean() > 1e-2
+    engine.close()
+
+
+def test_pictures_and_tokens_that_do_not_agree_are_refused(folder: Path) -> None:
+    cfg = config()
+    engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)
+    good = episode(with_pictures(trajectories(1), folder)[0], "turn").sequences[0]
+    for bad in (
+        replace(good, pictures=()),
+        replace(good, pictures=good.pictures * 2),
+        replace(
+            good,
+            token_ids=good.token_ids[4:],
+            action_mask=good.action_mask[4:],
+            value_positions=good.value_positions - 4,
+        ),
+    ):
+        with pytest.raises(ValueError, match="picture tokens"):
+            engine.microbatches([bad])
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("freeze", "still"),
+    [("none", ()), ("vision", ("vision",)), ("vision+projector", ("vision", "connector"))],
+)
+def test_frozen_parts_stay(folder: Path, freeze: str, still: tuple[str, ...]) -> None:
+    cfg = config(freeze=freeze, **EXTRA)
+    engine = TrainingEngine(folder, cfg, cfg.ppo.optimizer, 4, True, make_optimizer=sgd)
+    before = full_state(engine)
+    ppo_update(engine, with_pictures(trajectories(12), folder), cfg, 0)
+    after = full_state(engine)
+    engine.close()
+    for part in ("vision", "connector", "text_model"):
+        moved = any((after[n] != before[n]).any() for n in before if part in n)
+        assert moved != (part in still), part
+
+
+def test_three_dimensional_positions_restart_with_each_sequence() -> None:
+    """A tiny random Qwen2.5-VL: packed, each sequence has what the model says of it alone."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    torch.manual_seed(0)
+    text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 64,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3],
+                                "rope_theta": 1e4}}  # fmt: skip
+    eyes = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32,
+            "out_hidden_size": 32, "patch_size": 4, "spatial_merge_size": 2, "window_size": 16,
+            "fullatt_block_indexes": [0]}  # fmt: skip
+    config_ = Qwen2_5_VLConfig(
+        text_config=text, vision_config=eyes, image_token_id=60, vision_start_token_id=61
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config_).eval()
+    grids = [torch.tensor([[1, 4, 4]]), torch.tensor([[1, 4, 8]])]
+    pixels = [torch.randn(int(g.prod()), 3 * 2 * 4 * 4) for g in grids]
+    sequences = [[1, 61, *[60] * 4, 5, 6, 7], [2, 3, 61, *[60] * 8, 9, 8]]
+
+    class Processor:
+        token_id = 60
+
+        def inputs(self, pictures):
+            return {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.cat(grids)}
+
+    from learner import batch
+    from rollout.pictures import Picture
+
+    picture = Picture.of(np.zeros((1, 1, 3), np.uint8))
+    made = [
+        Sequence(np.array(ids), np.arange(len(ids)) == len(ids) - 1, pictures=(picture,))
+        for ids in sequences
+    ]
+    (packed,) = batch.microbatches(made, 64, "flat")
+    seen = ImageInputs(Processor(), model).read(packed, torch.device("cpu"))
+    with torch.no_grad():
+        together = model(input_ids=packed.token_ids, use_cache=False, **seen).logits[0]
+        start = 0
+        for ids, grid, pixel in zip(sequences, grids, pixels, strict=True):
+            row = torch.tensor([ids])
+            alone = model(
+                input_ids=row, pixel_values=pixel, image_grid_thw=grid,
+                mm_token_type_ids=(row == 60).int(), attention_mask=torch.ones_like(row),
+            ).logits[0]  # fmt: skip
+            assert (together[start : start + len(ids)] - alone).abs().max() < 1e-5
+            start += len(ids)

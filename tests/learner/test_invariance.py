@@ -1,0 +1,200 @@
+"""Law 8: loss, gradients and an SGD step do not depend on ranks, microbatches, packing or ZeRO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from learner import distributed
+from learner.engine import Reference, TrainingEngine
+from learner.model import ForwardOptions
+from learner.ppo import ppo_update
+from learner.sft import sft_step
+from tests.support.learner import (
+    FORBIDDEN,
+    config,
+    demonstrations,
+    full_state,
+    held_bytes,
+    relative,
+    save_llama,
+    sgd,
+    sgd_config,
+    spawn,
+    trajectories,
+)
+
+LR = 1e3  # so large that the step shows the gradient to full float32 precision
+VARIANTS = [  # (ZeRO stage, microbatch budget, layout, how many trajectories rank 0 takes)
+    *((stage, 4096, "auto", 8) for stage in (0, 1, 2, 3)),
+    *((stage, 256, "padded", 8) for stage in (0, 2, 3)),
+    (0, 256, "packed", 3),
+    (1, 256, "padded", 12),  # rank 1 has nothing and pads
+    (3, 256, "packed", 12),
+]
+ONE_RANK = [(1, 4096, "auto", 8), (2, 256, "padded", 8), (3, 256, "packed", 8),
+            (0, 256, "padded", 8), (0, 256, "packed", 8)]  # fmt: skip
+EXTRA = {"entropy_coef": 0.01, "kl_coef": 0.05, "epochs": 1, "minibatch": 12}
+
+
+def one_step(folder: Path, reference: Reference, variant: tuple) -> dict[str, np.ndarray]:
+    """Metrics, gradient and parameters of one update of one SGD step."""
+    stage, budget, layout, share = variant
+    cfg = config(stage=stage, budget=budget, temperature=0.7, **EXTRA, optimizer=sgd_config(LR))
+    engine = TrainingEngine(
+        folder, cfg, cfg.ppo.optimizer, 4, True, make_optimizer=sgd, forbidden=FORBIDDEN
+    )
+    engine.layout = layout
+    before, held = full_state(engine), held_bytes(engine)
+    played = trajectories(12)
+    if distributed.world() > 1:
+        played = [played[:share], played[share:]][distributed.rank()]
+    metrics = ppo_update(engine, played, cfg, 0, reference)
+    after = full_state(engine)
+    engine.close()
+    result = {name: np.array([value]) for name, value in metrics.items()}
+    for name, value in after.items():
+        result[f"after.{name}"] = value.ravel()
+        result[f"gradient.{name}"] = (before[name] - value).ravel() / LR
+    result["held_bytes"] = np.array([held])
+    return result
+
+
+def ranks_work(rank: int, folder: Path, out: Path) -> None:
+    reference = Reference(folder / "reference", config(), FORBIDDEN)
+    for i, variant in enumerate(VARIANTS):
+        result = one_step(folder / "model", reference, variant)
+        np.savez(out / f"{i}.{rank}.npz", **result)
+    np.savez(out / f"other.{rank}.npz", **other_work(folder, rank, out))
+
+
+def other_work(folder: Path, rank: int, out: Path) -> dict[str, np.ndarray]:
+    """SFT with KL, export, weights, perturbation, save and load, under ZeRO-3 and two ranks."""
+    cfg = config(stage=3)
+    engine = TrainingEngine(folder / "model", cfg, cfg.sft.optimizer, 10, True)
+    reference = Reference(folder / "reference", cfg)
+    data = demonstrations(8)
+    share = data[: len(data) // 3] if rank == 0 else data[len(data) // 3 :]
+    sft = type(cfg.sft)(loss="ce_kl", optimizer=cfg.sft.optimizer)
+    losses = [sft_step(engine, share, sft, reference)["loss"]]
+    engine.save(out / "state")
+    losses.append(sft_step(engine, share, sft, reference)["loss"])
+    engine.load(out / "state")
+    losses.append(sft_step(engine, share, sft, reference)["loss"])
+
+    packed = engine.microbatches(share)
+    before = engine.score(packed)[0].logprobs
+    assert engine.perturb("attention", 3)
+    during = engine.score(packed)[0].logprobs
+    engine.restore()
+    after = engine.score(packed)[0].logprobs
+    names = [name for bucket in engine.weights(20_000) for name, _ in bucket]
+    engine.export(out / "export")
+    np.savez(
+        out / f"scores.{rank}.npz", logprobs=torch.cat([s.logprobs for s in engine.score(packed)])
+    )
+    engine.close()
+    return {
+        "losses": np.array(losses),
+        "moved": (during - before).abs().max().numpy(),
+        "restored": (after - before).abs().max().numpy(),
+        "names": np.array(names),
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("learner")
+    save_llama(root / "model", tied=False)
+    save_llama(root / "reference", tied=False, seed=1)
+    # A value head that has learned something, so that its gradient reaches the trunk.
+    cfg = config()
+    engine = TrainingEngine(root / "model", cfg, cfg.ppo.optimizer, 1, True)
+    torch.nn.init.normal_(engine.model.value_head.outer.weight, std=0.5)
+    engine.export(root / "model")
+    engine.close()
+    return root
+
+
+@pytest.fixture(scope="module")
+def baseline(folder: Path) -> dict[str, np.ndarray]:
+    return one_step(
+        folder / "model", Reference(folder / "reference", config(), FORBIDDEN), VARIANTS[0]
+    )
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ranks")
+    spawn(ranks_work, 2, folder, out)
+    return out
+
+
+def assert_same(result: dict[str, np.ndarray], baseline: dict[str, np.ndarray]) -> None:
+    for name in ("loss", "policy_loss", "value_loss", "entropy", "kl_ref", "tokens", "turns"):
+        assert result[name] == pytest.approx(baseline[name], rel=1e-5), name
+    for part in ("gradient.", "after."):
+        names = [name for name in baseline if name.startswith(part)]
+        assert len(names) > 10
+        a, b = (np.concatenate([r[name] for name in names]) for r in (result, baseline))
+        assert relative(a, b) < 1e-5, part
+    # The value head's own gradient is small beside the trunk's: compare it alone, too.
+    for name in (n for n in baseline if n.startswith("gradient.value_head")):
+        assert np.linalg.norm(baseline[name]) > 0
+        assert relative(result[name], baseline[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("variant", ONE_RANK, ids=str)
+def test_one_rank(folder: Path, baseline: dict[str, np.ndarray], variant: tuple) -> None:
+    reference = Reference(folder / "reference", config(), FORBIDDEN)
+    assert_same(one_step(folder / "model", reference, variant), baseline)
+
+
+@pytest.mark.parametrize("index", range(len(VARIANTS)), ids=lambda i: str(VARIANTS[i]))
+def test_two_ranks(two_ranks: Path, baseline: dict[str, np.ndarray], index: int) -> None:
+    assert_same(dict(np.load(two_ranks / f"{index}.0.npz")), baseline)
+
+
+def test_a_changed_loss_is_noticed(folder: Path, baseline: dict[str, np.ndarray]) -> None:
+    reference = Reference(folder / "reference", config(), FORBIDDEN)
+    changed = one_step(folder / "model", reference, VARIANTS[0])
+    changed["gradient.trunk.model.norm.weight"] = 1.01 * changed["gradient.trunk.model.norm.weight"]
+    with pytest.raises(AssertionError):
+        assert_same(changed, baseline)
+
+
+def test_zero_3_shares_the_parameters(two_ranks: Path) -> None:
+    whole = sum(
+        v.nbytes for k, v in np.load(two_ranks / "3.0.npz").items() if k.startswith("after.")
+    )
+    for index, variant in enumerate(VARIANTS):
+        for rank in (0, 1):
+            result = np.load(two_ranks / f"{index}.{rank}.npz")
+            share = float(result["held_bytes"][0]) / whole
+            assert share <= 0.6 if variant[0] == 3 else share == 1.0
+
+
+def test_two_ranks_do_all_else_too(folder: Path, two_ranks: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    zero, one = (np.load(two_ranks / f"other.{rank}.npz") for rank in (0, 1))
+    assert np.array_equal(zero["losses"], one["losses"])
+    assert zero["losses"][1] == zero["losses"][2]  # the step after save, and again after load
+    assert zero["losses"][1] < zero["losses"][0]
+    assert zero["moved"] > 1e-3
+    assert zero["restored"] == 0
+    trunk = AutoModelForCausalLM.from_pretrained(two_ranks / "export")
+    assert sorted(zero["names"]) == sorted(dict(trunk.named_parameters()))
+    assert len(one["names"]) == 0
+
+    cfg = config()
+    engine = TrainingEngine(two_ranks / "export", cfg, cfg.sft.optimizer, 1, True)
+    data = demonstrations(8)
+    packed = engine.microbatches(data[: len(data) // 3])
+    logprobs = torch.cat([s.logprobs for s in engine.score(packed, ForwardOptions())])
+    stored = np.load(two_ranks / "scores.0.npz")["logprobs"]
+    assert np.abs(logprobs.numpy() - stored).max() < 1e-5
+    engine.close()

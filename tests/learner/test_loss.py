@@ -1,0 +1,106 @@
+"""Loss terms against scalar arithmetic written from the papers' formulas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from learner import loss
+
+
+def random_tokens(seed, n=30):
+    rng = np.random.default_rng(seed)
+    current, proximal, behavior = rng.normal(-1, 0.4, size=(3, n))
+    return current, proximal, behavior, rng.normal(size=n), rng.choice([0.5, 1.0], n)
+
+
+def surrogate(log_ratio, log_correction, advantage, clip, cap):
+    ratio = math.exp(log_ratio)
+    bounded = min(max(ratio, 1 - clip), 1 + clip)
+    value = min(ratio * advantage, bounded * advantage)
+    return -min(math.exp(log_correction), cap) * value
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_token_level(seed):
+    current, proximal, behavior, advantages, weights = random_tokens(seed)
+    tensors = [torch.tensor(x) for x in (current, proximal, behavior, advantages, weights)]
+    terms = loss.policy_terms(*tensors, clip=0.1, cap=1.3)
+    for i in range(len(current)):
+        expected = weights[i] * surrogate(
+            current[i] - proximal[i], proximal[i] - behavior[i], advantages[i], 0.1, 1.3
+        )
+        assert float(terms.loss[i]) == pytest.approx(expected)
+        ratio = math.exp(current[i] - proximal[i])
+        clipped = ratio > 1.1 if advantages[i] > 0 else ratio < 0.9
+        assert bool(terms.clipped[i]) == clipped
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_turn_level(seed):
+    current, proximal, behavior, _, weights = random_tokens(seed, 12)
+    turns = np.array([0, 0, 0, 1, 2, 2, 2, 2, 3, 3, 4, 4])
+    advantages = np.random.default_rng(seed).normal(size=5)
+    tensors = [torch.tensor(x) for x in (current, proximal, behavior, advantages[turns], weights)]
+    terms = loss.policy_terms(*tensors, clip=0.1, cap=2.0, turns=torch.tensor(turns))
+    assert len(terms.loss) == 5
+    for k in range(5):
+        mine = turns == k
+        expected = surrogate(
+            sum(weights[mine] * (current - proximal)[mine]),
+            sum(weights[mine] * (proximal - behavior)[mine]),
+            advantages[k],
+            0.1,
+            2.0,
+        )
+        assert float(terms.loss[k]) == pytest.approx(expected)
+
+
+def test_gradient_is_that_of_the_policy_and_not_of_the_correction():
+    logprobs = torch.tensor([-1.0, -1.0], dtype=torch.float64, requires_grad=True)
+    ones = torch.ones(2, dtype=torch.float64)
+    terms = loss.policy_terms(
+        logprobs, -ones, -1.2 * ones, torch.tensor([2.0, -3.0]).double(), ones, clip=0.1, cap=2.0
+    )
+    terms.loss.sum().backward()
+    correction = math.exp(0.2)  # proximal / behaviour; the ratio is 1, its gradient too
+    assert logprobs.grad.tolist() == pytest.approx([-2.0 * correction, 3.0 * correction])
+
+
+def test_clipped_tokens_have_no_gradient():
+    logprobs = torch.tensor([-0.5, -0.5], requires_grad=True)
+    ones = torch.ones(2)
+    terms = loss.policy_terms(
+        logprobs, -ones, -ones, torch.tensor([1.0, -1.0]), ones, clip=0.1, cap=2.0
+    )
+    terms.loss.sum().backward()
+    assert logprobs.grad[0] == 0
+    assert logprobs.grad[1] > 0
+    assert terms.clipped.tolist() == [True, False]
+
+
+def test_value_terms():
+    values, old, targets = torch.tensor([[1.0, 3.0, -1.0], [0.0, 0.0, 0.0], [2.0, 1.0, 1.0]])
+    assert loss.value_terms(values, old, targets, 0.0).tolist() == [1.0, 4.0, 4.0]
+    # kept within ±0.5 of 0: 0.5, 0.5, -0.5; the worse of both errors counts
+    assert loss.value_terms(values, old, targets, 0.5).tolist() == [2.25, 4.0, 4.0]
+
+
+def test_k3_is_unbiased_and_never_negative():
+    torch.manual_seed(0)
+    p, q = torch.randn(2, 20, dtype=torch.float64).log_softmax(-1)
+    each = loss.k3(p, q)
+    assert (each >= 0).all()
+    exact = (p.exp() * (p - q)).sum()
+    assert float((p.exp() * each).sum()) == pytest.approx(float(exact))
+    assert float(loss.kl_terms(p[None], q[None])[0]) == pytest.approx(float(exact))
+
+
+def test_sft_terms():
+    logprobs = torch.tensor([-0.1, -2.0], requires_grad=True)
+    assert loss.cross_entropy_terms(logprobs).tolist() == pytest.approx([0.1, 2.0])
+    loss.dft_terms(logprobs).sum().backward()
+    assert logprobs.grad.tolist() == pytest.approx([-math.exp(-0.1), -math.exp(-2.0)])

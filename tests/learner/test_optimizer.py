@@ -1,0 +1,43 @@
+"""Schedules at their ends, and which parameters decay."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from configs.schema import OptimizerConfig
+from learner.model import ActorCritic, ValueHead, load_trunk
+from learner.optimizer import adamw, learning_rate, parameter_groups
+from tests.support.learner import save_llama
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_schedule(schedule):
+    cfg = OptimizerConfig(lr=2.0, lr_end=0.5, schedule=schedule, warmup=0.1)
+    rates = [learning_rate(cfg, step, 101) for step in range(101)]
+    assert rates[:11] == pytest.approx([2.0 * (s + 1) / 11 for s in range(11)])
+    assert rates[11] == 2.0
+    middle, last = {"cosine": (1.25, 0.5), "linear": (1.25, 0.5), "constant": (2.0, 2.0)}[schedule]
+    assert (rates[10] + rates[11]) / 2 == 2.0
+    assert (rates[55] + rates[56]) / 2 == pytest.approx(middle, rel=1e-6)
+    assert rates[100] == pytest.approx(last)
+    assert learning_rate(cfg, 500, 101) == pytest.approx(last)
+
+
+def test_one_step_and_no_warmup():
+    cfg = OptimizerConfig(lr=1.0, warmup=0.0)
+    assert learning_rate(cfg, 0, 1) == 1.0
+
+
+def test_groups(tmp_path):
+    trunk = load_trunk(save_llama(tmp_path), torch.float32, "sdpa")
+    actor = ActorCritic(trunk, ValueHead(32))
+    plain = parameter_groups(actor, OptimizerConfig())
+    assert [g["part"] for g in plain] == ["trunk", "head"]
+    assert sum(len(g["params"]) for g in plain) == len(list(actor.parameters()))
+    cfg = OptimizerConfig(weight_decay=0.1)
+    optimizer = adamw(parameter_groups(actor, cfg), cfg)
+    assert len(optimizer.param_groups) == 4
+    for group in optimizer.param_groups:
+        assert all((p.dim() > 1) == (group["weight_decay"] == 0.1) for p in group["params"])
+    assert [g["part"] for g in parameter_groups(ActorCritic(trunk, None), cfg)] == ["trunk"] * 2

@@ -1,0 +1,317 @@
+"""A PPO update against one written by hand, and what its settings do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from configs.schema import OptimizerConfig
+from learner import ppo
+from learner.engine import Reference, TrainingEngine
+from learner.model import load_value_head
+from learner.ppo import ppo_steps, ppo_update
+from rollout.trajectory import mark_failed
+from tests.support.learner import (
+    config,
+    full_state,
+    relative,
+    save_llama,
+    sgd,
+    sgd_config,
+    trajectories,
+)
+
+LR = 1e3  # so large that the step shows the gradient to full float32 precision
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = save_llama(tmp_path_factory.mktemp("ppo") / "model", tied=False)
+    engine = TrainingEngine(folder, config(), config().ppo.optimizer, 1, True)
+    torch.nn.init.normal_(engine.model.value_head.outer.weight, std=0.5)
+    engine.export(folder)
+    engine.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    other = save_llama(tmp_path_factory.mktemp("ppo") / "other", tied=False, seed=1)
+    return other, Reference(other, config())
+
+
+def gae(rewards, values, last, gamma, lam):
+    """Backward recursion of the textbook, one number at a time."""
+    advantages, following, running = [], last, 0.0
+    for reward, value in zip(reversed(rewards), reversed(values), strict=True):
+        running = reward + gamma * following - value + gamma * lam * running
+        advantages.insert(0, running)
+        following = value
+    return advantages
+
+
+def by_hand(folder, other, played, cfg):
+    """Loss and gradient of the first step over all trajectories, in plain transformers, float64.
+
+    One value a turn; no packing, no microbatches, every segment alone.
+    """
+    p = cfg.ppo
+    model = AutoModelForCausalLM.from_pretrained(folder).double().eval()
+    old = AutoModelForCausalLM.from_pretrained(other).double().eval()
+    head = load_value_head(folder, 32, 0)
+    head.load_state_dict({k: v.double() for k, v in head.state_dict().items()})
+    w = {k: v.double().requires_grad_() for k, v in head.named_parameters()}
+    w = {k: v.detach().requires_grad_() for k, v in w.items()}
+
+    def value(h):
+        inner = torch.nn.functional.gelu(h @ w["inner.weight"].T + w["inner.bias"])
+        return (inner @ w["outer.weight"].T + w["outer.bias"])[..., 0]
+
+    def logprobs(net, ids):
+        out = net(ids[None], output_hidden_states=True)
+        scaled = (out.logits[0] / cfg.rollout.temperature).log_softmax(-1)
+        return scaled, out.hidden_states[-1][0]
+
+    plays = []
+    for t in played:
+        tokens, values, rewards = [], [], []
+        for segment in t.segments:
+            ids = torch.tensor(segment.token_ids).long()
+            dist, hidden = logprobs(model, ids)
+            with torch.no_grad():
+                ref, _ = logprobs(old, ids)
+            for turn in segment.turns:
+                h = hidden[turn.begin - 1]
+                mixed = p.value_trunk_grad * h + (1 - p.value_trunk_grad) * h.detach()
+                values.append(value(mixed))
+                rewards.append(turn.reward)
+                for i in range(turn.begin, turn.end):
+                    k = (i - 1, ids[i])
+                    tokens.append((len(values) - 1, dist[k], ref[k], dist[i - 1],
+                                   float(segment.behavior_logprobs[i])))  # fmt: skip
+        last = float(value(hidden[-1].detach()).detach()) if t.bootstrap else 0.0
+        numbers = [float(v.detach()) for v in values]
+        advantages = gae(rewards, numbers, last, p.gamma, p.lam)
+        targets = [a + v for a, v in zip(advantages, numbers, strict=True)]
+        plays.append((tokens, values, advantages, targets))
+
+    flat = np.array([a for _, _, advantages, _ in plays for a in advantages])
+    policy, entropy, kl, squares, n, m = 0.0, 0.0, 0.0, 0.0, 0, 0
+    for tokens, values, advantages, targets in plays:
+        for turn, logp, ref, dist, behavior in tokens:
+            a = (advantages[turn] - flat.mean()) / flat.std()
+            ratio = (logp - logp.detach()).exp()
+            correction = min(float((logp.detach() - behavior).exp()), p.correction_cap)
+            policy = policy - correction * ratio * a
+            entropy = entropy - (dist.exp() * dist).sum()
+            kl = kl + (ref - logp).exp() - 1 - (ref - logp)
+            n += 1
+        for v, target in zip(values, targets, strict=True):
+            squares, m = squares + (v - target) ** 2, m + 1
+    loss = policy / n + p.value_coef * squares / m - p.entropy_coef * entropy / n
+    loss = loss + p.kl_coef * kl / n
+    loss.backward()
+    gradient = {f"trunk.{k}": v.grad for k, v in model.named_parameters()}
+    gradient |= {f"value_head.{k}": v.grad for k, v in w.items()}
+    terms = {"policy_loss": policy / n, "value_loss": squares / m, "kl_ref": kl / n, "loss": loss}
+    return {k: float(v.detach()) for k, v in terms.items()}, gradient
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_update_is_the_one_written_by_hand(folder, reference, layout):
+    other, frozen = reference
+    cfg = config(temperature=0.8, budget=256, epochs=1, minibatch=10, episodes=10, kl_coef=0.05,
+                 entropy_coef=0.02, optimizer=sgd_config(LR))  # fmt: skip
+    played = trajectories(10)
+    terms, gradient = by_hand(folder, other, played, cfg)
+    engine = TrainingEngine(folder, cfg, cfg.ppo.optimizer, 1, True, make_optimizer=sgd)
+    engine.layout = layout
+    before = full_state(engine)
+    metrics = ppo_update(engine, played, cfg, 0, frozen)
+    after = full_state(engine)
+    engine.close()
+    for name, value in terms.items():
+        assert metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    found = {k: (before[k] - after[k]) / LR for k in before}
+    assert found.keys() == gradient.keys()
+    whole = [np.concatenate([np.ravel(g[k]) for k in gradient]) for g in (found, gradient)]
+    assert relative(*whole) < 1e-5
+    for k in found:
+        assert relative(found[k], gradient[k].numpy()) < 1e-4, k
+
+
+def start(folder, cfg, value=True):
+    return TrainingEngine(folder, cfg, cfg.ppo.optimizer, ppo_steps(cfg.ppo), value)
+
+
+def update(folder, cfg, played, number=0, value=True, **kwargs):
+    engine = start(folder, cfg, value)
+    before = full_state(engine)
+    metrics = ppo_update(engine, played, cfg, number, **kwargs)
+    after, steps = full_state(engine), engine.counters["steps"]
+    engine.close()
+    moved = {k for k in before if not np.array_equal(before[k], after[k])}
+    return metrics, moved, steps
+
+
+def test_critic_warmup_trains_the_value_head_alone(folder):
+    for decay in (0.0, 0.1):
+        optimizer = OptimizerConfig(lr=1e-3, weight_decay=decay)
+        cfg = config(critic_warmup=1, optimizer=optimizer)
+        metrics, moved, _ = update(folder, cfg, trajectories(12))
+        assert moved == {f"value_head.{k}" for k in
+                         ("inner.weight", "inner.bias", "outer.weight", "outer.bias")}  # fmt: skip
+        assert metrics["kl"] == pytest.approx(0, abs=1e-6)
+        assert any(k.startswith("trunk.") for k in update(folder, cfg, trajectories(12), 1)[1])
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "rloo", "reinforce_pp"])
+def test_other_estimators_need_no_critic(folder, estimator):
+    cfg = config(estimator=estimator, critic_warmup=2)
+    metrics, moved, _ = update(folder, cfg, trajectories(12), value=False)
+    assert metrics["value_loss"] == 0
+    assert metrics["policy_loss"] != 0
+    assert moved
+    assert all(k.startswith("trunk.") for k in moved)
+
+
+@pytest.mark.parametrize("settings", [
+    {"value_level": "token"},
+    {"value_level": "token", "advantage_level": "token"},
+    {"ratio_level": "turn"},
+    {"value_clip": 0.2},
+    {"normalize_advantages": False},
+])  # fmt: skip
+def test_levels_run_and_learn_differently(folder, settings):
+    plain, _, _ = update(folder, config(), trajectories(12))
+    metrics, moved, _ = update(folder, config(**settings), trajectories(12))
+    assert all(np.isfinite(v) for v in metrics.values())
+    assert len(moved) > 10
+    assert metrics["loss"] != pytest.approx(plain["loss"], rel=1e-6)
+
+
+def test_target_kl_ends_the_update_but_not_the_schedule(folder):
+    cfg = config(optimizer=OptimizerConfig(lr=5e-2, warmup=0.0))
+    assert update(folder, cfg, trajectories(12))[0]["steps"] == 6
+    metrics, _, steps = update(
+        folder, config(**{**vars(cfg.ppo), "target_kl": 0.01}), trajectories(12)
+    )
+    assert metrics["steps"] < 6
+    assert steps == 6
+
+
+def test_minibatches_cover_the_batch_by_seed():
+    ids = [f"t/{i:02d}" for i in range(11)]
+    first = ppo.minibatches(ids, 4, (0, 0, 0))
+    assert sorted(len(part) for part in first) == [3, 4, 4]
+    assert sorted(i for part in first for i in part) == ids
+    assert first == ppo.minibatches(ids, 4, (0, 0, 0))
+    assert first != ppo.minibatches(ids, 4, (0, 0, 1))
+    assert first != ppo.minibatches(ids, 4, (0, 1, 0))
+
+
+def test_order_of_arrival_does_not_matter(folder):
+    played = trajectories(12)
+    a, _, _ = update(folder, config(), played)
+    b, _, _ = update(folder, config(), played[::-1])
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_failed_trajectories_are_counted_and_not_learned_from(folder):
+    played = trajectories(12)
+    broken = [*played[:10], mark_failed(played[10], "x"), mark_failed(played[11], "x")]
+    metrics, _, _ = update(folder, config(), broken)
+    alone, _, _ = update(folder, config(), played[:10])
+    assert metrics["failed"] == 2
+    assert metrics["episodes"] == 10
+    assert {**metrics, "failed": 0} == alone
+    with pytest.raises(ValueError, match="update 0 has no trajectory"):
+        update(folder, config(), broken[10:])
+
+
+def test_outcomes_and_staleness(folder):
+    played = trajectories(12)
+    metrics, _, _ = update(folder, config(), played, number=3)
+    assert metrics["reward"] == pytest.approx(np.mean([t.total_reward for t in played]))
+    assert metrics["success"] == 0.5
+    assert metrics["staleness_max"] == 3
+    assert metrics["tokens"] == sum(t.tokens for t in played)
+    assert metrics["segments"] == sum(len(t.segments) for t in played)
+    assert metrics["action_tokens"] == sum(t.action_tokens for t in played)
+    assert metrics["turns"] == sum(len(t.turns) for t in played)
+    assert metrics["parity_tokens"] == 0
+
+
+def with_true_behavior(engine, played, shift):
+    """The trajectories, as if the engine had sampled them, each log-probability off by shift."""
+    episodes = [ppo.episode(t, "turn") for t in played]
+    ppo._score(engine, None, episodes, 1.0)
+    made = []
+    for t, e in zip(played, episodes, strict=True):
+        start, segments = 0, []
+        for s in t.segments:
+            end = start + int(s.action_mask.sum())
+            behavior = np.zeros(len(s.token_ids), np.float32)
+            behavior[s.action_mask] = e.proximal[start:end] + shift
+            segments.append(replace(s, behavior_logprobs=behavior))
+            start = end
+        made.append(replace(t, segments=tuple(segments)))
+    return made
+
+
+def test_parity(folder):
+    cfg = config()
+    engine = start(folder, cfg)
+    played = with_true_behavior(engine, trajectories(8), 0.0)
+    shifted = with_true_behavior(engine, trajectories(8), 0.01)
+    engine.close()
+    metrics, _, _ = update(folder, cfg, played)
+    assert metrics["parity_tokens"] == sum(t.action_tokens for t in played)
+    assert metrics["parity_mean_abs"] < 1e-6
+    assert metrics["parity_kl"] < 1e-11
+    metrics, _, _ = update(folder, cfg, shifted)
+    assert metrics["parity_mean_abs"] == pytest.approx(0.01, rel=1e-3)
+    assert metrics["parity_kl"] == pytest.approx(np.exp(-0.01) - 1 + 0.01, rel=1e-2)
+    metrics, _, _ = update(folder, cfg, shifted, number=4, version=0)
+    assert metrics["parity_tokens"] > 0
+
+
+def test_thought_coef_weighs_tokens(folder):
+    """The decoder writes token 1 as a key, so that what stands before the last 1 is thought."""
+    cfg = config(thought_coef=0.25)
+    e = ppo.episode(trajectories(6)[5], "turn")
+    tokenizer = SimpleNamespace(decode=lambda ids: "".join('"k":' if i == 1 else "x" for i in ids))
+    weights = ppo._weigher(SimpleNamespace(tokenizer=tokenizer), cfg.ppo)(e)
+    expected = []
+    for s in e.trajectory.segments:
+        for t in s.turns:
+            ids = s.token_ids[t.begin : t.end].tolist()
+            last = max((i for i, token in enumerate(ids) if token == 1), default=0)
+            expected += [0.25] * last + [1.0] * (len(ids) - last)
+    assert weights.tolist() == expected
+
+
+def test_contradictions(folder):
+    played = trajectories(4)
+    with pytest.raises(ValueError, match=r"ppo\.advantage_level is 'token'"):
+        update(folder, config(advantage_level="token"), played)
+    with pytest.raises(ValueError, match="value=True"):
+        update(folder, config(), played, value=False)
+    with pytest.raises(ValueError, match=r"ppo\.kl_coef is 0\.1"):
+        update(folder, config(kl_coef=0.1), played)
+    with pytest.raises(ValueError, match=r"rollout\.temperature is 0"):
+        update(folder, config(temperature=0.0), played)
+
+
+def test_other_measures_are_means_over_the_episodes_that_have_them():
+    played = trajectories(4)
+    measured = [
+        replace(t, metrics=t.metrics | ({"recognition": share} if share is not None else {}))
+        for t, share in zip(played, (1.0, 0.5, None, 0.0), strict=True)
+    ]
+    assert ppo._measures(measured) == {"metric_recognition": 0.5}

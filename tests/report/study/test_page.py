@@ -1,0 +1,186 @@
+"""A study's page is whole, needs no network, escapes what others wrote, and opens in a browser."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.cli import main
+from report.study.figures import FIGURES
+from report.study.page import write_study_report
+from report.study.results import OUTCOMES, run_folder
+from tests.report.test_page import Page
+from tests.support.example_study import ARMS, make_study
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("firefox")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_study(tmp_path_factory.mktemp("studies") / "gp_l")
+    write_study_report(folder)
+    return folder
+
+
+def page(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text("utf-8"))
+
+
+def test_every_figure_and_table_stands_beside_the_page(whole: Path) -> None:
+    drawn = {"compute", "bars", "rl_and_sft", "sft_sweep", "recognition", "forgetting"}
+    assert {f.stem for f in (whole / "report").glob("*.png")} == drawn
+    tables = drawn | {"points", "comparisons", "published"}
+    assert {f.stem for f in (whole / "report").glob("*.csv")} == tables
+    with (whole / "report" / "bars.csv").open() as stream:
+        rows = {(r["arm"], r["variant"]): r for r in csv.DictReader(stream)}
+    lines = [
+        json.loads(line) for seed in range(3)
+        for line in (run_folder(whole, "sft_ppo", seed) / OUTCOMES).read_text().splitlines()
+    ]  # fmt: skip
+    mine = [r["success"] for r in lines if r["update"] == 20 and r["variant"] == "all_5"]
+    found = rows["sft_ppo", "all_5"]
+    assert float(found["success"]) == pytest.approx(sum(mine) / len(mine))
+    assert found["n"] == str(len(mine)) == "600"
+
+
+def test_the_page_says_what_holds_and_what_was_not_measured(whole: Path) -> None:
+    shown = page(whole)
+    assert shown.open == []
+    for words in (
+        "tiny and was trained from scratch",
+        "RL (sft_ppo) generalises better than its own SFT holds on rule_11_12_13",
+        "n = 200 × 3 seeds",
+        "SFT (sft) loses what is new to it ",
+        "Not in this study: it needs arms of RL with different env.settings.verify_iter.",
+        "arXiv 2501.17161", "Llama-3.2-Vision-11B", "11.5 3.4 15.0",
+    ):  # fmt: skip
+        assert words in shown.text, words
+
+
+def test_the_budget_of_an_evaluation_is_said(whole: Path) -> None:
+    assert "graded answers: 5" in page(whole).text
+
+
+def test_single_steps_are_shown_where_an_environment_has_them(tmp_path: Path) -> None:
+    arms = {"sft": {}, "sft_long": {"from": "sft"}, "sft_ppo": {"from": "sft"}}
+    make_study(tmp_path, arms, n=20)
+    write_study_report(tmp_path)
+    assert "Per-step accuracy" not in page(tmp_path).text
+    for file in tmp_path.glob(f"*/seed*/{OUTCOMES}"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        share = 0.25 if file.parts[-3] == "sft_long" else 0.75
+        file.write_text("".join(json.dumps(r | {"per_step_accuracy": share}) + "\n" for r in rows))
+    write_study_report(tmp_path)
+    shown = page(tmp_path).text
+    assert "Per-step accuracy at the end of each arm" in shown
+    # Beside the published pair stand the arms that began from one model.
+    words = r"this study\W+sft_long and sft_ppo rule_11_12_13 per-step accuracy .*?parameters "
+    assert re.search(words + r"75\.0 \S+ 25\.0 \S+ 75\.0", shown)
+
+
+def test_it_needs_no_network(whole: Path) -> None:
+    shown = page(whole)
+    assert shown.links
+    assert all(link.startswith("data:image/png;base64,") for link in shown.links)
+    text = re.sub('base64,[^"]*"', "", (whole / "report.html").read_text())
+    assert not re.search(r"https?:|url\(|@import|<script|<link", text)
+
+
+def test_an_unfinished_study_tells_what_there_is(tmp_path: Path) -> None:
+    make_study(tmp_path, n=20, seeds=(0, 1))
+    for arm in ("ppo_only", "overfit_ppo", "sft_long"):
+        shutil.rmtree(tmp_path / arm)
+    shutil.rmtree(run_folder(tmp_path, "sft_ppo", 1))
+    write_study_report(tmp_path)
+    text = page(tmp_path).text
+    assert "sft_ppo, seed 1" in text
+    assert "Not in this study: it needs an arm of RL after SFT and one without it." in text
+    for arm in ("sft", "sft_ppo"):
+        shutil.rmtree(tmp_path / arm)
+    write_study_report(tmp_path)
+    assert "No two arms are finished" in page(tmp_path).text
+    assert not list((tmp_path / "report").glob("*.png"))
+
+
+def test_verification_iterations(tmp_path: Path) -> None:
+    arms: dict[str, Any] = {"sft": {}}
+    arms |= {f"ppo_{k}": {"from": "sft", "verify_iter": k} for k in (1, 3, 5, 10)}
+    write_study_report(make_study(tmp_path, arms, n=50))
+    with (tmp_path / "report" / "verify_iterations.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [r["verify_iter"] for r in rows] == ["1", "3", "5", "10"]
+    assert float(rows[0]["growth"]) < float(rows[3]["growth"])
+
+
+def test_texts_are_escaped(tmp_path: Path) -> None:
+    attack = "<script>alert(1)</script>"
+    run = run_folder(make_study(tmp_path, {"sft": {}, "sft_ppo": {"from": "sft"}}, n=5), "sft", 0)
+    sample = json.loads((run / "episodes.jsonl").read_text())
+    sample["messages"][0] = {"role": attack, "content": attack}
+    (run / "episodes.jsonl").write_text(json.dumps(sample) + "\n")
+    for name in ("config.yaml", OUTCOMES, "metrics.jsonl"):
+        text = (run / name).read_text().replace("rule_11_12_13", attack)
+        (run / name).write_text(text)
+    write_study_report(tmp_path)
+    shown = page(tmp_path)
+    assert "script" not in shown.tags
+    assert shown.text.count(attack) >= 3
+
+
+def test_the_command_knows_a_study(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(whole)]) == 0
+    assert capsys.readouterr().out.strip() == str(whole / "report.html")
+
+
+def test_every_figure_says_what_it_would_need() -> None:
+    assert all(d.needs and d.note for d in FIGURES)
+    assert len({d.key for d in FIGURES}) == len(FIGURES) == 7
+    assert set(ARMS) >= {"sft", "sft_ppo", "ppo_only", "overfit_ppo"}
+
+
+@pytest.mark.skipif(BROWSER is None or "firefox" in BROWSER, reason="no chromium on this machine")
+@pytest.mark.parametrize("size", ["1280,900", "420,900"])
+def test_a_real_browser_shows_it_and_asks_for_nothing_else(
+    whole: Path, tmp_path: Path, size: str
+) -> None:
+    """Chromium lays the page out; the server hears of the page alone; every picture is decoded."""
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            asked.append(self.path)
+
+    # A probe is added to a copy: the report itself holds no script.
+    probe = (
+        "<script>addEventListener('load', () => { const all = [...document.images];"
+        "document.title = 'SEEN ' + all.filter(i => i.complete && i.naturalWidth > 900).length"
+        " + ' of ' + all.length + ' WIDE ' + (document.documentElement.scrollWidth > innerWidth)"
+        " })</script></body>"
+    )
+    text = (whole / "report.html").read_text("utf-8").replace("</body>", probe)
+    (tmp_path / "page.html").write_text(text, "utf-8")
+    serve = functools.partial(Handler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            dom = subprocess.run(
+                [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+                 f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={size}",
+                 "--virtual-time-budget=5000",
+                 f"http://127.0.0.1:{server.server_port}/page.html"],
+                capture_output=True, text=True, timeout=90, check=True,
+            ).stdout  # fmt: skip
+        finally:
+            server.shutdown()
+    assert "SEEN 6 of 6 WIDE false" in dom
+    assert set(asked) <= {"/page.html", "/favicon.ico"}

@@ -1,0 +1,116 @@
+"""A study's folder is read as far as it goes; what contradicts itself is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs.load import ConfigError
+from report.study.results import OUTCOMES, is_study, read_study, run_folder, table_rows
+from tests.support.example_study import ENDS, VARIANTS, make_study
+
+
+def test_rows_of_a_whole_study(tmp_path: Path) -> None:
+    study = read_study(make_study(tmp_path, n=50))
+    assert is_study(tmp_path)
+    names = list(VARIANTS)
+    assert (study.inside, study.outside) == (names[:2], names[2:])
+    assert [a.kind for a in study.arms] == ["sft", "sft", "rl", "rl_without_sft", "rl_overfit"]
+    assert (study.from_scratch, study.missing) == (True, [])
+    points = study.at("sft", 1, "train")
+    assert [(p.phase, p.step) for p in points][:2] == [("start", 0), ("sft", 100)]
+    start = study.start(0, "train")
+    assert start is not None
+    assert start.arm == "sft"
+    last = study.last("sft_ppo", 2, "all_5")
+    assert last is not None
+    assert (last.phase, last.step, len(last.outcomes)) == ("ppo", 20, 50)
+    rows = table_rows(study)
+    assert len(rows) == 3 * 5 * 5 * 5
+    assert all(r["low"] <= r["success"] <= r["high"] for r in rows)
+
+
+def test_a_pretrained_arm_stands_for_the_initial_model(tmp_path: Path) -> None:
+    arms: dict = {"pretrain": {}, "sft": {"from": "pretrain"}, "sft_ppo": {"from": "sft"},
+                  "ppo": {"from": "pretrain"}}  # fmt: skip
+    study = read_study(
+        make_study(tmp_path, arms, n=5, seeds=(0,), ends=ENDS | {"pretrain": (0.2, 0.1)})
+    )
+    assert [a.kind for a in study.arms] == ["pretrain", "sft", "rl", "rl_without_sft"]
+    start = study.start(0, "train")
+    assert start is not None
+    assert (start.arm, start.flops) == ("sft", 0.0)
+
+
+def test_outcomes_are_those_of_the_file(tmp_path: Path) -> None:
+    study = read_study(make_study(tmp_path, n=50))
+    lines = (run_folder(tmp_path, "sft", 0) / OUTCOMES).read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    mine = {
+        r["seed"]: r["success"] > 0 for r in rows if r["step"] == 400 and r["variant"] == "all_5"
+    }
+    point = next(p for p in study.at("sft", 0, "all_5") if p.step == 400)
+    assert point.outcomes == mine
+
+
+def test_runs_not_done_yet_are_named(tmp_path: Path) -> None:
+    make_study(tmp_path, n=20)
+    shutil.rmtree(run_folder(tmp_path, "ppo_only", 1))
+    study = read_study(tmp_path)
+    assert study.missing == ["ppo_only, seed 1"]
+    assert study.last("ppo_only", 1, "train") is None
+
+
+def test_the_last_evaluation_of_a_phase_says_update_0(tmp_path: Path) -> None:
+    make_study(tmp_path, n=20, seeds=(0,))
+    run = run_folder(tmp_path, "sft_ppo", 0)
+    for name in ("metrics.jsonl", OUTCOMES):
+        lines = [
+            line if '"kind": "ppo"' in line else line.replace('"update": 20', '"update": 0')
+            for line in (run / name).read_text().splitlines(keepends=True)
+        ]
+        (run / name).write_text("".join(lines))
+    points = read_study(tmp_path).at("sft_ppo", 0, "train")
+    assert [p.step for p in points] == [0, 5, 10, 15, 20]
+
+
+def test_failed_episodes_are_no_outcomes(tmp_path: Path) -> None:
+    make_study(tmp_path, n=5, seeds=(0,))
+    row = {"stage": "start", "variant": "train", "seed": 1, "end": "failed"}
+    with (run_folder(tmp_path, "sft", 0) / OUTCOMES).open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+    point = read_study(tmp_path).at("sft", 0, "train")[0]
+    assert len(point.outcomes) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"arms": {}}, "arms is missing or empty"),
+        ({"arms": {"rl": {"from": "sfd"}}}, "arms.rl.from=sfd is not one of rl"),
+        ({"arms": {"a": {"from": "b"}, "b": {"from": "a"}}}, "arms.a begins in a circle"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path: Path, change: dict, words: str) -> None:
+    make_study(tmp_path, n=5, seeds=(0,))
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | change))
+    with pytest.raises(ConfigError, match=words):
+        read_study(tmp_path)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no study"):
+        read_study(tmp_path)
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    make_study(tmp_path, n=5, seeds=(0,))
+    with (run_folder(tmp_path, "sft", 0) / OUTCOMES).open("a") as stream:
+        stream.write('{"stage": "sft", "variant": "train", "success": 1.0}\n')
+    with pytest.raises(ConfigError, match="a row has no seed"):
+        read_study(tmp_path)

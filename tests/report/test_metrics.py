@@ -1,0 +1,148 @@
+"""Records come back as they were written, after kills and resumes too."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cluster.cursor import Cursor
+from cluster.evaluate import outcomes as rows_of
+from report.metrics import RunLog, episodes, outcomes, read
+from rollout.episode import EpisodeRequest
+from rollout.trajectory_summary import TrajectorySummary
+
+
+def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
+    accumulator = EventAccumulator(str(folder / "tensorboard"))
+    accumulator.Reload()
+    return [(e.step, e.value) for e in accumulator.Scalars(tag)]
+
+
+def test_numbers_of_all_kinds_come_back(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.write(
+        "ppo",
+        update=np.int64(3),
+        loss=torch.tensor(0.5, requires_grad=True),
+        reward=np.float32(-1.25),
+        success=math.nan,
+        grad_norm=math.inf,
+        interval=(0.25, np.float64(0.5)),
+        check={"mlp": {"kl": torch.tensor([2.0])}},
+        cause=None,
+    )
+    (record,) = read(tmp_path)
+    assert record["time"] > 1e9
+    assert 0 <= record["elapsed_s"] < 10
+    assert {k: v for k, v in record.items() if k not in ("time", "elapsed_s")} == {
+        "kind": "ppo", "update": 3, "loss": 0.5, "reward": -1.25, "success": None,
+        "grad_norm": None, "interval": [0.25, 0.5], "check": {"mlp": {"kl": [2.0]}},
+        "cause": None,
+    }  # fmt: skip
+
+
+def test_a_record_is_on_disk_when_write_returns(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.write("sft", step=1, loss=2.0)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] == 2.0
+    log.episode({"stage": "start", "messages": [{"role": "user", "content": "7 7 °"}]})
+    assert episodes(tmp_path)[0]["messages"][0]["content"] == "7 7 °"
+
+
+def test_what_json_cannot_say_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"a record holds .*, a set"):
+        RunLog(tmp_path).write("sft", names={"a"})
+    assert read(tmp_path) == []
+
+
+def test_tensorboard_has_the_numbers(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    for step in (20, 40):
+        log.write("sft", step=step, steps=40, loss=1 / step, note="warm-up", grad_norm=math.nan)
+    log.write("eval", stage="sft", variant="held_out", success=0.25, metrics={"legal": 0.5})
+    log.close()
+    assert scalars(tmp_path, "sft/loss") == [(20, pytest.approx(0.05)), (40, pytest.approx(0.025))]
+    assert scalars(tmp_path, "eval/held_out/success")[0][1] == 0.25
+    assert scalars(tmp_path, "eval/held_out/metrics/legal")[0][1] == 0.5
+
+
+def test_a_half_written_last_line_is_left_out_and_repaired(tmp_path: Path) -> None:
+    RunLog(tmp_path).write("sft", step=1)
+    file = tmp_path / "metrics.jsonl"
+    with file.open("a") as stream:
+        stream.write('{"kind": "sft", "st')
+    assert [r["step"] for r in read(tmp_path)] == [1]
+    RunLog(tmp_path).write("sft", step=2)
+    assert [r["step"] for r in read(tmp_path)] == [1, 2]
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "sft"}\n{"kind"\n{"kind": "sft"}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2, is not a JSON object"):
+        read(tmp_path)
+
+
+def test_resume_drops_what_is_done_again(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    for update in range(1, 6):
+        log.write("ppo", update=update, reward=update / 10)
+        log.episode({"stage": "ppo", "update": update})
+    log.close()
+
+    log = RunLog(tmp_path, keep=lambda record: record["update"] <= 3)
+    assert [r["update"] for r in read(tmp_path)] == [1, 2, 3]
+    assert [e["update"] for e in episodes(tmp_path)] == [1, 2, 3]
+    log.write("ppo", update=4, reward=9.0)
+    log.close()
+    assert [r["update"] for r in read(tmp_path)] == [1, 2, 3, 4]
+    assert [step for step, _ in scalars(tmp_path, "ppo/reward")] == [1, 2, 3, 4]
+    assert scalars(tmp_path, "ppo/reward")[-1] == (4, 9.0)
+
+
+def test_keep_sees_an_episode_as_an_evaluation(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.episode({"stage": "start", "update": 0})
+    log.episode({"stage": "ppo", "update": 0})
+    RunLog(tmp_path, keep=lambda r: r["kind"] == "eval" and r["stage"] == "start")
+    assert [e["stage"] for e in episodes(tmp_path)] == ["start"]
+
+
+def test_elapsed_time_goes_on_after_a_resume(tmp_path: Path) -> None:
+    record = {"time": 1.0, "kind": "sft", "elapsed_s": 1000.0, "step": 1}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    RunLog(tmp_path).write("sft", step=2)
+    assert 1000 <= read(tmp_path)[-1]["elapsed_s"] < 1010
+
+
+def test_two_writers_do_not_lose_lines(tmp_path: Path) -> None:
+    learner, driver = RunLog(tmp_path), RunLog(tmp_path)
+    for step in range(20):
+        learner.write("sft", step=step)
+        driver.write("restart", who="rank 0", cause="killed")
+    assert len(read(tmp_path)) == 40
+
+
+def test_no_records_no_file(tmp_path: Path) -> None:
+    assert read(tmp_path) == []
+
+
+def test_outcomes_name_each_hand_once_after_a_resume_too(tmp_path: Path) -> None:
+    asked = [EpisodeRequest(f"sft/train/{i}", "eval/train", 50 + i, 50 + i) for i in range(3)]
+    played = [
+        TrajectorySummary(r.id, "solved", "", 5.0, 9, 3, 0, {"success": float(i == 1)})
+        for i, r in enumerate(asked)
+    ]
+    rows = rows_of(asked, played[::-1], "sft", "train")
+    assert [(row["seed"], row["success"]) for row in rows] == [(50, 0.0), (51, 1.0), (52, 0.0)]
+    for step in (20, 40):
+        RunLog(tmp_path).outcomes([{"step": step} | row for row in rows])
+    log = RunLog(tmp_path, keep=Cursor("sft", step=20).covers)  # a resume from step 20
+    log.outcomes([{"step": 40} | row for row in rows])
+    assert [row["step"] for row in outcomes(tmp_path)] == [20] * 3 + [40] * 3

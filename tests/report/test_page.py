@@ -1,0 +1,158 @@
+"""The page: complete, self-contained, and safe against what models write."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report import page as report
+from report.page import write_report
+from tests.support.example_run import make_run
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Collects text and attributes; complains of what is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def page(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text("utf-8"))
+
+
+def test_the_three_files(tmp_path: Path) -> None:
+    summary = write_report(make_run(tmp_path))
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    shown = page(tmp_path)
+    assert shown.open == []
+    for words in (
+        "Success on train : 0.0 % start, 33.0 % after SFT, 56.1 % after PPO",
+        "intervals of SFT and PPO do not overlap",
+        "held_out 512 0.0 [0.0, 0.7]", "30.1 [26.3, 34.2]", "46.1 [41.8, 50.4]",
+        "8,680 parameters", "sft 170.1 39.3", "rollout 5,200", "5.0e-06 3.0e-11",
+        "head perturbed", "face_rule: ten", "seed 1000000 · solved",
+    ):  # fmt: skip
+        assert words in shown.text, words
+
+
+def test_it_needs_no_network(tmp_path: Path) -> None:
+    write_report(make_run(tmp_path))
+    shown = page(tmp_path)
+    assert [link[:22] for link in shown.links] == ["data:image/png;base64,"]
+    text = re.sub('base64,[^"]*"', "", (tmp_path / "report.html").read_text())
+    assert "@import" not in text
+    assert "url(" not in text
+    assert "http" not in text
+
+
+def test_text_of_models_is_escaped(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    attack = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+    sample = {
+        "stage": "ppo", "variant": attack, "seed": attack, "end": attack, "success": 0.0,
+        "reward": 1.0,
+        "messages": [
+            {"role": attack, "content": attack},
+            {"role": "assistant", "content": attack, "reward": 1.0, "verdict": attack},
+        ],
+    }  # fmt: skip
+    with (run / "episodes.jsonl").open("a") as stream:
+        stream.write(json.dumps(sample) + "\n")
+    (run / "config.yaml").write_text(f"name: '{attack}'\nseed: 1\n")
+    records = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(records.replace("ranks_11_12_13", json.dumps(attack)[1:-1]))
+    (run / "status.json").write_text(json.dumps({"status": "failed", "cause": attack}))
+    write_report(run)
+    shown = page(run)
+    assert "script" not in shown.tags
+    assert shown.tags.count("img") == 1
+    assert shown.text.count("<script>alert(1)</script>") >= 8
+
+
+@pytest.mark.parametrize(
+    ("upto", "status", "words"),
+    [
+        ("start", "failed", "Success on train : 0.0 % start."),
+        ("sft", "interrupted", "33.0 % after SFT."),
+        ("ppo-part", None, "38.1 % PPO, update 10. The 95 % intervals of SFT and PPO overlap."),
+    ],
+)
+def test_a_run_broken_off(tmp_path: Path, upto: str, status: str | None, words: str) -> None:
+    write_report(make_run(tmp_path, upto, status))
+    shown = page(tmp_path)
+    assert words in shown.text
+    assert (status or "interrupted") in shown.text
+
+
+def test_nothing_but_a_folder(tmp_path: Path) -> None:
+    assert write_report(tmp_path)["stages"] == {}
+    assert "No evaluation was finished." in page(tmp_path).text
+
+
+def test_samples_of_the_last_evaluation_only(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "sft")
+    for update in (10, 20):
+        line: dict[str, Any] = {
+            "stage": "ppo", "variant": "train", "update": update, "seed": update, "end": "x",
+            "success": 1.0, "reward": 1.0, "messages": [],
+        }  # fmt: skip
+        with (run / "episodes.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+    write_report(run)
+    text = page(run).text
+    assert "seed 20 ·" in text
+    assert "seed 10 ·" not in text
+
+
+def test_samples_show_what_the_policy_saw(tmp_path: Path) -> None:
+    seen = "data:image/png;base64,AAAA"
+    message = {"role": "user", "content": "which cards?", "pictures": [seen]}
+    page = report.conversation(
+        {"stage": "sft", "variant": "train", "seed": 1, "end": "terminated", "success": 1.0,
+         "reward": 5.0, "messages": [message]}, opened=True,
+    )  # fmt: skip
+    assert f'<img src="{seen}"' in page
+
+
+def test_recognition_stands_beside_success_where_there_is_any(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    write_report(run)
+    assert "recognition" not in page(run).text
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "eval" and line["variant"] != "held_out":
+            line["metrics"]["recognition"] = 0.984
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report(run)
+    text = page(run).text
+    assert text.count("recognition, %") == 3  # start, SFT, PPO
+    assert "train 512 0.0 [0.0, 0.7] 0.0 98.4 33.0" in text
+    assert "held_out 512 0.0 [0.0, 0.7] 0.0 – 30.1" in text

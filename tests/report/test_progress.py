@@ -1,0 +1,175 @@
+"""What the terminal shows, for records as a run writes them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from configs.schema import RunConfig
+from report import progress as module
+from report.metrics import RunLog
+from report.progress import Progress, State, Tail, duration, numbers, plain_line
+
+
+def record(kind: str, at: float, **numbers: Any) -> dict[str, Any]:
+    return {"time": 1e9 + at, "kind": kind, "elapsed_s": at} | numbers
+
+
+def state_of(*records: dict[str, Any], clock: float = 0.0) -> State:
+    state = State()
+    for r in records:
+        state.add(r, clock)
+    return state
+
+
+def shown(folder: Path, terminal: bool) -> tuple[Progress, io.StringIO]:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=160, color_system=None)
+    return Progress(folder, RunConfig(name="demo"), console), out
+
+
+def test_tail_gives_each_record_once_and_waits_for_half_lines(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    tail = Tail(file)
+    assert tail.read() == []
+    file.write_text('{"a": 1}\n{"a": 2')
+    assert tail.read() == [{"a": 1}]
+    with file.open("a") as stream:
+        stream.write("}\n")
+    assert tail.read() == [{"a": 2}]
+    assert tail.read() == []
+    assert not tail.replaced
+
+
+def test_tail_begins_anew_when_the_file_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"a": 1}\n{"a": 2}\n')
+    tail = Tail(file)
+    tail.read()
+    draft = tmp_path / "draft"
+    draft.write_text('{"a": 1}\n{"a": 3}\n')
+    draft.replace(file)
+    assert tail.read() == [{"a": 1}, {"a": 3}]
+    assert tail.replaced
+
+
+def test_phases_nest_and_end() -> None:
+    begin = {"event": "begin"}
+    state = state_of(record("phase", 0, phase="ppo", **begin))
+    state.add(record("phase", 1, phase="eval ppo", **begin), 0)
+    assert state.phases == ["ppo", "eval ppo"]
+    state.add(record("phase", 2, phase="eval ppo", event="end"), 0)
+    assert (state.phases, state.counted) == (["ppo"], "ppo")
+    state.add(record("phase", 3, phase="eval ppo", **begin), 0)
+    state.add(record("phase", 4, phase="ppo", **begin), 0)  # a restart in the evaluation
+    assert state.phases == ["ppo"]
+
+
+def test_time_left_follows_the_recent_pace() -> None:
+    state = state_of(record("phase", 100, phase="sft", event="begin"), clock=50)
+    assert state.seconds_left(50) is None
+    state.add(record("sft", 120, step=20, steps=100, loss=1.0), 70)
+    assert state.seconds_left(70) == pytest.approx(80)  # 1 s a step since the phase began
+    state.add(record("sft", 130, step=40, steps=100, loss=1.0), 80)
+    assert state.seconds_left(80) == pytest.approx(30)  # 0.5 s a step between records
+    assert state.seconds_left(85) == pytest.approx(25)
+    assert state.seconds_left(500) == 0
+
+
+def test_time_left_after_a_resume_counts_only_new_steps() -> None:
+    state = state_of(
+        record("phase", 0, phase="ppo", event="begin"),
+        record("ppo", 10, update=1, updates=50, success=0.5, episodes=10),
+        record("phase", 500, phase="ppo", event="begin"),
+    )
+    assert state.done() == (0, 0)
+    assert state.seconds_left(0) is None
+    state.add(record("ppo", 510, update=30, updates=50), 0)
+    state.add(record("ppo", 514, update=31, updates=50), 0)
+    assert state.seconds_left(0) == pytest.approx(19 * 4)
+
+
+def test_ppo_success_has_its_interval() -> None:
+    state = state_of(
+        record("ppo", 1, update=1, updates=9, success=0.25, episodes=256, reward=-0.5, kl=None)
+    )
+    values = dict(numbers(state, "ppo"))
+    assert values["success"] == "25.0 % [20.1, 30.6]"
+    assert values["reward"] == "-0.50"
+    assert "kl" not in values
+    assert "failed" not in values
+
+
+def test_parity_of_the_proof_counts() -> None:
+    check = {"head": {"parity_mean_abs": 3e-6}, "mlp": {"parity_mean_abs": 1e-6}}
+    state = state_of(record("sync", 1, version=0, check=check), record("sync", 2, check=None))
+    assert state.parity == 3e-6
+
+
+def test_failures_are_shown() -> None:
+    state = state_of(
+        record("ppo", 1, update=1, updates=9, success=None, episodes=0, failed=3),
+        record("restart", 2, who="rollout worker 1", cause="OutOfMemoryError: host memory"),
+    )
+    assert ("failed", "3") in numbers(state, "ppo")
+    assert "restart: rollout worker 1: OutOfMemoryError: host memory" in plain_line(state, 0)
+
+
+def test_a_terminal_shows_phase_numbers_and_evaluations(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    view, out = shown(tmp_path, terminal=True)
+    with view:
+        view.update()
+        log.write("phase", phase="ppo", event="begin")
+        log.write("eval", stage="start", variant="[held] out", success=0.125, n=64,
+                  interval=[0.06, 0.23])  # fmt: skip
+        log.write("ppo", update=3, updates=40, reward=1.5, success=0.5, episodes=64, kl=0.01,
+                  parity_mean_abs=2e-6)  # fmt: skip
+        view.update()
+    text = out.getvalue()
+    for expected in ("demo", "ppo", "3/40", "+1.50", "50.0 % [38.1, 61.9]", "[held] out",
+                     "12.5 % [6.0, 23.0]", "differ by 2.0e-06"):  # fmt: skip
+        assert expected in text
+
+
+def test_without_a_terminal_a_plain_line_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    file = tmp_path / "metrics.jsonl"
+    view, out = shown(tmp_path, terminal=False)
+    with view:
+        view.update()
+        lines = [record("phase", 0, phase="sft", event="begin")]
+        lines += [record("sft", 10 * i, step=i, steps=40, loss=2.0) for i in range(1, 4)]
+        for line in lines:
+            with file.open("a") as stream:
+                stream.write(json.dumps(line) + "\n")
+            clock[0] += 3
+            view.update()
+    assert out.getvalue().splitlines() == [
+        "starting",
+        "sft  1/40  loss 2.0000  6:30 left",
+        "sft  3/40  loss 2.0000  6:10 left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (59.6, "1:00"), (187, "3:07"), (7387, "2:03:07")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_what_is_read_right_stands_beside_success() -> None:
+    measured = {"success": 0.5, "interval": [0.4, 0.6], "metrics": {"recognition": 0.982}}
+    assert module.share(measured) == "50.0 % [40.0, 60.0], reads 98.2 %"
+    assert module.share(measured | {"metrics": {}}) == "50.0 % [40.0, 60.0]"
+    state = state_of(record("ppo", 1, update=1, updates=2, metric_recognition=0.982))
+    assert ("reads", "98.2%") in numbers(state, "ppo")

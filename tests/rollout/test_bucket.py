@@ -1,0 +1,39 @@
+"""Weight buckets: what is packed is what is unpacked, within the size that was set."""
+
+import numpy as np
+import pytest
+import torch
+
+from rollout.bucket import Header, buckets, pack, unpack
+
+
+def tensors():
+    torch.manual_seed(0)
+    return [
+        ("a", torch.randn(3, 5)),
+        ("b", torch.randn(7).to(torch.bfloat16)),
+        ("c", torch.tensor(2, dtype=torch.int64)),
+        ("d", torch.randn(4, 4).t()),  # not contiguous
+    ]
+
+
+def test_round_trip():
+    header, data = pack(tensors())
+    back = unpack(Header(**header.to_dict()), data)
+    assert [n for n, _ in back] == ["a", "b", "c", "d"]
+    for (_, x), (_, y) in zip(tensors(), back, strict=True):
+        assert x.dtype == y.dtype
+        assert torch.equal(x, y)
+
+
+def test_wrong_length_is_refused():
+    header, data = pack(tensors())
+    with pytest.raises(ValueError, match=f"{header.bytes}"):
+        unpack(header, np.concatenate([data, data[:1]]))
+
+
+def test_buckets_respect_the_limit_and_the_order():
+    many = [(str(i), torch.zeros(n)) for i, n in enumerate((10, 10, 100, 1, 1, 30))]
+    groups = list(buckets(many, limit=120))
+    assert [[n for n, _ in g] for g in groups] == [["0", "1"], ["2"], ["3", "4"], ["5"]]
+    assert all(sum(t.nbytes for _, t in g) <= 120 or len(g) == 1 for g in groups)

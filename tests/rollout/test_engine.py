@@ -1,0 +1,163 @@
+"""The real engine: sampling, versions, seeds, and a weight update of which no part may lack."""
+
+import asyncio
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rollout.bucket import buckets, pack
+from rollout.engine import FORBIDDEN_BIAS
+from tests.conftest import Loop, start_engine
+
+KINDS = {
+    "embedding": "embed_tokens",
+    "attention": "self_attn",
+    "mlp": "mlp",
+    "norm": "norm",
+    "head": "lm_head",
+}
+LIMIT = 1e-4
+
+
+def prompts(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return [[int(t) for t in rng.integers(8, 30, rng.integers(5, 20))] for _ in range(n)]
+
+
+def sample(engine, n=48, temperature=1.0, seed=0):
+    loop, e = engine
+
+    async def all_of_them():
+        return await asyncio.gather(
+            *(
+                e.generate(p, max_tokens=16, temperature=temperature, seed=seed + i)
+                for i, p in enumerate(prompts(n))
+            )
+        )
+
+    return loop.run(all_of_them())
+
+
+def difference(engine, model, completions):
+    """Mean absolute difference of log-probabilities between the engine and transformers."""
+    e = engine[1]
+    gaps = []
+    for c in completions:
+        ids = torch.tensor([[*c.prompt_ids, *c.token_ids]])
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(c.prompt_ids) - 1 : -1]
+        logits[:, list(e.settings.forbidden)] += FORBIDDEN_BIAS
+        picked = logits.log_softmax(-1).gather(1, torch.tensor(c.token_ids)[:, None])[:, 0]
+        gaps.append((picked - torch.tensor(list(c.logprobs))).abs())
+    return float(torch.cat(gaps).mean())
+
+
+def send(engine, model, version, keep=lambda name: True, limit=1 << 16):
+    loop, e = engine
+    named = [(n, p) for n, p in model.state_dict().items() if keep(n)]
+    loop.run(e.receive(version, [pack(group) for group in buckets(named, limit)]))
+
+
+@pytest.fixture
+def model(engine, tiny_model):
+    """The learner's side; the engine has the same weights before and after each test."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    original = {n: p.clone() for n, p in model.state_dict().items()}
+    send(engine, model, 0)
+    yield model
+    model.load_state_dict(original)
+    send(engine, model, 0)
+
+
+def perturb(model, part):
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if part in name:
+                p.add_(0.1 * torch.randn_like(p))
+
+
+def test_completions_say_what_was_sampled(engine, model):
+    found = sample(engine, n=256)
+    e = engine[1]
+    for c, prompt in zip(found, prompts(256), strict=True):
+        assert list(c.prompt_ids) == prompt
+        assert len(c.token_ids) == len(c.logprobs) == len(c.versions) <= 16
+        assert c.stopped == (c.token_ids[-1] in e.settings.stop_ids)
+        assert not set(c.token_ids) & set(e.settings.forbidden)
+        assert set(c.versions) == {0}
+    assert any(c.stopped for c in found)
+    assert not all(c.stopped for c in found)
+    assert difference(engine, model, found) < LIMIT
+
+
+def test_a_seed_makes_a_sample_its_own_and_greedy_needs_none(engine, model):
+    first, again, other = sample(engine), sample(engine), sample(engine, seed=1000)
+    assert [list(c.token_ids) for c in first] == [list(c.token_ids) for c in again]
+    assert [list(c.token_ids) for c in first] != [list(c.token_ids) for c in other]
+    greedy = [sample(engine, temperature=0.0, seed=s) for s in (0, 7)]
+    assert [list(c.token_ids) for c in greedy[0]] == [list(c.token_ids) for c in greedy[1]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_weight_arrives_and_none_may_be_left_out(engine, model, kind):
+    part = KINDS[kind]
+    sample(engine)  # fills the prefix cache with values of the old weights
+    perturb(model, part)
+    assert difference(engine, model, sample(engine)) > 10 * LIMIT, "the perturbation is visible"
+    send(engine, model, 1, keep=lambda name: part not in name)
+    assert difference(engine, model, sample(engine)) > 10 * LIMIT, f"{kind} was left out"
+    send(engine, model, 2)
+    found = sample(engine)
+    assert difference(engine, model, found) < LIMIT
+    assert {int(v) for c in found for v in c.versions} == {2}
+
+
+def test_without_the_refresh_a_tied_head_is_stale(tiny_model, tmp_path):
+    """The output layer of a tied model is loaded with the embedding and keeps its packed copy."""
+    config = AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=True)
+    tied = AutoModelForCausalLM.from_config(config)
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    tied.save_pretrained(tmp_path)
+    loop = Loop()
+    second = (loop, start_engine(loop, str(tmp_path)))
+    rpc = second[1]._llm.collective_rpc
+    try:
+        perturb(tied, "embed_tokens")
+        loop.run(rpc("leave_out_refresh"))
+        send(second, tied, 1, keep=lambda name: name != "lm_head.weight")
+        assert difference(second, tied, sample(second)) > 10 * LIMIT
+        loop.run(rpc("mend_refresh"))
+        send(second, tied, 2, keep=lambda name: name != "lm_head.weight")
+        assert difference(second, tied, sample(second)) < LIMIT
+    finally:
+        loop.run(second[1].shutdown())
+        loop.close()
+
+
+def test_sequences_in_flight_go_on_under_the_new_version(engine, model):
+    loop, e = engine
+
+    async def both():
+        running = [
+            asyncio.create_task(e.generate(p, max_tokens=100, temperature=1.0, seed=i))
+            for i, p in enumerate(prompts(32))
+        ]
+        await asyncio.sleep(0.05)
+        await e.receive(5, [pack(model.state_dict().items())])
+        return await asyncio.gather(*running)
+
+    mixed = [list(c.versions) for c in loop.run(both())]
+    assert all(v == sorted(v) and set(v) <= {0, 5} for v in mixed)
+    assert any(set(v) == {0, 5} for v in mixed)
+
+
+def test_load_counts_sequences_that_run(engine, model):
+    engine[1].take_load()
+    sample(engine, n=48)
+    mean, busy = engine[1].take_load()
+    assert 1 < mean <= 32
+    assert busy > 0

@@ -1,0 +1,133 @@
+"""An engine's side of GPU layouts: its arguments, the order of its steps, what a CPU refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+
+import pytest
+
+from rollout.bucket import pack
+from rollout.engine import (
+    BACKENDS,
+    EngineFailure,
+    EngineSettings,
+    InferenceEngine,
+    _arguments,
+    _environment,
+)
+
+
+class RecordingLLM:
+    """Keeps the calls that vLLM's AsyncLLM would get."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        async def call(*args, **keywords):
+            self.calls.append((name, *args, *keywords.values()))
+
+        return call
+
+
+@pytest.fixture
+def engine():
+    return InferenceEngine(EngineSettings("nowhere", sleeps=True), RecordingLLM(), None)
+
+
+def names(engine):
+    return [name for name, *_ in engine._llm.calls]
+
+
+def test_an_engine_that_plays_pauses_for_new_weights(engine):
+    async def work():
+        await engine.begin_update()
+        await engine.update({"names": []})
+        await engine.finish_update(3)
+
+    asyncio.run(work())
+    assert names(engine) == [
+        "pause_generation", "start_weight_update", "update_weights", "finish_weight_update",
+        "resume_generation",
+    ]  # fmt: skip
+    assert engine._llm.calls[0] == ("pause_generation", "keep", True)  # caches of old weights go
+    assert engine._llm.calls[3] == ("finish_weight_update", "3")
+    assert engine.version == 3
+
+
+def test_an_engine_that_sleeps_wakes_in_two_steps(engine):
+    """Weights before the transfer, the KV cache after it: the learner holds memory till then."""
+
+    async def work():
+        await engine.sleep()
+        await engine.sleep()  # once is enough
+        await engine.begin_update()
+        await engine.update({"names": []})
+        await engine.finish_update(4)
+        await engine.begin_update()
+
+    asyncio.run(work())
+    assert engine._llm.calls[0] == ("sleep", 2, "wait")
+    assert engine._llm.calls[1] == ("wake_up", ["weights"])
+    assert names(engine)[2:5] == [
+        "start_weight_update", "update_weights", "finish_weight_update"
+    ]  # fmt: skip
+    assert engine._llm.calls[5] == ("wake_up", ["kv_cache"])
+    assert names(engine)[6:] == ["pause_generation", "start_weight_update"]  # awake again
+
+
+def test_a_sleeping_engine_does_not_play(engine):
+    async def work():
+        await engine.sleep()
+        await engine.generate([1, 2], max_tokens=1, temperature=1.0)
+
+    with pytest.raises(AssertionError, match="sleeps until it gets weights"):
+        asyncio.run(work())
+
+
+def test_a_sleeping_engine_gets_buckets_through_the_object_store_too(engine):
+    import torch
+
+    async def work():
+        await engine.sleep()
+        await engine.receive(5, [pack([("a", torch.zeros(3))])])
+
+    asyncio.run(work())
+    assert names(engine) == [
+        "sleep", "wake_up", "start_weight_update", "update_weights", "finish_weight_update",
+        "wake_up",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("channel", BACKENDS)
+def test_the_channel_becomes_vllms_backend(channel):
+    arguments = _arguments(EngineSettings("nowhere", channel=channel))
+    assert arguments["weight_transfer_config"].backend == BACKENDS[channel]
+    assert not arguments["enable_sleep_mode"]
+    assert _arguments(EngineSettings("nowhere", sleeps=True))["enable_sleep_mode"]
+
+
+def test_vllm_knows_the_backends():
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+    import rollout.weight_receiver  # noqa: F401 - registers ours
+
+    assert set(BACKENDS.values()) <= set(WeightTransferEngineFactory._registry)
+
+
+def test_only_ipc_lets_vllm_pickle_between_its_processes(monkeypatch):
+    key = "VLLM_ALLOW_INSECURE_SERIALIZATION"
+    monkeypatch.setenv(key, "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    _environment(EngineSettings("nowhere", channel="nccl"))
+    assert os.environ[key] == "0"
+    _environment(EngineSettings("nowhere", channel="ipc"))
+    assert os.environ[key] == "1"
+
+
+def test_a_cpu_engine_cannot_sleep(tiny_model):
+    settings = replace(EngineSettings(tiny_model), sleeps=True)
+    with pytest.raises(EngineFailure, match="Sleep mode is not supported on current platform"):
+        asyncio.run(InferenceEngine.start(settings))

@@ -1,0 +1,148 @@
+"""Episodes: tokens stay as sampled across turns, limits end as they should, failures are failed."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from envs.registry import make
+from rollout.engine import Completion, EngineFailure
+from rollout.episode import EpisodeRequest, Limits, play
+from rollout.renderer import Renderer
+
+LIMITS = Limits(answer_tokens=16, context_tokens=128, episode_deadline_s=5)
+GP = "cardinal/GeneralPoints-v0"
+
+
+class Scripted:
+    """A generator that gives prepared answers and remembers its prompts."""
+
+    def __init__(self, renderer, answers, stop=True):
+        self.renderer, self.answers, self.stop = renderer, list(answers), stop
+        self.prompts, self.caps, self.seeds = [], [], []
+
+    async def generate(self, prompt_ids, *, max_tokens, temperature, seed, pictures=()):
+        self.prompts.append(list(prompt_ids))
+        self.caps.append(max_tokens)
+        self.seeds.append(seed)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        ids = self.renderer.answer(answer)
+        ids = ids if self.stop else ids[:-1]
+        return Completion(
+            prompt_ids, ids, [-0.5] * len(ids), [len(self.prompts)] * len(ids), self.stop
+        )
+
+
+@pytest.fixture(scope="module")
+def renderer(tiny_model):
+    return Renderer.load(tiny_model)
+
+
+def run(renderer, answers, settings=None, limits=LIMITS, stop=True, env=None, **request):
+    env = env or make(GP, {"prompt_style": "brief", "verify_iter": 3} | (settings or {}))
+    engine = Scripted(renderer, answers, stop)
+    asked = EpisodeRequest(**{"id": "a", "variant": "v", "seed": 3, "group_id": 3} | request)
+    return asyncio.run(play(asked, env, engine, renderer, limits)), engine
+
+
+def gold(seed=3):
+    env = make(GP, {"prompt_style": "brief"})
+    env.reset(seed=seed)
+    return env.expert()
+
+
+def test_a_retry_grows_the_same_segment(renderer):
+    t, engine = run(renderer, ["1+1", gold()])
+    (segment,) = t.segments
+    assert t.end == "terminated"
+    assert t.metrics["success"] == 1.0
+    assert t.metrics["first_try"] == 0.0
+    assert engine.prompts[1][: len(engine.prompts[0])] == engine.prompts[0]
+    first, second = segment.turns
+    assert segment.token_ids[: second.begin].tolist() == engine.prompts[1]
+    assert segment.token_ids[first.begin : first.end].tolist() == renderer.answer("1+1")
+    assert first.reward < 0 < second.reward
+    assert set(segment.policy_versions[segment.action_mask]) == {1, 2}
+    assert (segment.behavior_logprobs[segment.action_mask] == -0.5).all()
+    assert (segment.behavior_logprobs[~segment.action_mask] == 0).all()
+    assert engine.seeds[0] != engine.seeds[1]
+
+
+def test_an_episode_renders_like_a_demonstration(renderer):
+    """SFT and PPO see the same tokens for the same conversation."""
+    t, _ = run(renderer, ["1+1", gold()])
+    env = make(GP, {"prompt_style": "brief", "verify_iter": 3})
+    first, _ = env.reset(seed=3)
+    second, *_ = env.step("1+1")
+    ids, mask = renderer.demonstration(
+        [
+            {"role": "user", "content": first["message"], "train": False},
+            {"role": "assistant", "content": "1+1", "train": True},
+            {"role": "user", "content": second["message"], "train": False},
+            {"role": "assistant", "content": gold(), "train": True},
+        ]
+    )
+    np.testing.assert_array_equal(ids, t.segments[0].token_ids)
+    np.testing.assert_array_equal(mask, t.segments[0].action_mask)
+
+
+def test_an_answer_cut_by_its_cap_is_graded_and_play_goes_on(renderer):
+    t, engine = run(renderer, ["1+", gold()], stop=False)
+    first = t.segments[0].turns[0]
+    after = t.segments[0].token_ids[first.end :]
+    assert t.end == "terminated"
+    assert len(t.turns) == 2
+    assert after[0] in renderer.stop_ids, "the template's own end of answer stands in"
+    assert not t.segments[0].action_mask[first.end]
+    assert engine.caps == [16, 16]
+
+
+def test_only_an_exhausted_context_truncates(renderer):
+    prompt = len(run(renderer, [gold()])[1].prompts[0])
+    limits = Limits(answer_tokens=16, context_tokens=prompt + 6, episode_deadline_s=5)
+    t, engine = run(renderer, ["1+1", "unused"], limits=limits)
+    assert engine.caps == [6]
+    assert len(t.turns) == 1
+    assert t.end == "truncated"
+    assert t.metrics["success"] == 0.0
+    assert len(t.segments[0].token_ids) == t.segments[0].turns[-1].end
+
+
+def test_exhausted_attempts_truncate_and_may_carry_the_next_prompt(renderer):
+    plain, _ = run(renderer, ["1+1"] * 3)
+    carried, _ = run(renderer, ["1+1"] * 3, bootstrap=True)
+    assert plain.end == carried.end == "truncated"
+    assert carried.bootstrap
+    assert not plain.bootstrap
+    assert carried.tokens > plain.tokens
+    assert carried.action_tokens == plain.action_tokens
+
+
+def test_a_broken_environment_makes_a_failed_trajectory(renderer):
+    env = make(GP, {"prompt_style": "brief"})
+    env.step = lambda answer: 1 / 0
+    t, _ = run(renderer, ["1+1"], env=env)
+    assert t.end == "failed"
+    assert "ZeroDivisionError" in t.failure
+    assert not t.segments
+
+
+def test_an_episode_that_hangs_is_failed_at_its_deadline(renderer):
+    engine = Scripted(renderer, [])
+
+    async def forever(*_, **__):
+        await asyncio.sleep(60)
+
+    engine.generate = forever
+    asked = EpisodeRequest(id="a", variant="v", seed=3, group_id=3)
+    env = make(GP, {"prompt_style": "brief"})
+    t = asyncio.run(play(asked, env, engine, renderer, Limits(16, 128, 0.05)))
+    assert t.end == "failed"
+    assert "episode_deadline_s = 0.05" in t.failure
+
+
+def test_a_lost_engine_is_not_the_episodes_fault(renderer):
+    with pytest.raises(EngineFailure, match="gone"):
+        run(renderer, [EngineFailure("gone")])

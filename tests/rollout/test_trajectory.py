@@ -1,0 +1,127 @@
+"""Trajectories: alignment is checked at birth, and Arrow brings back what it was given."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollout.pictures import Picture
+from rollout.trajectory import Block, Segment, Trajectory, Turn, from_block, mark_failed, to_block
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), np.uint8)
+PICTURES = tuple(Picture.of(pixels) for pixels in PIXELS)
+
+
+def segment(spans, length, seed=0):
+    """A segment whose turns are `spans` [(begin, end), …]."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(length, bool)
+    for begin, end in spans:
+        mask[begin:end] = True
+    return Segment(
+        rng.integers(0, 99, length).astype(np.int32),
+        mask,
+        np.where(mask, -rng.random(length), 0).astype(np.float32),
+        np.where(mask, 3, -1).astype(np.int32),
+        tuple(Turn(b, e, float(i) - 1, f"turn {i}") for i, (b, e) in enumerate(spans)),
+        pictures=PICTURES[: seed % 3],
+    )
+
+
+def trajectory(name="ppo/1", segments=None, **changes):
+    fields = dict(
+        id=name, environment="e", variant="v", seed=4, group_id=2,
+        segments=segments or (segment([(3, 5), (7, 10)], 10), segment([(2, 4)], 6, 1)),
+        end="terminated", metrics={"success": 1.0},
+    )  # fmt: skip
+    return Trajectory(**fields | changes)
+
+
+def same(a: Trajectory, b: Trajectory) -> bool:
+    arrays = ("token_ids", "action_mask", "behavior_logprobs", "policy_versions")
+    return (
+        all(
+            getattr(a, n) == getattr(b, n)
+            for n in ("id", "environment", "variant", "seed", "group_id", "end", "failure",
+                      "bootstrap", "metrics")
+        )
+        and len(a.segments) == len(b.segments)
+        and all(
+            x.turns == y.turns
+            and x.pictures == y.pictures
+            and all(np.array_equal(getattr(x, n), getattr(y, n)) for n in arrays)
+            for x, y in zip(a.segments, b.segments, strict=True)
+        )
+    )  # fmt: skip
+
+
+def travelled(batch):
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return next(iter(pa.ipc.open_stream(sink.getvalue())))
+
+
+@given(st.lists(st.lists(st.integers(1, 4), min_size=0, max_size=4), max_size=4))
+def test_arrow_round_trip_over_the_wire(shape):
+    """Any number of segments, turns and pictures, through the bytes that really travel."""
+    segments = []
+    for i, lengths in enumerate(shape):
+        spans, at = [], 0
+        for length in lengths:
+            spans.append((at + 2, at + 2 + length))
+            at += 2 + length
+        segments.append(segment(spans, at + 1, i))
+    ts = [trajectory("a", tuple(segments)), trajectory("b"), mark_failed(trajectory("c"), "why")]
+    back = from_block(Block(*(travelled(table) for table in to_block(ts))))
+    assert all(same(a, b) for a, b in zip(ts, back, strict=True))
+
+
+def test_arrays_of_a_block_are_views():
+    batch = to_block([trajectory()])
+    ids = from_block(batch)[0].segments[0].token_ids
+    assert not ids.flags.owndata
+    assert not ids.flags.writeable
+
+
+def test_a_picture_is_in_a_block_once_and_is_viewed():
+    ts = [trajectory(str(i), (segment([(3, 5)], 5, 2),)) for i in range(5)]
+    block = to_block(ts)
+    assert block.pictures.num_rows == 2
+    first, second = (from_block(block)[i].segments[0].pictures[0] for i in (0, 4))
+    assert first.data.address == second.data.address
+    assert (first.pixels() == PIXELS[0]).all()
+
+
+def test_numbers_of_a_trajectory():
+    t = trajectory()
+    assert t.tokens == 16
+    assert t.action_tokens == 7
+    assert t.oldest_version == 3
+    assert [turn.reward for turn in t.turns] == [-1.0, 0.0, -1.0]
+    assert t.total_reward == -2.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(action_mask=np.zeros(9, bool)),
+        dict(behavior_logprobs=np.zeros(11, np.float32)),
+        dict(turns=(Turn(3, 6, 0.0), Turn(7, 10, 0.0))),
+        dict(turns=(Turn(3, 5, 0.0),)),
+        dict(turns=(Turn(7, 10, 0.0), Turn(3, 5, 0.0))),
+    ],
+)
+def test_misaligned_segments_are_refused(change):
+    good = segment([(3, 5), (7, 10)], 10)
+    fields = {n: getattr(good, n) for n in good.__dataclass_fields__} | change
+    with pytest.raises(ValueError, match=r"Segment|Turn"):
+        Segment(**fields)
+
+
+def test_ends_are_three():
+    with pytest.raises(ValueError, match="'done'"):
+        trajectory(end="done")
+    with pytest.raises(ValueError, match="bootstraps"):
+        trajectory(bootstrap=True)

@@ -1,0 +1,32 @@
+"""The numbers beside a block: packed and unpacked they are the same, and they are few."""
+
+import pickle
+
+import pytest
+
+from rollout.trajectory import mark_failed, to_block
+from rollout.trajectory_summary import compress, expand, numbers
+from tests.rollout.test_trajectory import segment, trajectory
+
+
+def test_round_trip():
+    played = [
+        trajectory("ppo/000001/000001"),
+        mark_failed(trajectory("ppo/000001/000002", metrics={}), "it broke"),
+        trajectory("ppo/000001/000003", metrics={"success": 0.5, "recognition": 0.25}),
+    ]
+    rows = [numbers(t) for t in played]
+    assert expand(compress(rows)) == rows
+    assert rows[1].failure == "it broke"
+    assert rows[1].metrics == {}
+    assert rows[0].oldest_version == 3
+
+
+def test_they_are_under_a_hundredth_of_what_they_speak_of():
+    """Trajectories of a thousand tokens, sixty-four a block."""
+    long = (segment([(200, 260), (400, 470), (900, 960)], 1000),)
+    metrics = {"success": 1.0, "first_try": 0.0, "legal_formula": 0.5}
+    played = [trajectory(f"ppo/000001/{i:06d}", long, metrics=metrics) for i in range(64)]
+    small = len(pickle.dumps(compress([numbers(t) for t in played])))
+    assert small < 0.01 * to_block(played).nbytes
+    assert small / 64 == pytest.approx(50, abs=25)
