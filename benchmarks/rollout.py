@@ -22,9 +22,9 @@ from configs.load import build
 from configs.schema import RunConfig
 from envs.registry import make
 from learner.init_model import init_model
-from rollout.engine import FORBIDDEN_BIAS, EngineSettings
-from rollout.episode import EpisodeRequest, Limits
-from rollout.renderer import Renderer
+from rollout.engine import EngineSettings
+from rollout.episode import EpisodeLimits, EpisodeRequest
+from rollout.renderer import FORBIDDEN_BIAS, Renderer
 from rollout.trajectory import Trajectory, from_block
 from rollout.worker import RolloutWorker
 
@@ -100,7 +100,7 @@ async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> Non
             folder, max_sequences=in_flight, context_tokens=context, forbidden=renderer.forbidden,
             stop_ids=renderer.stop_ids,
         )  # fmt: skip
-        limits = Limits(answer, context, 600.0)
+        limits = EpisodeLimits(answer, context, 600.0)
         worker = RolloutWorker(engine, renderer, {"v": (ENV, settings)}, limits, in_flight, 64)
         await worker.start()
         assert worker.engine is not None
@@ -111,11 +111,11 @@ async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> Non
                 for i in range(episodes)
             ]
             await worker.engine._llm.reset_prefix_cache()
-            worker.take_load()
+            worker.pop_load()
             begin = time.perf_counter()
             played, blocks, numbers = await collect(worker, asked)
             ours = time.perf_counter() - begin
-            running.append(worker.take_load()[0])
+            running.append(worker.pop_load()[0])
             work = calls(played)
             await worker.engine._llm.reset_prefix_cache()
             theirs = await bare(worker.engine._llm, work, in_flight, renderer.forbidden)

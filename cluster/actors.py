@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from configs.schema import RunConfig
-from rollout.episode import EpisodeRequest, Limits
+from rollout.episode import EpisodeLimits, EpisodeRequest
 
 CONCURRENT_CALLS = 32  # a call that waits (next_block) must not keep weights or health out
 
@@ -52,7 +52,7 @@ class RolloutActor:
             threads=rollout.threads,
             seed=cfg.seed,
             channel=channel,
-            sleeps=cfg.cluster.layout == "colocated",
+            sleep_mode=cfg.cluster.layout == "colocated",
         )
         self.worker = RolloutWorker(
             settings, renderer, environments, _limits(cfg), rollout.in_flight, rollout.block
@@ -92,19 +92,19 @@ class RolloutActor:
 
     async def join(self, info: dict[str, Any]) -> None:
         """Join the learner's weight channel."""
-        await self._engine().join(info)
+        await self._engine().init_weight_transfer(info)
 
     async def begin_update(self) -> None:
         """Prepare the engine for new weights."""
-        await self._engine().begin_update()
+        await self._engine().start_weight_update()
 
     async def update(self, message: dict[str, Any]) -> None:
         """Load weights of which the channel's message tells."""
-        await self._engine().update(message)
+        await self._engine().update_weights(message)
 
     async def finish_update(self, version: int) -> None:
         """Play on under the new weights."""
-        await self._engine().finish_update(version)
+        await self._engine().finish_weight_update(version)
 
     async def sleep(self) -> None:
         """Leave the GPUs to the learner until the next weights come."""
@@ -116,13 +116,15 @@ class RolloutActor:
 
     async def take_load(self) -> tuple[float, float]:
         """Mean sequences running and busy seconds of the engine since the last call."""
-        return self.worker.take_load()
+        return self.worker.pop_load()
 
     async def shutdown(self) -> None:
         """End the engine's processes; the actor itself ends with its handle."""
         await self.worker.shutdown()
 
 
-def _limits(cfg: RunConfig) -> Limits:
+def _limits(cfg: RunConfig) -> EpisodeLimits:
     rollout = cfg.rollout
-    return Limits(rollout.answer_tokens, rollout.context_tokens, cfg.cluster.episode_deadline_s)
+    return EpisodeLimits(
+        rollout.answer_tokens, rollout.context_tokens, cfg.cluster.episode_deadline_s
+    )

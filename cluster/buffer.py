@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.failures import DeadlineExceeded, TooManyFailures, WorkerLost, first_line
 from rollout.episode import EpisodeRequest
-from rollout.trajectory_summary import TrajectorySummary, expand
+from rollout.trajectory_summary import TrajectorySummary, from_columns
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class TrajectoryBuffer:
         while len(entries) < len(requests):
             block, numbers = worker.next_block.remote()
             columns = await self._answer(index, "finish a block of episodes", numbers)
-            entries += [Entry(block, row, n) for row, n in enumerate(expand(columns))]
+            entries += [Entry(block, row, n) for row, n in enumerate(from_columns(columns))]
         return entries
 
     async def _answer(self, index: int, what: str, ref: Any) -> Any:

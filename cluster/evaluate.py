@@ -19,7 +19,6 @@ from configs.schema import RunConfig
 from report.statistics import wilson
 from rollout.episode import EpisodeRequest
 from rollout.pictures import Picture
-from rollout.processor import image
 from rollout.renderer import Renderer
 from rollout.trajectory import Trajectory, from_block
 from rollout.trajectory_summary import TrajectorySummary
@@ -124,7 +123,7 @@ def trajectories(assignment: list[tuple[Any, list[int]]]) -> list[Trajectory]:
 
 def _small(picture: Picture) -> str:
     """A picture as a data URI, shrunk for a page."""
-    shown = image(picture)
+    shown = picture.to_pil()
     shown.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     sink = io.BytesIO()
     shown.save(sink, "PNG")

@@ -362,7 +362,7 @@ def training_requests(cfg: RunConfig, update: int) -> list[EpisodeRequest]:
             variant="rollout",
             seed=first + i // group,
             group_id=first + i // group,
-            play=i % group,
+            sample_index=i % group,
             temperature=cfg.rollout.temperature,
             sampling_seed=cfg.seed,
             bootstrap=cfg.ppo.trunc_bootstrap,

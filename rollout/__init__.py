@@ -1,1 +1,1 @@
-"""Playing: vLLM engines, episodes in flight, trajectories, and the weights they receive."""
+"""Rollouts: vLLM engines, episodes in flight, their trajectories, and receiving weights."""

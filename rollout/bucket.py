@@ -1,30 +1,31 @@
 """A weight bucket: many named tensors in one flat byte array, and the header that names them.
 
-The learner packs, the engine unpacks; both sides agree here and nowhere else. Nothing here
-knows how the bytes travel.
+The learner cuts weights into buckets and packs them; the engine unpacks them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+TensorT = TypeVar("TensorT", bound=torch.Tensor)
 ALIGN = 64  # bytes; so that every view is aligned for any dtype and vector load
 
 
 @dataclass(frozen=True)
-class Header:
-    """What lies where in a bucket.
+class BucketHeader:
+    """The tensors of a bucket and where each begins.
 
     names: checkpoint names, in order.
     dtypes: torch dtype names without "torch.".
     shapes: full shapes.
-    offsets: byte offset of each tensor; bytes is the bucket's length.
+    offsets: of each tensor, bytes.
+    bytes: length of the bucket.
     """
 
     names: list[str]
@@ -33,12 +34,12 @@ class Header:
     offsets: list[int]
     bytes: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """A plain dict for message passing."""
+    def to_dict(self) -> dict[str, object]:
+        """A plain dict for a message; `BucketHeader(**fields)` reads it back."""
         return asdict(self)
 
 
-def pack(tensors: Iterable[tuple[str, torch.Tensor]]) -> tuple[Header, NDArray[np.uint8]]:
+def pack(tensors: Iterable[tuple[str, torch.Tensor]]) -> tuple[BucketHeader, NDArray[np.uint8]]:
     """Copy named tensors into one uint8 [bytes] array on the CPU."""
     items = [(name, tensor.detach()) for name, tensor in tensors]
     offsets, end = [], 0
@@ -46,7 +47,7 @@ def pack(tensors: Iterable[tuple[str, torch.Tensor]]) -> tuple[Header, NDArray[n
         offsets.append(end)
         size = tensor.numel() * tensor.element_size()
         end += -(-size // ALIGN) * ALIGN
-    header = Header(
+    header = BucketHeader(
         names=[name for name, _ in items],
         dtypes=[str(tensor.dtype).removeprefix("torch.") for _, tensor in items],
         shapes=[list(tensor.shape) for _, tensor in items],
@@ -59,7 +60,7 @@ def pack(tensors: Iterable[tuple[str, torch.Tensor]]) -> tuple[Header, NDArray[n
     return header, data
 
 
-def unpack(header: Header, data: NDArray[np.uint8]) -> list[tuple[str, torch.Tensor]]:
+def unpack(header: BucketHeader, data: NDArray[np.uint8]) -> list[tuple[str, torch.Tensor]]:
     """Named views of a bucket's bytes; nothing is copied.
 
     Raises:
@@ -69,27 +70,31 @@ def unpack(header: Header, data: NDArray[np.uint8]) -> list[tuple[str, torch.Ten
         raise ValueError(f"weight bucket has {data.nbytes} bytes, its header says {header.bytes}")
     flat = torch.from_numpy(data)
     views = []
-    for name, dtype, shape, offset in zip(
+    for name, dtype_name, shape, offset in zip(
         header.names, header.dtypes, header.shapes, header.offsets, strict=True
     ):
-        kind = getattr(torch, dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-        views.append((name, flat[offset : offset + size].view(kind).view(shape)))
+        dtype = getattr(torch, dtype_name)
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        views.append((name, flat[offset : offset + size].view(dtype).view(shape)))
     return views
 
 
 def buckets(
-    tensors: Iterable[tuple[str, torch.Tensor]], limit: int
-) -> Iterable[list[tuple[str, torch.Tensor]]]:
-    """Group named tensors into lists of at most `limit` bytes (a larger tensor stands alone)."""
-    group: list[tuple[str, torch.Tensor]] = []
+    named_tensors: Iterable[tuple[str, TensorT]], limit_bytes: int
+) -> Iterator[list[tuple[str, TensorT]]]:
+    """Cut named tensors, in order, into lists of at most `limit_bytes` in all.
+
+    A larger tensor is alone in its list. A parameter that ZeRO stage 3 has partitioned counts
+    with its full size (`ds_numel`), not with this rank's part.
+    """
+    bucket: list[tuple[str, TensorT]] = []
     size = 0
-    for name, tensor in tensors:
-        nbytes = tensor.numel() * tensor.element_size()
-        if group and size + nbytes > limit:
-            yield group
-            group, size = [], 0
-        group.append((name, tensor))
+    for name, tensor in named_tensors:
+        nbytes = getattr(tensor, "ds_numel", tensor.numel()) * tensor.element_size()
+        if bucket and size + nbytes > limit_bytes:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((name, tensor))
         size += nbytes
-    if group:
-        yield group
+    if bucket:
+        yield bucket

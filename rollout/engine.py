@@ -1,7 +1,7 @@
-"""The engine: token prompts in, sampled tokens with log-probabilities and versions out.
+"""The inference engine: vLLM, which samples answers to token prompts and takes new weights.
 
-One of the two files that know vLLM. Laws 1 and 6: it never sees text, and every token says
-which policy version sampled it. It does not know episodes, environments or Ray.
+Input: token ids and pictures. Output: sampled token ids, each with its log-probability and the
+policy version that sampled it. No text passes here (token-in-token-out).
 """
 
 from __future__ import annotations
@@ -15,14 +15,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout.bucket import Header
+from rollout.bucket import BucketHeader
 from rollout.pictures import Picture
-from rollout.processor import image
+from rollout.renderer import FORBIDDEN_BIAS
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams
+    from vllm.logprobs import FlatLogprobs
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.metrics.stats import SchedulerStats
 
 EXTENSION = "rollout.weight_receiver.WeightReceiver"
 BACKENDS = {  # vLLM's names of the channels; EXTENSION registers the first
@@ -33,18 +39,18 @@ BACKENDS = {  # vLLM's names of the channels; EXTENSION registers the first
 
 
 class EngineFailure(RuntimeError):
-    """The engine broke or missed a deadline; says what and how long."""
+    """The engine does not start, or refused or lost a request; carries vLLM's words."""
 
 
 @dataclass(frozen=True)
 class Completion:
     """One sampled answer.
 
-    prompt_ids: the prompt as the engine expanded it (image placeholders included).
-    token_ids: sampled tokens, a sampled end-of-sequence token included.
-    logprobs: of each sampled token under the distribution it was sampled from.
+    prompt_ids: the prompt as the engine expanded it, the tokens of its pictures included.
+    token_ids: sampled tokens, with the end-of-sequence token if one was sampled.
+    logprobs: of each sampled token under the distribution that it was sampled from.
     versions: policy version of each sampled token.
-    stopped: an end-of-sequence token was sampled (False: the cap was reached).
+    stopped: an end-of-sequence token was sampled; False when the cap was reached.
     """
 
     prompt_ids: Sequence[int]
@@ -54,22 +60,32 @@ class Completion:
     stopped: bool
 
 
+class EngineLoad(NamedTuple):
+    """How busy an engine was: mean sequences while any ran, and seconds in which any ran."""
+
+    mean_running: float
+    busy_s: float
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """What an engine is started with.
 
     folder: Hugging Face model folder.
     dtype: float32 or bfloat16.
-    max_sequences: sequences that run at once.
+    max_sequences: most sequences that run at once.
     context_tokens: cap of prompt and answer, tokens.
     forbidden: token ids that are never sampled.
     stop_ids: token ids that end an answer.
-    images: most pictures a prompt has; 0 for a model of text.
-    kv_cache_gib: KV cache, GiB (CPU); gpu_memory: share of a GPU's memory.
-    threads: compute threads (CPU only).
+    images: most pictures in a prompt; 0 for a model of text alone.
+    kv_cache_gib: KV cache on a CPU, GiB.
+    gpu_memory: share of a GPU's memory for the engine.
+    tensor_parallel: GPUs of the engine.
+    threads: compute threads on a CPU.
+    seed: of the stream that requests without a seed share.
     extension: worker extension class, by qualified name.
     channel: how weights arrive, a key of BACKENDS.
-    sleeps: whether it can `sleep` (GPUs only).
+    sleep_mode: whether the engine can `sleep`; GPUs only.
     """
 
     folder: str
@@ -86,13 +102,23 @@ class EngineSettings:
     seed: int = 0
     extension: str = EXTENSION
     channel: str = "object_store"
-    sleeps: bool = False
+    sleep_mode: bool = False
 
 
 class InferenceEngine:
-    """A running vLLM `AsyncLLM`; `await InferenceEngine.start(settings)` makes one."""
+    """A running vLLM `AsyncLLM`; `await InferenceEngine.start(settings)` makes one.
 
-    def __init__(self, settings: EngineSettings, llm: Any, load: _Load) -> None:
+    New weights arrive by these calls, in this order; the channel's sender makes them::
+
+        init_weight_transfer(info)      once: meet the sender
+        start_weight_update()           pause generation; a sleeping engine allocates its weights
+        update_weights(message)         once or more: load a part of the weights
+        finish_weight_update(version)   generation goes on under `version`
+
+    `receive` makes the last three for weights that are already in this process.
+    """
+
+    def __init__(self, settings: EngineSettings, llm: AsyncLLM, load: _LoadRecorder) -> None:
         self.settings = settings
         self.version = -1
         self._llm = llm
@@ -108,23 +134,24 @@ class InferenceEngine:
         """Start the engine's processes and load the folder's weights as version -1.
 
         Raises:
-            EngineFailure: vLLM refuses the model or dies at start; carries its words.
+            EngineFailure: vLLM refuses the model or dies at start.
         """
         _environment(settings)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        load = _make_load()
+        load = _load_recorder()
+        arguments: dict[str, Any] = _arguments(settings)
         try:
             llm = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(**_arguments(settings)),
+                AsyncEngineArgs(**arguments),
                 stat_loggers=[lambda *_: load],  # type: ignore[list-item]
             )
         except Exception as error:  # the boundary to vLLM: whatever it raises at start
             raise EngineFailure(f"vLLM cannot start on {settings.folder}: {error}") from error
         engine = cls(settings, llm, load)
-        if settings.channel == "object_store":  # the others wait for the learner
-            await engine.join({})
+        if settings.channel == "object_store":  # the other channels wait for the learner
+            await engine.init_weight_transfer({})
         return engine
 
     async def generate(
@@ -139,10 +166,10 @@ class InferenceEngine:
         """Sample one answer.
 
         Args:
-            prompt_ids: tokens of the prompt; each picture's placeholder once, unexpanded.
+            prompt_ids: tokens of the prompt, with one placeholder for each picture.
             max_tokens: cap of the answer.
             temperature: 0 is greedy.
-            seed: makes this answer's draws its own; None shares the engine's stream.
+            seed: of this answer's draws; None draws from the engine's shared stream.
             pictures: of the placeholders, in order.
 
         Raises:
@@ -155,7 +182,7 @@ class InferenceEngine:
         if pictures:
             prompt = {
                 "prompt_token_ids": list(prompt_ids),
-                "multi_modal_data": {"image": [image(p) for p in pictures]},
+                "multi_modal_data": {"image": [p.to_pil() for p in pictures]},
                 "multi_modal_uuids": {"image": [p.key for p in pictures]},
             }
         self._requests += 1
@@ -167,7 +194,7 @@ class InferenceEngine:
         return self._completion(final)
 
     @cache  # noqa: B019 - an engine lives as long as its process
-    def _parameters(self, max_tokens: int, temperature: float) -> Any:
+    def _parameters(self, max_tokens: int, temperature: float) -> SamplingParams:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -183,8 +210,10 @@ class InferenceEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _completion(self, output: Any) -> Completion:
+    def _completion(self, output: RequestOutput) -> Completion:
         answer = output.outputs[0]
+        logprobs = cast("FlatLogprobs", answer.logprobs)  # as `_parameters` asks for them
+        assert output.prompt_token_ids is not None
         versions = np.full(len(answer.token_ids), self.version, np.int32)
         for span in answer.weight_versions or ():
             if span.version.isdigit():
@@ -192,52 +221,54 @@ class InferenceEngine:
         return Completion(
             prompt_ids=output.prompt_token_ids,
             token_ids=answer.token_ids,
-            logprobs=answer.logprobs.logprobs[: len(answer.token_ids)],
+            logprobs=logprobs.logprobs[: len(answer.token_ids)],
             versions=versions,
             stopped=answer.finish_reason == "stop",
         )
 
     async def receive(
-        self, version: int, parts: Iterable[tuple[Header, NDArray[np.uint8]]]
+        self, version: int, buckets: Iterable[tuple[BucketHeader, NDArray[np.uint8]]]
     ) -> None:
         """Replace all weights; sequences in flight pause and go on under the new version.
 
-        Caches of the old weights (prefix, encoder) are cleared by the pause (law 6).
-
         Args:
             version: policy version of the new weights.
-            parts: header and uint8 [bytes] array of each bucket.
+            buckets: header and uint8 [bytes] array of each.
         """
-        await self.begin_update()
-        for header, data in parts:
+        await self.start_weight_update()
+        for header, data in buckets:
             with tempfile.NamedTemporaryFile(dir=_shared_memory(), prefix="cardinal-w-") as file:
                 data.tofile(file)
                 file.flush()
-                await self.update({"path": file.name, "header": header.to_dict()})
-        await self.finish_update(version)
+                await self.update_weights({"path": file.name, "header": header.to_dict()})
+        await self.finish_weight_update(version)
 
-    async def join(self, info: dict[str, Any]) -> None:
-        """Join the channel; info is what its sender says (vLLM's init info)."""
+    async def init_weight_transfer(self, info: dict[str, object]) -> None:
+        """Join the channel; `info` is vLLM's init info, from the sender."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
 
-    async def begin_update(self) -> None:
-        """First step of `receive`: sequences in flight pause, and a sleeping engine half wakes."""
-        if self._asleep:  # the weights alone, so that the learner may still hold the rest
+    async def start_weight_update(self) -> None:
+        """Pause generation, or give a sleeping engine memory for its weights, not its KV cache.
+
+        The pause clears the prefix and encoder caches: they hold values of the old weights
+        (weights-are-proven).
+        """
+        if self._asleep:  # the learner holds memory until the update ends
             await self._llm.wake_up(tags=["weights"])
         else:
             await self._llm.pause_generation(mode="keep", clear_cache=True)
         await self._llm.start_weight_update()
 
-    async def update(self, message: dict[str, Any]) -> None:
-        """Second step, once or more: load the weights of which the channel's message tells."""
+    async def update_weights(self, message: dict[str, object]) -> None:
+        """Load the part of the weights that the channel's message describes."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info=message))
 
-    async def finish_update(self, version: int) -> None:
-        """Last step: all weights are those of `version`; sequences go on."""
+    async def finish_weight_update(self, version: int) -> None:
+        """All weights are those of `version`: sequences go on, a sleeping engine is awake."""
         await self._llm.finish_weight_update(str(version))
         self.version = version
         if self._asleep:
@@ -247,21 +278,18 @@ class InferenceEngine:
             await self._llm.resume_generation()
 
     async def sleep(self) -> None:
-        """Give up the GPU's memory, weights and KV cache; the next update wakes the engine."""
+        """Free the GPU's memory, weights and KV cache; the next weight update wakes the engine."""
         if not self._asleep:
             await self._llm.sleep(level=2, mode="wait")
             self._asleep = True
 
-    def take_load(self) -> tuple[float, float]:
-        """Mean sequences running and seconds busy since the last call (from vLLM's scheduler)."""
-        return self._load.take()
+    def pop_load(self) -> EngineLoad:
+        """The load since the last call, from vLLM's scheduler."""
+        return self._load.pop()
 
     async def shutdown(self) -> None:
         """End the engine's processes."""
         await asyncio.to_thread(self._llm.shutdown)
-
-
-FORBIDDEN_BIAS = -100.0  # vLLM clamps a logit bias to [-100, 100]; the learner adds the same
 
 
 def _shared_memory() -> str:
@@ -269,7 +297,7 @@ def _shared_memory() -> str:
 
 
 def _environment(settings: EngineSettings) -> None:
-    """Variables that vLLM reads at import and in its child processes."""
+    """Set the variables that vLLM reads at import and in its child processes."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is the caller's
@@ -279,12 +307,13 @@ def _environment(settings: EngineSettings) -> None:
         os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
 
 
-def _arguments(settings: EngineSettings) -> dict[str, Any]:
+def _arguments(settings: EngineSettings) -> dict[str, object]:
+    """Keywords of vLLM's AsyncEngineArgs."""
     from vllm.config import WeightTransferConfig
     from vllm.platforms import current_platform
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-    arguments: dict[str, Any] = {
+    arguments: dict[str, object] = {
         "model": settings.folder,
         "dtype": settings.dtype,
         "max_num_seqs": settings.max_sequences,
@@ -297,7 +326,7 @@ def _arguments(settings: EngineSettings) -> dict[str, Any]:
         "weight_transfer_config": WeightTransferConfig(backend=BACKENDS[settings.channel]),
         "worker_extension_cls": settings.extension,
         "generation_config": "vllm",
-        "enable_sleep_mode": settings.sleeps,
+        "enable_sleep_mode": settings.sleep_mode,
     }
     if settings.images:
         arguments["limit_mm_per_prompt"] = {"image": settings.images}
@@ -305,32 +334,32 @@ def _arguments(settings: EngineSettings) -> dict[str, Any]:
         arguments["enforce_eager"] = True
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
         if settings.tensor_parallel == 1:
-            # Named as a class, or vLLM puts the worker into one more process: it binds threads
-            # there, which on few cores costs more than it gives (start 29 s against 16 s).
+            # Named as a class, or vLLM puts the worker into one more process and binds its
+            # threads, which costs time on few cores (start 29 s against 16 s).
             arguments["distributed_executor_backend"] = UniProcExecutor
-        # A prompt cut in chunks rewinds its request's generator, which a CPU generator cannot.
+        # A prompt in chunks makes vLLM rewind its request's generator; a CPU's cannot.
         arguments["enable_chunked_prefill"] = False
     else:
         arguments["gpu_memory_utilization"] = settings.gpu_memory
     return arguments
 
 
-def _make_load() -> _Load:
+def _load_recorder() -> _LoadRecorder:
     from vllm.v1.metrics.loggers import StatLoggerBase
 
-    class Load(_Load, StatLoggerBase):
+    class Recorder(_LoadRecorder, StatLoggerBase):
         pass
 
-    return Load()
+    return Recorder()
 
 
-class _Load:
-    """Time-weighted mean of running sequences, fed by vLLM's scheduler statistics."""
+class _LoadRecorder:
+    """Time-weighted mean of running sequences, from vLLM's scheduler statistics."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self) -> None:
         self._running, self._since, self._weighted, self._busy = 0, time.monotonic(), 0.0, 0.0
 
-    def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
+    def record(self, scheduler_stats: SchedulerStats | None, *_: object, **__: object) -> None:
         """Called by vLLM after an engine step."""
         if scheduler_stats is None:
             return
@@ -344,12 +373,12 @@ class _Load:
             self._busy += now - self._since
         self._since = now
 
-    def take(self) -> tuple[float, float]:
-        """Mean running while any ran, and seconds in which any ran; then start anew."""
+    def pop(self) -> EngineLoad:
+        """The load since the last call."""
         self._advance()
-        mean, busy = self._weighted / max(self._busy, 1e-9), self._busy
+        load = EngineLoad(self._weighted / max(self._busy, 1e-9), self._busy)
         self._weighted = self._busy = 0.0
-        return mean, busy
+        return load
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""

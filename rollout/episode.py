@@ -1,59 +1,71 @@
-"""One episode: an environment and an engine in, a trajectory out.
+"""Runs one episode of an environment on an engine, into a trajectory.
 
-Token in, token out: an answer joins its segment exactly as sampled; a rebuilt prompt starts a
-new segment, with its picture. A failure of ours makes a `failed` trajectory (law 3); a dead
-engine is raised.
+Token-in-token-out: an answer joins its segment exactly as it was sampled; a rebuilt prompt
+begins a new segment. Failure-is-not-a-reward: an environment that breaks makes a `failed`
+trajectory; a lost engine is raised.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from envs.base import Observation, TextEnv
+from rollout.engine import Completion
 from rollout.pictures import Picture
 from rollout.renderer import Prompt, Renderer
 from rollout.trajectory import Segment, Trajectory, Turn
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-class Generator(Protocol):
-    """What an episode needs of an engine."""
+
+class TokenGenerator(Protocol):
+    """The part of an engine that an episode needs."""
 
     async def generate(
-        self, prompt_ids: Any, *, max_tokens: int, temperature: float, seed: int | None,
+        self,
+        prompt_ids: list[int],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int | None,
         pictures: tuple[Picture, ...] = (),
-    ) -> Any:  # fmt: skip
+    ) -> Completion:
         """Sample one answer; see `rollout.engine.InferenceEngine.generate`."""
 
 
 @dataclass(frozen=True)
 class EpisodeRequest:
-    """What is to be played.
+    """One episode to be run.
 
-    id: the trajectory's id; sorts in the order of the requests.
+    id: of the trajectory; ids sort in the order of the requests.
     variant: which of the worker's environments.
     seed: of the environment's reset.
-    play: number of the play of this seed (0 … group_size - 1); group_id is shared by them.
-    sampling_seed: of the answers' draws.
-    bootstrap: keep the prompt that would have come next when the episode is truncated.
+    group_id: shared by the episodes of one seed (GRPO, RLOO).
+    sample_index: of this episode in its group, 0 … group_size - 1.
+    temperature: of sampling; 0 is greedy.
+    sampling_seed: of the draws of the answers.
+    bootstrap: when the episode is truncated, keep the prompt that would have come next.
     """
 
     id: str
     variant: str
     seed: int
     group_id: int
-    play: int = 0
+    sample_index: int = 0
     temperature: float = 1.0
     sampling_seed: int = 0
     bootstrap: bool = False
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Caps in tokens, and the deadline of an episode in seconds."""
+class EpisodeLimits:
+    """Caps of an answer and of a segment in tokens, and the deadline of an episode in seconds."""
 
     answer_tokens: int
     context_tokens: int
@@ -61,11 +73,8 @@ class Limits:
 
 
 @dataclass
-class _Draft:
-    """A segment that still grows.
-
-    An engine is sent each picture's placeholder, and the segment records what it becomes.
-    """
+class _SegmentBuilder:
+    """A segment that still grows."""
 
     prompt: Prompt
     pictures: tuple[Picture, ...]
@@ -76,18 +85,19 @@ class _Draft:
     turns: list[Turn] = field(default_factory=list)
 
     @property
-    def sent(self) -> list[int]:
-        """The segment so far, as the engine takes it."""
-        return self.prompt.sent + self.token_ids[len(self.prompt.token_ids) :]
+    def unexpanded_ids(self) -> list[int]:
+        """The segment so far, as the engine takes it: each picture is one placeholder."""
+        return self.prompt.unexpanded_ids + self.token_ids[len(self.prompt.token_ids) :]
 
     def pad(self) -> None:
-        """Prompt tokens have no log-probability and no version."""
+        """Fill up to the last token: prompt tokens have no log-probability and no version."""
         missing = len(self.token_ids) - len(self.mask)
         self.mask += [False] * missing
         self.logprobs += [0.0] * missing
         self.versions += [-1] * missing
 
-    def finish(self) -> Segment:
+    def build(self) -> Segment:
+        """The finished segment."""
         self.pad()
         return Segment(
             np.asarray(self.token_ids, np.int32),
@@ -99,123 +109,134 @@ class _Draft:
         )
 
 
-async def play(
-    request: EpisodeRequest, env: TextEnv, engine: Generator, renderer: Renderer, limits: Limits
+async def run_episode(
+    request: EpisodeRequest,
+    env: TextEnv,
+    engine: TokenGenerator,
+    renderer: Renderer,
+    limits: EpisodeLimits,
 ) -> Trajectory:
-    """Play one episode to its end or its deadline.
+    """Run one episode to its end or its deadline.
 
     Raises:
-        rollout.engine.EngineFailure: the engine is lost; nothing can be played any more.
+        rollout.engine.EngineFailure: the engine is lost, so no episode can go on.
     """
     try:
         return await asyncio.wait_for(
-            _play(request, env, engine, renderer, limits), limits.episode_deadline_s
+            _run(request, env, engine, renderer, limits), limits.episode_deadline_s
         )
     except TimeoutError:
         cause = f"episode took longer than episode_deadline_s = {limits.episode_deadline_s:g}"
-    except _Broken as broken:
-        cause = str(broken)
+    except _EnvironmentCrash as error:
+        cause = str(error)
     return _trajectory(request, env, [], "failed", failure=cause)
 
 
-class _Broken(Exception):
-    """The environment raised: the boundary that it crossed, and its words."""
+class _EnvironmentCrash(Exception):
+    """The environment raised; names the call and the error."""
 
 
-def _guarded(step: Any, *args: Any, **kwargs: Any) -> Any:
+def _guarded(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     try:
-        return step(*args, **kwargs)
+        return call(*args, **kwargs)
     except Exception as error:  # the boundary to environments, third-party ones too
-        raise _Broken(f"environment {step.__name__}: {error!r}") from error
+        raise _EnvironmentCrash(f"environment {call.__name__}: {error!r}") from error
 
 
-async def _play(
-    request: EpisodeRequest, env: TextEnv, engine: Generator, renderer: Renderer, limits: Limits
+async def _run(
+    request: EpisodeRequest,
+    env: TextEnv,
+    engine: TokenGenerator,
+    renderer: Renderer,
+    limits: EpisodeLimits,
 ) -> Trajectory:
     observation, info = _guarded(env.reset, seed=request.seed)
-    drafts: list[_Draft] = []
-    number = 0
+    segments: list[_SegmentBuilder] = []
+    turn = 0
     while True:
-        drafts = _extend(drafts, observation, renderer)
-        draft = drafts[-1]
-        room = limits.context_tokens - len(draft.token_ids)
+        segments = _extend(segments, observation, renderer)
+        segment = segments[-1]
+        room = limits.context_tokens - len(segment.token_ids)
         if room < 1:
-            return _trajectory(request, env, _cut(drafts), "truncated", info=info)
+            cut = _without_unanswered(segments)
+            return _trajectory(request, env, cut, "truncated", info.get("metrics"))
         completion = await engine.generate(
-            draft.sent,
+            segment.unexpanded_ids,
             max_tokens=min(limits.answer_tokens, room),
             temperature=request.temperature,
-            seed=_draw_seed(request, number),
-            pictures=draft.pictures,
+            seed=_draw_seed(request, turn),
+            pictures=segment.pictures,
         )
-        number += 1
-        begin, end = _append(draft, completion)
+        turn += 1
+        begin, end = _append(segment, completion)
         text = renderer.decode(completion.token_ids)
         observation, reward, terminated, truncated, info = _guarded(env.step, text)
-        draft.turns.append(Turn(begin, end, float(reward), info.get("message", "")))
+        segment.turns.append(Turn(begin, end, float(reward), info.get("message", "")))
         if terminated or truncated:
             break
     bootstrap = request.bootstrap and truncated and not terminated
     if bootstrap:
-        drafts = _extend(drafts, observation, renderer)
-        bootstrap = len(drafts[-1].token_ids) <= limits.context_tokens
-        drafts = drafts if bootstrap else _cut(drafts)
+        segments = _extend(segments, observation, renderer)
+        bootstrap = len(segments[-1].token_ids) <= limits.context_tokens
+        segments = segments if bootstrap else _without_unanswered(segments)
     ending = "terminated" if terminated else "truncated"
-    return _trajectory(request, env, drafts, ending, info=info, bootstrap=bootstrap)
+    return _trajectory(request, env, segments, ending, info.get("metrics"), bootstrap=bootstrap)
 
 
-def _extend(drafts: list[_Draft], observation: Observation, renderer: Renderer) -> list[_Draft]:
-    """Add the next user message, to the open segment or as a new one."""
-    if observation["restart"] or not drafts:
-        seen = (Picture.of(observation["image"]),) if "image" in observation else ()
-        prompt = renderer.prompt(observation["message"], seen)
-        return [*drafts, _Draft(prompt, seen, list(prompt.token_ids))]
-    answer = drafts[-1].token_ids
-    drafts[-1].token_ids = answer + renderer.follow(observation["message"], answer[-1:])
-    return drafts
+def _extend(
+    segments: list[_SegmentBuilder], observation: Observation, renderer: Renderer
+) -> list[_SegmentBuilder]:
+    """Add the next user message to the last segment, or as the prompt of a new one."""
+    if observation["restart"] or not segments:
+        pictures = (Picture.of(observation["image"]),) if "image" in observation else ()
+        prompt = renderer.prompt(observation["message"], pictures)
+        return [*segments, _SegmentBuilder(prompt, pictures, list(prompt.token_ids))]
+    ids = segments[-1].token_ids
+    segments[-1].token_ids = ids + renderer.follow_up(observation["message"], ids[-1:])
+    return segments
 
 
-def _append(draft: _Draft, completion: Any) -> tuple[int, int]:
+def _append(segment: _SegmentBuilder, completion: Completion) -> tuple[int, int]:
     """Join the sampled tokens to the segment; returns their [begin, end)."""
-    # Law 1: what the engine read is what is trained on, pictures' tokens included.
-    assert list(completion.prompt_ids) == draft.token_ids, (
+    # Token-in-token-out: the engine read what is trained on, the tokens of pictures included.
+    assert list(completion.prompt_ids) == segment.token_ids, (
         "the engine expanded a picture into other tokens than the model's own processor"
     )
-    draft.pad()
-    begin = len(draft.token_ids)
-    draft.token_ids += list(completion.token_ids)
-    draft.mask += [True] * len(completion.token_ids)
-    draft.logprobs += list(completion.logprobs)
-    draft.versions += [int(v) for v in completion.versions]
-    return begin, len(draft.token_ids)
+    segment.pad()
+    begin = len(segment.token_ids)
+    segment.token_ids += list(completion.token_ids)
+    segment.mask += [True] * len(completion.token_ids)
+    segment.logprobs += list(completion.logprobs)
+    segment.versions += [int(v) for v in completion.versions]
+    return begin, len(segment.token_ids)
 
 
-def _cut(drafts: list[_Draft]) -> list[_Draft]:
-    """Drop what follows the last sampled token: nothing was answered to it."""
-    last = drafts[-1]
+def _without_unanswered(segments: list[_SegmentBuilder]) -> list[_SegmentBuilder]:
+    """The segments without the prompt after the last answer."""
+    last = segments[-1]
     if not last.turns:
-        return drafts[:-1]
+        return segments[:-1]
     last.token_ids = last.token_ids[: last.turns[-1].end]
-    return drafts
+    return segments
 
 
-def _draw_seed(request: EpisodeRequest, number: int) -> int:
-    key = (request.sampling_seed, request.seed, request.play, number)
+def _draw_seed(request: EpisodeRequest, turn: int) -> int:
+    key = (request.sampling_seed, request.seed, request.sample_index, turn)
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def _trajectory(
     request: EpisodeRequest,
     env: TextEnv,
-    drafts: list[_Draft],
+    segments: list[_SegmentBuilder],
     end: str,
+    metrics: Mapping[str, float] | None = None,
     *,
-    info: dict[str, Any] | None = None,
     failure: str = "",
     bootstrap: bool = False,
 ) -> Trajectory:
-    metrics = dict((info or {}).get("metrics", {}))
-    if end == "truncated" and not metrics:  # the context ran out before the environment's end
+    metrics = metrics or {}
+    if end == "truncated" and not metrics:  # the context was full before the environment ended
         metrics = {"success": 0.0, "first_try": 0.0}
     return Trajectory(
         id=request.id,
@@ -223,7 +244,7 @@ def _trajectory(
         variant=request.variant,
         seed=request.seed,
         group_id=request.group_id,
-        segments=tuple(draft.finish() for draft in drafts),
+        segments=tuple(segment.build() for segment in segments),
         end=end,
         metrics={name: float(value) for name, value in metrics.items()},
         failure=failure,

@@ -1,18 +1,18 @@
-"""Pictures by content: RGB pixels in, a compressed picture under its hash out, and back.
+"""Pictures keyed by content: RGB pixels are compressed under their hash, and read back.
 
-Zstandard from pyarrow: about as small as PNG on drawn cards and streets, and decoded several
-times as fast. Nothing here knows models or environments.
+The codec is Zstandard, from pyarrow: about as small as PNG on drawn cards and streets, and
+decoded several times as fast.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
 CODEC = pa.Codec("zstd", compression_level=3)
 SCHEMA = pa.schema(
@@ -31,13 +31,13 @@ class Picture:
 
     key: hash of size and pixels, 32 hexadecimal digits.
     height, width: pixels.
-    data: bytes or an Arrow buffer, the compressed uint8 [height, width, 3].
+    data: the compressed uint8 [height, width, 3]; an Arrow buffer when it is part of a block.
     """
 
     key: str
     height: int
     width: int
-    data: Any
+    data: bytes | pa.Buffer
 
     @classmethod
     def of(cls, pixels: NDArray[np.uint8]) -> Picture:
@@ -61,6 +61,10 @@ class Picture:
         """uint8 [height, width, 3], read-only."""
         raw = CODEC.decompress(self.data, self.height * self.width * 3)
         return np.frombuffer(raw, np.uint8).reshape(self.height, self.width, 3)
+
+    def to_pil(self) -> Image.Image:
+        """The same picture as a Pillow image."""
+        return Image.fromarray(self.pixels())
 
 
 def to_arrow(pictures: dict[str, Picture]) -> pa.RecordBatch:

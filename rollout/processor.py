@@ -1,43 +1,44 @@
-"""A model's own processor: what a picture is in tokens, and what it is in numbers.
+"""A model's own image processor: the tokens of a picture, and the tensors of its pixels.
 
-Nothing per model stands here: expansion, resizing and normalisation are the library's. It
-does not know messages, engines or the model's weights.
+Expansion, resizing and normalisation are the library's; no model is treated apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 
 from rollout.pictures import Picture
 
-FILES = ("processor_config.json", "preprocessor_config.json")  # one of them: the model has eyes
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+FILES = ("processor_config.json", "preprocessor_config.json")  # a vision model has one of them
 
 
 class PictureProcessor:
-    """Pictures for one model.
+    """Turns pictures into the tokens and the inputs of one model.
 
-    placeholder: the token's text that stands for a picture in a rendered chat template.
-    token_id: of the tokens that become the picture's features.
+    placeholder: text of the token that stands for a picture in a rendered chat template.
+    token_id: its id, which the tokens that carry the picture's features have as well.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: ProcessorMixin) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.placeholder = processor.image_token
+        self.placeholder: str = processor.image_token  # type: ignore[attr-defined] # `load` checks
         self.token_id = int(self.tokenizer.convert_tokens_to_ids(self.placeholder))
         self._expansions: dict[tuple[int, int], list[int]] = {}
 
     @classmethod
     def load(cls, folder: str | Path) -> PictureProcessor | None:
-        """Of a Hugging Face model folder; None for a model without eyes.
+        """The processor of a Hugging Face model folder; None for a model of text alone.
 
         Raises:
-            ValueError: the processor is one of another kind than text with pictures.
+            ValueError: the processor is for something else than text with pictures.
         """
         if not any((Path(folder) / name).is_file() for name in FILES):
             return None
@@ -55,7 +56,7 @@ class PictureProcessor:
         """Tokens with each placeholder replaced by its picture's own tokens, in order.
 
         Raises:
-            ValueError: as many placeholders as pictures are not there, or as `tokens`.
+            ValueError: there are not as many placeholders as pictures, or as `tokens`.
         """
         places = [i for i, token in enumerate(token_ids) if token == self.token_id]
         if len(places) != len(pictures):
@@ -70,7 +71,7 @@ class PictureProcessor:
         return expanded + list(token_ids[start:])
 
     def tokens(self, picture: Picture) -> list[int]:
-        """What stands for a picture among a model's tokens; depends on its size alone.
+        """The tokens that stand for a picture; they depend on its size alone.
 
         Raises:
             ValueError: it is larger than the processor's limit.
@@ -78,29 +79,29 @@ class PictureProcessor:
         size = (picture.height, picture.width)
         if size not in self._expansions:
             self._refuse_large(picture)
-            found = self.processor(
-                text=[self.placeholder], images=[image(picture)], add_special_tokens=False
+            encoded = self.processor(
+                text=[self.placeholder], images=[picture.to_pil()], add_special_tokens=False
             )
-            self._expansions[size] = [int(token) for token in found["input_ids"][0]]
+            self._expansions[size] = [int(token) for token in encoded["input_ids"][0]]
         return self._expansions[size]
 
     def features(self, picture: Picture) -> int:
-        """How many of the picture's tokens carry a feature."""
+        """Number of the picture's tokens that carry a feature."""
         return self.tokens(picture).count(self.token_id)
 
     def inputs(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
-        """The model's keywords for pictures in the order of their tokens (pixel_values, …)."""
-        found = self.processor.image_processor(
-            images=[image(picture) for picture in pictures], return_tensors="pt"
+        """The model's keywords (pixel_values, …) for pictures in the order of their tokens."""
+        features = self.processor.image_processor(
+            images=[picture.to_pil() for picture in pictures], return_tensors="pt"
         )
-        return {name: value for name, value in found.items() if torch.is_tensor(value)}
+        return {name: value for name, value in features.items() if torch.is_tensor(value)}
 
     def limit(self) -> int | None:
-        """Longest side that the processor takes without shrinking, pixels; None: no such limit."""
+        """Longest side that the processor does not shrink, pixels; None without a limit."""
         size = self.processor.image_processor.size
         sides = [getattr(size, name, None) for name in ("longest_edge", "height", "width")]
         known = [int(side) for side in sides if side]
-        # Qwen's processors count pixels of the whole picture in longest_edge.
+        # In Qwen's processors longest_edge is an area, in pixels of the whole picture.
         return min(known) if known and min(known) < 100_000 else None
 
     def _refuse_large(self, picture: Picture) -> None:
@@ -110,8 +111,3 @@ class PictureProcessor:
                 f"a picture is {picture.width} x {picture.height} pixels; the model's processor "
                 f"would shrink what is over {limit} a side (see the environment's image_size)"
             )
-
-
-def image(picture: Picture) -> Image.Image:
-    """The picture for libraries that take Pillow's images."""
-    return Image.fromarray(picture.pixels())

@@ -1,52 +1,58 @@
 """Messages and pictures to tokens and back, by the model's own chat template and processor.
 
-Law 1: a sampled answer is never tokenised again. What stands between an answer and the next
-answer (`follow`) is cut from the template by a sentinel and tokenised alone; the rest of the
-segment stays as it was sampled. It does not know environments or engines.
+Token-in-token-out: a sampled answer is never tokenised again. Only the text between two answers
+(`follow_up`) is cut from the template, by a sentinel, and tokenised alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.base import Message
 from rollout.pictures import Picture
 from rollout.processor import PictureProcessor
 
 if TYPE_CHECKING:
-    from envs.base import Message
+    from transformers import PreTrainedTokenizerBase
 
 SENTINEL = "CARDINALANSWER"
+# Added to the logits of forbidden tokens by engine and learner alike; vLLM clamps a logit bias
+# to [-100, 100].
+FORBIDDEN_BIAS = -100.0
 
 
 class Prompt(NamedTuple):
-    """A first prompt.
+    """The prompt that begins a segment.
 
-    token_ids: as the model sees it, every picture expanded to its own tokens.
-    sent: as an engine takes it beside the pictures, each picture one placeholder.
+    token_ids: as the model reads it, every picture expanded to its own tokens.
+    unexpanded_ids: as an engine takes it together with the pictures, each one placeholder.
     """
 
     token_ids: list[int]
-    sent: list[int]
+    unexpanded_ids: list[int]
 
 
 class Renderer:
-    """A tokenizer and its chat template; with a processor, pictures too.
+    """A tokenizer and its chat template, and the processor of a vision-language model.
 
     stop_ids: token ids that end an answer.
-    forbidden: token ids that an answer never holds (padding, role and image tokens), masked
-        alike in the engine and in the learner.
+    forbidden: token ids that an answer never holds (padding, role and image tokens); engine and
+        learner add FORBIDDEN_BIAS to their logits.
     """
 
     def __init__(
-        self, tokenizer: Any, stop_ids: Sequence[int], processor: PictureProcessor | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stop_ids: Sequence[int],
+        processor: PictureProcessor | None = None,
     ) -> None:
         self.processor = processor
-        self._template_of = tokenizer if processor is None else processor.processor
-        if not self._template_of.chat_template:
+        self._chat = tokenizer if processor is None else processor.processor
+        if not self._chat.chat_template:
             raise ValueError(
                 f"tokenizer {tokenizer.name_or_path} has no chat template; "
                 "a policy plays in messages, so its tokenizer_config.json must define one"
@@ -88,20 +94,20 @@ class Renderer:
         """A first user message, its pictures before its text, up to where the answer begins.
 
         Raises:
-            ValueError: the model has no eyes, its template gives a picture no token, or a
-                picture is too large for its processor.
+            ValueError: the model is one of text alone, its template gives a picture no token,
+                or a picture is too large for its processor.
         """
-        sent = self._encode(self._template([self._message("user", message, len(pictures))]))
+        ids = self._encode(self._template([self._message("user", message, len(pictures))]))
         if not pictures:
-            return Prompt(sent, sent)
+            return Prompt(ids, ids)
         if self.processor is None:
             raise ValueError(
                 f"{self.tokenizer.name_or_path} is a model of text alone; an environment that "
                 "shows pictures needs a vision-language model"
             )
-        return Prompt(self.processor.expand(sent, pictures), sent)
+        return Prompt(self.processor.expand(ids, pictures), ids)
 
-    def follow(self, message: str, answer: Sequence[int]) -> list[int]:
+    def follow_up(self, message: str, answer: Sequence[int]) -> list[int]:
         """Tokens from the end of a sampled answer to where the next answer begins.
 
         The template's own end-of-answer token is left out when the answer sampled its own.
@@ -117,31 +123,29 @@ class Renderer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of sampled tokens, without special tokens."""
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        ids = cast("list[int]", token_ids)  # any sequence will do
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def demonstration(
         self, messages: Sequence[Message], pictures: Sequence[Picture] = ()
     ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Token ids int32 [T] and action mask bool [T] of a conversation to imitate.
 
-        The pictures belong to its first message. Built turn by turn like an episode's segment,
-        so that SFT and PPO see the same tokens.
+        The pictures belong to its first message. It is built turn by turn, like the segment of
+        an episode, so that SFT and PPO see the same tokens.
         """
         ids: list[int] = []
         mask: list[bool] = []
         answer: list[int] = []
-
-        def first(text: str) -> list[int]:
-            return self.prompt(text, pictures).token_ids
-
         for message in messages:
+            text, train = message["content"], False
             if message["role"] == "assistant":
-                part, train = self.answer(message["content"]), message["train"]
-                answer = part
+                part = answer = self.answer(text)
+                train = message["train"]
+            elif ids:
+                part = self.follow_up(text, answer)
             else:
-                content = message["content"]
-                part = self.follow(content, answer) if ids else first(content)
-                train = False
+                part = self.prompt(text, pictures).token_ids
             ids += part
             mask += [train] * len(part)
         return np.asarray(ids, np.int32), np.asarray(mask, np.bool_)
@@ -158,17 +162,20 @@ class Renderer:
             )
         return parts[1], parts[2]
 
-    def _message(self, role: str, text: str, pictures: int = 0) -> dict[str, Any]:
-        """A message as templates want it: parts where there is a processor, else plain text."""
+    def _message(self, role: str, text: str, pictures: int = 0) -> dict[str, object]:
+        """A message as templates want it: parts with a processor, plain text without."""
         if self.processor is None:
             return {"role": role, "content": text}
         parts: list[dict[str, str]] = [{"type": "image"}] * pictures
         return {"role": role, "content": [*parts, {"type": "text", "text": text}]}
 
-    def _template(self, messages: list[dict[str, Any]]) -> str:
-        return self._template_of.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
+    def _template(self, messages: list[dict[str, object]]) -> str:
+        rendered = self._chat.apply_chat_template(
+            messages,  # type: ignore[arg-type] # its annotation has no messages of parts
+            tokenize=False,
+            add_generation_prompt=True,
         )
+        return str(rendered)
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,7 +1,7 @@
-"""What play leaves behind: turns, segments, trajectories, and the Arrow block that carries them.
+"""The records of an episode (turns, segments, trajectories), and the Arrow block that holds them.
 
-Laws 1 and 2: `token_ids` are what the engine saw and sampled; index t of every [T] array
-speaks of `token_ids[t]`. Nothing here knows of engines, environments or Ray.
+Token-in-token-out: `token_ids` are those that the engine read and sampled. Alignment: index t
+of every [T] array belongs to `token_ids[t]`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ ENDS = ("terminated", "truncated", "failed")
 
 @dataclass(frozen=True)
 class Turn:
-    """One answer and its grade, inside one segment.
+    """One answer and its reward, inside one segment.
 
     begin: index of the answer's first action token; begin - 1 is the prompt's last token.
     end: index after the answer's last action token.
-    reward: what the verifier gave.
-    message: what the verifier said.
+    reward: of the verifier.
+    message: of the verifier about the answer.
     """
 
     begin: int
@@ -41,10 +41,10 @@ class Segment:
 
     token_ids: int32 [T].
     action_mask: bool [T], True on sampled tokens.
-    behavior_logprobs: float32 [T], of the sampled tokens under the sampling distribution; else 0.
-    policy_versions: int32 [T], version that sampled the token; -1 on the others.
+    behavior_logprobs: float32 [T], of sampled tokens under the sampling distribution; else 0.
+    policy_versions: int32 [T], of the policy that sampled the token; -1 on prompt tokens.
     turns: in order; their [begin, end) are exactly the True runs of action_mask.
-    pictures: the segment's, in the order of their tokens.
+    pictures: in the order of their tokens.
     """
 
     token_ids: NDArray[np.int32]
@@ -78,13 +78,16 @@ class Segment:
 class Trajectory:
     """One episode.
 
-    id: unique in a run: "{phase}/{index}".
-    variant: name of the evaluation variant, "train" in training.
-    group_id: plays of one seed share it (GRPO, RLOO).
-    end: terminated | truncated | failed (law 3: a failed one is never trained on).
-    failure: the first cause, one line, when end is failed.
+    id: that of its request, unique in a run.
+    environment: Gymnasium id.
+    variant: the name by which its worker knows the environment and its settings.
+    seed: of the environment's reset.
+    group_id: shared by the episodes of one seed (GRPO, RLOO).
+    end: terminated | truncated | failed; a failed one is never trained on
+        (failure-is-not-a-reward).
+    failure: the first cause in one line, when end is failed.
     bootstrap: the last segment ends in the prompt that would have come next (truncated only).
-    metrics: the environment's, by name; "success" and "first_try" always unless failed.
+    metrics: of the environment, by name; "success" and "first_try" always unless failed.
     """
 
     id: str
@@ -106,17 +109,17 @@ class Trajectory:
 
     @property
     def turns(self) -> list[Turn]:
-        """All turns, in order of play."""
+        """All turns, in order."""
         return [turn for segment in self.segments for turn in segment.turns]
 
     @property
     def tokens(self) -> int:
-        """Tokens of all segments."""
+        """Number of tokens of all segments."""
         return sum(len(segment.token_ids) for segment in self.segments)
 
     @property
     def action_tokens(self) -> int:
-        """Sampled tokens of all segments."""
+        """Number of sampled tokens of all segments."""
         return sum(int(segment.action_mask.sum()) for segment in self.segments)
 
     @property
@@ -126,7 +129,7 @@ class Trajectory:
 
     @property
     def oldest_version(self) -> int:
-        """Policy version of the oldest action token (law 7); -1 without action tokens."""
+        """Policy version of the oldest action token (staleness-is-bounded); -1 without one."""
         versions = [s.policy_versions[s.action_mask] for s in self.segments]
         return min((int(v.min()) for v in versions if len(v)), default=-1)
 
@@ -161,7 +164,7 @@ SCHEMA = pa.schema(
 
 
 class Block(NamedTuple):
-    """Trajectories on the wire: a row each, and each distinct picture of theirs once."""
+    """Trajectories in Arrow: a row each, and each of their distinct pictures once."""
 
     trajectories: pa.RecordBatch
     pictures: pa.RecordBatch
@@ -173,21 +176,21 @@ class Block(NamedTuple):
 
 
 def to_block(trajectories: list[Trajectory]) -> Block:
-    """Pack trajectories and what they saw."""
+    """Pack trajectories and their pictures."""
     distinct = {p.key: p for t in trajectories for s in t.segments for p in s.pictures}
     rows = pa.RecordBatch.from_pylist([_row(t) for t in trajectories], schema=SCHEMA)
     return Block(rows, pictures.to_arrow(distinct))
 
 
-def _row(trajectory: Trajectory) -> dict[str, Any]:
+def _row(trajectory: Trajectory) -> dict[str, object]:
     segments = trajectory.segments
 
     def flat(name: str, dtype: type) -> NDArray[np.generic]:
-        arrays: list[NDArray] = [np.asarray(getattr(s, name), dtype) for s in segments]
+        arrays: list[NDArray[np.generic]] = [np.asarray(getattr(s, name), dtype) for s in segments]
         return np.concatenate(arrays) if arrays else np.zeros(0, dtype)
 
     turns = [(i, turn) for i, s in enumerate(segments) for turn in s.turns]
-    shown = [(i, p.key) for i, s in enumerate(segments) for p in s.pictures]
+    keys = [(i, p.key) for i, s in enumerate(segments) for p in s.pictures]
     return {
         "id": trajectory.id,
         "environment": trajectory.environment,
@@ -208,50 +211,51 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
         "turn_ends": [turn.end for _, turn in turns],
         "turn_rewards": [turn.reward for _, turn in turns],
         "turn_messages": [turn.message for _, turn in turns],
-        "picture_segments": [i for i, _ in shown],
-        "picture_keys": [key for _, key in shown],
+        "picture_segments": [i for i, _ in keys],
+        "picture_keys": [key for _, key in keys],
     }
 
 
-_VIEWED = ("token_ids", "action_mask", "behavior_logprobs", "policy_versions")
+_ARRAYS = ("token_ids", "action_mask", "behavior_logprobs", "policy_versions")
 
 
 def from_block(block: Block) -> list[Trajectory]:
     """Unpack a block; [T] arrays and pictures are read-only views of its buffers, not copies."""
-    batch, album = block.trajectories, pictures.from_arrow(block.pictures)
+    batch, pictures_by_key = block.trajectories, pictures.from_arrow(block.pictures)
     views, bounds = {}, {}
-    for name in _VIEWED:
+    for name in _ARRAYS:
         column = batch.column(name)
         views[name] = column.values.to_numpy(zero_copy_only=True)
         bounds[name] = column.offsets.to_numpy()
     views["action_mask"] = views["action_mask"].view(np.bool_)
-    small = batch.drop_columns(list(_VIEWED)).to_pylist()
-    return [_trajectory(row, i, views, bounds, album) for i, row in enumerate(small)]
+    rows = batch.drop_columns(list(_ARRAYS)).to_pylist()
+    return [
+        _trajectory(
+            row,
+            {n: view[bounds[n][i] : bounds[n][i + 1]] for n, view in views.items()},
+            pictures_by_key,
+        )
+        for i, row in enumerate(rows)
+    ]
 
 
 def _trajectory(
-    row: dict[str, Any],
-    index: int,
-    views: dict[str, NDArray[Any]],
-    bounds: dict[str, NDArray[np.int32]],
-    album: dict[str, Picture],
+    row: dict[str, Any], views: dict[str, NDArray[Any]], pictures_by_key: dict[str, Picture]
 ) -> Trajectory:
+    """A trajectory of its row, and of its arrays flat over its segments."""
     segments: list[Segment] = []
     turns: list[list[Turn]] = [[] for _ in row["segment_lengths"]]
-    for i, begin, end, reward, message in zip(
-        row["turn_segments"], row["turn_begins"], row["turn_ends"],
-        row["turn_rewards"], row["turn_messages"], strict=True,
-    ):  # fmt: skip
-        turns[i].append(Turn(begin, end, reward, message))
+    columns = (
+        row[f"turn_{name}"] for name in ("segments", "begins", "ends", "rewards", "messages")
+    )
+    for i, *fields in zip(*columns, strict=True):
+        turns[i].append(Turn(*fields))
     shown: list[list[Picture]] = [[] for _ in row["segment_lengths"]]
     for i, key in zip(row["picture_segments"], row["picture_keys"], strict=True):
-        shown[i].append(album[key])
+        shown[i].append(pictures_by_key[key])
     offset = 0
     for i, length in enumerate(row["segment_lengths"]):
-        arrays = {
-            name: view[(start := int(bounds[name][index]) + offset) : start + length]
-            for name, view in views.items()
-        }
+        arrays = {name: view[offset : offset + length] for name, view in views.items()}
         segments.append(Segment(**arrays, turns=tuple(turns[i]), pictures=tuple(shown[i])))
         offset += length
     names = ("id", "environment", "variant", "seed", "group_id", "end", "failure", "bootstrap")
@@ -263,5 +267,5 @@ def _trajectory(
 
 
 def mark_failed(trajectory: Trajectory, failure: str) -> Trajectory:
-    """The same trajectory as a failed one, with its cause."""
+    """The same trajectory as a failed one, with the cause."""
     return replace(trajectory, end="failed", failure=failure, bootstrap=False)

@@ -1,25 +1,23 @@
-"""The few numbers of a trajectory that travel without its arrays, and their compact form.
+"""The few numbers of a trajectory that travel without its arrays, and their form as columns.
 
-Law 4: driver and buffer see these and references, nothing else. A block's numbers travel as
-columns, about 50 bytes a trajectory. Nothing here knows Ray.
+Refs-move-bytes-do-not: driver and buffer get a block's summaries, about 50 bytes a trajectory,
+and references to the rest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rollout.trajectory import ENDS, Trajectory
-
-COLUMNS = {"reward": np.float32, "tokens": np.int32, "action_tokens": np.int32,
-           "oldest_version": np.int32}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrajectorySummary:
-    """What the buffer and the learner's rank 0 know of a trajectory; see `Trajectory`."""
+    """What the buffer and the learner's rank 0 get of a trajectory; fields as in `Trajectory`."""
 
     id: str
     end: str
@@ -31,42 +29,72 @@ class TrajectorySummary:
     metrics: dict[str, float]
 
 
-def numbers(trajectory: Trajectory) -> TrajectorySummary:
-    """The numbers of a trajectory."""
-    t = trajectory
+class SummaryColumns(TypedDict):
+    """The summaries of a block's N trajectories, in order.
+
+    id: lines. end: a byte each, index in ENDS. failures: by row, of failed ones.
+    reward: float32 [N]. tokens, action_tokens, oldest_version: int32 [N].
+    metric_names: M names. metrics: float32 [N, M]; NaN where a trajectory has no such metric.
+    """
+
+    id: str
+    end: bytes
+    failures: dict[int, str]
+    reward: NDArray[np.float32]
+    tokens: NDArray[np.int32]
+    action_tokens: NDArray[np.int32]
+    oldest_version: NDArray[np.int32]
+    metric_names: list[str]
+    metrics: NDArray[np.float32]
+
+
+def summarize(trajectory: Trajectory) -> TrajectorySummary:
+    """The summary of a trajectory."""
     return TrajectorySummary(
-        t.id, t.end, t.failure, t.total_reward, t.tokens, t.action_tokens, t.oldest_version,
-        t.metrics,
-    )  # fmt: skip
+        id=trajectory.id,
+        end=trajectory.end,
+        failure=trajectory.failure,
+        reward=trajectory.total_reward,
+        tokens=trajectory.tokens,
+        action_tokens=trajectory.action_tokens,
+        oldest_version=trajectory.oldest_version,
+        metrics=trajectory.metrics,
+    )
 
 
-def compress(rows: list[TrajectorySummary]) -> dict[str, Any]:
-    """A block's numbers as columns, in order; metrics in float32."""
+def to_columns(rows: list[TrajectorySummary]) -> SummaryColumns:
+    """Pack summaries; floats are rounded to float32."""
     names = sorted({name for row in rows for name in row.metrics})
     return {
         "id": "\n".join(row.id for row in rows),
         "end": bytes(ENDS.index(row.end) for row in rows),
         "failures": {i: row.failure for i, row in enumerate(rows) if row.failure},
-        "metrics": names,
-        "values": np.array([[r.metrics.get(n, np.nan) for n in names] for r in rows], np.float32),
-        **{n: np.array([getattr(r, n) for r in rows], dtype) for n, dtype in COLUMNS.items()},
+        "reward": np.array([row.reward for row in rows], np.float32),
+        "tokens": np.array([row.tokens for row in rows], np.int32),
+        "action_tokens": np.array([row.action_tokens for row in rows], np.int32),
+        "oldest_version": np.array([row.oldest_version for row in rows], np.int32),
+        "metric_names": names,
+        "metrics": np.array([[r.metrics.get(n, np.nan) for n in names] for r in rows], np.float32),
     }
 
 
-def expand(columns: dict[str, Any]) -> list[TrajectorySummary]:
-    """What `compress` was given, floats rounded to float32."""
-    lists = {name: columns[name].tolist() for name in COLUMNS}
+def from_columns(columns: SummaryColumns) -> list[TrajectorySummary]:
+    """Unpack what `to_columns` packed."""
+    names, metrics = columns["metric_names"], columns["metrics"].tolist()
     return [
         TrajectorySummary(
             id=name,
             end=ENDS[columns["end"][i]],
             failure=columns["failures"].get(i, ""),
+            reward=float(columns["reward"][i]),
+            tokens=int(columns["tokens"][i]),
+            action_tokens=int(columns["action_tokens"][i]),
+            oldest_version=int(columns["oldest_version"][i]),
             metrics={
-                n: v
-                for n, v in zip(columns["metrics"], columns["values"][i].tolist(), strict=True)
-                if v == v  # a metric that this trajectory does not have
+                metric: value
+                for metric, value in zip(names, metrics[i], strict=True)
+                if value == value  # not NaN
             },
-            **{n: values[i] for n, values in lists.items()},
         )
         for i, name in enumerate(columns["id"].split("\n"))
     ]

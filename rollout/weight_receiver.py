@@ -1,8 +1,7 @@
-"""Receiving weights inside vLLM's worker process, through vLLM's own weight-transfer API.
+"""Receives weights inside vLLM's worker process, through vLLM's own weight-transfer API.
 
-A bucket lies as a file in shared memory; its path and header arrive as the update message.
-Importing this module (as `worker_extension_cls`) registers the channel, so a bare checkout
-needs no installed plugin.
+A bucket is a file in shared memory; the update message has its path and header. Importing this
+module, as vLLM does for `worker_extension_cls`, registers the channel without a plugin.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -23,31 +21,33 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
-from rollout.bucket import Header, unpack
+from rollout.bucket import BucketHeader, unpack
 
 CHANNEL = "cardinal_object_store"
 
 
 @dataclass
-class NoInit(WeightTransferInitInfo):
-    """The channel needs no rendezvous."""
+class ObjectStoreInit(WeightTransferInitInfo):
+    """Empty: the channel needs no rendezvous."""
 
 
 @dataclass
 class BucketMessage(WeightTransferUpdateInfo):
-    """One bucket: the shared-memory file that holds it, and its header as a dict."""
+    """One bucket: its file in shared memory, and its header (`BucketHeader.to_dict`)."""
 
     path: str
     header: dict[str, Any]
 
 
-class ObjectStoreChannel(WeightTransferEngine[NoInit, BucketMessage]):
-    """Loads buckets into the running model."""
+class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
+    """Loads buckets into the running model; vLLM calls it once an update, in this order:
+    `start_weight_update`, `receive_weights` for each bucket, `finish_weight_update`.
+    """
 
-    init_info_cls = NoInit
+    init_info_cls = ObjectStoreInit
     update_info_cls = BucketMessage
 
-    def init_transfer_engine(self, init_info: NoInit) -> None:
+    def init_transfer_engine(self, init_info: ObjectStoreInit) -> None:
         """Nothing to set up."""
 
     def start_weight_update(self) -> None:
@@ -58,7 +58,7 @@ class ObjectStoreChannel(WeightTransferEngine[NoInit, BucketMessage]):
         """Load one bucket; tensors are read in place from shared memory."""
         data = np.memmap(update_info.path, np.uint8, mode="r+")
         model: Any = self.model
-        model.load_weights(unpack(Header(**update_info.header), data))
+        model.load_weights(unpack(BucketHeader(**update_info.header), data))
 
     def finish_weight_update(self) -> None:
         """Put the loaded layers into use."""
@@ -66,10 +66,10 @@ class ObjectStoreChannel(WeightTransferEngine[NoInit, BucketMessage]):
         self.refresh_packed_linears()
 
     def refresh_packed_linears(self) -> None:
-        """Pack anew what the CPU's linear layers keep packed.
+        """Renew the packed copies of their weights that linear layers keep on a CPU.
 
-        The output layer is not reloaded layer by layer: without this it goes on sampling from
-        the weights of the engine's start, and nothing complains.
+        vLLM's layerwise reload leaves out the output layer: without this it would go on sampling
+        from the weights of the engine's start, without an error.
         """
         module: Any
         for module in self.model.modules():
@@ -81,13 +81,8 @@ class ObjectStoreChannel(WeightTransferEngine[NoInit, BucketMessage]):
 
 
 class WeightReceiver:
-    """vLLM's worker extension; what matters is that its import registers the channel."""
-
-    def weight_norms(self) -> dict[str, float]:
-        """L2 norm of every parameter as loaded, by vLLM's own names (for debugging)."""
-        model = self.model_runner.get_model()  # type: ignore[attr-defined]
-        return {n: float(torch.linalg.vector_norm(p.float())) for n, p in model.named_parameters()}
+    """vLLM's worker extension: it adds no method; naming it makes vLLM import this module."""
 
 
 if CHANNEL not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(CHANNEL, ObjectStoreChannel)
+    WeightTransferEngineFactory.register_engine(CHANNEL, ObjectStoreReceiver)

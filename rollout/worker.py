@@ -1,50 +1,54 @@
 """A rollout worker: one engine, M episodes in flight, finished trajectories in Arrow blocks.
 
-Requests are queued by `submit` and leave by `next_block`; the queue outlives a block, so the
-engine's batch does not drain between blocks. It does not know Ray or the learner.
+`submit` queues requests, `next_block` returns their trajectories. The queue is longer than a
+block, so that the engine's batch does not drain between blocks.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs import registry
 from envs.base import TextEnv
-from rollout.bucket import Header
-from rollout.engine import EngineSettings, InferenceEngine
-from rollout.episode import EpisodeRequest, Limits, play
+from rollout.bucket import BucketHeader
+from rollout.engine import EngineLoad, EngineSettings, InferenceEngine
+from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import Renderer
 from rollout.trajectory import Block, Trajectory, to_block
-from rollout.trajectory_summary import compress, numbers
+from rollout.trajectory_summary import SummaryColumns, summarize, to_columns
+
+Environments: TypeAlias = Mapping[str, tuple[str, dict[str, object]]]
+"""Variant name to (environment id, settings)."""
 
 
 class RolloutWorker:
-    """Plays requested episodes on one engine.
+    """Runs requested episodes on one engine.
 
-    environments: variant name to (environment id, settings).
+    in_flight: most episodes at once (M).
+    block_size: trajectories of a block; the last block of the queue may have fewer.
     """
 
     def __init__(
         self,
         settings: EngineSettings,
         renderer: Renderer,
-        environments: dict[str, tuple[str, dict[str, Any]]],
-        limits: Limits,
+        environments: Environments,
+        limits: EpisodeLimits,
         in_flight: int,
-        block: int,
+        block_size: int,
     ) -> None:
         self._settings = settings
         self._renderer = renderer
         self._environments = environments
         self._limits = limits
         self._in_flight = in_flight
-        self._block = block
+        self._block_size = block_size
         self._idle: dict[str, list[TextEnv]] = {name: [] for name in environments}
         self._queue: deque[EpisodeRequest] = deque()
         self._done: list[Trajectory] = []
@@ -57,10 +61,8 @@ class RolloutWorker:
         """Start the engine; raises EngineFailure."""
         self.engine = await InferenceEngine.start(self._settings)
 
-    async def reconfigure(
-        self, environments: dict[str, tuple[str, dict[str, Any]]], limits: Limits
-    ) -> None:
-        """Forget all episodes, and play these environments from now on."""
+    async def reconfigure(self, environments: Environments, limits: EpisodeLimits) -> None:
+        """Drop all episodes; the next ones are of these environments."""
         self._queue.clear()
         for task in self._running:
             task.cancel()
@@ -69,18 +71,18 @@ class RolloutWorker:
         self._done.clear()
         self._environments, self._limits = environments, limits
         self._idle = {name: [] for name in environments}
-        self.take_load()
+        self.pop_load()
 
     async def submit(self, requests: Iterable[EpisodeRequest]) -> None:
-        """Queue episodes; up to M of all that are queued are in flight."""
+        """Queue episodes; at most M are in flight."""
         self._queue.extend(requests)
         self._fill()
 
-    async def next_block(self) -> tuple[Block, dict[str, Any]]:
-        """Wait for a block of finished trajectories, or for the last ones of the queue.
+    async def next_block(self) -> tuple[Block, SummaryColumns]:
+        """Wait for a full block of finished trajectories, or for the last ones of the queue.
 
         Returns:
-            The block, and its trajectories' packed summaries.
+            The block, and the summaries of its trajectories.
 
         Raises:
             rollout.engine.EngineFailure: the engine was lost.
@@ -92,20 +94,20 @@ class RolloutWorker:
             raise self._error
         if not self._done:
             raise ValueError("next_block: nothing is queued or in flight")
-        block, self._done = self._done[: self._block], self._done[self._block :]
-        return to_block(block), compress([numbers(t) for t in block])
+        block, self._done = self._done[: self._block_size], self._done[self._block_size :]
+        return to_block(block), to_columns([summarize(t) for t in block])
 
     async def receive(
-        self, version: int, parts: Iterable[tuple[Header, NDArray[np.uint8]]]
+        self, version: int, buckets: Iterable[tuple[BucketHeader, NDArray[np.uint8]]]
     ) -> None:
         """Replace the engine's weights; episodes in flight go on under the new ones."""
         assert self.engine is not None, "start() first"
-        await self.engine.receive(version, parts)
+        await self.engine.receive(version, buckets)
 
-    def take_load(self) -> tuple[float, float]:
-        """Mean sequences running in the engine and its busy seconds since the last call."""
+    def pop_load(self) -> EngineLoad:
+        """The engine's load since the last call."""
         assert self.engine is not None, "start() first"
-        return self.engine.take_load()
+        return self.engine.pop_load()
 
     async def shutdown(self) -> None:
         """End episodes and engine."""
@@ -116,7 +118,7 @@ class RolloutWorker:
 
     def _block_ready(self) -> bool:
         drained = not self._queue and not self._running
-        return len(self._done) >= self._block or drained or self._error is not None
+        return len(self._done) >= self._block_size or drained or self._error is not None
 
     def _fill(self) -> None:
         while self._queue and len(self._running) < self._in_flight and self._error is None:
@@ -128,12 +130,12 @@ class RolloutWorker:
         trajectory = None
         try:
             env = self._take_env(request.variant)
-            trajectory = await play(request, env, self.engine, self._renderer, self._limits)
+            trajectory = await run_episode(request, env, self.engine, self._renderer, self._limits)
             if trajectory.end != "failed":  # a broken environment is not used again
                 self._idle[request.variant].append(env)
         except Exception as error:  # noqa: BLE001 - a task's boundary; next_block raises it
             self._error = error
-        self._running.discard(asyncio.current_task())  # type: ignore[arg-type]
+        self._running.discard(asyncio.current_task())
         if trajectory is not None:
             self._done.append(trajectory)
         self._fill()

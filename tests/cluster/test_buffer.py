@@ -13,7 +13,7 @@ from cluster.wait import answer
 from cluster.weights.object_store import publish
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import from_block, mark_failed, to_block
-from rollout.trajectory_summary import compress, numbers
+from rollout.trajectory_summary import summarize, to_columns
 from tests.rollout.test_trajectory import segment, trajectory
 
 
@@ -31,7 +31,7 @@ class ScriptedWorker:
     async def next_block(self):
         block, self.queue = self.queue[:3], self.queue[3:]
         played = [await self._play(r) for r in block]
-        return to_block(played), compress([numbers(t) for t in played])
+        return to_block(played), to_columns([summarize(t) for t in played])
 
     async def _play(self, request):
         if request.variant == "dies":

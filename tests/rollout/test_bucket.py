@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rollout.bucket import Header, buckets, pack, unpack
+from rollout.bucket import BucketHeader, buckets, pack, unpack
 
 
 def tensors():
@@ -19,7 +19,7 @@ def tensors():
 
 def test_round_trip():
     header, data = pack(tensors())
-    back = unpack(Header(**header.to_dict()), data)
+    back = unpack(BucketHeader(**header.to_dict()), data)
     assert [n for n, _ in back] == ["a", "b", "c", "d"]
     for (_, x), (_, y) in zip(tensors(), back, strict=True):
         assert x.dtype == y.dtype
@@ -34,6 +34,6 @@ def test_wrong_length_is_refused():
 
 def test_buckets_respect_the_limit_and_the_order():
     many = [(str(i), torch.zeros(n)) for i, n in enumerate((10, 10, 100, 1, 1, 30))]
-    groups = list(buckets(many, limit=120))
+    groups = list(buckets(many, limit_bytes=120))
     assert [[n for n, _ in g] for g in groups] == [["0", "1"], ["2"], ["3", "4"], ["5"]]
     assert all(sum(t.nbytes for _, t in g) <= 120 or len(g) == 1 for g in groups)

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rollout.bucket import buckets, pack
-from rollout.engine import FORBIDDEN_BIAS
+from rollout.renderer import FORBIDDEN_BIAS
 from tests.conftest import Loop, start_engine
 
 KINDS = {
@@ -156,8 +156,8 @@ def test_sequences_in_flight_go_on_under_the_new_version(engine, model):
 
 
 def test_load_counts_sequences_that_run(engine, model):
-    engine[1].take_load()
+    engine[1].pop_load()
     sample(engine, n=48)
-    mean, busy = engine[1].take_load()
+    mean, busy = engine[1].pop_load()
     assert 1 < mean <= 32
     assert busy > 0

@@ -34,7 +34,7 @@ class RecordingLLM:
 
 @pytest.fixture
 def engine():
-    return InferenceEngine(EngineSettings("nowhere", sleeps=True), RecordingLLM(), None)
+    return InferenceEngine(EngineSettings("nowhere", sleep_mode=True), RecordingLLM(), None)
 
 
 def names(engine):
@@ -43,9 +43,9 @@ def names(engine):
 
 def test_an_engine_that_plays_pauses_for_new_weights(engine):
     async def work():
-        await engine.begin_update()
-        await engine.update({"names": []})
-        await engine.finish_update(3)
+        await engine.start_weight_update()
+        await engine.update_weights({"names": []})
+        await engine.finish_weight_update(3)
 
     asyncio.run(work())
     assert names(engine) == [
@@ -63,10 +63,10 @@ def test_an_engine_that_sleeps_wakes_in_two_steps(engine):
     async def work():
         await engine.sleep()
         await engine.sleep()  # once is enough
-        await engine.begin_update()
-        await engine.update({"names": []})
-        await engine.finish_update(4)
-        await engine.begin_update()
+        await engine.start_weight_update()
+        await engine.update_weights({"names": []})
+        await engine.finish_weight_update(4)
+        await engine.start_weight_update()
 
     asyncio.run(work())
     assert engine._llm.calls[0] == ("sleep", 2, "wait")
@@ -106,7 +106,7 @@ def test_the_channel_becomes_vllms_backend(channel):
     arguments = _arguments(EngineSettings("nowhere", channel=channel))
     assert arguments["weight_transfer_config"].backend == BACKENDS[channel]
     assert not arguments["enable_sleep_mode"]
-    assert _arguments(EngineSettings("nowhere", sleeps=True))["enable_sleep_mode"]
+    assert _arguments(EngineSettings("nowhere", sleep_mode=True))["enable_sleep_mode"]
 
 
 def test_vllm_knows_the_backends():
@@ -128,6 +128,6 @@ def test_only_ipc_lets_vllm_pickle_between_its_processes(monkeypatch):
 
 
 def test_a_cpu_engine_cannot_sleep(tiny_model):
-    settings = replace(EngineSettings(tiny_model), sleeps=True)
+    settings = replace(EngineSettings(tiny_model), sleep_mode=True)
     with pytest.raises(EngineFailure, match="Sleep mode is not supported on current platform"):
         asyncio.run(InferenceEngine.start(settings))

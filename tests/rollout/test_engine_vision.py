@@ -10,9 +10,8 @@ from transformers import AutoModelForImageTextToText
 from envs.registry import make
 from learner.model import kind_of
 from rollout.bucket import buckets, pack
-from rollout.engine import FORBIDDEN_BIAS
-from rollout.episode import EpisodeRequest, Limits, play
-from rollout.renderer import Renderer
+from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
+from rollout.renderer import FORBIDDEN_BIAS, Renderer
 from tests.conftest import BRIEF, VISION
 
 KINDS = ("embedding", "attention", "mlp", "norm", "head", "vision", "projector")
@@ -35,12 +34,12 @@ def model(vision_engine, vision_model):
 
 def episodes(engine, renderer, n=16, limits=None, **settings):
     loop, e = engine
-    limits = limits or Limits(answer_tokens=12, context_tokens=128, episode_deadline_s=60)
+    limits = limits or EpisodeLimits(answer_tokens=12, context_tokens=128, episode_deadline_s=60)
 
     async def all_of_them():
         return await asyncio.gather(
             *(
-                play(
+                run_episode(
                     EpisodeRequest(str(i), "v", i, i, sampling_seed=i),
                     make(GP, BRIEF | VISION | settings), e, renderer, limits,
                 )
@@ -129,7 +128,7 @@ def test_features_of_old_weights_would_be_noticed(vision_engine, model, renderer
 @pytest.mark.parametrize("context", [20, 60])
 def test_a_context_too_long_truncates_the_episode(vision_engine, renderer, context):
     """Never inside a picture: what is left holds all of its tokens or none."""
-    limits = Limits(answer_tokens=12, context_tokens=context, episode_deadline_s=60)
+    limits = EpisodeLimits(answer_tokens=12, context_tokens=context, episode_deadline_s=60)
     for t in episodes(vision_engine, renderer, n=4, limits=limits):
         assert t.end == "truncated"
         assert t.failure == ""

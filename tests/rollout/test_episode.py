@@ -7,10 +7,10 @@ import pytest
 
 from envs.registry import make
 from rollout.engine import Completion, EngineFailure
-from rollout.episode import EpisodeRequest, Limits, play
+from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import Renderer
 
-LIMITS = Limits(answer_tokens=16, context_tokens=128, episode_deadline_s=5)
+LIMITS = EpisodeLimits(answer_tokens=16, context_tokens=128, episode_deadline_s=5)
 GP = "cardinal/GeneralPoints-v0"
 
 
@@ -44,7 +44,7 @@ def run(renderer, answers, settings=None, limits=LIMITS, stop=True, env=None, **
     env = env or make(GP, {"prompt_style": "brief", "verify_iter": 3} | (settings or {}))
     engine = Scripted(renderer, answers, stop)
     asked = EpisodeRequest(**{"id": "a", "variant": "v", "seed": 3, "group_id": 3} | request)
-    return asyncio.run(play(asked, env, engine, renderer, limits)), engine
+    return asyncio.run(run_episode(asked, env, engine, renderer, limits)), engine
 
 
 def gold(seed=3):
@@ -101,7 +101,7 @@ def test_an_answer_cut_by_its_cap_is_graded_and_play_goes_on(renderer):
 
 def test_only_an_exhausted_context_truncates(renderer):
     prompt = len(run(renderer, [gold()])[1].prompts[0])
-    limits = Limits(answer_tokens=16, context_tokens=prompt + 6, episode_deadline_s=5)
+    limits = EpisodeLimits(answer_tokens=16, context_tokens=prompt + 6, episode_deadline_s=5)
     t, engine = run(renderer, ["1+1", "unused"], limits=limits)
     assert engine.caps == [6]
     assert len(t.turns) == 1
@@ -138,7 +138,7 @@ def test_an_episode_that_hangs_is_failed_at_its_deadline(renderer):
     engine.generate = forever
     asked = EpisodeRequest(id="a", variant="v", seed=3, group_id=3)
     env = make(GP, {"prompt_style": "brief"})
-    t = asyncio.run(play(asked, env, engine, renderer, Limits(16, 128, 0.05)))
+    t = asyncio.run(run_episode(asked, env, engine, renderer, EpisodeLimits(16, 128, 0.05)))
     assert t.end == "failed"
     assert "episode_deadline_s = 0.05" in t.failure
 

@@ -65,12 +65,12 @@ def test_tokens_of_pictures_and_padding_are_never_sampled(vision_model):
 def test_a_prompt_with_a_picture_and_its_follow_up(vision_model):
     renderer = Renderer.load(vision_model)
     prompt = renderer.prompt("one", [picture()])
-    text = renderer.tokenizer.decode(prompt.sent)
+    text = renderer.tokenizer.decode(prompt.unexpanded_ids)
     assert text == "<user><image>one<assistant>"
     assert prompt.token_ids.count(renderer.processor.token_id) == 16
-    assert len(prompt.sent) == len(prompt.token_ids) - 18
+    assert len(prompt.unexpanded_ids) == len(prompt.token_ids) - 18
     answer = renderer.answer("two")
-    assert renderer.tokenizer.decode(answer + renderer.follow("three", answer)) == (
+    assert renderer.tokenizer.decode(answer + renderer.follow_up("three", answer)) == (
         "two<eos><user>three<assistant>"
     )
 

@@ -42,7 +42,7 @@ def test_turn_by_turn_gives_what_the_template_gives(chatml):
     r = chatml
     ids = r.prompt("one").token_ids
     ids += (answer := r.answer("two"))
-    ids += r.follow("three", answer)
+    ids += r.follow_up("three", answer)
     assert r.tokenizer.decode(ids) == whole(r, "one", "two", "three")
     assert answer[-1] in r.stop_ids
     assert r.tokenizer.decode(ids).count("Be brief.") == 1
@@ -53,8 +53,8 @@ def test_the_end_of_an_answer_stands_once(chatml):
     stopped = r.answer("two")
     cut = stopped[:-1]
     end = r.tokenizer.eos_token_id
-    assert stopped + r.follow("x", stopped) == cut + r.follow("x", cut)
-    assert r.follow("x", cut)[0] == end != r.follow("x", stopped)[0]
+    assert stopped + r.follow_up("x", stopped) == cut + r.follow_up("x", cut)
+    assert r.follow_up("x", cut)[0] == end != r.follow_up("x", stopped)[0]
 
 
 def test_role_and_padding_tokens_are_forbidden_and_stops_are_not(chatml):

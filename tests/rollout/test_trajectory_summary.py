@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from rollout.trajectory import mark_failed, to_block
-from rollout.trajectory_summary import compress, expand, numbers
+from rollout.trajectory_summary import from_columns, summarize, to_columns
 from tests.rollout.test_trajectory import segment, trajectory
 
 
@@ -15,8 +15,8 @@ def test_round_trip():
         mark_failed(trajectory("ppo/000001/000002", metrics={}), "it broke"),
         trajectory("ppo/000001/000003", metrics={"success": 0.5, "recognition": 0.25}),
     ]
-    rows = [numbers(t) for t in played]
-    assert expand(compress(rows)) == rows
+    rows = [summarize(t) for t in played]
+    assert from_columns(to_columns(rows)) == rows
     assert rows[1].failure == "it broke"
     assert rows[1].metrics == {}
     assert rows[0].oldest_version == 3
@@ -27,6 +27,6 @@ def test_they_are_under_a_hundredth_of_what_they_speak_of():
     long = (segment([(200, 260), (400, 470), (900, 960)], 1000),)
     metrics = {"success": 1.0, "first_try": 0.0, "legal_formula": 0.5}
     played = [trajectory(f"ppo/000001/{i:06d}", long, metrics=metrics) for i in range(64)]
-    small = len(pickle.dumps(compress([numbers(t) for t in played])))
+    small = len(pickle.dumps(to_columns([summarize(t) for t in played])))
     assert small < 0.01 * to_block(played).nbytes
     assert small / 64 == pytest.approx(50, abs=25)
