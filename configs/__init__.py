@@ -1,1 +1,1 @@
-"""Typed configuration: what a run may be asked to do, and how a YAML file becomes that."""
+"""Typed configuration: the keys of runs and studies, and how they are read and checked."""

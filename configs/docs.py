@@ -1,4 +1,4 @@
-"""`python -m configs.docs > docs/configuration.md`: every key, from the schema itself."""
+"""Writes docs/configuration.md, every key of the schema: `python -m configs.docs > FILE`."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def _section(cls: type, prefix: str) -> Iterator[str]:
             yield from _section(hints[field.name], f"{prefix}{field.name}.")
 
 
-def _default(field: dataclasses.Field) -> str:
-    made = field.default_factory
-    value = made() if made is not dataclasses.MISSING else field.default
+def _default(field: dataclasses.Field[object]) -> str:
+    factory = field.default_factory
+    value = field.default if factory is dataclasses.MISSING else factory()
     return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
 
 
-def _meaning(field: dataclasses.Field) -> str:
+def _meaning(field: dataclasses.Field[object]) -> str:
     rule = field.metadata
     parts = [rule["doc"]]
     if rule["choices"]:

@@ -1,13 +1,11 @@
-"""What a preset means for SFT and PPO: dotted keys that stand above the schema's defaults.
+"""The presets of SFT and PPO: values of dotted keys that replace the schema's defaults.
 
-The environments read `preset` themselves (SPEC, sections 1 to 6).
+Each environment applies `preset` to its own settings.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-_STUDY: dict[str, Any] = {
+_STUDY: dict[str, float | str] = {
     "ppo.value_trunk_grad": 1.0,
     "ppo.critic_warmup": 0,
     "ppo.ratio_level": "turn",
@@ -22,7 +20,7 @@ _STUDY: dict[str, Any] = {
     "eval.temperature": 0.2,
 }
 
-PRESET_KEYS: dict[str, dict[str, Any]] = {
+PRESET_KEYS: dict[str, dict[str, float | str]] = {
     "fixed": {},
     "paper_text": _STUDY,
     "paper_code": _STUDY | {"ppo.ratio_level": "token", "ppo.thought_coef": 0.5},

@@ -1,7 +1,7 @@
-"""A study's YAML in, its arms with the configuration of each run out, or one sentence why not.
+"""Reads a study's YAML into its arms and the configuration of each run; errors are one sentence.
 
-An arm is a base configuration with other keys, perhaps begun from another arm's checkpoint; a
-sweep is several arms. Nothing here starts a run.
+An arm is the base configuration with other keys; it may begin from another arm's checkpoint. A
+sweep is several arms.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import yaml
 
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
+from configs.text import one_line
 
 FOLDER = Path(__file__).parent / "studies"
 KEYS = {"base", "root", "set", "seeds", "arms"}
-PRETRAIN = "pretrain"  # arms of such names make the initial model that a tiny one lacks
+PRETRAIN = "pretrain"  # an arm whose name begins so makes the initial model of a study from scratch
 ARM_KEYS = {"from", "at", "match", "set", "sweep"}
 
 
@@ -27,10 +28,10 @@ ARM_KEYS = {"from", "at", "match", "set", "sweep"}
 class Arm:
     """One arm.
 
-    source: the arm whose checkpoint it begins from; None is the base's own model.
+    source: the arm whose checkpoint it begins from; None begins from the base's own model.
     at: SFT step of that checkpoint; None is the source's last.
-    overrides: `key=value` above the study's.
-    match: the arm whose FLOPs its SFT steps are to spend; None leaves them as they are set.
+    overrides: `key=value`, which stand above the study's.
+    match: the arm whose FLOPs this one's SFT is to spend; None keeps sft.steps as set.
     """
 
     name: str
@@ -41,13 +42,13 @@ class Arm:
 
     @property
     def needs(self) -> list[str]:
-        """The arms that must have finished before."""
+        """The arms that must have finished before this one starts."""
         return [name for name in (self.source, self.match) if name]
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A checked study; `arms` stand in an order in which each comes after those it needs."""
+    """A checked study; each of its `arms` comes after those that it needs."""
 
     name: str
     base: str
@@ -64,22 +65,23 @@ class StudyConfig:
     def run(self, arm: str, seed: int, steps: int = 1) -> RunConfig:
         """The configuration of an arm's run, whose folder is folder/arm/seedK.
 
-        steps: of SFT, of an arm with `match` alone; they are not known before that has run.
+        steps: of SFT, used for an arm with `match` alone: they are known when that arm has run.
         """
-        found, above = self.arms[arm], []
-        if found.source:
-            above = [f"model.path={json.dumps(str(self.checkpoint(found, seed)))}"]
+        this = self.arms[arm]
+        overrides = [*self.overrides, *this.overrides]
+        if this.source:
+            overrides.append(f"model.path={json.dumps(str(self.checkpoint(this, seed)))}")
             if (origin := self.origin(arm)) != arm:
                 start = self.folder / origin / f"seed{seed}"
-                above.append(f"eval.start={json.dumps(str(start))}")
-        if found.match:
-            above.append(f"sft.steps={steps}")
-        place = [f"seed={seed}", f"name=seed{seed}",
-                 f"cluster.root={json.dumps(str(self.folder / arm))}"]  # fmt: skip
-        return load(self.base, [*self.overrides, *found.overrides, *above, *place], idle=True)
+                overrides.append(f"eval.start={json.dumps(str(start))}")
+        if this.match:
+            overrides.append(f"sft.steps={steps}")
+        root = json.dumps(str(self.folder / arm))
+        overrides += [f"seed={seed}", f"name=seed{seed}", f"cluster.root={root}"]
+        return load(self.base, overrides, allow_no_training=True)
 
     def origin(self, arm: str) -> str:
-        """The arm at whose beginning stands the initial model of this one: after pretraining."""
+        """The arm whose first model is the initial model of this one: it follows pretraining."""
         source = self.arms[arm].source
         return arm if source is None or source.startswith(PRETRAIN) else self.origin(source)
 
@@ -106,12 +108,14 @@ class StudyConfig:
         return self.folder / arm.source / f"seed{seed}" / "checkpoints" / stage
 
     def measured(self, arm: str) -> list[str]:
-        """The arms whose SFT tells what a step of a matched one costs, the nearest first."""
-        found, chain = self.arms[arm], list[str]()
-        while (source := self.arms[[arm, *chain][-1]].source) is not None:
-            chain.append(source)
-        chain += [found.match] if found.match else []
-        return [name for name in chain if self.run(name, self.seeds[0]).sft.steps]
+        """The arms with SFT before a matched one, nearest first: they show the FLOPs of a step."""
+        names, at = list[str](), self.arms[arm]
+        while at.source is not None:
+            names.append(at.source)
+            at = self.arms[at.source]
+        if (match := self.arms[arm].match) is not None:
+            names.append(match)
+        return [name for name in names if self.run(name, self.seeds[0]).sft.steps]
 
 
 def load_study(path: str | Path) -> StudyConfig:
@@ -123,76 +127,103 @@ def load_study(path: str | Path) -> StudyConfig:
     Raises:
         ConfigError: one sentence with the key, the value and the rule.
     """
+    file = _find(path)
+    values = _read(file)
+    if not isinstance(base := values.get("base"), str):
+        raise ConfigError(f"{file}: base must name a configuration")
+    seeds = _seeds(values.get("seeds", [0]), file)
+    arms = _all_arms(values.get("arms"), file)
+    next_to_it = file.parent / base
+    study = StudyConfig(
+        name=file.stem,
+        base=str(next_to_it) if next_to_it.is_file() else base,
+        root=str(values.get("root", "runs")),
+        overrides=tuple(_pairs(values.get("set"), "set")),
+        seeds=seeds,
+        arms=_ordered(arms),
+    )
+    for arm in study.arms.values():
+        _check_arm(study, arm)
+    return study
+
+
+def _find(path: str | Path) -> Path:
     file = Path(path)
     if not file.is_file():
         file = FOLDER / f"{file.name.removesuffix('.yaml')}.yaml"
     if not file.is_file():
         names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
         raise ConfigError(f"{path}: there is no such study; configs/studies has {names}")
+    return file
+
+
+def _read(file: Path) -> dict[str, object]:
     try:
         values = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
-    _keys(values, KEYS, str(file))
-    if not isinstance(values.get("base"), str):
-        raise ConfigError(f"{file}: base must name a configuration")
-    seeds = values.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(type(s) is int for s in seeds):
-        raise ConfigError(f"{file}: seeds={seeds!r} must be a list of whole numbers")
-    if len(set(seeds)) != len(seeds):
-        raise ConfigError(f"{file}: seeds={seeds!r} names a seed twice")
-    if not isinstance(values.get("arms"), dict) or not values["arms"]:
+        raise ConfigError(f"{file}: not YAML: {one_line(error, None)}") from error
+    return _mapping(values, KEYS, str(file))
+
+
+def _seeds(given: object, file: Path) -> tuple[int, ...]:
+    if not isinstance(given, list) or not given or not all(type(s) is int for s in given):
+        raise ConfigError(f"{file}: seeds={given!r} must be a list of whole numbers")
+    if len(set(given)) != len(given):
+        raise ConfigError(f"{file}: seeds={given!r} names a seed twice")
+    return tuple(given)
+
+
+def _all_arms(given: object, file: Path) -> dict[str, Arm]:
+    if not isinstance(given, dict) or not given:
         raise ConfigError(f"{file}: arms must hold at least one arm")
     arms: dict[str, Arm] = {}
-    for name, given in values["arms"].items():
-        for arm in _arms(str(name), {} if given is None else given):
+    for name, values in given.items():
+        for arm in _arms(str(name), {} if values is None else values):
             if arm.name in arms:
                 raise ConfigError(f"arms.{arm.name}: there are two arms of this name")
             arms[arm.name] = arm
-    base = values["base"]
-    beside = file.parent / base
-    study = StudyConfig(
-        file.stem, str(beside) if beside.is_file() else base, str(values.get("root", "runs")),
-        tuple(_pairs(values.get("set"), "set")), tuple(seeds), _ordered(arms),
-    )  # fmt: skip
-    for name in study.arms:
-        try:
-            study.run(name, seeds[0])
-            _check_match(study, study.arms[name])
-        except ConfigError as error:
-            text = str(error)
-            raise ConfigError(
-                text if text.startswith("arms.") else f"arms.{name}: {text}"
-            ) from error
-    return study
+    return arms
 
 
-def _arms(name: str, given: Any) -> list[Arm]:
+def _check_arm(study: StudyConfig, arm: Arm) -> None:
+    """Refuse an arm whose configuration or `match` is refused; the error begins with an arm."""
+    try:
+        study.run(arm.name, study.seeds[0])
+        _check_match(study, arm)
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(
+            text if text.startswith("arms.") else f"arms.{arm.name}: {text}"
+        ) from error
+
+
+def _arms(name: str, given: object) -> list[Arm]:
     """An arm, or those of its sweep: one for each combination of values."""
     where = f"arms.{name}"
     if Path(name).name != name or name in ("", ".", ".."):
         raise ConfigError(f"{where}: must be a plain folder name")
-    _keys(given, ARM_KEYS, where)
-    sweep = given.get("sweep") or {}
+    keys = _mapping(given, ARM_KEYS, where)
+    sweep = keys.get("sweep") or {}
     if not isinstance(sweep, dict) or not all(isinstance(v, list) and v for v in sweep.values()):
         raise ConfigError(f"{where}.sweep={sweep!r}: must hold keys and lists of values")
-    source, at, match = (given.get(key) for key in ("from", "at", "match"))
+    source, match = (cast("str | None", keys.get(key)) for key in ("from", "match"))
+    at = keys.get("at")
     if at is not None and (type(at) is not int or source is None):
         raise ConfigError(f"{where}.at={at!r}: must be an SFT step of the arm that from names")
-    pairs = _pairs(given.get("set"), f"{where}.set")
-    found = []
+    pairs = _pairs(keys.get("set"), f"{where}.set")
+    arms = []
     for values in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, values, strict=True))
         suffix = "".join(f"_{key.split('.')[-1]}-{value}" for key, value in chosen.items())
         overrides = (*pairs, *_pairs(chosen, f"{where}.sweep"))
-        arm = Arm(name + suffix, source, at, overrides, match)
+        arm = Arm(name + suffix, source, cast("int | None", at), overrides, match)
         if Path(arm.name).name != arm.name:
             raise ConfigError(f"{where}.sweep: {arm.name!r} must be a plain folder name")
-        found.append(arm)
-    return found
+        arms.append(arm)
+    return arms
 
 
-def _pairs(given: Any, where: str) -> list[str]:
+def _pairs(given: object, where: str) -> list[str]:
     """`key=value` texts of a list of them or of a mapping."""
     if given is None:
         return []
@@ -204,17 +235,17 @@ def _pairs(given: Any, where: str) -> list[str]:
 
 
 def _check_match(study: StudyConfig, arm: Arm) -> None:
-    """Refuse a `match` that is not one of compute from the same start."""
+    """Refuse a `match` of an arm that does not begin from the same model, or spends no FLOPs."""
     if arm.match is None:
         return
     other, seed = study.arms[arm.match], study.seeds[0]
-    spends = study.run(other.name, seed)
+    matched = study.run(other.name, seed)
     begin = [f"{a.source or 'the base'}{f' at {a.at}' if a.at else ''}" for a in (arm, other)]
     checks = {
         f"begins from {begin[0]}, {other.name} from {begin[1]}; it must be the same model": (
             begin[0] != begin[1]
         ),
-        f"{other.name} trains nothing": not (spends.sft.steps or spends.ppo.updates),
+        f"{other.name} trains nothing": not (matched.sft.steps or matched.ppo.updates),
         "chooses SFT steps; ppo.updates must be 0": study.run(arm.name, seed).ppo.updates > 0,
         "chooses sft.steps; leave it out of set": any(
             text.startswith("sft.steps=") for text in arm.overrides
@@ -229,8 +260,8 @@ def _check_match(study: StudyConfig, arm: Arm) -> None:
 
 
 def _ordered(arms: dict[str, Arm]) -> dict[str, Arm]:
-    """The arms, each after those it needs; otherwise as they stand in the file."""
-    found: dict[str, Arm] = {}
+    """The arms, each after those that it needs; otherwise in the order of the file."""
+    ordered: dict[str, Arm] = {}
 
     def add(arm: Arm, after: tuple[str, ...]) -> None:
         for key, name in (("from", arm.source), ("match", arm.match)):
@@ -239,17 +270,18 @@ def _ordered(arms: dict[str, Arm]) -> dict[str, Arm]:
                 raise ConfigError(f"{where}: there is no such arm; there are {', '.join(arms)}")
             if name in (*after, arm.name):
                 raise ConfigError(f"{where}: goes round in a circle")
-            if name is not None and name not in found:
+            if name is not None and name not in ordered:
                 add(arms[name], (*after, arm.name))
-        found[arm.name] = arm
+        ordered[arm.name] = arm
 
     for arm in arms.values():
-        if arm.name not in found:
+        if arm.name not in ordered:
             add(arm, ())
-    return found
+    return ordered
 
 
-def _keys(given: Any, known: set[str], where: str) -> None:
+def _mapping(given: object, known: set[str], where: str) -> dict[str, object]:
+    """The given value, which must be a mapping of known keys."""
     if not isinstance(given, dict):
         raise ConfigError(f"{where}: must hold keys and values")
     for key in given:
@@ -257,3 +289,4 @@ def _keys(given: Any, known: set[str], where: str) -> None:
             raise ConfigError(
                 f"{where}: there is no key {key}; there are {', '.join(sorted(known))}"
             )
+    return given

@@ -1,0 +1,149 @@
+"""Pairs of configuration keys that cannot both hold; `configs.load.load` refuses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from configs.schema import (
+    ModelConfig,
+    OptimizerConfig,
+    PPOConfig,
+    RolloutConfig,
+    RunConfig,
+)
+
+
+def contradictions(cfg: RunConfig) -> list[str]:
+    """Every contradiction of a configuration, a sentence each."""
+    return [
+        *_tiny_model(cfg.model),
+        *_ppo(cfg.ppo),
+        *_context(cfg.rollout),
+        *_sft(cfg),
+        *_learning_rate("sft", cfg.sft.optimizer, cfg.sft.steps),
+        *_learning_rate("ppo", cfg.ppo.optimizer, cfg.ppo.updates),
+        *_sections(cfg),
+        *_gpu_layout(cfg),
+        *_names(cfg),
+    ]
+
+
+def _tiny_model(model: ModelConfig) -> Iterator[str]:
+    hidden, heads = model.init.hidden, model.init.heads
+    if model.path is not None:
+        return
+    if hidden % heads != 0:
+        yield f"model.init.heads={heads} does not divide model.init.hidden={hidden}"
+    if hidden % (32 * heads) != 0:
+        yield (
+            f"model.init.hidden={hidden} over model.init.heads={heads} must make heads of a "
+            "multiple of 32, the sizes that the engine's CPU attention has"
+        )
+
+
+def _ppo(ppo: PPOConfig) -> Iterator[str]:
+    if ppo.minibatch > ppo.episodes:
+        yield f"ppo.minibatch={ppo.minibatch} is more than ppo.episodes={ppo.episodes}"
+    if ppo.episodes % ppo.group_size != 0:
+        yield f"ppo.episodes={ppo.episodes} is no multiple of ppo.group_size={ppo.group_size}"
+    if ppo.estimator in ("grpo", "rloo") and ppo.group_size < 2:
+        yield (
+            f"ppo.estimator={ppo.estimator} compares plays of one seed: ppo.group_size must be at "
+            "least 2"
+        )
+    if ppo.estimator != "gae":
+        yield from _no_critic(ppo)
+    elif ppo.advantage_level == "token" and ppo.value_level == "turn":
+        yield "ppo.advantage_level=token needs ppo.value_level=token"
+
+
+def _no_critic(ppo: PPOConfig) -> Iterator[str]:
+    """Keys of the critic that an estimator without one would ignore in silence."""
+    default = PPOConfig()
+    for key in ("value_level", "advantage_level", "value_clip", "trunc_bootstrap"):
+        if getattr(ppo, key) != getattr(default, key):
+            yield (
+                f"ppo.{key}={getattr(ppo, key)} has no use for ppo.estimator={ppo.estimator}, "
+                "which has no critic"
+            )
+
+
+def _context(rollout: RolloutConfig) -> Iterator[str]:
+    if rollout.answer_tokens >= rollout.context_tokens:
+        yield (
+            f"rollout.answer_tokens={rollout.answer_tokens} leaves no room for a prompt in "
+            f"rollout.context_tokens={rollout.context_tokens}"
+        )
+
+
+def _sft(cfg: RunConfig) -> Iterator[str]:
+    sft, ranks = cfg.sft, cfg.learner.ranks
+    if sft.steps > 0 and sft.batch_size % ranks != 0:
+        yield f"sft.batch_size={sft.batch_size} is no multiple of learner.ranks={ranks}"
+    if sft.steps > 0 and sft.data is None and sft.demonstrations < sft.batch_size:
+        yield (
+            f"sft.batch_size={sft.batch_size} is more than the sft.demonstrations="
+            f"{sft.demonstrations} to be written"
+        )
+    if sft.steps > 0 and sft.loss == "ce_kl" and sft.kl_coef == 0:
+        yield "sft.loss=ce_kl with sft.kl_coef=0 has no KL; set a weight or sft.loss=ce"
+    if any(not 1 <= step <= sft.steps for step in sft.keep):
+        yield f"sft.keep={sft.keep}: must hold steps from 1 to sft.steps={sft.steps}"
+
+
+def _learning_rate(phase: str, optimizer: OptimizerConfig, steps: int) -> Iterator[str]:
+    lr, lr_end = optimizer.lr, optimizer.lr_end
+    if steps > 0 and optimizer.schedule != "constant" and lr_end > lr:
+        yield (
+            f"{phase}.optimizer.lr_end={lr_end:g} is above {phase}.optimizer.lr={lr:g}, its peak"
+        )
+
+
+def _sections(cfg: RunConfig) -> Iterator[str]:
+    """Contradictions between keys of two sections, and single ones of eval, learner and model."""
+    if cfg.ppo.updates > 0 and cfg.rollout.temperature == 0:
+        yield "rollout.temperature=0 samples nothing to learn from with ppo.updates above 0"
+    if not cfg.eval.variants:
+        yield "eval.variants is empty; at least one variant says what is measured"
+    if cfg.learner.offload and cfg.learner.zero_stage == 0:
+        yield (
+            "learner.offload=true needs learner.zero_stage of 1 to 3: DeepSpeed moves no optimizer "
+            "state to the host without ZeRO"
+        )
+    if cfg.model.lora_targets and cfg.model.lora_rank == 0:
+        yield "model.lora_targets names layers for adapters; model.lora_rank=0 makes none"
+
+
+def _gpu_layout(cfg: RunConfig) -> Iterator[str]:
+    """Contradictions between cluster.layout, cluster.channel and what shares GPUs."""
+    cluster, ranks = cfg.cluster, cfg.learner.ranks
+    engine_gpus = cfg.rollout.workers * cfg.rollout.tensor_parallel
+    colocated = cluster.layout == "colocated"
+    if cluster.channel == "ipc" and not colocated:
+        yield ("cluster.channel=ipc shares memory within a GPU; it needs cluster.layout=colocated")
+    if cluster.channel == "nccl" and colocated:
+        yield (
+            "cluster.channel=nccl joins GPUs that differ; cluster.layout=colocated has engine and "
+            "learner on the same ones and needs ipc"
+        )
+    if colocated and cfg.ppo.max_staleness > 0:
+        yield (
+            "cluster.layout=colocated alternates between rollouts and learning; "
+            f"ppo.max_staleness={cfg.ppo.max_staleness} needs both at once"
+        )
+    if colocated and ranks != engine_gpus:
+        yield (
+            f"cluster.layout=colocated puts a rank on each engine's GPU: learner.ranks={ranks} "
+            f"must be rollout.workers x rollout.tensor_parallel={engine_gpus}"
+        )
+
+
+def _names(cfg: RunConfig) -> Iterator[str]:
+    if cfg.name in ("", ".", "..") or Path(cfg.name).name != cfg.name:
+        yield f"name={cfg.name!r} must be a plain folder name"
+    for name, settings in cfg.eval.variants.items():
+        if not isinstance(settings, dict):
+            yield (
+                f"eval.variants.{name}={settings!r}: must hold environment settings, {{}} for none"
+            )
