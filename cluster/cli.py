@@ -361,7 +361,7 @@ def _run_config(run: str) -> RunConfig:
     file = Path(run) / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{run}: holds no config.yaml, so it is no run folder")
-    cfg, folder = load(file, idle=True), Path(run).resolve()
+    cfg, folder = load(file, allow_no_training=True), Path(run).resolve()
     cluster = dataclasses.replace(cfg.cluster, root=str(folder.parent))
     return dataclasses.replace(cfg, name=folder.name, cluster=cluster)
 

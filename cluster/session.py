@@ -9,16 +9,15 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import ray
 
 from cluster.failures import RunFailure, first_line
 from cluster.placement.nodes import address_of, live, local_cpus, reachable
 from configs.load import ConfigError
+from configs.paths import ROOT
 from configs.schema import RunConfig
 
-ROOT = Path(__file__).resolve().parent.parent
 NOBODY = "http://127.0.0.1:9"  # the discard port
 
 

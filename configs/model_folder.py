@@ -1,12 +1,10 @@
-"""A Hugging Face model folder in, its sizes out, or one sentence that says why it is no policy.
+"""Hugging Face model folders: found by path or hub name, checked, and measured.
 
-The weights are not loaded: numbers come from config.json and the headers of the weight files.
-`write_index` names those files, so that engines load them and nothing beside them.
+No weights are loaded: numbers come from config.json and the headers of the weight files.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -14,30 +12,35 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from configs.load import ConfigError
 from configs.schema import ModelConfig
+from configs.text import nearest, one_line
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 INDEX = "model.safetensors.index.json"
-PARTS = (  # the first whose mark is in a tensor's name
+PARTS = (  # the first with a mark in a tensor's name
     ("vision", ("vision", "visual", "connector", "projector", "multi_modal")),
     ("embedding", ("embed_tokens", "wte.", "embed_in")),
     ("head", ("lm_head", "embed_out")),
 )
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a model holds.
+    """The sizes of a model.
 
-    parameters: number by part.
-    layers, hidden: depth and width of its text trunk.
-    vocabulary: token ids that it knows.
+    parameters: number of parameters by part (`part_of`).
+    layers, hidden: depth and width of the text trunk.
+    vocabulary: number of token ids.
     positions: longest sequence, tokens; None without a limit.
-    matrices: shapes of the weights of its linear layers, embedding and output left out.
+    matrices: shapes of the linear layers' weights, without embedding and output layer.
     """
 
     parameters: dict[str, int]
@@ -45,20 +48,20 @@ class ModelSize:
     hidden: int
     vocabulary: int
     positions: int | None
-    matrices: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    matrices: dict[str, Shape] = field(default_factory=dict)
 
 
 def on_hub(path: str) -> bool:
-    """Whether a path is a hub's `owner/name`, and no folder; models/ is this checkout's own."""
-    named = HUB_NAME.fullmatch(path) and not path.startswith("models/")
-    return bool(named) and not Path(path).is_dir()
+    """Whether a path is a hub's `owner/name`, not a folder; models/ belongs to the checkout."""
+    is_name = HUB_NAME.fullmatch(path) and not path.startswith("models/")
+    return bool(is_name) and not Path(path).is_dir()
 
 
 def find_model(path: str) -> Path:
-    """The folder of a model, absolute: the one named, or a download of a hub's `owner/name`.
+    """The absolute folder of a model: the path itself, or a download of a hub's `owner/name`.
 
     Raises:
-        ConfigError: there is no such folder, and no hub gives such a name.
+        ConfigError: there is no such folder, and the hub has no such model.
     """
     if Path(path).is_dir() or not HUB_NAME.fullmatch(path):
         return Path(path).resolve()
@@ -74,97 +77,50 @@ def find_model(path: str) -> Path:
 
 
 def check_model(path: str | Path) -> ModelSize:
-    """Sizes of the (vision-)language model in a folder, or under a hub's name.
+    """Check the (vision-)language model in a folder, or under a hub's name; returns its sizes.
 
     Raises:
-        ConfigError: one sentence: no such folder, a file that is missing or damaged, or a model
-            that transformers does not know or that is no causal language model.
+        ConfigError: one sentence: no such folder, a missing or damaged file, or a model that
+            transformers does not know or that is no causal language model.
     """
     folder, key = find_model(str(path)), f"model.path={path}"
+    config = _causal_config(folder, key)
+    tensors = [tensor for file in _weight_files(folder, key) for tensor in _tensors(file, key)]
+    parameters: Counter[str] = Counter()
+    for name, shape in tensors:
+        parameters[part_of(name)] += math.prod(shape)
+    text = config.get_text_config()
+    return ModelSize(
+        parameters=dict(parameters),
+        layers=getattr(text, "num_hidden_layers", 0),
+        hidden=text.hidden_size,
+        vocabulary=text.vocab_size,
+        positions=getattr(text, "max_position_embeddings", None),
+        matrices={name: shape for name, shape in tensors if is_matrix(name, shape)},
+    )
+
+
+def _causal_config(folder: Path, key: str) -> PretrainedConfig:
+    """The configuration of a causal language model."""
     if not folder.is_dir():
         raise ConfigError(f"{key}: there is no such folder")
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}: holds no config.json, so it is no Hugging Face model folder")
-    config = _config(folder, key)
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except Exception as error:  # the boundary to transformers, which raises all kinds
+        raise ConfigError(f"{key}: config.json cannot be used: {one_line(error)}") from error
     kinds = config.architectures or []
     causal = any("ForCausalLM" in kind or "ForConditionalGeneration" in kind for kind in kinds)
     if not causal or config.is_encoder_decoder:
         raise ConfigError(f"{key}: is {', '.join(kinds) or 'of no named kind'}, no causal LM")
-    parameters: Counter[str] = Counter()
-    matrices = {}
-    for file in _weight_files(folder, key):
-        for name, shape in _header(file, key):
-            parameters[part_of(name)] += math.prod(shape)
-            if is_matrix(name, shape):
-                matrices[name] = shape
-    text = config.get_text_config()
-    return ModelSize(
-        dict(parameters),
-        getattr(text, "num_hidden_layers", 0),
-        text.hidden_size,
-        text.vocab_size,
-        getattr(text, "max_position_embeddings", None),
-        matrices,
-    )
-
-
-def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor may be a linear layer's weight between embedding and output."""
-    inside = part_of(name) not in ("embedding", "head")
-    return inside and len(shape) == 2 and name.endswith(".weight")
-
-
-def adapter_parameters(cfg: ModelConfig, model: ModelSize) -> int:
-    """Number of parameters of a run's LoRA adapters, r (in + out) a layer; 0 at rank 0.
-
-    Raises:
-        ConfigError: one of model.lora_targets names no linear layer of the model.
-    """
-    if not cfg.lora_rank:
-        return 0
-    for target in cfg.lora_targets:
-        if not any(name.endswith(f".{target}.weight") for name in model.matrices):
-            known = sorted({name.split(".")[-2] for name in model.matrices})
-            near = difflib.get_close_matches(target, known, 1, 0.0)
-            raise ConfigError(
-                f"model.lora_targets={target}: the model has no such linear layer between its "
-                f"embedding and its output; the nearest is {near[0] if near else 'none'}"
-            )
-    ends = tuple(f".{target}.weight" for target in cfg.lora_targets) or ("",)
-    chosen = [shape for name, shape in model.matrices.items() if name.endswith(ends)]
-    return cfg.lora_rank * sum(sum(shape) for shape in chosen)
-
-
-def write_index(folder: Path) -> None:
-    """Name the model's own weight files in an index.
-
-    Without one vLLM loads every *.safetensors of a folder, the value head too, and refuses it.
-    """
-    tensors = {
-        name: file.name
-        for file in sorted(folder.glob("model*.safetensors"))
-        for name, _ in _header(file, str(folder))
-    }
-    index = {"metadata": {}, "weight_map": tensors}
-    (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True))
-
-
-def one_line(error: BaseException) -> str:
-    """What an error of a library says, without its line breaks and its advice."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _config(folder: Path, key: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except Exception as error:  # the boundary to transformers, which raises all kinds
-        raise ConfigError(f"{key}: config.json cannot be used: {one_line(error)}") from error
+    return config
 
 
 def _weight_files(folder: Path, key: str) -> list[Path]:
-    """The files that transformers would load; the value head is none of them."""
+    """The files that transformers would load: not the value head."""
     index = folder / INDEX
     if not index.is_file():
         files = [folder / "model.safetensors"]
@@ -180,8 +136,8 @@ def _weight_files(folder: Path, key: str) -> list[Path]:
     return files
 
 
-def _header(file: Path, key: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of each tensor."""
+def _tensors(file: Path, key: str) -> Iterator[tuple[str, Shape]]:
+    """Name and shape of each tensor of a file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -192,9 +148,49 @@ def _header(file: Path, key: str) -> Iterator[tuple[str, tuple[int, ...]]]:
         raise ConfigError(f"{key}: {file.name} is damaged: {one_line(error)}") from error
 
 
+def write_index(folder: Path) -> None:
+    """Write the index of the model's own weight files.
+
+    Without it vLLM loads every *.safetensors of the folder, the value head too, and refuses it.
+    """
+    tensors = {
+        name: file.name
+        for file in sorted(folder.glob("model*.safetensors"))
+        for name, _ in _tensors(file, str(folder))
+    }
+    index = {"metadata": {}, "weight_map": tensors}
+    (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True))
+
+
 def part_of(name: str) -> str:
     """The part of a model that a tensor belongs to: vision, embedding, head or layers."""
     for part, marks in PARTS:
         if any(mark in name for mark in marks):
             return part
     return "layers"
+
+
+def is_matrix(name: str, shape: Shape) -> bool:
+    """Whether a tensor has the form of a linear layer's weight between embedding and output."""
+    inside = part_of(name) not in ("embedding", "head")
+    return inside and len(shape) == 2 and name.endswith(".weight")
+
+
+def adapter_parameters(cfg: ModelConfig, model: ModelSize) -> int:
+    """Number of parameters of a run's LoRA adapters: r (in + out) per layer; 0 at rank 0.
+
+    Raises:
+        ConfigError: one of model.lora_targets names no linear layer of the model.
+    """
+    if not cfg.lora_rank:
+        return 0
+    for target in cfg.lora_targets:
+        if not any(name.endswith(f".{target}.weight") for name in model.matrices):
+            near = nearest(target, sorted({name.split(".")[-2] for name in model.matrices}), 0.0)
+            raise ConfigError(
+                f"model.lora_targets={target}: the model has no such linear layer between its "
+                f"embedding and its output; the nearest is {near or 'none'}"
+            )
+    ends = tuple(f".{target}.weight" for target in cfg.lora_targets) or ("",)
+    chosen = [shape for name, shape in model.matrices.items() if name.endswith(ends)]
+    return cfg.lora_rank * sum(sum(shape) for shape in chosen)

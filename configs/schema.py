@@ -1,53 +1,72 @@
 """The keys of a run: their types, defaults, meanings and allowed values, in one place.
 
-A frozen dataclass a section; `leaf` documents one key. `configs.load` reads YAML into these;
-what contradicts what is in `configs.load.contradictions`. Environment settings are declared
-beside each environment and checked in the same way.
+Each section is a frozen dataclass, each key a `leaf`. `configs.load` reads YAML into them,
+`configs.contradictions` holds what excludes what. Each environment declares its settings so too.
 """
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast, overload
 
 PRESETS = ("fixed", "paper_text", "paper_code")
 
 
+T = TypeVar("T")
+Choices = tuple[str | int | None, ...]
+
+
+@overload
+def leaf(default: type[T], doc: str = "") -> T: ...
+
+
+@overload
 def leaf(
-    default: Any = MISSING,
-    doc: str = "",
+    default: T,
+    doc: str,
     *,
-    choices: tuple[Any, ...] | None = None,
+    choices: Choices | None = None,
     low: float | None = None,
     high: float | None = None,
-) -> Any:
-    """One configuration key.
+) -> T: ...
+
+
+def leaf(
+    default: T | type[T],
+    doc: str = "",
+    *,
+    choices: Choices | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> T:
+    """One configuration key: a dataclass field, typed as its value.
 
     Args:
-        default: value when the key is not given; mutable values are copied.
+        default: value when the key is not given; of a type, what it makes; a list or dict is
+            copied.
         doc: one sentence, with the unit where there is one.
         choices: the only values allowed, if not None.
         low: smallest value allowed, if not None.
         high: largest value allowed, if not None.
     """
     metadata = {"doc": doc, "choices": choices, "low": low, "high": high}
-    if isinstance(default, (dict, list)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
     if isinstance(default, type):
-        return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata)
+        return cast(T, field(default_factory=default, metadata=metadata))
+    if isinstance(default, dict | list):
+        return cast(T, field(default_factory=default.copy, metadata=metadata))
+    return cast(T, field(default=default, metadata=metadata))
 
 
 @dataclass(frozen=True)
 class TinyVisionConfig:
-    """The eyes of a tiny model: made when its environment shows pictures."""
+    """The vision tower of a tiny model, made when its environment shows pictures."""
 
     layers: int = leaf(3, "transformer layers of the vision tower", low=1)
     hidden: int = leaf(128, "its width", low=8)
     heads: int = leaf(4, "its attention heads; divides hidden", low=1)
     mlp: int = leaf(512, "width of its feed-forward layers", low=8)
     image_size: int = leaf(
-        128, "longest side that it sees, pixels; larger pictures are refused", low=16
+        128, "longest side of a picture, pixels; larger ones are refused", low=16
     )
     patch_size: int = leaf(16, "side of a patch, pixels; divides image_size", low=4)
     merge: int = leaf(2, "patches a side that become one token of the trunk", low=1)
@@ -57,7 +76,7 @@ class TinyVisionConfig:
 class TinyModelConfig:
     """A Llama made from scratch, with a tokenizer trained on the environment's own text.
 
-    Where the environment shows pictures it gets eyes: an Idefics3 (the family of SmolVLM).
+    Where the environment shows pictures it is an Idefics3 (the family of SmolVLM).
     """
 
     layers: int = leaf(4, "transformer layers", low=1)
@@ -76,8 +95,11 @@ class ModelConfig:
     )
     init: TinyModelConfig = leaf(TinyModelConfig, "the tiny model that is made when path is null")
     dtype: str = leaf("float32", "of weights and compute", choices=("float32", "bfloat16"))
-    freeze: str = leaf("none", "parts of a vision-language model that stay as they are",
-                       choices=("none", "vision", "vision+projector"))  # fmt: skip
+    freeze: str = leaf(
+        "none",
+        "parts of a vision-language model that are not trained",
+        choices=("none", "vision", "vision+projector"),
+    )
     gradient_checkpointing: bool = leaf(False, "recompute activations in the backward pass")
     lora_rank: int = leaf(0, "rank of trained LoRA adapters; 0 trains all weights", low=0)
     lora_alpha: int = leaf(32, "adapters are scaled by lora_alpha / lora_rank", low=1)
@@ -88,7 +110,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """What is played."""
+    """The environment of the episodes."""
 
     id: str = leaf("cardinal/GeneralPoints-v0", "Gymnasium id; `module:id` imports a plugin first")
     settings: dict[str, Any] = leaf({}, "keywords of the environment, checked by its own schema")
@@ -114,13 +136,14 @@ class SFTConfig:
     """Supervised warm-up on demonstrations."""
 
     steps: int = leaf(0, "optimizer steps; 0 skips the phase", low=0)
-    batch_size: int = leaf(128, "demonstrations a step, over all ranks", low=1)
+    batch_size: int = leaf(128, "demonstrations of a step, over all ranks", low=1)
     demonstrations: int = leaf(8192, "how many to write when data is null", low=1)
     data: str | None = leaf(
         None, "Parquet folder or released JSON file; null: written by the expert"
     )
-    loss: str = leaf("ce", "cross-entropy, DFT, or ce + KL to the start",
-                     choices=("ce", "dft", "ce_kl"))  # fmt: skip
+    loss: str = leaf(
+        "ce", "cross-entropy, DFT, or ce + KL to the start", choices=("ce", "dft", "ce_kl")
+    )
     kl_coef: float = leaf(0.1, "weight of the KL term of loss=ce_kl", low=0)
     optimizer: OptimizerConfig = leaf(OptimizerConfig, "the phase's own optimizer")
     log_every: int = leaf(20, "steps between two lines of metrics", low=1)
@@ -133,20 +156,22 @@ class PPOConfig:
     """Reinforcement learning on episodes."""
 
     updates: int = leaf(0, "PPO updates; 0 skips the phase", low=0)
-    episodes: int = leaf(256, "trajectories an update, over all workers", low=1)
+    episodes: int = leaf(256, "trajectories of an update, over all workers", low=1)
     epochs: int = leaf(4, "passes over the trajectories of an update", low=1)
-    minibatch: int = leaf(64, "trajectories an optimizer step, over all ranks", low=1)
+    minibatch: int = leaf(64, "trajectories of an optimizer step, over all ranks", low=1)
     optimizer: OptimizerConfig = leaf(OptimizerConfig, "the phase's own optimizer")
-    estimator: str = leaf("gae", "advantage estimator",
-                          choices=("gae", "grpo", "rloo", "reinforce_pp"))  # fmt: skip
-    group_size: int = leaf(1, "plays of one seed; above 1 for grpo and rloo", low=1)
-    gamma: float = leaf(0.9, "discount a turn", low=0, high=1)
+    estimator: str = leaf(
+        "gae", "advantage estimator", choices=("gae", "grpo", "rloo", "reinforce_pp")
+    )
+    group_size: int = leaf(1, "episodes of one seed; above 1 for grpo and rloo", low=1)
+    gamma: float = leaf(0.9, "discount per turn", low=0, high=1)
     lam: float = leaf(0.95, "GAE's lambda", low=0, high=1)
     clip: float = leaf(0.1, "ratio clip epsilon", low=0)
     value_coef: float = leaf(0.5, "weight of the value loss", low=0)
     value_clip: float = leaf(0.0, "clip of the value's move; 0 is off", low=0)
-    value_level: str = leaf("turn", "one value a turn or an action token",
-                            choices=("turn", "token"))  # fmt: skip
+    value_level: str = leaf(
+        "turn", "one value per turn or per action token", choices=("turn", "token")
+    )
     value_trunk_grad: float = leaf(
         0.1, "factor on the value loss's gradient into the trunk", low=0, high=1
     )
@@ -167,24 +192,24 @@ class PPOConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """The actors that play."""
+    """The actors that run episodes."""
 
     workers: int = leaf(1, "rollout actors, each one vLLM engine", low=1)
-    in_flight: int = leaf(64, "episodes in flight an actor (M)", low=1)
-    block: int = leaf(64, "trajectories an object-store block", low=1)
+    in_flight: int = leaf(64, "episodes in flight in an actor (M)", low=1)
+    block: int = leaf(64, "trajectories of an object-store block", low=1)
     temperature: float = leaf(1.0, "sampling temperature in training", low=0)
     answer_tokens: int = leaf(64, "cap of one answer, tokens", low=1)
     context_tokens: int = leaf(1024, "cap of prompt and answers of a segment, tokens", low=8)
     kv_cache_gib: float = leaf(1.0, "engine's KV cache, GiB (CPU engines)", low=0.01)
     gpu_memory: float = leaf(0.85, "share of a GPU's memory for the engine", low=0.05, high=1)
-    tensor_parallel: int = leaf(1, "GPUs an engine", low=1)
+    tensor_parallel: int = leaf(1, "GPUs of an engine", low=1)
     cpus: float = leaf(1.0, "CPUs that an actor reserves in Ray", low=0)
     threads: int = leaf(1, "compute threads of an engine without a GPU", low=1)
 
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """The group that learns."""
+    """The data-parallel group that trains."""
 
     ranks: int = leaf(1, "data-parallel ranks", low=1)
     zero_stage: int = leaf(0, "DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
@@ -207,7 +232,7 @@ class EvalConfig:
     variants: dict[str, Any] = leaf(
         {"train": {}}, "name to environment settings that differ from env.settings; null drops one"
     )
-    episodes: int = leaf(512, "a variant", low=1)
+    episodes: int = leaf(512, "episodes of a variant", low=1)
     temperature: float = leaf(1.0, "sampling temperature; 0 is greedy", low=0)
     seed: int = leaf(1_000_000, "first seed of the evaluation's episodes", low=0)
     every: int = leaf(0, "PPO updates between evaluations; 0: at the ends of phases only", low=0)
@@ -218,13 +243,13 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """Where the run lives, and how long anyone waits for anyone."""
+    """Where the run is placed, and the deadline of each wait."""
 
     address: str | None = leaf(None, "Ray address; null starts a local Ray or joins the job's")
     root: str = leaf("runs", "folder of run folders; on several nodes, one that all see")
     layout: str = leaf(
         "disaggregated",
-        "of GPUs: rollouts and learner on their own, or on the same ones by turns",
+        "of GPUs: rollouts and learner each on their own, or alternating on the same ones",
         choices=("disaggregated", "colocated"),
     )
     accelerator: str | None = leaf(
@@ -240,22 +265,25 @@ class ClusterConfig:
     weight_proof: bool = leaf(
         True, "prove each kind of weight at the start, compare log-probabilities after each publish"
     )
-    start_deadline_s: float = leaf(300.0, "actors and engines are ready", low=1)
-    episode_deadline_s: float = leaf(120.0, "one episode is played", low=1)
-    block_deadline_s: float = leaf(600.0, "one block is played", low=1)
-    sync_deadline_s: float = leaf(120.0, "one publish is received everywhere", low=1)
-    max_failure_rate: float = leaf(0.05, "share of failed trajectories that stops the run",
-                                   low=0, high=1)  # fmt: skip
+    start_deadline_s: float = leaf(300.0, "until actors and engines are ready, s", low=1)
+    episode_deadline_s: float = leaf(120.0, "of one episode, s", low=1)
+    block_deadline_s: float = leaf(600.0, "of one block of trajectories, s", low=1)
+    sync_deadline_s: float = leaf(120.0, "until all workers have received a publish, s", low=1)
+    max_failure_rate: float = leaf(
+        0.05, "share of failed trajectories that stops the run", low=0, high=1
+    )
     object_store_gib: float = leaf(1.0, "object store of a local Ray, GiB", low=0.1)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One job: demonstrations to policy to report."""
+    """One job: from demonstrations to a policy and its report."""
 
     name: str = leaf("run", "the run folder's name under cluster.root")
     seed: int = leaf(0, "of every draw: hands, demonstrations, minibatches, initial weights", low=0)
-    preset: str = leaf("fixed", "SPEC preset of environments and PPO", choices=PRESETS)
+    preset: str = leaf(
+        "fixed", "preset of the environments, SFT and PPO; see Presets", choices=PRESETS
+    )
     model: ModelConfig = leaf(ModelConfig)
     env: EnvConfig = leaf(EnvConfig)
     sft: SFTConfig = leaf(SFTConfig)

@@ -22,13 +22,13 @@ from cluster.placement.nodes import plan_live, same_versions
 from cluster.placement.plan import Needs
 from configs.load import ConfigError, find, load
 from configs.model_folder import on_hub
+from configs.paths import ROOT
 from configs.schema import RunConfig
 from envs.registry import check_settings
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "http://127.0.0.1:8265"  # where `ray start --head` puts its job server
 LIMIT_MIB = 64  # of the shipped checkout, which has 2: Ray keeps it in the head's memory
 CONNECT_S, ANSWER_S, UPLOAD_S, SILENCE_S, LOST_S, STOP_S = 4.0, 8.0, 120.0, 30.0, 60.0, 60.0

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from cluster.demonstrations import png, read_released, render
 from configs.load import ConfigError
-from configs.model_folder import one_line
+from configs.text import one_line
 from rollout.renderer import Renderer
 
 RENDERED = 16  # demonstrations

@@ -64,9 +64,15 @@ class Block:
             self.image, self.draw = taller, ImageDraw.Draw(taller)
 
     def text(
-        self, lines: Sequence[str], size: int = TEXT, fill: Colour = INK, bold: bool = False,
-        most: int | None = None, left: int = 0, tail: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        lines: Sequence[str],
+        size: int = TEXT,
+        fill: Colour = INK,
+        bold: bool = False,
+        most: int | None = None,
+        left: int = 0,
+        tail: bool = False,
+    ) -> None:
         """Wrapped lines; of more than `most`, the first or (tail) the last ones."""
         shape = font(size, bold)
         wrapped = [part for line in lines for part in wrap(line, shape, self.width - left)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs.load import contradictions
+from configs.contradictions import contradictions
 from configs.schema import OptimizerConfig, RunConfig
 from learner.deepspeed_config import deepspeed_config
 from learner.engine import TrainingEngine

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from cluster.preflight.check import check
-from configs.load import ConfigError, contradictions, load
+from configs.contradictions import contradictions
+from configs.load import ConfigError, load
 from configs.model_folder import ModelSize, adapter_parameters, check_model, is_matrix
 from configs.schema import ModelConfig
 from learner.engine import Reference, TrainingEngine

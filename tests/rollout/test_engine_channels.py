@@ -49,9 +49,12 @@ def test_an_engine_that_plays_pauses_for_new_weights(engine):
 
     asyncio.run(work())
     assert names(engine) == [
-        "pause_generation", "start_weight_update", "update_weights", "finish_weight_update",
+        "pause_generation",
+        "start_weight_update",
+        "update_weights",
+        "finish_weight_update",
         "resume_generation",
-    ]  # fmt: skip
+    ]
     assert engine._llm.calls[0] == ("pause_generation", "keep", True)  # caches of old weights go
     assert engine._llm.calls[3] == ("finish_weight_update", "3")
     assert engine.version == 3
@@ -71,9 +74,7 @@ def test_an_engine_that_sleeps_wakes_in_two_steps(engine):
     asyncio.run(work())
     assert engine._llm.calls[0] == ("sleep", 2, "wait")
     assert engine._llm.calls[1] == ("wake_up", ["weights"])
-    assert names(engine)[2:5] == [
-        "start_weight_update", "update_weights", "finish_weight_update"
-    ]  # fmt: skip
+    assert names(engine)[2:5] == ["start_weight_update", "update_weights", "finish_weight_update"]
     assert engine._llm.calls[5] == ("wake_up", ["kv_cache"])
     assert names(engine)[6:] == ["pause_generation", "start_weight_update"]  # awake again
 
@@ -96,9 +97,13 @@ def test_a_sleeping_engine_gets_buckets_through_the_object_store_too(engine):
 
     asyncio.run(work())
     assert names(engine) == [
-        "sleep", "wake_up", "start_weight_update", "update_weights", "finish_weight_update",
+        "sleep",
         "wake_up",
-    ]  # fmt: skip
+        "start_weight_update",
+        "update_weights",
+        "finish_weight_update",
+        "wake_up",
+    ]
 
 
 @pytest.mark.parametrize("channel", BACKENDS)

@@ -41,11 +41,14 @@ def episodes(engine, renderer, n=16, limits=None, **settings):
             *(
                 run_episode(
                     EpisodeRequest(str(i), "v", i, i, sampling_seed=i),
-                    make(GP, BRIEF | VISION | settings), e, renderer, limits,
+                    make(GP, BRIEF | VISION | settings),
+                    e,
+                    renderer,
+                    limits,
                 )
                 for i in range(n)
             )
-        )  # fmt: skip
+        )
 
     return loop.run(all_of_them())
 

@@ -26,9 +26,11 @@ def renderer(folder, template, **specials):
 @pytest.fixture
 def chatml(tiny_model):
     return renderer(
-        tiny_model, SYSTEM + CHATML,
-        eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"],
-    )  # fmt: skip
+        tiny_model,
+        SYSTEM + CHATML,
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
 
 
 def whole(r, *messages):

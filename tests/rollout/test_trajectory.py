@@ -31,10 +31,15 @@ def segment(spans, length, seed=0):
 
 def trajectory(name="ppo/1", segments=None, **changes):
     fields = dict(
-        id=name, environment="e", variant="v", seed=4, group_id=2,
+        id=name,
+        environment="e",
+        variant="v",
+        seed=4,
+        group_id=2,
         segments=segments or (segment([(3, 5), (7, 10)], 10), segment([(2, 4)], 6, 1)),
-        end="terminated", metrics={"success": 1.0},
-    )  # fmt: skip
+        end="terminated",
+        metrics={"success": 1.0},
+    )
     return Trajectory(**fields | changes)
 
 
@@ -43,8 +48,17 @@ def same(a: Trajectory, b: Trajectory) -> bool:
     return (
         all(
             getattr(a, n) == getattr(b, n)
-            for n in ("id", "environment", "variant", "seed", "group_id", "end", "failure",
-                      "bootstrap", "metrics")
+            for n in (
+                "id",
+                "environment",
+                "variant",
+                "seed",
+                "group_id",
+                "end",
+                "failure",
+                "bootstrap",
+                "metrics",
+            )
         )
         and len(a.segments) == len(b.segments)
         and all(
@@ -53,7 +67,7 @@ def same(a: Trajectory, b: Trajectory) -> bool:
             and all(np.array_equal(getattr(x, n), getattr(y, n)) for n in arrays)
             for x, y in zip(a.segments, b.segments, strict=True)
         )
-    )  # fmt: skip
+    )
 
 
 def travelled(batch):

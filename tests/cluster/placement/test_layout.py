@@ -9,7 +9,8 @@ import pytest
 
 from cluster.placement.layout import weight_channel, without_learner
 from cluster.preflight.check import check
-from configs.load import ConfigError, contradictions, load
+from configs.contradictions import contradictions
+from configs.load import ConfigError, load
 from configs.schema import RunConfig
 from tests.end_to_end.test_train import cardinal, finish
 

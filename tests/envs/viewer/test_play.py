@@ -124,8 +124,13 @@ def test_a_broken_environment_is_named(play, monkeypatch):
 def test_the_command_plays_through_a_pipe():
     done = subprocess.run(
         [sys.executable, "-m", "cluster.cli", "play", GP, "prompt_style=brief", "--seed", "5"],
-        input="?\n1+1\n", cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+        input="?\n1+1\n",
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert "seed 5" in done.stdout
     assert "answer> 1+1" in done.stdout
     assert done.stdout.endswith("Goodbye.\n")
