@@ -1,1 +1,1 @@
-"""Looking at an environment: terminal play, an HTML gallery, a contact sheet."""
+"""Shows an environment to people: terminal play, an HTML gallery, a contact sheet."""

@@ -1,15 +1,13 @@
-"""Episodes to look at: an environment in, what was shown, answered and said out.
+"""Records the episodes of a gallery: prompts, answers and what the verifier says of them.
 
-The answers are the expert's; every fourth is a slip, so that verdicts are seen. Knows neither
-HTML nor pictures.
+The answers are the expert's; every fourth is a slip, so that other verdicts are shown too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,64 +23,73 @@ SIGN = re.compile(r"(?<=[\d)])[ ]*([-+*/])[ ]*(?=[\d(])")
 
 
 @dataclass(frozen=True)
-class Answer:
+class GradedAnswer:
     """One graded answer.
 
-    by: who gave it: `expert`, or which slip it is. total: the running sum of rewards.
-    said: what the verifier says of it. heard: the user message that follows in the same prompt.
+    author: `expert`, or the kind of slip.
+    total: sum of the episode's rewards up to this one.
+    message: of the verifier about the answer.
+    next_message: the user message that follows in the same prompt; "" at its end.
     """
 
     text: str
-    by: str
+    author: str
     verdict: str
     reward: float
     total: float
-    said: str
-    heard: str
+    message: str
+    next_message: str
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One prompt with its picture (uint8 [height, width, 3]) and the answers to it."""
+class PromptRecord:
+    """One prompt, its picture (uint8 [height, width, 3]) and the answers to it, in order."""
 
-    prompt: str
+    text: str
     image: NDArray[np.uint8] | None
-    answers: tuple[Answer, ...]
+    answers: tuple[GradedAnswer, ...]
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One episode: `facts` is what the environment tells of it, `end` how it ended."""
+class EpisodeRecord:
+    """One episode.
+
+    facts: what the environment says of the episode at its reset, by name.
+    end: terminated, truncated, or stopped after MOST_TURNS.
+    """
 
     seed: int
     facts: dict[str, str]
-    trials: tuple[Trial, ...]
+    prompts: tuple[PromptRecord, ...]
     end: str
     metrics: dict[str, float]
     overview: NDArray[np.uint8] | None
 
     @property
-    def told(self) -> str:
-        """The facts in a line."""
+    def facts_line(self) -> str:
+        """The facts in one line."""
         return " · ".join(f"{name} {value}" for name, value in self.facts.items())
 
     @property
     def total(self) -> float:
         """Sum of all rewards."""
-        return self.trials[-1].answers[-1].total
+        return self.prompts[-1].answers[-1].total
 
 
-class Answers:
-    """The expert with slips: an earlier answer, a changed sign, an answer cut short, in turn."""
+class ExpertWithSlips:
+    """The expert's answers, every SLIP_EVERY-th a slip.
+
+    The slips are, in rotation: an earlier answer, a changed sign, an answer cut short.
+    """
 
     def __init__(self) -> None:
-        self.asked = self.slips = 0
+        self.answers = self.slips = 0
         self.earlier: list[str] = []
 
-    def give(self, right: str) -> tuple[str, str]:
-        """The next answer and who gave it, where `right` is the expert's."""
-        self.asked += 1
-        if self.asked % SLIP_EVERY:
+    def answer(self, right: str) -> tuple[str, str]:
+        """The next answer and its author, where `right` is the expert's."""
+        self.answers += 1
+        if self.answers % SLIP_EVERY:
             self.earlier.append(right)
             return right, "expert"
         self.slips += 1
@@ -99,35 +106,42 @@ class Answers:
         return others[-1], "an earlier answer"
 
 
-def play_episode(env: TextEnv, seed: int, answers: Answers) -> Episode:
-    """Play one episode; raises EnvironmentFailure as the environment does."""
-    shown, info = env.reset(seed=seed)
+def record_episode(env: TextEnv, seed: int, policy: ExpertWithSlips) -> EpisodeRecord:
+    """Run one episode; raises EnvironmentFailure as the environment does."""
+    observation, info = env.reset(seed=seed)
     facts, overview = _facts(info), env.overview()
-    trials: list[Trial] = []
-    given: list[Answer] = []
-    prompt, total, ended, end = shown, 0.0, False, "stopped"
+    prompts: list[PromptRecord] = []
+    answers: list[GradedAnswer] = []
+    prompt, total, ended, end = observation, 0.0, False, "stopped"
     for _ in range(MOST_TURNS):
-        text, by = answers.give(env.expert())
-        shown, reward, terminated, truncated, info = env.step(text)
+        text, author = policy.answer(env.expert())
+        observation, reward, terminated, truncated, info = env.step(text)
         total += float(reward)
         ended = terminated or truncated
-        restart = bool(shown["restart"]) and not ended
-        heard = "" if restart or ended else shown["message"]
-        said = str(info.get("message", ""))
-        given.append(Answer(text, by, str(info["verdict"]), float(reward), total, said, heard))
+        restart = bool(observation["restart"]) and not ended
+        answer = GradedAnswer(
+            text=text,
+            author=author,
+            verdict=str(info["verdict"]),
+            reward=float(reward),
+            total=total,
+            message=str(info.get("message", "")),
+            next_message="" if restart or ended else observation["message"],
+        )
+        answers.append(answer)
         if restart or ended:
-            trials.append(Trial(prompt["message"], prompt.get("image"), tuple(given)))
-            prompt, given = shown, []
+            prompts.append(PromptRecord(prompt["message"], prompt.get("image"), tuple(answers)))
+            prompt, answers = observation, []
         if ended:
             end = "terminated" if terminated else "truncated"
             break
-    if given:
-        trials.append(Trial(prompt["message"], prompt.get("image"), tuple(given)))
-    return Episode(seed, facts, tuple(trials), end, dict(info.get("metrics", {})), overview)
+    if answers:
+        prompts.append(PromptRecord(prompt["message"], prompt.get("image"), tuple(answers)))
+    return EpisodeRecord(seed, facts, tuple(prompts), end, dict(info.get("metrics", {})), overview)
 
 
-def _facts(info: dict[str, Any]) -> dict[str, str]:
-    """What `reset` tells in words: its texts and sequences."""
+def _facts(info: Mapping[str, object]) -> dict[str, str]:
+    """The texts and sequences of `reset`'s info, as text."""
     facts = {}
     for name, value in info.items():
         if isinstance(value, str):
@@ -138,23 +152,23 @@ def _facts(info: dict[str, Any]) -> dict[str, str]:
 
 
 def readable(answer: str) -> list[str]:
-    """An answer's lines without the marks of JSON, fields as `name: value`."""
+    """An answer's lines without JSON's braces and quotes; fields are `name: value`."""
     lines = [line.strip() for line in answer.splitlines()]
     return [FIELD.sub(r"\1: \2", line) for line in lines if line.strip("{}, ")]
 
 
-def common_lines(episodes: Iterable[Episode]) -> set[str]:
-    """The lines that every prompt holds."""
-    prompts = [set(t.prompt.splitlines()) for e in episodes for t in e.trials]
+def common_lines(episodes: Iterable[EpisodeRecord]) -> set[str]:
+    """The lines that every prompt has."""
+    prompts = [set(p.text.splitlines()) for e in episodes for p in e.prompts]
     return set.intersection(*prompts) if prompts else set()
 
 
 def new_lines(prompt: str, known: set[str]) -> list[str]:
-    """The prompt's lines that are not known yet, without blank ones and open ones as `A_3:`."""
+    """The prompt's lines that are not known; blank lines and open ones (`A_3:`) are left out."""
     lines = [line for line in prompt.splitlines() if line not in known]
     return [line for line in lines if line.strip() and not OPEN.match(line)]
 
 
-def one_trial_each(episodes: Iterable[Episode]) -> bool:
-    """Whether each episode has one prompt only, so that they can stand side by side."""
-    return all(len(episode.trials) == 1 for episode in episodes)
+def one_prompt_each(episodes: Iterable[EpisodeRecord]) -> bool:
+    """Whether each episode has only one prompt, so that episodes fit side by side."""
+    return all(len(episode.prompts) == 1 for episode in episodes)

@@ -1,6 +1,6 @@
-"""A gallery's page: episodes in, one HTML text out that needs no network.
+"""A gallery's page: recorded episodes as one HTML text that needs no network.
 
-Pictures stand in it as data, every text of an environment or an answer is escaped.
+Pictures are data URIs; every text of an environment or an answer is escaped.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from envs.viewer.episodes import (
-    Answer,
-    Episode,
-    Trial,
+    EpisodeRecord,
+    GradedAnswer,
+    PromptRecord,
     common_lines,
     new_lines,
-    one_trial_each,
+    one_prompt_each,
 )
 
-SIDE = 720  # pixels a picture is at most
+SIDE = 720  # longest side of a picture, pixels
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --faint: #6b6b6b; --line: #dcdcdc;
   --paper: #ffffff; --soft: #f6f6f4; --good: #00795a; --bad: #b3261e; }
@@ -64,11 +64,11 @@ summary { cursor: pointer; color: var(--faint); font-size: .88rem; }
 """
 
 
-def page(env_id: str, settings: str, episodes: Sequence[Episode]) -> str:
+def page(env_id: str, settings: str, episodes: Sequence[EpisodeRecord]) -> str:
     """The whole page."""
     known = common_lines(episodes)
-    answers = [a for e in episodes for t in e.trials for a in t.answers]
-    slips = sum(answer.by != "expert" for answer in answers)
+    answers = [a for e in episodes for p in e.prompts for a in p.answers]
+    slips = sum(answer.author != "expert" for answer in answers)
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
         "<meta name=viewport content='width=device-width'>",
@@ -77,8 +77,8 @@ def page(env_id: str, settings: str, episodes: Sequence[Episode]) -> str:
         f"<p>{_count(len(episodes), 'episode')}, {_count(len(answers), 'answer')}: the expert's, "
         f"and {_count(slips, 'slip')} among them so that other verdicts are seen.</p>",
         "<details class=prompt open><summary>the first prompt; below, of each only what is not in "
-        f"all of them</summary><pre>{escape(episodes[0].trials[0].prompt)}</pre></details>",
-        *(_side_by_side if one_trial_each(episodes) else _one_by_one)(episodes, known),
+        f"all of them</summary><pre>{escape(episodes[0].prompts[0].text)}</pre></details>",
+        *(_side_by_side if one_prompt_each(episodes) else _one_by_one)(episodes, known),
         "</body></html>\n",
     ]
     return "\n".join(parts)
@@ -88,66 +88,66 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _side_by_side(episodes: Sequence[Episode], known: set[str]) -> Iterator[str]:
+def _side_by_side(episodes: Sequence[EpisodeRecord], known: set[str]) -> Iterator[str]:
     """Episodes of one prompt each, as cards of one grid."""
     yield "<div class=trials>"
     for episode in episodes:
-        yield _trial(f"seed {episode.seed}", episode.told, episode.trials[0], known)
+        yield _prompt(f"seed {episode.seed}", episode.facts_line, episode.prompts[0], known)
     yield "</div>"
 
 
-def _one_by_one(episodes: Sequence[Episode], known: set[str]) -> Iterator[str]:
-    """Episodes of many prompts, each under a heading, its overview at the left."""
+def _one_by_one(episodes: Sequence[EpisodeRecord], known: set[str]) -> Iterator[str]:
+    """Episodes of several prompts, each under a heading, with its overview at the left."""
     for episode in episodes:
         metrics = (f"{name.replace('_', ' ')} {v:.3g}" for name, v in episode.metrics.items())
         total = f"<span class={_tone(episode.total)}>{episode.total:+g}</span>"
         yield f"<h2>Seed {episode.seed}: {total}, {episode.end}</h2>"
-        yield f"<p class=faint>{escape(' · '.join([episode.told, *metrics]))}</p>"
-        yield from _walk(episode, known)
+        yield f"<p class=faint>{escape(' · '.join([episode.facts_line, *metrics]))}</p>"
+        yield from _prompts(episode, known)
 
 
-def _walk(episode: Episode, known: set[str]) -> Iterator[str]:
-    """The overview with what is new in the first prompt, then the trials in order."""
-    first = episode.trials[0].prompt
+def _prompts(episode: EpisodeRecord, known: set[str]) -> Iterator[str]:
+    """The overview with the new lines of the first prompt, then all prompts in order."""
+    first = episode.prompts[0].text
     if episode.overview is not None:
         new = "\n".join(new_lines(first, known))
         known = known | set(first.splitlines())
         yield f"<div class=episode><div class=overview>{_img(episode.overview, 'overview')}"
         yield f"<pre>{escape(new)}</pre></div>"
     yield "<div class=trials>"
-    for number, trial in enumerate(episode.trials, start=1):
-        yield _trial(str(number), "", trial, known)
-        known = known | set(trial.prompt.splitlines())
+    for number, prompt in enumerate(episode.prompts, start=1):
+        yield _prompt(str(number), "", prompt, known)
+        known = known | set(prompt.text.splitlines())
     yield "</div></div>" if episode.overview is not None else "</div>"
 
 
-def _trial(name: str, told: str, trial: Trial, known: set[str]) -> str:
-    new = "\n".join(new_lines(trial.prompt, known))
+def _prompt(name: str, facts: str, prompt: PromptRecord, known: set[str]) -> str:
+    new = "\n".join(new_lines(prompt.text, known))
     parts = ["<div class=trial>"]
-    if trial.image is not None:
-        parts.append(_img(trial.image, f"picture of {name}"))
+    if prompt.image is not None:
+        parts.append(_img(prompt.image, f"picture of {name}"))
     parts += [
-        f"<div><span class=number>{name}</span> <span class=faint>{escape(told)}</span>",
+        f"<div><span class=number>{name}</span> <span class=faint>{escape(facts)}</span>",
         f"<pre class=new>{escape(new)}</pre></div>",
-        f"<details><summary>whole prompt</summary><pre>{escape(trial.prompt)}</pre></details>",
-        *(_answer(answer) for answer in trial.answers),
+        f"<details><summary>whole prompt</summary><pre>{escape(prompt.text)}</pre></details>",
+        *(_answer(answer) for answer in prompt.answers),
         "</div>",
     ]
     return "\n".join(parts)
 
 
-def _answer(answer: Answer) -> str:
+def _answer(answer: GradedAnswer) -> str:
     tone = _tone(answer.reward)
     parts = [
         f"<div class='answer {tone}'><pre>{escape(answer.text)}</pre>",
         f"<div class=grade><b class={tone}>{escape(answer.verdict)}</b>"
         f"<span class={tone}>{answer.reward:+g}</span>"
         f"<span class=faint>total {answer.total:+g}</span></div>",
-        f"<div class=said><span class=faint>{escape(answer.by)} ·</span> {escape(answer.said)}"
-        "</div></div>",
+        f"<div class=said><span class=faint>{escape(answer.author)} ·</span> "
+        f"{escape(answer.message)}</div></div>",
     ]
-    if answer.heard:
-        parts.append(f"<pre class=new>{escape(answer.heard)}</pre>")
+    if answer.next_message:
+        parts.append(f"<pre class=new>{escape(answer.next_message)}</pre>")
     return "".join(parts)
 
 
@@ -155,8 +155,8 @@ def _tone(reward: float) -> str:
     return "good" if reward > 0 else "bad" if reward < 0 else "faint"
 
 
-def _img(pixels: NDArray[np.uint8], words: str) -> str:
-    return f"<img alt='{words}' src='{data_uri(pixels)}'>"
+def _img(pixels: NDArray[np.uint8], alt: str) -> str:
+    return f"<img alt='{alt}' src='{data_uri(pixels)}'>"
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:

@@ -1,7 +1,6 @@
-"""`cardinal play`: an environment in, a person plays it in the terminal.
+"""`cardinal play`: a person plays an environment in the terminal, by keyboard or pipe.
 
-Pictures are saved and named by path. Works with a keyboard and with a pipe; the end of input
-ends the game. Knows nothing of models.
+Pictures are saved and shown as paths; the end of the input ends the game.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class _EndOfInput(Exception):
 
 
 class Game:
-    """A person's episodes, one seed after the other, and what they earned."""
+    """A person's episodes, one seed after the other, and their rewards."""
 
     def __init__(self, env: TextEnv, seed: int, pictures: str | Path | None = None) -> None:
         self.env, self.seed = env, seed
@@ -55,12 +54,12 @@ class Game:
 
     def _episode(self) -> None:
         self._say(f"\n─── seed {self.seed} ───", "bold")
-        shown, _ = self.env.reset(seed=self.seed)
+        observation, _ = self.env.reset(seed=self.seed)
         overview = self.env.overview()
         turn, total, ended = 1, 0.0, False
-        self._show(shown, turn)
+        self._show(observation, turn)
         while not ended:
-            shown, reward, terminated, truncated, info = self.env.step(self._answer())
+            observation, reward, terminated, truncated, info = self.env.step(self._answer())
             reward, turn, ended = float(reward), turn + 1, terminated or truncated
             total, self.total = total + reward, self.total + reward
             style = "green" if reward > 0 else "red"
@@ -68,7 +67,7 @@ class Game:
             if info.get("message"):
                 self._say(f"The verifier: {info['message']}")
             if not ended:
-                self._show(shown, turn)
+                self._show(observation, turn)
         self.played += 1
         self.solved += bool(info["metrics"]["success"])
         metrics = ", ".join(f"{name} {value:.3g}" for name, value in info["metrics"].items())
@@ -76,21 +75,21 @@ class Game:
         if overview is not None:
             self._save(Image.fromarray(overview), f"seed-{self.seed}-overview.png", "overview")
 
-    def _show(self, shown: Observation, turn: int) -> None:
-        """The user message; its picture where it begins a prompt."""
-        self._say(f"\n{shown['message']}")
-        if "image" in shown and shown["restart"]:
+    def _show(self, observation: Observation, turn: int) -> None:
+        """Print the user message; save its picture when it begins a prompt."""
+        self._say(f"\n{observation['message']}")
+        if "image" in observation and observation["restart"]:
             name = f"seed-{self.seed}-turn-{turn}.png"
-            self._save(Image.fromarray(shown["image"]), name, "picture")
+            self._save(Image.fromarray(observation["image"]), name, "picture")
 
     def _answer(self) -> str:
-        """The next answer; a `?` is served on the way."""
+        """The next answer; for each `?` before it the expert's answer is shown."""
         while (text := self._read()).strip() == "?":
             self._say(f"The expert: {self.env.expert()}", "cyan")
         return text
 
     def _read(self) -> str:
-        """One line, or a paste up to a blank line or its last brace; skips blank lines first."""
+        """One line, or a paste up to a blank line or its last brace, after any blank lines."""
         line = ""
         while not line.strip():
             line = self._line("answer> ")

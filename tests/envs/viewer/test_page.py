@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from envs.viewer.episodes import Answer, Episode, Trial
+from envs.viewer.episodes import EpisodeRecord, GradedAnswer, PromptRecord
 from envs.viewer.page import SIDE, data_uri, page
 
 HOSTILE = "<script>alert('x')</script>&\"</pre><img src=x onerror=y>"
@@ -33,13 +33,13 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def episode(text: str, trials: int, image=None, overview=None) -> Episode:
+def episode(text: str, trials: int, image=None, overview=None) -> EpisodeRecord:
     given = (
-        Answer(text, text, text, -1.5, -1.5, text, text),
-        Answer(text, "expert", "fine", 2.0, 0.5, text, ""),
+        GradedAnswer(text, text, text, -1.5, -1.5, text, text),
+        GradedAnswer(text, "expert", "fine", 2.0, 0.5, text, ""),
     )
-    shown = tuple(Trial(f"{text} {number}", image, given) for number in range(trials))
-    return Episode(4, {text: text}, shown, "terminated", {"success": 1.0}, overview)
+    shown = tuple(PromptRecord(f"{text} {number}", image, given) for number in range(trials))
+    return EpisodeRecord(4, {text: text}, shown, "terminated", {"success": 1.0}, overview)
 
 
 @pytest.mark.parametrize("trials", [1, 3])

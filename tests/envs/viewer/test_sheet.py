@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from envs.viewer.episodes import Answer, Episode, Trial
-from envs.viewer.sheet import BAD, GOOD, MARGIN, TILE, Block, draw_sheet, font, wrap
+from envs.viewer.episodes import EpisodeRecord, GradedAnswer, PromptRecord
+from envs.viewer.sheet import BAD, GOOD, MARGIN, TILE, Strip, draw_sheet, font, wrap
 
 BLUE = (10, 20, 230)
 
 
-def episode(seed: int, trials: int, text: str = "1+2", overview=None) -> Episode:
+def episode(seed: int, trials: int, text: str = "1+2", overview=None) -> EpisodeRecord:
     picture = np.full((40, 40, 3), BLUE, np.uint8)
     given = (
-        Answer(text, "cut short", "wrong", -1.0, -1.0, text, text),
-        Answer(text, "expert", "solved", 5.0, 4.0, text, ""),
+        GradedAnswer(text, "cut short", "wrong", -1.0, -1.0, text, text),
+        GradedAnswer(text, "expert", "solved", 5.0, 4.0, text, ""),
     )
-    shown = tuple(Trial(f"all\n{text} {seed} {n}", picture, given) for n in range(trials))
-    return Episode(seed, {"city": "Milan"}, shown, "terminated", {}, overview)
+    shown = tuple(PromptRecord(f"all\n{text} {seed} {n}", picture, given) for n in range(trials))
+    return EpisodeRecord(seed, {"city": "Milan"}, shown, "terminated", {}, overview)
 
 
 def count(image, colour) -> int:
@@ -54,27 +54,27 @@ def test_texts_of_any_length_fit(text):
 
 
 def test_wrapped_parts_fit_and_lose_nothing():
-    shape = font(15)
+    face = font(15)
     for line in ("one two three four five six seven", "x" * 90, "short", "a " + "b" * 70):
-        parts = wrap(line, shape, 100)
-        assert all(shape.getlength(part) <= 100 for part in parts)
+        parts = wrap(line, face, 100)
+        assert all(face.getlength(part) <= 100 for part in parts)
         assert "".join(parts).replace(" ", "") == line.replace(" ", "")
 
 
-def test_a_block_grows_and_keeps_what_was_drawn():
-    block = Block(60)
-    block.text(["begin"], fill=BAD)
+def test_a_strip_grows_and_keeps_what_was_drawn():
+    strip = Strip(60)
+    strip.text(["begin"], fill=BAD)
     for _ in range(200):
-        block.text(["line"])
-    image = block.cut()
-    assert image.height == block.y > 1024
+        strip.text(["line"])
+    image = strip.crop()
+    assert image.height == strip.y > 1024
     assert count(image.crop((0, 0, 60, 25)), BAD) > 5
 
 
 def test_cut_texts_say_so():
-    head, tail = Block(200), Block(200)
+    head, tail = Strip(200), Strip(200)
     lines = [str(number) for number in range(20)]
-    head.text(lines, most=5)
-    tail.text(lines, most=5, tail=True)
+    head.text(lines, max_lines=5)
+    tail.text(lines, max_lines=5, tail=True)
     assert head.y == tail.y == 5 * round(15 * 1.4)
-    assert (np.asarray(head.cut()) != np.asarray(tail.cut())).any()
+    assert (np.asarray(head.crop()) != np.asarray(tail.crop())).any()
