@@ -40,8 +40,8 @@ def vision_model(tmp_path_factory):
     from learner.init_model import init_model
 
     folder = tmp_path_factory.mktemp("vision") / "model"
-    eyes = {"layers": 1, "hidden": 64, "heads": 2, "mlp": 64}
-    init = {"layers": 2, "hidden": 64, "heads": 2, "mlp": 128, "vision": eyes}
+    tower = {"layers": 1, "hidden": 64, "heads": 2, "mlp": 64}
+    init = {"layers": 2, "hidden": 64, "heads": 2, "mlp": 128, "vision": tower}
     cfg = build(RunConfig, {"model": {"init": init}}, "")
     corpus = make("cardinal/GeneralPoints-v0", BRIEF | VISION).corpus()
     init_model(folder, cfg, corpus, vision=True)

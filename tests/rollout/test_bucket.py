@@ -37,3 +37,26 @@ def test_buckets_respect_the_limit_and_the_order():
     groups = list(buckets(many, limit_bytes=120))
     assert [[n for n, _ in g] for g in groups] == [["0", "1"], ["2"], ["3", "4"], ["5"]]
     assert all(sum(t.nbytes for _, t in g) <= 120 or len(g) == 1 for g in groups)
+
+
+def test_a_sum_of_exactly_the_limit_is_one_bucket():
+    tensors = [("a", torch.zeros(10)), ("b", torch.zeros(20, dtype=torch.bfloat16))]
+    assert [len(bucket) for bucket in buckets(tensors, 80)] == [2]
+    assert [len(bucket) for bucket in buckets(tensors, 79)] == [1, 1]
+    assert list(buckets([], 79)) == []
+
+
+def test_a_partitioned_parameter_counts_with_its_full_size():
+    """ZeRO stage 3 leaves an empty tensor, and the full size in ds_numel."""
+    parameters = [(name, torch.nn.Parameter(torch.zeros(0))) for name in "abc"]
+    for _, parameter in parameters:
+        parameter.ds_numel = 10
+    cut = list(buckets(parameters, 80))
+    assert [[name for name, _ in bucket] for bucket in cut] == [["a", "b"], ["c"]]
+    assert cut[0][0][1] is parameters[0][1]
+
+
+def test_views_are_aligned():
+    header, _ = pack(tensors())
+    assert header.offsets == [0, 64, 128, 192]
+    assert header.bytes == 256

@@ -1,0 +1,84 @@
+"""Contradictions: each pair of keys that cannot both hold is refused, and its neighbour is not."""
+
+import dataclasses
+
+import pytest
+
+from configs.contradictions import contradictions
+from configs.load import ConfigError, build, load, parse
+from configs.schema import RunConfig
+
+GRPO = ["ppo.estimator=grpo", "ppo.group_size=2"]
+SFT = ["sft.steps=9"]
+COLOCATED = ["cluster.layout=colocated"]
+
+
+def config(*overrides):
+    """The defaults with PPO updates, and overrides; contradictions are not refused."""
+    return build(RunConfig, parse(["ppo.updates=3", *overrides]), "")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mended", "words"),
+    [
+        (["model.init.heads=3"], "model.path=x", "does not divide model.init.hidden=128"),
+        (["model.init.heads=8"], "model.init.heads=2", "heads of a multiple of 32"),
+        (["ppo.minibatch=257"], "ppo.minibatch=256", "is more than ppo.episodes=256"),
+        (["ppo.group_size=3"], "ppo.group_size=4", "is no multiple of ppo.group_size=3"),
+        (["ppo.estimator=grpo"], "ppo.group_size=2", "ppo.group_size must be at least 2"),
+        (["ppo.estimator=rloo"], "ppo.group_size=2", "ppo.group_size must be at least 2"),
+        ([*GRPO, "ppo.value_level=token"], "ppo.estimator=gae", "which has no critic"),
+        ([*GRPO, "ppo.value_clip=0.2"], "ppo.value_clip=0", "ppo.value_clip=0.2 has no use"),
+        ([*GRPO, "ppo.trunc_bootstrap=true"], "ppo.estimator=gae", "which has no critic"),
+        ([*GRPO, "ppo.advantage_level=token"], "ppo.advantage_level=turn", "has no critic"),
+        (["ppo.advantage_level=token"], "ppo.value_level=token", "needs ppo.value_level=token"),
+        (["rollout.answer_tokens=1024"], "rollout.answer_tokens=1023", "no room for a prompt"),
+        ([*SFT, "learner.ranks=3"], "sft.steps=0", "sft.batch_size=128 is no multiple of learner"),
+        (
+            [*SFT, "sft.demonstrations=127"],
+            "sft.demonstrations=128",
+            "sft.demonstrations=127 to be",
+        ),
+        ([*SFT, "sft.demonstrations=127"], "sft.data=x", "sft.demonstrations=127 to be"),
+        ([*SFT, "sft.loss=ce_kl", "sft.kl_coef=0"], "sft.loss=ce", "sft.kl_coef=0 has no KL"),
+        ([*SFT, "sft.keep=[3,10]"], "sft.keep=[1,9]", "must hold steps from 1 to sft.steps=9"),
+        ([*SFT, "sft.keep=[0]"], "sft.keep=[1]", "must hold steps from 1 to sft.steps=9"),
+        ([*SFT, "sft.optimizer.lr_end=1"], "sft.optimizer.lr=1", "is above sft.optimizer.lr=1e-06"),
+        (["ppo.optimizer.lr_end=1"], "ppo.optimizer.schedule=constant", "its peak"),
+        (["ppo.optimizer.lr_end=1"], "ppo.updates=0", "ppo.optimizer.lr_end=1 is above"),
+        (["rollout.temperature=0"], "ppo.updates=0", "samples nothing to learn from"),
+        (["learner.offload=true"], "learner.zero_stage=1", "needs learner.zero_stage of 1 to 3"),
+        (["model.lora_targets=[q]"], "model.lora_rank=1", "model.lora_rank=0 makes none"),
+        (["cluster.channel=ipc"], "cluster.layout=colocated", "needs cluster.layout=colocated"),
+        ([*COLOCATED, "cluster.channel=nccl"], "cluster.channel=ipc", "joins GPUs that differ"),
+        ([*COLOCATED, "ppo.max_staleness=1"], "ppo.max_staleness=0", "needs both at once"),
+        ([*COLOCATED, "learner.ranks=2"], "rollout.workers=2", "tensor_parallel=1"),
+        ([*COLOCATED, "learner.ranks=2"], "rollout.tensor_parallel=2", "learner.ranks=2 must be"),
+        (["name=a/b"], "name=a", "name='a/b' must be a plain folder name"),
+        (["name=.."], "name=a", "name='..' must be a plain folder name"),
+    ],
+)
+def test_a_contradiction_is_refused_and_without_it_nothing(overrides, mended, words):
+    sentences = contradictions(config(*overrides))
+    assert any(words in sentence for sentence in sentences), sentences
+    assert all("\n" not in sentence for sentence in sentences)
+    assert contradictions(config(*overrides, mended)) == []
+
+
+def test_defaults_contradict_nothing():
+    assert contradictions(RunConfig()) == []
+
+
+def test_variants_hold_settings_and_are_not_empty():
+    cfg = config()
+    for variants, words in (({}, "is empty"), ({"x": 3}, "eval.variants.x=3: must hold")):
+        changed = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, variants=variants))
+        (sentence,) = contradictions(changed)
+        assert words in sentence
+
+
+def test_loading_refuses_the_first(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("ppo: {updates: 3, episodes: 32}\n")
+    with pytest.raises(ConfigError, match=r"^ppo.minibatch=64 is more than ppo.episodes=32$"):
+        load(file, ["rollout.temperature=0"])

@@ -1,0 +1,89 @@
+"""Studies: what a file may hold, the arms of a sweep, and the order of arms."""
+
+import pytest
+
+from configs.load import ConfigError
+from configs.study import FOLDER, load_study
+
+HEAD = "base: gp_l_debug\nset: {ppo.updates: 0}\n"
+
+
+def study(folder, text, name="mine.yaml"):
+    (folder / name).write_text(text)
+    return load_study(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "not YAML"),
+        ("- a", "must hold keys and values"),
+        (f"{HEAD}bass: 1", "there is no key bass; there are arms, base, root, seeds, set"),
+        ("arms: {a: {}}", "base must name a configuration"),
+        (f"{HEAD}seeds: 3", "seeds=3 must be a list of whole numbers"),
+        (f"{HEAD}seeds: []", "seeds=[] must be a list of whole numbers"),
+        (f"{HEAD}seeds: [true]", "seeds=[True] must be a list of whole numbers"),
+        (f"{HEAD}seeds: [1, 1]", "seeds=[1, 1] names a seed twice"),
+        (HEAD, "arms must hold at least one arm"),
+        (f"{HEAD}arms: {{}}", "arms must hold at least one arm"),
+        (f"{HEAD}arms: {{a_n-1: , a: {{sweep: {{n: [1]}}}}}}", "there are two arms of this name"),
+        ("base: gp_l_debug\nset: 3\narms: {a: {}}", "set=3: must be a mapping or a list of"),
+        (f"{HEAD}arms: {{a: 3}}", "arms.a: must hold keys and values"),
+        (f"{HEAD}arms: {{a: {{sweep: {{name: [x/y]}}}}}}", "'a_name-x/y' must be a plain folder"),
+        (f"{HEAD}arms: {{a: {{at: 1.5, from: b}}}}", "arms.a.at=1.5: must be an SFT step"),
+    ],
+)
+def test_what_a_file_may_not_hold(tmp_path, text, words):
+    with pytest.raises(ConfigError) as error:
+        study(tmp_path, text)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_study_that_is_not_there_names_those_that_are():
+    with pytest.raises(ConfigError, match=r"nowhere: there is no such study; .*gp_l_cpu"):
+        load_study("nowhere")
+
+
+@pytest.mark.parametrize("name", [file.stem for file in sorted(FOLDER.glob("*.yaml"))])
+def test_a_shipped_study_is_found_by_its_bare_name(name):
+    assert load_study(name).name == load_study(f"{name}.yaml").name == name
+
+
+def test_defaults_and_a_base_next_to_the_study(tmp_path):
+    (tmp_path / "own.yaml").write_text("ppo: {updates: 3}\nseed: 5\n")
+    own = study(tmp_path, "base: own.yaml\narms:\n  a:\n")
+    assert (own.root, own.seeds, own.base) == ("runs", (0,), str(tmp_path / "own.yaml"))
+    run = own.run("a", 7)
+    assert (run.seed, run.name, run.ppo.updates) == (7, "seed7", 3)
+    assert run.cluster.root == str(own.folder / "a")
+
+
+def test_a_sweep_is_an_arm_for_each_combination(tmp_path):
+    arms = "arms: {a: {set: {seed: 1}, sweep: {ppo.clip: [0.1, 0.2], ppo.epochs: [1, 2]}}}"
+    swept = study(tmp_path, HEAD.replace("0}", "1}") + arms)
+    assert list(swept.arms) == [
+        f"a_clip-{clip}_epochs-{epochs}" for clip in (0.1, 0.2) for epochs in (1, 2)
+    ]
+    run = swept.run("a_clip-0.2_epochs-1", 0)
+    assert (run.ppo.clip, run.ppo.epochs, run.ppo.updates) == (0.2, 1, 1)
+
+
+def test_an_arm_after_pretraining_is_measured_from_where_that_ends(tmp_path):
+    chain = study(
+        tmp_path,
+        HEAD + "arms:\n"
+        "  ppo: {from: sft, set: {sft.steps: 0, ppo.updates: 3}}\n"
+        "  more: {from: sft, match: ppo}\n"
+        "  sft: {from: pretrain, set: {sft.steps: 4}}\n"
+        "  pretrain: {set: {sft.steps: 8}}\n",
+    )
+    assert list(chain.arms) == ["pretrain", "sft", "ppo", "more"]
+    assert chain.arms["more"].needs == ["sft", "ppo"]
+    assert chain.origin("more") == chain.origin("sft") == "sft"
+    assert chain.origin("pretrain") == "pretrain"
+    assert chain.run("ppo", 0).eval.start == str(chain.folder / "sft" / "seed0")
+    assert chain.run("sft", 0).eval.start is None
+    assert chain.measured("more") == ["sft", "pretrain"]
+    assert chain.run("more", 0, steps=9).sft.steps == 9
+    assert chain.run("sft", 0, steps=9).sft.steps == 4
