@@ -1,10 +1,11 @@
-"""An engine's side of GPU layouts: its arguments, the order of its steps, what a CPU refuses."""
+"""An engine without vLLM's processes: its arguments, the order of its steps, its load."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,14 @@ from rollout.engine import (
     InferenceEngine,
     _arguments,
     _environment,
+    _LoadRecorder,
 )
+from rollout.renderer import FORBIDDEN_BIAS
+
+
+@dataclass
+class SchedulerStats:
+    num_running_reqs: int
 
 
 class RecordingLLM:
@@ -136,3 +144,42 @@ def test_a_cpu_engine_cannot_sleep(tiny_model):
     settings = replace(EngineSettings(tiny_model), sleep_mode=True)
     with pytest.raises(EngineFailure, match="Sleep mode is not supported on current platform"):
         asyncio.run(InferenceEngine.start(settings))
+
+
+def test_load_is_weighted_by_time_and_begins_anew(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("rollout.engine.time.monotonic", lambda: clock[0])
+    load = _LoadRecorder()
+    for clock[0], running in ((1.0, 4), (3.0, 8), (4.0, 0), (9.0, None)):
+        load.record(running if running is None else SchedulerStats(running))
+    assert load.pop() == ((4 * 2 + 8 * 1) / 3, 3.0)  # idle seconds do not count
+    assert load.pop() == (0.0, 0.0)
+
+
+def test_a_completion_has_a_version_for_each_token(engine):
+    span = SimpleNamespace(version="7", start=1, end=3)
+    start = SimpleNamespace(version="start", start=0, end=1)  # vLLM's own name of the first weights
+    answer = SimpleNamespace(
+        token_ids=[5, 6, 7, 8],
+        logprobs=SimpleNamespace(logprobs=[-1.0, -2.0, -3.0, -4.0, -9.0]),
+        weight_versions=[start, span],
+        finish_reason="length",
+    )
+    engine.version = 8
+    output = SimpleNamespace(outputs=[answer], prompt_token_ids=[1, 2])
+    completion = engine._completion(output)
+    assert completion.versions.tolist() == [8, 7, 7, 8]
+    assert list(completion.logprobs) == [-1.0, -2.0, -3.0, -4.0]
+    assert completion.prompt_ids == [1, 2]
+    assert not completion.stopped
+    answer.finish_reason = "stop"
+    assert engine._completion(output).stopped
+
+
+def test_forbidden_tokens_have_the_learners_bias():
+    settings = EngineSettings("nowhere", forbidden=(3, 9), stop_ids=(2,))
+    parameters = InferenceEngine(settings, RecordingLLM(), None)._parameters(5, 0.5)
+    assert parameters.logit_bias == {3: FORBIDDEN_BIAS, 9: FORBIDDEN_BIAS}
+    assert (parameters.max_tokens, parameters.temperature) == (5, 0.5)
+    assert parameters.stop_token_ids == [2]
+    assert parameters.ignore_eos

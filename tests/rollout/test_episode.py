@@ -14,7 +14,7 @@ LIMITS = EpisodeLimits(answer_tokens=16, context_tokens=128, episode_deadline_s=
 GP = "cardinal/GeneralPoints-v0"
 
 
-class Scripted:
+class ScriptedEngine:
     """A generator that gives prepared answers and remembers its prompts."""
 
     def __init__(self, renderer, answers, stop=True):
@@ -42,9 +42,9 @@ def renderer(tiny_model):
 
 def run(renderer, answers, settings=None, limits=LIMITS, stop=True, env=None, **request):
     env = env or make(GP, {"prompt_style": "brief", "verify_iter": 3} | (settings or {}))
-    engine = Scripted(renderer, answers, stop)
-    asked = EpisodeRequest(**{"id": "a", "variant": "v", "seed": 3, "group_id": 3} | request)
-    return asyncio.run(run_episode(asked, env, engine, renderer, limits)), engine
+    engine = ScriptedEngine(renderer, answers, stop)
+    episode = EpisodeRequest(**{"id": "a", "variant": "v", "seed": 3, "group_id": 3} | request)
+    return asyncio.run(run_episode(episode, env, engine, renderer, limits)), engine
 
 
 def gold(seed=3):
@@ -125,20 +125,21 @@ def test_a_broken_environment_makes_a_failed_trajectory(renderer):
     env.step = lambda answer: 1 / 0
     t, _ = run(renderer, ["1+1"], env=env)
     assert t.end == "failed"
-    assert "ZeroDivisionError" in t.failure
+    assert t.failure.startswith("environment <lambda>: ZeroDivisionError")
     assert not t.segments
+    assert t.metrics == {}
 
 
 def test_an_episode_that_hangs_is_failed_at_its_deadline(renderer):
-    engine = Scripted(renderer, [])
+    engine = ScriptedEngine(renderer, [])
 
     async def forever(*_, **__):
         await asyncio.sleep(60)
 
     engine.generate = forever
-    asked = EpisodeRequest(id="a", variant="v", seed=3, group_id=3)
+    request = EpisodeRequest(id="a", variant="v", seed=3, group_id=3)
     env = make(GP, {"prompt_style": "brief"})
-    t = asyncio.run(run_episode(asked, env, engine, renderer, EpisodeLimits(16, 128, 0.05)))
+    t = asyncio.run(run_episode(request, env, engine, renderer, EpisodeLimits(16, 128, 0.05)))
     assert t.end == "failed"
     assert "episode_deadline_s = 0.05" in t.failure
 
@@ -146,3 +147,24 @@ def test_an_episode_that_hangs_is_failed_at_its_deadline(renderer):
 def test_a_lost_engine_is_not_the_episodes_fault(renderer):
     with pytest.raises(EngineFailure, match="gone"):
         run(renderer, [EngineFailure("gone")])
+
+
+def test_each_sample_of_a_seed_draws_its_own_answers(renderer):
+    def seeds(**request):
+        return run(renderer, ["1+1", "1+1", "1+1"], **request)[1].seeds
+
+    first = seeds()
+    assert len(set(first)) == 3
+    assert seeds(sample_index=0) == first
+    for other in (seeds(sample_index=1), seeds(sampling_seed=1), seeds(seed=4, group_id=4)):
+        assert not set(other) & set(first)
+
+
+def test_a_next_prompt_without_room_is_no_bootstrap(renderer):
+    plain, _ = run(renderer, ["1+1"] * 3)
+    carried, _ = run(renderer, ["1+1"] * 3, bootstrap=True)
+    for context, expected in ((carried.tokens, True), (carried.tokens - 1, False)):
+        limits = EpisodeLimits(answer_tokens=16, context_tokens=context, episode_deadline_s=5)
+        t, _ = run(renderer, ["1+1"] * 3, limits=limits, bootstrap=True)
+        assert t.bootstrap is expected
+        assert t.tokens == (carried if expected else plain).tokens

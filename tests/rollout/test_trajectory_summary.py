@@ -1,4 +1,4 @@
-"""The numbers beside a block: packed and unpacked they are the same, and they are few."""
+"""The summaries of a block: packed and unpacked they are the same, and they are small."""
 
 import pickle
 
