@@ -6,14 +6,15 @@ knows how the bytes travel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+TensorT = TypeVar("TensorT", bound=torch.Tensor)
 ALIGN = 64  # bytes; so that every view is aligned for any dtype and vector load
 
 
@@ -79,17 +80,21 @@ def unpack(header: Header, data: NDArray[np.uint8]) -> list[tuple[str, torch.Ten
 
 
 def buckets(
-    tensors: Iterable[tuple[str, torch.Tensor]], limit: int
-) -> Iterable[list[tuple[str, torch.Tensor]]]:
-    """Group named tensors into lists of at most `limit` bytes (a larger tensor stands alone)."""
-    group: list[tuple[str, torch.Tensor]] = []
+    named_tensors: Iterable[tuple[str, TensorT]], limit_bytes: int
+) -> Iterator[list[tuple[str, TensorT]]]:
+    """Cut named tensors, in order, into lists of at most `limit_bytes` in all.
+
+    A larger tensor is alone in its list. A parameter that ZeRO stage 3 has partitioned counts
+    with its full size (`ds_numel`), not with this rank's part.
+    """
+    bucket: list[tuple[str, TensorT]] = []
     size = 0
-    for name, tensor in tensors:
-        nbytes = tensor.numel() * tensor.element_size()
-        if group and size + nbytes > limit:
-            yield group
-            group, size = [], 0
-        group.append((name, tensor))
+    for name, tensor in named_tensors:
+        nbytes = getattr(tensor, "ds_numel", tensor.numel()) * tensor.element_size()
+        if bucket and size + nbytes > limit_bytes:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((name, tensor))
         size += nbytes
-    if group:
-        yield group
+    if bucket:
+        yield bucket

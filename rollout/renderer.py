@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from envs.base import Message
 
 SENTINEL = "CARDINALANSWER"
+# Added to the logits of forbidden tokens by engine and learner alike; vLLM clamps a logit bias
+# to [-100, 100].
+FORBIDDEN_BIAS = -100.0
 
 
 class Prompt(NamedTuple):

@@ -34,6 +34,6 @@ def test_wrong_length_is_refused():
 
 def test_buckets_respect_the_limit_and_the_order():
     many = [(str(i), torch.zeros(n)) for i, n in enumerate((10, 10, 100, 1, 1, 30))]
-    groups = list(buckets(many, limit=120))
+    groups = list(buckets(many, limit_bytes=120))
     assert [[n for n, _ in g] for g in groups] == [["0", "1"], ["2"], ["3", "4"], ["5"]]
     assert all(sum(t.nbytes for _, t in g) <= 120 or len(g) == 1 for g in groups)
