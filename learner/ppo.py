@@ -55,7 +55,7 @@ def ppo_update(
         version: policy version of the engine's weights now; `update` when None.
 
     Returns:
-        reward, success, first_try, metric_NAME (the environment's other measures), episodes,
+        reward, success, first_try, metric_NAME (the environment's other metrics), episodes,
         failed, tokens and segments (of all ranks), action_tokens, turns, steps, staleness_max;
         loss, policy_loss, value_loss, entropy, kl (proximal to current, k3), kl_ref,
         clip_fraction, grad_norm (means over the steps), lr (of the last step),
@@ -67,19 +67,17 @@ def ppo_update(
         ValueError: no value head or no reference where one is needed, or nothing to learn from.
     """
     _check_policies(cfg.ppo, engine, reference)
-    version = update if version is None else version
     prepared = prepare(trajectories, cfg.ppo.value_level)
     score(engine, prepared, cfg.rollout.temperature, reference)
     _set_advantages(prepared, cfg.ppo)
     counts = _counts(prepared)
     if not counts:
         raise ValueError(f"update {update} has no trajectory with an action token to learn from")
-    warmup = cfg.ppo.estimator == "gae" and update < cfg.ppo.critic_warmup
-    steps = _take_steps(engine, prepared, counts, cfg, update, warmup)
-    means = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+    steps = _take_steps(engine, prepared, counts, cfg, update)
     total = _sum(counts.values())
+    version = update if version is None else version
     return {
-        **means,
+        **{name: float(np.mean([step[name] for step in steps])) for name in steps[0]},
         "lr": steps[-1]["lr"],
         "steps": float(len(steps)),
         "turns": float(total.turns),
@@ -94,7 +92,8 @@ def _check_policies(
     ppo: PPOConfig, engine: TrainingEngine, reference: ReferencePolicy | None
 ) -> None:
     if ppo.estimator == "gae":
-        assert ppo.value_level == "token" or ppo.advantage_level == "turn"  # configs.load refuses
+        # configuration-is-typed: configs.load refuses advantages of tokens on values of turns.
+        assert ppo.value_level == "token" or ppo.advantage_level == "turn"
         if engine.model.value_head is None:
             raise ValueError(
                 "ppo.estimator is 'gae'; its TrainingEngine must be made with value=True"
@@ -191,10 +190,10 @@ def _take_steps(
     counts: dict[str, Counts],
     cfg: RunConfig,
     update: int,
-    warmup: bool,
 ) -> list[dict[str, float]]:
     """The optimizer steps of the update; the metrics of each."""
     ppo = cfg.ppo
+    warmup = ppo.estimator == "gae" and update < ppo.critic_warmup
     options = ForwardOptions(
         temperature=cfg.rollout.temperature,
         value_trunk_grad=ppo.value_trunk_grad,

@@ -12,7 +12,7 @@ import torch
 from configs.schema import SFTConfig
 from learner import distributed
 from learner.batch import MicroBatch, Sequence
-from learner.engine import Means, ReferencePolicy, TrainingEngine
+from learner.engine import LossFn, Means, ReferencePolicy, TrainingEngine
 from learner.loss import cross_entropy_terms, dft_terms, kl_terms
 from learner.model import ForwardOptions, Scores
 
@@ -45,20 +45,10 @@ def sft_step(
     tokens, actions = distributed.all_sum([sum(len(s.token_ids) for s in sequences), actions])
     if actions == 0:
         raise ValueError("sft batch has no token with loss; demonstrations must train an answer")
-
-    def loss_fn(scores: Scores, microbatch: MicroBatch) -> tuple[torch.Tensor, Means]:
-        terms = (dft_terms if cfg.loss == "dft" else cross_entropy_terms)(scores.logprobs)
-        if cfg.loss == "ce_kl":
-            current, initial = scores.distribution, scores.reference_distribution
-            assert current is not None
-            assert initial is not None
-            terms = terms + cfg.kl_coef * kl_terms(current, initial)
-        return terms.sum() / actions, {}
-
     options = ForwardOptions(distribution=cfg.loss == "ce_kl")
     metrics = engine.step(
         engine.microbatches(sequences),
-        loss_fn,
+        sft_loss(cfg, actions),
         options,
         reference if cfg.loss == "ce_kl" else None,
     )
@@ -70,3 +60,18 @@ def sft_step(
         "seconds": seconds,
         "tokens_per_second": float(tokens) / seconds,
     }
+
+
+def sft_loss(cfg: SFTConfig, actions: int) -> LossFn:
+    """The loss function, for TrainingEngine.step, of a global batch with so many action tokens."""
+
+    def loss_fn(scores: Scores, microbatch: MicroBatch) -> tuple[torch.Tensor, Means]:
+        terms = (dft_terms if cfg.loss == "dft" else cross_entropy_terms)(scores.logprobs)
+        if cfg.loss == "ce_kl":
+            current, initial = scores.distribution, scores.reference_distribution
+            assert current is not None
+            assert initial is not None
+            terms = terms + cfg.kl_coef * kl_terms(current, initial)
+        return terms.sum() / actions, {}
+
+    return loss_fn

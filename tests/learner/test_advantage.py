@@ -70,10 +70,10 @@ def test_group_estimators(seed):
     returns = rng.normal(size=20)
     grpo, rloo = advantage.grpo(returns, groups), advantage.rloo(returns, groups)
     for i in range(20):
-        mates = [returns[j] for j in range(20) if groups[j] == groups[i]]
+        group_returns = [returns[j] for j in range(20) if groups[j] == groups[i]]
         others = [returns[j] for j in range(20) if groups[j] == groups[i] and j != i]
-        mean = sum(mates) / len(mates)
-        deviation = (sum((m - mean) ** 2 for m in mates) / len(mates)) ** 0.5
+        mean = sum(group_returns) / len(group_returns)
+        deviation = (sum((m - mean) ** 2 for m in group_returns) / len(group_returns)) ** 0.5
         assert grpo[i] == pytest.approx((returns[i] - mean) / (deviation + 1e-8), abs=1e-6)
         expected = returns[i] - sum(others) / len(others) if others else 0.0
         assert rloo[i] == pytest.approx(expected)

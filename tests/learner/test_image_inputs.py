@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import (
+    AutoModelForImageTextToText,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
 
 from learner import batch, distributed
 from learner.batch import Sequence
@@ -201,10 +205,8 @@ def test_frozen_parts_stay(folder: Path, freeze: str, still: tuple[str, ...]) ->
         assert moved != (part in still), part
 
 
-def test_three_dimensional_positions_restart_with_each_sequence() -> None:
-    """A tiny random Qwen2.5-VL: packed, each sequence has the logits that it has alone."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
+def random_qwen() -> Qwen2_5_VLForConditionalGeneration:
+    """A tiny Qwen2.5-VL, whose positions have three dimensions."""
     torch.manual_seed(0)
     text = {
         "hidden_size": 32,
@@ -230,10 +232,15 @@ def test_three_dimensional_positions_restart_with_each_sequence() -> None:
         "window_size": 16,
         "fullatt_block_indexes": [0],
     }
-    config_ = Qwen2_5_VLConfig(
+    cfg = Qwen2_5_VLConfig(
         text_config=text, vision_config=vision, image_token_id=60, vision_start_token_id=61
     )
-    model = Qwen2_5_VLForConditionalGeneration(config_).eval()
+    return Qwen2_5_VLForConditionalGeneration(cfg).eval()
+
+
+def test_three_dimensional_positions_restart_with_each_sequence() -> None:
+    """Packed, each sequence has the logits that it has alone."""
+    model = random_qwen()
     grids = [torch.tensor([[1, 4, 4]]), torch.tensor([[1, 4, 8]])]
     pixels = [torch.randn(int(g.prod()), 3 * 2 * 4 * 4) for g in grids]
     sequences = [[1, 61, *[60] * 4, 5, 6, 7], [2, 3, 61, *[60] * 8, 9, 8]]

@@ -57,18 +57,16 @@ def gae(rewards, values, last, gamma, lam):
     return advantages
 
 
-def by_hand(folder, other, played, cfg):
-    """Loss and gradient of the first step over all trajectories, in plain transformers, float64.
+def turns_by_hand(folder, other, played, cfg):
+    """Policy and critic, and what they say of each trajectory, every segment alone, in float64.
 
-    One value a turn; no packing, no microbatches, every segment alone.
+    Of each trajectory: (turn, log-probability, reference's, distribution, behaviour) of each
+    action token; values and rewards of its turns; value of the state after the last one.
     """
-    p = cfg.ppo
     model = AutoModelForCausalLM.from_pretrained(folder).double().eval()
     old = AutoModelForCausalLM.from_pretrained(other).double().eval()
     head = load_value_head(folder, 32, 0)
-    head.load_state_dict({k: v.double() for k, v in head.state_dict().items()})
-    w = {k: v.double().requires_grad_() for k, v in head.named_parameters()}
-    w = {k: v.detach().requires_grad_() for k, v in w.items()}
+    w = {k: v.double().detach().requires_grad_() for k, v in head.named_parameters()}
 
     def value(h):
         inner = torch.nn.functional.gelu(h @ w["inner.weight"].T + w["inner.bias"])
@@ -79,7 +77,7 @@ def by_hand(folder, other, played, cfg):
         scaled = (out.logits[0] / cfg.rollout.temperature).log_softmax(-1)
         return scaled, out.hidden_states[-1][0]
 
-    plays = []
+    plays, share = [], cfg.ppo.value_trunk_grad
     for t in played:
         tokens, values, rewards = [], [], []
         for segment in t.segments:
@@ -89,32 +87,42 @@ def by_hand(folder, other, played, cfg):
                 ref, _ = logprobs(old, ids)
             for turn in segment.turns:
                 h = hidden[turn.begin - 1]
-                mixed = p.value_trunk_grad * h + (1 - p.value_trunk_grad) * h.detach()
-                values.append(value(mixed))
+                values.append(value(share * h + (1 - share) * h.detach()))
                 rewards.append(turn.reward)
                 for i in range(turn.begin, turn.end):
                     k = (i - 1, ids[i])
                     behavior = float(segment.behavior_logprobs[i])
                     tokens.append((len(values) - 1, dist[k], ref[k], dist[i - 1], behavior))
         last = float(value(hidden[-1].detach()).detach()) if t.bootstrap else 0.0
-        numbers = [float(v.detach()) for v in values]
-        advantages = gae(rewards, numbers, last, p.gamma, p.lam)
-        targets = [a + v for a, v in zip(advantages, numbers, strict=True)]
-        plays.append((tokens, values, advantages, targets))
+        plays.append((tokens, values, rewards, last))
+    return model, w, plays
 
-    flat = np.array([a for _, _, advantages, _ in plays for a in advantages])
+
+def by_hand(folder, other, played, cfg):
+    """Loss and gradient of the first step over all trajectories, in plain transformers, float64.
+
+    One value a turn; no packing, no microbatches.
+    """
+    p = cfg.ppo
+    model, w, plays = turns_by_hand(folder, other, played, cfg)
+    numbers = [[float(v.detach()) for v in values] for _, values, _, _ in plays]
+    advantages = [
+        gae(rewards, old_values, last, p.gamma, p.lam)
+        for (_, _, rewards, last), old_values in zip(plays, numbers, strict=True)
+    ]
+    flat = np.array([a for of_play in advantages for a in of_play])
     policy, entropy, kl, squares, n, m = 0.0, 0.0, 0.0, 0.0, 0, 0
-    for tokens, values, advantages, targets in plays:
+    for (tokens, values, _, _), own, old_values in zip(plays, advantages, numbers, strict=True):
         for turn, logp, ref, dist, behavior in tokens:
-            a = (advantages[turn] - flat.mean()) / flat.std()
+            a = (own[turn] - flat.mean()) / flat.std()
             ratio = (logp - logp.detach()).exp()
             correction = min(float((logp.detach() - behavior).exp()), p.correction_cap)
             policy = policy - correction * ratio * a
             entropy = entropy - (dist.exp() * dist).sum()
             kl = kl + (ref - logp).exp() - 1 - (ref - logp)
             n += 1
-        for v, target in zip(values, targets, strict=True):
-            squares, m = squares + (v - target) ** 2, m + 1
+        for v, a, old_value in zip(values, own, old_values, strict=True):
+            squares, m = squares + (v - (a + old_value)) ** 2, m + 1
     loss = policy / n + p.value_coef * squares / m - p.entropy_coef * entropy / n
     loss = loss + p.kl_coef * kl / n
     loss.backward()
