@@ -28,8 +28,8 @@ from cluster.wait import answer, answers
 from cluster.weights.channels import open_channel
 from configs.schema import RunConfig
 from learner import distributed
-from learner.engine import Reference, TrainingEngine
-from learner.model import KINDS
+from learner.engine import ReferencePolicy, TrainingEngine
+from learner.model import WEIGHT_KINDS
 from learner.parity import parity
 from learner.ppo import ppo_steps, ppo_update
 from learner.sft import sft_step
@@ -134,7 +134,9 @@ class LearnerLoop:
         engine.close()
         self._move(Cursor("ppo" if cfg.ppo.updates else "done"))
 
-    def _sft_steps(self, engine: TrainingEngine, reference: Reference | None, first: int) -> None:
+    def _sft_steps(
+        self, engine: TrainingEngine, reference: ReferencePolicy | None, first: int
+    ) -> None:
         cfg, every = self.cfg, self.cfg.learner.checkpoint_every
         begin, tokens = time.monotonic(), 0
         for step in range(first + 1, cfg.sft.steps + 1):
@@ -265,7 +267,7 @@ class LearnerLoop:
         """Law 6: perturb each kind of weight, publish, and compare log-probabilities."""
         with self._phase("proof"):
             checks = {}
-            for kind in KINDS:
+            for kind in WEIGHT_KINDS:
                 if not engine.perturb(kind, self.cfg.seed):
                     continue  # a tied head, say
                 self.publish(engine)
@@ -325,8 +327,8 @@ class LearnerLoop:
             engine.load(str(self.checkpoints / "state" / self.cursor.state))
         return engine
 
-    def _reference(self, folder: str) -> Reference:
-        return Reference(folder, self.cfg, self.renderer.forbidden)
+    def _reference(self, folder: str) -> ReferencePolicy:
+        return ReferencePolicy(folder, self.cfg, self.renderer.forbidden)
 
     def _checkpoint(self, engine: TrainingEngine, cursor: Cursor) -> None:
         """Save the engine's state, then move the cursor to it: a crash between loses nothing."""

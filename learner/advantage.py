@@ -1,12 +1,12 @@
 """Advantages and value targets of one episode or one batch, in plain NumPy, float64.
 
-Rewards and values go in, advantages and returns come out; what needs the whole batch takes
-sums that the caller has added over ranks. Nothing here knows of tokens, models or ranks.
+Input: rewards and values. Output: advantages and value targets. Statistics of the whole batch
+are computed from sums (`moments`), which the caller adds over ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +25,7 @@ def gae(
     """Generalised advantage estimation over one episode (Schulman et al. 2016, eq. 16).
 
     delta_k = r_k + gamma_k V(s_{k+1}) - V(s_k);  A_k = delta_k + gamma_k lambda A_{k+1}.
-    Nothing comes in from beyond the end but `bootstrap`.
+    What follows the last step enters through `bootstrap` alone.
 
     Args:
         rewards: [K], one a turn (or a token).
@@ -49,11 +49,11 @@ def gae(
     return advantages, advantages + values
 
 
-def token_steps(rewards: ArrayLike, lengths: ArrayLike, gamma: float) -> tuple[Floats, Floats]:
-    """Per-token rewards and discounts of an episode's turns.
+def token_rewards(rewards: ArrayLike, lengths: ArrayLike, gamma: float) -> tuple[Floats, Floats]:
+    """Rewards and discounts of an episode's action tokens, from those of its turns.
 
-    A turn's reward comes with its last token; time passes (gamma) only from turn to turn, so
-    that long answers are not discounted away.
+    A turn's reward belongs to its last token, and only that token is discounted (by gamma), so
+    that a long answer costs no more than a short one.
 
     Args:
         rewards: [K], one a turn.
@@ -65,10 +65,10 @@ def token_steps(rewards: ArrayLike, lengths: ArrayLike, gamma: float) -> tuple[F
     """
     counts = np.asarray(lengths, np.int64)
     last = np.cumsum(counts) - 1
-    token_rewards, discounts = np.zeros(int(counts.sum())), np.ones(int(counts.sum()))
-    token_rewards[last] = np.asarray(rewards, np.float64)
+    per_token, discounts = np.zeros(int(counts.sum())), np.ones(int(counts.sum()))
+    per_token[last] = np.asarray(rewards, np.float64)
     discounts[last] = gamma
-    return token_rewards, discounts
+    return per_token, discounts
 
 
 def grpo(returns: ArrayLike, groups: Iterable[Hashable]) -> Floats:
@@ -76,18 +76,18 @@ def grpo(returns: ArrayLike, groups: Iterable[Hashable]) -> Floats:
 
     Args:
         returns: [B], undiscounted sum of each trajectory's rewards.
-        groups: [B], trajectories that played one seed share a group.
+        groups: [B], group of each trajectory: those of one seed share one.
 
     Returns:
-        advantages [B]; 0 where all of a group did equally well.
+        advantages [B]; 0 where all returns of a group are equal.
     """
     return _by_group(returns, groups, lambda r: (r - r.mean()) / (r.std() + EPS))
 
 
 def rloo(returns: ArrayLike, groups: Iterable[Hashable]) -> Floats:
-    """Return minus the mean of the group's others (Ahmadian et al. 2024); [B] to [B].
+    """Return minus the mean return of the others in its group (Ahmadian et al. 2024); [B] to [B].
 
-    A trajectory alone in its group has nothing to compare with: 0.
+    A trajectory alone in its group gets 0.
     """
 
     def leave_one_out(r: Floats) -> Floats:
@@ -103,28 +103,30 @@ def reinforce_pp(returns: ArrayLike) -> Floats:
     return np.asarray(returns, np.float64).copy()
 
 
-def _by_group(returns: ArrayLike, groups: Iterable[Hashable], advantage) -> Floats:  # type: ignore[no-untyped-def]
+def _by_group(
+    returns: ArrayLike, groups: Iterable[Hashable], advantage: Callable[[Floats], Floats]
+) -> Floats:
     values = np.asarray(returns, np.float64)
     members: dict[Hashable, list[int]] = {}
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)
     result = np.zeros_like(values)
-    for places in members.values():
-        result[places] = advantage(values[places])
+    for indices in members.values():
+        result[indices] = advantage(values[indices])
     return result
 
 
 def moments(values: Iterable[ArrayLike]) -> Floats:
-    """Count, sum and sum of squares, float64 [3]; add these over ranks."""
+    """Count, sum and sum of squares of all values, float64 [3]; those of ranks add up."""
     flat = [np.asarray(v, np.float64) for v in values]
     return np.array(
         [sum(v.size for v in flat), sum(v.sum() for v in flat), sum((v * v).sum() for v in flat)]
     )
 
 
-def normalize(values: ArrayLike, batch: ArrayLike) -> Floats:
-    """(values - mean) / standard deviation of the whole batch, given its `moments`."""
-    count, total, squares = np.asarray(batch, np.float64)
+def normalize(values: ArrayLike, batch_moments: ArrayLike) -> Floats:
+    """(values - mean) / standard deviation, both of the whole batch, given its `moments`."""
+    count, total, squares = np.asarray(batch_moments, np.float64)
     if count == 0:
         return np.asarray(values, np.float64)
     mean = total / count
@@ -132,14 +134,16 @@ def normalize(values: ArrayLike, batch: ArrayLike) -> Floats:
     return (np.asarray(values, np.float64) - mean) / (deviation + EPS)
 
 
-def explained_variance(errors: ArrayLike, targets: ArrayLike) -> float:
+def explained_variance(error_moments: ArrayLike, target_moments: ArrayLike) -> float:
     """1 - Var(target - V) / Var(target) of the batch, given the `moments` of both.
 
     Returns:
         at most 1; 0 where the targets do not vary.
     """
-    (n, a, aa), (m, b, bb) = np.asarray(errors, np.float64), np.asarray(targets, np.float64)
-    variance = bb / max(m, 1) - (b / max(m, 1)) ** 2
-    return (
-        float(1.0 - (aa / max(n, 1) - (a / max(n, 1)) ** 2) / variance) if variance > EPS else 0.0
-    )
+    variance = _variance(target_moments)
+    return float(1.0 - _variance(error_moments) / variance) if variance > EPS else 0.0
+
+
+def _variance(moments: ArrayLike) -> np.float64:
+    count, total, squares = np.asarray(moments, np.float64)
+    return squares / max(count, 1) - (total / max(count, 1)) ** 2

@@ -1,7 +1,7 @@
-"""Sequences in, microbatches within a token and a picture budget out: padded, packed or flat.
+"""Packs token sequences into microbatches within a token budget and a picture budget.
 
-Rows keep sequences apart by position ids alone (causal attention, no mask argument). Nothing
-here knows of models, losses, trajectories or ranks.
+Input: sequences. Output: microbatches, whose rows keep sequences apart by position ids alone
+(causal attention, no mask argument).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,13 +19,16 @@ from torch.nn import functional
 
 from rollout.pictures import Picture
 
-LAYOUTS = ("auto", "padded", "packed", "flat")
-# Costs of the layout plan in tokens' worth of compute, measured on a CPU with 1-3M parameters.
+PACKINGS = ("auto", "padded", "packed", "flat")
+# Costs of a plan in tokens' worth of compute, measured on a CPU with 1-3M parameters.
 MICROBATCH_COST = 32  # one more forward and backward pass
 PACKED_FACTOR = 1.2  # the block mask, and attention that cannot use the causal kernel
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.floating]
+Indices = TypeVar("Indices", torch.Tensor, Ints)
+Rows = list[list[int]]  # indices into the list of sequences, row by row
+Plan = tuple[float, list[Rows]]  # cost in tokens; the rows of each microbatch
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Sequence:
     """One contiguous token sequence of a learner's batch (a segment, or a demonstration).
 
     token_ids: int [T].
-    action_mask: bool [T], True where the log-probability is wanted; never at index 0. Each
-        unbroken run of True is one turn's answer.
+    action_mask: bool [T], True on action tokens, whose log-probabilities are computed; never at
+        index 0. Each unbroken run of True is one turn's answer.
     value_positions: int [K], indices whose final hidden state the value head reads.
     token_columns: float32 [T] by name (advantages, behaviour log-probabilities, …).
     value_columns: float32 [K] by name (value targets, …).
@@ -71,16 +74,16 @@ class Sequence:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass reads. R rows of L tokens; N action tokens; M values; S sequences.
+    """Input of one forward pass: R rows of L tokens; N action tokens; M values; S sequences.
 
     token_ids, position_ids: int64 [R, L]; position ids restart at each sequence. In packed
         rows padding is a sequence of its own at the end; in rows of one sequence it continues
-        the positions, so that the fast causal kernel serves (nothing real looks ahead at it).
+        the positions, so that the fast causal kernel can be used (no real token attends to it).
     actions: int64 [N], flat indices into R * L of the action tokens, sequence by sequence.
     value_positions: int64 [M], flat indices into R * L.
     turns: int64 [N], number of the turn within this microbatch, 0, 1, … without gaps.
     token_columns, value_columns: float32 [N] and [M] by name.
-    order: int [S], places of the sequences in the list that was packed.
+    order: int [S], indices of the sequences in the list that was packed.
     action_counts, value_counts: int [S].
     tokens: number of tokens without padding.
     pictures: in the order of their tokens in the rows, which is that of `order`.
@@ -113,53 +116,62 @@ class MicroBatch:
         """The same microbatch with its tensors on a device."""
         if self.token_ids.device == torch.device(device):
             return self
-        names = ("token_ids", "position_ids", "actions", "value_positions", "turns")
-        moved: dict[str, Any] = {
-            name: getattr(self, name).to(device, non_blocking=True) for name in names
-        }
-        columns: dict[str, Any] = {
-            name: {k: v.to(device, non_blocking=True) for k, v in getattr(self, name).items()}
-            for name in ("token_columns", "value_columns")
-        }
-        return replace(self, **moved, **columns)
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            token_ids=move(self.token_ids),
+            position_ids=move(self.position_ids),
+            actions=move(self.actions),
+            value_positions=move(self.value_positions),
+            turns=move(self.turns),
+            token_columns={name: move(column) for name, column in self.token_columns.items()},
+            value_columns={name: move(column) for name, column in self.value_columns.items()},
+        )
 
 
 def microbatches(
-    sequences: list[Sequence], budget: int, layout: str = "auto", pictures: int = 64
+    sequences: list[Sequence], token_budget: int, packing: str = "auto", picture_budget: int = 64
 ) -> list[MicroBatch]:
-    """Pack sequences into microbatches of at most `budget` tokens, padding counted.
+    """Pack sequences into microbatches of at most `token_budget` tokens, padding counted.
 
     Args:
-        sequences: in any order; each is in exactly one microbatch, told by `order`.
-        budget: tokens; a longer sequence gets a microbatch of its own.
-        pictures: most pictures of a microbatch; a row with more gets one of its own.
-        layout: "padded" one sequence a row, rows of like length together; "packed" several in
-            a row, rows as long as the longest sequence; "flat" one row without padding, for
+        sequences: in any order; each gets into exactly one microbatch (`MicroBatch.order`).
+        token_budget: of a microbatch; a longer sequence gets a microbatch of its own.
+        packing: "padded" one sequence a row, rows of similar length together; "packed" several
+            in a row, rows as long as the longest sequence; "flat" one row without padding, for
             attention of variable length; "auto" the cheaper of padded and packed.
+        picture_budget: most pictures of a microbatch; a row with more gets one of its own.
 
     Raises:
-        ValueError: unknown layout.
+        ValueError: unknown packing.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout is {layout!r}; it must be one of {LAYOUTS}")
+    if packing not in PACKINGS:
+        raise ValueError(f"packing is {packing!r}; it must be one of {PACKINGS}")
     if not sequences:
         return []
     lengths = np.array([len(s.token_ids) for s in sequences])
-    shown = [len(s.pictures) for s in sequences]
-    if layout == "flat":
-        return [_build(sequences, [row]) for row in _flat(lengths, budget, shown, pictures)]
+    pictures = [len(s.pictures) for s in sequences]
+    if packing == "flat":
+        rows = _plan_flat(lengths, token_budget, pictures, picture_budget)
+        return [_build(sequences, [row]) for row in rows]
     plans = []
-    if layout in ("auto", "padded"):
-        plans.append(_padded(lengths, budget))
-    if layout in ("auto", "packed"):
-        plans.append(_packed(lengths, budget))
+    if packing in ("auto", "padded"):
+        plans.append(_plan_padded(lengths, token_budget))
+    if packing in ("auto", "packed"):
+        plans.append(_plan_packed(lengths, token_budget))
     _, plan = min(plans, key=lambda pair: pair[0])
-    fitting = (part for rows in plan for part in _within(rows, shown, pictures))
-    return [_build(sequences, rows) for rows in fitting]
+    return [
+        _build(sequences, part)
+        for rows in plan
+        for part in _split_by_pictures(rows, pictures, picture_budget)
+    ]
 
 
-def empty(token_ids: list[int] | None = None, pictures: tuple[Picture, ...] = ()) -> MicroBatch:
-    """One row with one action and one value: a pass whose result has no weight.
+def dummy(token_ids: list[int] | None = None, pictures: tuple[Picture, ...] = ()) -> MicroBatch:
+    """One row with one action and one value, for a forward pass whose result is discarded.
 
     Args:
         token_ids: of the row; two zeros when None.
@@ -170,38 +182,38 @@ def empty(token_ids: list[int] | None = None, pictures: tuple[Picture, ...] = ()
     return _build([Sequence(ids, mask, np.zeros(1, np.int64), pictures=pictures)], [[0]])
 
 
-Plan = tuple[float, list[list[list[int]]]]  # cost in tokens; microbatches of rows of places
+def append_rows(microbatch: MicroBatch, other: MicroBatch) -> MicroBatch:
+    """The microbatch with another's rows and pictures below its own.
 
+    The other's actions and values are left out: its tokens pass through the model, no more.
+    """
+    old_width = microbatch.token_ids.shape[1]
+    width = max(old_width, other.token_ids.shape[1])
 
-def beside(microbatch: MicroBatch, other: MicroBatch) -> MicroBatch:
-    """The microbatch with the rows of another below, whose actions and values count for nothing."""
-    width = max(microbatch.token_ids.shape[1], other.token_ids.shape[1])
+    def stack(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+        rows = (functional.pad(t, (0, width - t.shape[1])) for t in (above, below))
+        return torch.cat(tuple(rows))
 
-    def rows(name: str) -> torch.Tensor:
-        parts = [getattr(m, name) for m in (microbatch, other)]
-        return torch.cat([functional.pad(p, (0, width - p.shape[1])) for p in parts])
-
-    def moved(flat: Any) -> Any:
-        old = microbatch.token_ids.shape[1]
-        return flat // old * width + flat % old
+    def widen(flat: Indices) -> Indices:
+        return flat // old_width * width + flat % old_width
 
     return replace(
         microbatch,
-        token_ids=rows("token_ids"),
-        position_ids=rows("position_ids"),
-        actions=moved(microbatch.actions),
-        value_positions=moved(microbatch.value_positions),
+        token_ids=stack(microbatch.token_ids, other.token_ids),
+        position_ids=stack(microbatch.position_ids, other.position_ids),
+        actions=widen(microbatch.actions),
+        value_positions=widen(microbatch.value_positions),
         pictures=microbatch.pictures + other.pictures,
         picture_counts=np.append(microbatch.picture_counts, other.picture_counts),
         sequence_starts=np.append(
-            moved(microbatch.sequence_starts),
+            widen(microbatch.sequence_starts),
             other.sequence_starts + len(microbatch.token_ids) * width,
         ),
         lengths=np.append(microbatch.lengths, other.lengths),
     )
 
 
-def _padded(lengths: Ints, budget: int) -> Plan:
+def _plan_padded(lengths: Ints, token_budget: int) -> Plan:
     """Cut the sequences, sorted by length, where padding costs more than another microbatch.
 
     Exact dynamic programme over distinct lengths: a bucket of n sequences padded to its
@@ -212,83 +224,89 @@ def _padded(lengths: Ints, budget: int) -> Plan:
     starts = np.concatenate([[0], np.flatnonzero(np.diff(longest)) + 1])
     ends = np.append(starts[1:], len(order))
     widths = longest[starts]
-    rows = np.maximum(1, budget // widths)
+    rows = np.maximum(1, token_budget // widths)
     best, cut = np.zeros(len(ends) + 1), np.zeros(len(ends) + 1, np.int64)
     for b in range(1, len(ends) + 1):
         n = ends[b - 1] - starts[:b]
         cost = best[:b] + n * widths[:b] + MICROBATCH_COST * np.ceil(n / rows[:b])
         cut[b] = int(np.argmin(cost))
         best[b] = cost[cut[b]]
-    plan: list[list[list[int]]] = []
+    plan: list[Rows] = []
     b = len(ends)
     while b > 0:
         a = int(cut[b])
-        places, step = order[starts[a] : ends[b - 1]].tolist(), int(rows[a])
-        chunks = [places[i : i + step] for i in range(0, len(places), step)]
-        plan = [[[place] for place in chunk] for chunk in chunks] + plan
+        indices, step = order[starts[a] : ends[b - 1]].tolist(), int(rows[a])
+        chunks = [indices[i : i + step] for i in range(0, len(indices), step)]
+        plan = [[[index] for index in chunk] for chunk in chunks] + plan
         b = a
     return float(best[-1]), plan
 
 
-def _packed(lengths: Ints, budget: int) -> Plan:
+def _plan_packed(lengths: Ints, token_budget: int) -> Plan:
     """Best fit, longest first, into rows as long as the longest sequence."""
     width = int(lengths.max())
-    rows: list[list[int]] = []
+    rows: Rows = []
     room: list[tuple[int, int]] = []  # (free tokens, row), sorted
-    for place in np.argsort(-lengths, kind="stable").tolist():
-        length = int(lengths[place])
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[index])
         at = bisect_left(room, (length, -1))
         if at == len(room):
             rows.append([])
             free, row = width, len(rows) - 1
         else:
             free, row = room.pop(at)
-        rows[row].append(place)
+        rows[row].append(index)
         insort(room, (free - length, row))
-    step = max(1, budget // width)
+    step = max(1, token_budget // width)
     plan = [rows[i : i + step] for i in range(0, len(rows), step)]
     return PACKED_FACTOR * len(rows) * width + MICROBATCH_COST * len(plan), plan
 
 
-def _within(rows: list[list[int]], shown: list[int], pictures: int) -> Iterator[list[list[int]]]:
-    """Cut a microbatch's rows where its pictures would pass their budget."""
-    part: list[list[int]] = []
-    used = 0
+def _split_by_pictures(rows: Rows, pictures: list[int], picture_budget: int) -> Iterator[Rows]:
+    """Cut a microbatch's rows where their pictures would exceed the budget."""
+    part: Rows = []
+    count = 0
     for row in rows:
-        more = sum(shown[place] for place in row)
-        if part and used + more > pictures:
+        more = sum(pictures[index] for index in row)
+        if part and count + more > picture_budget:
             yield part
-            part, used = [], 0
+            part, count = [], 0
         part.append(row)
-        used += more
+        count += more
     yield part
 
 
-def _flat(lengths: Ints, budget: int, shown: list[int], pictures: int) -> list[list[int]]:
-    """Next fit, in the given order."""
-    plan: list[list[int]] = []
-    used, seen = math.inf, 0
-    for place, length in enumerate(lengths.tolist()):
-        if used + length > budget or (seen + shown[place] > pictures and seen):
-            plan.append([])
-            used = seen = 0
-        plan[-1].append(place)
-        used += length
-        seen += shown[place]
-    return plan
+def _plan_flat(lengths: Ints, token_budget: int, pictures: list[int], picture_budget: int) -> Rows:
+    """One row a microbatch: next fit, in the given order."""
+    rows: Rows = []
+    tokens, count = math.inf, 0
+    for index, length in enumerate(lengths.tolist()):
+        if tokens + length > token_budget or (count + pictures[index] > picture_budget and count):
+            rows.append([])
+            tokens = count = 0
+        rows[-1].append(index)
+        tokens += length
+        count += pictures[index]
+    return rows
 
 
-def _build(sequences: list[Sequence], rows: list[list[int]]) -> MicroBatch:
-    """Lay the sequences out as rows[r] says and gather their columns."""
-    order = np.array([place for row in rows for place in row])
-    parts = [sequences[place] for place in order]
-    lengths = np.array([len(s.token_ids) for s in parts])
+def _place(lengths: Ints, rows: Rows) -> tuple[Ints, Ints]:
+    """Flat indices [S] where the sequences begin, and the tokens of each row [R]."""
     row_of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    ends = np.cumsum(lengths)
     filled = np.bincount(row_of, lengths, minlength=len(rows)).astype(np.int64)
-    width = int(filled.max())
     row_begins = np.cumsum(filled) - filled
-    starts = (ends - lengths) - row_begins[row_of] + row_of * width  # flat, of each sequence
+    starts = (np.cumsum(lengths) - lengths) - row_begins[row_of] + row_of * filled.max()
+    return starts, filled
+
+
+def _build(sequences: list[Sequence], rows: Rows) -> MicroBatch:
+    """Write the sequences into the rows and gather their columns."""
+    order = np.array([index for row in rows for index in row])
+    parts = [sequences[index] for index in order]
+    lengths = np.array([len(s.token_ids) for s in parts])
+    ends = np.cumsum(lengths)
+    starts, filled = _place(lengths, rows)
+    width = int(filled.max())
 
     within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     flat = np.repeat(starts, lengths) + within

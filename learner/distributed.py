@@ -1,16 +1,19 @@
-"""Numbers across the learner's ranks: sums, maxima, gathered lists; with one rank, themselves.
+"""Collectives of small values over the learner's ranks: sum, maximum, gather, barrier.
 
-Uses the process group that is already there; it does not make one (learner.engine may).
+They use the process group that exists; without one there is a single rank, and every
+collective returns its own input. Each must be called by every rank.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import ArrayLike, NDArray
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -18,7 +21,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """Number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -33,37 +36,42 @@ def all_max(values: ArrayLike) -> NDArray[np.float64]:
     return _reduce(values, dist.ReduceOp.MAX)
 
 
-def all_gather(value: Any) -> list[Any]:
-    """One small picklable value of each rank, in rank order, on every rank."""
-    if world() == 1:
+def all_gather(value: T) -> list[T]:
+    """The values of all ranks (small, picklable), in rank order, the same on every rank."""
+    if world_size() == 1:
         return [value]
-    values: list[Any] = [None] * world()
+    values = [value] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def barrier() -> None:
     """Return once every rank has called it."""
-    if world() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
-def all_sum_named(shares: list[dict[str, torch.Tensor]]) -> dict[str, float]:
-    """Sum named scalar tensors over a rank's shares and over ranks; a rank may have none."""
-    local: dict[str, float] = {}
-    if shares:
-        sums = torch.stack([sum(s[name].double() for s in shares) for name in shares[0]])  # type: ignore[misc]
-        local = dict(zip(shares[0], sums.tolist(), strict=True))
-    result: dict[str, float] = {}
-    for stats in all_gather(local):
-        for name, value in stats.items():
-            result[name] = result.get(name, 0.0) + value
-    return result
+def all_sum_named(terms: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """Sums by name over ranks of each rank's terms, the same on every rank.
+
+    Args:
+        terms: scalar tensors by name, with the same names in each; a rank may have none.
+    """
+    own: dict[str, float] = {}
+    if terms:
+        zero = torch.zeros((), dtype=torch.float64)
+        sums = torch.stack([sum((t[name].double() for t in terms), zero) for name in terms[0]])
+        own = dict(zip(terms[0], sums.tolist(), strict=True))
+    totals: dict[str, float] = {}
+    for rank_sums in all_gather(own):
+        for name, value in rank_sums.items():
+            totals[name] = totals.get(name, 0.0) + value
+    return totals
 
 
-def _reduce(values: ArrayLike, op: Any) -> NDArray[np.float64]:
+def _reduce(values: ArrayLike, op: dist.ReduceOp.RedOpType) -> NDArray[np.float64]:
     array = np.atleast_1d(np.asarray(values, np.float64))
-    if world() == 1:
+    if world_size() == 1:
         return array
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     tensor = torch.tensor(array, device=device)

@@ -1,7 +1,7 @@
-"""One rank's DeepSpeed engine: microbatches and a loss go in, optimizer steps come out.
+"""One rank's DeepSpeed engine: takes optimizer steps on microbatches, publishes and saves weights.
 
-The only file that knows DeepSpeed. It begins a phase from a Hugging Face folder and ends it in
-one; what a step learns from is its caller's business.
+Input: a Hugging Face folder, microbatches and a loss function. Output: optimizer steps, weight
+buckets, a Hugging Face folder. The only file that imports DeepSpeed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,20 +21,17 @@ from configs.model_folder import write_index
 from configs.schema import OptimizerConfig, RunConfig
 from learner import batch, distributed
 from learner.batch import MicroBatch
-from learner.deepspeed_config import clips_itself, deepspeed_config
-from learner.gathered_weights import Bucket, GatheredWeights
+from learner.deepspeed_config import deepspeed_config, engine_clips_gradients
+from learner.gathered_weights import Bucket, GatheredWeights, WeightShapes
 from learner.image_inputs import ImageInputs, pad_to_lockstep
 from learner.lora import add_adapters
 from learner.model import (
-    FROZEN,
     VALUE_HEAD_FILE,
-    ActorCritic,
     ForwardOptions,
     Scores,
+    attention_implementation,
     checkpoint_names,
-    kind_of,
-    load_trunk,
-    load_value_head,
+    load_actor_critic,
 )
 from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
 
@@ -45,22 +41,22 @@ if not torch.cuda.is_available():
 import deepspeed
 from deepspeed.accelerator import get_accelerator
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
-from transformers.utils import is_flash_attn_2_available
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 deepspeed.utils.logger.setLevel("ERROR")
 warnings.filterwarnings("ignore", message=".*is deprecated.*", module="torch.distributed")
 
-Stats = dict[str, torch.Tensor]
-LossFn = Callable[[Scores, MicroBatch], tuple[torch.Tensor, Stats]]
+Means = dict[str, torch.Tensor]
+LossFn = Callable[[Scores, MicroBatch], tuple[torch.Tensor, Means]]
+Forward = Callable[..., tuple[torch.Tensor, ...]]  # ActorCritic.forward, possibly wrapped
 STATE = "state"
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".index.json", ".gguf")
 
 
-class Reference:
-    """A frozen copy of a policy that only scores; over several ranks it is held sharded.
+class ReferencePolicy:
+    """A frozen copy of a policy, for KL penalties; over several ranks it is sharded.
 
     Args:
         folder: Hugging Face model folder.
@@ -70,35 +66,34 @@ class Reference:
 
     def __init__(self, folder: str | Path, cfg: RunConfig, forbidden: Sequence[int] = ()) -> None:
         _join_process_group()
-        stage = 3 if distributed.world() > 1 else 0
-        model = _load(Path(folder), cfg, stage, None, forbidden)
+        model = load_actor_critic(Path(folder), cfg, forbidden, None)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        self._eyes = ImageInputs.of(folder, model.trunk)
-        self._run: Callable[..., Any] = model.to(_device())
-        if stage:
-            config = deepspeed_config(cfg, OptimizerConfig(), stage)
-            self._run = deepspeed.initialize(model=model, config=config, dist_init_required=False)[
-                0
-            ]
+        self._image_inputs = ImageInputs.load(folder, model.trunk)
+        self._forward: Forward = model.to(_device())
+        if distributed.world_size() > 1:
+            config = deepspeed_config(cfg, OptimizerConfig(), stage=3)
+            self._forward, *_ = deepspeed.initialize(
+                model=model, config=config, dist_init_required=False
+            )
 
     @torch.no_grad()
-    def forward(self, moved: MicroBatch, how: ForwardOptions) -> Scores:
-        """Scores of one microbatch on the device; every rank runs as many."""
-        return _forward(self._run, self._eyes, moved, how)
+    def forward(self, microbatch: MicroBatch, options: ForwardOptions) -> Scores:
+        """Scores of one microbatch on the device; every rank must run equally many."""
+        return _run(self._forward, self._image_inputs, microbatch, options)
 
     def score(
-        self, microbatches: list[MicroBatch], how: ForwardOptions | None = None
+        self, microbatches: list[MicroBatch], options: ForwardOptions | None = None
     ) -> list[Scores]:
-        """Scores without gradients; a collective call."""
-        return _score(self._run, self._eyes, microbatches, how or ForwardOptions())
+        """Scores of each microbatch, on the device; a collective call."""
+        return _score(self._forward, self._image_inputs, microbatches, options)
 
 
 class TrainingEngine:
     """A policy in training: one phase, one optimizer, one schedule.
 
     Args:
-        folder: Hugging Face model folder; a value head beside it is loaded.
+        folder: Hugging Face model folder; a value head in it is loaded.
         cfg: the run's configuration (model, learner, seed).
         optimizer: the phase's optimizer.
         steps: optimizer steps of the phase, for the schedule.
@@ -111,6 +106,7 @@ class TrainingEngine:
         counters: int by name, saved and loaded with the state; "steps" is the schedule's
             position, callers add their own.
         device: where the microbatches are moved.
+        packing: how sequences share rows, one of learner.batch.PACKINGS.
     """
 
     def __init__(
@@ -127,19 +123,17 @@ class TrainingEngine:
         _join_process_group()
         self.counters: dict[str, int] = {"steps": 0}
         self.device = _device()
-        self.layout = "auto"
+        self.packing = "flat" if attention_implementation() == "flash_attention_2" else "auto"
         self._cfg, self._optimizer_cfg, self._steps = cfg, optimizer, steps
         self._stage = cfg.learner.zero_stage
         self._folder = Path(folder)
-        seed = cfg.seed if value else None
-        self.model = _load(self._folder, cfg, self._stage, seed, forbidden)
-        if _attention() == "flash_attention_2":
-            self.layout = "flat"
-        self._eyes = ImageInputs.of(self._folder, self.model.trunk)
-        names = checkpoint_names(self.model.trunk)
-        add_adapters(self.model.trunk, cfg.model, cfg.seed)
-        self._whole = GatheredWeights(self.model.trunk, self._gathered, names)
-        self._own_clip = clips_itself(cfg, self._stage)
+        self.model = load_actor_critic(self._folder, cfg, forbidden, cfg.seed if value else None)
+        trunk = self.model.trunk
+        self._image_inputs = ImageInputs.load(self._folder, trunk)
+        names = checkpoint_names(trunk)
+        add_adapters(trunk, cfg.model, cfg.seed)
+        self._weights = GatheredWeights(trunk, self._gather, names)
+        self._clips_gradients = engine_clips_gradients(cfg, self._stage)
         self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
             model=self.model,
             optimizer=make_optimizer(parameter_groups(self.model, optimizer), optimizer),
@@ -148,32 +142,32 @@ class TrainingEngine:
         )
 
     @functools.cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the folder where the phase began."""
         return AutoTokenizer.from_pretrained(self._folder)
 
     def microbatches(self, sequences: list[batch.Sequence]) -> list[MicroBatch]:
-        """Pack sequences to the learner's budgets in the layout that suits the device.
+        """Pack sequences within the learner's budgets.
 
         Raises:
             ValueError: a sequence's pictures and their tokens do not agree.
         """
         budget = self._cfg.learner
         for sequence in sequences:
-            if self._eyes is not None:
-                self._eyes.check(sequence)
+            if self._image_inputs is not None:
+                self._image_inputs.check_alignment(sequence)
             elif sequence.pictures:
                 raise ValueError(f"{self._folder} is a model of text alone; it sees no pictures")
         return batch.microbatches(
-            sequences, budget.microbatch_tokens, self.layout, budget.microbatch_images
+            sequences, budget.microbatch_tokens, self.packing, budget.microbatch_images
         )
 
     def step(
         self,
         microbatches: list[MicroBatch],
         loss_fn: LossFn,
-        how: ForwardOptions | None = None,
-        reference: Reference | None = None,
+        options: ForwardOptions | None = None,
+        reference: ReferencePolicy | None = None,
     ) -> dict[str, float]:
         """One optimizer step over all ranks' microbatches; a collective call.
 
@@ -181,7 +175,7 @@ class TrainingEngine:
             microbatches: this rank's, possibly none.
             loss_fn: from a microbatch's Scores to its share of the GLOBAL loss (a sum already
                 divided by the global count) and to named shares of other global means.
-            how: how to run the model.
+            options: of the forward pass.
             reference: when given, each microbatch's Scores carry its distribution.
 
         Returns:
@@ -190,35 +184,52 @@ class TrainingEngine:
         Raises:
             FloatingPointError: the gradient is not finite; the weights are as they were.
         """
-        engine, how = self._deepspeed, how or ForwardOptions()
-        rate = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = 0.0 if how.freeze_trunk and group["part"] == "trunk" else rate
-        rounds = pad_to_lockstep(microbatches, self._eyes)
-        shares: list[Stats] = []
-        for i, microbatch in enumerate(rounds):
-            real = i < len(microbatches)
-            moved = microbatch.to(self.device)
-            scores = _forward(engine, self._eyes, moved, how)
-            if reference is not None:
-                scores = scores._replace(reference=reference.forward(moved, how).distribution)
-            loss = _anchor(scores)
-            if real:
-                share, stats = loss_fn(scores, moved)
-                shares.append({"loss": share.detach(), **stats})
-                loss = loss + share
-            engine.set_gradient_accumulation_boundary(i == len(rounds) - 1)
-            engine.backward(loss * distributed.world())  # DeepSpeed averages over ranks
-        norm = self._apply()
+        options = options or ForwardOptions()
+        rate = self._set_learning_rate(options.freeze_trunk)
+        shares = self._backward(microbatches, loss_fn, options, reference)
+        norm = self._update_weights()
         self.counters["steps"] += 1
         return {**distributed.all_sum_named(shares), "lr": rate, "grad_norm": norm}
 
-    def _apply(self) -> float:
-        """Clip the gradients, update the weights; the norm before clipping.
+    def _set_learning_rate(self, freeze_trunk: bool) -> float:
+        """Set this step's learning rate, 0 for a frozen trunk's weights."""
+        rate = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = 0.0 if freeze_trunk and group["part"] == "trunk" else rate
+        return rate
 
-        DeepSpeed clips, except at stage 0 in float32, where it would not tell the norm.
+    def _backward(
+        self,
+        microbatches: list[MicroBatch],
+        loss_fn: LossFn,
+        options: ForwardOptions,
+        reference: ReferencePolicy | None,
+    ) -> list[Means]:
+        """Accumulate the gradients; each microbatch's shares of the loss and of other means."""
+        passes = pad_to_lockstep(microbatches, self._image_inputs)
+        shares: list[Means] = []
+        for i, microbatch in enumerate(passes):
+            moved = microbatch.to(self.device)
+            scores = _run(self._deepspeed, self._image_inputs, moved, options)
+            if reference is not None:
+                distribution = reference.forward(moved, options).distribution
+                scores = scores._replace(reference_distribution=distribution)
+            loss = _zero_loss(scores)
+            if i < len(microbatches):  # else it pads this rank's passes to the others' number
+                share, means = loss_fn(scores, moved)
+                shares.append({"loss": share.detach(), **means})
+                loss = loss + share
+            self._deepspeed.set_gradient_accumulation_boundary(i == len(passes) - 1)
+            # DeepSpeed averages over ranks; the shares of the loss add up.
+            self._deepspeed.backward(loss * distributed.world_size())
+        return shares
+
+    def _update_weights(self) -> float:
+        """Clip the gradients and update the weights; the gradients' norm before clipping.
+
+        DeepSpeed clips, except at stage 0 in float32, where it would not return the norm.
         """
-        if self._own_clip:
+        if self._clips_gradients:
             limit = self._optimizer_cfg.max_grad_norm or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
             if math.isfinite(norm):
@@ -231,44 +242,46 @@ class TrainingEngine:
             raise FloatingPointError(f"gradient norm of step {step} is {norm}; it must be finite")
         return norm
 
-    def skip(self, steps: int) -> None:
-        """Move the schedule on by steps that are not taken."""
+    def skip_steps(self, steps: int) -> None:
+        """Advance the schedule by steps that are not taken."""
         self.counters["steps"] += steps
 
     def score(
-        self, microbatches: list[MicroBatch], how: ForwardOptions | None = None
+        self, microbatches: list[MicroBatch], options: ForwardOptions | None = None
     ) -> list[Scores]:
         """Scores of each microbatch without gradients, on the device; a collective call."""
-        return _score(self._deepspeed, self._eyes, microbatches, how or ForwardOptions())
+        return _score(self._deepspeed, self._image_inputs, microbatches, options)
 
-    def weight_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+    def weight_shapes(self) -> WeightShapes:
         """Name, dtype and full shape of what `weights` yields, in its order; not collective."""
-        return self._whole.shapes()
+        return self._weights.shapes()
 
     def weights(self, bucket_bytes: int, everywhere: bool = False) -> Iterator[Bucket]:
-        """The policy's weights in buckets of about bucket_bytes; a collective call.
+        """The policy's weights in buckets of at most bucket_bytes; a collective call.
 
-        Rank 0 gets them, or every rank: see GatheredWeights.buckets. Consume it to the end.
+        On rank 0, or with `everywhere` on every rank: see GatheredWeights.buckets. Every rank
+        must consume it to the end.
         """
-        return self._whole.buckets(bucket_bytes, everywhere)
+        return self._weights.buckets(bucket_bytes, everywhere)
 
     def perturb(self, kind: str, seed: int) -> bool:
         """Change the weights of one kind until `restore`; see GatheredWeights.perturb."""
-        return self._whole.perturb(kind, seed)
+        return self._weights.perturb(kind, seed)
 
     def restore(self) -> None:
         """Put back exactly what `perturb` changed."""
-        self._whole.restore()
+        self._weights.restore()
 
     def export(self, folder: str | Path) -> None:
         """Write a Hugging Face folder that plain transformers and vLLM load; a collective call.
 
-        The tokenizer's files are copied from where the phase began; the value head, if there
-        is one, lies beside the model.
+        The tokenizer's files are copied from where the phase began; a value head gets a file of
+        its own.
         """
         target = Path(folder)
-        state = self._whole.copies()
-        head = self._full(self.model.value_head) if self.model.value_head is not None else {}
+        state, head = self._weights.state_dict(), {}
+        if self.model.value_head is not None:
+            head = self._full_parameters(self.model.value_head)
         if distributed.rank() == 0:
             target.mkdir(parents=True, exist_ok=True)
             for file in self._folder.iterdir():
@@ -276,31 +289,31 @@ class TrainingEngine:
                 small = file.is_file() and not file.name.endswith(WEIGHT_FILES)
                 if small and file.resolve() != copy.resolve():
                     shutil.copyfile(file, copy)
-            self.model.trunk.save_pretrained(target, state_dict=state)  # type: ignore[operator]
+            self.model.trunk.save_pretrained(target, state_dict=state)
             if head:
                 save_file(head, target / VALUE_HEAD_FILE)
                 write_index(target)
-        distributed.barrier()  # nobody reads the folder before it is whole
+        distributed.barrier()  # no rank reads the folder before it is complete
 
     def save(self, folder: str | Path) -> None:
         """Write the resumable state: weights, optimizer, schedule, RNG, counters; collective."""
         state = {"counters": dict(self.counters), "torch_rng": torch.get_rng_state()}
-        # What adapters leave frozen is the folder's, where the phase began.
+        # Weights that adapters leave frozen are in the folder where the phase began.
         self._deepspeed.save_checkpoint(
-            str(folder), STATE, state, exclude_frozen_parameters=bool(self._whole.adapters)
+            str(folder), STATE, state, exclude_frozen_parameters=bool(self._weights.adapters)
         )
 
     def load(self, folder: str | Path) -> None:
-        """Take up a state that `save` wrote with as many ranks; collective.
+        """Resume from a state that `save` wrote with as many ranks; collective.
 
         Raises:
             ValueError: there is no such state.
         """
-        found: tuple[Any, Any] = (None, None)
+        path = None
         if (Path(folder) / STATE).is_dir():
-            whole = not self._whole.adapters
-            found = self._deepspeed.load_checkpoint(str(folder), STATE, load_module_strict=whole)
-        path, state = found
+            path, state = self._deepspeed.load_checkpoint(
+                str(folder), STATE, load_module_strict=not self._weights.adapters
+            )
         if path is None:
             raise ValueError(
                 f"state folder is {folder}; it must hold what TrainingEngine.save wrote"
@@ -312,19 +325,19 @@ class TrainingEngine:
         """Free the engine's buffers and hooks; call before the next phase's engine."""
         self._deepspeed.destroy()
 
-    def _full(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """A module's full parameters on the CPU, on rank 0; empty elsewhere."""
+    def _full_parameters(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """A module's full parameters on the CPU, on rank 0; empty elsewhere; collective."""
         state: dict[str, torch.Tensor] = {}
         for name, parameter in module.named_parameters():
-            with self._gathered([parameter]):
+            with self._gather([parameter]):
                 if distributed.rank() == 0:
                     state[name] = parameter.detach().cpu().clone()
         return state
 
-    def _gathered(
+    def _gather(
         self, parameters: list[torch.nn.Parameter], write: bool = False
-    ) -> contextlib.AbstractContextManager[Any]:
-        """Whole parameters inside the block; with write, changes made alike on all ranks stay."""
+    ) -> contextlib.AbstractContextManager[object]:
+        """Full parameters inside the block; with write, equal changes on all ranks are kept."""
         if self._stage < 3:
             return contextlib.nullcontext()
         return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if write else None)
@@ -335,61 +348,42 @@ def _device() -> torch.device:
 
 
 def _join_process_group() -> None:
-    """Make a group of one where nobody has made a group (Ray Train does)."""
+    """Make a group of one where there is none (Ray Train makes one)."""
     if not torch.distributed.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it; launchers set it
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it; launchers set it
 
 
-def _load(
-    folder: Path, cfg: RunConfig, stage: int, seed: int | None, forbidden: Sequence[int]
-) -> ActorCritic:
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.model.dtype]
-    trunk = load_trunk(folder, dtype, _attention())
-    for name, parameter in trunk.named_parameters():
-        if kind_of(name, trunk) in FROZEN[cfg.model.freeze]:
-            parameter.requires_grad_(False)
-    if cfg.model.gradient_checkpointing:
-        trunk.train()  # or transformers keeps the activations all the same; there is no dropout
-        trunk.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    head = None
-    if seed is not None:
-        hidden = trunk.config.get_text_config().hidden_size  # type: ignore[union-attr,operator]
-        head = load_value_head(folder, hidden, seed)
-    return ActorCritic(trunk, head, forbidden).to(dtype)
-
-
-def _attention() -> str:
-    """Attention of variable length where there is a GPU and the kernels, else torch's own."""
-    return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
-
-
-def _forward(
-    engine: Callable[..., Any], eyes: ImageInputs | None, moved: MicroBatch, how: ForwardOptions
+def _run(
+    forward: Forward,
+    image_inputs: ImageInputs | None,
+    microbatch: MicroBatch,
+    options: ForwardOptions,
 ) -> Scores:
-    seen = eyes.read(moved, moved.token_ids.device) if eyes else {}
+    """One forward pass over a microbatch on the device."""
+    m = microbatch
+    images = image_inputs.model_inputs(m, m.token_ids.device) if image_inputs else {}
     return Scores(
-        *engine(
-            moved.token_ids, moved.position_ids, moved.actions, moved.value_positions, how, seen
-        )
+        *forward(m.token_ids, m.position_ids, m.actions, m.value_positions, options, images)
     )
 
 
-def _anchor(scores: Scores) -> torch.Tensor:
-    """0, by way of every output: ZeRO-3 wants the same backward pass on every rank."""
+def _zero_loss(scores: Scores) -> torch.Tensor:
+    """0 as a function of every output: ZeRO-3 needs the same backward pass on every rank."""
     parts = [t.reshape(-1)[:0].sum() for t in scores if t is not None and t.requires_grad]
     return torch.stack(parts).sum()
 
 
 @torch.no_grad()
 def _score(
-    engine: Callable[..., Any],
-    eyes: ImageInputs | None,
+    forward: Forward,
+    image_inputs: ImageInputs | None,
     microbatches: list[MicroBatch],
-    how: ForwardOptions,
+    options: ForwardOptions | None,
 ) -> list[Scores]:
-    rounds = pad_to_lockstep(microbatches, eyes)
-    scores = [_forward(engine, eyes, m.to(_device()), how) for m in rounds]
+    passes = pad_to_lockstep(microbatches, image_inputs)
+    options = options or ForwardOptions()
+    scores = [_run(forward, image_inputs, m.to(_device()), options) for m in passes]
     return scores[: len(microbatches)]

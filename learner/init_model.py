@@ -1,8 +1,7 @@
-"""A tiny policy from scratch: a corpus in, a plain Hugging Face model folder out.
+"""A tiny random policy: from a corpus to a plain Hugging Face model folder.
 
-The tokenizer is trained on the environment's own text; the model is a random Llama, or where
-there are pictures a random Idefics3 with its processor. The same configuration and corpus
-give the same bytes. It does not know environments.
+The tokenizer is trained on the corpus; the model is a random Llama, or for environments with
+pictures a random Idefics3 with its processor. Equal configuration and corpus give equal bytes.
 """
 
 from __future__ import annotations
@@ -31,9 +30,8 @@ logging.disable_progress_bar()
 
 PAD, EOS, USER, ASSISTANT = "<pad>", "<eos>", "<user>", "<assistant>"
 IMAGE = "<image>"
-VISION_TOKENS = (  # the names are those of Idefics3's processor
-    "<fake_token_around_image>", IMAGE, "<global-img>", "<end_of_utterance>",
-)  # fmt: skip
+# The names are those of Idefics3's processor.
+VISION_TOKENS = ("<fake_token_around_image>", IMAGE, "<global-img>", "<end_of_utterance>")
 # Numbers and words are single tokens, with the space before them; operators stand alone.
 PIECES = r" ?\p{N}+| ?\p{L}+|[^\p{N}\p{L}\s]|\s+"
 MAX_VOCABULARY = 4096
@@ -89,7 +87,7 @@ def train_tokenizer(corpus: Iterable[str], vision: bool = False) -> PreTrainedTo
 
 
 def _with_spaces(corpus: Iterable[str]) -> Iterator[str]:
-    """Each text, and its words with a space before them, as they stand after another word."""
+    """Each text, and again with a space before every word, as inside a sentence."""
     for text in corpus:
         yield text
         yield " " + " ".join(text.split())
@@ -98,7 +96,7 @@ def _with_spaces(corpus: Iterable[str]) -> Iterator[str]:
 def tiny_processor(
     tokenizer: PreTrainedTokenizerFast, vision: TinyVisionConfig
 ) -> Idefics3Processor:
-    """Idefics3's processor for pictures that are seen whole, at image_size."""
+    """Idefics3's processor, without tiling: pictures up to image_size a side."""
     side = {"longest_edge": vision.image_size}
     pixels = Idefics3ImageProcessorPil(size=side, max_image_size=side, do_image_splitting=False)
     tokens = (vision.image_size // vision.patch_size // vision.merge) ** 2
@@ -113,10 +111,10 @@ def init_model(
     """Write a random model of `model.init`'s size, with its tokenizer (and processor).
 
     Args:
-        folder: is made.
+        folder: to be made.
         cfg: model.init, rollout.context_tokens and seed are read.
-        corpus: texts that hold every word the policy will meet or need.
-        vision: whether it has eyes.
+        corpus: texts with every word that the policy will read or need.
+        vision: whether it takes pictures.
 
     Raises:
         ValueError: sizes of the vision tower that do not divide.
@@ -133,7 +131,7 @@ def init_model(
 
 
 def tiny_model(cfg: RunConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """The random model; with eyes when the tokenizer has tokens for pictures.
+    """The random model; a vision-language model if the tokenizer has tokens for pictures.
 
     Raises:
         ValueError: sizes of the vision tower that do not divide.
@@ -157,30 +155,30 @@ def tiny_model(cfg: RunConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrained
     if image_token is None:
         model = LlamaForCausalLM(text)
     else:
-        model = Idefics3ForConditionalGeneration(_with_eyes(text, image_token, init.vision))
+        model = Idefics3ForConditionalGeneration(_vision_config(text, image_token, init.vision))
     model.generation_config = GenerationConfig(**ids)
     return model
 
 
-def _with_eyes(text: LlamaConfig, image_token: int, eyes: TinyVisionConfig) -> Idefics3Config:
-    if eyes.image_size % (eyes.patch_size * eyes.merge):
+def _vision_config(text: LlamaConfig, image_token: int, vision: TinyVisionConfig) -> Idefics3Config:
+    if vision.image_size % (vision.patch_size * vision.merge):
         raise ValueError(
-            f"model.init.vision.image_size is {eyes.image_size}; it must be a multiple of "
-            f"patch_size * merge = {eyes.patch_size * eyes.merge}"
+            f"model.init.vision.image_size is {vision.image_size}; it must be a multiple of "
+            f"patch_size * merge = {vision.patch_size * vision.merge}"
         )
     tower = {
-        "hidden_size": eyes.hidden,
-        "intermediate_size": eyes.mlp,
-        "num_hidden_layers": eyes.layers,
-        "num_attention_heads": eyes.heads,
-        "image_size": eyes.image_size,
-        "patch_size": eyes.patch_size,
+        "hidden_size": vision.hidden,
+        "intermediate_size": vision.mlp,
+        "num_hidden_layers": vision.layers,
+        "num_attention_heads": vision.heads,
+        "image_size": vision.image_size,
+        "patch_size": vision.patch_size,
     }
     return Idefics3Config(
         vision_config=tower,
         text_config=text.to_dict(),
         image_token_id=image_token,
-        scale_factor=eyes.merge,
+        scale_factor=vision.merge,
         pad_token_id=text.pad_token_id,
         tie_word_embeddings=False,
     )

@@ -1,7 +1,7 @@
-"""Loss terms of SFT and PPO in plain torch: tensors in, one term a token, turn or value out.
+"""Loss terms of SFT and PPO in plain torch: one term for each token, turn or value.
 
-The caller sums the terms and divides by the count of the global minibatch, so that the loss
-does not depend on ranks, microbatches or packing. Nothing here knows of models or batches.
+Loss-invariance: the caller sums the terms and divides by the count of the global minibatch, so
+that the loss does not depend on ranks, microbatches or packing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Tensor = torch.Tensor
 
 
 class PolicyTerms(NamedTuple):
-    """Terms [N] at token level, [turns] at turn level, and which of them were clipped."""
+    """loss: [N] at token level, [turns] at turn level; clipped: bool, which terms were clipped."""
 
     loss: Tensor
     clipped: Tensor
@@ -79,12 +79,13 @@ def value_terms(values: Tensor, old: Tensor, targets: Tensor, clip: float) -> Te
     return terms
 
 
-def k3(current: Tensor, other: Tensor) -> Tensor:
-    """KL(current, other) at tokens that current sampled: r - 1 - log r, r = other / current.
+def k3(policy: Tensor, other: Tensor) -> Tensor:
+    """KL(policy ‖ other) at tokens sampled by `policy`: r - 1 - log r, r = other / policy.
 
-    Estimator k3 of Schulman 2020 ("Approximating KL divergence"): unbiased, never negative.
+    Estimator k3 of Schulman 2020 ("Approximating KL divergence"), unbiased and never negative;
+    both arguments are log-probabilities [N].
     """
-    log_ratio = other - current
+    log_ratio = other - policy
     return log_ratio.exp() - 1 - log_ratio
 
 

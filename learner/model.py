@@ -1,52 +1,60 @@
 """The policy and its critic: any Hugging Face (vision-)language model, a value head on its trunk.
 
-A microbatch goes in; log-probabilities, entropies and values come out, only where they are
-wanted: full [tokens, vocabulary] logits are never made. It does not know losses or DeepSpeed.
+Input: the tensors of a microbatch. Output: log-probabilities and entropies at its action tokens,
+values at its value positions; logits are computed at action tokens only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
 from transformers.core_model_loading import revert_weight_conversion
-from transformers.utils import logging
+from transformers.utils import is_flash_attn_2_available, logging
+
+from configs.schema import RunConfig
+from rollout.renderer import FORBIDDEN_BIAS
 
 logging.disable_progress_bar()  # a terminal full of bars hides the run's own progress
 
 VALUE_HEAD_FILE = "value_head.safetensors"
-FORBIDDEN_BIAS = -100.0  # what the rollout engine adds to the logits of forbidden tokens
-KINDS = ("embedding", "attention", "mlp", "norm", "head", "vision", "projector")
-FROZEN = {"none": (), "vision": ("vision",), "vision+projector": ("vision", "projector")}
+WEIGHT_KINDS = ("embedding", "attention", "mlp", "norm", "head", "vision", "projector")
+FROZEN_KINDS = {"none": (), "vision": ("vision",), "vision+projector": ("vision", "projector")}
 
 
 class Scores(NamedTuple):
-    """What a forward pass says about one microbatch, N action tokens and M values.
+    """Output of a forward pass over one microbatch with N action tokens and M values.
 
     logprobs: float32 [N], of the action tokens under softmax((logits + bias) / temperature).
     entropy: float32 [N], of the distributions that they were drawn from, nats.
     values: float32 [M]; zeros without a value head.
-    distribution: float32 [N, V] log-probabilities of all tokens, when asked for.
-    reference: float32 [N, V], the same of a reference model, when there is one.
+    distribution: float32 [N, V] log-probabilities of all tokens, with
+        ForwardOptions.distribution.
+    reference_distribution: float32 [N, V], the same of the reference policy, if there is one.
     """
 
     logprobs: torch.Tensor
     entropy: torch.Tensor
     values: torch.Tensor
     distribution: torch.Tensor | None = None
-    reference: torch.Tensor | None = None
+    reference_distribution: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class ForwardOptions:
-    """How to run the model.
+    """Options of a forward pass.
 
     temperature: divides the logits, as in sampling; above 0.
     value_trunk_grad: factor on the gradient of the values into the trunk, 0 to 1.
@@ -97,13 +105,13 @@ class ValueHead(nn.Module):
 class ActorCritic(nn.Module):
     """Trunk, output layer and optional value head as one module.
 
-    A hook in front of the output layer keeps the final hidden states [R * L, H] and hands on
-    only the rows that predict action tokens, so a model's own treatment of its logits still
-    applies.
+    A hook in front of the output layer keeps the final hidden states [R * L, H] and passes on
+    only the rows that predict action tokens, so whatever a model does to its logits is still
+    done.
     """
 
     def __init__(
-        self, trunk: nn.Module, value_head: ValueHead | None, forbidden: Sequence[int] = ()
+        self, trunk: PreTrainedModel, value_head: ValueHead | None, forbidden: Sequence[int] = ()
     ) -> None:
         super().__init__()
         self.trunk = trunk
@@ -111,9 +119,11 @@ class ActorCritic(nn.Module):
         self.forbidden = tuple(forbidden)
         self._rows: torch.Tensor | None = None
         self._hidden: torch.Tensor | None = None
-        trunk.get_output_embeddings().register_forward_pre_hook(self._select)  # type: ignore[operator]
+        trunk.get_output_embeddings().register_forward_pre_hook(self._select_rows)
 
-    def _select(self, module: nn.Module, inputs: tuple[torch.Tensor]) -> Any:
+    def _select_rows(
+        self, module: nn.Module, inputs: tuple[torch.Tensor]
+    ) -> tuple[torch.Tensor] | None:
         if self._rows is None:  # the trunk is used on its own
             return None
         hidden = inputs[0]
@@ -126,27 +136,27 @@ class ActorCritic(nn.Module):
         position_ids: torch.Tensor,
         actions: torch.Tensor,
         value_positions: torch.Tensor,
-        how: ForwardOptions,
-        seen: Mapping[str, torch.Tensor] | None = None,
+        options: ForwardOptions,
+        image_inputs: Mapping[str, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """The fields of Scores, for the tensors of a MicroBatch (shapes are told there).
+        """The fields of Scores, for the tensors of a MicroBatch, whose docstring has their shapes.
 
-        seen: the model's own keywords for its pictures (`learner.image_inputs.ImageInputs.read`).
+        image_inputs: the model's keywords for its pictures (`ImageInputs.model_inputs`).
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not how.freeze_trunk):
-            inputs = {"input_ids": token_ids, "position_ids": position_ids, **(seen or {})}
-            logits, hidden = self._trunk(inputs, actions - 1)
-            distribution = self._log_softmax(logits, how.temperature)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not options.freeze_trunk):
+            inputs = {"input_ids": token_ids, "position_ids": position_ids, **(image_inputs or {})}
+            logits, hidden = self._run_trunk(inputs, actions - 1)
+            distribution = self._log_softmax(logits, options.temperature)
         targets = token_ids.view(-1).index_select(0, actions)
         logprobs = distribution.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and how.entropy_grad):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and options.entropy_grad):
             entropy = -(distribution.exp() * distribution).sum(-1)
-        values = self._values(hidden, value_positions, how.value_trunk_grad)
-        if how.distribution:
+        values = self._values(hidden, value_positions, options.value_trunk_grad)
+        if options.distribution:
             return logprobs, entropy, values, distribution
         return logprobs, entropy, values
 
-    def _trunk(
+    def _run_trunk(
         self, inputs: Mapping[str, torch.Tensor], rows: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [N, V] at flat rows [N], and all final hidden states [R * L, H]."""
@@ -182,10 +192,43 @@ class ActorCritic(nn.Module):
         return self.value_head(states)
 
 
-def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
+def load_actor_critic(
+    folder: Path, cfg: RunConfig, forbidden: Sequence[int], value_seed: int | None
+) -> ActorCritic:
+    """The policy in a Hugging Face folder, as `model.*` says: dtype, frozen parts, checkpointing.
+
+    Args:
+        folder: Hugging Face model folder.
+        cfg: the run's configuration.
+        forbidden: token ids that are never sampled.
+        value_seed: of a new value head; None for a policy without one.
+
+    Raises:
+        ValueError: the folder holds no model.
+    """
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.model.dtype]
+    trunk = load_trunk(folder, dtype, attention_implementation())
+    for name, parameter in trunk.named_parameters():
+        if weight_kind(name, trunk) in FROZEN_KINDS[cfg.model.freeze]:
+            parameter.requires_grad_(False)
+    if cfg.model.gradient_checkpointing:
+        trunk.train()  # in eval mode transformers keeps all activations; there is no dropout
+        trunk.gradient_checkpointing_enable({"use_reentrant": False})
+    head = None
+    if value_seed is not None:
+        head = load_value_head(folder, trunk.config.get_text_config().hidden_size, value_seed)
+    return ActorCritic(trunk, head, forbidden).to(dtype)
+
+
+def attention_implementation() -> str:
+    """Attention of variable length where a GPU and its kernels are available, else torch's own."""
+    return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
+
+
+def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     """A (vision-)language model from a Hugging Face folder, in dtype, without dropout.
 
-    Dropout is off because log-probabilities must be those of the policy that played.
+    Dropout is off because log-probabilities must be those of the policy that sampled.
 
     Raises:
         ValueError: the folder holds no model.
@@ -198,28 +241,28 @@ def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
         for name, value in list(vars(part).items()):
             if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
                 setattr(part, name, 0.0)
-    sees = any("ForConditionalGeneration" in kind for kind in config.architectures or ())
-    kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    return kind.from_pretrained(folder, config=config, dtype=dtype, attn_implementation=attention)
+    vision = any("ForConditionalGeneration" in name for name in config.architectures or ())
+    auto = AutoModelForImageTextToText if vision else AutoModelForCausalLM
+    return auto.from_pretrained(folder, config=config, dtype=dtype, attn_implementation=attention)
 
 
 def load_value_head(folder: Path, hidden: int, seed: int) -> ValueHead:
-    """The value head beside a model, or a fresh one that says 0 everywhere."""
+    """The value head saved in a model's folder, or a new one, whose values are all 0."""
     head = ValueHead(hidden, seed)
     if (folder / VALUE_HEAD_FILE).is_file():
         head.load_state_dict(load_file(folder / VALUE_HEAD_FILE))
     return head
 
 
-def kind_of(name: str, trunk: nn.Module) -> str:
-    """The kind of a trunk parameter, one of KINDS, or "other".
+def weight_kind(name: str, trunk: PreTrainedModel) -> str:
+    """The kind of a trunk parameter, one of WEIGHT_KINDS, or "other".
 
     An output layer that shares its weight with the embedding counts as embedding.
     """
     parameter = trunk.get_parameter(name)
-    if parameter is trunk.get_input_embeddings().weight:  # type: ignore[operator]
+    if parameter is trunk.get_input_embeddings().weight:
         return "embedding"
-    if parameter is trunk.get_output_embeddings().weight:  # type: ignore[operator]
+    if parameter is trunk.get_output_embeddings().weight:
         return "head"
     lower = name.lower()
     for kind, marks in (
@@ -234,31 +277,14 @@ def kind_of(name: str, trunk: nn.Module) -> str:
     return "other"
 
 
-def checkpoint_names(trunk: nn.Module) -> dict[str, str]:
-    """The name of each parameter in a checkpoint, which is how engines know it.
+def checkpoint_names(trunk: PreTrainedModel) -> dict[str, str]:
+    """From each parameter's name to its name in a checkpoint, which is the one that engines use.
 
-    Transformers renames some models' weights as it loads them, and back as it saves them.
+    Transformers renames some models' weights when it loads them, and back when it saves them.
     """
     names = [name for name, _ in trunk.named_parameters()]
-    tags: Any = {name: torch.tensor([number]) for number, name in enumerate(names)}
-    back = revert_weight_conversion(trunk, tags)  # type: ignore[arg-type]
-    if len(back) != len(names):  # weights are merged, not renamed: engines know both
+    tags = {name: torch.tensor([number]) for number, name in enumerate(names)}
+    saved = revert_weight_conversion(trunk, tags)
+    if len(saved) != len(names):  # weights are merged, not renamed: engines know both names
         return {name: name for name in names}
-    return {names[int(tag)]: name for name, tag in back.items()}
-
-
-def buckets(
-    named: Iterable[tuple[str, nn.Parameter]], limit: int
-) -> Iterator[list[tuple[str, nn.Parameter]]]:
-    """Cut named parameters into lists of at most `limit` bytes, or of one larger parameter."""
-    bucket: list[tuple[str, nn.Parameter]] = []
-    size = 0
-    for name, parameter in named:
-        more = getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
-        if bucket and size + more > limit:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append((name, parameter))
-        size += more
-    if bucket:
-        yield bucket
+    return {names[int(tag)]: name for name, tag in saved.items()}

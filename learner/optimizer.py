@@ -1,23 +1,23 @@
 """AdamW, its parameter groups and its learning-rate schedule, from the typed configuration.
 
-It does not know DeepSpeed, which wraps what is made here.
+DeepSpeed wraps the optimizer that is made here.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from configs.schema import OptimizerConfig
 from learner.model import ActorCritic
 
-MakeOptimizer = Callable[[list[dict[str, Any]], OptimizerConfig], torch.optim.Optimizer]
+ParameterGroup = dict[str, object]
+MakeOptimizer = Callable[[list[ParameterGroup], OptimizerConfig], torch.optim.Optimizer]
 
 
-def adamw(groups: list[dict[str, Any]], cfg: OptimizerConfig) -> torch.optim.Optimizer:
+def adamw(groups: list[ParameterGroup], cfg: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW over parameter groups."""
     return torch.optim.AdamW(
         groups,
@@ -42,9 +42,12 @@ def learning_rate(cfg: OptimizerConfig, step: int, steps: int) -> float:
     return cfg.lr + (cfg.lr_end - cfg.lr) * share
 
 
-def parameter_groups(model: ActorCritic, cfg: OptimizerConfig) -> list[dict[str, Any]]:
-    """What is trained, trunk and value head apart; weight decay is for matrices, not for norms."""
-    groups: list[dict[str, Any]] = []
+def parameter_groups(model: ActorCritic, cfg: OptimizerConfig) -> list[ParameterGroup]:
+    """Trainable parameters, trunk and value head apart, each group with its "part".
+
+    Weight decay applies to matrices; norms and biases have a group without it.
+    """
+    groups: list[ParameterGroup] = []
     for part, module in (("trunk", model.trunk), ("head", model.value_head)):
         parameters = list(module.parameters()) if module is not None else []
         parameters = [p for p in parameters if p.requires_grad]

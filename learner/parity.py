@@ -1,7 +1,7 @@
-"""Parity: do engine and learner agree about the log-probabilities of what the engine sampled?
+"""Weights-are-proven: engine and learner agree on log-probabilities of what the engine sampled.
 
-Trajectories and the policy version that the learner now holds go in, the differences come
-out (law 6). It does not know how the weights travelled.
+Input: trajectories and the policy version that the learner holds. Output: how far behaviour and
+proximal log-probabilities differ.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from configs.schema import RunConfig
 from learner import distributed
 from learner.engine import TrainingEngine
-from learner.model import ForwardOptions
-from learner.training_trajectory import Episode, episode, scored
+from learner.loss import k3
+from learner.training_trajectory import TrainingTrajectory, prepare, score
 from rollout.trajectory import Trajectory
 
 
@@ -24,37 +25,31 @@ def parity(
     """Score this rank's trajectories and compare; a collective call.
 
     Returns:
-        As `differences`.
+        As `parity_metrics`.
     """
-    built = [episode(t, "turn") for t in trajectories if t.end != "failed"]
-    episodes = [e for e in built if e is not None]
-    sequences = [s for e in episodes for s in e.sequences]
-    packed = engine.microbatches(sequences)
-    how = ForwardOptions(temperature=cfg.rollout.temperature)
-    logprobs, _ = scored(len(sequences), packed, engine.score(packed, how))
-    start = 0
-    for e in episodes:
-        e.proximal = np.concatenate(logprobs[start : start + len(e.sequences)])
-        start += len(e.sequences)
-    return differences(episodes, version)
+    prepared = prepare(trajectories, "turn")
+    score(engine, prepared, cfg.rollout.temperature)
+    return parity_metrics(prepared, version)
 
 
-def differences(episodes: Sequence[Episode], version: int) -> dict[str, float]:
+def parity_metrics(trajectories: Sequence[TrainingTrajectory], version: int) -> dict[str, float]:
     """Behaviour against proximal log-probabilities of the tokens that `version` sampled.
 
     Returns:
-        parity_tokens; parity_mean_abs; parity_kl: KL(behaviour, proximal), estimated without
-        bias and with low variance as the mean of exp(d) - 1 - d, d = proximal - behaviour
-        (k3; Schulman, "Approximating KL divergence", 2020). Over all ranks; a collective call.
+        parity_tokens; parity_mean_abs; parity_kl: KL(behaviour ‖ proximal), the mean of k3. Over
+        all ranks; a collective call.
     """
     sums = np.zeros(3)
-    for e in episodes:
-        fresh = e.versions == version
-        gap = e.proximal[fresh].astype(np.float64) - e.behavior[fresh]
-        sums += [fresh.sum(), np.abs(gap).sum(), (np.expm1(gap) - gap).sum()]
-    tokens, absolute, divergence = distributed.all_sum(sums).tolist()
+    for t in trajectories:
+        current = t.policy_versions == version
+        # In float64: gaps are small, and k3 subtracts numbers near 1.
+        behavior = t.behavior_logprobs[current].astype(np.float64)
+        proximal = t.proximal_logprobs[current].astype(np.float64)
+        divergence = k3(torch.from_numpy(behavior), torch.from_numpy(proximal)).numpy()
+        sums += [current.sum(), np.abs(proximal - behavior).sum(), divergence.sum()]
+    tokens, gap_sum, k3_sum = distributed.all_sum(sums).tolist()
     return {
         "parity_tokens": tokens,
-        "parity_mean_abs": absolute / max(tokens, 1),
-        "parity_kl": divergence / max(tokens, 1),
+        "parity_mean_abs": gap_sum / max(tokens, 1),
+        "parity_kl": k3_sum / max(tokens, 1),
     }

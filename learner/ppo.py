@@ -1,13 +1,13 @@
-"""One PPO update: this rank's trajectories in, optimizer steps taken, metrics out.
+"""One PPO update: scores this rank's trajectories, computes advantages, takes optimizer steps.
 
-`ppo_update(engine, trajectories, cfg, update, reference=None, version=None)`; `ppo_steps(cfg)`
-is the number of optimizer steps for the TrainingEngine's schedule. It does not know who played.
+Input: trajectories. Output: metrics. `ppo_steps(cfg)` is the number of optimizer steps of the
+whole phase, which the TrainingEngine's schedule needs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from configs.schema import PPOConfig, RunConfig
 from learner import advantage, distributed
 from learner.batch import MicroBatch
-from learner.engine import LossFn, Reference, TrainingEngine
+from learner.engine import LossFn, Means, ReferencePolicy, TrainingEngine
 from learner.loss import k3, policy_terms, value_terms
 from learner.model import ForwardOptions, Scores
-from learner.parity import differences
+from learner.parity import parity_metrics
 from learner.reasoning_weights import reasoning_weights
-from learner.training_trajectory import Episode, episode, scored, training_sequences
+from learner.training_trajectory import TrainingTrajectory, prepare, score, training_sequences
 from rollout.trajectory import Trajectory
 
 
@@ -41,21 +41,21 @@ def ppo_update(
     trajectories: list[Trajectory],
     cfg: RunConfig,
     update: int,
-    reference: Reference | None = None,
+    reference: ReferencePolicy | None = None,
     version: int | None = None,
 ) -> dict[str, float]:
     """All epochs and minibatches over one batch of trajectories; a collective call.
 
     Args:
         engine: of the PPO phase; with a value head for estimator=gae.
-        trajectories: this rank's own, in any order; failed ones are counted, not learned from.
+        trajectories: this rank's own, in any order; failed ones are counted, not trained on.
         cfg: the run's configuration (ppo, rollout.temperature, seed).
         update: 0, 1, …; seeds the minibatches and ends critic_warmup.
         reference: the SFT policy; needed when ppo.kl_coef is above 0.
         version: policy version of the engine's weights now; `update` when None.
 
     Returns:
-        reward, success, first_try, metric_NAME (the environment's other measures), episodes,
+        reward, success, first_try, metric_NAME (the environment's other metrics), episodes,
         failed, tokens and segments (of all ranks), action_tokens, turns, steps, staleness_max;
         loss, policy_loss, value_loss, entropy, kl (proximal to current, k3), kl_ref,
         clip_fraction, grad_norm (means over the steps), lr (of the last step),
@@ -64,105 +64,81 @@ def ppo_update(
         Equal on every rank.
 
     Raises:
-        ValueError: contradictory ppo keys, or nothing to learn from.
+        ValueError: no value head or no reference where one is needed, or nothing to learn from.
     """
-    _refuse_contradictions(cfg.ppo, engine, reference)
-    version = update if version is None else version
-    built = [episode(t, cfg.ppo.value_level) for t in trajectories if t.end != "failed"]
-    episodes = [e for e in built if e is not None]
-    _score(engine, reference, episodes, cfg.rollout.temperature)
-    _set_advantages(episodes, cfg.ppo)
-    sizes = _sizes(episodes)
-    if not sizes:
+    _check_policies(cfg.ppo, engine, reference)
+    prepared = prepare(trajectories, cfg.ppo.value_level)
+    score(engine, prepared, cfg.rollout.temperature, reference)
+    _set_advantages(prepared, cfg.ppo)
+    counts = _counts(prepared)
+    if not counts:
         raise ValueError(f"update {update} has no trajectory with an action token to learn from")
-    warmup = cfg.ppo.estimator == "gae" and update < cfg.ppo.critic_warmup
-    steps = _learn(engine, episodes, sizes, cfg, update, warmup)
-    names = steps[0].keys()
-    means = {name: float(np.mean([step[name] for step in steps])) for name in names}
+    steps = _take_steps(engine, prepared, counts, cfg, update)
+    total = _sum(counts.values())
+    version = update if version is None else version
     return {
-        **means,
+        **{name: float(np.mean([step[name] for step in steps])) for name in steps[0]},
         "lr": steps[-1]["lr"],
         "steps": float(len(steps)),
-        "turns": float(sum(size.turns for size in sizes.values())),
-        "action_tokens": float(sum(size.tokens for size in sizes.values())),
-        "explained_variance": _explained(episodes),
-        **_outcomes(trajectories, version),
-        **differences(episodes, version),
+        "turns": float(total.turns),
+        "action_tokens": float(total.tokens),
+        "explained_variance": _explained_variance(prepared),
+        **_trajectory_metrics(trajectories, version),
+        **parity_metrics(prepared, version),
     }
 
 
-def _refuse_contradictions(
-    ppo: PPOConfig, engine: TrainingEngine, reference: Reference | None
+def _check_policies(
+    ppo: PPOConfig, engine: TrainingEngine, reference: ReferencePolicy | None
 ) -> None:
-    if ppo.advantage_level == "token" and ppo.value_level == "turn" and ppo.estimator == "gae":
-        raise ValueError(
-            "ppo.advantage_level is 'token'; GAE over tokens needs ppo.value_level 'token' too"
-        )
-    if ppo.estimator == "gae" and engine.model.value_head is None:
-        raise ValueError("ppo.estimator is 'gae'; its TrainingEngine must be made with value=True")
+    if ppo.estimator == "gae":
+        # configuration-is-typed: configs.load refuses advantages of tokens on values of turns.
+        assert ppo.value_level == "token" or ppo.advantage_level == "turn"
+        if engine.model.value_head is None:
+            raise ValueError(
+                "ppo.estimator is 'gae'; its TrainingEngine must be made with value=True"
+            )
     if ppo.kl_coef > 0 and reference is None:
         raise ValueError(f"ppo.kl_coef is {ppo.kl_coef}; it needs the SFT policy as reference")
 
 
-def _score(
-    engine: TrainingEngine, reference: Reference | None, episodes: list[Episode], temperature: float
-) -> None:
-    """Proximal (and reference) log-probabilities and V_old, from one pass without gradients."""
-    sequences = [s for e in episodes for s in e.sequences]
-    packed = engine.microbatches(sequences)
-    how = ForwardOptions(temperature=temperature)
-    logprobs, values = scored(len(sequences), packed, engine.score(packed, how))
-    start = 0
-    for e in episodes:
-        end = start + len(e.sequences)
-        e.proximal = np.concatenate(logprobs[start:end])
-        e.values = np.concatenate(values[start:end])
-        if e.trajectory.bootstrap:
-            e.values, e.bootstrap = e.values[:-1], float(e.values[-1])
-        start = end
-    if reference is None:
-        return
-    logprobs, _ = scored(len(sequences), packed, reference.score(packed, how))
-    start = 0
-    for e in episodes:
-        e.reference = np.concatenate(logprobs[start : start + len(e.sequences)])
-        start += len(e.sequences)
-
-
-def _set_advantages(episodes: list[Episode], ppo: PPOConfig) -> None:
+def _set_advantages(trajectories: list[TrainingTrajectory], ppo: PPOConfig) -> None:
     """Advantages and value targets, normalised over the batch of all ranks; collective."""
     if ppo.estimator == "gae":
-        found = [_gae(e, ppo) for e in episodes]
+        pairs = [_gae(t, ppo) for t in trajectories]
+        advantages, targets = [a for a, _ in pairs], [v for _, v in pairs]
     else:
-        found = [
-            (np.full(len(e.rewards), a), np.zeros(len(e.values)))
-            for e, a in zip(episodes, _by_group(episodes, ppo.estimator), strict=True)
+        by_trajectory = _compare_returns(trajectories, ppo.estimator)
+        advantages = [
+            np.full(len(t.rewards), a) for t, a in zip(trajectories, by_trajectory, strict=True)
         ]
-    # GRPO has divided by its group's deviation; REINFORCE++ is nothing without the batch's.
+        targets = [np.zeros(len(t.values)) for t in trajectories]
+    # GRPO has divided by its group's deviation; REINFORCE++ needs the batch's as its baseline.
     if ppo.estimator == "reinforce_pp" or (ppo.normalize_advantages and ppo.estimator != "grpo"):
-        batch = distributed.all_sum(advantage.moments([a for a, _ in found]))
-        found = [(advantage.normalize(a, batch), targets) for a, targets in found]
-    for e, (advantages, targets) in zip(episodes, found, strict=True):
-        per_turn = len(advantages) == len(e.lengths)
-        e.advantages = np.repeat(advantages, e.lengths) if per_turn else advantages
-        e.targets = targets
+        batch_moments = distributed.all_sum(advantage.moments(advantages))
+        advantages = [advantage.normalize(a, batch_moments) for a in advantages]
+    for t, own, own_targets in zip(trajectories, advantages, targets, strict=True):
+        per_turn = len(own) == len(t.turn_lengths)
+        t.advantages = np.repeat(own, t.turn_lengths) if per_turn else own
+        t.value_targets = own_targets
 
 
-def _gae(e: Episode, ppo: PPOConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Advantages of turns [K] (or tokens [A]) and targets of the episode's values."""
+def _gae(t: TrainingTrajectory, ppo: PPOConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Advantages of turns [K] (or tokens [A]) and targets of the trajectory's values."""
     if ppo.advantage_level == "token":
-        rewards, discounts = advantage.token_steps(e.rewards, e.lengths, ppo.gamma)
-        return advantage.gae(rewards, e.values, discounts, ppo.lam, e.bootstrap)
+        rewards, discounts = advantage.token_rewards(t.rewards, t.turn_lengths, ppo.gamma)
+        return advantage.gae(rewards, t.values, discounts, ppo.lam, t.bootstrap_value)
     if ppo.value_level == "turn":
-        return advantage.gae(e.rewards, e.values, ppo.gamma, ppo.lam, e.bootstrap)
-    first = np.cumsum(e.lengths) - e.lengths  # a turn's value is its first token's
-    advantages, targets = advantage.gae(e.rewards, e.values[first], ppo.gamma, ppo.lam, e.bootstrap)
-    return advantages, np.repeat(targets, e.lengths)
+        return advantage.gae(t.rewards, t.values, ppo.gamma, ppo.lam, t.bootstrap_value)
+    first = np.cumsum(t.turn_lengths) - t.turn_lengths  # a turn's value is its first token's
+    values = t.values[first]
+    advantages, targets = advantage.gae(t.rewards, values, ppo.gamma, ppo.lam, t.bootstrap_value)
+    return advantages, np.repeat(targets, t.turn_lengths)
 
 
-def _by_group(episodes: list[Episode], estimator: str) -> NDArray[np.float64]:
-    """One advantage a trajectory [B] of this rank, from the groups of all ranks."""
-    own = [(e.trajectory.group_id, e.trajectory.total_reward) for e in episodes]
+def _compare_returns(trajectories: list[TrainingTrajectory], estimator: str) -> NDArray[np.float64]:
+    """One advantage for each trajectory [B] of this rank, from the groups of all ranks."""
+    own = [(t.trajectory.group_id, t.trajectory.total_reward) for t in trajectories]
     shares = distributed.all_gather(own)
     everyone = [pair for share in shares for pair in share]
     groups, returns = [g for g, _ in everyone], [r for _, r in everyone]
@@ -177,23 +153,29 @@ def _by_group(episodes: list[Episode], estimator: str) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Size:
-    """What one trajectory, or one minibatch, counts: action tokens, turns, values."""
+class Counts:
+    """Action tokens, turns and values of a trajectory or of a minibatch: denominators of means."""
 
     tokens: int
     turns: int
     values: int
 
 
-def _sizes(episodes: list[Episode]) -> dict[str, Size]:
-    """Sizes of all ranks' trajectories by id, in the order of their ids; collective."""
-    own = [(e.trajectory.id, Size(e.tokens, len(e.lengths), len(e.values))) for e in episodes]
-    pairs = sorted(
-        (pair for share in distributed.all_gather(own) for pair in share), key=lambda p: p[0]
-    )
+def _sum(counts: Iterable[Counts]) -> Counts:
+    tokens, turns, values = np.sum([(c.tokens, c.turns, c.values) for c in counts], 0).tolist()
+    return Counts(tokens, turns, values)
+
+
+def _counts(trajectories: list[TrainingTrajectory]) -> dict[str, Counts]:
+    """Counts of all ranks' trajectories by id, in the order of their ids; collective."""
+    own = [
+        (t.trajectory.id, Counts(t.action_tokens, len(t.turn_lengths), len(t.values)))
+        for t in trajectories
+    ]
+    pairs = [pair for share in distributed.all_gather(own) for pair in share]
     repeated = [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]
     assert not repeated, f"trajectory id {repeated[0]} is there more than once"
-    return dict(pairs)
+    return dict(sorted(pairs, key=lambda pair: pair[0]))
 
 
 def minibatches(ids: list[str], size: int, seed: tuple[int, ...]) -> list[list[str]]:
@@ -202,71 +184,69 @@ def minibatches(ids: list[str], size: int, seed: tuple[int, ...]) -> list[list[s
     return [[ids[i] for i in part] for part in np.array_split(shuffled, -(-len(ids) // size))]
 
 
-def _learn(
+def _take_steps(
     engine: TrainingEngine,
-    episodes: list[Episode],
-    sizes: dict[str, Size],
+    trajectories: list[TrainingTrajectory],
+    counts: dict[str, Counts],
     cfg: RunConfig,
     update: int,
-    warmup: bool,
 ) -> list[dict[str, float]]:
-    """The optimizer steps of the update; each one's metrics."""
+    """The optimizer steps of the update; the metrics of each."""
     ppo = cfg.ppo
-    how = ForwardOptions(
+    warmup = ppo.estimator == "gae" and update < ppo.critic_warmup
+    options = ForwardOptions(
         temperature=cfg.rollout.temperature,
         value_trunk_grad=ppo.value_trunk_grad,
         freeze_trunk=warmup,
         entropy_grad=ppo.entropy_coef > 0,
     )
-    weigh = _weigher(engine, ppo)
-    own = {e.trajectory.id: training_sequences(e, weigh(e)) for e in episodes}
+    own = {
+        t.trajectory.id: training_sequences(t, _token_weights(t, engine, ppo)) for t in trajectories
+    }
+    plan = [
+        ids
+        for epoch in range(ppo.epochs)
+        for ids in minibatches(list(counts), ppo.minibatch, (cfg.seed, update, epoch))
+    ]
     steps: list[dict[str, float]] = []
-    for epoch in range(ppo.epochs):
-        for ids in minibatches(list(sizes), ppo.minibatch, (cfg.seed, update, epoch)):
-            sequences = [s for i in ids for s in own.get(i, ())]
-            chosen = [sizes[i] for i in ids]
-            size = Size(
-                tokens=sum(s.tokens for s in chosen),
-                turns=sum(s.turns for s in chosen),
-                values=sum(s.values for s in chosen),
-            )
-            loss_fn = ppo_loss(ppo, size, warmup)
-            steps.append(engine.step(engine.microbatches(sequences), loss_fn, how))
-            if 0 < ppo.target_kl < steps[-1]["kl"]:
-                break
-        else:
-            continue
-        break
-    engine.skip(max(0, steps_per_update(ppo) - len(steps)))
+    for ids in plan:
+        sequences = [s for i in ids for s in own.get(i, ())]
+        loss_fn = ppo_loss(ppo, _sum(counts[i] for i in ids), warmup)
+        steps.append(engine.step(engine.microbatches(sequences), loss_fn, options))
+        if 0 < ppo.target_kl < steps[-1]["kl"]:
+            break
+    engine.skip_steps(max(0, steps_per_update(ppo) - len(steps)))
     return steps
 
 
-def _weigher(engine: TrainingEngine, ppo: PPOConfig) -> Callable[[Episode], NDArray[np.float32]]:
-    """From an episode to its tokens' weights float32 [A] (`thought_coef`)."""
+def _token_weights(
+    t: TrainingTrajectory, engine: TrainingEngine, ppo: PPOConfig
+) -> NDArray[np.float32]:
+    """Factors float32 [A] on the tokens' policy terms (`ppo.thought_coef`)."""
     if ppo.thought_coef == 1.0:
-        return lambda e: np.ones(e.tokens, np.float32)
-    decode = engine.tokenizer.decode
+        return np.ones(t.action_tokens, np.float32)
 
-    def weights(e: Episode) -> NDArray[np.float32]:
-        parts = [
-            reasoning_weights(s.token_ids[t.begin : t.end].tolist(), decode, ppo.thought_coef)
-            for s in e.trajectory.segments
-            for t in s.turns
-        ]
-        return np.concatenate(parts)
+    def decode(token_ids: Sequence[int]) -> str:
+        return str(engine.tokenizer.decode(list(token_ids)))
 
-    return weights
+    answers = [
+        segment.token_ids[turn.begin : turn.end].tolist()
+        for segment in t.trajectory.segments
+        for turn in segment.turns
+    ]
+    weights = [reasoning_weights(answer, decode, ppo.thought_coef) for answer in answers]
+    return np.concatenate(weights)
 
 
-def ppo_loss(ppo: PPOConfig, size: Size, warmup: bool) -> LossFn:
-    """The loss of a global minibatch of the given size, as TrainingEngine.step wants it.
+def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool) -> LossFn:
+    """The loss function, for TrainingEngine.step, of a global minibatch with these counts.
 
     policy + value_coef * value - entropy_coef * entropy + kl_coef * KL(current, reference);
-    while warming up, the value's term alone. Means are over action tokens (policy at
+    during critic warm-up, the value's term alone. Means are over action tokens (policy at
     ratio_level=turn: over turns) and over values.
     """
 
-    def loss_fn(scores: Scores, microbatch: MicroBatch) -> tuple[torch.Tensor, dict]:
+    def loss_fn(scores: Scores, microbatch: MicroBatch) -> tuple[torch.Tensor, Means]:
         columns, values = microbatch.token_columns, microbatch.value_columns
         terms = policy_terms(
             scores.logprobs,
@@ -278,16 +258,18 @@ def ppo_loss(ppo: PPOConfig, size: Size, warmup: bool) -> LossFn:
             cap=ppo.correction_cap,
             turns=microbatch.turns if ppo.ratio_level == "turn" else None,
         )
-        units = size.turns if ppo.ratio_level == "turn" else size.tokens
+        units = counts.turns if ppo.ratio_level == "turn" else counts.tokens
         policy = terms.loss.sum() / units
-        entropy = scores.entropy.sum() / size.tokens
+        entropy = scores.entropy.sum() / counts.tokens
         value = policy.new_zeros(())
         if ppo.estimator == "gae":
-            squares = value_terms(scores.values, values["old"], values["targets"], ppo.value_clip)
-            value = squares.sum() / size.values
+            squares = value_terms(
+                scores.values, values["old_values"], values["targets"], ppo.value_clip
+            )
+            value = squares.sum() / counts.values
         kl_ref = policy.new_zeros(())
         if "reference" in columns:
-            kl_ref = k3(scores.logprobs, columns["reference"]).sum() / size.tokens
+            kl_ref = k3(scores.logprobs, columns["reference"]).sum() / counts.tokens
         loss = ppo.value_coef * value
         if not warmup:
             loss = loss + policy - ppo.entropy_coef * entropy + ppo.kl_coef * kl_ref
@@ -295,7 +277,7 @@ def ppo_loss(ppo: PPOConfig, size: Size, warmup: bool) -> LossFn:
             "policy_loss": policy.detach(),
             "value_loss": value.detach(),
             "entropy": entropy.detach(),
-            "kl": k3(columns["proximal"], scores.logprobs).detach().sum() / size.tokens,
+            "kl": k3(columns["proximal"], scores.logprobs).detach().sum() / counts.tokens,
             "kl_ref": kl_ref.detach(),
             "clip_fraction": terms.clipped.sum() / units,
         }
@@ -303,28 +285,28 @@ def ppo_loss(ppo: PPOConfig, size: Size, warmup: bool) -> LossFn:
     return loss_fn
 
 
-def _explained(episodes: list[Episode]) -> float:
-    errors = advantage.moments([e.targets - e.values for e in episodes])
-    targets = advantage.moments([e.targets for e in episodes])
+def _explained_variance(trajectories: list[TrainingTrajectory]) -> float:
+    errors = advantage.moments([t.value_targets - t.values for t in trajectories])
+    targets = advantage.moments([t.value_targets for t in trajectories])
     return advantage.explained_variance(*distributed.all_sum([*errors, *targets]).reshape(2, 3))
 
 
-def _outcomes(trajectories: list[Trajectory], version: int) -> dict[str, float]:
-    """What was played, over all ranks: means over trajectories that did not fail."""
-    played = [t for t in trajectories if t.end != "failed"]
+def _trajectory_metrics(trajectories: list[Trajectory], version: int) -> dict[str, float]:
+    """Means over all ranks' trajectories that did not fail, and counts; collective."""
+    valid = [t for t in trajectories if t.end != "failed"]
     sums = distributed.all_sum(
         [
-            len(played),
-            len(trajectories) - len(played),
-            sum(t.tokens for t in played),
-            sum(len(t.segments) for t in played),
-            sum(t.total_reward for t in played),
-            sum(t.metrics.get("success", 0.0) for t in played),
-            sum(t.metrics.get("first_try", 0.0) for t in played),
+            len(valid),
+            len(trajectories) - len(valid),
+            sum(t.tokens for t in valid),
+            sum(len(t.segments) for t in valid),
+            sum(t.total_reward for t in valid),
+            sum(t.metrics.get("success", 0.0) for t in valid),
+            sum(t.metrics.get("first_try", 0.0) for t in valid),
         ]
     ).tolist()
     episodes, failed, tokens, segments, reward, success, first_try = sums
-    ages = [version - t.oldest_version for t in played if t.action_tokens]
+    staleness = [version - t.oldest_version for t in valid if t.action_tokens]
     return {
         "episodes": episodes,
         "failed": failed,
@@ -333,15 +315,15 @@ def _outcomes(trajectories: list[Trajectory], version: int) -> dict[str, float]:
         "reward": reward / max(episodes, 1),
         "success": success / max(episodes, 1),
         "first_try": first_try / max(episodes, 1),
-        "staleness_max": float(distributed.all_max(max(ages, default=0))[0]),
-        **_measures(played),
+        "staleness_max": float(distributed.all_max(max(staleness, default=0))[0]),
+        **_environment_metrics(valid),
     }
 
 
-def _measures(played: list[Trajectory]) -> dict[str, float]:
-    """metric_NAME: mean of each other measure of the environment (recognition, …), all ranks."""
+def _environment_metrics(trajectories: list[Trajectory]) -> dict[str, float]:
+    """metric_NAME: mean of each other metric of the environment (recognition, …); collective."""
     own: dict[str, tuple[float, int]] = {}
-    for t in played:
+    for t in trajectories:
         for name, value in t.metrics.items():
             total, count = own.get(name, (0.0, 0))
             own[name] = (total + value, count + 1)

@@ -1,7 +1,7 @@
-"""Where an answer's final field begins, so that the tokens before it can weigh less.
+"""Weights of an answer's tokens: less for the reasoning than for the final field after it.
 
-Token ids and a decoder go in, weights come out (`ppo.thought_coef`, as the study's released
-code has it). It does not know trajectories or losses.
+Input: token ids and a decoder. Output: a factor for each token (`ppo.thought_coef`, as in the
+study's released code).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def reasoning_weights(
 ) -> NDArray[np.float32]:
     """Weights float32 [A]: the coefficient before the last `"key":` of the answer, 1 from it on.
 
-    An answer without such a key (a bare formula) has no thoughts: all ones.
+    An answer without such a key (a bare formula) has no reasoning: all ones.
     """
     weights = np.ones(len(answer), np.float32)
     keys = list(_KEY.finditer(decode(answer)))

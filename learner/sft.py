@@ -1,7 +1,6 @@
-"""One step of supervised fine-tuning: demonstrations as sequences in, metrics out.
+"""One optimizer step of supervised fine-tuning.
 
-`sft_step(engine, sequences, cfg, reference=None)`; `sequences` are this rank's share of the
-global batch. It does not know where demonstrations come from or how many steps there are.
+Input: this rank's share of a batch of demonstrations, as sequences. Output: metrics.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from configs.schema import SFTConfig
 from learner import distributed
 from learner.batch import MicroBatch, Sequence
-from learner.engine import Reference, TrainingEngine
+from learner.engine import LossFn, Means, ReferencePolicy, TrainingEngine
 from learner.loss import cross_entropy_terms, dft_terms, kl_terms
 from learner.model import ForwardOptions, Scores
 
@@ -22,7 +21,7 @@ def sft_step(
     engine: TrainingEngine,
     sequences: list[Sequence],
     cfg: SFTConfig,
-    reference: Reference | None = None,
+    reference: ReferencePolicy | None = None,
 ) -> dict[str, float]:
     """One optimizer step on the mean loss over all ranks' action tokens; a collective call.
 
@@ -30,7 +29,7 @@ def sft_step(
         engine: of the SFT phase.
         sequences: this rank's demonstrations, the answers' tokens as action tokens.
         cfg: the phase's configuration.
-        reference: the initial model; needed for loss=ce_kl, else not used.
+        reference: the initial model; needed for loss=ce_kl, otherwise not used.
 
     Returns:
         loss, lr, grad_norm, tokens (of all ranks, prompts too), action_tokens,
@@ -46,18 +45,13 @@ def sft_step(
     tokens, actions = distributed.all_sum([sum(len(s.token_ids) for s in sequences), actions])
     if actions == 0:
         raise ValueError("sft batch has no token with loss; demonstrations must train an answer")
-
-    def loss_fn(scores: Scores, microbatch: MicroBatch) -> tuple[torch.Tensor, dict]:
-        terms = (dft_terms if cfg.loss == "dft" else cross_entropy_terms)(scores.logprobs)
-        if cfg.loss == "ce_kl":
-            assert scores.distribution is not None
-            assert scores.reference is not None
-            terms = terms + cfg.kl_coef * kl_terms(scores.distribution, scores.reference)
-        return terms.sum() / actions, {}
-
-    beside = reference if cfg.loss == "ce_kl" else None
-    how = ForwardOptions(distribution=beside is not None)
-    metrics = engine.step(engine.microbatches(sequences), loss_fn, how, beside)
+    options = ForwardOptions(distribution=cfg.loss == "ce_kl")
+    metrics = engine.step(
+        engine.microbatches(sequences),
+        sft_loss(cfg, actions),
+        options,
+        reference if cfg.loss == "ce_kl" else None,
+    )
     seconds = time.perf_counter() - begin
     return {
         **metrics,
@@ -66,3 +60,18 @@ def sft_step(
         "seconds": seconds,
         "tokens_per_second": float(tokens) / seconds,
     }
+
+
+def sft_loss(cfg: SFTConfig, actions: int) -> LossFn:
+    """The loss function, for TrainingEngine.step, of a global batch with so many action tokens."""
+
+    def loss_fn(scores: Scores, microbatch: MicroBatch) -> tuple[torch.Tensor, Means]:
+        terms = (dft_terms if cfg.loss == "dft" else cross_entropy_terms)(scores.logprobs)
+        if cfg.loss == "ce_kl":
+            current, initial = scores.distribution, scores.reference_distribution
+            assert current is not None
+            assert initial is not None
+            terms = terms + cfg.kl_coef * kl_terms(current, initial)
+        return terms.sum() / actions, {}
+
+    return loss_fn

@@ -1,68 +1,83 @@
-"""A trajectory as the learner sees it: turns, value positions, scores, and training sequences.
+"""Trajectories prepared for training: their turns, states with a value, scores and sequences.
 
-A Trajectory and its scores go in, Sequences for learner.batch come out. It does not know
-advantages' formulas, losses or ranks.
+Input: trajectories and policies that score them. Output: sequences for learner.batch, with
+advantages and value targets once the caller has set them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from learner.batch import MicroBatch, Sequence
-from learner.model import Scores
+from learner import batch
+from learner.batch import MicroBatch
+from learner.model import ForwardOptions, Scores
 from rollout.trajectory import Segment, Trajectory
 
 Floats = NDArray[np.float64]
+Float32s = NDArray[np.float32]
+
+
+def _empty() -> Float32s:
+    return np.zeros(0, np.float32)
 
 
 @dataclass
-class Episode:
-    """One trajectory that is trained on; K turns with A action tokens in all.
+class TrainingTrajectory:
+    """A trajectory with K turns and A action tokens, as the learner trains on it.
 
-    rewards: float64 [K]; lengths: int64 [K], action tokens of each turn.
     value_level: "turn" or "token": which states have a value.
-    sequences: one a segment, to be scored; the last one's last value is the bootstrap's.
-    proximal, reference: float32 [A] log-probabilities, once scored; values: float32 [K] or [A].
-    bootstrap: V of the prompt that would have come next, 0 without one.
-    advantages, targets: float64 [A] and like values, once the caller knows them.
+    rewards: float64 [K]; turn_lengths: int64 [K], action tokens of each turn.
+    sequences: one for each segment, to be scored.
+    proximal_logprobs, reference_logprobs: float32 [A], set by `score`.
+    values: float32, [K] or [A] by value_level, set by `score`.
+    bootstrap_value: of the state after a truncated last turn, set by `score`; else 0.
+    advantages, value_targets: float64, [A] and like values, set by the caller.
     """
 
     trajectory: Trajectory
     value_level: str
     rewards: Floats
-    lengths: NDArray[np.int64]
-    sequences: list[Sequence]
-    proximal: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    reference: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    bootstrap: float = 0.0
+    turn_lengths: NDArray[np.int64]
+    sequences: list[batch.Sequence]
+    proximal_logprobs: Float32s = field(default_factory=_empty)
+    reference_logprobs: Float32s = field(default_factory=_empty)
+    values: Float32s = field(default_factory=_empty)
+    bootstrap_value: float = 0.0
     advantages: Floats = field(default_factory=lambda: np.zeros(0))
-    targets: Floats = field(default_factory=lambda: np.zeros(0))
+    value_targets: Floats = field(default_factory=lambda: np.zeros(0))
 
     @property
-    def tokens(self) -> int:
-        """Action tokens."""
-        return int(self.lengths.sum())
+    def action_tokens(self) -> int:
+        """Number of action tokens, A."""
+        return int(self.turn_lengths.sum())
 
     @property
-    def behavior(self) -> NDArray[np.float32]:
+    def behavior_logprobs(self) -> Float32s:
         """Behaviour log-probabilities float32 [A]."""
-        return self._actions("behavior_logprobs")
+        segments = self.trajectory.segments
+        return np.concatenate([s.behavior_logprobs[s.action_mask] for s in segments])
 
     @property
-    def versions(self) -> NDArray[np.int32]:
+    def policy_versions(self) -> NDArray[np.int32]:
         """Policy versions int32 [A] of the action tokens."""
-        return self._actions("policy_versions")
-
-    def _actions(self, name: str) -> NDArray:
-        return np.concatenate([getattr(s, name)[s.action_mask] for s in self.trajectory.segments])
+        segments = self.trajectory.segments
+        return np.concatenate([s.policy_versions[s.action_mask] for s in segments])
 
 
-def episode(trajectory: Trajectory, value_level: str) -> Episode | None:
-    """The trajectory as an Episode, or None when it has no action token.
+def prepare(trajectories: Iterable[Trajectory], value_level: str) -> list[TrainingTrajectory]:
+    """The trajectories that can be trained on: those with an action token that did not fail."""
+    prepared = (_prepare(t, value_level) for t in trajectories if t.end != "failed")
+    return [t for t in prepared if t is not None]
+
+
+def _prepare(trajectory: Trajectory, value_level: str) -> TrainingTrajectory | None:
+    """None without an action token.
 
     A turn without tokens cannot be trained on: its reward goes to the turn before it (to the
     next one, at the start).
@@ -83,7 +98,7 @@ def episode(trajectory: Trajectory, value_level: str) -> Episode | None:
         return None
     last = len(trajectory.segments) - 1
     sequences = [
-        Sequence(
+        batch.Sequence(
             segment.token_ids,
             segment.action_mask,
             _value_positions(segment, value_level, trajectory.bootstrap and i == last),
@@ -91,77 +106,126 @@ def episode(trajectory: Trajectory, value_level: str) -> Episode | None:
         )
         for i, segment in enumerate(trajectory.segments)
     ]
-    return Episode(trajectory, value_level, np.array(rewards), np.array(lengths), sequences)
+    return TrainingTrajectory(
+        trajectory, value_level, np.array(rewards), np.array(lengths), sequences
+    )
 
 
-def _value_positions(segment: Segment, level: str, bootstrap: bool) -> NDArray[np.int64]:
-    """The states before each turn (or action token), and the state at the bootstrap's end."""
+def _value_positions(segment: Segment, value_level: str, bootstrap: bool) -> NDArray[np.int64]:
+    """Last token before each turn (or action token), and the segment's last one to bootstrap."""
     positions = np.flatnonzero(segment.action_mask) - 1
-    if level == "turn":
+    if value_level == "turn":
         begins = [turn.begin - 1 for turn in segment.turns if turn.end > turn.begin]
         positions = np.array(begins, np.int64)
     return np.append(positions, len(segment.token_ids) - 1) if bootstrap else positions
 
 
-def scored(
-    count: int, microbatches: list[MicroBatch], scores: list[Scores]
-) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
-    """Log-probabilities [A] and values [K] of each of `count` sequences, in their own order."""
-    logprobs: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * count
-    values = list(logprobs)
-    for microbatch, score in zip(microbatches, scores, strict=True):
-        for counts, flat, lists in (
-            (microbatch.action_counts, score.logprobs, logprobs),
-            (microbatch.value_counts, score.values, values),
-        ):
-            parts = np.split(flat.float().cpu().numpy(), np.cumsum(counts)[:-1])
-            for place, part in zip(microbatch.order, parts, strict=True):
-                lists[place] = part
-    return logprobs, values
+class Scorer(Protocol):
+    """A policy that scores microbatches."""
+
+    def score(
+        self, microbatches: list[MicroBatch], options: ForwardOptions | None = None
+    ) -> list[Scores]:
+        """Scores of each microbatch, without gradients."""
 
 
-def training_sequences(episode: Episode, weights: NDArray[np.float32]) -> list[Sequence]:
-    """The episode's segments with their columns, each cut after its last action token.
+class PackingScorer(Scorer, Protocol):
+    """A policy that also packs sequences into microbatches (learner.engine.TrainingEngine)."""
+
+    def microbatches(self, sequences: list[batch.Sequence]) -> list[MicroBatch]:
+        """Pack the sequences."""
+
+
+def score(
+    policy: PackingScorer,
+    trajectories: Sequence[TrainingTrajectory],
+    temperature: float,
+    reference: Scorer | None = None,
+) -> None:
+    """Set the trajectories' proximal (and reference) log-probabilities, values and bootstraps.
+
+    A collective call where the policies' `score` is one.
+    """
+    microbatches = policy.microbatches([s for t in trajectories for s in t.sequences])
+    options = ForwardOptions(temperature=temperature)
+    logprobs, values = split_scores(microbatches, policy.score(microbatches, options))
+    for t, own_logprobs, own_values in zip(
+        trajectories, _join(trajectories, logprobs), _join(trajectories, values), strict=True
+    ):
+        t.proximal_logprobs, t.values = own_logprobs, own_values
+        if t.trajectory.bootstrap:
+            t.values, t.bootstrap_value = own_values[:-1], float(own_values[-1])
+    if reference is not None:
+        logprobs, _ = split_scores(microbatches, reference.score(microbatches, options))
+        for t, own_logprobs in zip(trajectories, _join(trajectories, logprobs), strict=True):
+            t.reference_logprobs = own_logprobs
+
+
+def split_scores(
+    microbatches: list[MicroBatch], scores: list[Scores]
+) -> tuple[list[Float32s], list[Float32s]]:
+    """Log-probabilities and values of each sequence, in the order before they were packed."""
+
+    def split(flat: list[torch.Tensor], counts: list[NDArray[np.integer]]) -> list[Float32s]:
+        by_sequence: dict[int, Float32s] = {}
+        for microbatch, tensor, sizes in zip(microbatches, flat, counts, strict=True):
+            parts = np.split(tensor.float().cpu().numpy(), np.cumsum(sizes)[:-1])
+            by_sequence |= zip(microbatch.order.tolist(), parts, strict=True)
+        return [by_sequence[index] for index in range(len(by_sequence))]
+
+    return (
+        split([s.logprobs for s in scores], [m.action_counts for m in microbatches]),
+        split([s.values for s in scores], [m.value_counts for m in microbatches]),
+    )
+
+
+def _join(trajectories: Sequence[TrainingTrajectory], parts: list[Float32s]) -> Iterator[Float32s]:
+    """From arrays of the trajectories' sequences to one array for each trajectory."""
+    remaining = iter(parts)
+    for t in trajectories:
+        yield np.concatenate([next(remaining) for _ in t.sequences])
+
+
+def training_sequences(t: TrainingTrajectory, weights: Float32s) -> list[batch.Sequence]:
+    """The trajectory's segments with their columns, each cut after its last action token.
 
     Args:
-        episode: scored, with advantages and targets.
+        t: scored, with advantages and value targets.
         weights: float32 [A], factors on the tokens' policy terms.
     """
-    token_columns: dict[str, NDArray] = {
-        "advantages": episode.advantages,
-        "behavior": episode.behavior,
-        "proximal": episode.proximal,
+    token_columns: dict[str, batch.Floats] = {
+        "advantages": t.advantages,
+        "behavior": t.behavior_logprobs,
+        "proximal": t.proximal_logprobs,
         "weights": weights,
     }
-    if len(episode.reference):
-        token_columns["reference"] = episode.reference
-    value_columns: dict[str, NDArray] = {"old": episode.values, "targets": episode.targets}
+    if len(t.reference_logprobs):
+        token_columns["reference"] = t.reference_logprobs
+    value_columns: dict[str, batch.Floats] = {"old_values": t.values, "targets": t.value_targets}
     sequences, token, value = [], 0, 0
-    for segment in episode.trajectory.segments:
-        positions = _value_positions(segment, episode.value_level, bootstrap=False)
+    for segment in t.trajectory.segments:
+        positions = _value_positions(segment, t.value_level, bootstrap=False)
         actions = int(segment.action_mask.sum())
-        if actions:
-            end = int(np.flatnonzero(segment.action_mask)[-1]) + 1
-            mask = segment.action_mask[:end]
-            of_tokens, of_values = (
-                slice(token, token + actions),
-                slice(value, value + len(positions)),
+        tokens, values = slice(token, token + actions), slice(value, value + len(positions))
+        token, value = tokens.stop, values.stop
+        if not actions:
+            continue
+        mask = segment.action_mask[: int(np.flatnonzero(segment.action_mask)[-1]) + 1]
+        sequences.append(
+            batch.Sequence(
+                segment.token_ids[: len(mask)],
+                mask,
+                positions,
+                {name: _spread(column[tokens], mask) for name, column in token_columns.items()},
+                {name: column[values] for name, column in value_columns.items()},
+                segment.pictures,
             )
-            sequences.append(
-                Sequence(
-                    segment.token_ids[:end],
-                    mask,
-                    positions,
-                    {k: _spread(v[of_tokens], mask) for k, v in token_columns.items()},
-                    {k: v[of_values] for k, v in value_columns.items()},
-                    segment.pictures,
-                )
-            )
-        token, value = token + actions, value + len(positions)
+        )
     return sequences
 
 
-def _spread(values: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _spread(values: batch.Floats, mask: NDArray[np.bool_]) -> Float32s:
+    """The values at the mask's True, 0 elsewhere."""
     column = np.zeros(len(mask), np.float32)
     column[mask] = values
     return column

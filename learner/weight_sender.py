@@ -1,29 +1,37 @@
-"""Sending weights from GPU to GPU: the learner's side of vLLM's own channels, nccl and ipc.
+"""Sends weights from GPU to GPU: the trainer's side of vLLM's own channels, nccl and ipc.
 
-Comes in: named tensors, and a client that calls the engines; goes out: vLLM's trainer engine,
-whose `send_weights` brings one version to all of them. It does not know Ray or the learner.
+Input: named tensors, and a client whose four calls reach every engine. Output: vLLM's trainer
+engine, whose `send_weights` brings one version to all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
-Shapes = list[tuple[str, torch.dtype, tuple[int, ...]]]
+from learner.gathered_weights import WeightShapes
+
+if TYPE_CHECKING:
+    from vllm.distributed.weight_transfer.base import (
+        TrainerInitInfo,
+        TrainerWeightTransferEngine,
+        VLLMWeightSyncClient,
+        WeightSource,
+    )
 
 
 @dataclass(frozen=True)
 class TransferSpec:
-    """What both ends of a channel agree on.
+    """Settings of a channel, on which both ends must agree.
 
     channel: nccl or ipc.
     rank: of this process in the learner's group; 0 sends.
-    bucket_bytes: size of the buffer in which tensors travel.
-    address, port: where the group of nccl meets: rank 0's node.
-    members: processes in that group: rank 0 and a worker for each GPU of each engine.
+    bucket_bytes: size of the buffer in which tensors are sent.
+    address, port: of nccl's rendezvous, on rank 0's node.
+    members: processes in nccl's group: rank 0 and a worker for each GPU of each engine.
     """
 
     channel: str
@@ -34,18 +42,18 @@ class TransferSpec:
     members: int = 1
 
 
-def bucket_bytes(shapes: Shapes, wanted: int) -> int:
-    """A buffer of the wanted bytes, or as large as the largest tensor: vLLM cuts none."""
-    return max(wanted, *(bytes_of([item]) for item in shapes))
+def buffer_bytes(shapes: WeightShapes, requested: int) -> int:
+    """A buffer of the requested bytes, or of the largest tensor's: vLLM splits no tensor."""
+    return max(requested, *(payload_bytes([shape]) for shape in shapes))
 
 
-def bytes_of(shapes: Shapes) -> int:
-    """Payload in bytes."""
+def payload_bytes(shapes: WeightShapes) -> int:
+    """Bytes of all tensors together."""
     return sum(dtype.itemsize * torch.Size(shape).numel() for _, dtype, shape in shapes)
 
 
-def trainer_settings(wire: TransferSpec) -> Any:
-    """The init info of vLLM for a channel; packed, so that memory is bounded by the bucket.
+def trainer_init_info(spec: TransferSpec) -> TrainerInitInfo:
+    """Settings of vLLM for a channel, with packed tensors, so that the bucket bounds the memory.
 
     Raises:
         ValueError: the channel is none of vLLM's, or this vLLM has no trainer's side.
@@ -55,53 +63,57 @@ def trainer_settings(wire: TransferSpec) -> Any:
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
     except ImportError as error:
         raise ValueError(
-            f"cluster.channel={wire.channel} needs vLLM 0.32, whose trainer side is not here: "
+            f"cluster.channel={spec.channel} needs vLLM 0.32, whose trainer side is not here: "
             f"{error}; cluster.channel=object_store does without"
         ) from error
-    if wire.channel == "ipc":
+    if spec.channel == "ipc":
         return IPCTrainerInitInfo(
-            rank=wire.rank, packed=True, packed_buffer_size_bytes=wire.bucket_bytes
+            rank=spec.rank, packed=True, packed_buffer_size_bytes=spec.bucket_bytes
         )
-    if wire.channel == "nccl":
+    if spec.channel == "nccl":
         return NCCLTrainerInitInfo(
-            master_address=wire.address,
-            master_port=wire.port,
-            world_size=wire.members,
-            rank=wire.rank,
+            master_address=spec.address,
+            master_port=spec.port,
+            world_size=spec.members,
+            rank=spec.rank,
             packed=True,
-            packed_buffer_size_bytes=wire.bucket_bytes,
+            packed_buffer_size_bytes=spec.bucket_bytes,
         )
-    raise ValueError(f"channel is {wire.channel!r}; vLLM's own are nccl and ipc")
+    raise ValueError(f"channel is {spec.channel!r}; vLLM's own are nccl and ipc")
 
 
-def source(shapes: Callable[[], Shapes], tensors: Callable[[], Iterator[Any]]) -> Any:
-    """A WeightSource of vLLM: told without gathering, then gathered tensor by tensor.
+def weight_source(
+    shapes: Callable[[], WeightShapes], tensors: Callable[[], Iterator[tuple[str, torch.Tensor]]]
+) -> WeightSource:
+    """A WeightSource of vLLM: metadata without gathering, then the gathered tensors one by one.
 
     Args:
         shapes: name, dtype and full shape of each tensor.
-        tensors: a fresh pass over (name, tensor), in the same order; collective.
+        tensors: a new pass over (name, tensor), in the same order; collective.
     """
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
-    class Source(WeightSource):
+    class GatheredSource(WeightSource):
         def metadata(self) -> list[ParamMeta]:
-            return [ParamMeta(*item) for item in shapes()]
+            return [ParamMeta(*shape) for shape in shapes()]
 
         def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
             return tensors()
 
-    return Source()
+    return GatheredSource()
 
 
-def open_sender(wire: TransferSpec, client: Any, weights: Any) -> Any:
-    """Meet the engines and return vLLM's trainer engine; every rank calls it.
+def open_sender(
+    spec: TransferSpec, client: VLLMWeightSyncClient, source: WeightSource
+) -> TrainerWeightTransferEngine[TrainerInitInfo]:
+    """Join the engines and return vLLM's trainer engine; every rank calls it.
 
     Args:
-        wire: what both ends agree on.
-        client: vLLM's VLLMWeightSyncClient, four calls that reach every engine.
-        weights: a WeightSource.
+        spec: the channel's settings, equal on both sides.
+        client: its four calls reach every engine.
+        source: of the weights, read anew at each `send_weights`.
     """
-    settings = trainer_settings(wire)
+    init_info = trainer_init_info(spec)
     from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-    return WeightTransferTrainerFactory.trainer_init(settings, client=client, source=weights)
+    return WeightTransferTrainerFactory.trainer_init(init_info, client=client, source=source)

@@ -22,7 +22,13 @@ from cluster.wait import answers
 from cluster.weights.object_store import Published, publish
 from configs.schema import RunConfig
 from learner.engine import TrainingEngine
-from learner.weight_sender import TransferSpec, bucket_bytes, bytes_of, open_sender, source
+from learner.weight_sender import (
+    TransferSpec,
+    buffer_bytes,
+    open_sender,
+    payload_bytes,
+    weight_source,
+)
 
 GRACE_S = 2.0  # the client's own error names the worker: it comes first
 
@@ -97,7 +103,7 @@ class DeviceChannel:
             self._engine = None  # a phase's engine must not outlive it
         if self._rank != 0:
             return None
-        return Published(version, time.monotonic() - begin, bytes_of(shapes), 1)
+        return Published(version, time.monotonic() - begin, payload_bytes(shapes), 1)
 
     def _open(self) -> Any:
         assert self._engine is not None
@@ -105,12 +111,12 @@ class DeviceChannel:
         wire = TransferSpec(
             self._name,
             self._rank,
-            bucket_bytes(self._engine.weight_shapes(), wanted),
+            buffer_bytes(self._engine.weight_shapes(), wanted),
             address=ray.util.get_node_ip_address(),
             port=_free_port() if self._rank == 0 else 0,
             members=1 + self._gpus,
         )
-        return open_sender(wire, self._engines, source(self._shapes, self._tensors))
+        return open_sender(wire, self._engines, weight_source(self._shapes, self._tensors))
 
     def _shapes(self) -> Any:
         assert self._engine is not None
@@ -180,7 +186,7 @@ class Engines:
         """Each engine pauses and prepares."""
         self._all([worker.begin_update.remote() for worker in self._workers])
 
-    def update_weights(self, update_info: dict[str, Any]) -> None:
+    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Each engine loads what the message tells of."""
         self._all([worker.update.remote(update_info) for worker in self._workers])
 

@@ -30,16 +30,16 @@ def test_gae_is_the_sum_of_its_definition(seed):
     rewards, values = rng.normal(size=(2, n))
     gammas = rng.uniform(0.5, 1, n) if seed % 2 else np.full(n, 0.9)
     bootstrap = float(rng.normal()) if seed % 3 else 0.0
-    found, targets = advantage.gae(rewards, values, gammas, 0.95, bootstrap)
+    advantages, targets = advantage.gae(rewards, values, gammas, 0.95, bootstrap)
     expected = gae_by_sums(rewards, values, gammas, 0.95, bootstrap)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(advantages, expected, rtol=1e-12)
     np.testing.assert_allclose(targets, expected + values, rtol=1e-12)
 
 
 def test_gae_by_hand():
-    found, targets = advantage.gae([-1.0, 5.0], [0.5, 2.0], 0.9, 0.95)
+    advantages, targets = advantage.gae([-1.0, 5.0], [0.5, 2.0], 0.9, 0.95)
     # delta_2 = 5 - 2 = 3;  delta_1 = -1 + 0.9 * 2 - 0.5 = 0.3;  A_1 = 0.3 + 0.855 * 3
-    np.testing.assert_allclose(found, [2.865, 3.0])
+    np.testing.assert_allclose(advantages, [2.865, 3.0])
     np.testing.assert_allclose(targets, [3.365, 5.0])
 
 
@@ -48,8 +48,8 @@ def test_lambda_one_gives_returns_and_truncation_adds_the_bootstrap():
     np.testing.assert_allclose(targets, [1 + 0.5 * 2 + 0.25 * 4, 2 + 0.5 * 4])
 
 
-def test_token_steps_put_rewards_on_last_tokens_and_time_between_turns():
-    rewards, discounts = advantage.token_steps([3.0, -1.0], [2, 3], 0.9)
+def test_a_turns_reward_and_discount_are_those_of_its_last_token():
+    rewards, discounts = advantage.token_rewards([3.0, -1.0], [2, 3], 0.9)
     np.testing.assert_array_equal(rewards, [0, 3, 0, 0, -1])
     np.testing.assert_array_equal(discounts, [1, 0.9, 1, 1, 0.9])
 
@@ -57,7 +57,7 @@ def test_token_steps_put_rewards_on_last_tokens_and_time_between_turns():
 def test_one_token_a_turn_makes_token_gae_turn_gae():
     rng = np.random.default_rng(3)
     rewards, values = rng.normal(size=(2, 6))
-    steps = advantage.token_steps(rewards, np.ones(6, int), 0.9)
+    steps = advantage.token_rewards(rewards, np.ones(6, int), 0.9)
     a = advantage.gae(steps[0], values, steps[1], 0.95, 1.5)
     b = advantage.gae(rewards, values, 0.9, 0.95, 1.5)
     np.testing.assert_allclose(a, b)
@@ -70,10 +70,10 @@ def test_group_estimators(seed):
     returns = rng.normal(size=20)
     grpo, rloo = advantage.grpo(returns, groups), advantage.rloo(returns, groups)
     for i in range(20):
-        mates = [returns[j] for j in range(20) if groups[j] == groups[i]]
+        group_returns = [returns[j] for j in range(20) if groups[j] == groups[i]]
         others = [returns[j] for j in range(20) if groups[j] == groups[i] and j != i]
-        mean = sum(mates) / len(mates)
-        deviation = (sum((m - mean) ** 2 for m in mates) / len(mates)) ** 0.5
+        mean = sum(group_returns) / len(group_returns)
+        deviation = (sum((m - mean) ** 2 for m in group_returns) / len(group_returns)) ** 0.5
         assert grpo[i] == pytest.approx((returns[i] - mean) / (deviation + 1e-8), abs=1e-6)
         expected = returns[i] - sum(others) / len(others) if others else 0.0
         assert rloo[i] == pytest.approx(expected)
@@ -88,10 +88,10 @@ def test_normalize_with_sums_added_over_parts():
     rng = np.random.default_rng(0)
     parts = [rng.normal(3, 2, size=n) for n in (5, 1, 9)]
     batch = advantage.moments(parts[:1]) + advantage.moments(parts[1:])
-    whole = np.concatenate(parts)
-    expected = (whole - whole.mean()) / whole.std()
-    found = np.concatenate([advantage.normalize(p, batch) for p in parts])
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    batch_values = np.concatenate(parts)
+    expected = (batch_values - batch_values.mean()) / batch_values.std()
+    normalized = np.concatenate([advantage.normalize(p, batch) for p in parts])
+    np.testing.assert_allclose(normalized, expected, rtol=1e-6)
     np.testing.assert_array_equal(
         advantage.normalize([2.0, 2.0], advantage.moments([[2.0, 2.0]])), 0
     )
@@ -101,8 +101,8 @@ def test_explained_variance():
     rng = np.random.default_rng(1)
     targets = rng.normal(size=50)
     values = targets + 0.5 * rng.normal(size=50)
-    found = advantage.explained_variance(
+    explained = advantage.explained_variance(
         advantage.moments([targets - values]), advantage.moments([targets])
     )
-    assert found == pytest.approx(1 - (targets - values).var() / targets.var())
+    assert explained == pytest.approx(1 - (targets - values).var() / targets.var())
     assert advantage.explained_variance([3, 0, 1], [3, 3, 3]) == 0.0

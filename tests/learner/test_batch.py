@@ -1,4 +1,4 @@
-"""Every layout holds every sequence once, apart from the others, and points at the right tokens."""
+"""Every packing holds each sequence once, apart from the others, and indexes the right tokens."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from learner.batch import Sequence, microbatches
 
 def random_sequences(n, seed, longest=40):
     rng = np.random.default_rng(seed)
-    made = []
+    sequences = []
     for _ in range(n):
         length = int(rng.integers(2, longest))
         mask = rng.random(length) < 0.4
         mask[0] = False
         positions = np.sort(rng.choice(length, int(rng.integers(0, 3)), replace=False))
-        made.append(
+        sequences.append(
             Sequence(
                 rng.integers(1, 1000, length),
                 mask,
@@ -27,14 +27,14 @@ def random_sequences(n, seed, longest=40):
                 {"target": rng.normal(size=len(positions))},
             )
         )
-    return made
+    return sequences
 
 
-@pytest.mark.parametrize("layout", batch.LAYOUTS)
+@pytest.mark.parametrize("packing", batch.PACKINGS)
 @pytest.mark.parametrize("budget", [1, 64, 256, 4096])
-def test_nothing_is_lost_or_moved(layout, budget):
+def test_nothing_is_lost_or_moved(packing, budget):
     sequences = random_sequences(23, seed=budget)
-    packed = microbatches(sequences, budget, layout)
+    packed = microbatches(sequences, budget, packing)
     assert sorted(i for m in packed for i in m.order) == list(range(23))
     for m in packed:
         assert m.token_ids.numel() <= budget or m.token_ids.shape[0] == 1
@@ -65,7 +65,7 @@ def test_turns_are_the_runs_of_the_action_mask():
     assert m.order.tolist() == [0, 1]
     assert m.turns.tolist() == [0, 0, 1, 2, 3, 3]
     assert m.turn_count == 4
-    assert batch.empty().turn_count == 1
+    assert batch.dummy().turn_count == 1
 
 
 def test_packed_rows_restart_their_positions_and_end_in_padding():
@@ -77,13 +77,13 @@ def test_packed_rows_restart_their_positions_and_end_in_padding():
     assert m.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 0, 1, 2]]
 
 
-def test_padded_rows_hold_sequences_of_like_length():
+def test_padded_rows_hold_sequences_of_similar_length():
     sequences = [Sequence(np.ones(n, int), np.arange(n) > 0) for n in [10] * 50 + [100] * 50]
     packed = microbatches(sequences, 10_000, "padded")
     assert sorted(m.token_ids.shape for m in packed) == [(50, 10), (50, 100)]
 
 
-def test_auto_packs_where_padding_is_dear():
+def test_auto_packs_where_padding_is_expensive():
     sequences = [Sequence(np.ones(n, int), np.arange(n) > 0) for n in [30] + [3] * 10]
     (m,) = microbatches(sequences, 4096, "auto")
     assert m.token_ids.shape == (2, 30)
@@ -107,6 +107,6 @@ def test_bad_input():
         Sequence(ids, np.zeros(3, bool), token_columns={"old": np.zeros(2)})
     with pytest.raises(ValueError, match="targets has 2 entries"):
         Sequence(ids, np.zeros(3, bool), np.array([1]), value_columns={"targets": np.zeros(2)})
-    with pytest.raises(ValueError, match="layout is 'dense'"):
+    with pytest.raises(ValueError, match="packing is 'dense'"):
         microbatches([], 10, "dense")
     assert microbatches([], 10) == []

@@ -10,7 +10,7 @@ from tests.support.learner import spawn
 
 
 def test_alone():
-    assert (distributed.rank(), distributed.world()) == (0, 1)
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
     assert distributed.all_sum([1, 2.5]).tolist() == [1, 2.5]
     assert distributed.all_max(3).tolist() == [3]
     assert distributed.all_gather("x") == ["x"]
@@ -23,7 +23,7 @@ def work(rank, out):
     shares = [{"a": torch.tensor(1.0)}] * 2 if rank == 1 else []
     np.savez(
         out / f"{rank}.npz",
-        world=distributed.world(),
+        world_size=distributed.world_size(),
         total=distributed.all_sum([rank, 1]),
         largest=distributed.all_max(rank),
         gathered=distributed.all_gather(f"r{rank}"),
@@ -34,9 +34,9 @@ def work(rank, out):
 def test_two_ranks(tmp_path):
     spawn(work, 2, tmp_path)
     for rank in (0, 1):
-        found = np.load(tmp_path / f"{rank}.npz")
-        assert found["world"] == 2
-        assert found["total"].tolist() == [1, 2]
-        assert found["largest"].tolist() == [1]
-        assert found["gathered"].tolist() == ["r0", "r1"]
-        assert found["added"] == 2.0  # one rank had nothing to add
+        result = np.load(tmp_path / f"{rank}.npz")
+        assert result["world_size"] == 2
+        assert result["total"].tolist() == [1, 2]
+        assert result["largest"].tolist() == [1]
+        assert result["gathered"].tolist() == ["r0", "r1"]
+        assert result["added"] == 2.0  # one rank had no terms

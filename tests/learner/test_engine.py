@@ -1,4 +1,4 @@
-"""The engine on one rank: export, resume, proof of weights, what it refuses."""
+"""The engine on one rank: export, resume, perturbation, gradients, and what it refuses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from learner.engine import Reference, TrainingEngine
-from learner.model import KINDS, VALUE_HEAD_FILE
+from learner.engine import ReferencePolicy, TrainingEngine
+from learner.model import VALUE_HEAD_FILE, WEIGHT_KINDS
 from learner.sft import sft_step
 from tests.support.learner import config, demonstrations, full_state, save_llama
 
@@ -86,7 +86,7 @@ def test_perturb_moves_one_kind_and_restore_brings_it_back(folder, stage):
     tied = engine.model.trunk.config.tie_word_embeddings
     before = full_state(engine)
     absent = {"vision", "projector"} | ({"head"} if tied else set())
-    for kind in KINDS:
+    for kind in WEIGHT_KINDS:
         moved = engine.perturb(kind, seed=1)
         assert moved == (kind not in absent)
         during = full_state(engine)
@@ -97,21 +97,21 @@ def test_perturb_moves_one_kind_and_restore_brings_it_back(folder, stage):
         engine.restore()
         after = full_state(engine)
         assert all(np.array_equal(before[k], after[k]) for k in before)
-    with pytest.raises(ValueError, match="kind is 'eyes'"):
-        engine.perturb("eyes", 0)
+    with pytest.raises(ValueError, match="kind is 'bias'"):
+        engine.perturb("bias", 0)
     engine.close()
 
 
 @pytest.mark.parametrize("stage", [0, 3])
-def test_weights_are_whole_and_come_once(folder, stage):
+def test_weights_are_full_and_come_once(folder, stage):
     engine = start(folder, stage)
     buckets = list(_copied(engine.weights(10_000)))
     plain = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
-    found = dict(item for bucket in buckets for item in bucket)
+    published = dict(item for bucket in buckets for item in bucket)
     assert len(buckets) > 3
-    assert sorted(found) == sorted(plain)
+    assert sorted(published) == sorted(plain)
     assert sum(len(bucket) for bucket in buckets) == len(plain)
-    assert all(torch.equal(found[name], plain[name]) for name in plain)
+    assert all(torch.equal(published[name], plain[name]) for name in plain)
     engine.close()
 
 
@@ -121,7 +121,7 @@ def _copied(buckets):
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_gradients_are_clipped_and_their_norm_told(tmp_path, stage):
+def test_gradients_are_clipped_and_their_norm_is_returned(tmp_path, stage):
     folder = save_llama(tmp_path / "model")
     from configs.schema import OptimizerConfig
     from tests.support.learner import sgd
@@ -189,7 +189,7 @@ def test_bfloat16_learns_on_float32_master_weights(tmp_path, stage):
 
 def test_reference_scores_as_the_model_it_was(tmp_path):
     folder = save_llama(tmp_path / "model")
-    engine, reference = start(folder), Reference(folder, config())
+    engine, reference = start(folder), ReferencePolicy(folder, config())
     packed = engine.microbatches(demonstrations(3))
     before = engine.score(packed)[0].logprobs
     train(engine, 3)

@@ -1,4 +1,4 @@
-"""Whole weights: what is told of them is what comes, on every rank that asks for it."""
+"""Gathered weights: shapes are those of the buckets, and ranks get them where requested."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def test_shapes_are_those_of_the_buckets(tmp_path, stage, tied):
     folder = save_llama(tmp_path / "model", tied=tied)
     cfg = config(stage=stage)
     engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, True)
-    told = engine.weight_shapes()
-    came = [(n, t.dtype, tuple(t.shape)) for b in engine.weights(10_000) for n, t in b]
-    assert told == came
-    assert ("lm_head.weight" in {name for name, *_ in told}) is not tied
+    shapes = engine.weight_shapes()
+    received = [(n, t.dtype, tuple(t.shape)) for b in engine.weights(10_000) for n, t in b]
+    assert shapes == received
+    assert ("lm_head.weight" in {name for name, *_ in shapes}) is not tied
     engine.close()
 
 
@@ -27,14 +27,14 @@ def _everywhere(rank, folder):
     cfg = config(stage=3)
     engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)
     plain = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
-    found = {n: t.clone() for b in engine.weights(10_000, everywhere=True) for n, t in b}
-    assert sorted(found) == sorted(plain)
-    assert all(torch.equal(found[name], plain[name]) for name in plain)
+    gathered = {n: t.clone() for b in engine.weights(10_000, everywhere=True) for n, t in b}
+    assert sorted(gathered) == sorted(plain)
+    assert all(torch.equal(gathered[name], plain[name]) for name in plain)
     only = [bool(bucket) for bucket in engine.weights(10_000)]
     assert only == [rank == 0] * len(only)
     engine.close()
 
 
 @pytest.mark.slow
-def test_every_rank_gets_them_where_each_has_an_engine_beside_it(tmp_path):
+def test_every_rank_gets_them_where_each_shares_its_gpu_with_an_engine(tmp_path):
     spawn(_everywhere, 2, save_llama(tmp_path / "model", tied=False))

@@ -1,4 +1,4 @@
-"""Law 8: loss, gradients and an SGD step do not depend on ranks, microbatches, packing or ZeRO."""
+"""Loss-invariance: a step does not depend on ranks, microbatches, packing or ZeRO's stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from learner import distributed
-from learner.engine import Reference, TrainingEngine
+from learner.engine import ReferencePolicy, TrainingEngine
 from learner.model import ForwardOptions
 from learner.ppo import ppo_update
 from learner.sft import sft_step
@@ -28,29 +28,34 @@ from tests.support.learner import (
 )
 
 LR = 1e3  # so large that the step shows the gradient to full float32 precision
-VARIANTS = [  # (ZeRO stage, microbatch budget, layout, how many trajectories rank 0 takes)
+VARIANTS = [  # (ZeRO stage, microbatch budget, packing, how many trajectories rank 0 takes)
     *((stage, 4096, "auto", 8) for stage in (0, 1, 2, 3)),
     *((stage, 256, "padded", 8) for stage in (0, 2, 3)),
     (0, 256, "packed", 3),
-    (1, 256, "padded", 12),  # rank 1 has nothing and pads
+    (1, 256, "padded", 12),  # rank 1 has no trajectory and pads
     (3, 256, "packed", 12),
 ]
-ONE_RANK = [(1, 4096, "auto", 8), (2, 256, "padded", 8), (3, 256, "packed", 8),
-            (0, 256, "padded", 8), (0, 256, "packed", 8)]  # fmt: skip
+ONE_RANK = [
+    (1, 4096, "auto", 8),
+    (2, 256, "padded", 8),
+    (3, 256, "packed", 8),
+    (0, 256, "padded", 8),
+    (0, 256, "packed", 8),
+]
 EXTRA = {"entropy_coef": 0.01, "kl_coef": 0.05, "epochs": 1, "minibatch": 12}
 
 
-def one_step(folder: Path, reference: Reference, variant: tuple) -> dict[str, np.ndarray]:
+def one_step(folder: Path, reference: ReferencePolicy, variant: tuple) -> dict[str, np.ndarray]:
     """Metrics, gradient and parameters of one update of one SGD step."""
-    stage, budget, layout, share = variant
+    stage, budget, packing, share = variant
     cfg = config(stage=stage, budget=budget, temperature=0.7, **EXTRA, optimizer=sgd_config(LR))
     engine = TrainingEngine(
         folder, cfg, cfg.ppo.optimizer, 4, True, make_optimizer=sgd, forbidden=FORBIDDEN
     )
-    engine.layout = layout
+    engine.packing = packing
     before, held = full_state(engine), held_bytes(engine)
     played = trajectories(12)
-    if distributed.world() > 1:
+    if distributed.world_size() > 1:
         played = [played[:share], played[share:]][distributed.rank()]
     metrics = ppo_update(engine, played, cfg, 0, reference)
     after = full_state(engine)
@@ -64,7 +69,7 @@ def one_step(folder: Path, reference: Reference, variant: tuple) -> dict[str, np
 
 
 def ranks_work(rank: int, folder: Path, out: Path) -> None:
-    reference = Reference(folder / "reference", config(), FORBIDDEN)
+    reference = ReferencePolicy(folder / "reference", config(), FORBIDDEN)
     for i, variant in enumerate(VARIANTS):
         result = one_step(folder / "model", reference, variant)
         np.savez(out / f"{i}.{rank}.npz", **result)
@@ -75,7 +80,7 @@ def other_work(folder: Path, rank: int, out: Path) -> dict[str, np.ndarray]:
     """SFT with KL, export, weights, perturbation, save and load, under ZeRO-3 and two ranks."""
     cfg = config(stage=3)
     engine = TrainingEngine(folder / "model", cfg, cfg.sft.optimizer, 10, True)
-    reference = Reference(folder / "reference", cfg)
+    reference = ReferencePolicy(folder / "reference", cfg)
     data = demonstrations(8)
     share = data[: len(data) // 3] if rank == 0 else data[len(data) // 3 :]
     sft = type(cfg.sft)(loss="ce_kl", optimizer=cfg.sft.optimizer)
@@ -122,7 +127,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def baseline(folder: Path) -> dict[str, np.ndarray]:
     return one_step(
-        folder / "model", Reference(folder / "reference", config(), FORBIDDEN), VARIANTS[0]
+        folder / "model", ReferencePolicy(folder / "reference", config(), FORBIDDEN), VARIANTS[0]
     )
 
 
@@ -141,7 +146,7 @@ def assert_same(result: dict[str, np.ndarray], baseline: dict[str, np.ndarray]) 
         assert len(names) > 10
         a, b = (np.concatenate([r[name] for name in names]) for r in (result, baseline))
         assert relative(a, b) < 1e-5, part
-    # The value head's own gradient is small beside the trunk's: compare it alone, too.
+    # The value head's own gradient is smaller than the trunk's: compare it alone, too.
     for name in (n for n in baseline if n.startswith("gradient.value_head")):
         assert np.linalg.norm(baseline[name]) > 0
         assert relative(result[name], baseline[name]) < 1e-5, name
@@ -149,7 +154,7 @@ def assert_same(result: dict[str, np.ndarray], baseline: dict[str, np.ndarray]) 
 
 @pytest.mark.parametrize("variant", ONE_RANK, ids=str)
 def test_one_rank(folder: Path, baseline: dict[str, np.ndarray], variant: tuple) -> None:
-    reference = Reference(folder / "reference", config(), FORBIDDEN)
+    reference = ReferencePolicy(folder / "reference", config(), FORBIDDEN)
     assert_same(one_step(folder / "model", reference, variant), baseline)
 
 
@@ -159,7 +164,7 @@ def test_two_ranks(two_ranks: Path, baseline: dict[str, np.ndarray], index: int)
 
 
 def test_a_changed_loss_is_noticed(folder: Path, baseline: dict[str, np.ndarray]) -> None:
-    reference = Reference(folder / "reference", config(), FORBIDDEN)
+    reference = ReferencePolicy(folder / "reference", config(), FORBIDDEN)
     changed = one_step(folder / "model", reference, VARIANTS[0])
     changed["gradient.trunk.model.norm.weight"] = 1.01 * changed["gradient.trunk.model.norm.weight"]
     with pytest.raises(AssertionError):
@@ -167,17 +172,17 @@ def test_a_changed_loss_is_noticed(folder: Path, baseline: dict[str, np.ndarray]
 
 
 def test_zero_3_shares_the_parameters(two_ranks: Path) -> None:
-    whole = sum(
+    full_bytes = sum(
         v.nbytes for k, v in np.load(two_ranks / "3.0.npz").items() if k.startswith("after.")
     )
     for index, variant in enumerate(VARIANTS):
         for rank in (0, 1):
             result = np.load(two_ranks / f"{index}.{rank}.npz")
-            share = float(result["held_bytes"][0]) / whole
+            share = float(result["held_bytes"][0]) / full_bytes
             assert share <= 0.6 if variant[0] == 3 else share == 1.0
 
 
-def test_two_ranks_do_all_else_too(folder: Path, two_ranks: Path) -> None:
+def test_two_ranks_do_sft_export_perturbation_and_resume(folder: Path, two_ranks: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     zero, one = (np.load(two_ranks / f"other.{rank}.npz") for rank in (0, 1))

@@ -15,9 +15,9 @@ from configs.contradictions import contradictions
 from configs.load import ConfigError, load
 from configs.model_folder import ModelSize, adapter_parameters, check_model, is_matrix
 from configs.schema import ModelConfig
-from learner.engine import Reference, TrainingEngine
+from learner.engine import ReferencePolicy, TrainingEngine
 from learner.lora import Adapters, add_adapters
-from learner.model import KINDS, load_trunk
+from learner.model import WEIGHT_KINDS, load_trunk
 from learner.ppo import ppo_update
 from learner.sft import sft_step
 from rollout.bucket import pack, unpack
@@ -58,10 +58,10 @@ def train(engine, steps=3, seed=0):
 
 def published(engine):
     """The weights as they reach a rollout engine: packed, and unpacked again."""
-    found = {}
+    weights = {}
     for bucket in engine.weights(10_000):
-        found |= {name: tensor.clone() for name, tensor in unpack(*pack(bucket))}
-    return found
+        weights |= {name: tensor.clone() for name, tensor in unpack(*pack(bucket))}
+    return weights
 
 
 def plain_model(folder, weights):
@@ -104,9 +104,9 @@ def test_the_published_weights_are_the_policy(folder, stage):
     for score, expected in zip(engine.score(packed), logprobs_of(plain, packed), strict=True):
         assert torch.allclose(score.logprobs, expected, atol=1e-5)  # B starts as zero
     train(engine)
-    found = published(engine)
-    assert sorted(found) == sorted(n for n, _ in plain.named_parameters())
-    merged = plain_model(folder, found)
+    weights = published(engine)
+    assert sorted(weights) == sorted(n for n, _ in plain.named_parameters())
+    merged = plain_model(folder, weights)
     for score, expected in zip(engine.score(packed), logprobs_of(merged, packed), strict=True):
         assert torch.allclose(score.logprobs, expected, atol=1e-5)
     for score, expected in zip(engine.score(packed), logprobs_of(plain, packed), strict=True):
@@ -168,17 +168,17 @@ def test_resume_goes_on_exactly(folder, tmp_path, stage):
     assert train(resumed, 1) != expected[:1]
     resumed.load(tmp_path / "state")
     assert train(resumed, 3, seed=20) == expected
-    found = full_state(resumed)
-    assert all(np.array_equal(found[name], last[name]) for name in last)
+    state = full_state(resumed)
+    assert all(np.array_equal(state[name], last[name]) for name in last)
     resumed.close()
 
 
 @pytest.mark.parametrize("stage", [0, 3])
-def test_the_proof_of_weights_sees_every_kind(folder, stage):
+def test_a_perturbed_kind_is_published_and_restored(folder, stage):
     engine = start(folder, stage)
     train(engine, 2)
     before = published(engine)
-    for kind in [kind for kind in KINDS if kind not in ("vision", "projector")]:
+    for kind in [kind for kind in WEIGHT_KINDS if kind not in ("vision", "projector")]:
         assert engine.perturb(kind, seed=1)
         during = published(engine)
         assert any(not torch.equal(before[n], during[n]) for n in before), kind
@@ -205,8 +205,8 @@ def test_bfloat16_with_checkpointing_and_offload(folder, stage):
 
 
 def test_a_reference_has_no_adapters(folder):
-    reference = Reference(folder, lora_config())
-    assert not any(is_adapter(n) for n, _ in reference._run.named_parameters())
+    reference = ReferencePolicy(folder, lora_config())
+    assert not any(is_adapter(n) for n, _ in reference._forward.named_parameters())
 
 
 def test_targets_choose_the_layers(folder):
@@ -225,9 +225,9 @@ def test_targets_that_cannot_be(folder, target):
 
 @pytest.mark.parametrize("stage", [0, 3])
 @pytest.mark.parametrize("freeze", ["none", "vision"])
-def test_a_model_with_eyes(tmp_path, stage, freeze):
+def test_a_vision_language_model(tmp_path, stage, freeze):
     """Adapters in trunk, connector and, unless it is frozen, vision tower; names as checkpoints."""
-    folder = save_idefics(tmp_path / "eyes")
+    folder = save_idefics(tmp_path / "vision")
     cfg = lora_config(stage, freeze=freeze)
     engine = TrainingEngine(folder, cfg, cfg.ppo.optimizer, 10, True)
     adapted = {n for n, _ in engine.model.named_parameters() if is_adapter(n)}
@@ -236,9 +236,9 @@ def test_a_model_with_eyes(tmp_path, stage, freeze):
     plain = AutoModelForImageTextToText.from_pretrained(folder)
     expected = load_file(folder / "model.safetensors")
     assert {n for n, *_ in engine.weight_shapes()} == set(expected)
-    ppo_update(engine, with_pictures(trajectories(12), folder, blind=2), cfg, 0)
-    found = published(engine)
-    changed = {n for n in expected if not torch.equal(found[n], expected[n])}
+    ppo_update(engine, with_pictures(trajectories(12), folder, without=2), cfg, 0)
+    weights = published(engine)
+    changed = {n for n in expected if not torch.equal(weights[n], expected[n])}
     assert any("vision_model" in n for n in changed) is (freeze == "none")
     assert any("text_model" in n for n in changed)
     assert not any("embed" in n or "norm" in n for n in changed)
@@ -246,7 +246,7 @@ def test_a_model_with_eyes(tmp_path, stage, freeze):
     again = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").state_dict()
     assert set(again) == set(plain.state_dict())
     assert all(
-        torch.equal(found[n], t) for n, t in load_file(tmp_path / "out/model.safetensors").items()
+        torch.equal(weights[n], t) for n, t in load_file(tmp_path / "out/model.safetensors").items()
     )
     engine.close()
 
@@ -331,8 +331,8 @@ def test_two_ranks_under_zero_3_export_what_one_does(folder, tmp_path):
     spawn(_two_ranks, 2, folder, tmp_path / "two")
     engine = start(folder, 0)
     train(engine, 2)
-    found = published(engine)
+    weights = published(engine)
     engine.close()
     two = AutoModelForCausalLM.from_pretrained(tmp_path / "two").state_dict()
     # Each rank trained on the same demonstrations, so the mean gradient is that of one rank.
-    assert all(torch.allclose(found[n], two[n], atol=1e-4) for n in found)
+    assert all(torch.allclose(weights[n], two[n], atol=1e-4) for n in weights)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from learner import model
 from learner.batch import Sequence, microbatches
 from learner.model import ActorCritic, ForwardOptions, Scores, ValueHead, load_trunk
-from learner.training_trajectory import scored
+from learner.training_trajectory import split_scores
 from tests.support.learner import VOCABULARY, demonstrations, save_llama
 
 
@@ -32,11 +32,11 @@ def actor_critic(folder, forbidden=()):
     return ActorCritic(load_trunk(folder, torch.float32, "sdpa"), head, forbidden)
 
 
-def run(actor, sequences, layout, how):
-    packed = microbatches(sequences, 128, layout)
+def run(actor, sequences, packing, options):
+    packed = microbatches(sequences, 128, packing)
     with torch.no_grad():
         scores = [
-            Scores(*actor(m.token_ids, m.position_ids, m.actions, m.value_positions, how))
+            Scores(*actor(m.token_ids, m.position_ids, m.actions, m.value_positions, options))
             for m in packed
         ]
     return packed, scores
@@ -48,14 +48,14 @@ def with_values(sequences):
     ]
 
 
-@pytest.mark.parametrize("layout", ["padded", "packed", "flat", "auto"])
+@pytest.mark.parametrize("packing", ["padded", "packed", "flat", "auto"])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_scores_are_those_of_each_sequence_alone(folder, layout, temperature):
+def test_scores_are_those_of_each_sequence_alone(folder, packing, temperature):
     sequences = with_values(demonstrations(10))
     forbidden = (3, 4)
     actor = actor_critic(folder, forbidden)
-    packed, scores = run(actor, sequences, layout, ForwardOptions(temperature))
-    logprobs, values = scored(len(sequences), packed, scores)
+    packed, scores = run(actor, sequences, packing, ForwardOptions(temperature))
+    logprobs, values = split_scores(packed, scores)
     plain = AutoModelForCausalLM.from_pretrained(folder).eval()
     for i, s in enumerate(sequences):
         with torch.no_grad():
@@ -75,8 +75,8 @@ def test_packing_isolates(folder):
     a, b, c = with_values(demonstrations(4))[:3]
     actor = actor_critic(folder)
     changed = Sequence((b.token_ids + 1) % VOCABULARY, b.action_mask, b.value_positions)
-    before = scored(3, *run(actor, [a, b, c], "flat", ForwardOptions()))
-    after = scored(3, *run(actor, [a, changed, c], "flat", ForwardOptions()))
+    before = split_scores(*run(actor, [a, b, c], "flat", ForwardOptions()))
+    after = split_scores(*run(actor, [a, changed, c], "flat", ForwardOptions()))
     for kind in (0, 1):
         for i in (0, 2):
             assert np.allclose(before[kind][i], after[kind][i], atol=1e-6)
@@ -94,9 +94,9 @@ def test_entropy_and_distribution(folder):
     assert torch.equal(score.logprobs, score.distribution[torch.arange(len(p)), targets])
 
 
-def trunk_gradient(actor, m, how):
+def trunk_gradient(actor, m, options):
     actor.zero_grad()
-    scores = Scores(*actor(m.token_ids, m.position_ids, m.actions, m.value_positions, how))
+    scores = Scores(*actor(m.token_ids, m.position_ids, m.actions, m.value_positions, options))
     scores.values.square().sum().backward()
     grads = [p.grad for p in actor.trunk.parameters() if p.grad is not None]
     return torch.cat([g.flatten() for g in grads]) if grads else None
@@ -105,10 +105,10 @@ def trunk_gradient(actor, m, how):
 def test_value_trunk_grad_scales_the_trunks_gradient_alone(folder):
     actor = actor_critic(folder)
     (m,) = microbatches(with_values(demonstrations(3)), 10_000, "padded")
-    whole = trunk_gradient(actor, m, ForwardOptions())
+    full = trunk_gradient(actor, m, ForwardOptions())
     head = actor.value_head.inner.weight.grad.clone()
     tenth = trunk_gradient(actor, m, ForwardOptions(value_trunk_grad=0.1))
-    assert torch.allclose(tenth, 0.1 * whole, rtol=1e-4, atol=1e-6 * float(whole.abs().max()))
+    assert torch.allclose(tenth, 0.1 * full, rtol=1e-4, atol=1e-6 * float(full.abs().max()))
     assert torch.allclose(actor.value_head.inner.weight.grad, head, atol=1e-3)
     assert trunk_gradient(actor, m, ForwardOptions(value_trunk_grad=0.0)) is None
     assert trunk_gradient(actor, m, ForwardOptions(freeze_trunk=True)) is None
@@ -128,8 +128,8 @@ def test_value_head_starts_at_zero_is_the_same_everywhere_and_loads(tmp_path):
 
 def test_kinds(tmp_path):
     trunk = load_trunk(save_llama(tmp_path, tied=False), torch.float32, "sdpa")
-    kinds = {name: model.kind_of(name, trunk) for name, _ in trunk.named_parameters()}
-    assert set(kinds.values()) == set(model.KINDS) - {"vision", "projector"}
+    kinds = {name: model.weight_kind(name, trunk) for name, _ in trunk.named_parameters()}
+    assert set(kinds.values()) == set(model.WEIGHT_KINDS) - {"vision", "projector"}
     assert kinds["model.layers.0.self_attn.q_proj.weight"] == "attention"
     assert kinds["model.layers.0.post_attention_layernorm.weight"] == "norm"
     assert kinds["lm_head.weight"] == "head"
@@ -142,12 +142,6 @@ def test_dropout_is_off(tmp_path):
     trunk = load_trunk(tmp_path, torch.float32, "sdpa").train()
     ids = torch.arange(8)[None]
     assert torch.equal(trunk(ids).logits, trunk(ids).logits)
-
-
-def test_buckets_keep_order_and_limit():
-    named = [(str(i), torch.nn.Parameter(torch.zeros(n))) for i, n in enumerate((5, 5, 20, 1, 1))]
-    names = [[name for name, _ in bucket] for bucket in model.buckets(named, 40)]
-    assert names == [["0", "1"], ["2"], ["3", "4"]]
 
 
 def test_bad_input(tmp_path):

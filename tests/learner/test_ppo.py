@@ -10,11 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from configs.load import contradictions
 from configs.schema import OptimizerConfig
 from learner import ppo
-from learner.engine import Reference, TrainingEngine
+from learner.engine import ReferencePolicy, TrainingEngine
 from learner.model import load_value_head
 from learner.ppo import ppo_steps, ppo_update
+from learner.training_trajectory import prepare, score
 from rollout.trajectory import mark_failed
 from tests.support.learner import (
     config,
@@ -42,7 +44,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     other = save_llama(tmp_path_factory.mktemp("ppo") / "other", tied=False, seed=1)
-    return other, Reference(other, config())
+    return other, ReferencePolicy(other, config())
 
 
 def gae(rewards, values, last, gamma, lam):
@@ -55,18 +57,16 @@ def gae(rewards, values, last, gamma, lam):
     return advantages
 
 
-def by_hand(folder, other, played, cfg):
-    """Loss and gradient of the first step over all trajectories, in plain transformers, float64.
+def turns_by_hand(folder, other, played, cfg):
+    """Policy and critic, and what they say of each trajectory, every segment alone, in float64.
 
-    One value a turn; no packing, no microbatches, every segment alone.
+    Of each trajectory: (turn, log-probability, reference's, distribution, behaviour) of each
+    action token; values and rewards of its turns; value of the state after the last one.
     """
-    p = cfg.ppo
     model = AutoModelForCausalLM.from_pretrained(folder).double().eval()
     old = AutoModelForCausalLM.from_pretrained(other).double().eval()
     head = load_value_head(folder, 32, 0)
-    head.load_state_dict({k: v.double() for k, v in head.state_dict().items()})
-    w = {k: v.double().requires_grad_() for k, v in head.named_parameters()}
-    w = {k: v.detach().requires_grad_() for k, v in w.items()}
+    w = {k: v.double().detach().requires_grad_() for k, v in head.named_parameters()}
 
     def value(h):
         inner = torch.nn.functional.gelu(h @ w["inner.weight"].T + w["inner.bias"])
@@ -77,7 +77,7 @@ def by_hand(folder, other, played, cfg):
         scaled = (out.logits[0] / cfg.rollout.temperature).log_softmax(-1)
         return scaled, out.hidden_states[-1][0]
 
-    plays = []
+    plays, share = [], cfg.ppo.value_trunk_grad
     for t in played:
         tokens, values, rewards = [], [], []
         for segment in t.segments:
@@ -87,32 +87,42 @@ def by_hand(folder, other, played, cfg):
                 ref, _ = logprobs(old, ids)
             for turn in segment.turns:
                 h = hidden[turn.begin - 1]
-                mixed = p.value_trunk_grad * h + (1 - p.value_trunk_grad) * h.detach()
-                values.append(value(mixed))
+                values.append(value(share * h + (1 - share) * h.detach()))
                 rewards.append(turn.reward)
                 for i in range(turn.begin, turn.end):
                     k = (i - 1, ids[i])
-                    tokens.append((len(values) - 1, dist[k], ref[k], dist[i - 1],
-                                   float(segment.behavior_logprobs[i])))  # fmt: skip
+                    behavior = float(segment.behavior_logprobs[i])
+                    tokens.append((len(values) - 1, dist[k], ref[k], dist[i - 1], behavior))
         last = float(value(hidden[-1].detach()).detach()) if t.bootstrap else 0.0
-        numbers = [float(v.detach()) for v in values]
-        advantages = gae(rewards, numbers, last, p.gamma, p.lam)
-        targets = [a + v for a, v in zip(advantages, numbers, strict=True)]
-        plays.append((tokens, values, advantages, targets))
+        plays.append((tokens, values, rewards, last))
+    return model, w, plays
 
-    flat = np.array([a for _, _, advantages, _ in plays for a in advantages])
+
+def by_hand(folder, other, played, cfg):
+    """Loss and gradient of the first step over all trajectories, in plain transformers, float64.
+
+    One value a turn; no packing, no microbatches.
+    """
+    p = cfg.ppo
+    model, w, plays = turns_by_hand(folder, other, played, cfg)
+    numbers = [[float(v.detach()) for v in values] for _, values, _, _ in plays]
+    advantages = [
+        gae(rewards, old_values, last, p.gamma, p.lam)
+        for (_, _, rewards, last), old_values in zip(plays, numbers, strict=True)
+    ]
+    flat = np.array([a for of_play in advantages for a in of_play])
     policy, entropy, kl, squares, n, m = 0.0, 0.0, 0.0, 0.0, 0, 0
-    for tokens, values, advantages, targets in plays:
+    for (tokens, values, _, _), own, old_values in zip(plays, advantages, numbers, strict=True):
         for turn, logp, ref, dist, behavior in tokens:
-            a = (advantages[turn] - flat.mean()) / flat.std()
+            a = (own[turn] - flat.mean()) / flat.std()
             ratio = (logp - logp.detach()).exp()
             correction = min(float((logp.detach() - behavior).exp()), p.correction_cap)
             policy = policy - correction * ratio * a
             entropy = entropy - (dist.exp() * dist).sum()
             kl = kl + (ref - logp).exp() - 1 - (ref - logp)
             n += 1
-        for v, target in zip(values, targets, strict=True):
-            squares, m = squares + (v - target) ** 2, m + 1
+        for v, a, old_value in zip(values, own, old_values, strict=True):
+            squares, m = squares + (v - (a + old_value)) ** 2, m + 1
     loss = policy / n + p.value_coef * squares / m - p.entropy_coef * entropy / n
     loss = loss + p.kl_coef * kl / n
     loss.backward()
@@ -122,27 +132,27 @@ def by_hand(folder, other, played, cfg):
     return {k: float(v.detach()) for k, v in terms.items()}, gradient
 
 
-@pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_update_is_the_one_written_by_hand(folder, reference, layout):
+@pytest.mark.parametrize("packing", ["padded", "packed"])
+def test_update_is_the_one_written_by_hand(folder, reference, packing):
     other, frozen = reference
-    cfg = config(temperature=0.8, budget=256, epochs=1, minibatch=10, episodes=10, kl_coef=0.05,
-                 entropy_coef=0.02, optimizer=sgd_config(LR))  # fmt: skip
+    coefficients = {"kl_coef": 0.05, "entropy_coef": 0.02, "optimizer": sgd_config(LR)}
+    cfg = config(temperature=0.8, budget=256, epochs=1, minibatch=10, episodes=10, **coefficients)
     played = trajectories(10)
     terms, gradient = by_hand(folder, other, played, cfg)
     engine = TrainingEngine(folder, cfg, cfg.ppo.optimizer, 1, True, make_optimizer=sgd)
-    engine.layout = layout
+    engine.packing = packing
     before = full_state(engine)
     metrics = ppo_update(engine, played, cfg, 0, frozen)
     after = full_state(engine)
     engine.close()
     for name, value in terms.items():
         assert metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
-    found = {k: (before[k] - after[k]) / LR for k in before}
-    assert found.keys() == gradient.keys()
-    whole = [np.concatenate([np.ravel(g[k]) for k in gradient]) for g in (found, gradient)]
-    assert relative(*whole) < 1e-5
-    for k in found:
-        assert relative(found[k], gradient[k].numpy()) < 1e-4, k
+    step = {k: (before[k] - after[k]) / LR for k in before}
+    assert step.keys() == gradient.keys()
+    both = [np.concatenate([np.ravel(g[k]) for k in gradient]) for g in (step, gradient)]
+    assert relative(*both) < 1e-5
+    for k in step:
+        assert relative(step[k], gradient[k].numpy()) < 1e-4, k
 
 
 def start(folder, cfg, value=True):
@@ -164,8 +174,8 @@ def test_critic_warmup_trains_the_value_head_alone(folder):
         optimizer = OptimizerConfig(lr=1e-3, weight_decay=decay)
         cfg = config(critic_warmup=1, optimizer=optimizer)
         metrics, moved, _ = update(folder, cfg, trajectories(12))
-        assert moved == {f"value_head.{k}" for k in
-                         ("inner.weight", "inner.bias", "outer.weight", "outer.bias")}  # fmt: skip
+        layers = ("inner.weight", "inner.bias", "outer.weight", "outer.bias")
+        assert moved == {f"value_head.{layer}" for layer in layers}
         assert metrics["kl"] == pytest.approx(0, abs=1e-6)
         assert any(k.startswith("trunk.") for k in update(folder, cfg, trajectories(12), 1)[1])
 
@@ -180,13 +190,16 @@ def test_other_estimators_need_no_critic(folder, estimator):
     assert all(k.startswith("trunk.") for k in moved)
 
 
-@pytest.mark.parametrize("settings", [
-    {"value_level": "token"},
-    {"value_level": "token", "advantage_level": "token"},
-    {"ratio_level": "turn"},
-    {"value_clip": 0.2},
-    {"normalize_advantages": False},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"value_level": "token"},
+        {"value_level": "token", "advantage_level": "token"},
+        {"ratio_level": "turn"},
+        {"value_clip": 0.2},
+        {"normalize_advantages": False},
+    ],
+)
 def test_levels_run_and_learn_differently(folder, settings):
     plain, _, _ = update(folder, config(), trajectories(12))
     metrics, moved, _ = update(folder, config(**settings), trajectories(12))
@@ -222,7 +235,7 @@ def test_order_of_arrival_does_not_matter(folder):
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
 
-def test_failed_trajectories_are_counted_and_not_learned_from(folder):
+def test_failed_trajectories_are_counted_and_not_trained_on(folder):
     played = trajectories(12)
     broken = [*played[:10], mark_failed(played[10], "x"), mark_failed(played[11], "x")]
     metrics, _, _ = update(folder, config(), broken)
@@ -249,19 +262,19 @@ def test_outcomes_and_staleness(folder):
 
 def with_true_behavior(engine, played, shift):
     """The trajectories, as if the engine had sampled them, each log-probability off by shift."""
-    episodes = [ppo.episode(t, "turn") for t in played]
-    ppo._score(engine, None, episodes, 1.0)
-    made = []
-    for t, e in zip(played, episodes, strict=True):
+    prepared = prepare(played, "turn")
+    score(engine, prepared, 1.0)
+    shifted = []
+    for t in prepared:
         start, segments = 0, []
-        for s in t.segments:
+        for s in t.trajectory.segments:
             end = start + int(s.action_mask.sum())
             behavior = np.zeros(len(s.token_ids), np.float32)
-            behavior[s.action_mask] = e.proximal[start:end] + shift
+            behavior[s.action_mask] = t.proximal_logprobs[start:end] + shift
             segments.append(replace(s, behavior_logprobs=behavior))
             start = end
-        made.append(replace(t, segments=tuple(segments)))
-    return made
+        shifted.append(replace(t.trajectory, segments=tuple(segments)))
+    return shifted
 
 
 def test_parity(folder):
@@ -281,25 +294,23 @@ def test_parity(folder):
     assert metrics["parity_tokens"] > 0
 
 
-def test_thought_coef_weighs_tokens(folder):
-    """The decoder writes token 1 as a key, so that what stands before the last 1 is thought."""
+def test_thought_coef_weighs_tokens():
+    """The decoder writes token 1 as a key, so that what precedes the last 1 is reasoning."""
     cfg = config(thought_coef=0.25)
-    e = ppo.episode(trajectories(6)[5], "turn")
+    t = prepare(trajectories(6), "turn")[5]
     tokenizer = SimpleNamespace(decode=lambda ids: "".join('"k":' if i == 1 else "x" for i in ids))
-    weights = ppo._weigher(SimpleNamespace(tokenizer=tokenizer), cfg.ppo)(e)
+    weights = ppo._token_weights(t, SimpleNamespace(tokenizer=tokenizer), cfg.ppo)
     expected = []
-    for s in e.trajectory.segments:
-        for t in s.turns:
-            ids = s.token_ids[t.begin : t.end].tolist()
+    for s in t.trajectory.segments:
+        for turn in s.turns:
+            ids = s.token_ids[turn.begin : turn.end].tolist()
             last = max((i for i, token in enumerate(ids) if token == 1), default=0)
             expected += [0.25] * last + [1.0] * (len(ids) - last)
     assert weights.tolist() == expected
 
 
-def test_contradictions(folder):
+def test_missing_policies_are_refused(folder):
     played = trajectories(4)
-    with pytest.raises(ValueError, match=r"ppo\.advantage_level is 'token'"):
-        update(folder, config(advantage_level="token"), played)
     with pytest.raises(ValueError, match="value=True"):
         update(folder, config(), played, value=False)
     with pytest.raises(ValueError, match=r"ppo\.kl_coef is 0\.1"):
@@ -308,10 +319,17 @@ def test_contradictions(folder):
         update(folder, config(temperature=0.0), played)
 
 
-def test_other_measures_are_means_over_the_episodes_that_have_them():
+def test_levels_that_the_configuration_refuses_trip_the_invariant(folder):
+    cfg = config(advantage_level="token")
+    assert "ppo.advantage_level=token needs ppo.value_level=token" in contradictions(cfg)
+    with pytest.raises(AssertionError):
+        update(folder, cfg, trajectories(4))
+
+
+def test_other_metrics_are_means_over_the_trajectories_that_have_them():
     played = trajectories(4)
     measured = [
         replace(t, metrics=t.metrics | ({"recognition": share} if share is not None else {}))
         for t, share in zip(played, (1.0, 0.5, None, 0.0), strict=True)
     ]
-    assert ppo._measures(measured) == {"metric_recognition": 0.5}
+    assert ppo._environment_metrics(measured) == {"metric_recognition": 0.5}

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from learner.batch import Sequence
-from learner.engine import Reference, TrainingEngine
+from learner.engine import ReferencePolicy, TrainingEngine
 from learner.sft import sft_step
 from tests.support.learner import config, demonstrations, save_llama
 
@@ -29,9 +29,9 @@ def losses(folder, loss="ce", reference=None, steps=3):
     cfg = config()
     cfg = replace(cfg, sft=replace(cfg.sft, loss=loss))
     engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, steps, False)
-    made = [sft_step(engine, demonstrations(6, i), cfg.sft, reference) for i in range(steps)]
+    metrics = [sft_step(engine, demonstrations(6, i), cfg.sft, reference) for i in range(steps)]
     engine.close()
-    return made
+    return metrics
 
 
 def by_hand(folder, other):
@@ -50,17 +50,17 @@ def by_hand(folder, other):
 
 def test_losses_are_their_definitions(folder, other):
     logprobs, divergences = by_hand(folder, other)
-    reference = Reference(other, config())
+    reference = ReferencePolicy(other, config())
     expected = {
         "ce": -logprobs.mean(),
         "dft": -(logprobs.exp() * logprobs).mean(),
         "ce_kl": -logprobs.mean() + 0.1 * divergences.mean(),
     }
     for name, value in expected.items():
-        found = losses(folder, name, reference, steps=1)[0]
-        assert found["loss"] == pytest.approx(float(value), rel=1e-5)
-        assert found["action_tokens"] == len(logprobs)
-        assert found["tokens"] == sum(len(s.token_ids) for s in demonstrations(6, 0))
+        metrics = losses(folder, name, reference, steps=1)[0]
+        assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
+        assert metrics["action_tokens"] == len(logprobs)
+        assert metrics["tokens"] == sum(len(s.token_ids) for s in demonstrations(6, 0))
 
 
 def test_the_same_twice(folder):
@@ -72,10 +72,10 @@ def test_the_same_twice(folder):
 def test_it_learns(folder):
     cfg = config()
     engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 30, False)
-    made = [sft_step(engine, demonstrations(4), cfg.sft) for _ in range(30)]
-    assert made[-1]["loss"] < 0.7 * made[0]["loss"]
-    assert made[0]["lr"] == pytest.approx(1e-3)
-    assert made[-1]["lr"] == pytest.approx(0.0)
+    metrics = [sft_step(engine, demonstrations(4), cfg.sft) for _ in range(30)]
+    assert metrics[-1]["loss"] < 0.7 * metrics[0]["loss"]
+    assert metrics[0]["lr"] == pytest.approx(1e-3)
+    assert metrics[-1]["lr"] == pytest.approx(0.0)
     engine.close()
 
 

@@ -1,15 +1,38 @@
-"""Trajectories as the learner sees them: positions, rewards, columns."""
+"""Trajectories prepared for training: positions, rewards, scores, columns."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from learner.batch import microbatches
 from learner.model import Scores
-from learner.training_trajectory import episode, scored, training_sequences
-from rollout.trajectory import Segment, Trajectory, Turn
+from learner.training_trajectory import prepare, score, split_scores, training_sequences
+from rollout.trajectory import Segment, Trajectory, Turn, mark_failed
 from tests.support.learner import trajectories
+
+
+class TokenScorer:
+    """A policy whose score of a token is the token's id plus `offset`, so that it names itself."""
+
+    def __init__(self, offset=0):
+        self.offset, self.temperatures = offset, []
+
+    def microbatches(self, sequences):
+        return microbatches(sequences, 64, "packed")
+
+    def score(self, packed, options=None):
+        self.temperatures.append(options.temperature)
+        return [
+            Scores(
+                m.token_ids.flatten()[m.actions].float() + self.offset,
+                m.actions.float(),
+                m.token_ids.flatten()[m.value_positions].float() + self.offset,
+            )
+            for m in packed
+        ]
 
 
 def play(turns, length, *, bootstrap=False):
@@ -23,69 +46,101 @@ def play(turns, length, *, bootstrap=False):
     return Trajectory("a", "e", "train", 0, 0, (segment,), end, bootstrap=bootstrap)
 
 
+def prepare_one(trajectory, level):
+    (prepared,) = prepare([trajectory], level)
+    return prepared
+
+
 def test_values_are_read_at_the_last_prompt_token():
     played = play([Turn(3, 5, 1.0), Turn(7, 8, 2.0)], 8)
-    assert episode(played, "turn").sequences[0].value_positions.tolist() == [2, 6]
-    assert episode(played, "token").sequences[0].value_positions.tolist() == [2, 3, 6]
+    assert prepare_one(played, "turn").sequences[0].value_positions.tolist() == [2, 6]
+    assert prepare_one(played, "token").sequences[0].value_positions.tolist() == [2, 3, 6]
 
 
 @pytest.mark.parametrize("level", ["turn", "token"])
 def test_bootstrap_is_read_at_the_end_and_not_trained_on(level):
-    e = episode(play([Turn(3, 5, 1.0)], 9, bootstrap=True), level)
-    assert e.sequences[0].value_positions[-1] == 8
-    count = len(e.sequences[0].value_positions) - 1
-    e.proximal = e.advantages = np.zeros(2)
-    e.values = e.targets = np.zeros(count)
-    (trained,) = training_sequences(e, np.ones(2, np.float32))
-    assert trained.value_positions.tolist() == [2, 3][:count]
+    t = prepare_one(play([Turn(3, 5, 1.0)], 9, bootstrap=True), level)
+    assert t.sequences[0].value_positions[-1] == 8
+    score(TokenScorer(), [t], 1.0)
+    positions = [2, 3] if level == "token" else [2]
+    assert t.values.tolist() == positions  # each token of `play` is its own index
+    assert t.bootstrap_value == 8
+    t.advantages, t.value_targets = np.zeros(2), t.values
+    (trained,) = training_sequences(t, np.ones(2, np.float32))
+    assert trained.value_positions.tolist() == positions
     assert len(trained.token_ids) == 5
 
 
 def test_a_turn_without_tokens_gives_its_reward_to_a_neighbour():
-    e = episode(play([Turn(2, 2, -1.0), Turn(3, 5, 5.0), Turn(6, 6, -3.0)], 7), "turn")
-    assert e.rewards.tolist() == [1.0]
-    assert e.lengths.tolist() == [2]
-    assert e.sequences[0].value_positions.tolist() == [2]
-    assert episode(play([Turn(2, 2, -1.0)], 3), "turn") is None
+    t = prepare_one(play([Turn(2, 2, -1.0), Turn(3, 5, 5.0), Turn(6, 6, -3.0)], 7), "turn")
+    assert t.rewards.tolist() == [1.0]
+    assert t.turn_lengths.tolist() == [2]
+    assert t.sequences[0].value_positions.tolist() == [2]
+
+
+def test_what_failed_or_has_no_action_token_is_left_out():
+    played = trajectories(3)
+    silent = play([Turn(2, 2, -1.0)], 3)
+    prepared = prepare([played[0], silent, mark_failed(played[1], "x"), played[2]], "turn")
+    assert [t.trajectory.id for t in prepared] == [played[0].id, played[2].id]
 
 
 @pytest.mark.parametrize("level", ["turn", "token"])
 def test_scores_come_back_to_their_own_tokens(level):
-    """Each score says which token it is of; columns of the training sequences agree."""
-    episodes = [episode(t, level) for t in trajectories(9)]
-    sequences = [s for e in episodes for s in e.sequences]
-    packed = microbatches(sequences, 64, "packed")
-    scores = [
-        Scores(
-            m.token_ids.flatten()[m.actions].float(),
-            m.actions.float(),
-            m.token_ids.flatten()[m.value_positions].float(),
-        )
-        for m in packed
-    ]
-    logprobs, values = scored(len(sequences), packed, scores)
-    for s, found, read in zip(sequences, logprobs, values, strict=True):
-        assert np.array_equal(found, s.token_ids[s.action_mask])
-        assert np.array_equal(read, s.token_ids[s.value_positions])
-    start = 0
-    for e in episodes:
-        end = start + len(e.sequences)
-        e.proximal = e.advantages = np.concatenate(logprobs[start:end])
-        e.values = np.concatenate(values[start:end])
-        if e.trajectory.bootstrap:
-            e.values = e.values[:-1]
-        e.targets = e.values
-        start = end
-        for s in training_sequences(e, np.ones(e.tokens, np.float32)):
-            assert np.array_equal(
-                s.token_columns["proximal"][s.action_mask], s.token_ids[s.action_mask]
-            )
-            assert np.array_equal(s.value_columns["old"], s.token_ids[s.value_positions])
+    """Each score names its token; scores and columns of the training sequences agree with it."""
+    prepared = prepare(trajectories(9), level)
+    policy, reference = TokenScorer(), TokenScorer(offset=100)
+    score(policy, prepared, 0.7, reference)
+    assert policy.temperatures == reference.temperatures == [0.7]
+    for t in prepared:
+        segments = t.trajectory.segments
+        actions = np.concatenate([s.token_ids[s.action_mask] for s in segments])
+        assert np.array_equal(t.proximal_logprobs, actions)
+        assert np.array_equal(t.reference_logprobs, actions + 100)
+        assert t.bootstrap_value == (segments[-1].token_ids[-1] if t.trajectory.bootstrap else 0)
+        t.advantages, t.value_targets = actions + 0.5, t.values + 1
+        for s in training_sequences(t, actions.astype(np.float32) + 2):
+            tokens, states = s.token_ids[s.action_mask], s.token_ids[s.value_positions]
+            columns = {name: column[s.action_mask] for name, column in s.token_columns.items()}
+            assert np.array_equal(columns["proximal"], tokens)
+            assert np.array_equal(columns["reference"], tokens + 100)
+            assert np.array_equal(columns["advantages"], tokens + 0.5)
+            assert np.array_equal(columns["weights"], tokens + 2)
+            assert np.array_equal(s.value_columns["old_values"], states)
+            assert np.array_equal(s.value_columns["targets"], states + 1)
             assert s.action_mask[-1]
 
 
+def test_without_a_reference_there_is_no_reference_column():
+    t = prepare_one(play([Turn(3, 5, 1.0)], 6), "turn")
+    score(TokenScorer(), [t], 1.0)
+    t.advantages, t.value_targets = np.zeros(2), t.values
+    (sequence,) = training_sequences(t, np.ones(2, np.float32))
+    assert set(sequence.token_columns) == {"advantages", "behavior", "proximal", "weights"}
+
+
+def test_a_segment_without_action_tokens_is_not_trained_on():
+    played = play([Turn(3, 5, 1.0)], 6)
+    silent = Segment(
+        np.full(4, 9, np.int32),
+        np.zeros(4, bool),
+        np.zeros(4, np.float32),
+        np.full(4, -1, np.int32),
+        (),
+    )
+    t = prepare_one(replace(played, segments=(silent, *played.segments)), "turn")
+    score(TokenScorer(), [t], 1.0)
+    t.advantages, t.value_targets = np.zeros(2), t.values
+    (sequence,) = training_sequences(t, np.ones(2, np.float32))
+    assert sequence.token_columns["proximal"][sequence.action_mask].tolist() == [3, 4]
+
+
+def test_scores_of_no_microbatch_are_of_no_sequence():
+    assert split_scores([], []) == ([], [])
+
+
 def test_behavior_and_versions_are_those_of_the_action_tokens():
-    e = episode(play([Turn(3, 5, 1.0), Turn(7, 8, 2.0)], 8), "turn")
-    assert e.behavior.tolist() == pytest.approx([-0.3, -0.4, -0.7])
-    assert e.versions.tolist() == [3, 3, 3]
-    assert e.tokens == 3
+    t = prepare_one(play([Turn(3, 5, 1.0), Turn(7, 8, 2.0)], 8), "turn")
+    assert t.behavior_logprobs.tolist() == pytest.approx([-0.3, -0.4, -0.7])
+    assert t.policy_versions.tolist() == [3, 3, 3]
+    assert t.action_tokens == 3

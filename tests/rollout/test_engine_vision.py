@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from envs.registry import make
-from learner.model import kind_of
+from learner.model import weight_kind
 from rollout.bucket import buckets, pack
 from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import FORBIDDEN_BIAS, Renderer
@@ -77,7 +77,7 @@ def perturb(model, kind):
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if kind_of(name, model) == kind:
+            if weight_kind(name, model) == kind:
                 noise = torch.randn_like(parameter)
                 parameter.add_(0.5 * parameter.abs().mean().clamp(min=0.02) * noise)
 
@@ -104,7 +104,7 @@ def test_every_kind_of_weight_arrives_on_pictures_seen_before(vision_engine, mod
     assert found() < LIMIT
     perturb(model, kind)
     assert found() > 3 * LIMIT, "the perturbation is visible"
-    send(vision_engine, model, 1, keep=lambda name: kind_of(name, model) != kind)
+    send(vision_engine, model, 1, keep=lambda name: weight_kind(name, model) != kind)
     assert found() > 3 * LIMIT, f"{kind} was left out"
     send(vision_engine, model, 2)
     assert found() < LIMIT

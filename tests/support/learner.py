@@ -1,4 +1,4 @@
-"""What the learner's tests share: a tiny Llama, random episodes, and a process per rank."""
+"""Shared by the learner's tests: tiny models, random trajectories, and a process per rank."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from configs.schema import (
     TinyVisionConfig,
 )
 from learner.batch import Sequence
+from learner.engine import TrainingEngine
 from learner.init_model import init_model
+from learner.optimizer import ParameterGroup
 from rollout.pictures import Picture
 from rollout.processor import PictureProcessor
 from rollout.trajectory import Segment, Trajectory, Turn
@@ -57,8 +59,8 @@ def save_llama(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
 
 def save_idefics(folder: Path, *, seed: int = 0) -> Path:
     """A random Idefics3 of about 60k parameters: 32 x 32 pictures, each 4 tokens and 3 around."""
-    eyes = TinyVisionConfig(layers=1, hidden=32, heads=2, mlp=32, image_size=32, patch_size=8)
-    init = TinyModelConfig(layers=2, hidden=32, heads=2, mlp=64, vision=eyes)
+    vision = TinyVisionConfig(layers=1, hidden=32, heads=2, mlp=32, image_size=32, patch_size=8)
+    init = TinyModelConfig(layers=2, hidden=32, heads=2, mlp=64, vision=vision)
     cfg = RunConfig(seed=seed, model=ModelConfig(init=init))
     init_model(folder, cfg, ["0123456789 abc"], vision=True)
     # Larger weights, so that predictions differ from token to token and picture to picture.
@@ -71,20 +73,20 @@ def save_idefics(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def with_pictures(played: list[Trajectory], folder: Path, blind: int = 0) -> list[Trajectory]:
-    """The same trajectories with a picture of its own before each segment but the last `blind`'s.
+def with_pictures(played: list[Trajectory], folder: Path, without: int = 0) -> list[Trajectory]:
+    """The same trajectories, each segment with a picture of its own before it.
 
-    Token ids are moved out of the range of special tokens.
+    The last `without` trajectories get none. Token ids are shifted past the special tokens'.
     """
     processor = PictureProcessor.load(folder)
     assert processor is not None
     rng = np.random.default_rng(5)
-    found = []
+    pictured = []
     for number, t in enumerate(played):
         segments = []
         for s in t.segments:
             picture = Picture.of(rng.integers(0, 256, (32, 32, 3)).astype(np.uint8))
-            before = [] if number >= len(played) - blind else processor.tokens(picture)
+            before = [] if number >= len(played) - without else processor.tokens(picture)
             n = len(before)
             arrays = {
                 "token_ids": np.concatenate([before, s.token_ids + 20]).astype(np.int32),
@@ -94,8 +96,8 @@ def with_pictures(played: list[Trajectory], folder: Path, blind: int = 0) -> lis
             }
             turns = tuple(replace(u, begin=u.begin + n, end=u.end + n) for u in s.turns)
             segments.append(Segment(**arrays, turns=turns, pictures=(picture,) if n else ()))
-        found.append(replace(t, segments=tuple(segments)))
-    return found
+        pictured.append(replace(t, segments=tuple(segments)))
+    return pictured
 
 
 def trajectory(
@@ -167,7 +169,7 @@ def config(
     )
 
 
-def sgd(groups: list[dict[str, Any]], cfg: OptimizerConfig) -> torch.optim.Optimizer:
+def sgd(groups: list[ParameterGroup], cfg: OptimizerConfig) -> torch.optim.Optimizer:
     """Plain SGD, so that a step of known size shows the gradient."""
     return torch.optim.SGD(groups, lr=cfg.lr)
 
@@ -176,12 +178,12 @@ def sgd_config(lr: float) -> OptimizerConfig:
     return OptimizerConfig(lr=lr, schedule="constant", warmup=0.0, max_grad_norm=0.0)
 
 
-def full_state(engine: Any) -> dict[str, np.ndarray]:
-    """All parameters of trunk and value head, whole, on rank 0."""
-    return {k: v.float().numpy() for k, v in engine._full(engine.model).items()}
+def full_state(engine: TrainingEngine) -> dict[str, np.ndarray]:
+    """Full parameters of trunk and value head, on rank 0."""
+    return {k: v.float().numpy() for k, v in engine._full_parameters(engine.model).items()}
 
 
-def held_bytes(engine: Any) -> int:
+def held_bytes(engine: TrainingEngine) -> int:
     """Bytes of parameters that this rank holds for itself between steps."""
     held = (getattr(p, "ds_tensor", p) for p in engine.model.parameters())
     return sum(t.numel() * t.element_size() for t in held)
@@ -192,7 +194,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-def spawn(work: Callable[..., None], ranks: int, *args: Any) -> None:
+def spawn(work: Callable[..., None], ranks: int, *args: object) -> None:
     """Run work(rank, *args) in as many processes, joined by gloo on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -200,7 +202,9 @@ def spawn(work: Callable[..., None], ranks: int, *args: Any) -> None:
     torch.multiprocessing.spawn(_rank, (work, ranks, port, args), nprocs=ranks)
 
 
-def _rank(rank: int, work: Callable[..., None], ranks: int, port: int, args: tuple) -> None:
+def _rank(
+    rank: int, work: Callable[..., None], ranks: int, port: int, args: tuple[object, ...]
+) -> None:
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
     torch.distributed.init_process_group(

@@ -1,0 +1,67 @@
+"""Parity: the metrics against their definitions, over the tokens of one version."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from learner.engine import TrainingEngine
+from learner.parity import parity, parity_metrics
+from learner.training_trajectory import prepare
+from rollout.trajectory import mark_failed
+from tests.support.learner import config, save_llama, trajectories
+
+
+def of_version(t, version):
+    """The trajectory as if that version had sampled it."""
+    segments = [
+        replace(s, policy_versions=np.where(s.action_mask, version, -1).astype(np.int32))
+        for s in t.segments
+    ]
+    return replace(t, segments=tuple(segments))
+
+
+def scored_trajectories():
+    """Two of version 3, one of version 2, with gaps between both log-probabilities."""
+    played = [of_version(t, v) for t, v in zip(trajectories(3), (3, 3, 2), strict=True)]
+    prepared = prepare(played, "turn")
+    rng = np.random.default_rng(0)
+    for t in prepared:
+        gaps = rng.normal(0, 0.1, t.action_tokens)
+        t.proximal_logprobs = (t.behavior_logprobs + gaps).astype(np.float32)
+    return prepared
+
+
+def test_metrics_are_means_over_the_tokens_of_the_version():
+    prepared = scored_trajectories()
+    gaps = np.concatenate(
+        [t.proximal_logprobs.astype(float) - t.behavior_logprobs for t in prepared[:2]]
+    )
+    metrics = parity_metrics(prepared, 3)
+    assert metrics["parity_tokens"] == len(gaps)
+    assert metrics["parity_mean_abs"] == pytest.approx(np.abs(gaps).mean(), rel=1e-12)
+    # KL(behaviour || proximal): exp(d) - 1 - d with d = proximal - behaviour, not the reverse
+    expected = np.mean(np.exp(gaps) - 1 - gaps)
+    assert metrics["parity_kl"] == pytest.approx(expected, rel=1e-9)
+    assert metrics["parity_kl"] != pytest.approx(np.mean(np.exp(-gaps) - 1 + gaps), rel=1e-3)
+
+
+def test_without_a_token_of_the_version_all_is_zero():
+    metrics = parity_metrics(scored_trajectories(), 4)
+    assert metrics == {"parity_tokens": 0, "parity_mean_abs": 0, "parity_kl": 0}
+    assert parity_metrics([], 3) == metrics
+
+
+def test_it_scores_at_the_temperature_of_sampling_and_leaves_failures_out(tmp_path):
+    folder = save_llama(tmp_path / "model")
+    cfg = config(temperature=0.5)
+    engine = TrainingEngine(folder, cfg, cfg.ppo.optimizer, 1, False)
+    played = trajectories(4)
+    cold = parity(engine, played, cfg, 0)
+    warm = parity(engine, played, config(temperature=1.0), 0)
+    assert cold["parity_mean_abs"] != pytest.approx(warm["parity_mean_abs"], rel=1e-3)
+    valid = parity(engine, [*played[:3], mark_failed(played[3], "x")], cfg, 0)
+    assert valid["parity_tokens"] == sum(t.action_tokens for t in played[:3])
+    engine.close()
