@@ -1,7 +1,7 @@
 """Demonstrations on disk: an environment's expert in, Parquet parts of a fixed size out.
 
-The same environment, settings, number and seed give the same bytes; finished parts are kept,
-so an interrupted writing goes on. The released JSON format is read here too.
+The same environment, settings, number and seed give the same bytes. Finished parts are kept, so
+that an interrupted writing can go on. The released JSON format is read here too.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def write_demonstrations(
 
 
 def _write(part: list[Demonstration], environment: str, file: Path) -> None:
-    """A part is there whole or not at all."""
+    """Write a part under another name first, so that none is ever there in half."""
     draft = file.with_suffix(".new")
     pq.write_table(_table(part, environment), draft, row_group_size=ROWS)
     draft.rename(file)
