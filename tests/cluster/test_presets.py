@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cluster import evaluate
-from cluster.learner_loop import training_requests
+from cluster.evaluate import evaluation_requests
+from cluster.ppo_phase import training_requests
 from cluster.preflight.check import environments
 from configs.load import build, load
 from configs.schema import PRESETS, RunConfig
@@ -63,7 +63,7 @@ def test_it_reaches_environments_ppo_and_evaluation(
         assert resolved == expected[preset], name
     assert {key: getattr(cfg.ppo, key) for key in PPO[preset]} == PPO[preset]
     temperature = 1.0 if preset == "fixed" else 0.2
-    asked = training_requests(cfg, 1) + evaluate.requests(cfg, "ppo", "rule")
+    asked = training_requests(cfg, 1) + evaluation_requests(cfg, "ppo", "rule")
     assert {request.temperature for request in asked} == {temperature}
 
 

@@ -225,18 +225,19 @@ def test_ranks_that_wait_for_a_placement_say_so_by_the_deadline(cluster, tmp_pat
     """Somebody takes the CPUs between the plan and the start."""
     import ray
 
-    from cluster import train
+    from cluster.job import Job
+    from cluster.learner_group import cause_of, make_trainer
 
     cfg = load("gp_l_debug", [*SMALL, *PACKED, "cluster.start_deadline_s=4"])
     found = planned(cluster)
     holds = [ray.remote(num_cpus=1)(Idle).remote() for _ in range(3)]
     ray.get([hold.ready.remote() for hold in holds], timeout=60)
     begin = time.monotonic()
-    trainer = train._trainer(cfg, tmp_path, "", None, None, found)
+    trainer = make_trainer(Job(cfg, str(tmp_path), "", [], None), None, found)
     with pytest.raises(Exception) as error:  # Ray Train's own
         trainer.fit()
     assert time.monotonic() - begin < 40
-    said = train._train_cause(error.value, cfg, found)
+    said = cause_of(error.value, cfg, found)
     assert said.startswith("2 learner ranks waited 4 s (cluster.start_deadline_s) for 0.5 CPU each")
     for hold in holds:
         ray.kill(hold)

@@ -16,8 +16,8 @@ import ray
 import torch
 
 from cluster.failures import DeadlineExceeded, WorkerLost
-from cluster.weights import channels
-from cluster.weights.channels import DeviceChannel, Engines, ObjectStoreChannel, open_channel
+from cluster.weights import device
+from cluster.weights.device import DeviceChannel, WeightSyncClient
 from learner.engine import TrainingEngine
 from learner.weight_sender import TransferSpec, bucket_bytes, bytes_of, source, trainer_settings
 from tests.support.learner import config, save_llama
@@ -74,16 +74,6 @@ class Hanging(Broadcasts):
         self.goes_on.wait(60)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(
-        address="local", num_cpus=2, object_store_memory=2**27, include_dashboard=False,
-        log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
-    )  # fmt: skip
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture(scope="module")
 def learner(tmp_path_factory):
     folder = save_llama(tmp_path_factory.mktemp("model"), tied=False)
@@ -114,12 +104,12 @@ def nccl(monkeypatch):
     from vllm.distributed.weight_transfer import nccl_engine
 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
-    settings = channels.open_sender.__globals__["trainer_settings"]
+    settings = device.open_sender.__globals__["trainer_settings"]
 
-    def unpacked(wire):  # packing is CUDA's own streams
-        return replace(settings(wire), packed=False)
+    def unpacked(spec):  # packing is CUDA's own streams
+        return replace(settings(spec), packed=False)
 
-    monkeypatch.setitem(channels.open_sender.__globals__, "trainer_settings", unpacked)
+    monkeypatch.setitem(device.open_sender.__globals__, "trainer_settings", unpacked)
 
     made = []
 
@@ -220,7 +210,7 @@ def test_a_death_is_heard_while_the_collective_hangs(workers, nccl, learner):
 
 
 def test_a_collective_that_hangs_alone_ends_with_the_deadline(workers, nccl, learner, monkeypatch):
-    monkeypatch.setattr(channels, "GRACE_S", 0.0)
+    monkeypatch.setattr(device, "GRACE_S", 0.0)
     nccl(Hanging())
     opened = channel(workers(), sync_deadline_s=1.0)
     with pytest.raises(DeadlineExceeded, match="the nccl channel did not let all workers receive"):
@@ -231,7 +221,7 @@ def test_an_error_of_the_sender_is_passed_on(workers, learner, monkeypatch):
     def broken(*_):
         raise RuntimeError("NCCL error: unhandled system error")
 
-    monkeypatch.setattr(channels, "open_sender", broken)
+    monkeypatch.setattr(device, "open_sender", broken)
     with pytest.raises(RuntimeError, match="NCCL error"):
         channel(workers()).publish(0, learner)
 
@@ -246,16 +236,10 @@ def test_other_ranks_only_gather(workers, nccl, learner):
     assert opened._engine is None
 
 
-def test_the_channel_by_name(workers):
-    cfg = config()
-    assert isinstance(open_channel("object_store", cfg, [], 0), ObjectStoreChannel)
-    assert isinstance(open_channel("ipc", cfg, [], 0), DeviceChannel)
-
-
 def test_the_client_is_the_one_that_vllm_asks_for():
     from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient
 
-    assert isinstance(Engines([], 1), VLLMWeightSyncClient)
+    assert isinstance(WeightSyncClient([], 1), VLLMWeightSyncClient)
 
 
 def test_the_source_tells_what_it_gives(learner):
