@@ -88,19 +88,19 @@ class RolloutActor:
         await self._engine().receive(version, [await ref for ref in refs])
         return time.monotonic() - begin
 
-    async def join(self, info: ChannelMessage) -> None:
+    async def init_weight_transfer(self, info: ChannelMessage) -> None:
         """Join the learner's weight channel."""
         await self._engine().join(info)
 
-    async def begin_update(self) -> None:
+    async def start_weight_update(self) -> None:
         """Pause the engine and prepare it for new weights; see `cluster.weights.base`."""
         await self._engine().begin_update()
 
-    async def update(self, message: ChannelMessage) -> None:
+    async def update_weights(self, message: ChannelMessage) -> None:
         """Load the weights that the channel's message describes."""
         await self._engine().update(message)
 
-    async def finish_update(self, version: int) -> None:
+    async def finish_weight_update(self, version: int) -> None:
         """Go on with the episodes under the new weights."""
         await self._engine().finish_update(version)
 

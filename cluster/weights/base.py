@@ -23,7 +23,7 @@ class WeightChannel(Protocol):
 
     A publish is the same sequence on every channel. The learner's ranks gather the weights
     together, bucket after bucket; rank 0 alone calls the engines, and each engine goes through
-    three steps (`InferenceEngine.begin_update`, `update`, `finish_update`):
+    three steps (on an actor: `start_weight_update`, `update_weights`, `finish_weight_update`):
 
     1. begin: sequences in flight pause, caches of the old weights are dropped, and every layer
        is prepared to be loaded. An engine that sleeps wakes with room for its weights only.

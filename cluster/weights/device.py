@@ -154,19 +154,23 @@ class WeightSyncClient:
         if "rank_offset" in init_info:
             for index, info in enumerate(infos):
                 info["rank_offset"] += index * self._parallel
-        self._wait([w.join.remote(i) for w, i in zip(self._workers, infos, strict=True)])
+        calls = [
+            worker.init_weight_transfer.remote(info)
+            for worker, info in zip(self._workers, infos, strict=True)
+        ]
+        self._wait(calls)
 
     def start_weight_update(self) -> None:
         """Each engine pauses and prepares."""
-        self._wait([worker.begin_update.remote() for worker in self._workers])
+        self._wait([worker.start_weight_update.remote() for worker in self._workers])
 
     def update_weights(self, update_info: ChannelMessage) -> None:
         """Each engine loads the weights that the message describes."""
-        self._wait([worker.update.remote(update_info) for worker in self._workers])
+        self._wait([worker.update_weights.remote(update_info) for worker in self._workers])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Each engine goes on, under the version of the operation."""
-        self._wait([worker.finish_update.remote(self._version) for worker in self._workers])
+        self._wait([worker.finish_weight_update.remote(self._version) for worker in self._workers])
 
     def _wait(self, calls: list[ObjectRef[None]]) -> None:
         try:

@@ -75,7 +75,7 @@ def test_the_deadline_names_who_what_how_long_and_the_key(processes, wait):
 
 
 def test_a_death_is_an_answer(processes, wait):
-    with pytest.raises(WorkerLost, match="^worker was lost while it should do it: "):
+    with pytest.raises(WorkerLost, match=r"^worker was lost while it should do it: "):
         wait(processes[0].die.remote(), *ASKED)
 
 
@@ -87,7 +87,7 @@ def test_an_error_of_the_other_side_is_its_loss(processes, wait, error):
 
 
 def test_a_failure_of_the_run_is_passed_on(processes, wait):
-    with pytest.raises(TooManyFailures, match="^4 of 20$"):
+    with pytest.raises(TooManyFailures, match=r"^4 of 20$"):
         wait(processes[0].fail.remote(TooManyFailures("4 of 20")), *ASKED)
 
 
@@ -99,7 +99,7 @@ def test_all_of_several(processes):
 def test_the_first_error_of_several_is_raised_at_once_with_its_index(processes):
     begin = time.monotonic()
     refs = [processes[0].sleep.remote(20), processes[1].fail.remote(OSError("no disk"))]
-    with pytest.raises(WorkerLost, match="^worker 1 was lost"):
+    with pytest.raises(WorkerLost, match=r"^worker 1 was lost"):
         wait_for_all(refs, *ASKED, begin)
     assert time.monotonic() - begin < 10
 

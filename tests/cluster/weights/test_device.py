@@ -39,16 +39,16 @@ class ScriptedEngine:
             await asyncio.sleep(60)
         self.calls.append((name, value))
 
-    async def join(self, info):
+    async def init_weight_transfer(self, info):
         await self._note("join", info)
 
-    async def begin_update(self):
+    async def start_weight_update(self):
         await self._note("begin")
 
-    async def update(self, message):
+    async def update_weights(self, message):
         await self._note("update", message)
 
-    async def finish_update(self, version):
+    async def finish_weight_update(self, version):
         await self._note("finish", version)
 
     def got(self):
