@@ -6,7 +6,7 @@ in tests answer the same calls.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import ray
@@ -21,9 +21,9 @@ from rollout.trajectory_summary import TrajectorySummary
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Environments = dict[str, tuple[str, dict[str, Any]]]  # by variant: environment id, its settings
-SummaryColumns = dict[str, Any]  # a block's summaries, as rollout.trajectory_summary packs them
-ChannelMessage = dict[str, Any]  # vLLM's own init and update info, as keyword arguments
+Environments = dict[str, tuple[str, dict[str, object]]]  # by variant: environment id, its settings
+SummaryColumns = dict[str, object]  # a block's summaries, as rollout.trajectory_summary packs them
+ChannelMessage = dict[str, object]  # vLLM's own init and update info, as keyword arguments
 PackedBucket = tuple[Header, NDArray[np.uint8]]
 
 

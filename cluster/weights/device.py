@@ -151,9 +151,10 @@ class WeightSyncClient:
     def init_weight_transfer_engine(self, init_info: ChannelMessage) -> None:
         """Each engine joins; its GPUs have ranks of their own in an nccl group."""
         infos = [dict(init_info) for _ in self._workers]
-        if "rank_offset" in init_info:
+        offset = init_info.get("rank_offset")
+        if isinstance(offset, int):
             for index, info in enumerate(infos):
-                info["rank_offset"] += index * self._parallel
+                info["rank_offset"] = offset + index * self._parallel
         calls = [
             worker.init_weight_transfer.remote(info)
             for worker, info in zip(self._workers, infos, strict=True)

@@ -75,9 +75,15 @@ def test_every_variant_has_a_record_and_the_first_one_parity(made):
     ]
     first, second = rank.of("eval")
     assert first == {
-        "kind": "eval", "update": 0, "step": 3, "stage": "sft", "variant": "train",
-        "success": 0.5, "parity_mean_abs": 1e-6, "kl_start": 0.25,
-    }  # fmt: skip
+        "kind": "eval",
+        "update": 0,
+        "step": 3,
+        "stage": "sft",
+        "variant": "train",
+        "success": 0.5,
+        "parity_mean_abs": 1e-6,
+        "kl_start": 0.25,
+    }
     assert (second["variant"], second["kl_start"]) == ("other", 0.25)
     assert "parity_mean_abs" not in second
     assert rank.log.episodes == [{"seed": 1, "update": 0, "step": 3}] * 2

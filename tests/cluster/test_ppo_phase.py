@@ -38,9 +38,14 @@ def test_engines_sleep_while_the_learner_works_and_every_update_is_published(tmp
     rank = FakeRank(config(updates=2), tmp_path)
     phase(rank)[0].run()
     assert rank.done == [
-        "sleep", "build", "publish", *["play", "sleep", "learn", "publish"] * 2,
-        "export ppo", "evaluate ppo", "close",
-    ]  # fmt: skip
+        "sleep",
+        "build",
+        "publish",
+        *["play", "sleep", "learn", "publish"] * 2,
+        "export ppo",
+        "evaluate ppo",
+        "close",
+    ]
     assert rank.cursor == Cursor("done", update=2)
 
 
@@ -51,8 +56,9 @@ def test_an_update_learns_from_the_policy_that_played(tmp_path, updates):
     assert updates == [(["a", "b"], 0, None, 0), (["a", "b"], 1, None, 1)]
     assert [version for _, version in collector.collected] == [0, 1]
     assert [requests[0].id for requests, _ in collector.collected] == [
-        "ppo/000001/000000", "ppo/000002/000000",
-    ]  # fmt: skip
+        "ppo/000001/000000",
+        "ppo/000002/000000",
+    ]
     assert rank.version == 2
 
 

@@ -26,20 +26,34 @@ VIRL = {
     "paper_code": virl.Rules(False, "inverted", True, True, False, "legacy", "first"),
 }
 PPO: dict[str, dict[str, Any]] = {
-    "fixed": {"value_trunk_grad": 0.1, "critic_warmup": 2, "ratio_level": "token",
-              "thought_coef": 1.0},
-    "paper_text": {"value_trunk_grad": 1.0, "critic_warmup": 0, "ratio_level": "turn",
-                   "thought_coef": 1.0},
-    "paper_code": {"value_trunk_grad": 1.0, "critic_warmup": 0, "ratio_level": "token",
-                   "thought_coef": 0.5},
-}  # fmt: skip
+    "fixed": {
+        "value_trunk_grad": 0.1,
+        "critic_warmup": 2,
+        "ratio_level": "token",
+        "thought_coef": 1.0,
+    },
+    "paper_text": {
+        "value_trunk_grad": 1.0,
+        "critic_warmup": 0,
+        "ratio_level": "turn",
+        "thought_coef": 1.0,
+    },
+    "paper_code": {
+        "value_trunk_grad": 1.0,
+        "critic_warmup": 0,
+        "ratio_level": "token",
+        "thought_coef": 0.5,
+    },
+}
 
 
 def run(folder: Path, preset: str, env: str, variants: str) -> RunConfig:
     """A configuration that says nothing of what a preset decides."""
     file = folder / "run.yaml"
-    file.write_text(f"preset: {preset}\nenv: {{id: {env}}}\nppo: {{updates: 1}}\n"
-                    f"eval: {{variants: {variants}}}\n")  # fmt: skip
+    file.write_text(
+        f"preset: {preset}\nenv: {{id: {env}}}\nppo: {{updates: 1}}\n"
+        f"eval: {{variants: {variants}}}\n"
+    )
     return load(file)
 
 
@@ -74,7 +88,9 @@ def test_it_holds_the_papers_numbers_where_a_file_says_nothing(tmp_path: Path, p
     assert (ppo.gamma, ppo.lam, ppo.clip, ppo.epochs, ppo.value_coef) == (0.9, 0.95, 0.1, 4, 0.5)
     assert ppo.optimizer.eps == sft.optimizer.eps == 1e-7
     assert (ppo.optimizer.lr, ppo.optimizer.lr_end, ppo.optimizer.schedule) == (
-        1e-6, 1e-9, "cosine",
-    )  # fmt: skip
+        1e-6,
+        1e-9,
+        "cosine",
+    )
     assert (sft.optimizer.beta1, sft.optimizer.beta2, sft.optimizer.warmup) == (0.9, 0.98, 0.03)
     assert sft.batch_size == 128

@@ -18,18 +18,32 @@ def debug(*overrides):
 
 @pytest.mark.parametrize(
     "override",
-    ["env.settings.face_rule=ranks", "seed=3", "sft.steps=7", "ppo.updates=9", "ppo.clip=0.3",
-     "eval.episodes=8", "cluster.root=elsewhere", "name=other"],
-)  # fmt: skip
+    [
+        "env.settings.face_rule=ranks",
+        "seed=3",
+        "sft.steps=7",
+        "ppo.updates=9",
+        "ppo.clip=0.3",
+        "eval.episodes=8",
+        "cluster.root=elsewhere",
+        "name=other",
+    ],
+)
 def test_what_a_kept_engine_can_change(override, tiny_model):
     assert sharing_key(debug(override), tiny_model) == sharing_key(debug(), tiny_model)
 
 
 @pytest.mark.parametrize(
     "override",
-    ["rollout.in_flight=8", "rollout.workers=2", "model.dtype=bfloat16", "learner.ranks=2",
-     "cluster.object_store_gib=0.5", "rollout.context_tokens=128"],
-)  # fmt: skip
+    [
+        "rollout.in_flight=8",
+        "rollout.workers=2",
+        "model.dtype=bfloat16",
+        "learner.ranks=2",
+        "cluster.object_store_gib=0.5",
+        "rollout.context_tokens=128",
+    ],
+)
 def test_what_it_cannot(override, tiny_model):
     assert sharing_key(debug(override), tiny_model) != sharing_key(debug(), tiny_model)
 

@@ -43,9 +43,17 @@ def test_engines_sleep_before_every_piece_of_learning(tmp_path, learned):
     rank = FakeRank(configured(steps=1), tmp_path)
     phase(rank)[0].run()
     assert rank.done == [
-        "sleep", "build", "publish", "evaluate start",
-        "sleep", "learn", "publish", "export sft", "evaluate sft", "close",
-    ]  # fmt: skip
+        "sleep",
+        "build",
+        "publish",
+        "evaluate start",
+        "sleep",
+        "learn",
+        "publish",
+        "export sft",
+        "evaluate sft",
+        "close",
+    ]
     assert rank.cursor == Cursor("ppo")
     assert rank.opened == [("initial", 1, False)]
 
@@ -90,11 +98,23 @@ def test_models_are_kept_evaluated_and_checkpointed_on_the_way(tmp_path, learned
     made, evaluation = phase(rank)
     made.run()
     assert rank.done[4:] == [
-        "sleep", *["learn"] * 3,
-        "export sft-3", "publish", "evaluate sft", "sleep", "checkpoint",
-        "learn", "export sft-4", "learn", "learn", "checkpoint",
-        "publish", "export sft", "evaluate sft", "close",
-    ]  # fmt: skip
+        "sleep",
+        *["learn"] * 3,
+        "export sft-3",
+        "publish",
+        "evaluate sft",
+        "sleep",
+        "checkpoint",
+        "learn",
+        "export sft-4",
+        "learn",
+        "learn",
+        "checkpoint",
+        "publish",
+        "export sft",
+        "evaluate sft",
+        "close",
+    ]
     assert evaluation.runs == [("start", 0, 0), ("sft", 0, 3), ("sft", 0, 0)]
 
 
@@ -103,15 +123,17 @@ def test_a_record_has_the_tokens_since_the_last_one(tmp_path, learned):
     phase(rank)[0].run()
     records = rank.of("sft")
     assert [(r["step"], r["steps"], r["tokens_trained"]) for r in records] == [
-        (2, 5, 10 + 20), (4, 5, 30 + 40), (5, 5, 50),
-    ]  # fmt: skip
+        (2, 5, 10 + 20),
+        (4, 5, 30 + 40),
+        (5, 5, 50),
+    ]
     assert all(r["tokens_per_second"] > 0 for r in records)
 
 
 @pytest.mark.parametrize(
-    ("step", "due"), [(1, False), (5, True), (6, True), (8, True), (11, True), (19, False),
-                      (20, True)],
-)  # fmt: skip
+    ("step", "due"),
+    [(1, False), (5, True), (6, True), (8, True), (11, True), (19, False), (20, True)],
+)
 def test_when_a_record_is_due(step, due):
     cfg = configured(steps=20, log_every=8, eval_every=5, keep=[11])
     assert log_due(replace(cfg, learner=replace(cfg.learner, checkpoint_every=6)), step) == due
