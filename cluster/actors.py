@@ -1,7 +1,7 @@
-"""The rollout actor: Ray's shell around `rollout.worker.RolloutWorker`.
+"""The rollout actor: Ray's shell around `rollout.worker.RolloutWorker` and its engine.
 
-Comes in: episode requests and weight references; goes out: blocks, each one object, and few
-numbers. What is played and how stands in rollout/.
+Input: episode requests, and references to weights. Output: blocks of trajectories, each one
+object, and their summaries.
 """
 
 from __future__ import annotations
@@ -9,67 +9,65 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Any
 
 import ray
+from ray import ObjectRef
 
+from cluster.handles import ChannelMessage, Environments, PackedBucket, SummaryColumns
 from configs.schema import RunConfig
+from rollout.engine import EngineSettings, InferenceEngine
 from rollout.episode import EpisodeLimits, EpisodeRequest
+from rollout.renderer import Renderer
+from rollout.trajectory import Block
+from rollout.worker import RolloutWorker
 
 CONCURRENT_CALLS = 32  # a call that waits (next_block) must not keep weights or health out
 
 
 @ray.remote(max_concurrency=CONCURRENT_CALLS)  # type: ignore[call-overload]
 class RolloutActor:
-    """One engine and the episodes on it."""
+    """One engine and the episodes on it; `cluster.handles.RolloutWorkerHandle` is its handle."""
 
     def __init__(
         self,
         cfg: RunConfig,
         folder: str,
-        environments: dict[str, tuple[str, dict[str, Any]]],
+        environments: Environments,
         channel: str = "object_store",
     ) -> None:
-        # vLLM and transformers are imported here, in the actor's own process only.
-        from rollout.engine import EngineSettings
-        from rollout.renderer import Renderer
-        from rollout.worker import RolloutWorker
-
         self._starting = asyncio.Lock()
         renderer = Renderer.load(folder)
-        rollout = cfg.rollout
         settings = EngineSettings(
             folder=folder,
             dtype=cfg.model.dtype,
-            max_sequences=rollout.in_flight,
-            context_tokens=rollout.context_tokens,
+            max_sequences=cfg.rollout.in_flight,
+            context_tokens=cfg.rollout.context_tokens,
             forbidden=renderer.forbidden,
             stop_ids=renderer.stop_ids,
             images=1 if renderer.processor else 0,
-            kv_cache_gib=rollout.kv_cache_gib,
-            gpu_memory=rollout.gpu_memory,
-            tensor_parallel=rollout.tensor_parallel,
-            threads=rollout.threads,
+            kv_cache_gib=cfg.rollout.kv_cache_gib,
+            gpu_memory=cfg.rollout.gpu_memory,
+            tensor_parallel=cfg.rollout.tensor_parallel,
+            threads=cfg.rollout.threads,
             seed=cfg.seed,
             channel=channel,
             sleep_mode=cfg.cluster.layout == "colocated",
         )
-        self.worker = RolloutWorker(
-            settings, renderer, environments, _limits(cfg), rollout.in_flight, rollout.block
+        in_flight, block = cfg.rollout.in_flight, cfg.rollout.block
+        self._worker = RolloutWorker(
+            settings, renderer, environments, _limits(cfg), in_flight, block
         )
 
     async def start(self) -> int:
         """Start the engine, once; every caller waits for it. Returns the process id."""
         async with self._starting:
-            if self.worker.engine is None:
-                await self.worker.start()
+            if self._worker.engine is None:
+                await self._worker.start()
         return os.getpid()
 
-    async def reconfigure(
-        self, cfg: RunConfig, environments: dict[str, tuple[str, dict[str, Any]]]
-    ) -> None:
-        """Forget the last run, and play these environments for the next, whose weights come."""
-        await self.worker.reconfigure(environments, _limits(cfg))
+    async def reconfigure(self, cfg: RunConfig, environments: Environments) -> None:
+        """Forget the last run; play these environments for the next, whose weights will come."""
+        await self._worker.reconfigure(environments, _limits(cfg))
 
     async def node(self) -> str:
         """Ray's id of the node that this actor is on."""
@@ -77,50 +75,50 @@ class RolloutActor:
 
     async def submit(self, requests: list[EpisodeRequest]) -> None:
         """Queue episodes."""
-        await self.worker.submit(requests)
+        await self._worker.submit(requests)
 
     @ray.method(num_returns=2)
-    async def next_block(self) -> tuple[Any, Any]:
-        """The next Arrow block and its trajectories' numbers, as two objects."""
-        return await self.worker.next_block()
+    async def next_block(self) -> tuple[Block, SummaryColumns]:
+        """The next Arrow block and its trajectories' summaries, as two objects."""
+        return await self._worker.next_block()
 
-    async def receive(self, version: int, refs: list[Any]) -> float:
+    async def receive(self, version: int, refs: list[ObjectRef[PackedBucket]]) -> float:
         """Replace the weights by those of the referenced buckets; returns seconds."""
         begin = time.monotonic()
-        await self.worker.receive(version, [await ref for ref in refs])
+        await self._engine().receive(version, [await ref for ref in refs])
         return time.monotonic() - begin
 
-    async def join(self, info: dict[str, Any]) -> None:
+    async def init_weight_transfer(self, info: ChannelMessage) -> None:
         """Join the learner's weight channel."""
         await self._engine().init_weight_transfer(info)
 
-    async def begin_update(self) -> None:
-        """Prepare the engine for new weights."""
+    async def start_weight_update(self) -> None:
+        """Pause the engine and prepare it for new weights; see `cluster.weights.base`."""
         await self._engine().start_weight_update()
 
-    async def update(self, message: dict[str, Any]) -> None:
-        """Load weights of which the channel's message tells."""
+    async def update_weights(self, message: ChannelMessage) -> None:
+        """Load the weights that the channel's message describes."""
         await self._engine().update_weights(message)
 
-    async def finish_update(self, version: int) -> None:
-        """Play on under the new weights."""
+    async def finish_weight_update(self, version: int) -> None:
+        """Go on with the episodes under the new weights."""
         await self._engine().finish_weight_update(version)
 
     async def sleep(self) -> None:
         """Leave the GPUs to the learner until the next weights come."""
         await self._engine().sleep()
 
-    def _engine(self) -> Any:
-        assert self.worker.engine is not None, "start() first"
-        return self.worker.engine
-
-    async def take_load(self) -> tuple[float, float]:
+    async def pop_load(self) -> tuple[float, float]:
         """Mean sequences running and busy seconds of the engine since the last call."""
-        return self.worker.pop_load()
+        return self._engine().pop_load()
 
     async def shutdown(self) -> None:
         """End the engine's processes; the actor itself ends with its handle."""
-        await self.worker.shutdown()
+        await self._worker.shutdown()
+
+    def _engine(self) -> InferenceEngine:
+        assert self._worker.engine is not None, "start() first"
+        return self._worker.engine
 
 
 def _limits(cfg: RunConfig) -> EpisodeLimits:

@@ -1,43 +1,52 @@
-"""The trajectory buffer: references to blocks and a few numbers of each trajectory.
+"""The trajectory buffer: references to blocks, and the summary of each trajectory in them.
 
-It asks workers for their next block, so it owns the references and a worker's death loses no
-finished block. Law 4: it never holds an array. What it admits obeys law 7.
+It asks workers for their next block, so it owns the references, and a worker's death loses no
+finished block. It never holds an array (refs-move-bytes-do-not) and admits nothing that is too
+old (staleness-is-bounded).
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray import ObjectRef
 
-from cluster.failures import DeadlineExceeded, TooManyFailures, WorkerLost, first_line
+from cluster.failures import TooManyFailures
+from cluster.handles import BlockRows, RolloutWorkerHandle
+from cluster.wait import wait_for_async
 from rollout.episode import EpisodeRequest
+from rollout.trajectory import Block
 from rollout.trajectory_summary import TrajectorySummary, from_columns
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Where a trajectory lies, and its numbers."""
+class BufferedTrajectory:
+    """Where a trajectory lies, and its summary."""
 
-    block: Any
+    block: ObjectRef[Block]
     row: int
-    numbers: TrajectorySummary
+    summary: TrajectorySummary
 
 
 @ray.remote(num_cpus=0, max_concurrency=8)  # type: ignore[call-overload]
 class TrajectoryBuffer:
-    """Collects requested episodes and hands them to learner ranks."""
+    """Collects requested episodes and hands them to learner ranks.
+
+    `cluster.handles.BufferHandle` is its handle.
+    """
 
     def __init__(
-        self, workers: list[Any], block_deadline_s: float, max_failure_rate: float
+        self, workers: list[RolloutWorkerHandle], block_deadline_s: float, max_failure_rate: float
     ) -> None:
         self._workers = workers
         self._deadline = block_deadline_s
         self._max_failure_rate = max_failure_rate
-        self._entries: list[Entry] = []
+        self._trajectories: list[BufferedTrajectory] = []
 
     async def collect(
         self, requests: list[EpisodeRequest], version: int = 0, max_staleness: int | None = None
@@ -45,86 +54,86 @@ class TrajectoryBuffer:
         """Have episodes played; replaces what the buffer held.
 
         Args:
-            requests: what to play; workers take turns.
+            requests: what to play; each worker gets an equal share.
             version: the learner's policy version.
             max_staleness: versions that a trajectory may lag; an older one is played again.
                 None admits all (evaluation).
 
         Returns:
-            Numbers of all trajectories, failed ones too, in the order of their ids.
+            Summaries of all trajectories, failed ones too, in the order of their ids.
 
         Raises:
             DeadlineExceeded: a worker gave no block in time.
             WorkerLost: a worker died.
             TooManyFailures: names the first cause.
         """
-        admitted: list[Entry] = []
-        wanted = {request.id: request for request in requests}
-        while wanted:
-            left, workers = list(wanted.values()), len(self._workers)
+        admitted: list[BufferedTrajectory] = []
+        missing = {request.id: request for request in requests}
+        while missing:
+            left, workers = list(missing.values()), len(self._workers)
             shares = [left[i::workers] for i in range(workers)]
             played = await asyncio.gather(
                 *(self._play(i, share) for i, share in enumerate(shares) if share)
             )
-            fresh = [e for part in played for e in part
-                     if not _too_old(e.numbers, version, max_staleness)]  # fmt: skip
+            fresh = [
+                trajectory
+                for part in played
+                for trajectory in part
+                if not _too_old(trajectory.summary, version, max_staleness)
+            ]
             admitted += fresh
-            for entry in fresh:
-                wanted.pop(entry.numbers.id)
-        admitted.sort(key=lambda entry: entry.numbers.id)
-        self._check_failures(admitted)
-        self._entries = [e for e in admitted if e.numbers.end != "failed"]
-        return [entry.numbers for entry in admitted]
+            for trajectory in fresh:
+                missing.pop(trajectory.summary.id)
+        admitted.sort(key=lambda trajectory: trajectory.summary.id)
+        summaries = [trajectory.summary for trajectory in admitted]
+        self._check_failures(summaries)
+        self._trajectories = [t for t in admitted if t.summary.end != "failed"]
+        return summaries
 
-    async def _play(self, index: int, requests: list[EpisodeRequest]) -> list[Entry]:
+    async def _play(self, index: int, requests: list[EpisodeRequest]) -> list[BufferedTrajectory]:
         worker = self._workers[index]
-        entries: list[Entry] = []
-        await self._answer(index, "take requests", worker.submit.remote(requests))
-        while len(entries) < len(requests):
-            block, numbers = worker.next_block.remote()
-            columns = await self._answer(index, "finish a block of episodes", numbers)
-            entries += [Entry(block, row, n) for row, n in enumerate(from_columns(columns))]
-        return entries
+        played: list[BufferedTrajectory] = []
+        await self._wait(index, "take requests", worker.submit.remote(requests))
+        while len(played) < len(requests):
+            block, columns = worker.next_block.remote()
+            summaries = from_columns(await self._wait(index, "finish a block of episodes", columns))
+            played += [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]
+        return played
 
-    async def _answer(self, index: int, what: str, ref: Any) -> Any:
+    async def _wait(self, index: int, what: str, ref: ObjectRef[T]) -> T:
         who = f"rollout worker {index}"
-        try:
-            return await asyncio.wait_for(ref, self._deadline)
-        except TimeoutError as error:
-            raise DeadlineExceeded(who, what, self._deadline, "block_deadline_s") from error
-        except (RayActorError, RayTaskError) as error:
-            raise WorkerLost(who, what, first_line(error)) from error
+        return await wait_for_async(ref, who, what, self._deadline, "block_deadline_s")
 
-    def _check_failures(self, entries: list[Entry]) -> None:
-        failed = [e.numbers for e in entries if e.numbers.end == "failed"]
-        if len(failed) > self._max_failure_rate * len(entries):
+    def _check_failures(self, summaries: list[TrajectorySummary]) -> None:
+        failed = [summary for summary in summaries if summary.end == "failed"]
+        if len(failed) > self._max_failure_rate * len(summaries):
             raise TooManyFailures(
-                f"{len(failed)} of {len(entries)} trajectories failed, more than "
+                f"{len(failed)} of {len(summaries)} trajectories failed, more than "
                 f"cluster.max_failure_rate = {self._max_failure_rate:g}; the first, "
                 f"{failed[0].id}: {failed[0].failure}"
             )
 
-    def assignments(self, ranks: int) -> list[list[tuple[Any, list[int]]]]:
-        """For each rank its (block reference, rows); balanced by tokens, deterministic."""
+    def shards(self, ranks: int) -> list[list[BlockRows]]:
+        """The trajectories of each rank; balanced by tokens, deterministic."""
         loads = [0] * ranks
-        rows: list[dict[Any, list[int]]] = [{} for _ in range(ranks)]
-        for entry in sorted(self._entries, key=lambda e: (-e.numbers.tokens, e.numbers.id)):
+        rows: list[dict[ObjectRef[Block], list[int]]] = [{} for _ in range(ranks)]
+        for trajectory in sorted(self._trajectories, key=_longest_first):
             rank = loads.index(min(loads))
-            loads[rank] += entry.numbers.tokens
-            rows[rank].setdefault(entry.block, []).append(entry.row)
-        return [list(blocks.items()) for blocks in rows]
+            loads[rank] += trajectory.summary.tokens
+            rows[rank].setdefault(trajectory.block, []).append(trajectory.row)
+        return [[BlockRows(*item) for item in blocks.items()] for blocks in rows]
 
-    def sample(self, n: int) -> list[tuple[Any, list[int]]]:
-        """(block reference, rows) of the first n trajectories by id."""
-        first = sorted(self._entries, key=lambda e: e.numbers.id)[:n]
-        return [(entry.block, [entry.row]) for entry in first]
-
-    def drop(self) -> None:
-        """Let go of all references."""
-        self._entries = []
+    def first(self, n: int) -> list[BlockRows]:
+        """The first n trajectories by id."""
+        by_id = sorted(self._trajectories, key=lambda trajectory: trajectory.summary.id)
+        return [BlockRows(trajectory.block, [trajectory.row]) for trajectory in by_id[:n]]
 
 
-def _too_old(numbers: TrajectorySummary, version: int, max_staleness: int | None) -> bool:
-    if max_staleness is None or numbers.oldest_version < 0:
+def _longest_first(trajectory: BufferedTrajectory) -> tuple[int, str]:
+    return -trajectory.summary.tokens, trajectory.summary.id
+
+
+def _too_old(summary: TrajectorySummary, version: int, max_staleness: int | None) -> bool:
+    if max_staleness is None or summary.oldest_version < 0:
         return False
-    return version - numbers.oldest_version > max_staleness
+    return version - summary.oldest_version > max_staleness

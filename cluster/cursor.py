@@ -10,7 +10,8 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+
+from report.metrics import Record
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Cursor:
             if old.name != self.state:
                 shutil.rmtree(old)
 
-    def covers(self, record: dict[str, Any]) -> bool:
+    def covers(self, record: Record) -> bool:
         """Whether a metrics record lies before this cursor; the others are written anew."""
         if self.phase == "done":
             return True
@@ -65,7 +66,7 @@ class Cursor:
         return True
 
 
-def _eval_covered(record: dict[str, Any], cursor: Cursor) -> bool:
+def _eval_covered(record: Record, cursor: Cursor) -> bool:
     if record.get("stage") == "start":
         return cursor.phase == "ppo" or cursor.step > 0
     if record.get("stage") == "sft":

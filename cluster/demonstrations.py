@@ -1,7 +1,7 @@
 """Demonstrations on disk: an environment's expert in, Parquet parts of a fixed size out.
 
-The same environment, settings, number and seed give the same bytes; finished parts are kept,
-so an interrupted writing goes on. The released JSON format is read here too.
+The same environment, settings, number and seed give the same bytes. Finished parts are kept, so
+that an interrupted writing can go on. The released JSON format is read here too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
 
 
 def write_demonstrations(
-    env_id: str, settings: dict[str, Any], n: int, seed: int, folder: str | Path
+    env_id: str, settings: dict[str, object], n: int, seed: int, folder: str | Path
 ) -> Path:
     """Write n demonstrations as `part-00000.parquet`, …; finished parts are kept.
 
@@ -64,7 +64,7 @@ def write_demonstrations(
 
 
 def _write(part: list[Demonstration], environment: str, file: Path) -> None:
-    """A part is there whole or not at all."""
+    """Write a part under another name first, so that none is ever there in half."""
     draft = file.with_suffix(".new")
     pq.write_table(_table(part, environment), draft, row_group_size=ROWS)
     draft.rename(file)
@@ -108,16 +108,16 @@ def convert_released(path: str | Path, folder: str | Path) -> Path:
     return target
 
 
-def _claim(folder: Path, what: dict[str, Any]) -> None:
+def _claim(folder: Path, what: dict[str, object]) -> None:
     """Say in the folder what it holds; refuse a folder that holds something else."""
     file = folder / "_demonstrations.json"  # readers of Parquet folders pass over "_"
-    said = json.dumps(what, sort_keys=True, indent=1)
-    if file.is_file() and file.read_text() != said:
+    text = json.dumps(what, sort_keys=True, indent=1)
+    if file.is_file() and file.read_text() != text:
         raise ConfigError(
             f"{folder}: holds demonstrations of other settings (see {file.name}); "
             "choose another folder or remove it"
         )
-    file.write_text(said)
+    file.write_text(text)
 
 
 def _table(part: list[Demonstration], environment: str) -> pa.Table:
@@ -154,7 +154,7 @@ def read_picture(data: bytes) -> NDArray[np.uint8]:
 
 
 def render(
-    row: dict[str, Any], renderer: Renderer
+    row: Mapping[str, Any], renderer: Renderer
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_], list[Picture]]:
     """Token ids [T], action mask [T] and pictures of one demonstration.
 
@@ -169,22 +169,23 @@ def render(
     return *renderer.demonstration(row["messages"], pictures), pictures
 
 
-def _released(file: Path, number: int, record: Any) -> Demonstration:
+def _released(file: Path, number: int, record: object) -> Demonstration:
     where = f"{file}, record {number}"
-    turns = record.get("conversations") if isinstance(record, dict) else None
+    fields = record if isinstance(record, dict) else {}
+    turns = fields.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise ConfigError(f"{where}: field conversations must be a list of from and value")
     messages = []
     for turn in turns:
-        said = turn if isinstance(turn, dict) else {}
-        role = {"human": "user", "gpt": "assistant"}.get(str(said.get("from")))
-        if role is None or not isinstance(said.get("value"), str):
+        parts = turn if isinstance(turn, dict) else {}
+        role = {"human": "user", "gpt": "assistant"}.get(str(parts.get("from")))
+        if role is None or not isinstance(parts.get("value"), str):
             raise ConfigError(f"{where}: a turn needs from = human or gpt, and value, a text")
-        text = said["value"].replace("<image>", "").strip()
+        text = parts["value"].replace("<image>", "").strip()
         messages.append({"role": role, "content": text, "train": role == "assistant"})
     images: tuple[NDArray[np.uint8], ...] = ()
-    if record.get("image"):
-        picture = file.parent / str(record["image"])
+    if fields.get("image"):
+        picture = file.parent / str(fields["image"])
         try:
             with Image.open(picture) as opened:
                 images = (np.asarray(opened.convert("RGB")),)

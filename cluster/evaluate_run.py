@@ -1,7 +1,7 @@
 """`cardinal eval`: a finished run's checkpoint on any variant of its environment.
 
-Comes in: a run folder, a stage, variants; goes out: records in RUN/evaluations.jsonl and a
-table. Rollout workers alone are started; nothing is trained or published.
+Input: a run folder, a stage, variants. Output: records in RUN/evaluations.jsonl and a table.
+Only rollout workers are started; nothing is trained or published.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,13 +18,14 @@ from configs.load import ConfigError
 from configs.model_folder import find_model
 from configs.schema import RunConfig
 from envs.registry import check_settings
+from report.metrics import Record, append, plain
 
 
 def evaluate_run(
     folder: Path,
     cfg: RunConfig,
     stage: str | None,
-    variants: dict[str, dict[str, Any]],
+    variants: dict[str, Record],
     episodes: int | None,
 ) -> int:
     """Play `episodes` of each variant with the checkpoint of a stage.
@@ -70,37 +70,37 @@ def checkpoint(folder: Path, cfg: RunConfig, stage: str | None) -> tuple[str, st
     raise ConfigError(f"{folder}: has no checkpoint of stage {stage or 'start'}")
 
 
-def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[dict[str, Any]]:
+def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[Record]:
     from cluster.evaluate import evaluate
     from cluster.placement.layout import without_learner
     from cluster.rollout_pool import RolloutPool
-    from cluster.wait import answer
-    from report.metrics import append, plain
+    from cluster.wait import wait_for
     from rollout.renderer import Renderer
 
     records, cfg = [], without_learner(cfg)
-    with RolloutPool() as crew:
-        _, workers, buffer = crew.meet(cfg, model, learn=False)
+    with RolloutPool() as pool:
+        _, workers, buffer = pool.acquire(cfg, model, learn=False)
         deadline = cfg.cluster.start_deadline_s
         for i, worker in enumerate(workers):
             who = f"rollout worker {i}"
-            answer(worker.start.remote(), who, "start its engine", deadline, "start_deadline_s")
+            wait_for(worker.start.remote(), who, "start its engine", deadline, "start_deadline_s")
         for variant in cfg.eval.variants:
-            record, _, _ = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
-            records.append(plain({"time": time.time(), **record}))
+            evaluation = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
+            records.append(plain({"time": time.time(), **evaluation.record}))
     for record in records:
         append(folder / "evaluations.jsonl", record)
     return records
 
 
-def _show(records: list[dict[str, Any]], folder: Path) -> None:
-    read = [r["metrics"].get("recognition") for r in records]
-    more = ["recognition"] if any(share is not None for share in read) else []
-    table = Table("stage", "variant", "success", "95 % interval", "n", "first try", *more)
-    for r, share in zip(records, read, strict=True):
+def _show(records: list[Record], folder: Path) -> None:
+    """Print a row an evaluation, with recognition where any environment measures it."""
+    recognition = [r["metrics"].get("recognition") for r in records]
+    extra = ["recognition"] if any(share is not None for share in recognition) else []
+    table = Table("stage", "variant", "success", "95 % interval", "n", "first try", *extra)
+    for r, share in zip(records, recognition, strict=True):
         low, high = r["interval"]
         cells = [r["stage"], r["variant"], f"{r['success']:.1%}", f"{low:.1%} – {high:.1%}"]
         cells += [str(r["n"]), f"{r['first_try']:.1%}", "–" if share is None else f"{share:.1%}"]
-        table.add_row(*cells[: 6 + len(more)])
+        table.add_row(*cells[: 6 + len(extra)])
     Console().print(table)
     print(f"also in {folder / 'evaluations.jsonl'}")

@@ -1,6 +1,6 @@
-"""What can go wrong between processes, as types; each says who, what and how long.
+"""What can go wrong between processes, as exception types; each says who, what and how long.
 
-One line each, for the terminal; the traceback of the cause stays in Ray's logs.
+Messages are one line, for the terminal; the traceback of the cause stays in Ray's logs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ class RunFailure(RuntimeError):
 
 
 class DeadlineExceeded(RunFailure):
-    """Somebody did not answer in time (law 5)."""
+    """A process did not answer in time (every-wait-has-a-deadline)."""
 
     def __init__(self, who: str, what: str, seconds: float, key: str) -> None:
         super().__init__(who, what, seconds, key)
@@ -33,7 +33,7 @@ class WorkerLost(RunFailure):
 
 
 class TooManyFailures(RunFailure):
-    """The share of failed trajectories passed the limit (law 3)."""
+    """The share of failed trajectories passed the limit (failure-is-not-a-reward)."""
 
 
 class PlacementError(RunFailure):
@@ -45,7 +45,7 @@ class ClusterBusyError(PlacementError):
 
 
 class ParityError(RunFailure):
-    """Engine and learner disagree about log-probabilities (law 6)."""
+    """Engine and learner disagree about log-probabilities (weights-are-proven)."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,6 @@
-"""Ray and the rollout actors, kept from one run to the next that can use them.
+"""Ray and the rollout actors of a run, kept for the next run where that one can use them.
 
-Comes in: a configuration and its model; goes out: actors that play for it, and at the end nothing
-that runs. A study's engine starts once, not once an arm: that takes longer than a short arm.
+A study's engine so starts once, not once an arm: a start takes longer than a short arm.
 """
 
 from __future__ import annotations
@@ -12,46 +11,45 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from cluster.failures import first_line
+from cluster.handles import BufferHandle, RolloutWorkerHandle, kill
 from cluster.placement.layout import weight_channel
 from cluster.placement.plan import WORKER, Plan, cpus
 from cluster.preflight.check import environments
 from cluster.session import session
-from cluster.wait import answers
+from cluster.wait import wait_for_all
 from configs.schema import RunConfig
 
-NON_WEIGHT_FILES = (
-    "*.json",
-    "*.jinja",
-    "*.model",
-    "merges.txt",
-)  # of a model folder: all but its weights
+NON_WEIGHT_FILES = ("*.json", "*.jinja", "*.model", "merges.txt")  # of a model folder
+SHUTDOWN_S = 20.0  # for engines to end by request
 
 
 class RolloutPool:
-    """A context: what is up when it ends is taken down.
+    """A context; at its end all actors end, and Ray with them.
 
-    demonstrations: whether a later run may read some, for which Ray keeps room.
+    For each run: `acquire`; then `release` if the run ended well, `close` if it did not.
+
+    demonstrations: whether a later run may read some, for which the plan reserves CPUs.
     """
 
     def __init__(self, demonstrations: bool = False) -> None:
         self._demonstrations = demonstrations
         self._session = ExitStack()
-        self._kept: dict[str, Any] | None = None
-        self._buffer: Any = None
+        self._key: dict[str, object] | None = None  # of the runs that can use what is up
 
     def __enter__(self) -> RolloutPool:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self.dismiss()
+        self.close()
 
-    def meet(self, cfg: RunConfig, model: str, learn: bool = True) -> tuple[Plan, list[Any], Any]:
+    def acquire(
+        self, cfg: RunConfig, model: str, learn: bool = True
+    ) -> tuple[Plan, list[RolloutWorkerHandle], BufferHandle]:
         """Where processes go, the rollout actors, and a new buffer over them.
 
         Args:
@@ -68,80 +66,84 @@ class RolloutPool:
 
         if self._demonstrations:
             cfg = replace(cfg, sft=replace(cfg.sft, steps=max(1, cfg.sft.steps)))
-        asked = wants(cfg, model)
-        if asked != self._kept or not learn:
-            self.dismiss()
+        key = sharing_key(cfg, model)
+        if key != self._key or not learn:
+            self.close()
             self._start(cfg, model, learn)
-            shared = weight_channel(cfg, self._placed.gpu) == "object_store"
-            self._kept = asked if learn and shared else None  # the others meet one learner
+            reusable = learn and weight_channel(cfg, self._plan.gpu) == "object_store"
+            self._key = key if reusable else None  # over nccl and ipc engines join one learner
         else:
-            seconds, begin = cfg.cluster.start_deadline_s, time.monotonic()
-            calls = [worker.reconfigure.remote(cfg, environments(cfg)) for worker in self._workers]
-            answers(calls, "rollout worker", "take up a run", seconds, "start_deadline_s", begin)
-        options = buffer_options(self._placed)
+            self._reconfigure(cfg)
+        options = buffer_options(self._plan)
         self._buffer = TrajectoryBuffer.options(**options).remote(  # type: ignore[attr-defined]
             self._workers, cfg.cluster.block_deadline_s, cfg.cluster.max_failure_rate
         )
-        return self._placed, self._workers, self._buffer
+        return self._plan, self._workers, self._buffer
 
-    def part(self) -> None:
+    def release(self) -> None:
         """A run has ended well: its buffer goes; actors stay where another run may use them."""
-        if self._kept is None:
-            self.dismiss()
+        if self._key is None:
+            self.close()
         else:
-            ray.kill(self._buffer)
+            kill(self._buffer)
 
-    def dismiss(self) -> None:
+    def close(self) -> None:
         """End all that is up; called while an error passes, Ray's end is that of an error."""
-        session, self._session = self._session, ExitStack()
-        self._kept = None
-        session.__exit__(*sys.exc_info())
+        ending, self._session = self._session, ExitStack()
+        self._key = None
+        ending.__exit__(*sys.exc_info())
 
     def _start(self, cfg: RunConfig, model: str, learn: bool) -> None:
         from cluster.placement.ray_options import place
 
         self._session.enter_context(session(cfg, cpus(cfg)))
-        self._placed = place(cfg, model, learn)
-        self._workers = _start_workers(cfg, model, self._placed)
+        self._plan = place(cfg, model, learn)
+        self._workers = _start_workers(cfg, model, self._plan)
         self._session.callback(_stop_workers, self._workers)
 
+    def _reconfigure(self, cfg: RunConfig) -> None:
+        seconds, begin = cfg.cluster.start_deadline_s, time.monotonic()
+        calls = [worker.reconfigure.remote(cfg, environments(cfg)) for worker in self._workers]
+        wait_for_all(calls, "rollout worker", "take up a run", seconds, "start_deadline_s", begin)
 
-def wants(cfg: RunConfig, model: str) -> dict[str, Any]:
-    """What a run asks of Ray and its engines; runs that ask for the same can share them."""
+
+def sharing_key(cfg: RunConfig, model: str) -> dict[str, object]:
+    """What Ray and the engines of a run depend on: runs with equal keys can share them."""
     digest = blake2b(digest_size=16)
     files = sorted({file for kind in NON_WEIGHT_FILES for file in Path(model).glob(kind)})
     for file in files:
         if not file.name.endswith(".index.json"):
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return {
-        "model": digest.hexdigest(), "dtype": cfg.model.dtype, "rollout": asdict(cfg.rollout),
-        "cluster": asdict(cfg.cluster) | {"root": None}, "cpus": cpus(cfg),
+        "model": digest.hexdigest(),
+        "dtype": cfg.model.dtype,
+        "rollout": asdict(cfg.rollout),
+        "cluster": asdict(cfg.cluster) | {"root": None},
+        "cpus": cpus(cfg),
         "ranks": cfg.learner.ranks,
-    }  # fmt: skip
+    }
 
 
-def _start_workers(cfg: RunConfig, model: str, placed: Plan) -> list[Any]:
+def _start_workers(cfg: RunConfig, model: str, plan: Plan) -> list[RolloutWorkerHandle]:
     """Rollout actors where the plan says; their engines start in the background."""
     from cluster.actors import RolloutActor
     from cluster.placement.ray_options import worker_options
 
-    played, channel = environments(cfg), weight_channel(cfg, placed.gpu)
-    workers = [
-        RolloutActor.options(**worker_options(p)).remote(  # type: ignore[attr-defined]
-            cfg, model, played, channel
-        )
-        for p in placed.of(WORKER)
-    ]
+    played, channel = environments(cfg), weight_channel(cfg, plan.gpu)
+    workers: list[RolloutWorkerHandle] = []
+    for place in plan.of(WORKER):
+        actor = RolloutActor.options(**worker_options(place))  # type: ignore[attr-defined]
+        workers.append(actor.remote(cfg, model, played, channel))
     for worker in workers:
         worker.start.remote()
     return workers
 
 
-def _stop_workers(workers: list[Any]) -> None:
+def _stop_workers(workers: list[RolloutWorkerHandle]) -> None:
     """End engines by request, then actors by force; a dead one is no obstacle."""
     try:
-        ray.get([worker.shutdown.remote() for worker in workers], timeout=20)
+        ray.get([worker.shutdown.remote() for worker in workers], timeout=SHUTDOWN_S)
     except RayError as error:
         print(f"an engine did not end by request: {first_line(error)}")
     for worker in workers:
-        ray.kill(worker)
+        kill(worker)

@@ -1,6 +1,6 @@
 """The Ray session of a run: join the cluster that was named, or start a local one.
 
-Comes in: the cluster section; goes out: a connected Ray, and its end. Knows no actor.
+Input: the configuration's cluster section. Output: a connected Ray, which ends with the context.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
         cfg: `cluster.address`, or RAY_ADDRESS as a Ray job sets it, joins a cluster; neither
             starts a local Ray that ends with the session.
         cpus: logical CPUs that the run's processes ask for; a local Ray offers as many even
-            where the machine has fewer, because on one machine they take turns.
+            where the machine has fewer, because its operating system shares them out.
 
     Raises:
         ConfigError: nothing answers at the address, or it is a job server's.
@@ -66,8 +66,10 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not address:  # of a cluster that was joined the driver's own end takes leave: after a
-            ray.shutdown()  # shutdown Ray Train's thread ends the process in its last words
+        # A cluster that was joined is left by the driver's own end: after a shutdown, Ray Train's
+        # thread would end the process before its error is printed.
+        if not address:
+            ray.shutdown()
         raise
     ray.shutdown()
 
@@ -79,9 +81,9 @@ def _python_path() -> str:
 
 
 def _own_cluster(address: str | None) -> dict[str, str]:
-    """Where Ray Train's helpers ask about their own actors.
+    """Where Ray Train's helper processes ask whether their actors still live.
 
-    Left alone they ask any Ray that they find on the machine; another one knows no such actor,
+    Without this they ask any Ray that they find on the machine; another one has no such actor,
     and they then end the learner group as an orphan. A local Ray has no server to ask: a port
     that nobody serves makes them wait instead.
     """

@@ -1,7 +1,7 @@
 """SFT input: Parquet demonstrations to token arrays and pictures, streamed by Ray Data.
 
-Comes in: a Parquet folder; goes out: a dataset with columns token_ids, action_mask, pictures,
-a row a demonstration, in the file's order. How messages become tokens is the renderer's.
+Input: a Parquet folder. Output: a dataset with columns token_ids, action_mask and pictures, a
+row a demonstration, in the files' order; and from a rank's part of it, batches of sequences.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +23,7 @@ from rollout.pictures import Picture
 from rollout.renderer import Renderer
 
 KEPT_BYTES = 2**30  # of demonstrations that a rank keeps for its next epochs
-BLOCKS = 32  # at least, of the demonstrations: ranks take turns at them
+BLOCKS = 32  # at least, of the demonstrations: they are dealt out to the ranks
 TASK_CPUS = 0.25  # of a reading and of a rendering task: cluster.placement.plan keeps room for both
 
 
@@ -33,7 +32,7 @@ def dataset(parquet: str, model_folder: str) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    # The newer reader starts actors that want a whole CPU each, which no plan keeps for them.
+    # The newer reader starts actors of a whole CPU each, which no plan reserves.
     context.use_datasource_v2 = False
     rows = ray.data.read_parquet(
         parquet,
@@ -71,17 +70,17 @@ def _render(table: pa.Table, folder: str) -> pa.Table:
         except ValueError as error:
             raise ValueError(f"{row['path']}: {error}") from error
         rows.append((ids, mask.astype(np.uint8), [vars(picture) for picture in pictures]))
-    ids, masks, shown = zip(*rows, strict=True)
+    token_ids, masks, shown = zip(*rows, strict=True)
     return pa.table(
         {
-            "token_ids": pa.array(ids, pa.list_(pa.int32())),
+            "token_ids": pa.array(token_ids, pa.list_(pa.int32())),
             "action_mask": pa.array(masks, pa.list_(pa.uint8())),
             "pictures": pa.array(shown, pa.list_(pa.struct(list(PICTURE)))),
         }
     )
 
 
-def batches(shard: Any, size: int, skip: int) -> Iterator[list[Sequence]]:
+def batches(shard: ray.data.DataIterator, size: int, skip: int) -> Iterator[list[Sequence]]:
     """Endless batches of `size` demonstrations of a rank's shard, epoch after epoch.
 
     Args:
@@ -95,7 +94,7 @@ def batches(shard: Any, size: int, skip: int) -> Iterator[list[Sequence]]:
     kept: list[pa.Table] = []  # token ids are small; a second pass of the pipeline is not
     number = 0
     while True:
-        begun = number
+        before = number
         for batch in shard.iter_batches(
             batch_size=size, batch_format="pyarrow", drop_last=True, prefetch_batches=4
         ):
@@ -103,7 +102,7 @@ def batches(shard: Any, size: int, skip: int) -> Iterator[list[Sequence]]:
             number += 1
             if number > skip:
                 yield sequences(batch)
-        if number == begun:
+        if number == before:
             raise ValueError(f"a learner rank's share holds fewer than {size} demonstrations")
         while sum(table.nbytes for table in kept) <= KEPT_BYTES:
             number += 1
@@ -112,7 +111,7 @@ def batches(shard: Any, size: int, skip: int) -> Iterator[list[Sequence]]:
         kept = []
 
 
-class Prefetched:
+class Prefetched(Iterator[list[Sequence]]):
     """An iterator whose first item is already on its way: Ray Data starts while engines do."""
 
     def __init__(self, stream: Iterator[list[Sequence]]) -> None:
@@ -126,14 +125,14 @@ class Prefetched:
 
 def sequences(table: pa.Table) -> list[Sequence]:
     """The learner's sequences of a table of demonstrations."""
-    ids, masks, shown = (
+    ids, masks, pictures = (
         table[name].combine_chunks() for name in ("token_ids", "action_mask", "pictures")
     )
     return [
         Sequence(
             ids[i].values.to_numpy(),
             masks[i].values.to_numpy().view(np.bool_),
-            pictures=tuple(Picture(**row) for row in shown[i].as_py()),
+            pictures=tuple(Picture(**row) for row in pictures[i].as_py()),
         )
         for i in range(len(table))
     ]

@@ -1,7 +1,7 @@
-"""How far a policy has gone from where it started: KL(start || current) on what the start played.
+"""How far a policy is from where it started: KL(start || current) on what the start played.
 
-Comes in: trajectories of the first evaluation, kept in RUN/start; goes out: nats a token. They
-carry the start's own log-probabilities, so no copy of its weights is kept.
+Input: trajectories of the first evaluation, kept in RUN/start. Output: nats a token. They carry
+the start's own log-probabilities, so no copy of its weights is kept.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ EPISODES = 256  # kept, over all ranks
 VERSION = 0  # of every run's start
 
 
-class Drift:
-    """One rank's share of the start's episodes.
+class StartKL:
+    """The KL to the start, on one rank's share of the start's episodes.
 
     folder: the run's, or that of `eval.start`, whose first model is the start.
     """
@@ -30,10 +30,10 @@ class Drift:
         self._folder, self._cfg, self._rank = folder / "start", cfg, rank
         self._kept: list[Trajectory] | None = None
 
-    def remember(self, played: list[Trajectory]) -> None:
+    def keep(self, trajectories: list[Trajectory]) -> None:
         """Keep this rank's episodes of the start, for this run and for those that name it."""
         self._folder.mkdir(exist_ok=True)
-        kept = played[: EPISODES // self._cfg.learner.ranks]
+        kept = trajectories[: EPISODES // self._cfg.learner.ranks]
         for name, batch in to_block(kept)._asdict().items():
             file = self._folder / f"{name}-{self._rank}.arrow"
             with pa.ipc.new_file(str(file), batch.schema) as writer:
@@ -57,5 +57,5 @@ class Drift:
 
 
 def _read(file: Path) -> Block:
-    beside = file.with_name(file.name.replace("trajectories", "pictures"))
-    return Block(*(pa.ipc.open_file(pa.memory_map(str(f))).get_batch(0) for f in (file, beside)))
+    pictures = file.with_name(file.name.replace("trajectories", "pictures"))
+    return Block(*(pa.ipc.open_file(pa.memory_map(str(f))).get_batch(0) for f in (file, pictures)))

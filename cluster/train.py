@@ -3,37 +3,32 @@
     demonstrations ─► learner (SFT)
     rollout actors ─► buffer (refs) ─► learner (PPO) ─► weights ─► rollout actors
     evaluation by the same rollout actors ─► metrics ─► report
-Read it top down; each step names the file in which it is done.
+Read it top down. The order of a run is in `train` and `_run` here and goes on in
+learner_loop.py, with one file a phase: sft_phase.py, ppo_phase.py, evaluation_phase.py.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
-from cluster.failures import RunFailure, first_line
-from cluster.placement.plan import Plan
-from cluster.preflight.check import run_folder
+from cluster.failures import RunFailure
+from cluster.placement.layout import weight_channel
 from cluster.rollout_pool import RolloutPool
-from configs.load import ConfigError, dump
+from cluster.run_folder import open_folder, write_status
 from configs.schema import RunConfig
+from report.metrics import METRICS
 
-RETRIES = 3  # of starting the learner group, before it is given up
 
-
-def train(cfg: RunConfig, resume: bool = False, crew: RolloutPool | None = None) -> int:
+def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None) -> int:
     """Run one job to its end; returns the exit code.
 
     Args:
         cfg: the job.
         resume: go on with a begun one.
-        crew: keeps Ray and the rollout actors for the next job; None ends them with this one.
+        pool: keeps Ray and the rollout actors for the next job; None ends them with this one.
 
     Raises:
         ConfigError: the run folder is taken, or there is nothing to resume.
@@ -44,8 +39,8 @@ def train(cfg: RunConfig, resume: bool = False, crew: RolloutPool | None = None)
     started = time.time()
     try:
         model = prepare_model(cfg, folder)
-        with nullcontext(crew) if crew else RolloutPool(bool(cfg.sft.steps)) as mates:
-            _run(cfg, folder, model, mates)
+        with nullcontext(pool) if pool else RolloutPool(bool(cfg.sft.steps)) as rollout_pool:
+            _run(cfg, folder, model, rollout_pool)
         _finish(folder, "finished")
     except KeyboardInterrupt:
         _finish(folder, "interrupted")
@@ -55,19 +50,6 @@ def train(cfg: RunConfig, resume: bool = False, crew: RolloutPool | None = None)
         raise
     print(f"{folder}: {time.time() - started:.0f} s, see report.html, report.png, summary.json")
     return 0
-
-
-def open_folder(cfg: RunConfig, resume: bool) -> Path:
-    """The run folder, absolute; a new one gets the resolved config.yaml."""
-    if resume:
-        folder = (Path(cfg.cluster.root) / cfg.name).resolve()
-        if not (folder / "config.yaml").is_file():
-            raise ConfigError(f"resume: {folder} holds no config.yaml, so it is no run folder")
-        return folder
-    folder = run_folder(cfg)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump(cfg))
-    return folder
 
 
 def prepare_model(cfg: RunConfig, folder: Path) -> str:
@@ -113,105 +95,26 @@ def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
     return str(target)
 
 
-def _run(cfg: RunConfig, folder: Path, model: str, crew: RolloutPool) -> None:
+def _run(cfg: RunConfig, folder: Path, model: str, pool: RolloutPool) -> None:
     """Everything that needs Ray."""
+    from cluster.job import Job
+    from cluster.learner_group import run_learner_group
+
     try:
-        placed, workers, buffer = crew.meet(cfg, model)
-        data = prepare_demonstrations(cfg, folder)
-        _learn(cfg, folder, model, data, workers, buffer, placed)
+        plan, workers, buffer = pool.acquire(cfg, model)
+        demonstrations = prepare_demonstrations(cfg, folder)
+        job = Job(cfg, str(folder), model, workers, buffer, weight_channel(cfg, plan.gpu))
+        run_learner_group(job, demonstrations, plan)
     except BaseException:
-        crew.dismiss()
+        pool.close()
         raise
-    crew.part()
-
-
-def _learn(
-    cfg: RunConfig, folder: Path, model: str, data: str | None,
-    workers: list[Any], buffer: Any, placed: Plan,
-) -> None:  # fmt: skip
-    """Run the learner group in a thread (its `fit` blocks) and show progress meanwhile."""
-    from cluster.learner_loop import Job
-    from cluster.placement.layout import weight_channel
-    from report.progress import Progress
-
-    failure = folder / "failure.json"
-    failure.unlink(missing_ok=True)
-    job = Job(cfg, str(folder), model, workers, buffer, weight_channel(cfg, placed.gpu))
-    trainer = _trainer(cfg, folder, model, data, job, placed)
-    outcome: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except Exception as error:  # noqa: BLE001 - a thread's boundary; raised below
-            outcome.append(error)
-
-    thread = threading.Thread(target=fit, name="learner group", daemon=True)
-    thread.start()
-    with Progress(folder, cfg) as progress:
-        while thread.is_alive() and not failure.exists():
-            progress.update()
-            thread.join(0.5)
-        progress.update()
-    if failure.exists():
-        raise RunFailure(json.loads(failure.read_text())["cause"])
-    if outcome:
-        raise RunFailure(f"the learner group failed: {_train_cause(outcome[0], cfg, placed)}")
-
-
-def _trainer(
-    cfg: RunConfig, folder: Path, model: str, data: str | None, job: Any, placed: Plan
-) -> Any:  # fmt: skip
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from cluster.learner_loop import learner_loop
-    from cluster.placement.ray_options import scaling
-    from cluster.sft_data import dataset
-
-    # A group whose placement is not met is tried RETRIES times more, all within the deadline.
-    deadline = cfg.cluster.start_deadline_s / (RETRIES + 1)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(deadline)
-
-    return TorchTrainer(
-        learner_loop,
-        train_loop_config={"job": job},
-        torch_config=TorchConfig(
-            backend="nccl" if placed.gpu else "gloo",
-            timeout_s=int(cfg.cluster.block_deadline_s * 10),
-        ),
-        scaling_config=scaling(cfg, placed),
-        run_config=ray.train.RunConfig(
-            name="ray_train",
-            storage_path=str(folder),
-            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
-                max_failures=cfg.learner.max_restarts, controller_failure_limit=RETRIES
-            ),
-        ),
-        # Where a rank stands must not decide which demonstrations it gets.
-        dataset_config=ray.train.DataConfig(enable_shard_locality=False),
-        datasets={"sft": dataset(data, model)} if data else None,
-    )
-
-
-def _train_cause(error: BaseException, cfg: RunConfig, placed: Plan) -> str:
-    """The first rank's own error inside Ray Train's, or what its group waited for in vain."""
-    from cluster.placement.ray_options import waiting_ranks
-
-    cause = getattr(error, "controller_failure", None)
-    if type(cause).__name__ == "WorkerGroupStartupTimeoutError":  # Ray's own, and private
-        return waiting_ranks(placed, cfg.cluster.start_deadline_s)
-    if cause is not None:
-        return first_line(cause)
-    failures = getattr(error, "worker_failures", None) or {}
-    for rank, failure in sorted(failures.items()):
-        return f"rank {rank}: {first_line(failure)}"
-    return first_line(error)
+    pool.release()
 
 
 def _finish(folder: Path, status: str, cause: str = "") -> None:
+    """Write how the run ended, and the report of what it came to."""
     from report.page import write_report
 
-    (folder / "status.json").write_text(json.dumps({"status": status, "cause": cause}))
-    if (folder / "metrics.jsonl").is_file():
+    write_status(folder, status, cause)
+    if (folder / METRICS).is_file():
         write_report(folder)

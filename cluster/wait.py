@@ -1,18 +1,27 @@
-"""One way to wait for another process: with a deadline, and with its death as an answer (law 5)."""
+"""The one way to wait for another process: with a deadline, and with its death as an error.
+
+Every wait names who was asked, what it should do, how long it may take and the configuration
+key that says so (every-wait-has-a-deadline).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray import ObjectRef
+from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.failures import DeadlineExceeded, RunFailure, WorkerLost, first_line
 
+T = TypeVar("T")
 
-def answer(ref: Any, who: str, what: str, seconds: float, key: str) -> Any:
+
+def wait_for(ref: ObjectRef[T], who: str, what: str, seconds: float, key: str) -> T:
     """The value of a reference.
 
     Args:
@@ -26,32 +35,31 @@ def answer(ref: Any, who: str, what: str, seconds: float, key: str) -> Any:
         DeadlineExceeded: no answer in time.
         WorkerLost: the other side died or raised; a RunFailure of its own is passed on.
     """
-    try:
+    with _typed_errors(who, what, seconds, key):
         return ray.get(ref, timeout=max(0.0, seconds))
-    except GetTimeoutError as error:
-        raise DeadlineExceeded(who, what, seconds, key) from error
-    except (RayActorError, RayTaskError) as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, RunFailure):
-            raise cause from error
-        raise WorkerLost(who, what, first_line(error)) from error
 
 
-def answers(
-    refs: Sequence[Any], who: str, what: str, seconds: float, key: str, begin: float
+async def wait_for_async(ref: ObjectRef[T], who: str, what: str, seconds: float, key: str) -> T:
+    """As `wait_for`, inside an actor whose other calls go on meanwhile."""
+    with _typed_errors(who, what, seconds, key):
+        return await asyncio.wait_for(ref, seconds)
+
+
+def wait_for_all(
+    refs: Sequence[ObjectRef[T]], who: str, what: str, seconds: float, key: str, begin: float
 ) -> None:
-    """Wait for all references, each from another process; the first error is told at once.
+    """Wait for all references, each from another process; the first error is raised at once.
 
     Args:
         refs: what was asked for.
         who: what each was asked; its index is added for the error.
-        what: as `answer`.
+        what: as `wait_for`.
         seconds: how long to wait in all, from `begin` on.
-        key: as `answer`.
+        key: as `wait_for`.
         begin: time.monotonic() of the first request.
 
     Raises:
-        DeadlineExceeded, WorkerLost: as `answer`.
+        DeadlineExceeded, WorkerLost: as `wait_for`.
     """
     waiting = {ref: f"{who} {index}" for index, ref in enumerate(refs)}
     while waiting:
@@ -60,4 +68,17 @@ def answers(
         if not ready:
             raise DeadlineExceeded(waiting[late[0]], what, seconds, key)
         for ref in ready:
-            answer(ref, waiting.pop(ref), what, seconds, key)
+            wait_for(ref, waiting.pop(ref), what, seconds, key)
+
+
+@contextmanager
+def _typed_errors(who: str, what: str, seconds: float, key: str) -> Iterator[None]:
+    try:
+        yield
+    except (RayActorError, RayTaskError) as error:  # first: a task's own TimeoutError is both
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, RunFailure):
+            raise cause from error
+        raise WorkerLost(who, what, first_line(error)) from error
+    except TimeoutError as error:  # Ray's GetTimeoutError is one
+        raise DeadlineExceeded(who, what, seconds, key) from error

@@ -19,7 +19,7 @@ from cluster.failures import PlacementError
 from cluster.placement.nodes import plan_live
 from cluster.placement.plan import RANK, WORKER, Place, Plan
 from cluster.preflight.check import check_root, process_needs
-from cluster.wait import answer
+from cluster.wait import wait_for
 from configs.model_folder import check_model
 from configs.schema import RunConfig
 
@@ -122,7 +122,7 @@ def shared(root: Path, model: str, placed: Plan, deadline_s: float) -> None:
         ]
         for node, call in zip(others, calls, strict=True):
             who = f"node {node.name}"
-            missing = answer(call, who, "look into cluster.root", deadline_s, "start_deadline_s")
+            missing = wait_for(call, who, "look into cluster.root", deadline_s, "start_deadline_s")
             if missing:
                 folder = root if str(mark) in missing else model
                 raise PlacementError(

@@ -1,1 +1,1 @@
-"""The channels by which weights reach the rollout engines."""
+"""Weights on their way from the learner to the rollout engines: one file a channel."""

@@ -1,37 +1,45 @@
-"""Publishing: a learner's weight buckets become objects, and every worker receives them.
+"""The object_store channel: weight buckets become objects, and every worker receives them.
 
-Each node fetches a bucket once, however many engines it holds: Ray's object store sees to
-that. One transfer a bucket, a deadline on the whole (law 5).
+Works on any machine. Each node fetches a bucket once, however many engines it holds: Ray's
+object store sees to that.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
 import ray
 import torch
 
-from cluster.wait import answers
+from cluster.handles import RolloutWorkerHandle
+from cluster.wait import wait_for_all
+from cluster.weights.base import Published
+from configs.schema import RunConfig
+from learner.engine import TrainingEngine
 from rollout.bucket import pack
 
 
-@dataclass(frozen=True)
-class Published:
-    """One publish: version, wall seconds, payload bytes and buckets."""
+class ObjectStoreChannel:
+    """See WeightChannel; an engine takes its three steps within one call, `receive`."""
 
-    version: int
-    seconds: float
-    bytes: int
-    buckets: int
+    def __init__(self, cfg: RunConfig, workers: list[RolloutWorkerHandle], rank: int) -> None:
+        self._cluster, self._workers, self._rank = cfg.cluster, workers, rank
+
+    def publish(self, version: int, engine: TrainingEngine) -> Published | None:
+        """See WeightChannel."""
+        groups = engine.weights(self._cluster.sync_bucket_mib * 2**20)
+        if self._rank != 0:
+            for _ in groups:  # the gathering is collective
+                pass
+            return None
+        return publish(version, groups, self._workers, self._cluster.sync_deadline_s)
 
 
 def publish(
     version: int,
     groups: Iterable[list[tuple[str, torch.Tensor]]],
-    workers: list[Any],
+    workers: list[RolloutWorkerHandle],
     deadline_s: float,
 ) -> Published:
     """Send named tensors, grouped into buckets, to all workers as `version`.
@@ -48,5 +56,5 @@ def publish(
         size += header.bytes
     calls = [worker.receive.remote(version, refs) for worker in workers]
     what = f"receive weights of version {version}"
-    answers(calls, "rollout worker", what, deadline_s, "sync_deadline_s", begin)
+    wait_for_all(calls, "rollout worker", what, deadline_s, "sync_deadline_s", begin)
     return Published(version, time.monotonic() - begin, size, len(refs))

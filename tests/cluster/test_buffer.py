@@ -3,14 +3,12 @@
 import asyncio
 import os
 
-import numpy as np
 import pytest
 import ray
 
 from cluster.buffer import TrajectoryBuffer
 from cluster.failures import DeadlineExceeded, TooManyFailures, WorkerLost
-from cluster.wait import answer
-from cluster.weights.object_store import publish
+from cluster.wait import wait_for
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import from_block, mark_failed, to_block
 from rollout.trajectory_summary import summarize, to_columns
@@ -22,7 +20,7 @@ class ScriptedWorker:
     """Answers like a RolloutActor: blocks of three, behaviour by the request's variant."""
 
     def __init__(self):
-        self.queue, self.version, self.received, self.plays = [], 0, {}, {}
+        self.queue, self.plays = [], {}
 
     def submit(self, requests):
         self.queue += requests
@@ -46,24 +44,20 @@ class ScriptedWorker:
         t = trajectory(request.id, (made,), variant=request.variant)
         return mark_failed(t, "a card fell off") if request.variant == "fails" else t
 
-    async def receive(self, version, refs):
-        for ref in refs:
-            header, data = await ref
-            self.received[version] = self.received.get(version, 0) + header.bytes
-            assert isinstance(data, np.ndarray)
-            assert not data.flags.writeable
-        return 0.0
-
-    def got(self):
-        return self.received
+    def ready(self):
+        return True
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     ray.init(
-        address="local", num_cpus=2, object_store_memory=2**27, include_dashboard=False,
-        log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
-    )  # fmt: skip
+        address="local",
+        num_cpus=2,
+        object_store_memory=2**27,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
+    )
     yield
     ray.shutdown()
 
@@ -83,32 +77,40 @@ def requests(n, variant="plain"):
 def collect(workers, asked, deadline=60.0, rate=0.1, version=3, staleness=0):
     buffer = TrajectoryBuffer.remote(workers, deadline, rate)
     ref = buffer.collect.remote(asked, version, staleness)
-    return buffer, answer(ref, "the buffer", "collect", 120, "block_deadline_s")
+    return buffer, wait_for(ref, "the buffer", "collect", 120, "block_deadline_s")
 
 
 def test_every_request_comes_back_once_and_in_order(workers):
     buffer, found = collect(workers, requests(20))
     assert [n.id for n in found] == [f"x/{i:04d}" for i in range(20)]
-    shares = ray.get(buffer.assignments.remote(2))
+    shards = ray.get(buffer.shards.remote(2))
     rows = [
-        from_block(ray.get(ref))[row] for share in shares for ref, rows in share for row in rows
+        from_block(ray.get(ref))[row] for shard in shards for ref, rows in shard for row in rows
     ]
     assert sorted(t.id for t in rows) == [n.id for n in found]
     loads = [
-        sum(from_block(ray.get(ref))[row].tokens for ref, rows in share for row in rows)
-        for share in shares
+        sum(from_block(ray.get(ref))[row].tokens for ref, rows in shard for row in rows)
+        for shard in shards
     ]
     assert abs(loads[0] - loads[1]) <= 21  # one trajectory at most
-    again = ray.get(buffer.assignments.remote(2))
-    assert [[rows for _, rows in s] for s in again] == [[rows for _, rows in s] for s in shares]
+    again = ray.get(buffer.shards.remote(2))
+    assert [[rows for _, rows in s] for s in again] == [[rows for _, rows in s] for s in shards]
+
+
+def test_the_first_ones_by_id(workers):
+    asked = [EpisodeRequest("x/0000", "fails", 1, 1), *requests(12)[1:]]
+    buffer, _ = collect(workers, asked[::-1])
+    first = ray.get(buffer.first.remote(2))
+    played = [from_block(ray.get(ref))[row] for ref, rows in first for row in rows]
+    assert [t.id for t in played] == ["x/0001", "x/0002"]
 
 
 def test_failed_ones_are_counted_and_never_handed_out(workers):
     asked = [*requests(19), EpisodeRequest("x/9999", "fails", 1, 1)]
     buffer, found = collect(workers, asked)
     assert sum(n.end == "failed" for n in found) == 1
-    (share,) = ray.get(buffer.assignments.remote(1))
-    assert sum(len(rows) for _, rows in share) == 19
+    (shard,) = ray.get(buffer.shards.remote(1))
+    assert sum(len(rows) for _, rows in shard) == 19
 
 
 def test_too_many_failures_stop_with_the_first_cause(workers):
@@ -125,7 +127,9 @@ def test_what_is_too_stale_is_played_again(workers):
 
 
 def test_a_hanging_worker_is_named_with_the_deadline(workers):
-    ray.get([w.got.remote() for w in workers], timeout=120)  # their start takes longer on a bad day
+    ray.get(
+        [w.ready.remote() for w in workers], timeout=120
+    )  # their start takes longer on a bad day
     with pytest.raises(DeadlineExceeded, match=r"rollout worker \d did not finish a block .* 6 s"):
         collect(workers, requests(2, "hangs"), deadline=6.0)
 
@@ -133,21 +137,3 @@ def test_a_hanging_worker_is_named_with_the_deadline(workers):
 def test_a_dead_worker_is_named(workers):
     with pytest.raises(WorkerLost, match=r"rollout worker \d was lost while it should"):
         collect(workers, requests(2, "dies"))
-
-
-def test_weights_reach_every_worker_in_buckets(workers):
-    import torch
-
-    groups = [[("a", torch.zeros(100))], [("b", torch.zeros(50)), ("c", torch.zeros(1))]]
-    done = publish(7, groups, workers, deadline_s=20)
-    assert done.version == 7
-    assert done.buckets == 2
-    assert ray.get([w.got.remote() for w in workers]) == [{7: done.bytes}] * 2
-
-
-def test_a_publish_to_a_dead_worker_says_so(workers):
-    import torch
-
-    ray.kill(workers[1])
-    with pytest.raises(WorkerLost, match=r"rollout worker 1 .* receive weights of version 8"):
-        publish(8, [[("a", torch.zeros(4))]], workers, deadline_s=20)

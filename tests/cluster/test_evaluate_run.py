@@ -24,8 +24,15 @@ def test_which_checkpoint_is_played(tmp_path):
 
 
 def test_the_table_shows_recognition_where_something_is_read(tmp_path, capsys):
-    record = {"stage": "ppo", "variant": "train", "success": 0.5, "interval": [0.4, 0.6], "n": 9,
-              "first_try": 0.25, "metrics": {}}  # fmt: skip
+    record = {
+        "stage": "ppo",
+        "variant": "train",
+        "success": 0.5,
+        "interval": [0.4, 0.6],
+        "n": 9,
+        "first_try": 0.25,
+        "metrics": {},
+    }
     _show([record], tmp_path)
     assert "87.5%" not in capsys.readouterr().out
     _show([record | {"metrics": {"recognition": 0.875}}, record], tmp_path)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cluster import evaluate
-from cluster.learner_loop import training_requests
+from cluster.evaluate import evaluation_requests
+from cluster.ppo_phase import training_requests
 from cluster.preflight.check import environments
 from configs.load import build, load
 from configs.schema import PRESETS, RunConfig
@@ -26,20 +26,34 @@ VIRL = {
     "paper_code": virl.Rules(False, "inverted", True, True, False, "legacy", "first"),
 }
 PPO: dict[str, dict[str, Any]] = {
-    "fixed": {"value_trunk_grad": 0.1, "critic_warmup": 2, "ratio_level": "token",
-              "thought_coef": 1.0},
-    "paper_text": {"value_trunk_grad": 1.0, "critic_warmup": 0, "ratio_level": "turn",
-                   "thought_coef": 1.0},
-    "paper_code": {"value_trunk_grad": 1.0, "critic_warmup": 0, "ratio_level": "token",
-                   "thought_coef": 0.5},
-}  # fmt: skip
+    "fixed": {
+        "value_trunk_grad": 0.1,
+        "critic_warmup": 2,
+        "ratio_level": "token",
+        "thought_coef": 1.0,
+    },
+    "paper_text": {
+        "value_trunk_grad": 1.0,
+        "critic_warmup": 0,
+        "ratio_level": "turn",
+        "thought_coef": 1.0,
+    },
+    "paper_code": {
+        "value_trunk_grad": 1.0,
+        "critic_warmup": 0,
+        "ratio_level": "token",
+        "thought_coef": 0.5,
+    },
+}
 
 
 def run(folder: Path, preset: str, env: str, variants: str) -> RunConfig:
     """A configuration that says nothing of what a preset decides."""
     file = folder / "run.yaml"
-    file.write_text(f"preset: {preset}\nenv: {{id: {env}}}\nppo: {{updates: 1}}\n"
-                    f"eval: {{variants: {variants}}}\n")  # fmt: skip
+    file.write_text(
+        f"preset: {preset}\nenv: {{id: {env}}}\nppo: {{updates: 1}}\n"
+        f"eval: {{variants: {variants}}}\n"
+    )
     return load(file)
 
 
@@ -63,7 +77,7 @@ def test_it_reaches_environments_ppo_and_evaluation(
         assert resolved == expected[preset], name
     assert {key: getattr(cfg.ppo, key) for key in PPO[preset]} == PPO[preset]
     temperature = 1.0 if preset == "fixed" else 0.2
-    asked = training_requests(cfg, 1) + evaluate.requests(cfg, "ppo", "rule")
+    asked = training_requests(cfg, 1) + evaluation_requests(cfg, "ppo", "rule")
     assert {request.temperature for request in asked} == {temperature}
 
 
@@ -74,7 +88,9 @@ def test_it_holds_the_papers_numbers_where_a_file_says_nothing(tmp_path: Path, p
     assert (ppo.gamma, ppo.lam, ppo.clip, ppo.epochs, ppo.value_coef) == (0.9, 0.95, 0.1, 4, 0.5)
     assert ppo.optimizer.eps == sft.optimizer.eps == 1e-7
     assert (ppo.optimizer.lr, ppo.optimizer.lr_end, ppo.optimizer.schedule) == (
-        1e-6, 1e-9, "cosine",
-    )  # fmt: skip
+        1e-6,
+        1e-9,
+        "cosine",
+    )
     assert (sft.optimizer.beta1, sft.optimizer.beta2, sft.optimizer.warmup) == (0.9, 0.98, 0.03)
     assert sft.batch_size == 128

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.rollout_pool import RolloutPool, wants
+from cluster.rollout_pool import RolloutPool, sharing_key
 from configs.load import load
 
 RANKS = {"face_rule": "ranks", "require_face": True}
@@ -18,20 +18,34 @@ def debug(*overrides):
 
 @pytest.mark.parametrize(
     "override",
-    ["env.settings.face_rule=ranks", "seed=3", "sft.steps=7", "ppo.updates=9", "ppo.clip=0.3",
-     "eval.episodes=8", "cluster.root=elsewhere", "name=other"],
-)  # fmt: skip
+    [
+        "env.settings.face_rule=ranks",
+        "seed=3",
+        "sft.steps=7",
+        "ppo.updates=9",
+        "ppo.clip=0.3",
+        "eval.episodes=8",
+        "cluster.root=elsewhere",
+        "name=other",
+    ],
+)
 def test_what_a_kept_engine_can_change(override, tiny_model):
-    assert wants(debug(override), tiny_model) == wants(debug(), tiny_model)
+    assert sharing_key(debug(override), tiny_model) == sharing_key(debug(), tiny_model)
 
 
 @pytest.mark.parametrize(
     "override",
-    ["rollout.in_flight=8", "rollout.workers=2", "model.dtype=bfloat16", "learner.ranks=2",
-     "cluster.object_store_gib=0.5", "rollout.context_tokens=128"],
-)  # fmt: skip
+    [
+        "rollout.in_flight=8",
+        "rollout.workers=2",
+        "model.dtype=bfloat16",
+        "learner.ranks=2",
+        "cluster.object_store_gib=0.5",
+        "rollout.context_tokens=128",
+    ],
+)
 def test_what_it_cannot(override, tiny_model):
-    assert wants(debug(override), tiny_model) != wants(debug(), tiny_model)
+    assert sharing_key(debug(override), tiny_model) != sharing_key(debug(), tiny_model)
 
 
 def test_weights_do_not_part_models_and_tokenizers_do(tiny_model, tmp_path):
@@ -41,9 +55,9 @@ def test_weights_do_not_part_models_and_tokenizers_do(tiny_model, tmp_path):
             (tmp_path / name / file.name).write_bytes(file.read_bytes())
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"others")
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
-    same = wants(debug(), tiny_model)
-    assert wants(debug(), str(tmp_path / "weights")) == same
-    assert wants(debug(), str(tmp_path / "tokenizer")) != same
+    same = sharing_key(debug(), tiny_model)
+    assert sharing_key(debug(), str(tmp_path / "weights")) == same
+    assert sharing_key(debug(), str(tmp_path / "tokenizer")) != same
 
 
 @pytest.mark.slow
@@ -56,12 +70,12 @@ def test_a_real_engine_is_kept_for_the_next_run_and_plays_its_rule(tiny_model):
     first = debug("eval.episodes=32", "eval.variants={train: {face_rule: five}}")
     second = replace(first, eval=replace(first.eval, variants={"new": RANKS}))
     renderer = Renderer.load(tiny_model)
-    with RolloutPool(demonstrations=True) as crew:
-        _, workers, buffer = crew.meet(first, tiny_model)
+    with RolloutPool(demonstrations=True) as pool:
+        _, workers, buffer = pool.acquire(first, tiny_model)
         pid = ray.get(workers[0].start.remote(), timeout=200)
         evaluate(first, buffer, renderer, "start", "train")
-        crew.part()
-        _, again, other = crew.meet(second, tiny_model)
+        pool.release()
+        _, again, other = pool.acquire(second, tiny_model)
         assert again is workers
         assert ray.get(again[0].start.remote(), timeout=5) == pid
         _, samples, rows = evaluate(second, other, renderer, "start", "new")
@@ -71,8 +85,8 @@ def test_a_real_engine_is_kept_for_the_next_run_and_plays_its_rule(tiny_model):
         stated = set(re.findall(r"([JQK])=(\d+)", asked))
         assert stated
         assert stated <= {("J", "11"), ("Q", "12"), ("K", "13")}
-        crew.part()
+        pool.release()
         changed = replace(first, rollout=replace(first.rollout, in_flight=16))
-        _, fresh, _ = crew.meet(changed, tiny_model)
+        _, fresh, _ = pool.acquire(changed, tiny_model)
         assert ray.get(fresh[0].start.remote(), timeout=200) != pid
     assert not ray.is_initialized()

@@ -24,11 +24,21 @@ from tests.end_to_end.test_train import ROOT, cardinal, finish
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 BIN = Path(sys.executable).parent
 SMALL = (  # two cards make 10: learned within seconds, so that success is not 0
-    "env.settings.num_cards=2", "env.settings.target=10", "env.settings.hands=all",
-    "eval.variants={train: {}}", "eval.episodes=64", "sft.steps=40", "sft.demonstrations=512",
-    "sft.optimizer.lr=3e-3", "sft.log_every=1", "ppo.updates=1", "ppo.episodes=32",
-    "cluster.weight_proof=false", "learner.ranks=2", "learner.zero_stage=3",
-)  # fmt: skip
+    "env.settings.num_cards=2",
+    "env.settings.target=10",
+    "env.settings.hands=all",
+    "eval.variants={train: {}}",
+    "eval.episodes=64",
+    "sft.steps=40",
+    "sft.demonstrations=512",
+    "sft.optimizer.lr=3e-3",
+    "sft.log_every=1",
+    "ppo.updates=1",
+    "ppo.episodes=32",
+    "cluster.weight_proof=false",
+    "learner.ranks=2",
+    "learner.zero_stage=3",
+)
 PACKED = ("rollout.workers=2", "rollout.cpus=0.5", "learner.cpus=0.5")
 SPLIT = ("rollout.workers=2", "rollout.cpus=0.4", "learner.cpus=0.6")
 
@@ -50,11 +60,14 @@ def cluster(tmp_path_factory):
     made = Cluster(
         initialize_head=True,
         head_node_args={
-            "num_cpus": 0, "include_dashboard": True, "dashboard_port": port,
+            "num_cpus": 0,
+            "include_dashboard": True,
+            "dashboard_port": port,
             "dashboard_agent_listen_port": agent,
-            "_system_config": {"metrics_report_interval_ms": 1000}, **store,
+            "_system_config": {"metrics_report_interval_ms": 1000},
+            **store,
         },
-    )  # fmt: skip
+    )
     # A folder each, as machines have: raylets unpack a job's working directory over one another.
     folders = [tempfile.mkdtemp(prefix="cr-", dir="/tmp") for _ in range(3)]
     for folder in folders:
@@ -136,8 +149,16 @@ def test_check_prints_the_plan_of_the_live_cluster_alone(cluster, capsys, tmp_pa
     import ray
 
     for address in (cluster.address, f"http://{cluster.head_node.webui_url}"):
-        code, out, err = said(capsys, "check", "gp_l_debug", f"cluster.root={tmp_path}", *SMALL,
-                              *PACKED, "--address", address)  # fmt: skip
+        code, out, err = said(
+            capsys,
+            "check",
+            "gp_l_debug",
+            f"cluster.root={tmp_path}",
+            *SMALL,
+            *PACKED,
+            "--address",
+            address,
+        )
         assert (code, err) == (0, "")
         assert out.startswith(f"placement on {address}")
         for words in ("learner ranks 0-1", "rollout worker 0", "rollout worker 1", "(no work)"):
@@ -196,8 +217,13 @@ def test_another_python_on_the_other_side_is_refused(cluster, capsys, tmp_path):
     other = json.dumps(json.loads(true) | {"python_version": "3.10.2"}).encode()
     head.internal_kv_put(key, other, True, b"cluster")
     try:
-        code, _, err = said(capsys, "train", "gp_l_debug", f"cluster.root={tmp_path}",
-                            f"cluster.address={cluster.address}")  # fmt: skip
+        code, _, err = said(
+            capsys,
+            "train",
+            "gp_l_debug",
+            f"cluster.root={tmp_path}",
+            f"cluster.address={cluster.address}",
+        )
     finally:
         head.internal_kv_put(key, true, True, b"cluster")
     assert code == 2
@@ -224,19 +250,21 @@ def test_nodes_that_do_not_share_the_run_folder_are_found_out(cluster, tmp_path,
 def test_ranks_that_wait_for_a_placement_say_so_by_the_deadline(cluster, tmp_path):
     """Somebody takes the CPUs between the plan and the start."""
     import ray
+    from ray.train.v2.api.exceptions import ControllerError
 
-    from cluster import train
+    from cluster.job import Job
+    from cluster.learner_group import cause_of, make_trainer
 
     cfg = load("gp_l_debug", [*SMALL, *PACKED, "cluster.start_deadline_s=4"])
     found = planned(cluster)
     holds = [ray.remote(num_cpus=1)(Idle).remote() for _ in range(3)]
     ray.get([hold.ready.remote() for hold in holds], timeout=60)
     begin = time.monotonic()
-    trainer = train._trainer(cfg, tmp_path, "", None, None, found)
-    with pytest.raises(Exception) as error:  # Ray Train's own
+    trainer = make_trainer(Job(cfg, str(tmp_path), "", [], None), None, found)
+    with pytest.raises(ControllerError) as error:
         trainer.fit()
     assert time.monotonic() - begin < 40
-    said = train._train_cause(error.value, cfg, found)
+    said = cause_of(error.value, cfg, found)
     assert said.startswith("2 learner ranks waited 4 s (cluster.start_deadline_s) for 0.5 CPU each")
     for hold in holds:
         ray.kill(hold)
@@ -288,12 +316,28 @@ def submit(cluster, tmp_path, *overrides):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, checkout / name)
     done = subprocess.run(
-        [BIN / "ray", "job", "submit", f"--address=http://{cluster.head_node.webui_url}",
-         "--working-dir", ".", "--", sys.executable, "-m", "cluster.cli", "train", "gp_l_debug",
-         *overrides],
-        cwd=checkout, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True,
-        timeout=500, check=False,
-    )  # fmt: skip
+        [
+            BIN / "ray",
+            "job",
+            "submit",
+            f"--address=http://{cluster.head_node.webui_url}",
+            "--working-dir",
+            ".",
+            "--",
+            sys.executable,
+            "-m",
+            "cluster.cli",
+            "train",
+            "gp_l_debug",
+            *overrides,
+        ],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -331,8 +375,14 @@ def test_ranks_packed_on_one_node_and_workers_on_two_others(cluster, local, tmp_
 
 def test_ranks_split_over_two_nodes_learn_the_same(cluster, local, tmp_path):
     begin = time.monotonic()
-    train("name=split", f"cluster.root={tmp_path}", f"cluster.address={cluster.address}",
-          *SMALL, *SPLIT, "ppo.updates=0")  # fmt: skip
+    train(
+        "name=split",
+        f"cluster.root={tmp_path}",
+        f"cluster.address={cluster.address}",
+        *SMALL,
+        *SPLIT,
+        "ppo.updates=0",
+    )
     took("split", begin)
     workers, ranks = nodes_of(tmp_path / "split")
     assert len(set(ranks)) == 2

@@ -39,11 +39,23 @@ def head():
     subprocess.run(token, capture_output=True, timeout=60, check=True)
     before = set(psutil.pids())
     started = subprocess.run(
-        [BIN / "ray", "start", "--head", f"--port={port}", f"--dashboard-port={jobs}",
-         f"--dashboard-agent-listen-port={agent}", "--num-cpus=4",
-         "--object-store-memory=500000000", "--disable-usage-stats"],
-        env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [
+            BIN / "ray",
+            "start",
+            "--head",
+            f"--port={port}",
+            f"--dashboard-port={jobs}",
+            f"--dashboard-agent-listen-port={agent}",
+            "--num-cpus=4",
+            "--object-store-memory=500000000",
+            "--disable-usage-stats",
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert started.returncode == 0, started.stderr
     mine = [p for p in psutil.process_iter() if p.pid not in before]
     yield f"http://127.0.0.1:{jobs}", environment, agent
@@ -72,8 +84,15 @@ def copy(tmp_path_factory):
 
 def run(command, copy, environment, seconds=600):
     environment = {**environment, "PYTHONPATH": str(copy)}
-    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True,
-                          timeout=seconds, check=False)  # fmt: skip
+    return subprocess.run(
+        command,
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
 
 
 def cardinal(*arguments):
@@ -97,10 +116,19 @@ def status(root):
 def test_ray_job_submit_does_the_same_job(head, copy, tmp_path):
     address, environment, _ = head
     done = run(
-        [BIN / "ray", "job", "submit", f"--address={address}", "--working-dir", ".", "--",
-         *cardinal("train", "gp_l_debug", "name=job", f"cluster.root={tmp_path}")],
-        copy, environment,
-    )  # fmt: skip
+        [
+            BIN / "ray",
+            "job",
+            "submit",
+            f"--address={address}",
+            "--working-dir",
+            ".",
+            "--",
+            *cardinal("train", "gp_l_debug", "name=job", f"cluster.root={tmp_path}"),
+        ],
+        copy,
+        environment,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     summary = json.loads((tmp_path / "job" / "summary.json").read_text())
     assert summary["status"] == "finished"
@@ -111,8 +139,14 @@ def test_a_submitted_run_is_stopped_and_goes_on(head, copy, tmp_path):
     """By the client that finds the token itself: nothing says RAY_AUTH_MODE to it."""
     address, environment, _ = head
     quiet = {k: v for k, v in environment.items() if k != "RAY_AUTH_MODE"}
-    arguments = ("gp_l_debug", "name=job", f"cluster.root={tmp_path}", "sft.steps=10",
-                 "learner.checkpoint_every=1", "ppo.updates=2")  # fmt: skip
+    arguments = (
+        "gp_l_debug",
+        "name=job",
+        f"cluster.root={tmp_path}",
+        "sft.steps=10",
+        "learner.checkpoint_every=1",
+        "ppo.updates=2",
+    )
     begun = run(submit(address, *arguments, "--no-follow"), copy, quiet, 60)
     assert begun.returncode == 0
     twin = run(submit(address, *arguments), copy, quiet, 60)
@@ -145,8 +179,10 @@ def test_the_jobs_own_refusal_is_the_exit_code(head, copy, tmp_path):
     begin = time.monotonic()
     done = run(
         submit(address, "gp_l_debug", "name=job", f"cluster.root={tmp_path}", "model.path=/no"),
-        copy, environment, 60,
-    )  # fmt: skip
+        copy,
+        environment,
+        60,
+    )
     assert done.returncode == 2 and "model.path=/no" in done.stdout, done.stderr[-2000:]
     print(f"refused after {time.monotonic() - begin:.1f} s")
     assert time.monotonic() - begin < 20, "ten seconds, and as many again for a busy machine"
@@ -181,6 +217,13 @@ def test_a_ray_that_is_there_already_is_left_alone(head):
         "    print('nodes', len(ray.nodes()), 'cpus', ray.cluster_resources()['CPU'])\n"
     )
     quiet = {k: v for k, v in environment.items() if k != "RAY_ADDRESS"}
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=quiet, capture_output=True,
-                           text=True, timeout=120, check=False)  # fmt: skip
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=quiet,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert "nodes 1 cpus 2.0" in found.stdout, found.stderr[-2000:]

@@ -23,13 +23,27 @@ def folder(tmp_path_factory):
 
 def test_one_sft_step_and_one_ppo_update(folder, tmp_path):
     small = [
-        "name=smol", f"cluster.root={tmp_path}", f"model.path={folder}",
-        "sft.steps=1", "sft.batch_size=4", "sft.demonstrations=8", "sft.log_every=1",
-        "ppo.updates=1", "ppo.episodes=4", "ppo.minibatch=4", "ppo.epochs=1",
-        "env.settings.verify_iter=2", "rollout.in_flight=4", "rollout.block=4",
-        "rollout.answer_tokens=32", "rollout.context_tokens=1024", "learner.threads=2",
-        "learner.microbatch_tokens=1024", "eval.episodes=4", "cluster.weight_proof=true",
-    ]  # fmt: skip
+        "name=smol",
+        f"cluster.root={tmp_path}",
+        f"model.path={folder}",
+        "sft.steps=1",
+        "sft.batch_size=4",
+        "sft.demonstrations=8",
+        "sft.log_every=1",
+        "ppo.updates=1",
+        "ppo.episodes=4",
+        "ppo.minibatch=4",
+        "ppo.epochs=1",
+        "env.settings.verify_iter=2",
+        "rollout.in_flight=4",
+        "rollout.block=4",
+        "rollout.answer_tokens=32",
+        "rollout.context_tokens=1024",
+        "learner.threads=2",
+        "learner.microbatch_tokens=1024",
+        "eval.episodes=4",
+        "cluster.weight_proof=true",
+    ]
     code, _, err = finish(cardinal("train", "smollm2", *small), 1400)
     assert code == 0, err[-3000:]
     summary = json.loads((tmp_path / "smol" / "summary.json").read_text())

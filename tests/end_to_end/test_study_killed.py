@@ -29,8 +29,11 @@ def records(run):
     file = run / "metrics.jsonl"
     if not file.is_file():
         return []
-    return [json.loads(line) for line in file.read_text().splitlines(keepends=True)
-            if line.endswith("\n")]  # fmt: skip
+    return [
+        json.loads(line)
+        for line in file.read_text().splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
 
 
 def gone(folder):
@@ -45,8 +48,9 @@ def contents(run):
     """Digest of each file of a run."""
     return {
         str(file.relative_to(run)): hashlib.blake2b(file.read_bytes()).hexdigest()
-        for file in sorted(run.rglob("*")) if file.is_file()
-    }  # fmt: skip
+        for file in sorted(run.rglob("*"))
+        if file.is_file()
+    }
 
 
 def saved(run):

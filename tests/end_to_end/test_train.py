@@ -20,8 +20,12 @@ def cardinal(*arguments, **options):
     """Start the command from a checkout, as `python -m cluster.cli`."""
     return subprocess.Popen(
         [sys.executable, "-m", "cluster.cli", *map(str, arguments)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def finish(process, seconds=400):
@@ -61,8 +65,17 @@ def job(tmp_path_factory):
 
 def test_the_run_folder_is_complete(job):
     run, _ = job
-    for name in ("config.yaml", "metrics.jsonl", "episodes.jsonl", "summary.json", "report.html",
-                 "report.png", "checkpoints/sft", "checkpoints/ppo", "tensorboard"):  # fmt: skip
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "episodes.jsonl",
+        "summary.json",
+        "report.html",
+        "report.png",
+        "checkpoints/sft",
+        "checkpoints/ppo",
+        "tensorboard",
+    ):
         assert (run / name).exists(), name
     assert yaml.safe_load((run / "config.yaml").read_text())["ppo"]["updates"] == 3
 
@@ -104,9 +117,11 @@ def test_the_checkpoint_loads_in_plain_transformers(job):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "5 5 2 10"}], add_generation_prompt=True, return_tensors="pt",
+        [{"role": "user", "content": "5 5 2 10"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
         return_dict=True,
-    )  # fmt: skip
+    )
     answer = model.generate(**prompt, max_new_tokens=4)
     assert answer.shape[1] > prompt["input_ids"].shape[1]
     with safe_open(folder / "value_head.safetensors", "pt") as head:
@@ -152,8 +167,13 @@ def test_interrupted_and_resumed_it_ends_as_if_nothing_had_been(job, tmp_path):
     """Ctrl-C in SFT, SIGKILL in PPO: one line, no process left, the same losses at the end."""
     whole, _ = job
     run = tmp_path / "whole"
-    arguments = ("train", "gp_l_debug", "name=whole", f"cluster.root={tmp_path}",
-                 "learner.checkpoint_every=1")  # fmt: skip
+    arguments = (
+        "train",
+        "gp_l_debug",
+        "name=whole",
+        f"cluster.root={tmp_path}",
+        "learner.checkpoint_every=1",
+    )
     first = cardinal(*arguments, env=marked(run), start_new_session=True)
     wait_for(run, lambda r: r["kind"] == "sft" and r["step"] >= 10)
     first.send_signal(signal.SIGINT)
@@ -195,10 +215,17 @@ def test_two_ranks_with_sharded_weights_do_the_same_job(tmp_path):
     found = []
     for name in ("a", "b"):
         code, _, err = finish(
-            cardinal("train", "gp_l_debug", f"name={name}", f"cluster.root={tmp_path}",
-                     "learner.ranks=2", "learner.zero_stage=3", "eval.temperature=0",
-                     "eval.variants.train.verify_iter=1")
-        )  # fmt: skip
+            cardinal(
+                "train",
+                "gp_l_debug",
+                f"name={name}",
+                f"cluster.root={tmp_path}",
+                "learner.ranks=2",
+                "learner.zero_stage=3",
+                "eval.temperature=0",
+                "eval.variants.train.verify_iter=1",
+            )
+        )
         assert code == 0, err[-3000:]
         records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
         found.append(

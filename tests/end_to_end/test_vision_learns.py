@@ -26,8 +26,14 @@ from rollout.renderer import Renderer
 from rollout.trajectory import Segment, Trajectory, Turn
 
 GP = "cardinal/GeneralPoints-v0"
-HANDS = {"modality": "vision", "image_size": 64, "prompt_style": "brief", "num_cards": 2,
-         "target": 10, "max_rank": 10}  # fmt: skip
+HANDS = {
+    "modality": "vision",
+    "image_size": 64,
+    "prompt_style": "brief",
+    "num_cards": 2,
+    "target": 10,
+    "max_rank": 10,
+}
 EYES = {"layers": 2, "hidden": 64, "heads": 2, "mlp": 128, "image_size": 64, "patch_size": 8}
 INIT = {"layers": 2, "hidden": 64, "heads": 2, "mlp": 128, "vision": EYES}
 ACES = (5.0, -1.0)  # what the critic must foresee: the return of a hand with an ace, and without
@@ -50,11 +56,17 @@ def cfg() -> RunConfig:
         {
             "model": {"init": INIT},
             "sft": {"steps": 400, "optimizer": optimizer},
-            "ppo": {"updates": 8, "episodes": 256, "minibatch": 32, "epochs": 2,
-                    "critic_warmup": 100, "optimizer": {"lr": 3e-3, "lr_end": 3e-4}},
+            "ppo": {
+                "updates": 8,
+                "episodes": 256,
+                "minibatch": 32,
+                "epochs": 2,
+                "critic_warmup": 100,
+                "optimizer": {"lr": 3e-3, "lr_end": 3e-4},
+            },
         },
         "",
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +102,13 @@ def played(renderer: Renderer, n: int, seed: int) -> list[Trajectory]:
         mask = np.arange(len(ids)) >= len(prompt)
         turn = Turn(len(prompt), len(ids), ACES[0 if "A" in info["cards"] else 1])
         segment = Segment(
-            ids, mask, np.where(mask, -0.1, 0).astype(np.float32),
-            np.where(mask, 0, -1).astype(np.int32), (turn,), (picture,),
-        )  # fmt: skip
+            ids,
+            mask,
+            np.where(mask, -0.1, 0).astype(np.float32),
+            np.where(mask, 0, -1).astype(np.int32),
+            (turn,),
+            (picture,),
+        )
         metrics = {"success": 1.0, "first_try": 1.0}
         found.append(Trajectory(f"{i:04d}", GP, "v", i, i, (segment,), "terminated", metrics))
     return found
@@ -145,11 +161,13 @@ def test_value_loss_rises_to_the_variance_with_another_episodes_pictures(trained
     returns = np.array([t.total_reward for t in fresh])
     sequences = [
         Sequence(
-            t.segments[0].token_ids, t.segments[0].action_mask,
-            np.array([t.turns[0].begin - 1]), pictures=t.segments[0].pictures,
+            t.segments[0].token_ids,
+            t.segments[0].action_mask,
+            np.array([t.turns[0].begin - 1]),
+            pictures=t.segments[0].pictures,
         )
         for t in fresh
-    ]  # fmt: skip
+    ]
 
     def value_loss(found: list[Sequence]) -> float:
         packed = engine.microbatches(found)

@@ -16,10 +16,10 @@ import ray
 import torch
 
 from cluster.failures import DeadlineExceeded, WorkerLost
-from cluster.weights import channels
-from cluster.weights.channels import DeviceChannel, Engines, ObjectStoreChannel, open_channel
+from cluster.weights import device
+from cluster.weights.device import DeviceChannel, WeightSyncClient
 from learner.engine import TrainingEngine
-from learner.weight_sender import weight_source
+from learner.weight_sender import TransferSpec, bucket_bytes, bytes_of, source, trainer_settings
 from tests.support.learner import config, save_llama
 
 
@@ -39,16 +39,16 @@ class ScriptedEngine:
             await asyncio.sleep(60)
         self.calls.append((name, value))
 
-    async def join(self, info):
+    async def init_weight_transfer(self, info):
         await self._note("join", info)
 
-    async def begin_update(self):
+    async def start_weight_update(self):
         await self._note("begin")
 
-    async def update(self, message):
+    async def update_weights(self, message):
         await self._note("update", message)
 
-    async def finish_update(self, version):
+    async def finish_weight_update(self, version):
         await self._note("finish", version)
 
     def got(self):
@@ -72,16 +72,6 @@ class Hanging(Broadcasts):
 
     def broadcast(self, tensor, src, stream=None):
         self.goes_on.wait(60)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(
-        address="local", num_cpus=2, object_store_memory=2**27, include_dashboard=False,
-        log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
-    )  # fmt: skip
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +104,12 @@ def nccl(monkeypatch):
     from vllm.distributed.weight_transfer import nccl_engine
 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
-    settings = channels.open_sender.__globals__["trainer_init_info"]
+    settings = device.open_sender.__globals__["trainer_settings"]
 
-    def unpacked(wire):  # packing is CUDA's own streams
-        return replace(settings(wire), packed=False)
+    def unpacked(spec):  # packing is CUDA's own streams
+        return replace(settings(spec), packed=False)
 
-    monkeypatch.setitem(channels.open_sender.__globals__, "trainer_init_info", unpacked)
+    monkeypatch.setitem(device.open_sender.__globals__, "trainer_settings", unpacked)
 
     made = []
 
@@ -220,7 +210,7 @@ def test_a_death_is_heard_while_the_collective_hangs(workers, nccl, learner):
 
 
 def test_a_collective_that_hangs_alone_ends_with_the_deadline(workers, nccl, learner, monkeypatch):
-    monkeypatch.setattr(channels, "GRACE_S", 0.0)
+    monkeypatch.setattr(device, "GRACE_S", 0.0)
     nccl(Hanging())
     opened = channel(workers(), sync_deadline_s=1.0)
     with pytest.raises(DeadlineExceeded, match="the nccl channel did not let all workers receive"):
@@ -231,7 +221,7 @@ def test_an_error_of_the_sender_is_passed_on(workers, learner, monkeypatch):
     def broken(*_):
         raise RuntimeError("NCCL error: unhandled system error")
 
-    monkeypatch.setattr(channels, "open_sender", broken)
+    monkeypatch.setattr(device, "open_sender", broken)
     with pytest.raises(RuntimeError, match="NCCL error"):
         channel(workers()).publish(0, learner)
 
@@ -246,23 +236,36 @@ def test_other_ranks_only_gather(workers, nccl, learner):
     assert opened._engine is None
 
 
-def test_the_channel_by_name(workers):
-    cfg = config()
-    assert isinstance(open_channel("object_store", cfg, [], 0), ObjectStoreChannel)
-    assert isinstance(open_channel("ipc", cfg, [], 0), DeviceChannel)
-
-
 def test_the_client_is_the_one_that_vllm_asks_for():
     from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient
 
-    assert isinstance(Engines([], 1), VLLMWeightSyncClient)
+    assert isinstance(WeightSyncClient([], 1), VLLMWeightSyncClient)
 
 
 def test_the_source_tells_what_it_gives(learner):
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine
 
-    given = weight_source(
+    given = source(
         learner.weight_shapes, lambda: (item for b in learner.weights(10_000) for item in b)
     )
     checked = NCCLTrainerWeightTransferEngine._checked_iter(given, given.metadata())
     assert len(list(checked)) == len(given.metadata()) > 10
+
+
+def test_the_buffer_holds_the_largest_tensor():
+    shapes = [("a", torch.bfloat16, (10, 10)), ("b", torch.float32, (2,))]
+    assert bytes_of(shapes) == 208
+    assert bucket_bytes(shapes, 100) == 200
+    assert bucket_bytes(shapes, 1000) == 1000
+
+
+def test_settings_for_vllm():
+    nccl = trainer_settings(TransferSpec("nccl", 1, 1000, "10.0.0.1", 1234, 5))
+    assert (nccl.backend, nccl.master_address, nccl.master_port) == ("nccl", "10.0.0.1", 1234)
+    assert (nccl.world_size, nccl.packed, nccl.packed_buffer_size_bytes) == (5, True, 1000)
+    assert not nccl.is_sender
+    ipc = trainer_settings(TransferSpec("ipc", 0, 1000))
+    assert (ipc.backend, ipc.packed, ipc.packed_buffer_size_bytes) == ("ipc", True, 1000)
+    assert ipc.is_sender
+    with pytest.raises(ValueError, match="vLLM's own are nccl and ipc"):
+        trainer_settings(TransferSpec("object_store", 0, 1000))

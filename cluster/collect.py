@@ -1,0 +1,74 @@
+"""Collecting episodes: the buffer has them played, and learner ranks fetch the trajectories.
+
+Input: episode requests. Output: summaries of all of them, and on each rank the trajectories
+of its own share, as views on shared memory.
+"""
+
+from __future__ import annotations
+
+import ray
+
+from cluster.handles import BlockRows, BufferHandle
+from cluster.job import Job
+from cluster.wait import wait_for
+from configs.schema import RunConfig
+from learner import distributed
+from report.metrics import Record
+from rollout.episode import EpisodeRequest
+from rollout.trajectory import Trajectory, from_block
+from rollout.trajectory_summary import TrajectorySummary
+
+CALL_S = 60.0  # for calls that no work stands behind
+
+
+def collect(
+    cfg: RunConfig,
+    buffer: BufferHandle,
+    requests: list[EpisodeRequest],
+    version: int = 0,
+    max_staleness: int | None = None,
+) -> list[TrajectorySummary]:
+    """Have the buffer collect; the deadline is that of all its blocks, one after another.
+
+    Raises:
+        RunFailure: as `TrajectoryBuffer.collect`.
+    """
+    blocks = -(-len(requests) // cfg.rollout.block) + 1
+    ref = buffer.collect.remote(requests, version, max_staleness)
+    seconds = cfg.cluster.block_deadline_s * blocks
+    return wait_for(ref, "the buffer", "collect the episodes", seconds, "block_deadline_s")
+
+
+def fetch(shard: list[BlockRows]) -> list[Trajectory]:
+    """Fetch blocks and pick their rows; the arrays are views on shared memory."""
+    blocks = ray.get([ref for ref, _ in shard])
+    trajectories = []
+    for block, (_, rows) in zip(blocks, shard, strict=True):
+        played = from_block(block)
+        trajectories += [played[row] for row in rows]
+    return trajectories
+
+
+class Collector:
+    """Training episodes for one learner rank."""
+
+    def __init__(self, job: Job, rank: int) -> None:
+        self._job, self._rank = job, rank
+
+    def collect(self, requests: list[EpisodeRequest], version: int) -> Record:
+        """Rank 0 has the episodes played; returns what a learner cannot see of them."""
+        if self._rank != 0:
+            return {}
+        cfg, workers = self._job.cfg, self._job.workers
+        summaries = collect(cfg, self._job.buffer, requests, version, cfg.ppo.max_staleness)
+        loads = ray.get([worker.pop_load.remote() for worker in workers], timeout=CALL_S)
+        return {
+            "failed": sum(summary.end == "failed" for summary in summaries),
+            "running": sum(mean for mean, _ in loads) / len(loads),
+        }
+
+    def fetch(self) -> list[Trajectory]:
+        """This rank's trajectories of what the buffer holds, once rank 0 has collected."""
+        distributed.barrier()
+        shards = self._job.buffer.shards.remote(self._job.cfg.learner.ranks)
+        return fetch(ray.get(shards, timeout=CALL_S)[self._rank])

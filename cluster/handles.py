@@ -1,0 +1,82 @@
+"""Ray actors as their callers see them: which calls each one answers, with types.
+
+A call is made as `handle.method.remote(...)` and returns a reference at once. Scripted actors
+in tests answer the same calls.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray import ObjectRef
+
+from configs.schema import RunConfig
+from rollout.bucket import BucketHeader
+from rollout.episode import EpisodeRequest
+from rollout.trajectory import Block
+from rollout.trajectory_summary import SummaryColumns, TrajectorySummary
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Environments = dict[str, tuple[str, dict[str, object]]]  # by variant: environment id, its settings
+ChannelMessage = dict[str, object]  # vLLM's own init and update info, as keyword arguments
+PackedBucket = tuple[BucketHeader, NDArray[np.uint8]]
+
+
+class BlockRows(NamedTuple):
+    """Some trajectories of a block.
+
+    block: the block, in the object store.
+    rows: which of its trajectories.
+    """
+
+    block: ObjectRef[Block]
+    rows: list[int]
+
+
+class RemoteMethod(Protocol[P, T]):
+    """An actor's method with one result."""
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[T]:
+        """Call it; the reference is to its result."""
+
+
+class NextBlock(Protocol):
+    """`RolloutActor.next_block`: its results are two objects, so that one can move alone."""
+
+    def remote(self) -> tuple[ObjectRef[Block], ObjectRef[SummaryColumns]]:
+        """Call it; the references are to the block and to its trajectories' summaries."""
+
+
+class RolloutWorkerHandle(Protocol):
+    """Handle of a `cluster.actors.RolloutActor`."""
+
+    start: RemoteMethod[[], int]
+    reconfigure: RemoteMethod[[RunConfig, Environments], None]
+    node: RemoteMethod[[], str]
+    submit: RemoteMethod[[list[EpisodeRequest]], None]
+    next_block: NextBlock
+    receive: RemoteMethod[[int, list[ObjectRef[PackedBucket]]], float]
+    init_weight_transfer: RemoteMethod[[ChannelMessage], None]
+    start_weight_update: RemoteMethod[[], None]
+    update_weights: RemoteMethod[[ChannelMessage], None]
+    finish_weight_update: RemoteMethod[[int], None]
+    sleep: RemoteMethod[[], None]
+    pop_load: RemoteMethod[[], tuple[float, float]]
+    shutdown: RemoteMethod[[], None]
+
+
+class BufferHandle(Protocol):
+    """Handle of a `cluster.buffer.TrajectoryBuffer`."""
+
+    collect: RemoteMethod[[list[EpisodeRequest], int, int | None], list[TrajectorySummary]]
+    shards: RemoteMethod[[int], list[list[BlockRows]]]
+    first: RemoteMethod[[int], list[BlockRows]]
+
+
+def kill(handle: RolloutWorkerHandle | BufferHandle) -> None:
+    """End an actor by force; a dead one is no obstacle."""
+    ray.kill(handle)  # type: ignore[arg-type]

@@ -1,0 +1,99 @@
+"""The learner group of a run: Ray Train's ranks, watched from the driver until they end.
+
+Input: a job, its demonstrations and the plan. Output: a finished run, or one line that says
+why it is not.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cluster.failures import RunFailure, first_line
+from cluster.job import Job
+from cluster.learner_loop import learner_loop
+from cluster.placement.plan import Plan
+from cluster.placement.ray_options import scaling, waiting_ranks
+from cluster.run_folder import clear_failure, read_failure
+from cluster.sft_data import dataset
+from configs.schema import RunConfig
+from report.progress import Progress
+
+RETRIES = 3  # of starting the group, before it is given up
+WATCH_S = 0.5  # between looks at the run's records and at its failure
+
+
+def run_learner_group(job: Job, demonstrations: str | None, plan: Plan) -> None:
+    """Run the group in a thread (its `fit` blocks), and show progress meanwhile.
+
+    Raises:
+        RunFailure: a rank ended the run, or the group failed.
+    """
+    folder = Path(job.folder)
+    clear_failure(folder)
+    trainer = make_trainer(job, demonstrations, plan)
+    errors: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # noqa: BLE001 - a thread's boundary; raised below
+            errors.append(error)
+
+    thread = threading.Thread(target=fit, name="learner group", daemon=True)
+    thread.start()
+    with Progress(folder, job.cfg) as progress:
+        while thread.is_alive() and read_failure(folder) is None:
+            progress.update()
+            thread.join(WATCH_S)
+        progress.update()
+    failure = read_failure(folder)
+    if failure is not None:
+        raise RunFailure(failure)
+    if errors:
+        raise RunFailure(f"the learner group failed: {cause_of(errors[0], job.cfg, plan)}")
+
+
+def make_trainer(job: Job, demonstrations: str | None, plan: Plan) -> TorchTrainer:
+    """Ray Train's trainer; a group whose placement is not met is given up by the deadline."""
+    cfg = job.cfg
+    # Ray Train tries RETRIES times more; all attempts together have the deadline.
+    deadline = cfg.cluster.start_deadline_s / (RETRIES + 1)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(deadline)
+
+    return TorchTrainer(
+        learner_loop,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(
+            backend="nccl" if plan.gpu else "gloo",
+            timeout_s=int(cfg.cluster.block_deadline_s * 10),
+        ),
+        scaling_config=scaling(cfg, plan),
+        run_config=ray.train.RunConfig(
+            name="ray_train",
+            storage_path=job.folder,
+            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
+                max_failures=cfg.learner.max_restarts, controller_failure_limit=RETRIES
+            ),
+        ),
+        # Where a rank stands must not decide which demonstrations it gets.
+        dataset_config=ray.train.DataConfig(enable_shard_locality=False),
+        datasets={"sft": dataset(demonstrations, job.model)} if demonstrations else None,
+    )
+
+
+def cause_of(error: Exception, cfg: RunConfig, plan: Plan) -> str:
+    """The first rank's own error inside Ray Train's, or what its group waited for in vain."""
+    cause = getattr(error, "controller_failure", None)
+    if type(cause).__name__ == "WorkerGroupStartupTimeoutError":  # Ray's own, and private
+        return waiting_ranks(plan, cfg.cluster.start_deadline_s)
+    if cause is not None:
+        return first_line(cause)
+    failures = getattr(error, "worker_failures", None) or {}
+    for rank, failure in sorted(failures.items()):
+        return f"rank {rank}: {first_line(failure)}"
+    return first_line(error)

@@ -1,0 +1,46 @@
+"""Between learning and playing: weights go to the engines, or engines sleep while ranks learn.
+
+Input: the phase's training engine. Output: all workers play its weights under the rank's
+version. All calls are collective.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+import torch
+
+from cluster.learner_rank import LearnerRank
+from cluster.wait import wait_for_all
+from cluster.weights.base import WeightChannel
+from learner import distributed
+from learner.engine import TrainingEngine
+
+
+class Publisher:
+    """Publishes one rank's weights over a channel."""
+
+    def __init__(self, rank: LearnerRank, channel: WeightChannel) -> None:
+        self._rank, self._channel = rank, channel
+        self._colocated = rank.cfg.cluster.layout == "colocated"
+
+    def publish(self, engine: TrainingEngine) -> float:
+        """All workers get the weights, and play; returns seconds, on rank 0."""
+        if self._colocated:
+            torch.cuda.empty_cache()  # what learning held, for the engines that wake
+        published = self._channel.publish(self._rank.version, engine)
+        if published is None:  # on ranks other than 0
+            return 0.0
+        self._rank.write("sync", **asdict(published), check=None)
+        return published.seconds
+
+    def sleep_engines(self) -> None:
+        """Colocated engines leave their GPUs to the learner until the next publish."""
+        if not self._colocated:
+            return
+        if self._rank.rank == 0:
+            seconds, begin = self._rank.cfg.cluster.sync_deadline_s, time.monotonic()
+            calls = [worker.sleep.remote() for worker in self._rank.job.workers]
+            wait_for_all(calls, "rollout worker", "go to sleep", seconds, "sync_deadline_s", begin)
+        distributed.barrier()  # no rank begins while an engine holds its GPU

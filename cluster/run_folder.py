@@ -1,0 +1,68 @@
+"""A run's folder: which files lie in it, and the two by which processes tell how the run ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cluster.preflight.check import run_folder
+from configs.load import ConfigError, dump
+from configs.schema import RunConfig
+
+# What lies in a run folder, and the file that writes it:
+#   config.yaml                 the resolved configuration                 here
+#   model/                      the initial model, where one is made       cluster/train.py
+#   demonstrations/             Parquet, where the expert writes them      cluster/demonstrations.py
+#   metrics.jsonl               a record a step, update, publish, phase    report/metrics.py
+#   episodes.jsonl              sample conversations of evaluations        report/metrics.py
+#   outcomes.jsonl              a row an evaluated episode                 report/metrics.py
+#   tensorboard/                the metrics again                          report/metrics.py
+#   start/                      the start's episodes, for the KL to it     cluster/start_kl.py
+#   checkpoints/{sft,sft-N,ppo} Hugging Face folders                       the phases
+#   checkpoints/state/          the cursor and resumable states            cluster/cursor.py
+#   ray_train/                  Ray Train's own                            cluster/learner_group.py
+#   failure.json                why learner ranks end the run              here
+#   status.json                 how the run ended                          here
+#   evaluations.jsonl           of `cardinal eval`                         cluster/evaluate_run.py
+#   summary.json, report.*      what the run came to                       report/page.py
+CONFIG, FAILURE, STATUS = "config.yaml", "failure.json", "status.json"
+
+
+def open_folder(cfg: RunConfig, resume: bool) -> Path:
+    """The run folder, absolute; a new one gets the resolved config.yaml.
+
+    Raises:
+        ConfigError: the folder is taken, or there is nothing to resume.
+    """
+    if resume:
+        folder = (Path(cfg.cluster.root) / cfg.name).resolve()
+        if not (folder / CONFIG).is_file():
+            raise ConfigError(f"resume: {folder} holds no config.yaml, so it is no run folder")
+        return folder
+    folder = run_folder(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(dump(cfg))
+    return folder
+
+
+def write_failure(folder: str | Path, cause: str) -> None:
+    """Tell the driver why the run ends; called by the learner rank that found out."""
+    draft = Path(folder, f"{FAILURE}.new")
+    draft.write_text(json.dumps({"cause": cause}))
+    draft.replace(draft.with_name(FAILURE))  # the driver may read at any moment
+
+
+def read_failure(folder: Path) -> str | None:
+    """The cause that a learner rank wrote, or None while there is none."""
+    file = folder / FAILURE
+    return str(json.loads(file.read_text())["cause"]) if file.exists() else None
+
+
+def clear_failure(folder: Path) -> None:
+    """Forget the failure of an earlier attempt."""
+    (folder / FAILURE).unlink(missing_ok=True)
+
+
+def write_status(folder: Path, status: str, cause: str = "") -> None:
+    """How the run ended: finished, interrupted or failed; `report.summary.ended` reads it."""
+    (folder / STATUS).write_text(json.dumps({"status": status, "cause": cause}))

@@ -1,0 +1,76 @@
+"""Proof that the engines play with the learner's weights (weights-are-proven).
+
+Each kind of weight is perturbed and published; what the engines then play must have the
+log-probabilities that the learner computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cluster.collect import Collector
+from cluster.failures import ParityError
+from cluster.learner_rank import LearnerRank
+from cluster.publisher import Publisher
+from configs.schema import RunConfig
+from learner.engine import TrainingEngine
+from learner.model import WEIGHT_KINDS
+from learner.parity import parity
+from rollout.episode import EpisodeRequest
+
+PROOF_EPISODES = 64  # at most, and at most one flight: played after each perturbation
+PARITY_MEAN_ABS = 1e-4  # in float32; bfloat16 engines and learners differ by rounding
+PARITY_MEAN_ABS_BF16 = 5e-2
+
+
+def prove(
+    rank: LearnerRank, publisher: Publisher, collector: Collector, engine: TrainingEngine
+) -> None:
+    """Perturb each kind of weight, publish, and compare log-probabilities; a collective call.
+
+    Raises:
+        ParityError: the engines play with other weights; names the kind.
+    """
+    with rank.phase("proof"):
+        checks = {}
+        for kind in WEIGHT_KINDS:
+            if not engine.perturb(kind, rank.cfg.seed):
+                continue  # a tied head, say
+            publisher.publish(engine)
+            collector.collect(proof_requests(rank.cfg, kind), rank.version)
+            checks[kind] = parity(engine, collector.fetch(), rank.cfg, rank.version)
+            engine.restore()
+            check_parity(rank.cfg, checks[kind], f"the proof of {kind} weights")
+        publisher.publish(engine)
+        rank.write("sync", version=rank.version, seconds=0.0, bytes=0, buckets=0, check=checks)
+
+
+def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> None:
+    """Refuse log-probabilities that differ by more than rounding.
+
+    Raises:
+        ParityError: cluster.weight_proof is on, and they do.
+    """
+    limit = PARITY_MEAN_ABS if cfg.model.dtype == "float32" else PARITY_MEAN_ABS_BF16
+    difference = metrics.get("parity_mean_abs", 0.0)
+    if cfg.cluster.weight_proof and difference > limit:
+        raise ParityError(
+            f"{what}: log-probabilities of engine and learner differ by {difference:.2g} on "
+            f"average, more than {limit:g}: the engine plays with other weights "
+            "(cluster.weight_proof=false turns this check off)"
+        )
+
+
+def proof_requests(cfg: RunConfig, kind: str) -> list[EpisodeRequest]:
+    """A few training episodes for the weight proof."""
+    return [
+        EpisodeRequest(
+            id=f"proof/{kind}/{i:06d}",
+            variant="rollout",
+            seed=i,
+            group_id=i,
+            temperature=cfg.rollout.temperature,
+            sampling_seed=cfg.seed,
+        )
+        for i in range(min(PROOF_EPISODES, cfg.rollout.in_flight))
+    ]

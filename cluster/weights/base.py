@@ -1,0 +1,50 @@
+"""What every weight channel is to its caller, and the sequence that each of them keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from learner.engine import TrainingEngine
+
+
+@dataclass(frozen=True)
+class Published:
+    """One publish: version, wall seconds, payload bytes and buckets."""
+
+    version: int
+    seconds: float
+    bytes: int
+    buckets: int
+
+
+class WeightChannel(Protocol):
+    """One way for weights to reach the rollout engines.
+
+    A publish is the same sequence on every channel. The learner's ranks gather the weights
+    together, bucket after bucket; rank 0 alone calls the engines, and each engine goes through
+    three steps (on an actor: `start_weight_update`, `update_weights`, `finish_weight_update`):
+
+    1. begin: sequences in flight pause, caches of the old weights are dropped, and every layer
+       is prepared to be loaded. An engine that sleeps wakes with room for its weights only.
+    2. load, once a bucket: object_store reads a bucket from shared memory; nccl and ipc get a
+       message that describes tensors, which arrive from GPU to GPU.
+    3. finish: the loaded layers are put into use, the engine's version becomes that of the
+       publish, and sequences go on; each further token is marked with the new version.
+
+    Over object_store each engine takes the steps at its own pace, over nccl and ipc all engines
+    take each step together. The publish is over when all have finished; one deadline,
+    cluster.sync_deadline_s, holds for the whole, and an engine that misses it ends the run.
+
+    A channel that engines have to join (nccl, ipc) has them do so at its first publish, within
+    cluster.start_deadline_s.
+    """
+
+    def publish(self, version: int, engine: TrainingEngine) -> Published | None:
+        """Bring all weights of the learner's engine to all workers as `version`.
+
+        Every rank calls it; only rank 0 gets an answer.
+
+        Raises:
+            RunFailure: a worker was lost or a deadline passed; names it.
+        """

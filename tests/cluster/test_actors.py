@@ -1,0 +1,117 @@
+"""The rollout actor without Ray: what it makes of a configuration, and what it passes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from cluster import actors
+from configs.load import load
+
+Actor = actors.RolloutActor.__ray_metadata__.modified_class
+
+
+class FakeEngine:
+    def __init__(self):
+        self.received = []
+
+    async def receive(self, version, buckets):
+        self.received.append((version, buckets))
+
+
+class FakeWorker:
+    def __init__(self, settings, renderer, environments, limits, in_flight, block):
+        self.settings, self.environments, self.limits = settings, environments, limits
+        self.in_flight, self.block, self.engine, self.starts = in_flight, block, None, 0
+
+    async def start(self):
+        self.starts += 1
+        await asyncio.sleep(0.01)
+        self.engine = FakeEngine()
+
+    async def reconfigure(self, environments, limits):
+        self.environments, self.limits = environments, limits
+
+
+@pytest.fixture
+def make(monkeypatch):
+    """Makes an actor over a fake worker."""
+
+    def made(cfg, processor=None, **options):
+        renderer = SimpleNamespace(forbidden=(1,), stop_ids=(2,), processor=processor)
+        monkeypatch.setattr(actors, "Renderer", SimpleNamespace(load=lambda folder: renderer))
+        monkeypatch.setattr(actors, "RolloutWorker", FakeWorker)
+        return Actor(cfg, "folder", {"rollout": ("id", {})}, **options)
+
+    return made
+
+
+def debug(*overrides):
+    return load("gp_l_debug", overrides)
+
+
+def test_the_engine_is_started_as_the_run_is_configured(make):
+    overrides = (
+        "rollout.in_flight=7",
+        "rollout.block=5",
+        "rollout.context_tokens=99",
+        "seed=3",
+        "rollout.threads=2",
+        "rollout.kv_cache_gib=0.5",
+        "rollout.gpu_memory=0.4",
+    )
+    worker = make(debug(*overrides), channel="nccl")._worker
+    settings = worker.settings
+    assert (worker.in_flight, worker.block) == (7, 5)
+    assert (settings.folder, settings.channel, settings.dtype) == ("folder", "nccl", "float32")
+    assert (settings.max_sequences, settings.context_tokens, settings.threads) == (7, 99, 2)
+    assert (settings.kv_cache_gib, settings.gpu_memory, settings.seed) == (0.5, 0.4, 3)
+    assert (settings.forbidden, settings.stop_ids, settings.images) == ((1,), (2,), 0)
+    assert settings.tensor_parallel == 1
+
+
+def test_a_model_that_sees_has_room_for_a_picture(make):
+    assert make(debug(), processor="p")._worker.settings.images == 1
+
+
+def test_the_engine_starts_once_whoever_asks(make):
+    actor = make(debug())
+
+    async def start():
+        return await asyncio.gather(actor.start(), actor.start())
+
+    assert asyncio.run(start()) == [os.getpid()] * 2
+    assert actor._worker.starts == 1
+
+
+def test_the_next_run_brings_its_environments_and_limits(make):
+    actor = make(debug())
+    cfg = debug()
+    limited = replace(cfg.rollout, answer_tokens=11, context_tokens=22)
+    cluster = replace(cfg.cluster, episode_deadline_s=33.0)
+    asyncio.run(actor.reconfigure(replace(cfg, rollout=limited, cluster=cluster), "environments"))
+    limits = actor._worker.limits
+    assert actor._worker.environments == "environments"
+    assert (limits.answer_tokens, limits.context_tokens, limits.episode_deadline_s) == (
+        11,
+        22,
+        33.0,
+    )
+
+
+def test_weights_are_fetched_in_their_order_and_given_to_the_engine(make):
+    actor = make(debug())
+
+    async def fetched(value):
+        return value
+
+    async def receive():
+        await actor.start()
+        return await actor.receive(4, [fetched("a"), fetched("b")])
+
+    assert 0 <= asyncio.run(receive()) < 5
+    assert actor._worker.engine.received == [(4, ["a", "b"])]

@@ -1,0 +1,120 @@
+"""An evaluation within a run: rank 0 plays and records, all ranks compare on the first variant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cluster import evaluation_phase
+from cluster.evaluate import Evaluation
+from cluster.evaluation_phase import EvaluationPhase
+from cluster.failures import ParityError
+from tests.cluster.fakes import FakeCollector, FakeRank
+from tests.support.learner import config
+
+
+class Log:
+    def __init__(self):
+        self.episodes, self.rows = [], []
+
+    def episode(self, record):
+        self.episodes.append(record)
+
+    def outcomes(self, rows):
+        self.rows += rows
+
+
+class FakeStartKL:
+    def __init__(self, folder, cfg, rank):
+        self.folder, self.rank, self.kept = folder, rank, []
+
+    def keep(self, trajectories):
+        self.kept.append(trajectories)
+
+    def kl(self, engine):
+        return 0.25
+
+
+@pytest.fixture
+def made(monkeypatch, tmp_path):
+    """make(number, parity, …) gives a rank and its evaluations of two variants."""
+
+    def make(number=0, parity=1e-6, **changed):
+        cfg = config()
+        variants = {"train": {}, "other": {}}
+        cfg = replace(cfg, eval=replace(cfg.eval, variants=variants, **changed))
+        rank = FakeRank(cfg, tmp_path, number)
+        rank.log = Log() if number == 0 else None
+        rank.job.buffer, rank.renderer, rank.version = "buffer", "renderer", 5
+
+        def evaluate(cfg, buffer, renderer, stage, variant):
+            rank.done.append((buffer, renderer, stage, variant))
+            record = {"stage": stage, "variant": variant, "success": 0.5}
+            return Evaluation(record, [{"seed": 1}], [{"seed": 2}])
+
+        def compare(engine, trajectories, cfg, version):
+            rank.done.append((engine, trajectories, version))
+            return {"parity_mean_abs": parity}
+
+        monkeypatch.setattr(evaluation_phase, "evaluate", evaluate)
+        monkeypatch.setattr(evaluation_phase, "parity", compare)
+        monkeypatch.setattr(evaluation_phase, "StartKL", FakeStartKL)
+        return rank, EvaluationPhase(rank, FakeCollector(rank))
+
+    return make
+
+
+def test_every_variant_has_a_record_and_the_first_one_parity(made):
+    rank, evaluation = made()
+    evaluation.run("engine", "sft", step=3)
+    assert rank.done == [
+        ("buffer", "renderer", "sft", "train"),
+        ("engine", ["a", "b"], 5),
+        ("buffer", "renderer", "sft", "other"),
+    ]
+    first, second = rank.of("eval")
+    assert first == {
+        "kind": "eval",
+        "update": 0,
+        "step": 3,
+        "stage": "sft",
+        "variant": "train",
+        "success": 0.5,
+        "parity_mean_abs": 1e-6,
+        "kl_start": 0.25,
+    }
+    assert (second["variant"], second["kl_start"]) == ("other", 0.25)
+    assert "parity_mean_abs" not in second
+    assert rank.log.episodes == [{"seed": 1, "update": 0, "step": 3}] * 2
+    assert rank.log.rows == [{"seed": 2, "update": 0, "step": 3}] * 2
+
+
+def test_other_ranks_score_their_share_and_play_nothing(made):
+    rank, evaluation = made(number=1)
+    evaluation.run("engine", "ppo", update=2)
+    assert rank.done == [("engine", ["a", "b"], 5)]
+
+
+def test_at_another_temperature_there_is_nothing_to_compare(made):
+    rank, evaluation = made(temperature=0.0)
+    evaluation.run("engine", "start")
+    assert all(len(what) == 4 for what in rank.done)
+    assert [record["kl_start"] for record in rank.of("eval")] == [None, None]
+    assert evaluation._start_kl.kept == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "start", "kept"), [("start", None, 1), ("sft", None, 0), ("start", "elsewhere", 0)]
+)
+def test_a_run_keeps_its_own_start_once(made, stage, start, kept):
+    rank, evaluation = made(start=start)
+    evaluation.run("engine", stage)
+    assert evaluation._start_kl.kept == [["a", "b"]] * kept
+    assert str(evaluation._start_kl.folder) == (start or rank.job.folder)
+
+
+def test_an_engine_with_other_weights_ends_the_run(made):
+    _, evaluation = made(parity=0.1)
+    with pytest.raises(ParityError, match="evaluation ppo: log-probabilities"):
+        evaluation.run("engine", "ppo")

@@ -1,0 +1,129 @@
+"""The learner group seen from the driver: how each end of it is told."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from cluster import learner_group
+from cluster.failures import RunFailure
+from cluster.learner_group import cause_of, make_trainer, run_learner_group
+from cluster.run_folder import read_failure, write_failure
+from configs.load import load
+
+
+@pytest.fixture
+def group(monkeypatch, tmp_path):
+    """run(fit) with a trainer whose `fit` is given; None is passed as plan."""
+    job = SimpleNamespace(cfg=load("gp_l_debug"), folder=str(tmp_path), model="initial")
+    shown = []
+
+    class Progress:
+        def __init__(self, folder, cfg):
+            assert folder == tmp_path
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *failure):
+            shown.append("end")
+
+        def update(self):
+            shown.append("update")
+
+    monkeypatch.setattr(learner_group, "Progress", Progress)
+    monkeypatch.setattr(learner_group, "WATCH_S", 0.01)
+
+    def run(fit):
+        trainer = SimpleNamespace(fit=fit)
+        monkeypatch.setattr(learner_group, "make_trainer", lambda *asked: trainer)
+        run_learner_group(job, None, None)
+        return shown
+
+    return run
+
+
+def test_a_finished_run_was_shown_to_its_end(group):
+    shown = group(lambda: time.sleep(0.1))
+    assert shown.count("update") > 2
+    assert shown[-2:] == ["update", "end"]
+
+
+def test_a_rank_that_ends_the_run_is_heard_while_the_group_goes_on(group, tmp_path):
+    begin = time.monotonic()
+
+    def fit():
+        write_failure(tmp_path, "rollout worker 0 was lost")
+        time.sleep(20)
+
+    with pytest.raises(RunFailure, match=r"^rollout worker 0 was lost$"):
+        group(fit)
+    assert time.monotonic() - begin < 10
+
+
+def test_its_line_wins_over_the_groups_own_error(group, tmp_path):
+    def fit():
+        write_failure(tmp_path, "rollout worker 0 was lost")
+        raise OSError("the group")
+
+    with pytest.raises(RunFailure, match=r"^rollout worker 0 was lost$"):
+        group(fit)
+
+
+def test_a_group_that_fails_is_told_with_its_cause(group):
+    def fit():
+        raise OSError("no disk")
+
+    with pytest.raises(RunFailure, match=r"^the learner group failed: OSError: no disk$"):
+        group(fit)
+
+
+def test_the_failure_of_an_earlier_attempt_is_forgotten(group, tmp_path):
+    write_failure(tmp_path, "long ago")
+    group(lambda: None)
+    assert read_failure(tmp_path) is None
+
+
+class TrainError(Exception):
+    def __init__(self, **parts):
+        super().__init__("Ray Train's own words")
+        vars(self).update(parts)
+
+
+class WorkerGroupStartupTimeoutError(Exception):
+    pass
+
+
+def test_the_cause_is_the_first_ranks_own(monkeypatch):
+    cfg = load("gp_l_debug")
+    monkeypatch.setattr(learner_group, "waiting_ranks", lambda plan, seconds: (plan, seconds))
+    late = TrainError(controller_failure=WorkerGroupStartupTimeoutError())
+    assert cause_of(late, cfg, "plan") == ("plan", cfg.cluster.start_deadline_s)
+    controller = TrainError(controller_failure=OSError("no disk"))
+    assert cause_of(controller, cfg, "plan") == "OSError: no disk"
+    ranks = TrainError(worker_failures={2: OSError("two"), 1: OSError("one")})
+    assert cause_of(ranks, cfg, "plan") == "rank 1: OSError: one"
+    assert cause_of(TrainError(), cfg, "plan") == "TrainError: Ray Train's own words"
+
+
+@pytest.mark.parametrize(("gpu", "backend"), [(False, "gloo"), (True, "nccl")])
+def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
+    seen = {}
+    monkeypatch.setattr(learner_group, "TorchTrainer", lambda *_, **given: seen.update(given))
+    monkeypatch.setattr(learner_group, "scaling", lambda cfg, plan: "scaling")
+    monkeypatch.setattr(learner_group, "dataset", lambda folder, model: (folder, model))
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "")
+    cfg = load("gp_l_debug", ["cluster.start_deadline_s=40", "learner.max_restarts=5"])
+    job = SimpleNamespace(cfg=cfg, folder=str(tmp_path), model="initial")
+    make_trainer(job, "data", SimpleNamespace(gpu=gpu))
+    assert learner_group.os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "10.0"
+    assert seen["torch_config"].backend == backend
+    assert seen["torch_config"].timeout_s == cfg.cluster.block_deadline_s * 10
+    assert seen["train_loop_config"] == {"job": job}
+    assert seen["datasets"] == {"sft": ("data", "initial")}
+    assert seen["run_config"].failure_config.max_failures == 5
+    assert seen["run_config"].storage_path == str(tmp_path)
+    make_trainer(job, None, SimpleNamespace(gpu=gpu))
+    assert seen["datasets"] is None

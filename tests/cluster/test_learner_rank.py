@@ -1,0 +1,101 @@
+"""A rank's place in a run: state before cursor, one writer, and a resume where it stood."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from cluster import learner_rank
+from cluster.cursor import Cursor
+from cluster.learner_rank import LearnerRank
+from tests.support.learner import config
+
+
+class FakeEngine:
+    def __init__(self, *arguments, **options):
+        self.arguments, self.options, self.loaded = arguments, options, None
+
+    def load(self, folder):
+        self.loaded = folder
+
+
+@pytest.fixture
+def made(monkeypatch, tmp_path):
+    """make(rank) on a folder that later ranks share."""
+    renderer = SimpleNamespace(load=lambda folder: SimpleNamespace(folder=folder, forbidden=(3,)))
+    monkeypatch.setattr(learner_rank, "Renderer", renderer)
+    monkeypatch.setattr(learner_rank, "TrainingEngine", FakeEngine)
+    monkeypatch.setattr(learner_rank, "Reference", lambda *arguments: arguments)
+    job = SimpleNamespace(cfg=config(), folder=str(tmp_path), model="initial")
+    return lambda rank: LearnerRank(job, rank)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+
+
+def test_the_state_is_complete_before_the_cursor_names_it(made, tmp_path):
+    rank = made(0)
+    cursors = []
+
+    def save(folder):
+        cursors.append(Cursor.load(tmp_path / "checkpoints"))
+
+    rank.checkpoint(SimpleNamespace(save=save), Cursor("ppo", update=4))
+    assert cursors == [Cursor()]
+    assert rank.cursor == Cursor("ppo", update=4, state="ppo-000004")
+    assert Cursor.load(tmp_path / "checkpoints") == rank.cursor
+
+
+@pytest.mark.parametrize(
+    ("cursor", "name"), [(Cursor("sft", step=12), "sft-000012"), (Cursor("ppo"), "ppo-000000")]
+)
+def test_states_are_named_by_phase_and_count(made, tmp_path, cursor, name):
+    saved = []
+    made(0).checkpoint(SimpleNamespace(save=saved.append), cursor)
+    assert saved == [str(tmp_path / "checkpoints" / "state" / name)]
+
+
+def test_other_ranks_follow_the_cursor_and_write_nothing(made, tmp_path):
+    rank = made(1)
+    rank.move(Cursor("ppo"))
+    rank.write("sft", step=1)
+    with rank.phase("sft"):
+        pass
+    assert rank.cursor == Cursor("ppo")
+    assert Cursor.load(tmp_path / "checkpoints") == Cursor()
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_resumed_rank_has_the_cursors_version_state_and_records(made, tmp_path):
+    first = made(0)
+    for update in (1, 2):
+        first.write("ppo", update=update)
+    first.checkpoint(SimpleNamespace(save=lambda folder: None), Cursor("ppo", update=1))
+    again = made(0)
+    assert (again.version, again.cursor) == (1, first.cursor)
+    assert [record["update"] for record in lines(tmp_path)] == [1]
+    engine = again.open_engine("start", "optimizer", 8, True)
+    assert engine.loaded == str(tmp_path / "checkpoints" / "state" / "ppo-000001")
+    assert engine.arguments == ("start", again.cfg, "optimizer", 8, True)
+    assert engine.options == {"forbidden": (3,)}
+
+
+def test_a_phase_begins_from_its_folder(made):
+    rank = made(0)
+    assert rank.open_engine("start", "optimizer", 8, False).loaded is None
+    assert rank.open_reference("start") == ("start", rank.cfg, (3,))
+    assert rank.renderer.folder == "initial"
+
+
+def test_a_phase_is_recorded_with_its_seconds(made, tmp_path):
+    rank = made(0)
+    with rank.phase("eval sft"):
+        rank.write("eval", stage="sft")
+    begin, inside, end = lines(tmp_path)
+    assert (begin["kind"], begin["phase"], begin["event"]) == ("phase", "eval sft", "begin")
+    assert inside["kind"] == "eval"
+    assert (end["phase"], end["event"]) == ("eval sft", "end")
+    assert 0 <= end["seconds"] < 5

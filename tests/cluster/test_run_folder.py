@@ -1,0 +1,53 @@
+"""The run folder: when it may be opened, and what processes tell one another in it."""
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.run_folder import (
+    clear_failure,
+    open_folder,
+    read_failure,
+    write_failure,
+    write_status,
+)
+from configs.load import ConfigError, load
+from report.summary import ended
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    return load("gp_l_debug", ["name=one", f"cluster.root={tmp_path}"])
+
+
+def test_a_new_folder_gets_the_configuration_and_is_then_taken(cfg, tmp_path):
+    assert open_folder(cfg, resume=False) == tmp_path / "one"
+    assert load(tmp_path / "one" / "config.yaml") == cfg
+    with pytest.raises(ConfigError, match="is taken"):
+        open_folder(cfg, resume=False)
+
+
+def test_only_a_run_folder_is_resumed_and_its_configuration_stays(cfg, tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no config\.yaml, so it is no run folder"):
+        open_folder(cfg, resume=True)
+    assert not (tmp_path / "one").exists()
+    open_folder(cfg, resume=False)
+    assert open_folder(replace(cfg, seed=9), resume=True) == tmp_path / "one"
+    assert load(tmp_path / "one" / "config.yaml") == cfg
+
+
+def test_a_failure_is_read_until_it_is_cleared(tmp_path):
+    assert read_failure(tmp_path) is None
+    clear_failure(tmp_path)
+    write_failure(tmp_path, "an engine was lost")
+    assert read_failure(tmp_path) == "an engine was lost"
+    assert [file.name for file in tmp_path.iterdir()] == ["failure.json"]
+    clear_failure(tmp_path)
+    assert read_failure(tmp_path) is None
+
+
+def test_reports_read_how_a_run_ended(tmp_path):
+    write_status(tmp_path, "failed", "an engine was lost")
+    assert ended(tmp_path) == {"status": "failed", "cause": "an engine was lost"}
+    write_status(tmp_path, "finished")
+    assert ended(tmp_path) == {"status": "finished", "cause": ""}

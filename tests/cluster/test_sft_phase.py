@@ -1,0 +1,173 @@
+"""The SFT phase: its order, its milestones, and no token lost or counted twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cluster import sft_phase
+from cluster.cursor import Cursor
+from cluster.sft_phase import SFTPhase, log_due
+from tests.cluster.fakes import FakeCollector, FakeEvaluation, FakePublisher, FakeRank
+from tests.support.learner import config
+
+
+def phase(rank, demonstrations=None):
+    batches = iter(range(99)) if demonstrations is None else demonstrations
+    made = FakePublisher(rank), FakeCollector(rank), FakeEvaluation(rank)
+    return SFTPhase(rank, *made, batches), made[-1]
+
+
+def configured(proof=False, updates=2, **sft):
+    cfg = config(updates=updates)
+    cluster = replace(cfg.cluster, weight_proof=proof)
+    return replace(cfg, sft=replace(cfg.sft, **sft), cluster=cluster)
+
+
+@pytest.fixture
+def learned(monkeypatch):
+    """(batch, reference) of each step; a step has ten tokens more than the last."""
+    steps = []
+
+    def step(engine, batch, cfg, reference):
+        engine._done.append("learn")
+        steps.append((batch, reference))
+        return {"tokens": 10.0 * len(steps), "loss": 1.0, "tokens_per_second": -1.0}
+
+    monkeypatch.setattr(sft_phase, "sft_step", step)
+    return steps
+
+
+def test_engines_sleep_before_every_piece_of_learning(tmp_path, learned):
+    rank = FakeRank(configured(steps=1), tmp_path)
+    phase(rank)[0].run()
+    assert rank.done == [
+        "sleep",
+        "build",
+        "publish",
+        "evaluate start",
+        "sleep",
+        "learn",
+        "publish",
+        "export sft",
+        "evaluate sft",
+        "close",
+    ]
+    assert rank.cursor == Cursor("ppo")
+    assert rank.opened == [("initial", 1, False)]
+
+
+def test_the_proof_comes_before_the_first_evaluation(tmp_path, learned, monkeypatch):
+    monkeypatch.setattr(sft_phase, "prove", lambda rank, *_: rank.done.append("prove"))
+    rank = FakeRank(configured(proof=True, steps=1), tmp_path)
+    phase(rank)[0].run()
+    assert rank.done[2:5] == ["publish", "prove", "evaluate start"]
+
+
+def test_a_resumed_phase_publishes_and_neither_proves_nor_starts_again(tmp_path, learned):
+    rank = FakeRank(configured(proof=True, steps=5), tmp_path)
+    rank.cursor = Cursor("sft", step=3)
+    phase(rank)[0].run()
+    assert rank.done[:4] == ["sleep", "build", "publish", "sleep"]
+    assert rank.done.count("learn") == 2
+
+
+def test_a_run_that_trains_nothing_evaluates_its_start_and_is_done(tmp_path):
+    rank = FakeRank(configured(steps=0, updates=0), tmp_path)
+    phase(rank, iter(()))[0].run()
+    assert rank.done == ["sleep", "build", "publish", "evaluate start", "close"]
+    assert rank.opened == [("initial", 1, False)]
+    assert rank.cursor == Cursor("done")
+
+
+@pytest.mark.parametrize(("loss", "reference"), [("ce_kl", "reference"), ("ce", None)])
+def test_the_initial_model_is_the_reference_of_a_loss_that_needs_one(
+    tmp_path, learned, loss, reference
+):
+    rank = FakeRank(configured(steps=1, loss=loss), tmp_path)
+    phase(rank)[0].run()
+    assert learned == [(0, reference)]
+    assert (("reference", "initial") in rank.opened) == (reference is not None)
+
+
+def test_models_are_kept_evaluated_and_checkpointed_on_the_way(tmp_path, learned):
+    cfg = configured(steps=6, eval_every=3, keep=[3, 4])
+    cfg = replace(cfg, learner=replace(cfg.learner, checkpoint_every=3))
+    rank = FakeRank(cfg, tmp_path)
+    made, evaluation = phase(rank)
+    made.run()
+    assert rank.done[4:] == [
+        "sleep",
+        *["learn"] * 3,
+        "export sft-3",
+        "publish",
+        "evaluate sft",
+        "sleep",
+        "checkpoint",
+        "learn",
+        "export sft-4",
+        "learn",
+        "learn",
+        "checkpoint",
+        "publish",
+        "export sft",
+        "evaluate sft",
+        "close",
+    ]
+    assert evaluation.runs == [("start", 0, 0), ("sft", 0, 3), ("sft", 0, 0)]
+
+
+def test_a_record_has_the_tokens_since_the_last_one(tmp_path, learned):
+    rank = FakeRank(configured(steps=5, log_every=2), tmp_path)
+    phase(rank)[0].run()
+    records = rank.of("sft")
+    assert [(r["step"], r["steps"], r["tokens_trained"]) for r in records] == [
+        (2, 5, 10 + 20),
+        (4, 5, 30 + 40),
+        (5, 5, 50),
+    ]
+    assert all(r["tokens_per_second"] > 0 for r in records)
+
+
+@pytest.mark.parametrize(
+    ("step", "due"),
+    [(1, False), (5, True), (6, True), (8, True), (11, True), (19, False), (20, True)],
+)
+def test_when_a_record_is_due(step, due):
+    cfg = configured(steps=20, log_every=8, eval_every=5, keep=[11])
+    assert log_due(replace(cfg, learner=replace(cfg.learner, checkpoint_every=6)), step) == due
+
+
+def test_no_token_of_sft_is_lost_or_counted_twice_over_a_resume(tmp_path, monkeypatch):
+    cfg = configured(steps=20, log_every=8, eval_every=5, keep=[11])
+    rank = FakeRank(replace(cfg, learner=replace(cfg.learner, checkpoint_every=6)), tmp_path)
+    trained = []
+
+    class Counted(FakeEvaluation):
+        def run(self, engine, stage, update=0, step=0):
+            if stage == "sft":
+                count = sum(r["tokens_trained"] for r in rank.of("sft"))
+                assert count == sum(trained[: step or 20])
+
+    def step(*_):
+        trained.append(len(trained) + 1)  # other tokens each step
+        if interrupt and len(trained) == 14:  # after the checkpoint of step 12
+            raise KeyboardInterrupt
+        return {"tokens": float(trained[-1])}
+
+    def begin():
+        made = FakePublisher(rank), FakeCollector(rank), Counted(rank)
+        SFTPhase(rank, *made, iter(range(99))).run()
+
+    monkeypatch.setattr(sft_phase, "sft_step", step)
+    interrupt = True
+    with pytest.raises(KeyboardInterrupt):
+        begin()
+    assert rank.cursor.step == 12
+    rank.records[:] = [r for r in rank.records if rank.cursor.covers(r)]
+    del trained[12:]
+    interrupt = False
+    begin()
+    assert len(trained) == 20
+    assert sum(r["tokens_trained"] for r in rank.of("sft")) == sum(trained)

@@ -1,0 +1,114 @@
+"""Waiting for another process: each way to wait ends in a value or in a typed error."""
+
+import asyncio
+import os
+import time
+
+import pytest
+import ray
+
+from cluster.failures import DeadlineExceeded, TooManyFailures, WorkerLost
+from cluster.wait import wait_for, wait_for_all, wait_for_async
+
+ASKED = ("worker", "do it", 30.0, "block_deadline_s")
+SOON = ("worker", "do it", 0.3, "block_deadline_s")
+
+
+@ray.remote(num_cpus=0, max_concurrency=2)
+class Process:
+    def echo(self, value):
+        return value
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+
+    def fail(self, error):
+        raise error
+
+    def die(self):
+        os._exit(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=2**27,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def processes():
+    made = [Process.remote() for _ in range(2)]
+    ray.get([process.echo.remote(0) for process in made], timeout=120)  # they have started
+    yield made
+    for process in made:
+        ray.kill(process)
+
+
+def asynchronously(ref, *asked):
+    async def wait():
+        return await wait_for_async(ref, *asked)
+
+    return asyncio.run(wait())
+
+
+@pytest.fixture(params=[wait_for, asynchronously])
+def wait(request):
+    return request.param
+
+
+def test_a_value(processes, wait):
+    assert wait(processes[0].echo.remote(3), *ASKED) == 3
+
+
+def test_the_deadline_names_who_what_how_long_and_the_key(processes, wait):
+    words = r"^worker did not do it within 0\.3 s \(cluster\.block_deadline_s\)$"
+    with pytest.raises(DeadlineExceeded, match=words):
+        wait(processes[0].sleep.remote(3), *SOON)
+
+
+def test_a_death_is_an_answer(processes, wait):
+    with pytest.raises(WorkerLost, match=r"^worker was lost while it should do it: "):
+        wait(processes[0].die.remote(), *ASKED)
+
+
+@pytest.mark.parametrize("error", [OSError("no disk"), TimeoutError("no disk")])
+def test_an_error_of_the_other_side_is_its_loss(processes, wait, error):
+    words = f"^worker was lost while it should do it: {type(error).__name__}: no disk$"
+    with pytest.raises(WorkerLost, match=words):
+        wait(processes[0].fail.remote(error), *ASKED)
+
+
+def test_a_failure_of_the_run_is_passed_on(processes, wait):
+    with pytest.raises(TooManyFailures, match=r"^4 of 20$"):
+        wait(processes[0].fail.remote(TooManyFailures("4 of 20")), *ASKED)
+
+
+def test_all_of_several(processes):
+    refs = [process.echo.remote(0) for process in processes]
+    wait_for_all(refs, *ASKED, time.monotonic())
+
+
+def test_the_first_error_of_several_is_raised_at_once_with_its_index(processes):
+    begin = time.monotonic()
+    refs = [processes[0].sleep.remote(20), processes[1].fail.remote(OSError("no disk"))]
+    with pytest.raises(WorkerLost, match=r"^worker 1 was lost"):
+        wait_for_all(refs, *ASKED, begin)
+    assert time.monotonic() - begin < 10
+
+
+def test_several_share_one_deadline_from_their_beginning(processes):
+    refs = [processes[0].echo.remote(0), processes[1].sleep.remote(3)]
+    begin = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match=r"^worker 1 did not do it within 0\.3 s"):
+        wait_for_all(refs, *SOON, begin)
+    with pytest.raises(DeadlineExceeded, match="within 30 s"):
+        wait_for_all(refs[1:], *ASKED, begin - 40)
+    assert time.monotonic() - begin < 2

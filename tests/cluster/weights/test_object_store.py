@@ -1,0 +1,97 @@
+"""Weights as objects: every worker gets every bucket once, and a lost one is named."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from cluster.failures import DeadlineExceeded, WorkerLost
+from cluster.weights.object_store import ObjectStoreChannel, publish
+from rollout.bucket import unpack
+from tests.support.learner import config
+
+
+@ray.remote(max_concurrency=4, num_cpus=0)
+class Receiver:
+    """Answers `receive` like a RolloutActor; keeps names and sums by version."""
+
+    def __init__(self):
+        self.received = {}
+
+    async def receive(self, version, refs):
+        buckets = [await ref for ref in refs]
+        if version < 0:
+            raise RuntimeError("no room\nand much more")
+        for _, data in buckets:
+            assert isinstance(data, np.ndarray)
+            assert not data.flags.writeable
+        self.received[version] = [
+            [(name, float(tensor.sum())) for name, tensor in unpack(header, data.copy())]
+            for header, data in buckets
+        ]
+        return 0.0
+
+    def got(self):
+        return self.received
+
+
+class Gathered:
+    """A training engine's weights; counts how far they were gathered."""
+
+    def __init__(self):
+        self.limit, self.gathered = 0, 0
+
+    def weights(self, limit):
+        self.limit = limit
+        for bucket in ([("a", torch.ones(100))], [("b", torch.ones(50)), ("c", torch.ones(1))]):
+            self.gathered += 1
+            yield bucket
+
+
+@pytest.fixture
+def workers():
+    made = [Receiver.remote() for _ in range(2)]
+    ray.get([worker.got.remote() for worker in made], timeout=120)  # they have started
+    yield made
+    for worker in made:
+        ray.kill(worker)
+
+
+def channel(workers, rank=0, **cluster):
+    cfg = config()
+    return ObjectStoreChannel(replace(cfg, cluster=replace(cfg.cluster, **cluster)), workers, rank)
+
+
+def test_weights_reach_every_worker_in_buckets(workers):
+    engine = Gathered()
+    done = channel(workers, sync_bucket_mib=3).publish(7, engine)
+    assert (done.version, done.buckets) == (7, 2)
+    assert done.bytes == 448 + 256 + 64  # each tensor begins at a multiple of 64 bytes
+    assert engine.limit == 3 * 2**20
+    expected = {7: [[("a", 100.0)], [("b", 50.0), ("c", 1.0)]]}
+    assert ray.get([worker.got.remote() for worker in workers]) == [expected] * 2
+
+
+def test_other_ranks_only_gather(workers):
+    engine = Gathered()
+    assert channel(workers, rank=1).publish(7, engine) is None
+    assert engine.gathered == 2
+    assert ray.get([worker.got.remote() for worker in workers]) == [{}] * 2
+
+
+def test_a_publish_to_a_dead_worker_says_so(workers):
+    ray.kill(workers[1])
+    with pytest.raises(WorkerLost, match=r"rollout worker 1 .* receive weights of version 8"):
+        publish(8, [[("a", torch.zeros(4))]], workers, deadline_s=20)
+
+
+def test_a_worker_that_refuses_is_named_with_its_cause(workers):
+    with pytest.raises(WorkerLost, match=r"rollout worker \d .*: RuntimeError: no room$"):
+        publish(-1, [[("a", torch.zeros(4))]], workers, deadline_s=20)
+
+
+def test_the_deadline_is_the_clusters_own(workers):
+    with pytest.raises(DeadlineExceeded, match=r"within 1e-06 s \(cluster.sync_deadline_s\)"):
+        channel(workers, sync_deadline_s=1e-6).publish(7, Gathered())
