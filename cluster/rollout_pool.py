@@ -17,10 +17,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from cluster.environments import environments
 from cluster.failures import first_line
 from cluster.placement.layout import weight_channel
-from cluster.placement.plan import WORKER, Plan, cpus
-from cluster.preflight.check import environments
+from cluster.placement.plan import cpus
+from cluster.placement.types import WORKER, Plan
 from cluster.session import session
 from cluster.wait import answers
 from configs.schema import RunConfig

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.failures import RunFailure, first_line
-from cluster.placement.plan import Plan
-from cluster.preflight.check import run_folder
+from cluster.placement.types import Plan
 from cluster.rollout_pool import RolloutPool
+from cluster.run_folder import run_folder
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cluster import evaluate
+from cluster.environments import environments
 from cluster.learner_loop import training_requests
-from cluster.preflight.check import environments
 from configs.load import build, load
 from configs.schema import PRESETS, RunConfig
 from envs.general_points import settings as gp
