@@ -1,4 +1,4 @@
-"""`cardinal check` of the demonstrations at sft.data: their files, and their first rows rendered."""
+"""`cardinal check` of the demonstrations at sft.data: are they there, enough, and renderable?"""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def check_data(data: str, least: int, renderer: Renderer) -> None:
         ConfigError: one sentence with the file and what is wrong with it.
     """
     path, key = Path(data), f"sft.data={data}"
+    first: list[dict[str, object]]
     if path.is_file() and path.suffix == ".json":
         released = list(islice(read_released(path), least))
         rows = len(released)

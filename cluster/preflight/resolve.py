@@ -7,7 +7,6 @@ part there cannot be. A tiny model's tokenizer is trained as the run would train
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cluster.environments import TRAINING, Environment, checked_environments, settings_key
 from cluster.placement.memory import policy_size, tiny_size
@@ -16,9 +15,7 @@ from configs.model_folder import ModelSize, check_model, find_model, one_line
 from configs.schema import RunConfig
 from envs.base import TextEnv, shows_pictures
 from envs.registry import make
-
-if TYPE_CHECKING:
-    from rollout.renderer import Renderer
+from rollout.renderer import Renderer
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,6 @@ def make_environment(name: str, environment: Environment) -> TextEnv:
 
 
 def _load_renderer(path: str) -> Renderer:
-    from rollout.renderer import Renderer
-
     try:
         return Renderer.load(str(find_model(path)))
     except Exception as error:  # the boundary to tokenizers, which raise all kinds
@@ -80,7 +75,6 @@ def _tiny_renderer(cfg: RunConfig, environment: Environment) -> Renderer:
     """With a tokenizer of the training environment's text, and a processor if it has pictures."""
     from learner.init_model import tiny_processor, train_tokenizer
     from rollout.processor import PictureProcessor
-    from rollout.renderer import Renderer
 
     env = make_environment(TRAINING, environment)
     if not isinstance(env, TextEnv):
