@@ -9,8 +9,8 @@ import venv
 
 import pytest
 
-from cluster.launch import kuberay
-from tests.end_to_end.test_train import ROOT
+from cluster.launch import kuberay, pod_templates
+from tests.support.paths import ROOT
 
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 LOCKS = {kind: ROOT / "requirements" / f"{kind}.lock" for kind in ("cpu", "gpu")}
@@ -42,7 +42,7 @@ def test_an_image_is_pinned_without_root_and_of_what_is_there(file):
     (base,) = [arguments for name, arguments in found if name == "FROM"]
     assert re.fullmatch(r"[\w/.-]+:\d+\.\d+\.\d+-[\w.-]+", base), f"{base} is not pinned"
     users = [arguments for name, arguments in found if name == "USER"]
-    assert users == [str(kuberay.USER)], "the user that the manifest's security context names"
+    assert users == [str(pod_templates.USER)], "the user that the manifest's security context names"
     order = [name for name, _ in found]
     assert order.index("USER") < order.index("COPY")
     assert [sources for sources, _ in copies(file)][-1] == ["."]
