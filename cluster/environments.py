@@ -9,7 +9,8 @@ from configs.schema import RunConfig
 from envs.registry import check_settings, with_preset
 
 TRAINING = "rollout"
-Environment = tuple[str, dict[str, Any]]  # its id and its settings, the run's preset among them
+Settings = dict[str, Any]  # keywords of an environment
+Environment = tuple[str, Settings]  # its id, and its settings with the run's preset
 
 
 def environments(cfg: RunConfig) -> dict[str, Environment]:

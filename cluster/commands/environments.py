@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from cluster.commands.command import Commands, argument
 from cluster.commands.shared import ENVIRONMENT, require_at_least
-from cluster.environments import TRAINING, environments
+from cluster.environments import TRAINING, Settings, environments
 from configs.load import FOLDER, ConfigError, load, parse
 from envs.base import TextEnv
 
@@ -37,7 +36,7 @@ def data_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _demonstrations(options: argparse.Namespace) -> tuple[str, dict[str, Any], int, int]:
+def _demonstrations(options: argparse.Namespace) -> tuple[str, Settings, int, int]:
     """Environment, settings, number and seed; of a configuration, those that its run would use."""
     name, n, seed = options.env, options.n, options.seed
     if name.endswith((".yaml", ".yml")) or (FOLDER / f"{name}.yaml").is_file():
@@ -86,7 +85,7 @@ def gallery_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _environment(env_id: str, settings: dict[str, Any]) -> TextEnv:
+def _environment(env_id: str, settings: Settings) -> TextEnv:
     """The environment, its settings checked.
 
     Raises:

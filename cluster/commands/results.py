@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from cluster.commands.command import Commands, argument
 from cluster.commands.shared import RUN_FOLDER, configuration_of, require_at_least
+from cluster.environments import Settings
 from configs.load import ConfigError, parse
 from configs.schema import RunConfig
 
@@ -32,7 +32,7 @@ def eval_command(options: argparse.Namespace) -> int:
     return evaluate_run(Path(options.run), cfg, options.stage, variants, options.episodes)
 
 
-def _variants(cfg: RunConfig, name: str | None, pairs: list[str]) -> dict[str, dict[str, Any]]:
+def _variants(cfg: RunConfig, name: str | None, pairs: list[str]) -> dict[str, Settings]:
     """The run's own variants, one of them, or a new one made of key=value."""
     settings, known = parse(pairs), dict(cfg.eval.variants)
     if name is None:

@@ -23,9 +23,12 @@ class FakeClient:
         from ray.job_submission import JobStatus
 
         return SimpleNamespace(
-            status=JobStatus(self.status), driver_exit_code=self.code, message="the end",
-            submission_id="x", metadata={RUN: "/runs/a"},
-        )  # fmt: skip
+            status=JobStatus(self.status),
+            driver_exit_code=self.code,
+            message="the end",
+            submission_id="x",
+            metadata={RUN: "/runs/a"},
+        )
 
     def list_jobs(self):
         return [self.get_job_info("x")]

@@ -59,11 +59,17 @@ def job(*overrides, config="gp_l", **options):
     return found
 
 
-@pytest.mark.parametrize("options", [
-    ManifestOptions(),
-    ManifestOptions(gpus=False, namespace="here"),
-    ManifestOptions(cluster=True, secrets={"HF_TOKEN": ("hub", "token")}, nodes={"gpu": "H100"}),
-], ids=["gpu", "cpu", "cluster"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        ManifestOptions(),
+        ManifestOptions(gpus=False, namespace="here"),
+        ManifestOptions(
+            cluster=True, secrets={"HF_TOKEN": ("hub", "token")}, nodes={"gpu": "H100"}
+        ),
+    ],
+    ids=["gpu", "cpu", "cluster"],
+)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_shipped_configuration_is_a_valid_manifest(config, options, validators):
     documents = list(yaml.safe_load_all(render(load(config), options)))
@@ -142,8 +148,13 @@ def test_every_pod_has_storage_shared_memory_probes_and_no_root():
     ],
 )
 def test_pods_hold_the_run(workers, tensor, ranks, expected):
-    found = job(f"rollout.workers={workers}", f"rollout.tensor_parallel={tensor}",
-                f"learner.ranks={ranks}", "sft.batch_size=120", spare=2)  # fmt: skip
+    found = job(
+        f"rollout.workers={workers}",
+        f"rollout.tensor_parallel={tensor}",
+        f"learner.ranks={ranks}",
+        "sft.batch_size=120",
+        spare=2,
+    )
     for group, (count, gpus) in zip(
         found["spec"]["rayClusterSpec"]["workerGroupSpecs"], expected, strict=True
     ):

@@ -13,14 +13,21 @@ GIB = 2**30
 
 
 @pytest.mark.parametrize("gpus", [True, False], ids=["gpu", "cpu"])
-@pytest.mark.parametrize("keys", [
-    (),
-    ("rollout.workers=9", "learner.ranks=12"),
-    ("rollout.workers=3", "rollout.threads=2", "learner.cpus=0.5", "learner.ranks=2"),
-    ("rollout.workers=3", "rollout.tensor_parallel=4", "learner.ranks=10"),
-    ("rollout.workers=6", "rollout.tensor_parallel=2", "learner.ranks=12",
-     "cluster.layout=colocated"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "keys",
+    [
+        (),
+        ("rollout.workers=9", "learner.ranks=12"),
+        ("rollout.workers=3", "rollout.threads=2", "learner.cpus=0.5", "learner.ranks=2"),
+        ("rollout.workers=3", "rollout.tensor_parallel=4", "learner.ranks=10"),
+        (
+            "rollout.workers=6",
+            "rollout.tensor_parallel=2",
+            "learner.ranks=12",
+            "cluster.layout=colocated",
+        ),
+    ],
+)
 def test_the_placement_fits_the_pods(keys, gpus):
     """What the run itself computes on a cluster of just these pods."""
     cfg = load("gp_l", ["sft.batch_size=120", *keys])
@@ -29,8 +36,12 @@ def test_the_placement_fits_the_pods(keys, gpus):
     options = ManifestOptions(gpus=gpus)
     nodes = [Node("head", "head", {"memory": 8.0 * GIB}, {"memory": 8.0 * GIB})]
     for pods in worker_pods(cfg, options):
-        total = {"CPU": pods.cpus, "GPU": pods.gpus, "memory": pods.memory,
-                 "object_store_memory": pods.object_store}  # fmt: skip
+        total = {
+            "CPU": pods.cpus,
+            "GPU": pods.gpus,
+            "memory": pods.memory,
+            "object_store_memory": pods.object_store,
+        }
         names = [f"{pods.name}-{i}" for i in range(pods.count)]
         nodes += [Node(name, name, total, total) for name in names]
     size = policy_size(cfg, ModelSize({"all": 1_100_000}, 4, 128, 512, None), 300)
@@ -41,8 +52,13 @@ def test_the_placement_fits_the_pods(keys, gpus):
 
 
 def test_colocated_engines_and_ranks_share_pods():
-    keys = ("cluster.layout=colocated", "rollout.workers=6", "rollout.tensor_parallel=2",
-            "learner.ranks=12", "sft.batch_size=120")  # fmt: skip
+    keys = (
+        "cluster.layout=colocated",
+        "rollout.workers=6",
+        "rollout.tensor_parallel=2",
+        "learner.ranks=12",
+        "sft.batch_size=120",
+    )
     (pods,) = worker_pods(load("gp_l", keys), ManifestOptions())
     assert (pods.name, pods.count, pods.gpus) == ("colocated", 2, 6)
     assert pods.cpus == 3 * (2 * 1 + 1) + 1
@@ -51,8 +67,12 @@ def test_colocated_engines_and_ranks_share_pods():
 
 
 def test_an_offloaded_optimizer_is_counted_in_the_hosts_memory():
-    keys = ("model.init.hidden=1024", "model.init.heads=8", "model.init.layers=24",
-            "learner.zero_stage=1")  # fmt: skip
+    keys = (
+        "model.init.hidden=1024",
+        "model.init.heads=8",
+        "model.init.layers=24",
+        "learner.zero_stage=1",
+    )
     there, here = (
         host_memory(load("gp_l", [*keys, f"learner.offload={value}"]), ManifestOptions())
         for value in ("false", "true")

@@ -32,8 +32,9 @@ def test_what_is_measured_is_what_ray_packs(checkout, tmp_path):
     from ray._private.runtime_env.packaging import create_package
 
     package = tmp_path / "package.zip"
-    create_package(str(checkout), package, include_gitignore=True,
-                   excludes=get_runtime_env_default_excludes())  # fmt: skip
+    create_package(
+        str(checkout), package, include_gitignore=True, excludes=get_runtime_env_default_excludes()
+    )
     packed = {i.filename: i.file_size for i in zipfile.ZipFile(package).infolist()}
     files = {str(path): size for path, size in shipped_files(checkout).items()}
     assert files == {name: size for name, size in packed.items() if not name.endswith("/")}

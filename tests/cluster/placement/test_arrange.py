@@ -55,8 +55,12 @@ def test_ranks_leave_whole_nodes_to_tensor_parallel_groups():
 
 
 def test_colocated_engines_share_a_node_with_the_ranks_whose_gpus_they_use():
-    cfg = debug("cluster.layout=colocated", "rollout.workers=4", "rollout.tensor_parallel=4",
-                "learner.ranks=16")  # fmt: skip
+    cfg = debug(
+        "cluster.layout=colocated",
+        "rollout.workers=4",
+        "rollout.tensor_parallel=4",
+        "learner.ranks=16",
+    )
     found = plan(cfg, LARGE)
     at = names(found, RANK)
     for engine in found.of(WORKER):

@@ -27,8 +27,13 @@ def test_too_few_gpus():
         "16 (gpu-a 8 and gpu-b 8); learner.ranks=8 would fit"
     )
     plan(debug("rollout.workers=2", "rollout.tensor_parallel=4", "learner.ranks=8"), LARGE)
-    said = refused(LARGE, "cluster.layout=colocated", "rollout.workers=20", "learner.ranks=20",
-                   "sft.batch_size=40")  # fmt: skip
+    said = refused(
+        LARGE,
+        "cluster.layout=colocated",
+        "rollout.workers=20",
+        "learner.ranks=20",
+        "sft.batch_size=40",
+    )
     assert "20 learner ranks x 1 need 20 GPU" in said
     assert "rollout.workers=16 with learner.ranks=16 would fit" in said
 
@@ -53,8 +58,9 @@ def test_tensor_parallel_larger_than_a_node():
 def test_memory_too_small():
     said = refused(SMALL, needs=Needs(worker=5 * GIB, rank=100 * GIB))
     assert "a learner rank needs 100.0 GiB of memory, and the largest node, a, has 64.0" in said
-    said = refused(SMALL, "learner.ranks=8", "learner.cpus=0.1",
-                   needs=Needs(worker=5 * GIB, rank=40 * GIB))  # fmt: skip
+    said = refused(
+        SMALL, "learner.ranks=8", "learner.cpus=0.1", needs=Needs(worker=5 * GIB, rank=40 * GIB)
+    )
     assert said.startswith("too little memory: 1 rollout worker x 5.0 and 8 learner ranks x 40.0")
     assert "learner.ranks=2 would fit" in said
     said = refused(SMALL, needs=Needs(weights=14 * GIB))
