@@ -12,10 +12,9 @@ import json
 import sys
 from typing import Any
 
-from cluster.preflight.check import memory_bytes
+from cluster.placement.memory import process_memory
 from configs.load import load
 from configs.model_folder import ModelSize
-from configs.schema import RunConfig
 
 GIB = 2**30
 SHAPES = {  # of Qwen2.5: width, feed-forward, layers, heads, key-value heads, head tied to input
@@ -54,20 +53,13 @@ def size(shape: tuple[int, int, int, int, int, bool]) -> ModelSize:
     return ModelSize({"all": count}, layers, hidden, VOCABULARY, None)
 
 
-def rank_bytes(cfg: RunConfig, model: ModelSize) -> int:
-    """On each rank's GPU."""
-    memory = memory_bytes(cfg, model)
-    parts = sum(v for k, v in memory.items() if k.startswith(("learner", "reference")))
-    return parts // cfg.learner.ranks
-
-
 def least(model: ModelSize, gib: float, overrides: tuple[str, ...] = ()) -> tuple[int, int]:
     """Learner ranks and tensor parallelism at least, powers of two; 0 where 64 do not do."""
     base, ranks, parallel = load("gp_l", [*KEYS, *overrides]), 0, 0
-    weights = memory_bytes(base, model)["engine weights"]
+    weights = process_memory(base, model).engine_weights
     for count in (64, 32, 16, 8, 4, 2, 1):
         cfg = dataclasses.replace(base, learner=dataclasses.replace(base.learner, ranks=count))
-        if rank_bytes(cfg, model) <= RESERVE * gib * GIB:
+        if process_memory(cfg, model).rank <= RESERVE * gib * GIB:
             ranks = count
         if CACHE * weights / count <= base.rollout.gpu_memory * gib * GIB:
             parallel = count

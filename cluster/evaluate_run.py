@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cluster.preflight.check import environments
+from cluster.environments import environments
 from configs.load import ConfigError
 from configs.model_folder import find_model
 from configs.schema import RunConfig

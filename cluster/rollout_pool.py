@@ -15,11 +15,12 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
+from cluster.environments import environments
 from cluster.failures import first_line
 from cluster.handles import BufferHandle, RolloutWorkerHandle, kill
 from cluster.placement.layout import weight_channel
-from cluster.placement.plan import WORKER, Plan, cpus
-from cluster.preflight.check import environments
+from cluster.placement.plan import cpus
+from cluster.placement.types import WORKER, Plan
 from cluster.session import session
 from cluster.wait import wait_for_all
 from configs.schema import RunConfig

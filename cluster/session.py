@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import ray
 
 from cluster.failures import RunFailure, first_line
-from cluster.placement.nodes import address_of, live, local_cpus, reachable
+from cluster.placement.nodes import address_of, live_nodes, local_cpus, reachable
 from configs.load import ConfigError
 from configs.paths import ROOT
 from configs.schema import RunConfig
@@ -43,7 +43,7 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
                 f"cluster.address={address}: a job server takes jobs, not members; send the run "
                 "there with `cardinal submit`"
             )
-        live(address)  # refuses another Ray or Python in one line
+        live_nodes(address)  # refuses another Ray or Python in one line
     environment = {"PYTHONPATH": _python_path(), "RAY_TRAIN_V2_ENABLED": "1"}
     runtime_env = {"env_vars": environment | _own_cluster(address) | _quiet()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -24,7 +24,7 @@ from rollout.renderer import Renderer
 
 KEPT_BYTES = 2**30  # of demonstrations that a rank keeps for its next epochs
 BLOCKS = 32  # at least, of the demonstrations: they are dealt out to the ranks
-TASK_CPUS = 0.25  # of a reading and of a rendering task: cluster.placement.plan keeps room for both
+TASK_CPUS = 0.25  # of a reading and of a rendering task: cluster.placement keeps room for both
 
 
 def dataset(parquet: str, model_folder: str) -> ray.data.Dataset:

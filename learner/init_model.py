@@ -20,6 +20,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
@@ -130,7 +131,7 @@ def init_model(
         tokenizer.save_pretrained(folder)
 
 
-def tiny_model(cfg: RunConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def tiny_model(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The random model; a vision-language model if the tokenizer has tokens for pictures.
 
     Raises:

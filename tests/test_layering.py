@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from configs.paths import ROOT
+
 LAYERS = {  # each may import these
     "configs": (),
     "envs": ("configs",),

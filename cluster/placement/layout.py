@@ -1,7 +1,7 @@
-"""Which GPUs a run shares and how its weights travel: what a configuration means on a cluster.
+"""What cluster.layout and cluster.channel mean on given hardware: how weights travel.
 
-Comes in: a configuration, and whether there are GPUs; goes out: the weight channel, or one
-sentence that says what needs GPUs. It starts nothing.
+Input: a configuration, and whether there are GPUs. Output: the weight channel, or one sentence
+that says what needs GPUs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def weight_channel(cfg: RunConfig, gpu: bool) -> str:
         ConfigError: layout or channel ask for GPUs, and there are none.
     """
     cluster = cfg.cluster
-    for key, needs in (("layout", "colocated"), ("channel", "nccl"), ("channel", "ipc")):
-        if not gpu and getattr(cluster, key) == needs:
-            raise ConfigError(f"cluster.{key}={needs} needs GPUs, and there are none here")
+    for key, value in (("layout", "colocated"), ("channel", "nccl"), ("channel", "ipc")):
+        if not gpu and getattr(cluster, key) == value:
+            raise ConfigError(f"cluster.{key}={value} needs GPUs, and there are none here")
     if cluster.channel != "auto":
         return cluster.channel
     if not gpu:
@@ -34,6 +34,6 @@ def weight_channel(cfg: RunConfig, gpu: bool) -> str:
 
 
 def without_learner(cfg: RunConfig) -> RunConfig:
-    """The configuration for playing alone: nobody to share GPUs with, or to get weights from."""
+    """The configuration for evaluation alone: no learner shares GPUs or publishes weights."""
     cluster = replace(cfg.cluster, layout="disaggregated", channel="object_store")
     return replace(cfg, cluster=cluster)

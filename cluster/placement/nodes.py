@@ -1,7 +1,7 @@
 """The nodes that a run may use, as data for a plan: of a live cluster, or this machine.
 
-Comes in: an address; goes out: nodes, or one sentence within ten seconds: nobody answers, or the
-other side runs another Ray or Python. Asks and reads only: it joins no cluster, starts nothing.
+Input: an address. Output: nodes, or within ten seconds one sentence: nobody answers there, or the
+cluster runs another Ray or Python. It only reads: no cluster is joined, nothing is started.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from cluster.failures import ClusterBusyError, first_line
-from cluster.placement.plan import Needs, Node, Plan, plan
+from cluster.placement.plan import plan
+from cluster.placement.types import Needs, Node, Plan
 from configs.load import ConfigError
 from configs.schema import RunConfig
 
@@ -32,7 +35,7 @@ def address_of(configured: str | None) -> str | None:
     return None if address in (None, "", "local") else address
 
 
-def live(address: str) -> list[Node]:
+def live_nodes(address: str) -> list[Node]:
     """The living nodes of a cluster.
 
     Args:
@@ -44,7 +47,8 @@ def live(address: str) -> list[Node]:
     """
     address = reachable(address)
     read = _from_server if "://" in address else _from_head
-    return within(ANSWER_S, lambda: read(address), f"cluster.address={address}: no Ray answers")
+    silent = f"cluster.address={address}: no Ray answers"
+    return with_deadline(ANSWER_S, lambda: read(address), silent)
 
 
 def plan_live(
@@ -59,17 +63,17 @@ def plan_live(
 
     Args:
         cfg: the run.
-        address: as `live` takes it.
+        address: as `live_nodes` takes it.
         needs: bytes of the run's processes on such nodes.
         learn: False places rollout workers only.
 
     Raises:
-        ConfigError: as `live`.
+        ConfigError: as `live_nodes`.
         PlacementError: as `cluster.placement.plan.plan`.
     """
     deadline = time.monotonic() + SETTLE_S
     while True:
-        nodes = live(address)
+        nodes = live_nodes(address)
         try:
             return plan(cfg, nodes, needs(nodes), learn)
         except ClusterBusyError:
@@ -93,10 +97,10 @@ def reachable(address: str) -> str:
     if address == "auto":
         from ray._private.services import canonicalize_bootstrap_address
 
-        found = canonicalize_bootstrap_address("auto")
-        if not found:
+        head = canonicalize_bootstrap_address("auto")
+        if not head:
             raise ConfigError(f"{where}: no Ray runs on this machine")
-        address = str(found)
+        address = str(head)
     try:
         url = urlsplit(address if "://" in address else f"gcs://{address}")
         host, port = url.hostname, url.port or {"https": 443}.get(url.scheme, 80)
@@ -108,15 +112,15 @@ def reachable(address: str) -> str:
     def connect() -> None:
         socket.create_connection((host, port), timeout=CONNECT_S).close()
 
-    within(CONNECT_S + 1, connect, f"{where}: nothing answers there")
+    with_deadline(CONNECT_S + 1, connect, f"{where}: nothing answers there")
     return address
 
 
 def same_versions(address: str, ray_there: str, python_there: str) -> None:
     """Refuse a cluster with another Ray or Python.
 
-    Who joins a cluster needs the same three numbers of Python, as Ray checks; who asks its job
-    server, whose jobs run in the cluster's own Python, the first two.
+    To join a cluster all three numbers of Python must be equal, as Ray checks; to send it a job,
+    which runs in the cluster's own Python, the first two.
 
     Raises:
         ConfigError: names both sides' versions.
@@ -133,7 +137,7 @@ def same_versions(address: str, ray_there: str, python_there: str) -> None:
             )
 
 
-def machine(cpus: float, memory: int) -> Node:
+def local_node(cpus: float, memory: int) -> Node:
     """This machine as the one node of a local Ray.
 
     Args:
@@ -153,8 +157,8 @@ def local_cpus(cpus: float) -> float:
     return float(max(int(cpus) + 1, os.cpu_count() or 1))
 
 
-def within(seconds: float, call: Callable[[], T], otherwise: str) -> T:
-    """The value of a call that may hang in a library, in a thread that is left behind if it does.
+def with_deadline(seconds: float, call: Callable[[], T], otherwise: str) -> T:
+    """The value of a call that may hang in a library, made in a thread that is left if it does.
 
     Raises:
         ConfigError: `otherwise` and the cause; a ConfigError of the call is passed on.
@@ -187,13 +191,17 @@ def _from_head(address: str) -> list[Node]:
     known = get_cluster_metadata(GcsClient(address))
     same_versions(address, known["ray_version"], known["python_version"])
     status = get_cluster_status(address, timeout=int(ANSWER_S))
-    return _named(
-        [
-            (n.node_id or "", n.ip_address, n.total_resources(), n.available_resources(),
-             n.labels or {})
-            for n in [*status.active_nodes, *status.idle_nodes]
-        ]
-    )  # fmt: skip
+    return _distinct_names(
+        Node(
+            n.node_id or "",
+            n.ip_address,
+            n.total_resources(),
+            n.available_resources(),
+            _accelerator(n.total_resources(), n.labels or {}),
+            n.labels or {},
+        )
+        for n in [*status.active_nodes, *status.idle_nodes]
+    )
 
 
 def _from_server(address: str) -> list[Node]:
@@ -216,25 +224,20 @@ def _from_server(address: str) -> list[Node]:
         if n.state == "ALIVE":
             used = {k: pair[0] for k, pair in usage.get(n.node_id, {}).items()}  # CPU and GPU
             free = {k: v - used.get(k, 0.0) for k, v in n.resources_total.items()}
-            nodes.append((n.node_id, n.node_ip, n.resources_total, free, n.labels or {}))
-    return _named(nodes)
+            total, labels = n.resources_total, n.labels or {}
+            accelerator = _accelerator(total, labels)
+            nodes.append(Node(n.node_id, n.node_ip, total, free, accelerator, labels))
+    return _distinct_names(nodes)
 
 
-def _named(
-    found: Sequence[
-        tuple[str, str, Mapping[str, float], Mapping[str, float], Mapping[str, str]]
-    ],
-) -> list[Node]:  # fmt: skip
-    """Nodes with a name each: the address, and where several share one the id's beginning."""
-    addresses = [address for _, address, *_ in found]
+def _distinct_names(nodes: Iterable[Node]) -> list[Node]:
+    """Nodes named by address; where several share one, the id's beginning is added."""
+    nodes = list(nodes)
+    count = Counter(node.name for node in nodes)
     return [
-        Node(
-            id,
-            address if addresses.count(address) == 1 else f"{address}/{id[:4]}",
-            total, free, _accelerator(total, labels), labels,
-        )
-        for id, address, total, free, labels in found
-    ]  # fmt: skip
+        node if count[node.name] == 1 else replace(node, name=f"{node.name}/{node.id[:4]}")
+        for node in nodes
+    ]
 
 
 def _accelerator(total: Mapping[str, float], labels: Mapping[str, str]) -> str | None:

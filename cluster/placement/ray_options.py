@@ -1,7 +1,7 @@
 """A plan on a live Ray: the options that put each process where the plan says.
 
-Comes in: a plan, or the session to make one for; goes out: actor options, Ray Train's scaling,
-or a sentence why the nodes cannot share the run. Nothing here waits without a deadline.
+Input: a plan, or the connected Ray to make one for. Output: actor options, Ray Train's scaling,
+or one sentence that says why the nodes cannot share the run. Every wait has a deadline.
 """
 
 from __future__ import annotations
@@ -9,19 +9,29 @@ from __future__ import annotations
 import uuid
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import ray
 import ray.train
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.failures import PlacementError
+from cluster.placement.memory import process_needs
 from cluster.placement.nodes import plan_live
-from cluster.placement.plan import RANK, WORKER, Place, Plan
-from cluster.preflight.check import check_root, process_needs
+from cluster.placement.types import RANK, WORKER, Place, Plan
+from cluster.run_folder import check_root
 from cluster.wait import wait_for
 from configs.model_folder import check_model
 from configs.schema import RunConfig
+
+
+class ActorOptions(TypedDict, total=False):
+    """Of `Actor.options(...)`, as far as a placement sets them."""
+
+    num_cpus: float
+    num_gpus: float
+    scheduling_strategy: NodeAffinitySchedulingStrategy
+    runtime_env: dict[str, dict[str, str]]
 
 
 def place(cfg: RunConfig, model: str, learn: bool = True) -> Plan:
@@ -38,67 +48,74 @@ def place(cfg: RunConfig, model: str, learn: bool = True) -> Plan:
     """
     size = check_model(model)
     address = ray.get_runtime_context().gcs_address
-    placed = plan_live(cfg, address, partial(process_needs, cfg, size), learn)
-    check_root(cfg, placed)
-    shared(Path(cfg.cluster.root), model, placed, cfg.cluster.start_deadline_s)
-    return placed
+    plan = plan_live(cfg, address, partial(process_needs, cfg, size), learn)
+    check_root(cfg, len(plan.hosts()))
+    check_shared_storage(Path(cfg.cluster.root), model, plan, cfg.cluster.start_deadline_s)
+    return plan
 
 
-def worker_options(place: Place) -> dict[str, Any]:
+def worker_options(place: Place) -> ActorOptions:
     """Ray's options of the rollout actor at this place, on its node and no other.
 
-    A colocated one reserves no GPU and is shown those that its ranks reserve: Ray gives out a
-    node's GPUs in their order, so this holds where nobody else is on the node.
+    A colocated one reserves no GPU and sees those that its ranks reserve: Ray gives out a node's
+    GPUs in their order, so this holds where no other job is on the node.
     """
-    where = NodeAffinitySchedulingStrategy(place.node.id, soft=False)
-    options = {"num_cpus": place.cpus, "num_gpus": place.gpus, "scheduling_strategy": where}
-    if place.shares and place.node.total.get("GPU", 0):
-        seen = ",".join(str(device) for device in place.devices)
-        options["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": seen}}
+    options = ActorOptions(
+        num_cpus=place.cpus,
+        num_gpus=place.gpus,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(place.node.id, soft=False),
+    )
+    if place.colocated_ranks and place.node.total.get("GPU", 0):
+        visible = ",".join(str(device) for device in place.devices)
+        options["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": visible}}
     return options
 
 
-def buffer_options(placed: Plan) -> dict[str, Any]:
-    """Ray's options of the trajectory buffer: beside rank 0 (or a worker), off an idle head."""
-    beside = (placed.of(RANK) or placed.of(WORKER))[0]
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(beside.node.id, soft=True)}
+def buffer_options(plan: Plan) -> ActorOptions:
+    """Ray's options of the trajectory buffer: where rank 0 (or a worker) is, so off an idle head.
+
+    Soft: it may live elsewhere if that node is gone.
+    """
+    neighbour = (plan.of(RANK) or plan.of(WORKER))[0]
+    affinity = NodeAffinitySchedulingStrategy(neighbour.node.id, soft=True)
+    return ActorOptions(scheduling_strategy=affinity)
 
 
-def scaling(cfg: RunConfig, placed: Plan) -> ray.train.ScalingConfig:
+def scaling(cfg: RunConfig, plan: Plan) -> ray.train.ScalingConfig:
     """Ray Train's own placement group: packed, off the nodes that the plan gives to others.
 
     Nodes are excluded rather than named, so that a restarted group may use one that joined later.
     """
-    each = placed.of(RANK)[0]
-    closed = placed.closed_to_ranks()
+    each = plan.of(RANK)[0]
+    closed = plan.closed_to_ranks()
     return ray.train.ScalingConfig(
-        num_workers=len(placed.of(RANK)),
-        use_gpu=placed.gpu,
-        resources_per_worker={"CPU": each.cpus} | ({"GPU": each.gpus} if placed.gpu else {}),
+        num_workers=len(plan.of(RANK)),
+        use_gpu=plan.gpu,
+        resources_per_worker={"CPU": each.cpus} | ({"GPU": each.gpus} if plan.gpu else {}),
         placement_strategy="PACK",
-        accelerator_type=cfg.cluster.accelerator if placed.gpu else None,
+        accelerator_type=cfg.cluster.accelerator if plan.gpu else None,
         label_selector={"ray.io/node-id": f"!in({','.join(closed)})"} if closed else None,  # type: ignore[call-arg]
     )
 
 
-def waiting_ranks(placed: Plan, seconds: float) -> str:
+def waiting_ranks(plan: Plan, seconds: float) -> str:
     """Why Ray Train's placement group was not met, for who waited `seconds` for it."""
-    ranks = placed.of(RANK)
+    ranks = plan.of(RANK)
     each = f"{ranks[0].cpus:g} CPU" + (f" + {ranks[0].gpus:g} GPU" if ranks[0].gpus else "")
-    names = ", ".join(node.name for node in placed.hosts(RANK))
+    names = ", ".join(node.name for node in plan.hosts(RANK))
     return (
         f"{len(ranks)} learner ranks waited {seconds:g} s (cluster.start_deadline_s) for {each} "
         f"each, planned on {names}: somebody else has taken them since"
     )
 
 
-def shared(root: Path, model: str, placed: Plan, deadline_s: float) -> None:
+def check_shared_storage(root: Path, model: str, plan: Plan, deadline_s: float) -> None:
     """Refuse nodes that do not see what this one writes.
 
     Args:
         root: folder of run folders; made if it is not there.
         model: folder of the model.
-        placed: its nodes are asked, this process's own is not.
+        plan: its nodes are asked, this process's own is not.
         deadline_s: how long a node may take to answer.
 
     Raises:
@@ -106,20 +123,18 @@ def shared(root: Path, model: str, placed: Plan, deadline_s: float) -> None:
         DeadlineExceeded: a node gave no answer.
     """
     here = ray.get_runtime_context().get_node_id()
-    others = [node for node in placed.hosts() if node.id != here]
+    others = [node for node in plan.hosts() if node.id != here]
     if not others:
         return
     root.mkdir(parents=True, exist_ok=True)
     mark = root / f".cardinal-{uuid.uuid4().hex}"
     mark.write_text("")
     try:
-        look = ray.remote(num_cpus=0, max_retries=0)(_missing)
-        calls = [
-            look.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-            ).remote([str(mark), model])
-            for node in others
-        ]
+        task = ray.remote(num_cpus=0, max_retries=0)(_missing)
+        calls = []
+        for node in others:
+            affinity = NodeAffinitySchedulingStrategy(node.id, soft=False)
+            calls.append(task.options(scheduling_strategy=affinity).remote([str(mark), model]))
         for node, call in zip(others, calls, strict=True):
             who = f"node {node.name}"
             missing = wait_for(call, who, "look into cluster.root", deadline_s, "start_deadline_s")

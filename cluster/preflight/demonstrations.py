@@ -1,14 +1,10 @@
-"""`cardinal check` of demonstrations that a user brings: their files, their first rows.
-
-Comes in: the value of sft.data and the model's renderer; goes out: nothing, or one sentence.
-"""
+"""`cardinal check` of the demonstrations at sft.data: are they there, enough, and renderable?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,14 +26,18 @@ def check_data(data: str, least: int, renderer: Renderer) -> None:
         ConfigError: one sentence with the file and what is wrong with it.
     """
     path, key = Path(data), f"sft.data={data}"
+    first: list[dict[str, object]]
     if path.is_file() and path.suffix == ".json":
-        first = list(islice(read_released(path), least))
-        rows = len(first)
-        shown = [{"messages": d.messages, "images": [png(i) for i in d.images]} for d in first]
+        released = list(islice(read_released(path), least))
+        rows = len(released)
+        first = [
+            {"messages": d.messages, "images": [png(image) for image in d.images]}
+            for d in released[:RENDERED]
+        ]
     else:
         rows = sum(_parquet_rows(path, key))
-        shown = _first_rows(min(path.glob("*.parquet")))
-    for number, row in enumerate(shown[:RENDERED]):
+        first = _first_rows(min(path.glob("*.parquet")))
+    for number, row in enumerate(first):
         try:
             render(row, renderer)
         except ValueError as error:
@@ -47,7 +47,7 @@ def check_data(data: str, least: int, renderer: Renderer) -> None:
 
 
 def _parquet_rows(folder: Path, key: str) -> Iterator[int]:
-    """Demonstrations by file, by its footer alone."""
+    """Number of demonstrations in each file, from its footer alone."""
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise ConfigError(f"{key}: must be a folder with *.parquet files or a released JSON file")
@@ -69,7 +69,7 @@ def _parquet_rows(folder: Path, key: str) -> Iterator[int]:
         yield footer.num_rows
 
 
-def _first_rows(file: Path) -> list[dict[str, Any]]:
+def _first_rows(file: Path) -> list[dict[str, object]]:
     for batch in pq.ParquetFile(file).iter_batches(RENDERED):
         return batch.to_pylist()
     return []

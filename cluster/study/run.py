@@ -32,12 +32,12 @@ def check_study(study: StudyConfig, parallel: int = 1) -> None:
     Raises:
         ConfigError: one sentence with the arm, the key, the value and the rule.
     """
-    from cluster.placement.nodes import address_of, machine
-    from cluster.preflight.check import environments
+    from cluster.environments import environments
+    from cluster.placement.nodes import address_of, local_node
     from envs.registry import check_settings
 
     address = address_of(study.run(next(iter(study.arms)), study.seeds[0]).cluster.address)
-    if parallel > 1 and not address and machine(1.0, 0).total["GPU"]:
+    if parallel > 1 and not address and local_node(1.0, 0).total["GPU"]:
         raise ConfigError(
             f"--parallel {parallel}: runs on the GPUs of one machine must join one Ray, or they "
             "take each other's; `ray start --head`, then cluster.address=auto in the study's set"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.preflight.check import environments
+from cluster.environments import environments
 from configs.load import load
 from configs.study import FOLDER, load_study
 from envs.registry import check_settings

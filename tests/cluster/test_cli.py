@@ -1,29 +1,19 @@
-"""The command: what is passed on, and one line with the right exit code for what cannot be."""
+"""The command line: one line with the right exit code for what cannot be, and the help."""
 
-import pyarrow.parquet as pq
+import re
+
 import pytest
 
-from cluster.cli import main
-from cluster.failures import RunFailure
-from configs.load import dump, load
+from cluster.cli import GROUPS, main
+from cluster.failures import PlacementError, RunFailure
+from tests.cluster.commands.folders import moved_run, said
 
 GP = "cardinal/GeneralPoints-v0"
-DEBUG = ("env.settings.prompt_style=brief", "sft.demonstrations=40", "seed=3")
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder that was moved: its written name and root are another's."""
-    folder = tmp_path / "2026-11-23"
-    folder.mkdir()
-    (folder / "config.yaml").write_text(dump(load("gp_l_debug", ["name=old"])))
-    return folder
-
-
-def said(capsys):
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and err.startswith("cardinal"), err
-    return err
+    return moved_run(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +52,7 @@ def test_bad_input_is_one_line_and_2(arguments, words, capsys, tmp_path, monkeyp
     [
         (RunFailure("an engine was lost"), 1, "an engine was lost"),
         (PermissionError(13, "Permission denied", "/runs"), 1, "Permission denied: '/runs'"),
+        (PlacementError("too few GPUs"), 2, "too few GPUs"),
         (KeyboardInterrupt(), 130, "interrupted; `cardinal resume RUN`"),
     ],
 )
@@ -74,86 +65,19 @@ def test_failures_have_their_codes(error, code, words, run, capsys, monkeypatch)
     assert words in said(capsys)
 
 
-def test_a_moved_run_is_resumed_where_it_lies(run, monkeypatch):
-    seen = []
-    monkeypatch.setattr("cluster.train.train", lambda cfg, resume: seen.append((cfg, resume)) or 0)
-    assert main(["resume", str(run)]) == 0
-    ((cfg, resume),) = seen
-    assert resume
-    assert cfg.name == "2026-11-23"
-    assert cfg.cluster.root == str(run.parent)
+def test_only_what_can_be_resumed_says_so(run, capsys, monkeypatch):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("report.page.write_report", interrupted)
+    assert main(["report", str(run)]) == 130
+    assert said(capsys) == "cardinal: interrupted\n"
 
 
-@pytest.fixture
-def evaluated(monkeypatch):
-    """(stage, variants, episodes) of every evaluation that was asked for."""
-    seen = []
-    monkeypatch.setattr(
-        "cluster.evaluate_run.evaluate_run", lambda folder, cfg, *rest: seen.append(rest) or 0
-    )
-    return seen
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], (None, {"train": {}, "held_out": {"hands": "held_out"}}, None)),
-        (
-            ["--variant", "held_out", "--stage", "sft"],
-            ("sft", {"held_out": {"hands": "held_out"}}, None),
-        ),
-        (["--variant", "x", "face_rule=seven"], (None, {"x": {"face_rule": "seven"}}, None)),
-        (["a=1", "--variant", "x", "b=2", "--episodes", "9"], (None, {"x": {"a": 1, "b": 2}}, 9)),
-        (
-            ["--variant", "held_out", "target=20"],
-            (None, {"held_out": {"hands": "held_out", "target": 20}}, None),
-        ),
-    ],
-)
-def test_what_is_evaluated(run, evaluated, arguments, expected):
-    assert main(["eval", str(run), *arguments]) == 0
-    assert evaluated == [expected]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["face_rule=seven"], "face_rule=seven belongs to a variant: give --variant NAME"),
-        (["--variant", "hard"], "--variant hard: the run has train, held_out"),
-        (["--episodes", "0"], "--episodes 0: must be at least 1"),
-    ],
-)
-def test_what_cannot_be_evaluated(run, evaluated, capsys, arguments, words):
-    assert main(["eval", str(run), *arguments]) == 2
-    assert words in said(capsys)
-    assert evaluated == []
-
-
-def test_data_of_an_environment(tmp_path, capsys):
-    out = tmp_path / "out"
-    assert main(["data", GP, "--n", "5", "--out", str(out), "prompt_style=brief"]) == 0
-    assert capsys.readouterr().out.strip() == str(out)
-    assert pq.read_table(out)["environment"].to_pylist() == [GP] * 5
-
-
-def test_data_of_a_configuration_is_what_its_run_would_write(tmp_path):
-    from cluster.train import prepare_demonstrations
-
-    out = tmp_path / "out"
-    assert main(["data", "gp_l_debug", *DEBUG, "--out", str(out)]) == 0
-    written = prepare_demonstrations(load("gp_l_debug", DEBUG), tmp_path / "run")
-    parts = sorted(p.name for p in out.iterdir())
-    assert parts == ["_demonstrations.json", "part-00000.parquet"]
-    for part in parts:
-        assert (out / part).read_bytes() == (tmp_path / "run/demonstrations" / part).read_bytes()
-    assert written == str(tmp_path / "run" / "demonstrations")
-
-
-def test_init_model_refuses_a_folder_that_is_there(tmp_path, capsys):
-    assert main(["init-model", "gp_l_debug", "--out", str(tmp_path)]) == 2
-    assert "is already there" in said(capsys)
-    assert main(["init-model", "gp_l_debug", "--out", str(tmp_path / "model")]) == 0
-    assert (tmp_path / "model" / "model.safetensors").is_file()
+def test_keys_may_stand_after_options(run, capsys):
+    """Argparse leaves them over there."""
+    assert main(["check", "gp_l", "seed=1", "--address", "x", "ppo.updats=1"]) == 2
+    assert "ppo.updats: there is no such key" in said(capsys)
 
 
 def test_every_command_says_what_it_does(capsys):
@@ -161,5 +85,7 @@ def test_every_command_says_what_it_does(capsys):
         main(["--help"])
     shown = capsys.readouterr().out
     assert stop.value.code == 0
-    for command in ("check", "train", "resume", "eval", "report", "data", "init-model", "play"):
-        assert f"\n    {command}" in shown
+    names = [command.name for group in GROUPS for command in group.COMMANDS]
+    assert len(names) == len(set(names)) == 13
+    for name in names:
+        assert re.search(rf"\n    {name} +\w|\n    {name}\n +\w", shown), name

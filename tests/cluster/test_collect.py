@@ -11,7 +11,7 @@ from cluster import collect as module
 from cluster.collect import Collector, collect, fetch
 from cluster.handles import BlockRows
 from rollout.trajectory import to_block
-from rollout.trajectory_summary import numbers
+from rollout.trajectory_summary import summarize
 from tests.support.learner import config, trajectories
 
 PLAYED = trajectories(6)
@@ -31,8 +31,8 @@ class FakeBuffer:
 
     def _collect(self, requests, version, max_staleness):
         self.asked.append((requests, version, max_staleness))
-        failed = replace(numbers(PLAYED[0]), end="failed")
-        return [failed, *map(numbers, PLAYED[1:])]
+        failed = replace(summarize(PLAYED[0]), end="failed")
+        return [failed, *map(summarize, PLAYED[1:])]
 
     def _shards(self, ranks):
         block = to_block(PLAYED)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from cluster.environments import environments
 from cluster.evaluate import evaluation_requests
 from cluster.ppo_phase import training_requests
-from cluster.preflight.check import environments
 from configs.load import build, load
 from configs.schema import PRESETS, RunConfig
 from envs.general_points import settings as gp

@@ -1,7 +1,7 @@
 """The page of keys is the one that the schema makes."""
 
 from configs import docs
-from tests.support.paths import ROOT
+from configs.paths import ROOT
 
 
 def test_the_page_of_keys_is_current():

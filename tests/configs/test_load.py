@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from configs.load import ConfigError, build, dump, load, parse
+from configs.paths import ROOT
 from configs.schema import leaf
-from tests.support.paths import ROOT
 
 
 @pytest.fixture

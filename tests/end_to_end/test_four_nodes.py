@@ -15,9 +15,9 @@ import pytest
 
 from cluster.cli import main
 from cluster.failures import PlacementError
-from cluster.placement.nodes import live, plan_live
-from cluster.placement.plan import Needs
-from cluster.placement.plan import ray_options as placed
+from cluster.placement import ray_options
+from cluster.placement.nodes import live_nodes, plan_live
+from cluster.placement.types import Needs
 from configs.load import load
 from tests.end_to_end.test_train import ROOT, cardinal, finish
 
@@ -190,7 +190,7 @@ def test_what_this_cluster_cannot_do_is_refused_in_one_line(cluster, capsys, tmp
     hold = ray.remote(num_cpus=1)(Idle).remote()
     ray.get(hold.ready.remote(), timeout=60)
     deadline = time.monotonic() + 20
-    while sum(n.free.get("CPU", 0) for n in live(cluster.address)) > 2:  # the head hears of it
+    while sum(n.free.get("CPU", 0) for n in live_nodes(cluster.address)) > 2:  # the head hears it
         assert time.monotonic() < deadline
         time.sleep(0.2)
     code, _, err = said(capsys, *run, f"cluster.root={tmp_path}", *PACKED)
@@ -236,12 +236,12 @@ def test_nodes_that_do_not_share_the_run_folder_are_found_out(cluster, tmp_path,
 
     monkeypatch.chdir(tmp_path)
     found = planned(cluster)
-    placed.shared(tmp_path, str(tmp_path), found, 60)
+    ray_options.check_shared_storage(tmp_path, str(tmp_path), found, 60)
     with pytest.raises(PlacementError) as error:
-        placed.shared(Path("/proc/self/cwd"), str(tmp_path), found, 60)
+        ray_options.check_shared_storage(Path("/proc/self/cwd"), str(tmp_path), found, 60)
     assert "does not see /proc/self/cwd" in str(error.value)
     with pytest.raises(PlacementError) as error:
-        placed.shared(tmp_path, "/proc/self/fd/0/no", found, 60)
+        ray_options.check_shared_storage(tmp_path, "/proc/self/fd/0/no", found, 60)
     assert "does not see /proc/self/fd/0/no" in str(error.value)
     assert list(tmp_path.iterdir()) == []
     assert ray.is_initialized()

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.support.paths import ROOT
+from configs.paths import ROOT
 
 STAGES = ("start", "sft", "ppo")
 

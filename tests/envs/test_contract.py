@@ -13,10 +13,10 @@ import gymnasium
 import numpy as np
 import pytest
 
+from configs.paths import ROOT
 from envs import contract
 from envs.contract import ContractError, check
 from envs.registry import BUILT_IN, make
-from tests.support.paths import ROOT
 
 GP = "cardinal/GeneralPoints-v0"
 VIRL = "cardinal/VIRL-v0"

@@ -9,8 +9,8 @@ import venv
 
 import pytest
 
-from cluster.launch import kuberay
-from tests.end_to_end.test_train import ROOT
+from cluster.launch import kuberay, pod_templates
+from configs.paths import ROOT
 
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 LOCKS = {kind: ROOT / "requirements" / f"{kind}.lock" for kind in ("cpu", "gpu")}
@@ -42,7 +42,7 @@ def test_an_image_is_pinned_without_root_and_of_what_is_there(file):
     (base,) = [arguments for name, arguments in found if name == "FROM"]
     assert re.fullmatch(r"[\w/.-]+:\d+\.\d+\.\d+-[\w.-]+", base), f"{base} is not pinned"
     users = [arguments for name, arguments in found if name == "USER"]
-    assert users == [str(kuberay.USER)], "the user that the manifest's security context names"
+    assert users == [str(pod_templates.USER)], "the user that the manifest's security context names"
     order = [name for name, _ in found]
     assert order.index("USER") < order.index("COPY")
     assert [sources for sources, _ in copies(file)][-1] == ["."]
@@ -91,24 +91,44 @@ def test_the_cpu_images_steps_make_an_environment_that_runs(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     found = instructions(ROOT / "docker" / "cpu.Dockerfile")
     steps = found[[name for name, _ in found].index("WORKDIR") + 1 :]
-    tracked = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-                             cwd=ROOT, capture_output=True, text=True, check=True)  # fmt: skip
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for name, arguments in steps:
         if name == "COPY":
             *sources, _ = [a for a in shlex.split(arguments) if not a.startswith("--")]
             _copy(tracked.stdout.splitlines(), sources, target)
         elif name == "RUN":
-            subprocess.run(arguments, shell=True, cwd=target, env=environment, timeout=1400,
-                           check=True)  # fmt: skip
+            subprocess.run(
+                arguments, shell=True, cwd=target, env=environment, timeout=1400, check=True
+            )
     command = target / ".venv" / "bin" / "cardinal"
     environment |= {"PYTHONPATH": str(target), "HOME": str(tmp_path)}
-    done = subprocess.run([command, "check", "gp_l_debug"], cwd="/", env=environment,
-                          capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+    done = subprocess.run(
+        [command, "check", "gp_l_debug"],
+        cwd="/",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0 and "rollout worker" in done.stdout, done.stderr[-2000:]
     imports = "import cluster, deepspeed, ray, torch, vllm; print(cluster.__file__)"
     python = target / ".venv" / "bin" / "python"
-    done = subprocess.run([python, "-c", imports], cwd="/", env=environment, capture_output=True,
-                          text=True, timeout=300, check=False)  # fmt: skip
+    done = subprocess.run(
+        [python, "-c", imports],
+        cwd="/",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.stdout.splitlines()[-1].startswith(str(target)), done.stderr[-2000:]
     shutil.rmtree(target)
 
@@ -118,10 +138,23 @@ def test_every_package_of_the_gpu_image_is_to_be_had(tmp_path):
     """Found and fitting this Python; not downloaded: that is 10 GB."""
     venv.create(tmp_path / "empty")
     done = subprocess.run(
-        [ROOT / ".venv" / "bin" / "uv", "pip", "install", "--no-config", "--dry-run", "--no-deps",
-         "--python", tmp_path / "empty" / "bin" / "python", "-r", LOCKS["gpu"]],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [
+            ROOT / ".venv" / "bin" / "uv",
+            "pip",
+            "install",
+            "--no-config",
+            "--dry-run",
+            "--no-deps",
+            "--python",
+            tmp_path / "empty" / "bin" / "python",
+            "-r",
+            LOCKS["gpu"],
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0 and "Would install" in done.stderr, done.stderr[-2000:]
     assert f"vllm=={locked('gpu')['vllm']}" in done.stderr
 

@@ -8,8 +8,20 @@ import time
 import pytest
 import ray
 
-from cluster.placement.nodes import address_of, live, machine, reachable, same_versions, within
+from cluster.failures import ClusterBusyError, PlacementError
+from cluster.placement import nodes
+from cluster.placement.nodes import (
+    address_of,
+    live_nodes,
+    local_node,
+    plan_live,
+    reachable,
+    same_versions,
+    with_deadline,
+)
+from cluster.placement.types import Needs, Node
 from configs.load import ConfigError
+from tests.cluster.placement.clusters import debug, node
 
 
 def refused(call, *arguments):
@@ -29,13 +41,15 @@ def free_port():
 
 def test_an_unreachable_address():
     for address in (f"127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"):
-        assert refused(live, address).startswith(f"cluster.address={address}: nothing answers")
+        assert refused(live_nodes, address).startswith(
+            f"cluster.address={address}: nothing answers"
+        )
 
 
 def test_somebody_else_listens_there():
     """A port that is open and says nothing: Ray's own client would wait for 40 s."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        said = refused(live, f"127.0.0.1:{server.getsockname()[1]}")
+        said = refused(live_nodes, f"127.0.0.1:{server.getsockname()[1]}")
     assert "no Ray answers" in said
 
 
@@ -71,7 +85,7 @@ def test_the_address_comes_from_the_key_or_the_job(monkeypatch):
 
 
 def test_this_machine_offers_what_the_run_asks_for():
-    one = machine(17.5, 2**30)
+    one = local_node(17.5, 2**30)
     assert one.total["CPU"] >= 18
     assert one.free["memory"] == 2**30
 
@@ -79,7 +93,44 @@ def test_this_machine_offers_what_the_run_asks_for():
 def test_a_call_that_hangs_is_given_up():
     release = threading.Event()
     begin = time.monotonic()
-    assert "it hangs (nothing came within 0.2 s)" in refused(within, 0.2, release.wait, "it hangs")
+    assert "it hangs (nothing came within 0.2 s)" in refused(
+        with_deadline, 0.2, release.wait, "it hangs"
+    )
     assert time.monotonic() - begin < 5
     release.set()
-    assert within(5, lambda: 3, "never") == 3
+    assert with_deadline(5, lambda: 3, "never") == 3
+
+
+def test_a_busy_cluster_is_asked_again_for_a_while(monkeypatch):
+    """What ended a moment ago still counts there."""
+    answers = [[node("a", 4, free={"CPU": 0.0})], [node("a", 4)]]
+    asked = []
+
+    def live(address):
+        asked.append(address)
+        return answers[min(len(asked), 2) - 1]
+
+    monkeypatch.setattr(nodes, "live_nodes", live)
+    cfg = debug()
+    assert plan_live(cfg, "head:1", lambda found: Needs()).hosts() == answers[1]
+    assert asked == ["head:1"] * 2
+    monkeypatch.setattr(nodes, "SETTLE_S", 0.0)
+    answers[1] = answers[0]
+    with pytest.raises(ClusterBusyError):
+        plan_live(cfg, "head:1", lambda found: Needs())
+    asked.clear()
+    with pytest.raises(PlacementError, match=r"learner\.ranks"):
+        plan_live(debug("learner.ranks=8"), "head:1", lambda found: Needs())
+    assert len(asked) == 1
+
+
+def test_nodes_of_one_address_are_told_apart():
+    shared = [Node(f"{i}abcdef", "10.0.0.1", {}, {}) for i in range(2)]
+    names = [n.name for n in nodes._distinct_names([*shared, Node("x", "10.0.0.2", {}, {})])]
+    assert names == ["10.0.0.1/0abc", "10.0.0.1/1abc", "10.0.0.2"]
+
+
+def test_the_type_of_a_nodes_gpus():
+    assert nodes._accelerator({"GPU": 1.0, "accelerator_type:L4": 1.0}, {}) == "L4"
+    assert nodes._accelerator({"GPU": 1.0}, {"ray.io/accelerator-type": "H100"}) == "H100"
+    assert nodes._accelerator({"CPU": 1.0}, {}) is None

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cluster import cli
-from cluster.placement.plan import Node
+from cluster.placement.types import Node
 from cluster.study.run import check_study, run_study
 from cluster.study.slots import BUSY, FINISHED, alone
 from configs.load import ConfigError, dump, load
@@ -151,7 +151,7 @@ def test_a_study_has_its_folder_for_itself(tmp_path, monkeypatch):
 
 def test_runs_on_one_machines_gpus_must_join_one_ray(tmp_path, monkeypatch):
     node = Node("local", "this machine", {"GPU": 2.0}, {"GPU": 2.0})
-    monkeypatch.setattr("cluster.placement.nodes.machine", lambda cpus, memory: node)
+    monkeypatch.setattr("cluster.placement.nodes.local_node", lambda cpus, memory: node)
     study = load_study(written(tmp_path, GOOD))
     check_study(study, 1)
     with pytest.raises(ConfigError, match=r"--parallel 2: .* must join one Ray"):

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from cluster.cli import main
+from configs.paths import ROOT
 from envs.base import EnvironmentFailure
 from envs.registry import make
 from envs.viewer.gallery import write_gallery
-from tests.support.paths import ROOT
 
 GP, VIRL = "cardinal/GeneralPoints-v0", "cardinal/VIRL-v0"
 DOCS = ROOT / "docs" / "environments.md"

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from cluster.cli import main
+from configs.paths import ROOT
 from envs.base import EnvironmentFailure
 from envs.registry import make
 from envs.viewer.play import Game
-from tests.support.paths import ROOT
 
 GP = "cardinal/GeneralPoints-v0"
 

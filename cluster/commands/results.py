@@ -1,0 +1,62 @@
+"""Commands on what a run has left: eval, report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cluster.commands.command import Commands, argument
+from cluster.commands.shared import RUN_FOLDER, configuration_of, require_at_least
+from cluster.environments import Settings
+from configs.load import ConfigError, parse
+from configs.schema import RunConfig
+
+COMMANDS = Commands()
+
+
+@COMMANDS.add(
+    "eval",
+    RUN_FOLDER,
+    argument("settings", nargs="*", metavar="key=value", help="of the environment"),
+    argument("--variant", help="one of the run's, or a new one made of key=value"),
+    argument("--stage", choices=("start", "sft", "ppo")),
+    argument("--episodes", type=int),
+)
+def eval_command(options: argparse.Namespace) -> int:
+    """Evaluate a run's checkpoint on variants of its environment."""
+    from cluster.evaluate_run import evaluate_run
+
+    cfg = configuration_of(options.run)
+    require_at_least(1, "--episodes", options.episodes)
+    variants = _variants(cfg, options.variant, options.settings)
+    return evaluate_run(Path(options.run), cfg, options.stage, variants, options.episodes)
+
+
+def _variants(cfg: RunConfig, name: str | None, pairs: list[str]) -> dict[str, Settings]:
+    """The run's own variants, one of them, or a new one made of key=value."""
+    settings, known = parse(pairs), dict(cfg.eval.variants)
+    if name is None:
+        if settings:
+            raise ConfigError(f"{pairs[0]} belongs to a variant: give --variant NAME")
+        return known
+    if name not in known and not settings:
+        raise ConfigError(
+            f"--variant {name}: the run has {', '.join(known)}; another one needs key=value"
+        )
+    return {name: known.get(name, {}) | settings}
+
+
+@COMMANDS.add("report", argument("run", help="folder of a run or a study"))
+def report_command(options: argparse.Namespace) -> int:
+    """Write the report of a run's or a study's folder anew."""
+    from report.page import write_report
+    from report.study.page import write_study_report
+    from report.study.results import is_study
+
+    if is_study(options.run):
+        print(write_study_report(options.run))
+        return 0
+    configuration_of(options.run)
+    write_report(options.run)
+    print(Path(options.run) / "report.html")
+    return 0

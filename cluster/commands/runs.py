@@ -1,0 +1,73 @@
+"""Commands on one run: check, train, resume, init-model."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from cluster.commands.command import Commands, argument
+from cluster.commands.shared import CONFIG, RUN_FOLDER, configuration, configuration_of
+from configs.load import ConfigError
+
+COMMANDS = Commands()
+
+
+@COMMANDS.add(
+    "check", *CONFIG, argument("--address", help="of a live cluster: host:port or http://…")
+)
+def check_command(options: argparse.Namespace) -> int:
+    """Show the resolved run, or with --address where a cluster would put it; nothing is started."""
+    from cluster.preflight.check import check
+    from cluster.preflight.show import show, show_plan
+
+    cfg = configuration(options)
+    if options.address:
+        cluster = dataclasses.replace(cfg.cluster, address=options.address)
+        show_plan(check(dataclasses.replace(cfg, cluster=cluster)))
+    else:
+        show(check(cfg))
+    return 0
+
+
+@COMMANDS.add(
+    "train",
+    *CONFIG,
+    argument("--resume", action="store_true", help="a run begun before goes on"),
+    resumable=True,
+)
+def train_command(options: argparse.Namespace) -> int:
+    """Check, then run one job."""
+    from cluster.preflight.check import check
+    from cluster.preflight.resume import was_begun
+
+    cfg = configuration(options)
+    resume = options.resume and was_begun(cfg)
+    if not resume:
+        check(cfg)
+    from cluster.train import train  # Ray, which a run that is refused does not wait for
+
+    return train(cfg, resume)
+
+
+@COMMANDS.add("resume", RUN_FOLDER, resumable=True)
+def resume_command(options: argparse.Namespace) -> int:
+    """Go on with an interrupted run from its last checkpoint."""
+    from cluster.train import train
+
+    return train(configuration_of(options.run), resume=True)
+
+
+@COMMANDS.add("init-model", *CONFIG, argument("--out", required=True, help="folder to make"))
+def init_model_command(options: argparse.Namespace) -> int:
+    """Write the tiny model of a configuration, untrained."""
+    from cluster.train import make_tiny_model
+
+    if Path(options.out).exists():
+        raise ConfigError(f"--out {options.out}: is already there")
+    cfg = configuration(options)
+    if cfg.model.path is not None:
+        raise ConfigError(f"model.path={cfg.model.path}: it must be null to make a tiny model")
+    make_tiny_model(cfg, Path(options.out))
+    print(options.out)
+    return 0

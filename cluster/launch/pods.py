@@ -1,0 +1,130 @@
+"""The pods of a run: how many of which size hold its rollout workers and learner ranks.
+
+Input: a configuration and the options of `cardinal kuberay`. Output: pods as plain numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.placement.layout import weight_channel
+from cluster.placement.memory import GIB, pod_needs, rough_tiny_size
+from cluster.placement.plan import groups
+from cluster.placement.types import DATA_CPUS, Group, Needs
+from configs.load import ConfigError
+from configs.model_folder import check_model
+from configs.schema import RunConfig
+
+UNKNOWN_MODEL = 48 * GIB  # host memory of a process whose model is not on this machine
+
+
+@dataclass(frozen=True)
+class ManifestOptions:
+    """What a manifest needs besides the run.
+
+    image: with this checkout, as docker/ builds it; None names one of these.
+    claim: PersistentVolumeClaim that every pod mounts.
+    namespace: of all objects; None leaves it to kubectl.
+    gpus: whether pods have GPUs.
+    pod_size: GPUs of a pod, or without GPUs its processes, at most.
+    nodes: labels of the Kubernetes nodes with the GPUs.
+    secrets: environment variable to (Secret, key).
+    memory: bytes of a worker pod; None estimates it.
+    spare: rollout pods that the autoscaler may add.
+    cluster: a RayCluster alone, to submit to.
+    """
+
+    image: str | None = None
+    claim: str = "cardinal"
+    namespace: str | None = None
+    gpus: bool = True
+    pod_size: int = 8
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    memory: int | None = None
+    spare: int = 1
+    cluster: bool = False
+
+
+@dataclass(frozen=True)
+class Pods:
+    """Equal pods of one role.
+
+    count: how many.
+    cpus, gpus, memory: what each requests, memory in bytes.
+    object_store: bytes of each pod's memory that Ray's object store takes.
+    """
+
+    name: str
+    count: int
+    cpus: int
+    gpus: int
+    memory: int
+    object_store: int
+
+
+def worker_pods(cfg: RunConfig, options: ManifestOptions) -> list[Pods]:
+    """Pods of rollout workers and of learner ranks; tensor parallelism stays inside a pod.
+
+    Raises:
+        ConfigError: a worker has more GPUs than a pod, or the layout needs GPUs.
+    """
+    weight_channel(cfg, options.gpus)
+    rollout, size = cfg.rollout, options.pod_size
+    engine_gpus = rollout.tensor_parallel if options.gpus else 1
+    if engine_gpus > size:
+        raise ConfigError(
+            f"rollout.tensor_parallel={engine_gpus}: an engine stays inside a pod, and a pod has "
+            f"--pod-size={size} GPUs"
+        )
+    needs, store = host_memory(cfg, options)
+    worker, rank, *_ = groups(cfg, options.gpus, needs)
+    if cfg.cluster.layout == "colocated":  # an engine with the ranks whose GPUs it shares
+        bundle = dataclasses.replace(
+            worker,
+            gpus=engine_gpus * rank.gpus,
+            cpus=worker.cpus + engine_gpus * rank.cpus,
+            memory=worker.memory + engine_gpus * rank.memory,
+        )
+        pods = [_pods("colocated", bundle, size // engine_gpus, rollout.threads, store)]
+    else:
+        pods = [
+            _pods("rollout", worker, size // engine_gpus, rollout.threads, store),
+            _pods("learner", rank, size, cfg.learner.threads, store),
+        ]
+    memory = options.memory
+    return [dataclasses.replace(p, memory=memory) for p in pods] if memory else pods
+
+
+def _pods(name: str, group: Group, most: int, threads: int, object_store: int) -> Pods:
+    """As few pods as hold a group, filled alike; room for Ray Data's tasks in each.
+
+    Args:
+        name: of the pods.
+        group: the processes.
+        most: of them in one pod.
+        threads: that compute in each.
+        object_store: bytes of a pod's object store.
+    """
+    count = math.ceil(group.count / most)
+    processes = math.ceil(group.count / count)
+    cpus = math.ceil(max(group.cpus, threads) * processes + DATA_CPUS)
+    memory = group.memory * processes + object_store
+    return Pods(name, count, cpus, int(group.gpus) * processes, memory, object_store)
+
+
+def known_model(cfg: RunConfig) -> bool:
+    """Whether the model's size can be read here, without a download."""
+    return cfg.model.path is None or Path(cfg.model.path).is_dir()
+
+
+def host_memory(cfg: RunConfig, options: ManifestOptions) -> tuple[Needs, int]:
+    """Host memory of a rollout worker and of a learner rank, and of a pod's object store."""
+    if not known_model(cfg):
+        return Needs(worker=UNKNOWN_MODEL, rank=UNKNOWN_MODEL), UNKNOWN_MODEL
+    size = check_model(cfg.model.path) if cfg.model.path else rough_tiny_size(cfg)
+    return pod_needs(cfg, size, options.gpus)

@@ -1,0 +1,192 @@
+"""The memory estimate of a run: what its model, learner ranks, engines and pods need, in bytes.
+
+Input: a configuration and the sizes of its model. `cardinal check`, the placement, the KubeRay
+manifest and benchmarks/model_sizes.py all use this one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from cluster.placement.types import Needs, Node
+from configs.load import ConfigError
+from configs.model_folder import ModelSize, adapter_parameters, is_matrix, part_of
+from configs.schema import RunConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2}
+PROCESS_BYTES = 700 * 2**20  # of a Python process with torch (and vLLM) imported, measured
+GPU_PROCESS_BYTES = 6 * GIB  # of a process with CUDA's libraries
+TINY_VOCABULARY = 512  # at most, of a model that a run makes
+
+
+@dataclass(frozen=True)
+class ProcessMemory:
+    """Bytes of one process of each role, without what every Python process takes.
+
+    engine_weights, kv_cache: of a rollout worker, over all GPUs of its engine.
+    rank: of a learner rank, with its share of the reference policy.
+    offloaded: of those, what learner.offload keeps in the host's memory.
+    weights: one copy of the policy.
+    """
+
+    engine_weights: int
+    kv_cache: int
+    rank: int
+    offloaded: int
+    weights: int
+
+
+def memory_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
+    """Bytes by part over all processes; the ZeRO stage says what ranks share.
+
+    Weights, gradients and AdamW's two moments as in Rajbhandari et al., "ZeRO", 2020; in
+    bfloat16 also a float32 master copy. Activations are an estimate: 16 values of the hidden
+    width a layer and token of a microbatch, 2 with gradient checkpointing.
+    """
+    ranks, stage = cfg.learner.ranks, cfg.learner.zero_stage
+    n, size = sum(model.parameters.values()), BYTES[cfg.model.dtype]
+    moments = 8 if cfg.model.dtype == "float32" else 12
+    trained = n
+    if cfg.model.lora_rank:
+        trained = adapter_parameters(cfg.model, model) + model.parameters.get("value head", 0)
+    kept = (2 if cfg.model.gradient_checkpointing else 16) * model.layers * model.hidden
+    return {
+        "learner weights": n * size * (1 if stage == 3 else ranks),
+        "learner gradients": trained * size * (1 if stage >= 2 else ranks),
+        "learner optimizer": trained * moments * (1 if stage >= 1 else ranks),
+        "learner activations": kept * cfg.learner.microbatch_tokens * 4 * ranks,
+        "reference policy": n * size if cfg.ppo.kl_coef or cfg.sft.loss == "ce_kl" else 0,
+        "engine weights": n * size * cfg.rollout.workers,
+        "engine KV cache": int(cfg.rollout.kv_cache_gib * GIB) * cfg.rollout.workers,
+        "object store": int(cfg.cluster.object_store_gib * GIB),
+        "processes": PROCESS_BYTES * (2 * cfg.rollout.workers + ranks + 3),
+    }
+
+
+def process_memory(cfg: RunConfig, model: ModelSize) -> ProcessMemory:
+    """The share of one process in `memory_bytes`."""
+    memory, ranks, workers = memory_bytes(cfg, model), cfg.learner.ranks, cfg.rollout.workers
+    learner = sum(size for part, size in memory.items() if part.startswith("learner"))
+    return ProcessMemory(
+        engine_weights=memory["engine weights"] // workers,
+        kv_cache=memory["engine KV cache"] // workers,
+        rank=(learner + memory["reference policy"]) // ranks,
+        offloaded=memory["learner optimizer"] // ranks if cfg.learner.offload else 0,
+        weights=sum(model.parameters.values()) * BYTES[cfg.model.dtype],
+    )
+
+
+def process_needs(cfg: RunConfig, model: ModelSize, nodes: Sequence[Node]) -> Needs:
+    """What a plan must find for each process: on its host, and on its GPUs if there are any.
+
+    On a GPU the host keeps the processes themselves, and what learner.offload moves there.
+    """
+    each = process_memory(cfg, model)
+    if not any(node.total.get("GPU", 0) for node in nodes):
+        worker = each.engine_weights + each.kv_cache + 2 * PROCESS_BYTES
+        return Needs(worker=worker, rank=each.rank + PROCESS_BYTES, weights=each.weights)
+    return Needs(
+        worker=2 * PROCESS_BYTES,
+        rank=PROCESS_BYTES + each.offloaded,
+        worker_gpu=each.engine_weights // cfg.rollout.tensor_parallel,
+        rank_gpu=each.rank - each.offloaded,
+        weights=each.weights,
+    )
+
+
+def pod_needs(cfg: RunConfig, model: ModelSize, gpus: bool) -> tuple[Needs, int]:
+    """What a pod must hold for each process, and its object store; roomier than `process_needs`.
+
+    A pod that outgrows its limit is killed, so peaks count too: a rank gathers all weights to
+    publish and to save, and two versions of them pass through the object store.
+    """
+    each = process_memory(cfg, model)
+    store = int(cfg.cluster.object_store_gib * GIB) + 2 * each.weights
+    if gpus:
+        rank = GPU_PROCESS_BYTES + 2 * each.weights + each.offloaded
+        return Needs(worker=GPU_PROCESS_BYTES + each.weights, rank=rank), store
+    worker = each.engine_weights + each.kv_cache + 2 * PROCESS_BYTES
+    return Needs(worker=worker, rank=each.rank + each.weights + 2 * PROCESS_BYTES), store
+
+
+def policy_size(cfg: RunConfig, model: ModelSize, tokens: int) -> ModelSize:
+    """Sizes of the run's policy, the value head included.
+
+    Args:
+        cfg: the run.
+        model: of the folder at model.path, or of `tiny_size`.
+        tokens: of its tokenizer.
+
+    Raises:
+        ConfigError: the model is too small for the context or for its tokenizer.
+    """
+    if model.positions and cfg.rollout.context_tokens > model.positions:
+        raise ConfigError(
+            f"rollout.context_tokens={cfg.rollout.context_tokens}: the model at {cfg.model.path} "
+            f"knows {model.positions} positions"
+        )
+    if tokens > model.vocabulary:
+        raise ConfigError(
+            f"model.path={cfg.model.path}: its tokenizer has {tokens} tokens, more than the "
+            f"{model.vocabulary} that the model knows"
+        )
+    if cfg.ppo.updates and cfg.ppo.estimator == "gae":
+        head = {"value head": model.hidden * model.hidden + 2 * model.hidden + 1}
+        model = replace(model, parameters=model.parameters | head)
+    return model
+
+
+def tiny_size(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> ModelSize:
+    """Sizes of the model that a run without model.path would make; made without its weights.
+
+    Raises:
+        ConfigError: sizes that contradict each other.
+    """
+    import torch
+
+    from learner.init_model import tiny_model
+
+    try:
+        with torch.device("meta"):
+            model = tiny_model(cfg, tokenizer)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    parts: Counter[str] = Counter()
+    matrices = {}
+    for name, parameter in model.named_parameters():
+        parts[part_of(name)] += parameter.numel()
+        shape = tuple(parameter.shape)
+        if is_matrix(name, shape):
+            matrices[name] = shape
+    init, positions = cfg.model.init, cfg.rollout.context_tokens
+    return ModelSize(dict(parts), init.layers, init.hidden, len(tokenizer), positions, matrices)
+
+
+def rough_tiny_size(cfg: RunConfig) -> ModelSize:
+    """As `tiny_size`, without a tokenizer and torch: text alone, of the largest vocabulary."""
+    init = cfg.model.init
+    layer = 4 * init.hidden**2 + 3 * init.hidden * init.mlp
+    count = init.layers * layer + 2 * TINY_VOCABULARY * init.hidden
+    return ModelSize({"all": count}, init.layers, init.hidden, TINY_VOCABULARY, None)
+
+
+def available_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that this machine has free, within the control group's limit."""
+    free = psutil.virtual_memory().available
+    try:
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        counts = dict(line.split() for line in (group / "memory.stat").open())
+    except (OSError, ValueError):  # no such control group, or "max": no limit
+        return free
+    # The cache of files that were read counts as used, but is freed when memory is needed.
+    return min(free, limit - used + int(counts.get("inactive_file", 0)))

@@ -1,0 +1,90 @@
+"""What a configuration names, found or made once: its environments, its renderer, its policy.
+
+Input: a configuration. Output: a `ResolvedRun` for the checks, or one sentence that says which
+part there cannot be. A tiny model's tokenizer is trained as the run would train it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cluster.environments import TRAINING, Environment, checked_environments, settings_key
+from cluster.placement.memory import policy_size, tiny_size
+from configs.load import ConfigError
+from configs.model_folder import ModelSize, check_model, find_model, one_line
+from configs.schema import RunConfig
+from envs.base import TextEnv, shows_pictures
+from envs.registry import make
+from rollout.renderer import Renderer
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A run without its processes.
+
+    environments: by name, as `cluster.environments.environments`.
+    renderer: of its model.
+    model: sizes of its policy.
+    """
+
+    cfg: RunConfig
+    environments: dict[str, Environment]
+    renderer: Renderer
+    model: ModelSize
+
+
+def resolve(cfg: RunConfig) -> ResolvedRun:
+    """Find the parts of a run.
+
+    Raises:
+        ConfigError: one sentence with the key, the value and the rule.
+    """
+    environments = checked_environments(cfg)
+    folder_size = check_model(cfg.model.path) if cfg.model.path else None
+    if cfg.model.path:
+        renderer = _load_renderer(cfg.model.path)
+    else:
+        renderer = _tiny_renderer(cfg, environments[TRAINING])
+    size = folder_size or tiny_size(cfg, renderer.tokenizer)
+    return ResolvedRun(cfg, environments, renderer, policy_size(cfg, size, len(renderer.tokenizer)))
+
+
+def make_environment(name: str, environment: Environment) -> TextEnv:
+    """One of a run's environments, by its name.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    env_id, settings = environment
+    try:
+        return make(env_id, settings)
+    except Exception as error:  # the boundary to environments, third-party ones too
+        raise ConfigError(
+            f"{settings_key(name)}: {env_id} cannot be made: {one_line(error)}"
+        ) from error
+
+
+def _load_renderer(path: str) -> Renderer:
+    try:
+        return Renderer.load(str(find_model(path)))
+    except Exception as error:  # the boundary to tokenizers, which raise all kinds
+        raise ConfigError(f"model.path={path}: {one_line(error)}") from error
+
+
+def _tiny_renderer(cfg: RunConfig, environment: Environment) -> Renderer:
+    """With a tokenizer of the training environment's text, and a processor if it has pictures."""
+    from learner.init_model import tiny_processor, train_tokenizer
+    from rollout.processor import PictureProcessor
+
+    env = make_environment(TRAINING, environment)
+    if not isinstance(env, TextEnv):
+        raise ConfigError(
+            f"env.id={cfg.env.id}: is no envs.base.TextEnv, so it has no text to make a tiny "
+            "model of; set model.path"
+        )
+    vision = shows_pictures(env)
+    tokenizer = train_tokenizer(env.corpus(), vision)
+    processor = None
+    if vision:
+        processor = PictureProcessor(tiny_processor(tokenizer, cfg.model.init.vision))
+    return Renderer(tokenizer, [tokenizer.eos_token_id], processor)

@@ -1,0 +1,41 @@
+"""`cardinal train --resume`: whether a run folder holds this very run, so that it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from configs.load import ConfigError, load
+from configs.schema import RunConfig
+
+MAY_DIFFER = ("cluster.address", "cluster.root")  # where a run is, not what it is
+
+
+def was_begun(cfg: RunConfig) -> bool:
+    """Whether the run folder holds this run, begun before.
+
+    Raises:
+        ConfigError: it holds a run of another configuration.
+    """
+    file = Path(cfg.cluster.root) / cfg.name / "config.yaml"
+    if not file.is_file():
+        return False
+    there, here = _by_key(load(file)), _by_key(cfg)
+    for key in sorted(there.keys() | here.keys()):
+        if there.get(key) != here.get(key):
+            raise ConfigError(
+                f"name={cfg.name}: the run folder {file.parent} was begun with "
+                f"{key}={there.get(key)}, and this is {here.get(key)}; choose another name"
+            )
+    return True
+
+
+def _by_key(section: object, key: str = "") -> dict[str, object]:
+    """Values of a configuration by dotted key, without those that may differ."""
+    if not dataclasses.is_dataclass(section):
+        return {} if key in MAY_DIFFER else {key: section}
+    values: dict[str, object] = {}
+    for field in dataclasses.fields(section):
+        name = f"{key}.{field.name}" if key else field.name
+        values |= _by_key(getattr(section, field.name), name)
+    return values

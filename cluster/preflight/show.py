@@ -1,0 +1,91 @@
+"""A checked run as tables in the terminal: sizes, memory, first prompts, and the placement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster.placement.nodes import address_of
+from cluster.placement.types import DATA, RANK, SLACK, WORKER, Node, Place, Plan
+from cluster.preflight.check import CheckedRun
+
+
+def show(run: CheckedRun) -> None:
+    """Print all that is known of a run."""
+    console, cfg = Console(), run.cfg
+    console.print(f"[bold]{cfg.name}[/bold]: {cfg.env.id}, preset {cfg.preset}, seed {cfg.seed}")
+    console.print(
+        f"SFT {cfg.sft.steps} steps of {cfg.sft.batch_size} demonstrations, then PPO "
+        f"{cfg.ppo.updates} updates of {cfg.ppo.episodes} episodes ({cfg.ppo.estimator})"
+    )
+    parameters = [(part, f"{count:,}") for part, count in run.parameters.items()]
+    prompts = [(name, str(tokens)) for name, tokens in run.longest_prompt.items()]
+    _print("model", ("part", "parameters"), parameters)
+    _print("memory on this machine", ("part", "MiB"), _memory_rows(run))
+    _print("first prompts", ("variant", "longest, tokens"), prompts)
+    show_plan(run)
+    console.print(f"run folder {Path(cfg.cluster.root) / cfg.name}")
+
+
+def show_plan(run: CheckedRun) -> None:
+    """Print where each process would go."""
+    where = address_of(run.cfg.cluster.address) or "a local Ray on this machine"
+    header = ("node", "CPU", "GPU", "work")
+    _print(f"placement on {where}", header, list(plan_rows(run.plan)))
+
+
+def plan_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
+    """A row a node: its name, CPU, GPU, and which processes it gets."""
+    for node in plan.nodes:
+        here = [p for p in plan.places if p.node.id == node.id]
+        work = "; ".join(filter(None, (_processes(role, here) for role in (WORKER, RANK, DATA))))
+        kind = f" {node.accelerator}" if node.accelerator else ""
+        cpus, gpus = _taken(node, here, "CPU"), _taken(node, here, "GPU")
+        yield node.name, cpus, gpus + kind, work or "(no work)"
+
+
+def _print(title: str, header: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    table = Table(*header, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _memory_rows(run: CheckedRun) -> list[tuple[str, str]]:
+    parts = [(part, size) for part, size in run.memory.items() if size]
+    sizes = [*parts, ("all", sum(run.memory.values())), ("free here", run.available)]
+    return [(part, f"{size / 2**20:,.0f}") for part, size in sizes]
+
+
+def _processes(role: str, here: Sequence[Place]) -> str:
+    """`learner ranks 0-1 (1 CPU + 1 GPU each)`, or "" without any."""
+    places = [p for p in here if p.role == role]
+    if not places or role == DATA:
+        return "room for data tasks" if places else ""
+    first = places[0]
+    amount = f"{first.cpus:g} CPU" + (f" + {first.gpus:g} GPU" if first.gpus else "")
+    colocated = ", on the ranks' GPUs" if first.colocated_ranks else ""
+    each, plural = ("", "") if len(places) == 1 else (" each", "s")
+    return f"{role}{plural} {_ranges([p.index for p in places])} ({amount}{each}{colocated})"
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """`0-3, 7`."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and runs[-1][-1] == index - 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
+
+
+def _taken(node: Node, here: Sequence[Place], resource: str) -> str:
+    """`2 of 8, 4 held by others`."""
+    used = sum(p.cpus if resource == "CPU" else p.gpus for p in here)
+    total, free = node.total.get(resource, 0.0), node.free.get(resource, 0.0)
+    held = f", {total - free:g} held by others" if total - free > SLACK else ""
+    return f"{used:g} of {total:g}{held}" if total else ""

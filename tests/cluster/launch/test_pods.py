@@ -1,0 +1,96 @@
+"""Pods: how many of which size, and that the run's own placement fits them."""
+
+import pytest
+
+from cluster.launch.pods import ManifestOptions, host_memory, worker_pods
+from cluster.placement.memory import policy_size, process_needs
+from cluster.placement.plan import plan
+from cluster.placement.types import Node
+from configs.load import ConfigError, load
+from configs.model_folder import ModelSize
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize("gpus", [True, False], ids=["gpu", "cpu"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        (),
+        ("rollout.workers=9", "learner.ranks=12"),
+        ("rollout.workers=3", "rollout.threads=2", "learner.cpus=0.5", "learner.ranks=2"),
+        ("rollout.workers=3", "rollout.tensor_parallel=4", "learner.ranks=10"),
+        (
+            "rollout.workers=6",
+            "rollout.tensor_parallel=2",
+            "learner.ranks=12",
+            "cluster.layout=colocated",
+        ),
+    ],
+)
+def test_the_placement_fits_the_pods(keys, gpus):
+    """What the run itself computes on a cluster of just these pods."""
+    cfg = load("gp_l", ["sft.batch_size=120", *keys])
+    if not gpus and ("parallel" in str(keys) or "colocated" in str(keys)):
+        pytest.skip("needs GPUs")
+    options = ManifestOptions(gpus=gpus)
+    nodes = [Node("head", "head", {"memory": 8.0 * GIB}, {"memory": 8.0 * GIB})]
+    for pods in worker_pods(cfg, options):
+        total = {
+            "CPU": pods.cpus,
+            "GPU": pods.gpus,
+            "memory": pods.memory,
+            "object_store_memory": pods.object_store,
+        }
+        names = [f"{pods.name}-{i}" for i in range(pods.count)]
+        nodes += [Node(name, name, total, total) for name in names]
+    size = policy_size(cfg, ModelSize({"all": 1_100_000}, 4, 128, 512, None), 300)
+    placed = plan(cfg, nodes, process_needs(cfg, size, nodes))
+    assert {n.name.split("-")[0] for n in placed.hosts()} == {
+        n.name.split("-")[0] for n in nodes[1:]
+    }
+
+
+def test_colocated_engines_and_ranks_share_pods():
+    keys = (
+        "cluster.layout=colocated",
+        "rollout.workers=6",
+        "rollout.tensor_parallel=2",
+        "learner.ranks=12",
+        "sft.batch_size=120",
+    )
+    (pods,) = worker_pods(load("gp_l", keys), ManifestOptions())
+    assert (pods.name, pods.count, pods.gpus) == ("colocated", 2, 6)
+    assert pods.cpus == 3 * (2 * 1 + 1) + 1
+    with pytest.raises(ConfigError, match="layout=colocated needs GPUs"):
+        worker_pods(load("gp_l", keys), ManifestOptions(gpus=False))
+
+
+def test_an_offloaded_optimizer_is_counted_in_the_hosts_memory():
+    keys = (
+        "model.init.hidden=1024",
+        "model.init.heads=8",
+        "model.init.layers=24",
+        "learner.zero_stage=1",
+    )
+    there, here = (
+        host_memory(load("gp_l", [*keys, f"learner.offload={value}"]), ManifestOptions())
+        for value in ("false", "true")
+    )
+    assert here[0].rank - there[0].rank > GIB
+    assert here[0].worker == there[0].worker
+    assert here[1] == there[1]
+
+
+def test_memory_grows_with_the_model_and_holds_the_object_store():
+    small = worker_pods(load("gp_l"), ManifestOptions(gpus=False))
+    large = worker_pods(
+        load("gp_l", ["model.init.hidden=1024", "model.init.heads=8", "model.init.layers=24"]),
+        ManifestOptions(gpus=False),
+    )
+    for before, after in zip(small, large, strict=True):
+        assert after.memory - before.memory > GIB
+        assert after.object_store > before.object_store
+        assert before.memory > before.object_store >= 0.5 * GIB
+    given = worker_pods(load("gp_l"), ManifestOptions(memory=7 * GIB))
+    assert [p.memory for p in given] == [7 * GIB] * 2

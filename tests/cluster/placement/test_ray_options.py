@@ -1,0 +1,80 @@
+"""Options of Ray by place: the node, its GPUs, and what learner ranks keep away from."""
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.placement.plan import plan
+from cluster.placement.ray_options import (
+    buffer_options,
+    scaling,
+    waiting_ranks,
+    worker_options,
+)
+from cluster.placement.types import RANK, WORKER
+from tests.cluster.placement import clusters
+from tests.cluster.placement.clusters import debug
+
+# Ray takes ids of 28 bytes.
+SMALL, LARGE = (
+    [replace(node, id=f"{number + 1:056x}") for number, node in enumerate(nodes)]
+    for nodes in (clusters.SMALL, clusters.LARGE)
+)
+
+
+def node_of(options):
+    affinity = options["scheduling_strategy"]
+    return affinity.node_id, affinity.soft
+
+
+def test_a_worker_gets_its_place_and_no_other():
+    (place,) = plan(debug("rollout.tensor_parallel=2", "rollout.cpus=3"), LARGE).of(WORKER)
+    options = worker_options(place)
+    assert node_of(options) == (place.node.id, False)
+    assert (options["num_cpus"], options["num_gpus"]) == (3, 2)
+    assert "runtime_env" not in options
+
+
+def test_a_colocated_worker_sees_the_gpus_of_its_ranks():
+    keys = ("cluster.layout=colocated", "rollout.workers=2", "rollout.tensor_parallel=2")
+    places = plan(debug(*keys, "learner.ranks=4"), LARGE).of(WORKER)
+    found = [worker_options(place) for place in places]
+    assert [options["num_gpus"] for options in found] == [0, 0]
+    variables = [options["runtime_env"]["env_vars"] for options in found]
+    assert [v["CUDA_VISIBLE_DEVICES"] for v in variables] == ["0,1", "2,3"]
+
+
+def test_the_buffer_lives_where_rank_0_does_or_a_worker():
+    whole = plan(debug(), SMALL)
+    assert node_of(buffer_options(whole)) == (whole.of(RANK)[0].node.id, True)
+    alone = plan(debug(), SMALL, learn=False)
+    assert node_of(buffer_options(alone)) == (alone.of(WORKER)[0].node.id, True)
+
+
+def test_ranks_keep_off_the_nodes_of_others():
+    cfg = debug("rollout.workers=2", "learner.ranks=2")
+    found = plan(cfg, SMALL)
+    config = scaling(cfg, found)
+    assert config.num_workers == 2
+    assert not config.use_gpu
+    assert config.resources_per_worker == {"CPU": 1.0}
+    assert config.accelerator_type is None
+    closed = ",".join(found.closed_to_ranks())
+    assert config.label_selector == {"ray.io/node-id": f"!in({closed})"}
+
+
+def test_ranks_on_gpus_ask_for_their_type():
+    cfg = debug("learner.ranks=2", "cluster.accelerator=H100")
+    config = scaling(cfg, plan(cfg, LARGE[1:2]))
+    assert config.use_gpu
+    assert config.resources_per_worker == {"CPU": 1.0, "GPU": 1.0}
+    assert config.accelerator_type == "H100"
+    assert config.label_selector is None
+
+
+@pytest.mark.parametrize(("nodes", "each"), [(SMALL, "1 CPU"), (LARGE, "1 CPU + 1 GPU")])
+def test_ranks_that_waited_in_vain_say_for_what(nodes, each):
+    found = plan(debug("learner.ranks=2"), nodes)
+    sentence = waiting_ranks(found, 30)
+    assert sentence.startswith(f"2 learner ranks waited 30 s (cluster.start_deadline_s) for {each}")
+    assert found.of(RANK)[0].node.name in sentence

@@ -1,0 +1,110 @@
+"""What a configuration names: environments, tokenizers and models that cannot be, in one line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cluster.environments import environments
+from cluster.preflight.resolve import resolve
+from configs.load import ConfigError, load
+
+
+def debug(*overrides):
+    """Its run folder is taken by nothing, whatever runs this checkout has seen."""
+    return load("gp_l_debug", ["cluster.root=/nowhere", *overrides])
+
+
+def with_model(folder, *overrides):
+    return debug(f"model.path={folder}", *overrides)
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    """A copy of the tiny model that a test may damage."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def refused(cfg, *words):
+    with pytest.raises(ConfigError) as error:
+        resolve(cfg)
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_environment_settings():
+    refused(debug("env.settings.face_rul=ten"), "env.settings.face_rul", "nearest is face_rule")
+    refused(debug("eval.variants.x.face_rule=eleven"), "eval.variants.x.face_rule=eleven")
+    refused(debug("env.id=cardinal/GeneralPints-v0"), "cardinal/GeneralPints-v0")
+    refused(debug("env.settings.suits=red"), "env.settings: GeneralPoints: suits needs modality")
+    refused(debug("eval.variants.x.suits=red"), "eval.variants.x: GeneralPoints: suits needs")
+    refused(debug("env.id=nomodule:X-v0"), "nomodule:X-v0")
+
+
+def test_an_environment_without_text_needs_a_model(tmp_path):
+    (tmp_path / "plain.yaml").write_text(
+        "env: {id: CartPole-v1}\nppo: {updates: 1}\neval: {variants: {a: {}}}\n"
+    )
+    refused(load(tmp_path / "plain.yaml"), "env.id=CartPole-v1", "set model.path")
+    cfg = load(tmp_path / "plain.yaml", ["env.settings.gravty=1"])
+    refused(cfg, "env.settings: CartPole-v1 cannot be made", "gravty")
+
+
+def test_models_too_small_for_the_run(model):
+    refused(with_model("/nowhere/at/all"), "model.path=/nowhere/at/all", "no such folder")
+    refused(with_model(model, "rollout.context_tokens=4096"), "rollout.context_tokens=4096", "1024")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
+    refused(with_model(model), "its tokenizer has", "more than the 100")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"version": "1.0", "added_tokens": []}'])
+def test_damaged_tokenizers(model, text):
+    (model / "tokenizer.json").write_text(text)
+    refused(with_model(model), f"model.path={model}: ")
+
+
+def without(model, key):
+    """Take a key out of the tokenizer's configuration."""
+    file = model / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    config.pop(key, None)
+    file.write_text(json.dumps(config))
+
+
+def test_a_tokenizer_without_chat_template(model):
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    without(model, "chat_template")
+    refused(with_model(model), "model.path=", "has no chat template")
+
+
+def test_a_tokenizer_without_an_end_token(model):
+    without(model, "eos_token")
+    resolve(with_model(model))  # generation_config.json still says what ends an answer
+    (model / "generation_config.json").unlink()
+    refused(with_model(model), f"model.path={model}: ", "has no eos_token")
+
+
+SEES = ("env.settings.modality=vision", "env.settings.image_size=128")
+
+
+def test_vision_sizes_that_do_not_divide():
+    refused(debug(*SEES, "model.init.vision.patch_size=12"), "model.init.vision", "multiple of")
+
+
+def test_the_parts_of_a_run(tiny_model):
+    cfg = with_model(tiny_model)
+    run = resolve(cfg)
+    assert run.environments == environments(cfg)
+    assert run.renderer.processor is None
+    assert run.model.vocabulary == len(run.renderer.tokenizer)
+    assert "value head" in run.model.parameters
+
+
+def test_a_tiny_model_has_a_processor_where_there_are_pictures():
+    run = resolve(debug(*SEES))
+    assert run.renderer.processor is not None
+    assert run.model.parameters["vision"] > 10**5
+    assert resolve(debug()).renderer.processor is None

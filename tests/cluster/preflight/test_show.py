@@ -1,0 +1,65 @@
+"""The tables of `cardinal check`."""
+
+from cluster.placement.plan import plan
+from cluster.preflight.check import CheckedRun
+from cluster.preflight.show import plan_rows, show, show_plan
+from tests.cluster.placement.clusters import HEAD, LARGE, SMALL, debug, node
+
+
+def test_the_table_names_each_node_and_its_work():
+    rows = list(plan_rows(plan(debug("rollout.workers=2", "learner.ranks=2"), SMALL)))
+    text = {row[0]: " ".join(row[1:]) for row in rows}
+    assert "(no work)" in text["head"]
+    assert any("learner ranks 0-1 (1 CPU each)" in line for line in text.values())
+    busy = plan(debug(), [node("a", 8, free={"CPU": 4.0})])
+    assert "held by others" in next(plan_rows(busy))[1]
+
+
+def row(plan, name):
+    return next(row for row in plan_rows(plan) if row[0] == name)
+
+
+def test_gpus_and_colocated_engines_are_named():
+    colocated = debug("cluster.layout=colocated", "rollout.workers=8", "learner.ranks=8")
+    assert row(plan(colocated, LARGE), "gpu-a") == (
+        "gpu-a",
+        "16 of 32",
+        "8 of 8 H100",
+        "rollout workers 0-7 (1 CPU each, on the ranks' GPUs); "
+        "learner ranks 0-7 (1 CPU + 1 GPU each)",
+    )
+    apart = plan(debug("rollout.workers=3"), [HEAD, node("a", 2), node("b", 9)])
+    work = row(apart, "b")[-1]
+    assert work.startswith("rollout workers 0, 2 (1 CPU each)"), work
+    one = plan(debug(), [node("a", 8, 2, "L4", free={"GPU": 2.0, "CPU": 5.0})])
+    assert next(plan_rows(one)) == (
+        "a",
+        "2.5 of 8, 3 held by others",
+        "2 of 2 L4",
+        "rollout worker 0 (1 CPU + 1 GPU); learner rank 0 (1 CPU + 1 GPU); room for data tasks",
+    )
+
+
+def test_what_is_shown_of_a_run(capsys, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    cfg = debug("seed=7", "cluster.root=/nowhere")
+    memory = {"engine weights": 3 * 2**20, "reference policy": 0, "processes": 2 * 2**20}
+    run = CheckedRun(
+        cfg, {"layers": 1234}, memory, 2**30, {"eval/x": 77}, plan(cfg, [node("a", 8)])
+    )
+    show(run)
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for words in (
+        "seed 7",
+        "layers 1,234",
+        "engine weights 3",
+        "all 5",
+        "free here 1,024",
+        "eval/x 77",
+        "placement on a local Ray on this machine",
+        f"run folder /nowhere/{cfg.name}",
+    ):
+        assert words in shown, words
+    assert "reference policy" not in shown
+    show_plan(run)
+    assert "parameters" not in capsys.readouterr().out

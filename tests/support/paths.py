@@ -1,3 +1,0 @@
-"""Where the checkout is, for tests at any depth."""
-
-from configs.paths import ROOT as ROOT
