@@ -1,4 +1,4 @@
-"""Weights over vLLM's own channels: our client and source under vLLM's real trainer engine.
+"""Weights over vLLM's own channels: our client and weight_source under vLLM's real trainer engine.
 
 No GPU: the NCCL communicator alone is replaced, by one that keeps what is broadcast.
 """
@@ -19,7 +19,13 @@ from cluster.failures import DeadlineExceeded, WorkerLost
 from cluster.weights import device
 from cluster.weights.device import DeviceChannel, WeightSyncClient
 from learner.engine import TrainingEngine
-from learner.weight_sender import TransferSpec, bucket_bytes, bytes_of, source, trainer_settings
+from learner.weight_sender import (
+    TransferSpec,
+    buffer_bytes,
+    payload_bytes,
+    weight_source,
+    trainer_init_info,
+)
 from tests.support.learner import config, save_llama
 
 
@@ -104,12 +110,12 @@ def nccl(monkeypatch):
     from vllm.distributed.weight_transfer import nccl_engine
 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
-    settings = device.open_sender.__globals__["trainer_settings"]
+    settings = device.open_sender.__globals__["trainer_init_info"]
 
     def unpacked(spec):  # packing is CUDA's own streams
         return replace(settings(spec), packed=False)
 
-    monkeypatch.setitem(device.open_sender.__globals__, "trainer_settings", unpacked)
+    monkeypatch.setitem(device.open_sender.__globals__, "trainer_init_info", unpacked)
 
     made = []
 
@@ -245,7 +251,7 @@ def test_the_client_is_the_one_that_vllm_asks_for():
 def test_the_source_tells_what_it_gives(learner):
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine
 
-    given = source(
+    given = weight_source(
         learner.weight_shapes, lambda: (item for b in learner.weights(10_000) for item in b)
     )
     checked = NCCLTrainerWeightTransferEngine._checked_iter(given, given.metadata())
@@ -254,18 +260,18 @@ def test_the_source_tells_what_it_gives(learner):
 
 def test_the_buffer_holds_the_largest_tensor():
     shapes = [("a", torch.bfloat16, (10, 10)), ("b", torch.float32, (2,))]
-    assert bytes_of(shapes) == 208
-    assert bucket_bytes(shapes, 100) == 200
-    assert bucket_bytes(shapes, 1000) == 1000
+    assert payload_bytes(shapes) == 208
+    assert buffer_bytes(shapes, 100) == 200
+    assert buffer_bytes(shapes, 1000) == 1000
 
 
 def test_settings_for_vllm():
-    nccl = trainer_settings(TransferSpec("nccl", 1, 1000, "10.0.0.1", 1234, 5))
+    nccl = trainer_init_info(TransferSpec("nccl", 1, 1000, "10.0.0.1", 1234, 5))
     assert (nccl.backend, nccl.master_address, nccl.master_port) == ("nccl", "10.0.0.1", 1234)
     assert (nccl.world_size, nccl.packed, nccl.packed_buffer_size_bytes) == (5, True, 1000)
     assert not nccl.is_sender
-    ipc = trainer_settings(TransferSpec("ipc", 0, 1000))
+    ipc = trainer_init_info(TransferSpec("ipc", 0, 1000))
     assert (ipc.backend, ipc.packed, ipc.packed_buffer_size_bytes) == ("ipc", True, 1000)
     assert ipc.is_sender
     with pytest.raises(ValueError, match="vLLM's own are nccl and ipc"):
-        trainer_settings(TransferSpec("object_store", 0, 1000))
+        trainer_init_info(TransferSpec("object_store", 0, 1000))
