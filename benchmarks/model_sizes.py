@@ -104,12 +104,12 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print the rows, or the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", action="store_true")
     found = rows()
-    if parser.parse_args().table:
+    if parser.parse_args(arguments).table:
         print(table(found))
     else:
         sys.stdout.writelines(json.dumps(row) + "\n" for row in found)

@@ -119,11 +119,11 @@ def row(name: str, **numbers: float) -> None:
     print(json.dumps({"benchmark": name, **{k: round(v, 4) for k, v in numbers.items()}}))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Play, move, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trajectories", type=int, default=1000)
-    n = parser.parse_args().trajectories
+    n = parser.parse_args(arguments).trajectories
     ray.init("local", num_cpus=2, object_store_memory=2**31, log_to_driver=False)
     player = Player.remote(list(range(n)))
     turns, pixels = ray.get(player.turns.remote())

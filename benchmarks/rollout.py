@@ -131,13 +131,15 @@ async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> Non
     row(f"rollout {style}: numbers beside the blocks", numbers, blocks, "bytes")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=512)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    for style, episodes in (("brief", options.episodes), ("full", options.episodes // 2)):
+    parser.add_argument("--styles", nargs="+", default=["brief", "full"], help="of the prompts")
+    options = parser.parse_args(arguments)
+    for style in options.styles:  # full prompts are longer: half as many
+        episodes = options.episodes // (1 if style == "brief" else 2)
         asyncio.run(measure(style, episodes, options.in_flight, options.rounds))
 
 
