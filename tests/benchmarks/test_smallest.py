@@ -32,10 +32,10 @@ def test_none_is_left_out():
     "name",
     [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in SMALLEST],
 )
-def test_it_runs_in_its_smallest_size(name, capsys):
+def test_it_runs_in_its_smallest_size(name, capfd):
     arguments, rows = SMALLEST[name]
     importlib.import_module(f"benchmarks.{name}").main(arguments.split())
-    printed = capsys.readouterr().out.splitlines()
+    printed = capfd.readouterr().out.splitlines()
     if rows is None:
         assert printed[0].startswith("| model |")
         return
