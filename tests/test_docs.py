@@ -1,11 +1,18 @@
 """The documentation names nothing that is not there, and its ways are as short as they say."""
 
+import re
+import tomllib
+
 import pytest
+import yaml
 
 from tests.support import pages
 from tests.support.paths import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 
@@ -39,6 +46,34 @@ def test_every_invariant_has_a_reason_and_a_test():
     for name, section in sections.items():
         assert "*Why.*" in section, name
         assert pages.PATH.search(section.split("*Held by.*")[1])[2], name
+
+
+def test_the_version_is_one():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    newest = re.search(r"^## (\S+?),", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert newest is not None
+    assert newest[1] == version
+
+
+def test_hosted_ci_runs_what_everyone_runs():
+    (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"].values()
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["make test"]
+
+
+def test_hooks_are_the_projects_own_tools():
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repo["repo"] == "local"  # nothing is downloaded
+    assert [hook["id"] for hook in repo["hooks"]] == [
+        "ruff-check",
+        "ruff-format",
+        "mypy",
+        "layering",
+    ]
+    for hook in repo["hooks"]:
+        assert hook["language"] == "system"
+        assert hook["entry"].startswith(".venv/bin/")
 
 
 def test_the_picture_is_drawn_by_its_script(tmp_path):

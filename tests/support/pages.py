@@ -29,7 +29,9 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(rf"(?<![\w./-])((?:{'|'.join(FOLDERS)})/[\w./-]*)(?:::(\w+))?")
 DOTTED = re.compile(r"(?<![\w./-])([a-z_]+(?:\.[A-Za-z_]\w*)+)(?![\w(])")
 MAKE = re.compile(r"(?<![\w-])make ([a-z][a-z-]*)")
-COMMAND = re.compile(r"(?<![\w/-])(?:\.venv/bin/)?cardinal ([a-z][a-z-]*)([^|#\n]*)")
+COMMAND = re.compile(
+    r"(?<![\w/-])(?:\.venv/bin/cardinal|cardinal|-m cluster\.cli) ([a-z][a-z-]*)([^|#\n]*)"
+)
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 SUFFIXES = ("html", "png", "json", "jsonl", "csv", "yaml", "py", "md", "log")
 SETTINGS = {
