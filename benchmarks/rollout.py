@@ -66,10 +66,15 @@ async def bare(
 
     async def one(number: int, prompt: list[int], length: int) -> None:
         parameters = SamplingParams(
-            max_tokens=length, ignore_eos=True, temperature=1.0, logprobs=0, seed=number,
-            detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
+            max_tokens=length,
+            ignore_eos=True,
+            temperature=1.0,
+            logprobs=0,
+            seed=number,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
             logit_bias=dict.fromkeys(forbidden, FORBIDDEN_BIAS),
-        )  # fmt: skip
+        )
         async with gate:
             async for _ in llm.generate(tokens_input(prompt), parameters, f"b{number}"):
                 pass
@@ -81,11 +86,14 @@ async def bare(
 
 def row(name: str, ours: float, reference: float, unit: str) -> None:
     record = {
-        "name": name, "ours": round(ours, 4), "reference": round(reference, 4),
-        "ratio": round(ours / reference, 4), "unit": unit,
+        "name": name,
+        "ours": round(ours, 4),
+        "reference": round(reference, 4),
+        "ratio": round(ours / reference, 4),
+        "unit": unit,
         "machine": f"{platform.machine()}, {platform.processor() or 'cpu'}",
         "date": date.today().isoformat(),
-    }  # fmt: skip
+    }
     print(json.dumps(record), flush=True)
 
 
@@ -97,9 +105,12 @@ async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> Non
         init_model(folder, cfg, make(ENV, settings).corpus())
         renderer = Renderer.load(folder)
         engine = EngineSettings(
-            folder, max_sequences=in_flight, context_tokens=context, forbidden=renderer.forbidden,
+            folder,
+            max_sequences=in_flight,
+            context_tokens=context,
+            forbidden=renderer.forbidden,
             stop_ids=renderer.stop_ids,
-        )  # fmt: skip
+        )
         limits = Limits(answer, context, 600.0)
         worker = RolloutWorker(engine, renderer, {"v": (ENV, settings)}, limits, in_flight, 64)
         await worker.start()
@@ -126,8 +137,12 @@ async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> Non
     best = statistics.median(a / b for a, b in zip(rates[1:], references[1:], strict=True))
     reference = statistics.median(references[1:])
     row(f"rollout {style}: sampled tokens", best * reference, reference, "tokens/s")
-    row(f"rollout {style}: running in the engine", statistics.median(running[1:]),
-        in_flight, "sequences")  # fmt: skip
+    row(
+        f"rollout {style}: running in the engine",
+        statistics.median(running[1:]),
+        in_flight,
+        "sequences",
+    )
     row(f"rollout {style}: numbers beside the blocks", numbers, blocks, "bytes")
 
 

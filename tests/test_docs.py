@@ -36,11 +36,18 @@ def test_the_index_has_every_page():
 def test_every_invariant_has_a_reason_and_a_test():
     text = (ROOT / "docs" / "invariants.md").read_text()
     names = [
-        "token-in-token-out", "alignment", "failure-is-not-a-reward", "refs-move-bytes-do-not",
-        "every-wait-has-a-deadline", "weights-are-proven", "staleness-is-bounded",
-        "loss-invariance", "configuration-is-typed", "resume-loses-nothing",
+        "token-in-token-out",
+        "alignment",
+        "failure-is-not-a-reward",
+        "refs-move-bytes-do-not",
+        "every-wait-has-a-deadline",
+        "weights-are-proven",
+        "staleness-is-bounded",
+        "loss-invariance",
+        "configuration-is-typed",
+        "resume-loses-nothing",
         "no-model-output-is-executed",
-    ]  # fmt: skip
+    ]
     sections = dict(part.split("\n", 1) for part in text.split("\n## ")[1:])
     assert list(sections) == names
     for name, section in sections.items():

@@ -41,12 +41,12 @@ WITHOUT = {
 REST = "*"  # the files of a room that are named on no floor
 FLOORS = {  # from bottom to top: a part imports itself and the floors below, never its neighbour
     "configs": (("schema", "text"), ("presets",), (REST,)),
-    "envs": (("base", "answers"), ("general_points", "virl", "viewer", REST)),
+    "envs": (("base", "answers"), ("settings",), ("general_points", "virl", "viewer", REST)),
     "envs.virl": (("geometry", "names"), ("route",), ("city",), ("drawing",), (REST,)),
     "report": ((REST,), ("study",)),
     "cluster": (
-        ("failures",),
-        ("wait", "cursor", "run_folder"),
+        ("failures", "handles"),
+        ("wait", "cursor", "run_folder", "environments"),
         ("placement", "weights", "demonstrations"),
         (REST,),
         ("preflight",),
