@@ -15,13 +15,12 @@ from datetime import date
 from pathlib import Path
 
 
-def run(seed: int, root: str) -> dict[str, object]:
+def run(seed: int, root: str, overrides: list[str]) -> dict[str, object]:
+    """Train the demo with one seed; returns its row."""
     name = f"seed-{seed}"
-    subprocess.run(
-        [sys.executable, "-m", "cluster.cli", "train", "gp_l", f"name={name}", f"seed={seed}",
-         f"cluster.root={root}"],
-        check=True, stdout=sys.stderr,
-    )  # fmt: skip
+    keys = [f"name={name}", f"seed={seed}", f"cluster.root={root}", *overrides]
+    command = [sys.executable, "-m", "cluster.cli", "train", "gp_l", *keys]
+    subprocess.run(command, check=True, stdout=sys.stderr)
     summary = json.loads((Path(root) / name / "summary.json").read_text())
     sft, ppo = (summary["stages"][stage]["train"] for stage in ("sft", "ppo"))
     seconds = summary["seconds"]
@@ -29,7 +28,7 @@ def run(seed: int, root: str) -> dict[str, object]:
         "name": f"demo, seed {seed}: sampled success on training hands, PPO against SFT",
         "ours": ppo["success"],
         "reference": sft["success"],
-        "ratio": round(ppo["success"] / sft["success"], 3),
+        "ratio": round(ppo["success"] / sft["success"], 3) if sft["success"] else None,
         "unit": "share of episodes",
         "intervals": {"sft": sft["interval"], "ppo": ppo["interval"]},
         "apart": sft["interval"][1] < ppo["interval"][0],
@@ -45,13 +44,14 @@ def run(seed: int, root: str) -> dict[str, object]:
     }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options = parser.parse_args()
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the configuration")
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as root:
         for seed in options.seeds:
-            print(json.dumps(run(seed, root)), flush=True)
+            print(json.dumps(run(seed, root, options.overrides)), flush=True)
 
 
 if __name__ == "__main__":

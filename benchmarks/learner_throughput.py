@@ -1,7 +1,7 @@
 """Learner against bare loops: tokens/s of SFT and PPO steps, of packed and of padded training.
 
-Bare: forward, backward and fused AdamW of the same Llama on the same data, no engine. Run
-`python -m benchmarks.learner_throughput`; prints one JSON row a figure (ours, reference, ratio).
+Bare: forward, backward and fused AdamW of the same Llama on the same data, no engine, nothing
+of learner/. Prints one JSON row a figure (ours, reference, ratio).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from datetime import date
 from functools import partial
+from typing import NamedTuple
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
@@ -24,15 +25,13 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from configs.schema import OptimizerConfig, PPOConfig, RunConfig, SFTConfig
-from learner import batch as batching
-from learner.batch import MicroBatch, Sequence, microbatches
+from learner.batch import Sequence
 from learner.engine import TrainingEngine
 from learner.ppo import ppo_steps, ppo_update
 from learner.sft import sft_step
 from rollout.trajectory import Segment, Trajectory, Turn
 
 BATCH = 64  # sequences an optimizer step
-SEQUENCES = 128  # trajectories in all
 EPOCHS = 4  # of a PPO update
 
 
@@ -56,7 +55,7 @@ def make_model(folder: str, vocabulary: int) -> int:
 def make_trajectories(n: int, turns: int, seed: int, vocabulary: int) -> list[Trajectory]:
     """Episodes of 1 to `turns` turns, prompts of 8-16 tokens, answers of 12-40."""
     rng = np.random.default_rng(seed)
-    made = []
+    trajectories = []
     for i in range(n):
         ids: list[int] = rng.integers(0, vocabulary, rng.integers(8, 17)).tolist()
         mask, played = [False] * len(ids), []
@@ -74,8 +73,10 @@ def make_trajectories(n: int, turns: int, seed: int, vocabulary: int) -> list[Tr
             tuple(played),
         )
         metrics = {"success": 0.0, "first_try": 0.0}
-        made.append(Trajectory(f"b/{i:04d}", "b", "train", i, i, (segment,), "truncated", metrics))
-    return made
+        trajectories.append(
+            Trajectory(f"b/{i:04d}", "b", "train", i, i, (segment,), "truncated", metrics)
+        )
+    return trajectories
 
 
 def rates(works: dict[str, tuple[int, Callable[[], object]]], seconds: float) -> dict[str, float]:
@@ -94,6 +95,41 @@ def rates(works: dict[str, tuple[int, Callable[[], object]]], seconds: float) ->
     return best
 
 
+class Rows(NamedTuple):
+    """What the bare loop reads: int64 [R, L] twice; int64 [N], flat indices of the answers."""
+
+    token_ids: torch.Tensor
+    position_ids: torch.Tensor
+    actions: torch.Tensor
+
+
+def fill_rows(sequences: list[Sequence], factor: int) -> Rows:
+    """Rows of `factor` times the longest sequence, filled in order of arrival.
+
+    factor: 0 gives each sequence a row of its own.
+    """
+    width = max(factor, 1) * max(len(s.token_ids) for s in sequences)
+    rows: list[list[Sequence]] = []
+    used = width
+    for sequence in sequences:
+        if factor == 0 or used + len(sequence.token_ids) > width:
+            rows.append([])
+            used = 0
+        rows[-1].append(sequence)
+        used += len(sequence.token_ids)
+    token_ids = np.zeros((len(rows), width), np.int64)
+    positions, actions = token_ids.copy(), np.zeros((len(rows), width), bool)
+    for row, parts in enumerate(rows):
+        begin = 0
+        for part in parts:
+            span = slice(begin, begin := begin + len(part.token_ids))
+            token_ids[row, span], actions[row, span] = part.token_ids, part.action_mask
+            positions[row, span] = np.arange(len(part.token_ids))
+        positions[row, begin:] = np.arange(width - begin)  # padding is a sequence of its own
+    flat = torch.from_numpy(np.flatnonzero(actions))
+    return Rows(torch.from_numpy(token_ids), torch.from_numpy(positions), flat)
+
+
 class Bare:
     """The loop one would write by hand."""
 
@@ -101,17 +137,14 @@ class Bare:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 
-    def epoch(self, groups: list[list[MicroBatch]]) -> None:
-        """One optimizer step a group of batches."""
-        for group in groups:
-            count = sum(len(m.actions) for m in group)
-            for m in group:
-                logits = self.model(
-                    input_ids=m.token_ids, position_ids=m.position_ids, use_cache=False
-                ).logits
-                rows = logits.flatten(0, 1)[m.actions - 1]
-                targets = m.token_ids.flatten()[m.actions]
-                (F.cross_entropy(rows, targets, reduction="sum") / count).backward()
+    def epoch(self, steps: list[Rows]) -> None:
+        """One optimizer step for each batch of rows."""
+        for rows in steps:
+            logits = self.model(
+                input_ids=rows.token_ids, position_ids=rows.position_ids, use_cache=False
+            ).logits
+            predicting = logits.flatten(0, 1)[rows.actions - 1]
+            F.cross_entropy(predicting, rows.token_ids.flatten()[rows.actions]).backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -121,40 +154,36 @@ def chunks(sequences: list[Sequence]) -> list[list[Sequence]]:
     return [sequences[i : i + BATCH] for i in range(0, len(sequences), BATCH)]
 
 
-def packed_rows(sequences: list[Sequence], factor: int) -> list[MicroBatch]:
-    """Rows of `factor` times the longest sequence, filled in order of arrival."""
-    width = factor * max(len(s.token_ids) for s in sequences)
-    rows = batching._flat(np.array([len(s.token_ids) for s in sequences]), width)
-    return [batching._build(sequences, rows)]
-
-
-def measure(threads: int, turns: int, seconds: float) -> list[dict[str, object]]:
+def measure(threads: int, turns: int, seconds: float, count: int) -> list[dict[str, object]]:
+    """Rows of one setting: `count` trajectories of up to `turns` turns."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         parameters = make_model(folder, 80)
-        trajectories = make_trajectories(SEQUENCES, turns, 0, 80)
+        trajectories = make_trajectories(count, turns, 0, 80)
         data = [Sequence(s.token_ids, s.action_mask) for t in trajectories for s in t.segments]
         tokens = sum(len(s.token_ids) for s in data)
         by_length = sorted(data, key=lambda s: len(s.token_ids))
         groups = {
-            "padded": [microbatches(c, 10**9, "padded") for c in chunks(by_length)],
-            "packed x1": [packed_rows(c, 1) for c in chunks(data)],
-            "packed x4": [packed_rows(c, 4) for c in chunks(data)],
+            "padded": [fill_rows(c, 0) for c in chunks(by_length)],
+            "packed x1": [fill_rows(c, 1) for c in chunks(data)],
+            "packed x4": [fill_rows(c, 4) for c in chunks(data)],
         }
         bare = Bare(folder)
-        works = {name: (tokens, partial(bare.epoch, group)) for name, group in groups.items()}
+        works: dict[str, tuple[int, Callable[[], object]]] = {
+            name: (tokens, partial(bare.epoch, group)) for name, group in groups.items()
+        }
         works["sft"] = (tokens, sft(folder, data))
         works["ppo"] = (EPOCHS * tokens, ppo(folder, trajectories))
-        found = rates(works, seconds)
-    reference = max(found[name] for name in groups)
+        measured = rates(works, seconds)
+    reference = max(measured[name] for name in groups)
     return [
         {
             "name": f"learner {name}, {threads} threads, up to {turns} turns",
-            "ours": round(found[name]),
+            "ours": round(measured[name]),
             "reference": round(reference),
-            "ratio": round(found[name] / reference, 3),
+            "ratio": round(measured[name] / reference, 3),
             "unit": "tokens/s",
-            "references": {k: round(found[k]) for k in groups},
+            "references": {k: round(measured[k]) for k in groups},
             "parameters": parameters,
             "machine": platform.processor() or platform.machine(),
             "date": date.today().isoformat(),
@@ -172,24 +201,30 @@ def sft(folder: str, data: list[Sequence]) -> Callable[[], object]:
 
 def ppo(folder: str, trajectories: list[Trajectory]) -> Callable[[], object]:
     """A whole update: scoring pass, advantages, all epochs, metrics."""
+    count = len(trajectories)
     settings = PPOConfig(
-        updates=10**5, episodes=SEQUENCES, minibatch=BATCH, epochs=EPOCHS, critic_warmup=0,
+        updates=10**5,
+        episodes=count,
+        minibatch=min(BATCH, count),
+        epochs=EPOCHS,
+        critic_warmup=0,
         optimizer=OptimizerConfig(lr=1e-6),
-    )  # fmt: skip
+    )
     cfg = RunConfig(ppo=settings)
     engine = TrainingEngine(folder, cfg, settings.optimizer, ppo_steps(settings), value=True)
     return lambda: ppo_update(engine, trajectories, cfg, 0)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--turns", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
-    args = parser.parse_args()
+    parser.add_argument("--trajectories", type=int, default=128, help="of an update")
+    args = parser.parse_args(arguments)
     for threads in args.threads:
         for turns in args.turns:
-            for row in measure(threads, turns, args.seconds):
+            for row in measure(threads, turns, args.seconds, args.trajectories):
                 print(json.dumps(row), flush=True)
 
 

@@ -31,9 +31,12 @@ GPUS = {"24": "L4, A10G", "48": "L40S", "80": "A100, H100", "141": "H200"}  # Gi
 RESERVE = 0.9  # of a GPU: the rest is CUDA's own, fragments, and the answers' log-probabilities
 CACHE = 2  # an engine's share of a GPU holds its weights at least so many times, for its cache
 KEYS = (
-    "model.dtype=bfloat16", "model.gradient_checkpointing=true", "learner.zero_stage=3",
-    "learner.microbatch_tokens=8192", "sft.batch_size=512",
-)  # fmt: skip
+    "model.dtype=bfloat16",
+    "model.gradient_checkpointing=true",
+    "learner.zero_stage=3",
+    "learner.microbatch_tokens=8192",
+    "sft.batch_size=512",
+)
 
 
 def size(shape: tuple[int, int, int, int, int, bool]) -> ModelSize:
@@ -43,10 +46,14 @@ def size(shape: tuple[int, int, int, int, int, bool]) -> ModelSize:
 
     hidden, mlp, layers, heads, kv, tied = shape
     config = Qwen2Config(
-        hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=kv, tie_word_embeddings=tied,
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv,
+        tie_word_embeddings=tied,
         vocab_size=VOCABULARY,
-    )  # fmt: skip
+    )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     count = sum(p.numel() for p in model.parameters())
@@ -90,18 +97,22 @@ def table(found: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for row in found:
         fits = [f"{r or 'over 64'} + {t}" for r, t in row["fits"].values()]
-        cells = [row["name"].split(":")[0], f"{row['parameters'] / 1e9:.2f} B",
-                 f"{row['weights_gib']:g}", *fits]  # fmt: skip
+        cells = [
+            row["name"].split(":")[0],
+            f"{row['parameters'] / 1e9:.2f} B",
+            f"{row['weights_gib']:g}",
+            *fits,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print the rows, or the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", action="store_true")
     found = rows()
-    if parser.parse_args().table:
+    if parser.parse_args(arguments).table:
         print(table(found))
     else:
         sys.stdout.writelines(json.dumps(row) + "\n" for row in found)

@@ -46,11 +46,14 @@ def play(env: Any, seed: int) -> tuple[Trajectory, list[np.ndarray]]:
                 mask[turn.begin : turn.end] = True
             segments.append(
                 Segment(
-                    rng.integers(0, 400, length).astype(np.int32), mask,
+                    rng.integers(0, 400, length).astype(np.int32),
+                    mask,
                     np.where(mask, -1.0, 0).astype(np.float32),
-                    np.where(mask, 0, -1).astype(np.int32), tuple(turns), (picture,),
+                    np.where(mask, 0, -1).astype(np.int32),
+                    tuple(turns),
+                    (picture,),
                 )
-            )  # fmt: skip
+            )
             turns = []
     name = f"ppo/{seed:06d}"
     return Trajectory(name, "virl", "train", seed, seed, tuple(segments), "terminated"), shown
@@ -119,11 +122,11 @@ def row(name: str, **numbers: float) -> None:
     print(json.dumps({"benchmark": name, **{k: round(v, 4) for k, v in numbers.items()}}))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Play, move, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trajectories", type=int, default=1000)
-    n = parser.parse_args().trajectories
+    n = parser.parse_args(arguments).trajectories
     ray.init("local", num_cpus=2, object_store_memory=2**31, log_to_driver=False)
     player = Player.remote(list(range(n)))
     turns, pixels = ray.get(player.turns.remote())
@@ -132,16 +135,23 @@ def main() -> None:
     seconds, moved = move(player.block, starts, open_block)
     decoded, _ = move(player.block, starts, decode_block)
     row(
-        "pictures: V-IRL-VL blocks", trajectories=n, turns=turns, bytes_each=moved / n,
-        seconds=seconds, gb_per_s=pixels / seconds / 1e9, seconds_with_decoding=decoded,
+        "pictures: V-IRL-VL blocks",
+        trajectories=n,
+        turns=turns,
+        bytes_each=moved / n,
+        seconds=seconds,
+        gb_per_s=pixels / seconds / 1e9,
+        seconds_with_decoding=decoded,
         gb_per_s_with_decoding=pixels / decoded / 1e9,
-    )  # fmt: skip
+    )
     for dtype in ("uint8", "float32"):
         seconds, size = move(player.arrays, starts, open_arrays, dtype)
         row(
-            f"pictures: {dtype} arrays by value", bytes_each=size / n, seconds=seconds,
+            f"pictures: {dtype} arrays by value",
+            bytes_each=size / n,
+            seconds=seconds,
             bytes_ratio=size / moved,
-        )  # fmt: skip
+        )
     ray.shutdown()
 
 

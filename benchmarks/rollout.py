@@ -22,9 +22,9 @@ from configs.load import build
 from configs.schema import RunConfig
 from envs.registry import make
 from learner.init_model import init_model
-from rollout.engine import EngineSettings
+from rollout.engine import FORBIDDEN_BIAS, EngineSettings
 from rollout.episode import EpisodeLimits, EpisodeRequest
-from rollout.renderer import FORBIDDEN_BIAS, Renderer
+from rollout.renderer import Renderer
 from rollout.trajectory import Trajectory, from_block
 from rollout.worker import RolloutWorker
 
@@ -66,10 +66,15 @@ async def bare(
 
     async def one(number: int, prompt: list[int], length: int) -> None:
         parameters = SamplingParams(
-            max_tokens=length, ignore_eos=True, temperature=1.0, logprobs=0, seed=number,
-            detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
+            max_tokens=length,
+            ignore_eos=True,
+            temperature=1.0,
+            logprobs=0,
+            seed=number,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
             logit_bias=dict.fromkeys(forbidden, FORBIDDEN_BIAS),
-        )  # fmt: skip
+        )
         async with gate:
             async for _ in llm.generate(tokens_input(prompt), parameters, f"b{number}"):
                 pass
@@ -81,11 +86,14 @@ async def bare(
 
 def row(name: str, ours: float, reference: float, unit: str) -> None:
     record = {
-        "name": name, "ours": round(ours, 4), "reference": round(reference, 4),
-        "ratio": round(ours / reference, 4), "unit": unit,
+        "name": name,
+        "ours": round(ours, 4),
+        "reference": round(reference, 4),
+        "ratio": round(ours / reference, 4),
+        "unit": unit,
         "machine": f"{platform.machine()}, {platform.processor() or 'cpu'}",
         "date": date.today().isoformat(),
-    }  # fmt: skip
+    }
     print(json.dumps(record), flush=True)
 
 
@@ -97,9 +105,12 @@ async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> Non
         init_model(folder, cfg, make(ENV, settings).corpus())
         renderer = Renderer.load(folder)
         engine = EngineSettings(
-            folder, max_sequences=in_flight, context_tokens=context, forbidden=renderer.forbidden,
+            folder,
+            max_sequences=in_flight,
+            context_tokens=context,
+            forbidden=renderer.forbidden,
             stop_ids=renderer.stop_ids,
-        )  # fmt: skip
+        )
         limits = EpisodeLimits(answer, context, 600.0)
         worker = RolloutWorker(engine, renderer, {"v": (ENV, settings)}, limits, in_flight, 64)
         await worker.start()
@@ -111,11 +122,11 @@ async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> Non
                 for i in range(episodes)
             ]
             await worker.engine._llm.reset_prefix_cache()
-            worker.pop_load()
+            worker.take_load()
             begin = time.perf_counter()
             played, blocks, numbers = await collect(worker, asked)
             ours = time.perf_counter() - begin
-            running.append(worker.pop_load()[0])
+            running.append(worker.take_load()[0])
             work = calls(played)
             await worker.engine._llm.reset_prefix_cache()
             theirs = await bare(worker.engine._llm, work, in_flight, renderer.forbidden)
@@ -126,18 +137,24 @@ async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> Non
     best = statistics.median(a / b for a, b in zip(rates[1:], references[1:], strict=True))
     reference = statistics.median(references[1:])
     row(f"rollout {style}: sampled tokens", best * reference, reference, "tokens/s")
-    row(f"rollout {style}: running in the engine", statistics.median(running[1:]),
-        in_flight, "sequences")  # fmt: skip
+    row(
+        f"rollout {style}: running in the engine",
+        statistics.median(running[1:]),
+        in_flight,
+        "sequences",
+    )
     row(f"rollout {style}: numbers beside the blocks", numbers, blocks, "bytes")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=512)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    for style, episodes in (("brief", options.episodes), ("full", options.episodes // 2)):
+    parser.add_argument("--styles", nargs="+", default=["brief", "full"], help="of the prompts")
+    options = parser.parse_args(arguments)
+    for style in options.styles:  # full prompts are longer: half as many
+        episodes = options.episodes // (1 if style == "brief" else 2)
         asyncio.run(measure(style, episodes, options.in_flight, options.rounds))
 
 

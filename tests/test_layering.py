@@ -1,141 +1,148 @@
-"""Imports run one way, vendors stay in their files, and files and functions stay short.
+"""The tree keeps its rules: rooms, vendors, no circles, short files, typed signatures, a test each.
 
-Comes in: the source tree, parsed and never imported; goes out: one line a violation.
+The rules themselves stand in `tests/support/layering.py`; each has a test that a violation is
+found.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from configs.paths import ROOT
+from tests.support import layering
 
-LAYERS = {  # each may import these
-    "configs": (),
-    "envs": ("configs",),
-    "rollout": ("configs", "envs"),
-    "learner": ("configs", "envs", "rollout"),
-    "report": ("configs",),
-    "cluster": ("configs", "envs", "rollout", "learner", "report"),
+PAINTED = "paints: held by what is seen, in tests/envs/virl/drawing/test_render.py"
+EXCUSED = {  # source files that decide something and have no test file at their place, and why
+    "rollout/weight_receiver.py": "runs inside vLLM's worker: tests/rollout/test_engine.py",
+    "envs/virl/drawing/brush.py": PAINTED,
+    "envs/virl/drawing/fronts.py": PAINTED,
+    "envs/virl/drawing/furniture.py": PAINTED,
+    "envs/virl/drawing/ground.py": PAINTED,
+    "envs/virl/drawing/look.py": PAINTED,
+    "envs/virl/drawing/scene.py": PAINTED,
+    "envs/virl/drawing/signs.py": PAINTED,
+    "envs/virl/drawing/sprites.py": PAINTED,
 }
-LEARNER_SEES = (
-    "rollout.trajectory", "rollout.pictures", "rollout.renderer", "rollout.processor",
-    "rollout.bucket",
-)  # fmt: skip
-VENDORS = {  # where a vendor's package may be imported
-    "ray": ("cluster/",),
-    "vllm": ("rollout/engine.py", "rollout/weight_receiver.py", "learner/weight_sender.py"),
-    "deepspeed": ("learner/engine.py",),
-}
-DOCSTRING_LINES, FUNCTION_LINES, FILE_LINES = 5, 80, 400
-MAPS = ("cluster/train.py",)  # the job's entry file holds the map of the whole
 
 
-def violations(root: Path) -> list[str]:
-    """Every broken rule under root, as `file:line: what`."""
-    found = []
-    for folder in (*LAYERS, "benchmarks", "tests"):
-        for file in sorted((root / folder).rglob("*.py")):
-            name = file.relative_to(root).as_posix()
-            source = file.read_text()
-            tree = ast.parse(source, name)
-            found += [f"{name}:{line}: {what}" for line, what in _sizes(name, source, tree)]
-            if folder in LAYERS:
-                found += [f"{name}:{line}: {what}" for line, what in _imports(name, tree)]
-    return found
+def test_every_room_is_there():
+    for room in layering.ROOMS:
+        assert list((ROOT / room).glob("*.py")), room
 
 
-def _sizes(name: str, source: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
-    lines = source.count("\n")
-    if lines > FILE_LINES:
-        yield 1, f"{lines} lines, over {FILE_LINES}"
-    docstring = ast.get_docstring(tree)
-    if tree.body and docstring is None:
-        yield 1, "no module docstring"
-    if docstring and name not in MAPS and len(docstring.splitlines()) > DOCSTRING_LINES:
-        yield 1, f"module docstring of over {DOCSTRING_LINES} lines"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno is not None
-            length = node.end_lineno - node.lineno + 1
-            if length > FUNCTION_LINES:
-                yield node.lineno, f"{node.name} has {length} lines, over {FUNCTION_LINES}"
+def test_imports_keep_to_their_rooms_and_vendors():
+    assert layering.import_violations(ROOT) == []
 
 
-def _imports(name: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
-    layer = name.split("/")[0]
-    others = set(LAYERS) - {layer, *LAYERS[layer]}
-    for line, module in _imported(name, tree):
-        top = module.split(".")[0]
-        if top in others or top in ("tests", "benchmarks"):
-            yield line, f"{layer} imports {module}"
-        if layer == "learner" and top == "rollout":
-            seen = any(f"{module}.".startswith(f"{m}.") for m in LEARNER_SEES)
-            if not seen:
-                yield line, f"learner imports {module}, not one of {LEARNER_SEES}"
-        if top in VENDORS and not name.startswith(VENDORS[top]):
-            yield line, f"{top} is imported outside {VENDORS[top]}"
+def test_no_module_imports_itself_in_a_circle():
+    assert layering.cycles(ROOT) == []
 
 
-def _imported(name: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Modules that a file imports, `importlib.import_module("…")` included."""
-    package = name.split("/")[:-1]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            if module in LAYERS:  # from rollout import engine
-                for alias in node.names:
-                    yield node.lineno, f"{module}.{alias.name}"
-            else:
-                yield node.lineno, module
-        elif isinstance(node, ast.Call) and node.args:
-            called = ast.unparse(node.func).split(".")[-1]
-            first = node.args[0]
-            if called in ("import_module", "__import__") and isinstance(first, ast.Constant):
-                yield node.lineno, str(first.value)
+def test_files_functions_and_docstrings_are_short():
+    assert layering.size_violations(ROOT) == []
 
 
-def test_the_tree_keeps_the_rules() -> None:
-    assert violations(ROOT) == []
+def test_the_formatter_is_rarely_turned_off():
+    places = layering.format_skips(ROOT)
+    assert len(places) <= layering.FORMAT_SKIPS, "\n".join(places)
 
 
-def test_every_layer_is_looked_at() -> None:
-    for layer in LAYERS:
-        assert list((ROOT / layer).glob("*.py")), layer
+def test_signatures_rarely_say_any():
+    places = layering.anys(ROOT)
+    assert len(places) <= layering.ANYS, "\n".join(places)
+
+
+def test_what_decides_has_a_test_at_its_place():
+    assert layering.untested(ROOT, EXCUSED) == []
+
+
+def test_no_excuse_is_stale():
+    for name in EXCUSED:
+        assert name in [line.split(":")[0] for line in layering.untested(ROOT, {})], name
+
+
+def test_nothing_cites_what_a_reader_does_not_have():
+    assert layering.outside_references(ROOT) == []
+
+
+def test_reports_are_read_where_no_vendor_is_installed():
+    """All of report/ is imported in a Python that refuses ray, vllm, deepspeed and torch."""
+    code = f"""
+import importlib, pkgutil, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {layering.WITHOUT["report"]!r}:
+            raise ImportError(f"{{name}} is not installed here")
+
+sys.meta_path.insert(0, Refuse())
+import report
+names = [m.name for m in pkgutil.walk_packages(report.__path__, "report.")]
+assert len(names) > 10, names
+for name in names:
+    importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# --- each rule finds what breaks it -------------------------------------------------------
+
+
+def write(root: Path, **files: str) -> Path:
+    """A tree of small files: `envs__a` is envs/a.py."""
+    for name, code in files.items():
+        target = root / (name.replace("__", "/") + ".py")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(f'"""A file."""\n{code}\n')
+    return root
 
 
 @pytest.mark.parametrize(
     ("file", "code", "expected"),
     [
-        ("configs/a.py", "from envs.base import TextEnv", "configs imports envs.base"),
-        ("envs/a.py", "def f():\n    import rollout.engine", "envs imports rollout.engine"),
-        ("rollout/a.py", "from learner import loss", "rollout imports learner.loss"),
-        ("rollout/a.py", "from ..learner import loss", "rollout imports learner.loss"),
-        ("learner/a.py", "import cluster.buffer", "learner imports cluster.buffer"),
-        ("learner/a.py", "from rollout import engine", "learner imports rollout.engine"),
-        ("learner/a.py", "from rollout.trajectory_store import x", "rollout.trajectory_store"),
-        ("learner/a.py", "import ray.train", "ray is imported outside"),
-        ("learner/a.py", "import importlib\nimportlib.import_module('ray')", "ray is imported"),
-        ("learner/loss.py", "if True:\n    import deepspeed", "deepspeed is imported outside"),
-        ("cluster/a.py", "from vllm import LLM", "vllm is imported outside"),
-        ("cluster/a.py", "import tests.helpers", "cluster imports tests.helpers"),
-        ("envs/a.py", "def f():\n" + "    x = 1\n" * 80, "f has 81 lines"),
-        ("envs/a.py", "x = 1\n" * 400, "401 lines"),
-        ("tests/a.py", "async def f():\n" + "    x = 1\n" * 80, "f has 81 lines"),
+        ("configs__a", "from envs.base import TextEnv", "configs imports envs.base"),
+        ("envs__a", "def f():\n    import rollout.engine", "envs imports rollout.engine"),
+        ("rollout__a", "from learner import loss", "rollout imports learner.loss"),
+        ("rollout__a", "from ..learner import loss", "rollout imports learner.loss"),
+        ("learner__a", "import cluster.buffer", "learner imports cluster.buffer"),
+        ("learner__a", "from rollout import engine", "learner imports rollout.engine"),
+        ("learner__a", "from rollout.trajectory_store import x", "rollout.trajectory_store"),
+        ("learner__a", "import ray.train", "ray is imported outside"),
+        ("learner__a", "import importlib\nimportlib.import_module('ray')", "ray is imported"),
+        ("learner__loss", "if True:\n    import deepspeed", "deepspeed is imported outside"),
+        ("learner__engine", "import vllm", "vllm is imported outside"),
+        ("cluster__a", "from vllm import LLM", "vllm is imported outside"),
+        ("cluster__a", "import tests.helpers", "cluster imports tests.helpers"),
+        ("cluster__a", "import examples.sums", "cluster imports examples.sums"),
+        ("report__a", "import torch.nn", "report imports torch.nn"),
+        ("report__a", "from cluster import wait", "report imports cluster.wait"),
+        ("report__a", "import report.study.page", "report.a imports report.study.page"),
+        ("envs__viewer__a", "from envs.virl import env", "envs.viewer.a imports envs.virl"),
+        ("envs__virl__a", "import envs.general_points.env", "envs.virl.a imports envs.general"),
+        ("envs__virl__city__a", "import envs.virl.drawing.b", "envs.virl.city.a imports"),
+        ("envs__virl__drawing__a", "import envs.virl.env", "envs.virl.drawing.a imports"),
+        ("envs__base", "import envs.registry", "envs.base imports envs.registry"),
+        ("cluster__placement__a", "from cluster import learner_loop", "cluster.placement.a"),
+        ("cluster__placement__a", "import cluster.weights.base", "cluster.placement.a"),
+        ("cluster__train", "import cluster.preflight.check", "cluster.train imports"),
+        ("cluster__preflight__a", "import cluster.launch.submit", "cluster.preflight.a"),
+        ("cluster__launch__a", "import cluster.study.run", "cluster.launch.a"),
+        ("cluster__commands__a", "import cluster.cli", "cluster.commands.a imports"),
+        (
+            "cluster__wait",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import cluster.train",
+            "cluster.wait imports cluster.train",
+        ),
     ],
 )
-def test_a_violation_is_found(tmp_path: Path, file: str, code: str, expected: str) -> None:
-    target = tmp_path / file
-    target.parent.mkdir()
-    target.write_text(f'"""A file."""\n{code}\n'.replace("x = 1\n\n", "x = 1\n"))
-    found = violations(tmp_path)
+def test_an_import_that_is_not_allowed_is_found(tmp_path, file, code, expected):
+    found = layering.import_violations(write(tmp_path, **{file: code}))
     assert len(found) == 1
     assert expected in found[0]
 
@@ -143,27 +150,106 @@ def test_a_violation_is_found(tmp_path: Path, file: str, code: str, expected: st
 @pytest.mark.parametrize(
     ("file", "code"),
     [
-        ("learner/a.py", "from rollout.trajectory import Trajectory\nfrom rollout import bucket"),
-        ("cluster/a.py", "import ray\nfrom learner import loss\nimport rayon"),
-        ("rollout/weight_receiver.py", "import vllm.config"),
-        ("learner/engine.py", "import deepspeed"),
-        ("envs/general_points/a.py", "from . import rules\nfrom ..base import TextEnv"),
+        ("learner__a", "from rollout.trajectory import Trajectory\nfrom rollout import bucket"),
+        ("cluster__a", "import ray\nfrom learner import loss\nimport rayon"),
+        ("rollout__weight_receiver", "import vllm.config"),
+        ("learner__weight_sender", "import vllm"),
+        ("learner__engine", "import deepspeed, torch"),
+        ("envs__general_points__a", "from . import rules\nfrom ..base import TextEnv"),
+        ("envs__viewer__a", "from envs.base import TextEnv\nimport envs.viewer.page"),
+        ("cluster__preflight__a", "import cluster.placement.memory, cluster.wait"),
+        ("cluster__cli", "import cluster.commands.train, cluster.launch.submit"),
+        ("report__study__a", "import report.page"),
     ],
 )
-def test_what_is_allowed_passes(tmp_path: Path, file: str, code: str) -> None:
-    target = tmp_path / file
-    target.parent.mkdir(parents=True)
-    target.write_text(f'"""A file."""\n{code}\n')
-    assert violations(tmp_path) == []
+def test_an_import_that_is_allowed_passes(tmp_path, file, code):
+    assert layering.import_violations(write(tmp_path, **{file: code})) == []
 
 
-def test_docstrings_exist_and_are_short(tmp_path: Path) -> None:
+def test_circles_are_found_lazy_ones_and_those_for_type_checkers_too(tmp_path):
+    hidden = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from envs.a import f"
+    write(tmp_path, envs__a="def f():\n    from envs import b", envs__b="import envs.c")
+    assert layering.cycles(tmp_path) == []
+    write(tmp_path, envs__c=hidden, envs__d="import envs.a")
+    assert layering.cycles(tmp_path) == ["envs.a -> envs.b -> envs.c -> envs.a"]
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "expected"),
+    [
+        ("envs__a", "def f():\n" + "    x = 1\n" * 50 + "    y = 1", "f has 52 lines"),
+        ("envs__a", "x = 1\n" * 399 + "x = 1", "401 lines"),
+        ("tests__a", "async def f():\n" + "    x = 1\n" * 50, "f has 51 lines"),
+        ("examples__a", "class A:\n    def f(self):\n" + "        x = 1\n" * 50, "f has 51 lines"),
+    ],
+)
+def test_what_is_too_long_is_found(tmp_path, file, code, expected):
+    found = layering.size_violations(write(tmp_path, **{file: code}))
+    assert len(found) == 1
+    assert expected in found[0]
+
+
+def test_what_is_just_short_enough_passes(tmp_path):
+    write(tmp_path, envs__a="def f():\n" + "    x = 1\n" * 49, envs__b="x = 1\n" * 398 + "x = 1")
+    assert layering.size_violations(tmp_path) == []
+
+
+def test_docstrings_exist_and_are_short(tmp_path):
     (tmp_path / "envs").mkdir()
     (tmp_path / "envs" / "none.py").write_text("x = 1\n")
     (tmp_path / "envs" / "long.py").write_text('"""1.\n2\n3\n4\n5\n6\n"""\n')
     (tmp_path / "envs" / "short.py").write_text('"""1.\n2\n3\n4\n5\n"""\n')
     (tmp_path / "envs" / "__init__.py").write_text("")
-    assert violations(tmp_path) == [
+    assert layering.size_violations(tmp_path) == [
         "envs/long.py:1: module docstring of over 5 lines",
         "envs/none.py:1: no module docstring",
     ]
+
+
+def test_turned_off_formatting_is_counted_in_comments_alone(tmp_path):
+    code = "x = [1,2]  # fmt: skip\n# fmt: off\ny = '# fmt: skip'"
+    assert layering.format_skips(write(tmp_path, tests__a=code)) == ["tests/a.py:2", "tests/a.py:3"]
+
+
+def test_any_is_counted_in_signatures_but_not_in_records(tmp_path):
+    code = """
+from typing import Any
+x: Any = 1
+def f(a: Any, *b: int, c: list[Any] | None = None, d: dict[str, Any], **e: Any) -> Any:
+    y: Any = a
+async def g(a: dict[str, list[Any]], b: "Anything") -> dict[str, Any]: ...
+"""
+    found = layering.anys(write(tmp_path, learner__a=code, envs__a=code))
+    assert [line.split(", ")[-1] for line in found] == ["a", "c", "e", "return", "a"]
+
+
+@pytest.mark.parametrize(
+    ("code", "decides"),
+    [
+        ("def f(x):\n    return x + 1", False),
+        ("X = 1 if True else 2", False),
+        ("class A:\n    x: int = 1", False),
+        ("def f(x):\n    return 1 if x else 2", True),
+        ("class A:\n    def f(self, x):\n        for y in x:\n            pass", True),
+        ("def f(x):\n    return x or 1", True),
+    ],
+)
+def test_what_decides_needs_a_test(tmp_path, code, decides):
+    assert layering.decides(ast.parse(code)) == decides
+    write(tmp_path, cluster__study__a=code)
+    missing = ["cluster/study/a.py: there is no tests/cluster/study/test_a.py"] if decides else []
+    assert layering.untested(tmp_path, {}) == missing
+    assert layering.untested(tmp_path, {"cluster/study/a.py": "a reason"}) == []
+    write(tmp_path, tests__cluster__study__test_a="")
+    assert layering.untested(tmp_path, {}) == []
+
+
+def test_numbers_of_laws_and_pages_from_outside_are_found(tmp_path):
+    (tmp_path / "docs").mkdir()
+    cited = ("law" + " 6", "Laws" + " 1 and 2", "SP" + "EC, section 4", "see DES" + "IGN.md")
+    for number, text in enumerate(cited):
+        (tmp_path / "docs" / f"{number}.md").write_text(f"one\nas {text} says\n")
+        (tmp_path / layering.AUTHORITY[0]).write_text(text)
+    (tmp_path / "docs" / "fine.md").write_text("a law firm, lawn 6, spec, SPECIAL\n")
+    found = layering.outside_references(tmp_path)
+    assert [line.split(":")[:2] for line in found] == [[f"docs/{n}.md", "2"] for n in range(4)]

@@ -23,8 +23,8 @@ from learner.weight_sender import (
     TransferSpec,
     buffer_bytes,
     payload_bytes,
-    weight_source,
     trainer_init_info,
+    weight_source,
 )
 from tests.support.learner import config, save_llama
 

@@ -1,0 +1,48 @@
+"""Every benchmark runs in its smallest size, so that none is broken when its figure is wanted."""
+
+import importlib
+import json
+
+import pytest
+
+from configs.paths import ROOT
+
+SMALLEST = {  # arguments, and how many rows they print
+    "learner_throughput": ("--threads 1 --turns 2 --seconds 0.01 --trajectories 4", 2),
+    "virl": ("--episodes 4 --sizes 32", 4),
+    "model_sizes": ("--table", None),
+    "pictures": ("--trajectories 4", 3),
+    "rollout": ("--episodes 8 --in-flight 4 --rounds 1 --styles brief", 3),
+    "demo_seeds": (
+        "sft.steps=2 sft.batch_size=4 sft.demonstrations=4 sft.keep=[] sft.eval_every=0 "
+        "ppo.updates=1 ppo.episodes=4 ppo.minibatch=4 ppo.epochs=1 ppo.critic_warmup=0 "
+        "eval.episodes=4 eval.every=0 rollout.in_flight=4 rollout.block=4 --seeds 0",
+        1,
+    ),
+}
+SLOW = {"rollout", "demo_seeds"}  # start an engine, a run
+
+
+def test_none_is_left_out():
+    names = {file.stem for file in (ROOT / "benchmarks").glob("[a-z]*.py")}
+    assert names == set(SMALLEST)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in SMALLEST],
+)
+def test_it_runs_in_its_smallest_size(name, capfd):
+    arguments, rows = SMALLEST[name]
+    importlib.import_module(f"benchmarks.{name}").main(arguments.split())
+    printed = capfd.readouterr().out.splitlines()
+    if rows is None:
+        assert printed[0].startswith("| model |")
+        return
+    found = [json.loads(line) for line in printed if line.startswith("{")]
+    assert len(found) == rows
+    for row in found:
+        assert row.get("name") or row.get("benchmark")
+        figures = [v for v in row.values() if isinstance(v, int | float)]
+        assert figures
+        assert all(v >= 0 for v in figures)
