@@ -40,8 +40,10 @@ class BucketMessage(WeightTransferUpdateInfo):
 
 
 class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
-    """Loads buckets into the running model; vLLM calls it once an update, in this order:
-    `start_weight_update`, `receive_weights` for each bucket, `finish_weight_update`.
+    """Loads buckets into the running model.
+
+    vLLM calls, in each update: `start_weight_update`, `receive_weights` for every bucket,
+    `finish_weight_update`.
     """
 
     init_info_cls = ObjectStoreInit

@@ -40,7 +40,7 @@ def test_sizes(model):
 
 
 def test_shards_count_once_and_the_value_head_does_not(model):
-    whole = check_model(model)
+    size = check_model(model)
     tensors = load_file(model / "model.safetensors")
     names = sorted(tensors)
     shards = {name: f"model-{1 + (i % 2):05d}-of-00002.safetensors" for i, name in enumerate(names)}
@@ -48,7 +48,7 @@ def test_shards_count_once_and_the_value_head_does_not(model):
         save_file({n: tensors[n] for n in names if shards[n] == shard}, model / shard)
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     save_file(tensors, model / "value_head.safetensors")
-    assert check_model(model) == whole
+    assert check_model(model) == size
     (model / "model-00002-of-00002.safetensors").unlink()
     refused(model, "holds no model-00002-of-00002.safetensors")
     (model / "model.safetensors.index.json").write_text("{}")
@@ -56,13 +56,13 @@ def test_shards_count_once_and_the_value_head_does_not(model):
 
 
 def test_an_index_names_the_model_and_not_the_value_head(model):
-    whole = check_model(model)
+    size = check_model(model)
     tensors = load_file(model / "model.safetensors")
     save_file(tensors, model / "value_head.safetensors")
     write_index(model)
     index = json.loads((model / "model.safetensors.index.json").read_text())
     assert index["weight_map"] == dict.fromkeys(tensors, "model.safetensors")
-    assert check_model(model) == whole
+    assert check_model(model) == size
 
 
 def test_folders_that_hold_no_policy(model):

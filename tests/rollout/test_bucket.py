@@ -46,6 +46,13 @@ def test_a_sum_of_exactly_the_limit_is_one_bucket():
     assert list(buckets([], 79)) == []
 
 
+def test_a_new_bucket_begins_empty_and_none_stays_empty():
+    sizes = (30, 2, 2, 1, 30)  # in float32; the first and the last are larger than a bucket
+    tensors = [(str(i), torch.zeros(n)) for i, n in enumerate(sizes)]
+    groups = [[name for name, _ in bucket] for bucket in buckets(tensors, 12)]
+    assert groups == [["0"], ["1"], ["2", "3"], ["4"]]
+
+
 def test_a_partitioned_parameter_counts_with_its_full_size():
     """ZeRO stage 3 leaves an empty tensor, and the full size in ds_numel."""
     parameters = [(name, torch.nn.Parameter(torch.zeros(0))) for name in "abc"]

@@ -1,4 +1,4 @@
-"""The real engine: sampling, versions, seeds, and a weight update of which no part may lack."""
+"""The real engine: sampling, versions, seeds, and a weight update that leaves nothing out."""
 
 import asyncio
 import shutil
@@ -81,17 +81,17 @@ def perturb(model, part):
 
 
 def test_completions_say_what_was_sampled(engine, model):
-    found = sample(engine, n=256)
+    completions = sample(engine, n=256)
     e = engine[1]
-    for c, prompt in zip(found, prompts(256), strict=True):
+    for c, prompt in zip(completions, prompts(256), strict=True):
         assert list(c.prompt_ids) == prompt
         assert len(c.token_ids) == len(c.logprobs) == len(c.versions) <= 16
         assert c.stopped == (c.token_ids[-1] in e.settings.stop_ids)
         assert not set(c.token_ids) & set(e.settings.forbidden)
         assert set(c.versions) == {0}
-    assert any(c.stopped for c in found)
-    assert not all(c.stopped for c in found)
-    assert difference(engine, model, found) < LIMIT
+    assert any(c.stopped for c in completions)
+    assert not all(c.stopped for c in completions)
+    assert difference(engine, model, completions) < LIMIT
 
 
 def test_a_seed_makes_a_sample_its_own_and_greedy_needs_none(engine, model):
@@ -111,9 +111,9 @@ def test_every_kind_of_weight_arrives_and_none_may_be_left_out(engine, model, ki
     send(engine, model, 1, keep=lambda name: part not in name)
     assert difference(engine, model, sample(engine)) > 10 * LIMIT, f"{kind} was left out"
     send(engine, model, 2)
-    found = sample(engine)
-    assert difference(engine, model, found) < LIMIT
-    assert {int(v) for c in found for v in c.versions} == {2}
+    completions = sample(engine)
+    assert difference(engine, model, completions) < LIMIT
+    assert {int(v) for c in completions for v in c.versions} == {2}
 
 
 def test_without_the_refresh_a_tied_head_is_stale(tiny_model, tmp_path):

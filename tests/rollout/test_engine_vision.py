@@ -98,20 +98,20 @@ def test_retries_keep_picture_and_tokens_together(vision_engine, model, renderer
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_weight_arrives_on_pictures_seen_before(vision_engine, model, renderer, kind):
-    def found():  # always the same pictures, so that old features would be at hand
+    def gap():  # always the same pictures, so that features of old weights would be in the cache
         return difference(vision_engine, model, renderer, episodes(vision_engine, renderer))
 
-    assert found() < LIMIT
+    assert gap() < LIMIT
     perturb(model, kind)
-    assert found() > 3 * LIMIT, "the perturbation is visible"
+    assert gap() > 3 * LIMIT, "the perturbation is visible"
     send(vision_engine, model, 1, keep=lambda name: weight_kind(name, model) != kind)
-    assert found() > 3 * LIMIT, f"{kind} was left out"
+    assert gap() > 3 * LIMIT, f"{kind} was left out"
     send(vision_engine, model, 2)
-    assert found() < LIMIT
+    assert gap() < LIMIT
 
 
 def test_features_of_old_weights_would_be_noticed(vision_engine, model, renderer, monkeypatch):
-    """With the caches kept, the engine answers on features of the old vision tower."""
+    """With the caches kept, the engine answers from features of the old vision tower."""
     _, e = vision_engine
     episodes(vision_engine, renderer)
     perturb(model, "vision")

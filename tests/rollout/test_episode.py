@@ -15,7 +15,7 @@ GP = "cardinal/GeneralPoints-v0"
 
 
 class ScriptedEngine:
-    """A generator that gives prepared answers and remembers its prompts."""
+    """A TokenGenerator that gives prepared answers and remembers its prompts."""
 
     def __init__(self, renderer, answers, stop=True):
         self.renderer, self.answers, self.stop = renderer, list(answers), stop

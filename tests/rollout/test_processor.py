@@ -27,11 +27,11 @@ def test_a_model_of_text_has_none(tiny_model):
 def test_expansion_is_that_of_the_processor_itself(processor):
     shown = [picture(), picture(64, 128, 1)]
     text = f"1 {processor.placeholder} 2 {processor.placeholder} 3"
-    whole = processor.processor(
+    encoded = processor.processor(
         text=[text], images=[[p.pixels() for p in shown]], add_special_tokens=False
     )
     sent = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert processor.expand(sent, shown) == list(whole["input_ids"][0])
+    assert processor.expand(sent, shown) == list(encoded["input_ids"][0])
 
 
 def test_features_are_as_many_as_the_tokens(processor, vision_model):

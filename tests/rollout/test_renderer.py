@@ -33,7 +33,7 @@ def chatml(tiny_model):
     )
 
 
-def whole(r, *messages):
+def rendered(r, *messages):
     """The template's own rendering of a conversation."""
     roles = ("user", "assistant")
     listed = [{"role": roles[i % 2], "content": m} for i, m in enumerate(messages)]
@@ -45,7 +45,7 @@ def test_turn_by_turn_gives_what_the_template_gives(chatml):
     ids = r.prompt("one").token_ids
     ids += (answer := r.answer("two"))
     ids += r.follow_up("three", answer)
-    assert r.tokenizer.decode(ids) == whole(r, "one", "two", "three")
+    assert r.tokenizer.decode(ids) == rendered(r, "one", "two", "three")
     assert answer[-1] in r.stop_ids
     assert r.tokenizer.decode(ids).count("Be brief.") == 1
 

@@ -78,8 +78,8 @@ def travelled(batch):
 
 
 @given(st.lists(st.lists(st.integers(1, 4), min_size=0, max_size=4), max_size=4))
-def test_arrow_round_trip_over_the_wire(shape):
-    """Any number of segments, turns and pictures, through the bytes that really travel."""
+def test_arrow_round_trip(shape):
+    """Any number of segments, turns and pictures, through serialized bytes."""
     segments = []
     for i, lengths in enumerate(shape):
         spans, at = [], 0

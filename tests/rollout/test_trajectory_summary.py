@@ -17,6 +17,8 @@ def test_round_trip():
     ]
     rows = [summarize(t) for t in played]
     assert from_columns(to_columns(rows)) == rows
+    assert [row.id for row in rows] == [t.id for t in played]
+    assert (rows[0].reward, rows[0].tokens, rows[0].action_tokens) == (-2.0, 16, 7)
     assert rows[1].failure == "it broke"
     assert rows[1].metrics == {}
     assert rows[0].oldest_version == 3

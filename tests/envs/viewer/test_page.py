@@ -1,4 +1,4 @@
-"""The page: whole, self-contained, and nothing that an environment says becomes markup."""
+"""The page: well-formed, self-contained, and no text of an environment becomes markup."""
 
 from __future__ import annotations
 

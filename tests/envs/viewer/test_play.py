@@ -146,7 +146,7 @@ def test_the_command_plays_through_a_pipe():
     ],
 )
 @pytest.mark.parametrize("command", [["play"], ["gallery", "--out", "nowhere"]])
-def test_what_cannot_be_played_is_told_in_one_line(command, arguments, said, capsys):
+def test_what_cannot_be_played_is_refused_in_one_line(command, arguments, said, capsys):
     assert main([command[0], *arguments, *command[1:]]) == 2
     error = capsys.readouterr().err
     assert said in error
