@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
@@ -56,6 +57,10 @@ def test_a_vision_model_comes_with_its_processor(tmp_path):
     assert model.config.image_token_id == processor.token_id
     picture = Picture.of(np.full((64, 64, 3), 90, np.uint8))
     assert processor.features(picture) == (64 // 8 // 2) ** 2
+    ids = torch.tensor([processor.tokens(picture)])
+    with torch.no_grad():
+        logits = model(input_ids=ids, **processor.inputs([picture])).logits
+    assert logits.shape[1] == ids.shape[1]
 
 
 def test_picture_sizes_that_do_not_divide_are_refused(tmp_path):
