@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
 
@@ -20,9 +22,14 @@ def test_alone():
 
 
 def work(rank, out):
+    if rank == 1:
+        time.sleep(0.3)
+        (out / "written").touch()
+    distributed.barrier()
     shares = [{"a": torch.tensor(1.0)}] * 2 if rank == 1 else []
     np.savez(
         out / f"{rank}.npz",
+        written=(out / "written").exists(),  # rank 0 has waited for rank 1
         world_size=distributed.world_size(),
         total=distributed.all_sum([rank, 1]),
         largest=distributed.all_max(rank),
@@ -35,6 +42,7 @@ def test_two_ranks(tmp_path):
     spawn(work, 2, tmp_path)
     for rank in (0, 1):
         result = np.load(tmp_path / f"{rank}.npz")
+        assert result["written"]
         assert result["world_size"] == 2
         assert result["total"].tolist() == [1, 2]
         assert result["largest"].tolist() == [1]

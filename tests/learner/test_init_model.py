@@ -1,16 +1,20 @@
-"""The tiny model: the same seed gives the same bytes, and any text goes through its tokenizer."""
+"""The tiny model: equal seeds give equal bytes, and its tokenizer encodes any text."""
 
 import hashlib
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from configs.load import build
 from configs.schema import RunConfig
 from envs.registry import make
 from learner.init_model import init_model, train_tokenizer
+from rollout.pictures import Picture
+from rollout.processor import PictureProcessor
 
 GP = "cardinal/GeneralPoints-v0"
 
@@ -38,6 +42,31 @@ def test_same_seed_same_bytes(tmp_path):
     assert (
         digest(tmp_path / "a")["model.safetensors"] != digest(tmp_path / "c")["model.safetensors"]
     )
+
+
+def vision_config(**vision):
+    vision = {"layers": 1, "hidden": 32, "heads": 1, "mlp": 32, "patch_size": 8} | vision
+    init = {"layers": 1, "hidden": 32, "heads": 1, "mlp": 32, "vision": vision}
+    return build(RunConfig, {"model": {"init": init}}, "")
+
+
+def test_a_vision_model_comes_with_its_processor(tmp_path):
+    init_model(tmp_path, vision_config(image_size=64, merge=2), corpus(), vision=True)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    processor = PictureProcessor.load(tmp_path)
+    assert model.config.image_token_id == processor.token_id
+    picture = Picture.of(np.full((64, 64, 3), 90, np.uint8))
+    assert processor.features(picture) == (64 // 8 // 2) ** 2
+    ids = torch.tensor([processor.tokens(picture)])
+    with torch.no_grad():
+        logits = model(input_ids=ids, **processor.inputs([picture])).logits
+    assert logits.shape[1] == ids.shape[1]
+
+
+def test_picture_sizes_that_do_not_divide_are_refused(tmp_path):
+    cfg = vision_config(image_size=40, merge=2)
+    with pytest.raises(ValueError, match=r"image_size is 40; it must be a multiple of .* = 16"):
+        init_model(tmp_path, cfg, corpus(), vision=True)
 
 
 def test_it_loads_in_plain_transformers(tiny_model):
