@@ -71,5 +71,6 @@ def test_a_picture_stands_at_its_segments_first_prompt_shrunk():
     kind, data = uri.split(",")
     assert kind == "data:image/png;base64"
     shown = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert shown.format == "PNG"
     assert shown.size == (PICTURE_SIDE, PICTURE_SIDE // 2)
     assert np.asarray(shown).max() == 7

@@ -42,10 +42,18 @@ def test_what_a_kept_engine_can_change(override, tiny_model):
         "learner.ranks=2",
         "cluster.object_store_gib=0.5",
         "rollout.context_tokens=128",
+        "cluster.address=10.0.0.1:6379",
     ],
 )
 def test_what_it_cannot(override, tiny_model):
     assert sharing_key(debug(override), tiny_model) != sharing_key(debug(), tiny_model)
+
+
+def test_as_many_cpus_for_other_ranks_are_another_placement(tiny_model):
+    one, two = debug("learner.cpus=1"), debug("learner.ranks=2", "learner.cpus=0.5")
+    keys = [sharing_key(cfg, tiny_model) for cfg in (one, two)]
+    assert keys[0]["cpus"] == keys[1]["cpus"]
+    assert keys[0] != keys[1]
 
 
 def test_weights_do_not_part_models_and_tokenizers_do(tiny_model, tmp_path):

@@ -171,3 +171,22 @@ def test_no_token_of_sft_is_lost_or_counted_twice_over_a_resume(tmp_path, monkey
     begin()
     assert len(trained) == 20
     assert sum(r["tokens_trained"] for r in rank.of("sft")) == sum(trained)
+
+
+def test_time_spent_on_models_along_the_way_is_not_trainings(tmp_path, learned, monkeypatch):
+    clock = [0.0]
+
+    class Slow(FakeEvaluation):
+        def run(self, engine, stage, update=0, step=0):
+            clock[0] += 1000.0
+
+    class Batches:
+        def __next__(self):
+            clock[0] += 2.0  # seconds a step
+
+    monkeypatch.setattr(sft_phase.time, "monotonic", lambda: clock[0])
+    rank = FakeRank(configured(steps=4, eval_every=2), tmp_path)
+    made = FakePublisher(rank), FakeCollector(rank), Slow(rank)
+    SFTPhase(rank, *made, Batches()).run()
+    rates = [r["tokens_per_second"] for r in rank.of("sft")]
+    assert rates == [(10 + 20) / 4.0, (30 + 40) / 4.0]

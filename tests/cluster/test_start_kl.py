@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cluster import start_kl
@@ -69,3 +70,12 @@ def test_a_few_episodes_are_kept(models, tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         one.keep(episodes)
     assert few.kl(current) == same.kl(current)
+
+
+def test_the_ranks_keep_that_number_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(start_kl, "EPISODES", 6)
+    cfg = config()
+    cfg = replace(cfg, learner=replace(cfg.learner, ranks=2))
+    StartKL(tmp_path, cfg, 1).keep(trajectories(12))
+    with pa.ipc.open_file(str(tmp_path / "start" / "trajectories-1.arrow")) as kept:
+        assert kept.get_batch(0).num_rows == 3
