@@ -65,7 +65,7 @@ def worker_options(place: Place) -> ActorOptions:
         num_gpus=place.gpus,
         scheduling_strategy=NodeAffinitySchedulingStrategy(place.node.id, soft=False),
     )
-    if place.colocated_ranks and place.node.total.get("GPU", 0):
+    if place.colocated_ranks:
         visible = ",".join(str(device) for device in place.devices)
         options["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": visible}}
     return options

@@ -98,7 +98,7 @@ class Group:
         """Whether a node is of the kind that it needs, whatever that node has free."""
         if node.idle or self.object_store > node.total.get("object_store_memory", float("inf")):
             return False
-        if self.accelerator and node.accelerator != self.accelerator and self.role != DATA:
+        if self.accelerator and node.accelerator != self.accelerator:
             return False
         return self.gpu_gib <= GPU_GIB.get(node.accelerator or "", float("inf"))
 
@@ -136,7 +136,7 @@ class Plan:
     @property
     def gpu(self) -> bool:
         """Whether workers and ranks run on GPUs."""
-        return any(p.gpus or p.colocated_ranks for p in self.places)
+        return any(p.gpus for p in self.places)
 
     def of(self, role: str) -> list[Place]:
         """The places of a role, by index."""

@@ -13,6 +13,14 @@ def test_environments_are_named_and_merged():
     assert played["rollout"][1]["preset"] == "fixed"
 
 
+def test_a_variants_own_settings_win():
+    keys = ["eval.variants.hard.prompt_style=full", "eval.variants.hard.preset=own"]
+    played = environments(load("gp_l_debug", keys))
+    assert played["eval/hard"][1]["prompt_style"] == "full"
+    assert played["eval/hard"][1]["preset"] == "own"
+    assert played["rollout"][1]["prompt_style"] == "brief"
+
+
 def test_settings_are_refused_by_their_key():
     for key in ("env.settings.face_rul=ten", "eval.variants.held_out.face_rul=ten"):
         with pytest.raises(ConfigError, match=f"{key.partition('=')[0]}: there is no such key"):

@@ -94,3 +94,11 @@ def test_memory_grows_with_the_model_and_holds_the_object_store():
         assert before.memory > before.object_store >= 0.5 * GIB
     given = worker_pods(load("gp_l"), ManifestOptions(memory=7 * GIB))
     assert [p.memory for p in given] == [7 * GIB] * 2
+
+
+def test_an_engine_may_fill_a_pod_and_counts_once_without_gpus():
+    keys = ("rollout.workers=4", "rollout.tensor_parallel=2")
+    rollout, _ = worker_pods(load("gp_l", keys), ManifestOptions(pod_size=2))
+    assert (rollout.count, rollout.gpus) == (4, 2)
+    rollout, _ = worker_pods(load("gp_l", keys), ManifestOptions(pod_size=2, gpus=False))
+    assert (rollout.count, rollout.gpus) == (2, 0)

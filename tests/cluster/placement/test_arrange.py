@@ -36,6 +36,12 @@ def test_fractional_cpus_share_a_node():
     assert cpus(cfg) == pytest.approx(1.5)
 
 
+def test_fractions_add_up_though_floats_do_not():
+    """0.3 - 0.1 - 0.1 is less than 0.1."""
+    cfg = debug("rollout.workers=2", "rollout.cpus=0.1", "learner.cpus=0.1", "sft.steps=0")
+    assert len(plan(cfg, [node("a", 1, free={"CPU": 0.3})]).places) == 3
+
+
 def test_tensor_parallel_groups_stay_inside_a_node():
     cfg = debug("rollout.workers=3", "rollout.tensor_parallel=4", "learner.ranks=4")
     found = plan(cfg, LARGE)
@@ -52,6 +58,34 @@ def test_ranks_leave_whole_nodes_to_tensor_parallel_groups():
     found = plan(debug("rollout.tensor_parallel=4", "learner.ranks=2"), nodes)
     assert names(found, WORKER) == ["a"]
     assert names(found, RANK) == ["b", "b"]
+
+
+def test_ranks_take_the_smallest_node_that_holds_them_all():
+    nodes = [node("a", 32, 8, "L4"), node("b", 32, 2, "L4"), node("c", 32, 4, "L4")]
+    found = plan(debug("learner.ranks=2"), nodes)
+    assert names(found, RANK) == ["b", "b"]
+    assert names(found, WORKER) == ["a"]
+
+
+def test_ranks_that_no_node_holds_take_the_fewest_nodes():
+    nodes = [node("a", 32, 1, "L4"), node("b", 32, 4, "L4"), node("c", 32, 2, "L4")]
+    found = plan(debug("learner.ranks=5", "sft.batch_size=40"), nodes)
+    assert names(found, RANK) == ["b"] * 4 + ["c"]
+
+
+def test_workers_rather_go_where_no_ranks_are():
+    nodes = [node("a", 8), node("b", 1)]
+    found = plan(debug("learner.ranks=2"), nodes)
+    assert names(found, RANK) == ["a", "a"]
+    assert names(found, WORKER) == ["b"]
+
+
+def test_colocated_engines_are_numbered_as_their_ranks():
+    keys = ("cluster.layout=colocated", "rollout.workers=3", "rollout.tensor_parallel=2")
+    found = plan(debug(*keys, "learner.ranks=6", "sft.batch_size=36"), LARGE)
+    assert [e.index for e in found.of(WORKER)] == [0, 1, 2]
+    assert [e.colocated_ranks for e in found.of(WORKER)] == [(0, 1), (2, 3), (4, 5)]
+    assert [r.index for r in found.of(RANK)] == list(range(6))
 
 
 def test_colocated_engines_share_a_node_with_the_ranks_whose_gpus_they_use():

@@ -54,6 +54,7 @@ def test_tensor_parallelism_counts_gpus():
     assert plan(debug(), LARGE).gpu
     colocated = debug("cluster.layout=colocated")
     assert plan(colocated, LARGE).gpu
+    assert not plan(colocated, many).gpu
 
 
 def test_the_plan_holds_every_node_by_name():

@@ -74,7 +74,9 @@ def test_a_run_on_a_cluster_is_planned_there(monkeypatch):
     assert len(found.plan.hosts()) == 3
     with pytest.raises(PlacementError, match=r"cluster\.root=runs: the run spans 3 nodes"):
         check(load("gp_l_debug", ["cluster.root=runs", "cluster.address=head:1"]))
-    refused(debug("cluster.address=head:1", "cluster.channel=nccl"), "cluster.channel=nccl needs")
+    total["CPU"] = 4.0
+    for key in ("cluster.channel=nccl", "cluster.layout=colocated"):
+        refused(debug("cluster.address=head:1", key), f"{key} needs GPUs")
 
 
 def test_an_environment_that_cannot_be_played(monkeypatch):
