@@ -105,6 +105,7 @@ def test_the_picture_is_drawn_by_its_script(tmp_path):
         ("`ppo.epoch=3`", "ppo.epoch: there is no such key"),
         ("`env.settings.face_rules=ten`", "env.settings.face_rules: there is no such key"),
         ("```\ncardinal train gp_l ppo.clips=1\n```", "ppo.clips: there is no such key"),
+        ("    cardinal gallerie cardinal/VIRL-v0", "cardinal gallerie: there is no such command"),
         ("`make tests`", "make tests: there is no such target"),
         ("`cardinal trian gp_l`", "cardinal trian: there is no such command"),
         ("`cardinal train gp_l --resumed`", "cardinal train --resumed: there is no such option"),

@@ -24,6 +24,7 @@ from envs.virl.settings import Settings as VIRLSettings
 ROOMS = ("configs", "envs", "rollout", "learner", "report", "cluster")
 FOLDERS = (*ROOMS, "tests", "docs", "benchmarks", "examples", "docker", "tools", "requirements")
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.M | re.S)
+INDENTED = re.compile(r"^ {4}\S.*$", re.M)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(rf"(?<![\w./-])((?:{'|'.join(FOLDERS)})/[\w./-]*)(?:::(\w+))?")
@@ -55,7 +56,9 @@ def _code(text: str) -> Iterator[tuple[int, str, bool]]:
     for block in BLOCK.finditer(text):
         yield block.start(3), block[3], block[2] == "python"
     prose = BLOCK.sub(lambda block: re.sub(r"[^\n]", " ", block[0]), text)
-    for span in SPAN.finditer(prose):
+    for line in INDENTED.finditer(prose):
+        yield line.start(), line[0], False
+    for span in SPAN.finditer(INDENTED.sub(lambda line: " " * len(line[0]), prose)):
         yield span.start(1), span[1], False
 
 
