@@ -78,6 +78,9 @@ class TextEnv(gymnasium.Env[Observation, str]):
     """
 
     Settings: ClassVar[type]
+    question: str = ""
+    """Set by `reset`: the same for two episodes that ask the same, whose outcomes are therefore
+    not independent. Empty: every seed asks something of its own."""
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium declares it so
 
     def make_spaces(self, image_shape: tuple[int, int, int] | None) -> None:
@@ -90,6 +93,19 @@ class TextEnv(gymnasium.Env[Observation, str]):
             entries["image"] = spaces.Box(0, 255, image_shape, np.uint8)
         self.observation_space = spaces.Dict(entries)  # type: ignore[assignment]
         self.action_space = spaces.Text(MAX_TEXT, min_length=0, charset=CHARSET)
+
+    @classmethod
+    def overlap(cls, train: dict[str, object], evaluation: dict[str, object]) -> str:
+        """Which questions of an evaluation can have been trained on.
+
+        Args:
+            train: keywords of the environment that is trained in.
+            evaluation: keywords of the one that is evaluated in.
+
+        Returns:
+            "none", "some", "all", or "unknown" where the environment cannot say.
+        """
+        return "unknown"
 
     @abstractmethod
     def expert(self) -> str:

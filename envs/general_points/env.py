@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from configs.load import build
 from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
-from envs.general_points import expert, prompts, rules, solver
+from envs.general_points import expert, prompts, questions, rules, solver
 from envs.general_points.answers import Answer, read_brief, read_json, read_legacy
 from envs.general_points.cards import picture
 from envs.general_points.formula import MAX_LENGTH
@@ -53,7 +53,8 @@ class GeneralPoints(TextEnv):
         """Deal a solvable hand; every draw comes from the seed.
 
         Options: `face_rule` and `wording` (index of prompts.WORDINGS) of this episode alone.
-        Info holds `cards` (names), `numbers` (under the scored rule), `rule` (as stated).
+        Info holds `cards` (names), `numbers` (under the scored rule), `rule` (as stated) and
+        `question`.
         """
         super().reset(seed=seed)
         s = self.settings
@@ -69,38 +70,40 @@ class GeneralPoints(TextEnv):
             s.prompt_style, self.hand.names, stated, s.target, self.vision, s.cot,
             options.get("wording", 0),
         )  # fmt: skip
-        info = {"cards": self.hand.names, "numbers": self.hand.numbers, "rule": stated}
+        info = {
+            "cards": self.hand.names,
+            "numbers": self.hand.numbers,
+            "rule": stated,
+            "question": self.question,
+        }
         return self._observe(message, restart=1), info
 
     def _draw_hand(self, rule: str) -> tuple[list[int], list[int]]:
         s = self.settings
         released_draw = s.require_face and self.resolved.released
         for _ in range(MAX_DRAWS):
-            if released_draw:
-                hand = rules.draw_released(self.np_random, s.num_cards, s.max_rank, s.suits)
-            else:
-                hand = rules.draw(
+            hand = (
+                rules.draw_released(self.np_random, s.num_cards, s.max_rank, s.suits)
+                if released_draw
+                else rules.draw(
                     self.np_random, s.num_cards, s.max_rank, self.resolved.replacement, s.suits
                 )
-            if self._admits(hand[0], rule):
+            )
+            if hand is not None and self._admits(hand[0], rule):
                 return hand
         raise EnvironmentFailure(f"GeneralPoints: {MAX_DRAWS} draws gave no solvable hand with {s}")
 
     def _admits(self, ranks: list[int], rule: str) -> bool:
-        s = self.settings
-        if s.require_face and not any(11 <= rank <= 13 for rank in ranks):
-            return False
-        if s.hands != "all":
-            held_out = rules.hold_out_position(tuple(sorted(ranks))) < s.hold_out
-            if held_out != (s.hands == "held_out"):
-                return False
-        key = tuple(sorted(rules.value(rank, rule) for rank in ranks))
-        return solver.solvable(key, s.target)
+        numbers = tuple(sorted(rules.value(rank, rule) for rank in ranks))
+        return questions.admits(tuple(sorted(ranks)), numbers, self.settings) and solver.solvable(
+            numbers, self.settings.target
+        )
 
     def _deal(self, ranks: list[int], suits: list[int], rule: str) -> None:
         names = tuple(rules.rank_name(rank) for rank in ranks)
         numbers = tuple(rules.value(rank, rule) for rank in ranks)
         self.hand = Hand(names, numbers, tuple(sorted(numbers)), self.settings.target)
+        self.question = questions.question(self.hand.key, self.settings.target)
         if self.vision:
             self.image = picture(tuple(ranks), tuple(suits), self.settings.image_size)
 
@@ -207,6 +210,13 @@ class GeneralPoints(TextEnv):
             metrics["recognition"] = sum(self.read) / len(self.read)
             metrics["recognition_all"] = self.read.count(1.0) / len(self.read)
         return metrics
+
+    @classmethod
+    def overlap(cls, train: dict[str, object], evaluation: dict[str, object]) -> str:
+        """Which questions of an evaluation its training can ask: none, some or all."""
+        return questions.overlap(
+            build(Settings, train, "GeneralPoints"), build(Settings, evaluation, "GeneralPoints")
+        )
 
     def expert(self) -> str:
         """The simplest solution, in the asked-for format."""
