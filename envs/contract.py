@@ -30,10 +30,28 @@ from envs.base import Observation, TextEnv
 MakeEnv = Callable[[], TextEnv]
 MAX_TURNS = 10_000
 NASTY = (
-    "", " ", "{", "}{", "\x00", "\n" * 100, "(" * 10_000, ")" * 10_000, "9**9**9**9", "1" * 30_000,
-    "[" * 10_000, '{"formula": "' * 1000, "__import__('os').system('true')", "{}" * 5_000,
-    "\ud800", "٣+٣", '{"action": null}', "forward()" * 1000, "null", "1e999", "-" * 10_000,
-)  # fmt: skip
+    "",
+    " ",
+    "{",
+    "}{",
+    "\x00",
+    "\n" * 100,
+    "(" * 10_000,
+    ")" * 10_000,
+    "9**9**9**9",
+    "1" * 30_000,
+    "[" * 10_000,
+    '{"formula": "' * 1000,
+    "__import__('os').system('true')",
+    "{}" * 5_000,
+    "\ud800",
+    "٣+٣",
+    '{"action": null}',
+    "forward()" * 1000,
+    "null",
+    "1e999",
+    "-" * 10_000,
+)
 """Answers that have broken parsers: none may crash, hang or be executed."""
 
 

@@ -33,9 +33,11 @@ def layout(size: int, num_cards: int) -> tuple[int, int, list[Point]]:
     width = int(size / num_cards * 0.9)
     height = int(width * 7 / 5)
     left = max(1, round(size * 5 / 1200))
-    return width, height, [
-        (left + int(i * width * 1.1), int((size - height) / 2)) for i in range(num_cards)
-    ]  # fmt: skip
+    return (
+        width,
+        height,
+        [(left + int(i * width * 1.1), int((size - height) / 2)) for i in range(num_cards)],
+    )
 
 
 def picture(ranks: tuple[int, ...], suits: tuple[int, ...], size: int) -> NDArray[np.uint8]:

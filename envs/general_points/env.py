@@ -18,7 +18,7 @@ from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
 from envs.general_points import expert, prompts, questions, rules, solver
 from envs.general_points.answers import Answer, read_brief, read_json, read_legacy
 from envs.general_points.cards import picture
-from envs.general_points.formula import MAX_LENGTH
+from envs.general_points.formula import compact
 from envs.general_points.released import grade_released, longest_prefix
 from envs.general_points.settings import Settings, resolve
 from envs.general_points.verifier import EXHAUSTED, Hand, Verdict, grade, recognised
@@ -67,9 +67,14 @@ class GeneralPoints(TextEnv):
         self.first_try = 0.0
         self.done = False
         message = prompts.prompt(
-            s.prompt_style, self.hand.names, stated, s.target, self.vision, s.cot,
+            s.prompt_style,
+            self.hand.names,
+            stated,
+            s.target,
+            self.vision,
+            s.cot,
             options.get("wording", 0),
-        )  # fmt: skip
+        )
         info = {
             "cards": self.hand.names,
             "numbers": self.hand.numbers,
@@ -160,13 +165,14 @@ class GeneralPoints(TextEnv):
             "penalty_sum": r.penalty_sum,
             "partial_reward": r.partial_reward,
         }
-        if not r.released:
-            return grade(answer, self.hand, **options)
         hand = self.hand
-        formula = (answer.formula or "None").split("=")[0]
-        name, reward, messages, legal = grade_released(
-            formula, answer.cards, hand.names, hand.key, hand.target, **options
+        if not r.released:
+            return grade(answer, hand, **options)
+        formula = "None" if answer.formula is None else answer.formula.partition("=")[0]
+        released = grade_released(
+            formula, answer.cards, hand.names, hand.numbers, hand.target, **options
         )
+        name, reward, messages, legal = released
         share = recognised(answer.cards, hand)
         return Verdict(name, reward, ", ".join(messages), legal, share, name == "misread")
 
@@ -175,10 +181,7 @@ class GeneralPoints(TextEnv):
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         s = self.settings
         terminated = verdict.name == "solved"
-        prefix = ""
-        if self.resolved.feedback == "prefix_hint" and verdict.name in ("wrong", "illegal"):
-            compact = "".join(formula[:MAX_LENGTH].split())
-            prefix = longest_prefix(compact, self.hand.key, s.target)
+        prefix = self._hint(verdict, formula)
         message = prompts.feedback(
             s.prompt_style,
             self.resolved.feedback,
@@ -193,6 +196,19 @@ class GeneralPoints(TextEnv):
             self.done = True
             info["metrics"] = self._metrics(terminated)
         return self._observe(message, restart=0), reward, terminated, truncated, info
+
+    def _hint(self, verdict: Verdict, formula: str) -> str:
+        """The beginning of a solution that the next message names; empty for none.
+
+        The released verifier names one only where a legal formula has a value that it calls
+        wrong, not for illegal formulas and not where rounding alone makes it miss the target.
+        """
+        released = self.resolved.released
+        hinted = verdict.name == "wrong" or (verdict.name == "illegal" and not released)
+        if self.resolved.feedback != "prefix_hint" or not hinted or verdict.reward == 0:
+            return ""
+        written = formula if released else compact(formula)
+        return longest_prefix(written, self.hand.key, self.hand.target)
 
     def _metrics(self, solved: bool) -> dict[str, float]:
         """Figures of the episode.

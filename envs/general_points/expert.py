@@ -70,9 +70,14 @@ def answer(env: GeneralPoints, formula: str) -> str:
     """An answer with this formula, the cards read right."""
     s = env.settings
     return prompts.answer(
-        s.prompt_style, env.hand.names, env.hand.numbers, formula, s.target, env.vision,
+        s.prompt_style,
+        env.hand.names,
+        env.hand.numbers,
+        formula,
+        s.target,
+        env.vision,
         thought(formula) if s.cot else None,
-    )  # fmt: skip
+    )
 
 
 def demonstrations(env: GeneralPoints, n: int, seed: int) -> Iterator[Demonstration]:
@@ -151,18 +156,42 @@ def corpus(settings: Settings) -> Iterator[str]:
 def _reasons() -> Iterator[str]:
     """Every kind of failure in the verifiers' own words, by failing in each way."""
     hand = Hand(("A", "5", "10", "K"), (1, 5, 10, 10), (1, 5, 10, 10), 24)
-    failures = ("", "1 2", "1+*", "1)", "()", "1(", "x", "007", "9" * 300, "1=x", "1+2+3",
-                "1*5*10*10", "10/(10-5-5*1)", "1/5/10/10", "10+10+5-1=25")  # fmt: skip
+    failures = (
+        "",
+        "1 2",
+        "1+*",
+        "1)",
+        "()",
+        "1(",
+        "y",
+        "007",
+        "9" * 300,
+        "1=y",
+        "1+2+3",
+        "1*5*10*10",
+        "10/(10-5-5*1)",
+        "1/5/10/10",
+        "10+10+5-1=25",
+    )
     for failure in failures:
         for penalty_sum in (False, True):
             verdict = grade(
-                Answer(["2"], failure), hand, vision=True, penalty_sum=penalty_sum,
+                Answer(["2"], failure),
+                hand,
+                vision=True,
+                penalty_sum=penalty_sum,
                 partial_reward=False,
-            )  # fmt: skip
+            )
             yield verdict.reason
         yield ", ".join(
             grade_released(
-                failure, None, hand.names, hand.key, 24, vision=False, penalty_sum=True,
+                failure,
+                None,
+                hand.names,
+                hand.numbers,
+                24,
+                vision=False,
+                penalty_sum=True,
                 partial_reward=True,
             )[2]
-        )  # fmt: skip
+        )

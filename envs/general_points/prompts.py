@@ -83,7 +83,7 @@ def prompt(
         letters=", ".join(letters[-n:]),
         numbers=", ".join(letters[:n]),
         thought=_THOUGHT if cot else "",
-    )  # fmt: skip
+    )
 
 
 def feedback(
@@ -118,7 +118,8 @@ def feedback(
         return "Your answer is not correct. Try again."
     if mode == "prefix_hint" and prefix and prefix not in reason:
         reason += f", and a solution begins with {prefix}"
-    return f"You failed this trial because {reason}. Try again."
+    because = f" because {reason}" if reason else ""
+    return f"You failed this trial{because}. Try again."
 
 
 def answer(

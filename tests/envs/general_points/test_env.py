@@ -98,10 +98,19 @@ def test_stepping_without_an_episode_is_refused():
 
 @pytest.mark.parametrize(
     "keywords",
-    [{}, {"face_rule": "ranks"}, {"face_rule": "ranks", "fake_rule": "ten"}, {"max_rank": 10},
-     {"num_cards": 3}, {"num_cards": 5, "target": 30}, {"max_rank": 16}, {"preset": "paper_code"},
-     {"hands": "held_out"}, {"require_face": True, "face_rule": "twelve"}],
-)  # fmt: skip
+    [
+        {},
+        {"face_rule": "ranks"},
+        {"face_rule": "ranks", "fake_rule": "ten"},
+        {"max_rank": 10},
+        {"num_cards": 3},
+        {"num_cards": 5, "target": 30},
+        {"max_rank": 16},
+        {"preset": "paper_code"},
+        {"hands": "held_out"},
+        {"require_face": True, "face_rule": "twelve"},
+    ],
+)
 def test_every_hand_is_solvable_under_the_scored_rule(keywords):
     env = GeneralPoints(prompt_style="brief", **keywords)
     scored = env.settings.fake_rule or env.settings.face_rule

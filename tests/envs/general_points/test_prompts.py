@@ -21,8 +21,14 @@ def test_a_brief_prompt_is_the_cards_and_what_face_cards_count():
 
 def test_a_full_prompt_states_cards_rule_target_and_format():
     text = prompt()
-    for part in ("['A', '5', '10', 'K']", "'J', 'Q' and 'K' count as 10,", "24 points",
-                 '"cards": [w, x, y, z]', '"number": [a, b, c, d]', '"formula"'):  # fmt: skip
+    for part in (
+        "['A', '5', '10', 'K']",
+        "'J', 'Q' and 'K' count as 10,",
+        "24 points",
+        '"cards": [w, x, y, z]',
+        '"number": [a, b, c, d]',
+        '"formula"',
+    ):
         assert part in text
     assert "count as 11, 12 and 13" in prompt(rule="ranks")
     assert "an equation that equals 30" in prompt(target=30)
@@ -62,8 +68,11 @@ def test_feedback_tells_as_much_as_its_mode_allows():
         return prompts.feedback(style, mode, name, reason, prefix, misread)
 
     assert [feedback("brief", mode) for mode in ("none", "binary", "verifier", "prefix_hint")] == [
-        "again", "no", "wrong", "wrong 10+",
-    ]  # fmt: skip
+        "again",
+        "no",
+        "wrong",
+        "wrong 10+",
+    ]
     assert feedback("brief", "verifier", misread=True) == "wrong misread"
     assert feedback("brief", "verifier", "solved") == "solved"
     assert feedback("full", "none") == "Try again."

@@ -26,9 +26,15 @@ def test_presets_decide_the_nulls():
 
 def test_what_is_given_stands_above_the_preset():
     resolved = resolve(
-        Settings(preset="paper_code", deck="without", feedback="none", penalty_mode="first",
-                 partial_reward=False, parser="lenient")
-    )  # fmt: skip
+        Settings(
+            preset="paper_code",
+            deck="without",
+            feedback="none",
+            penalty_mode="first",
+            partial_reward=False,
+            parser="lenient",
+        )
+    )
     assert resolved == Resolved(False, "none", False, False, False, True)
 
 
