@@ -1,14 +1,14 @@
 """GeneralPoints: make a formula of the cards that reaches the target, with a verifier's feedback.
 
-In: answers as text. Out: user messages (and a picture), rewards, verdicts, metrics. The pieces
-are beside it: rules deals, solver solves, verifier judges, prompts speaks, expert shows.
+`rules` deals the hands, `solver` solves them, `verifier` and `released` grade answers, `prompts`
+has the texts, `expert` the demonstrations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from envs.general_points.answers import Answer, read_brief, read_json, read_lega
 from envs.general_points.cards import picture
 from envs.general_points.formula import compact
 from envs.general_points.released import grade_released, longest_prefix
-from envs.general_points.settings import Settings, resolve
+from envs.general_points.settings import Settings, message_templates, resolve
 from envs.general_points.verifier import EXHAUSTED, Hand, Verdict, grade, recognised
 
 MAX_DRAWS = 100_000
@@ -37,9 +37,10 @@ class GeneralPoints(TextEnv):
 
     Settings = Settings
 
-    def __init__(self, **keywords: Any) -> None:
+    def __init__(self, **keywords: object) -> None:
         settings = self.settings = build(Settings, keywords, "GeneralPoints")
         self.resolved = resolve(settings)
+        self.templates = message_templates(settings)
         self.vision = settings.modality == "vision"
         size = settings.image_size
         self.make_spaces((size, size, 3) if self.vision else None)
@@ -48,8 +49,8 @@ class GeneralPoints(TextEnv):
         self.image: NDArray[np.uint8] | None = None
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+        self, *, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[Observation, dict[str, object]]:
         """Deal a solvable hand; every draw comes from the seed.
 
         Options: `face_rule` and `wording` (index of prompts.WORDINGS) of this episode alone.
@@ -59,29 +60,28 @@ class GeneralPoints(TextEnv):
         super().reset(seed=seed)
         s = self.settings
         options = options or {}
-        stated = options.get("face_rule") or rules.draw_rule(self.np_random, s.face_rule)
+        given = cast("str | None", options.get("face_rule"))
+        stated = given or rules.draw_rule(self.np_random, s.face_rule)
         ranks, suits = self._draw_hand(s.fake_rule or stated)
         self._deal(ranks, suits, s.fake_rule or stated)
         self.answers = self.legal = 0
         self.read: list[float] = []
         self.first_try = 0.0
         self.done = False
-        message = prompts.prompt(
-            s.prompt_style,
-            self.hand.names,
-            stated,
-            s.target,
-            self.vision,
-            s.cot,
-            options.get("wording", 0),
-        )
-        info = {
+        message = self._prompt(stated, cast(int, options.get("wording", 0)))
+        info: dict[str, object] = {
             "cards": self.hand.names,
             "numbers": self.hand.numbers,
             "rule": stated,
             "question": self.question,
         }
         return self._observe(message, restart=1), info
+
+    def _prompt(self, rule: str, wording: int) -> str:
+        s, names = self.settings, self.hand.names
+        if "prompt" in self.templates:
+            return prompts.prompt_from(self.templates["prompt"], names, rule, s.target)
+        return prompts.prompt(s.prompt_style, names, rule, s.target, self.vision, s.cot, wording)
 
     def _draw_hand(self, rule: str) -> tuple[list[int], list[int]]:
         s = self.settings
@@ -118,7 +118,7 @@ class GeneralPoints(TextEnv):
             observation["image"] = self.image
         return observation
 
-    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, object]]:
         """Grade one answer.
 
         Terminated: solved. Truncated: the budget of answers is exhausted. `paper_code` lets
@@ -178,24 +178,23 @@ class GeneralPoints(TextEnv):
 
     def _result(
         self, verdict: Verdict, formula: str, reward: float, truncated: bool
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        s = self.settings
+    ) -> tuple[Observation, float, bool, bool, dict[str, object]]:
         terminated = verdict.name == "solved"
-        prefix = self._hint(verdict, formula)
-        message = prompts.feedback(
-            s.prompt_style,
-            self.resolved.feedback,
-            verdict.name,
-            verdict.reason,
-            prefix,
-            verdict.misread,
-        )
+        message = self._feedback(verdict, formula)
         said = verdict.reason or ("correct" if terminated else "")
-        info: dict[str, Any] = {"verdict": verdict.name, "message": said}
+        info: dict[str, object] = {"verdict": verdict.name, "message": said}
         if terminated or truncated:
             self.done = True
             info["metrics"] = self._metrics(terminated)
         return self._observe(message, restart=0), reward, terminated, truncated, info
+
+    def _feedback(self, verdict: Verdict, formula: str) -> str:
+        name, reason, prefix = verdict.name, verdict.reason, self._hint(verdict, formula)
+        message = name if name in ("solved", "exhausted") else "feedback"
+        if message in self.templates:
+            return self.templates[message].substitute(reason=reason, verdict=name, prefix=prefix)
+        style, mode = self.settings.prompt_style, self.resolved.feedback
+        return prompts.feedback(style, mode, name, reason, prefix, verdict.misread)
 
     def _hint(self, verdict: Verdict, formula: str) -> str:
         """The beginning of a solution that the next message names; empty for none.
@@ -235,7 +234,7 @@ class GeneralPoints(TextEnv):
         )
 
     def expert(self) -> str:
-        """The simplest solution, in the asked-for format."""
+        """The simplest solution, in the format that the prompt asks for."""
         return expert.answer(self, expert.formula(self.hand))
 
     def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:
@@ -244,4 +243,4 @@ class GeneralPoints(TextEnv):
 
     def corpus(self) -> Iterator[str]:
         """Yield texts of this prompt style with every symbol of any rule, target or feedback."""
-        return expert.corpus(self.settings)
+        return expert.corpus(self.settings, self.templates)

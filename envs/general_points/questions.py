@@ -51,27 +51,27 @@ def all_questions(s: Settings) -> frozenset[Numbers]:
         faces = (11,) * s.num_cards  # any card may be a face card
         hands = combinations_with_replacement(values, s.num_cards)
         split_by_ranks = s.hands != "all" and s.split == "ranks"
-        asked = {n for n in hands if split_by_ranks or admits(faces, n, s)}
+        admitted = {n for n in hands if split_by_ranks or admits(faces, n, s)}
     else:
         copies = s.num_cards if resolve(s).replacement else 4 if s.suits == "mixed" else 2
-        asked = set()
+        admitted = set()
         for ranks in combinations_with_replacement(deck, s.num_cards):
             if max(Counter(ranks).values()) > copies:
                 continue
             for rule in scored_rules(s):
                 numbers = tuple(sorted(rules.value(rank, rule) for rank in ranks))
-                if numbers not in asked and admits(ranks, numbers, s):
-                    asked.add(numbers)
+                if numbers not in admitted and admits(ranks, numbers, s):
+                    admitted.add(numbers)
     if s.num_cards > MOST_CARDS_SOLVED:
-        return frozenset(asked)
-    return frozenset(numbers for numbers in asked if solver.solvable(numbers, s.target))
+        return frozenset(admitted)
+    return frozenset(numbers for numbers in admitted if solver.solvable(numbers, s.target))
 
 
 def overlap(train: Settings, evaluation: Settings) -> str:
     """Which of the evaluation's questions training can ask: none, some or all."""
     if train.target != evaluation.target or train.num_cards != evaluation.num_cards:
         return "none"
-    asked, evaluated = all_questions(train), all_questions(evaluation)
-    if not asked & evaluated:
+    trained, evaluated = all_questions(train), all_questions(evaluation)
+    if not trained & evaluated:
         return "none"
-    return "all" if evaluated <= asked else "some"
+    return "all" if evaluated <= trained else "some"

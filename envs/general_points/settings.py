@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import Template
 
 from configs.schema import PRESETS, leaf
+from envs.general_points.prompts import TEMPLATES
 from envs.general_points.rules import FACE_VALUES, RULES
 from envs.settings import check_types
+from envs.templates import read_templates
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class Settings:
         "how answers are read; null: strict_legacy in paper_code with full prompts only",
         choices=(None, "lenient", "strict_legacy"),
     )
+    templates: dict[str, str] = leaf(
+        {},
+        "files with wordings of your own, by the message that they replace: prompt, feedback (of "
+        "a failed answer), solved, exhausted, answer (of demonstrations)",
+    )
     image_size: int = leaf(1200, "height and width of the picture, pixels", low=64, high=4096)
     cot: bool = leaf(False, "answers carry a thought before the formula")
     prompt_diversity: bool = leaf(
@@ -94,6 +102,16 @@ class Settings:
         check_types(self, "GeneralPoints")
         if sentence := contradiction(self):
             raise ValueError(f"GeneralPoints: {sentence}")
+        message_templates(self)
+
+
+def message_templates(settings: Settings) -> dict[str, Template]:
+    """The templates by message.
+
+    Raises:
+        ValueError: one cannot be read, or a field is unknown or missing.
+    """
+    return read_templates(settings.templates, TEMPLATES, "GeneralPoints.templates")
 
 
 @dataclass(frozen=True)
