@@ -102,6 +102,8 @@ def test_forms_that_are_read(text, answer):
         '{"a" "1"}',
         "{a: 1}",
         '{"a": "1" "b": "2"}',
+        '{"a": [1] "b": 2}',
+        '{"a": [[1] [2]]}',
         '{"a"}',
         '{"a": }',
         '{"a": "1"]',
@@ -155,6 +157,12 @@ def test_of_a_long_text_the_end_is_read():
         filler = "x" * (MAX_ANSWER - len(answer) - shift)
         assert last_answer("<think>" + filler + answer) is None
         assert last_answer("<think>x</think>" + filler + answer) == {"a": "1"}
+
+
+def test_of_a_tag_that_the_cut_meets_nothing_is_left():
+    for shift in range(20):
+        filler = "x" * (MAX_ANSWER - shift)
+        assert set(last_text("<think></think>" + filler)) == {"x"}
 
 
 def test_string_fields():
