@@ -137,6 +137,7 @@ def test_brief_answers():
     assert read_brief("10+10+5-1", cards=True, thought=False) == (None, "10+10+5-1")
     steps = "A 5 10 K: 10+10=20, 20+5=25, 25-1=24; 10+10+5-1"
     assert read_brief(steps, cards=True, thought=True) == (CARDS, "10+10+5-1")
+    assert read_brief("1+1; 2+2; 3+3", cards=False, thought=True).formula == "3+3"
     thinking = "<think>A 2: 3</think>A 5 10 K: 10+10+5-1"
     assert read_brief(thinking, cards=True, thought=False) == (CARDS, "10+10+5-1")
     assert read_brief("1; 10+10+5-1", cards=False, thought=False).formula == "1; 10+10+5-1"

@@ -239,3 +239,14 @@ def test_overlap_agrees_with_what_is_dealt():
 
 def test_an_environment_that_does_not_say_is_unknown():
     assert TextEnv.overlap({}, {}) == "unknown"
+
+
+def test_a_rank_is_dealt_as_often_as_the_deck_has_it():
+    fives = {"num_cards": 5, "max_rank": 3, "target": 5}
+    assert (1, 1, 1, 1, 1) in all_questions(Settings(**fives, deck="with"))
+    assert (1, 1, 1, 1, 1) not in all_questions(Settings(**fives, deck="without"))
+
+
+def test_any_rule_counts_to_thirteen_whatever_the_deck():
+    asked = all_questions(Settings(face_rule="any", max_rank=11, num_cards=3))
+    assert {number for numbers in asked for number in numbers} == set(range(1, 14))

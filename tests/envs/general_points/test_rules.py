@@ -59,6 +59,8 @@ def test_the_released_draw_holds_a_face_card_in_any_place():
     hands = [rules.draw_released(rng, 4, 13, "mixed")[0] for _ in range(300)]
     assert all(any(rank > 10 for rank in hand) for hand in hands)
     assert {i for hand in hands for i, rank in enumerate(hand) if rank > 10} == {0, 1, 2, 3}
+    larger = [rules.draw_released(rng, 4, 20, "mixed")[0] for _ in range(300)]
+    assert all({11, 12, 13} & set(hand) for hand in larger)
 
 
 def test_the_hold_out_is_a_fifth_and_fixed_for_ever():
