@@ -163,6 +163,13 @@ def test_released_parser_loses_cards_that_are_all_numbers_without_quotes():
     assert read_json('{"cards": [3, 8, 8, 3], "formula": "1",}').cards == ["3", "8", "8", "3"]
 
 
+@pytest.mark.parametrize("cards", ["[A, 5, 10]", "[A, 5, 10, K, 2]", "[A]"])
+def test_released_parser_drops_another_number_of_cards(cards):
+    assert legacy(cards) == []
+    text = f'{{"cards": {cards},\n "formula": "1",}}'
+    assert read_legacy(text, cards.count(",") + 1).cards == cards.strip("[]").split(", ")
+
+
 def test_released_parser_keeps_double_quotes_in_names():
     assert legacy('["A", "5", "10", "K"]') == ['"A"', '"5"', '"10"', '"K"']
 

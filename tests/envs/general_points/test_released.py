@@ -78,6 +78,12 @@ def test_rounding_makes_the_only_solution_of_3_3_8_8_worth_nothing():
     assert fixed("8/(3-8/3)", EIGHTS) == 5
 
 
+def test_leading_zeros_are_a_number_of_the_cards_and_no_formula():
+    assert released("010+10+5-1")[:2] == ("wrong", -1)
+    assert released("0" * 70 + "10+10+5-1")[:2] == ("wrong", -1)
+    assert released("0" * 70 + "7+10+5-1")[1] == -4
+
+
 def test_whitespace_is_illegal():
     assert released("10 + 10 + 5 - 1") == ("illegal", -3, ["illegal characters"])
     assert fixed("10 + 10 + 5 - 1") == 5
@@ -248,6 +254,7 @@ def test_a_hint_is_given_where_a_legal_formula_has_a_wrong_value(style):
 
     assert "10+10+5" in messages("paper_code", HAND, "10+10+5*1")
     assert "10+10+5" in messages("fixed", HAND, "10 + 10 + 5 * 1")
+    assert "10+10+5" in messages("fixed", HAND, "10＋10＋5×1")
     assert "10+10" not in messages("paper_code", HAND, "10+10+5-1)")
     assert "10+10+5-1" in messages("fixed", HAND, "10+10+5-1)")
     assert "8/" not in messages("paper_code", EIGHTS, "8/(3-8/3)")
