@@ -1,11 +1,12 @@
-"""The vocabulary of environments: what a turn shows, what a verdict says, what a demonstration is.
+"""The vocabulary of environments: observations, messages, demonstrations, the base class.
 
-Everything here is plain Gymnasium: an observation is the next user message. The loop that
-calls an environment stands in `TextEnv`. Nothing here knows of tokens, models or Ray.
+Everything is plain Gymnasium: an observation is the next user message, an action is an answer.
+The docstring of `TextEnv` has the loop that calls an environment.
 """
 
 from __future__ import annotations
 
+import re
 import string
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-CHARSET = frozenset(string.printable) | frozenset("°’“”–—…×÷−")
 MAX_TEXT = 32_768
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no encoding holds it
 
 
 class EnvironmentFailure(RuntimeError):
-    """Something of ours broke (a missing picture, a bug): the episode is `failed`, never graded."""
+    """The environment broke (a missing picture, a bug): the episode is `failed`, never graded."""
 
 
 class Observation(TypedDict, total=False):
@@ -32,7 +33,8 @@ class Observation(TypedDict, total=False):
     restart: 1 when the message begins a new prompt (earlier turns are forgotten), 0 when it
         continues the conversation.
     image: uint8 [height, width, 3], vision only: the picture of the current trial. It belongs
-        to the message with restart = 1; after that it is shown again for Markov's sake only.
+        to the message with restart = 1. Later observations of the trial repeat it, so that each
+        shows the whole state.
     """
 
     message: str
@@ -57,6 +59,17 @@ class Demonstration:
     seed: int
 
 
+class UnicodeText(spaces.Text):
+    """Any text of at most MAX_TEXT characters that UTF-8 can hold; samples are ASCII."""
+
+    def __init__(self) -> None:
+        super().__init__(MAX_TEXT, min_length=0, charset=string.printable)
+
+    def contains(self, x: object) -> bool:
+        """Whether x is such a text."""
+        return isinstance(x, str) and len(x) <= MAX_TEXT and not _SURROGATE.search(x)
+
+
 class TextEnv(gymnasium.Env[Observation, str]):
     """An environment whose observations are user messages and whose actions are answers.
 
@@ -70,26 +83,43 @@ class TextEnv(gymnasium.Env[Observation, str]):
                 break
         info["metrics"]                           # float by name; "success" and "first_try" always
 
-    `step` returns in info: `verdict` (a short name from the environment's own list), `message`
-    (what the verifier says about the answer, for people and logs) and, on the last step,
-    `metrics`. The observation of the last step carries the message that would have come next.
+    `reset` sets `question`. `step` returns in info: `verdict` (a short name from the
+    environment's own list), `message` (what the verifier says about the answer, for people and
+    logs) and, on the last step, `metrics`. The observation of the last step carries the message
+    that would have come next.
     A subclass sets `Settings`, a frozen dataclass made of `configs.schema.leaf`, takes exactly
-    its fields as keywords, and raises EnvironmentFailure when something of ours breaks.
+    its fields as keywords, and raises EnvironmentFailure when something of its own breaks.
     """
 
     Settings: ClassVar[type]
+    question: str = ""
+    """Set by `reset`: the same for two episodes that ask the same, whose outcomes are therefore
+    not independent. Empty: every seed asks something of its own."""
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium declares it so
 
     def make_spaces(self, image_shape: tuple[int, int, int] | None) -> None:
         """Set both spaces; image_shape is [height, width, 3] or None for language."""
         entries: dict[str, spaces.Space[Any]] = {
-            "message": spaces.Text(MAX_TEXT, min_length=0, charset=CHARSET),
+            "message": UnicodeText(),
             "restart": spaces.Discrete(2),
         }
         if image_shape is not None:
             entries["image"] = spaces.Box(0, 255, image_shape, np.uint8)
         self.observation_space = spaces.Dict(entries)  # type: ignore[assignment]
-        self.action_space = spaces.Text(MAX_TEXT, min_length=0, charset=CHARSET)
+        self.action_space = UnicodeText()
+
+    @classmethod
+    def overlap(cls, train: dict[str, object], evaluation: dict[str, object]) -> str:
+        """Which questions of an evaluation can have been trained on.
+
+        Args:
+            train: keywords of the environment that is trained in.
+            evaluation: keywords of the one that is evaluated in.
+
+        Returns:
+            "none", "some", "all", or "unknown" where the environment cannot say.
+        """
+        return "unknown"
 
     @abstractmethod
     def expert(self) -> str:

@@ -1,7 +1,7 @@
-"""What every environment must do, as one function: `check(make_env)` raises where one does not.
+"""What every environment must do, as one function: `check(make_env)`.
 
-In: a picklable call that makes an environment. Out: nothing, or ContractError naming the clause.
-Knows no particular environment; tests run it over all of them, third parties over their own.
+It raises ContractError, which names the clause that does not hold. The tests run it on the
+built-in environments; run it on your own.
 """
 
 from __future__ import annotations
@@ -10,30 +10,50 @@ import hashlib
 import itertools
 import math
 import multiprocessing
+import os
 import pickle
 import random
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from gymnasium.utils.env_checker import check_env
 
-from envs.base import Observation, TextEnv
+from envs.base import Demonstration, Observation, TextEnv
 
 MakeEnv = Callable[[], TextEnv]
+Row: TypeAlias = tuple[object, ...]
 MAX_TURNS = 10_000
 NASTY = (
-    "", " ", "{", "}{", "\x00", "\n" * 100, "(" * 10_000, ")" * 10_000, "9**9**9**9", "1" * 30_000,
-    "[" * 10_000, '{"formula": "' * 1000, "__import__('os').system('true')", "{}" * 5_000,
-    "\ud800", "٣+٣", '{"action": null}', "forward()" * 1000, "null", "1e999", "-" * 10_000,
-)  # fmt: skip
+    "",
+    " ",
+    "{",
+    "}{",
+    "\x00",
+    "\n" * 100,
+    "(" * 10_000,
+    ")" * 10_000,
+    "9**9**9**9",
+    "1" * 30_000,
+    "[" * 10_000,
+    '{"formula": "' * 1000,
+    "__import__('os').system('true')",
+    "{}" * 5_000,
+    "\ud800",
+    "٣+٣",
+    '{"action": null}',
+    "forward()" * 1000,
+    "null",
+    "1e999",
+    "-" * 10_000,
+)
 """Answers that have broken parsers: none may crash, hang or be executed."""
 
 
@@ -93,27 +113,22 @@ def check_expert(make_env: MakeEnv, episodes: int) -> None:
     """The expert's answers solve every episode, each at its first answer."""
     env = make_env()
     for seed in range(episodes):
-        infos = [info for *_, info in play(env, seed, lambda env: env.expert())]
-        metrics, end = infos[-1]["metrics"], infos[-1]["end"]
-        require(end == "terminated", f"seed {seed}: the expert's episode ended {end}")
+        *_, last = play(env, seed, lambda env: env.expert())
+        require(last.end == "terminated", f"seed {seed}: the expert's episode ended {last.end}")
         for name in ("success", "first_try"):
-            require(
-                metrics.get(name) == 1.0,
-                f"seed {seed}: the expert's {name} is {metrics.get(name)}, not 1.0",
-            )
+            value = last.metrics.get(name)
+            require(value == 1.0, f"seed {seed}: the expert's {name} is {value}, not 1.0")
 
 
 def check_failure(make_env: MakeEnv, episodes: int) -> None:
     """An episode of useless answers is truncated, without success."""
     env = make_env()
     for seed in range(episodes):
-        *_, (_, _, info) = play(env, seed, lambda env: "nonsense")
-        require(info["end"] == "truncated", f"seed {seed}: nonsense ended {info['end']}")
+        *_, last = play(env, seed, lambda env: "nonsense")
+        require(last.end == "truncated", f"seed {seed}: nonsense ended {last.end}")
         for name in ("success", "first_try"):
-            require(
-                info["metrics"].get(name) == 0.0,
-                f"seed {seed}: nonsense has {name} {info['metrics'].get(name)}",
-            )
+            value = last.metrics.get(name)
+            require(value == 0.0, f"seed {seed}: nonsense has {name} {value}")
 
 
 def check_answers(make_env: MakeEnv) -> None:
@@ -135,7 +150,7 @@ def check_travel(make_env: MakeEnv) -> None:
             require(digest(copy) == digest(observation), "an observation changed when it travelled")
 
 
-def through_arrow(observation: Observation) -> dict[str, Any]:
+def through_arrow(observation: Observation) -> Observation:
     """An observation after a round trip as an Arrow record batch."""
     image = observation.get("image")
     row = {
@@ -149,7 +164,7 @@ def through_arrow(observation: Observation) -> dict[str, Any]:
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     back = pa.ipc.open_stream(sink.getvalue()).read_all().to_pylist()[0]
-    result = {"message": back["message"], "restart": back["restart"]}
+    result: Observation = {"message": back["message"], "restart": back["restart"]}
     if back["shape"]:
         result["image"] = np.frombuffer(back["image"], np.uint8).reshape(back["shape"])
     return result
@@ -159,7 +174,10 @@ def check_demonstrations(make_env: MakeEnv, episodes: int) -> None:
     """Demonstrations are whole conversations, the same for the same seed; the corpus ends."""
     env = make_env()
     demonstrations = list(env.demonstrations(episodes, 0))
-    require(len(demonstrations) == episodes, f"{episodes} demonstrations asked, others given")
+    require(
+        len(demonstrations) == episodes,
+        f"{len(demonstrations)} demonstrations, not the {episodes} requested",
+    )
     for demonstration in demonstrations:
         roles = [message["role"] for message in demonstration.messages]
         turns = len(roles) // 2
@@ -178,21 +196,33 @@ def check_demonstrations(make_env: MakeEnv, episodes: int) -> None:
     require(0 < len(texts) < 1_000_000, f"the corpus yields {len(texts)} texts")
 
 
-def _conversation(demonstration: Any) -> tuple[Any, ...]:
-    images = [hashlib.sha256(image.tobytes()).digest() for image in demonstration.images]
-    return demonstration.messages, demonstration.seed, images
+def _conversation(demonstration: Demonstration) -> Row:
+    images = [hashlib.sha256(image.tobytes()).hexdigest() for image in demonstration.images]
+    messages = [tuple(message.values()) for message in demonstration.messages]
+    return *messages, demonstration.seed, *images
 
 
-def play(
-    env: TextEnv, seed: int, answer: Callable[[TextEnv], str]
-) -> Iterator[tuple[Observation, float, dict[str, Any]]]:
-    """One episode as (observation, reward, info); each clause about a step is checked.
+class Turn(NamedTuple):
+    """One observation, and what the step before it returned; of `reset` the rest is empty.
 
-    The first entry is of `reset`; the last one's info carries `end`, terminated or truncated.
+    end: terminated or truncated, on the last step.
+    metrics: of the episode, on the last step.
     """
-    observation, info = env.reset(seed=seed)
+
+    observation: Observation
+    reward: float = 0.0
+    verdict: str = ""
+    end: str = ""
+    metrics: Mapping[str, float] = {}
+
+
+def play(env: TextEnv, seed: int, answer: Callable[[TextEnv], str]) -> Iterator[Turn]:
+    """One episode; each clause about a step is checked."""
+    observation, _ = env.reset(seed=seed)
     require(observation["restart"] == 1, "reset's observation does not begin a new prompt")
-    yield observation, 0.0, info
+    question = env.question
+    require(isinstance(question, str), f"seed {seed}: the question is {question!r}, not a text")
+    yield Turn(observation)
     for _ in range(MAX_TURNS):
         require(
             env.observation_space.contains(observation),
@@ -204,20 +234,22 @@ def play(
         for name in ("verdict", "message"):
             require(isinstance(info.get(name), str), f"seed {seed}: info lacks the text {name!r}")
         require(not (terminated and truncated), f"seed {seed}: both terminated and truncated")
+        require(env.question == question, f"seed {seed}: the question changed within an episode")
         if terminated or truncated:
+            end = "terminated" if terminated else "truncated"
             metrics = info.get("metrics", {})
             require(
                 {"success", "first_try"} <= set(metrics)
                 and all(isinstance(value, float) for value in metrics.values()),
                 f"seed {seed}: the metrics are {metrics}, not floats with success and first_try",
             )
-            yield observation, reward, {**info, "end": "terminated" if terminated else "truncated"}
+            yield Turn(observation, reward, info["verdict"], end, metrics)
             return
-        yield observation, reward, info
+        yield Turn(observation, reward, info["verdict"])
     raise ContractError(f"seed {seed}: no end after {MAX_TURNS} turns")
 
 
-def digest(observation: Any) -> str:
+def digest(observation: Observation) -> str:
     """A hash of everything that an observation shows."""
     image = observation.get("image")
     shown = f"{observation['message']}|{int(observation['restart'])}".encode()
@@ -226,46 +258,56 @@ def digest(observation: Any) -> str:
     return hashlib.sha256(shown).hexdigest()
 
 
-def fingerprint(make_env: MakeEnv, episodes: int) -> list[tuple[Any, ...]]:
-    """What episodes of a mostly right player look like, comparable across processes."""
+def fingerprint(make_env: MakeEnv, episodes: int) -> list[Row]:
+    """Episodes of a mostly right player, in a form that compares across processes."""
     env = make_env()
-    transcript: list[tuple[Any, ...]] = []
+    rows: list[Row] = []
     for seed in range(episodes):
         rng = random.Random(seed)
         player = lambda env, rng=rng: env.expert() if rng.random() < 0.7 else "no"  # noqa: E731
-        for observation, reward, info in play(env, seed, player):
-            transcript.append((digest(observation), reward, info.get("verdict")))
-        transcript.append(tuple(sorted(info["metrics"].items())))
-    return transcript
+        for turn in play(env, seed, player):
+            rows.append((digest(turn.observation), turn.reward, turn.verdict))
+        rows.append((env.question, *sorted(turn.metrics.items())))
+    return rows
 
 
-_WATCH: dict[str, Any] = {"on": False, "folders": (), "seen": [], "installed": False}
+class _Watch:
+    """What the audit hook, which cannot be removed, is to do and has noticed."""
+
+    on = False
+    installed = False
+    folders: tuple[Path, ...] = ()
+    noticed: ClassVar[list[str]] = []
+
+
 _CODE = (".py", ".pyc", ".so", ".pyd")
 
 
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _WATCH["on"]:
+def _audit(event: str, arguments: tuple[object, ...]) -> None:
+    if not _Watch.on:
         return
     if event in ("socket.connect", "subprocess.Popen", "os.system"):
-        _WATCH["seen"].append(f"{event} {arguments[:2]}")
+        _Watch.noticed.append(f"{event} {arguments[:2]}")
     elif event == "open" and isinstance(arguments[0], (str, bytes)):
-        path = Path(arguments[0].decode() if isinstance(arguments[0], bytes) else arguments[0])
+        path = Path(os.fsdecode(arguments[0]))
         writes = isinstance(arguments[1], str) and any(c in arguments[1] for c in "wax+")
-        allowed = any(path.resolve().is_relative_to(folder) for folder in _WATCH["folders"])
+        allowed = any(path.resolve().is_relative_to(folder) for folder in _Watch.folders)
         if not allowed and (writes or path.suffix not in _CODE):
-            _WATCH["seen"].append(f"open {path}")
+            _Watch.noticed.append(f"open {path}")
 
 
 @contextmanager
 def watched_files(folders: tuple[Path, ...]) -> Iterator[None]:
     """Refuse files outside the folders (code that is imported excepted), sockets, processes."""
-    if not _WATCH["installed"]:
+    if not _Watch.installed:
         tempfile.gettempdir()  # decided once, by writing a file
         sys.addaudithook(_audit)
-    allowed = tuple(Path(folder).resolve() for folder in folders)
-    _WATCH.update(on=True, folders=allowed, seen=[], installed=True)
+        _Watch.installed = True
+    _Watch.folders = tuple(Path(folder).resolve() for folder in folders)
+    _Watch.noticed.clear()
+    _Watch.on = True
     try:
         yield
     finally:
-        _WATCH["on"] = False
-    require(not _WATCH["seen"], f"playing reached outside: {_WATCH['seen'][:3]}")
+        _Watch.on = False
+    require(not _Watch.noticed, f"playing reached outside: {_Watch.noticed[:3]}")

@@ -1,19 +1,19 @@
-"""Which environments there are, how one is made, and whether its settings are right.
+"""Environments by their Gymnasium id: registered, checked, compared, made.
 
-In: a Gymnasium id (`module:id` imports a plugin first) and settings. Out: an environment.
+An id may be `module:id`; the module is imported first, to register the id.
 """
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from configs.load import build
-from envs.base import TextEnv
+from envs.base import Observation, TextEnv
 
 BUILT_IN = {
     "cardinal/GeneralPoints-v0": "envs.general_points.env:GeneralPoints",
@@ -55,7 +55,7 @@ def env_class(env_id: str) -> type[TextEnv] | None:
     return creator if isinstance(creator, type) and issubclass(creator, TextEnv) else None
 
 
-def check_settings(env_id: str, settings: dict[str, Any], where: str = "env.settings") -> None:
+def check_settings(env_id: str, settings: dict[str, object], where: str = "env.settings") -> None:
     """Refuse keywords that the environment does not know or allow, or that contradict each other.
 
     An environment that is no TextEnv gets its keywords unchecked.
@@ -68,20 +68,39 @@ def check_settings(env_id: str, settings: dict[str, Any], where: str = "env.sett
         build(cls.Settings, settings, where)
 
 
-def with_preset(env_id: str, settings: dict[str, Any], preset: str) -> dict[str, Any]:
+def with_preset(env_id: str, settings: dict[str, object], preset: str) -> dict[str, object]:
     """The settings with the run's preset, where the environment has that keyword."""
     cls = env_class(env_id)
     known = cls is not None and "preset" in {field.name for field in fields(cls.Settings)}
     return {"preset": preset, **settings} if known else dict(settings)
 
 
-def make(env_id: str, settings: dict[str, Any]) -> TextEnv:
+def overlap(
+    train_id: str, train: dict[str, object], eval_id: str, evaluation: dict[str, object]
+) -> str:
+    """Which questions of an evaluation its training can ask: none, some, all or unknown.
+
+    Args:
+        train_id: id of the environment that is trained in.
+        train: its settings, with the preset.
+        eval_id: id of the environment that is evaluated in; another one is unknown.
+        evaluation: its settings, with the preset.
+    """
+    cls = env_class(train_id)
+    if cls is None or env_class(eval_id) is not cls:
+        return "unknown"
+    return cls.overlap(train, evaluation)
+
+
+def make(env_id: str, settings: dict[str, object]) -> TextEnv:
     """A new environment, without Gymnasium's wrappers where it is a TextEnv.
 
     Raises:
         ValueError: no such environment, or settings that it refuses.
     """
     spec(env_id)
-    env = gymnasium.make(env_id, disable_env_checker=True, **settings)
+    env: gymnasium.Env[Observation, str] = gymnasium.make(
+        env_id, disable_env_checker=True, **cast("dict[str, Any]", settings)
+    )
     unwrapped = env.unwrapped
-    return unwrapped if isinstance(unwrapped, TextEnv) else env  # type: ignore[return-value]
+    return unwrapped if isinstance(unwrapped, TextEnv) else cast(TextEnv, env)

@@ -1,7 +1,7 @@
-"""What an answer says: the cards read and the formula, from any text in the asked-for format.
+"""What an answer says: the cards read and the formula, from any text.
 
-In: text of a model. Out: `Answer`. Formats: JSON as people and models write it, JSON as the
-released parser reads it, and the brief line. Linear time; does not judge.
+JSON by the rule of `envs.answers`, JSON as the released parser reads it, and the brief line.
+Nothing is judged here.
 """
 
 from __future__ import annotations
@@ -10,11 +10,27 @@ import json
 import re
 from typing import NamedTuple
 
-MAX_ANSWER = 32_768
+from envs.answers import JSONValue, last_answer, last_text, string_field
 
-_OBJECT = re.compile(r"\{[^{}]*\}")
-_FORMULA = re.compile(r"""["']formula["']\s*:\s*(?:"([^"\n]*)"|'([^'\n]*)')""")
-_CARDS = re.compile(r"""["']cards["']\s*:\s*\[([^\[\]]*)\]""")
+_SUIT = re.compile(r"[♠♥♦♣♤♡♢♧]\ufe0f?|\b(?:OF\s+)?(?:SPADE|HEART|DIAMOND|CLUB)S?\b")
+_BETWEEN_CARDS = re.compile(r"[\s,;\[\]\"']+")
+_SUIT_LETTER = re.compile(r"(A|J|Q|K|T|[0-9]{1,2})[SHDC]")
+_RANK_WORDS = {
+    "ACE": "A",
+    "TWO": "2",
+    "THREE": "3",
+    "FOUR": "4",
+    "FIVE": "5",
+    "SIX": "6",
+    "SEVEN": "7",
+    "EIGHT": "8",
+    "NINE": "9",
+    "TEN": "10",
+    "T": "10",
+    "JACK": "J",
+    "QUEEN": "Q",
+    "KING": "K",
+}
 _LEGACY = {
     "formula": re.compile(r'"formula": "(.*?)"'),
     "cards": re.compile(r'"cards": \[([^\]]+)\]'),
@@ -29,30 +45,51 @@ class Answer(NamedTuple):
 
 
 def read_json(text: str) -> Answer:
-    """The last {...} that holds a formula; quotes single or double, trailing commas, prose."""
-    for candidate in reversed(_OBJECT.findall(text[:MAX_ANSWER])):
-        formulas = _FORMULA.findall(candidate)
-        if formulas:
-            cards = _CARDS.findall(candidate)
-            return Answer(_names(cards[-1].split(",")) if cards else None, "".join(formulas[-1]))
-    return Answer(None, None)
+    """The formula and the cards of the last object that has a formula."""
+    answer = last_answer(text, "formula")
+    if answer is None:
+        return Answer(None, None)
+    cards = _listed_cards(answer["cards"]) if "cards" in answer else None
+    return Answer(cards, string_field(answer, "formula"))
+
+
+def _listed_cards(value: JSONValue) -> list[str]:
+    if isinstance(value, str):
+        return card_names(value)
+    items = value if isinstance(value, list) else []
+    return [name for item in items if (name := card_name(str(item)))]
 
 
 def read_brief(text: str, cards: bool, thought: bool) -> Answer:
     """`FORMULA`; with cards `A 5 10 K: FORMULA`; with a thought `THOUGHT; FORMULA`."""
-    text = text[:MAX_ANSWER]
+    text = last_text(text)
     names = None
     if cards:
         before, colon, after = text.partition(":")
         if colon:
-            names, text = _names(before.split()), after
+            names, text = card_names(before), after
     if thought:
         text = text.rpartition(";")[2]
     return Answer(names, text.strip())
 
 
-def _names(parts: list[str]) -> list[str]:
-    return [name for part in parts if (name := part.strip(" \t\r\n\"'").upper())]
+def card_name(text: str) -> str:
+    """The rank of a card as it is written on it: A, 2 to 10, J, Q, K.
+
+    Suits are left out, because no rule speaks of them: `2♠`, `♠2`, `2 of spades`, `spades 2`,
+    `2s` are 2. Names and words are read in any case: `Ace`, `jack`, `ten`, `T`. What is none of
+    these stays as it is, and is no card; 1 is no ace and 11 no jack, for no card shows them.
+    """
+    name = _SUIT.sub(" ", text.upper()).strip(" \t\r\n\"'.")
+    if letter := _SUIT_LETTER.fullmatch(name):
+        name = letter.group(1)
+    return _RANK_WORDS.get(name, name)
+
+
+def card_names(text: str) -> list[str]:
+    """The ranks of the cards in a text, parted by blanks, commas or their suits."""
+    words = _BETWEEN_CARDS.split(_SUIT.sub(" ", text.upper()))
+    return [name for word in words if (name := card_name(word))]
 
 
 def read_legacy(text: str, num_cards: int) -> Answer:
@@ -62,7 +99,6 @@ def read_legacy(text: str, num_cards: int) -> Answer:
     (it then handles a list as text); double quotes stay part of a card's name; a whole answer
     without the very characters `"formula": "..."` has the formula `None`.
     """
-    text = text[:MAX_ANSWER]
     formula = _legacy_field(text, "formula")
     cards = _legacy_field(text, "cards")
     names: list[str] = []
@@ -82,12 +118,12 @@ def _legacy_field(text: str, name: str) -> object:
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         pass
     # Cut after the last "]": a search for it from each of many "cards" would be quadratic.
-    found = _LEGACY[name].search(text if name != "cards" else text[: text.rfind("]") + 1])
-    if found is None:
+    match = _LEGACY[name].search(text if name != "cards" else text[: text.rfind("]") + 1])
+    if match is None:
         return "None"
     if name == "cards":
         try:
-            return [int(part) for part in found.group(1).split(", ")]
+            return [int(part) for part in match.group(1).split(", ")]
         except ValueError:
-            return f"[{found.group(1)}]"
-    return found.group(1)
+            return f"[{match.group(1)}]"
+    return match.group(1)

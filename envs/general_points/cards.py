@@ -1,7 +1,7 @@
 """Pictures of hands: playing cards on a green table, drawn here, legible at any size.
 
-In: ranks, suits, a size in pixels. Out: uint8 [size, size, 3]. Layout and table colour are the
-study's (1200 x 1200: cards of 270 x 378 at x = 5, 302, 599, 896). Knows nothing of rules.
+Input: ranks, suits, a size in pixels. Output: uint8 [size, size, 3]. Places and the colour of the
+table are the study's (1200 x 1200: cards of 270 x 378 at x = 5, 302, 599, 896).
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ COMPACT = 84
 Point = tuple[float, float]
 
 
-def layout(size: int, num_cards: int) -> tuple[int, int, list[Point]]:
+def card_places(size: int, num_cards: int) -> tuple[int, int, list[Point]]:
     """Card width and height and the top left corners (x, y), pixels."""
     width = int(size / num_cards * 0.9)
     height = int(width * 7 / 5)
     left = max(1, round(size * 5 / 1200))
-    return width, height, [
-        (left + int(i * width * 1.1), int((size - height) / 2)) for i in range(num_cards)
-    ]  # fmt: skip
+    return (
+        width,
+        height,
+        [(left + int(i * width * 1.1), int((size - height) / 2)) for i in range(num_cards)],
+    )
 
 
 def picture(ranks: tuple[int, ...], suits: tuple[int, ...], size: int) -> NDArray[np.uint8]:
     """The hand on its table, uint8 [size, size, 3]."""
     canvas = _table(size).copy()
-    width, height, corners = layout(size, len(ranks))
+    width, height, corners = card_places(size, len(ranks))
     margin = max(1, round(size * 5 / 1200))
     for rank, suit, (x, y) in zip(ranks, suits, corners, strict=True):
         tile = card(rank, suit, width, height, margin)

@@ -1,26 +1,26 @@
 """GeneralPoints: make a formula of the cards that reaches the target, with a verifier's feedback.
 
-In: answers as text. Out: user messages (and a picture), rewards, verdicts, metrics. The pieces
-are beside it: rules deals, solver solves, verifier judges, prompts speaks, expert shows.
+`rules` deals the hands, `solver` solves them, `verifier` and `released` grade answers, `prompts`
+has the texts, `expert` the demonstrations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.load import build
 from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
-from envs.general_points import expert, prompts, rules, solver
+from envs.general_points import expert, prompts, questions, rules, solver
 from envs.general_points.answers import Answer, read_brief, read_json, read_legacy
 from envs.general_points.cards import picture
-from envs.general_points.formula import MAX_LENGTH
+from envs.general_points.formula import compact
 from envs.general_points.released import grade_released, longest_prefix
-from envs.general_points.settings import Settings, resolve
+from envs.general_points.settings import Settings, message_templates, resolve
 from envs.general_points.verifier import EXHAUSTED, Hand, Verdict, grade, recognised
 
 MAX_DRAWS = 100_000
@@ -37,9 +37,10 @@ class GeneralPoints(TextEnv):
 
     Settings = Settings
 
-    def __init__(self, **keywords: Any) -> None:
+    def __init__(self, **keywords: object) -> None:
         settings = self.settings = build(Settings, keywords, "GeneralPoints")
         self.resolved = resolve(settings)
+        self.templates = message_templates(settings)
         self.vision = settings.modality == "vision"
         size = settings.image_size
         self.make_spaces((size, size, 3) if self.vision else None)
@@ -48,59 +49,66 @@ class GeneralPoints(TextEnv):
         self.image: NDArray[np.uint8] | None = None
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+        self, *, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[Observation, dict[str, object]]:
         """Deal a solvable hand; every draw comes from the seed.
 
         Options: `face_rule` and `wording` (index of prompts.WORDINGS) of this episode alone.
-        Info holds `cards` (names), `numbers` (under the scored rule), `rule` (as stated).
+        Info holds `cards` (names), `numbers` (under the scored rule), `rule` (as stated) and
+        `question`.
         """
         super().reset(seed=seed)
         s = self.settings
         options = options or {}
-        stated = options.get("face_rule") or rules.draw_rule(self.np_random, s.face_rule)
+        given = cast("str | None", options.get("face_rule"))
+        stated = given or rules.draw_rule(self.np_random, s.face_rule)
         ranks, suits = self._draw_hand(s.fake_rule or stated)
         self._deal(ranks, suits, s.fake_rule or stated)
         self.answers = self.legal = 0
         self.read: list[float] = []
         self.first_try = 0.0
         self.done = False
-        message = prompts.prompt(
-            s.prompt_style, self.hand.names, stated, s.target, self.vision, s.cot,
-            options.get("wording", 0),
-        )  # fmt: skip
-        info = {"cards": self.hand.names, "numbers": self.hand.numbers, "rule": stated}
+        message = self._prompt(stated, cast(int, options.get("wording", 0)))
+        info: dict[str, object] = {
+            "cards": self.hand.names,
+            "numbers": self.hand.numbers,
+            "rule": stated,
+            "question": self.question,
+        }
         return self._observe(message, restart=1), info
+
+    def _prompt(self, rule: str, wording: int) -> str:
+        s, names = self.settings, self.hand.names
+        if "prompt" in self.templates:
+            return prompts.prompt_from(self.templates["prompt"], names, rule, s.target)
+        return prompts.prompt(s.prompt_style, names, rule, s.target, self.vision, s.cot, wording)
 
     def _draw_hand(self, rule: str) -> tuple[list[int], list[int]]:
         s = self.settings
         released_draw = s.require_face and self.resolved.released
         for _ in range(MAX_DRAWS):
-            if released_draw:
-                hand = rules.draw_released(self.np_random, s.num_cards, s.max_rank, s.suits)
-            else:
-                hand = rules.draw(
+            hand = (
+                rules.draw_released(self.np_random, s.num_cards, s.max_rank, s.suits)
+                if released_draw
+                else rules.draw(
                     self.np_random, s.num_cards, s.max_rank, self.resolved.replacement, s.suits
                 )
-            if self._admits(hand[0], rule):
+            )
+            if hand is not None and self._admits(hand[0], rule):
                 return hand
         raise EnvironmentFailure(f"GeneralPoints: {MAX_DRAWS} draws gave no solvable hand with {s}")
 
     def _admits(self, ranks: list[int], rule: str) -> bool:
-        s = self.settings
-        if s.require_face and not any(11 <= rank <= 13 for rank in ranks):
-            return False
-        if s.hands != "all":
-            held_out = rules.hold_out_position(tuple(sorted(ranks))) < s.hold_out
-            if held_out != (s.hands == "held_out"):
-                return False
-        key = tuple(sorted(rules.value(rank, rule) for rank in ranks))
-        return solver.solvable(key, s.target)
+        numbers = tuple(sorted(rules.value(rank, rule) for rank in ranks))
+        return questions.admits(tuple(sorted(ranks)), numbers, self.settings) and solver.solvable(
+            numbers, self.settings.target
+        )
 
     def _deal(self, ranks: list[int], suits: list[int], rule: str) -> None:
         names = tuple(rules.rank_name(rank) for rank in ranks)
         numbers = tuple(rules.value(rank, rule) for rank in ranks)
         self.hand = Hand(names, numbers, tuple(sorted(numbers)), self.settings.target)
+        self.question = questions.question(self.hand.key, self.settings.target)
         if self.vision:
             self.image = picture(tuple(ranks), tuple(suits), self.settings.image_size)
 
@@ -110,7 +118,7 @@ class GeneralPoints(TextEnv):
             observation["image"] = self.image
         return observation
 
-    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, object]]:
         """Grade one answer.
 
         Terminated: solved. Truncated: the budget of answers is exhausted. `paper_code` lets
@@ -157,39 +165,49 @@ class GeneralPoints(TextEnv):
             "penalty_sum": r.penalty_sum,
             "partial_reward": r.partial_reward,
         }
-        if not r.released:
-            return grade(answer, self.hand, **options)
         hand = self.hand
-        formula = (answer.formula or "None").split("=")[0]
-        name, reward, messages, legal = grade_released(
-            formula, answer.cards, hand.names, hand.key, hand.target, **options
+        if not r.released:
+            return grade(answer, hand, **options)
+        formula = "None" if answer.formula is None else answer.formula.partition("=")[0]
+        released = grade_released(
+            formula, answer.cards, hand.names, hand.numbers, hand.target, **options
         )
+        name, reward, messages, legal = released
         share = recognised(answer.cards, hand)
         return Verdict(name, reward, ", ".join(messages), legal, share, name == "misread")
 
     def _result(
         self, verdict: Verdict, formula: str, reward: float, truncated: bool
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        s = self.settings
+    ) -> tuple[Observation, float, bool, bool, dict[str, object]]:
         terminated = verdict.name == "solved"
-        prefix = ""
-        if self.resolved.feedback == "prefix_hint" and verdict.name in ("wrong", "illegal"):
-            compact = "".join(formula[:MAX_LENGTH].split())
-            prefix = longest_prefix(compact, self.hand.key, s.target)
-        message = prompts.feedback(
-            s.prompt_style,
-            self.resolved.feedback,
-            verdict.name,
-            verdict.reason,
-            prefix,
-            verdict.misread,
-        )
+        message = self._feedback(verdict, formula)
         said = verdict.reason or ("correct" if terminated else "")
-        info: dict[str, Any] = {"verdict": verdict.name, "message": said}
+        info: dict[str, object] = {"verdict": verdict.name, "message": said}
         if terminated or truncated:
             self.done = True
             info["metrics"] = self._metrics(terminated)
         return self._observe(message, restart=0), reward, terminated, truncated, info
+
+    def _feedback(self, verdict: Verdict, formula: str) -> str:
+        name, reason, prefix = verdict.name, verdict.reason, self._hint(verdict, formula)
+        message = name if name in ("solved", "exhausted") else "feedback"
+        if message in self.templates:
+            return self.templates[message].substitute(reason=reason, verdict=name, prefix=prefix)
+        style, mode = self.settings.prompt_style, self.resolved.feedback
+        return prompts.feedback(style, mode, name, reason, prefix, verdict.misread)
+
+    def _hint(self, verdict: Verdict, formula: str) -> str:
+        """The beginning of a solution that the next message names; empty for none.
+
+        The released verifier names one only where a legal formula has a value that it calls
+        wrong, not for illegal formulas and not where rounding alone makes it miss the target.
+        """
+        released = self.resolved.released
+        hinted = verdict.name == "wrong" or (verdict.name == "illegal" and not released)
+        if self.resolved.feedback != "prefix_hint" or not hinted or verdict.reward == 0:
+            return ""
+        written = formula if released else compact(formula)
+        return longest_prefix(written, self.hand.key, self.hand.target)
 
     def _metrics(self, solved: bool) -> dict[str, float]:
         """Figures of the episode.
@@ -208,8 +226,15 @@ class GeneralPoints(TextEnv):
             metrics["recognition_all"] = self.read.count(1.0) / len(self.read)
         return metrics
 
+    @classmethod
+    def overlap(cls, train: dict[str, object], evaluation: dict[str, object]) -> str:
+        """Which questions of an evaluation its training can ask: none, some or all."""
+        return questions.overlap(
+            build(Settings, train, "GeneralPoints"), build(Settings, evaluation, "GeneralPoints")
+        )
+
     def expert(self) -> str:
-        """The simplest solution, in the asked-for format."""
+        """The simplest solution, in the format that the prompt asks for."""
         return expert.answer(self, expert.formula(self.hand))
 
     def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:
@@ -218,4 +243,4 @@ class GeneralPoints(TextEnv):
 
     def corpus(self) -> Iterator[str]:
         """Yield texts of this prompt style with every symbol of any rule, target or feedback."""
-        return expert.corpus(self.settings)
+        return expert.corpus(self.settings, self.templates)

@@ -1,17 +1,19 @@
-"""Demonstrations: right answers, thoughts, wrong answers with their feedback, the vocabulary.
+"""Demonstrations: right answers, thoughts, wrong answers with their feedback, the corpus.
 
-In: an environment to play in and a seed. Out: conversations. Wrong answers are those that the
-verifier refuses, and what follows them is what the environment says.
+Input: an environment to play in and a seed. Output: conversations. Wrong answers are those that
+the verifier refuses; what follows them is the environment's own message.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from string import Template
+from typing import Protocol, SupportsFloat
 
 import numpy as np
+from numpy.typing import NDArray
 
-from envs.base import Demonstration, Message
+from envs.base import Demonstration, Message, Observation
 from envs.general_points import prompts, rules, solver
 from envs.general_points.answers import Answer
 from envs.general_points.formula import FormulaError, apply, parse
@@ -19,8 +21,23 @@ from envs.general_points.released import grade_released
 from envs.general_points.settings import Settings
 from envs.general_points.verifier import VERDICTS, Hand, grade
 
-if TYPE_CHECKING:
-    from envs.general_points.env import GeneralPoints
+
+class Episode(Protocol):
+    """What demonstrations need of the environment that they are played in."""
+
+    settings: Settings
+    templates: dict[str, Template]
+    hand: Hand
+    vision: bool
+    image: NDArray[np.uint8] | None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[Observation, dict[str, object]]:
+        """Deal a hand."""
+
+    def step(self, action: str) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, object]]:
+        """Grade one answer."""
 
 
 def formula(hand: Hand, style: str = "canonical", choice: float = 0.0) -> str:
@@ -66,21 +83,25 @@ def _shown(value: tuple[int, int]) -> str:
     return str(p) if q == 1 else f"({p}/{q})"
 
 
-def answer(env: GeneralPoints, formula: str) -> str:
+def answer(env: Episode, formula: str) -> str:
     """An answer with this formula, the cards read right."""
-    s = env.settings
+    s, hand = env.settings, env.hand
+    steps = thought(formula) if s.cot else None
+    if "answer" in env.templates:
+        return prompts.answer_from(
+            env.templates["answer"], hand.names, hand.numbers, formula, s.target, steps
+        )
     return prompts.answer(
-        s.prompt_style, env.hand.names, env.hand.numbers, formula, s.target, env.vision,
-        thought(formula) if s.cot else None,
-    )  # fmt: skip
+        s.prompt_style, hand.names, hand.numbers, formula, s.target, env.vision, steps
+    )
 
 
-def demonstrations(env: GeneralPoints, n: int, seed: int) -> Iterator[Demonstration]:
+def demonstrations(env: Episode, n: int, seed: int) -> Iterator[Demonstration]:
     """Play n episodes in `env` (used up by it); each one's seed resets the same hand."""
     rng = np.random.default_rng(seed)
     settings = env.settings
     for episode_seed in rng.integers(0, 2**31, n).tolist():
-        options = None
+        options: dict[str, object] | None = None
         if settings.prompt_diversity:
             rule, wording = rng.integers(len(rules.MIXED)), rng.integers(len(prompts.WORDINGS))
             options = {"face_rule": rules.MIXED[rule], "wording": int(wording)}
@@ -129,8 +150,9 @@ def _reaches(text: str, hand: Hand) -> bool:
     return verdict.name == "solved"
 
 
-def corpus(settings: Settings) -> Iterator[str]:
+def corpus(settings: Settings, templates: dict[str, Template]) -> Iterator[str]:
     """Texts of one prompt style with every word and symbol of any rule, target and feedback."""
+    yield from (template.template for template in templates.values())
     style = settings.prompt_style
     names = tuple(rules.rank_name(rank) for rank in range(1, 14))
     numbers = tuple(range(20))
@@ -151,18 +173,42 @@ def corpus(settings: Settings) -> Iterator[str]:
 def _reasons() -> Iterator[str]:
     """Every kind of failure in the verifiers' own words, by failing in each way."""
     hand = Hand(("A", "5", "10", "K"), (1, 5, 10, 10), (1, 5, 10, 10), 24)
-    failures = ("", "1 2", "1+*", "1)", "()", "1(", "x", "007", "9" * 300, "1=x", "1+2+3",
-                "1*5*10*10", "10/(10-5-5*1)", "1/5/10/10", "10+10+5-1=25")  # fmt: skip
+    failures = (
+        "",
+        "1 2",
+        "1+*",
+        "1)",
+        "()",
+        "1(",
+        "y",
+        "007",
+        "9" * 300,
+        "1=y",
+        "1+2+3",
+        "1*5*10*10",
+        "10/(10-5-5*1)",
+        "1/5/10/10",
+        "10+10+5-1=25",
+    )
     for failure in failures:
         for penalty_sum in (False, True):
             verdict = grade(
-                Answer(["2"], failure), hand, vision=True, penalty_sum=penalty_sum,
+                Answer(["2"], failure),
+                hand,
+                vision=True,
+                penalty_sum=penalty_sum,
                 partial_reward=False,
-            )  # fmt: skip
+            )
             yield verdict.reason
         yield ", ".join(
             grade_released(
-                failure, None, hand.names, hand.key, 24, vision=False, penalty_sum=True,
+                failure,
+                None,
+                hand.names,
+                hand.numbers,
+                24,
+                vision=False,
+                penalty_sum=True,
                 partial_reward=True,
             )[2]
-        )  # fmt: skip
+        )

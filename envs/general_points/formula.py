@@ -1,20 +1,33 @@
 """Formulas as text: a bounded, exact, linear-time parser; nothing is ever executed.
 
-In: any text. Out: its numbers and its exact value, or FormulaError saying what is illegal.
+`plain` lists the signs that are accepted, `parse_equation` the forms of an answer.
 """
 
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import NamedTuple
 
 MAX_LENGTH = 256
 MAX_DIGITS = 4
 MAX_DEPTH = 32
 
+_SIGNS = {
+    "+": "＋﹢",
+    "-": "−–‐‑－﹣",
+    "*": "×✕✖⨯∗·∙⋅•＊ｘxX",
+    "/": "÷∕⁄／",
+    "(": "（",
+    ")": "）",
+    "=": "＝",
+    ".": "．",
+    **{str(digit): chr(0xFF10 + digit) for digit in range(10)},
+}
+_PLAIN = str.maketrans({other: sign for sign, others in _SIGNS.items() for other in others})
 _TOKEN = re.compile(r"[0-9]+|\S")
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
-_SYNONYMS = str.maketrans({"×": "*", "÷": "/", "−": "-", "–": "-"})
+_STATED = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
 
 class FormulaError(ValueError):
@@ -28,50 +41,98 @@ class Formula(NamedTuple):
     postfix: list[int | str]
 
 
-def parse(text: str) -> Formula:
+def plain(text: str) -> str:
+    """The text with ASCII signs for those that are accepted in their place.
+
+    - plus: `＋ ﹢`;
+    - minus: `− – ‐ ‑ － ﹣` (the minus sign, the en dash, hyphens, full and small width);
+    - times: `× ✕ ✖ ⨯ ∗ · ∙ ⋅ • ＊ x X ｘ`;
+    - divided by: `÷ ∕ ⁄ ／`;
+    - full-width digits, parentheses, point and equals sign.
+
+    White space of every kind is allowed between numbers and signs. Everything else is illegal:
+    other brackets, `:` for a division, `**`, `//`, digits of other scripts, letters.
+    """
+    return text.translate(_PLAIN)
+
+
+def compact(text: str) -> str:
+    """The beginning of a plain formula, MAX_LENGTH characters at most, without white space."""
+    return "".join(plain(text[:MAX_LENGTH]).split())
+
+
+def parse_equation(text: str) -> tuple[Formula, Fraction | None]:
+    """Read `FORMULA`, `FORMULA=NUMBER` or `NUMBER=FORMULA`; the number is None where missing.
+
+    NUMBER has at most nine digits before and behind its point (`24`, `24.0`). Of two numbers
+    the first is the formula.
+    """
+    left, equals, right = plain(text).partition("=")
+    if not equals:
+        return parse(left), None
+    if _STATED.fullmatch(left.strip()) and not _STATED.fullmatch(right.strip()):
+        left, right = right, left
+    formula = parse(left)
+    if not _STATED.fullmatch(right.strip()):
+        raise FormulaError("no number on the other side of =")
+    return formula, Fraction(right.strip())
+
+
+def parse(text: str, max_length: int = MAX_LENGTH, max_depth: int = MAX_DEPTH) -> Formula:
     """Read whole numbers, + - * / and parentheses; signs before a number are not allowed."""
-    if len(text) > MAX_LENGTH:
-        raise FormulaError(f"longer than {MAX_LENGTH} characters")
+    if len(text) > max_length:
+        raise FormulaError(f"longer than {max_length} characters")
     numbers: list[int] = []
     postfix: list[int | str] = []
     waiting: list[str] = []
     depth = 0
     operand_next = True
-    for token in _TOKEN.findall(text.translate(_SYNONYMS)):
-        if "0" <= token[0] <= "9":
-            if not operand_next:
-                raise FormulaError("two numbers without an operator between them")
-            if len(token) > MAX_DIGITS or (token[0] == "0" and len(token) > 1):
-                raise FormulaError(f"{token[:8]} is no number of a card")
-            numbers.append(int(token))
-            postfix.append(numbers[-1])
-            operand_next = False
+    for token in _TOKEN.findall(text):
+        if reason := _misplaced(token, operand_next, depth):
+            raise FormulaError(reason)
+        if token == "(":
+            depth += 1
+            if depth > max_depth:
+                raise FormulaError("too nested")
+            waiting.append(token)
+        elif token == ")":
+            depth -= 1
+            while (operator := waiting.pop()) != "(":
+                postfix.append(operator)
         elif token in _PRECEDENCE:
-            if operand_next:
-                raise FormulaError(f"no number before {token}")
             while waiting and _PRECEDENCE.get(waiting[-1], 0) >= _PRECEDENCE[token]:
                 postfix.append(waiting.pop())
             waiting.append(token)
             operand_next = True
-        elif token == "(":
-            depth += 1
-            if not operand_next or depth > MAX_DEPTH:
-                raise FormulaError("misplaced parenthesis" if not operand_next else "too nested")
-            waiting.append(token)
-        elif token == ")":
-            depth -= 1
-            if operand_next or depth < 0:
-                raise FormulaError("unmatched parenthesis" if depth < 0 else "no number before )")
-            while (operator := waiting.pop()) != "(":
-                postfix.append(operator)
         else:
-            raise FormulaError("illegal characters")
+            numbers.append(int(token))
+            postfix.append(numbers[-1])
+            operand_next = False
     if operand_next:
         raise FormulaError("it ends without a number" if postfix else "it is empty")
     if depth:
         raise FormulaError("unmatched parenthesis")
     postfix.extend(reversed(waiting))
     return Formula(numbers, postfix)
+
+
+def _misplaced(token: str, operand_next: bool, depth: int) -> str | None:
+    """Why a token cannot stand where a number is due (operand_next) or is not; None if it can."""
+    if token == "(":
+        return None if operand_next else "misplaced parenthesis"
+    if token == ")":
+        if depth == 0:
+            return "unmatched parenthesis"
+        return "no number before )" if operand_next else None
+    if token in _PRECEDENCE:
+        return f"no number before {token}" if operand_next else None
+    if not "0" <= token[0] <= "9":
+        return "illegal characters"
+    if not operand_next:
+        return "two numbers without an operator between them"
+    if len(token) > MAX_DIGITS or (token[0] == "0" and len(token) > 1):
+        return f"{token[:8]} is no number of a card"
+    return None
 
 
 def apply(operator: str, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int] | None:

@@ -1,12 +1,15 @@
 """Every sentence that GeneralPoints shows or expects: prompts, feedback, answers.
 
-In: a hand, a rule, a verdict. Out: text. `full` explains everything and asks for JSON; `brief` is
-one line. Draws nothing and judges nothing.
+`full` explains everything and asks for JSON; `brief` is one line. `TEMPLATES` are the messages
+that a file of the user's can word otherwise.
 """
 
 from __future__ import annotations
 
+from string import Template
+
 from envs.general_points.rules import face_values
+from envs.templates import Fields
 
 WORDINGS = (
     "You are an expert {target} points card game player. You are given {n} cards{where}.",
@@ -30,6 +33,18 @@ Your response should be JSON in the following format:
 }}
 """
 _THOUGHT = '  "thought": "the steps that lead to the formula",\n'
+
+_RULE_FIELDS = ("target", "num_cards", "rule", "jack", "queen", "king")
+TEMPLATES = {
+    "prompt": Fields(("cards", "names", *_RULE_FIELDS)),
+    "feedback": Fields(("reason", "verdict", "prefix")),
+    "solved": Fields(()),
+    "exhausted": Fields(()),
+    "answer": Fields(("cards", "names", "numbers", "formula", "target", "thought"), ("formula",)),
+}
+"""Messages that can have a template, with its fields. cards: `'A', '5', '10', 'K'`; names:
+`A 5 10 K`; rule: the sentence on J, Q, K; jack, queen, king: what each counts; reason and verdict:
+the verifier's; prefix: the hint of feedback=prefix_hint, may be empty."""
 
 BRIEF_WORDS = {
     "none": "again",
@@ -83,7 +98,41 @@ def prompt(
         letters=", ".join(letters[-n:]),
         numbers=", ".join(letters[:n]),
         thought=_THOUGHT if cot else "",
-    )  # fmt: skip
+    )
+
+
+def prompt_from(template: Template, names: tuple[str, ...], rule: str, target: int) -> str:
+    """The first message of an episode in the user's words."""
+    jack, queen, king = face_values(rule)
+    return template.substitute(
+        cards=_quoted(names),
+        names=" ".join(names),
+        target=target,
+        num_cards=len(names),
+        rule=rule_sentence(rule),
+        jack=jack,
+        queen=queen,
+        king=king,
+    )
+
+
+def answer_from(
+    template: Template,
+    names: tuple[str, ...],
+    numbers: tuple[int, ...],
+    formula: str,
+    target: int,
+    thought: str | None,
+) -> str:
+    """An answer in the user's format."""
+    return template.substitute(
+        cards=_quoted(names),
+        names=" ".join(names),
+        numbers=", ".join(map(str, numbers)),
+        formula=formula,
+        target=target,
+        thought=thought or "",
+    )
 
 
 def feedback(
@@ -118,7 +167,8 @@ def feedback(
         return "Your answer is not correct. Try again."
     if mode == "prefix_hint" and prefix and prefix not in reason:
         reason += f", and a solution begins with {prefix}"
-    return f"You failed this trial because {reason}. Try again."
+    because = f" because {reason}" if reason else ""
+    return f"You failed this trial{because}. Try again."
 
 
 def answer(

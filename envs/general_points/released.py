@@ -1,7 +1,7 @@
 """The released code's verifier, faults included, for regression against the published figures.
 
-In: what the released parser read, and a hand. Out: a reward and its messages. Written from the
-behaviour of the code of arXiv 2501.17161; nothing is executed: its `eval` is a parse here.
+Input: what the released parser read, and a hand. Output: a reward and its messages. Written from
+the behaviour of the code of arXiv 2501.17161; its `eval` is a parse here, nothing is executed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from functools import lru_cache
 from itertools import permutations, product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,21 +22,32 @@ from envs.general_points.formula import FormulaError, evaluate, parse
 SOLVED, PARTIAL, WRONG, MISUSED, ILLEGAL, MISREAD = 5.0, 1.0, -1.0, -2.0, -3.0, -1.5
 
 _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
-_TOKEN = re.compile(r"[0-9]+|[+\-*/()]")
+_TOKEN = re.compile(r"\d+|[+\-*/()]")  # digits of any script, as there
+MAX_DEPTH = 200
+"""Parentheses that Python's `eval` takes within each other."""
+
+
+class Grade(NamedTuple):
+    """What the released verifier says of one answer; see `Verdict` for name, reward, legal."""
+
+    name: str
+    reward: float
+    messages: list[str]
+    legal: bool
 
 
 def grade_released(
     formula: str,
     cards: list[str] | None,
     names: tuple[str, ...],
-    key: tuple[int, ...],
+    numbers: tuple[int, ...],
     target: int,
     *,
     vision: bool,
     penalty_sum: bool,
     partial_reward: bool,
-) -> tuple[str, float, list[str], bool]:
-    """(verdict, reward, messages, legal) as the released verifier gives them.
+) -> Grade:
+    """Judge one answer as the released verifier does.
 
     Its faults: misread cards replace every other grade; whitespace is illegal; each misplaced
     token costs 3 and each misuse of numbers 2, summed; unclosed parentheses and a trailing
@@ -44,46 +56,51 @@ def grade_released(
     earns 0 without a message. With penalty_sum off, only the first penalty counts.
     """
     if vision and sorted(cards or []) != sorted(names):
-        return "misread", MISREAD, ["you recognized wrong cards"], _is_legal(formula)
+        return Grade("misread", MISREAD, ["you recognized wrong cards"], _is_legal(formula))
     tokens = _TOKEN.findall(formula)
     if "".join(tokens) != formula:
-        return "illegal", ILLEGAL, ["illegal characters"], False
+        return Grade("illegal", ILLEGAL, ["illegal characters"], False)
     messages = _misplaced(tokens)
     penalties = [ILLEGAL] * len(messages)
-    misuse = _misuse([int(t[:9]) for t in tokens if t.isdigit()], key)
+    misuse = _misuse([_number(t) for t in tokens if t.isdigit()], numbers)
     messages += misuse
     penalties += [MISUSED] * len(misuse)
     if penalties:
         reward = sum(penalties) if penalty_sum else penalties[0]
         name = "illegal" if penalties[0] == ILLEGAL else _misuse_name(misuse)
-        return name, reward, messages[: None if penalty_sum else 1], penalties[0] != ILLEGAL
-    return _grade_value(formula, tokens, key, target, partial_reward)
+        shown = messages if penalty_sum else messages[:1]
+        return Grade(name, reward, shown, penalties[0] != ILLEGAL)
+    key = tuple(sorted(numbers))
+    return _grade_value(formula, key, target, partial_reward)
 
 
-def _grade_value(
-    formula: str, tokens: list[str], key: tuple[int, ...], target: int, partial_reward: bool
-) -> tuple[str, float, list[str], bool]:
+def _grade_value(formula: str, key: tuple[int, ...], target: int, partial_reward: bool) -> Grade:
     legal = True
     try:
         if float_value(formula) == target:
-            return "solved", SOLVED, ["Correct solution"], True
+            return Grade("solved", SOLVED, ["Correct solution"], True)
     except (FormulaError, ArithmeticError) as error:
         legal = not isinstance(error, FormulaError)
         if partial_reward and longest_prefix(formula, key, target) == formula:
-            return "partial", PARTIAL, ["partial solution"], legal
+            return Grade("partial", PARTIAL, ["partial solution"], legal)
     prefix = longest_prefix(formula, key, target)
     if prefix == formula and legal:
-        return "wrong", 0.0, [], legal
+        return Grade("wrong", 0.0, [], legal)
     if not prefix:
         message = "your formula does not match any solution"
     else:
         message = f"{prefix} is partially correct but the full formula does not match any solution"
-    return "wrong", WRONG, [message], legal
+    return Grade("wrong", WRONG, [message], legal)
+
+
+def _number(digits: str) -> int:
+    """Its value; of a very long one the beginning, which is no card either."""
+    return int(digits.lstrip("0")[:64] or "0")
 
 
 def _is_legal(formula: str) -> bool:
     try:
-        parse(formula)
+        parse(formula, len(formula), MAX_DEPTH)
     except FormulaError:
         return False
     return True
@@ -97,7 +114,7 @@ def float_value(formula: str) -> float:
         ArithmeticError: division by zero or overflow.
     """
     stack: list[float] = []
-    for token in parse(formula).postfix:
+    for token in parse(formula, len(formula), MAX_DEPTH).postfix:
         if isinstance(token, int):
             stack.append(token)
         else:
@@ -137,8 +154,8 @@ def _misplaced(tokens: list[str]) -> list[str]:
     return messages
 
 
-def _misuse(numbers: list[int], key: tuple[int, ...]) -> list[str]:
-    used, dealt = Counter(numbers), Counter(key)
+def _misuse(numbers: list[int], cards: tuple[int, ...]) -> list[str]:
+    used, dealt = Counter(numbers), Counter(cards)
     messages = []
     invalid = [n for n in used if n not in dealt]
     overused = [n for n in used if used[n] > dealt[n]]
@@ -185,7 +202,7 @@ def solution_strings(key: tuple[int, ...], target: int) -> list[str]:
     patterns: list[tuple[tuple[int, int], ...]] = [(), *pairs]
     if n >= 4:
         patterns.append(((0, 2), (2, 4)))
-    found = set()
+    solved = set()
     for pattern in patterns:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             close = np.abs(_pattern_values(hands, ops, pattern) - target) < 1e-6
@@ -193,8 +210,8 @@ def solution_strings(key: tuple[int, ...], target: int) -> list[str]:
             string = _string(hands[row].astype(int).tolist(), ops[row].tolist(), pattern)
             exact = evaluate(parse(string).postfix)
             if exact is not None and exact[0] == target * exact[1]:
-                found.add(string)
-    return sorted(found)
+                solved.add(string)
+    return sorted(solved)
 
 
 def _flat(hands: NDArray[np.float64], ops: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,7 +1,4 @@
-"""Cards and what they count: ranks, suits, face-card rules, the deck, the hold-out of hands.
-
-In: a random generator and settings. Out: ranks and suits. Knows nothing of formulas or text.
-"""
+"""Cards and what they count: ranks, suits, face-card rules, the deck, the hold-out of hands."""
 
 from __future__ import annotations
 
@@ -61,34 +58,49 @@ def value(rank: int, rule: str) -> int:
 
 
 @lru_cache(maxsize=1 << 16)
-def hold_out_position(ranks: tuple[int, ...]) -> float:
-    """Where a multiset of ranks (sorted) falls in [0, 1); below the hold-out share: held out.
+def hold_out_position(values: tuple[int, ...]) -> float:
+    """Where a multiset of numbers or ranks (sorted) falls in [0, 1), by a hash of it alone.
 
-    A hash of the ranks alone: the split is the same for every seed, run and machine.
+    What falls below the share held out is held out: the same split for every seed, rule, run and
+    machine. Because the numbers decide and not the rule that gave them, a hand held out under one
+    rule is held out under every other that gives the same numbers.
     """
-    digest = blake2b(",".join(map(str, ranks)).encode(), digest_size=8).digest()
+    digest = blake2b(",".join(map(str, values)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def draw(
     rng: np.random.Generator, num_cards: int, max_rank: int, replacement: bool, suits: str
-) -> tuple[list[int], list[int]]:
+) -> tuple[list[int], list[int]] | None:
     """Ranks and suits (indices of SUITS) of a hand.
 
     `suits` recolours the cards drawn and changes no rank: one seed gives one hand in any colour.
+    Without replacement no card occurs twice; None where a deck of one colour cannot give the
+    hand, because it holds three cards of a rank.
     """
     if replacement:
         cards = rng.integers(0, 4 * max_rank, num_cards).tolist()
     else:
         cards = rng.permutation(4 * max_rank)[:num_cards].tolist()
+    ranks = [card // 4 + 1 for card in cards]
     recolour = _RECOLOUR[suits]
-    return [card // 4 + 1 for card in cards], [recolour[card % 4] for card in cards]
+    shown = [recolour[card % 4] for card in cards]
+    if replacement or suits == "mixed":
+        return ranks, shown
+    dealt: set[tuple[int, int]] = set()
+    for i, rank in enumerate(ranks):
+        if (rank, shown[i]) in dealt:
+            shown[i] = next(suit for suit in recolour if suit != shown[i])
+            if (rank, shown[i]) in dealt:
+                return None
+        dealt.add((rank, shown[i]))
+    return ranks, shown
 
 
 def draw_released(
     rng: np.random.Generator, num_cards: int, max_rank: int, suits: str
 ) -> tuple[list[int], list[int]]:
-    """A hand with a face card as the released code draws it: one of J, Q, K, the others free.
+    """A hand as the released code draws one with a face card: one of J, Q, K, the others free.
 
     Hands with two or more face cards are thus likelier than among random hands that have one.
     """

@@ -1,8 +1,8 @@
 """Every formula of a hand that reaches the target, exactly, up to equivalence.
 
-In: a sorted tuple of whole numbers and a target. Out: formula trees, and their text. Two formulas
-are equivalent when commuting, regrouping or moving a sign turns one into the other.
-Knows nothing of cards. Rationals are pairs (p, q) in lowest terms, q > 0.
+Input: a sorted tuple of whole numbers and a target. Output: formula trees, and their text. Two
+formulas are equivalent when commuting, regrouping or moving a sign turns one into the other.
+Rationals are pairs (p, q) in lowest terms, q > 0.
 """
 
 from __future__ import annotations
@@ -11,16 +11,28 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
 from math import gcd
+from typing import TypeAlias, cast
 
 Rational = tuple[int, int]
 Numbers = tuple[int, ...]
 
 NUMBER, SUM, PRODUCT = 0, 1, 2
-Node = tuple
+Node: TypeAlias = "tuple[int | tuple[Node, ...], ...]"
 """(NUMBER, n) | (SUM, plus, minus) | (PRODUCT, numerator, denominator): children in sorted tuples.
 
 A node's value is never negative (signs live in sums), and no child has its parent's kind.
 """
+
+
+def number(node: Node) -> int:
+    """The number of a NUMBER."""
+    return cast(int, node[1])
+
+
+def sides(node: Node) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """What is added and subtracted in a SUM, multiplied and divided by in a PRODUCT."""
+    _, ahead, behind = node
+    return cast("tuple[Node, ...]", ahead), cast("tuple[Node, ...]", behind)
 
 
 def ratio(p: int, q: int) -> Rational:
@@ -32,15 +44,15 @@ def ratio(p: int, q: int) -> Rational:
 @lru_cache(maxsize=1 << 16)
 def splits(numbers: Numbers) -> tuple[tuple[Numbers, Numbers], ...]:
     """Every way to part sorted numbers into two non-empty multisets, each once."""
-    rest = range(1, len(numbers))
-    found: set[tuple[Numbers, Numbers]] = set()
+    others = range(1, len(numbers))
+    parted: set[tuple[Numbers, Numbers]] = set()
     for size in range(len(numbers) - 1):
-        for chosen in combinations(rest, size):
+        for chosen in combinations(others, size):
             left = (numbers[0], *(numbers[i] for i in chosen))
-            right = tuple(numbers[i] for i in rest if i not in chosen)
-            if (right, left) not in found:
-                found.add((left, right))
-    return tuple(sorted(found))
+            right = tuple(numbers[i] for i in others if i not in chosen)
+            if (right, left) not in parted:
+                parted.add((left, right))
+    return tuple(sorted(parted))
 
 
 def values(numbers: Numbers) -> frozenset[Rational]:
@@ -51,19 +63,19 @@ def values(numbers: Numbers) -> frozenset[Rational]:
 def _values(numbers: Numbers) -> frozenset[Rational]:
     if len(numbers) == 1:
         return frozenset({(numbers[0], 1)})
-    found: set[Rational] = set()
+    reached: set[Rational] = set()
     for left, right in splits(numbers):
         for ap, aq in values(left):
             for bp, bq in values(right):
                 q = aq * bq
                 x, y = ap * bq, bp * aq
-                found.update((ratio(x + y, q), ratio(x - y, q), ratio(y - x, q)))
-                found.add(ratio(ap * bp, q))
+                reached.update((ratio(x + y, q), ratio(x - y, q), ratio(y - x, q)))
+                reached.add(ratio(ap * bp, q))
                 if bp:
-                    found.add(ratio(x, y))
+                    reached.add(ratio(x, y))
                 if ap:
-                    found.add(ratio(y, x))
-    return frozenset(found)
+                    reached.add(ratio(y, x))
+    return frozenset(reached)
 
 
 # Up to 3, 4, and more numbers have up to 68, 1,170 and 27,142 values: the caches hold about
@@ -108,7 +120,7 @@ def solutions(numbers: Numbers, target: Rational) -> frozenset[Node]:
     """
     if len(numbers) == 1:
         return frozenset({(NUMBER, numbers[0])} if target == (numbers[0], 1) else ())
-    found: set[Node] = set()
+    nodes: set[Node] = set()
     for left, right in splits(numbers):
         others = values(right)
         for known in values(left):
@@ -118,8 +130,8 @@ def solutions(numbers: Numbers, target: Rational) -> frozenset[Node]:
             for op, other in pairs:
                 for a in solutions(left, known):
                     for b in solutions(right, other):
-                        found.add(_join(op, a, known, b, other, target))
-    return frozenset(found)
+                        nodes.add(_join(op, a, known, b, other, target))
+    return frozenset(nodes)
 
 
 def _join(op: str, a: Node, av: Rational, b: Node, bv: Rational, target: Rational) -> Node:
@@ -142,15 +154,16 @@ def _join(op: str, a: Node, av: Rational, b: Node, bv: Rational, target: Rationa
     return (SUM, plus, minus)
 
 
-def _terms(node: Node, sign: int, zero: bool) -> tuple[Node, Node]:
+def _terms(node: Node, sign: int, zero: bool) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
     """The signed terms of a node: (plus, minus); a product of value 0 counts as plus."""
     if node[0] == SUM:
-        return (node[1], node[2]) if sign > 0 else (node[2], node[1])
+        plus, minus = sides(node)
+        return (plus, minus) if sign > 0 else (minus, plus)
     return ((node,), ()) if sign > 0 or zero else ((), (node,))
 
 
-def _factors(node: Node) -> tuple[Node, Node]:
-    return (node[1], node[2]) if node[0] == PRODUCT else ((node,), ())
+def _factors(node: Node) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    return sides(node) if node[0] == PRODUCT else ((node,), ())
 
 
 def text(node: Node, order: dict[int, int] | None = None) -> str:
@@ -161,13 +174,14 @@ def text(node: Node, order: dict[int, int] | None = None) -> str:
     """
     kind = node[0]
     if kind == NUMBER:
-        return str(node[1])
+        return str(number(node))
 
-    def key(child: Node) -> tuple:
+    def key(child: Node) -> tuple[bool, int, int, str]:
         first = _first(child, order)
-        return (child[0] == SUM, order[first] if order else -first, child[0], text(child, order))
+        place = order[first] if order else -first
+        return child[0] == SUM, place, cast(int, child[0]), text(child, order)
 
-    ahead, behind = (sorted(children, key=key) for children in node[1:])
+    ahead, behind = (sorted(children, key=key) for children in sides(node))
     if kind == SUM:
         parts = ["+" + text(child, order) for child in ahead]
         parts += ["-" + text(child, order) for child in behind]
@@ -183,17 +197,18 @@ def _wrapped(node: Node, order: dict[int, int] | None) -> str:
 
 def _first(node: Node, order: dict[int, int] | None) -> int:
     if node[0] == NUMBER:
-        return node[1]
-    firsts = [_first(child, order) for child in (node[1] or node[2])]
+        return number(node)
+    ahead, behind = sides(node)
+    firsts = [_first(child, order) for child in ahead or behind]
     return min(firsts, key=order.__getitem__) if order else max(firsts)
 
 
 @lru_cache(maxsize=1 << 15)
 def ranked(numbers: Numbers, target: int) -> tuple[Node, ...]:
     """The solutions, simplest first: fewest parentheses, then divisions, then by their text."""
-    found = solutions(numbers, (target, 1))
-    return tuple(sorted(found, key=lambda node: _complexity(text(node))))
+    every = solutions(numbers, (target, 1))
+    return tuple(sorted(every, key=lambda node: _complexity(text(node))))
 
 
-def _complexity(formula: str) -> tuple:
+def _complexity(formula: str) -> tuple[int, int, int, str]:
     return formula.count("("), formula.count("/"), formula.count("-"), formula

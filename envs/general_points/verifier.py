@@ -1,6 +1,6 @@
-"""The judge of the default and the paper's text: exact, first failing rule, penalties as stated.
+"""The verifier of the presets fixed and paper_text: exact, penalties as the paper states them.
 
-In: an answer and a hand. Out: a `Verdict`. Keeps no budget and writes no message to the player.
+Input: an answer and a hand. Output: a `Verdict` on this answer alone.
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ from collections import Counter
 from typing import NamedTuple
 
 from envs.general_points.answers import Answer
-from envs.general_points.formula import MAX_LENGTH, Formula, FormulaError, evaluate, parse
+from envs.general_points.formula import (
+    MAX_LENGTH,
+    FormulaError,
+    compact,
+    evaluate,
+    parse_equation,
+    plain,
+)
 from envs.general_points.released import longest_prefix
 from envs.general_points.solver import ratio
 
-SOLVED, PARTIAL, WRONG, MISUSED, ILLEGAL, MISREAD, EXHAUSTED = (
-    5.0,
-    1.0,
-    -1.0,
-    -2.0,
-    -3.0,
-    -1.5,
-    -1.0,
-)
+SOLVED = 5.0
+PARTIAL = 1.0
+WRONG = -1.0
+MISUSED = -2.0
+ILLEGAL = -3.0
+MISREAD = -1.5
+EXHAUSTED = -1.0
 """Rewards, from the study's verifier (arXiv 2501.17161)."""
 
 VERDICTS = ("solved", "partial", "wrong", "unused", "foreign", "illegal", "misread", "exhausted")
@@ -93,13 +98,16 @@ def grade(
 
 
 def _grade_formula(text: str | None, hand: Hand, penalty_sum: bool) -> tuple[str, float, str, bool]:
+    if text is None:
+        reason = "your formula is illegal: the answer holds none in the asked-for format"
+        return "illegal", ILLEGAL, reason, False
     try:
-        formula, right_side = _parse_equation(text)
+        formula, stated = parse_equation(text)
     except FormulaError as error:
         reason, reward = f"your formula is illegal: {error}", ILLEGAL
-        if penalty_sum and text is not None:
-            misuse = _misuse([int(n[:9]) for n in re.findall("[0-9]+", text[:256])], hand)
-            if misuse:
+        if penalty_sum:
+            numbers = [int(n[:9]) for n in re.findall("[0-9]+", plain(text[:MAX_LENGTH]))]
+            if misuse := _misuse(numbers, hand):
                 reason, reward = f"{reason}, and {misuse[1]}", reward + MISUSED
         return "illegal", reward, reason, False
     if misuse := _misuse(formula.numbers, hand):
@@ -112,23 +120,10 @@ def _grade_formula(text: str | None, hand: Hand, penalty_sum: bool) -> tuple[str
         p, q = ratio(p, q)
         shown = str(p) if q == 1 else f"{p}/{q}"
         return "wrong", WRONG, f"your formula evaluates to {shown}, not {hand.target}", True
-    if right_side not in (None, hand.target):
-        return "wrong", WRONG, f"your formula evaluates to {hand.target}, not {right_side}", True
+    if stated not in (None, hand.target):
+        shown = str(float(stated)) if stated.denominator > 1 else str(stated)
+        return "wrong", WRONG, f"your formula evaluates to {hand.target}, not {shown}", True
     return "solved", SOLVED, "", True
-
-
-def _parse_equation(text: str | None) -> tuple[Formula, int | None]:
-    """Read `FORMULA` or `FORMULA=NUMBER`."""
-    if text is None:
-        raise FormulaError("the answer holds none in the asked-for format")
-    left, equals, right = text.partition("=")
-    formula = parse(left)
-    if not equals:
-        return formula, None
-    right = right.strip()
-    if not (right.isascii() and right.isdigit() and len(right) <= 9):
-        raise FormulaError("no whole number after =")
-    return formula, int(right)
 
 
 def _misuse(numbers: list[int], hand: Hand) -> tuple[str, str] | None:
@@ -151,6 +146,6 @@ def _listed(numbers: list[int]) -> str:
 
 def _begins_a_solution(text: str | None, hand: Hand) -> bool:
     """Whether the text uses every number and is the beginning of a solution string."""
-    compact = "".join((text or "")[:MAX_LENGTH].split())
-    numbers = sorted(int(n) for n in re.findall("[0-9]{1,4}", compact))
-    return numbers == list(hand.key) and longest_prefix(compact, hand.key, hand.target) == compact
+    begun = compact(text or "")
+    numbers = sorted(int(n) for n in re.findall("[0-9]{1,4}", begun))
+    return numbers == list(hand.key) and longest_prefix(begun, hand.key, hand.target) == begun

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from envs.base import CHARSET, EnvironmentFailure
+from envs.base import EnvironmentFailure
 from envs.virl.drawing.brush import pack
 from envs.virl.geometry import COMPASS, Place, PlaceIndex
 from envs.virl.panorama import Panorama
@@ -275,13 +275,19 @@ class Dataset:
         return Panorama(np.ascontiguousarray(pixels), rotation)
 
 
+_JOINERS = "\u200c\u200d"  # letters of some scripts change their shape by them
+
+
 def plain_text(text: str) -> str:
-    """The text in the characters that observations may hold: accents go, other scripts too."""
-    kept = "".join(c for c in unicodedata.normalize("NFC", text) if c in CHARSET)
-    if len(kept) < len(text):
-        spread = unicodedata.normalize("NFKD", text)
-        kept = "".join(c for c in spread if c in CHARSET)
-    return " ".join(kept.split()) or "?"
+    """The text in composed form, without what is no character of a line: controls, halves, marks
+    of direction. Every script stays.
+    """
+    kept = (
+        " " if c.isspace() else c
+        for c in unicodedata.normalize("NFC", text)
+        if c.isspace() or c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Cn")
+    )
+    return " ".join("".join(kept).split()) or "?"
 
 
 def _is_number(value: Any) -> bool:

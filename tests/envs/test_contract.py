@@ -104,9 +104,94 @@ def test_the_contract_sees_episodes_that_ignore_the_seed(sums):
 
     _, maker = broken(sums, reset=reset)
     with pytest.raises(ContractError, match="other episodes"):
-        with contract.watched_files(()):
-            first = contract.fingerprint(maker, 3)
-        contract.require(first == contract.fingerprint(maker, 3), "other episodes")
+        check(maker, processes=False)
+
+
+def test_the_contract_sees_questions_that_change(sums):
+    base = type(make(sums, {}))
+
+    def step(self, action):
+        self.question += "?"
+        return base.step(self, action)
+
+    _, maker = broken(sums, step=step)
+    with pytest.raises(ContractError, match="seed 0: the question changed within an episode"):
+        contract.check_expert(maker, 1)
+    _, maker = broken(sums, question=7)
+    with pytest.raises(ContractError, match="the question is 7, not a text"):
+        contract.check_expert(maker, 1)
+
+
+def test_the_contract_sees_questions_that_ignore_the_seed(sums):
+    base = type(make(sums, {}))
+
+    def reset(self, *, seed=None, options=None):
+        self.question = str(np.random.default_rng().random())
+        return base.reset(self, seed=seed, options=options)
+
+    _, maker = broken(sums, reset=reset)
+    with pytest.raises(ContractError, match="other episodes"):
+        check(maker, processes=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: (r[0], float("nan"), *r[2:]), "the reward is nan"),
+        (lambda r: (*r[:4], {**r[4], "verdict": 3}), "info lacks the text 'verdict'"),
+        (lambda r: (*r[:4], {"verdict": "no"}), "info lacks the text 'message'"),
+        (lambda r: (*r[:2], True, True, r[4]), "both terminated and truncated"),
+        (lambda r: (*r[:4], {**r[4], "metrics": {"success": 1.0}}), "the metrics are"),
+        (
+            lambda r: (*r[:4], {**r[4], "metrics": {"success": 1, "first_try": 1.0}}),
+            "the metrics are",
+        ),
+        (lambda r: ({"message": 3, "restart": 0}, r[1], False, False, r[4]), "outside observation"),
+    ],
+)
+def test_the_contract_sees_wrong_steps(sums, change, message):
+    base = type(make(sums, {}))
+    _, maker = broken(sums, step=lambda self, action: change(base.step(self, action)))
+    with pytest.raises(ContractError, match=message):
+        contract.check_expert(maker, 1)
+
+
+def test_the_contract_sees_success_of_useless_answers(sums):
+    base = type(make(sums, {}))
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = base.step(self, action)
+        if "metrics" in info:
+            info["metrics"]["first_try"] = 1.0
+        return observation, reward, terminated, truncated, info
+
+    _, maker = broken(sums, step=step)
+    contract.check_expert(maker, 1)
+    with pytest.raises(ContractError, match=r"nonsense has first_try 1\.0"):
+        contract.check_failure(maker, 1)
+
+
+def test_the_contract_sees_text_that_solves(sums):
+    base = type(make(sums, {}))
+
+    def step(self, action):
+        observation, reward, *_, info = base.step(self, action)
+        return observation, reward, action == "null", False, info
+
+    _, maker = broken(sums, step=step)
+    with pytest.raises(ContractError, match="the answer 'null' solved seed"):
+        contract.check_answers(maker)
+
+
+def test_texts_of_every_script_are_observations(sums):
+    space = make(sums, {}).observation_space["message"]
+    assert "Straße 翠華餐廳 °’“”×÷−" in space
+    assert "" in space
+    assert "x" * 32_768 in space
+    assert "x" * 32_769 not in space
+    assert "\ud800" not in space
+    assert 3 not in space
+    assert space.sample() in space
 
 
 def test_the_contract_sees_files_outside(sums):

@@ -10,7 +10,7 @@ import pytest
 
 import envs
 from envs.general_points.env import GeneralPoints
-from envs.registry import BUILT_IN, check_settings, env_class, make, with_preset
+from envs.registry import BUILT_IN, check_settings, env_class, make, overlap, with_preset
 
 GP = "cardinal/GeneralPoints-v0"
 
@@ -51,7 +51,7 @@ def test_make_strips_wrappers_of_text_environments_only():
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         check_settings(GP, settings)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=message.replace("env.settings", "GeneralPoints")):
         make(GP, settings)
 
 
@@ -78,3 +78,16 @@ def test_environments_of_others_take_their_keywords_unchecked():
 def test_the_runs_preset_reaches_environments_that_know_it():
     assert with_preset(GP, {}, "paper_code") == {"preset": "paper_code"}
     assert with_preset(GP, {"preset": "fixed"}, "paper_code") == {"preset": "fixed"}
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluation", "expected"),
+    [
+        ((GP, {"hands": "train"}), (GP, {"hands": "held_out", "preset": "fixed"}), "none"),
+        ((GP, {"hands": "train"}), (GP, {"hands": "train"}), "all"),
+        ((GP, {}), ("cardinal/VIRL-v0", {}), "unknown"),
+        (("CartPole-v1", {}), ("CartPole-v1", {}), "unknown"),
+    ],
+)
+def test_what_of_an_evaluation_training_can_ask(train, evaluation, expected):
+    assert overlap(*train, *evaluation) == expected

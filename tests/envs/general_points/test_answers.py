@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.general_points.answers import read_brief, read_json, read_legacy
+from envs.general_points.answers import card_name, card_names, read_brief, read_json, read_legacy
 
 CARDS = ["A", "5", "10", "K"]
 GOOD = [
@@ -21,7 +21,7 @@ GOOD = [
     'I think {hard}. ```json\n{"cards": ["A", 5, 10, "K"], "formula": "10+10+5-1=24"}\n``` Ok',
     '{"cards": ["2"], "formula": "1"} no: {"cards": [\'A\', \'5\', \'10\', \'K\'], '
     '"thought": "10+10=20", "formula": "10+10+5-1=24"}',
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("text", GOOD)
@@ -29,10 +29,101 @@ def test_lenient_parser_reads(text):
     assert read_json(text) == (CARDS, "10+10+5-1=24")
 
 
-@pytest.mark.parametrize("text", ["", "10+10+5-1", "{}", '{"formula": 24}', '{"formula": "1',
-                                  '"formula": "10+10+5-1=24"', "[" * 50])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "10+10+5-1",
+        "{}",
+        '{"formula": 24}',
+        '{"formula": "1',
+        '"formula": "10+10+5-1=24"',
+        "[" * 50,
+    ],
+)
 def test_lenient_parser_finds_no_formula(text):
     assert read_json(text).formula is None
+
+
+def test_the_last_formula_outside_a_thought_is_read():
+    text = '<think>{"formula": "1"}</think>{"cards": ["A"], "formula": "2"} {"formula": "3"}'
+    assert read_json(text) == (None, "3")
+    assert read_json(text + '<think>{"formula": "4"}').formula == "3"
+    assert read_json('{"formula": "1"} with {"cards": ["A"]}').formula == "1"
+    assert read_json('{"formula": "1", "formula": "2"}').formula == "2"
+    assert read_json('{"x": "{10 \u002a 2}", "formula": "10\\u002a2\\/1"}').formula == "10*2/1"
+    assert read_json("x" * 10**6 + '{"formula": "1"}').formula == "1"
+
+
+SAME_CARD = {
+    "2": "2|2♠|♠2|2 ♠|2♠\ufe0f|2♡|2 of spades|2 of Spade|Spades 2|two|Two of Clubs|2s|2H|'2'|2♠.",
+    "10": "10|10♦|♦10|ten|T|Th|10d|Ten of Diamonds|10 of diamonds",
+    "A": "A|a|Ace|ACE|A♥|♥A|ace of hearts|As|Ah",
+    "J": "J|j|jack|Jack of clubs|J♣|Jc",
+    "Q": "Q|queen|Queen of Hearts|Q♤|qd",
+    "K": "K|King|king of diamonds|K♢|♧K|KS",
+    "14": "14|14♠|14h",
+    "3": "3|three|3♣",
+    "4": "four|4c",
+    "5": "five",
+    "6": "six|♡6",
+    "7": "seven|7d",
+    "8": "Eight of Hearts",
+    "9": "NINE",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [(name, text) for name in SAME_CARD for text in SAME_CARD[name].split("|")]
+)
+def test_a_card_is_read_as_it_is_seen(name, text):
+    assert card_name(text) == name
+    assert card_names(f"{text}, 5") == [name, "5"]
+    assert read_json(json.dumps({"cards": [text, "K"], "formula": "1"})).cards == [name, "K"]
+    assert read_brief(f"{text} 7: 1", cards=True, thought=False).cards == [name, "7"]
+
+
+@pytest.mark.parametrize(
+    ("text", "card"),
+    [
+        ("3♠", "2"),
+        ("J", "Q"),
+        ("1", "A"),
+        ("11", "J"),
+        ("12♥", "Q"),
+        ("13", "K"),
+        ("kings", "K"),
+        ("♠", "2"),
+        ("ace high", "A"),
+        ("2 3", "2"),
+        ("hearts", "A"),
+        ("1♠", "A"),
+        ("0", "10"),
+        ("20", "2"),
+    ],
+)
+def test_another_card_is_another(text, card):
+    assert card_name(text) != card
+
+
+def test_cards_in_one_text_and_of_other_kinds():
+    names = ["A", "5", "10", "K"]
+    for cards in (
+        "A, 5, 10, K",
+        "[A, 5, 10, K]",
+        "['A', '5', '10', 'K']",
+        "A♠5♥10♦K♣",
+        "ace 5 ten king",
+    ):
+        assert read_json(json.dumps({"cards": cards, "formula": "1"})).cards == names
+    assert read_json('{"cards": [1, 5.0, null, []], "formula": "1"}').cards == [
+        "1",
+        "5.0",
+        "NONE",
+        "[]",
+    ]
+    assert read_json('{"cards": {"a": 1}, "formula": "1"}').cards == []
+    assert read_brief("A♠ 5 of hearts, 10♦ K: 1", cards=True, thought=False).cards == names
 
 
 def test_missing_cards_are_told_from_none():
@@ -46,6 +137,9 @@ def test_brief_answers():
     assert read_brief("10+10+5-1", cards=True, thought=False) == (None, "10+10+5-1")
     steps = "A 5 10 K: 10+10=20, 20+5=25, 25-1=24; 10+10+5-1"
     assert read_brief(steps, cards=True, thought=True) == (CARDS, "10+10+5-1")
+    assert read_brief("1+1; 2+2; 3+3", cards=False, thought=True).formula == "3+3"
+    thinking = "<think>A 2: 3</think>A 5 10 K: 10+10+5-1"
+    assert read_brief(thinking, cards=True, thought=False) == (CARDS, "10+10+5-1")
     assert read_brief("1; 10+10+5-1", cards=False, thought=False).formula == "1; 10+10+5-1"
 
 
@@ -67,6 +161,13 @@ def test_released_parser_loses_the_cards_of_strict_json():
 def test_released_parser_loses_cards_that_are_all_numbers_without_quotes():
     assert legacy("[3, 8, 8, 3]") == []
     assert read_json('{"cards": [3, 8, 8, 3], "formula": "1",}').cards == ["3", "8", "8", "3"]
+
+
+@pytest.mark.parametrize("cards", ["[A, 5, 10]", "[A, 5, 10, K, 2]", "[A]"])
+def test_released_parser_drops_another_number_of_cards(cards):
+    assert legacy(cards) == []
+    text = f'{{"cards": {cards},\n "formula": "1",}}'
+    assert read_legacy(text, cards.count(",") + 1).cards == cards.strip("[]").split(", ")
 
 
 def test_released_parser_keeps_double_quotes_in_names():
@@ -96,17 +197,29 @@ def test_any_text_is_read(text):
 
 
 @settings(deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(),
-                    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
 def test_any_json_value_as_a_field_is_read(value):
     text = json.dumps({"cards": value, "formula": value})
     read_json(text)
     read_legacy(text, 4)
 
 
-HOSTILE = ["{" * 32_000, '"cards": [' * 3_200, '"formula": "' * 2_700, '{"formula" ' * 3_000,
-           "[" * 32_000, '{"a":' * 6_000, "1" * 32_000, ";" * 32_000,
-           '{"formula":' + " " * 32_000]  # fmt: skip
+HOSTILE = [
+    "{" * 32_000,
+    '"cards": [' * 3_200,
+    '"formula": "' * 2_700,
+    '{"formula" ' * 3_000,
+    "[" * 32_000,
+    '{"a":' * 6_000,
+    "1" * 32_000,
+    ";" * 32_000,
+    '{"formula":' + " " * 32_000,
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -1,4 +1,4 @@
-"""Card pictures: layout, colours, and that every rank can be told apart at every size."""
+"""Card pictures: places, colours, and that every rank can be told apart at every size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from envs.general_points import cards
 
 
 def test_layout_is_the_studys_at_1200():
-    width, height, corners = cards.layout(1200, 4)
+    width, height, corners = cards.card_places(1200, 4)
     assert (width, height) == (270, 378)
     assert corners == [(5, 411), (302, 411), (599, 411), (896, 411)]
 
@@ -25,7 +25,7 @@ def test_any_size_and_count_fits_the_table(size, count):
     assert image.dtype == np.uint8
     assert (image[0] == cards.TABLE).all()
     assert (image[:, -1] == cards.TABLE).all()
-    _, height, corners = cards.layout(size, count)
+    _, height, corners = cards.card_places(size, count)
     for x, y in corners:
         assert image[int(y) + height // 2, int(x) + 2].min() > 150
 

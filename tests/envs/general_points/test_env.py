@@ -98,14 +98,24 @@ def test_stepping_without_an_episode_is_refused():
 
 @pytest.mark.parametrize(
     "keywords",
-    [{}, {"face_rule": "ranks"}, {"face_rule": "ranks", "fake_rule": "ten"}, {"max_rank": 10},
-     {"num_cards": 3}, {"num_cards": 5, "target": 30}, {"max_rank": 16}, {"preset": "paper_code"},
-     {"hands": "held_out"}, {"require_face": True, "face_rule": "twelve"}],
-)  # fmt: skip
+    [
+        {},
+        {"face_rule": "ranks"},
+        {"face_rule": "ranks", "fake_rule": "ten"},
+        {"max_rank": 10},
+        {"num_cards": 3},
+        {"num_cards": 5, "target": 30},
+        {"max_rank": 16},
+        {"preset": "paper_code"},
+        {"hands": "held_out"},
+        {"require_face": True, "face_rule": "twelve"},
+        {"require_face": True, "max_rank": 20},
+    ],
+)
 def test_every_hand_is_solvable_under_the_scored_rule(keywords):
     env = GeneralPoints(prompt_style="brief", **keywords)
     scored = env.settings.fake_rule or env.settings.face_rule
-    ranks = {rules.rank_name(rank): rank for rank in range(1, 17)}
+    ranks = {rules.rank_name(rank): rank for rank in range(1, 21)}
     for seed in range(100):
         _, info = env.reset(seed=seed)
         dealt = [ranks[name] for name in info["cards"]]
@@ -113,18 +123,7 @@ def test_every_hand_is_solvable_under_the_scored_rule(keywords):
         assert max(dealt) <= env.settings.max_rank
         assert len(dealt) == env.settings.num_cards
         assert solver.solvable(tuple(sorted(info["numbers"])), env.settings.target)
-        assert not env.settings.require_face or max(dealt) > 10
-
-
-def test_train_and_held_out_hands_never_meet():
-    train = GeneralPoints(hands="train", prompt_style="brief")
-    held_out = GeneralPoints(hands="held_out", prompt_style="brief", face_rule="ranks")
-
-    def dealt(env):
-        return {tuple(sorted(env.reset(seed=seed)[1]["cards"])) for seed in range(2000)}
-
-    assert not dealt(train) & dealt(held_out)
-    assert {len(dealt(train)) > 500, len(dealt(held_out)) > 200} == {True}
+        assert not env.settings.require_face or {11, 12, 13} & set(dealt)
 
 
 def test_a_fake_rule_is_scored_while_the_prompt_states_another():

@@ -29,12 +29,21 @@ def grade_all(demonstrations, **keywords) -> None:
 
 @pytest.mark.parametrize(
     "keywords",
-    [{}, {"prompt_style": "full"}, {"formulas": "any"}, {"formulas": "hand"},
-     {"cot": True}, {"face_rule": "ranks"},
-     {"cot": True, "prompt_style": "full"}, {"modality": "vision", "image_size": 64},
-     {"trajectories": "suboptimal"}, {"preset": "paper_code", "prompt_style": "full"},
-     {"trajectories": "suboptimal", "cot": True}, {"num_cards": 5}],
-)  # fmt: skip
+    [
+        {},
+        {"prompt_style": "full"},
+        {"formulas": "any"},
+        {"formulas": "hand"},
+        {"cot": True},
+        {"face_rule": "ranks"},
+        {"cot": True, "prompt_style": "full"},
+        {"modality": "vision", "image_size": 64},
+        {"trajectories": "suboptimal"},
+        {"preset": "paper_code", "prompt_style": "full"},
+        {"trajectories": "suboptimal", "cot": True},
+        {"num_cards": 5},
+    ],
+)
 def test_demonstrations_solve_their_hands_and_repeat(keywords):
     demonstrations = demonstrate(**keywords)
     grade_all(demonstrations, **keywords)
@@ -100,10 +109,16 @@ def test_formulas_are_one_or_many_for_a_hand():
 def test_the_corpus_holds_every_symbol_of_any_variant(style):
     symbols = set("".join(GeneralPoints(prompt_style=style, cot=True).corpus()))
     variants = [
-        {"face_rule": "mixed"}, {"face_rule": "ranks"}, {"feedback": "none"}, {"target": 30},
-        {"feedback": "binary"}, {"feedback": "prefix_hint"}, {"preset": "paper_code"},
-        {"modality": "vision", "image_size": 64}, {"trajectories": "suboptimal"},
-    ]  # fmt: skip
+        {"face_rule": "mixed"},
+        {"face_rule": "ranks"},
+        {"feedback": "none"},
+        {"target": 30},
+        {"feedback": "binary"},
+        {"feedback": "prefix_hint"},
+        {"preset": "paper_code"},
+        {"modality": "vision", "image_size": 64},
+        {"trajectories": "suboptimal"},
+    ]
     rng = np.random.default_rng(0)
     for keywords in variants:
         env = GeneralPoints(prompt_style=style, **keywords)

@@ -33,14 +33,25 @@ def test_a_deck_without_replacement_has_four_of_each_rank():
 
 
 @pytest.mark.parametrize(("suits", "allowed"), [("red", "hd"), ("black", "sc"), ("mixed", "shdc")])
-def test_suits_recolour_and_change_no_hand(suits, allowed):
-    seen = set()
-    for seed in range(100):
-        ranks, drawn = rules.draw(np.random.default_rng(seed), 4, 13, False, suits)
-        plain, _ = rules.draw(np.random.default_rng(seed), 4, 13, False, "mixed")
-        assert ranks == plain
+@pytest.mark.parametrize("replacement", [False, True])
+def test_suits_recolour_and_change_no_hand(suits, allowed, replacement):
+    seen, refused = set(), 0
+    for seed in range(1000):
+        plain = rules.draw(np.random.default_rng(seed), 4, 13, replacement, "mixed")
+        hand = rules.draw(np.random.default_rng(seed), 4, 13, replacement, suits)
+        most = max(Counter(plain[0]).values())
+        if hand is None:
+            assert most > 2
+            refused += 1
+            continue
+        ranks, drawn = hand
+        assert ranks == plain[0]
         seen |= {rules.SUITS[s] for s in drawn}
+        if not replacement:
+            assert suits == "mixed" or most <= 2
+            assert len(set(zip(ranks, drawn, strict=True))) == 4
     assert seen == set(allowed)
+    assert (refused > 0) == (suits != "mixed" and not replacement)
 
 
 def test_the_released_draw_holds_a_face_card_in_any_place():
@@ -48,6 +59,8 @@ def test_the_released_draw_holds_a_face_card_in_any_place():
     hands = [rules.draw_released(rng, 4, 13, "mixed")[0] for _ in range(300)]
     assert all(any(rank > 10 for rank in hand) for hand in hands)
     assert {i for hand in hands for i, rank in enumerate(hand) if rank > 10} == {0, 1, 2, 3}
+    larger = [rules.draw_released(rng, 4, 20, "mixed")[0] for _ in range(300)]
+    assert all({11, 12, 13} & set(hand) for hand in larger)
 
 
 def test_the_hold_out_is_a_fifth_and_fixed_for_ever():

@@ -26,9 +26,15 @@ def test_presets_decide_the_nulls():
 
 def test_what_is_given_stands_above_the_preset():
     resolved = resolve(
-        Settings(preset="paper_code", deck="without", feedback="none", penalty_mode="first",
-                 partial_reward=False, parser="lenient")
-    )  # fmt: skip
+        Settings(
+            preset="paper_code",
+            deck="without",
+            feedback="none",
+            penalty_mode="first",
+            partial_reward=False,
+            parser="lenient",
+        )
+    )
     assert resolved == Resolved(False, "none", False, False, False, True)
 
 
@@ -46,6 +52,10 @@ def test_what_is_given_stands_above_the_preset():
         ({"hands": "held_out", "hold_out": 0.0}, "needs hold_out above 0"),
         ({"hands": "train", "hold_out": 1.0}, "needs hold_out below 1"),
         ({"num_cards": 5, "max_rank": 1}, "more than the 4 cards of a deck"),
+        (
+            {"modality": "vision", "suits": "red", "num_cards": 5, "max_rank": 2},
+            "more than the 4 cards of a deck",
+        ),
         ({"num_cards": 6, "feedback": "prefix_hint"}, "too many solution strings"),
         ({"parser": "strict_legacy", "prompt_style": "brief"}, "needs prompt_style=full"),
         ({"trajectories": "suboptimal", "verify_iter": 1}, "needs verify_iter of at least 2"),

@@ -52,8 +52,10 @@ def test_values_agree_with_brute_force(seed):
         assert solver.solvable(hand, target) == (Fraction(target) in expected)
 
 
-@pytest.mark.parametrize(("hand", "count"), [((1009, 10007), 6), ((1009, 10007, 100003), 68),
-                                             ((1009, 10007, 100003, 1000003), 1170)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("hand", "count"),
+    [((1009, 10007), 6), ((1009, 10007, 100003), 68), ((1009, 10007, 100003, 1000003), 1170)],
+)
 def test_generic_numbers_have_one_formula_a_value(hand, count):
     """OEIS A140606 counts the inequivalent formulas of n symbols: 1, 6, 68, 1170.
 

@@ -1,0 +1,56 @@
+"""The types of settings, checked where an instance is made.
+
+`configs.load.build` checks types, choices and ranges of keywords; an environment's `Settings`
+that are made directly call `check_types` in `__post_init__`.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import fields
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_NAMES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "keys and values",
+    list: "a list",
+    types.NoneType: "null",
+}
+
+
+def check_types(settings: DataclassInstance, where: str) -> None:
+    """Refuse fields of the wrong type; a whole number may stand for a number.
+
+    Args:
+        settings: a dataclass made of `configs.schema.leaf`.
+        where: the name before the field's in an error.
+
+    Raises:
+        ValueError: names the field, its value and the rule.
+    """
+    for name, allowed in _allowed_types(type(settings)):
+        value = getattr(settings, name)
+        # A bool is an int to Python, and no number here.
+        if type(value) not in allowed and not (type(value) is int and float in allowed):
+            rule = " or ".join(_NAMES[kind] for kind in allowed)
+            raise ValueError(f"{where}.{name}={value!r}: must be {rule}")
+
+
+@cache
+def _allowed_types(cls: type) -> tuple[tuple[str, tuple[type, ...]], ...]:
+    """Each field's name and the classes that it admits: int and None for `int | None`."""
+    hints = typing.get_type_hints(cls)
+    return tuple((field.name, _types(hints[field.name])) for field in fields(cls))
+
+
+def _types(hint: object) -> tuple[type, ...]:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(typing.get_origin(kind) or kind for kind in kinds)

@@ -1,0 +1,71 @@
+"""Settings that are made directly are checked as those of a configuration are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from configs.schema import leaf
+from envs.general_points.settings import Settings as GeneralPointsSettings
+from envs.settings import check_types
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    tries: int = leaf(3, "tries", low=1, high=9)
+    share: float = leaf(0.5, "share", low=0, high=1)
+    name: str | None = leaf(None, "name", choices=(None, "a", "b"))
+    on: bool = leaf(False, "switch")
+    files: dict[str, str] = leaf({}, "files")
+
+    def __post_init__(self) -> None:
+        check_types(self, "Toy")
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [{}, {"tries": 1}, {"tries": 9}, {"share": 1}, {"share": 0.0}, {"name": "b"}, {"on": True}],
+)
+def test_right_settings_are_made(keywords):
+    made = Settings(**keywords)
+    assert all(getattr(made, key) == value for key, value in keywords.items())
+
+
+@pytest.mark.parametrize(
+    ("keywords", "sentence"),
+    [
+        ({"tries": 1.5}, "Toy.tries=1.5: must be a whole number"),
+        ({"tries": True}, "Toy.tries=True: must be a whole number"),
+        ({"tries": "3"}, "Toy.tries='3': must be a whole number"),
+        ({"tries": None}, "Toy.tries=None: must be a whole number"),
+        ({"share": "0.5"}, "Toy.share='0.5': must be a number"),
+        ({"share": False}, "Toy.share=False: must be a number"),
+        ({"name": 1}, "Toy.name=1: must be text or null"),
+        ({"on": 1}, "Toy.on=1: must be true or false"),
+        ({"on": "false"}, "Toy.on='false': must be true or false"),
+        ({"files": []}, r"Toy.files=\[\]: must be keys and values"),
+    ],
+)
+def test_wrong_settings_are_refused(keywords, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        Settings(**keywords)
+
+
+WRONG = {
+    bool: (1, "true", None),
+    int: (1.5, True, "1", None),
+    float: ("1", True, None),
+    str: (1, True, b""),
+    dict: ([], "a", None),
+    type(None): (1, b"", []),
+}
+"""Values of another type than a field's default."""
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(GeneralPointsSettings), ids=lambda f: f.name)
+def test_every_field_of_general_points_is_checked(field):
+    default = getattr(GeneralPointsSettings(), field.name)
+    for value in WRONG[type(default)]:
+        with pytest.raises(ValueError, match=rf"GeneralPoints\.{field.name}="):
+            GeneralPointsSettings(**{field.name: value})
