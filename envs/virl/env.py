@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.load import build
 from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
 from envs.virl import expert, prompts
 from envs.virl.answers import read_brief, read_full, read_legacy
@@ -20,7 +21,7 @@ from envs.virl.map import draw_map
 from envs.virl.panorama import GAP, four_views
 from envs.virl.rail import Point, lay_rail, relative_words
 from envs.virl.route import Route
-from envs.virl.settings import ACTION_SPACES, Settings, check, resolve
+from envs.virl.settings import ACTION_SPACES, Settings, resolve
 from envs.virl.verifier import EXHAUSTED, Verdict, grade
 from envs.virl.world import open_world
 
@@ -40,8 +41,7 @@ class VIRL(TextEnv):
     Settings: ClassVar[type] = Settings
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = Settings(**settings)
-        check(self.settings)
+        self.settings = build(Settings, settings, "VIRL")
         self.rules = resolve(self.settings)
         self.vision = self.settings.modality == "vision"
         self.world = open_world(self.settings)

@@ -7,6 +7,7 @@ Worlds and their store of panoramas are shared by all environments of a process.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from typing import Protocol
 
@@ -133,10 +134,14 @@ def open_world(settings: Settings) -> World:
     """The world that the settings name; equal settings share one.
 
     Raises:
-        ValueError: more routes are asked of a data set than it holds, or it is damaged.
+        ValueError: no such folder, a damaged data set, or more routes than it holds.
     """
     store = _store(settings.cache_mib)
     if settings.world != "procedural":
+        if not os.path.isdir(settings.world):
+            raise ValueError(
+                f"world is {settings.world!r}; it must be 'procedural' or a folder that exists"
+            )
         vision = settings.modality == "vision"
         dataset = _dataset(settings.world, settings.mapping_radius, vision)
         count = settings.routes or len(dataset.routes)

@@ -48,6 +48,12 @@ def play(env, seed):
     return seen, info["metrics"], pictures
 
 
+def walk(env):
+    """The expert's way to the end of the rail."""
+    for _ in range(len(env.rail)):
+        env.step(env.expert())
+
+
 @pytest.mark.parametrize("preset", ["fixed", "paper_text", "paper_code"])
 def test_export_and_load_give_the_same_episodes(folder, preset) -> None:
     made = VIRL(city="benchmark", routes=6, preset=preset)
@@ -202,8 +208,7 @@ def test_a_broken_picture_fails_the_episode_and_is_no_reward(copy) -> None:
     env = VIRL(world=str(copy), modality="vision", image_size=32, prompt_style="brief")
     env.reset(seed=3)
     with pytest.raises(EnvironmentFailure, match=key_point_file(copy, ".jpg").name):
-        for _ in range(len(env.rail)):
-            env.step(env.expert())
+        walk(env)
 
 
 class _Hostile:
