@@ -6,10 +6,11 @@ calls an environment stands in `TextEnv`. Nothing here knows of tokens, models o
 
 from __future__ import annotations
 
+import re
 import string
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypedDict
 
 import gymnasium
@@ -17,8 +18,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-CHARSET = frozenset(string.printable) | frozenset("°’“”–—…×÷−")
 MAX_TEXT = 32_768
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no encoding holds it
 
 
 class EnvironmentFailure(RuntimeError):
@@ -57,6 +58,17 @@ class Demonstration:
     seed: int
 
 
+class UnicodeText(spaces.Text):
+    """Any text of at most MAX_TEXT characters that UTF-8 can hold; samples are ASCII."""
+
+    def __init__(self) -> None:
+        super().__init__(MAX_TEXT, min_length=0, charset=string.printable)
+
+    def contains(self, x: object) -> bool:
+        """Whether x is such a text."""
+        return isinstance(x, str) and len(x) <= MAX_TEXT and not _SURROGATE.search(x)
+
+
 class TextEnv(gymnasium.Env[Observation, str]):
     """An environment whose observations are user messages and whose actions are answers.
 
@@ -78,18 +90,42 @@ class TextEnv(gymnasium.Env[Observation, str]):
     """
 
     Settings: ClassVar[type]
+    question: str = ""
+    """After reset: the id of what is asked, equal where episodes ask the same; samples are
+    counted by it."""
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium declares it so
 
     def make_spaces(self, image_shape: tuple[int, int, int] | None) -> None:
         """Set both spaces; image_shape is [height, width, 3] or None for language."""
         entries: dict[str, spaces.Space[Any]] = {
-            "message": spaces.Text(MAX_TEXT, min_length=0, charset=CHARSET),
+            "message": UnicodeText(),
             "restart": spaces.Discrete(2),
         }
         if image_shape is not None:
             entries["image"] = spaces.Box(0, 255, image_shape, np.uint8)
         self.observation_space = spaces.Dict(entries)  # type: ignore[assignment]
-        self.action_space = spaces.Text(MAX_TEXT, min_length=0, charset=CHARSET)
+        self.action_space = UnicodeText()
+
+    @classmethod
+    def headline(cls, settings: Mapping[str, object]) -> str:
+        """The measure that a table leads with under these settings.
+
+        `first_try` wherever an answer may be tried again: a second try tells what the first one
+        was to show. Where one answer is graded, which `verify_iter` says, it is `success`.
+        """
+        default = {field.name: field.default for field in fields(cls.Settings)}
+        tries = settings.get("verify_iter", default.get("verify_iter"))
+        return "success" if tries == 1 else "first_try"
+
+    @classmethod
+    def overlap(
+        cls, train_settings: Mapping[str, object], eval_settings: Mapping[str, object]
+    ) -> str:
+        """How many of the questions that the evaluation asks may have been trained on.
+
+        Returns: none | some | all | unknown.
+        """
+        return "unknown"
 
     @abstractmethod
     def expert(self) -> str:

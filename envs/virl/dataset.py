@@ -19,15 +19,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from envs.base import CHARSET, EnvironmentFailure
+from envs.base import EnvironmentFailure
 from envs.virl.drawing.brush import pack
 from envs.virl.geometry import COMPASS, Place, PlaceIndex
 from envs.virl.panorama import Panorama
-from envs.virl.route import NO_LANDMARK, Landmark, Leg, Route
+from envs.virl.route import NO_LANDMARK, Landmark, Leg, Route, name_and_side
 
 ROUTES, MAPPING, VIEWS = "route_infos.json", "gps_pano_mapping.pkl", "street_views"
-DESTINATION = "The destination "
-_IS_ON = " is on your "
 _BLOCK = re.compile(r"\{([^{}]*)\}")
 _PAIR = re.compile(r'"([^"\n]+)"\s*:\s*"(.*?)"\s*(?:,\s*(?="|$)|$)', re.DOTALL)
 _HEADING = re.compile(r"\s*(-?\d+)\s*\((\w+)\)\s*")
@@ -166,12 +164,11 @@ class _Reader:
         expression = plain_text(block.get("landmarks", NO_LANDMARK))
         landmark = None
         if expression != NO_LANDMARK:
-            name = expression.removeprefix(DESTINATION).rsplit(_IS_ON, 1)[0]
             where = place
             if isinstance(known, dict) and "geocode" in known:
                 path = f"route_results.landmark_list[{number}].geocode"
                 where = self.place(known["geocode"], path)
-            landmark = Landmark(name, where)
+            landmark = Landmark(name_and_side(expression)[0], where)
         metres = re.match(r"\d+", block.get("distance", "0"))
         return Leg(
             int(heading.group(1)) % 360, heading.group(2), place, landmark, expression,
@@ -275,13 +272,19 @@ class Dataset:
         return Panorama(np.ascontiguousarray(pixels), rotation)
 
 
+_JOINERS = "\u200c\u200d"  # letters of some scripts change their shape by them
+
+
 def plain_text(text: str) -> str:
-    """The text in the characters that observations may hold: accents go, other scripts too."""
-    kept = "".join(c for c in unicodedata.normalize("NFC", text) if c in CHARSET)
-    if len(kept) < len(text):
-        spread = unicodedata.normalize("NFKD", text)
-        kept = "".join(c for c in spread if c in CHARSET)
-    return " ".join(kept.split()) or "?"
+    """The text in composed form, without what is no character of a line: controls, halves, marks
+    of direction. Every script stays.
+    """
+    kept = (
+        " " if c.isspace() else c
+        for c in unicodedata.normalize("NFC", text)
+        if c.isspace() or c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Cn")
+    )
+    return " ".join("".join(kept).split()) or "?"
 
 
 def _is_number(value: Any) -> bool:

@@ -1,12 +1,12 @@
 """The V-IRL environment: walk a route by its directions, one action an answer.
 
-In: Settings as keywords, then any text as action. Out: Gymnasium observations whose messages
-are the next user messages. It does not know how pictures are made or who plays.
+Input: Settings as keywords, then any text as action. Output: Gymnasium observations whose
+messages are the next user messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,23 +16,23 @@ from configs.load import build
 from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
 from envs.virl import expert, prompts
 from envs.virl.answers import read_brief, read_full, read_legacy
-from envs.virl.directions import directions, observation
+from envs.virl.directions import directions, observation, short_directions
 from envs.virl.map import draw_map
 from envs.virl.panorama import GAP, four_views
 from envs.virl.rail import Point, lay_rail, relative_words
 from envs.virl.route import Route
 from envs.virl.settings import ACTION_SPACES, Settings, resolve
 from envs.virl.verifier import EXHAUSTED, Verdict, grade
-from envs.virl.world import open_world
+from envs.virl.world import open_world, route_overlap
 
 OUT_OF_BUDGET = "you used up your trials at this position"
 
 
 class VIRL(TextEnv):
-    """Follow written directions through a city (SPEC, section 4).
+    """Follow written directions through a city.
 
     A correct turn or forward leads to the next point of the rail and to a rebuilt prompt
-    (`restart` = 1); a wrong answer is told so and tried again, `verify_iter` times a point.
+    (`restart` = 1); after a wrong answer there is another try, `verify_iter` a point.
     `seed` picks route `seed mod routes` and the random choices on it; `options={"route": i}`
     picks another one. `terminated`: stopped at the destination; `truncated`: a point's trials
     or `max_steps` were used up.
@@ -48,6 +48,10 @@ class VIRL(TextEnv):
         size = self.settings.image_size
         side = 2 * size + GAP
         self.make_spaces((side, side, 3) if self.vision else None)
+        # What answers state beside the action.
+        self.stated = "landmark" if self.vision else "nothing"
+        if self.settings.prompt_style == "full":
+            self.stated = "observation"
         self.turn_space = ""  # absolute or relative, of the running episode
         self.route: Route | None = None
         self.rail: list[Point] = []
@@ -76,8 +80,12 @@ class VIRL(TextEnv):
         self.turn_space = self.settings.action_space
         if self.turn_space == "mixed":
             self.turn_space = ACTION_SPACES[int(self.np_random.integers(len(ACTION_SPACES)))]
-        self.sentences = directions(self.route, self.turns)
-        self._route_text = prompts.route_text(self.route, self.turns, self.settings.prompt_style)
+        self.sentences = directions(self.route, self.turns, self.rules.tidy_rail)
+        brief = self.settings.prompt_style == "brief"
+        self._route_text = (
+            short_directions(self.route, self.turns) if brief else prompts.numbered(self.sentences)
+        )
+        self.question = self._question(self.route)
         self.position, self._picture_at = 0, -1
         self.history: list[tuple[str, str]] = []
         self._begin_counts()
@@ -163,16 +171,12 @@ class VIRL(TextEnv):
             answer = read_legacy(text)
         else:
             answer = read_full(text)
-        assert self.route is not None
-        verdict = grade(answer, self.point, self.route, self.turn_space, self.rules)
-        first = self.left == self.settings.verify_iter
+        verdict = grade(answer, self.point, self.stated, self.turn_space, self.rules)
         self.right += verdict.right
-        if first and not verdict.right:
-            self.first_right = False
-        states = self.vision or self.settings.prompt_style == "full"
-        if states and self.point.landmark is not None:
-            self.landmarks_asked += 1
-            self.landmarks_read += bool(verdict.landmark_right)  # unsaid is unread
+        if self.left == self.settings.verify_iter:  # the first answer here: nothing was said yet
+            self.first_right &= verdict.right
+            if verdict.recognised is not None:
+                self.recognised.append(verdict.recognised)
         return verdict
 
     def _walk_on(self) -> None:
@@ -184,14 +188,15 @@ class VIRL(TextEnv):
     def _begin_counts(self) -> None:
         self.left = self.settings.verify_iter  # graded answers left at this point
         self.answers = self.right = 0
-        self.landmarks_asked = self.landmarks_read = 0
+        self.recognised: list[bool] = []  # a point reached
         self.first_right = True
 
     def _metrics(self, reached: bool) -> dict[str, float]:
         """Figures of the episode.
 
-        recognition: share of the landmarks stated right; recognition_all: 1 where all were;
-        neither where no landmark had to be stated.
+        recognition: share of the points reached at which the first answer stated exactly what is
+        there, a landmark with its side or none; recognition_all: 1 where it did at every point of
+        the route; neither where answers state nothing.
         """
         metrics = {
             "success": float(reached),
@@ -199,12 +204,18 @@ class VIRL(TextEnv):
             "per_step_accuracy": self.right / self.answers,
             "progress": self.position / len(self.rail),
         }
-        if self.landmarks_asked:
-            metrics["recognition"] = self.landmarks_read / self.landmarks_asked
-            metrics["recognition_all"] = float(self.landmarks_read == self.landmarks_asked)
+        if self.recognised:
+            metrics["recognition"] = sum(self.recognised) / len(self.recognised)
+            metrics["recognition_all"] = float(sum(self.recognised) == len(self.rail))
         return metrics
 
     # --- routes ---------------------------------------------------------------------------
+
+    def _question(self, route: Route) -> str:
+        """Where the route leads, and what else decides its right actions."""
+        area = route.name.rpartition("/")[0]
+        wrapped = self.rules.wrap or self.turn_space == "absolute"
+        return f"{area}/{route.way}, {self.turn_space}{'' if wrapped else ', not wrapped'}"
 
     def _init_heading(self, route: Route) -> int:
         chosen = self.settings.init_heading
@@ -223,6 +234,16 @@ class VIRL(TextEnv):
                 f"{self.settings.mapping_radius} m"
             ) from error
 
+    @classmethod
+    def overlap(
+        cls, train_settings: Mapping[str, object], eval_settings: Mapping[str, object]
+    ) -> str:
+        """How many of the evaluation's routes are routes of the training."""
+        training, evaluation = (
+            build(Settings, dict(settings), "VIRL") for settings in (train_settings, eval_settings)
+        )
+        return route_overlap(training, evaluation)
+
     # --- experts --------------------------------------------------------------------------
 
     def expert(self) -> str:
@@ -236,8 +257,12 @@ class VIRL(TextEnv):
 
     def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:
         """Yield n single-turn demonstrations: each navigation step of each route, in turn."""
-        return expert.demonstrations(self, n, seed)
+        return expert.demonstrations(_player, self.settings, n, seed)
 
     def corpus(self) -> Iterator[str]:
         """Yield texts with every word of any variant of this environment."""
-        return expert.corpus(self)
+        return expert.corpus(_player, self.settings)
+
+
+def _player(settings: Settings) -> VIRL:
+    return VIRL(**vars(settings))

@@ -245,11 +245,13 @@ def test_more_routes_than_there_are(folder) -> None:
         VIRL(world=str(folder), routes=7)
 
 
-def test_names_keep_to_the_characters_of_observations() -> None:
-    assert plain_text("Café de la Presse") == "Cafe de la Presse"
-    assert plain_text("Joe’s “Diner”") == "Joe’s “Diner”"
-    assert plain_text("茶餐廳 Tea House") == "Tea House"
-    assert plain_text("茶餐廳") == "?"
+def test_names_keep_every_script() -> None:
+    for name in ("Café de la Presse", "Joe’s “Diner” – 5°", "翠華餐廳", "Straße", "C:\\Bar", "مقهى",
+                 "नमस्\u200dते", "🍜 Bar"):  # fmt: skip
+        assert plain_text(name) == name
+    assert plain_text("Cafe\u0301") == "Café"
+    assert plain_text(" a \t\n\u3000b\x00\ud800\u202e\ufeff") == "a b"
+    assert plain_text("\x00") == "?"
 
 
 def test_polyline() -> None:

@@ -74,7 +74,7 @@ def test_types_are_checked_where_settings_are_made_and_before_a_run(settings, wo
 
 
 def test_a_folder_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match="world is '/no/such/folder'; it must be .* that exists"):
+    with pytest.raises(ValueError, match=r"world is '/no/such/folder'; it must be .* that exists"):
         VIRL(world="/no/such/folder")
 
 

@@ -6,7 +6,7 @@ import pytest
 from envs.virl.city.graph import SPLITS, City, build_city, well_inside_view
 from envs.virl.geometry import bearing, compass_word, haversine, side_word, wrap
 from envs.virl.names import landmark_names
-from envs.virl.settings import CITIES, Settings, check
+from envs.virl.settings import CITIES, Settings
 from envs.virl.world import open_world
 
 
@@ -104,4 +104,4 @@ def test_routes_have_as_many_legs_as_are_asked_for() -> None:
     short = open_world(Settings(max_legs=3))
     assert {len(short.route(i).legs) for i in range(100)} == {2, 3}
     with pytest.raises(ValueError, match="max_legs is 3, but world="):
-        check(Settings(max_legs=3, world="somewhere"))
+        Settings(max_legs=3, world="somewhere")
