@@ -223,6 +223,20 @@ def gallery_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def baseline_command(options: argparse.Namespace) -> int:
+    """Play policies without a model on an environment: the floor beside its results."""
+    from envs.baselines import show
+
+    _refuse_below("--episodes", options.episodes, 1)
+    _refuse_below("--seed", options.seed, 0)
+    env_id, settings, _, seed = _expert(options)
+    try:
+        show(_environment(env_id, settings), settings, options.episodes, seed)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return 0
+
+
 def init_model_command(options: argparse.Namespace) -> int:
     """Write the tiny model of a configuration, untrained."""
     from cluster.train import make_tiny_model
@@ -312,6 +326,13 @@ def _parser() -> _Parser:
     command.add_argument("--n", type=int, help="how many; 8192, or the configuration's number")
     command.add_argument("--seed", type=int, help="0, or the configuration's seed")
     command.add_argument("--out", required=True, help="folder of Parquet parts")
+
+    command = add("baseline", baseline_command)
+    command.add_argument("env", help="environment id or configuration")
+    command.add_argument("settings", nargs="*", metavar="key=value", help="of what is named")
+    command.add_argument("--episodes", type=int, default=200, help="of each policy")
+    command.add_argument("--seed", type=int, default=0, help="of the first episode")
+    command.set_defaults(n=None)
 
     command = add("play", play_command)
     command.add_argument("env", help="environment id")

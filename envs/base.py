@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import string
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypedDict
 
@@ -58,6 +58,19 @@ class Demonstration:
     seed: int
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """A policy without a model: what it scores is the floor under a model's score.
+
+    description: what it reads of an episode and what it answers.
+    answer: from an observation to the text of an answer.
+    """
+
+    name: str
+    description: str
+    answer: Callable[[Observation], str]
+
+
 class UnicodeText(spaces.Text):
     """Any text of at most MAX_TEXT characters that UTF-8 can hold; samples are ASCII."""
 
@@ -91,8 +104,8 @@ class TextEnv(gymnasium.Env[Observation, str]):
 
     Settings: ClassVar[type]
     question: str = ""
-    """After reset: the id of what is asked, equal where episodes ask the same; samples are
-    counted by it."""
+    """Set by `reset`: the same for two episodes that ask the same, whose outcomes are therefore
+    not independent. Empty: every seed asks something of its own."""
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium declares it so
 
     def make_spaces(self, image_shape: tuple[int, int, int] | None) -> None:
@@ -107,23 +120,15 @@ class TextEnv(gymnasium.Env[Observation, str]):
         self.action_space = UnicodeText()
 
     @classmethod
-    def headline(cls, settings: Mapping[str, object]) -> str:
-        """The measure that a table leads with under these settings.
+    def overlap(cls, train: dict[str, object], evaluation: dict[str, object]) -> str:
+        """Which questions of an evaluation can have been trained on.
 
-        `first_try` wherever an answer may be tried again: a second try tells what the first one
-        was to show. Where one answer is graded, which `verify_iter` says, it is `success`.
-        """
-        default = {field.name: field.default for field in fields(cls.Settings)}
-        tries = settings.get("verify_iter", default.get("verify_iter"))
-        return "success" if tries == 1 else "first_try"
+        Args:
+            train: keywords of the environment that is trained in.
+            evaluation: keywords of the one that is evaluated in.
 
-    @classmethod
-    def overlap(
-        cls, train_settings: Mapping[str, object], eval_settings: Mapping[str, object]
-    ) -> str:
-        """How many of the questions that the evaluation asks may have been trained on.
-
-        Returns: none | some | all | unknown.
+        Returns:
+            "none", "some", "all", or "unknown" where the environment cannot say.
         """
         return "unknown"
 
@@ -134,6 +139,21 @@ class TextEnv(gymnasium.Env[Observation, str]):
     def overview(self) -> NDArray[np.uint8] | None:
         """A picture of the whole episode for people, such as a map: uint8 [h, w, 3], or None."""
         return None
+
+    @classmethod
+    def headline(cls, settings: Mapping[str, object]) -> str:
+        """The metric that a table leads with under these settings.
+
+        `first_try` wherever a question may be answered again: a second answer knows that the
+        first was wrong. `success` where one answer is graded, which `verify_iter` says.
+        """
+        default = {field.name: field.default for field in fields(cls.Settings)}
+        tries = settings.get("verify_iter", default.get("verify_iter"))
+        return "success" if tries == 1 else "first_try"
+
+    def baselines(self, seed: int) -> list[Baseline]:
+        """Policies without a model for this environment; seed: of what they draw."""
+        return []
 
     @abstractmethod
     def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:

@@ -6,16 +6,18 @@ messages are the next user messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.load import build
-from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
+from envs.base import Baseline, Demonstration, EnvironmentFailure, Observation, TextEnv
 from envs.virl import expert, prompts
 from envs.virl.answers import read_brief, read_full, read_legacy
+from envs.virl.baselines import STUDIED, Facts, Habit, policies, study
 from envs.virl.directions import directions, observation, short_directions
 from envs.virl.map import draw_map
 from envs.virl.panorama import GAP, four_views
@@ -235,16 +237,45 @@ class VIRL(TextEnv):
             ) from error
 
     @classmethod
-    def overlap(
-        cls, train_settings: Mapping[str, object], eval_settings: Mapping[str, object]
-    ) -> str:
+    def overlap(cls, train: dict[str, object], evaluation: dict[str, object]) -> str:
         """How many of the evaluation's routes are routes of the training."""
-        training, evaluation = (
-            build(Settings, dict(settings), "VIRL") for settings in (train_settings, eval_settings)
-        )
-        return route_overlap(training, evaluation)
+        return route_overlap(build(Settings, train, "VIRL"), build(Settings, evaluation, "VIRL"))
 
-    # --- experts --------------------------------------------------------------------------
+    # --- baselines and experts ------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        """What the current prompt says, without what is to be seen."""
+        assert self.route is not None, "the facts of an episode begin with reset"
+        legs, words = self.route.legs, self.turns
+        if self.turn_space == "absolute":
+            words = [leg.compass for leg in legs]
+        return Facts(
+            stated=self.stated,
+            action_space=self.turn_space,
+            turns=tuple(f"turn_direction({word})" for word in words),
+            ends=tuple(leg.expression if leg.landmark else "" for leg in legs),
+            history=tuple(action for _, action in self.history),
+            intersection=self.point.intersection,
+            refused=self.settings.verify_iter - self.left,
+        )
+
+    def baselines(self, seed: int) -> list[Baseline]:
+        """Policies that do not see the landmark where they stand."""
+        return policies(self.facts, self._study, seed)
+
+    def _study(self) -> Habit:
+        """What training routes teach of the last leg: these settings, in the training city."""
+        settings = replace(self.settings, modality="language")
+        if settings.world == "procedural":
+            settings = replace(settings, city=None, split=None)
+        student = VIRL(**vars(settings))
+
+        def rails() -> Iterator[list[Point]]:
+            for seed in range(STUDIED):
+                student.reset(seed=seed)
+                yield student.rail
+
+        return study(rails())
 
     def expert(self) -> str:
         """The rail's own action, with the true observation and the current instruction."""

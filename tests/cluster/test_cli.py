@@ -41,6 +41,8 @@ def said(capsys):
         (["data", GP, "--n", "0", "--out", "x"], "--n 0: must be at least 1"),
         (["data", GP, "--seed", "-1", "--out", "x"], "--seed -1: must be at least 0"),
         (["data", GP, "face_rul=ten", "--out", "x"], "nearest is face_rule"),
+        (["baseline", GP, "--episodes", "0"], "--episodes 0: must be at least 1"),
+        (["baseline", GP, "face_rul=ten"], "nearest is face_rule"),
         (["data", "no.json", "--out", "x"], "no.json: cannot be read"),
         (["init-model", "gp_l", "model.path=/x", "--out", "y"], "must be null"),
         (["play", GP, "--seed", "-1"], "--seed -1: must be at least 0"),
@@ -134,6 +136,15 @@ def test_data_of_an_environment(tmp_path, capsys):
     assert main(["data", GP, "--n", "5", "--out", str(out), "prompt_style=brief"]) == 0
     assert capsys.readouterr().out.strip() == str(out)
     assert pq.read_table(out)["environment"].to_pylist() == [GP] * 5
+
+
+@pytest.mark.parametrize("name", [GP, "gp_l_debug"])
+def test_baselines_of_an_environment_or_of_a_configuration(name, capsys):
+    key = "verify_iter" if name == GP else "env.settings.verify_iter"
+    assert main(["baseline", name, f"{key}=2", "--episodes", "3"]) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split()[:3] == ["baseline", "first_try", "success"]
+    assert any(row.split()[0] == "look-up" and row.split()[-2] == "3" for row in rows)
 
 
 def test_data_of_a_configuration_is_what_its_run_would_write(tmp_path):
