@@ -134,9 +134,15 @@ class VIRL(TextEnv):
         if s.prompt_style == "brief":
             return prompts.brief_prompt(route, past, point, vision, self.turn_space)
         return prompts.full_prompt(
-            route, past, point, vision, self.turn_space, rules.view_layout, rules.tidy_rail,
+            route,
+            past,
+            point,
+            vision,
+            self.turn_space,
+            rules.view_layout,
+            rules.tidy_rail,
             self._wording,
-        )  # fmt: skip
+        )
 
     def _fresh(self) -> Observation:
         return self._with_image({"message": self.prompt(self.vision), "restart": 1})

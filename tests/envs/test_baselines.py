@@ -34,8 +34,9 @@ class Parity(TextEnv):
         return self.truth
 
     def baselines(self, seed):
-        say = {name: Baseline(name, f"says {name}", lambda shown, n=name: n)
-               for name in self.players}  # fmt: skip
+        say = {
+            name: Baseline(name, f"says {name}", lambda shown, n=name: n) for name in self.players
+        }
         return [*say.values(), Baseline("echo", "reads", lambda shown: shown["message"][4:])]
 
     def demonstrations(self, n, seed):

@@ -24,9 +24,13 @@ def by_name(env, episodes=40):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"prompt_style": "brief"}, {"prompt_style": "brief", "cot": True},
-     {"modality": "vision", "image_size": 64, "prompt_style": "brief"}],
-)  # fmt: skip
+    [
+        {},
+        {"prompt_style": "brief"},
+        {"prompt_style": "brief", "cot": True},
+        {"modality": "vision", "image_size": 64, "prompt_style": "brief"},
+    ],
+)
 def test_what_is_learned_by_heart_solves_exactly_what_training_asked(settings) -> None:
     env = GeneralPoints(**settings, verify_iter=1)
     known = study(GeneralPoints(**vars(training(env.settings))))

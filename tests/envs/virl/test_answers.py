@@ -28,9 +28,17 @@ def test_tolerant_reader_accepts_near_json(text) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "forward()", '{"act": "forward()"}', '"action"', "{}", '{"action": ["forward()"]}',
-     '<think>{"action": "forward()"}</think>', '<think>{"action": "forward()"}'],
-)  # fmt: skip
+    [
+        "",
+        "forward()",
+        '{"act": "forward()"}',
+        '"action"',
+        "{}",
+        '{"action": ["forward()"]}',
+        '<think>{"action": "forward()"}</think>',
+        '<think>{"action": "forward()"}',
+    ],
+)
 def test_tolerant_reader_reads_nothing_where_nothing_is(text) -> None:
     assert read_full(text) == Answer(None)
 

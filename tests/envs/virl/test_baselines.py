@@ -120,8 +120,9 @@ def test_habits_are_of_the_destination_or_of_all() -> None:
         return [*turns, *walk, Point(place, 0, "stop", expression=end)]
 
     bank = START.ends[1]
-    habit = study([rail(bank, 2), rail("b", 1), rail(bank, 2), rail(bank, 4), rail("b", 1),
-                   rail("c", 1)])  # fmt: skip
+    habit = study(
+        [rail(bank, 2), rail("b", 1), rail(bank, 2), rail(bank, 4), rail("b", 1), rail("c", 1)]
+    )
     assert habit(START) == 2
     assert habit(replace(START, ends=("", "unknown"))) == 1
 

@@ -451,9 +451,11 @@ def test_the_corpus_holds_every_word_of_every_variant(style) -> None:
     words = re.compile(r"[A-Za-z]+|\d|[^\w\s]")
     known = {w for text in VIRL(prompt_style=style).corpus() for w in words.findall(text)}
     for options in (
-        {"city": "benchmark"}, {"city": "Hong Kong", "split": "test", "action_space": "relative"},
-        {"preset": "paper_code", "city": "Lagos"}, {"modality": "vision", "image_size": 16},
-    ):  # fmt: skip
+        {"city": "benchmark"},
+        {"city": "Hong Kong", "split": "test", "action_space": "relative"},
+        {"preset": "paper_code", "city": "Lagos"},
+        {"modality": "vision", "image_size": 16},
+    ):
         env = VIRL(prompt_style=style, **options)
         for seed in range(4 if env.vision else 40):
             shown, _ = env.reset(seed=seed)

@@ -50,8 +50,9 @@ def test_laws_of_the_rail(city) -> None:
         assert [p.place for p in keys[1:]] == [leg.end for leg in route.legs]
         assert [p.kind for p in keys[:-1]] == ["turn"] * len(route.legs)
         assert [p.intersection for p in keys] == [False] + [True] * (len(keys) - 2) + [False]
-        for before, turn, leg in zip([33, *(leg.heading for leg in route.legs)], keys, route.legs,
-                                     strict=False):  # fmt: skip
+        for before, turn, leg in zip(
+            [33, *(leg.heading for leg in route.legs)], keys, route.legs, strict=False
+        ):
             assert turn.compass == leg.compass
             assert turn.relative == relative_word(before, leg.heading)
         ends = iter(keys)
@@ -159,8 +160,9 @@ def test_a_key_point_without_panorama_is_named() -> None:
     route = _route(40, 40)
     far = route.legs[0].end
     with pytest.raises(LookupError) as error:
-        lay_rail(route, 0, Settings(), FIXED, lambda p: None if p == far else p,
-                 np.random.default_rng(0))  # fmt: skip
+        lay_rail(
+            route, 0, Settings(), FIXED, lambda p: None if p == far else p, np.random.default_rng(0)
+        )
     assert error.value.args == (1,)
 
 
@@ -180,8 +182,9 @@ def test_wording() -> None:
     assert directions(single, ["left"], tidy=False)[0] == "Turn left to face north."
     short = "1: slightly right north, corner. 2: right east, end Red Bank left."
     assert short_directions(route, turns) == short
-    rail = lay_rail(route, 350, Settings(drop_rate=1.0), FIXED, lambda p: p,
-                    np.random.default_rng(0))  # fmt: skip
+    rail = lay_rail(
+        route, 350, Settings(drop_rate=1.0), FIXED, lambda p: p, np.random.default_rng(0)
+    )
     assert observation(rail[0]) == "No landmarks nearby; "
     assert observation(rail[1]) == "No landmarks nearby; You observe an intersection"
     # The released data's singular phrase shows at key points; `fixed` has one phrase.

@@ -11,14 +11,18 @@ from envs.virl.settings import Settings, resolve
 def test_presets() -> None:
     fixed, text, code = (resolve(Settings(preset=p)) for p in ("fixed", "paper_text", "paper_code"))
     assert (fixed.view_layout, text.view_layout, code.view_layout) == (
-        "cardinal", "cardinal", "legacy",
-    )  # fmt: skip
+        "cardinal",
+        "cardinal",
+        "legacy",
+    )
     assert (fixed.wrap, code.wrap) == (True, False)
     assert (fixed.extra_answer, code.extra_answer) == (False, True)
     assert (fixed.legacy_parser, code.legacy_parser) == (False, True)
     assert (fixed.observation, text.observation, code.observation) == (
-        "truth", "landmark", "inverted",
-    )  # fmt: skip
+        "truth",
+        "landmark",
+        "inverted",
+    )
 
 
 def test_a_setting_overrides_its_preset() -> None:

@@ -25,12 +25,17 @@ CAFE, NONE = point("Blue Cafe"), Point(PLACE, 0, "forward")
 @pytest.mark.parametrize(
     "stated",
     [
-        "Blue Cafe is on your left", "blue  CAFE is on your left.", "Blue Cafe left",
-        "Blue Cafe is on the left side", "The destination Blue Cafe is on your left",
-        "Blue Cafe is on your left; You observe an intersection", "Blue Cafe, to your left;",
-        "Blue Cafe is on your left. You observe an intersection.", "Ｂｌｕｅ Cafe (left)",
+        "Blue Cafe is on your left",
+        "blue  CAFE is on your left.",
+        "Blue Cafe left",
+        "Blue Cafe is on the left side",
+        "The destination Blue Cafe is on your left",
+        "Blue Cafe is on your left; You observe an intersection",
+        "Blue Cafe, to your left;",
+        "Blue Cafe is on your left. You observe an intersection.",
+        "Ｂｌｕｅ Cafe (left)",
     ],
-)  # fmt: skip
+)
 def test_a_landmark_with_its_side_is_read(stated) -> None:
     assert states_landmark(stated, CAFE)
 
@@ -38,24 +43,47 @@ def test_a_landmark_with_its_side_is_read(stated) -> None:
 @pytest.mark.parametrize(
     "stated",
     [
-        "", "Blue Cafe", "left", "none", "No landmarks nearby", "Blue Cafe is on your right",
-        "Blue Cafe is on your left front", "Blue Cafe is on your left, right",
-        "Blue Cafeteria is on your left", "Blue Cafe Bar is on your left", "Cafe is on your left",
-        "Old Blue Cafe is on your left", "Blue Cafe is not on your left", "Blue Cafe 2 left",
-        "Blue Cafe is on your left; Red Bank is on your right", "Blue Cafeleft",
-        "Red Bank is on your left; Blue Cafe is on your left", "Blue Cafe left, none",
+        "",
+        "Blue Cafe",
+        "left",
+        "none",
+        "No landmarks nearby",
+        "Blue Cafe is on your right",
+        "Blue Cafe is on your left front",
+        "Blue Cafe is on your left, right",
+        "Blue Cafeteria is on your left",
+        "Blue Cafe Bar is on your left",
+        "Cafe is on your left",
+        "Old Blue Cafe is on your left",
+        "Blue Cafe is not on your left",
+        "Blue Cafe 2 left",
+        "Blue Cafe is on your left; Red Bank is on your right",
+        "Blue Cafeleft",
+        "Red Bank is on your left; Blue Cafe is on your left",
+        "Blue Cafe left, none",
     ],
-)  # fmt: skip
+)
 def test_no_landmark_another_a_part_a_list_or_the_wrong_side_is_not(stated) -> None:
     assert not states_landmark(stated, CAFE)
 
 
 def test_a_point_without_a_landmark_wants_none() -> None:
-    for stated in ("none", "No landmarks nearby", "no landmark nearby; You observe an intersection",
-                   "None.", "nothing; "):  # fmt: skip
+    for stated in (
+        "none",
+        "No landmarks nearby",
+        "no landmark nearby; You observe an intersection",
+        "None.",
+        "nothing; ",
+    ):
         assert states_landmark(stated, NONE)
-    for stated in ("", "You observe an intersection", "Blue Cafe left", "none left",
-                   "none; Blue Cafe is on your left", "nonesuch"):  # fmt: skip
+    for stated in (
+        "",
+        "You observe an intersection",
+        "Blue Cafe left",
+        "none left",
+        "none; Blue Cafe is on your left",
+        "nonesuch",
+    ):
         assert not states_landmark(stated, NONE)
 
 
@@ -79,8 +107,13 @@ def test_intersections(stated, says) -> None:
 
 
 def test_a_landmark_without_a_side_may_be_called_intersection() -> None:
-    bare = Point(PLACE, 0, "turn", expression="Main St, intersection",
-                 landmark=Landmark("Main St, intersection", PLACE))  # fmt: skip
+    bare = Point(
+        PLACE,
+        0,
+        "turn",
+        expression="Main St, intersection",
+        landmark=Landmark("Main St, intersection", PLACE),
+    )
     assert bare.side == ""
     assert states_landmark("Main St, intersection", bare)
     assert not states_intersection("Main St, intersection", bare)

@@ -17,10 +17,26 @@ from envs.virl.geometry import COMPASS, SIDES
 from envs.virl.route import IS_ON, NO_LANDMARK, Landmark, Leg, Route
 
 HARD = (
-    "Joe’s “Diner”", "A–B 5°", "C:\\new\\u0041", "翠華餐廳", "Straße", "مقهى", "Ångström; Bar",
-    'The "Best" Cafe, Inc.', "O'Neill's", "Intersection Bank", "left", "none", "a, b. c",
-    "İstanbul", "The destination", "ﬁve", "´x¨", "नमस्\u200dते", "🍜 2",
-)  # fmt: skip
+    "Joe’s “Diner”",
+    "A–B 5°",
+    "C:\\new\\u0041",
+    "翠華餐廳",
+    "Straße",
+    "مقهى",
+    "Ångström; Bar",
+    'The "Best" Cafe, Inc.',
+    "O'Neill's",
+    "Intersection Bank",
+    "left",
+    "none",
+    "a, b. c",
+    "İstanbul",
+    "The destination",
+    "ﬁve",
+    "´x¨",
+    "नमस्\u200dते",
+    "🍜 2",
+)
 
 
 class OneRoute:
@@ -49,14 +65,16 @@ class OneRoute:
 
 NAMES = st.text(min_size=1, max_size=10).filter(
     # Braces part the blocks of a released file, and some names are its own words.
-    lambda name: plain_text(name) == name != NO_LANDMARK and not set("{}") & set(name)
-    and '"' not in name[-1:]
-)  # fmt: skip
+    lambda name: (
+        plain_text(name) == name != NO_LANDMARK
+        and not set("{}") & set(name)
+        and '"' not in name[-1:]
+    )
+)
 
 
 @pytest.mark.parametrize("preset", ["fixed", "paper_text", "paper_code"])
-@settings(max_examples=40, deadline=None,
-          suppress_health_check=[HealthCheck.filter_too_much])  # fmt: skip
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @example(["翠華餐廳", "Straße", "Joe’s “Diner” – 5°"])
 @given(st.lists(st.one_of(st.sampled_from(HARD), NAMES), min_size=2, max_size=4))
 def test_the_experts_answers_are_right_whatever_the_names(tmp_path_factory, preset, names) -> None:

@@ -33,9 +33,13 @@ RULES = {name: resolve(Settings(preset=name)) for name in ("fixed", "paper_text"
 
 
 def judge(
-    preset: str, point: Point, action, observation=None, action_space="absolute",
+    preset: str,
+    point: Point,
+    action,
+    observation=None,
+    action_space="absolute",
     stated="observation",
-):  # fmt: skip
+):
     return grade(Answer(action, observation), point, stated, action_space, RULES[preset])
 
 

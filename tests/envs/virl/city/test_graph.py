@@ -35,8 +35,15 @@ def test_a_thousand_training_routes() -> None:
     assert len({(r.start, r.legs) for r in routes}) >= 990
     assert {len(r.legs) for r in routes} == {2, 3, 4, 5}
     assert {leg.compass for r in routes for leg in r.legs} >= {
-        "northeast", "southeast", "southwest", "northwest", "north", "east", "south", "west",
-    }  # fmt: skip
+        "northeast",
+        "southeast",
+        "southwest",
+        "northwest",
+        "north",
+        "east",
+        "south",
+        "west",
+    }
     with_landmark = [leg.landmark is not None for r in routes for leg in r.legs]
     assert 0.7 < np.mean(with_landmark) < 1.0
 
