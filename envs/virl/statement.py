@@ -19,14 +19,17 @@ _FILLERS = frozenset(("is", "are", "on", "to", "in", "at", "of", "your", "you", 
 _INTERSECTION = frozenset(
     ("you", "observe", "see", "are", "at", "a", "an", "the", "no", "intersection")
 )
+_DESTINATION = DESTINATION.casefold()
 _MARKS = " .,;"
 _ALIKE = str.maketrans("‘’“”–—−", "''\"\"---")
 
 
 def fold(text: str) -> str:
     """The text without what does not matter: `Joe’s  CAFE` and `joe's cafe` are one."""
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(text.translate(_ALIKE).split())
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+        text = text.translate(_ALIKE)
+    return " ".join(text.casefold().split())
 
 
 def states_landmark(stated: str, point: Point) -> bool:
@@ -59,7 +62,7 @@ def _is_landmark(clause: str, point: Point) -> bool:
     if point.landmark is None:
         return clause.rstrip(_MARKS) in NOTHING
     name = fold(point.landmark.name)
-    for text in (clause, clause.removeprefix(fold(DESTINATION) + " ")):
+    for text in (clause, clause.removeprefix(_DESTINATION)):
         after = text.removeprefix(name)
         if text.startswith(name) and (not after or after[0] in " ,:("):
             words = [word.strip(_MARKS + ":()") for word in after.split()]

@@ -48,6 +48,7 @@ def test_the_last_answer_outside_a_thought_counts() -> None:
     assert read_full(f"{first} No: {last}").action == "stop()"
     assert read_full(f"<think>{last}</think>{first}").action == "forward()"
     assert read_full(f"<think>{first} {last}").action is None
+    assert read_full(f'{last} {{"note": "forward()"}}').action == "stop()"
     assert read_full("x" * 100_000 + last).action == "stop()"
     assert read_brief("<think>forward()</think>stop()", vision=False).action == "stop()"
     assert read_brief("<think>none; forward()", vision=True) == Answer(None)

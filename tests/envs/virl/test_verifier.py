@@ -52,7 +52,14 @@ def test_exact_action_decides(preset) -> None:
                 assert verdict.right == (action == point.action(space))
                 assert verdict.reward == (1.0 if verdict.right else -1.0)
                 assert verdict.name == ("correct" if verdict.right else "wrong_action")
-    for illegal in ("turn_direction(right)", "Turn_direction(east)", "forward() ", "", None):
+    for illegal in (
+        "turn_direction(right)",
+        "turn_direction(east) ",
+        "Turn_direction(east)",
+        "forward() ",
+        "",
+        None,
+    ):
         verdict = judge(preset, CROSSING, illegal, stated="nothing")
         assert (verdict.name, verdict.reward) == ("illegal", -1.0)
 
@@ -111,6 +118,7 @@ def test_leaving_the_observation_out_costs_what_a_wrong_one_costs(
     wrong = grade(Answer(action, "Red Cafe left"), point, stated, "absolute", rules)
     assert left_out.reward == wrong.reward == (-1.5 if mode == "first" else -2.5)
     assert left_out.recognised is wrong.recognised is False
+    assert (wrong.name == "wrong_observation") == (mode == "first")
     assert (left_out.message == NO_ACTION) == (action is None and mode == "first")
     asked_for_nothing = grade(Answer(action), point, "nothing", "absolute", rules)
     assert (asked_for_nothing.reward, asked_for_nothing.recognised) == (-1.0, None)
