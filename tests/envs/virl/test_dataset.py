@@ -258,6 +258,7 @@ def test_names_keep_every_script() -> None:
         "翠華餐廳",
         "Straße",
         "C:\\Bar",
+        "ﬁve",
         "مقهى",
         "नमस्\u200dते",
         "🍜 Bar",

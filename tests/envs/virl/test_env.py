@@ -286,6 +286,10 @@ def test_a_statement_left_out_is_a_wrong_one_and_points_never_reached_are_not_re
     for text, cost in (("none; nothing", -1.0), ("nothing", -1.5), ("Red Bank left; x", -1.5)):
         env.reset(seed=1)
         assert env.step(text)[1] == cost - 1.0
+    env.reset(seed=1)
+    env.step(env.expert())
+    metrics = env.step("none; nothing")[4]["metrics"]  # right as far as it went
+    assert (metrics["recognition"], metrics["recognition_all"]) == (1.0, 0.0)
     plain = VIRL(prompt_style="full", verify_iter=2)
     plain.reset(seed=1)
     assert plain.step('{"action": "stop()"}')[1] == -1.5
@@ -333,7 +337,8 @@ def test_a_question_is_the_route_and_the_rule() -> None:
     assert question(3).startswith("New York/train/")
     assert question(3).endswith(", absolute")
     assert len({question(seed) for seed in range(500)}) > 400
-    assert question(3, brief(routes=500, max_legs=3, action_space="relative")) != question(3)
+    relative = question(3, brief(routes=500, max_legs=3, action_space="relative"))
+    assert relative == question(3).replace("absolute", "relative")
     legacy = {"routes": 500, "max_legs": 3, "preset": "paper_code"}
     assert question(3, brief(**legacy)) == question(3)
     assert question(3, brief(**legacy, action_space="relative")).endswith("relative, not wrapped")

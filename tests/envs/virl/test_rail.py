@@ -188,6 +188,7 @@ def test_wording() -> None:
     assert observation(rail[0]) == "No landmarks nearby; "
     assert observation(rail[1]) == "No landmarks nearby; You observe an intersection"
     # The released data's singular phrase shows at key points; `fixed` has one phrase.
+    assert observation(rail[0], tidy=False) == "No landmarks nearby; "
     assert observation(rail[1], tidy=False) == "No landmark nearby; You observe an intersection"
     assert picture_line(rail[0]) == "You observe an image of 4 views; "
     assert picture_line(rail[1]) == "You observe an image of 4 views; You observe an intersection"

@@ -127,6 +127,7 @@ def test_a_point_without_a_landmark_wants_none_in_every_script(tmp_path) -> None
         seen = f"{NO_LANDMARKS}; {INTERSECTION}" if env.point.intersection else NO_LANDMARKS
         action = env.point.action("absolute")
         env.step(json.dumps({"current observation": seen, "action": action}))
+    assert '"The destination 翠華餐廳 is on your right front"' in env.expert()
     stop = {"current observation": "翠華餐廳 is on your right front", "action": "stop()"}
     metrics = env.step(json.dumps(stop))[4]["metrics"]
     assert metrics["recognition_all"] == 1.0
