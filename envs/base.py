@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import string
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypedDict
 
 import gymnasium
@@ -57,6 +57,19 @@ class Demonstration:
     messages: tuple[Message, ...]
     images: tuple[NDArray[np.uint8], ...]
     seed: int
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A policy without a model: what it scores is the floor under a model's score.
+
+    description: what it reads of an episode and what it answers.
+    answer: from an observation to the text of an answer.
+    """
+
+    name: str
+    description: str
+    answer: Callable[[Observation], str]
 
 
 class UnicodeText(spaces.Text):
@@ -128,6 +141,21 @@ class TextEnv(gymnasium.Env[Observation, str]):
     def overview(self) -> NDArray[np.uint8] | None:
         """A picture of the whole episode for people, such as a map: uint8 [h, w, 3], or None."""
         return None
+
+    @classmethod
+    def headline(cls, settings: Mapping[str, object]) -> str:
+        """The metric that a table leads with under these settings.
+
+        `first_try` wherever a question may be answered again: a second answer knows that the
+        first was wrong. `success` where one answer is graded, which `verify_iter` says.
+        """
+        default = {field.name: field.default for field in fields(cls.Settings)}
+        tries = settings.get("verify_iter", default.get("verify_iter"))
+        return "success" if tries == 1 else "first_try"
+
+    def baselines(self, seed: int) -> list[Baseline]:
+        """Policies without a model for this environment; seed: of what they draw."""
+        return []
 
     @abstractmethod
     def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:

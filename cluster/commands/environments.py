@@ -1,4 +1,4 @@
-"""Commands on an environment alone: data, play, gallery."""
+"""Commands on an environment alone: data, baseline, play, gallery."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from cluster.commands.command import Commands, argument
 from cluster.commands.shared import ENVIRONMENT, require_at_least
 from cluster.environments import TRAINING, Settings, environments
 from configs.load import FOLDER, ConfigError, load, parse
+from configs.schema import RunConfig
 from envs.base import TextEnv
 
 DEMONSTRATIONS = 8192  # of an environment that no configuration names
@@ -31,23 +32,44 @@ def data_command(options: argparse.Namespace) -> int:
     if options.env.endswith(".json"):
         print(convert_released(options.env, options.out))
         return 0
-    env_id, settings, n, seed = _demonstrations(options)
+    env_id, settings, cfg = _named_environment(options)
+    n = options.n or (cfg.sft.demonstrations if cfg else DEMONSTRATIONS)
+    seed = options.seed if options.seed is not None else cfg.seed if cfg else 0
     print(write_demonstrations(env_id, settings, n, seed, options.out))
     return 0
 
 
-def _demonstrations(options: argparse.Namespace) -> tuple[str, Settings, int, int]:
-    """Environment, settings, number and seed; of a configuration, those that its run would use."""
-    name, n, seed = options.env, options.n, options.seed
+@COMMANDS.add(
+    "baseline",
+    argument("env", help="environment id, or configuration"),
+    argument("settings", nargs="*", metavar="key=value", help="of what is named"),
+    argument("--episodes", type=int, default=200, help="of each policy"),
+    argument("--seed", type=int, default=0, help="of the first episode"),
+)
+def baseline_command(options: argparse.Namespace) -> int:
+    """Play policies without a model on an environment: the floor under its results."""
+    from envs.baselines import show
+
+    require_at_least(1, "--episodes", options.episodes)
+    require_at_least(0, "--seed", options.seed)
+    env_id, settings, _ = _named_environment(options)
+    try:
+        show(_environment(env_id, settings), settings, options.episodes, options.seed)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return 0
+
+
+def _named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunConfig | None]:
+    """Environment and settings that `options.env` names, and the configuration where it is one."""
+    name = options.env
     if name.endswith((".yaml", ".yml")) or (FOLDER / f"{name}.yaml").is_file():
         cfg = load(name, options.settings)
         env_id, settings = environments(cfg)[TRAINING]
-        n = cfg.sft.demonstrations if n is None else n
-        seed = cfg.seed if seed is None else seed
     else:
-        env_id, settings = name, parse(options.settings)
+        cfg, env_id, settings = None, name, parse(options.settings)
     _environment(env_id, settings)
-    return env_id, settings, DEMONSTRATIONS if n is None else n, seed or 0
+    return env_id, settings, cfg
 
 
 @COMMANDS.add(

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.load import build
-from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
+from envs.base import Baseline, Demonstration, EnvironmentFailure, Observation, TextEnv
 from envs.general_points import expert, prompts, questions, rules, solver
 from envs.general_points.answers import Answer, read_brief, read_json, read_legacy
+from envs.general_points.baselines import policies, training
 from envs.general_points.cards import picture
 from envs.general_points.formula import compact
 from envs.general_points.released import grade_released, longest_prefix
@@ -240,6 +241,11 @@ class GeneralPoints(TextEnv):
     def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:
         """Yield n conversations to imitate, on hands drawn with these settings."""
         return expert.demonstrations(type(self)(**asdict(self.settings)), n, seed)
+
+    def baselines(self, seed: int) -> list[Baseline]:
+        """Policies without a model: at random, by heart, no answer."""
+        trainer = lambda: GeneralPoints(**asdict(training(self.settings)))  # noqa: E731
+        return policies(self, trainer, seed)
 
     def corpus(self) -> Iterator[str]:
         """Yield texts of this prompt style with every symbol of any rule, target or feedback."""

@@ -1,7 +1,7 @@
 """Reading answers: any text at all to an action and a stated observation, in linear time.
 
-Two readers: a tolerant one, and the released code's. Nothing is executed, nothing here knows
-what the right answer is.
+Two readers of the answer in JSON, a tolerant one and the released code's, and one of the brief
+answer. None grades.
 """
 
 from __future__ import annotations
@@ -10,35 +10,37 @@ import json
 import re
 from dataclasses import dataclass
 
-MAX_ANSWER = 8_192  # characters that are read of an answer
-FIELDS = ("current observation", "current instruction", "action")
+from envs.answers import last_answer, last_text, string_field
 
-_KEYS = {name: re.compile(rf"[\"']{name}[\"']\s*:\s*") for name in FIELDS}
-_LEGACY = {name: re.compile(rf'"{name}": "(.*?)"') for name in FIELDS}
-_CLOSE = re.compile(r"\s*(?:[,}\n]|$)")
+ACTION, OBSERVATION = "action", "current observation"
+_LEGACY = {name: re.compile(rf'"{name}": "(.*?)"') for name in (ACTION, OBSERVATION)}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an answer says; None where it does not say it.
-
-    landmark_only: the observation is a bare landmark name, as brief answers give it.
-    """
+    """What an answer says; None where it does not say it."""
 
     action: str | None
     observation: str | None = None
-    landmark_only: bool = False
 
 
 def read_full(text: str) -> Answer:
-    """Read the three-field answer: strict JSON or near it, in prose or a code fence."""
-    text = text[:MAX_ANSWER]
-    return Answer(_field(text, "action"), _field(text, "current observation"))
+    """Read the three-field answer as `envs.answers.last_answer` finds it."""
+    answer = last_answer(text, ACTION)
+    return Answer(string_field(answer, ACTION), string_field(answer, OBSERVATION))
+
+
+def read_brief(text: str, vision: bool) -> Answer:
+    """Read the bare action, in vision after the landmark and a semicolon."""
+    text = last_text(text)
+    landmark, semicolon, action = text.rpartition(";")
+    if not vision or not semicolon:
+        return Answer(text or None)
+    return Answer(action.strip() or None, landmark.strip() or None)
 
 
 def read_legacy(text: str) -> Answer:
     """Read as the released code does: JSON, else one exact pattern, else the word None."""
-    text = text[:MAX_ANSWER]
     try:
         loaded = json.loads(text)
     except (ValueError, RecursionError):
@@ -46,39 +48,15 @@ def read_legacy(text: str) -> Answer:
 
     def value(name: str) -> str:
         if isinstance(loaded, dict) and name in loaded:
-            return loaded[name] if isinstance(loaded[name], str) else "None"
-        found = _LEGACY[name].search(text)
-        return found.group(1) if found else "None"
+            return _legacy_text(loaded[name])
+        match = _LEGACY[name].search(text)
+        return match.group(1) if match else "None"
 
-    return Answer(value("action"), value("current observation"))
-
-
-def read_brief(text: str, vision: bool) -> Answer:
-    """Read the bare action, in vision after the landmark and a semicolon."""
-    text = text[:MAX_ANSWER].strip()
-    if not vision:
-        return Answer(text or None)
-    landmark, semicolon, action = text.rpartition(";")
-    if not semicolon:
-        return Answer(text or None, None, True)
-    return Answer(action.strip() or None, landmark.strip(), True)
+    return Answer(value(ACTION), value(OBSERVATION))
 
 
-def _field(text: str, name: str) -> str | None:
-    """The string value after a quoted key: to the quote that closes it, or to a line's end."""
-    key = _KEYS[name].search(text)
-    if key is None:
-        return None
-    begin = key.end()
-    quote = text[begin : begin + 1]
-    if quote not in ("'", '"'):
-        return re.split(r"[,}\n]", text[begin:], maxsplit=1)[0].strip() or None
-    position = begin + 1
-    while True:
-        end = text.find(quote, position)
-        if end < 0:
-            return text[begin + 1 :].strip()
-        # A quote inside a value ("Joe's", in single quotes) is not followed by a separator.
-        if text[end - 1] != "\\" and _CLOSE.match(text, end + 1):
-            return text[begin + 1 : end].replace("\\" + quote, quote)
-        position = end + 1
+def _legacy_text(value: object) -> str:
+    """A field as text; of a list or object the released check asks only for this one member."""
+    if isinstance(value, list | dict) and "intersection" in value:
+        return "intersection"
+    return value if isinstance(value, str) else "None"

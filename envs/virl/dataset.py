@@ -1,7 +1,7 @@
 """Reads a released V-IRL data set: routes, panoramas and where they stand.
 
-In: a folder with `route_infos.json`, `gps_pano_mapping.pkl` and `street_views/`. Out: Routes and
-Panoramas, or a DatasetError that names the file, the route and the field. No pickle runs code,
+Input: a folder with `route_infos.json`, `gps_pano_mapping.pkl` and `street_views/`. Output: Routes
+and Panoramas, or a DatasetError that names the file, the route and the field. No pickle runs code,
 nothing is fetched.
 """
 
@@ -14,7 +14,7 @@ import pickle
 import re
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -23,11 +23,10 @@ from envs.base import EnvironmentFailure
 from envs.virl.drawing.brush import pack
 from envs.virl.geometry import COMPASS, Place, PlaceIndex
 from envs.virl.panorama import Panorama
-from envs.virl.route import NO_LANDMARK, Landmark, Leg, Route
+from envs.virl.route import NO_LANDMARK, Landmark, Leg, Route, name_and_side
 
 ROUTES, MAPPING, VIEWS = "route_infos.json", "gps_pano_mapping.pkl", "street_views"
-DESTINATION = "The destination "
-_IS_ON = " is on your "
+T = TypeVar("T")
 _BLOCK = re.compile(r"\{([^{}]*)\}")
 _PAIR = re.compile(r'"([^"\n]+)"\s*:\s*"(.*?)"\s*(?:,\s*(?="|$)|$)', re.DOTALL)
 _HEADING = re.compile(r"\s*(-?\d+)\s*\((\w+)\)\s*")
@@ -40,7 +39,7 @@ class DatasetError(ValueError):
 class _Restricted(pickle.Unpickler):
     """Admits dict, tuple, str and float; refuses every other name before it is looked up."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> type:
         """Resolve one of the four admitted names."""
         admitted = {"dict": dict, "tuple": tuple, "str": str, "float": float}
         if module not in ("builtins", "__builtin__") or name not in admitted:
@@ -90,24 +89,24 @@ class _Reader:
     def fault(self, field: str, rule: str) -> DatasetError:
         return DatasetError(f"{self.where}: {field} {rule}")
 
-    def get(self, holder: Any, field: str, path: str, kind: type | tuple[type, ...]) -> Any:
+    def get(self, holder: object, field: str, path: str, kind: type[T]) -> T:
         if not isinstance(holder, dict) or field not in holder:
             raise self.fault(path, "is absent")
-        if not isinstance(holder[field], kind) or isinstance(holder[field], bool):
-            names = kind if isinstance(kind, tuple) else (kind,)
-            rule = " or ".join(k.__name__ for k in names)
-            raise self.fault(path, f"must be {rule}, not {_kind(holder[field])}")
-        return holder[field]
+        value = holder[field]
+        if not isinstance(value, kind):
+            raise self.fault(path, f"must be {kind.__name__}, not {_kind(value)}")
+        return value
 
-    def place(self, value: Any, path: str) -> Place:
+    def place(self, value: object, path: str) -> Place:
         if not (
             isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))
         ):
             raise self.fault(path, f"must be [latitude, longitude], not {value!r}")
         return (float(value[0]), float(value[1]))
 
-    def route(self, info: Any) -> Route:
+    def route(self, info: object) -> Route:
         start = self.get(info, "start_place", "start_place", dict)
+        assert isinstance(info, dict)
         at = self.place(start.get("relocated_geocode"), "start_place.relocated_geocode")
         goal = self.get(info, "dest_place", "dest_place", dict)
         destination = Landmark(
@@ -147,11 +146,15 @@ class _Reader:
             )
         human = _HEADING.fullmatch(f"{blocks[0].get('human_heading', '0')} (x)")
         return Route(
-            self.name, self.name, at, int(heading) % 360, tuple(legs),
+            self.name,
+            self.name,
+            at,
+            int(heading) % 360,
+            tuple(legs),
             int(human.group(1)) if human else 0,
-        )  # fmt: skip
+        )
 
-    def leg(self, number: int, block: dict[str, str], end: Any, known: Any) -> Leg:
+    def leg(self, number: int, block: dict[str, str], end: object, known: object) -> Leg:
         field = f"milestone_info[{number}]"
         place = self.place(end, f"route_results.geocode_list[{number}]")
         if "to_next_intersection_heading" not in block:
@@ -166,17 +169,20 @@ class _Reader:
         expression = plain_text(block.get("landmarks", NO_LANDMARK))
         landmark = None
         if expression != NO_LANDMARK:
-            name = expression.removeprefix(DESTINATION).rsplit(_IS_ON, 1)[0]
             where = place
             if isinstance(known, dict) and "geocode" in known:
                 path = f"route_results.landmark_list[{number}].geocode"
                 where = self.place(known["geocode"], path)
-            landmark = Landmark(name, where)
+            landmark = Landmark(name_and_side(expression)[0], where)
         metres = re.match(r"\d+", block.get("distance", "0"))
         return Leg(
-            int(heading.group(1)) % 360, heading.group(2), place, landmark, expression,
+            int(heading.group(1)) % 360,
+            heading.group(2),
+            place,
+            landmark,
+            expression,
             int(metres.group()) if metres else 0,
-        )  # fmt: skip
+        )
 
 
 def read_routes(path: Path) -> list[Route]:
@@ -221,20 +227,20 @@ class Dataset:
             (f"route_results.geocode_list[{i}]", leg.end) for i, leg in enumerate(route.legs)
         ]
         for field, place in points:
-            found = self.nearest(place)
-            if found is None:
+            panorama = self.nearest(place)
+            if panorama is None:
                 raise DatasetError(
                     f"{self.folder / ROUTES}: route {number}: {field} {list(place)} has no "
                     f"panorama within {radius} m in {MAPPING}"
                 )
             if vision:
-                picture = self._picture(found)
+                picture = self._picture(panorama)
                 if not picture.is_file():
                     raise DatasetError(
                         f"{picture}: is missing; route {number} needs it for {field}"
                     )
                 try:
-                    self.rotation(found)
+                    self.rotation(panorama)
                 except DatasetError as error:
                     raise DatasetError(f"{error}; route {number} needs it for {field}") from error
 
@@ -290,9 +296,9 @@ def plain_text(text: str) -> str:
     return " ".join("".join(kept).split()) or "?"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return type(value).__name__

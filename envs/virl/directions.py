@@ -1,26 +1,29 @@
 """A route's directions, its observations and its history, as sentences.
 
-In: a Route and rail Points. Out: text, in the study's wording (SPEC, section 4) or short.
+Input: a Route and Points of the rail. Output: text, in the study's wording or short.
 """
 
 from __future__ import annotations
 
 from envs.virl.rail import Point
-from envs.virl.route import NO_LANDMARK, Leg, Route
+from envs.virl.route import NO_LANDMARK, Leg, Route, name_and_side
 
 INTERSECTION = "You observe an intersection"
 NO_LANDMARKS = "No landmarks nearby"
 FOUR_VIEWS = "You observe an image of 4 views"
 
 
-def directions(route: Route, turns: list[str]) -> list[str]:
-    """The sentences of the directions, two a leg; `turns` holds each leg's relative word."""
+def directions(route: Route, turns: list[str], tidy: bool = True) -> list[str]:
+    """The sentences of the directions, two a leg.
+
+    turns: each leg's relative word.
+    tidy: `First,` begins every route; otherwise not one of a single leg, as released.
+    """
     sentences = []
     last = len(route.legs) - 1
     for number, (leg, turn) in enumerate(zip(route.legs, turns, strict=True)):
-        sentences.append(
-            f"{'First, turn' if number == 0 else 'Turn'} {turn} to face {leg.compass}."
-        )
+        first = number == 0 and (tidy or number < last)
+        sentences.append(f"{'First, turn' if first else 'Turn'} {turn} to face {leg.compass}.")
         goal = "destination" if number == last else "next intersection"
         where = "" if leg.landmark is None else f" where {leg.expression}"
         sentences.append(f"Move forward until you reach {goal}{where}.")
@@ -52,7 +55,7 @@ def history(past: list[tuple[str, str]], now: str) -> str:
 
 def short_expression(expression: str) -> str:
     """A landmark's expression in few words, such as `Golden Bakery left`."""
-    return expression.removeprefix("The destination ").replace(" is on your ", " ")
+    return " ".join(name_and_side(expression)).strip()
 
 
 def short_directions(route: Route, turns: list[str]) -> str:

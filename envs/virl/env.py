@@ -1,37 +1,40 @@
 """The V-IRL environment: walk a route by its directions, one action an answer.
 
-In: Settings as keywords, then any text as action. Out: Gymnasium observations whose messages
-are the next user messages. It does not know how pictures are made or who plays.
+Input: Settings as keywords, then any text as action. Output: Gymnasium observations whose
+messages are the next user messages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.base import Demonstration, EnvironmentFailure, Observation, TextEnv
+from configs.load import build
+from envs.base import Baseline, Demonstration, EnvironmentFailure, Observation, TextEnv
 from envs.virl import expert, prompts
 from envs.virl.answers import read_brief, read_full, read_legacy
-from envs.virl.directions import directions, observation
+from envs.virl.baselines import STUDIED, Facts, Habit, policies, study
+from envs.virl.directions import directions, observation, short_directions
 from envs.virl.map import draw_map
 from envs.virl.panorama import GAP, four_views
 from envs.virl.rail import Point, lay_rail, relative_words
 from envs.virl.route import Route
-from envs.virl.settings import ACTION_SPACES, Settings, check, resolve
+from envs.virl.settings import ACTION_SPACES, Settings, resolve
 from envs.virl.verifier import EXHAUSTED, Verdict, grade
-from envs.virl.world import open_world
+from envs.virl.world import open_world, route_overlap
 
 OUT_OF_BUDGET = "you used up your trials at this position"
 
 
 class VIRL(TextEnv):
-    """Follow written directions through a city (SPEC, section 4).
+    """Follow written directions through a city.
 
     A correct turn or forward leads to the next point of the rail and to a rebuilt prompt
-    (`restart` = 1); a wrong answer is told so and tried again, `verify_iter` times a point.
+    (`restart` = 1); after a wrong answer there is another try, `verify_iter` a point.
     `seed` picks route `seed mod routes` and the random choices on it; `options={"route": i}`
     picks another one. `terminated`: stopped at the destination; `truncated`: a point's trials
     or `max_steps` were used up.
@@ -40,14 +43,17 @@ class VIRL(TextEnv):
     Settings: ClassVar[type] = Settings
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = Settings(**settings)
-        check(self.settings)
+        self.settings = build(Settings, settings, "VIRL")
         self.rules = resolve(self.settings)
         self.vision = self.settings.modality == "vision"
         self.world = open_world(self.settings)
         size = self.settings.image_size
         side = 2 * size + GAP
         self.make_spaces((side, side, 3) if self.vision else None)
+        # What answers state beside the action.
+        self.stated = "landmark" if self.vision else "nothing"
+        if self.settings.prompt_style == "full":
+            self.stated = "observation"
         self.turn_space = ""  # absolute or relative, of the running episode
         self.route: Route | None = None
         self.rail: list[Point] = []
@@ -76,8 +82,12 @@ class VIRL(TextEnv):
         self.turn_space = self.settings.action_space
         if self.turn_space == "mixed":
             self.turn_space = ACTION_SPACES[int(self.np_random.integers(len(ACTION_SPACES)))]
-        self.sentences = directions(self.route, self.turns)
-        self._route_text = prompts.route_text(self.route, self.turns, self.settings.prompt_style)
+        self.sentences = directions(self.route, self.turns, self.rules.tidy_rail)
+        brief = self.settings.prompt_style == "brief"
+        self._route_text = (
+            short_directions(self.route, self.turns) if brief else prompts.numbered(self.sentences)
+        )
+        self.question = self._question(self.route)
         self.position, self._picture_at = 0, -1
         self.history: list[tuple[str, str]] = []
         self._begin_counts()
@@ -124,9 +134,15 @@ class VIRL(TextEnv):
         if s.prompt_style == "brief":
             return prompts.brief_prompt(route, past, point, vision, self.turn_space)
         return prompts.full_prompt(
-            route, past, point, vision, self.turn_space, rules.view_layout, rules.tidy_rail,
+            route,
+            past,
+            point,
+            vision,
+            self.turn_space,
+            rules.view_layout,
+            rules.tidy_rail,
             self._wording,
-        )  # fmt: skip
+        )
 
     def _fresh(self) -> Observation:
         return self._with_image({"message": self.prompt(self.vision), "restart": 1})
@@ -163,16 +179,12 @@ class VIRL(TextEnv):
             answer = read_legacy(text)
         else:
             answer = read_full(text)
-        assert self.route is not None
-        verdict = grade(answer, self.point, self.route, self.turn_space, self.rules)
-        first = self.left == self.settings.verify_iter
+        verdict = grade(answer, self.point, self.stated, self.turn_space, self.rules)
         self.right += verdict.right
-        if first and not verdict.right:
-            self.first_right = False
-        states = self.vision or self.settings.prompt_style == "full"
-        if states and self.point.landmark is not None:
-            self.landmarks_asked += 1
-            self.landmarks_read += bool(verdict.landmark_right)  # unsaid is unread
+        if self.left == self.settings.verify_iter:  # the first answer here: nothing was said yet
+            self.first_right &= verdict.right
+            if verdict.recognised is not None:
+                self.recognised.append(verdict.recognised)
         return verdict
 
     def _walk_on(self) -> None:
@@ -184,14 +196,15 @@ class VIRL(TextEnv):
     def _begin_counts(self) -> None:
         self.left = self.settings.verify_iter  # graded answers left at this point
         self.answers = self.right = 0
-        self.landmarks_asked = self.landmarks_read = 0
+        self.recognised: list[bool] = []  # a point reached
         self.first_right = True
 
     def _metrics(self, reached: bool) -> dict[str, float]:
         """Figures of the episode.
 
-        recognition: share of the landmarks stated right; recognition_all: 1 where all were;
-        neither where no landmark had to be stated.
+        recognition: share of the points reached at which the first answer stated exactly what is
+        there, a landmark with its side or none; recognition_all: 1 where it did at every point of
+        the route; neither where answers state nothing.
         """
         metrics = {
             "success": float(reached),
@@ -199,12 +212,18 @@ class VIRL(TextEnv):
             "per_step_accuracy": self.right / self.answers,
             "progress": self.position / len(self.rail),
         }
-        if self.landmarks_asked:
-            metrics["recognition"] = self.landmarks_read / self.landmarks_asked
-            metrics["recognition_all"] = float(self.landmarks_read == self.landmarks_asked)
+        if self.recognised:
+            metrics["recognition"] = sum(self.recognised) / len(self.recognised)
+            metrics["recognition_all"] = float(sum(self.recognised) == len(self.rail))
         return metrics
 
     # --- routes ---------------------------------------------------------------------------
+
+    def _question(self, route: Route) -> str:
+        """Where the route leads, and what else decides its right actions."""
+        area = route.name.rpartition("/")[0]
+        wrapped = self.rules.wrap or self.turn_space == "absolute"
+        return f"{area}/{route.way}, {self.turn_space}{'' if wrapped else ', not wrapped'}"
 
     def _init_heading(self, route: Route) -> int:
         chosen = self.settings.init_heading
@@ -223,7 +242,46 @@ class VIRL(TextEnv):
                 f"{self.settings.mapping_radius} m"
             ) from error
 
-    # --- experts --------------------------------------------------------------------------
+    @classmethod
+    def overlap(cls, train: dict[str, object], evaluation: dict[str, object]) -> str:
+        """How many of the evaluation's routes are routes of the training."""
+        return route_overlap(build(Settings, train, "VIRL"), build(Settings, evaluation, "VIRL"))
+
+    # --- baselines and experts ------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        """What the current prompt says, without what is to be seen."""
+        assert self.route is not None, "the facts of an episode begin with reset"
+        legs, words = self.route.legs, self.turns
+        if self.turn_space == "absolute":
+            words = [leg.compass for leg in legs]
+        return Facts(
+            stated=self.stated,
+            action_space=self.turn_space,
+            turns=tuple(f"turn_direction({word})" for word in words),
+            ends=tuple(leg.expression if leg.landmark else "" for leg in legs),
+            history=tuple(action for _, action in self.history),
+            intersection=self.point.intersection,
+            refused=self.settings.verify_iter - self.left,
+        )
+
+    def baselines(self, seed: int) -> list[Baseline]:
+        """Policies that do not see the landmark where they stand."""
+        return policies(self.facts, self._study, seed)
+
+    def _study(self) -> Habit:
+        """What training routes teach of the last leg: these settings, in the training city."""
+        settings = replace(self.settings, modality="language")
+        if settings.world == "procedural":
+            settings = replace(settings, city=None, split=None)
+        student = VIRL(**vars(settings))
+
+        def rails() -> Iterator[list[Point]]:
+            for seed in range(STUDIED):
+                student.reset(seed=seed)
+                yield student.rail
+
+        return study(rails())
 
     def expert(self) -> str:
         """The rail's own action, with the true observation and the current instruction."""
@@ -236,8 +294,12 @@ class VIRL(TextEnv):
 
     def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:
         """Yield n single-turn demonstrations: each navigation step of each route, in turn."""
-        return expert.demonstrations(self, n, seed)
+        return expert.demonstrations(_player, self.settings, n, seed)
 
     def corpus(self) -> Iterator[str]:
         """Yield texts with every word of any variant of this environment."""
-        return expert.corpus(self)
+        return expert.corpus(_player, self.settings)
+
+
+def _player(settings: Settings) -> VIRL:
+    return VIRL(**vars(settings))

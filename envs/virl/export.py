@@ -1,7 +1,7 @@
 """Writes routes and panoramas of a world in the released data set's own format.
 
-In: a World, route numbers, a folder. Out: the files that dataset.py reads. Texts and actions of
-the episodes stay the same; pictures lose what JPEG loses.
+Input: a World, route numbers, a folder. Output: the files that dataset.py reads. Texts and actions
+of the episodes stay the same; pictures lose what JPEG loses.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import pickle
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,9 +24,14 @@ from envs.virl.world import World
 
 
 def export(
-    world: World, routes: Iterable[int], folder: str | Path, *, image_size: int | None = None,
-    straight_line_length: int = 5, quality: int = 95,
-) -> int:  # fmt: skip
+    world: World,
+    routes: Iterable[int],
+    folder: str | Path,
+    *,
+    image_size: int | None = None,
+    straight_line_length: int = 5,
+    quality: int = 95,
+) -> int:
     """Write routes and every panorama that a rail on them may visit.
 
     image_size: of the views that the panoramas are to be fine enough for, pixels; None: no
@@ -60,16 +64,16 @@ def panorama_id(place: Place) -> str:
 
 def _reachable(world: World, route: Route, count: int) -> list[Place]:
     """Key points and all in-between points that a rail may be relocated to."""
-    found = [world.nearest(route, route.start)]
+    reachable = [world.nearest(route, route.start)]
     for leg in route.legs:
-        begin, end = found[-1], world.nearest(route, leg.end)
+        begin, end = reachable[-1], world.nearest(route, leg.end)
         assert begin is not None and end is not None, f"{route.name} leaves the panoramas"
         for i in range(1, count + 1):
             place = world.nearest(route, between(begin, end, i / count))
             if place is not None:
-                found.append(place)
-        found.append(end)
-    return [place for place in found if place is not None]
+                reachable.append(place)
+        reachable.append(end)
+    return [place for place in reachable if place is not None]
 
 
 def _write_panorama(
@@ -85,15 +89,16 @@ def _write_panorama(
     (folder / f"{name}.metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
 
 
-def _info(route: Route) -> dict[str, Any]:
+def _info(route: Route) -> dict[str, object]:
     """A route as the released file holds it."""
     headings = [route.human_heading, *(leg.heading for leg in route.legs)]
     turns = [relative_word(a, b) for a, b in pairwise(headings)]
     landmarks = [
-        None if leg.landmark is None
+        None
+        if leg.landmark is None
         else {"name": leg.landmark.name, "geocode": list(leg.landmark.place)}
         for leg in route.legs[:-1]
-    ]  # fmt: skip
+    ]
     return {
         "start_place": {
             "geocode": list(route.start),

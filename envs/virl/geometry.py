@@ -1,7 +1,6 @@
 """Places on the globe and headings: distances, bearings, compass words, relative words.
 
 Headings are degrees clockwise from north; places are (latitude, longitude) in degrees.
-Nothing here knows of routes, cities or pictures.
 """
 
 from __future__ import annotations
@@ -16,8 +15,15 @@ EARTH_RADIUS_M = 6_371_000.0
 COMPASS = ("north", "northeast", "east", "southeast", "south", "southwest", "west", "northwest")
 RELATIVE = ("left", "right", "slightly left", "slightly right")
 SIDES = (
-    "front", "right front", "right", "right behind", "behind", "left behind", "left", "left front",
-)  # fmt: skip
+    "front",
+    "right front",
+    "right",
+    "right behind",
+    "behind",
+    "left behind",
+    "left",
+    "left front",
+)
 
 
 def wrap(degrees: float) -> float:

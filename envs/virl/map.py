@@ -1,7 +1,7 @@
 """Draws a map of an episode: streets, the rail with its actions, landmarks with their names.
 
-In: a world, a route and its rail. Out: an RGB Pillow image, north up. For people to look at;
-no episode uses it.
+Input: a world, a route and its rail. Output: an RGB Pillow image, north up, for people; no episode
+uses it.
 """
 
 from __future__ import annotations
@@ -62,9 +62,14 @@ class _Sheet:
     def label(self, at: tuple[float, float], text: str, fill: Colour, anchor: str = "lm") -> None:
         """Text with a light rim."""
         self.draw.text(
-            at, text, fill=fill, font=font(round(13 * self.unit)), anchor=anchor,
-            stroke_width=round(2 * self.unit), stroke_fill=(255, 255, 255),
-        )  # fmt: skip
+            at,
+            text,
+            fill=fill,
+            font=font(round(13 * self.unit)),
+            anchor=anchor,
+            stroke_width=round(2 * self.unit),
+            stroke_fill=(255, 255, 255),
+        )
 
 
 def draw_map(world: World, route: Route, rail: list[Point], size: int = 640) -> Image.Image:
@@ -131,10 +136,13 @@ def _draw_frame(sheet: _Sheet, route: Route) -> None:
     metres = 10 ** math.floor(math.log10(sheet.span / 3))
     metres *= next(step for step in (5, 2, 1) if step * metres <= sheet.span / 3)
     left, below = 14 * u, side - 14 * u
-    sheet.draw.line([(left, below), (left + metres * sheet.scale, below)], fill=INK,
-                    width=round(3 * u))  # fmt: skip
+    sheet.draw.line(
+        [(left, below), (left + metres * sheet.scale, below)], fill=INK, width=round(3 * u)
+    )
     sheet.label((left, below - 12 * u), f"{metres} m", INK)
     x, y = side - 22 * u, 24 * u
-    sheet.draw.polygon([(x, y - 14 * u), (x - 7 * u, y + 10 * u), (x, y + 5 * u),
-                        (x + 7 * u, y + 10 * u)], fill=INK)  # fmt: skip
+    sheet.draw.polygon(
+        [(x, y - 14 * u), (x - 7 * u, y + 10 * u), (x, y + 5 * u), (x + 7 * u, y + 10 * u)],
+        fill=INK,
+    )
     sheet.label((x, y + 20 * u), "N", INK, "mm")

@@ -1,7 +1,7 @@
 """The words of the procedural world: landmark names, street names, shop signs.
 
 Plain ASCII words, so that a small tokenizer holds them all. All cities share one stock of
-landmark words and add a few of their own; nothing here knows how a name is drawn or placed.
+landmark words and add a few of their own.
 """
 
 from __future__ import annotations

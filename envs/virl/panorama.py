@@ -1,7 +1,7 @@
 """Views cut from panoramas, and the bounded store that keeps panoramas in memory.
 
-In: equirectangular pixels uint32 [H, 2H] and where north stands in them. Out: RGB pictures of
-four views. It does not know where panoramas come from.
+Input: equirectangular pixels uint32 [H, 2H] and where north stands in them. Output: RGB pictures
+of four views.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def panorama_width(image_size: int) -> int:
 
 
 def yaw(heading: float, rotation: float) -> float:
-    """Where a heading lies in a panorama, degrees right of its middle column (SPEC, section 4)."""
+    """Where a heading lies in a panorama, degrees right of its middle column."""
     return ((heading - 180.0) % 360.0 + rotation) % 360.0
 
 
@@ -112,9 +112,11 @@ def _mix(
     first: NDArray[np.uint32], second: NDArray[np.uint32], weight: NDArray[np.uint32]
 ) -> NDArray[np.uint32]:
     """Blend packed pixels, two channels at a time; weight of the second in 256ths."""
-    rest = np.uint32(256) - weight
-    red_blue = ((first & _ODD) * rest + (second & _ODD) * weight) >> np.uint32(8)
-    green = ((first >> np.uint32(8)) & _ODD) * rest + ((second >> np.uint32(8)) & _ODD) * weight
+    first_weight = np.uint32(256) - weight
+    red_blue = ((first & _ODD) * first_weight + (second & _ODD) * weight) >> np.uint32(8)
+    green = ((first >> np.uint32(8)) & _ODD) * first_weight + (
+        (second >> np.uint32(8)) & _ODD
+    ) * weight
     return (red_blue & _ODD) | (green & ~_ODD)
 
 
@@ -142,16 +144,16 @@ class PanoramaStore:
         return len(self._kept)
 
     def get(self, key: Hashable, make: Callable[[], Panorama]) -> Panorama:
-        """The panorama of a key, made when it is not held."""
+        """The panorama of a key, made when it is not kept."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        made = make()
+        panorama = make()
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = made
-                self.held_bytes += made.pixels.nbytes
+                self._kept[key] = panorama
+                self.held_bytes += panorama.pixels.nbytes
             while self.held_bytes > self.bound_bytes and len(self._kept) > 1:
                 self.held_bytes -= self._kept.popitem(last=False)[1].pixels.nbytes
-        return made
+        return panorama

@@ -1,7 +1,7 @@
 """The texts that the player reads and writes: prompts, retries, answers.
 
 Two styles: `full` states the task, the rules and the output format; `brief` is one short text
-(at most 120 words and marks). Nothing here grades.
+of at most 120 words and marks.
 """
 
 from __future__ import annotations
@@ -9,17 +9,14 @@ from __future__ import annotations
 import json
 
 from envs.virl.directions import (
-    directions,
     history,
     observation,
     picture_line,
-    short_directions,
     short_expression,
     short_history,
 )
 from envs.virl.geometry import COMPASS, RELATIVE
 from envs.virl.rail import Point
-from envs.virl.route import Route
 from envs.virl.verifier import Verdict
 
 OPENINGS = (
@@ -65,11 +62,8 @@ Answer with a JSON object of this form:
 _BRIEF_WORDS = {"absolute": "compass", "relative": "turn"}
 
 
-def route_text(route: Route, turns: list[str], style: str) -> str:
-    """The part of the prompt that stays the same through an episode: the directions."""
-    if style == "brief":
-        return short_directions(route, turns)
-    sentences = directions(route, turns)
+def numbered(sentences: list[str]) -> str:
+    """The directions as a full prompt states them."""
     return "\n".join(f"{number}. {text}" for number, text in enumerate(sentences, start=1))
 
 
@@ -136,11 +130,9 @@ def full_answer(observed: str, instruction: str, action: str) -> str:
         "current instruction": instruction,
         "action": action,
     }
-    return json.dumps(fields, indent=2)
+    return json.dumps(fields, indent=2, ensure_ascii=False)
 
 
 def brief_answer(point: Point, vision: bool, action: str) -> str:
-    """The bare action, in vision after the landmark's name."""
-    if not vision:
-        return action
-    return f"{point.landmark.name if point.landmark else 'none'}; {action}"
+    """The bare action, in vision after the landmark and its side."""
+    return f"{short_expression(point.expression) or 'none'}; {action}" if vision else action

@@ -1,7 +1,7 @@
 """The rail: the points that an episode walks, each with its one right action.
 
-In: a Route, the settings, the nearest-panorama function, the episode's generator.
-Out: a list of Points. It knows nothing of prompts, rewards or pictures.
+Input: a Route, the settings, the nearest-panorama function, the episode's generator.
+Output: a list of Points.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from envs.virl.geometry import Place, between, haversine, relative_word, relative_word_legacy
-from envs.virl.route import Landmark, Route
+from envs.virl.route import Landmark, Route, name_and_side
 from envs.virl.settings import Rules, Settings
 
 SHORT_LEG_M = 5.0  # shorter legs get no in-between points
@@ -45,6 +45,11 @@ class Point:
     intersection: bool = False
     instruction: int = 0
 
+    @property
+    def side(self) -> str:
+        """Where the landmark is, one of geometry.SIDES; empty without a landmark."""
+        return name_and_side(self.expression)[1] if self.landmark else ""
+
     def action(self, action_space: str) -> str:
         """The right answer's action in `absolute` or `relative` terms."""
         if self.kind != "turn":
@@ -67,7 +72,7 @@ def lay_rail(
     nearest: Nearest,
     rng: np.random.Generator,
 ) -> list[Point]:
-    """Lay the rail of one episode (SPEC, section 4).
+    """Lay the rail of one episode.
 
     Raises:
         LookupError: a key point has no panorama within `mapping_radius`; args[0] is its number,
@@ -88,25 +93,29 @@ def lay_rail(
         # The released code forgets the sentence of a short leg and lags behind from there on.
         instruction += 1 if long or rules.tidy_rail else 0
         expression = leg.expression if leg.landmark is not None else ""
-        seen = {"expression": expression, "landmark": leg.landmark}
-        if last:
-            rail.append(Point(end, leg.heading, "stop", instruction=instruction - 1, **seen))  # type: ignore[arg-type]
-        else:
-            turn = (legs[number + 1].compass, turns[number + 1])
-            rail.append(
-                Point(end, leg.heading, "turn", *turn, **seen,  # type: ignore[arg-type]
-                      intersection=True, instruction=instruction)
-            )  # fmt: skip
+        rail.append(
+            Point(
+                end,
+                leg.heading,
+                kind="stop" if last else "turn",
+                compass="" if last else legs[number + 1].compass,
+                relative="" if last else turns[number + 1],
+                expression=expression,
+                landmark=leg.landmark,
+                intersection=not last,
+                instruction=instruction - 1 if last else instruction,
+            )
+        )
         instruction += 1
         here = end
     return rail
 
 
 def _relocate(place: Place, nearest: Nearest, number: int) -> Place:
-    found = nearest(place)
-    if found is None:
+    panorama = nearest(place)
+    if panorama is None:
         raise LookupError(number)
-    return found
+    return panorama
 
 
 def _in_between(

@@ -1,16 +1,30 @@
 """What a route is: a start, legs between key points, and the landmark at each leg's end.
 
 Both worlds make these and the rail reads them. Places are (latitude, longitude) in degrees,
-headings whole degrees. Nothing here knows of files, streets or pictures.
+headings whole degrees.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from dataclasses import dataclass
 
 from envs.virl.geometry import Place
 
 NO_LANDMARK = "No landmark nearby"
+DESTINATION = "The destination "
+IS_ON = " is on your "
+
+
+def name_and_side(expression: str) -> tuple[str, str]:
+    """The landmark's name and its side; `The destination Red Bank is on your left` has both.
+
+    >>> name_and_side("The destination Red Bank is on your right front")
+    ('Red Bank', 'right front')
+    """
+    name, is_on, side = expression.rpartition(IS_ON)
+    return (name.removeprefix(DESTINATION), side) if is_on else (side, "")
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,12 @@ class Route:
     init_heading: int
     legs: tuple[Leg, ...]
     human_heading: int = 0
+
+    @functools.cached_property
+    def way(self) -> str:
+        """A hash of where the route leads; routes of other numbers may lead the same way."""
+        places = (self.start, *(leg.end for leg in self.legs))
+        return hashlib.blake2b(repr(places).encode(), digest_size=6).hexdigest()
 
     @property
     def destination(self) -> Landmark:

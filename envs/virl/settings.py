@@ -1,13 +1,11 @@
-"""What may be set of V-IRL, what each preset means, and which pairs contradict each other.
+"""The settings of V-IRL: every keyword, which pairs contradict each other, what a preset means.
 
-In: the environment's keywords. Out: frozen Settings and the Rules that they resolve to.
+Input: the environment's keywords. Output: frozen Settings, and the Rules that they resolve to.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 
 from configs.schema import PRESETS, leaf
 from envs.virl.names import CITY_WORDS
@@ -23,11 +21,18 @@ BENCHMARK_ROUTES_A_CITY = 2
 class Settings:
     """The environment's keywords; null means 'by preset' or 'by world'."""
 
-    modality: str = leaf("language", "landmarks as text or as pictures",
-                         choices=("language", "vision"))  # fmt: skip
-    preset: str = leaf("fixed", "SPEC preset", choices=PRESETS)
-    prompt_style: str = leaf("full", "task, rules and format, or one short text",
-                             choices=("full", "brief"))  # fmt: skip
+    modality: str = leaf(
+        "language", "landmarks as text or as pictures", choices=("language", "vision")
+    )
+    preset: str = leaf(
+        "fixed",
+        "the study's rules: corrected, as its paper states them, or as its released code has them; "
+        "decides what is null",
+        choices=PRESETS,
+    )
+    prompt_style: str = leaf(
+        "full", "task, rules and format, or one short text", choices=("full", "brief")
+    )
     world: str = leaf("procedural", "`procedural`, or the folder of a released data set")
     city: str | None = leaf(
         None,
@@ -59,8 +64,9 @@ class Settings:
     )
     image_size: int = leaf(640, "side of each of the four views, pixels", low=16, high=1024)
     verify_iter: int = leaf(2, "graded answers a navigation step", low=1)
-    feedback: str = leaf("verifier", "what a wrong answer hears",
-                         choices=("none", "binary", "verifier"))  # fmt: skip
+    feedback: str = leaf(
+        "verifier", "what follows a wrong answer", choices=("none", "binary", "verifier")
+    )
     penalty_mode: str | None = leaf(
         None,
         "the first failing rule counts, or penalties add up; null: first",
@@ -85,6 +91,10 @@ class Settings:
     )
     prompt_diversity: bool = leaf(False, "demonstrations draw the full prompt's wording at random")
     cache_mib: int = leaf(256, "bound on the panoramas kept in memory, a process, MiB", low=1)
+
+    def __post_init__(self) -> None:
+        if sentence := contradiction(self):
+            raise ValueError(sentence)
 
 
 @dataclass(frozen=True)
@@ -119,53 +129,30 @@ _RULES = {
 
 def resolve(settings: Settings) -> Rules:
     """The preset's rules, with the settings that override them."""
-    base = _RULES[settings.preset]
-    changed = {
-        name: getattr(settings, name)
-        for name in ("view_layout", "penalty_mode")
-        if getattr(settings, name) is not None
+    rules = _RULES[settings.preset]
+    return replace(
+        rules,
+        view_layout=settings.view_layout or rules.view_layout,
+        penalty_mode=settings.penalty_mode or rules.penalty_mode,
+    )
+
+
+def contradiction(settings: Settings) -> str | None:
+    """The first pair of settings that cannot both hold, in one sentence; None when all can."""
+    s = settings
+    checks = {
+        "verify_iter is 1, but trajectories='suboptimal' needs at least 2": (
+            s.trajectories == "suboptimal" and s.verify_iter < 2
+        ),
+        "prompt_diversity is true, but prompt_style='brief' has one wording": (
+            s.prompt_diversity and s.prompt_style == "brief"
+        ),
+        "split is 'train', but city='benchmark' is made of test streets: leave split out": (
+            s.world == "procedural" and s.city == BENCHMARK and s.split == "train"
+        ),
     }
-    return Rules(**{**{f.name: getattr(base, f.name) for f in fields(base)}, **changed})
-
-
-def check(settings: Settings) -> None:
-    """Raise ValueError, one sentence, for a value out of bounds or a contradictory pair."""
-    for leaf_field in fields(settings):
-        _check_leaf(leaf_field.name, getattr(settings, leaf_field.name), leaf_field.metadata)
-    if settings.trajectories == "suboptimal" and settings.verify_iter < 2:
-        raise ValueError("verify_iter is 1, but trajectories='suboptimal' needs at least 2")
-    if settings.prompt_diversity and settings.prompt_style == "brief":
-        raise ValueError("prompt_diversity is true, but prompt_style='brief' has one wording")
-    if settings.world == "procedural":
-        if settings.city == BENCHMARK and settings.split == "train":
-            raise ValueError(
-                "split is 'train', but city='benchmark' is made of test streets: leave split out"
-            )
-        return
-    own = [name for name in ("city", "split", "max_legs") if getattr(settings, name) is not None]
-    if own:
-        name = own[0]
-        raise ValueError(
-            f"{name} is {getattr(settings, name)!r}, but world={settings.world!r} is a data set "
-            f"with its own routes: leave {name} out"
-        )
-    if not os.path.isdir(settings.world):
-        raise ValueError(
-            f"world is {settings.world!r}; it must be 'procedural' or a folder that exists"
-        )
-
-
-def _check_leaf(name: str, value: object, metadata: object) -> None:
-    assert hasattr(metadata, "get")
-    choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
-    if choices is not None and value not in choices:
-        near = get_close_matches(str(value), [str(c) for c in choices if c is not None], 1)
-        hint = f"; did you mean {near[0]!r}" if near else ""
-        raise ValueError(f"{name} is {value!r}; it must be one of {choices}{hint}")
-    if value is None or (low is None and high is None):
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name} is {value!r}; it must be a number")
-    if (low is not None and value < low) or (high is not None and value > high):
-        bound = f"between {low} and {high}" if high is not None else f"at least {low}"
-        raise ValueError(f"{name} is {value}; it must be {bound}")
+    for name in ("city", "split", "max_legs"):
+        value = getattr(s, name)
+        sentence = f"{name} is {value!r}, but world={s.world!r} is a data set with its own routes"
+        checks[f"{sentence}: leave {name} out"] = s.world != "procedural" and value is not None
+    return next((sentence for sentence, holds in checks.items() if holds), None)

@@ -1,7 +1,7 @@
-"""The verifier: grades one answer at one point of the rail (SPEC, section 4).
+"""The verifier: grades one answer at one point of the rail.
 
-In: an Answer, the Point with the truth, the route, settings and rules. Out: a Verdict with the
-reward and what a person would say about it. It knows nothing of budgets or episodes.
+Input: an Answer, the Point with the truth, and the rules. Output: a Verdict with the reward and
+its reason. Budgets and endings are the environment's.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from envs.virl.answers import Answer
 from envs.virl.geometry import COMPASS, RELATIVE
 from envs.virl.rail import Point
-from envs.virl.route import Route
 from envs.virl.settings import Rules
+from envs.virl.statement import mentions, states_intersection, states_landmark
 
 CORRECT, WRONG_ACTION, WRONG_OBSERVATION = 1.0, -1.0, -1.5
 EXHAUSTED = -1.0
@@ -22,6 +22,12 @@ ACTIONS = {
     "absolute": ("forward()", "stop()", *(f"turn_direction({word})" for word in COMPASS)),
     "relative": ("forward()", "stop()", *(f"turn_direction({word})" for word in RELATIVE)),
 }
+INCORRECT, NO_ACTION = "your action is incorrect", "your answer holds no action of the action space"
+NOT_THERE, THERE = "you are not at any intersection", "you are at an intersection"
+MISSED, MISREAD = "you missed the landmark here", "you misread the landmark here"
+INVENTED = "there is no such landmark here"
+UNSAID = "your answer does not state what you observe"
+FAULTS = (INCORRECT, NO_ACTION, NOT_THERE, THERE, MISSED, MISREAD, INVENTED, UNSAID)
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,13 @@ class Verdict:
 
     name: one of VERDICTS. reward: without the budget's penalty.
     message: why, as the end of "You failed this trial because ...".
-    landmark_right: whether the landmark was read right; None where the answer states none.
+    recognised: whether exactly what is there was stated; None where answers state nothing.
     """
 
     name: str
     reward: float
     message: str
-    landmark_right: bool | None = None
+    recognised: bool | None = None
 
     @property
     def right(self) -> bool:
@@ -44,63 +50,55 @@ class Verdict:
         return self.name == "correct"
 
 
-def grade(answer: Answer, point: Point, route: Route, action_space: str, rules: Rules) -> Verdict:
-    """Grade an answer: the action by exact match, and, if that is wrong, the observation."""
-    read = landmark_right(answer, point, route)
+def grade(answer: Answer, point: Point, stated: str, action_space: str, rules: Rules) -> Verdict:
+    """Grade an answer: the action by exact match, and, if that is wrong, the observation.
+
+    stated: what answers are to state beside the action: `observation`, `landmark` or `nothing`.
+    """
+    recognised = None
+    if stated != "nothing":
+        recognised = answer.observation is not None and states_landmark(answer.observation, point)
     if answer.action == point.action(action_space):
-        return Verdict("correct", CORRECT, "Correct action.", read)
-    wrong_observation = _observation_fault(answer, point, read, rules)
-    action_fault = "your action is incorrect"
-    name = "wrong_action"
-    if answer.action is None or answer.action not in ACTIONS[action_space]:
-        action_fault, name = "your answer holds no action of the action space", "illegal"
-    if wrong_observation and rules.penalty_mode == "sum":
+        return Verdict("correct", CORRECT, "Correct action.", recognised)
+    legal = answer.action in ACTIONS[action_space]
+    name, fault = ("wrong_action", INCORRECT) if legal else ("illegal", NO_ACTION)
+    misread = _observation_fault(answer, point, stated, rules)
+    if misread and rules.penalty_mode == "sum":
         reward = WRONG_ACTION + WRONG_OBSERVATION
-        return Verdict(name, reward, f"{action_fault} and {wrong_observation}", read)
-    if wrong_observation:
-        return Verdict("wrong_observation", WRONG_OBSERVATION, wrong_observation, read)
-    return Verdict(name, WRONG_ACTION, action_fault, read)
+        return Verdict(name, reward, f"{fault} and {misread}", recognised)
+    if misread and answer == Answer(None):
+        return Verdict(name, WRONG_OBSERVATION, fault, recognised)
+    if misread:
+        return Verdict("wrong_observation", WRONG_OBSERVATION, misread, recognised)
+    return Verdict(name, WRONG_ACTION, fault, recognised)
 
 
-def landmark_right(answer: Answer, point: Point, route: Route) -> bool | None:
-    """Whether the stated observation names the point's landmark and no other of the route's."""
-    if answer.observation is None:
-        return None
-    stated = _plain(answer.observation)
-    truth = None if point.landmark is None else _plain(point.landmark.name)
-    if answer.landmark_only:
-        return stated == (truth or "none")
-    if truth is not None:
-        return truth in stated
-    return not any(_plain(landmark.name) in stated for landmark in route.landmarks)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def _observation_fault(answer: Answer, point: Point, read: bool | None, rules: Rules) -> str:
+def _observation_fault(answer: Answer, point: Point, stated: str, rules: Rules) -> str:
     """What is wrong with the stated observation, empty if nothing."""
-    if rules.observation == "inverted":
-        # The released check looks for the word in the landmark's text, where it never stands.
-        stated = "intersection" in (answer.observation or "")
-        true = "intersection" in point.expression
-    else:
-        stated, true = _names_intersection(answer, point), point.intersection
-    if rules.observation != "landmark" and not answer.landmark_only and answer.observation:
-        if stated and not true:
-            return "you are not at any intersection"
-        if true and not stated:
-            return "you are at an intersection"
-    if rules.observation == "inverted" or read is None or read:
+    if stated == "nothing":
         return ""
-    if point.landmark is not None:
-        return "you missed the landmark here"
-    return "" if rules.observation == "landmark" else "there is no such landmark here"
+    if rules.observation == "truth":
+        return _against_the_truth(answer.observation, point, stated)
+    observation = answer.observation or ""
+    if rules.observation == "landmark":
+        missed = point.landmark is not None and not mentions(observation, point.landmark.name)
+        return MISSED if missed and observation else ""
+    # The released check looks for the word in the landmark's text, where it hardly ever stands.
+    says, is_there = "intersection" in observation, "intersection" in point.expression
+    if stated == "landmark" or says == is_there:
+        return ""
+    return THERE if is_there else NOT_THERE
 
 
-def _names_intersection(answer: Answer, point: Point) -> bool:
-    stated = _plain(answer.observation or "")
-    if point.landmark is not None:
-        stated = stated.replace(_plain(point.landmark.name), "")
-    return "intersection" in stated
+def _against_the_truth(observation: str | None, point: Point, stated: str) -> str:
+    """The first fault of an observation; to state nothing is one."""
+    if observation is None:
+        return UNSAID
+    says = states_intersection(observation, point)
+    if stated == "observation" and says != point.intersection:
+        return THERE if point.intersection else NOT_THERE
+    if states_landmark(observation, point):
+        return ""
+    if point.landmark is None:
+        return INVENTED
+    return MISREAD if mentions(observation, point.landmark.name) else MISSED

@@ -1,13 +1,16 @@
 """The two worlds behind one interface: the procedural cities and a released data set.
 
-In: Settings. Out: a World that hands out routes, nearest panoramas and panoramas by place.
-Worlds and their store of panoramas are shared by all environments of a process.
+Input: Settings. Output: a World with routes, nearest panoramas and panoramas by place. Worlds and
+their store of panoramas are shared by all environments of a process.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+import os
 import threading
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from envs.virl.city.graph import LEGS, City, build_city
@@ -49,14 +52,31 @@ class World(Protocol):
         """Every landmark name that a route may mention."""
 
 
+@dataclass(frozen=True)
+class Area:
+    """Which routes of the procedural cities: the first `count`, through the cities in turn."""
+
+    cities: tuple[str, ...]
+    split: str
+    count: int
+    max_legs: int
+
+
+def area(settings: Settings) -> Area:
+    """The routes that the settings of a procedural world mean."""
+    benchmark = settings.city == BENCHMARK
+    cities = CITIES if benchmark else (settings.city or CITIES[0],)
+    split = settings.split or ("test" if benchmark else "train")
+    default = BENCHMARK_ROUTES_A_CITY * len(cities) if benchmark else TRAINING_ROUTES
+    return Area(cities, split, settings.routes or default, settings.max_legs or LEGS[1])
+
+
 class ProceduralWorld:
     """Routes in one city, or the benchmark: two routes in each of nine, the cities in turn."""
 
-    def __init__(
-        self, cities: tuple[str, ...], split: str, count: int, max_legs: int, radius_m: float,
-        store: PanoramaStore,
-    ) -> None:  # fmt: skip
-        self.cities, self.split, self.count, self.max_legs = cities, split, count, max_legs
+    def __init__(self, area: Area, radius_m: float, store: PanoramaStore) -> None:
+        self.cities, self.split = area.cities, area.split
+        self.count, self.max_legs = area.count, area.max_legs
         self.store = store
         self._radius_m = radius_m
         self._indices: dict[str, PlaceIndex] = {}
@@ -133,10 +153,14 @@ def open_world(settings: Settings) -> World:
     """The world that the settings name; equal settings share one.
 
     Raises:
-        ValueError: more routes are asked of a data set than it holds, or it is damaged.
+        ValueError: no such folder, a damaged data set, or more routes than it holds.
     """
     store = _store(settings.cache_mib)
     if settings.world != "procedural":
+        if not os.path.isdir(settings.world):
+            raise ValueError(
+                f"world is {settings.world!r}; it must be 'procedural' or a folder that exists"
+            )
         vision = settings.modality == "vision"
         dataset = _dataset(settings.world, settings.mapping_radius, vision)
         count = settings.routes or len(dataset.routes)
@@ -145,13 +169,34 @@ def open_world(settings: Settings) -> World:
                 f"routes is {count}, but {settings.world} holds {len(dataset.routes)} routes"
             )
         return DatasetWorld(dataset, count, store)
-    benchmark = settings.city == BENCHMARK
-    cities = CITIES if benchmark else (settings.city or CITIES[0],)
-    split = settings.split or ("test" if benchmark else "train")
-    default = BENCHMARK_ROUTES_A_CITY * len(cities) if benchmark else TRAINING_ROUTES
-    count = settings.routes or default
-    max_legs = settings.max_legs or LEGS[1]
-    return _procedural(cities, split, count, max_legs, settings.mapping_radius, store)
+    return _procedural(area(settings), settings.mapping_radius, store)
+
+
+def route_overlap(training: Settings, evaluation: Settings) -> str:
+    """How many routes of the evaluation are routes of the training: none, some, all or unknown.
+
+    Routes are compared by where they lead, whatever the rule by which turns are stated. Two
+    folders of data are not compared with each other or with the procedural cities.
+    """
+    if training.world == evaluation.world == "procedural":
+        known, asked = area(training), area(evaluation)
+        if known.split != asked.split or not set(known.cities) & set(asked.cities):
+            return "none"
+        if replace(known, count=asked.count) == asked:
+            return "all" if asked.count <= known.count else "some"
+        walked, new = _ways(training), _ways(evaluation)
+        return "all" if new <= walked else "some" if new & walked else "none"
+    if os.path.realpath(training.world) != os.path.realpath(evaluation.world):
+        return "unknown"
+    if training.routes is None:
+        return "all"
+    return "all" if (evaluation.routes or math.inf) <= training.routes else "some"
+
+
+def _ways(settings: Settings) -> set[str]:
+    """Where the routes of a world lead."""
+    world = open_world(settings)
+    return {world.route(index).way for index in range(world.count)}
 
 
 @functools.lru_cache(maxsize=4)
@@ -160,11 +205,8 @@ def _store(cache_mib: int) -> PanoramaStore:
 
 
 @functools.lru_cache(maxsize=16)
-def _procedural(
-    cities: tuple[str, ...], split: str, count: int, max_legs: int, radius_m: float,
-    store: PanoramaStore,
-) -> ProceduralWorld:  # fmt: skip
-    return ProceduralWorld(cities, split, count, max_legs, radius_m, store)
+def _procedural(area: Area, radius_m: float, store: PanoramaStore) -> ProceduralWorld:
+    return ProceduralWorld(area, radius_m, store)
 
 
 @functools.lru_cache(maxsize=4)

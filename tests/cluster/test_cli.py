@@ -31,6 +31,8 @@ def run(tmp_path):
         (["data", GP, "--n", "0", "--out", "x"], "--n 0: must be at least 1"),
         (["data", GP, "--seed", "-1", "--out", "x"], "--seed -1: must be at least 0"),
         (["data", GP, "face_rul=ten", "--out", "x"], "nearest is face_rule"),
+        (["baseline", GP, "--episodes", "0"], "--episodes 0: must be at least 1"),
+        (["baseline", GP, "face_rul=ten"], "nearest is face_rule"),
         (["data", "no.json", "--out", "x"], "no.json: cannot be read"),
         (["init-model", "gp_l", "model.path=/x", "--out", "y"], "must be null"),
         (["play", GP, "--seed", "-1"], "--seed -1: must be at least 0"),

@@ -1,7 +1,7 @@
 """A procedural city: a street plan with panoramas, landmarks, and routes drawn from it.
 
-In: a city's name, a split and route numbers. Out: Routes, places of panoramas, Signs of
-landmarks, all from seeds. It knows nothing of pictures.
+Input: a city's name, a split and route numbers. Output: Routes, places of panoramas, Signs of
+landmarks, all from seeds.
 """
 
 from __future__ import annotations

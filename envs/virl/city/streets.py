@@ -1,7 +1,6 @@
 """A seeded street plan: intersections, streets, and the house walls that line them.
 
-In: a CityStyle and a seed. Out: a StreetPlan in local metres (east, north). It knows nothing
-of landmarks, routes or pictures.
+Input: a CityStyle and a seed. Output: a StreetPlan in local metres (east, north).
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.virl.city.style import CityStyle
 
@@ -50,7 +50,7 @@ class StreetPlan:
     diagonals: numbers of the streets that cut a block.
     """
 
-    nodes: np.ndarray
+    nodes: NDArray[np.float64]
     streets: list[Street]
     diagonals: frozenset[int] = frozenset()
     walls: list[Wall] = field(default_factory=list)
@@ -92,8 +92,8 @@ def plan_streets(style: CityStyle, rng: np.random.Generator) -> StreetPlan:
     return plan
 
 
-def _intersections(style: CityStyle, rng: np.random.Generator) -> np.ndarray:
-    def lines() -> np.ndarray:
+def _intersections(style: CityStyle, rng: np.random.Generator) -> NDArray[np.float64]:
+    def lines() -> NDArray[np.float64]:
         steps = rng.uniform(*style.block, SIZE)
         return np.cumsum(steps) - steps.sum() / 2
 
@@ -180,7 +180,7 @@ def _walls(plan: StreetPlan) -> list[Wall]:
     return walls
 
 
-def _beside(origin: np.ndarray, direction: Point, along: float, left: float) -> Point:
+def _beside(origin: NDArray[np.float64], direction: Point, along: float, left: float) -> Point:
     """The point `along` metres in a direction and `left` metres to its left."""
     return (
         float(origin[0]) + direction[0] * along - direction[1] * left,

@@ -1,7 +1,6 @@
 """What makes a city look like itself: street pattern, heights, colours, furniture, traffic.
 
 One CityStyle a named city. Colours are (red, green, blue), lengths metres, angles degrees.
-Nothing here draws.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class CityStyle:
     removed: share of streets that are left out; diagonals: share of blocks cut by one.
     half_width: of streets and of avenues, from house to house.
     heights: least and greatest height of a front; floor: height of a storey.
-    front: kind of building front (facade.py draws them).
+    front: kind of building front (drawing/fronts.py draws them).
     walls, trims: colours of fronts and of frames, cornices, shutters.
     trees: kind and trees a hundred metres; vehicles: kinds; furniture: kinds.
     """

@@ -1,6 +1,7 @@
-"""data: what is written is what the run itself would write."""
+"""Commands on an environment: data that its run would write too, floors, what is drawn."""
 
 import pyarrow.parquet as pq
+import pytest
 
 from cluster.cli import main
 from configs.load import load
@@ -16,6 +17,28 @@ def test_data_of_an_environment(tmp_path, capsys):
     assert main(["data", GP, "--n", "5", "--out", str(out), "prompt_style=brief"]) == 0
     assert capsys.readouterr().out.strip() == str(out)
     assert pq.read_table(out)["environment"].to_pylist() == [GP] * 5
+
+
+@pytest.mark.parametrize("name", [GP, "gp_l_debug"])
+def test_baselines_of_an_environment_or_of_a_configuration(name, capsys):
+    key = "verify_iter" if name == GP else "env.settings.verify_iter"
+    assert main(["baseline", name, f"{key}=2", "--episodes", "3"]) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split()[:3] == ["baseline", "first_try", "success"]
+    assert any(row.split()[0] == "look-up" and row.split()[-2] == "3" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--episodes", "0"], "--episodes 0: must be at least 1"),
+        (["--seed", "-1"], "--seed -1: must be at least 0"),
+        (["face_rul=ten"], "nearest is face_rule"),
+    ],
+)
+def test_a_floor_that_cannot_be_measured(arguments, words, capsys):
+    assert main(["baseline", GP, *arguments]) == 2
+    assert words in said(capsys)
 
 
 def test_data_of_a_configuration_is_what_its_run_would_write(tmp_path):

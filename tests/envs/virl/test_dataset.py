@@ -48,6 +48,12 @@ def play(env, seed):
     return seen, info["metrics"], pictures
 
 
+def walk(env):
+    """The expert's way to the end of the rail."""
+    for _ in range(len(env.rail)):
+        env.step(env.expert())
+
+
 @pytest.mark.parametrize("preset", ["fixed", "paper_text", "paper_code"])
 def test_export_and_load_give_the_same_episodes(folder, preset) -> None:
     made = VIRL(city="benchmark", routes=6, preset=preset)
@@ -102,8 +108,10 @@ def test_milestones_as_released() -> None:
     assert first["landmarks"] == "Prince St is on your front"
     assert first["to_next_intersection_heading"] == "298 (northwest)"
     assert second == {
-        "intersection_idx": "2", "landmarks": "No landmark nearby", "distance": "9 meters",
-    }  # fmt: skip
+        "intersection_idx": "2",
+        "landmarks": "No landmark nearby",
+        "distance": "9 meters",
+    }
     quoted = '{"landmarks": "The "Best" Cafe, Inc: is on your left",\n"distance": "1 meters",}'
     assert read_milestones(quoted)[0]["landmarks"] == 'The "Best" Cafe, Inc: is on your left'
 
@@ -140,12 +148,16 @@ def without(key):
         (results("geocode_list", [[0, "x"]]), ["route 3", "milestone_info", "blocks"]),
         (results("landmark_list", "none"), ["route 3", "landmark_list", "list", "str"]),
         (lambda r: r.update(init_heading="north"), ["route 3", "init_heading", "'north'"]),
-        (lambda r: r.update(milestone_info=r["milestone_info"].replace("(", "[")),
-         ["route 3", "milestone_info[0].to_next_intersection_heading", "298 (northwest)"]),
-        (lambda r: r["start_place"].update(relocated_geocode=[0.0, 0.0]),
-         ["route 3", "relocated_geocode", "no panorama within 20"]),
+        (
+            lambda r: r.update(milestone_info=r["milestone_info"].replace("(", "[")),
+            ["route 3", "milestone_info[0].to_next_intersection_heading", "298 (northwest)"],
+        ),
+        (
+            lambda r: r["start_place"].update(relocated_geocode=[0.0, 0.0]),
+            ["route 3", "relocated_geocode", "no panorama within 20"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_damaged_routes_are_named(copy, change, words) -> None:
     damage(copy, change)
     with pytest.raises(DatasetError) as error:
@@ -202,8 +214,7 @@ def test_a_broken_picture_fails_the_episode_and_is_no_reward(copy) -> None:
     env = VIRL(world=str(copy), modality="vision", image_size=32, prompt_style="brief")
     env.reset(seed=3)
     with pytest.raises(EnvironmentFailure, match=key_point_file(copy, ".jpg").name):
-        for _ in range(len(env.rail)):
-            env.step(env.expert())
+        walk(env)
 
 
 class _Hostile:
@@ -240,11 +251,22 @@ def test_more_routes_than_there_are(folder) -> None:
         VIRL(world=str(folder), routes=7)
 
 
-def test_names_keep_to_the_characters_of_observations() -> None:
-    assert plain_text("Café de la Presse") == "Cafe de la Presse"
-    assert plain_text("Joe’s “Diner”") == "Joe’s “Diner”"
-    assert plain_text("茶餐廳 Tea House") == "Tea House"
-    assert plain_text("茶餐廳") == "?"
+def test_names_keep_every_script() -> None:
+    for name in (
+        "Café de la Presse",
+        "Joe’s “Diner” – 5°",
+        "翠華餐廳",
+        "Straße",
+        "C:\\Bar",
+        "ﬁve",
+        "مقهى",
+        "नमस्\u200dते",
+        "🍜 Bar",
+    ):
+        assert plain_text(name) == name
+    assert plain_text("Cafe\u0301") == "Café"
+    assert plain_text(" a \t\n\u3000b\x00\ud800\u202e\ufeff") == "a b"
+    assert plain_text("\x00") == "?"
 
 
 def test_polyline() -> None:

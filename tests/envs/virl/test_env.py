@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.base import EnvironmentFailure
+from envs.virl.directions import short_expression
 from envs.virl.env import VIRL
+from envs.virl.geometry import SIDES
+from envs.virl.route import name_and_side
 
 WRONG = "stop() now"
 
@@ -48,7 +51,8 @@ def test_retries_live_inside_one_step_and_leave_no_trace() -> None:
     env = VIRL(verify_iter=3)
     first, _ = env.reset(seed=1)
     again, reward, *_, info = env.step(WRONG)
-    assert (again["restart"], reward, info["verdict"]) == (0, -1.0, "illegal")
+    # A full answer that states no observation costs what a wrong one costs.
+    assert (again["restart"], reward, info["verdict"]) == (0, -1.5, "illegal")
     assert again["message"].startswith("You failed this trial because ")
     env.step(WRONG)
     after, reward, *_ = env.step(env.expert())
@@ -217,36 +221,153 @@ def test_vision_shows_a_new_picture_a_point_and_keeps_it_in_retries() -> None:
     assert (legacy.reset(seed=0)[0]["image"] != first["image"]).any()
 
 
-def test_vision_scores_recognition_of_landmarks() -> None:
-    env = brief(modality="vision", image_size=16, city="Milan")
-    env.reset(seed=1)
-    while True:
-        action = env.point.action("absolute")
-        *_, terminated, _, info = env.step(f"none; {action}")
-        if terminated:
-            break
-    assert info["metrics"]["recognition"] == 0.0
-    assert info["metrics"]["success"] == 1.0
-    env.reset(seed=1)
-    metrics = finish(env)[2]["metrics"]
-    assert metrics["recognition"] == metrics["recognition_all"] == 1.0
+def recognition(env, state, seed=1, retry=False):
+    """Both figures of a walk with the right actions; `state` makes the landmark's statement.
+
+    retry: the truth is stated too, in a second answer to each point.
+    """
+    env.reset(seed=seed)
+    done = False
+    while not done:
+        if retry:
+            env.step(f"{state(env)}; nothing")
+            text = env.expert()
+        else:
+            text = f"{state(env)}; {env.point.action('absolute')}"
+        *_, done, _, info = env.step(text)
+    return info["metrics"]["recognition"], info["metrics"]["recognition_all"]
 
 
-def test_a_landmark_that_is_not_said_is_not_read() -> None:
+def next_landmark(env):
+    """What a player who does not look copies from the directions."""
+    ahead = [point.expression for point in env.rail[env.position :] if point.landmark]
+    return short_expression(ahead[0])
+
+
+def every_landmark(env):
+    return ", ".join(short_expression(leg.expression) for leg in env.route.legs if leg.landmark)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_recognition_is_of_what_is_there_at_every_point_at_the_first_answer(seed) -> None:
     env = brief(modality="vision", image_size=16, city="Milan")
+    env.reset(seed=seed)
+    with_landmark = sum(point.landmark is not None for point in env.rail) / len(env.rail)
+    assert 0 < with_landmark < 1
+
+    def truth(env):
+        return short_expression(env.point.expression) or "none"
+
+    def elsewhere(env):
+        name, side = name_and_side(env.point.expression)
+        return f"{name} {SIDES[SIDES.index(side) - 1]}" if side else "none"
+
+    assert recognition(env, truth, seed) == (1.0, 1.0)
+    assert recognition(env, lambda env: "none", seed) == (pytest.approx(1 - with_landmark), 0.0)
+    assert recognition(env, next_landmark, seed) == (pytest.approx(with_landmark), 0.0)
+    assert recognition(env, elsewhere, seed) == (pytest.approx(1 - with_landmark), 0.0)
+    if len([leg for leg in env.route.legs if leg.landmark]) > 1:
+        assert recognition(env, every_landmark, seed) == (0.0, 0.0)
+    # What the verifier said of the first answer is no sight.
+    assert recognition(env, lambda env: "something", seed, retry=True) == (0.0, 0.0)
+
+
+def test_a_statement_left_out_is_a_wrong_one_and_points_never_reached_are_not_read() -> None:
+    env = brief(modality="vision", image_size=16, city="Milan", verify_iter=1)
     env.reset(seed=1)
-    assert sum(point.landmark is not None for point in env.rail) > 1
-    silent = True
-    while True:  # the first landmark goes unsaid
-        said = env.expert()
-        if silent and env.point.landmark is not None:
-            said, silent = env.point.action("absolute"), False
-        *_, terminated, _, info = env.step(said)
-        if terminated:
-            break
-    asked = sum(point.landmark is not None for point in env.rail)
-    assert info["metrics"]["recognition"] == pytest.approx((asked - 1) / asked)
+    env.step(env.expert())
+    env.step(env.expert())
+    env.step(env.point.action("absolute"))  # no statement
+    assert env.point.landmark is not None
+    *_, truncated, info = env.step("none; nothing")
+    assert truncated
+    assert info["metrics"]["recognition"] == 0.5
     assert info["metrics"]["recognition_all"] == 0.0
+    for text, cost in (("none; nothing", -1.0), ("nothing", -1.5), ("Red Bank left; x", -1.5)):
+        env.reset(seed=1)
+        assert env.step(text)[1] == cost - 1.0
+    env.reset(seed=1)
+    env.step(env.expert())
+    metrics = env.step("none; nothing")[4]["metrics"]  # right as far as it went
+    assert (metrics["recognition"], metrics["recognition_all"]) == (1.0, 0.0)
+    plain = VIRL(prompt_style="full", verify_iter=2)
+    plain.reset(seed=1)
+    assert plain.step('{"action": "stop()"}')[1] == -1.5
+    assert plain.step('{"action": "stop()", "current observation": "Red Bank"}')[1] == -2.5
+
+
+@pytest.mark.parametrize("preset", ["fixed", "paper_text", "paper_code"])
+@pytest.mark.parametrize("tries", [1, 2, 3])
+@pytest.mark.parametrize("style", ["full", "brief"])
+def test_success_at_first_answers_is_always_a_metric(preset, tries, style) -> None:
+    env = VIRL(preset=preset, verify_iter=tries, prompt_style=style)
+    for seed in range(8):
+        env.reset(seed=seed)
+        slip = seed % len(env.rail) if seed % 2 and tries > 1 else None  # an error at one point
+        slipped = ended = False
+        while not ended:
+            wrong = slip == env.position and not slipped
+            slipped |= wrong
+            *_, terminated, truncated, info = env.step(WRONG if wrong else env.expert())
+            ended = terminated or truncated
+        metrics = info["metrics"]
+        assert metrics["success"] == 1.0
+        assert metrics["first_try"] == float(not slipped)
+    env.reset(seed=0)
+    while True:
+        *_, truncated, info = env.step(WRONG)
+        if truncated:
+            break
+    assert (info["metrics"]["success"], info["metrics"]["first_try"]) == (0.0, 0.0)
+
+
+def test_the_headline_is_the_first_try_wherever_there_are_several() -> None:
+    assert VIRL.headline({}) == VIRL.headline({"verify_iter": 3}) == "first_try"
+    assert VIRL.headline({"verify_iter": 1}) == "success"
+
+
+def test_a_question_is_the_route_and_the_rule() -> None:
+    env = brief(routes=500, max_legs=3)
+
+    def question(seed, env=env):
+        env.reset(seed=seed)
+        return env.question
+
+    assert question(3) == question(503)  # other heading and points, the same route
+    assert question(3).startswith("New York/train/")
+    assert question(3).endswith(", absolute")
+    assert len({question(seed) for seed in range(500)}) > 400
+    relative = question(3, brief(routes=500, max_legs=3, action_space="relative"))
+    assert relative == question(3).replace("absolute", "relative")
+    legacy = {"routes": 500, "max_legs": 3, "preset": "paper_code"}
+    assert question(3, brief(**legacy)) == question(3)
+    assert question(3, brief(**legacy, action_space="relative")).endswith("relative, not wrapped")
+
+
+@pytest.mark.parametrize(
+    ("training", "evaluation", "overlap"),
+    [
+        ({}, {}, "all"),
+        ({}, {"action_space": "relative"}, "all"),
+        ({"routes": 50}, {"routes": 50}, "all"),
+        ({"routes": 50}, {"routes": 49}, "all"),
+        ({"routes": 49}, {"routes": 50}, "some"),
+        ({}, {"split": "test"}, "none"),
+        ({}, {"city": "Milan"}, "none"),
+        ({}, {"city": "benchmark"}, "none"),
+        ({"split": "test"}, {"city": "benchmark"}, "some"),
+        ({"city": "benchmark"}, {"split": "test", "routes": 2}, "all"),
+        ({"max_legs": 3}, {"max_legs": 5}, "some"),
+        ({"max_legs": 2, "routes": 1}, {"max_legs": 5, "routes": 1}, "none"),
+        ({}, {"world": "/data/routes"}, "unknown"),
+        ({"world": "/data/a"}, {"world": "/data/b"}, "unknown"),
+        ({"world": "/data/a"}, {"world": "/data/../data/a"}, "all"),
+        ({"world": "/data/a", "routes": 5}, {"world": "/data/a"}, "some"),
+        ({"world": "/data/a", "routes": 5}, {"world": "/data/a", "routes": 5}, "all"),
+    ],
+)
+def test_overlap_of_training_and_evaluation_routes(training, evaluation, overlap) -> None:
+    assert VIRL.overlap(training, evaluation) == overlap
 
 
 def test_feedback_says_as_much_as_was_asked_for() -> None:
@@ -254,10 +375,10 @@ def test_feedback_says_as_much_as_was_asked_for() -> None:
     for feedback in ("none", "binary", "verifier"):
         env = VIRL(feedback=feedback)
         env.reset(seed=0)
-        said[feedback] = env.step('{"action": "stop()"}')[0]["message"]
+        said[feedback] = env.step('{"action": "x"}')[0]["message"]
     assert "failed" not in said["none"]
     assert "because" not in said["binary"]
-    assert "because your action is incorrect" in said["verifier"]
+    assert "because your answer does not state what you observe" in said["verifier"]
 
 
 @settings(max_examples=80, deadline=None)
@@ -335,9 +456,11 @@ def test_the_corpus_holds_every_word_of_every_variant(style) -> None:
     words = re.compile(r"[A-Za-z]+|\d|[^\w\s]")
     known = {w for text in VIRL(prompt_style=style).corpus() for w in words.findall(text)}
     for options in (
-        {"city": "benchmark"}, {"city": "Hong Kong", "split": "test", "action_space": "relative"},
-        {"preset": "paper_code", "city": "Lagos"}, {"modality": "vision", "image_size": 16},
-    ):  # fmt: skip
+        {"city": "benchmark"},
+        {"city": "Hong Kong", "split": "test", "action_space": "relative"},
+        {"preset": "paper_code", "city": "Lagos"},
+        {"modality": "vision", "image_size": 16},
+    ):
         env = VIRL(prompt_style=style, **options)
         for seed in range(4 if env.vision else 40):
             shown, _ = env.reset(seed=seed)

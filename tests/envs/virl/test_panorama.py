@@ -102,8 +102,9 @@ def test_store_is_shared_by_threads() -> None:
     def work(seed):
         rng = np.random.default_rng(seed)
         for key in rng.integers(0, 12, 200):
-            got = store.get(int(key), lambda key=key: Panorama(
-                np.full((64, 128), key, np.uint32), 0.0))  # fmt: skip
+            got = store.get(
+                int(key), lambda key=key: Panorama(np.full((64, 128), key, np.uint32), 0.0)
+            )
             if got.pixels[0, 0] != key:
                 faults.append(key)
 

@@ -2,21 +2,27 @@
 
 import pytest
 
+from configs.load import ConfigError
+from envs.registry import check_settings
 from envs.virl.env import VIRL
-from envs.virl.settings import Settings, check, resolve
+from envs.virl.settings import Settings, resolve
 
 
 def test_presets() -> None:
     fixed, text, code = (resolve(Settings(preset=p)) for p in ("fixed", "paper_text", "paper_code"))
     assert (fixed.view_layout, text.view_layout, code.view_layout) == (
-        "cardinal", "cardinal", "legacy",
-    )  # fmt: skip
+        "cardinal",
+        "cardinal",
+        "legacy",
+    )
     assert (fixed.wrap, code.wrap) == (True, False)
     assert (fixed.extra_answer, code.extra_answer) == (False, True)
     assert (fixed.legacy_parser, code.legacy_parser) == (False, True)
     assert (fixed.observation, text.observation, code.observation) == (
-        "truth", "landmark", "inverted",
-    )  # fmt: skip
+        "truth",
+        "landmark",
+        "inverted",
+    )
 
 
 def test_a_setting_overrides_its_preset() -> None:
@@ -27,29 +33,57 @@ def test_a_setting_overrides_its_preset() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"modality": "visoin"}, ["modality", "'visoin'", "'vision'"]),
-        ({"city": "Lagoss"}, ["city", "'Lagoss'", "'Lagos'"]),
-        ({"drop_rate": 1.5}, ["drop_rate", "1.5", "between 0 and 1"]),
-        ({"verify_iter": 0}, ["verify_iter", "0", "at least 1"]),
-        ({"image_size": "big"}, ["image_size", "'big'", "number"]),
-        ({"init_heading": 360}, ["init_heading", "360", "359"]),
+        ({"modality": "visoin"}, ["modality=visoin", "nearest is vision"]),
+        ({"city": "Lagoss"}, ["city=Lagoss", "nearest is Lagos"]),
+        ({"drop_rate": 1.5}, ["drop_rate", "1.5", "at most 1"]),
+        ({"verify_iter": 0}, ["verify_iter=0", "at least 1"]),
+        ({"image_size": "big"}, ["image_size", "'big'", "Integer"]),
+        ({"init_heading": 360}, ["init_heading=360", "at most 359"]),
         ({"city": "benchmark", "split": "train"}, ["split", "'train'", "benchmark"]),
         ({"trajectories": "suboptimal", "verify_iter": 1}, ["verify_iter", "1", "at least 2"]),
         ({"prompt_diversity": True, "prompt_style": "brief"}, ["prompt_diversity", "brief"]),
-        ({"world": "/no/such/folder"}, ["world", "'/no/such/folder'", "folder that exists"]),
         ({"world": ".", "city": "Milan"}, ["city", "'Milan'", "data set"]),
-        ({"max_legs": 6}, ["max_legs", "6", "between 2 and 5"]),
+        ({"max_legs": 6}, ["max_legs=6", "at most 5"]),
         ({"world": ".", "max_legs": 3}, ["max_legs", "3", "data set"]),
         ({"world": ".", "split": "test"}, ["split", "'test'", "data set"]),
     ],
 )
 def test_refusals_name_key_value_and_rule(settings, words) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ConfigError) as error:
         VIRL(**settings)
     message = str(error.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
 
 
-def test_all_defaults_are_allowed() -> None:
-    check(Settings())
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"verify_iter": 1.5}, ["verify_iter=1.5", "whole number"]),
+        ({"verify_iter": "two"}, ["verify_iter", "'two'"]),
+        ({"routes": 2.0}, ["routes=2.0", "whole number"]),
+        ({"drop_rate": "half"}, ["drop_rate", "'half'"]),
+        ({"drop_rate": float("nan")}, ["drop_rate", "finite"]),
+        ({"mapping_radius": float("inf")}, ["mapping_radius", "finite"]),
+        ({"prompt_diversity": "maybe"}, ["prompt_diversity", "maybe"]),
+        ({"city": ["Milan"]}, ["city"]),
+        ({"verify_iters": 2}, ["verify_iters", "nearest is verify_iter"]),
+    ],
+)
+def test_types_are_checked_where_settings_are_made_and_before_a_run(settings, words) -> None:
+    for refuse in (lambda: VIRL(**settings), lambda: check_settings("cardinal/VIRL-v0", settings)):
+        with pytest.raises(ConfigError) as error:
+            refuse()
+        assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_folder_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"world is '/no/such/folder'; it must be .* that exists"):
+        VIRL(world="/no/such/folder")
+
+
+def test_contradictions_are_refused_before_a_run() -> None:
+    with pytest.raises(ConfigError, match="leave split out"):
+        check_settings("cardinal/VIRL-v0", {"city": "benchmark", "split": "train"})
+    # A data set may lie on the machines of the run alone.
+    check_settings("cardinal/VIRL-v0", {"world": "/data/routes"})

@@ -6,7 +6,7 @@ import pytest
 from envs.virl.city.graph import SPLITS, City, build_city, well_inside_view
 from envs.virl.geometry import bearing, compass_word, haversine, side_word, wrap
 from envs.virl.names import landmark_names
-from envs.virl.settings import CITIES, Settings, check
+from envs.virl.settings import CITIES, Settings
 from envs.virl.world import open_world
 
 
@@ -35,8 +35,15 @@ def test_a_thousand_training_routes() -> None:
     assert len({(r.start, r.legs) for r in routes}) >= 990
     assert {len(r.legs) for r in routes} == {2, 3, 4, 5}
     assert {leg.compass for r in routes for leg in r.legs} >= {
-        "northeast", "southeast", "southwest", "northwest", "north", "east", "south", "west",
-    }  # fmt: skip
+        "northeast",
+        "southeast",
+        "southwest",
+        "northwest",
+        "north",
+        "east",
+        "south",
+        "west",
+    }
     with_landmark = [leg.landmark is not None for r in routes for leg in r.legs]
     assert 0.7 < np.mean(with_landmark) < 1.0
 
@@ -104,4 +111,4 @@ def test_routes_have_as_many_legs_as_are_asked_for() -> None:
     short = open_world(Settings(max_legs=3))
     assert {len(short.route(i).legs) for i in range(100)} == {2, 3}
     with pytest.raises(ValueError, match="max_legs is 3, but world="):
-        check(Settings(max_legs=3, world="somewhere"))
+        Settings(max_legs=3, world="somewhere")
