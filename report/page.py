@@ -1,66 +1,27 @@
 """What a run leaves to read: `summary.json`, `report.png` and `report.html`.
 
-Comes in: a run folder, complete or not; goes out: the three files. The page is one file that
-needs no network; every text in it that a model or an environment wrote is escaped.
+Input: a run folder, complete or not. Every text of the page that a model or an environment
+wrote is escaped.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import time
-from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from report import plots
+from report.html import document, picture, section, table
 from report.metrics import Record, episodes, read
 from report.statistics import apart
 from report.summary import PARITY, summarise_run
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --faint: #6b6b6b; --line: #dcdcdc;
-  --paper: #ffffff; --soft: #f5f5f3; --start: #777777; --sft: #0072b2; --ppo: #d55e00;
-  --good: #00795a; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e6; --faint: #a0a0a0; --line: #3c3c3c;
-  --paper: #171717; --soft: #222222; --start: #a8a8a8; --sft: #56b4e9; --ppo: #ff9045;
-  --good: #4cc9a0; --bad: #ff8a80; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 62rem; margin: 2.5rem auto; padding: 0 1.25rem; }
-h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
-p { margin: .4rem 0; } .faint { color: var(--faint); }
-.lead { font-size: 1.08rem; margin-top: .9rem; }
-.status { font-size: .8rem; font-weight: 600; border: 1px solid; border-radius: 1rem;
-  padding: .1rem .6rem; margin-left: .6rem; vertical-align: middle; }
-.finished, .won { color: var(--good); } .failed, .interrupted, .lost { color: var(--bad); }
-img { width: 100%; background: white; border-radius: 6px; padding: .6rem; box-sizing: border-box; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .4rem 0; }
-th, td { text-align: right; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-th { font-weight: 600; } thead th { color: var(--faint); border-bottom: 1.5px solid var(--faint); }
-th:first-child, td:first-child { text-align: left; }
-.scroll { overflow-x: auto; } .columns { display: flex; flex-wrap: wrap; gap: 0 3.5rem; }
-.start { color: var(--start); } .sft { color: var(--sft); } .ppo { color: var(--ppo); }
-details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0; }
-summary { cursor: pointer; padding: .4rem .8rem; background: var(--soft); border-radius: 6px; }
-details > div { padding: .5rem .8rem .8rem; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0;
-  font: 13px/1.45 ui-monospace, monospace; }
-.message { border-left: 3px solid var(--line); padding: .25rem .8rem; margin: .5rem 0; }
-.message.assistant { border-color: var(--sft); background: var(--soft); }
-.message img { display: block; width: auto; max-width: 20rem; padding: .2rem; margin: .2rem 0; }
-.role { font-size: .78rem; color: var(--faint); } .verdict { font-size: .88rem; margin-top: .2rem; }
-@media print { body { margin: 0; max-width: none; font-size: 11pt; } details, table, img, h2 {
-  break-inside: avoid; } h2 { break-after: avoid; } details::details-content {
-  content-visibility: visible; block-size: auto; } summary { background: none; } }
-"""
 
-
-def write_report(folder: str | Path) -> dict[str, Any]:
+def write_report(folder: str | Path) -> Record:
     """Write the three files of a run folder; returns the summary.
 
-    Works for a run that is still going on or was interrupted: it tells what there is.
+    Works for a run that is still going on or was interrupted: the files say what there is.
     """
     folder = Path(folder)
     records, summary = read(folder), summarise_run(folder)
@@ -70,16 +31,16 @@ def write_report(folder: str | Path) -> dict[str, Any]:
     return summary
 
 
-def _page(folder: Path, records: list[Record], summary: dict[str, Any]) -> str:
-    picture = base64.b64encode((folder / "report.png").read_bytes()).decode()
+def _page(folder: Path, records: list[Record], summary: Record) -> str:
     config = folder / "config.yaml"
-    name = escape(str(summary["name"]))
     begin = time.strftime("%Y-%m-%d %H:%M", time.gmtime(records[0]["time"])) if records else "–"
     size = summary["model"]["parameters"]
     facts = [
-        f"begun {begin} UTC", f"{summary['elapsed_s']:,.0f} s", f"seed {summary['seed']}",
+        f"begun {begin} UTC",
+        f"{summary['elapsed_s']:,.0f} s",
+        f"seed {summary['seed']}",
         f"{size:,} parameters" if size else "",
-    ]  # fmt: skip
+    ]
     sections = [
         section("Success", _successes(summary["stages"])),
         section("Other measures", _measures(summary["stages"])),
@@ -92,41 +53,11 @@ def _page(folder: Path, records: list[Record], summary: dict[str, Any]) -> str:
         section("Sample episodes", _conversations(episodes(folder))),
         section("Configuration", _configuration(config)),
     ]
-    status, cause = escape(summary["status"]), escape(summary["cause"])
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}: report</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{name}<span class="status {status}">{status}</span></h1>
-<p class="faint">{escape(" · ".join(fact for fact in facts if fact))}</p>
-{f'<p class="failed">{cause}</p>' if cause else ""}
-{_lead(summary["stages"])}
-<p><img alt="Success, loss and reward over time, and success by variant"
- src="data:image/png;base64,{picture}"></p>
-{chr(10).join(sections)}
-</body>
-</html>
-"""
-
-
-def section(title: str, body: str) -> str:
-    """A titled part of a page; nothing where there is no body."""
-    return f"<section>\n<h2>{title}</h2>\n{body}\n</section>" if body else ""
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table that scrolls sideways; cells are HTML already."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{top}</tr></thead>'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
+    drawn = picture(folder / "report.png", "Success, loss and reward, and success by variant")
+    cause = f'<p class="failed">{escape(summary["cause"])}</p>' if summary["cause"] else ""
+    body = "\n".join([cause, _lead(summary["stages"]), f"<p>{drawn}</p>", *sections])
+    badge = (summary["status"], summary["status"])
+    return document(str(summary["name"]), "report", badge, facts, body)
 
 
 def _percent(value: float | None) -> str:
@@ -206,16 +137,20 @@ def _measures(stages: dict[str, dict[str, Record]]) -> str:
             r = found[variant]
             means = [r["metrics"].get(name) for name in shown]
             ends = ", ".join(f"{n} {escape(end)}" for end, n in (r.get("ends") or {}).items())
-            rows.append([
-                escape(variant), f'<span class="{stage}">{plots.stage_name(stage, {"": r})}</span>',
-                *("–" if mean is None else f"{mean:.3f}" for mean in means),
-                _reward(r.get("reward")), ends or "–",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    escape(variant),
+                    f'<span class="{stage}">{plots.stage_name(stage, {"": r})}</span>',
+                    *("–" if mean is None else f"{mean:.3f}" for mean in means),
+                    _reward(r.get("reward")),
+                    ends or "–",
+                ]
+            )
     head = ["variant", "stage", *(escape(name) for name in shown), "reward", "ends"]
     return table(head, rows) if rows else ""
 
 
-def _times(summary: dict[str, Any]) -> str:
+def _times(summary: Record) -> str:
     total = summary["elapsed_s"]
     rows = [
         [escape(phase), f"{s:,.1f}", _percent(s / total if total else None)]
@@ -226,12 +161,12 @@ def _times(summary: dict[str, Any]) -> str:
     return table(["phase", "s", "% of run"], rows)
 
 
-def _speeds(summary: dict[str, Any]) -> str:
+def _speeds(summary: Record) -> str:
     rows = [[escape(p), f"{rate:,.0f}"] for p, rate in summary["tokens_per_second"].items()]
     return table(["part", "tokens/s"], rows) if rows else ""
 
 
-def _proofs(summary: dict[str, Any], records: list[Record]) -> str:
+def _proofs(summary: Record, records: list[Record]) -> str:
     """Differences of log-probabilities, of the run and of the proof by kind of weight."""
 
     def small(value: float | None) -> str:
@@ -251,7 +186,7 @@ def _proofs(summary: dict[str, Any], records: list[Record]) -> str:
     return f'{table(head, rows)}\n<p class="faint">{note}</p>'
 
 
-def _incidents(summary: dict[str, Any]) -> str:
+def _incidents(summary: Record) -> str:
     rows = [
         [f"{r['elapsed_s']:,.0f}", *(escape(str(r.get(k, ""))) for k in ("kind", "who", "cause"))]
         for r in summary["incidents"]
@@ -261,8 +196,10 @@ def _incidents(summary: dict[str, Any]) -> str:
 
 def _conversations(samples: list[Record]) -> str:
     """Newest stage first: what the trained policy does is asked most often."""
-    newest = {s["stage"]: max(e.get("update") or 0 for e in samples if e["stage"] == s["stage"])
-              for s in samples}  # fmt: skip
+    newest = {
+        s["stage"]: max(e.get("update") or 0 for e in samples if e["stage"] == s["stage"])
+        for s in samples
+    }
     for stage in newest:  # the evaluation at a phase's end carries update 0
         if any(e["stage"] == stage and not e.get("update") for e in samples):
             newest[stage] = 0

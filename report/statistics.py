@@ -1,7 +1,6 @@
 """How sure a share of successes is, and a difference of two.
 
-Comes in: counts, outcomes, or one number a seed; goes out: 95 % intervals and p-values.
-Knows nothing of runs.
+Input: counts, outcomes, or one number a seed; output: 95 % intervals and p-values.
 """
 
 from __future__ import annotations

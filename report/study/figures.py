@@ -1,7 +1,7 @@
 """The figures of a study, in the shapes of the paper's; each a function of axes and a Study.
 
-Comes in: a Study; goes out: drawings and the rows behind them. A figure whose arms the study
-lacks gives no rows, and FIGURES says what it would need.
+Output: a PNG and the rows behind it. A figure whose arms the study lacks gives no rows, and
+FIGURES says what it would need.
 """
 
 from __future__ import annotations
@@ -25,34 +25,37 @@ from report.study.published import SOURCE, VERIFY
 from report.study.results import Arm, Point, Study
 
 KIND_COLORS = {
-    "start": COLORS["start"], "sft": COLORS["sft"], "rl": COLORS["ppo"],
-    "rl_without_sft": "#CC79A7", "rl_overfit": "#009E73",
-}  # fmt: skip
+    "start": COLORS["start"],
+    "sft": COLORS["sft"],
+    "rl": COLORS["ppo"],
+    "rl_without_sft": "#CC79A7",
+    "rl_overfit": "#009E73",
+}
 DASHES = ((None, None), (4, 2), (1.5, 1.5), (6, 2, 1.5, 2))
 Row = dict[str, Any]
 Value = Callable[[Point], float | None]
-Sides = tuple[tuple[str, list[str]], ...]
+Panels = tuple[tuple[str, list[str]], ...]
 
 
 @dataclass(frozen=True)
 class Drawing:
     """One figure: its file's name, title, what it needs, panels, and how it is drawn.
 
-    by_side: a panel for what is in distribution and one for each variant out of it; or one panel.
+    panels_by_variant: a panel for what is in distribution and one for each variant out of it; or one panel.
     """
 
     key: str
     title: str
     note: str
     needs: str
-    by_side: bool
+    panels_by_variant: bool
     draw: Callable[[Study, Sequence[Axes]], list[Row]]
 
 
 def draw(study: Study, drawing: Drawing, file: Path) -> list[Row]:
     """Draw one figure into a PNG; returns its rows, none (and no file) where data is lacking."""
     with matplotlib.rc_context(STYLE | {"font.size": 10, "legend.fontsize": 9}):
-        panels = len(sides(study)) if drawing.by_side else 1
+        panels = len(panels_of(study)) if drawing.panels_by_variant else 1
         across = 3 if panels > 4 else min(panels, 2)
         down = -(-panels // across)
         figure = Figure(figsize=(10, 4.3 * down), dpi=160, layout="constrained", facecolor="white")
@@ -79,14 +82,17 @@ def _handles(axes: Sequence[Axes]) -> list[Any]:
     return list(found.values())
 
 
-def look(study: Study, arm: Arm) -> dict[str, Any]:
+def arm_style(study: Study, arm: Arm) -> dict[str, Any]:
     """Colour by kind; line and marker by the arm's place among its kind."""
     place = study.of_kind(arm.kind).index(arm)
-    return {"color": KIND_COLORS.get(arm.kind, INK), "dashes": DASHES[place % len(DASHES)],
-            "marker": MARKERS[(study.arms.index(arm)) % len(MARKERS)]}  # fmt: skip
+    return {
+        "color": KIND_COLORS.get(arm.kind, INK),
+        "dashes": DASHES[place % len(DASHES)],
+        "marker": MARKERS[(study.arms.index(arm)) % len(MARKERS)],
+    }
 
 
-def sides(study: Study) -> Sides:
+def panels_of(study: Study) -> Panels:
     """The panels: all variants in distribution, and each that asks another question."""
     apart = ((f"out of distribution: {variant}", [variant]) for variant in study.outside)
     return ((f"in distribution: {', '.join(study.inside)}", study.inside), *apart)
@@ -117,27 +123,41 @@ def _along(
 
 
 def _curves(
-    study: Study, axes: Sequence[Axes], arms: list[Arm], x: Value, name: str, y: Value,
+    study: Study,
+    axes: Sequence[Axes],
+    arms: list[Arm],
+    x: Value,
+    name: str,
+    y: Value,
     unit: float = 100.0,
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     """Mean over seeds with the range of seeds, a panel a side."""
     rows: list[Row] = []
-    for one, (side, variants) in zip(axes, sides(study), strict=True):
+    for one, (side, variants) in zip(axes, panels_of(study), strict=True):
         one.set_title(side, fontsize=9.5)
         for arm in arms:
             line = _along(study, arm, variants, x, y) if variants else []
             if len(line) < 2:
                 continue
             at, mean, low, high = (np.array([p[i] for p in line]) for i in range(4))
-            style = look(study, arm)
+            style = arm_style(study, arm)
             one.fill_between(at, unit * low, unit * high, color=style["color"], alpha=0.14, lw=0)
             one.plot(at, unit * mean, label=arm.name, lw=1.8, ms=5, mec="white", mew=0.7, **style)
             rows += [
-                {"arm": arm.name, "distribution": side.split()[0], "variants": ", ".join(variants),
-                 "phase": p[5], "step": p[6], name: p[0], "mean": p[1], "lowest_seed": p[2],
-                 "highest_seed": p[3], "seeds": p[4]}
+                {
+                    "arm": arm.name,
+                    "distribution": side.split()[0],
+                    "variants": ", ".join(variants),
+                    "phase": p[5],
+                    "step": p[6],
+                    name: p[0],
+                    "mean": p[1],
+                    "lowest_seed": p[2],
+                    "highest_seed": p[3],
+                    "seeds": p[4],
+                }
                 for p in line
-            ]  # fmt: skip
+            ]
     return rows
 
 
@@ -167,8 +187,8 @@ def compute(study: Study, axes: Sequence[Axes]) -> list[Row]:
     rows = _curves(study, axes, arms, lambda p: p.flops, "flops", _success)
     for row in rows:
         there = (row["arm"], row["phase"], row["step"])
-        told = [p.flops_formula for p in study.points if (p.arm, p.phase, p.step) == there]
-        known = [value for value in told if value is not None]
+        formulas = [p.flops_formula for p in study.points if (p.arm, p.phase, p.step) == there]
+        known = [value for value in formulas if value is not None]
         row["flops_formula"] = float(np.mean(known)) if known else None
     _shares(axes, "compute since the initial model, FLOPs")
     return rows
@@ -187,24 +207,40 @@ def bars(study: Study, axes: Sequence[Axes]) -> list[Row]:
         again = sum(c == color for _, c, _ in shown[:j])
         for i, variant in enumerate(variants):
             found = [
-                p for seed in study.seeds
+                p
+                for seed in study.seeds
                 if (p := study.last(arm.name, seed, variant) if arm else study.start(seed, variant))
-            ]  # fmt: skip
+            ]
             if not found:
                 continue
             n = sum(len(p.outcomes) for p in found)
             wins = sum(sum(p.outcomes.values()) for p in found)
             low, high = wilson(wins, n)
             at, share = i + (j - (len(shown) - 1) / 2) * thick, wins / n
-            one.bar(at, 100 * share, thick * 0.9, color=_pale(color, 0.35 * min(again, 2)),
-                    label=name if i == 0 else None)  # fmt: skip
+            one.bar(
+                at,
+                100 * share,
+                thick * 0.9,
+                color=_pale(color, 0.35 * min(again, 2)),
+                label=name if i == 0 else None,
+            )
             error = [[100 * max(0.0, share - low)], [100 * max(0.0, high - share)]]
             one.errorbar(at, 100 * share, yerr=error, color=INK, lw=1, capsize=2)
             dots = [at + 0.22 * thick * (k - (len(found) - 1) / 2) for k in range(len(found))]
-            one.scatter(dots, [100 * p.success for p in found], s=9, color="white", ec=INK, lw=0.6,
-                        zorder=4)  # fmt: skip
-            rows.append({"arm": name, "variant": variant, "n": n, "success": share, "low": low,
-                         "high": high, "seeds": len(found)})  # fmt: skip
+            one.scatter(
+                dots, [100 * p.success for p in found], s=9, color="white", ec=INK, lw=0.6, zorder=4
+            )
+            rows.append(
+                {
+                    "arm": name,
+                    "variant": variant,
+                    "n": n,
+                    "success": share,
+                    "low": low,
+                    "high": high,
+                    "seeds": len(found),
+                }
+            )
     border = len(study.inside) - 0.5
     if 0 < len(study.inside) < len(variants):
         one.axvline(border, color=FAINT, lw=0.8, dashes=(3, 3))
@@ -230,8 +266,15 @@ def recognition(study: Study, axes: Sequence[Axes]) -> list[Row]:
     for one in axes:
         for line in one.get_lines():
             at, y = (np.asarray(values, float) for values in line.get_data())
-            one.plot(at[-1:], y[-1:], marker=line.get_marker(), ms=10, color=line.get_color(),
-                     mec="white", zorder=4)  # fmt: skip
+            one.plot(
+                at[-1:],
+                y[-1:],
+                marker=line.get_marker(),
+                ms=10,
+                color=line.get_color(),
+                mec="white",
+                zorder=4,
+            )
     return rows
 
 
@@ -247,8 +290,16 @@ def verification(study: Study, axes: Sequence[Axes]) -> list[Row]:
     if len({arm.verify_iter for arm in arms}) < 2:
         return []
     known = sorted({*VERIFY, *(arm.verify_iter or 0 for arm in arms)})
-    one.plot([known.index(k) for k in VERIFY], list(VERIFY.values()), color=FAINT, marker="D",
-             ms=5, lw=1, dashes=(3, 2), label=f"published, GP-L ({SOURCE})")  # fmt: skip
+    one.plot(
+        [known.index(k) for k in VERIFY],
+        list(VERIFY.values()),
+        color=FAINT,
+        marker="D",
+        ms=5,
+        lw=1,
+        dashes=(3, 2),
+        label=f"published, GP-L ({SOURCE})",
+    )
     for arm in sorted(arms, key=lambda arm: arm.verify_iter or 0):
         gains = []
         for seed in study.seeds:
@@ -261,13 +312,35 @@ def verification(study: Study, axes: Sequence[Axes]) -> list[Row]:
         low, high = found.interval or (found.mean, found.mean)
         error = [[100 * (found.mean - low)], [100 * (high - found.mean)]]
         first = not rows
-        one.errorbar(at, 100 * found.mean, yerr=error, color=COLORS["ppo"], marker="o", ms=7,
-                     lw=1.3, label="this study: mean, 95 % over seeds" if first else None,
-                     )  # fmt: skip
-        one.scatter([at + 0.08] * len(gains), [100 * g for g in gains], s=14, color="white",
-                    ec=COLORS["ppo"], zorder=4, label="each seed" if first else None)  # fmt: skip
-        rows.append({"arm": arm.name, "verify_iter": arm.verify_iter, "growth": found.mean,
-                     "low": low, "high": high, "seeds": found.n})  # fmt: skip
+        one.errorbar(
+            at,
+            100 * found.mean,
+            yerr=error,
+            color=COLORS["ppo"],
+            marker="o",
+            ms=7,
+            lw=1.3,
+            label="this study: mean, 95 % over seeds" if first else None,
+        )
+        one.scatter(
+            [at + 0.08] * len(gains),
+            [100 * g for g in gains],
+            s=14,
+            color="white",
+            ec=COLORS["ppo"],
+            zorder=4,
+            label="each seed" if first else None,
+        )
+        rows.append(
+            {
+                "arm": arm.name,
+                "verify_iter": arm.verify_iter,
+                "growth": found.mean,
+                "low": low,
+                "high": high,
+                "seeds": found.n,
+            }
+        )
     one.axhline(0, color=FAINT, lw=0.8)
     one.set_xticks(range(len(known)), [str(k) for k in known])
     one.set_xlim(-0.5, len(known) - 0.5)
@@ -340,24 +413,68 @@ def forgetting(study: Study, axes: Sequence[Axes]) -> list[Row]:
     return rows
 
 
-BAND = ("Lines are means over training seeds and a panel's variants, bands the lowest and highest "
-        "seed; the panels' scales differ.")  # fmt: skip
+BAND = (
+    "Lines are means over training seeds and a panel's variants, bands the lowest and highest "
+    "seed; the panels' scales differ."
+)
 FIGURES = (
-    Drawing("compute", "Success against compute", f"{BAND} The paper's main figure.",
-            "arms with SFT or PPO, evaluated along the way", True, compute),
-    Drawing("bars", "Start, SFT and RL", "Bars: all seeds' episodes together, with Wilson's 95 % "
-            "interval, which holds for these runs; dots: one training seed each.",
-            "any finished arm", False, bars),
-    Drawing("rl_and_sft", "RL with and without SFT", BAND,
-            "an arm of RL after SFT and one without it", True, with_and_without),
-    Drawing("sft_sweep", "SFT checkpoint by checkpoint", f"{BAND} A ring marks the highest mean.",
-            "an SFT arm with sft.eval_every", True, sweep),
-    Drawing("recognition", "Recognition against success", f"{BAND} The large mark is the end.",
-            "arms that read pictures (-VL) or another task with recognition", True, recognition),
-    Drawing("verify_iterations", "Verification iterations", "Growth of success out of "
-            "distribution from an arm's first evaluation to its last. The paper's points are its "
-            "own model's, at equal compute.",
-            "arms of RL with different env.settings.verify_iter", False, verification),
-    Drawing("forgetting", "KL to the start against forgetting", BAND,
-            "evaluations that record kl_start", True, forgetting),
-)  # fmt: skip
+    Drawing(
+        "compute",
+        "Success against compute",
+        f"{BAND} The paper's main figure.",
+        "arms with SFT or PPO, evaluated along the way",
+        True,
+        compute,
+    ),
+    Drawing(
+        "bars",
+        "Start, SFT and RL",
+        "Bars: all seeds' episodes together, with Wilson's 95 % "
+        "interval, which holds for these runs; dots: one training seed each.",
+        "any finished arm",
+        False,
+        bars,
+    ),
+    Drawing(
+        "rl_and_sft",
+        "RL with and without SFT",
+        BAND,
+        "an arm of RL after SFT and one without it",
+        True,
+        with_and_without,
+    ),
+    Drawing(
+        "sft_sweep",
+        "SFT checkpoint by checkpoint",
+        f"{BAND} A ring marks the highest mean.",
+        "an SFT arm with sft.eval_every",
+        True,
+        sweep,
+    ),
+    Drawing(
+        "recognition",
+        "Recognition against success",
+        f"{BAND} The large mark is the end.",
+        "arms that read pictures (-VL) or another task with recognition",
+        True,
+        recognition,
+    ),
+    Drawing(
+        "verify_iterations",
+        "Verification iterations",
+        "Growth of success out of "
+        "distribution from an arm's first evaluation to its last. The paper's points are its "
+        "own model's, at equal compute.",
+        "arms of RL with different env.settings.verify_iter",
+        False,
+        verification,
+    ),
+    Drawing(
+        "forgetting",
+        "KL to the start against forgetting",
+        BAND,
+        "evaluations that record kl_start",
+        True,
+        forgetting,
+    ),
+)

@@ -1,7 +1,7 @@
 """What a study's arms show against each other: paired comparisons and sober sentences.
 
-Comes in: a Study; goes out: differences with intervals, p-values and verdicts. A verdict never
-says more than its intervals carry. Knows nothing of pages.
+Input: a Study; output: differences with intervals, p-values and verdicts. A verdict never says
+more than its intervals carry.
 """
 
 from __future__ import annotations
@@ -107,20 +107,45 @@ def _asked(study: Study) -> Iterator[tuple[str, str, str, str, list[str]]]:
         yield f"RL ({rl.name}) generalises beyond the start", "higher", rl.name, START, outside
         for sft in study.of_kind("sft"):
             if (sft.source, sft.at) == (rl.source, rl.at):
-                yield (f"RL ({rl.name}) generalises better than SFT ({sft.name}) from the same "
-                       "model", "higher", rl.name, sft.name, outside)  # fmt: skip
+                yield (
+                    f"RL ({rl.name}) generalises better than SFT ({sft.name}) from the same model",
+                    "higher",
+                    rl.name,
+                    sft.name,
+                    outside,
+                )
     for rl in study.of_kind("rl"):
         if rl.source:
-            yield (f"RL ({rl.name}) generalises better than its own SFT", "higher", rl.name,
-                   rl.source, outside)  # fmt: skip
-            yield (f"RL ({rl.name}) improves on its SFT in distribution", "higher", rl.name,
-                   rl.source, inside)  # fmt: skip
+            yield (
+                f"RL ({rl.name}) generalises better than its own SFT",
+                "higher",
+                rl.name,
+                rl.source,
+                outside,
+            )
+            yield (
+                f"RL ({rl.name}) improves on its SFT in distribution",
+                "higher",
+                rl.name,
+                rl.source,
+                inside,
+            )
         for other in study.of_kind("rl_without_sft"):
-            yield (f"RL without SFT ({other.name}) ends below RL with it ({rl.name})", "lower",
-                   other.name, rl.name, study.variants)  # fmt: skip
+            yield (
+                f"RL without SFT ({other.name}) ends below RL with it ({rl.name})",
+                "lower",
+                other.name,
+                rl.name,
+                study.variants,
+            )
         for other in study.of_kind("rl_overfit"):
-            yield (f"RL from an overfitted SFT ({other.name}) ends below {rl.name}", "lower",
-                   other.name, rl.name, outside)  # fmt: skip
+            yield (
+                f"RL from an overfitted SFT ({other.name}) ends below {rl.name}",
+                "lower",
+                other.name,
+                rl.name,
+                outside,
+            )
 
 
 def _compare(study: Study, first: str, second: str, variant: str) -> Comparison | None:
@@ -147,9 +172,17 @@ def _compare(study: Study, first: str, second: str, variant: str) -> Comparison 
     ]
     p = mcnemar(sum(g > 0 for g in gains), sum(g < 0 for g in gains))
     return Comparison(
-        first, second, variant, len(hands), shares[0], shares[1], paired_bootstrap(gains),
-        over_seeds(by_seed), p, p,
-    )  # fmt: skip
+        first,
+        second,
+        variant,
+        len(hands),
+        shares[0],
+        shares[1],
+        paired_bootstrap(gains),
+        over_seeds(by_seed),
+        p,
+        p,
+    )
 
 
 def _point(study: Study, name: str, seed: int, variant: str, asker: Arm | None) -> Point | None:

@@ -1,19 +1,19 @@
 """A study's report: `STUDY/report.html` for a browser, `STUDY/report/` with PNG and CSV.
 
-Comes in: a study's folder, complete or not; goes out: the page's path. The page is one file that
-needs no network; every text in it that a model, an environment or a person wrote is escaped.
+Input: a study's folder, complete or not. Every text of the page that a model, an environment or
+a person wrote is escaped.
 """
 
 from __future__ import annotations
 
-import base64
 import csv
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from report.page import STYLE, conversation, section, table
+from report.html import document, picture, section, table
+from report.page import conversation
 from report.statistics import over_seeds, wilson
 from report.study import published
 from report.study.figures import FIGURES, Drawing, draw
@@ -40,15 +40,17 @@ def write_study_report(folder: str | Path) -> Path:
         ConfigError: the folder is no study's (`read_study`).
     """
     folder = Path(folder)
-    study, beside = read_study(folder), folder / "report"
-    beside.mkdir(exist_ok=True)
+    study, tables = read_study(folder), folder / "report"
+    tables.mkdir(exist_ok=True)
     found = claims(study)
-    _write_csv(beside / "points.csv", table_rows(study))
-    _write_csv(beside / "comparisons.csv",
-               ({"claim": c.text} | x.row() for c in found for x in c.comparisons))  # fmt: skip
-    _write_csv(beside / "published.csv", (row._asdict() for row in published.TABLE))
+    _write_csv(tables / "points.csv", table_rows(study))
+    _write_csv(
+        tables / "comparisons.csv",
+        ({"claim": c.text} | x.row() for c in found for x in c.comparisons),
+    )
+    _write_csv(tables / "published.csv", (row._asdict() for row in published.TABLE))
     page = folder / "report.html"
-    page.write_text(_page(study, found, beside), "utf-8")
+    page.write_text(_page(study, found, tables), "utf-8")
     return page
 
 
@@ -61,23 +63,28 @@ def _write_csv(file: Path, rows: Iterable[dict[str, Any]]) -> None:
             writer.writerows(rows)
 
 
-def _page(study: Study, found: list[Claim], beside: Path) -> str:
-    name = escape(study.name)
+def _page(study: Study, found: list[Claim], tables: Path) -> str:
     size = f"{study.parameters:,} parameters" if study.parameters else ""
     counts = sorted({len(p.outcomes) for p in study.points})
     facts = [
-        study.environment, study.model, size, f"{len(study.arms)} arms",
+        study.environment,
+        study.model,
+        size,
+        f"{len(study.arms)} arms",
         f"{len(study.seeds)} training seeds",
         f"{' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))} episodes an "
-        "evaluation" if counts else "",
+        "evaluation"
+        if counts
+        else "",
         study.evaluation,
-    ]  # fmt: skip
+    ]
     steps = _steps(study)
-    whole, word = ("interrupted", "incomplete") if study.missing else ("finished", "complete")
-    missing = f"Without evaluations as yet: {'; '.join(study.missing)}." if study.missing else ""
+    badge = ("interrupted", "incomplete") if study.missing else ("finished", "complete")
+    names = escape("; ".join(study.missing))
+    missing = f"<p>Without evaluations as yet: {names}.</p>" if names else ""
     parts = [
         section("What holds, what does not", _findings(study, found)),
-        *(section(d.title, _figure(study, d, beside)) for d in FIGURES),
+        *(section(d.title, _figure(study, d, tables)) for d in FIGURES),
         section("Success at the end of each arm", _ends(study)),
         *([section("Per-step accuracy at the end of each arm", steps)] if steps else []),
         section("Paired comparisons", _comparisons(found)),
@@ -85,23 +92,8 @@ def _page(study: Study, found: list[Claim], beside: Path) -> str:
         section("Sample episodes", _samples(study)),
         section("study.yaml", f"<pre>{escape((study.folder / 'study.yaml').read_text())}</pre>"),
     ]
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}: study</title>
-<style>{STYLE}{MORE_STYLE}</style>
-</head>
-<body>
-<h1>{name}<span class="status {whole}">{word}</span></h1>
-<p class="faint">{escape(" · ".join(fact for fact in facts if fact))}</p>
-<p class="lead">{_model_note(study)}</p>
-<p>{escape(missing)}</p>
-{chr(10).join(parts)}
-</body>
-</html>
-"""
+    body = "\n".join([f'<p class="lead">{_model_note(study)}</p>', missing, *parts])
+    return document(study.name, "study", badge, facts, body, MORE_STYLE)
 
 
 def _model_note(study: Study) -> str:
@@ -113,16 +105,15 @@ def _model_note(study: Study) -> str:
     return f"Model: {escape(study.model)}. One model speaks for no other."
 
 
-def _figure(study: Study, drawing: Drawing, beside: Path) -> str:
-    file = beside / f"{drawing.key}.png"
+def _figure(study: Study, drawing: Drawing, tables: Path) -> str:
+    file = tables / f"{drawing.key}.png"
     rows = draw(study, drawing, file)
     if not rows:
         file.unlink(missing_ok=True)  # of an earlier report
         return f'<p class="faint">Not in this study: it needs {escape(drawing.needs)}.</p>'
     _write_csv(file.with_suffix(".csv"), rows)
-    picture = base64.b64encode(file.read_bytes()).decode()
     return (
-        f'<figure><img alt="{escape(drawing.title)}" src="data:image/png;base64,{picture}">'
+        f"<figure>{picture(file, drawing.title)}"
         f"<figcaption>{escape(drawing.note)} n = {len(study.seeds)} training seeds.</figcaption>"
         "</figure>"
     )
@@ -199,9 +190,10 @@ def _ends(study: Study) -> str:
 def _ends_of(study: Study, arm: str | None, variant: str) -> list[Point]:
     """An arm's (None: the start's) last point of each training seed that has one."""
     return [
-        p for seed in study.seeds
+        p
+        for seed in study.seeds
         if (p := study.last(arm, seed, variant) if arm else study.start(seed, variant))
-    ]  # fmt: skip
+    ]
 
 
 def _cell(study: Study, arm: str | None, variant: str) -> str:
@@ -247,13 +239,30 @@ def _accuracy(study: Study, arm: str | None, variant: str) -> str:
 
 def _comparisons(found: list[Claim]) -> str:
     rows = [
-        [escape(f"{c.first} − {c.second}"), escape(c.variant), f"{c.pairs}", _signed(c.difference),
-         f'<span class="faint">[{_signed(c.interval[0])}, {_signed(c.interval[1])}]</span>',
-         _over(c), *(escape(_p(p).removeprefix("= ")) for p in (c.p, c.p_holm)), c.verdict]
-        for claim in found for c in claim.comparisons
-    ]  # fmt: skip
-    head = ["arms", "variant", "pairs", "points", "95 %, pairs", "95 %, seeds", "p", "p, Holm",
-            "first is"]  # fmt: skip
+        [
+            escape(f"{c.first} − {c.second}"),
+            escape(c.variant),
+            f"{c.pairs}",
+            _signed(c.difference),
+            f'<span class="faint">[{_signed(c.interval[0])}, {_signed(c.interval[1])}]</span>',
+            _over(c),
+            *(escape(_p(p).removeprefix("= ")) for p in (c.p, c.p_holm)),
+            c.verdict,
+        ]
+        for claim in found
+        for c in claim.comparisons
+    ]
+    head = [
+        "arms",
+        "variant",
+        "pairs",
+        "points",
+        "95 %, pairs",
+        "95 %, seeds",
+        "p",
+        "p, Holm",
+        "first is",
+    ]
     note = (
         "Same hands or routes in both arms. p: McNemar's exact test; over several training seeds "
         "a hand counts for the arm that solved it more often. Intervals: a bootstrap of hands, "
@@ -279,8 +288,9 @@ def _published(study: Study) -> str:
     model = escape(f"from scratch{size}" if study.from_scratch else f"{study.model}{size}")
     sft, rl = _opposed(study)
     names = " and ".join(escape(arm.name) for arm in (sft, rl) if arm)
-    measures = {"success": _cell, "per-step accuracy": _accuracy} if _steps(study) else {
-        "success": _cell}  # fmt: skip
+    measures = (
+        {"success": _cell, "per-step accuracy": _accuracy} if _steps(study) else {"success": _cell}
+    )
     for variant in study.outside:
         for measure, cell in measures.items():
             ours = [cell(study, arm.name, variant) if arm else "–" for arm in (sft, rl)]

@@ -1,7 +1,7 @@
-"""What a study measured: its folder in, typed rows out.
+"""What a study measured, as typed rows.
 
-The folder's form, which the runner writes, is said at `read_study`; complete or not, it is
-read as far as it goes. Knows nothing of pages and pictures.
+Input: a study's folder, whose form is described at `read_study`; an incomplete one is read as far
+as it goes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -150,7 +149,7 @@ def read_study(folder: str | Path) -> Study:
     seeds = list(said["seeds"])
     configs = {name: _config(folder, name, seeds) for name in said["arms"]}
     arms = _arms(folder, said, configs)
-    variants: dict[str, dict[str, Any]] = {}
+    variants: dict[str, Record] = {}
     for config in configs.values():
         variants |= (config.get("eval") or {}).get("variants") or {}
     points: list[Point] = []
@@ -168,16 +167,24 @@ def read_study(folder: str | Path) -> Study:
     first = next((config for config in configs.values() if config), {})
     path = (first.get("model") or {}).get("path")
     return Study(
-        folder.name, folder, str(path or "a tiny model, made from scratch"),
+        folder.name,
+        folder,
+        str(path or "a tiny model, made from scratch"),
         next(filter(None, (_size(run_folder(folder, a, s)) for a in configs for s in seeds)), None),
-        path is None, str((first.get("env") or {}).get("id", "")), _budget(first),
-        arms, seeds, list(variants),
+        path is None,
+        str((first.get("env") or {}).get("id", "")),
+        _budget(first),
+        arms,
+        seeds,
+        list(variants),
         [name for name, settings in variants.items() if set(settings or {}) <= SAME_RULE],
-        points, samples, missing,
-    )  # fmt: skip
+        points,
+        samples,
+        missing,
+    )
 
 
-def _budget(config: dict[str, Any]) -> str:
+def _budget(config: Record) -> str:
     """How episodes are evaluated, as far as the configuration says it."""
     temperature = (config.get("eval") or {}).get("temperature")
     tries = ((config.get("env") or {}).get("settings") or {}).get("verify_iter")
@@ -186,7 +193,7 @@ def _budget(config: dict[str, Any]) -> str:
     return ", ".join(text.format(value) for text, value in said.items() if value is not None)
 
 
-def _definition(folder: Path) -> dict[str, Any]:
+def _definition(folder: Path) -> Record:
     file = folder / "study.yaml"
     if not file.is_file():
         raise ConfigError(f"{folder}: holds no study.yaml, so it is no study's folder")
@@ -203,12 +210,12 @@ def _definition(folder: Path) -> dict[str, Any]:
     return said
 
 
-def _config(folder: Path, arm: str, seeds: list[int]) -> dict[str, Any]:
+def _config(folder: Path, arm: str, seeds: list[int]) -> Record:
     """The configuration of the first of an arm's runs that was begun; empty without one."""
     return next(filter(None, (load_config(run_folder(folder, arm, s)) for s in seeds)), {})
 
 
-def _arms(folder: Path, said: dict[str, Any], configs: dict[str, dict[str, Any]]) -> list[Arm]:
+def _arms(folder: Path, said: Record, configs: dict[str, Record]) -> list[Arm]:
     """The arms, each after its source."""
     found: dict[str, Arm] = {}
     waiting = {name: arm or {} for name, arm in said["arms"].items()}
@@ -229,7 +236,7 @@ def _arms(folder: Path, said: dict[str, Any], configs: dict[str, dict[str, Any]]
     return [found[name] for name in said["arms"]]
 
 
-def _kind(name: str, config: dict[str, Any], source: Arm | None, before: Arm | None) -> str:
+def _kind(name: str, config: Record, source: Arm | None, before: Arm | None) -> str:
     """An arm's part: SFT that goes on from an SFT arm makes what is begun from it `rl_overfit`.
 
     An arm called pretrain… stands for the initial model that a tiny one lacks.
@@ -262,14 +269,24 @@ def _points(run: Path, arm: str, seed: int, earlier: Spent) -> list[Point]:
     points = []
     for phase, step, variant in sorted(groups, key=lambda k: (order.get(k[0], 3), k[1])):
         rows = groups[phase, step, variant]
-        beside, own = known.get((phase, step, variant), ({}, UNKNOWN))
+        record, own = known.get((phase, step, variant), ({}, UNKNOWN))
         spent = earlier + own
-        points.append(Point(
-            arm, seed, phase, step, variant, {r["seed"]: r["success"] > 0 for r in rows},
-            _mean(rows, "first_try"), _mean(rows, "recognition"),
-            _mean(rows, "per_step_accuracy"), _known(spent.flops), _known(spent.formula_flops),
-            beside.get("kl_start"),
-        ))  # fmt: skip
+        points.append(
+            Point(
+                arm,
+                seed,
+                phase,
+                step,
+                variant,
+                {r["seed"]: r["success"] > 0 for r in rows},
+                _mean(rows, "first_try"),
+                _mean(rows, "recognition"),
+                _mean(rows, "per_step_accuracy"),
+                _known(spent.flops),
+                _known(spent.formula_flops),
+                record.get("kl_start"),
+            )
+        )
     return points
 
 
@@ -313,17 +330,29 @@ def _size(run: Path) -> int | None:
     return parameters(place) if place.is_dir() else None
 
 
-def table_rows(study: Study) -> list[dict[str, Any]]:
+def table_rows(study: Study) -> list[Record]:
     """One row a point, for results.csv: shares from 0 to 1, Wilson's interval."""
     rows = []
     for p in study.points:
         found = summarise(p.outcomes.values())
-        rows.append({
-            "arm": p.arm, "seed": p.seed, "phase": p.phase, "step": p.step, "variant": p.variant,
-            "distribution": "in" if p.variant in study.inside else "out", "n": found["n"],
-            "success": p.success, "low": found["interval"][0], "high": found["interval"][1],
-            "first_try": p.first_try, "recognition": p.recognition,
-            "per_step_accuracy": p.accuracy, "flops": p.flops, "flops_formula": p.flops_formula,
-            "kl_start": p.kl,
-        })  # fmt: skip
+        rows.append(
+            {
+                "arm": p.arm,
+                "seed": p.seed,
+                "phase": p.phase,
+                "step": p.step,
+                "variant": p.variant,
+                "distribution": "in" if p.variant in study.inside else "out",
+                "n": found["n"],
+                "success": p.success,
+                "low": found["interval"][0],
+                "high": found["interval"][1],
+                "first_try": p.first_try,
+                "recognition": p.recognition,
+                "per_step_accuracy": p.accuracy,
+                "flops": p.flops,
+                "flops_formula": p.flops_formula,
+                "kl_start": p.kl,
+            }
+        )
     return rows

@@ -56,10 +56,17 @@ def test_the_three_files(tmp_path: Path) -> None:
     for words in (
         "Success on train : 0.0 % start, 33.0 % after SFT, 56.1 % after PPO",
         "intervals of SFT and PPO do not overlap",
-        "held_out 512 0.0 [0.0, 0.7]", "30.1 [26.3, 34.2]", "46.1 [41.8, 50.4]",
-        "8,680 parameters", "sft 170.1 39.3", "rollout 5,200", "5.0e-06 3.0e-11",
-        "head perturbed", "face_rule: ten", "seed 1000000 · solved",
-    ):  # fmt: skip
+        "held_out 512 0.0 [0.0, 0.7]",
+        "30.1 [26.3, 34.2]",
+        "46.1 [41.8, 50.4]",
+        "8,680 parameters",
+        "sft 170.1 39.3",
+        "rollout 5,200",
+        "5.0e-06 3.0e-11",
+        "head perturbed",
+        "face_rule: ten",
+        "seed 1000000 · solved",
+    ):
         assert words in shown.text, words
 
 
@@ -77,13 +84,17 @@ def test_text_of_models_is_escaped(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     attack = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
     sample = {
-        "stage": "ppo", "variant": attack, "seed": attack, "end": attack, "success": 0.0,
+        "stage": "ppo",
+        "variant": attack,
+        "seed": attack,
+        "end": attack,
+        "success": 0.0,
         "reward": 1.0,
         "messages": [
             {"role": attack, "content": attack},
             {"role": "assistant", "content": attack, "reward": 1.0, "verdict": attack},
         ],
-    }  # fmt: skip
+    }
     with (run / "episodes.jsonl").open("a") as stream:
         stream.write(json.dumps(sample) + "\n")
     (run / "config.yaml").write_text(f"name: '{attack}'\nseed: 1\n")
@@ -121,9 +132,15 @@ def test_samples_of_the_last_evaluation_only(tmp_path: Path) -> None:
     run = make_run(tmp_path, "sft")
     for update in (10, 20):
         line: dict[str, Any] = {
-            "stage": "ppo", "variant": "train", "update": update, "seed": update, "end": "x",
-            "success": 1.0, "reward": 1.0, "messages": [],
-        }  # fmt: skip
+            "stage": "ppo",
+            "variant": "train",
+            "update": update,
+            "seed": update,
+            "end": "x",
+            "success": 1.0,
+            "reward": 1.0,
+            "messages": [],
+        }
         with (run / "episodes.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
     write_report(run)
@@ -136,9 +153,17 @@ def test_samples_show_what_the_policy_saw(tmp_path: Path) -> None:
     seen = "data:image/png;base64,AAAA"
     message = {"role": "user", "content": "which cards?", "pictures": [seen]}
     page = report.conversation(
-        {"stage": "sft", "variant": "train", "seed": 1, "end": "terminated", "success": 1.0,
-         "reward": 5.0, "messages": [message]}, opened=True,
-    )  # fmt: skip
+        {
+            "stage": "sft",
+            "variant": "train",
+            "seed": 1,
+            "end": "terminated",
+            "success": 1.0,
+            "reward": 5.0,
+            "messages": [message],
+        },
+        opened=True,
+    )
     assert f'<img src="{seen}"' in page
 
 

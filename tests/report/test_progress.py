@@ -126,14 +126,31 @@ def test_a_terminal_shows_phase_numbers_and_evaluations(tmp_path: Path) -> None:
     with view:
         view.update()
         log.write("phase", phase="ppo", event="begin")
-        log.write("eval", stage="start", variant="[held] out", success=0.125, n=64,
-                  interval=[0.06, 0.23])  # fmt: skip
-        log.write("ppo", update=3, updates=40, reward=1.5, success=0.5, episodes=64, kl=0.01,
-                  parity_mean_abs=2e-6)  # fmt: skip
+        log.write(
+            "eval", stage="start", variant="[held] out", success=0.125, n=64, interval=[0.06, 0.23]
+        )
+        log.write(
+            "ppo",
+            update=3,
+            updates=40,
+            reward=1.5,
+            success=0.5,
+            episodes=64,
+            kl=0.01,
+            parity_mean_abs=2e-6,
+        )
         view.update()
     text = out.getvalue()
-    for expected in ("demo", "ppo", "3/40", "+1.50", "50.0 % [38.1, 61.9]", "[held] out",
-                     "12.5 % [6.0, 23.0]", "differ by 2.0e-06"):  # fmt: skip
+    for expected in (
+        "demo",
+        "ppo",
+        "3/40",
+        "+1.50",
+        "50.0 % [38.1, 61.9]",
+        "[held] out",
+        "12.5 % [6.0, 23.0]",
+        "differ by 2.0e-06",
+    ):
         assert expected in text
 
 

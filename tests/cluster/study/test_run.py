@@ -64,8 +64,17 @@ class Trainer:
         return name, status
 
     def finish(self, folder):
-        record = {"kind": "eval", "stage": "sft", "step": 0, "update": 0, "variant": "train",
-                  "success": 0.5, "n": 4, "interval": [0.2, 0.8], "first_try": 0.5}  # fmt: skip
+        record = {
+            "kind": "eval",
+            "stage": "sft",
+            "step": 0,
+            "update": 0,
+            "variant": "train",
+            "success": 0.5,
+            "n": 4,
+            "interval": [0.2, 0.8],
+            "first_try": 0.5,
+        }
         sft = {"kind": "sft", "step": 20, "tokens_trained": 100, "tokens": 5, "action_tokens": 2}
         lines = [json.dumps(r | {"time": 0, "elapsed_s": 0}) for r in (sft, record)]
         (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")

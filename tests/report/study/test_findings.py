@@ -42,8 +42,12 @@ def test_a_comparison_agrees_with_scipy(tmp_path: Path) -> None:
 def test_clear_effects_hold_and_none_is_not_claimed(tmp_path: Path) -> None:
     make_study(tmp_path, n=300, ends=ENDS | {"sft_ppo": (0.70, 0.40)})
     assert {c.verdict for c in by_text(tmp_path, "better than its own").values()} == {"higher"}
-    nothing = make_study(tmp_path / "none", {"sft": {}, "sft_ppo": {"from": "sft"}}, n=300,
-                         ends=ENDS | {"sft_ppo": ENDS["sft"]})  # fmt: skip
+    nothing = make_study(
+        tmp_path / "none",
+        {"sft": {}, "sft_ppo": {"from": "sft"}},
+        n=300,
+        ends=ENDS | {"sft_ppo": ENDS["sft"]},
+    )
     same = by_text(nothing, "better than its own SFT")
     assert not {c.verdict for c in same.values()} & {"higher", "lower"}
 

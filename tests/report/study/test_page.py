@@ -44,9 +44,10 @@ def test_every_figure_and_table_stands_beside_the_page(whole: Path) -> None:
     with (whole / "report" / "bars.csv").open() as stream:
         rows = {(r["arm"], r["variant"]): r for r in csv.DictReader(stream)}
     lines = [
-        json.loads(line) for seed in range(3)
+        json.loads(line)
+        for seed in range(3)
         for line in (run_folder(whole, "sft_ppo", seed) / OUTCOMES).read_text().splitlines()
-    ]  # fmt: skip
+    ]
     mine = [r["success"] for r in lines if r["update"] == 20 and r["variant"] == "all_5"]
     found = rows["sft_ppo", "all_5"]
     assert float(found["success"]) == pytest.approx(sum(mine) / len(mine))
@@ -62,8 +63,10 @@ def test_the_page_says_what_holds_and_what_was_not_measured(whole: Path) -> None
         "n = 200 × 3 seeds",
         "SFT (sft) loses what is new to it ",
         "Not in this study: it needs arms of RL with different env.settings.verify_iter.",
-        "arXiv 2501.17161", "Llama-3.2-Vision-11B", "11.5 3.4 15.0",
-    ):  # fmt: skip
+        "arXiv 2501.17161",
+        "Llama-3.2-Vision-11B",
+        "11.5 3.4 15.0",
+    ):
         assert words in shown.text, words
 
 
@@ -174,12 +177,22 @@ def test_a_real_browser_shows_it_and_asks_for_nothing_else(
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             dom = subprocess.run(
-                [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-                 f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={size}",
-                 "--virtual-time-budget=5000",
-                 f"http://127.0.0.1:{server.server_port}/page.html"],
-                capture_output=True, text=True, timeout=90, check=True,
-            ).stdout  # fmt: skip
+                [
+                    str(BROWSER),
+                    "--headless",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--dump-dom",
+                    f"--user-data-dir={tmp_path / 'profile'}",
+                    f"--window-size={size}",
+                    "--virtual-time-budget=5000",
+                    f"http://127.0.0.1:{server.server_port}/page.html",
+                ],
+                capture_output=True,
+                text=True,
+                timeout=90,
+                check=True,
+            ).stdout
         finally:
             server.shutdown()
     assert "SEEN 6 of 6 WIDE false" in dom

@@ -35,8 +35,12 @@ def test_rows_of_a_whole_study(tmp_path: Path) -> None:
 
 
 def test_a_pretrained_arm_stands_for_the_initial_model(tmp_path: Path) -> None:
-    arms: dict = {"pretrain": {}, "sft": {"from": "pretrain"}, "sft_ppo": {"from": "sft"},
-                  "ppo": {"from": "pretrain"}}  # fmt: skip
+    arms: dict = {
+        "pretrain": {},
+        "sft": {"from": "pretrain"},
+        "sft_ppo": {"from": "sft"},
+        "ppo": {"from": "pretrain"},
+    }
     study = read_study(
         make_study(tmp_path, arms, n=5, seeds=(0,), ends=ENDS | {"pretrain": (0.2, 0.1)})
     )
