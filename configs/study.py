@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from configs.load import ConfigError, load
+from configs.primary import Primary, parse_primary
 from configs.schema import RunConfig
 
 FOLDER = Path(__file__).parent / "studies"
-KEYS = {"base", "root", "set", "seeds", "arms"}
+KEYS = {"base", "root", "set", "seeds", "arms", "primary"}
 PRETRAIN = "pretrain"  # arms of such names make the initial model that a tiny one lacks
 ARM_KEYS = {"from", "at", "match", "set", "sweep"}
 
@@ -47,7 +48,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A checked study; `arms` stand in an order in which each comes after those it needs."""
+    """A checked study; `arms` stand in an order in which each comes after those it needs.
+
+    primary: the comparisons that the study is made for; all others are exploratory.
+    """
 
     name: str
     base: str
@@ -55,6 +59,7 @@ class StudyConfig:
     overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     arms: dict[str, Arm] = field(default_factory=dict)
+    primary: tuple[Primary, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -164,7 +169,14 @@ def load_study(path: str | Path) -> StudyConfig:
             raise ConfigError(
                 text if text.startswith("arms.") else f"arms.{name}: {text}"
             ) from error
-    return study
+    primary = parse_primary(values.get("primary"), study.arms, _variants(study))
+    return replace(study, primary=primary)
+
+
+def _variants(study: StudyConfig) -> list[str]:
+    """The evaluation variants of all arms."""
+    runs = (study.run(arm, study.seeds[0]) for arm in study.arms)
+    return list(dict.fromkeys(variant for run in runs for variant in run.eval.variants))
 
 
 def _arms(name: str, given: Any) -> list[Arm]:
