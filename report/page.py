@@ -12,10 +12,13 @@ from html import escape
 from pathlib import Path
 
 from report import plots
+from report.exposure import exposure
 from report.html import document, picture, section, table
 from report.metrics import Record, episodes, read
 from report.statistics import apart
-from report.summary import PARITY, summarise_run
+from report.summary import PARITY, headline, load_config, summarise_run
+
+DECODINGS = ("greedy", "sampled", "pass_at")  # fields of an evaluation's record
 
 
 def write_report(folder: str | Path) -> Record:
@@ -42,7 +45,7 @@ def _page(folder: Path, records: list[Record], summary: Record) -> str:
         f"{size:,} parameters" if size else "",
     ]
     sections = [
-        section("Success", _successes(summary["stages"])),
+        section("Success", _successes(summary["stages"], load_config(folder))),
         section("Other measures", _measures(summary["stages"])),
         '<div class="columns">',
         section("Time", _times(summary)),
@@ -65,6 +68,8 @@ def _percent(value: float | None) -> str:
 
 
 def _interval(record: Record) -> str:
+    if record.get("interval") is None:
+        return ""
     low, high = (_percent(bound) for bound in record["interval"])
     return f'<span class="faint">[{low}, {high}]</span>'
 
@@ -79,20 +84,27 @@ def _lead(stages: dict[str, dict[str, Record]]) -> str:
     if not variants:
         return '<p class="lead">No evaluation was finished.</p>'
     variant = variants[0]
-    passed = {stage: found[variant] for stage, found in stages.items() if variant in found}
+    passed = {
+        stage: headline(found[variant]) for stage, found in stages.items() if variant in found
+    }
+    names = {stage: plots.stage_name(stage, {"": stages[stage][variant]}) for stage in passed}
     steps = ", ".join(
-        f'<b class="{stage}">{_percent(r["success"])} %</b> {plots.stage_name(stage, {"": r})}'
+        f'<b class="{stage}">{_percent(r["success"])} %</b> {names[stage]}'
         for stage, r in passed.items()
     )
-    verdict = ""
-    if "sft" in passed and "ppo" in passed:
-        clear = apart(passed["sft"]["interval"], passed["ppo"]["interval"])
-        word = "do not overlap" if clear else "overlap"
-        verdict = f" The 95 % intervals of SFT and PPO {word}."
+    verdict = f" {_overlap(passed['sft'], passed['ppo'])}" if {"sft", "ppo"} <= {*passed} else ""
     return f'<p class="lead">Success on <b>{escape(variant)}</b>: {steps}.{verdict}</p>'
 
 
-def _successes(stages: dict[str, dict[str, Record]]) -> str:
+def _overlap(sft: Record, ppo: Record) -> str:
+    """What the intervals of two stages say of each other."""
+    if sft["success"] == ppo["success"] == 0:
+        return "SFT and PPO solve nothing: there is nothing to compare."
+    word = "do not overlap" if apart(sft["interval"], ppo["interval"]) else "overlap"
+    return f"The 95 % intervals of SFT and PPO {word}."
+
+
+def _successes(stages: dict[str, dict[str, Record]], config: Record) -> str:
     if not stages:
         return ""
     reads = any(_recognition(r) is not None for found in stages.values() for r in found.values())
@@ -103,19 +115,50 @@ def _successes(stages: dict[str, dict[str, Record]]) -> str:
         head += ["recognition, %"] * reads
     rows = []
     for variant in _variants(stages):
-        known = [found[variant] for found in stages.values() if variant in found]
+        known = [headline(found[variant]) for found in stages.values() if variant in found]
         row = [escape(variant), " / ".join(dict.fromkeys(str(r["n"]) for r in known))]
         for found in stages.values():
-            r = found.get(variant)
-            row += (
-                [f"<b>{_percent(r['success'])}</b> {_interval(r)}", _percent(r.get("first_try"))]
-                if r
-                else ["–", "–"]
-            )
-            row += [_percent(_recognition(r))] * reads
-        rows.append(row)
-    note = "Success within the answer budget [Wilson's 95 % interval], and at the first answer."
+            row += _success_cells(found.get(variant))
+            row += [_percent(_recognition(found.get(variant)))] * reads
+        rows.append([*row, exposure(config, variant)])
+    note = "Success within the answer budget [95 % interval], and at the first answer."
     note += " Recognition: what was read right (cards, landmarks)." * reads
+    head.append("its hands or routes")
+    return f'{table(head, rows)}\n<p class="faint">{note}</p>{_decodings(stages)}'
+
+
+def _success_cells(record: Record | None) -> list[str]:
+    if record is None:
+        return ["–", "–"]
+    shown = headline(record)
+    first = shown.get("first_try", record.get("first_try"))
+    return [f"<b>{_percent(shown['success'])}</b> {_interval(shown)}", _percent(first)]
+
+
+def _decodings(stages: dict[str, dict[str, Record]]) -> str:
+    """Greedy, sampled and pass@k, where evaluations have them."""
+    records = [
+        (variant, stage, found[variant])
+        for variant in _variants(stages)
+        for stage, found in stages.items()
+        if variant in found and any(found[variant].get(key) for key in DECODINGS)
+    ]
+    if not records:
+        return ""
+    ks = sorted({int(k) for _, _, r in records for k in r.get("pass_at") or {}})
+    rows = []
+    for variant, stage, r in records:
+        greedy, sampled, passes = (r.get(key) or {} for key in DECODINGS)
+        name = plots.stage_name(stage, {"": r})
+        row = [escape(variant), f'<span class="{stage}">{name}</span>']
+        row += [f"{_percent(d.get('success'))} {_interval(d)}" for d in (greedy, sampled)]
+        rows.append([*row, *(_percent(passes.get(str(k))) for k in ks)])
+    head = ["variant", "stage", "greedy, %", "sampled, %", *(f"pass@{k}, %" for k in ks)]
+    note = (
+        "Greedy: the likeliest answer, which success above is about. Sampled: one answer at the "
+        "evaluation's temperature. pass@k: at least one of k sampled answers solves the question "
+        "(unbiased, Chen et al. 2021)."
+    )
     return f'{table(head, rows)}\n<p class="faint">{note}</p>'
 
 

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 
 from report.metrics import Record
 from report.statistics import wilson
-from report.summary import Span, spans
+from report.summary import Span, headline, spans
 
 COLORS = {"start": "#8A8A8A", "sft": "#0072B2", "ppo": "#D55E00"}
 RECOGNITION = "#009E73"
@@ -99,7 +99,7 @@ def _shade(axes: Axes, phases: list[Span], unit: float) -> None:
 
 def _success(axes: Axes, records: list[Record], variants: list[str], unit: float) -> None:
     """Success over time: evaluations of each variant, and the training episodes of PPO."""
-    axes.set_title("Success")
+    axes.set_title("Success (whiskers: 95 % intervals, band: the same of training)")
     axes.set_ylabel("episodes solved, %")
     handles = [
         _evaluated(axes, records, variant, MARKERS[i % len(MARKERS)], i, unit)
@@ -124,6 +124,7 @@ def _evaluated(
     style["dashes"] = (None, None) if place == 0 else (2 + 2 * place, 2)
     points = [r for r in records if r["kind"] == "eval" and r["variant"] == variant]
     at = [r["elapsed_s"] / unit for r in points]
+    points = [r | headline(r) for r in points]
     share = [100 * r["success"] for r in points]
     axes.plot(at, share, zorder=3, **style)
     mark: Record = {"marker": marker, "ms": 6, "mec": "white", "mew": 0.8, "lw": 1.2}
@@ -221,18 +222,19 @@ def _strip(axes: Axes, phases: list[Span], unit: float, total: float) -> None:
 
 def _bars(axes: Axes, stages: dict[str, dict[str, Record]], variants: list[str]) -> None:
     """Success of each variant at each stage, with intervals and numbers."""
-    axes.set_title("Success by variant, 95 % intervals")
+    axes.set_title("Success by variant; whiskers: 95 %")
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")
     shown = [stage for stage in COLORS if stage in stages]
     thick = 0.8 / max(len(shown), 1)
-    highest = max((r["interval"][1] for s in stages.values() for r in s.values()), default=1.0)
+    shares = [headline(r) for found in stages.values() for r in found.values()]
+    highest = max((r["interval"][1] for r in shares), default=1.0)
     reach = max(100 * highest, 5)
     for j, stage in enumerate(shown):
         for i, variant in enumerate(variants):
-            record = stages[stage].get(variant)
-            if record is None:
+            if variant not in stages[stage]:
                 continue
+            record = headline(stages[stage][variant])
             y = i + (j - (len(shown) - 1) / 2) * thick
             value = 100 * record["success"]
             low, high = (100 * bound for bound in record["interval"])
@@ -240,7 +242,7 @@ def _bars(axes: Axes, stages: dict[str, dict[str, Record]], variants: list[str])
             error = [[max(0.0, value - low)], [max(0.0, high - value)]]
             axes.errorbar(value, y, xerr=error, color=INK, lw=1)
             axes.text(high + 0.015 * reach, y, f"{value:.1f}", va="center", fontsize=8)
-    counts = [{s[v]["n"] for s in stages.values() if v in s} for v in variants]
+    counts = [{headline(s[v])["n"] for s in stages.values() if v in s} for v in variants]
     labels = [
         f"{v}\nn = {', '.join(str(n) for n in sorted(count))}"
         for v, count in zip(variants, counts, strict=True)

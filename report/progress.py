@@ -22,6 +22,7 @@ from rich.text import Text
 from configs.schema import RunConfig
 from report.metrics import METRICS, Record
 from report.statistics import wilson
+from report.summary import headline
 
 PLAIN_EVERY_S = 5.0
 WINDOW = 16  # records whose pace gives the time left
@@ -276,12 +277,13 @@ def numbers(state: State, kind: str) -> list[tuple[str, str]]:
 
 def share(record: Record) -> str:
     """'24.1 % [20.3, 28.4]' of a record with success and interval; ', reads 98.2 %' if measured."""
-    if record.get("success") is None:
+    shown = headline(record)
+    if shown.get("success") is None:
         return "–"
-    low, high = record["interval"]
+    low, high = shown["interval"]
     read = (record.get("metrics") or {}).get("recognition")
     seen = "" if read is None else f", reads {100 * read:.1f} %"
-    return f"{100 * record['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{seen}"
+    return f"{100 * shown['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{seen}"
 
 
 def incident(record: Record) -> str:

@@ -75,6 +75,11 @@ def stages(records: list[Record]) -> dict[str, dict[str, Record]]:
     return found
 
 
+def headline(record: Record) -> Record:
+    """Success, n and interval of an evaluation: greedy ones where it has any."""
+    return record.get("greedy") or record
+
+
 def spans(records: list[Record]) -> list[Span]:
     """The phases in order of their begins.
 

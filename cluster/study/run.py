@@ -143,15 +143,21 @@ def _claim(study: StudyConfig) -> None:
         | ({"match": arm.match} if arm.match else {})
         for arm in study.arms.values()
     }
-    common = {"base": study.base, "seeds": list(study.seeds), "set": list(study.overrides)}
+    common = {
+        "base": study.base,
+        "seeds": list(study.seeds),
+        "set": list(study.overrides),
+        "primary": [comparison.plain() for comparison in study.primary],
+    }
     file = study.folder / "study.yaml"
     if file.is_file():
         begun = yaml.safe_load(file.read_text())
         for name, arm in begun["arms"].items():
             if arms.get(name, arm) != arm:
                 raise ConfigError(f"arms.{name}: differs from the one begun in {file}")
-        for key in ("base", "set"):
-            if begun[key] != common[key]:
+        # A folder of before there were primary comparisons names none.
+        for key in ("base", "set", "primary"):
+            if begun.get(key, common[key]) != common[key]:
                 raise ConfigError(f"{key}: differs from that of the study begun in {file}")
     study.folder.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(common | {"arms": arms}, sort_keys=False))

@@ -13,8 +13,9 @@ from pathlib import Path
 from configs.study import StudyConfig
 from report.metrics import Record
 from report.study import compute
+from report.study.points import KS
 from report.study.results import run_folder
-from report.summary import ended
+from report.summary import ended, headline
 
 COLUMNS = (
     "arm",
@@ -29,6 +30,9 @@ COLUMNS = (
     "low",
     "high",
     "first_try",
+    "greedy",
+    "sampled",
+    *(f"pass_at_{k}" for k in KS),
     *compute.columns(compute.Spent(), compute.Spent()),
 )
 
@@ -56,8 +60,17 @@ def _rows(study: Path, sources: compute.Sources, arm: str, seed: int) -> list[Re
     earlier = compute.before(study, sources, arm, seed)
     return [
         {k: record[k] for k in COLUMNS if k in record}
-        | dict(zip(("low", "high"), record["interval"], strict=True))
+        | _decodings(record)
         | compute.columns(spent, earlier)
         for record, spent in compute.along(run_folder(study, arm, seed))
         if record["kind"] == "eval"
     ]
+
+
+def _decodings(record: Record) -> Record:
+    """Success, n and interval as headlined, and what there is of greedy, sampled and pass@k."""
+    shown = headline(record)
+    low, high = shown["interval"]
+    found = {"success": shown["success"], "n": shown["n"], "low": low, "high": high}
+    found |= {key: (record.get(key) or {}).get("success") for key in ("greedy", "sampled")}
+    return found | {f"pass_at_{k}": (record.get("pass_at") or {}).get(str(k)) for k in KS}

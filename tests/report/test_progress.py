@@ -13,7 +13,7 @@ from rich.console import Console
 from configs.schema import RunConfig
 from report import progress as module
 from report.metrics import RunLog
-from report.progress import Progress, State, Tail, duration, numbers, plain_line
+from report.progress import Progress, State, Tail, duration, numbers, plain_line, share
 
 
 def record(kind: str, at: float, **numbers: Any) -> dict[str, Any]:
@@ -190,3 +190,11 @@ def test_what_is_read_right_stands_beside_success() -> None:
     assert module.share(measured | {"metrics": {}}) == "50.0 % [40.0, 60.0]"
     state = state_of(record("ppo", 1, update=1, updates=2, metric_recognition=0.982))
     assert ("reads", "98.2%") in numbers(state, "ppo")
+
+
+def test_greedy_success_is_shown_where_an_evaluation_has_it() -> None:
+    record = {"success": 0.25, "interval": [0.2, 0.3], "metrics": {"recognition": 0.9}}
+    assert share(record) == "25.0 % [20.0, 30.0], reads 90.0 %"
+    greedy = {"success": 0.5, "n": 4, "interval": [0.4, 0.6]}
+    assert share(record | {"greedy": greedy}) == "50.0 % [40.0, 60.0], reads 90.0 %"
+    assert share({"success": None}) == "–"

@@ -39,8 +39,8 @@ def make_run(folder: Path, upto: str = "ppo", status: str | None = "finished") -
         "  settings:\n    face_rule: ten\n"
     )
     if status:
-        told = {"status": status, "cause": "" if status == "finished" else "Ctrl-C"}
-        (folder / "status.json").write_text(json.dumps(told))
+        end = {"status": status, "cause": "" if status == "finished" else "Ctrl-C"}
+        (folder / "status.json").write_text(json.dumps(end))
     (folder / "model").mkdir(exist_ok=True)
     weights = {"embed": np.zeros((60, 128), np.float32), "mlp": np.zeros(1000, np.float32)}
     save_file(weights, str(folder / "model" / "model.safetensors"))

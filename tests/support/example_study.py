@@ -27,6 +27,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "ppo_only": {},
     "overfit_ppo": {"from": "sft_long"},
 }
+PPO_TOKENS, SAME_COMPUTE = 1600, 24_000
 STEPS = [100, 200, 400, 800]
 UPDATES = [5, 10, 15, 20]
 LLAMA = {
@@ -55,13 +56,28 @@ def make_study(
     n: int = 200,
     vision: bool = True,
     ends: dict[str, tuple[float, float]] = ENDS,
+    primary: list[dict[str, str]] | None = None,
+    samples: int = 0,
+    ppo_tokens: int = PPO_TOKENS,
 ) -> Path:
-    """Write a complete study; an arm may carry `verify_iter`, from 1 to 10."""
+    """Write a complete study; an arm may carry `verify_iter`, from 1 to 10.
+
+    samples: sampled answers a question beside a greedy one; 0 writes rows without `question` and
+    `decoding`, as older runs did.
+    ppo_tokens: of each logged PPO update; SAME_COMPUTE makes an arm of PPO as dear as one of SFT.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     said = {name: {"from": a.get("from"), "at": None, "set": []} for name, a in arms.items()}
     (folder / "study.yaml").write_text(
         yaml.safe_dump(
-            {"base": "gp_l", "seeds": list(seeds), "set": [], "arms": said}, sort_keys=False
+            {
+                "base": "gp_l",
+                "seeds": list(seeds),
+                "set": [],
+                "primary": primary or [],
+                "arms": said,
+            },
+            sort_keys=False,
         )
     )
     for i, (name, arm) in enumerate(arms.items()):
@@ -71,7 +87,9 @@ def make_study(
             run = run_folder(folder, name, seed)
             source = arm.get("from") or ""
             _config(run, name, seed, arm.get("verify_iter", 5))
-            _run(run, "ppo" in name, source, (ends[source], end), rng, n, vision)
+            _run(run, "ppo" in name, source, (ends[source], end), rng, n, vision, ppo_tokens)
+            if samples:
+                _sample_too(run, samples, rng)
     return folder
 
 
@@ -84,10 +102,18 @@ def _config(run: Path, name: str, seed: int, tries: int) -> None:
                 "name": run.name,
                 "seed": seed,
                 "model": {"path": None},
-                "sft": {"steps": 0 if ppo else STEPS[-1], "batch_size": 8, "loss": "ce"},
+                "sft": {
+                    "steps": 0 if ppo else STEPS[-1],
+                    "batch_size": 8,
+                    "loss": "ce",
+                    "demonstrations": 3200,
+                },
                 "ppo": {"updates": UPDATES[-1] if ppo else 0, "minibatch": 16, "kl_coef": 0.0},
                 "eval": {"variants": VARIANTS},
-                "env": {"id": "cardinal/GeneralPoints-v0", "settings": {"verify_iter": tries}},
+                "env": {
+                    "id": "cardinal/GeneralPoints-v0",
+                    "settings": {"hands": "train", "verify_iter": tries},
+                },
             },
             sort_keys=False,
         )
@@ -112,6 +138,7 @@ def _run(
     rng: np.random.Generator,
     n: int,
     vision: bool,
+    ppo_tokens: int,
 ) -> None:
     rows: list[dict[str, Any]] = []
     records: list[dict[str, Any]] = []
@@ -119,7 +146,7 @@ def _run(
     points = [("start", 0, 0.0)] + [(phase, s, (k + 1) / len(steps)) for k, s in enumerate(steps)]
     for k, (name, step, part) in enumerate(points):
         if k:
-            records.append(_trained(name, step, step - points[k - 1][1]))
+            records.append(_trained(name, step, step - points[k - 1][1], ppo_tokens))
         at = {"step": step * (name == "sft"), "update": step * (name == "ppo")}
         for v, variant in enumerate(VARIANTS):
             side = int(v > 1)
@@ -130,14 +157,14 @@ def _run(
                 share += 0.16 * math.sin(math.pi * part) * (part < 1)
             share = float(np.clip(share + rng.normal(0, 0.02) - 0.015 * v, 0.01, 0.99))
             read = 0.6 + (0.2 * part if ppo else -0.25 * part)
-            told = {"stage": name, "variant": variant, **at}
-            rows += [told | e for e in _episodes(share, read if vision else None, n, rng)]
+            common = {"stage": name, "variant": variant, **at}
+            rows += [common | e for e in _episodes(share, read if vision else None, n, rng)]
             records.append(
                 {
                     "time": 1.79e9,
                     "kind": "eval",
                     "elapsed_s": 10.0 * len(records),
-                    **told,
+                    **common,
                     "success": share,
                     "interval": [0, 1],
                     "n": n,
@@ -146,17 +173,19 @@ def _run(
             )
     (run / OUTCOMES).write_text("".join(json.dumps(r) + "\n" for r in rows))
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    (run / "status.json").write_text('{"status": "finished", "cause": ""}')
     (run / "episodes.jsonl").write_text(json.dumps(_sample(phase, steps)) + "\n")
 
 
-def _trained(phase: str, step: int, steps: int) -> dict[str, Any]:
-    """A log line: 8 demonstrations of 40 tokens a step, or 32 episodes of 50 for two epochs."""
-    told: dict[str, Any] = {"kind": phase, "elapsed_s": 0.0, "time": 1.79e9}
+def _trained(phase: str, step: int, steps: int, ppo_tokens: int) -> dict[str, Any]:
+    """A log line: 8 demonstrations of 40 tokens a step, or segments of 50 for two epochs."""
+    common: dict[str, Any] = {"kind": phase, "elapsed_s": 0.0, "time": 1.79e9}
     if phase == "sft":
         tokens = {"tokens_trained": 320 * steps, "tokens": 320.0, "action_tokens": 80.0}
-        return told | {"step": step} | tokens
-    sizes = {"tokens": 1600.0, "segments": 32.0, "action_tokens": 400.0, "episodes": 32.0}
-    return told | {"update": step, "steps": 4.0} | sizes
+        return common | {"step": step} | tokens
+    segments = {"segments": ppo_tokens / 50, "episodes": 32.0}
+    sizes = {"tokens": float(ppo_tokens), "action_tokens": ppo_tokens / 4} | segments
+    return common | {"update": step, "steps": 4.0} | sizes
 
 
 def _episodes(
@@ -177,6 +206,18 @@ def _episodes(
         }
         for i, won in enumerate(wins)
     ]
+
+
+def _sample_too(run: Path, samples: int, rng: np.random.Generator) -> None:
+    """Name each row's question, make it greedy, and add sampled ones that solve less."""
+    rows = []
+    for line in (run / OUTCOMES).read_text().splitlines():
+        greedy = json.loads(line)
+        greedy["question"] = f"hand {greedy['seed'] - 900_000}"
+        rows.append(greedy | {"decoding": "greedy"})
+        wins = rng.random(samples) < 0.15 + 0.6 * greedy["success"]
+        rows += [greedy | {"decoding": "sampled", "success": float(won)} for won in wins]
+    (run / OUTCOMES).write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
 def _sample(phase: str, steps: list[int]) -> dict[str, Any]:
