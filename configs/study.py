@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 import yaml
 
 from configs.load import ConfigError, load
+from configs.primary import Primary, parse_primary
 from configs.schema import RunConfig
 from configs.text import one_line
 
 FOLDER = Path(__file__).parent / "studies"
-KEYS = {"base", "root", "set", "seeds", "arms"}
+KEYS = {"base", "root", "set", "seeds", "arms", "primary"}
 PRETRAIN = "pretrain"  # an arm whose name begins so makes the initial model of a study from scratch
 ARM_KEYS = {"from", "at", "match", "set", "sweep"}
 
@@ -48,7 +49,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A checked study; each of its `arms` comes after those that it needs."""
+    """A checked study; each of its `arms` comes after those that it needs.
+
+    primary: the comparisons that the study is made for; all others are exploratory.
+    """
 
     name: str
     base: str
@@ -56,6 +60,7 @@ class StudyConfig:
     overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     arms: dict[str, Arm] = field(default_factory=dict)
+    primary: tuple[Primary, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -144,7 +149,8 @@ def load_study(path: str | Path) -> StudyConfig:
     )
     for arm in study.arms.values():
         _check_arm(study, arm)
-    return study
+    primary = parse_primary(values.get("primary"), study.arms, _variants(study))
+    return replace(study, primary=primary)
 
 
 def _find(path: str | Path) -> Path:
@@ -183,6 +189,12 @@ def _all_arms(given: object, file: Path) -> dict[str, Arm]:
                 raise ConfigError(f"arms.{arm.name}: there are two arms of this name")
             arms[arm.name] = arm
     return arms
+
+
+def _variants(study: StudyConfig) -> list[str]:
+    """The evaluation variants of all arms."""
+    runs = (study.run(arm, study.seeds[0]) for arm in study.arms)
+    return list(dict.fromkeys(variant for run in runs for variant in run.eval.variants))
 
 
 def _check_arm(study: StudyConfig, arm: Arm) -> None:

@@ -1,6 +1,6 @@
 """Floating-point operations of training and playing, from sizes and token counts alone.
 
-Comes in: a transformer's sizes and how many tokens; goes out: a number. Multiply-adds count 2.
+A multiply-add counts as 2.
 """
 
 from __future__ import annotations

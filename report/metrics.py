@@ -1,7 +1,7 @@
 """A run's numbers on disk: metrics, sample episodes, outcomes, and the same for TensorBoard.
 
-Comes in: records of named numbers; goes out: one JSON object a line, flushed, and scalars.
-The kinds of records and their fields are listed at `RunLog.write`.
+Each record is one JSON object a line, flushed at once, and scalars for TensorBoard; the kinds
+of records are listed at `RunLog.write`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 METRICS, EPISODES, OUTCOMES = "metrics.jsonl", "episodes.jsonl", "outcomes.jsonl"
-Record = dict[str, Any]
+Record = dict[str, Any]  # a JSON object
 
 
 class RunLog:
@@ -51,7 +51,7 @@ class RunLog:
             self._scalars(record)
         self._events.flush()
 
-    def write(self, kind: str, **numbers: Any) -> None:
+    def write(self, kind: str, **numbers: object) -> None:
         """Append one record.
 
         Values may be Python, NumPy or one-element torch numbers, text, None, lists and
@@ -124,7 +124,7 @@ def read_lines(file: Path) -> list[Record]:
     return records
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """The value in JSON's own types: NumPy and torch numbers unwrapped, non-finite ones None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
@@ -170,7 +170,7 @@ def _tags(record: Record) -> Iterator[tuple[str, float]]:
         prefix.append(str(record.get("variant")))
     skipped = {"time", "elapsed_s", "kind", "step", "steps", "update", "updates", "n"}
 
-    def walk(path: list[str], value: Any) -> Iterator[tuple[str, float]]:
+    def walk(path: list[str], value: object) -> Iterator[tuple[str, float]]:
         if isinstance(value, dict):
             for name, item in value.items():
                 yield from walk([*path, name], item)

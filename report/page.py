@@ -1,66 +1,30 @@
 """What a run leaves to read: `summary.json`, `report.png` and `report.html`.
 
-Comes in: a run folder, complete or not; goes out: the three files. The page is one file that
-needs no network; every text in it that a model or an environment wrote is escaped.
+Input: a run folder, complete or not. Every text of the page that a model or an environment
+wrote is escaped.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import time
-from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from report import plots
+from report.exposure import exposure
+from report.html import document, picture, section, table
 from report.metrics import Record, episodes, read
 from report.statistics import apart
-from report.summary import PARITY, summarise_run
+from report.summary import PARITY, headline, load_config, summarise_run
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --faint: #6b6b6b; --line: #dcdcdc;
-  --paper: #ffffff; --soft: #f5f5f3; --start: #777777; --sft: #0072b2; --ppo: #d55e00;
-  --good: #00795a; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e6; --faint: #a0a0a0; --line: #3c3c3c;
-  --paper: #171717; --soft: #222222; --start: #a8a8a8; --sft: #56b4e9; --ppo: #ff9045;
-  --good: #4cc9a0; --bad: #ff8a80; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 62rem; margin: 2.5rem auto; padding: 0 1.25rem; }
-h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
-p { margin: .4rem 0; } .faint { color: var(--faint); }
-.lead { font-size: 1.08rem; margin-top: .9rem; }
-.status { font-size: .8rem; font-weight: 600; border: 1px solid; border-radius: 1rem;
-  padding: .1rem .6rem; margin-left: .6rem; vertical-align: middle; }
-.finished, .won { color: var(--good); } .failed, .interrupted, .lost { color: var(--bad); }
-img { width: 100%; background: white; border-radius: 6px; padding: .6rem; box-sizing: border-box; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .4rem 0; }
-th, td { text-align: right; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-th { font-weight: 600; } thead th { color: var(--faint); border-bottom: 1.5px solid var(--faint); }
-th:first-child, td:first-child { text-align: left; }
-.scroll { overflow-x: auto; } .columns { display: flex; flex-wrap: wrap; gap: 0 3.5rem; }
-.start { color: var(--start); } .sft { color: var(--sft); } .ppo { color: var(--ppo); }
-details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0; }
-summary { cursor: pointer; padding: .4rem .8rem; background: var(--soft); border-radius: 6px; }
-details > div { padding: .5rem .8rem .8rem; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0;
-  font: 13px/1.45 ui-monospace, monospace; }
-.message { border-left: 3px solid var(--line); padding: .25rem .8rem; margin: .5rem 0; }
-.message.assistant { border-color: var(--sft); background: var(--soft); }
-.message img { display: block; width: auto; max-width: 20rem; padding: .2rem; margin: .2rem 0; }
-.role { font-size: .78rem; color: var(--faint); } .verdict { font-size: .88rem; margin-top: .2rem; }
-@media print { body { margin: 0; max-width: none; font-size: 11pt; } details, table, img, h2 {
-  break-inside: avoid; } h2 { break-after: avoid; } details::details-content {
-  content-visibility: visible; block-size: auto; } summary { background: none; } }
-"""
+DECODINGS = ("greedy", "sampled", "pass_at")  # fields of an evaluation's record
 
 
-def write_report(folder: str | Path) -> dict[str, Any]:
+def write_report(folder: str | Path) -> Record:
     """Write the three files of a run folder; returns the summary.
 
-    Works for a run that is still going on or was interrupted: it tells what there is.
+    Works for a run that is still going on or was interrupted: the files say what there is.
     """
     folder = Path(folder)
     records, summary = read(folder), summarise_run(folder)
@@ -70,18 +34,18 @@ def write_report(folder: str | Path) -> dict[str, Any]:
     return summary
 
 
-def _page(folder: Path, records: list[Record], summary: dict[str, Any]) -> str:
-    picture = base64.b64encode((folder / "report.png").read_bytes()).decode()
+def _page(folder: Path, records: list[Record], summary: Record) -> str:
     config = folder / "config.yaml"
-    name = escape(str(summary["name"]))
     begin = time.strftime("%Y-%m-%d %H:%M", time.gmtime(records[0]["time"])) if records else "–"
     size = summary["model"]["parameters"]
     facts = [
-        f"begun {begin} UTC", f"{summary['elapsed_s']:,.0f} s", f"seed {summary['seed']}",
+        f"begun {begin} UTC",
+        f"{summary['elapsed_s']:,.0f} s",
+        f"seed {summary['seed']}",
         f"{size:,} parameters" if size else "",
-    ]  # fmt: skip
+    ]
     sections = [
-        section("Success", _successes(summary["stages"])),
+        section("Success", _successes(summary["stages"], load_config(folder))),
         section("Other measures", _measures(summary["stages"])),
         '<div class="columns">',
         section("Time", _times(summary)),
@@ -92,41 +56,11 @@ def _page(folder: Path, records: list[Record], summary: dict[str, Any]) -> str:
         section("Sample episodes", _conversations(episodes(folder))),
         section("Configuration", _configuration(config)),
     ]
-    status, cause = escape(summary["status"]), escape(summary["cause"])
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}: report</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{name}<span class="status {status}">{status}</span></h1>
-<p class="faint">{escape(" · ".join(fact for fact in facts if fact))}</p>
-{f'<p class="failed">{cause}</p>' if cause else ""}
-{_lead(summary["stages"])}
-<p><img alt="Success, loss and reward over time, and success by variant"
- src="data:image/png;base64,{picture}"></p>
-{chr(10).join(sections)}
-</body>
-</html>
-"""
-
-
-def section(title: str, body: str) -> str:
-    """A titled part of a page; nothing where there is no body."""
-    return f"<section>\n<h2>{title}</h2>\n{body}\n</section>" if body else ""
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table that scrolls sideways; cells are HTML already."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{top}</tr></thead>'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
+    drawn = picture(folder / "report.png", "Success, loss and reward, and success by variant")
+    cause = f'<p class="failed">{escape(summary["cause"])}</p>' if summary["cause"] else ""
+    body = "\n".join([cause, _lead(summary["stages"]), f"<p>{drawn}</p>", *sections])
+    badge = (summary["status"], summary["status"])
+    return document(str(summary["name"]), "report", badge, facts, body)
 
 
 def _percent(value: float | None) -> str:
@@ -134,6 +68,8 @@ def _percent(value: float | None) -> str:
 
 
 def _interval(record: Record) -> str:
+    if record.get("interval") is None:
+        return ""
     low, high = (_percent(bound) for bound in record["interval"])
     return f'<span class="faint">[{low}, {high}]</span>'
 
@@ -148,20 +84,27 @@ def _lead(stages: dict[str, dict[str, Record]]) -> str:
     if not variants:
         return '<p class="lead">No evaluation was finished.</p>'
     variant = variants[0]
-    passed = {stage: found[variant] for stage, found in stages.items() if variant in found}
+    passed = {
+        stage: headline(found[variant]) for stage, found in stages.items() if variant in found
+    }
+    names = {stage: plots.stage_name(stage, {"": stages[stage][variant]}) for stage in passed}
     steps = ", ".join(
-        f'<b class="{stage}">{_percent(r["success"])} %</b> {plots.stage_name(stage, {"": r})}'
+        f'<b class="{stage}">{_percent(r["success"])} %</b> {names[stage]}'
         for stage, r in passed.items()
     )
-    verdict = ""
-    if "sft" in passed and "ppo" in passed:
-        clear = apart(passed["sft"]["interval"], passed["ppo"]["interval"])
-        word = "do not overlap" if clear else "overlap"
-        verdict = f" The 95 % intervals of SFT and PPO {word}."
+    verdict = f" {_overlap(passed['sft'], passed['ppo'])}" if {"sft", "ppo"} <= {*passed} else ""
     return f'<p class="lead">Success on <b>{escape(variant)}</b>: {steps}.{verdict}</p>'
 
 
-def _successes(stages: dict[str, dict[str, Record]]) -> str:
+def _overlap(sft: Record, ppo: Record) -> str:
+    """What the intervals of two stages say of each other."""
+    if sft["success"] == ppo["success"] == 0:
+        return "SFT and PPO solve nothing: there is nothing to compare."
+    word = "do not overlap" if apart(sft["interval"], ppo["interval"]) else "overlap"
+    return f"The 95 % intervals of SFT and PPO {word}."
+
+
+def _successes(stages: dict[str, dict[str, Record]], config: Record) -> str:
     if not stages:
         return ""
     reads = any(_recognition(r) is not None for found in stages.values() for r in found.values())
@@ -172,19 +115,50 @@ def _successes(stages: dict[str, dict[str, Record]]) -> str:
         head += ["recognition, %"] * reads
     rows = []
     for variant in _variants(stages):
-        known = [found[variant] for found in stages.values() if variant in found]
+        known = [headline(found[variant]) for found in stages.values() if variant in found]
         row = [escape(variant), " / ".join(dict.fromkeys(str(r["n"]) for r in known))]
         for found in stages.values():
-            r = found.get(variant)
-            row += (
-                [f"<b>{_percent(r['success'])}</b> {_interval(r)}", _percent(r.get("first_try"))]
-                if r
-                else ["–", "–"]
-            )
-            row += [_percent(_recognition(r))] * reads
-        rows.append(row)
-    note = "Success within the answer budget [Wilson's 95 % interval], and at the first answer."
+            row += _success_cells(found.get(variant))
+            row += [_percent(_recognition(found.get(variant)))] * reads
+        rows.append([*row, exposure(config, variant)])
+    note = "Success within the answer budget [95 % interval], and at the first answer."
     note += " Recognition: what was read right (cards, landmarks)." * reads
+    head.append("its hands or routes")
+    return f'{table(head, rows)}\n<p class="faint">{note}</p>{_decodings(stages)}'
+
+
+def _success_cells(record: Record | None) -> list[str]:
+    if record is None:
+        return ["–", "–"]
+    shown = headline(record)
+    first = shown.get("first_try", record.get("first_try"))
+    return [f"<b>{_percent(shown['success'])}</b> {_interval(shown)}", _percent(first)]
+
+
+def _decodings(stages: dict[str, dict[str, Record]]) -> str:
+    """Greedy, sampled and pass@k, where evaluations have them."""
+    records = [
+        (variant, stage, found[variant])
+        for variant in _variants(stages)
+        for stage, found in stages.items()
+        if variant in found and any(found[variant].get(key) for key in DECODINGS)
+    ]
+    if not records:
+        return ""
+    ks = sorted({int(k) for _, _, r in records for k in r.get("pass_at") or {}})
+    rows = []
+    for variant, stage, r in records:
+        greedy, sampled, passes = (r.get(key) or {} for key in DECODINGS)
+        name = plots.stage_name(stage, {"": r})
+        row = [escape(variant), f'<span class="{stage}">{name}</span>']
+        row += [f"{_percent(d.get('success'))} {_interval(d)}" for d in (greedy, sampled)]
+        rows.append([*row, *(_percent(passes.get(str(k))) for k in ks)])
+    head = ["variant", "stage", "greedy, %", "sampled, %", *(f"pass@{k}, %" for k in ks)]
+    note = (
+        "Greedy: the likeliest answer, which success above is about. Sampled: one answer at the "
+        "evaluation's temperature. pass@k: at least one of k sampled answers solves the question "
+        "(unbiased, Chen et al. 2021)."
+    )
     return f'{table(head, rows)}\n<p class="faint">{note}</p>'
 
 
@@ -206,16 +180,20 @@ def _measures(stages: dict[str, dict[str, Record]]) -> str:
             r = found[variant]
             means = [r["metrics"].get(name) for name in shown]
             ends = ", ".join(f"{n} {escape(end)}" for end, n in (r.get("ends") or {}).items())
-            rows.append([
-                escape(variant), f'<span class="{stage}">{plots.stage_name(stage, {"": r})}</span>',
-                *("–" if mean is None else f"{mean:.3f}" for mean in means),
-                _reward(r.get("reward")), ends or "–",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    escape(variant),
+                    f'<span class="{stage}">{plots.stage_name(stage, {"": r})}</span>',
+                    *("–" if mean is None else f"{mean:.3f}" for mean in means),
+                    _reward(r.get("reward")),
+                    ends or "–",
+                ]
+            )
     head = ["variant", "stage", *(escape(name) for name in shown), "reward", "ends"]
     return table(head, rows) if rows else ""
 
 
-def _times(summary: dict[str, Any]) -> str:
+def _times(summary: Record) -> str:
     total = summary["elapsed_s"]
     rows = [
         [escape(phase), f"{s:,.1f}", _percent(s / total if total else None)]
@@ -226,12 +204,12 @@ def _times(summary: dict[str, Any]) -> str:
     return table(["phase", "s", "% of run"], rows)
 
 
-def _speeds(summary: dict[str, Any]) -> str:
+def _speeds(summary: Record) -> str:
     rows = [[escape(p), f"{rate:,.0f}"] for p, rate in summary["tokens_per_second"].items()]
     return table(["part", "tokens/s"], rows) if rows else ""
 
 
-def _proofs(summary: dict[str, Any], records: list[Record]) -> str:
+def _proofs(summary: Record, records: list[Record]) -> str:
     """Differences of log-probabilities, of the run and of the proof by kind of weight."""
 
     def small(value: float | None) -> str:
@@ -251,7 +229,7 @@ def _proofs(summary: dict[str, Any], records: list[Record]) -> str:
     return f'{table(head, rows)}\n<p class="faint">{note}</p>'
 
 
-def _incidents(summary: dict[str, Any]) -> str:
+def _incidents(summary: Record) -> str:
     rows = [
         [f"{r['elapsed_s']:,.0f}", *(escape(str(r.get(k, ""))) for k in ("kind", "who", "cause"))]
         for r in summary["incidents"]
@@ -261,8 +239,10 @@ def _incidents(summary: dict[str, Any]) -> str:
 
 def _conversations(samples: list[Record]) -> str:
     """Newest stage first: what the trained policy does is asked most often."""
-    newest = {s["stage"]: max(e.get("update") or 0 for e in samples if e["stage"] == s["stage"])
-              for s in samples}  # fmt: skip
+    newest = {
+        s["stage"]: max(e.get("update") or 0 for e in samples if e["stage"] == s["stage"])
+        for s in samples
+    }
     for stage in newest:  # the evaluation at a phase's end carries update 0
         if any(e["stage"] == stage and not e.get("update") for e in samples):
             newest[stage] = 0

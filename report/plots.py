@@ -1,7 +1,7 @@
 """The picture of a run, `report.png`: curves over time, phases, success by variant.
 
-Comes in: records and their summary; goes out: one PNG. Colours are Okabe and Ito's, which
-colour-blind readers tell apart; markers and line styles say the same again.
+Input: records and their summary; output: one PNG. Colours are Okabe and Ito's, which
+colour-blind readers tell apart; markers and line styles repeat the distinction.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 
 from report.metrics import Record
 from report.statistics import wilson
-from report.summary import Span, spans
+from report.summary import Span, headline, spans
 
 COLORS = {"start": "#8A8A8A", "sft": "#0072B2", "ppo": "#D55E00"}
 RECOGNITION = "#009E73"
@@ -27,15 +27,28 @@ PHASES = {"sft": "#BFDDF0", "ppo": "#F6D3BC", "eval": "#DDDDDD", "other": "#F0F0
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 INK, FAINT = "#222222", "#777777"
 STYLE: dict[Any, Any] = {
-    "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#E6E6E6", "axes.axisbelow": True,
-    "legend.frameon": False, "legend.fontsize": 8, "errorbar.capsize": 2.5,
-}  # fmt: skip
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#E6E6E6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "errorbar.capsize": 2.5,
+}
 
 
-def draw(records: list[Record], summary: dict[str, Any], file: Path) -> None:
+def draw(records: list[Record], summary: Record, file: Path) -> None:
     """Draw the run's picture into a PNG file."""
     variants = list(dict.fromkeys(v for stage in summary["stages"].values() for v in stage))
     height = max(6.2, 1.6 + 0.85 * len(variants))
@@ -86,35 +99,13 @@ def _shade(axes: Axes, phases: list[Span], unit: float) -> None:
 
 def _success(axes: Axes, records: list[Record], variants: list[str], unit: float) -> None:
     """Success over time: evaluations of each variant, and the training episodes of PPO."""
-    axes.set_title("Success")
+    axes.set_title("Success (whiskers: 95 % intervals, band: the same of training)")
     axes.set_ylabel("episodes solved, %")
-    updates = [r for r in records if r["kind"] == "ppo" and r.get("success") is not None]
-    if updates:
-        x = [r["elapsed_s"] / unit for r in updates]
-        bounds = [wilson(r["success"] * r["episodes"], r["episodes"]) for r in updates]
-        low, high = (100 * np.array(side) for side in zip(*bounds, strict=True))
-        axes.fill_between(x, low, high, color=COLORS["ppo"], alpha=0.2, lw=0)
-        axes.plot(x, [100 * r["success"] for r in updates], color=COLORS["ppo"], lw=1.4)
-    handles = []
-    for i, variant in enumerate(variants):
-        points = [r for r in records if r["kind"] == "eval" and r["variant"] == variant]
-        marker, dashes = MARKERS[i % len(MARKERS)], (None, None) if i == 0 else (2 + 2 * i, 2)
-        at = [r["elapsed_s"] / unit for r in points]
-        share = [100 * r["success"] for r in points]
-        axes.plot(at, share, color="#555555", lw=0.9, dashes=dashes, zorder=3)
-        for x_, y, r in zip(at, share, points, strict=True):
-            low, high = (100 * bound for bound in r["interval"])
-            axes.errorbar(
-                x_, y, [[max(0.0, y - low)], [max(0.0, high - y)]], color=COLORS[r["stage"]],
-                marker=marker, ms=6, mec="white", mew=0.8, lw=1.2, zorder=4, clip_on=False,
-            )  # fmt: skip
-        handles.append(
-            Line2D([], [], color="#555555", lw=0.9, dashes=dashes, marker=marker, ms=5.5,
-                   mec="white", label=f"evaluation: {variant}")
-        )  # fmt: skip
-    if updates:
-        label = "training episodes, each update"
-        handles.append(Line2D([], [], color=COLORS["ppo"], lw=1.6, label=label))
+    handles = [
+        _evaluated(axes, records, variant, MARKERS[i % len(MARKERS)], i, unit)
+        for i, variant in enumerate(variants)
+    ]
+    handles += _trained(axes, records, unit)
     read = _recognition(axes, records, variants, unit)
     handles += read
     axes.set_ylim(0, max(axes.get_ylim()[1], 5))
@@ -125,11 +116,43 @@ def _success(axes: Axes, records: list[Record], variants: list[str], unit: float
         axes.legend(handles=handles, loc="upper left", ncols=2 if read else 1)
 
 
+def _evaluated(
+    axes: Axes, records: list[Record], variant: str, marker: str, place: int, unit: float
+) -> Line2D:
+    """The evaluations of one variant with their intervals; returns the legend's handle."""
+    style: Record = {"color": "#555555", "lw": 0.9, "mec": "white"}
+    style["dashes"] = (None, None) if place == 0 else (2 + 2 * place, 2)
+    points = [r for r in records if r["kind"] == "eval" and r["variant"] == variant]
+    at = [r["elapsed_s"] / unit for r in points]
+    points = [r | headline(r) for r in points]
+    share = [100 * r["success"] for r in points]
+    axes.plot(at, share, zorder=3, **style)
+    mark: Record = {"marker": marker, "ms": 6, "mec": "white", "mew": 0.8, "lw": 1.2}
+    for x, y, r in zip(at, share, points, strict=True):
+        low, high = (100 * bound for bound in r["interval"])
+        error = [[max(0.0, y - low)], [max(0.0, high - y)]]
+        axes.errorbar(x, y, error, color=COLORS[r["stage"]], zorder=4, clip_on=False, **mark)
+    return Line2D([], [], marker=marker, ms=5.5, label=f"evaluation: {variant}", **style)
+
+
+def _trained(axes: Axes, records: list[Record], unit: float) -> list[Line2D]:
+    """Success of PPO's own episodes, update by update, with Wilson's interval as a band."""
+    updates = [r for r in records if r["kind"] == "ppo" and r.get("success") is not None]
+    if not updates:
+        return []
+    x = [r["elapsed_s"] / unit for r in updates]
+    bounds = [wilson(r["success"] * r["episodes"], r["episodes"]) for r in updates]
+    low, high = (100 * np.array(side) for side in zip(*bounds, strict=True))
+    axes.fill_between(x, low, high, color=COLORS["ppo"], alpha=0.2, lw=0)
+    axes.plot(x, [100 * r["success"] for r in updates], color=COLORS["ppo"], lw=1.4)
+    return [Line2D([], [], color=COLORS["ppo"], lw=1.6, label="training episodes, each update")]
+
+
 def _recognition(
     axes: Axes, records: list[Record], variants: list[str], unit: float
 ) -> list[Line2D]:
     """What was read right (cards, landmarks) beside success, where the environment says so."""
-    style: dict[str, Any] = {"color": RECOGNITION, "lw": 1.2, "ls": ":"}
+    style: Record = {"color": RECOGNITION, "lw": 1.2, "ls": ":"}
     evaluated: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}
     for r in records:
         read = (r.get("metrics") or {}).get("recognition") if r["kind"] == "eval" else None
@@ -199,18 +222,19 @@ def _strip(axes: Axes, phases: list[Span], unit: float, total: float) -> None:
 
 def _bars(axes: Axes, stages: dict[str, dict[str, Record]], variants: list[str]) -> None:
     """Success of each variant at each stage, with intervals and numbers."""
-    axes.set_title("Success by variant, 95 % intervals")
+    axes.set_title("Success by variant; whiskers: 95 %")
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")
     shown = [stage for stage in COLORS if stage in stages]
     thick = 0.8 / max(len(shown), 1)
-    highest = max((r["interval"][1] for s in stages.values() for r in s.values()), default=1.0)
+    shares = [headline(r) for found in stages.values() for r in found.values()]
+    highest = max((r["interval"][1] for r in shares), default=1.0)
     reach = max(100 * highest, 5)
     for j, stage in enumerate(shown):
         for i, variant in enumerate(variants):
-            record = stages[stage].get(variant)
-            if record is None:
+            if variant not in stages[stage]:
                 continue
+            record = headline(stages[stage][variant])
             y = i + (j - (len(shown) - 1) / 2) * thick
             value = 100 * record["success"]
             low, high = (100 * bound for bound in record["interval"])
@@ -218,7 +242,7 @@ def _bars(axes: Axes, stages: dict[str, dict[str, Record]], variants: list[str])
             error = [[max(0.0, value - low)], [max(0.0, high - value)]]
             axes.errorbar(value, y, xerr=error, color=INK, lw=1)
             axes.text(high + 0.015 * reach, y, f"{value:.1f}", va="center", fontsize=8)
-    counts = [{s[v]["n"] for s in stages.values() if v in s} for v in variants]
+    counts = [{headline(s[v])["n"] for s in stages.values() if v in s} for v in variants]
     labels = [
         f"{v}\nn = {', '.join(str(n) for n in sorted(count))}"
         for v, count in zip(variants, counts, strict=True)
@@ -233,8 +257,10 @@ def _bars(axes: Axes, stages: dict[str, dict[str, Record]], variants: list[str])
             handles=[
                 Line2D([], [], color=COLORS[s], lw=6, label=stage_name(s, stages[s])) for s in shown
             ],
-            loc="upper center", bbox_to_anchor=(0.45, -0.085), ncols=len(shown),
+            loc="upper center",
+            bbox_to_anchor=(0.45, -0.085),
+            ncols=len(shown),
             handlelength=1.2,
-        )  # fmt: skip
+        )
     else:
         axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center")

@@ -1,7 +1,7 @@
 """Live progress of a run in the terminal.
 
-Comes in: the run folder's growing metrics.jsonl; goes out: a panel with rich, or one plain
-line every few seconds where no terminal is attached. Knows nothing of Ray or of who writes.
+Input: the run folder's growing metrics.jsonl; output: a panel with rich, or one plain line
+every few seconds where no terminal is attached.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -23,13 +22,14 @@ from rich.text import Text
 from configs.schema import RunConfig
 from report.metrics import METRICS, Record
 from report.statistics import wilson
+from report.summary import headline
 
 PLAIN_EVERY_S = 5.0
 WINDOW = 16  # records whose pace gives the time left
 
 
 class Tail:
-    """Reads what was appended to a file since the last look.
+    """Reads what was appended to a file since the last call.
 
     A file that was replaced (by a resume) is read from its beginning, and `replaced` says so.
     """
@@ -211,7 +211,7 @@ def panel(state: State, cfg: RunConfig, elapsed: float) -> Group:
         Text(f"{duration(left)} left" if left is not None else "", style="cyan"),
         Text(f"{duration(elapsed)} so far", style="dim"),
     )
-    parts: list[Any] = [head]
+    parts: list[RenderableType] = [head]
     for kind in ("sft", "ppo"):
         if kind in state.last:
             row = Text().append(f"{kind.upper():5}", style="bold")
@@ -252,16 +252,22 @@ def numbers(state: State, kind: str) -> list[tuple[str, str]]:
         record = record | {"shown": share({"success": success, "interval": interval, "n": n})}
     shown = {
         "sft": [
-            ("loss", "loss", ".4f"), ("lr", "lr", ".1e"), ("tok/s", "tokens_per_second", ",.0f"),
+            ("loss", "loss", ".4f"),
+            ("lr", "lr", ".1e"),
+            ("tok/s", "tokens_per_second", ",.0f"),
         ],
         "ppo": [
-            ("reward", "reward", "+.2f"), ("success", "shown", ""),
-            ("reads", "metric_recognition", ".1%"), ("kl", "kl", ".4f"),
-            ("clip", "clip_fraction", ".1%"), ("entropy", "entropy", ".3f"),
+            ("reward", "reward", "+.2f"),
+            ("success", "shown", ""),
+            ("reads", "metric_recognition", ".1%"),
+            ("kl", "kl", ".4f"),
+            ("clip", "clip_fraction", ".1%"),
+            ("entropy", "entropy", ".3f"),
             ("rollout tok/s", "rollout_tokens_per_second", ",.0f"),
-            ("learner tok/s", "learner_tokens_per_second", ",.0f"), ("failed", "failed", ".0f"),
+            ("learner tok/s", "learner_tokens_per_second", ",.0f"),
+            ("failed", "failed", ".0f"),
         ],
-    }  # fmt: skip
+    }
     return [
         (name, format(record[key], spec))
         for name, key, spec in shown[kind]
@@ -271,12 +277,13 @@ def numbers(state: State, kind: str) -> list[tuple[str, str]]:
 
 def share(record: Record) -> str:
     """'24.1 % [20.3, 28.4]' of a record with success and interval; ', reads 98.2 %' if measured."""
-    if record.get("success") is None:
+    shown = headline(record)
+    if shown.get("success") is None:
         return "–"
-    low, high = record["interval"]
+    low, high = shown["interval"]
     read = (record.get("metrics") or {}).get("recognition")
     seen = "" if read is None else f", reads {100 * read:.1f} %"
-    return f"{100 * record['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{seen}"
+    return f"{100 * shown['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{seen}"
 
 
 def incident(record: Record) -> str:

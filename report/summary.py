@@ -1,7 +1,6 @@
 """What a run came to: the contents of `summary.json`.
 
-Comes in: a run folder, complete or not; goes out: one dictionary. Knows nothing of pages
-and pictures.
+Input: a run folder, complete or not; output: one dictionary.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from safetensors import safe_open
@@ -31,7 +29,7 @@ class Span:
     depth: int
 
 
-def summarise_run(folder: str | Path) -> dict[str, Any]:
+def summarise_run(folder: str | Path) -> Record:
     """Sum up a run folder.
 
     Returns:
@@ -59,7 +57,7 @@ def summarise_run(folder: str | Path) -> dict[str, Any]:
     }
 
 
-def load_config(folder: Path) -> dict[str, Any]:
+def load_config(folder: Path) -> Record:
     """The run's resolved configuration as plain values; empty when it is not there."""
     file = folder / "config.yaml"
     return (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
@@ -75,6 +73,11 @@ def stages(records: list[Record]) -> dict[str, dict[str, Record]]:
                 kept = {k: v for k, v in record.items() if k not in skipped}
                 found.setdefault(stage, {})[record["variant"]] = kept
     return found
+
+
+def headline(record: Record) -> Record:
+    """Success, n and interval of an evaluation: greedy ones where it has any."""
+    return record.get("greedy") or record
 
 
 def spans(records: list[Record]) -> list[Span]:
@@ -127,11 +130,11 @@ def seconds(phases: list[Span]) -> dict[str, float]:
 def ended(folder: Path) -> dict[str, str]:
     """How the driver says that the run ended; a killed driver says nothing."""
     file = folder / "status.json"
-    told = json.loads(file.read_text()) if file.is_file() else {}
-    return {"status": told.get("status", "interrupted"), "cause": told.get("cause", "")}
+    end = json.loads(file.read_text()) if file.is_file() else {}
+    return {"status": end.get("status", "interrupted"), "cause": end.get("cause", "")}
 
 
-def _model(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _model(folder: Path, config: Record) -> Record:
     own = folder / "model"
     path = str(own) if own.is_dir() else (config.get("model") or {}).get("path")
     return {"path": path, "parameters": parameters(Path(path)) if path else None}
@@ -151,7 +154,7 @@ def parameters(model: Path) -> int | None:
     return total if files else None
 
 
-def _parity(records: list[Record]) -> dict[str, Any]:
+def _parity(records: list[Record]) -> Record:
     """Engine against learner: the largest differences of log-probabilities in the run."""
     measured = list(records)
     for record in records:

@@ -1,27 +1,22 @@
-"""`cardinal study`: every arm and seed of a study as a normal run, then one table of results.
+"""`cardinal study`: every arm and seed of a study as a normal run, then the study's report.
 
-Comes in: a StudyConfig; goes out: run folders, study.yaml, study.json, results.csv, report.html.
-What is finished is not done again, what was interrupted goes on.
+Input: a StudyConfig; output: run folders and study.yaml. What is finished is not done again,
+what was interrupted goes on.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import yaml
 
 from cluster.study.slots import BUSY, FINISHED, Slots, alone
 from configs.load import ConfigError
-from configs.schema import RunConfig
 from configs.study import StudyConfig
-from report.study import compute
+from report.study.compute import matched_steps
+from report.study.results import run_folder
+from report.study.results_table import write_results
 from report.summary import ended
-
-COLUMNS = ("arm", "source", "seed", "stage", "step", "update", "variant", "success", "n", "low",
-           "high", "first_try", *compute.columns(compute.Spent(), compute.Spent()))  # fmt: skip
 
 
 def check_study(study: StudyConfig, parallel: int = 1) -> None:
@@ -70,99 +65,99 @@ def study(plan: StudyConfig, parallel: int) -> int:
 
 
 def run_study(study: StudyConfig, slots: Slots) -> int:
-    """Run what is not finished, seed by seed, each after its source; the code of `study`."""
+    """Run what is not finished, each arm after its source; the code of `study`.
+
+    study.json and results.csv are written anew whenever a run has ended.
+    """
     _claim(study)
-    told: dict[str, str] = {}
-
-    def tell(name: str, status: str) -> None:
-        told[name] = status
+    statuses: dict[str, str] = {}
+    for name, status in schedule(study, slots):
+        statuses[name] = status
         print(f"{name}: {status}", flush=True)
-        write_results(study, told)
+        write_results(study, statuses)
+    return int(any(status != FINISHED for status in statuses.values()))
 
-    begun: set[str] = set()
-    crowded = False  # a cluster that refused a run may take it when another has ended
+
+def schedule(study: StudyConfig, slots: Slots) -> Iterator[tuple[str, str]]:
+    """Every run's name and status, FINISHED or why not, as soon as it is known; seed by seed.
+
+    A run begins when the runs that it needs have finished and a slot is free; it is skipped where
+    one of them ended otherwise. One that a busy cluster refused waits for another to end.
+    """
     runs = {f"{arm}/seed{seed}": (arm, seed) for seed in study.seeds for arm in study.arms}
-    while len(told) < len(runs):
-        for name in [run for run in runs if run not in told and run not in begun]:
-            arm, seed = runs[name]
-            before = {need: told.get(f"{need}/seed{seed}") for need in study.arms[arm].needs}
-            broken = next((n for n, status in before.items() if status not in (None, FINISHED)), "")
-            folder = study.folder / arm / f"seed{seed}"
-            if broken:
-                why = str(before[broken]).split(":")[0]
-                tell(name, f"skipped: {broken}/seed{seed} {why}")
-            elif None in before.values():
+    statuses: dict[str, str] = {}
+    running: set[str] = set()
+    crowded = False
+    while len(statuses) < len(runs):
+        for name, (arm, seed) in runs.items():
+            if name in statuses or name in running:
                 continue
-            elif ended(folder)["status"] == "finished":
-                tell(name, FINISHED)
-            elif slots.free and not crowded:
+            status = _without_a_slot(study, arm, seed, statuses)
+            if status is None and slots.free and not crowded:
                 try:
-                    cfg = _configuration(study, arm, seed)
+                    _begin(study, arm, seed, slots)
+                    running.add(name)
                 except ConfigError as error:
-                    tell(name, f"failed: {error}")
-                    continue
-                print(f"{name}: begins", flush=True)
-                slots.begin(name, cfg, (folder / "config.yaml").is_file())
-                begun.add(name)
-        if begun:
+                    status = f"failed: {error}"
+            if status:
+                statuses[name] = status
+                yield name, status
+        if running:
             name, status = slots.wait()
-            begun.remove(name)
-            crowded = status.startswith(BUSY) and bool(begun)
+            running.remove(name)
+            crowded = status.startswith(BUSY) and bool(running)
             if not crowded:
-                tell(name, f"failed: {status}" if status.startswith(BUSY) else status)
-    return int(any(status != FINISHED for status in told.values()))
+                statuses[name] = f"failed: {status}" if status.startswith(BUSY) else status
+                yield name, statuses[name]
 
 
-def _configuration(study: StudyConfig, arm: str, seed: int) -> RunConfig:
-    """Of a run whose needs have finished."""
-    matched = study.arms[arm].match is not None
-    return study.run(arm, seed, compute.matched_steps(study, arm, seed) if matched else 1)
+def _without_a_slot(
+    study: StudyConfig, arm: str, seed: int, statuses: Mapping[str, str]
+) -> str | None:
+    """The status of a run that need not begin; "" while it must wait; None when it can begin."""
+    needs = {need: statuses.get(f"{need}/seed{seed}") for need in study.arms[arm].needs}
+    for need, status in needs.items():
+        if status not in (None, FINISHED):
+            return f"skipped: {need}/seed{seed} {status.partition(':')[0]}"
+    if None in needs.values():
+        return ""
+    return FINISHED if ended(run_folder(study.folder, arm, seed))["status"] == FINISHED else None
+
+
+def _begin(study: StudyConfig, arm: str, seed: int, slots: Slots) -> None:
+    """Give a run to a slot; one that was begun before goes on.
+
+    Raises:
+        ConfigError: its SFT steps cannot be chosen (`match`).
+    """
+    steps = matched_steps(study, arm, seed) if study.arms[arm].match is not None else 1
+    cfg, name = study.run(arm, seed, steps), f"{arm}/seed{seed}"
+    print(f"{name}: begins", flush=True)
+    slots.begin(name, cfg, (run_folder(study.folder, arm, seed) / "config.yaml").is_file())
 
 
 def _claim(study: StudyConfig) -> None:
     """Write study.yaml, the resolved study, or see that it is the one that was begun."""
-    resolved: dict[str, Any] = {
-        "base": study.base, "seeds": list(study.seeds), "set": list(study.overrides),
-        "arms": {a.name: {"from": a.source, "at": a.at, "set": list(a.overrides)}
-                 | ({"match": a.match} if a.match else {}) for a in study.arms.values()},
-    }  # fmt: skip
+    arms = {
+        arm.name: {"from": arm.source, "at": arm.at, "set": list(arm.overrides)}
+        | ({"match": arm.match} if arm.match else {})
+        for arm in study.arms.values()
+    }
+    common = {
+        "base": study.base,
+        "seeds": list(study.seeds),
+        "set": list(study.overrides),
+        "primary": [comparison.plain() for comparison in study.primary],
+    }
     file = study.folder / "study.yaml"
     if file.is_file():
         begun = yaml.safe_load(file.read_text())
         for name, arm in begun["arms"].items():
-            if resolved["arms"].get(name, arm) != arm:
+            if arms.get(name, arm) != arm:
                 raise ConfigError(f"arms.{name}: differs from the one begun in {file}")
-        for key in ("base", "set"):
-            if begun[key] != resolved[key]:
+        # A folder of before there were primary comparisons names none.
+        for key in ("base", "set", "primary"):
+            if begun.get(key, common[key]) != common[key]:
                 raise ConfigError(f"{key}: differs from that of the study begun in {file}")
     study.folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(resolved, sort_keys=False))
-
-
-def write_results(study: StudyConfig, told: dict[str, str]) -> None:
-    """study.json (how each run ended) and results.csv (a row an evaluation of finished runs)."""
-    sources = {arm: (found.source, found.at) for arm, found in study.arms.items()}
-    rows = [
-        {"arm": arm, "source": found.source, "seed": seed, **row}
-        for arm, found in study.arms.items()
-        for seed in study.seeds
-        if ended(study.folder / arm / f"seed{seed}")["status"] == "finished"
-        for row in _rows(study.folder, sources, arm, seed)
-    ]
-    (study.folder / "study.json").write_text(json.dumps({"name": study.name, "runs": told}))
-    with (study.folder / "results.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _rows(study: Path, sources: compute.Sources, arm: str, seed: int) -> list[dict[str, Any]]:
-    """A row an evaluation of a run, with what was spent until then."""
-    earlier = compute.before(study, sources, arm, seed)
-    return [
-        {k: record[k] for k in COLUMNS if k in record}
-        | dict(zip(("low", "high"), record["interval"], strict=True))
-        | compute.columns(spent, earlier)
-        for record, spent in compute.along(study / arm / f"seed{seed}")
-        if record["kind"] == "eval"
-    ]
+    file.write_text(yaml.safe_dump(common | {"arms": arms}, sort_keys=False))

@@ -1,7 +1,7 @@
-"""Slots: processes that do a study's runs, each one after another with a crew of its own.
+"""Slots: processes that do a study's runs one after another, each with its own rollout pool.
 
-Comes in: runs; goes out: how each ended. A slot's death is the failure of its run alone; the death
-of the study interrupts its slots, and their lock on the study's folder says until when they live.
+A slot's death is the failure of its run alone. The death of the study interrupts its slots; they
+hold a lock on the study's folder as long as they live.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cluster.failures import ClusterBusyError, RunFailure
 from configs.load import ConfigError
 from configs.schema import RunConfig
+
+if TYPE_CHECKING:  # Ray is imported in slots alone
+    from cluster.rollout_pool import RolloutPool
 
 LOCK = ".lock"
 FINISHED, BUSY = "finished", "the cluster is busy: "
@@ -31,7 +35,7 @@ GRACE_S = 90.0  # for the slots of a study that died to take down Ray and engine
 
 @dataclass
 class _Slot:
-    process: Any
+    process: SpawnProcess
     jobs: Connection
     run: str | None = None
 
@@ -53,6 +57,7 @@ class Slots:
         for slot in filter(None, self._slots):
             slot.jobs.close()  # an idle one ends by itself
             if slot.run is not None:
+                assert slot.process.pid is not None
                 os.kill(slot.process.pid, signal.SIGINT)
         for slot in filter(None, self._slots):
             slot.process.join(GRACE_S)
@@ -73,20 +78,21 @@ class Slots:
     def wait(self) -> tuple[str, str]:
         """The next run that ends: its name, and FINISHED, BUSY + why or 'failed: why'."""
         busy = {slot.jobs: at for at, slot in enumerate(self._slots) if slot and slot.run}
-        jobs: Any = wait(list(busy))[0]
+        jobs = wait(list(busy))[0]
+        assert isinstance(jobs, Connection)
         slot = self._slots[busy[jobs]]
         assert slot is not None
         assert slot.run is not None
         run, slot.run = slot.run, None
         try:
-            told = str(jobs.recv())
+            status = str(jobs.recv())
         except (EOFError, ConnectionError):
-            told = ""
-        if told != FINISHED:  # it ends, so that nothing of a broken run is left for the next
+            status = ""
+        if status != FINISHED:  # it ends, so that nothing of a broken run is left for the next
             slot.process.join(GRACE_S)
             slot.process.kill()
             self._slots[busy[jobs]] = None
-        return run, told or f"failed: its process ended with exit code {slot.process.exitcode}"
+        return run, status or f"failed: its process ended with exit code {slot.process.exitcode}"
 
     def _start(self, at: int) -> _Slot:
         processes = multiprocessing.get_context("spawn")
@@ -111,21 +117,21 @@ def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
     lock = (folder / LOCK).open()
     fcntl.flock(lock, fcntl.LOCK_SH)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    told = FINISHED
-    with suppress(KeyboardInterrupt), RolloutPool(demonstrations=True) as crew:
-        while told == FINISHED:
+    status = FINISHED
+    with suppress(KeyboardInterrupt), RolloutPool(demonstrations=True) as pool:
+        while status == FINISHED:
             try:
                 cfg, resume = jobs.recv()
             except (EOFError, ConnectionError):  # the study has ended
                 break
-            told = _attempt(cfg, resume, crew)
+            status = _attempt(cfg, resume, pool)
             with suppress(ConnectionError):
-                jobs.send(told)
+                jobs.send(status)
     sys.stdout.flush()
     os._exit(0)  # threads of Ray may not let it end otherwise
 
 
-def _attempt(cfg: RunConfig, resume: bool, crew: Any) -> str:
+def _attempt(cfg: RunConfig, resume: bool, pool: RolloutPool) -> str:
     """Check as `cardinal train` does, and run; one arm's failure leaves the others to go on."""
     from cluster.preflight.check import check
     from cluster.train import train
@@ -133,7 +139,7 @@ def _attempt(cfg: RunConfig, resume: bool, crew: Any) -> str:
     try:
         if not resume:
             check(cfg)
-        code = train(cfg, resume, crew)
+        code = train(cfg, resume, pool)
     except ClusterBusyError as error:
         return f"{BUSY}{error}"
     except (ConfigError, RunFailure) as error:
@@ -167,8 +173,10 @@ def alone(folder: Path) -> Iterator[None]:
                         f"{folder}: another `cardinal study` is running it; a study has one"
                     ) from None
             if deadline - time.monotonic() > GRACE_S - 1:
-                print(f"{folder}: waiting for the processes of another `cardinal study`",
-                      file=sys.stderr)  # fmt: skip
+                print(
+                    f"{folder}: waiting for the processes of another `cardinal study`",
+                    file=sys.stderr,
+                )
             time.sleep(1)
         fcntl.flock(lock, fcntl.LOCK_SH)  # as every slot will
         yield

@@ -1,7 +1,7 @@
 """What a run spent, and the runs that its model comes from: tokens and FLOPs by phase.
 
-Comes in: run folders; goes out: a Spent for each record. Counted are linear layers, the output
-layer and attention; what is left out is said in docs/study.md.
+Counted are linear layers, the output layer and attention; what is left out is said in
+docs/study.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from configs.load import ConfigError
 from configs.model_folder import check_model
@@ -93,19 +92,22 @@ def matched_steps(study: StudyConfig, arm: str, seed: int) -> int:
     other, cfg = study.arms[arm].match, study.run(arm, seed).sft
     assert other is not None
     run = study.folder / study.measured(arm)[0] / f"seed{seed}"
-    done = [(record["step"], spent.sft_flops) for record, spent in along(run)
-            if record["kind"] == "sft"]  # fmt: skip
+    done = [
+        (record["step"], spent.sft_flops) for record, spent in along(run) if record["kind"] == "sft"
+    ]
     spend = until(study.folder / other / f"seed{seed}").flops
     if not done or not math.isfinite(spend + done[-1][1]):
-        raise ConfigError(f"arms.{arm}.match={other}: its FLOPs, or those of SFT in {run}, are not "
-                          "known, for records or model are gone")  # fmt: skip
+        raise ConfigError(
+            f"arms.{arm}.match={other}: its FLOPs, or those of SFT in {run}, are not "
+            "known, for records or model are gone"
+        )
     steps, sft = done[-1]
     demonstrations = steps * study.run(run.parent.name, seed).sft.batch_size
     step = sft / demonstrations * cfg.batch_size * (4 / 3 if cfg.loss == "ce_kl" else 1)
     return max(1, round(spend / step))
 
 
-def _of_update(record: Record, ppo: dict[str, Any]) -> tuple[float, float]:
+def _of_update(record: Record, ppo: Record) -> tuple[float, float]:
     """Tokens that a PPO update learned from, and that it read besides: each trajectory as it is
     played and to score it, by the reference policy too where there is one.
     """
@@ -142,7 +144,7 @@ def before(study: Path, sources: Sources, arm: str, seed: int) -> Spent:
     return before(study, sources, source, seed) + own
 
 
-def _size(run: Path, cfg: dict[str, Any]) -> tuple[flops.Size, float]:
+def _size(run: Path, cfg: Record) -> tuple[flops.Size, float]:
     """Of the run's model, and the number of its parameters; nan where none of it is left here.
 
     The model that it began with may be a hub's, or gone; a checkpoint has the same sizes.

@@ -1,69 +1,178 @@
-"""What a study's arms show against each other: paired comparisons and sober sentences.
+"""What a study's arms show against each other: primary comparisons, exploratory ones, claims.
 
-Comes in: a Study; goes out: differences with intervals, p-values and verdicts. A verdict never
-says more than its intervals carry. Knows nothing of pages.
+Input: a Study; output: differences with intervals, p-values and verdicts. Primary ones, which the
+study named before it began, are tested over training seeds; all others hold for these models only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from report.statistics import OverSeeds, holm, mcnemar, over_seeds, paired_bootstrap
-from report.study.results import Arm, Point, Study
+from configs.primary import START, Primary
+from report.metrics import Record
+from report.statistics import MIN_SEEDS, OverSeeds, holm, mcnemar, over_seeds, paired_interval
+from report.study.points import Point
+from report.study.results import Arm, Study
 
-START = "start"
 LEVEL = 0.05
+COMPUTE = 1.1  # more times the FLOPs than this are not the same compute
+DIFFERENCES = (-1.0, 1.0)  # of two shares
+ROUNDING = 1e-9  # of sums of shares
+
+
+class Side(NamedTuple):
+    """One side of a comparison: an arm at a checkpoint.
+
+    share: of the questions that both sides played. flops: mean over seeds, None unknown.
+    """
+
+    arm: str
+    place: str
+    share: float
+    flops: float | None
+
+    @property
+    def label(self) -> str:
+        """'sft_ppo at PPO update 40'."""
+        return "the initial model" if self.arm == START else f"{self.arm} at {self.place}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One arm against another on the same episodes of one variant; shares from 0 to 1.
+    """One checkpoint against another by one measure on the same questions of one variant.
 
-    pairs: hands or routes. interval: of the difference, over pairs. seeds: the difference of
-    each training seed. p: McNemar's exact test over pairs; with several training seeds a pair
-    counts for the arm that solved it more often. p_holm: corrected for all comparisons.
+    A question is a distinct hand or route. interval: of the difference, over questions; it holds
+    for these models. seeds: the difference of each training seed. p_questions: McNemar's exact
+    test, in which a question counts for the side that did better on it, all seeds together.
+    p: what decides: over seeds for a primary comparison (None where they cannot be judged), over
+    questions for an exploratory one. p_holm: corrected for all comparisons of its kind.
     """
 
-    first: str
-    second: str
+    first: Side
+    second: Side
     variant: str
-    pairs: int
-    first_share: float
-    second_share: float
+    measure: str
+    primary: bool
+    questions: int
+    rows: int
     interval: tuple[float, float]
     seeds: OverSeeds
-    p: float
-    p_holm: float
+    p_questions: float
+    p_holm: float = 1.0
 
     @property
     def difference(self) -> float:
         """First minus second."""
-        return self.first_share - self.second_share
+        return self.first.share - self.second.share
+
+    @property
+    def p(self) -> float | None:
+        """The p-value that decides, before the correction."""
+        return self.seeds.p if self.primary else self.p_questions
+
+    @property
+    def label(self) -> str:
+        """What is compared, exactly."""
+        return f"{self.first.label} − {self.second.label}"
+
+    @property
+    def compute(self) -> str:
+        """A sentence where the two sides did not spend the same, to 10 %; else empty."""
+        one, other = self.first.flops, self.second.flops
+        if one is None or other is None:
+            unknown = self.first if one is None else self.second
+            return f"the FLOPs of {unknown.arm} are not known"
+        more, less = (self.first, self.second) if one >= other else (self.second, self.first)
+        most, least = max(one, other), min(one, other)
+        if least == 0:
+            return f"{more.arm} spent {most:.1e} FLOPs, {less.arm} none" if most else ""
+        if most / least <= COMPUTE:
+            return ""
+        return f"{more.arm} spent {most / least:.1f} times the FLOPs of {less.arm}"
+
+    @property
+    def same_compute(self) -> bool:
+        """Whether a verdict can be about the way of training and not about how much of it.
+
+        Against the initial model training itself is the question, which has no such rival.
+        """
+        return not self.compute or START in (self.first.arm, self.second.arm)
+
+    @property
+    def undecided(self) -> str:
+        """Why there is nothing to decide; empty where there is."""
+        if self.first.share == self.second.share == 0:
+            return "nothing to compare: both are 0"
+        if not self.primary or self.seeds.p is not None:
+            return ""
+        if self.seeds.n < MIN_SEEDS:
+            seeds = f"{self.seeds.n} training seed{'' if self.seeds.n == 1 else 's'}"
+            return f"cannot be judged: {seeds}, a test over seeds needs {MIN_SEEDS}"
+        return "cannot be judged: all seeds agree exactly, so their spread says nothing"
 
     @property
     def verdict(self) -> str:
-        """'higher', 'lower', 'higher in these runs', 'lower in these runs' or 'not shown'.
+        """'higher', 'lower', 'not shown', or why it is undecided.
 
-        The first two need the pairs' test and interval and the interval over seeds; 'in these
-        runs' says that new training seeds may well differ.
+        Needs the corrected p below 0.05 and the interval over questions without 0; a primary one
+        also needs the interval over seeds without 0.
         """
-        low, high = self.interval
-        if self.p_holm >= LEVEL or low <= 0 <= high:
+        if self.undecided:
+            return self.undecided
+        intervals = [self.interval]
+        if self.primary:
+            assert self.seeds.interval is not None
+            intervals.append(self.seeds.interval)
+        if self.p_holm >= LEVEL or any(low <= 0 <= high for low, high in intervals):
             return "not shown"
-        word = "higher" if self.difference > 0 else "lower"
-        over = self.seeds.interval
-        carried = over is not None and not over[0] <= 0 <= over[1]
-        return word if carried else f"{word} in these runs"
+        return "higher" if self.difference > 0 else "lower"
 
-    def row(self) -> dict[str, Any]:
+    def against(self, expected: str) -> str:
+        """The verdict on a sentence that expects 'higher' or 'lower'.
+
+        'holds' is said of primary comparisons at the same compute alone.
+        """
+        verdict = self.verdict
+        if verdict not in ("higher", "lower"):
+            return verdict
+        if not self.primary:
+            word = "as expected" if verdict == expected else "the opposite"
+            return f"{word} in these runs: {verdict}"
+        if verdict != expected:
+            return f"the opposite: {verdict}"
+        return "holds" if self.same_compute else f"{verdict}, but not at the same compute"
+
+    def row(self) -> Record:
         """For comparisons.csv."""
-        plain = asdict(self) | {"difference": self.difference, "verdict": self.verdict}
-        seeds, interval = plain.pop("seeds"), plain.pop("interval")
-        plain |= {"low": interval[0], "high": interval[1], "seeds": seeds["n"]}
-        over = seeds["interval"] or (None, None)
-        return plain | {"seeds_low": over[0], "seeds_high": over[1]}
+        over = self.seeds.interval or (None, None)
+        return {
+            "kind": "primary" if self.primary else "exploratory",
+            "first": self.first.arm,
+            "first_at": self.first.place,
+            "second": self.second.arm,
+            "second_at": self.second.place,
+            "variant": self.variant,
+            "measure": self.measure,
+            "questions": self.questions,
+            "rows": self.rows,
+            "first_share": self.first.share,
+            "second_share": self.second.share,
+            "difference": self.difference,
+            "low": self.interval[0],
+            "high": self.interval[1],
+            "seeds": self.seeds.n,
+            "seeds_low": over[0],
+            "seeds_high": over[1],
+            "p_questions": self.p_questions,
+            "p_seeds": self.seeds.p,
+            "p_holm": self.p_holm,
+            "first_flops": self.first.flops,
+            "second_flops": self.second.flops,
+            "compute": self.compute,
+            "verdict": self.verdict,
+        }
 
 
 @dataclass(frozen=True)
@@ -78,85 +187,160 @@ class Claim:
     comparisons: list[Comparison]
 
 
-def claims(study: Study) -> list[Claim]:
-    """All claims that the study's arms can speak to, corrected together."""
-    asked = list(_asked(study))
-    drafts = [
-        [_compare(study, first, second, variant) for variant in variants]
-        for _, _, first, second, variants in asked
-    ]
-    known = [c for group in drafts for c in group if c is not None]
-    corrected = iter(holm([c.p for c in known]))
-    found = []
-    for (text, expected, *_), group in zip(asked, drafts, strict=True):
-        compared = [
-            Comparison(**{**c.__dict__, "p_holm": next(corrected)}) for c in group if c is not None
+@dataclass(frozen=True)
+class Findings:
+    """A study's comparisons; a claim's are among the primary ones or exploratory.
+
+    waiting: primary comparisons whose arms have not finished.
+    """
+
+    primary: list[Comparison]
+    waiting: list[Primary]
+    claims: list[Claim]
+
+    @property
+    def rows(self) -> list[Record]:
+        """For comparisons.csv: the primary ones, then those of claims."""
+        named = [{"claim": "primary comparison"} | c.row() for c in self.primary]
+        return named + [{"claim": c.text} | x.row() for c in self.claims for x in c.comparisons]
+
+
+def findings(study: Study) -> Findings:
+    """All primary comparisons, and all claims that the study's arms bear on.
+
+    Claims are about the measure of the first primary comparison, or success. Holm's correction is
+    over all primary comparisons that were named, measured or not, and apart from that over all
+    exploratory ones.
+    """
+    compared = {
+        p: _compare(study, p.arm, p.against, p.variant, p.measure, True) for p in study.primary
+    }
+    primary = {p: c for p, c in compared.items() if c is not None}
+    corrected = holm([1.0 if c is None or c.p is None else c.p for c in compared.values()])
+    decided = {
+        p: replace(primary[p], p_holm=q)
+        for p, q in zip(compared, corrected, strict=True)
+        if p in primary
+    }
+    measure = study.primary[0].measure if study.primary else "success"
+    drafts: list[Claim] = []
+    for text, expected, first, second, variants in _sentences(study):
+        pairs = (Primary(first, second, variant, measure) for variant in variants)
+        group = [
+            decided.get(p) or _compare(study, p.arm, p.against, p.variant, measure, False)
+            for p in pairs
         ]
-        if compared:
-            found.append(Claim(text, expected, compared))
-    return found
+        drafts.append(Claim(text, expected, [c for c in group if c is not None]))
+    waiting = [p for p in study.primary if p not in primary]
+    return Findings(list(decided.values()), waiting, _corrected(drafts))
 
 
-def _asked(study: Study) -> Iterator[tuple[str, str, str, str, list[str]]]:
+def _corrected(claims: Iterable[Claim]) -> list[Claim]:
+    """Claims that have comparisons, the exploratory ones of all of them corrected together."""
+    kept = [claim for claim in claims if claim.comparisons]
+    exploratory = [c for claim in kept for c in claim.comparisons if not c.primary]
+    corrected = iter(holm([c.p_questions for c in exploratory]))
+    return [
+        replace(
+            claim,
+            comparisons=[
+                c if c.primary else replace(c, p_holm=next(corrected)) for c in claim.comparisons
+            ],
+        )
+        for claim in kept
+    ]
+
+
+def _sentences(study: Study) -> Iterator[tuple[str, str, str, str, list[str]]]:
     """(claim, expected, first arm, second arm, variants); START stands for the initial model."""
     inside, outside = study.inside, study.outside
     for sft in study.of_kind("sft"):
         yield f"SFT ({sft.name}) learns the training rule", "higher", sft.name, START, inside
         yield f"SFT ({sft.name}) loses what is new to it", "lower", sft.name, START, outside
     for rl in study.of_kind("rl", "rl_without_sft", "rl_overfit"):
-        yield f"RL ({rl.name}) generalises beyond the start", "higher", rl.name, START, outside
+        text = f"RL ({rl.name}) generalises beyond the start"
+        yield text, "higher", rl.name, START, outside
         for sft in study.of_kind("sft"):
             if (sft.source, sft.at) == (rl.source, rl.at):
-                yield (f"RL ({rl.name}) generalises better than SFT ({sft.name}) from the same "
-                       "model", "higher", rl.name, sft.name, outside)  # fmt: skip
+                text = (
+                    f"RL ({rl.name}) generalises better than SFT ({sft.name}) from the same model"
+                )
+                yield text, "higher", rl.name, sft.name, outside
     for rl in study.of_kind("rl"):
         if rl.source:
-            yield (f"RL ({rl.name}) generalises better than its own SFT", "higher", rl.name,
-                   rl.source, outside)  # fmt: skip
-            yield (f"RL ({rl.name}) improves on its SFT in distribution", "higher", rl.name,
-                   rl.source, inside)  # fmt: skip
+            text = f"RL ({rl.name}) generalises better than its own SFT"
+            yield text, "higher", rl.name, rl.source, outside
+            text = f"RL ({rl.name}) improves on its SFT in distribution"
+            yield text, "higher", rl.name, rl.source, inside
         for other in study.of_kind("rl_without_sft"):
-            yield (f"RL without SFT ({other.name}) ends below RL with it ({rl.name})", "lower",
-                   other.name, rl.name, study.variants)  # fmt: skip
+            text = f"RL without SFT ({other.name}) ends below RL with it ({rl.name})"
+            yield text, "lower", other.name, rl.name, study.variants
         for other in study.of_kind("rl_overfit"):
-            yield (f"RL from an overfitted SFT ({other.name}) ends below {rl.name}", "lower",
-                   other.name, rl.name, outside)  # fmt: skip
+            text = f"RL from an overfitted SFT ({other.name}) ends below {rl.name}"
+            yield text, "lower", other.name, rl.name, outside
 
 
-def _compare(study: Study, first: str, second: str, variant: str) -> Comparison | None:
-    """Over the seeds that both arms have finished, on the episodes that all of them played."""
+def _compare(
+    study: Study, first: str, second: str, variant: str, measure: str, primary: bool
+) -> Comparison | None:
+    """Over the seeds that both arms have finished, on the questions that all of them played."""
     both = [
         (one, other)
         for seed in study.seeds
-        if (one := _point(study, first, seed, variant, None))
-        and (other := _point(study, second, seed, variant, study.arm(first)))
+        if (one := _point(study, first, seed, variant, second))
+        and (other := _point(study, second, seed, variant, first))
+        and one.decoding == other.decoding
     ]
-    shared = set.intersection(*({*a.outcomes} & {*b.outcomes} for a, b in both)) if both else set()
+    tallies = [(a.measures.get(measure, {}), b.measures.get(measure, {})) for a, b in both]
+    shared = sorted(set.intersection(*({*a} & {*b} for a, b in tallies)) if tallies else set())
     if not shared:
         return None
-    hands = sorted(shared)
-    gains = [
-        sum(int(a.outcomes[h]) - int(b.outcomes[h]) for a, b in both) / len(both) for h in hands
+    counts = [sum(a[q].rows for a, _ in tallies) for q in shared]
+    # A question weighs as many rows as the first side has of it, on both sides.
+    gains = [sum(a[q].rows * (a[q].mean - b[q].mean) for a, b in tallies) for q in shared]
+    by_seed = [
+        sum(a[q].rows * (a[q].mean - b[q].mean) for q in shared) / sum(a[q].rows for q in shared)
+        for a, b in tallies
     ]
     shares = [
-        sum(point.outcomes[h] for point in side for h in hands) / len(hands) / len(both)
-        for side in zip(*both, strict=True)
+        sum(pair[0][q].rows * pair[side][q].mean for pair in tallies for q in shared) / sum(counts)
+        for side in (0, 1)
     ]
-    by_seed = [
-        sum(int(a.outcomes[h]) - int(b.outcomes[h]) for h in hands) / len(hands) for a, b in both
+    sides = [
+        Side(arm, _places(points), share, _flops(points))
+        for arm, points, share in zip((first, second), zip(*both, strict=True), shares, strict=True)
     ]
-    p = mcnemar(sum(g > 0 for g in gains), sum(g < 0 for g in gains))
     return Comparison(
-        first, second, variant, len(hands), shares[0], shares[1], paired_bootstrap(gains),
-        over_seeds(by_seed), p, p,
-    )  # fmt: skip
+        sides[0],
+        sides[1],
+        variant,
+        measure,
+        primary,
+        len(shared),
+        sum(counts),
+        paired_interval(gains, counts),
+        over_seeds(by_seed, DIFFERENCES),
+        mcnemar(sum(g > ROUNDING for g in gains), sum(g < -ROUNDING for g in gains)),
+    )
 
 
-def _point(study: Study, name: str, seed: int, variant: str, asker: Arm | None) -> Point | None:
-    """An arm's end; where an arm begins with an earlier step of it, that step."""
+def _places(points: Iterable[Point]) -> str:
+    """The checkpoint of all seeds, or each of them where they differ (`match` counts its steps)."""
+    return " / ".join(dict.fromkeys(point.place for point in points))
+
+
+def _flops(points: Iterable[Point]) -> float | None:
+    spent = [point.flops for point in points]
+    known = [value for value in spent if value is not None]
+    return sum(known) / len(known) if len(known) == len(spent) else None
+
+
+def _point(study: Study, name: str, seed: int, variant: str, rival: str) -> Point | None:
+    """An arm's end; where its rival begins with an earlier step of it, that step."""
     if name == START:
         return study.start(seed, variant)
-    if asker is not None and asker.source == name and asker.at is not None:
+    later: Arm | None = None if rival == START else study.arm(rival)
+    if later is not None and later.source == name and later.at is not None:
         steps = study.at(name, seed, variant)
-        return next((p for p in steps if (p.phase, p.step) == ("sft", asker.at)), None)
+        return next((p for p in steps if (p.phase, p.step) == ("sft", later.at)), None)
     return study.last(name, seed, variant)

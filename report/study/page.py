@@ -1,24 +1,23 @@
 """A study's report: `STUDY/report.html` for a browser, `STUDY/report/` with PNG and CSV.
 
-Comes in: a study's folder, complete or not; goes out: the page's path. The page is one file that
-needs no network; every text in it that a model, an environment or a person wrote is escaped.
+Input: a study's folder, complete or not. Every text of the page that a model, an environment or
+a person wrote is escaped.
 """
 
 from __future__ import annotations
 
-import base64
 import csv
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from report.page import STYLE, conversation, section, table
-from report.statistics import over_seeds, wilson
-from report.study import published
-from report.study.figures import FIGURES, Drawing, draw
-from report.study.findings import Claim, Comparison, claims
-from report.study.results import Arm, Point, Study, read_study, table_rows
+from report.html import document, picture, section
+from report.metrics import Record
+from report.page import conversation
+from report.study import published, tables, verdicts
+from report.study.figures import FIGURES, Drawing, draw, played
+from report.study.findings import Findings, findings
+from report.study.results import Study, read_study, table_rows
 
 MORE_STYLE = """
 body { max-width: 76rem; } .scroll table { font-size: .92rem; }
@@ -30,7 +29,7 @@ SAMPLES = 2  # conversations shown an arm
 
 
 def write_study_report(folder: str | Path) -> Path:
-    """Write the report of a study's folder; tells what there is of an unfinished one.
+    """Write the report of a study's folder; of an unfinished one it shows what there is.
 
     Returns:
         The page. Beside it, report/ holds NAME.png and NAME.csv of every figure with data,
@@ -40,68 +39,57 @@ def write_study_report(folder: str | Path) -> Path:
         ConfigError: the folder is no study's (`read_study`).
     """
     folder = Path(folder)
-    study, beside = read_study(folder), folder / "report"
-    beside.mkdir(exist_ok=True)
-    found = claims(study)
-    _write_csv(beside / "points.csv", table_rows(study))
-    _write_csv(beside / "comparisons.csv",
-               ({"claim": c.text} | x.row() for c in found for x in c.comparisons))  # fmt: skip
-    _write_csv(beside / "published.csv", (row._asdict() for row in published.TABLE))
+    study, place = read_study(folder), folder / "report"
+    place.mkdir(exist_ok=True)
+    found = findings(study)
+    _write_csv(place / "points.csv", table_rows(study))
+    _write_csv(place / "comparisons.csv", found.rows)
+    _write_csv(place / "published.csv", (row._asdict() for row in published.TABLE))
     page = folder / "report.html"
-    page.write_text(_page(study, found, beside), "utf-8")
+    page.write_text(_page(study, found, place), "utf-8")
     return page
 
 
-def _write_csv(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+def _write_csv(file: Path, rows: Iterable[Record]) -> None:
     rows = list(rows)
-    if rows:
-        with file.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    if not rows:
+        file.unlink(missing_ok=True)  # of an earlier report
+        return
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-def _page(study: Study, found: list[Claim], beside: Path) -> str:
-    name = escape(study.name)
+def _page(study: Study, found: Findings, place: Path) -> str:
     size = f"{study.parameters:,} parameters" if study.parameters else ""
-    counts = sorted({len(p.outcomes) for p in study.points})
     facts = [
-        study.environment, study.model, size, f"{len(study.arms)} arms",
-        f"{len(study.seeds)} training seeds",
-        f"{' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))} episodes an "
-        "evaluation" if counts else "",
+        study.environment,
+        study.model,
+        size,
+        f"{len(study.arms)} arms",
         study.evaluation,
-    ]  # fmt: skip
-    steps = _steps(study)
-    whole, word = ("interrupted", "incomplete") if study.missing else ("finished", "complete")
-    missing = f"Without evaluations as yet: {'; '.join(study.missing)}." if study.missing else ""
-    parts = [
-        section("What holds, what does not", _findings(study, found)),
-        *(section(d.title, _figure(study, d, beside)) for d in FIGURES),
-        section("Success at the end of each arm", _ends(study)),
-        *([section("Per-step accuracy at the end of each arm", steps)] if steps else []),
-        section("Paired comparisons", _comparisons(found)),
-        section("Published figures beside ours", _published(study)),
-        section("Sample episodes", _samples(study)),
-        section("study.yaml", f"<pre>{escape((study.folder / 'study.yaml').read_text())}</pre>"),
     ]
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}: study</title>
-<style>{STYLE}{MORE_STYLE}</style>
-</head>
-<body>
-<h1>{name}<span class="status {whole}">{word}</span></h1>
-<p class="faint">{escape(" · ".join(fact for fact in facts if fact))}</p>
-<p class="lead">{_model_note(study)}</p>
-<p>{escape(missing)}</p>
-{chr(10).join(parts)}
-</body>
-</html>
-"""
+    badge = ("interrupted", "incomplete") if study.missing else ("finished", "complete")
+    names = escape("; ".join(study.missing))
+    text = escape((study.folder / "study.yaml").read_text())
+    parts = [
+        f'<p class="lead">{_model_note(study)}</p>',
+        f"<p>{escape(played(study))}</p>",
+        f"<p>Not finished: {names}. They stand in curves and in no comparison.</p>" * bool(names),
+        section("Primary comparisons", verdicts.primary(study, found)),
+        section("What the literature says, and what these runs show", verdicts.claims(found)),
+        *(section(d.title, _figure(study, d, place)) for d in FIGURES),
+        section("Success at the end of each arm", tables.ends(study)),
+        section("Greedy, sampled and pass@k", tables.decodings(study)),
+        section("Per-step accuracy at the end of each arm", tables.accuracy(study)),
+        section("What training can have seen", tables.exposures(study)),
+        section("All comparisons", tables.comparisons(found)),
+        section("Published figures beside ours", tables.beside_published(study)),
+        section("Sample episodes", _samples(study)),
+        section("study.yaml", f"<pre>{text}</pre>"),
+    ]
+    return document(study.name, "study", badge, facts, "\n".join(filter(None, parts)), MORE_STYLE)
 
 
 def _model_note(study: Study) -> str:
@@ -110,192 +98,18 @@ def _model_note(study: Study) -> str:
             "The model is tiny and was trained from scratch, not pretrained: what it shows need "
             "not hold of a pretrained one, and it cannot read tokens that it never saw."
         )
-    return f"Model: {escape(study.model)}. One model speaks for no other."
+    return f"Model: {escape(study.model)}. Another model may behave otherwise."
 
 
-def _figure(study: Study, drawing: Drawing, beside: Path) -> str:
-    file = beside / f"{drawing.key}.png"
+def _figure(study: Study, drawing: Drawing, place: Path) -> str:
+    file = place / f"{drawing.key}.png"
     rows = draw(study, drawing, file)
-    if not rows:
-        file.unlink(missing_ok=True)  # of an earlier report
-        return f'<p class="faint">Not in this study: it needs {escape(drawing.needs)}.</p>'
     _write_csv(file.with_suffix(".csv"), rows)
-    picture = base64.b64encode(file.read_bytes()).decode()
-    return (
-        f'<figure><img alt="{escape(drawing.title)}" src="data:image/png;base64,{picture}">'
-        f"<figcaption>{escape(drawing.note)} n = {len(study.seeds)} training seeds.</figcaption>"
-        "</figure>"
-    )
-
-
-def _findings(study: Study, found: list[Claim]) -> str:
-    """Each claim with the variants on which it holds, fails or stays open."""
-    if not found:
-        return '<p class="faint">No two arms are finished that could be compared.</p>'
-    items = "\n".join(f"<li>{_finding(claim)}</li>" for claim in found)
-    total = sum(len(claim.comparisons) for claim in found)
-    note = (
-        f"{total} comparisons on the same episodes, p after Holm's correction for all of them. "
-        "Said to hold: p below 0.05, the 95 % interval of the difference without 0, and the same "
-        "of Student's interval over training seeds. 'In these runs': without the last. 'Not "
-        "shown' is no proof that nothing differs."
-    )
-    return f'<ul class="claims">\n{items}\n</ul>\n<p class="faint">{note}</p>'
-
-
-def _finding(claim: Claim) -> str:
-    parts = []
-    for c in claim.comparisons:
-        verdict = c.verdict
-        if verdict.split()[0] == claim.expected:
-            word = "holds" + verdict.removeprefix(claim.expected)
-            tone = "holds"
-        elif verdict == "not shown":
-            word, tone = verdict, "faint"
-        else:
-            word, tone = f"the opposite: {verdict}", "fails"
-        parts.append(
-            f'<li><b class="{tone}">{word}</b> on {escape(c.variant)}: <span class="faint">'
-            f"{_points(c)}, n = {c.pairs} × {_count(c.seeds.n, 'seed')}, p {escape(_p(c.p_holm))}"
-            "</span></li>"
-        )
-    return f"{escape(claim.text)}<ul>{''.join(parts)}</ul>"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
-def _points(c: Comparison) -> str:
-    low, high = (_signed(bound) for bound in c.interval)
-    return (
-        f"{100 * c.first_share:.1f} against {100 * c.second_share:.1f} %, "
-        f"{_signed(c.difference)} points [{low}, {high}]"
-    )
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def _p(p: float) -> str:
-    return "< 0.0001" if p < 1e-4 else f"= {p:.4f}" if p < 0.01 else f"= {p:.2f}"
-
-
-def _ends(study: Study) -> str:
-    head = ["arm", "kind", *(escape(v) for v in study.variants)]
-    rows = [["start", "the initial model", *(_cell(study, None, v) for v in study.variants)]]
-    for arm in (arm for arm in study.arms if arm.kind != "pretrain"):  # its end is the start
-        cells = [_cell(study, arm.name, v) for v in study.variants]
-        rows.append([escape(arm.name), arm.kind.replace("_", " "), *cells])
-    outside = ", ".join(study.outside) or "none"
-    note = (
-        "Percent of episodes solved, all seeds together [Wilson's 95 % interval], and the range "
-        f"of training seeds. Out of distribution: {outside}."
-    )
-    return f'{table(head, rows)}\n<p class="faint">{escape(note)}</p>'
-
-
-def _ends_of(study: Study, arm: str | None, variant: str) -> list[Point]:
-    """An arm's (None: the start's) last point of each training seed that has one."""
-    return [
-        p for seed in study.seeds
-        if (p := study.last(arm, seed, variant) if arm else study.start(seed, variant))
-    ]  # fmt: skip
-
-
-def _cell(study: Study, arm: str | None, variant: str) -> str:
-    points = _ends_of(study, arm, variant)
-    if not points:
-        return "–"
-    n = sum(len(p.outcomes) for p in points)
-    wins = sum(sum(p.outcomes.values()) for p in points)
-    low, high = wilson(wins, n)
-    seeds = over_seeds([p.success for p in points])
-    return (
-        f"<b>{100 * wins / n:.1f}</b> "
-        f'<span class="faint">[{100 * low:.1f}, {100 * high:.1f}]<br>'
-        f"{100 * seeds.low:.1f}–{100 * seeds.high:.1f}, n = {n}</span>"
-    )
-
-
-def _steps(study: Study) -> str:
-    """Single steps, the measure of V-IRL's published figures; empty where there are none."""
-    if not any(p.accuracy is not None for p in study.points):
-        return ""
-    arms = [None, *(arm.name for arm in study.arms if arm.kind != "pretrain")]
-    rows = [
-        [escape(arm or "start"), *(_accuracy(study, arm, v) for v in study.variants)]
-        for arm in arms
-    ]
-    note = (
-        "Percent of answers whose action was right, mean over episodes and training seeds, and the "
-        "range of training seeds. An episode ends where its graded answers are used up."
-    )
-    head = ["arm", *(escape(v) for v in study.variants)]
-    return f'{table(head, rows)}\n<p class="faint">{note}</p>'
-
-
-def _accuracy(study: Study, arm: str | None, variant: str) -> str:
-    known = [p.accuracy for p in _ends_of(study, arm, variant) if p.accuracy is not None]
-    if not known:
-        return "–"
-    seeds = over_seeds(known)
-    spread = f"{100 * seeds.low:.1f}–{100 * seeds.high:.1f}"
-    return f'<b>{100 * seeds.mean:.1f}</b> <span class="faint">{spread}</span>'
-
-
-def _comparisons(found: list[Claim]) -> str:
-    rows = [
-        [escape(f"{c.first} − {c.second}"), escape(c.variant), f"{c.pairs}", _signed(c.difference),
-         f'<span class="faint">[{_signed(c.interval[0])}, {_signed(c.interval[1])}]</span>',
-         _over(c), *(escape(_p(p).removeprefix("= ")) for p in (c.p, c.p_holm)), c.verdict]
-        for claim in found for c in claim.comparisons
-    ]  # fmt: skip
-    head = ["arms", "variant", "pairs", "points", "95 %, pairs", "95 %, seeds", "p", "p, Holm",
-            "first is"]  # fmt: skip
-    note = (
-        "Same hands or routes in both arms. p: McNemar's exact test; over several training seeds "
-        "a hand counts for the arm that solved it more often. Intervals: a bootstrap of hands, "
-        "and Student's t over training seeds."
-    )
-    return f'{table(head, rows)}\n<p class="faint">{note}</p>' if rows else ""
-
-
-def _over(c: Comparison) -> str:
-    if c.seeds.interval is None:
-        return "one seed"
-    low, high = c.seeds.interval
-    return f'<span class="faint">[{_signed(low)}, {_signed(high)}], n = {c.seeds.n}</span>'
-
-
-def _published(study: Study) -> str:
-    """The paper's rows, then each out-of-distribution variant of this study."""
-    rows = [
-        [r.task, r.shift, r.measure, published.MODEL, f"{r.start}", f"{r.sft}", f"{r.rl}"]
-        for r in published.TABLE
-    ]
-    size = f", {study.parameters:,} parameters" if study.parameters else ""
-    model = escape(f"from scratch{size}" if study.from_scratch else f"{study.model}{size}")
-    sft, rl = _opposed(study)
-    names = " and ".join(escape(arm.name) for arm in (sft, rl) if arm)
-    measures = {"success": _cell, "per-step accuracy": _accuracy} if _steps(study) else {
-        "success": _cell}  # fmt: skip
-    for variant in study.outside:
-        for measure, cell in measures.items():
-            ours = [cell(study, arm.name, variant) if arm else "–" for arm in (sft, rl)]
-            row = [f"<b>this study</b>, {names}", escape(variant), measure, model]
-            rows.append([*row, cell(study, None, variant), *ours])
-    head = ["task", "change", "measure", "model", "start, %", "SFT, %", "RL, %"]
-    note = f"Published: {published.SOURCE}. Models, compute and episodes differ: no ranking."
-    return f'{table(head, rows)}\n<p class="faint">{escape(note)}</p>'
-
-
-def _opposed(study: Study) -> tuple[Arm | None, Arm | None]:
-    """SFT and RL to stand beside the published pair: begun from the same model, if there are."""
-    sft, rl = study.of_kind("sft"), next(iter(study.of_kind("rl")), None)
-    same = [arm for arm in sft if rl and (arm.source, arm.at) == (rl.source, rl.at)]
-    return next(iter(same or sft), None), rl
+    if not rows:
+        file.unlink(missing_ok=True)
+        return f'<p class="faint">Not in this study: it needs {escape(drawing.needs)}.</p>'
+    caption = escape(f"{drawing.note} {played(study)}")
+    return f"<figure>{picture(file, drawing.title)}<figcaption>{caption}</figcaption></figure>"
 
 
 def _samples(study: Study) -> str:

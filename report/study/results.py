@@ -1,31 +1,27 @@
-"""What a study measured: its folder in, typed rows out.
+"""What a study measured, as typed rows.
 
-The folder's form, which the runner writes, is said at `read_study`; complete or not, it is
-read as far as it goes. Knows nothing of pages and pictures.
+Input: a study's folder, whose form is described at `read_study`; an incomplete one is read as far
+as it goes.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from configs.load import ConfigError
+from configs.primary import MEASURES, Primary, parse_primary
 from configs.study import PRETRAIN
-from report.metrics import Record, episodes, read_lines
-from report.statistics import summarise
-from report.study.compute import Spent, along, before
-from report.summary import load_config, parameters
+from report.metrics import OUTCOMES, Record, episodes
+from report.study.compute import before
+from report.study.points import KS, Point, interval, passes, read_points
+from report.summary import ended, load_config, parameters
 
 KINDS = ("pretrain", "start", "sft", "rl", "rl_without_sft", "rl_overfit", "not begun")
 # Settings that change no rule and no picture.
 SAME_RULE = {"hands", "require_face", "verify_iter", "feedback"}
-OUTCOMES = "outcomes.jsonl"
-UNKNOWN = Spent(sft_flops=math.nan, formula_flops=math.nan)
-FIELDS = ("stage", "variant", "seed", "success")
 
 
 @dataclass(frozen=True)
@@ -45,41 +41,16 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One evaluation: an arm and training seed, at a step of a phase, on one variant.
-
-    outcomes: success by the episode's seed, for paired tests.
-    recognition: share of what was read right; None where nothing had to be read.
-    accuracy: share of single steps that were right; None of environments without steps.
-    flops: spent since the initial model, a pretrained one's own cost left out; None unknown.
-    flops_formula: by the paper's formula. kl: to the initial model, nats a token.
-    """
-
-    arm: str
-    seed: int
-    phase: str
-    step: int
-    variant: str
-    outcomes: dict[int, bool]
-    first_try: float | None
-    recognition: float | None
-    accuracy: float | None
-    flops: float | None
-    flops_formula: float | None
-    kl: float | None
-
-    @property
-    def success(self) -> float:
-        """The share of episodes solved, 0 to 1."""
-        return sum(self.outcomes.values()) / len(self.outcomes)
-
-
-@dataclass(frozen=True)
 class Study:
-    """A study's definition, its points in order of seed, phase and step, and sample episodes."""
+    """A study's definition, its points in order of seed, phase and step, and sample episodes.
+
+    configs: of each arm's first run that was begun, empty before that.
+    finished: arm and training seed of the runs that have ended as planned.
+    """
 
     name: str
     folder: Path
+    configs: dict[str, Record]
     model: str
     parameters: int | None
     from_scratch: bool
@@ -89,9 +60,16 @@ class Study:
     seeds: list[int]
     variants: list[str]
     inside: list[str]
+    primary: tuple[Primary, ...]
     points: list[Point]
     samples: list[Record]
-    missing: list[str]
+    finished: set[tuple[str, int]]
+
+    @property
+    def missing(self) -> list[str]:
+        """Runs that have not finished."""
+        runs = ((arm.name, seed) for arm in self.arms for seed in self.seeds)
+        return [f"{arm}, seed {seed}" for arm, seed in runs if (arm, seed) not in self.finished]
 
     @property
     def outside(self) -> list[str]:
@@ -103,7 +81,12 @@ class Study:
         return [p for p in self.points if (p.arm, p.seed, p.variant) == (arm, seed, variant)]
 
     def last(self, arm: str, seed: int, variant: str) -> Point | None:
-        """The newest point of an arm after training; of an arm of kind start, its only one."""
+        """An arm's end: the last point of a run that has finished; None of one that has not.
+
+        Of an arm of kind start it is the only point.
+        """
+        if (arm, seed) not in self.finished:
+            return None
         found = self.at(arm, seed, variant)
         if self.arm(arm).kind != "start":
             found = [p for p in found if p.phase != "start"]
@@ -115,6 +98,14 @@ class Study:
         first = {a.name for a in self.arms if a.source in {None, *pretrained}} - pretrained
         found = (p for p in self.points if p.phase == "start" and p.arm in first)
         return next((p for p in found if (p.seed, p.variant) == (seed, variant)), None)
+
+    def ends(self, arm: str | None, variant: str) -> list[Point]:
+        """An arm's (None: the initial model's) end of each training seed that has one."""
+        return [
+            p
+            for seed in self.seeds
+            if (p := self.last(arm, seed, variant) if arm else self.start(seed, variant))
+        ]
 
     def arm(self, name: str) -> Arm:
         """The arm of a name."""
@@ -150,34 +141,59 @@ def read_study(folder: str | Path) -> Study:
     seeds = list(said["seeds"])
     configs = {name: _config(folder, name, seeds) for name in said["arms"]}
     arms = _arms(folder, said, configs)
-    variants: dict[str, dict[str, Any]] = {}
+    variants: dict[str, Record] = {}
     for config in configs.values():
         variants |= (config.get("eval") or {}).get("variants") or {}
-    points: list[Point] = []
-    samples: list[Record] = []
-    missing = []
-    sources = {arm.name: (arm.source, arm.at) for arm in arms}
-    for arm in arms:
-        for seed in seeds:
-            run = run_folder(folder, arm.name, seed)
-            if not (run / OUTCOMES).is_file():
-                missing.append(f"{arm.name}, seed {seed}")
-                continue
-            points += _points(run, arm.name, seed, before(folder, sources, arm.name, seed))
-            samples += [{"arm": arm.name, "arm_seed": seed} | e for e in episodes(run)]
+    points, samples, finished = _runs(folder, arms, seeds, configs)
     first = next((config for config in configs.values() if config), {})
     path = (first.get("model") or {}).get("path")
+    sizes = (_size(run_folder(folder, a, s)) for a in configs for s in seeds)
     return Study(
-        folder.name, folder, str(path or "a tiny model, made from scratch"),
-        next(filter(None, (_size(run_folder(folder, a, s)) for a in configs for s in seeds)), None),
-        path is None, str((first.get("env") or {}).get("id", "")), _budget(first),
-        arms, seeds, list(variants),
-        [name for name, settings in variants.items() if set(settings or {}) <= SAME_RULE],
-        points, samples, missing,
-    )  # fmt: skip
+        name=folder.name,
+        folder=folder,
+        configs=configs,
+        model=str(path or "a tiny model, made from scratch"),
+        parameters=next(filter(None, sizes), None),
+        from_scratch=path is None,
+        environment=str((first.get("env") or {}).get("id", "")),
+        evaluation=_budget(first),
+        arms=arms,
+        seeds=seeds,
+        variants=list(variants),
+        inside=[name for name, changed in variants.items() if set(changed or {}) <= SAME_RULE],
+        primary=parse_primary(said.get("primary"), said["arms"], [*variants, *_named(said)]),
+        points=points,
+        samples=samples,
+        finished=finished,
+    )
 
 
-def _budget(config: dict[str, Any]) -> str:
+def _runs(
+    folder: Path, arms: list[Arm], seeds: list[int], configs: dict[str, Record]
+) -> tuple[list[Point], list[Record], set[tuple[str, int]]]:
+    """Points and sample episodes of all runs, and which of them have finished."""
+    sources = {arm.name: (arm.source, arm.at) for arm in arms}
+    points: list[Point] = []
+    samples: list[Record] = []
+    finished = set()
+    for arm, seed in ((arm.name, seed) for arm in arms for seed in seeds):
+        run = run_folder(folder, arm, seed)
+        if not (run / OUTCOMES).is_file():
+            continue
+        if ended(run)["status"] == "finished":
+            finished.add((arm, seed))
+        temperature = (configs[arm].get("eval") or {}).get("temperature", 1.0)
+        points += read_points(run, arm, seed, before(folder, sources, arm, seed), temperature)
+        samples += [{"arm": arm, "arm_seed": seed} | e for e in episodes(run)]
+    return points, samples, finished
+
+
+def _named(said: Record) -> list[str]:
+    """The variants that primary comparisons name: no run may have been begun that has them."""
+    return [str(entry.get("variant")) for entry in said.get("primary") or []]
+
+
+def _budget(config: Record) -> str:
     """How episodes are evaluated, as far as the configuration says it."""
     temperature = (config.get("eval") or {}).get("temperature")
     tries = ((config.get("env") or {}).get("settings") or {}).get("verify_iter")
@@ -186,7 +202,7 @@ def _budget(config: dict[str, Any]) -> str:
     return ", ".join(text.format(value) for text, value in said.items() if value is not None)
 
 
-def _definition(folder: Path) -> dict[str, Any]:
+def _definition(folder: Path) -> Record:
     file = folder / "study.yaml"
     if not file.is_file():
         raise ConfigError(f"{folder}: holds no study.yaml, so it is no study's folder")
@@ -203,12 +219,12 @@ def _definition(folder: Path) -> dict[str, Any]:
     return said
 
 
-def _config(folder: Path, arm: str, seeds: list[int]) -> dict[str, Any]:
+def _config(folder: Path, arm: str, seeds: list[int]) -> Record:
     """The configuration of the first of an arm's runs that was begun; empty without one."""
     return next(filter(None, (load_config(run_folder(folder, arm, s)) for s in seeds)), {})
 
 
-def _arms(folder: Path, said: dict[str, Any], configs: dict[str, dict[str, Any]]) -> list[Arm]:
+def _arms(folder: Path, said: Record, configs: dict[str, Record]) -> list[Arm]:
     """The arms, each after its source."""
     found: dict[str, Arm] = {}
     waiting = {name: arm or {} for name, arm in said["arms"].items()}
@@ -229,7 +245,7 @@ def _arms(folder: Path, said: dict[str, Any], configs: dict[str, dict[str, Any]]
     return [found[name] for name in said["arms"]]
 
 
-def _kind(name: str, config: dict[str, Any], source: Arm | None, before: Arm | None) -> str:
+def _kind(name: str, config: Record, source: Arm | None, before: Arm | None) -> str:
     """An arm's part: SFT that goes on from an SFT arm makes what is begun from it `rl_overfit`.
 
     An arm called pretrain… stands for the initial model that a tiny one lacks.
@@ -247,65 +263,6 @@ def _kind(name: str, config: dict[str, Any], source: Arm | None, before: Arm | N
     return "rl_overfit" if again else "rl"
 
 
-def _points(run: Path, arm: str, seed: int, earlier: Spent) -> list[Point]:
-    """A run's evaluations, in the order of phases and steps; failed episodes are left out."""
-    known, last = _evaluations(run)
-    groups: dict[tuple[str, int, str], list[Record]] = {}
-    for row in read_lines(run / OUTCOMES):
-        for field in FIELDS:
-            if field not in row and row.get("end") != "failed":
-                raise ConfigError(f"{run / OUTCOMES}: a row has no {field}: {row}")
-        if row.get("end") != "failed":
-            key = row["stage"], _step(row, last), row["variant"]
-            groups.setdefault(key, []).append(row)
-    order = {"start": 0, "sft": 1, "ppo": 2}
-    points = []
-    for phase, step, variant in sorted(groups, key=lambda k: (order.get(k[0], 3), k[1])):
-        rows = groups[phase, step, variant]
-        beside, own = known.get((phase, step, variant), ({}, UNKNOWN))
-        spent = earlier + own
-        points.append(Point(
-            arm, seed, phase, step, variant, {r["seed"]: r["success"] > 0 for r in rows},
-            _mean(rows, "first_try"), _mean(rows, "recognition"),
-            _mean(rows, "per_step_accuracy"), _known(spent.flops), _known(spent.formula_flops),
-            beside.get("kl_start"),
-        ))  # fmt: skip
-    return points
-
-
-def _mean(rows: list[Record], key: str) -> float | None:
-    values = [float(r[key]) for r in rows if r.get(key) is not None]
-    values = [value for value in values if math.isfinite(value)]
-    return math.fsum(values) / len(values) if values else None
-
-
-def _step(row: Record, last: dict[str, int]) -> int:
-    """Where in its phase an evaluation was; the one at the end says 0."""
-    said = row.get("step" if row["stage"] == "sft" else "update") or 0
-    return int(said) or last.get(row["stage"], 0)
-
-
-def _known(number: float) -> float | None:
-    return None if math.isnan(number) else number
-
-
-def _evaluations(
-    run: Path,
-) -> tuple[dict[tuple[str, int, str], tuple[Record, Spent]], dict[str, int]]:
-    """Records of evaluations by phase, step and variant; and the last step of each phase."""
-    records = list(along(run))
-    last = {
-        "sft": max((r["step"] for r, _ in records if r["kind"] == "sft"), default=0),
-        "ppo": max((r["update"] for r, _ in records if r["kind"] == "ppo"), default=0),
-    }
-    found = {
-        (r["stage"], _step(r, last), r["variant"]): (r, spent)
-        for r, spent in records
-        if r["kind"] == "eval"
-    }
-    return found, last
-
-
 def _size(run: Path) -> int | None:
     """Parameters of a run's model, where its folder is still there."""
     own, path = run / "model", (load_config(run).get("model") or {}).get("path")
@@ -313,17 +270,32 @@ def _size(run: Path) -> int | None:
     return parameters(place) if place.is_dir() else None
 
 
-def table_rows(study: Study) -> list[dict[str, Any]]:
-    """One row a point, for results.csv: shares from 0 to 1, Wilson's interval."""
-    rows = []
-    for p in study.points:
-        found = summarise(p.outcomes.values())
-        rows.append({
-            "arm": p.arm, "seed": p.seed, "phase": p.phase, "step": p.step, "variant": p.variant,
-            "distribution": "in" if p.variant in study.inside else "out", "n": found["n"],
-            "success": p.success, "low": found["interval"][0], "high": found["interval"][1],
-            "first_try": p.first_try, "recognition": p.recognition,
-            "per_step_accuracy": p.accuracy, "flops": p.flops, "flops_formula": p.flops_formula,
-            "kl_start": p.kl,
-        })  # fmt: skip
-    return rows
+def table_rows(study: Study) -> list[Record]:
+    """One row a point, for points.csv: shares from 0 to 1, intervals clustered by question."""
+    return [_table_row(study, point) for point in study.points]
+
+
+def _table_row(study: Study, p: Point) -> Record:
+    tallies = p.measures["success"]
+    low, high = interval(tallies)
+    by_k = passes(p)
+    return {
+        "arm": p.arm,
+        "seed": p.seed,
+        "phase": p.phase,
+        "step": p.step,
+        "variant": p.variant,
+        "distribution": "in" if p.variant in study.inside else "out",
+        "decoding": p.decoding,
+        "n": p.rows,
+        "questions": len(tallies),
+        "success": p.success,
+        "low": low,
+        "high": high,
+        "sampled": p.sampled,
+        **{f"pass_at_{k}": by_k.get(k) for k in KS},
+        **{measure: p.share(measure) for measure in MEASURES[1:]},
+        "flops": p.flops,
+        "flops_formula": p.flops_formula,
+        "kl_start": p.kl,
+    }

@@ -9,11 +9,19 @@ from report import flops
 
 
 def test_forward_and_training_agree_with_the_counter():
-    config = LlamaConfig(vocab_size=64, hidden_size=64, intermediate_size=256,
-                         num_hidden_layers=2, num_attention_heads=2)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
     model = LlamaForCausalLM._from_config(config, attn_implementation="eager")
-    names = {name: m.weight.numel() for name, m in model.named_modules()
-             if isinstance(m, torch.nn.Linear)}  # fmt: skip
+    names = {
+        name: m.weight.numel()
+        for name, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear)
+    }
     output = names.pop("lm_head")
     size, tokens = flops.Size(sum(names.values()), output, 2, 64), torch.randint(0, 64, (2, 96))
     with FlopCounterMode(display=False) as played, torch.no_grad():

@@ -41,10 +41,16 @@ def test_numbers_of_all_kinds_come_back(tmp_path: Path) -> None:
     assert record["time"] > 1e9
     assert 0 <= record["elapsed_s"] < 10
     assert {k: v for k, v in record.items() if k not in ("time", "elapsed_s")} == {
-        "kind": "ppo", "update": 3, "loss": 0.5, "reward": -1.25, "success": None,
-        "grad_norm": None, "interval": [0.25, 0.5], "check": {"mlp": {"kl": [2.0]}},
+        "kind": "ppo",
+        "update": 3,
+        "loss": 0.5,
+        "reward": -1.25,
+        "success": None,
+        "grad_norm": None,
+        "interval": [0.25, 0.5],
+        "check": {"mlp": {"kl": [2.0]}},
         "cause": None,
-    }  # fmt: skip
+    }
 
 
 def test_a_record_is_on_disk_when_write_returns(tmp_path: Path) -> None:

@@ -56,10 +56,17 @@ def test_the_three_files(tmp_path: Path) -> None:
     for words in (
         "Success on train : 0.0 % start, 33.0 % after SFT, 56.1 % after PPO",
         "intervals of SFT and PPO do not overlap",
-        "held_out 512 0.0 [0.0, 0.7]", "30.1 [26.3, 34.2]", "46.1 [41.8, 50.4]",
-        "8,680 parameters", "sft 170.1 39.3", "rollout 5,200", "5.0e-06 3.0e-11",
-        "head perturbed", "face_rule: ten", "seed 1000000 · solved",
-    ):  # fmt: skip
+        "held_out 512 0.0 [0.0, 0.7]",
+        "30.1 [26.3, 34.2]",
+        "46.1 [41.8, 50.4]",
+        "8,680 parameters",
+        "sft 170.1 39.3",
+        "rollout 5,200",
+        "5.0e-06 3.0e-11",
+        "head perturbed",
+        "face_rule: ten",
+        "seed 1000000 · solved",
+    ):
         assert words in shown.text, words
 
 
@@ -77,13 +84,17 @@ def test_text_of_models_is_escaped(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     attack = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
     sample = {
-        "stage": "ppo", "variant": attack, "seed": attack, "end": attack, "success": 0.0,
+        "stage": "ppo",
+        "variant": attack,
+        "seed": attack,
+        "end": attack,
+        "success": 0.0,
         "reward": 1.0,
         "messages": [
             {"role": attack, "content": attack},
             {"role": "assistant", "content": attack, "reward": 1.0, "verdict": attack},
         ],
-    }  # fmt: skip
+    }
     with (run / "episodes.jsonl").open("a") as stream:
         stream.write(json.dumps(sample) + "\n")
     (run / "config.yaml").write_text(f"name: '{attack}'\nseed: 1\n")
@@ -121,9 +132,15 @@ def test_samples_of_the_last_evaluation_only(tmp_path: Path) -> None:
     run = make_run(tmp_path, "sft")
     for update in (10, 20):
         line: dict[str, Any] = {
-            "stage": "ppo", "variant": "train", "update": update, "seed": update, "end": "x",
-            "success": 1.0, "reward": 1.0, "messages": [],
-        }  # fmt: skip
+            "stage": "ppo",
+            "variant": "train",
+            "update": update,
+            "seed": update,
+            "end": "x",
+            "success": 1.0,
+            "reward": 1.0,
+            "messages": [],
+        }
         with (run / "episodes.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
     write_report(run)
@@ -136,9 +153,17 @@ def test_samples_show_what_the_policy_saw(tmp_path: Path) -> None:
     seen = "data:image/png;base64,AAAA"
     message = {"role": "user", "content": "which cards?", "pictures": [seen]}
     page = report.conversation(
-        {"stage": "sft", "variant": "train", "seed": 1, "end": "terminated", "success": 1.0,
-         "reward": 5.0, "messages": [message]}, opened=True,
-    )  # fmt: skip
+        {
+            "stage": "sft",
+            "variant": "train",
+            "seed": 1,
+            "end": "terminated",
+            "success": 1.0,
+            "reward": 5.0,
+            "messages": [message],
+        },
+        opened=True,
+    )
     assert f'<img src="{seen}"' in page
 
 
@@ -156,3 +181,49 @@ def test_recognition_stands_beside_success_where_there_is_any(tmp_path: Path) ->
     assert text.count("recognition, %") == 3  # start, SFT, PPO
     assert "train 512 0.0 [0.0, 0.7] 0.0 98.4 33.0" in text
     assert "held_out 512 0.0 [0.0, 0.7] 0.0 – 30.1" in text
+
+
+def change_evaluations(run: Path, change: Any) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [change(line) if line["kind"] == "eval" else line for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_nothing_against_nothing_is_no_overlap(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    change_evaluations(run, lambda r: r | {"success": 0.0, "interval": [0.0, 0.01]})
+    write_report(run)
+    text = page(run).text
+    assert "SFT and PPO solve nothing: there is nothing to compare." in text
+    assert "overlap" not in text
+
+
+def test_greedy_is_the_headline_and_stands_beside_sampled_and_passes(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    write_report(run)
+    assert "pass@" not in page(run).text
+    decodings = {
+        "greedy": {"success": 0.75, "n": 230, "interval": [0.7, 0.8]},
+        "sampled": {"success": 0.5, "n": 920, "interval": [0.45, 0.55]},
+        "pass_at": {"1": 0.5, "4": 0.8, "16": 0.9},
+    }
+    change_evaluations(run, lambda r: r | (decodings if r["variant"] == "train" else {}))
+    write_report(run)
+    text = page(run).text
+    assert "75.0 % after SFT, 75.0 % after PPO" in text
+    assert "greedy, % sampled, % pass@1, % pass@4, % pass@16, %" in text
+    assert "train after PPO 75.0 [70.0, 80.0] 50.0 [45.0, 55.0] 50.0 80.0 90.0" in text
+    assert "train 230 75.0 [70.0, 80.0]" in text
+    assert "held_out 512 0.0 [0.0, 0.7]" in text  # a record without them
+
+
+def test_the_page_says_what_training_can_have_seen(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (run / "config.yaml").write_text(
+        "env:\n  id: cardinal/GeneralPoints-v0\n  settings: {hands: train}\n"
+        "eval:\n  variants: {train: {}, held_out: {hands: held_out}}\n"
+    )
+    write_report(run)
+    rows = page(run).text.split("Other measures")[0]
+    assert "can have been trained on held_out 512" in rows
+    assert "held out of training ranks_11_12_13" in rows

@@ -12,7 +12,7 @@ from PIL import Image
 
 from report.metrics import read
 from report.plots import COLORS, RECOGNITION, draw, stage_name
-from report.summary import summarise_run
+from report.summary import stages, summarise_run
 from tests.support.example_run import make_run
 
 
@@ -107,3 +107,21 @@ def test_recognition_of_every_variant_and_of_training(
     for line in with_it:
         points = line.axes.transData.transform(np.asarray(line.get_xydata(), float))
         assert not any(box.contains(x, y) for x, y in points)
+
+
+def test_greedy_evaluations_are_drawn_where_there_are_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file: kept.append(self))
+    run = make_run(tmp_path)
+    records = read(run)
+    for r in records:
+        if r["kind"] == "eval":
+            r["greedy"] = {"success": 0.875, "n": 230, "interval": [0.8, 0.9]}
+    draw(records, summarise_run(run) | {"stages": stages(records)}, tmp_path / "report.png")
+    (bars,) = (a for a in kept[0].axes if a.get_title("left").startswith("Success by"))
+    assert {bar.get_width() for bar in bars.patches if isinstance(bar, Rectangle)} == {87.5}
+    assert bars.get_yticklabels()[0].get_text() == "train\nn = 230"
+    lines = [np.asarray(line.get_ydata(), float).tolist() for line in kept[0].axes[0].lines]
+    assert sum(line != [] and set(line) == {87.5} for line in lines) >= 3

@@ -13,7 +13,7 @@ from rich.console import Console
 from configs.schema import RunConfig
 from report import progress as module
 from report.metrics import RunLog
-from report.progress import Progress, State, Tail, duration, numbers, plain_line
+from report.progress import Progress, State, Tail, duration, numbers, plain_line, share
 
 
 def record(kind: str, at: float, **numbers: Any) -> dict[str, Any]:
@@ -126,14 +126,31 @@ def test_a_terminal_shows_phase_numbers_and_evaluations(tmp_path: Path) -> None:
     with view:
         view.update()
         log.write("phase", phase="ppo", event="begin")
-        log.write("eval", stage="start", variant="[held] out", success=0.125, n=64,
-                  interval=[0.06, 0.23])  # fmt: skip
-        log.write("ppo", update=3, updates=40, reward=1.5, success=0.5, episodes=64, kl=0.01,
-                  parity_mean_abs=2e-6)  # fmt: skip
+        log.write(
+            "eval", stage="start", variant="[held] out", success=0.125, n=64, interval=[0.06, 0.23]
+        )
+        log.write(
+            "ppo",
+            update=3,
+            updates=40,
+            reward=1.5,
+            success=0.5,
+            episodes=64,
+            kl=0.01,
+            parity_mean_abs=2e-6,
+        )
         view.update()
     text = out.getvalue()
-    for expected in ("demo", "ppo", "3/40", "+1.50", "50.0 % [38.1, 61.9]", "[held] out",
-                     "12.5 % [6.0, 23.0]", "differ by 2.0e-06"):  # fmt: skip
+    for expected in (
+        "demo",
+        "ppo",
+        "3/40",
+        "+1.50",
+        "50.0 % [38.1, 61.9]",
+        "[held] out",
+        "12.5 % [6.0, 23.0]",
+        "differ by 2.0e-06",
+    ):
         assert expected in text
 
 
@@ -173,3 +190,11 @@ def test_what_is_read_right_stands_beside_success() -> None:
     assert module.share(measured | {"metrics": {}}) == "50.0 % [40.0, 60.0]"
     state = state_of(record("ppo", 1, update=1, updates=2, metric_recognition=0.982))
     assert ("reads", "98.2%") in numbers(state, "ppo")
+
+
+def test_greedy_success_is_shown_where_an_evaluation_has_it() -> None:
+    record = {"success": 0.25, "interval": [0.2, 0.3], "metrics": {"recognition": 0.9}}
+    assert share(record) == "25.0 % [20.0, 30.0], reads 90.0 %"
+    greedy = {"success": 0.5, "n": 4, "interval": [0.4, 0.6]}
+    assert share(record | {"greedy": greedy}) == "50.0 % [40.0, 60.0], reads 90.0 %"
+    assert share({"success": None}) == "–"

@@ -75,24 +75,34 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 def test_a_killed_phase_ends_where_it_begins_again() -> None:
     records = [
-        phase("sft", "begin", 0), phase("sft", "end", 10), phase("ppo", "begin", 10),
-        phase("eval ppo", "begin", 14), {"kind": "eval", "elapsed_s": 15.0},
-        phase("ppo", "begin", 20), phase("ppo", "end", 26), phase("eval ppo", "begin", 27),
+        phase("sft", "begin", 0),
+        phase("sft", "end", 10),
+        phase("ppo", "begin", 10),
+        phase("eval ppo", "begin", 14),
+        {"kind": "eval", "elapsed_s": 15.0},
+        phase("ppo", "begin", 20),
+        phase("ppo", "end", 26),
+        phase("eval ppo", "begin", 27),
         phase("eval ppo", "end", 30),
-    ]  # fmt: skip
+    ]
     shown = [(s.name, s.begin, s.end, s.depth) for s in spans(records)]
     assert shown == [
-        ("sft", 0, 10, 0), ("ppo", 10, 15.0, 0), ("eval ppo", 14, 15.0, 1), ("ppo", 20, 26, 0),
+        ("sft", 0, 10, 0),
+        ("ppo", 10, 15.0, 0),
+        ("eval ppo", 14, 15.0, 1),
+        ("ppo", 20, 26, 0),
         ("eval ppo", 27, 30, 0),
-    ]  # fmt: skip
+    ]
     assert seconds(spans(records)) == {"sft": 10, "ppo": 4 + 6, "eval ppo": 1 + 3}
 
 
 def test_only_phases_that_can_hold_others_do() -> None:
     records = [
-        phase("eval start", "begin", 0), {"kind": "eval", "elapsed_s": 3.0},
-        phase("proof", "begin", 9), phase("proof", "end", 11),
-    ]  # fmt: skip
+        phase("eval start", "begin", 0),
+        {"kind": "eval", "elapsed_s": 3.0},
+        phase("proof", "begin", 9),
+        phase("proof", "end", 11),
+    ]
     shown = [(s.name, s.begin, s.end, s.depth) for s in spans(records)]
     assert shown == [("eval start", 0, 3.0, 0), ("proof", 9, 11, 0)]
 

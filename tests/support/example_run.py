@@ -39,8 +39,8 @@ def make_run(folder: Path, upto: str = "ppo", status: str | None = "finished") -
         "  settings:\n    face_rule: ten\n"
     )
     if status:
-        told = {"status": status, "cause": "" if status == "finished" else "Ctrl-C"}
-        (folder / "status.json").write_text(json.dumps(told))
+        end = {"status": status, "cause": "" if status == "finished" else "Ctrl-C"}
+        (folder / "status.json").write_text(json.dumps(end))
     (folder / "model").mkdir(exist_ok=True)
     weights = {"embed": np.zeros((60, 128), np.float32), "mlp": np.zeros(1000, np.float32)}
     save_file(weights, str(folder / "model" / "model.safetensors"))
@@ -78,9 +78,18 @@ def _sft(log: Writer, rng: np.random.Generator) -> None:
     log.phase("sft")
     for step in range(20, 2001, 20):
         loss = 0.75 + 2.4 * np.exp(-step / 260) + rng.normal(0, 0.012)
-        log.write("sft", 1.7, step=step, steps=2000, loss=loss, lr=1e-3, grad_norm=0.4,
-                  tokens=3000.0, tokens_trained=60_000,
-                  tokens_per_second=rng.normal(7000, 150))  # fmt: skip
+        log.write(
+            "sft",
+            1.7,
+            step=step,
+            steps=2000,
+            loss=loss,
+            lr=1e-3,
+            grad_norm=0.4,
+            tokens=3000.0,
+            tokens_trained=60_000,
+            tokens_per_second=rng.normal(7000, 150),
+        )
     log.phase("sft", "end", 0.1)
 
 
@@ -89,14 +98,37 @@ def _ppo(log: Writer, rng: np.random.Generator, updates: int) -> None:
     for update in range(1, updates + 1):
         share = 0.33 + 0.24 * (1 - np.exp(-update / 14)) + rng.normal(0, 0.02)
         log.write(
-            "ppo", 4.4, update=update, updates=40, version=update, reward=7 * share - 3.1,
-            success=round(share * 256) / 256, first_try=0.6 * share, episodes=256, loss=0.1,
-            policy_loss=-0.01, value_loss=0.3, entropy=0.4, kl=0.003, kl_ref=None,
-            clip_fraction=0.08, explained_variance=0.4, grad_norm=0.8, lr=2e-4,
-            staleness_max=0, parity_mean_abs=2e-6, parity_kl=3e-11, parity_tokens=9000,
-            rollout_seconds=2.1, learn_seconds=1.9, sync_seconds=0.3, running=58.0, failed=0,
-            rollout_tokens_per_second=5200.0, learner_tokens_per_second=6100.0,
-        )  # fmt: skip
+            "ppo",
+            4.4,
+            update=update,
+            updates=40,
+            version=update,
+            reward=7 * share - 3.1,
+            success=round(share * 256) / 256,
+            first_try=0.6 * share,
+            episodes=256,
+            loss=0.1,
+            policy_loss=-0.01,
+            value_loss=0.3,
+            entropy=0.4,
+            kl=0.003,
+            kl_ref=None,
+            clip_fraction=0.08,
+            explained_variance=0.4,
+            grad_norm=0.8,
+            lr=2e-4,
+            staleness_max=0,
+            parity_mean_abs=2e-6,
+            parity_kl=3e-11,
+            parity_tokens=9000,
+            rollout_seconds=2.1,
+            learn_seconds=1.9,
+            sync_seconds=0.3,
+            running=58.0,
+            failed=0,
+            rollout_tokens_per_second=5200.0,
+            learner_tokens_per_second=6100.0,
+        )
         if update in (10, 20):
             _evaluate(log, "ppo", [], update, share - 0.1)
     log.write("restart", 2, who="rollout worker 0", cause="<killed> by the kernel: out of memory")
@@ -110,11 +142,21 @@ def _evaluate(
         share = SHARES[stage][i] if base < 0 else base - 0.12 * i
         wins = round(share * N)
         log.write(
-            "eval", 4.1, update=update, stage=stage, variant=variant, success=wins / N, n=N,
-            interval=list(wilson(wins, N)), first_try=0.6 * wins / N, seconds=4.1,
+            "eval",
+            4.1,
+            update=update,
+            stage=stage,
+            variant=variant,
+            success=wins / N,
+            n=N,
+            interval=list(wilson(wins, N)),
+            first_try=0.6 * wins / N,
+            seconds=4.1,
             metrics={"success": wins / N, "first_try": 0.6 * wins / N, "legal": 0.97},
-            reward=-1.0, ends={"terminated": wins, "truncated": N - wins}, tokens_per_second=5300.0,
-        )  # fmt: skip
+            reward=-1.0,
+            ends={"terminated": wins, "truncated": N - wins},
+            tokens_per_second=5300.0,
+        )
         episodes.append(_conversation(stage, variant, update))
     log.phase(f"eval {stage}", "end", 0.1)
 
@@ -123,15 +165,27 @@ def _conversation(stage: str, variant: str, update: int) -> dict[str, Any]:
     won = stage == "ppo"
     answers = ["(7-3)*(8-1)=24", "8*3*1=24" if not won else "(7-1)*(8/2)=24"]
     return {
-        "stage": stage, "variant": variant, "update": update, "seed": 1_000_000,
-        "end": "terminated" if won else "truncated", "success": float(won),
+        "stage": stage,
+        "variant": variant,
+        "update": update,
+        "seed": 1_000_000,
+        "end": "terminated" if won else "truncated",
+        "success": float(won),
         "reward": 4.0 if won else -3.0,
         "messages": [
             {"role": "user", "content": "Cards: 7 3 8 A. Make 24."},
-            {"role": "assistant", "content": answers[0], "reward": -1.0,
-             "verdict": "You failed this trial because the formula's value is 28, not 24."},
+            {
+                "role": "assistant",
+                "content": answers[0],
+                "reward": -1.0,
+                "verdict": "You failed this trial because the formula's value is 28, not 24.",
+            },
             {"role": "user", "content": "You failed this trial <script>alert('x')</script>."},
-            {"role": "assistant", "content": answers[1], "reward": 5.0 if won else -2.0,
-             "verdict": "Correct solution." if won else "not the cards' numbers"},
+            {
+                "role": "assistant",
+                "content": answers[1],
+                "reward": 5.0 if won else -2.0,
+                "verdict": "Correct solution." if won else "not the cards' numbers",
+            },
         ],
-    }  # fmt: skip
+    }

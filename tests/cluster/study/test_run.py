@@ -64,8 +64,17 @@ class Trainer:
         return name, status
 
     def finish(self, folder):
-        record = {"kind": "eval", "stage": "sft", "step": 0, "update": 0, "variant": "train",
-                  "success": 0.5, "n": 4, "interval": [0.2, 0.8], "first_try": 0.5}  # fmt: skip
+        record = {
+            "kind": "eval",
+            "stage": "sft",
+            "step": 0,
+            "update": 0,
+            "variant": "train",
+            "success": 0.5,
+            "n": 4,
+            "interval": [0.2, 0.8],
+            "first_try": 0.5,
+        }
         sft = {"kind": "sft", "step": 20, "tokens_trained": 100, "tokens": 5, "action_tokens": 2}
         lines = [json.dumps(r | {"time": 0, "elapsed_s": 0}) for r in (sft, record)]
         (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
@@ -211,6 +220,54 @@ def test_an_arm_may_evaluate_the_initial_model_alone(tmp_path):
     assert (run.sft.steps, run.ppo.updates) == (0, 0)
     with pytest.raises(ConfigError, match="leave nothing to train"):
         load("gp_l_debug", ["sft.steps=0", "ppo.updates=0"])
+
+
+PRIMARY = "primary:\n  - {arm: ppo, against: sft, variant: train}\n"
+
+
+def test_primary_comparisons_are_kept_and_cannot_be_chosen_afterwards(tmp_path):
+    study = load_study(written(tmp_path, GOOD, HEAD + PRIMARY))
+    assert run_study(study, Trainer()) == 0
+    kept = yaml.safe_load((study.folder / "study.yaml").read_text())["primary"]
+    assert kept == [{"arm": "ppo", "against": "sft", "variant": "train", "measure": "success"}]
+    assert run_study(study, Trainer()) == 0
+    other = load_study(written(tmp_path, GOOD, HEAD + PRIMARY.replace("sft", "start")))
+    with pytest.raises(ConfigError, match="primary: differs from that of the study begun"):
+        run_study(other, Trainer())
+    none = load_study(written(tmp_path, GOOD, HEAD))
+    with pytest.raises(ConfigError, match="primary: differs"):
+        run_study(none, Trainer())
+    file = study.folder / "study.yaml"  # of a folder begun before there were any
+    begun = yaml.safe_load(file.read_text())
+    del begun["primary"]
+    file.write_text(yaml.safe_dump(begun))
+    assert run_study(study, Trainer()) == 0
+
+
+def test_results_have_the_greedy_headline_and_every_decoding(tmp_path):
+    class Decoded(Trainer):
+        def finish(self, folder):
+            super().finish(folder)
+            file = folder / "metrics.jsonl"
+            records = [json.loads(line) for line in file.read_text().splitlines()]
+            records[-1] |= {
+                "greedy": {"success": 0.75, "n": 8, "interval": [0.4, 0.9]},
+                "sampled": {"success": 0.5},
+                "pass_at": {"1": 0.5, "4": 0.8},
+            }
+            file.write_text("".join(json.dumps(r) + "\n" for r in records))
+
+    study = load_study(written(tmp_path, "  sft: {set: {sft.steps: 5}}", HEAD))
+    for trainer, row in (
+        (Trainer(), ("0.5", "4", "0.2", "0.8", "", "", "", "")),
+        (Decoded(), ("0.75", "8", "0.4", "0.9", "0.75", "0.5", "0.5", "0.8")),
+    ):
+        shutil.rmtree(study.folder, ignore_errors=True)
+        assert run_study(study, trainer) == 0
+        (found,) = csv.DictReader((study.folder / "results.csv").open())
+        names = ("success", "n", "low", "high", "greedy", "sampled", "pass_at_1", "pass_at_4")
+        assert tuple(found[name] for name in names) == row
+        assert found["pass_at_16"] == ""
 
 
 def test_a_folder_of_another_study_is_refused(tmp_path):

@@ -20,14 +20,20 @@ from report.study.figures import FIGURES
 from report.study.page import write_study_report
 from report.study.results import OUTCOMES, run_folder
 from tests.report.test_page import Page
-from tests.support.example_study import ARMS, make_study
+from tests.support.example_study import ARMS, SAME_COMPUTE, make_study
 
+PRIMARY = [
+    {"arm": "sft_ppo", "against": "sft_long", "variant": "rule_11_12_13"},
+    {"arm": "sft_long", "against": "start", "variant": "all_5"},
+    {"arm": "overfit_ppo", "against": "sft_ppo", "variant": "red_suits"},
+]
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("firefox")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_study(tmp_path_factory.mktemp("studies") / "gp_l")
+    folder = tmp_path_factory.mktemp("studies") / "gp_l"
+    make_study(folder, primary=PRIMARY, samples=4, ppo_tokens=SAME_COMPUTE)
     write_study_report(folder)
     return folder
 
@@ -37,20 +43,38 @@ def page(folder: Path) -> Page:
 
 
 def test_every_figure_and_table_stands_beside_the_page(whole: Path) -> None:
-    drawn = {"compute", "bars", "rl_and_sft", "sft_sweep", "recognition", "forgetting"}
+    drawn = {
+        "compute",
+        "bars",
+        "frontier",
+        "sharpness",
+        "rl_and_sft",
+        "sft_sweep",
+        "recognition",
+        "forgetting",
+    }
     assert {f.stem for f in (whole / "report").glob("*.png")} == drawn
     tables = drawn | {"points", "comparisons", "published"}
     assert {f.stem for f in (whole / "report").glob("*.csv")} == tables
     with (whole / "report" / "bars.csv").open() as stream:
         rows = {(r["arm"], r["variant"]): r for r in csv.DictReader(stream)}
     lines = [
-        json.loads(line) for seed in range(3)
+        json.loads(line)
+        for seed in range(3)
         for line in (run_folder(whole, "sft_ppo", seed) / OUTCOMES).read_text().splitlines()
-    ]  # fmt: skip
-    mine = [r["success"] for r in lines if r["update"] == 20 and r["variant"] == "all_5"]
+    ]
+    mine = [
+        r["success"]
+        for r in lines
+        if (r["update"], r["variant"], r["decoding"]) == (20, "all_5", "greedy")
+    ]
     found = rows["sft_ppo", "all_5"]
     assert float(found["success"]) == pytest.approx(sum(mine) / len(mine))
-    assert found["n"] == str(len(mine)) == "600"
+    assert (found["n"], found["questions"]) == (str(len(mine)), "200") == ("600", "200")
+    with (whole / "report" / "comparisons.csv").open() as stream:
+        kinds = [r["kind"] for r in csv.DictReader(stream)]
+    assert kinds[:3] == ["primary"] * 3
+    assert "exploratory" in kinds
 
 
 def test_the_page_says_what_holds_and_what_was_not_measured(whole: Path) -> None:
@@ -58,13 +82,52 @@ def test_the_page_says_what_holds_and_what_was_not_measured(whole: Path) -> None
     assert shown.open == []
     for words in (
         "tiny and was trained from scratch",
-        "RL (sft_ppo) generalises better than its own SFT holds on rule_11_12_13",
-        "n = 200 × 3 seeds",
-        "SFT (sft) loses what is new to it ",
+        "an evaluation has 200 greedy episodes of 200 distinct questions, and 4 sampled answers",
+        "PPO update 20 against sft_long at SFT step 800, success on rule_11_12_13: higher",
+        "from the same model holds on rule_11_12_13 (primary): sft_ppo at PPO update 20 − sft_long",
+        "n = 200 questions × 3 seeds",
+        "as expected in these runs: higher on all_5 (exploratory)",
+        "ends below sft_ppo",
+        "lower, but not at the same compute on red_suits (primary)",
+        "overfit_ppo spent 1.5 times the FLOPs of sft_ppo",
+        "sft_long spent 4.2e+10 FLOPs, start none",
+        "held_out held out of training",
+        "rule_11_12_13 can have been trained on",
+        "sft 2.00 2.00 sft_long 2.00 4.00",
+        "pass@4, %",
         "Not in this study: it needs arms of RL with different env.settings.verify_iter.",
-        "arXiv 2501.17161", "Llama-3.2-Vision-11B", "11.5 3.4 15.0",
-    ):  # fmt: skip
+        "arXiv 2501.17161",
+        "GP-L rule success Llama-3.2-Vision-11B 11.5 3.4 15.0",
+    ):
         assert words in shown.text, words
+    assert "V-IRL" not in shown.text.split("Published figures")[1].split("Sample episodes")[0]
+
+
+def test_a_study_without_primary_comparisons_claims_nothing(tmp_path: Path) -> None:
+    write_study_report(make_study(tmp_path, n=40, seeds=(0, 1)))
+    text = page(tmp_path).text
+    assert "The study names no primary comparisons" in text
+    assert " holds on " not in text
+    assert "(primary)" not in text
+    assert "Greedy, sampled and pass@k" not in text
+
+
+def test_two_seeds_cannot_be_judged(tmp_path: Path) -> None:
+    write_study_report(make_study(tmp_path, n=40, seeds=(0, 1), primary=PRIMARY))
+    text = page(tmp_path).text
+    assert text.count("cannot be judged: 2 training seeds, a test over seeds needs 3") >= 3
+    assert " holds on " not in text
+
+
+def test_published_figures_stand_only_beside_ours(tmp_path: Path) -> None:
+    write_study_report(make_study(tmp_path / "sft", {"sft": {}}, n=10, seeds=(0,)))
+    assert "Llama-3.2-Vision-11B" not in page(tmp_path / "sft").text
+    arms = {"sft": {}, "sft_ppo": {"from": "sft"}}
+    make_study(tmp_path / "other", arms, n=10, seeds=(0,))
+    for file in (tmp_path / "other").glob("*/seed*/config.yaml"):
+        file.write_text(file.read_text().replace("cardinal/GeneralPoints-v0", "mine:Other-v0"))
+    write_study_report(tmp_path / "other")
+    assert "Llama-3.2-Vision-11B" not in page(tmp_path / "other").text
 
 
 def test_the_budget_of_an_evaluation_is_said(whole: Path) -> None:
@@ -80,12 +143,17 @@ def test_single_steps_are_shown_where_an_environment_has_them(tmp_path: Path) ->
         rows = [json.loads(line) for line in file.read_text().splitlines()]
         share = 0.25 if file.parts[-3] == "sft_long" else 0.75
         file.write_text("".join(json.dumps(r | {"per_step_accuracy": share}) + "\n" for r in rows))
+    for file in tmp_path.glob("*/seed*/config.yaml"):
+        text = file.read_text().replace("GeneralPoints-v0", "VIRL-v0")
+        file.write_text(text.replace("face_rule", "action_space"))
     write_study_report(tmp_path)
     shown = page(tmp_path).text
     assert "Per-step accuracy at the end of each arm" in shown
     # Beside the published pair stand the arms that began from one model.
     words = r"this study\W+sft_long and sft_ppo rule_11_12_13 per-step accuracy .*?parameters "
-    assert re.search(words + r"75\.0 \S+ 25\.0 \S+ 75\.0", shown)
+    assert re.search(words + r"75\.0 \[.*? 25\.0 \[.*? 75\.0 \[", shown)
+    assert "V-IRL-L rule per-step accuracy Llama-3.2-Vision-11B 80.8 1.3 91.8" in shown
+    assert "GP-L" not in shown
 
 
 def test_it_needs_no_network(whole: Path) -> None:
@@ -118,6 +186,7 @@ def test_verification_iterations(tmp_path: Path) -> None:
     write_study_report(make_study(tmp_path, arms, n=50))
     with (tmp_path / "report" / "verify_iterations.csv").open() as stream:
         rows = list(csv.DictReader(stream))
+    rows = [r for r in rows if r["variant"] == "all_5"]
     assert [r["verify_iter"] for r in rows] == ["1", "3", "5", "10"]
     assert float(rows[0]["growth"]) < float(rows[3]["growth"])
 
@@ -144,7 +213,7 @@ def test_the_command_knows_a_study(whole: Path, capsys: pytest.CaptureFixture[st
 
 def test_every_figure_says_what_it_would_need() -> None:
     assert all(d.needs and d.note for d in FIGURES)
-    assert len({d.key for d in FIGURES}) == len(FIGURES) == 7
+    assert len({d.key for d in FIGURES}) == len(FIGURES) == 9
     assert set(ARMS) >= {"sft", "sft_ppo", "ppo_only", "overfit_ppo"}
 
 
@@ -174,13 +243,23 @@ def test_a_real_browser_shows_it_and_asks_for_nothing_else(
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             dom = subprocess.run(
-                [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-                 f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={size}",
-                 "--virtual-time-budget=5000",
-                 f"http://127.0.0.1:{server.server_port}/page.html"],
-                capture_output=True, text=True, timeout=90, check=True,
-            ).stdout  # fmt: skip
+                [
+                    str(BROWSER),
+                    "--headless",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--dump-dom",
+                    f"--user-data-dir={tmp_path / 'profile'}",
+                    f"--window-size={size}",
+                    "--virtual-time-budget=5000",
+                    f"http://127.0.0.1:{server.server_port}/page.html",
+                ],
+                capture_output=True,
+                text=True,
+                timeout=90,
+                check=True,
+            ).stdout
         finally:
             server.shutdown()
-    assert "SEEN 6 of 6 WIDE false" in dom
+    assert "SEEN 8 of 8 WIDE false" in dom
     assert set(asked) <= {"/page.html", "/favicon.ico"}

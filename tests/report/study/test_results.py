@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from configs.load import ConfigError
+from configs.primary import Primary
 from report.study.results import OUTCOMES, is_study, read_study, run_folder, table_rows
 from tests.support.example_study import ENDS, VARIANTS, make_study
 
@@ -28,15 +29,19 @@ def test_rows_of_a_whole_study(tmp_path: Path) -> None:
     assert start.arm == "sft"
     last = study.last("sft_ppo", 2, "all_5")
     assert last is not None
-    assert (last.phase, last.step, len(last.outcomes)) == ("ppo", 20, 50)
+    assert (last.phase, last.step, last.rows) == ("ppo", 20, 50)
     rows = table_rows(study)
     assert len(rows) == 3 * 5 * 5 * 5
     assert all(r["low"] <= r["success"] <= r["high"] for r in rows)
 
 
 def test_a_pretrained_arm_stands_for_the_initial_model(tmp_path: Path) -> None:
-    arms: dict = {"pretrain": {}, "sft": {"from": "pretrain"}, "sft_ppo": {"from": "sft"},
-                  "ppo": {"from": "pretrain"}}  # fmt: skip
+    arms: dict = {
+        "pretrain": {},
+        "sft": {"from": "pretrain"},
+        "sft_ppo": {"from": "sft"},
+        "ppo": {"from": "pretrain"},
+    }
     study = read_study(
         make_study(tmp_path, arms, n=5, seeds=(0,), ends=ENDS | {"pretrain": (0.2, 0.1)})
     )
@@ -54,7 +59,7 @@ def test_outcomes_are_those_of_the_file(tmp_path: Path) -> None:
         r["seed"]: r["success"] > 0 for r in rows if r["step"] == 400 and r["variant"] == "all_5"
     }
     point = next(p for p in study.at("sft", 0, "all_5") if p.step == 400)
-    assert point.outcomes == mine
+    assert {int(q): bool(t.total) for q, t in point.measures["success"].items()} == mine
 
 
 def test_runs_not_done_yet_are_named(tmp_path: Path) -> None:
@@ -63,6 +68,45 @@ def test_runs_not_done_yet_are_named(tmp_path: Path) -> None:
     study = read_study(tmp_path)
     assert study.missing == ["ppo_only, seed 1"]
     assert study.last("ppo_only", 1, "train") is None
+
+
+def test_an_unfinished_run_has_curves_and_no_end(tmp_path: Path) -> None:
+    make_study(tmp_path, n=20)
+    run = run_folder(tmp_path, "ppo_only", 1)
+    (run / "status.json").write_text('{"status": "interrupted", "cause": "Ctrl-C"}')
+    study = read_study(tmp_path)
+    assert study.missing == ["ppo_only, seed 1"]
+    assert len(study.at("ppo_only", 1, "train")) == 5
+    assert study.last("ppo_only", 1, "train") is None
+    assert [p.seed for p in study.ends("ppo_only", "train")] == [0, 2]
+
+
+def test_a_run_that_was_evaluated_at_its_start_alone_has_no_end(tmp_path: Path) -> None:
+    make_study(tmp_path, n=20, seeds=(0,))
+    file = run_folder(tmp_path, "sft", 0) / OUTCOMES
+    rows = [line for line in file.read_text().splitlines(keepends=True) if '"start"' in line]
+    file.write_text("".join(rows))
+    study = read_study(tmp_path)
+    assert study.last("sft", 0, "train") is None
+    assert study.start(0, "train") is not None
+
+
+def test_primary_comparisons_are_read_and_checked(tmp_path: Path) -> None:
+    entry = {"arm": "sft_ppo", "against": "start", "variant": "all_5"}
+    study = read_study(make_study(tmp_path / "good", n=5, seeds=(0,), primary=[entry]))
+    assert study.primary == (Primary("sft_ppo", "start", "all_5", "success"),)
+    make_study(tmp_path / "bad", n=5, seeds=(0,), primary=[entry | {"arm": "rl"}])
+    with pytest.raises(ConfigError, match=r"primary\[0\].arm=rl: there is no such arm"):
+        read_study(tmp_path / "bad")
+
+
+def test_rows_have_every_decoding(tmp_path: Path) -> None:
+    study = read_study(make_study(tmp_path, {"sft": {}}, n=12, seeds=(0,), samples=4))
+    row = table_rows(study)[-1]
+    assert (row["decoding"], row["n"], row["questions"]) == ("greedy", 12, 12)
+    assert row["pass_at_1"] == pytest.approx(row["sampled"])
+    assert row["pass_at_4"] > row["pass_at_1"]
+    assert row["pass_at_16"] is None
 
 
 def test_the_last_evaluation_of_a_phase_says_update_0(tmp_path: Path) -> None:
@@ -84,7 +128,7 @@ def test_failed_episodes_are_no_outcomes(tmp_path: Path) -> None:
     with (run_folder(tmp_path, "sft", 0) / OUTCOMES).open("a") as stream:
         stream.write(json.dumps(row) + "\n")
     point = read_study(tmp_path).at("sft", 0, "train")[0]
-    assert len(point.outcomes) == 5
+    assert point.rows == 5
 
 
 @pytest.mark.parametrize(
