@@ -1,36 +1,40 @@
-"""Evaluation: episodes of a variant on fixed seeds, summed up with an interval.
+"""Evaluation of a variant on fixed seeds: greedy answers, then several samples of some questions.
 
-Input: a buffer whose workers play, and a variant. Output: the variant's record, a few sample
-conversations and a row an episode. Nothing here trains or publishes.
+Success and every verdict are of the greedy answers, which do not depend on how sharp a policy
+is; samples give success at the temperature of play, and pass@k. Nothing here trains or publishes.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
 import ray
 
 from cluster.collect import collect, fetch
 from cluster.conversation import conversation
+from cluster.environments import TRAINING, environments
 from cluster.handles import BufferHandle
 from configs.schema import RunConfig
+from envs.registry import headline, overlap
 from report.metrics import Record
-from report.statistics import wilson
+from report.statistics import pass_at, summarise
 from rollout.episode import EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.trajectory_summary import TrajectorySummary
 
-SAMPLES = 4  # conversations kept a stage and variant
+CONVERSATIONS = 4  # kept a stage and variant
+PASS_AT = (1, 4, 16)
 
 
 class Evaluation(NamedTuple):
     """What an evaluation gives.
 
-    record: success with its interval, means of all measures, ends, seconds.
-    samples: conversations.
-    outcomes: a row an episode, by seed.
+    record: success of the greedy answers with its interval, means of all measures, ends,
+        seconds; `sampled` and `pass_at` of the samples.
+    samples: conversations of greedy episodes.
+    outcomes: a row an episode, by decoding, seed and sample.
     """
 
     record: Record
@@ -38,72 +42,135 @@ class Evaluation(NamedTuple):
     outcomes: list[Record]
 
 
-def evaluation_requests(cfg: RunConfig, stage: str, variant: str) -> list[EpisodeRequest]:
+class Played(NamedTuple):
+    """The episodes of one decoding, greedy or sampled: requests, and summaries in their order."""
+
+    decoding: str
+    requests: list[EpisodeRequest]
+    summaries: list[TrajectorySummary]
+
+
+def greedy_requests(cfg: RunConfig, stage: str, variant: str) -> list[EpisodeRequest]:
     """The same seeds for every stage and run, so that stages are compared on the same hands."""
+    return [_request(cfg, stage, variant, i, 0, 0.0) for i in range(cfg.eval.episodes)]
+
+
+def sampled_requests(cfg: RunConfig, stage: str, variant: str) -> list[EpisodeRequest]:
+    """`eval.samples` of each of the first seeds of the greedy ones."""
     return [
-        EpisodeRequest(
-            id=f"{stage}/{variant}/{i:06d}",
-            variant=f"eval/{variant}",
-            seed=cfg.eval.seed + i,
-            group_id=cfg.eval.seed + i,
-            temperature=cfg.eval.temperature,
-            sampling_seed=cfg.seed,
-        )
-        for i in range(cfg.eval.episodes)
+        _request(cfg, stage, variant, i, sample, cfg.eval.temperature)
+        for i in range(cfg.eval.sampled_questions)
+        for sample in range(cfg.eval.samples)
     ]
+
+
+def _request(
+    cfg: RunConfig, stage: str, variant: str, index: int, sample: int, temperature: float
+) -> EpisodeRequest:
+    decoding = "sampled" if temperature else "greedy"
+    return EpisodeRequest(
+        id=f"{stage}/{variant}/{decoding}/{index:06d}/{sample:03d}",
+        variant=f"eval/{variant}",
+        seed=cfg.eval.seed + index,
+        group_id=cfg.eval.seed + index,
+        sample_index=sample,
+        temperature=temperature,
+        sampling_seed=cfg.seed,
+    )
 
 
 def evaluate(
     cfg: RunConfig, buffer: BufferHandle, renderer: Renderer, stage: str, variant: str
 ) -> Evaluation:
-    """Play one variant; the buffer holds its trajectories afterwards."""
+    """Play one variant; the buffer holds its samples afterwards, or its only episodes."""
     begin = time.monotonic()
-    requests = evaluation_requests(cfg, stage, variant)
-    summaries = collect(cfg, buffer, requests)
+    greedy = _play(cfg, buffer, "greedy", greedy_requests(cfg, stage, variant))
+    first = fetch(ray.get(buffer.first.remote(CONVERSATIONS)))
+    samples = [{"stage": stage} | conversation(trajectory, renderer) for trajectory in first]
+    sampled = _play(cfg, buffer, "sampled", sampled_requests(cfg, stage, variant))
     seconds = time.monotonic() - begin
-    record = {"stage": stage, "variant": variant, **summarise(summaries, seconds)}
-    samples = [
-        {"stage": stage} | conversation(trajectory, renderer)
-        for trajectory in fetch(ray.get(buffer.first.remote(SAMPLES)))
-    ]
-    return Evaluation(record, samples, outcomes(requests, summaries, stage, variant))
-
-
-def summarise(summaries: list[TrajectorySummary], seconds: float) -> Record:
-    """The numbers of a variant's record; failed episodes count among its ends alone."""
-    played = [summary for summary in summaries if summary.end != "failed"]
-    means = measures([summary.metrics for summary in played])
-    wins = sum(summary.metrics["success"] > 0 for summary in played)
-    return {
-        "success": means["success"],
-        "n": len(played),
-        "interval": list(wilson(wins, len(played))),
-        "first_try": means["first_try"],
-        "metrics": means,
-        "reward": sum(summary.reward for summary in played) / len(played),
-        "ends": dict(Counter(summary.end for summary in summaries)),
-        "tokens_per_second": sum(summary.action_tokens for summary in played) / seconds,
-        "seconds": seconds,
+    settings = environments(cfg)
+    training, evaluated = settings[TRAINING], settings[f"eval/{variant}"]
+    record = {
+        "stage": stage,
+        "variant": variant,
+        "headline": headline(*evaluated),
+        "overlap": overlap(*training, *evaluated),
+        **variant_record(greedy, sampled, seconds),
     }
+    rows = outcomes(greedy, stage, variant) + outcomes(sampled, stage, variant)
+    return Evaluation(record, samples, rows)
 
 
-def outcomes(
-    requests: list[EpisodeRequest], summaries: list[TrajectorySummary], stage: str, variant: str
-) -> list[Record]:
-    """A row an episode by seed, which is the same hand or route in every stage and run."""
-    seeds = {request.id: request.seed for request in requests}
-    rows = [
+def _play(
+    cfg: RunConfig, buffer: BufferHandle, decoding: str, requests: list[EpisodeRequest]
+) -> Played:
+    summaries = collect(cfg, buffer, requests) if requests else []
+    assert [s.id for s in summaries] == [r.id for r in requests], "summaries in another order"
+    return Played(decoding, requests, summaries)
+
+
+def variant_record(greedy: Played, sampled: Played, seconds: float) -> Record:
+    """The numbers of a variant's record; failed episodes count among its ends alone."""
+    played = _not_failed(greedy.summaries)
+    both = [*greedy.summaries, *sampled.summaries]
+    record = {
+        **_shares(played),
+        "metrics": measures([summary.metrics for summary in played]),
+        "reward": sum(summary.reward for summary in played) / len(played),
+        "ends": dict(Counter(summary.end for summary in both)),
+        "tokens_per_second": sum(summary.action_tokens for summary in both) / seconds,
+        "seconds": seconds,
+        "greedy": _shares(played),
+    }
+    if sampled.summaries:
+        record["sampled"] = _shares(_not_failed(sampled.summaries))
+        record["pass_at"] = passes(sampled)
+    return record
+
+
+def _not_failed(summaries: list[TrajectorySummary]) -> list[TrajectorySummary]:
+    return [summary for summary in summaries if summary.end != "failed"]
+
+
+def _shares(played: list[TrajectorySummary]) -> Record:
+    """Success with n, distinct questions and interval, and success at the first answer."""
+    questions = [summary.question or summary.id for summary in played]
+    success = summarise([float(s.metrics["success"] > 0) for s in played], questions)
+    first_try = [s.metrics["first_try"] for s in played]
+    return {**success, "first_try": sum(first_try) / len(first_try)}
+
+
+def passes(sampled: Played) -> dict[str, float]:
+    """pass@k by k, the mean over the seeds with as many samples that did not fail."""
+    solved: dict[int, list[bool]] = defaultdict(list)
+    for request, summary in zip(sampled.requests, sampled.summaries, strict=True):
+        if summary.end != "failed":
+            solved[request.seed].append(summary.metrics["success"] > 0)
+    found = {}
+    for k in PASS_AT:
+        each = [pass_at(len(own), sum(own), k) for own in solved.values() if len(own) >= k]
+        if each:
+            found[str(k)] = sum(each) / len(each)
+    return found
+
+
+def outcomes(played: Played, stage: str, variant: str) -> list[Record]:
+    """A row an episode; a seed is the same hand or route in every stage and run."""
+    return [
         {
             "stage": stage,
             "variant": variant,
-            "seed": seeds[summary.id],
+            "decoding": played.decoding,
+            "seed": request.seed,
+            "sample": request.sample_index,
+            "question": summary.question or f"seed {request.seed}",
             "end": summary.end,
             "reward": summary.reward,
             **summary.metrics,
         }
-        for summary in summaries
+        for request, summary in zip(played.requests, played.summaries, strict=True)
     ]
-    return sorted(rows, key=lambda row: row["seed"])
 
 
 def measures(metrics: list[dict[str, float]]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Every variant evaluated at one point of a run, with parity and the KL to the start.
 
 Rank 0 has the episodes played and writes the records; all ranks score the first variant's
-trajectories.
+samples.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from cluster.evaluate import evaluate
 from cluster.learner_rank import LearnerRank
 from cluster.start_kl import StartKL
 from cluster.weight_proof import check_parity
+from configs.schema import RunConfig
 from learner.engine import TrainingEngine
 from learner.parity import parity
 from report.metrics import Record
@@ -41,7 +42,7 @@ class EvaluationPhase:
             for i, variant in enumerate(rank.cfg.eval.variants):
                 record = self._play(stage, variant, at)
                 check: dict[str, float] = {}
-                if i == 0 and rank.cfg.eval.temperature == rank.cfg.rollout.temperature:
+                if i == 0 and _scored(rank.cfg):
                     trajectories = self._collector.fetch()
                     check = parity(engine, trajectories, rank.cfg, rank.version)
                     check_parity(rank.cfg, check, f"evaluation {stage}")
@@ -60,3 +61,8 @@ class EvaluationPhase:
             rank.log.episode(sample | at)
         rank.log.outcomes([at | row for row in evaluation.outcomes])
         return evaluation.record
+
+
+def _scored(cfg: RunConfig) -> bool:
+    """Whether an evaluation ends with samples whose log-probabilities the learner can compare."""
+    return cfg.eval.sampled_questions > 0 and cfg.eval.temperature == cfg.rollout.temperature

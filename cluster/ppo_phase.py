@@ -15,6 +15,7 @@ from cluster.learner_rank import LearnerRank
 from cluster.publisher import Publisher
 from cluster.weight_proof import check_parity
 from configs.schema import RunConfig
+from configs.seeds import update_seeds
 from learner.engine import ReferencePolicy, TrainingEngine
 from learner.ppo import ppo_steps, ppo_update
 from rollout.episode import EpisodeRequest
@@ -91,13 +92,13 @@ class PPOPhase:
 def training_requests(cfg: RunConfig, update: int) -> list[EpisodeRequest]:
     """The episodes of one update: new seeds for each, and group_size plays of a seed."""
     group = cfg.ppo.group_size
-    first = cfg.seed * 1_000_000_000 + 10_000_000 + (update - 1) * (cfg.ppo.episodes // group)
+    seeds = update_seeds(cfg, update)
     return [
         EpisodeRequest(
             id=f"ppo/{update:06d}/{i:06d}",
             variant="rollout",
-            seed=first + i // group,
-            group_id=first + i // group,
+            seed=seeds[i // group],
+            group_id=seeds[i // group],
             sample_index=i % group,
             temperature=cfg.rollout.temperature,
             sampling_seed=cfg.seed,

@@ -12,6 +12,7 @@ from configs.schema import (
     RolloutConfig,
     RunConfig,
 )
+from configs.seeds import demonstration_seeds, evaluation_seeds, meet, ppo_seeds
 
 
 def contradictions(cfg: RunConfig) -> list[str]:
@@ -24,6 +25,7 @@ def contradictions(cfg: RunConfig) -> list[str]:
         *_learning_rate("sft", cfg.sft.optimizer, cfg.sft.steps),
         *_learning_rate("ppo", cfg.ppo.optimizer, cfg.ppo.updates),
         *_sections(cfg),
+        *_evaluation(cfg),
         *_gpu_layout(cfg),
         *_names(cfg),
     ]
@@ -104,8 +106,6 @@ def _sections(cfg: RunConfig) -> Iterator[str]:
     """Contradictions between keys of two sections, and single ones of eval, learner and model."""
     if cfg.ppo.updates > 0 and cfg.rollout.temperature == 0:
         yield "rollout.temperature=0 samples nothing to learn from with ppo.updates above 0"
-    if not cfg.eval.variants:
-        yield "eval.variants is empty; at least one variant says what is measured"
     if cfg.learner.offload and cfg.learner.zero_stage == 0:
         yield (
             "learner.offload=true needs learner.zero_stage of 1 to 3: DeepSpeed moves no optimizer "
@@ -113,6 +113,25 @@ def _sections(cfg: RunConfig) -> Iterator[str]:
         )
     if cfg.model.lora_targets and cfg.model.lora_rank == 0:
         yield "model.lora_targets names layers for adapters; model.lora_rank=0 makes none"
+
+
+def _evaluation(cfg: RunConfig) -> Iterator[str]:
+    if not cfg.eval.variants:
+        yield "eval.variants is empty; at least one variant says what is measured"
+    if cfg.eval.sampled_questions > 0 and cfg.eval.temperature == 0:
+        yield (
+            "eval.temperature=0 has nothing to sample; eval.sampled_questions=0 evaluates greedily "
+            "alone, as success does always"
+        )
+    evaluated = evaluation_seeds(cfg)
+    trained = {"sft": demonstration_seeds(cfg), "ppo": ppo_seeds(cfg)}
+    for phase, seeds in trained.items():
+        if meet(evaluated, seeds):
+            yield (
+                f"eval.seed={cfg.eval.seed}: evaluation plays seeds {evaluated.start} to "
+                f"{evaluated.stop - 1}, and {phase} trains on {seeds.start} to {seeds.stop - 1}; "
+                "they must not meet"
+            )
 
 
 def _gpu_layout(cfg: RunConfig) -> Iterator[str]:

@@ -232,8 +232,12 @@ class EvalConfig:
     variants: dict[str, Any] = leaf(
         {"train": {}}, "name to environment settings that differ from env.settings; null drops one"
     )
-    episodes: int = leaf(512, "episodes of a variant", low=1)
-    temperature: float = leaf(1.0, "sampling temperature; 0 is greedy", low=0)
+    episodes: int = leaf(512, "greedy episodes of a variant: what success means", low=1)
+    sampled_questions: int = leaf(
+        64, "first questions of a variant that are sampled as well; 0: greedy alone", low=0
+    )
+    samples: int = leaf(16, "samples of each of them, for pass@k", low=1)
+    temperature: float = leaf(1.0, "of the samples", low=0)
     seed: int = leaf(1_000_000, "first seed of the evaluation's episodes", low=0)
     every: int = leaf(0, "PPO updates between evaluations; 0: at the ends of phases only", low=0)
     start: str | None = leaf(

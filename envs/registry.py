@@ -92,6 +92,12 @@ def overlap(
     return cls.overlap(train, evaluation)
 
 
+def headline(env_id: str, settings: dict[str, object]) -> str:
+    """The metric that a table leads with; success where the environment does not say."""
+    cls = env_class(env_id)
+    return cls.headline(settings) if cls is not None else "success"
+
+
 def make(env_id: str, settings: dict[str, object]) -> TextEnv:
     """A new environment, without Gymnasium's wrappers where it is a TextEnv.
 

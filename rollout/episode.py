@@ -244,6 +244,7 @@ def _trajectory(
         variant=request.variant,
         seed=request.seed,
         group_id=request.group_id,
+        question=env.question,
         segments=tuple(segment.build() for segment in segments),
         end=end,
         metrics={name: float(value) for name, value in metrics.items()},

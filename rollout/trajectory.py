@@ -83,6 +83,7 @@ class Trajectory:
     variant: the name by which its worker knows the environment and its settings.
     seed: of the environment's reset.
     group_id: shared by the episodes of one seed (GRPO, RLOO).
+    question: of its environment, the same for episodes that ask the same; "" is one of its own.
     end: terminated | truncated | failed; a failed one is never trained on
         (failure-is-not-a-reward).
     failure: the first cause in one line, when end is failed.
@@ -100,6 +101,7 @@ class Trajectory:
     metrics: dict[str, float] = field(default_factory=dict)
     failure: str = ""
     bootstrap: bool = False
+    question: str = ""
 
     def __post_init__(self) -> None:
         if self.end not in ENDS:
@@ -141,6 +143,7 @@ SCHEMA = pa.schema(
         ("variant", pa.string()),
         ("seed", pa.int64()),
         ("group_id", pa.int64()),
+        ("question", pa.string()),
         ("end", pa.string()),
         ("failure", pa.string()),
         ("bootstrap", pa.bool_()),
@@ -197,6 +200,7 @@ def _row(trajectory: Trajectory) -> dict[str, object]:
         "variant": trajectory.variant,
         "seed": trajectory.seed,
         "group_id": trajectory.group_id,
+        "question": trajectory.question,
         "end": trajectory.end,
         "failure": trajectory.failure,
         "bootstrap": trajectory.bootstrap,
@@ -258,7 +262,17 @@ def _trajectory(
         arrays = {name: view[offset : offset + length] for name, view in views.items()}
         segments.append(Segment(**arrays, turns=tuple(turns[i]), pictures=tuple(shown[i])))
         offset += length
-    names = ("id", "environment", "variant", "seed", "group_id", "end", "failure", "bootstrap")
+    names = (
+        "id",
+        "environment",
+        "variant",
+        "seed",
+        "group_id",
+        "question",
+        "end",
+        "failure",
+        "bootstrap",
+    )
     return Trajectory(
         **{name: row[name] for name in names},
         segments=tuple(segments),

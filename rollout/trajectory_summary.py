@@ -27,17 +27,21 @@ class TrajectorySummary:
     action_tokens: int
     oldest_version: int
     metrics: dict[str, float]
+    question: str = ""
 
 
 class SummaryColumns(TypedDict):
     """The summaries of a block's N trajectories, in order.
 
-    id: lines. end: a byte each, index in ENDS. failures: by row, of failed ones.
+    id: lines. questions: distinct ones. question: int32 [N], indices of them.
+    end: a byte each, index in ENDS. failures: by row, of failed ones.
     reward: float32 [N]. tokens, action_tokens, oldest_version: int32 [N].
     metric_names: M names. metrics: float32 [N, M]; NaN where a trajectory has no such metric.
     """
 
     id: str
+    questions: list[str]
+    question: NDArray[np.int32]
     end: bytes
     failures: dict[int, str]
     reward: NDArray[np.float32]
@@ -52,6 +56,7 @@ def summarize(trajectory: Trajectory) -> TrajectorySummary:
     """The summary of a trajectory."""
     return TrajectorySummary(
         id=trajectory.id,
+        question=trajectory.question,
         end=trajectory.end,
         failure=trajectory.failure,
         reward=trajectory.total_reward,
@@ -65,8 +70,12 @@ def summarize(trajectory: Trajectory) -> TrajectorySummary:
 def to_columns(rows: list[TrajectorySummary]) -> SummaryColumns:
     """Pack summaries; floats are rounded to float32."""
     names = sorted({name for row in rows for name in row.metrics})
+    questions = list(dict.fromkeys(row.question for row in rows))
+    places = {question: i for i, question in enumerate(questions)}
     return {
         "id": "\n".join(row.id for row in rows),
+        "questions": questions,
+        "question": np.array([places[row.question] for row in rows], np.int32),
         "end": bytes(ENDS.index(row.end) for row in rows),
         "failures": {i: row.failure for i, row in enumerate(rows) if row.failure},
         "reward": np.array([row.reward for row in rows], np.float32),
@@ -84,6 +93,7 @@ def from_columns(columns: SummaryColumns) -> list[TrajectorySummary]:
     return [
         TrajectorySummary(
             id=name,
+            question=columns["questions"][columns["question"][i]],
             end=ENDS[columns["end"][i]],
             failure=columns["failures"].get(i, ""),
             reward=float(columns["reward"][i]),

@@ -82,7 +82,7 @@ def test_a_model_that_sees_has_room_for_a_picture(make):
 def test_only_an_engine_on_shared_gpus_can_sleep(make, layout, sleeps):
     cfg = debug()
     cfg = replace(cfg, cluster=replace(cfg.cluster, layout=layout))
-    assert make(cfg)._worker.settings.sleeps == sleeps
+    assert make(cfg)._worker.settings.sleep_mode == sleeps
 
 
 def test_the_engine_starts_once_whoever_asks(make):

@@ -1,4 +1,4 @@
-"""What an evaluation plays, and what it says of its episodes."""
+"""What an evaluation plays, greedily and sampled, and what it says of its episodes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,46 @@ from types import SimpleNamespace
 import pytest
 
 from cluster import evaluate as module
-from cluster.evaluate import evaluate, evaluation_requests, measures, outcomes, summarise
+from cluster.evaluate import (
+    Played,
+    evaluate,
+    greedy_requests,
+    measures,
+    outcomes,
+    passes,
+    sampled_requests,
+    variant_record,
+)
 from report.statistics import wilson
 from rollout.trajectory_summary import TrajectorySummary
 from tests.support.learner import config
 
 
-def summary(number, success, end="terminated", tokens=10):
+def summary(number, success, end="terminated", tokens=10, question=""):
     metrics = {"success": success, "first_try": 0.0}
-    return TrajectorySummary(f"x/{number}", end, "", 2.0 * success, 30, tokens, 0, metrics)
+    return TrajectorySummary(
+        f"x/{number}", end, "", 2.0 * success, 30, tokens, 0, metrics, question
+    )
 
 
 PLAYED = [summary(0, 1.0), summary(1, 0.0, "truncated"), summary(2, 0.0, "failed", 1000)]
+NOTHING = Played("sampled", [], [])
+
+
+def settings(**changed):
+    cfg = config()
+    return replace(cfg, eval=replace(cfg.eval, **changed))
+
+
+def sampled_of(*groups):
+    """Samples of seeds 7, 8, …: True solved, False not, None failed."""
+    requests, summaries = [], []
+    for seed, group in enumerate(groups, 7):
+        for i, solved in enumerate(group):
+            requests.append(SimpleNamespace(seed=seed, sample_index=i))
+            end = "failed" if solved is None else "terminated"
+            summaries.append(summary(f"{seed}/{i}", float(bool(solved)), end))
+    return Played("sampled", requests, summaries)
 
 
 def test_a_measure_is_the_mean_of_the_episodes_that_have_it():
@@ -28,35 +56,82 @@ def test_a_measure_is_the_mean_of_the_episodes_that_have_it():
     assert measures([]) == {}
 
 
-def test_every_stage_plays_the_same_seeds():
-    cfg = config()
-    cfg = replace(cfg, eval=replace(cfg.eval, episodes=3, seed=50, temperature=0.5))
-    start, ppo = (evaluation_requests(cfg, stage, "hard") for stage in ("start", "ppo"))
-    assert [r.id for r in ppo] == [f"ppo/hard/{i:06d}" for i in range(3)]
+def test_every_stage_plays_the_same_seeds_greedily():
+    cfg = settings(episodes=3, seed=50, temperature=0.5)
+    start, ppo = (greedy_requests(cfg, stage, "hard") for stage in ("start", "ppo"))
+    assert [r.id for r in ppo] == [f"ppo/hard/greedy/{i:06d}/000" for i in range(3)]
     assert [r.seed for r in start] == [r.seed for r in ppo] == [50, 51, 52]
-    assert {(r.variant, r.temperature, r.sampling_seed) for r in ppo} == {("eval/hard", 0.5, 7)}
+    assert {(r.variant, r.temperature, r.sampling_seed) for r in ppo} == {("eval/hard", 0.0, 7)}
+
+
+def test_the_first_questions_are_sampled_several_times():
+    cfg = settings(sampled_questions=2, samples=3, seed=50, temperature=0.5)
+    requests = sampled_requests(cfg, "sft", "hard")
+    assert [(r.seed, r.sample_index) for r in requests] == [
+        (50, 0),
+        (50, 1),
+        (50, 2),
+        (51, 0),
+        (51, 1),
+        (51, 2),
+    ]
+    assert {r.temperature for r in requests} == {0.5}
+    ids = [r.id for r in requests]
+    assert ids == sorted(set(ids)), "the buffer answers in the order of ids"
+    assert not set(ids) & {r.id for r in greedy_requests(cfg, "sft", "hard")}
+    assert sampled_requests(settings(sampled_questions=0), "sft", "hard") == []
+
+
+def test_success_is_that_of_greedy_answers():
+    greedy = Played("greedy", [], PLAYED)
+    sampled = sampled_of((True, False, False, None))
+    record = variant_record(greedy, sampled, seconds=4.0)
+    assert (record["success"], record["n"], record["reward"]) == (0.5, 2, 1.0)
+    assert record["greedy"] == {key: record[key] for key in record["greedy"]}
+    assert (record["sampled"]["success"], record["sampled"]["n"]) == (pytest.approx(1 / 3), 3)
+    assert record["pass_at"] == {"1": pytest.approx(1 / 3)}
+    assert "sampled" not in variant_record(greedy, NOTHING, seconds=4.0)
 
 
 def test_failed_episodes_are_counted_and_no_more():
-    told = summarise(PLAYED, seconds=4.0)
-    assert (told["success"], told["n"], told["reward"]) == (0.5, 2, 1.0)
-    assert told["interval"] == list(wilson(1, 2))
-    assert told["ends"] == {"terminated": 1, "truncated": 1, "failed": 1}
-    assert (told["tokens_per_second"], told["seconds"]) == (20 / 4, 4.0)
+    record = variant_record(Played("greedy", [], PLAYED), NOTHING, seconds=4.0)
+    assert record["interval"] == list(wilson(1, 2))
+    assert record["ends"] == {"terminated": 1, "truncated": 1, "failed": 1}
+    assert (record["tokens_per_second"], record["seconds"]) == (1020 / 4, 4.0)
 
 
-def test_an_outcome_is_found_by_its_seed():
-    requests = [SimpleNamespace(id=f"x/{i}", seed=90 - i) for i in range(3)]
-    rows = outcomes(requests, PLAYED, "sft", "hard")
-    assert [(row["seed"], row["end"]) for row in rows] == [
-        (88, "failed"),
-        (89, "truncated"),
-        (90, "terminated"),
+def test_intervals_count_questions_and_not_episodes():
+    same = [summary(i, 1.0 if i < 10 else 0.0, question=f"q{i % 2}") for i in range(20)]
+    own = [replace(s, question="") for s in same]
+    record, alone = (variant_record(Played("greedy", [], s), NOTHING, 1.0) for s in (same, own))
+    assert (record["questions"], alone["questions"], record["n"]) == (2, 20, 20)
+    assert alone["interval"] == list(wilson(10, 20))
+    assert record["interval"] != alone["interval"]
+
+
+def test_pass_at_k_is_the_mean_over_seeds_with_enough_samples():
+    found = passes(sampled_of((True, False, False, False), (True, True, True, True), (True,)))
+    assert found == {"1": pytest.approx((0.25 + 1 + 1) / 3), "4": 1.0}
+    assert passes(sampled_of((False, False, False, None)))["1"] == 0.0
+    assert "4" not in passes(sampled_of((False, False, False, None)))
+
+
+def test_an_outcome_says_decoding_seed_sample_and_question():
+    requests = [SimpleNamespace(seed=88 + i, sample_index=i) for i in range(3)]
+    summaries = [replace(PLAYED[0], question="1 2 3 4"), *PLAYED[1:]]
+    rows = outcomes(Played("sampled", requests, summaries), "sft", "hard")
+    assert [(row["seed"], row["end"], row["question"]) for row in rows] == [
+        (88, "terminated", "1 2 3 4"),
+        (89, "truncated", "seed 89"),
+        (90, "failed", "seed 90"),
     ]
-    assert rows[-1] == {
+    assert rows[0] == {
         "stage": "sft",
         "variant": "hard",
-        "seed": 90,
+        "decoding": "sampled",
+        "seed": 88,
+        "sample": 0,
+        "question": "1 2 3 4",
         "end": "terminated",
         "reward": 2.0,
         "success": 1.0,
@@ -64,21 +139,44 @@ def test_an_outcome_is_found_by_its_seed():
     }
 
 
-@pytest.mark.parametrize("samples", [4])
-def test_a_variant_is_played_summed_up_and_sampled(monkeypatch, samples):
-    cfg, first = config(), []
-    buffer = SimpleNamespace(first=SimpleNamespace(remote=lambda n: first.append(n) or "refs"))
+@pytest.fixture
+def play(monkeypatch):
+    """A function that evaluates variant `hard`: the evaluation, and what the buffer was asked."""
+    asked = []
+    buffer = SimpleNamespace(first=SimpleNamespace(remote=lambda n: asked.append(n) or "refs"))
     monkeypatch.setattr(module.ray, "get", lambda ref: ref)
     monkeypatch.setattr(module, "fetch", lambda refs: [refs, refs])
-    monkeypatch.setattr(module, "conversation", lambda t, renderer: {"told": (t, renderer)})
-    cfg = replace(cfg, eval=replace(cfg.eval, episodes=3))
+    monkeypatch.setattr(module, "conversation", lambda t, renderer: {"said": (t, renderer)})
 
     def collect(cfg, buffer, requests):
-        return [replace(s, id=r.id) for s, r in zip(PLAYED, requests, strict=True)]
+        asked.append({r.temperature for r in requests})
+        return [replace(PLAYED[0], id=r.id) for r in requests]
 
     monkeypatch.setattr(module, "collect", collect)
-    record, shown, rows = evaluate(cfg, buffer, "renderer", "sft", "hard")
-    assert (record["stage"], record["variant"], record["n"]) == ("sft", "hard", 2)
-    assert shown == [{"stage": "sft", "told": ("refs", "renderer")}] * 2
-    assert first == [samples]
-    assert [row["seed"] for row in rows] == [cfg.eval.seed + i for i in range(3)]
+    return lambda cfg: (evaluate(cfg, buffer, "renderer", "sft", "hard"), asked)
+
+
+def test_a_variant_is_played_summed_up_and_sampled(play):
+    cfg = settings(
+        episodes=3, sampled_questions=2, samples=2, variants={"hard": {"hands": "held_out"}}
+    )
+    cfg = replace(cfg, env=replace(cfg.env, settings={"hands": "train", "verify_iter": 1}))
+    (record, shown, rows), asked = play(cfg)
+    assert (record["stage"], record["variant"], record["n"]) == ("sft", "hard", 3)
+    assert (record["headline"], record["overlap"]) == ("success", "none")
+    assert record["pass_at"] == {"1": 1.0}
+    assert shown == [{"stage": "sft", "said": ("refs", "renderer")}] * 2
+    assert asked == [{0.0}, module.CONVERSATIONS, {cfg.eval.temperature}]
+    assert [(row["decoding"], row["seed"] - cfg.eval.seed) for row in rows] == [
+        *(("greedy", i) for i in range(3)),
+        *(("sampled", i) for i in (0, 0, 1, 1)),
+    ]
+
+
+def test_without_samples_the_greedy_episodes_stay_in_the_buffer(play):
+    cfg = settings(episodes=3, sampled_questions=0, variants={"hard": {"verify_iter": 3}})
+    (record, _, rows), asked = play(cfg)
+    assert asked == [{0.0}, module.CONVERSATIONS]
+    assert len(rows) == 3
+    assert record["headline"] == "first_try"
+    assert "pass_at" not in record

@@ -96,8 +96,9 @@ def test_other_ranks_score_their_share_and_play_nothing(made):
     assert rank.done == [("engine", ["a", "b"], 5)]
 
 
-def test_at_another_temperature_there_is_nothing_to_compare(made):
-    rank, evaluation = made(temperature=0.0)
+@pytest.mark.parametrize("changed", [{"temperature": 0.5}, {"sampled_questions": 0}])
+def test_without_samples_at_the_temperature_of_play_nothing_is_compared(made, changed):
+    rank, evaluation = made(**changed)
     evaluation.run("engine", "start")
     assert all(len(what) == 4 for what in rank.done)
     assert [record["kl_start"] for record in rank.of("eval")] == [None, None]

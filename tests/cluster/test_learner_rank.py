@@ -27,7 +27,7 @@ def made(monkeypatch, tmp_path):
     renderer = SimpleNamespace(load=lambda folder: SimpleNamespace(folder=folder, forbidden=(3,)))
     monkeypatch.setattr(learner_rank, "Renderer", renderer)
     monkeypatch.setattr(learner_rank, "TrainingEngine", FakeEngine)
-    monkeypatch.setattr(learner_rank, "Reference", lambda *arguments: arguments)
+    monkeypatch.setattr(learner_rank, "ReferencePolicy", lambda *arguments: arguments)
     job = SimpleNamespace(cfg=config(), folder=str(tmp_path), model="initial")
     return lambda rank: LearnerRank(job, rank)
 

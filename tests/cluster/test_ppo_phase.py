@@ -118,7 +118,7 @@ def test_an_engine_with_other_weights_ends_the_run(tmp_path, monkeypatch):
 def test_every_update_plays_new_seeds_and_a_group_shares_one():
     cfg = config(episodes=6, group_size=3)
     first, second = training_requests(cfg, 1), training_requests(cfg, 2)
-    assert [(r.seed, r.group_id, r.play) for r in first] == [
+    assert [(r.seed, r.group_id, r.sample_index) for r in first] == [
         (seed, seed, play) for seed in (7_010_000_000, 7_010_000_001) for play in range(3)
     ]
     assert {r.seed for r in second} == {7_010_000_002, 7_010_000_003}

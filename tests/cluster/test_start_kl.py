@@ -8,8 +8,8 @@ import pytest
 
 from cluster import start_kl
 from cluster.start_kl import StartKL
-from learner import ppo
 from learner.engine import TrainingEngine
+from learner.training_trajectory import prepare, score
 from tests.support.learner import config, save_llama, trajectories
 
 
@@ -26,9 +26,9 @@ def models(tmp_path_factory):
 
 def logprobs(engine, played):
     """Of all action tokens, a trajectory each."""
-    episodes = [ppo.episode(t, "turn") for t in played]
-    ppo._score(engine, None, episodes, 1.0)
-    return [e.proximal for e in episodes]
+    prepared = prepare(played, "turn")
+    score(engine, prepared, 1.0)
+    return [t.proximal_logprobs for t in prepared]
 
 
 def sampled_by(engine, played):

@@ -18,7 +18,7 @@ def study(folder, text, name="mine.yaml"):
     [
         ("a: [", "not YAML"),
         ("- a", "must hold keys and values"),
-        (f"{HEAD}bass: 1", "there is no key bass; there are arms, base, root, seeds, set"),
+        (f"{HEAD}bass: 1", "there is no key bass; there are arms, base, primary, root, seeds, set"),
         ("arms: {a: {}}", "base must name a configuration"),
         (f"{HEAD}seeds: 3", "seeds=3 must be a list of whole numbers"),
         (f"{HEAD}seeds: []", "seeds=[] must be a list of whole numbers"),

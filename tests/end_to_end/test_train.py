@@ -223,6 +223,7 @@ def test_two_ranks_with_sharded_weights_do_the_same_job(tmp_path):
                 "learner.ranks=2",
                 "learner.zero_stage=3",
                 "eval.temperature=0",
+                "eval.sampled_questions=0",
                 "eval.variants.train.verify_iter=1",
             )
         )

@@ -12,6 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cluster.cursor import Cursor
+from cluster.evaluate import Played
 from cluster.evaluate import outcomes as rows_of
 from report.metrics import RunLog, episodes, outcomes, read
 from rollout.episode import EpisodeRequest
@@ -145,7 +146,7 @@ def test_outcomes_name_each_hand_once_after_a_resume_too(tmp_path: Path) -> None
         TrajectorySummary(r.id, "solved", "", 5.0, 9, 3, 0, {"success": float(i == 1)})
         for i, r in enumerate(asked)
     ]
-    rows = rows_of(asked, played[::-1], "sft", "train")
+    rows = rows_of(Played("greedy", asked, played), "sft", "train")
     assert [(row["seed"], row["success"]) for row in rows] == [(50, 0.0), (51, 1.0), (52, 0.0)]
     for step in (20, 40):
         RunLog(tmp_path).outcomes([{"step": step} | row for row in rows])

@@ -1,0 +1,39 @@
+"""Which episode seeds a run trains on, and which it evaluates on; the two never meet."""
+
+from __future__ import annotations
+
+from configs.schema import RunConfig
+
+RUN_STRIDE = 1_000_000_000  # between the PPO seeds of two runs whose `seed` differs by one
+PPO_OFFSET = 10_000_000  # above what demonstrations and evaluations usually take
+
+
+def demonstration_seeds(cfg: RunConfig) -> range:
+    """Seeds of the expert's episodes: at most one each; empty without SFT or with own data."""
+    own = cfg.sft.steps > 0 and cfg.sft.data is None
+    return range(cfg.seed, cfg.seed + cfg.sft.demonstrations) if own else range(0)
+
+
+def update_seeds(cfg: RunConfig, update: int) -> range:
+    """Seeds of one PPO update, counted from 1: new ones for each."""
+    number = cfg.ppo.episodes // cfg.ppo.group_size
+    first = cfg.seed * RUN_STRIDE + PPO_OFFSET + (update - 1) * number
+    return range(first, first + number)
+
+
+def ppo_seeds(cfg: RunConfig) -> range:
+    """Seeds of all PPO updates."""
+    if not cfg.ppo.updates:
+        return range(0)
+    return range(update_seeds(cfg, 1).start, update_seeds(cfg, cfg.ppo.updates).stop)
+
+
+def evaluation_seeds(cfg: RunConfig) -> range:
+    """Seeds of every evaluation; the first are sampled as well."""
+    number = max(cfg.eval.episodes, cfg.eval.sampled_questions)
+    return range(cfg.eval.seed, cfg.eval.seed + number)
+
+
+def meet(one: range, other: range) -> bool:
+    """Whether two ranges of step 1 have a seed in common."""
+    return max(one.start, other.start) < min(one.stop, other.stop)
