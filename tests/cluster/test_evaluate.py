@@ -76,6 +76,7 @@ def test_the_first_questions_are_sampled_several_times():
         (51, 2),
     ]
     assert {r.temperature for r in requests} == {0.5}
+    assert all(r.group_id == r.seed for r in requests)
     ids = [r.id for r in requests]
     assert ids == sorted(set(ids)), "the buffer answers in the order of ids"
     assert not set(ids) & {r.id for r in greedy_requests(cfg, "sft", "hard")}
@@ -88,6 +89,7 @@ def test_success_is_that_of_greedy_answers():
     record = variant_record(greedy, sampled, seconds=4.0)
     assert (record["success"], record["n"], record["reward"]) == (0.5, 2, 1.0)
     assert record["greedy"] == {key: record[key] for key in record["greedy"]}
+    assert record["first_try"] == 0.0
     assert (record["sampled"]["success"], record["sampled"]["n"]) == (pytest.approx(1 / 3), 3)
     assert record["pass_at"] == {"1": pytest.approx(1 / 3)}
     assert "sampled" not in variant_record(greedy, NOTHING, seconds=4.0)
