@@ -13,6 +13,7 @@ from rollout.episode import EpisodeRequest
 from rollout.trajectory import from_block, mark_failed, to_block
 from rollout.trajectory_summary import summarize, to_columns
 from tests.rollout.test_trajectory import segment, trajectory
+from tests.support.local_ray import local_ray
 
 
 @ray.remote(max_concurrency=4, num_cpus=0)
@@ -50,16 +51,8 @@ class ScriptedWorker:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=2**27,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
-    )
-    yield
-    ray.shutdown()
+    with local_ray():
+        yield
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import ray
 
 from cluster.failures import DeadlineExceeded, TooManyFailures, WorkerLost
 from cluster.wait import wait_for, wait_for_all, wait_for_async
+from tests.support.local_ray import local_ray
 
 ASKED = ("worker", "do it", 30.0, "block_deadline_s")
 SOON = ("worker", "do it", 0.3, "block_deadline_s")
@@ -31,16 +32,8 @@ class Process:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=2**27,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
-    )
-    yield
-    ray.shutdown()
+    with local_ray():
+        yield
 
 
 @pytest.fixture

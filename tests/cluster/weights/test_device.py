@@ -20,10 +20,6 @@ from cluster.weights import device
 from cluster.weights.device import DeviceChannel, WeightSyncClient
 from learner.engine import TrainingEngine
 from learner.weight_sender import (
-    TransferSpec,
-    buffer_bytes,
-    payload_bytes,
-    trainer_init_info,
     weight_source,
 )
 from tests.support.learner import config, save_llama
@@ -256,22 +252,3 @@ def test_the_source_tells_what_it_gives(learner):
     )
     checked = NCCLTrainerWeightTransferEngine._checked_iter(given, given.metadata())
     assert len(list(checked)) == len(given.metadata()) > 10
-
-
-def test_the_buffer_holds_the_largest_tensor():
-    shapes = [("a", torch.bfloat16, (10, 10)), ("b", torch.float32, (2,))]
-    assert payload_bytes(shapes) == 208
-    assert buffer_bytes(shapes, 100) == 200
-    assert buffer_bytes(shapes, 1000) == 1000
-
-
-def test_settings_for_vllm():
-    nccl = trainer_init_info(TransferSpec("nccl", 1, 1000, "10.0.0.1", 1234, 5))
-    assert (nccl.backend, nccl.master_address, nccl.master_port) == ("nccl", "10.0.0.1", 1234)
-    assert (nccl.world_size, nccl.packed, nccl.packed_buffer_size_bytes) == (5, True, 1000)
-    assert not nccl.is_sender
-    ipc = trainer_init_info(TransferSpec("ipc", 0, 1000))
-    assert (ipc.backend, ipc.packed, ipc.packed_buffer_size_bytes) == ("ipc", True, 1000)
-    assert ipc.is_sender
-    with pytest.raises(ValueError, match="vLLM's own are nccl and ipc"):
-        trainer_init_info(TransferSpec("object_store", 0, 1000))
