@@ -56,6 +56,7 @@ def gold(seed=3):
 def test_a_retry_grows_the_same_segment(renderer):
     t, engine = run(renderer, ["1+1", gold()])
     (segment,) = t.segments
+    assert t.question.endswith("= 24")
     assert t.end == "terminated"
     assert t.metrics["success"] == 1.0
     assert t.metrics["first_try"] == 0.0

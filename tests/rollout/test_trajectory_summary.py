@@ -13,7 +13,9 @@ def test_round_trip():
     played = [
         trajectory("ppo/000001/000001"),
         mark_failed(trajectory("ppo/000001/000002", metrics={}), "it broke"),
-        trajectory("ppo/000001/000003", metrics={"success": 0.5, "recognition": 0.25}),
+        trajectory(
+            "ppo/000001/000003", metrics={"success": 0.5, "recognition": 0.25}, question="q"
+        ),
     ]
     rows = [summarize(t) for t in played]
     assert from_columns(to_columns(rows)) == rows
@@ -22,6 +24,7 @@ def test_round_trip():
     assert rows[1].failure == "it broke"
     assert rows[1].metrics == {}
     assert rows[0].oldest_version == 3
+    assert [row.question for row in rows] == ["1 2 3 4 = 24", "1 2 3 4 = 24", "q"]
 
 
 def test_they_are_under_a_hundredth_of_what_they_speak_of():
