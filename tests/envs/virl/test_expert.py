@@ -92,10 +92,11 @@ def test_answers_state_what_is_there_and_the_sentence_in_force(tidy) -> None:
         assert ("intersection" in said["current observation"]) == point.intersection
         assert said["current observation"].startswith(point.expression)
         observations.add(said["current observation"])
+        slip = json.loads(answer(env, "forward() now"))
+        assert slip == said | {"action": "forward() now"}
         env.step(env.expert())
     assert "No landmarks nearby" in observations
-    other = json.loads(answer(env, "forward()"))
-    assert (other["action"], other["current observation"]) == ("forward()", "No landmarks nearby")
+    assert len(observations) > 1
 
 
 def test_brief_answers_state_the_landmark_where_there_is_a_picture() -> None:

@@ -80,7 +80,7 @@ def test_a_world_is_procedural_or_a_folder_that_exists(folder) -> None:
         ({}, (("New York",), "train", 1000, 5)),
         ({"city": "Lagos", "split": "test", "routes": 7}, (("Lagos",), "test", 7, 5)),
         ({"city": BENCHMARK}, (CITIES, "test", 18, 5)),
-        ({"city": BENCHMARK, "split": "train", "max_legs": 2}, (CITIES, "train", 18, 2)),
+        ({"city": BENCHMARK, "max_legs": 2}, (CITIES, "test", 18, 2)),
     ],
 )
 def test_the_area_that_settings_mean(options, expected) -> None:
@@ -107,6 +107,7 @@ def test_the_nearest_panorama_is_within_the_radius_or_none(folder) -> None:
         assert haversine(found, north) <= 1.01
         assert world.nearest(route, (route.start[0] + 0.2, route.start[1])) is None
     strict = open_world(Settings(city=BENCHMARK, mapping_radius=0.5))
+    route = strict.route(0)
     assert strict.nearest(route, route.start) == route.start  # a panorama's own place
     assert strict.nearest(route, north) is None
 
@@ -126,9 +127,11 @@ def test_a_panorama_is_drawn_once(monkeypatch) -> None:
     assert world.panorama(route, route.start, 32) is first
     assert first.rotation == build_city("Milan", "train").rotations[route.start]
     world.panorama(route, route.legs[0].end, 32)
-    world.panorama(route, route.start, 64)  # finer views need another
-    assert [place for place, _ in drawn] == [route.start, route.legs[0].end, route.start]
-    assert drawn[2][1] > drawn[0][1] == panorama_width(32)
+    world.panorama(route, route.start, 128)  # finer views need another
+    widths = panorama_width(32), panorama_width(128)
+    assert widths[0] < widths[1]
+    expected = [(route.start, widths[0]), (route.legs[0].end, widths[0]), (route.start, widths[1])]
+    assert drawn == expected
 
 
 def test_names_are_those_that_routes_may_mention(folder) -> None:
