@@ -14,6 +14,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
+from cluster.environments import TRAINING, environments
 from cluster.failures import RunFailure
 from cluster.placement.layout import weight_channel
 from cluster.rollout_pool import RolloutPool
@@ -70,18 +71,16 @@ def prepare_model(cfg: RunConfig, folder: Path) -> str:
 def make_tiny_model(cfg: RunConfig, folder: Path) -> None:
     """Write the configuration's tiny model, with a tokenizer of its environment's text."""
     from envs.base import shows_pictures
-    from envs.registry import make, with_preset
+    from envs.registry import make
     from learner.init_model import init_model
 
-    settings = with_preset(cfg.env.id, dict(cfg.env.settings), cfg.preset)
-    env = make(cfg.env.id, settings)
+    env = make(*environments(cfg)[TRAINING])
     init_model(folder, cfg, env.corpus(), vision=shows_pictures(env))
 
 
 def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
     """Parquet of demonstrations: the user's, or the expert's; None without SFT."""
     from cluster.demonstrations import convert_released, write_demonstrations
-    from envs.registry import with_preset
 
     if not cfg.sft.steps:
         return None
@@ -89,9 +88,9 @@ def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
         return str(convert_released(cfg.sft.data, folder / "demonstrations"))
     if cfg.sft.data:
         return str(Path(cfg.sft.data).resolve())
-    settings = with_preset(cfg.env.id, dict(cfg.env.settings), cfg.preset)
+    env_id, settings = environments(cfg)[TRAINING]
     target = folder / "demonstrations"
-    write_demonstrations(cfg.env.id, settings, cfg.sft.demonstrations, cfg.seed, target)
+    write_demonstrations(env_id, settings, cfg.sft.demonstrations, cfg.seed, target)
     return str(target)
 
 

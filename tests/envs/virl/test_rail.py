@@ -8,17 +8,12 @@ from hypothesis import strategies as st
 from envs.virl.city.graph import build_city
 from envs.virl.directions import (
     directions,
-    history,
-    observation,
-    picture_line,
-    short_directions,
-    short_history,
 )
-from envs.virl.geometry import COMPASS, haversine, relative_word
+from envs.virl.geometry import haversine, relative_word
 from envs.virl.rail import lay_rail, relative_words
-from envs.virl.route import NO_LANDMARK, Landmark, Leg, Route
 from envs.virl.settings import CITIES, Settings, resolve
 from envs.virl.world import open_world
+from tests.envs.virl.routes import staircase
 
 FIXED, CODE = resolve(Settings()), resolve(Settings(preset="paper_code"))
 
@@ -87,21 +82,8 @@ def test_dropping_and_counting_points(city, index, count, seed) -> None:
     assert len(all_kept) <= len(none_kept) + legs * max(count - 1, 0)
 
 
-def _route(*lengths_m: float) -> Route:
-    """A staircase of legs of given lengths, north and east in turn."""
-    legs, lat, lng = [], 0.0, 0.0
-    for i, metres in enumerate(lengths_m):
-        lat, lng = (lat + metres / 111_195, lng) if i % 2 == 0 else (lat, lng + metres / 111_195)
-        last = i == len(lengths_m) - 1
-        landmark = Landmark("Red Bank", (lat, lng)) if last else None
-        text = "The destination Red Bank is on your left" if last else NO_LANDMARK
-        heading = 90 * (i % 2)
-        legs.append(Leg(heading, COMPASS[heading // 45], (lat, lng), landmark, text, round(metres)))
-    return Route("stairs/0", "stairs", (0.0, 0.0), 350, tuple(legs))
-
-
 def test_paper_code_lags_behind_after_a_short_leg_and_fixed_does_not() -> None:
-    route = _route(40, 4, 40)
+    route = staircase(40, 4, 40)
     rng = np.random.default_rng(0)
     for rules, expected in ((FIXED, [0, 2, 4, 5]), (CODE, [0, 2, 3, 4])):
         rail = lay_rail(route, 350, Settings(), rules, lambda place: place, rng)
@@ -111,7 +93,7 @@ def test_paper_code_lags_behind_after_a_short_leg_and_fixed_does_not() -> None:
 @pytest.mark.parametrize(("metres", "short"), [(4.9, True), (5.1, False)])
 def test_a_leg_is_short_up_to_five_metres(metres, short) -> None:
     rail = lay_rail(
-        _route(40, metres, 40), 350, Settings(), CODE, lambda p: p, np.random.default_rng(0)
+        staircase(40, metres, 40), 350, Settings(), CODE, lambda p: p, np.random.default_rng(0)
     )
     keys = [p.instruction for p in rail if p.kind != "forward"]
     assert keys == ([0, 2, 3, 4] if short else [0, 2, 4, 5])
@@ -120,13 +102,13 @@ def test_a_leg_is_short_up_to_five_metres(metres, short) -> None:
 @pytest.mark.parametrize(("metres", "count"), [(39.5, 2), (40.5, 4)])
 def test_points_keep_eight_metres_from_both_ends(metres, count) -> None:
     options = Settings(drop_rate=0.0)
-    rail = lay_rail(_route(metres, 40), 0, options, FIXED, lambda p: p, np.random.default_rng(0))
+    rail = lay_rail(staircase(metres, 40), 0, options, FIXED, lambda p: p, np.random.default_rng(0))
     kinds = "".join(p.kind[0] for p in rail)  # turn, forward ..., turn, ...
     assert kinds.startswith("t" + "f" * count + "t")
 
 
 def test_points_that_move_to_one_panorama_are_one_in_fixed_and_several_as_released() -> None:
-    route = _route(100, 40)
+    route = staircase(100, 40)
     ends = {route.start, *(leg.end for leg in route.legs)}
     middle = (50 / 111_195, 0.0)
     for rules, count in ((FIXED, 1), (CODE, 4)):
@@ -143,13 +125,13 @@ def test_points_that_move_to_one_panorama_are_one_in_fixed_and_several_as_releas
 
 
 def test_paper_code_does_not_wrap_headings_and_fixed_does() -> None:
-    route = _route(40, 40)
+    route = staircase(40, 40)
     assert relative_words(route, 350, CODE) == ["left", "right"]
     assert relative_words(route, 350, FIXED) == ["slightly right", "right"]
 
 
 def test_short_legs_get_no_points_in_between() -> None:
-    route = _route(4.9, 30)
+    route = staircase(4.9, 30)
     rail = lay_rail(route, 0, Settings(drop_rate=0.0), FIXED, lambda p: p, np.random.default_rng(0))
     assert [p.kind for p in rail][:2] == ["turn", "turn"]
     # Of 6, 12, 18, 24 and 30 m, those within 8 m of an end fall away.
@@ -157,44 +139,10 @@ def test_short_legs_get_no_points_in_between() -> None:
 
 
 def test_a_key_point_without_panorama_is_named() -> None:
-    route = _route(40, 40)
+    route = staircase(40, 40)
     far = route.legs[0].end
     with pytest.raises(LookupError) as error:
         lay_rail(
             route, 0, Settings(), FIXED, lambda p: None if p == far else p, np.random.default_rng(0)
         )
     assert error.value.args == (1,)
-
-
-def test_wording() -> None:
-    route = _route(40, 40)
-    turns = relative_words(route, 350, FIXED)
-    assert directions(route, turns) == [
-        "First, turn slightly right to face north.",
-        "Move forward until you reach next intersection.",
-        "Turn right to face east.",
-        "Move forward until you reach destination where The destination Red Bank is on your left.",
-    ]
-    assert directions(route, turns, tidy=False) == directions(route, turns)
-    # The released code says `First,` only where another leg follows.
-    single = _route(40)
-    assert directions(single, ["left"])[0] == "First, turn left to face north."
-    assert directions(single, ["left"], tidy=False)[0] == "Turn left to face north."
-    short = "1: slightly right north, corner. 2: right east, end Red Bank left."
-    assert short_directions(route, turns) == short
-    rail = lay_rail(
-        route, 350, Settings(drop_rate=1.0), FIXED, lambda p: p, np.random.default_rng(0)
-    )
-    assert observation(rail[0]) == "No landmarks nearby; "
-    assert observation(rail[1]) == "No landmarks nearby; You observe an intersection"
-    # The released data's singular phrase shows at key points; `fixed` has one phrase.
-    assert observation(rail[0], tidy=False) == "No landmarks nearby; "
-    assert observation(rail[1], tidy=False) == "No landmark nearby; You observe an intersection"
-    assert picture_line(rail[0]) == "You observe an image of 4 views; "
-    assert picture_line(rail[1]) == "You observe an image of 4 views; You observe an intersection"
-    assert picture_line(rail[2]) == "You observe an image of 4 views; "
-    past = [("a", "turn_direction(north)"), ("b", "forward()"), ("c", "turn_direction(east)")]
-    assert history(past[:1], "now") == "O_1: a\nA_1: turn_direction(north)\nO_2: now\nA_2:"
-    assert short_history(past) == "2 east"
-    assert short_history(past[:2]) == "1 north"
-    assert short_history([]) == "nothing"

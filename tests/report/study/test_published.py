@@ -1,4 +1,4 @@
-"""The published figures are those of the paper's abstracted tables, in SPEC order."""
+"""The published figures are those of the paper's abstracted tables."""
 
 from __future__ import annotations
 

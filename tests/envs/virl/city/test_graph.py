@@ -48,15 +48,6 @@ def test_a_thousand_training_routes() -> None:
     assert 0.7 < np.mean(with_landmark) < 1.0
 
 
-def test_the_benchmark_has_two_routes_in_each_of_nine_cities() -> None:
-    world = open_world(Settings(city="benchmark"))
-    assert world.count == 18
-    cities = [world.route(i).city for i in range(18)]
-    assert sorted(cities) == sorted([*CITIES, *CITIES])
-    assert all("/test/" in world.route(i).name for i in range(18))
-    assert open_world(Settings(city="benchmark", routes=100)).count == 100
-
-
 @pytest.mark.parametrize("name", CITIES)
 def test_routes_are_walkable_and_say_what_is_true(name) -> None:
     city = build_city(name, "test")
@@ -105,10 +96,3 @@ def test_walls_leave_no_gap_around_any_panorama(name) -> None:
         hit = (t > 0) & (s > -0.01) & (s < 1.01)
         assert hit.any(0).all()
         assert np.where(hit, t, np.inf).min() > 3.0  # nobody stands in a wall
-
-
-def test_routes_have_as_many_legs_as_are_asked_for() -> None:
-    short = open_world(Settings(max_legs=3))
-    assert {len(short.route(i).legs) for i in range(100)} == {2, 3}
-    with pytest.raises(ValueError, match="max_legs is 3, but world="):
-        Settings(max_legs=3, world="somewhere")

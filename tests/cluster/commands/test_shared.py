@@ -1,0 +1,58 @@
+"""What commands share: the configuration that arguments name, a run folder's, least values."""
+
+import argparse
+
+import pytest
+
+from cluster.commands.shared import (
+    CONFIG,
+    ENVIRONMENT,
+    configuration,
+    configuration_of,
+    require_at_least,
+)
+from configs.load import ConfigError, dump, load
+from tests.cluster.commands.folders import moved_run
+
+
+def parsed(arguments, *words):
+    parser = argparse.ArgumentParser()
+    for add in arguments:
+        add(parser)
+    return parser.parse_args(words)
+
+
+def test_keys_after_the_configuration_override_it():
+    assert configuration(parsed(CONFIG, "gp_l_debug")) == load("gp_l_debug")
+    assert configuration(parsed(CONFIG, "gp_l_debug", "seed=7", "name=x")).seed == 7
+    options = parsed(ENVIRONMENT, "cardinal/VIRL-v0", "city=Milan")
+    assert (options.env, options.settings) == ("cardinal/VIRL-v0", ["city=Milan"])
+
+
+def test_a_run_folders_place_wins_over_the_written_one(tmp_path, monkeypatch):
+    run = moved_run(tmp_path)
+    cfg = configuration_of(str(run))
+    assert (cfg.name, cfg.cluster.root) == (run.name, str(tmp_path))
+    assert cfg.sft == load("gp_l_debug").sft
+    monkeypatch.chdir(run)  # a path that is not absolute
+    assert configuration_of(".") == cfg
+
+
+def test_a_run_that_trains_nothing_is_read(tmp_path):
+    run = moved_run(tmp_path)
+    start = load("gp_l_debug", ["sft.steps=0", "ppo.updates=0"], allow_no_training=True)
+    (run / "config.yaml").write_text(dump(start))
+    assert configuration_of(str(run)).sft.steps == 0
+
+
+def test_what_is_no_run_folder_is_named(tmp_path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ConfigError, match=f"{folder}: holds no config.yaml"):
+            configuration_of(str(folder))
+
+
+def test_an_options_least_value():
+    require_at_least(1, "--n", 1)
+    require_at_least(1, "--n", None)
+    with pytest.raises(ConfigError, match="--n 0: must be at least 1"):
+        require_at_least(1, "--n", 0)

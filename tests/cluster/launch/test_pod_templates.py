@@ -1,0 +1,133 @@
+"""Pods as manifests: what a container may use, which probes it has, what may grow."""
+
+import pytest
+
+from cluster.launch.pod_templates import GIB, head_group, mount_volume, worker_group
+from cluster.launch.pods import ManifestOptions, Pods
+
+ROLLOUT = Pods("rollout", count=2, cpus=6, gpus=4, memory=20 * GIB, object_store=3 * GIB)
+LEARNER = Pods("learner", count=1, cpus=3, gpus=0, memory=10 * GIB + 1, object_store=2 * GIB)
+
+
+def spec(group):
+    return group["template"]["spec"]
+
+
+def container(group):
+    (found,) = spec(group)["containers"]
+    return found
+
+
+def test_a_container_gets_what_its_pod_requests_and_a_gibibyte_more():
+    resources = container(worker_group(ROLLOUT, ManifestOptions()))["resources"]
+    assert resources["limits"] == resources["requests"]
+    assert resources["limits"] is not resources["requests"]
+    assert resources["limits"] == {"cpu": 6, "memory": f"{21 * 1024}Mi", "nvidia.com/gpu": 4}
+    limits = container(worker_group(LEARNER, ManifestOptions()))["resources"]["limits"]
+    assert limits == {"cpu": 3, "memory": f"{11 * 1024 + 1}Mi"}  # rounded up
+
+
+def test_shared_memory_holds_the_object_store():
+    group = worker_group(ROLLOUT, ManifestOptions(claim="disk"))
+    volumes = {volume["name"]: volume for volume in spec(group)["volumes"]}
+    assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": f"{4 * 1024}Mi"}
+    assert volumes["storage"]["persistentVolumeClaim"] == {"claimName": "disk"}
+    paths = {mount["name"]: mount["mountPath"] for mount in container(group)["volumeMounts"]}
+    assert paths == {"shm": "/dev/shm", "storage": "/mnt/cardinal"}
+    assert group["rayStartParams"]["object-store-memory"] == str(3 * GIB)
+
+
+def test_only_pods_with_gpus_go_where_gpus_are():
+    options = ManifestOptions(nodes={"gpu": "H100"})
+    group = worker_group(ROLLOUT, options)
+    assert spec(group)["nodeSelector"] == {"gpu": "H100"}
+    assert spec(group)["nodeSelector"] is not options.nodes
+    assert spec(group)["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    for without in (worker_group(LEARNER, options), head_group(options)):
+        assert "nodeSelector" not in spec(without)
+        assert "tolerations" not in spec(without)
+
+
+def test_only_rollout_pods_may_become_more():
+    options = ManifestOptions(spare=3)
+    found = [worker_group(pods, options) for pods in (ROLLOUT, LEARNER)]
+    assert [group["groupName"] for group in found] == ["rollout", "learner"]
+    counts = [(g["minReplicas"], g["replicas"], g["maxReplicas"]) for g in found]
+    assert counts == [(2, 2, 5), (1, 1, 1)]
+
+
+def test_the_head_serves_ray_and_offers_no_work():
+    group = head_group(ManifestOptions())
+    assert group["rayStartParams"]["num-cpus"] == group["rayStartParams"]["num-gpus"] == "0"
+    ports = {port["name"]: port["containerPort"] for port in container(group)["ports"]}
+    assert ports == {"gcs": 6379, "dashboard": 8265, "metrics": 8080}
+    assert container(group)["name"] == "ray-head"
+    assert container(worker_group(ROLLOUT, ManifestOptions()))["name"] == "ray-worker"
+
+
+@pytest.mark.parametrize(
+    ("group", "path", "port"),
+    [
+        (head_group(ManifestOptions()), "/api/gcs_healthz", 8265),
+        (worker_group(LEARNER, ManifestOptions()), "/api/local_raylet_healthz", 52365),
+    ],
+    ids=["head", "worker"],
+)
+def test_a_slow_start_is_waited_for_and_a_dead_ray_is_not(group, path, port):
+    seconds = {}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        found = container(group)[probe]
+        assert found["httpGet"] == {"path": path, "port": port}
+        assert found["timeoutSeconds"] <= found["periodSeconds"]
+        seconds[probe] = found["periodSeconds"] * found["failureThreshold"]
+    assert seconds == {"startupProbe": 300, "readinessProbe": 30, "livenessProbe": 120}
+    start = group["rayStartParams"]
+    assert start["dashboard-agent-listen-port"] == "52365"  # where a worker's probes ask
+
+
+@pytest.mark.parametrize(
+    ("options", "image"),
+    [
+        (ManifestOptions(), "cardinal:gpu"),
+        (ManifestOptions(gpus=False), "cardinal:cpu"),
+        (ManifestOptions(image="mine:1", gpus=False), "mine:1"),
+    ],
+)
+def test_the_image(options, image):
+    assert container(head_group(options))["image"] == image
+    assert container(worker_group(LEARNER, options))["image"] == image
+
+
+def test_secrets_are_named_and_never_written():
+    options = ManifestOptions(secrets={"TOKEN": ("hub", "key")})
+    home, secret = container(worker_group(ROLLOUT, options))["env"]
+    assert home == {"name": "HF_HOME", "value": "/mnt/cardinal/huggingface"}
+    assert secret == {
+        "name": "TOKEN",
+        "valueFrom": {"secretKeyRef": {"name": "hub", "key": "key"}},
+    }
+
+
+def test_pods_run_without_privileges():
+    for group in (head_group(ManifestOptions()), worker_group(ROLLOUT, ManifestOptions())):
+        security = spec(group)["securityContext"]
+        assert security["runAsNonRoot"] is True
+        assert security["runAsUser"] == security["runAsGroup"] == security["fsGroup"] == 1000
+        assert container(group)["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+def test_volumes_are_added_to_those_that_are_there():
+    pod = {"containers": [{"name": "one"}]}
+    mount_volume(pod, "a", {"emptyDir": {}}, "/a")
+    mount_volume(pod, "b", {"configMap": {"name": "x"}}, "/b")
+    assert pod["volumes"] == [
+        {"name": "a", "emptyDir": {}},
+        {"name": "b", "configMap": {"name": "x"}},
+    ]
+    assert pod["containers"][0]["volumeMounts"] == [
+        {"name": "a", "mountPath": "/a"},
+        {"name": "b", "mountPath": "/b"},
+    ]

@@ -1,0 +1,175 @@
+"""Slots: runs one after another in processes of their own, whose ends are told apart."""
+
+import fcntl
+import os
+import sys
+import time
+
+import pytest
+
+from cluster.failures import ClusterBusyError, RunFailure
+from cluster.study import slots as module
+from cluster.study.slots import BUSY, FINISHED, LOCK, Slots, alone
+from configs.load import ConfigError, load
+
+
+def fake_work(jobs, folder, log):
+    """In the place of `_work`: does what the configuration's name says, without Ray."""
+    (folder / f"begun{os.getpid()}").write_text(str(log))
+    while True:
+        try:
+            word, resume = jobs.recv()
+        except EOFError:
+            return
+        if word == "die":
+            os._exit(7)
+        if word == "hang":
+            (folder / "hangs").touch()
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                (folder / "interrupted").touch()
+                sys.exit(0)
+        status = {"busy": f"{BUSY}no GPU", "fail": "failed: lost"}.get(word, FINISHED)
+        (folder / f"{word}{resume}").touch()
+        jobs.send(status)
+        if status != FINISHED:
+            return
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch):
+    monkeypatch.setattr(module, "_work", fake_work)
+
+
+def begun(folder):
+    """How many processes there were, by their logs."""
+    return sorted(file.read_text() for file in folder.glob("begun*"))
+
+
+def test_one_slot_does_run_after_run_in_one_process(tmp_path):
+    with Slots(1, tmp_path) as slots:
+        for name, resume in (("first", False), ("second", True)):
+            assert slots.free
+            slots.begin(f"arm/{name}", name, resume)
+            assert not slots.free
+            assert slots.wait() == (f"arm/{name}", FINISHED)
+        process = slots._slots[0].process
+    assert begun(tmp_path) == ["None"]  # one process, whose words go to the terminal
+    assert (tmp_path / "firstFalse").exists()
+    assert (tmp_path / "secondTrue").exists()
+    assert process.exitcode == 0  # it ended by itself
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("busy", f"{BUSY}no GPU"),
+        ("fail", "failed: lost"),
+        ("die", "failed: its process ended with exit code 7"),
+    ],
+)
+def test_after_a_run_that_did_not_end_well_the_next_gets_a_new_process(tmp_path, word, status):
+    with Slots(1, tmp_path) as slots:
+        slots.begin("arm/one", word, False)
+        assert slots.wait() == ("arm/one", status)
+        assert slots.free
+        slots.begin("arm/two", "fine", False)
+        assert slots.wait() == ("arm/two", FINISHED)
+    assert len(begun(tmp_path)) == 2
+
+
+def broken_study(slots, folder):
+    """Two runs, one of which still runs when the study breaks."""
+    with slots:
+        slots.begin("arm/slow", "hang", False)
+        assert slots.free
+        slots.begin("arm/quick", "fine", False)
+        assert not slots.free
+        assert slots.wait() == ("arm/quick", FINISHED)  # whichever ends first
+        deadline = time.monotonic() + 30
+        while not (folder / "hangs").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        raise RuntimeError("the study")
+
+
+def test_an_error_interrupts_what_runs_and_nothing_else(tmp_path):
+    slots = Slots(2, tmp_path)
+    with pytest.raises(RuntimeError, match="the study"):
+        broken_study(slots, tmp_path)
+    assert (tmp_path / "interrupted").exists()
+    assert begun(tmp_path) == [str(tmp_path / f"slot{at}.log") for at in (0, 1)]
+    assert all(slot.process.exitcode == 0 for slot in slots._slots)
+
+
+def raises(error):
+    def fail(*arguments):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("train", "status"),
+    [
+        (lambda *arguments: 0, FINISHED),
+        (lambda *arguments: 3, "failed: exit code 3"),
+        (raises(ClusterBusyError("no GPU is free")), f"{BUSY}no GPU is free"),
+        (raises(RunFailure("an engine was lost")), "failed: an engine was lost"),
+        (raises(ConfigError("seed: no")), "failed: seed: no"),
+    ],
+)
+def test_how_a_run_ended_in_words(monkeypatch, train, status):
+    checked = []
+    monkeypatch.setattr("cluster.train.train", train)
+    monkeypatch.setattr("cluster.preflight.check.check", checked.append)
+    cfg = load("gp_l_debug")
+    assert module._attempt(cfg, False, None) == status
+    assert checked == [cfg]
+    assert module._attempt(cfg, True, None) == status  # what is resumed was checked once
+    assert checked == [cfg]
+
+
+def test_a_run_that_the_check_refuses_does_not_begin(monkeypatch):
+    monkeypatch.setattr("cluster.preflight.check.check", raises(ConfigError("seed: no")))
+    monkeypatch.setattr("cluster.train.train", raises(AssertionError("it began")))
+    assert module._attempt(load("gp_l_debug"), False, None) == "failed: seed: no"
+
+
+def test_an_error_that_nobody_expects_is_not_swallowed(monkeypatch):
+    monkeypatch.setattr("cluster.preflight.check.check", lambda cfg: None)
+    monkeypatch.setattr("cluster.train.train", raises(KeyError("a bug")))
+    with pytest.raises(KeyError, match="a bug"):
+        module._attempt(load("gp_l_debug"), False, None)
+
+
+def test_a_study_has_its_folder_for_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.study.slots.GRACE_S", 0.0)
+    with (
+        alone(tmp_path),
+        pytest.raises(ConfigError, match="another `cardinal study` is running it"),
+        alone(tmp_path),
+    ):
+        pass
+    with alone(tmp_path):
+        pass
+
+
+def test_slots_that_a_dead_study_left_are_waited_for(tmp_path, capsys, monkeypatch):
+    (tmp_path / LOCK).touch()
+    left = (tmp_path / LOCK).open()
+    fcntl.flock(left, fcntl.LOCK_SH)
+    waited = []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if len(waited) == 2:
+            left.close()  # its last process has ended
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    with alone(tmp_path), (tmp_path / LOCK).open() as mine:
+        fcntl.flock(mine, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a slot of this study
+    assert waited == [1, 1]
+    sentence = f"{tmp_path}: waiting for the processes of another `cardinal study`"
+    assert sentence in capsys.readouterr().err
