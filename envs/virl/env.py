@@ -23,7 +23,7 @@ from envs.virl.map import draw_map
 from envs.virl.panorama import GAP, four_views
 from envs.virl.rail import Point, lay_rail, relative_words
 from envs.virl.route import Route
-from envs.virl.settings import ACTION_SPACES, Settings, resolve
+from envs.virl.settings import ACTION_SPACES, Settings, message_templates, resolve
 from envs.virl.verifier import EXHAUSTED, Verdict, grade
 from envs.virl.world import open_world, route_overlap
 
@@ -45,6 +45,7 @@ class VIRL(TextEnv):
     def __init__(self, **settings: Any) -> None:
         self.settings = build(Settings, settings, "VIRL")
         self.rules = resolve(self.settings)
+        self.templates = message_templates(self.settings)
         self.vision = self.settings.modality == "vision"
         self.world = open_world(self.settings)
         size = self.settings.image_size
@@ -131,6 +132,16 @@ class VIRL(TextEnv):
         """The rebuilt prompt of the current point, for players who see pictures or read."""
         s, rules = self.settings, self.rules
         route, past, point = self._route_text, self.history, self.point
+        if "prompt" in self.templates:
+            return prompts.prompt_from(
+                self.templates["prompt"],
+                route,
+                past,
+                point,
+                vision,
+                self.turn_space,
+                rules.tidy_rail,
+            )
         if s.prompt_style == "brief":
             return prompts.brief_prompt(route, past, point, vision, self.turn_space)
         return prompts.full_prompt(
@@ -151,6 +162,9 @@ class VIRL(TextEnv):
         """The message after a wrong answer, or after the last one."""
         if verdict.right:
             text = verdict.message
+        elif "feedback" in self.templates:
+            template = self.templates["feedback"]
+            text = template.substitute(reason=verdict.message, verdict=verdict.name)
         else:
             text = prompts.retry(verdict, self.settings.feedback, self.settings.prompt_style)
         return self._with_image({"message": text, "restart": 0})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from string import Template
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -18,7 +19,7 @@ from envs.virl.directions import observation
 from envs.virl.geometry import COMPASS, RELATIVE, SIDES
 from envs.virl.names import CITY_WORDS, KINDS, WORDS
 from envs.virl.rail import Point
-from envs.virl.settings import ACTION_SPACES, Rules, Settings
+from envs.virl.settings import ACTION_SPACES, Rules, Settings, message_templates
 from envs.virl.verifier import ACTIONS, FAULTS, INCORRECT, THERE, Verdict
 from envs.virl.world import World
 
@@ -31,6 +32,7 @@ class Player(Protocol):
     vision: bool
     world: World
     turn_space: str
+    templates: dict[str, Template]
     rail: list[Point]
     sentences: list[str]
 
@@ -57,6 +59,12 @@ def answer(player: Player, action: str | None = None) -> str:
     """The answer that earns full marks where the player stands, or one with another action."""
     point = player.point
     action = action or point.action(player.turn_space)
+    if "answer" in player.templates:
+        return player.templates["answer"].substitute(
+            observation=observation(point, player.rules.tidy_rail).strip().removesuffix(";"),
+            instruction=player.sentences[point.instruction],
+            action=action,
+        )
     if player.settings.prompt_style == "brief":
         return prompts.brief_answer(point, player.vision, action)
     observed = observation(point, player.rules.tidy_rail).strip().removesuffix(";")
@@ -118,6 +126,7 @@ def corpus(make: MakePlayer, settings: Settings) -> Iterator[str]:
     yield from dict.fromkeys(make(settings).world.landmark_names())
     if style == "full":
         yield from prompts.OPENINGS
+    yield from (template.template for template in message_templates(settings).values())
     for feedback in ("none", "binary", "verifier"):
         for fault in (*FAULTS, f"{INCORRECT} and {THERE}"):
             yield prompts.retry(Verdict("wrong_action", -1.0, fault), feedback, style)

@@ -7,6 +7,7 @@ of at most 120 words and marks.
 from __future__ import annotations
 
 import json
+from string import Template
 
 from envs.virl.directions import (
     history,
@@ -105,6 +106,25 @@ def brief_prompt(
     words = _BRIEF_WORDS[action_space]
     upcoming = sum(action != "forward()" for _, action in past) + 1
     return f"Use {words}. {route} Done: {short_history(past)}. Now: {seen}. Next {upcoming}:"
+
+
+def prompt_from(
+    template: Template,
+    route: str,
+    past: list[tuple[str, str]],
+    point: Point,
+    vision: bool,
+    action_space: str,
+    tidy: bool,
+) -> str:
+    """The prompt in the user's own words."""
+    now = picture_line(point) if vision else observation(point, tidy)
+    return template.substitute(
+        directions=route,
+        history=history(past, now),
+        observation=now,
+        turns=", ".join(COMPASS if action_space == "absolute" else RELATIVE),
+    )
 
 
 def retry(verdict: Verdict, feedback: str, style: str) -> str:

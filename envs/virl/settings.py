@@ -6,8 +6,10 @@ Input: the environment's keywords. Output: frozen Settings, and the Rules that t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from string import Template
 
 from configs.schema import PRESETS, leaf
+from envs.templates import Fields, read_templates
 from envs.virl.names import CITY_WORDS
 
 CITIES = tuple(CITY_WORDS)
@@ -15,6 +17,16 @@ BENCHMARK = "benchmark"
 ACTION_SPACES = ("absolute", "relative")
 TRAINING_ROUTES = 1000
 BENCHMARK_ROUTES_A_CITY = 2
+
+TEMPLATES = {
+    "prompt": Fields(("directions", "history", "observation", "turns"), ("directions",)),
+    "feedback": Fields(("reason", "verdict")),
+    "answer": Fields(("observation", "instruction", "action"), ("action",)),
+}
+"""Messages that can have a template, with its fields. directions: as the prompt style states them;
+history: lines of observations and actions up to the current observation; observation: the current
+one alone, of pictures only what text says; turns: the words that turn_direction takes; reason and
+verdict: the verifier's."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +102,26 @@ class Settings:
         choices=("optimal", "suboptimal"),
     )
     prompt_diversity: bool = leaf(False, "demonstrations draw the full prompt's wording at random")
+    templates: dict[str, str] = leaf(
+        {},
+        "files with wordings of your own, by the message that they replace: prompt, feedback (of "
+        "a wrong answer), answer (of demonstrations)",
+    )
     cache_mib: int = leaf(256, "bound on the panoramas kept in memory, a process, MiB", low=1)
 
     def __post_init__(self) -> None:
         if sentence := contradiction(self):
             raise ValueError(sentence)
+        message_templates(self)
+
+
+def message_templates(settings: Settings) -> dict[str, Template]:
+    """The templates by message.
+
+    Raises:
+        ValueError: one cannot be read, or a field is unknown or missing.
+    """
+    return read_templates(settings.templates, TEMPLATES, "VIRL.templates")
 
 
 @dataclass(frozen=True)

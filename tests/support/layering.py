@@ -41,7 +41,11 @@ WITHOUT = {
 REST = "*"  # the files of a room that are named on no floor
 FLOORS = {  # from bottom to top: a part imports itself and the floors below, never its neighbour
     "configs": (("schema", "text"), ("presets",), (REST,)),
-    "envs": (("base", "answers", "templates"), ("settings",), ("general_points", "virl", "viewer", REST)),
+    "envs": (
+        ("base", "answers", "templates"),
+        ("settings",),
+        ("general_points", "virl", "viewer", REST),
+    ),
     "envs.virl": (("geometry", "names"), ("route",), ("city",), ("drawing",), (REST,)),
     "report": ((REST,), ("study",)),
     "cluster": (
