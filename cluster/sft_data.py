@@ -69,14 +69,20 @@ def render_demonstrations(parquet: str, model_folder: str) -> RenderedDemonstrat
 
 def dataset(parquet: str, model_folder: str) -> ray.data.Dataset:
     """Rows of `token_ids` list<int32>, `action_mask` list<uint8>, `pictures`, as in the files."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan would go to the terminal
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # its file keeps plans and tracebacks
+            handler.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # instead of "UDF failed to process"
     # The newer reader starts actors of a whole CPU each, which no plan reserves.
     context.use_datasource_v2 = False
     rows = ray.data.read_parquet(
-        parquet, columns=columns(parquet), include_paths=True, num_cpus=TASK_CPUS
+        [str(file) for file in sorted(Path(parquet).glob("*.parquet"))],
+        columns=columns(parquet),
+        include_paths=True,
+        num_cpus=TASK_CPUS,
     )
     return rows.map_batches(
         _render,  # type: ignore[arg-type]
