@@ -3,7 +3,7 @@
 import os
 import threading
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pyarrow as pa
@@ -103,7 +103,7 @@ def test_every_demonstration_is_used_once_an_epoch(table, local, size):
     rendered = local([table.slice(0, 5), table.slice(5)])
     whole = keys(DemonstrationTable([table]).sequences(np.arange(8)))
     assert len(set(whole)) == 8
-    stream = sum(taken(rendered, configured(size), -(-24 // size)), [])
+    stream = list(chain.from_iterable(taken(rendered, configured(size), -(-24 // size))))
     assert {len(batch) for batch in taken(rendered, configured(size), 5)} == {size}
     for epoch in range(3):
         assert sorted(stream[8 * epoch : 8 * epoch + 8]) == sorted(whole)
