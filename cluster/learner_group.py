@@ -66,7 +66,8 @@ def with_demonstrations(job: Job, parquet: str | None) -> Job:
     """The job with its demonstrations rendered, where its cursor leaves some SFT to do."""
     if parquet is None or Cursor.load(Path(job.folder) / "checkpoints").phase != "sft":
         return job
-    return replace(job, demonstrations=render_demonstrations(parquet, job.model))
+    seconds = job.cfg.cluster.start_deadline_s
+    return replace(job, demonstrations=render_demonstrations(parquet, job.model, seconds))
 
 
 def make_trainer(job: Job, plan: Plan) -> TorchTrainer:

@@ -22,6 +22,7 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 from ray import ObjectRef
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.demonstration_order import DemonstrationOrder
@@ -51,14 +52,27 @@ class RenderedDemonstrations:
     nbytes: int
 
 
-def render_demonstrations(parquet: str, model_folder: str) -> RenderedDemonstrations:
+def render_demonstrations(
+    parquet: str, model_folder: str, seconds: float
+) -> RenderedDemonstrations:
     """Render a folder's demonstrations, in the files' order; the caller's process owns them.
+
+    Args:
+        parquet: the folder.
+        model_folder: of the model whose template and tokenizer are used.
+        seconds: how long Ray Data may go on without a block read or rendered.
 
     Raises:
         RunFailure: there are none, or one cannot be rendered.
+        DeadlineExceeded: no block for so long.
     """
+    context = ray.data.DataContext.get_current()
+    context.execution_no_progress_timeout_s = seconds
     try:
         rendered = dataset(parquet, model_folder).materialize()
+    except ExecutionTimeoutError as error:
+        who, what = "Ray Data", "render a block of demonstrations"
+        raise DeadlineExceeded(who, what, seconds, "start_deadline_s") from error
     except RayError as error:
         raise RunFailure(f"demonstrations cannot be rendered: {first_line(error)}") from error
     rows = rendered.count()

@@ -130,8 +130,8 @@ def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
 @pytest.mark.parametrize(
     ("cursor", "parquet", "rendered"),
     [
-        (None, "data", ("data", "initial")),
-        (Cursor("sft", step=3), "data", ("data", "initial")),
+        (None, "data", ("data", "initial", 300.0)),
+        (Cursor("sft", step=3), "data", ("data", "initial", 300.0)),
         (Cursor("ppo"), "data", None),
         (Cursor("done"), "data", None),
         (None, None, None),

@@ -200,7 +200,7 @@ def rendered(cluster, tiny_model, tmp_path_factory):
         part = whole.slice(40 * number, 40)
         pq.write_table(part, folder / f"part-{number}.parquet", row_group_size=16)
     ids = [renderer.demonstration(row["messages"], [])[0].tolist() for row in whole.to_pylist()]
-    return render_demonstrations(str(folder), tiny_model), ids
+    return render_demonstrations(str(folder), tiny_model, 60), ids
 
 
 def test_two_ranks_read_all_blocks_in_the_files_order(rendered):
@@ -260,8 +260,19 @@ def test_what_cannot_be_rendered_is_told_with_its_file(cluster, vision_model, tm
         RunFailure,
         match=r"^demonstrations cannot be rendered: ValueError: .*part-7\.parquet: .*picture",
     ):
-        render_demonstrations(str(tmp_path), vision_model)
+        render_demonstrations(str(tmp_path), vision_model, 60)
     assert capfd.readouterr().err.count("part-7.parquet") == 0
+
+
+def test_a_rendering_that_stands_still_is_given_up(cluster, tiny_model, tmp_path, monkeypatch):
+    def slow(table, folder):
+        threading.Event().wait(30)
+
+    monkeypatch.setattr(sft_data, "_render", slow)
+    pq.write_table(pa.table({"messages": [["x"]]}), tmp_path / "part-0.parquet")
+    sentence = r"^Ray Data did not render a block of demonstrations within 2 s \(cluster\.start_d"
+    with pytest.raises(DeadlineExceeded, match=sentence):
+        render_demonstrations(str(tmp_path), tiny_model, 2.0)
 
 
 def test_no_demonstrations_are_refused(cluster, tiny_model, tmp_path):
@@ -269,4 +280,4 @@ def test_no_demonstrations_are_refused(cluster, tiny_model, tmp_path):
     none = pa.Table.from_pylist([{"messages": messages}]).slice(0, 0)
     pq.write_table(none, tmp_path / "part-0.parquet")
     with pytest.raises(RunFailure, match=r": holds no demonstrations; SFT needs at least one$"):
-        render_demonstrations(str(tmp_path), tiny_model)
+        render_demonstrations(str(tmp_path), tiny_model, 60)
