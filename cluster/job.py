@@ -1,10 +1,11 @@
-"""What the driver hands to every learner rank: the run, its actors, and how weights travel."""
+"""What the driver hands to every learner rank: run, actors, demonstrations, weight channel."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from cluster.handles import BufferHandle, RolloutWorkerHandle
+from cluster.sft_data import RenderedDemonstrations
 from configs.schema import RunConfig
 
 
@@ -16,6 +17,7 @@ class Job:
     model: folder of the initial model.
     workers, buffer: actor handles.
     channel: how weights reach the workers, a name that `open_channel` knows.
+    demonstrations: what SFT trains on; None where no SFT is left to do.
     """
 
     cfg: RunConfig
@@ -24,3 +26,4 @@ class Job:
     workers: list[RolloutWorkerHandle]
     buffer: BufferHandle
     channel: str = "object_store"
+    demonstrations: RenderedDemonstrations | None = None

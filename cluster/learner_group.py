@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from cluster.cursor import Cursor
 from cluster.failures import RunFailure, first_line
 from cluster.job import Job
 from cluster.learner_loop import learner_loop
 from cluster.placement.plan import Plan
 from cluster.placement.ray_options import scaling, waiting_ranks
 from cluster.run_folder import clear_failure, read_failure
-from cluster.sft_data import dataset
+from cluster.sft_data import render_demonstrations
 from configs.schema import RunConfig
 from report.progress import Progress
 
@@ -35,12 +37,12 @@ def run_learner_group(job: Job, demonstrations: str | None, plan: Plan) -> None:
     """
     folder = Path(job.folder)
     clear_failure(folder)
-    trainer = make_trainer(job, demonstrations, plan)
     errors: list[Exception] = []
 
     def fit() -> None:
         try:
-            trainer.fit()
+            # Engines start meanwhile: rendering before the ranks are up costs no time.
+            make_trainer(with_demonstrations(job, demonstrations), plan).fit()
         except Exception as error:  # noqa: BLE001 - a thread's boundary; raised below
             errors.append(error)
 
@@ -54,11 +56,21 @@ def run_learner_group(job: Job, demonstrations: str | None, plan: Plan) -> None:
     failure = read_failure(folder)
     if failure is not None:
         raise RunFailure(failure)
+    if errors and isinstance(errors[0], RunFailure):
+        raise errors[0]
     if errors:
         raise RunFailure(f"the learner group failed: {cause_of(errors[0], job.cfg, plan)}")
 
 
-def make_trainer(job: Job, demonstrations: str | None, plan: Plan) -> TorchTrainer:
+def with_demonstrations(job: Job, parquet: str | None) -> Job:
+    """The job with its demonstrations rendered, where its cursor leaves some SFT to do."""
+    if parquet is None or Cursor.load(Path(job.folder) / "checkpoints").phase != "sft":
+        return job
+    seconds = job.cfg.cluster.start_deadline_s
+    return replace(job, demonstrations=render_demonstrations(parquet, job.model, seconds))
+
+
+def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
     """Ray Train's trainer; a group whose placement is not met is given up by the deadline."""
     cfg = job.cfg
     # Ray Train tries RETRIES times more; all attempts together have the deadline.
@@ -80,9 +92,6 @@ def make_trainer(job: Job, demonstrations: str | None, plan: Plan) -> TorchTrain
                 max_failures=cfg.learner.max_restarts, controller_failure_limit=RETRIES
             ),
         ),
-        # Where a rank stands must not decide which demonstrations it gets.
-        dataset_config=ray.train.DataConfig(enable_shard_locality=False),
-        datasets={"sft": dataset(demonstrations, job.model)} if demonstrations else None,
     )
 
 

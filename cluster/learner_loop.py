@@ -21,7 +21,7 @@ from cluster.learner_rank import LearnerRank
 from cluster.ppo_phase import PPOPhase
 from cluster.publisher import Publisher
 from cluster.run_folder import write_failure
-from cluster.sft_data import Prefetched, batches
+from cluster.sft_data import Prefetched, batches, check_room
 from cluster.sft_phase import SFTPhase
 from cluster.wait import wait_for
 from cluster.weights.open_channel import open_channel
@@ -50,17 +50,18 @@ def run_phases(rank: LearnerRank) -> None:
     _start_engines(rank)
     if rank.cursor.phase == "sft":
         SFTPhase(rank, publisher, collector, evaluation, demonstrations).run()
+    del demonstrations  # PPO needs the room in the object store
     if rank.cursor.phase == "ppo":
         PPOPhase(rank, publisher, collector, evaluation).run()
 
 
 def _demonstrations(rank: LearnerRank) -> Iterator[list[Sequence]]:
     """This rank's batches for the steps that are left; read ahead while engines start."""
-    cfg, cursor = rank.cfg, rank.cursor
-    if cursor.phase != "sft" or not cfg.sft.steps:
+    rendered, cursor = rank.job.demonstrations, rank.cursor
+    if cursor.phase != "sft" or rendered is None:
         return iter(())
-    share = cfg.sft.batch_size // cfg.learner.ranks
-    return Prefetched(batches(ray.train.get_dataset_shard("sft"), share, skip=cursor.step))
+    check_room(rendered)
+    return Prefetched(batches(rendered, rank.cfg, rank.rank, skip=cursor.step))
 
 
 def _start_engines(rank: LearnerRank) -> None:

@@ -1,46 +1,102 @@
-"""SFT input: Parquet demonstrations to token arrays and pictures, streamed by Ray Data.
+"""SFT input: Parquet demonstrations, rendered once by Ray Data, to a rank's shuffled batches.
 
-Input: a Parquet folder. Output: a dataset with columns token_ids, action_mask and pictures, a
-row a demonstration, in the files' order; and from a rank's part of it, batches of sequences.
+Input: a Parquet folder. Output: Arrow blocks of token_ids, action_mask and pictures in the
+object store, in the files' order; and on every rank, which reads all blocks without a copy,
+the batches of its share.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 import ray.data
+from numpy.typing import NDArray
+from ray import ObjectRef
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import GetTimeoutError, RayError
 
+from cluster.demonstration_order import DemonstrationOrder
 from cluster.demonstrations import render
+from cluster.failures import DeadlineExceeded, RunFailure, first_line
+from configs.schema import RunConfig
 from learner.batch import Sequence
 from rollout.pictures import SCHEMA as PICTURE
 from rollout.pictures import Picture
 from rollout.renderer import Renderer
 
-KEPT_BYTES = 2**30  # of demonstrations that a rank keeps for its next epochs
-BLOCKS = 32  # at least, of the demonstrations: they are dealt out to the ranks
 TASK_CPUS = 0.25  # of a reading and of a rendering task: cluster.placement keeps room for both
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class RenderedDemonstrations:
+    """All demonstrations of a run, in the object store.
+
+    blocks: Arrow tables of `token_ids` list<int32>, `action_mask` list<uint8> and `pictures`.
+    rows: demonstrations in all blocks.
+    nbytes: of all blocks.
+    """
+
+    blocks: list[ObjectRef[pa.Table]]
+    rows: int
+    nbytes: int
+
+
+def render_demonstrations(
+    parquet: str, model_folder: str, seconds: float
+) -> RenderedDemonstrations:
+    """Render a folder's demonstrations, in the files' order; the caller's process owns them.
+
+    Args:
+        parquet: the folder.
+        model_folder: of the model whose template and tokenizer are used.
+        seconds: how long Ray Data may go on without a block read or rendered.
+
+    Raises:
+        RunFailure: there are none, or one cannot be rendered.
+        DeadlineExceeded: no block for so long.
+    """
+    context = ray.data.DataContext.get_current()
+    context.execution_no_progress_timeout_s = seconds
+    try:
+        rendered = dataset(parquet, model_folder).materialize()
+    except ExecutionTimeoutError as error:
+        who, what = "Ray Data", "render a block of demonstrations"
+        raise DeadlineExceeded(who, what, seconds, "start_deadline_s") from error
+    except RayError as error:
+        raise RunFailure(f"demonstrations cannot be rendered: {first_line(error)}") from error
+    rows = rendered.count()
+    if rows == 0:
+        raise RunFailure(f"{parquet}: holds no demonstrations; SFT needs at least one")
+    return RenderedDemonstrations(rendered.to_arrow_refs(), rows, rendered.size_bytes())
 
 
 def dataset(parquet: str, model_folder: str) -> ray.data.Dataset:
     """Rows of `token_ids` list<int32>, `action_mask` list<uint8>, `pictures`, as in the files."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # its file keeps plans and tracebacks
+            handler.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # instead of "UDF failed to process"
     # The newer reader starts actors of a whole CPU each, which no plan reserves.
     context.use_datasource_v2 = False
     rows = ray.data.read_parquet(
-        parquet,
+        [str(file) for file in sorted(Path(parquet).glob("*.parquet"))],
         columns=columns(parquet),
         include_paths=True,
         num_cpus=TASK_CPUS,
-        # Ray's own choice counts the cluster's CPUs: a rank's share would depend on them.
-        override_num_blocks=max(BLOCKS, len(list(Path(parquet).glob("*.parquet")))),
     )
     return rows.map_batches(
         _render,  # type: ignore[arg-type]
@@ -80,59 +136,100 @@ def _render(table: pa.Table, folder: str) -> pa.Table:
     )
 
 
-def batches(shard: ray.data.DataIterator, size: int, skip: int) -> Iterator[list[Sequence]]:
-    """Endless batches of `size` demonstrations of a rank's shard, epoch after epoch.
-
-    Args:
-        shard: the rank's part, a Ray Data iterator.
-        size: demonstrations of this rank a step.
-        skip: batches already used by an interrupted run.
+def check_room(rendered: RenderedDemonstrations) -> None:
+    """Refuse demonstrations that this node's object store cannot hold.
 
     Raises:
-        ValueError: the shard holds fewer than `size` demonstrations.
+        RunFailure: one sentence with both sizes and the key.
     """
-    kept: list[pa.Table] = []  # token ids are small; a second pass of the pipeline is not
-    number = 0
-    while True:
-        before = number
-        for batch in shard.iter_batches(
-            batch_size=size, batch_format="pyarrow", drop_last=True, prefetch_batches=4
-        ):
-            kept.append(batch)
-            number += 1
-            if number > skip:
-                yield sequences(batch)
-        if number == before:
-            raise ValueError(f"a learner rank's share holds fewer than {size} demonstrations")
-        while sum(table.nbytes for table in kept) <= KEPT_BYTES:
-            number += 1
-            if number > skip:
-                yield sequences(kept[(number - 1) % len(kept)])
-        kept = []
+    here = ray.get_runtime_context().get_node_id()
+    for node in ray.nodes():
+        room = node["Resources"].get("object_store_memory")
+        if node["NodeID"] == here and room is not None and rendered.nbytes > room:
+            raise RunFailure(
+                f"{rendered.rows} demonstrations are {rendered.nbytes / GIB:.2f} GiB rendered, the "
+                f"object store of a learner's node holds {room / GIB:.2f} GiB; raise "
+                "cluster.object_store_gib (on a joined cluster: ray start --object-store-memory)"
+            )
+
+
+def batches(
+    rendered: RenderedDemonstrations, cfg: RunConfig, rank: int, skip: int
+) -> Iterator[list[Sequence]]:
+    """A rank's endless batches, from the one after `skip` on.
+
+    Args:
+        rendered: all demonstrations.
+        cfg: the run: its seed, batch size and number of ranks.
+        rank: of the learner group.
+        skip: steps already made by an interrupted run.
+
+    Raises:
+        DeadlineExceeded: the blocks did not reach this node in time.
+    """
+    order = DemonstrationOrder(rendered.rows, cfg.seed)
+    table = DemonstrationTable(_blocks(rendered, cfg.cluster.start_deadline_s))
+    for number in count(skip):
+        yield table.sequences(order.batch(number, cfg.sft.batch_size, rank, cfg.learner.ranks))
+
+
+def _blocks(rendered: RenderedDemonstrations, seconds: float) -> list[pa.Table]:
+    try:
+        return ray.get(rendered.blocks, timeout=seconds)
+    except GetTimeoutError as error:
+        who, what = "the object store", "give the rendered demonstrations"
+        raise DeadlineExceeded(who, what, seconds, "start_deadline_s") from error
+
+
+class DemonstrationTable:
+    """Rows over Arrow blocks that stay where they are: token ids, masks and pictures are views."""
+
+    def __init__(self, blocks: list[pa.Table]) -> None:
+        filled = [block for block in blocks if len(block)]
+        self._blocks = [
+            [_one_chunk(block[name]) for name in ("token_ids", "action_mask", "pictures")]
+            for block in filled
+        ]
+        self._starts = np.cumsum([0, *(len(block) for block in filled[:-1])])
+
+    def sequences(self, rows: NDArray[np.int64]) -> list[Sequence]:
+        """The learner's sequences of these rows, counted over all blocks."""
+        blocks = np.searchsorted(self._starts, rows, side="right") - 1
+        return [
+            _sequence(self._blocks[block], int(row - self._starts[block]))
+            for block, row in zip(blocks, rows, strict=True)
+        ]
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _sequence(block: list[pa.Array], row: int) -> Sequence:
+    ids, mask, shown = (column[row].values for column in block)
+    return Sequence(
+        ids.to_numpy(), mask.to_numpy().view(np.bool_), pictures=tuple(_pictures(shown))
+    )
+
+
+def _pictures(shown: pa.StructArray) -> Iterator[Picture]:
+    """Pictures whose data are views of the array's buffer; a scalar of Arrow's would copy it."""
+    key, height, width, data = (shown.field(name) for name in PICTURE.names)
+    _, offsets, buffer = data.buffers()
+    for i in range(len(shown)):
+        begin, end = np.frombuffer(offsets, np.int64)[data.offset + i :][:2].tolist()
+        content = buffer.slice(begin, end - begin)
+        yield Picture(key[i].as_py(), height[i].as_py(), width[i].as_py(), content)
 
 
 class Prefetched(Iterator[list[Sequence]]):
-    """An iterator whose first item is already on its way: Ray Data starts while engines do."""
+    """An iterator one item ahead of its reader: a batch is made while the last is trained on."""
 
     def __init__(self, stream: Iterator[list[Sequence]]) -> None:
-        self._stream = stream
-        self._first: Future[list[Sequence]] | None = ThreadPoolExecutor(1).submit(next, stream)
+        self._stream, self._thread = stream, ThreadPoolExecutor(1)
+        self._next: Future[list[Sequence]] = self._thread.submit(next, stream)
 
     def __next__(self) -> list[Sequence]:
-        first, self._first = self._first, None
-        return first.result() if first else next(self._stream)
-
-
-def sequences(table: pa.Table) -> list[Sequence]:
-    """The learner's sequences of a table of demonstrations."""
-    ids, masks, pictures = (
-        table[name].combine_chunks() for name in ("token_ids", "action_mask", "pictures")
-    )
-    return [
-        Sequence(
-            ids[i].values.to_numpy(),
-            masks[i].values.to_numpy().view(np.bool_),
-            pictures=tuple(Picture(**row) for row in pictures[i].as_py()),
-        )
-        for i in range(len(table))
-    ]
+        item = self._next.result()
+        self._next = self._thread.submit(next, self._stream)
+        return item

@@ -68,13 +68,20 @@ class SFTPhase:
             if log_due(cfg, step):
                 rate = {"tokens_per_second": tokens / (time.monotonic() - begin)}
                 counts = {"step": step, "steps": cfg.sft.steps, "tokens_trained": tokens}
-                rank.write("sft", **counts, **metrics | rate)
+                rank.write("sft", **counts, **self._seen(step), **metrics | rate)
                 begin, tokens = time.monotonic(), 0
             away = time.monotonic()
             self._milestone(engine, step)
             begin += time.monotonic() - away
             if every and step % every == 0:
                 rank.checkpoint(engine, Cursor("sft", step=step))
+
+    def _seen(self, step: int) -> dict[str, float]:
+        """How many demonstrations there are, and how often each was trained on after a step."""
+        demonstrations = self._rank.job.demonstrations
+        assert demonstrations is not None, "steps without demonstrations"
+        used = step * self._rank.cfg.sft.batch_size
+        return {"demonstrations": demonstrations.rows, "epoch": used / demonstrations.rows}
 
     def _milestone(self, engine: TrainingEngine, step: int) -> None:
         """Export and evaluate along the way; before the checkpoint, so that none is lost."""

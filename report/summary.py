@@ -35,7 +35,8 @@ def summarise_run(folder: str | Path) -> Record:
     Returns:
         name, seed, status (finished, interrupted, failed), cause, model {path, parameters},
         elapsed_s; stages {stage: {variant: {success, n, interval, first_try, metrics, …}}};
-        parity {mean_abs, kl, syncs}: the largest of the run, and the number of publishes;
+        sft {demonstrations, epoch}: how many there are and how often each was trained on, or
+        None; parity {mean_abs, kl, syncs}: the largest of the run, and the number of publishes;
         seconds by phase, without the phases inside it; tokens_per_second by part; incidents.
     """
     folder = Path(folder)
@@ -50,6 +51,7 @@ def summarise_run(folder: str | Path) -> Record:
         "model": _model(folder, config),
         "elapsed_s": max((r["elapsed_s"] for r in records), default=0.0),
         "stages": stages(records),
+        "sft": _demonstrations(records),
         "parity": _parity(records),
         "seconds": seconds(spans(records)),
         "tokens_per_second": _tokens_per_second(records),
@@ -152,6 +154,11 @@ def parameters(model: Path) -> int | None:
                     size *= dimension
                 total += size
     return total if files else None
+
+
+def _demonstrations(records: list[Record]) -> Record | None:
+    last = next((r for r in reversed(records) if r["kind"] == "sft" and "epoch" in r), None)
+    return last and {key: last[key] for key in ("demonstrations", "epoch")}
 
 
 def _parity(records: list[Record]) -> Record:

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from cluster import learner_group
+from cluster.cursor import Cursor
 from cluster.failures import RunFailure
-from cluster.learner_group import cause_of, make_trainer, run_learner_group
+from cluster.job import Job
+from cluster.learner_group import cause_of, make_trainer, run_learner_group, with_demonstrations
 from cluster.run_folder import read_failure, write_failure
 from configs.load import load
 
@@ -113,17 +115,42 @@ def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
     seen = {}
     monkeypatch.setattr(learner_group, "TorchTrainer", lambda *_, **given: seen.update(given))
     monkeypatch.setattr(learner_group, "scaling", lambda cfg, plan: "scaling")
-    monkeypatch.setattr(learner_group, "dataset", lambda folder, model: (folder, model))
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "")
     cfg = load("gp_l_debug", ["cluster.start_deadline_s=40", "learner.max_restarts=5"])
     job = SimpleNamespace(cfg=cfg, folder=str(tmp_path), model="initial")
-    make_trainer(job, "data", SimpleNamespace(gpu=gpu))
+    make_trainer(job, SimpleNamespace(gpu=gpu))
     assert learner_group.os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "10.0"
     assert seen["torch_config"].backend == backend
     assert seen["torch_config"].timeout_s == cfg.cluster.block_deadline_s * 10
     assert seen["train_loop_config"] == {"job": job}
-    assert seen["datasets"] == {"sft": ("data", "initial")}
     assert seen["run_config"].failure_config.max_failures == 5
     assert seen["run_config"].storage_path == str(tmp_path)
-    make_trainer(job, None, SimpleNamespace(gpu=gpu))
-    assert seen["datasets"] is None
+
+
+@pytest.mark.parametrize(
+    ("cursor", "parquet", "rendered"),
+    [
+        (None, "data", ("data", "initial", 300.0)),
+        (Cursor("sft", step=3), "data", ("data", "initial", 300.0)),
+        (Cursor("ppo"), "data", None),
+        (Cursor("done"), "data", None),
+        (None, None, None),
+    ],
+)
+def test_demonstrations_are_rendered_while_sft_is_left(
+    monkeypatch, tmp_path, cursor, parquet, rendered
+):
+    monkeypatch.setattr(learner_group, "render_demonstrations", lambda *given: given)
+    if cursor:
+        cursor.save(tmp_path / "checkpoints", keep=1)
+    job = Job(load("gp_l_debug"), str(tmp_path), "initial", [], None)
+    assert with_demonstrations(job, parquet).demonstrations == rendered
+
+
+def test_what_cannot_be_rendered_is_the_runs_own_line(group, monkeypatch):
+    def broken(job, parquet):
+        raise RunFailure("demonstrations cannot be rendered: a/part-7.parquet")
+
+    monkeypatch.setattr(learner_group, "with_demonstrations", broken)
+    with pytest.raises(RunFailure, match=r"^demonstrations cannot be rendered: a/part-7"):
+        group(lambda: None)

@@ -33,6 +33,7 @@ def loop(monkeypatch, tmp_path):
         cfg = replace(cfg, sft=replace(cfg.sft, steps=steps, batch_size=8))
         rank = FakeRank(cfg, tmp_path, number)
         rank.cursor, rank.job.channel, rank.job.buffer = cursor, "object_store", None
+        rank.job.demonstrations = "rendered" if steps else None
         rank.job.workers = [
             SimpleNamespace(start=Method(f"start {i}"), node=Method(f"node {i}")) for i in range(2)
         ]
@@ -47,20 +48,23 @@ def loop(monkeypatch, tmp_path):
         def ppo(rank, publisher, collector, evaluation):
             return SimpleNamespace(run=lambda: rank.done.append("ppo"))
 
-        def batches(shard, size, skip):
-            return iter([(shard, size, skip)])
+        def batches(rendered, cfg, number, skip):
+            assert rank.done == ["room for rendered"]
+            assert cfg is rank.cfg
+            return iter([(rendered, number, skip)])
+
+        def check_room(rendered):
+            rank.done.append(f"room for {rendered}")
 
         context = SimpleNamespace(get_node_id=lambda: "here")
         monkeypatch.setattr(learner_loop, "SFTPhase", sft)
         monkeypatch.setattr(learner_loop, "PPOPhase", ppo)
         monkeypatch.setattr(learner_loop, "batches", batches)
+        monkeypatch.setattr(learner_loop, "check_room", check_room)
         monkeypatch.setattr(learner_loop, "Prefetched", iter)
         monkeypatch.setattr(learner_loop, "wait_for", lambda *asked: rank.done.append(asked))
         monkeypatch.setattr(learner_loop.ray, "get", lambda refs, timeout: refs)
         monkeypatch.setattr(learner_loop.ray, "get_runtime_context", lambda: context)
-        monkeypatch.setattr(
-            learner_loop.ray.train, "get_dataset_shard", lambda name: name, raising=False
-        )
         return rank
 
     return make
@@ -74,7 +78,8 @@ def started(index):
 def test_engines_are_waited_for_then_sft_then_ppo(loop):
     rank = loop(Cursor("sft", step=3))
     run_phases(rank)
-    assert rank.done == [started(0), started(1), ("sft", [("sft", 8, 3)]), "ppo"]
+    sft = ("sft", [("rendered", 0, 3)])
+    assert rank.done == ["room for rendered", started(0), started(1), sft, "ppo"]
     places = {"ranks": ["here"], "workers": ["node 0", "node 1"]}
     assert rank.records == [{"kind": "placement"} | places]
 
@@ -82,7 +87,7 @@ def test_engines_are_waited_for_then_sft_then_ppo(loop):
 def test_other_ranks_wait_for_no_engine(loop):
     rank = loop(Cursor(), number=1)
     run_phases(rank)
-    assert rank.done == [("sft", [("sft", 8, 0)]), "ppo"]
+    assert rank.done == ["room for rendered", ("sft", [("rendered", 1, 0)]), "ppo"]
     assert rank.records == []
 
 

@@ -119,13 +119,19 @@ def test_models_are_kept_evaluated_and_checkpointed_on_the_way(tmp_path, learned
 
 
 def test_a_record_has_the_tokens_since_the_last_one(tmp_path, learned):
-    rank = FakeRank(configured(steps=5, log_every=2), tmp_path)
+    rank = FakeRank(configured(steps=5, log_every=2, batch_size=6), tmp_path)
     phase(rank)[0].run()
     records = rank.of("sft")
     assert [(r["step"], r["steps"], r["tokens_trained"]) for r in records] == [
         (2, 5, 10 + 20),
         (4, 5, 30 + 40),
         (5, 5, 50),
+    ]
+    # Of 16 demonstrations, 6 a step.
+    assert [(r["demonstrations"], r["epoch"]) for r in records] == [
+        (16, 12 / 16),
+        (16, 24 / 16),
+        (16, 30 / 16),
     ]
     assert all(r["tokens_per_second"] > 0 for r in records)
 

@@ -30,6 +30,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert last["interval"][0] < last["success"] < last["interval"][1]
     assert last["metrics"]["legal"] == 0.97
     assert last["first_try"] == pytest.approx(0.6 * 287 / N)
+    assert found["sft"] == {"demonstrations": 8192, "epoch": 2000 * 32 / 8192}
     assert found["parity"] == {"mean_abs": pytest.approx(5e-6), "kl": 3e-11, "syncs": 1}
     assert found["model"]["parameters"] == 60 * 128 + 1000
     assert found["tokens_per_second"]["rollout"] == pytest.approx(5200)
@@ -68,6 +69,7 @@ def test_a_run_broken_off(
 def test_an_empty_folder(tmp_path: Path) -> None:
     found = summarise_run(tmp_path)
     assert found["stages"] == {}
+    assert found["sft"] is None
     assert found["parity"] == {"mean_abs": None, "kl": None, "syncs": 0}
     assert found["elapsed_s"] == 0
     assert found["name"] == tmp_path.name
