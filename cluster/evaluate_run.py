@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from cluster.environments import environments
+from cluster.floors import floors_of_variants
 from configs.load import ConfigError
 from configs.model_folder import find_model
 from configs.schema import RunConfig
+from envs.baselines import table as floor_table
 from envs.registry import check_settings
+from envs.registry import headline as env_headline
+from report.evaluation import MEASURES, WITHIN, Headline, headline, with_intervals
 from report.metrics import Record, append, plain
+
+COUNTS = ("n", "distinct", "beside it")  # columns between the headline and recognition
 
 
 def evaluate_run(
@@ -50,6 +57,7 @@ def evaluate_run(
         check_settings(*played, where.replace("eval/", "variant "))
     records = _play(cfg, model, name, folder)
     _show(records, folder)
+    _show_floors(cfg)
     return 0
 
 
@@ -86,21 +94,44 @@ def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[Record]:
             wait_for(worker.start.remote(), who, "start its engine", deadline, "start_deadline_s")
         for variant in cfg.eval.variants:
             evaluation = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
-            records.append(plain({"time": time.time(), **evaluation.record}))
+            (record,) = with_intervals([evaluation.record], partial(iter, evaluation.outcomes))
+            records.append(plain({"time": time.time(), **record}))
     for record in records:
         append(folder / "evaluations.jsonl", record)
     return records
 
 
 def _show(records: list[Record], folder: Path) -> None:
-    """Print a row an evaluation, with recognition where any environment measures it."""
+    """Print a row an evaluation: its headline first, recognition where any is measured."""
     recognition = [r["metrics"].get("recognition") for r in records]
     extra = ["recognition"] if any(share is not None for share in recognition) else []
-    table = Table("stage", "variant", "success", "95 % interval", "n", "first try", *extra)
+    table = Table("stage", "variant", "greedy answers", "", "95 % interval", *COUNTS, *extra)
     for r, share in zip(records, recognition, strict=True):
-        low, high = r["interval"]
-        cells = [r["stage"], r["variant"], f"{r['success']:.1%}", f"{low:.1%} – {high:.1%}"]
-        cells += [str(r["n"]), f"{r['first_try']:.1%}", "–" if share is None else f"{share:.1%}"]
-        table.add_row(*cells[: 6 + len(extra)])
+        shown = headline(r)
+        interval = "–"
+        if shown.interval is not None:
+            interval = " – ".join(f"{bound:.1%}" for bound in shown.interval)
+        counts = [str(shown.n), str(shown.questions or "–"), _beside(r, shown)]
+        cells = [r["stage"], r["variant"], MEASURES[shown.measure], _share(shown.share), interval]
+        table.add_row(*cells, *counts, *[_share(share)] * len(extra))
     Console().print(table)
     print(f"also in {folder / 'evaluations.jsonl'}")
+
+
+def _beside(record: Record, shown: Headline) -> str:
+    """Success within all tries beside that at the first answer, or the other way round."""
+    if shown.several:
+        return f"{WITHIN} {_share(shown.within)}"
+    return f"first try {_share(record['first_try'])}"
+
+
+def _share(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _show_floors(cfg: RunConfig) -> None:
+    """Print what policies without a model score on each variant that has them."""
+    for variant, found in floors_of_variants(cfg).items():
+        if found:
+            print(f"\nfloors of {variant}: policies without a model")
+            print(floor_table(found, env_headline(*environments(cfg)[f"eval/{variant}"])))

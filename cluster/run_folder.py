@@ -13,6 +13,7 @@ from configs.schema import RunConfig
 #   config.yaml                 the resolved configuration                 here
 #   model/                      the initial model, where one is made       cluster/train.py
 #   demonstrations/             Parquet, where the expert writes them      cluster/demonstrations.py
+#   floors.json                 what policies without a model score        cluster/floors.py
 #   metrics.jsonl               a record a step, update, publish, phase    report/metrics.py
 #   episodes.jsonl              sample conversations of evaluations        report/metrics.py
 #   outcomes.jsonl              a row an evaluated episode                 report/metrics.py

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from report import plots
-from report.exposure import exposure
+from report.demonstrations_seen import demonstrations_measured
+from report.evaluation import MEASURES, WITHIN, Headline, episodes_of, headline, overlap_words
+from report.floors import floor_table
 from report.html import document, picture, section, table
-from report.metrics import Record, episodes, read
+from report.metrics import Record, episodes
 from report.statistics import apart
-from report.summary import PARITY, headline, load_config, summarise_run
+from report.summary import PARITY, read_evaluated, summarise_run
 
 DECODINGS = ("greedy", "sampled", "pass_at")  # fields of an evaluation's record
 
@@ -27,7 +30,7 @@ def write_report(folder: str | Path) -> Record:
     Works for a run that is still going on or was interrupted: the files say what there is.
     """
     folder = Path(folder)
-    records, summary = read(folder), summarise_run(folder)
+    records, summary = read_evaluated(folder), summarise_run(folder)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     plots.draw(records, summary, folder / "report.png")
     (folder / "report.html").write_text(_page(folder, records, summary), "utf-8")
@@ -43,9 +46,11 @@ def _page(folder: Path, records: list[Record], summary: Record) -> str:
         f"{summary['elapsed_s']:,.0f} s",
         f"seed {summary['seed']}",
         f"{size:,} parameters" if size else "",
+        _demonstrations(records),
     ]
     sections = [
-        section("Success", _successes(summary["stages"], load_config(folder))),
+        section("Success", _successes(summary["stages"], summary["questions"])),
+        section("Floors", floor_table({"": summary["floors"]})),
         section("Other measures", _measures(summary["stages"])),
         '<div class="columns">',
         section("Time", _times(summary)),
@@ -63,14 +68,21 @@ def _page(folder: Path, records: list[Record], summary: Record) -> str:
     return document(str(summary["name"]), "report", badge, facts, body)
 
 
+def _demonstrations(records: list[Record]) -> str:
+    seen = demonstrations_measured(records)
+    if seen is None:
+        return ""
+    return f"each of {seen[0]:,} demonstrations seen {round(seen[1], 2):g} times"
+
+
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def _interval(record: Record) -> str:
-    if record.get("interval") is None:
+def _interval(interval: Sequence[float] | None) -> str:
+    if interval is None:
         return ""
-    low, high = (_percent(bound) for bound in record["interval"])
+    low, high = (_percent(bound) for bound in interval)
     return f'<span class="faint">[{low}, {high}]</span>'
 
 
@@ -89,50 +101,85 @@ def _lead(stages: dict[str, dict[str, Record]]) -> str:
     }
     names = {stage: plots.stage_name(stage, {"": stages[stage][variant]}) for stage in passed}
     steps = ", ".join(
-        f'<b class="{stage}">{_percent(r["success"])} %</b> {names[stage]}'
-        for stage, r in passed.items()
+        f'<b class="{stage}">{_percent(shown.share)} %</b> {names[stage]}{_within(shown)}'
+        for stage, shown in passed.items()
     )
+    measures = dict.fromkeys(MEASURES[shown.measure] for shown in passed.values())
+    what = " or ".join(measures).capitalize()
+    greedy = ", greedy answers" if any(shown.greedy for shown in passed.values()) else ""
     verdict = f" {_overlap(passed['sft'], passed['ppo'])}" if {"sft", "ppo"} <= {*passed} else ""
-    return f'<p class="lead">Success on <b>{escape(variant)}</b>: {steps}.{verdict}</p>'
+    on = f"<b>{escape(variant)}</b>{greedy}"
+    return f'<p class="lead">{what} on {on}: {steps}.{verdict}</p>'
 
 
-def _overlap(sft: Record, ppo: Record) -> str:
+def _within(shown: Headline) -> str:
+    """' (50.0 % within all tries)' where that is another number."""
+    return f" ({_percent(shown.within)} % {WITHIN})" if shown.several else ""
+
+
+def _overlap(sft: Headline, ppo: Headline) -> str:
     """What the intervals of two stages say of each other."""
-    if sft["success"] == ppo["success"] == 0:
+    if sft.share == ppo.share == 0:
         return "SFT and PPO solve nothing: there is nothing to compare."
-    word = "do not overlap" if apart(sft["interval"], ppo["interval"]) else "overlap"
+    if sft.interval is None or ppo.interval is None:
+        return ""
+    word = "do not overlap" if apart(sft.interval, ppo.interval) else "overlap"
     return f"The 95 % intervals of SFT and PPO {word}."
 
 
-def _successes(stages: dict[str, dict[str, Record]], config: Record) -> str:
+def _successes(stages: dict[str, dict[str, Record]], questions: str) -> str:
     if not stages:
         return ""
-    reads = any(_recognition(r) is not None for found in stages.values() for r in found.values())
-    head = ["variant", "n"]
+    every = [r for found in stages.values() for r in found.values()]
+    reads = any(_recognition(r) is not None for r in every)
+    several = any(headline(r).several for r in every)
+    head = ["variant", "n"] + ["the number in bold"] * several
     for stage, found in stages.items():
         name = plots.stage_name(stage, found)
-        head += [f'<span class="{stage}">{name}, %</span>', "first try, %"]
+        head += [f'<span class="{stage}">{name}, %</span>', "" if several else "first try, %"]
         head += ["recognition, %"] * reads
     rows = []
     for variant in _variants(stages):
-        known = [headline(found[variant]) for found in stages.values() if variant in found]
-        row = [escape(variant), " / ".join(dict.fromkeys(str(r["n"]) for r in known))]
+        known = [found[variant] for found in stages.values() if variant in found]
+        shown = [headline(r) for r in known]
+        counts = dict.fromkeys(episodes_of(one, questions) for one in shown)
+        measures = dict.fromkeys(MEASURES[one.measure] for one in shown)
+        row = [escape(variant), " / ".join(counts)] + [" / ".join(measures)] * several
         for found in stages.values():
-            row += _success_cells(found.get(variant))
+            row += _success_cells(found.get(variant), several)
             row += [_percent(_recognition(found.get(variant)))] * reads
-        rows.append([*row, exposure(config, variant)])
-    note = "Success within the answer budget [95 % interval], and at the first answer."
-    note += " Recognition: what was read right (cards, landmarks)." * reads
-    head.append("its hands or routes")
-    return f'{table(head, rows)}\n<p class="faint">{note}</p>{_decodings(stages)}'
+        rows.append([*row, overlap_words(r.get("overlap") for r in known)])
+    head.append(f"its {questions}")
+    note = f'<p class="faint">{_success_note(every, questions, reads)}</p>'
+    return f"{table(head, rows)}\n{note}{_decodings(stages)}"
 
 
-def _success_cells(record: Record | None) -> list[str]:
+def _success_note(records: list[Record], questions: str, reads: bool) -> str:
+    """What the table of successes says, in words."""
+    shown = [headline(r) for r in records]
+    note = "Greedy answers: success" if any(one.greedy for one in shown) else "Success"
+    if any(one.several for one in shown):
+        note += (
+            " at the first answer [95 % interval] where a question may be answered again, for a "
+            f"second answer knows that the first was wrong; beside it, success {WITHIN}."
+        )
+    else:
+        note += " within the answer budget [95 % interval], and at the first answer."
+    if any(one.questions is not None for one in shown):
+        note += f" n: episodes of distinct {questions}, over which intervals are."
+    return note + " Recognition: what was read right (cards, landmarks)." * reads
+
+
+def _success_cells(record: Record | None, named: bool) -> list[str]:
+    """A stage's headline with its interval, and the other of first answer and all tries."""
     if record is None:
         return ["–", "–"]
     shown = headline(record)
-    first = shown.get("first_try", record.get("first_try"))
-    return [f"<b>{_percent(shown['success'])}</b> {_interval(shown)}", _percent(first)]
+    lead = f"<b>{_percent(shown.share)}</b> {_interval(shown.interval)}"
+    if shown.several:
+        return [lead, f'{_percent(shown.within)} <span class="faint">{WITHIN}</span>']
+    first = (record.get("greedy") or {}).get("first_try", record.get("first_try"))
+    return [lead, _percent(first) + ' <span class="faint">first try</span>' * named]
 
 
 def _decodings(stages: dict[str, dict[str, Record]]) -> str:
@@ -151,13 +198,17 @@ def _decodings(stages: dict[str, dict[str, Record]]) -> str:
         greedy, sampled, passes = (r.get(key) or {} for key in DECODINGS)
         name = plots.stage_name(stage, {"": r})
         row = [escape(variant), f'<span class="{stage}">{name}</span>']
-        row += [f"{_percent(d.get('success'))} {_interval(d)}" for d in (greedy, sampled)]
+        row += [
+            f"{_percent(d.get('success'))} {_interval(d.get('interval'))}"
+            for d in (greedy, sampled)
+        ]
         rows.append([*row, *(_percent(passes.get(str(k))) for k in ks)])
     head = ["variant", "stage", "greedy, %", "sampled, %", *(f"pass@{k}, %" for k in ks)]
+    tries = f"; here {WITHIN}" if any(headline(r).several for _, _, r in records) else ""
     note = (
-        "Greedy: the likeliest answer, which success above is about. Sampled: one answer at the "
-        "evaluation's temperature. pass@k: at least one of k sampled answers solves the question "
-        "(unbiased, Chen et al. 2021)."
+        f"Greedy: the likeliest answer, which success above is about{tries}. Sampled: one answer "
+        "at the evaluation's temperature. pass@k: at least one of k sampled answers solves the "
+        "question (unbiased, Chen et al. 2021)."
     )
     return f'{table(head, rows)}\n<p class="faint">{note}</p>'
 

@@ -7,25 +7,31 @@ colour-blind readers tell apart; markers and line styles repeat the distinction.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
+from report.evaluation import FIRST_TRY, SUCCESS, WITHIN, Headline, episodes_of, headline
+from report.floors import Floors, best
 from report.metrics import Record
 from report.statistics import wilson
-from report.summary import Span, headline, spans
+from report.summary import Span, spans
 
 COLORS = {"start": "#8A8A8A", "sft": "#0072B2", "ppo": "#D55E00"}
 RECOGNITION = "#009E73"
 PHASES = {"sft": "#BFDDF0", "ppo": "#F6D3BC", "eval": "#DDDDDD", "other": "#F0F0F0"}
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
-INK, FAINT = "#222222", "#777777"
+INK, FAINT, FLOOR = "#222222", "#777777", "#9A9A9A"
+FLOOR_LINE: dict[str, Any] = {"lw": 1.2, "dashes": (2, 1.5)}
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -70,7 +76,10 @@ def draw(records: list[Record], summary: Record, file: Path) -> None:
             axes.tick_params(labelbottom=False)
         strip.set_xlabel(f"time since the run began, {name}   (grey: evaluations)")
         success.set_xlim(0, max(summary["elapsed_s"] / unit, 1e-3) * 1.005)
-        _bars(figure.add_subplot(grid[:, 1]), summary["stages"], variants)
+        bars = figure.add_subplot(grid[:, 1])
+        _bars(bars, summary["stages"], variants, summary["questions"])
+        _floors(bars, summary["floors"], summary["stages"], variants)
+        _legend(bars, summary["stages"])
         figure.savefig(file)
 
 
@@ -99,13 +108,14 @@ def _shade(axes: Axes, phases: list[Span], unit: float) -> None:
 
 def _success(axes: Axes, records: list[Record], variants: list[str], unit: float) -> None:
     """Success over time: evaluations of each variant, and the training episodes of PPO."""
-    axes.set_title("Success (whiskers: 95 % intervals, band: the same of training)")
+    evaluated = [headline(r) for r in records if r["kind"] == "eval"]
+    axes.set_title(f"{_what(evaluated)} (whiskers: 95 % intervals, band: the same of training)")
     axes.set_ylabel("episodes solved, %")
     handles = [
         _evaluated(axes, records, variant, MARKERS[i % len(MARKERS)], i, unit)
         for i, variant in enumerate(variants)
     ]
-    handles += _trained(axes, records, unit)
+    handles += _trained(axes, records, variants, unit)
     read = _recognition(axes, records, variants, unit)
     handles += read
     axes.set_ylim(0, max(axes.get_ylim()[1], 5))
@@ -124,28 +134,35 @@ def _evaluated(
     style["dashes"] = (None, None) if place == 0 else (2 + 2 * place, 2)
     points = [r for r in records if r["kind"] == "eval" and r["variant"] == variant]
     at = [r["elapsed_s"] / unit for r in points]
-    points = [r | headline(r) for r in points]
-    share = [100 * r["success"] for r in points]
+    shown = [headline(r) for r in points]
+    share = [math.nan if one.share is None else 100 * one.share for one in shown]
     axes.plot(at, share, zorder=3, **style)
     mark: Record = {"marker": marker, "ms": 6, "mec": "white", "mew": 0.8, "lw": 1.2}
-    for x, y, r in zip(at, share, points, strict=True):
-        low, high = (100 * bound for bound in r["interval"])
-        error = [[max(0.0, y - low)], [max(0.0, high - y)]]
-        axes.errorbar(x, y, error, color=COLORS[r["stage"]], zorder=4, clip_on=False, **mark)
-    return Line2D([], [], marker=marker, ms=5.5, label=f"evaluation: {variant}", **style)
+    for x, y, r, one in zip(at, share, points, shown, strict=True):
+        color = COLORS[r["stage"]]
+        axes.errorbar(x, y, _error(one), color=color, zorder=4, clip_on=False, **mark)
+    first = ", first answer" if any(one.several for one in shown) else ""
+    return Line2D([], [], marker=marker, ms=5.5, label=f"evaluation: {variant}{first}", **style)
 
 
-def _trained(axes: Axes, records: list[Record], unit: float) -> list[Line2D]:
-    """Success of PPO's own episodes, update by update, with Wilson's interval as a band."""
-    updates = [r for r in records if r["kind"] == "ppo" and r.get("success") is not None]
+def _trained(axes: Axes, records: list[Record], variants: list[str], unit: float) -> list[Line2D]:
+    """PPO's own episodes, update by update, with Wilson's interval as a band.
+
+    By the measure of the first variant, which is usually the environment that is trained in.
+    """
+    first = [r for r in records if r["kind"] == "eval" and r["variant"] in variants[:1]]
+    several = any(headline(r).several for r in first)
+    measure = FIRST_TRY if several else SUCCESS
+    updates = [r for r in records if r["kind"] == "ppo" and r.get(measure) is not None]
     if not updates:
         return []
     x = [r["elapsed_s"] / unit for r in updates]
-    bounds = [wilson(r["success"] * r["episodes"], r["episodes"]) for r in updates]
+    bounds = [wilson(r[measure] * r["episodes"], r["episodes"]) for r in updates]
     low, high = (100 * np.array(side) for side in zip(*bounds, strict=True))
     axes.fill_between(x, low, high, color=COLORS["ppo"], alpha=0.2, lw=0)
-    axes.plot(x, [100 * r["success"] for r in updates], color=COLORS["ppo"], lw=1.4)
-    return [Line2D([], [], color=COLORS["ppo"], lw=1.6, label="training episodes, each update")]
+    axes.plot(x, [100 * r[measure] for r in updates], color=COLORS["ppo"], lw=1.4)
+    label = f"training episodes, {'first answer' if several else 'each update'}"
+    return [Line2D([], [], color=COLORS["ppo"], lw=1.6, label=label)]
 
 
 def _recognition(
@@ -220,47 +237,101 @@ def _strip(axes: Axes, phases: list[Span], unit: float, total: float) -> None:
             axes.text(begin + width / 2, 0.48, text, ha="center", va="center", fontsize=7.5)
 
 
-def _bars(axes: Axes, stages: dict[str, dict[str, Record]], variants: list[str]) -> None:
-    """Success of each variant at each stage, with intervals and numbers."""
-    axes.set_title("Success by variant; whiskers: 95 %")
+def _bars(
+    axes: Axes, stages: dict[str, dict[str, Record]], variants: list[str], questions: str
+) -> None:
+    """The headline of each variant at each stage, with intervals and numbers."""
+    shown = {s: {v: headline(r) for v, r in stages[s].items()} for s in COLORS if s in stages}
+    every = [one for found in shown.values() for one in found.values()]
+    axes.set_title(f"{_what(every)} by variant; whiskers: 95 %")
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")
-    shown = [stage for stage in COLORS if stage in stages]
     thick = 0.8 / max(len(shown), 1)
-    shares = [headline(r) for found in stages.values() for r in found.values()]
-    highest = max((r["interval"][1] for r in shares), default=1.0)
-    reach = max(100 * highest, 5)
-    for j, stage in enumerate(shown):
+    reach = max([100 * _right(one) for one in every if one.share is not None] + [5.0])
+    for j, (stage, found) in enumerate(shown.items()):
         for i, variant in enumerate(variants):
-            if variant not in stages[stage]:
-                continue
-            record = headline(stages[stage][variant])
-            y = i + (j - (len(shown) - 1) / 2) * thick
-            value = 100 * record["success"]
-            low, high = (100 * bound for bound in record["interval"])
-            axes.barh(y, value, thick * 0.92, color=COLORS[stage])
-            error = [[max(0.0, value - low)], [max(0.0, high - value)]]
-            axes.errorbar(value, y, xerr=error, color=INK, lw=1)
-            axes.text(high + 0.015 * reach, y, f"{value:.1f}", va="center", fontsize=8)
-    counts = [{headline(s[v])["n"] for s in stages.values() if v in s} for v in variants]
-    labels = [
-        f"{v}\nn = {', '.join(str(n) for n in sorted(count))}"
-        for v, count in zip(variants, counts, strict=True)
-    ]
+            if variant in found and found[variant].share is not None:
+                y = i + (j - (len(shown) - 1) / 2) * thick
+                _bar(axes, found[variant], y, thick * 0.92, COLORS[stage], reach)
+    labels = []
+    for variant in variants:
+        mine = [found[variant] for found in shown.values() if variant in found]
+        counts = dict.fromkeys(episodes_of(one, questions) for one in mine)
+        several = "\nat the first answer" if any(one.several for one in mine) else ""
+        labels.append(f"{variant}{several}\nn = {', '.join(counts)}".replace(" of ", "\nof "))
     axes.set_yticks(range(len(variants)), labels)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.set_xlim(0, reach * 1.13)
     axes.set_xlabel("episodes solved, %")
-    if shown:
-        axes.legend(
-            handles=[
-                Line2D([], [], color=COLORS[s], lw=6, label=stage_name(s, stages[s])) for s in shown
-            ],
-            loc="upper center",
-            bbox_to_anchor=(0.45, -0.085),
-            ncols=len(shown),
-            handlelength=1.2,
-        )
-    else:
+
+
+def _bar(axes: Axes, one: Headline, y: float, height: float, color: str, reach: float) -> None:
+    """A bar with its whiskers and number, inside an outline up to success within all tries."""
+    assert one.share is not None
+    value = 100 * one.share
+    axes.barh(y, value, height, color=color)
+    if one.several and one.within is not None:
+        axes.barh(y, 100 * one.within, height, fill=False, ec=color, lw=0.8)
+    axes.errorbar(value, y, xerr=_error(one), color=INK, lw=1)
+    axes.text(100 * _right(one) + 0.015 * reach, y, f"{value:.1f}", va="center", fontsize=8)
+
+
+def _right(one: Headline) -> float:
+    """Where a bar ends, with its whisker and outline."""
+    ends = [one.share, one.within if one.several else None, one.interval and one.interval[1]]
+    return max(end for end in ends if end is not None)
+
+
+def _error(one: Headline) -> list[list[float]] | None:
+    """Whiskers in percent below and above the share; None where its interval is not known."""
+    if one.interval is None or one.share is None:
+        return None
+    low, high = (abs(100 * (bound - one.share)) for bound in one.interval)
+    return [[low], [high]]
+
+
+def _what(shown: Sequence[Headline]) -> str:
+    """What a picture of successes shows."""
+    return "Success of greedy answers" if any(one.greedy for one in shown) else "Success"
+
+
+def _floors(
+    axes: Axes, floors: Floors, stages: dict[str, dict[str, Record]], variants: list[str]
+) -> None:
+    """A faint line across each variant's bars at the best policy without a model."""
+    reach = axes.get_xlim()[1] / 1.13
+    for i, variant in enumerate(variants):
+        records = [found[variant] for found in stages.values() if variant in found]
+        measure = FIRST_TRY if any(headline(r).several for r in records) else SUCCESS
+        floor = best(floors.get(variant, ()), measure)
+        if floor is not None:
+            value = 100 * floor["metrics"][measure]
+            reach = max(reach, value)
+            axes.plot([value, value], [i - 0.46, i + 0.46], color=FLOOR, **FLOOR_LINE)
+            text = f" {floor['baseline']}"
+            side = "right" if value > 0.6 * reach else "left"
+            axes.text(value, i - 0.47, text, ha=side, va="bottom", fontsize=6.5, color=FAINT)
+    axes.set_xlim(0, reach * 1.13)
+
+
+def _legend(axes: Axes, stages: dict[str, dict[str, Record]]) -> None:
+    """What the bars, outlines and lines of the picture's right side are."""
+    shown = [stage for stage in COLORS if stage in stages]
+    if not shown:
         axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center")
+        return
+    handles: list[Artist] = [
+        Line2D([], [], color=COLORS[s], lw=6, label=stage_name(s, stages[s])) for s in shown
+    ]
+    if any(headline(r).several for found in stages.values() for r in found.values()):
+        handles.append(Patch(fill=False, ec=FAINT, lw=0.8, label=f"outline: {WITHIN}"))
+    if any(line.get_color() == FLOOR for line in axes.lines):
+        handles.append(Line2D([], [], color=FLOOR, label="best baseline", **FLOOR_LINE))
+    axes.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.45, -0.085),
+        ncols=min(len(handles), 3),
+        handlelength=1.2,
+    )

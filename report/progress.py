@@ -20,9 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.schema import RunConfig
+from report.evaluation import FIRST_TRY, WITHIN, headline
 from report.metrics import METRICS, Record
 from report.statistics import wilson
-from report.summary import headline
 
 PLAIN_EVERY_S = 5.0
 WINDOW = 16  # records whose pace gives the time left
@@ -231,7 +231,9 @@ def _evaluations(state: State) -> Table:
     stages = list(dict.fromkeys(stage for stage, _ in state.evals))
     variants = list(dict.fromkeys(variant for _, variant in state.evals))
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
-    table.add_column("success")
+    shown = [headline(record) for record in state.evals.values()]
+    greedy = any(one.greedy for one in shown)
+    table.add_column("success, greedy answers" if greedy else "success")
     for variant in variants:
         table.add_column(Text(variant))  # a Text, so that brackets are no markup
     for stage in stages:
@@ -246,10 +248,7 @@ def numbers(state: State, kind: str) -> list[tuple[str, str]]:
     if record is None:
         return []
     if kind == "ppo":
-        n = int(record.get("episodes") or 0)
-        success = record.get("success")
-        interval = None if success is None else wilson(success * n, n)
-        record = record | {"shown": share({"success": success, "interval": interval, "n": n})}
+        record = record | {"shown": _trained(record, state)}
     shown = {
         "sft": [
             ("loss", "loss", ".4f"),
@@ -275,15 +274,34 @@ def numbers(state: State, kind: str) -> list[tuple[str, str]]:
     ]
 
 
+def _trained(record: Record, state: State) -> str:
+    """Success of an update's episodes, by the measure of the first variant's evaluation."""
+    n, evaluated = int(record.get("episodes") or 0), next(iter(state.evals.values()), {})
+    intervals: Record = {}
+    for measure, key in (("success", "interval"), (FIRST_TRY, "first_try_interval")):
+        if record.get(measure) is not None:
+            intervals[key] = wilson(record[measure] * n, n)
+    lead = {"headline": evaluated.get("headline")}
+    if record.get(FIRST_TRY) is None:
+        lead = {}
+    return share({key: record.get(key) for key in ("success", FIRST_TRY)} | intervals | lead)
+
+
 def share(record: Record) -> str:
-    """'24.1 % [20.3, 28.4]' of a record with success and interval; ', reads 98.2 %' if measured."""
+    """'24.1 % [20.3, 28.4]' of a record with its interval; ', reads 98.2 %' if measured.
+
+    With several tries '12.5 % at first (24.1 % within all tries)'.
+    """
     shown = headline(record)
-    if shown.get("success") is None:
+    if shown.share is None:
         return "–"
-    low, high = shown["interval"]
+    text = f"{100 * shown.share:.1f} %" + " at first" * shown.several
+    if shown.interval is not None:
+        text += " [{:.1f}, {:.1f}]".format(*(100 * bound for bound in shown.interval))
+    if shown.several and shown.within is not None:
+        text += f" ({100 * shown.within:.1f} % {WITHIN})"
     read = (record.get("metrics") or {}).get("recognition")
-    seen = "" if read is None else f", reads {100 * read:.1f} %"
-    return f"{100 * shown['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{seen}"
+    return text if read is None else f"{text}, reads {100 * read:.1f} %"
 
 
 def incident(record: Record) -> str:

@@ -12,7 +12,9 @@ from pathlib import Path
 import yaml
 from safetensors import safe_open
 
-from report.metrics import Record, read
+from report.evaluation import questions_name, with_intervals
+from report.floors import read_floors
+from report.metrics import Record, outcomes, read
 
 STAGES = ("start", "sft", "ppo")
 COUNTED = ("sft", "ppo")  # phases that may hold others
@@ -37,10 +39,12 @@ def summarise_run(folder: str | Path) -> Record:
         elapsed_s; stages {stage: {variant: {success, n, interval, first_try, metrics, …}}};
         sft {demonstrations, epoch}: how many there are and how often each was trained on, or
         None; parity {mean_abs, kl, syncs}: the largest of the run, and the number of publishes;
+        questions: what an episode asks (hands, routes); floors {variant: [{baseline, …}]};
+        parity {mean_abs, kl, syncs}: the largest of the run, and the number of publishes;
         seconds by phase, without the phases inside it; tokens_per_second by part; incidents.
     """
     folder = Path(folder)
-    records = read(folder)
+    records = read_evaluated(folder)
     config = load_config(folder)
     end = ended(folder)
     return {
@@ -52,11 +56,18 @@ def summarise_run(folder: str | Path) -> Record:
         "elapsed_s": max((r["elapsed_s"] for r in records), default=0.0),
         "stages": stages(records),
         "sft": _demonstrations(records),
+        "questions": questions_name(config),
+        "floors": read_floors(folder),
         "parity": _parity(records),
         "seconds": seconds(spans(records)),
         "tokens_per_second": _tokens_per_second(records),
         "incidents": [r for r in records if r["kind"] in ("restart", "failure")],
     }
+
+
+def read_evaluated(folder: Path) -> list[Record]:
+    """A run's records; evaluations that lead with the first answer get its interval."""
+    return with_intervals(read(folder), lambda: outcomes(folder))
 
 
 def load_config(folder: Path) -> Record:
@@ -75,11 +86,6 @@ def stages(records: list[Record]) -> dict[str, dict[str, Record]]:
                 kept = {k: v for k, v in record.items() if k not in skipped}
                 found.setdefault(stage, {})[record["variant"]] = kept
     return found
-
-
-def headline(record: Record) -> Record:
-    """Success, n and interval of an evaluation: greedy ones where it has any."""
-    return record.get("greedy") or record
 
 
 def spans(records: list[Record]) -> list[Span]:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
+from report.evaluation import FIRST_TRY, SUCCESS, WITHIN
 from report.metrics import Record
 from report.plots import COLORS, FAINT, INK
 from report.statistics import over_seeds
-from report.study.panels import KIND_COLORS, TRAINED, distribution, name_left
+from report.study.panels import KIND_COLORS, TRAINED, distribution, name_left, name_panel
 from report.study.points import Point, interval, mean, pooled
 from report.study.published import SOURCE, VERIFY, shift, task
 from report.study.results import Arm, Study
@@ -33,12 +34,16 @@ def bars(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> list[Re
             if points:
                 at = i + (j - (len(shown) - 1) / 2) * thick
                 label = None if any(row["arm"] == name for row in rows) else name
-                rows.append(_bar(one, at, thick, points, pale, label))
+                rows.append(_bar(one, at, thick, points, pale, label, study.headline(variant)))
                 rows[-1] |= {"arm": name, "variant": variant}
     border = len(study.inside) - 0.5
     if 0 < len(study.inside) < len(ordered):
         one.axvline(border, color=FAINT, lw=0.8, dashes=(3, 3))
-    labels = [f"{v}\n{distribution(study, v)}" for v in ordered]
+    several = {v for v in ordered if study.headline(v) == FIRST_TRY}
+    first = {v: "\nat the first answer" if v in several else "" for v in ordered}
+    labels = [f"{v}\n{distribution(study, v)}{first[v]}" for v in ordered]
+    if several:
+        one.bar(0, 0, fill=False, ec=FAINT, lw=0.8, label=f"outline: {WITHIN}")
     one.set_xticks(range(len(ordered)), labels, fontsize=9 if len(ordered) < 6 else 7.5)
     one.tick_params(axis="x", length=0)
     one.set_ylabel("episodes solved, %")
@@ -53,17 +58,24 @@ def _bar(
     points: Sequence[Point],
     color: tuple[float, float, float],
     label: str | None,
+    measure: str,
 ) -> Record:
-    """All seeds together with the interval over questions, and each seed as a dot."""
-    tallies = pooled(points)
+    """All seeds together with the interval over questions, and each seed as a dot.
+
+    An outline around it is success within all tries, where the measure is another.
+    """
+    tallies, within = pooled(points, measure), mean(pooled(points))
     share = mean(tallies)
     assert share is not None
+    assert within is not None
     low, high = interval(tallies)
     one.bar(at, 100 * share, thick * 0.9, color=color, label=label)
+    if measure != SUCCESS:
+        one.bar(at, 100 * within, thick * 0.9, fill=False, ec=color, lw=0.8)
     error = [[100 * max(0.0, share - low)], [100 * max(0.0, high - share)]]
     one.errorbar(at, 100 * share, yerr=error, color=INK, lw=1, capsize=2)
     dots = [at + 0.22 * thick * (k - (len(points) - 1) / 2) for k in range(len(points))]
-    seeds = [100 * p.success for p in points]
+    seeds = [100 * (p.share(measure) or 0.0) for p in points]
     one.scatter(dots, seeds, s=9, color="white", ec=INK, lw=0.6, zorder=4)
     return {
         "arm": "",
@@ -71,7 +83,9 @@ def _bar(
         "checkpoint": " / ".join(dict.fromkeys(p.place for p in points)),
         "n": sum(p.rows for p in points),
         "questions": len(tallies),
-        "success": share,
+        "measure": measure,
+        "share": share,
+        "success": within,
         "low": low,
         "high": high,
         "seeds": len(points),
@@ -93,13 +107,14 @@ def verification(study: Study, axes: Sequence[Axes], variants: Sequence[str]) ->
     known = sorted({*(VERIFY if same_task else ()), *(arm.verify_iter or 0 for arm in arms)})
     rows: list[Record] = []
     for one, variant in zip(axes, variants, strict=True):
-        one.set_title(f"{variant}\n({distribution(study, variant)})", fontsize=9.5)
+        name_panel(study, one, variant)
         mine = [
             row | {"variant": variant}
             for arm in sorted(arms, key=lambda arm: arm.verify_iter or 0)
             if (row := _growth(study, one, arm, variant, known, first=arm is arms[0]))
         ]
-        if mine and same_task and shift(study, variant) == "rule":
+        published = study.headline(variant) == SUCCESS and shift(study, variant) == "rule"
+        if mine and same_task and published:
             line = [known.index(k) for k in VERIFY], list(VERIFY.values())
             label = f"published, GP-L ({SOURCE})"
             one.plot(*line, color=FAINT, marker="D", ms=5, lw=1, dashes=(3, 2), label=label)
@@ -120,7 +135,7 @@ def _growth(
     for seed in study.seeds:
         end, line = study.last(arm.name, seed, variant), study.at(arm.name, seed, variant)
         if end is not None and line[0] is not end:
-            gains.append(end.success - line[0].success)
+            gains.append(study.lead(end) - study.lead(line[0]))
     if not gains:
         return None
     found, at = over_seeds(gains, bounds=(-1.0, 1.0)), known.index(arm.verify_iter or 0)

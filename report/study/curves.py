@@ -8,22 +8,27 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from report.evaluation import WITHIN
 from report.metrics import Record
 from report.plots import FAINT
-from report.study.panels import TRAINED, Step, Value, along, curves, name_left, share_axes
+from report.study.panels import (
+    TRAINED,
+    Step,
+    Value,
+    along,
+    curves,
+    name_left,
+    name_panel,
+    share_axes,
+)
 from report.study.points import Point
 from report.study.results import Arm, Study
-
-
-def success(point: Point) -> float:
-    """Of the point's decoding, from 0 to 1."""
-    return point.success
 
 
 def compute(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> list[Record]:
     """Success against compute."""
     arms = study.of_kind(*TRAINED)
-    rows = curves(study, axes, variants, arms, lambda p: p.flops, "flops", success)
+    rows = curves(study, axes, variants, arms, lambda p: p.flops, "flops", study.lead)
     for row in rows:
         place = (row["arm"], row["phase"], row["step"])
         spent = [p.flops_formula for p in study.points if (p.arm, p.phase, p.step) == place]
@@ -40,7 +45,7 @@ def recognition(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> 
     """Recognition against success along training."""
     arms = [a for a in study.arms if a.kind in TRAINED]
     x = _percent_of("recognition")
-    rows = curves(study, axes, variants, arms, x, "recognition", success, end=True)
+    rows = curves(study, axes, variants, arms, x, "recognition", study.lead, end=True)
     share_axes(axes, "cards or landmarks read right, %")
     return rows
 
@@ -59,7 +64,7 @@ def frontier(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> lis
         return []
     reference = study.inside[0]
     inside = {
-        (p.arm, p.seed, p.phase, p.step): 100 * p.success
+        (p.arm, p.seed, p.phase, p.step): 100 * study.lead(p)
         for p in study.points
         if p.variant == reference
     }
@@ -69,7 +74,7 @@ def frontier(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> lis
 
     arms = study.of_kind(*TRAINED)
     name = f"success_on_{reference}"
-    rows = curves(study, axes, variants, arms, in_distribution, name, success, end=True)
+    rows = curves(study, axes, variants, arms, in_distribution, name, study.lead, end=True)
     share_axes(axes, f"episodes of {reference} solved, %", "episodes of the panel solved, %")
     return rows
 
@@ -86,7 +91,8 @@ def sharpness(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> li
     arms = study.of_kind(*TRAINED)
     rows = curves(study, axes, variants, arms, greedy, "greedy", sampled, end=True)
     share_axes(axes, "solved by greedy answers, %", "solved by sampled answers, %")
-    for one in axes:
+    for one, variant in zip(axes, variants, strict=True):
+        name_panel(study, one, variant, WITHIN)
         top = max(one.get_xlim()[1], one.get_ylim()[1])
         limits = (0, min(top, 103))
         one.plot(limits, limits, color=FAINT, lw=0.8, dashes=(3, 3), zorder=1)
@@ -104,7 +110,7 @@ def with_and_without(study: Study, axes: Sequence[Axes], variants: Sequence[str]
     def update(p: Point) -> float | None:
         return None if p.phase == "sft" else float(p.step)
 
-    rows = curves(study, axes, variants, arms, update, "update", success)
+    rows = curves(study, axes, variants, arms, update, "update", study.lead)
     share_axes(axes, "PPO update")
     for one in axes:
         one.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -118,12 +124,14 @@ def sweep(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> list[R
     def steps(p: Point) -> float | None:
         return None if p.phase == "ppo" else float(p.step) + _before(study, study.arm(p.arm))
 
-    rows = curves(study, axes, variants, arms, steps, "sft_step", success)
+    rows = curves(study, axes, variants, arms, steps, "sft_step", study.lead)
     if len({(r["arm"], r["step"]) for r in rows}) < 3:
         return []
     share_axes(axes, "SFT steps since the initial model")
     for one, variant in zip(axes, variants, strict=True):
-        found: list[Step] = [s for arm in arms for s in along(study, arm, variant, steps, success)]
+        found: list[Step] = [
+            s for arm in arms for s in along(study, arm, variant, steps, study.lead)
+        ]
         best = max(found, key=lambda step: step.mean)
         one.plot(best.x, 100 * best.mean, marker="o", ms=13, mfc="none", color=FAINT)
     return rows
@@ -143,7 +151,7 @@ def forgetting(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> l
 
     def change(p: Point) -> float | None:
         start = study.start(p.seed, p.variant)
-        return p.success - start.success if start else None
+        return study.lead(p) - study.lead(start) if start else None
 
     arms = study.of_kind(*TRAINED)
     rows = curves(study, axes, variants, arms, lambda p: p.kl, "kl_start", change)

@@ -74,11 +74,12 @@ def played(study: Study) -> str:
     decodings = " and ".join(sorted({p.decoding for p in study.points}))
     several = [p for p in study.points if p.samples and p.decoding == "greedy"]
     answers = {tally.rows for p in several for tally in p.samples.values()}
-    sampled = f", and {_span(answers)} sampled answers to each" if answers else ""
+    sampled = f", and {_span(answers)} sampled ones to some" if answers else ""
     return (
         f"n = {len(study.seeds)} training seeds; an evaluation has "
-        f"{_span({p.rows for p in study.points})} {decodings} episodes of "
-        f"{_span({len(p.measures['success']) for p in study.points})} distinct questions{sampled}."
+        f"{_span({p.rows for p in study.points})} episodes of "
+        f"{_span({len(p.measures['success']) for p in study.points})} distinct {study.questions}, "
+        f"{decodings} answers{sampled}."
     )
 
 

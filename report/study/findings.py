@@ -208,9 +208,9 @@ class Findings:
 def findings(study: Study) -> Findings:
     """All primary comparisons, and all claims that the study's arms bear on.
 
-    Claims are about the measure of the first primary comparison, or success. Holm's correction is
-    over all primary comparisons that were named, measured or not, and apart from that over all
-    exploratory ones.
+    Claims are about the measure of the first primary comparison, or each variant's headline.
+    Holm's correction is over all primary comparisons that were named, measured or not, and apart
+    from that over all exploratory ones.
     """
     compared = {
         p: _compare(study, p.arm, p.against, p.variant, p.measure, True) for p in study.primary
@@ -222,12 +222,14 @@ def findings(study: Study) -> Findings:
         for p, q in zip(compared, corrected, strict=True)
         if p in primary
     }
-    measure = study.primary[0].measure if study.primary else "success"
+    measures = {
+        v: study.primary[0].measure if study.primary else study.headline(v) for v in study.variants
+    }
     drafts: list[Claim] = []
     for text, expected, first, second, variants in _sentences(study):
-        pairs = (Primary(first, second, variant, measure) for variant in variants)
+        pairs = (Primary(first, second, variant, measures[variant]) for variant in variants)
         group = [
-            decided.get(p) or _compare(study, p.arm, p.against, p.variant, measure, False)
+            decided.get(p) or _compare(study, p.arm, p.against, p.variant, p.measure, False)
             for p in pairs
         ]
         drafts.append(Claim(text, expected, [c for c in group if c is not None]))

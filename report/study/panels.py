@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
+from report.evaluation import FIRST_TRY
 from report.metrics import Record
 from report.plots import COLORS, INK, MARKERS
 from report.statistics import over_seeds
@@ -56,6 +57,12 @@ def distribution(study: Study, variant: str) -> str:
     return "in distribution" if variant in study.inside else "out of distribution"
 
 
+def name_panel(study: Study, one: Axes, variant: str, counted: str = "at the first answer") -> None:
+    """Title a panel with its variant and distribution; with several tries, with what counts."""
+    solved = f", {counted}" if study.headline(variant) == FIRST_TRY else ""
+    one.set_title(f"{variant}\n({distribution(study, variant)}{solved})", fontsize=9.5)
+
+
 def along(study: Study, arm: Arm, variant: str, x: Value, y: Value) -> list[Step]:
     """An arm's steps in order of training; a point without x or y is left out."""
     steps: dict[tuple[str, int], list[tuple[float, float]]] = {}
@@ -96,7 +103,7 @@ def curves(
     """
     rows: list[Record] = []
     for one, variant in zip(axes, variants, strict=True):
-        one.set_title(f"{variant}\n({distribution(study, variant)})", fontsize=9.5)
+        name_panel(study, one, variant)
         for arm in arms:
             line = along(study, arm, variant, x, y)
             if len(line) < 2:

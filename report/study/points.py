@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from configs.load import ConfigError
 from configs.primary import MEASURES
+from report.evaluation import SUCCESS
 from report.metrics import OUTCOMES, Record, read_lines
 from report.statistics import clustered, pass_at
 from report.study.compute import Spent, along
@@ -48,6 +49,8 @@ class Point:
     samples: success of sampled answers by question; empty where all was greedy.
     flops: spent since the initial model, a pretrained one's own cost left out; None unknown.
     flops_formula: by the paper's formula. kl: to the initial model, nats a token.
+    headline: the measure that its record leads with. overlap: which of its questions training
+    can ask; "unknown" in older records.
     """
 
     arm: str
@@ -61,6 +64,8 @@ class Point:
     flops: float | None
     flops_formula: float | None
     kl: float | None
+    headline: str = SUCCESS
+    overlap: str = "unknown"
 
     @property
     def success(self) -> float:
@@ -153,7 +158,8 @@ def read_points(
         played = _played(groups[phase, step, variant], "sampled" if temperature > 0 else "greedy")
         spent = earlier + own
         costs = _known(spent.flops), _known(spent.formula_flops), record.get("kl_start")
-        points.append(Point(arm, seed, phase, step, variant, *played, *costs))
+        said = record.get("headline", SUCCESS), record.get("overlap", "unknown")
+        points.append(Point(arm, seed, phase, step, variant, *played, *costs, *said))
     return points
 
 

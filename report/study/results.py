@@ -6,7 +6,7 @@ as it goes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -14,6 +14,8 @@ import yaml
 from configs.load import ConfigError
 from configs.primary import MEASURES, Primary, parse_primary
 from configs.study import PRETRAIN
+from report.evaluation import FIRST_TRY, SUCCESS, questions_name
+from report.floors import Floors, read_floors
 from report.metrics import OUTCOMES, Record, episodes
 from report.study.compute import before
 from report.study.points import KS, Point, interval, passes, read_points
@@ -46,6 +48,7 @@ class Study:
 
     configs: of each arm's first run that was begun, empty before that.
     finished: arm and training seed of the runs that have ended as planned.
+    floors: by arm, of its first run that has them.
     """
 
     name: str
@@ -64,6 +67,25 @@ class Study:
     points: list[Point]
     samples: list[Record]
     finished: set[tuple[str, int]]
+    floors: dict[str, Floors] = field(default_factory=dict)
+
+    @property
+    def questions(self) -> str:
+        """What an episode asks: hands, routes, or questions."""
+        return questions_name({"env": {"id": self.environment}})
+
+    def headline(self, variant: str) -> str:
+        """The measure that all arms are shown by on a variant: FIRST_TRY if any has several tries.
+
+        With one try both measures are the same.
+        """
+        mine = {p.headline for p in self.points if p.variant == variant}
+        return FIRST_TRY if FIRST_TRY in mine else SUCCESS
+
+    def lead(self, point: Point) -> float:
+        """A point's share by its variant's headline."""
+        share = point.share(self.headline(point.variant))
+        return point.success if share is None else share
 
     @property
     def missing(self) -> list[str]:
@@ -165,6 +187,7 @@ def read_study(folder: str | Path) -> Study:
         points=points,
         samples=samples,
         finished=finished,
+        floors=_floors(folder, list(configs), seeds),
     )
 
 
@@ -186,6 +209,14 @@ def _runs(
         points += read_points(run, arm, seed, before(folder, sources, arm, seed), temperature)
         samples += [{"arm": arm, "arm_seed": seed} | e for e in episodes(run)]
     return points, samples, finished
+
+
+def _floors(folder: Path, arms: list[str], seeds: list[int]) -> dict[str, Floors]:
+    found = {
+        arm: next(filter(None, (read_floors(run_folder(folder, arm, s)) for s in seeds)), {})
+        for arm in arms
+    }
+    return {arm: floors for arm, floors in found.items() if floors}
 
 
 def _named(said: Record) -> list[str]:
@@ -286,6 +317,8 @@ def _table_row(study: Study, p: Point) -> Record:
         "step": p.step,
         "variant": p.variant,
         "distribution": "in" if p.variant in study.inside else "out",
+        "overlap": p.overlap,
+        "headline": p.headline,
         "decoding": p.decoding,
         "n": p.rows,
         "questions": len(tallies),

@@ -15,7 +15,7 @@ from report.metrics import Record
 from report.study import compute
 from report.study.points import KS
 from report.study.results import run_folder
-from report.summary import ended, headline
+from report.summary import ended
 
 COLUMNS = (
     "arm",
@@ -25,6 +25,8 @@ COLUMNS = (
     "step",
     "update",
     "variant",
+    "overlap",
+    "headline",
     "success",
     "n",
     "low",
@@ -68,8 +70,11 @@ def _rows(study: Path, sources: compute.Sources, arm: str, seed: int) -> list[Re
 
 
 def _decodings(record: Record) -> Record:
-    """Success, n and interval as headlined, and what there is of greedy, sampled and pass@k."""
-    shown = headline(record)
+    """Success within all tries with n and interval, and what there is of the decodings.
+
+    Of the greedy answers, as `first_try` is, where there are any.
+    """
+    shown = record.get("greedy") or record
     low, high = shown["interval"]
     found = {"success": shown["success"], "n": shown["n"], "low": low, "high": high}
     found |= {key: (record.get(key) or {}).get("success") for key in ("greedy", "sampled")}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
-from report.exposure import CAN, demonstrations_seen, exposure
+from report.demonstrations_seen import demonstrations_seen
+from report.evaluation import FIRST_TRY, MEASURES, SUCCESS, WITHIN, overlap_words
+from report.floors import floor_table
 from report.html import table
 from report.metrics import Record
 from report.statistics import over_seeds
@@ -29,20 +31,41 @@ def _note(text: str) -> str:
 
 def ends(study: Study) -> str:
     """Success of every arm's end on every variant."""
-    head = ["arm", "kind", "checkpoint", *(escape(v) for v in study.variants)]
+    head = ["arm", "kind", "checkpoint", *(_headed(study, v) for v in study.variants)]
     rows = []
     for name in _arms(study):
         kind = study.arm(name).kind.replace("_", " ") if name else "the initial model"
-        cells = [_success(study, name, v) for v in study.variants]
+        cells = [_lead(study, name, v) for v in study.variants]
         rows.append([escape(name or "start"), kind, escape(_checkpoint(study, name)), *cells])
     outside = ", ".join(study.outside) or "none"
     decodings = " and ".join(sorted({p.decoding for p in study.points})) or "no"
+    several = any(study.headline(v) == FIRST_TRY for v in study.variants)
+    first = (
+        "Where a question may be answered again the number in bold is success at the first answer, "
+        f"for a second one knows that the first was wrong; success {WITHIN} stands below it. "
+    )
     note = (
         f"Percent of episodes solved, {decodings} answers, all seeds together [95 % interval over "
-        "distinct questions, which are hands or routes], the range of training seeds, and n: "
-        f"episodes of distinct questions. Out of distribution: {outside}."
+        f"distinct {study.questions}], the range of training seeds, and n: episodes of distinct "
+        f"{study.questions}. {first * several}Out of distribution: {outside}."
     )
-    return table(head, rows) + _note(note)
+    return table(head, rows) + _note(note) + floor_table(study.floors)
+
+
+def _headed(study: Study, variant: str) -> str:
+    """A variant as a column's head."""
+    measure = study.headline(variant)
+    first = f'<br><span class="faint">{MEASURES[measure]}</span>' if measure == FIRST_TRY else ""
+    return escape(variant) + first
+
+
+def _lead(study: Study, arm: str | None, variant: str) -> str:
+    """A variant's headline, and success within all tries where that is another number."""
+    measure = study.headline(variant)
+    cell, within = _share(study, arm, variant, measure), mean(pooled(study.ends(arm, variant)))
+    if measure == SUCCESS or within is None:
+        return cell
+    return f'{cell}<br><span class="faint">{100 * within:.1f} {WITHIN}</span>'
 
 
 def _checkpoint(study: Study, name: str | None) -> str:
@@ -92,8 +115,10 @@ def decodings(study: Study) -> str:
             if points:
                 cells = [_mean_of(values) for values in columns]
                 rows.append([escape(name or "start"), escape(variant), *cells])
+    several = any(study.headline(v) == FIRST_TRY for v in study.variants)
     note = (
-        "Means over training seeds. Greedy: the likeliest answer. Sampled: one answer at the "
+        f"{f'Success {WITHIN}; m' if several else 'M'}eans over training seeds. "
+        "Greedy: the likeliest answer. Sampled: one answer at the "
         "evaluation's temperature. pass@k: at least one of k sampled answers solves the question "
         "(unbiased, Chen et al. 2021); '–' where a question has fewer samples."
     )
@@ -129,7 +154,7 @@ def exposures(study: Study) -> str:
     """Which variants training can have seen, and how often SFT saw a demonstration."""
     configs = {name: config for name, config in study.configs.items() if config}
     variants = [
-        [escape(v), _widest([exposure(config, v) for config in configs.values()])]
+        [escape(v), overlap_words(p.overlap for p in study.points if p.variant == v)]
         for v in study.variants
     ]
     seen = []
@@ -138,7 +163,7 @@ def exposures(study: Study) -> str:
         if own:
             chain = own + sum(_seen_before(study, arm))
             seen.append([escape(arm.name), f"{own:.2f}", f"{chain:.2f}"])
-    parts = [table(["variant", "its hands or routes"], variants)] if variants else []
+    parts = [table(["variant", f"its {study.questions}"], variants)] if variants else []
     if seen:
         head = ["arm of SFT", "its own times a demonstration", "with the arms before it"]
         parts.append(table(head, seen))
@@ -146,15 +171,10 @@ def exposures(study: Study) -> str:
             _note(
                 "How often SFT saw each demonstration, on average; arms before it count where they "
                 "trained on the same demonstrations. Above 1 means seen again: memorising and "
-                "repetition cannot be told apart. PPO draws fresh hands or routes."
+                "repetition cannot be told apart. PPO draws fresh questions."
             )
         )
     return "\n".join(parts)
-
-
-def _widest(words: list[str]) -> str:
-    """Of all arms: what one of them can have trained on, the study can."""
-    return CAN if CAN in words or not words else words[0]
 
 
 def _seen_before(study: Study, arm: Arm) -> list[float]:

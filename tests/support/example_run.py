@@ -13,7 +13,12 @@ from report.statistics import wilson
 
 VARIANTS = ("train", "held_out", "ranks_11_12_13")
 SHARES = {"start": (0.0, 0.0, 0.0), "sft": (0.33, 0.30, 0.11), "ppo": (0.56, 0.46, 0.21)}
-N = 512
+N, HANDS = 512, 230
+OVERLAPS = dict(zip(VARIANTS, ("all", "none", "some"), strict=True))
+FLOORS = (
+    ("random", "a formula at random", 0.02, 0.01),
+    ("look-up", "what was <learned> by heart", 0.25, 0.2),
+)
 
 
 class Writer:
@@ -31,8 +36,14 @@ class Writer:
         self.write("phase", wait, phase=name, event=event)
 
 
-def make_run(folder: Path, upto: str = "ppo", status: str | None = "finished") -> Path:
-    """Write a run that got through `upto`: start, sft, ppo-part (killed in PPO) or ppo."""
+def make_run(
+    folder: Path, upto: str = "ppo", status: str | None = "finished", tries: int = 0
+) -> Path:
+    """Write a run that got through `upto`: start, sft, ppo-part (killed in PPO) or ppo.
+
+    tries: of a question; above 0 records have greedy and sampled answers, headline, questions and
+    overlap, there are outcomes and floors, and SFT counts its epochs. 0: as older runs had it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(
         "name: demo\nseed: 3\nmodel:\n  path: null\nenv:\n  id: cardinal/GeneralPoints-v0\n"
@@ -59,7 +70,60 @@ def make_run(folder: Path, upto: str = "ppo", status: str | None = "finished") -
     log.file.close()
     lines = "".join(json.dumps(e) + "\n" for e in episodes)
     (folder / "episodes.jsonl").write_text(lines)
+    if tries:
+        _extend(folder, tries)
     return folder
+
+
+def _extend(folder: Path, tries: int) -> None:
+    """Give the records what older ones lack."""
+    file = folder / "metrics.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    rows: list[dict[str, Any]] = []
+    for r in records:
+        if r["kind"] == "sft":
+            r |= {"demonstrations": 48_000, "epoch": r["step"] * 64 / 48_000}
+        elif r["kind"] == "eval":
+            share, first = r["success"], r["first_try"]
+            counts = {"n": N, "questions": HANDS}
+            r["greedy"] = {"success": share, "interval": r["interval"], "first_try": first}
+            r["sampled"] = {"success": 0.7 * share, "interval": [0.6 * share, 0.8 * share]}
+            r["sampled"] |= {"first_try": 0.7 * first}
+            for decoding in ("greedy", "sampled"):
+                r[decoding] |= counts
+            r["pass_at"] = {"1": 0.7 * share, "4": 0.9 * share}
+            r["overlap"] = OVERLAPS[r["variant"]]
+            r["headline"] = "first_try" if tries > 1 else "success"
+            rows += _rows(r)
+    file.write_text("".join(json.dumps(r) + "\n" for r in records))
+    (folder / "outcomes.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    floors = {
+        variant: [
+            {
+                "baseline": name,
+                "description": description,
+                "n": 200,
+                "questions": 124,
+                "metrics": {"success": share, "first_try": first},
+            }
+            for name, description, share, first in FLOORS
+        ]
+        for variant in VARIANTS
+    }
+    (folder / "floors.json").write_text(json.dumps(floors))
+
+
+def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Outcomes of an evaluation's greedy episodes, every hand about twice."""
+    common = {key: record[key] for key in ("stage", "variant", "update")}
+    common |= {"step": 0, "decoding": "greedy", "end": "terminated"}
+    wins, first = round(record["success"] * N), round(record["first_try"] * N)
+    return [
+        common
+        | {"seed": i, "question": f"hand {i % HANDS}"}
+        | {"success": float(i < wins), "first_try": float(i < first)}
+        for i in range(N)
+    ]
 
 
 def _proof(log: Writer) -> None:

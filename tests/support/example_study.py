@@ -20,6 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "all_5": {"face_rule": "five"},
     "red_suits": {"suits": "red"},
 }
+OVERLAPS = {"held_out": "none", "rule_11_12_13": "some"}  # of every other variant: all
 ARMS: dict[str, dict[str, Any]] = {
     "sft": {},
     "sft_long": {"from": "sft"},
@@ -59,12 +60,15 @@ def make_study(
     primary: list[dict[str, str]] | None = None,
     samples: int = 0,
     ppo_tokens: int = PPO_TOKENS,
+    several: tuple[str, ...] = (),
 ) -> Path:
     """Write a complete study; an arm may carry `verify_iter`, from 1 to 10.
 
     samples: sampled answers a question beside a greedy one; 0 writes rows without `question` and
     `decoding`, as older runs did.
     ppo_tokens: of each logged PPO update; SAME_COMPUTE makes an arm of PPO as dear as one of SFT.
+    several: variants whose records lead with the first answer. With samples records say which
+    questions training can ask, and runs have floors.
     """
     folder.mkdir(parents=True, exist_ok=True)
     said = {name: {"from": a.get("from"), "at": None, "set": []} for name, a in arms.items()}
@@ -90,6 +94,7 @@ def make_study(
             _run(run, "ppo" in name, source, (ends[source], end), rng, n, vision, ppo_tokens)
             if samples:
                 _sample_too(run, samples, rng)
+                _describe(run, several)
     return folder
 
 
@@ -218,6 +223,19 @@ def _sample_too(run: Path, samples: int, rng: np.random.Generator) -> None:
         wins = rng.random(samples) < 0.15 + 0.6 * greedy["success"]
         rows += [greedy | {"decoding": "sampled", "success": float(won)} for won in wins]
     (run / OUTCOMES).write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def _describe(run: Path, several: tuple[str, ...]) -> None:
+    """What records say of their variant, and what policies without a model scored."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for r in records:
+        if r["kind"] == "eval":
+            r["overlap"] = OVERLAPS.get(r["variant"], "all")
+            r["headline"] = "first_try" if r["variant"] in several else "success"
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    row = {"baseline": "blind", "description": "sees no <cards>", "n": 200, "questions": 124}
+    floors = {v: [row | {"metrics": {"success": 0.05, "first_try": 0.04}}] for v in VARIANTS}
+    (run / "floors.json").write_text(json.dumps(floors))
 
 
 def _sample(phase: str, steps: list[int]) -> dict[str, Any]:

@@ -34,9 +34,7 @@ def test_templates_replace_every_message(templates, action_space):
     assert history in shown
     assert observation in history
     assert turns.split(", ")[0] == ("north" if action_space == "absolute" else "left")
-    assert (
-        env.step("nonsense")[0]["message"] == f"illegal: {plain.step('nonsense')[4]['message']}"
-    )
+    assert env.step("nonsense")[0]["message"] == f"illegal: {plain.step('nonsense')[4]['message']}"
     answer = env.expert()
     assert answer.endswith(env.sentences[env.point.instruction])
     observation, reward, *_ = env.step(answer)

@@ -1,0 +1,71 @@
+"""Baselines of a run's environments, played: RUN/floors.json, the floor under its evaluations.
+
+Input: a configuration. Output: by evaluation variant a row a baseline, on the first seeds of the
+evaluation. No engine is needed, so that the driver plays them while engines start.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cluster.environments import TRAINING, Environment, environments
+from configs.schema import RunConfig
+from envs.base import EnvironmentFailure, TextEnv, shows_pictures
+from envs.baselines import Floor, floors
+from envs.registry import make
+from report.floors import FLOORS
+from report.metrics import Record
+
+EPISODES, EPISODES_WITH_PICTURES = 200, 32  # a variant and baseline, at most
+
+
+def write_floors(cfg: RunConfig, folder: Path) -> None:
+    """Play and keep the floors of each variant; a folder that has them is left as it is.
+
+    An environment without baselines leaves no file.
+    """
+    file = folder / FLOORS
+    if file.is_file():
+        return
+    played = {
+        variant: [row(floor) for floor in found]
+        for variant, found in floors_of_variants(cfg).items()
+    }
+    if any(played.values()):
+        draft = file.with_suffix(".new")
+        draft.write_text(json.dumps(played, indent=1, ensure_ascii=False), "utf-8")
+        draft.replace(file)
+
+
+def floors_of_variants(cfg: RunConfig) -> dict[str, list[Floor]]:
+    """The floors of each evaluation variant, in their order."""
+    return {
+        name.removeprefix("eval/"): _play(name, environment, cfg)
+        for name, environment in environments(cfg).items()
+        if name != TRAINING
+    }
+
+
+def _play(name: str, environment: Environment, cfg: RunConfig) -> list[Floor]:
+    """None where the environment breaks: how many episodes may fail is for the run to judge."""
+    env = make(*environment)
+    if not isinstance(env, TextEnv):  # another environment has no baselines
+        return []
+    most = EPISODES_WITH_PICTURES if shows_pictures(env) else EPISODES
+    try:
+        return floors(env, min(cfg.eval.episodes, most), cfg.eval.seed)
+    except EnvironmentFailure as failure:
+        print(f"{name}: its floors are not known: {failure}", flush=True)
+        return []
+
+
+def row(floor: Floor) -> Record:
+    """A floor as `report.floors` reads it."""
+    return {
+        "baseline": floor.baseline.name,
+        "description": floor.baseline.description,
+        "n": floor.episodes,
+        "questions": floor.questions,
+        "metrics": floor.metrics,
+    }

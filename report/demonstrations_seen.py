@@ -1,0 +1,27 @@
+"""How often SFT saw each of its demonstrations, as a configuration or a record says."""
+
+from __future__ import annotations
+
+from report.metrics import Record
+
+
+def demonstrations_seen(config: Record, steps: int | None = None) -> float | None:
+    """How often SFT saw each of its demonstrations; None where their number is not configured.
+
+    Args:
+        config: of the run.
+        steps: SFT steps that count; None: all of them.
+    """
+    sft = config.get("sft") or {}
+    number = sft.get("demonstrations")
+    if sft.get("data") is not None or not number or not sft.get("batch_size"):
+        return None
+    return (sft.get("steps", 0) if steps is None else steps) * sft["batch_size"] / number
+
+
+def demonstrations_measured(records: list[Record]) -> tuple[int, float] | None:
+    """Demonstrations and how often each was seen, by the newest record of SFT that says it."""
+    for record in reversed(records):
+        if record["kind"] == "sft" and record.get("epoch") is not None:
+            return int(record["demonstrations"]), float(record["epoch"])
+    return None
