@@ -1,4 +1,4 @@
-"""Policies without a model, played: the floor beside which a result is read.
+"""Policies without a model, played: the floor under every result.
 
 Input: an environment, whose `baselines` are played on the episodes of given seeds. Output: a Floor
 for each of them, and their table.

@@ -179,11 +179,11 @@ def route_overlap(training: Settings, evaluation: Settings) -> str:
     folders of data are not compared with each other or with the procedural cities.
     """
     if training.world == evaluation.world == "procedural":
-        known, asked = area(training), area(evaluation)
-        if known.split != asked.split or not set(known.cities) & set(asked.cities):
+        trained, evaluated = area(training), area(evaluation)
+        if trained.split != evaluated.split or not set(trained.cities) & set(evaluated.cities):
             return "none"
-        if replace(known, count=asked.count) == asked:
-            return "all" if asked.count <= known.count else "some"
+        if replace(trained, count=evaluated.count) == evaluated:
+            return "all" if evaluated.count <= trained.count else "some"
         walked, new = _ways(training), _ways(evaluation)
         return "all" if new <= walked else "some" if new & walked else "none"
     if os.path.realpath(training.world) != os.path.realpath(evaluation.world):

@@ -58,26 +58,26 @@ def along(run: Path) -> Iterator[tuple[Record, Spent]]:
         if record["kind"] == "sft":
             trained = record["tokens_trained"]
             sequences = (record["step"] - step) * cfg["sft"]["batch_size"]
-            how = trained / sequences, record["action_tokens"] / record["tokens"]
+            lengths = trained / sequences, record["action_tokens"] / record["tokens"]
             scored = trained if cfg["sft"]["loss"] == "ce_kl" else 0.0
             step = record["step"]
             total += Spent(
                 sft_tokens=trained,
                 played_tokens=scored,
-                sft_flops=flops.training(size, trained, *how),
-                played_flops=flops.forward(size, scored, *how),
+                sft_flops=flops.training(size, trained, *lengths),
+                played_flops=flops.forward(size, scored, *lengths),
                 formula_flops=flops.paper(parameters, trained, 0, 0),
             )
         elif record["kind"] == "ppo":
             trained, played = _of_update(record, cfg["ppo"])
             # Records of old say turns alone, which are segments where a trial has one answer.
             sequences = record.get("segments") or record["turns"]
-            how = record["tokens"] / sequences, record["action_tokens"] / record["tokens"]
+            lengths = record["tokens"] / sequences, record["action_tokens"] / record["tokens"]
             total += Spent(
                 ppo_tokens=trained,
                 played_tokens=played,
-                ppo_flops=flops.training(size, trained, *how),
-                played_flops=flops.forward(size, played, *how),
+                ppo_flops=flops.training(size, trained, *lengths),
+                played_flops=flops.forward(size, played, *lengths),
                 formula_flops=flops.paper(parameters, 0, trained, reread),
             )
         yield record, total

@@ -39,8 +39,8 @@ def played(pictures=()):
 
 
 def test_turns_alternate_and_each_prompt_is_said_once():
-    told = conversation(played(), RENDERER)
-    assert [(m["role"], m["content"]) for m in told["messages"]] == [
+    line = conversation(played(), RENDERER)
+    assert [(m["role"], m["content"]) for m in line["messages"]] == [
         ("user", "ab"),
         ("assistant", " XY"),
         ("user", "cd"),
@@ -48,14 +48,14 @@ def test_turns_alternate_and_each_prompt_is_said_once():
         ("user", "e"),
         ("assistant", " Q"),
     ]
-    answers = told["messages"][1::2]
+    answers = line["messages"][1::2]
     assert [(m["reward"], m["verdict"]) for m in answers] == [
         (1.0, "good"),
         (-2.0, "bad"),
         (0.5, ""),
     ]
-    assert told["variant"] == "train"
-    assert (told["seed"], told["end"], told["success"], told["reward"]) == (
+    assert line["variant"] == "train"
+    assert (line["seed"], line["end"], line["success"], line["reward"]) == (
         9,
         "terminated",
         1.0,

@@ -103,8 +103,8 @@ def _intersections(style: CityStyle, rng: np.random.Generator) -> NDArray[np.flo
         grid = grid + rng.normal(0, style.jitter, grid.shape)
     # Streets bend where they cross the middle lines, so that a city has more than two headings.
     shear = math.tan(math.radians(style.bend))
-    below, beside = np.minimum(grid[:, 1], 0), np.minimum(grid[:, 0], 0)
-    grid = grid + np.stack([below * shear, -beside * shear], 1)
+    south, west = np.minimum(grid[:, 1], 0), np.minimum(grid[:, 0], 0)
+    grid = grid + np.stack([south * shear, -west * shear], 1)
     turn = math.radians(style.grid_heading)
     cos, sin = math.cos(turn), math.sin(turn)
     return np.stack([grid[:, 0] * cos + grid[:, 1] * sin, grid[:, 1] * cos - grid[:, 0] * sin], 1)

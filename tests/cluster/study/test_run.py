@@ -169,10 +169,10 @@ class Measured(Trainer):
     def finish(self, folder):
         super().finish(folder)
         write_model(folder / "model")
-        told = {"tokens": 960, "action_tokens": 240, "time": 0, "elapsed_s": 0}
+        common = {"tokens": 960, "action_tokens": 240, "time": 0, "elapsed_s": 0}
         sft = {"kind": "sft", "step": 20, "tokens_trained": 6400}
         ppo = {"kind": "ppo", "update": 3, "segments": 96, "episodes": 64, "steps": 2}
-        records = [told | ppo] if folder.parent.name == "ppo" else [told | sft]
+        records = [common | ppo] if folder.parent.name == "ppo" else [common | sft]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
 
 
@@ -180,8 +180,8 @@ def test_a_matched_arm_comes_after_its_match_and_spends_as_many_flops(tmp_path, 
     study = load_study(written(tmp_path, MATCH, HEAD))
     assert list(study.arms) == ["sft", "ppo", "more"]
     check_study(study)
-    assert "more: from sft" in (told := capsys.readouterr().out)
-    assert "steps: as many as ppo's FLOPs buy" in told
+    assert "more: from sft" in (printed := capsys.readouterr().out)
+    assert "steps: as many as ppo's FLOPs buy" in printed
     assert run_study(study, Measured()) == 0
     begun = yaml.safe_load((study.folder / "more" / "seed1" / "config.yaml").read_text())
     # 960 tokens are learned from at 3 parts, played and scored at 1; a step learns from 320.

@@ -27,7 +27,7 @@ from tests.support.learner import config, save_llama
 
 @ray.remote(max_concurrency=4, num_cpus=0)
 class ScriptedEngine:
-    """Answers a channel's calls like a RolloutActor, and breaks at one of them if told so."""
+    """Answers a channel's calls like a RolloutActor, and breaks at one of them on request."""
 
     def __init__(self, at="", how=""):
         self.at, self.how, self.calls = at, how, []

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from envs.virl.city.streets import SIZE, Street, StreetPlan, plan_streets
+from envs.virl.city.streets import CUT, SIZE, Street, StreetPlan, plan_streets
 from envs.virl.city.style import STYLES
 
 NONE_CUT = {"removed": 0.0, "diagonals": 0.0, "jitter": 0.0, "bend": 0.0}
@@ -120,3 +120,16 @@ def test_walls_are_one_closed_line_around_each_block(city):
     ends = Counter(wall.end for wall in found.walls)
     assert begins == ends
     assert set(begins.values()) == {1}
+
+
+def test_walls_stop_before_a_corner_by_the_width_of_the_other_street():
+    found = plan(**NONE_CUT)
+    node = 5 * SIZE + 4  # an avenue crosses a narrow street
+    here = found.nodes[node]
+    for number in found.incident[node]:
+        east, north = found.direction(number, node)
+        ends = [p for w in found.walls if w.street == number for p in (w.begin, w.end)]
+        along = sorted((x - here[0]) * east + (y - here[1]) * north for x, y in ends)
+        half = found.streets[number].half_width
+        other = sum(STYLES["New York"].half_width) - half
+        assert along[:2] == pytest.approx([other + CUT] * 2)
