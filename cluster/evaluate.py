@@ -10,9 +10,7 @@ import time
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-import ray
-
-from cluster.collect import collect, fetch
+from cluster.collect import collect, first_trajectories
 from cluster.conversation import conversation
 from cluster.environments import TRAINING, environments
 from cluster.handles import BufferHandle
@@ -59,7 +57,7 @@ def sampled_requests(cfg: RunConfig, stage: str, variant: str) -> list[EpisodeRe
     """`eval.samples` of each of the first seeds of the greedy ones."""
     return [
         _request(cfg, stage, variant, i, sample, cfg.eval.temperature)
-        for i in range(cfg.eval.sampled_questions)
+        for i in range(min(cfg.eval.sampled_questions, cfg.eval.episodes))
         for sample in range(cfg.eval.samples)
     ]
 
@@ -85,7 +83,7 @@ def evaluate(
     """Play one variant; the buffer holds its samples afterwards, or its only episodes."""
     begin = time.monotonic()
     greedy = _play(cfg, buffer, "greedy", greedy_requests(cfg, stage, variant))
-    first = fetch(ray.get(buffer.first.remote(CONVERSATIONS)))
+    first = first_trajectories(cfg, buffer, CONVERSATIONS)
     samples = [{"stage": stage} | conversation(trajectory, renderer) for trajectory in first]
     sampled = _play(cfg, buffer, "sampled", sampled_requests(cfg, stage, variant))
     seconds = time.monotonic() - begin

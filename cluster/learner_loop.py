@@ -7,13 +7,14 @@ first, so that a restarted group never plays on old weights.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import ray
 import ray.train
 import torch
 
-from cluster.collect import CALL_S, Collector
+from cluster.collect import Collector
 from cluster.evaluation_phase import EvaluationPhase
 from cluster.failures import RunFailure
 from cluster.job import Job
@@ -23,7 +24,7 @@ from cluster.publisher import Publisher
 from cluster.run_folder import write_failure
 from cluster.sft_data import Prefetched, batches, check_room
 from cluster.sft_phase import SFTPhase
-from cluster.wait import wait_for
+from cluster.wait import wait_for_all
 from cluster.weights.open_channel import open_channel
 from learner import distributed
 from learner.batch import Sequence
@@ -69,9 +70,10 @@ def _start_engines(rank: LearnerRank) -> None:
     nodes = distributed.all_gather(ray.get_runtime_context().get_node_id())
     if rank.rank != 0:
         return
-    deadline, workers = rank.cfg.cluster.start_deadline_s, rank.job.workers
-    for index, worker in enumerate(workers):
-        who = f"rollout worker {index}"
-        wait_for(worker.start.remote(), who, "start its engine", deadline, "start_deadline_s")
-    places = ray.get([worker.node.remote() for worker in workers], timeout=CALL_S)
+    seconds, key, workers = rank.cfg.cluster.start_deadline_s, "start_deadline_s", rank.job.workers
+    who, begin = "rollout worker", time.monotonic()
+    starts = [worker.start.remote() for worker in workers]
+    wait_for_all(starts, who, "start its engine", seconds, key, begin)
+    nodes_of = [worker.node.remote() for worker in workers]
+    places = wait_for_all(nodes_of, who, "name its node", seconds, key, time.monotonic())
     rank.write("placement", ranks=nodes, workers=places)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from uuid import uuid4
 
 from cluster.failures import PlacementError
 from configs.load import ConfigError, dump
@@ -81,7 +82,7 @@ def open_folder(cfg: RunConfig, resume: bool) -> Path:
 
 def write_failure(folder: str | Path, cause: str) -> None:
     """Tell the driver why the run ends; called by the learner rank that found out."""
-    draft = Path(folder, f"{FAILURE}.new")
+    draft = Path(folder, f"{FAILURE}.{uuid4().hex}")  # every rank may write at once
     draft.write_text(json.dumps({"cause": cause}))
     draft.replace(draft.with_name(FAILURE))  # the driver may read at any moment
 

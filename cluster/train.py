@@ -97,13 +97,14 @@ def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
 def _run(cfg: RunConfig, folder: Path, model: str, pool: RolloutPool) -> None:
     """Everything that needs Ray."""
     from cluster.floors import write_floors
-    from cluster.job import Job
-    from cluster.learner_group import run_learner_group
 
     try:
         plan, workers, buffer = pool.acquire(cfg, model)
         write_floors(cfg, folder)  # while engines start
         demonstrations = prepare_demonstrations(cfg, folder)
+        from cluster.job import Job  # seconds of imports, while engines start too
+        from cluster.learner_group import run_learner_group
+
         job = Job(cfg, str(folder), model, workers, buffer, weight_channel(cfg, plan.gpu))
         run_learner_group(job, demonstrations, plan)
     except BaseException:

@@ -47,8 +47,8 @@ async def wait_for_async(ref: ObjectRef[T], who: str, what: str, seconds: float,
 
 def wait_for_all(
     refs: Sequence[ObjectRef[T]], who: str, what: str, seconds: float, key: str, begin: float
-) -> None:
-    """Wait for all references, each from another process; the first error is raised at once.
+) -> list[T]:
+    """The values of all references, each from another process; the first error is raised at once.
 
     Args:
         refs: what was asked for.
@@ -62,13 +62,15 @@ def wait_for_all(
         DeadlineExceeded, WorkerLost: as `wait_for`.
     """
     waiting = {ref: f"{who} {index}" for index, ref in enumerate(refs)}
+    values: dict[ObjectRef[T], T] = {}
     while waiting:
         left = max(0.0, begin + seconds - time.monotonic())
         ready, late = ray.wait(list(waiting), timeout=left)
         if not ready:
             raise DeadlineExceeded(waiting[late[0]], what, seconds, key)
         for ref in ready:
-            wait_for(ref, waiting.pop(ref), what, seconds, key)
+            values[ref] = wait_for(ref, waiting.pop(ref), what, seconds, key)
+    return [values[ref] for ref in refs]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from configs.schema import (
     RolloutConfig,
     RunConfig,
 )
-from configs.seeds import demonstration_seeds, evaluation_seeds, meet, ppo_seeds
+from configs.seeds import demonstration_seeds, evaluation_seeds, intersect, ppo_seeds
 
 
 def contradictions(cfg: RunConfig) -> list[str]:
@@ -126,7 +126,7 @@ def _evaluation(cfg: RunConfig) -> Iterator[str]:
     evaluated = evaluation_seeds(cfg)
     trained = {"sft": demonstration_seeds(cfg), "ppo": ppo_seeds(cfg)}
     for phase, seeds in trained.items():
-        if meet(evaluated, seeds):
+        if intersect(evaluated, seeds):
             yield (
                 f"eval.seed={cfg.eval.seed}: evaluation plays seeds {evaluated.start} to "
                 f"{evaluated.stop - 1}, and {phase} trains on {seeds.start} to {seeds.stop - 1}; "

@@ -234,7 +234,9 @@ class EvalConfig:
     )
     episodes: int = leaf(512, "greedy episodes of a variant: what success means", low=1)
     sampled_questions: int = leaf(
-        64, "first questions of a variant that are sampled as well; 0: greedy alone", low=0
+        64,
+        "first episodes that are sampled too, `episodes` at most; 0: no parity is measured",
+        low=0,
     )
     samples: int = leaf(16, "samples of each of them, for pass@k", low=1)
     temperature: float = leaf(1.0, "of the samples", low=0)

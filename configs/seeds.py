@@ -1,4 +1,4 @@
-"""Which episode seeds a run trains on, and which it evaluates on; the two never meet."""
+"""Which episode seeds a run trains on and evaluates on; `contradictions` refuses common ones."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ def ppo_seeds(cfg: RunConfig) -> range:
 
 def evaluation_seeds(cfg: RunConfig) -> range:
     """Seeds of every evaluation; the first are sampled as well."""
-    number = max(cfg.eval.episodes, cfg.eval.sampled_questions)
-    return range(cfg.eval.seed, cfg.eval.seed + number)
+    return range(cfg.eval.seed, cfg.eval.seed + cfg.eval.episodes)
 
 
-def meet(one: range, other: range) -> bool:
+def intersect(one: range, other: range) -> bool:
     """Whether two ranges of step 1 have a seed in common."""
     return max(one.start, other.start) < min(one.stop, other.stop)

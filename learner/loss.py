@@ -86,7 +86,7 @@ def k3(policy: Tensor, other: Tensor) -> Tensor:
     both arguments are log-probabilities [N].
     """
     log_ratio = other - policy
-    return log_ratio.exp() - 1 - log_ratio
+    return log_ratio.expm1() - log_ratio  # exp(x) - 1 loses all digits near 0
 
 
 def cross_entropy_terms(logprobs: Tensor) -> Tensor:

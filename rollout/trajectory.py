@@ -268,13 +268,13 @@ def _trajectory(
         "variant",
         "seed",
         "group_id",
-        "question",
         "end",
         "failure",
         "bootstrap",
     )
     return Trajectory(
         **{name: row[name] for name in names},
+        question=row.get("question", ""),  # blocks of runs begun earlier have none
         segments=tuple(segments),
         metrics=dict(row["metrics"]),
     )

@@ -11,12 +11,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 from envs import registry
 from envs.base import TextEnv
-from rollout.bucket import BucketHeader
 from rollout.engine import EngineLoad, EngineSettings, InferenceEngine
 from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import Renderer
@@ -96,13 +92,6 @@ class RolloutWorker:
             raise ValueError("next_block: nothing is queued or in flight")
         block, self._done = self._done[: self._block_size], self._done[self._block_size :]
         return to_block(block), to_columns([summarize(t) for t in block])
-
-    async def receive(
-        self, version: int, buckets: Iterable[tuple[BucketHeader, NDArray[np.uint8]]]
-    ) -> None:
-        """Replace the engine's weights; episodes in flight go on under the new ones."""
-        assert self.engine is not None, "start() first"
-        await self.engine.receive(version, buckets)
 
     def pop_load(self) -> EngineLoad:
         """The engine's load since the last call."""

@@ -18,13 +18,12 @@ from configs.load import ConfigError
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-ACTIONS = ("status", "logs", "stop")
 STOP_S = 60.0  # that a stopped job has to end by itself
 SILENCE_S, LOST_S = 30.0, 60.0  # without a line; without an answer of the job server
 
 
 def job(action: str, name: str, address: str | None = None) -> int:
-    """One of ACTIONS on a submitted job; `logs` follows, and returns the job's exit code.
+    """Show a submitted job's `status`, follow its `logs` to its exit code, or `stop` it.
 
     Raises:
         ConfigError: there is no such job; as `connect`.

@@ -9,8 +9,8 @@ import math
 from typing import Any
 
 from cluster.launch.pods import ManifestOptions, Pods
+from cluster.placement.memory import GIB
 
-GIB = 2**30
 STORAGE = "/mnt/cardinal"  # where every pod mounts the storage claim
 USER = 1000  # of the images in docker/
 DASHBOARD, AGENT, GCS, METRICS = 8265, 52365, 6379, 8080

@@ -169,7 +169,8 @@ class WeightSyncClient:
 
     def update_weights(self, update_info: ChannelMessage | list[ChannelMessage]) -> None:
         """Each engine loads the weights that the message describes."""
-        assert isinstance(update_info, dict), "a list is of channels that shard, none of ours"
+        if not isinstance(update_info, dict):  # of engines that shard what they send; none of ours
+            raise self._fail(RunFailure("the weight channel got a list of messages, not one"))
         self._wait([worker.update_weights.remote(update_info) for worker in self._workers])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
@@ -180,9 +181,13 @@ class WeightSyncClient:
         try:
             wait_for_all(calls, "rollout worker", *self.operation, self._begun)
         except RunFailure as failure:
-            if not self.failed.done():
-                self.failed.set_exception(failure)
-            raise
+            raise self._fail(failure) from failure.__cause__
+
+    def _fail(self, failure: RunFailure) -> RunFailure:
+        """Notify whoever waits for `failed`, from whichever thread the call came."""
+        if not self.failed.done():
+            self.failed.set_exception(failure)
+        return failure
 
 
 def _free_port() -> int:

@@ -18,7 +18,7 @@ from envs.general_points.rules import rank_name
 TABLE = (0x35, 0x65, 0x4D)
 PAPER, EDGE = (253, 252, 248), (176, 174, 166)
 INK = {0: (24, 26, 32), 1: (196, 18, 48), 2: (196, 18, 48), 3: (24, 26, 32)}
-"""Colour of each suit (index of rules.SUITS)."""
+"""Colour of each suit (0 to 3: spades, hearts, diamonds, clubs)."""
 TINT = {0: (232, 234, 240), 1: (250, 229, 228), 2: (250, 229, 228), 3: (232, 234, 240)}
 GOLD = (201, 152, 46)
 

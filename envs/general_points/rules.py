@@ -23,8 +23,6 @@ LARGEST = 13
 """`any` draws what J, Q and K count, each by itself, from 1 to this."""
 
 RULES = (*FACE_VALUES, "mixed", "any")
-SUITS = "shdc"
-"""Spades, hearts, diamonds, clubs: the four suits of a deck, in the order in which cards count."""
 
 _NAMES = {1: "A", 11: "J", 12: "Q", 13: "K"}
 _RECOLOUR = {"mixed": (0, 1, 2, 3), "black": (0, 0, 3, 3), "red": (1, 1, 2, 2)}
@@ -72,7 +70,7 @@ def hold_out_position(values: tuple[int, ...]) -> float:
 def draw(
     rng: np.random.Generator, num_cards: int, max_rank: int, replacement: bool, suits: str
 ) -> tuple[list[int], list[int]] | None:
-    """Ranks and suits (indices of SUITS) of a hand.
+    """Ranks and suits (0 to 3: spades, hearts, diamonds, clubs) of a hand.
 
     `suits` recolours the cards drawn and changes no rank: one seed gives one hand in any colour.
     Without replacement no card occurs twice; None where a deck of one colour cannot give the

@@ -49,7 +49,7 @@ def made(monkeypatch):
         return value
 
     monkeypatch.setattr(module, "wait_for", wait_for)
-    monkeypatch.setattr(module.ray, "get", lambda value, timeout=None: value)
+    monkeypatch.setattr(module, "wait_for_all", lambda values, *asked: list(values))
 
     def make(rank):
         cfg = config(max_staleness=2)
@@ -93,5 +93,5 @@ def test_an_evaluation_admits_any_version(made):
 
 def test_rows_are_fetched_in_their_order(made):
     block = to_block(PLAYED)
-    fetched = fetch([BlockRows(block, [4, 1]), BlockRows(block, [0])])
+    fetched = fetch(config(), [BlockRows(block, [4, 1]), BlockRows(block, [0])])
     assert [t.id for t in fetched] == [PLAYED[i].id for i in (4, 1, 0)]

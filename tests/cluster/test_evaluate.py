@@ -145,9 +145,13 @@ def test_an_outcome_says_decoding_seed_sample_and_question():
 def play(monkeypatch):
     """A function that evaluates variant `hard`: the evaluation, and what the buffer was asked."""
     asked = []
-    buffer = SimpleNamespace(first=SimpleNamespace(remote=lambda n: asked.append(n) or "refs"))
-    monkeypatch.setattr(module.ray, "get", lambda ref: ref)
-    monkeypatch.setattr(module, "fetch", lambda refs: [refs, refs])
+    buffer = "buffer"
+
+    def first_trajectories(cfg, buffer, number):
+        asked.append(number)
+        return ["refs"] * 2
+
+    monkeypatch.setattr(module, "first_trajectories", first_trajectories)
     monkeypatch.setattr(module, "conversation", lambda t, renderer: {"said": (t, renderer)})
 
     def collect(cfg, buffer, requests):

@@ -62,24 +62,29 @@ def loop(monkeypatch, tmp_path):
         monkeypatch.setattr(learner_loop, "batches", batches)
         monkeypatch.setattr(learner_loop, "check_room", check_room)
         monkeypatch.setattr(learner_loop, "Prefetched", iter)
-        monkeypatch.setattr(learner_loop, "wait_for", lambda *asked: rank.done.append(asked))
-        monkeypatch.setattr(learner_loop.ray, "get", lambda refs, timeout: refs)
+
+        def wait_for_all(refs, who, what, seconds, key, begin):
+            rank.done.append((refs, who, what, seconds, key))
+            return refs
+
+        monkeypatch.setattr(learner_loop, "wait_for_all", wait_for_all)
         monkeypatch.setattr(learner_loop.ray, "get_runtime_context", lambda: context)
         return rank
 
     return make
 
 
-def started(index):
-    who = f"rollout worker {index}"
-    return (f"start {index}", who, "start its engine", 300.0, "start_deadline_s")
+STARTED, PLACED = (
+    ([f"{call} 0", f"{call} 1"], "rollout worker", what, 300.0, "start_deadline_s")
+    for call, what in (("start", "start its engine"), ("node", "name its node"))
+)
 
 
 def test_engines_are_waited_for_then_sft_then_ppo(loop):
     rank = loop(Cursor("sft", step=3))
     run_phases(rank)
     sft = ("sft", [("rendered", 0, 3)])
-    assert rank.done == ["room for rendered", started(0), started(1), sft, "ppo"]
+    assert rank.done == ["room for rendered", STARTED, PLACED, sft, "ppo"]
     places = {"ranks": ["here"], "workers": ["node 0", "node 1"]}
     assert rank.records == [{"kind": "placement"} | places]
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from configs.load import ConfigError, load
-from configs.seeds import demonstration_seeds, evaluation_seeds, meet, ppo_seeds, update_seeds
+from configs.seeds import (
+    demonstration_seeds,
+    evaluation_seeds,
+    intersect,
+    ppo_seeds,
+    update_seeds,
+)
 
 
 def run(*keys):
@@ -18,7 +24,7 @@ def test_updates_have_seeds_of_their_own_and_together_those_of_ppo():
     assert [len(seeds) for seeds in updates] == [16] * 3
     assert [*updates[0], *updates[1], *updates[2]] == list(ppo_seeds(cfg))
     assert ppo_seeds(cfg).start == 2_010_000_000
-    assert not meet(ppo_seeds(cfg), ppo_seeds(run("seed=3")))
+    assert not intersect(ppo_seeds(cfg), ppo_seeds(run("seed=3")))
 
 
 def test_what_does_not_train_has_no_seeds():
@@ -28,10 +34,10 @@ def test_what_does_not_train_has_no_seeds():
     assert demonstration_seeds(run("seed=5", "sft.demonstrations=100")) == range(5, 105)
 
 
-def test_an_evaluation_takes_the_seeds_of_its_longer_part():
-    keys = ("eval.seed=7", "seed=8000", "eval.episodes=64")
-    assert evaluation_seeds(run(*keys, "eval.sampled_questions=8")) == range(7, 71)
-    assert evaluation_seeds(run(*keys, "eval.sampled_questions=80")) == range(7, 87)
+@pytest.mark.parametrize("sampled", [8, 80])
+def test_an_evaluation_takes_the_seeds_of_its_episodes(sampled):
+    keys = ("eval.seed=7", "seed=8000", "eval.episodes=64", f"eval.sampled_questions={sampled}")
+    assert evaluation_seeds(run(*keys)) == range(7, 71)
 
 
 @pytest.mark.parametrize(
@@ -44,8 +50,8 @@ def test_an_evaluation_takes_the_seeds_of_its_longer_part():
         (range(9), range(4, 4), False),
     ],
 )
-def test_ranges_meet(one, other, expected):
-    assert meet(one, other) is meet(other, one) is expected
+def test_ranges_intersect(one, other, expected):
+    assert intersect(one, other) is intersect(other, one) is expected
 
 
 @pytest.mark.parametrize(

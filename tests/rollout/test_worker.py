@@ -21,7 +21,7 @@ class CountingEngine:
 
     def __init__(self, renderer):
         self.renderer, self.running, self.most, self.served = renderer, 0, 0, 0
-        self.fails_at, self.received = None, []
+        self.fails_at = None
 
     async def generate(self, prompt_ids, **_):
         self.running += 1
@@ -33,9 +33,6 @@ class CountingEngine:
             raise EngineFailure("gone")
         ids = self.renderer.answer("1+1")
         return Completion(prompt_ids, ids, [-0.5] * len(ids), [0] * len(ids), True)
-
-    async def receive(self, version, buckets):
-        self.received.append((version, list(buckets)))
 
     def pop_load(self):
         return EngineLoad(float(self.most), 1.0)
@@ -127,7 +124,5 @@ def test_reconfigured_it_forgets_its_episodes_and_runs_the_new_ones(worker):
     assert sorted(asyncio.run(work())) == [("x/0", "w"), ("x/1", "w")]
 
 
-def test_weights_and_load_are_the_engines(worker):
-    asyncio.run(worker.receive(7, ["header and data"]))
-    assert worker.engine.received == [(7, ["header and data"])]
+def test_load_is_the_engines(worker):
     assert worker.pop_load() == EngineLoad(0.0, 1.0)
