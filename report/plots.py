@@ -109,7 +109,9 @@ def _shade(axes: Axes, phases: list[Span], unit: float) -> None:
 def _success(axes: Axes, records: list[Record], variants: list[str], unit: float) -> None:
     """Success over time: evaluations of each variant, and the training episodes of PPO."""
     evaluated = [headline(r) for r in records if r["kind"] == "eval"]
-    axes.set_title(f"{_what(evaluated)} (whiskers: 95 % intervals, band: the same of training)")
+    axes.set_title(
+        f"Success{_greedy(evaluated)} (whiskers: 95 % intervals, band: the same of training)"
+    )
     axes.set_ylabel("episodes solved, %")
     handles = [
         _evaluated(axes, records, variant, MARKERS[i % len(MARKERS)], i, unit)
@@ -243,7 +245,7 @@ def _bars(
     """The headline of each variant at each stage, with intervals and numbers."""
     shown = {s: {v: headline(r) for v, r in stages[s].items()} for s in COLORS if s in stages}
     every = [one for found in shown.values() for one in found.values()]
-    axes.set_title(f"{_what(every)} by variant; whiskers: 95 %")
+    axes.set_title(f"Success by variant{_greedy(every)}; whiskers: 95 %")
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")
     thick = 0.8 / max(len(shown), 1)
@@ -291,9 +293,9 @@ def _error(one: Headline) -> list[list[float]] | None:
     return [[low], [high]]
 
 
-def _what(shown: Sequence[Headline]) -> str:
-    """What a picture of successes shows."""
-    return "Success of greedy answers" if any(one.greedy for one in shown) else "Success"
+def _greedy(shown: Sequence[Headline]) -> str:
+    """For a title: whose answers they are; a line's end, for titles are long."""
+    return ",\ngreedy answers" if any(one.greedy for one in shown) else ""
 
 
 def _floors(
