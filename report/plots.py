@@ -7,7 +7,6 @@ colour-blind readers tell apart; markers and line styles repeat the distinction.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +108,8 @@ def _shade(axes: Axes, phases: list[Span], unit: float) -> None:
 def _success(axes: Axes, records: list[Record], variants: list[str], unit: float) -> None:
     """Success over time: evaluations of each variant, and the training episodes of PPO."""
     evaluated = [headline(r) for r in records if r["kind"] == "eval"]
-    axes.set_title(f"{_what(evaluated)} (whiskers: 95 % intervals, band: the same of training)")
+    of = " of greedy answers\n" if any(one.greedy for one in evaluated) else " "
+    axes.set_title(f"Success{of}(whiskers: 95 % intervals, band: the same of training)")
     axes.set_ylabel("episodes solved, %")
     handles = [
         _evaluated(axes, records, variant, MARKERS[i % len(MARKERS)], i, unit)
@@ -243,7 +243,8 @@ def _bars(
     """The headline of each variant at each stage, with intervals and numbers."""
     shown = {s: {v: headline(r) for v, r in stages[s].items()} for s in COLORS if s in stages}
     every = [one for found in shown.values() for one in found.values()]
-    axes.set_title(f"{_what(every)} by variant; whiskers: 95 %")
+    greedy = ",\ngreedy answers" if any(one.greedy for one in every) else ""
+    axes.set_title(f"Success by variant{greedy}; whiskers: 95 %")
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")
     thick = 0.8 / max(len(shown), 1)
@@ -289,11 +290,6 @@ def _error(one: Headline) -> list[list[float]] | None:
         return None
     low, high = (abs(100 * (bound - one.share)) for bound in one.interval)
     return [[low], [high]]
-
-
-def _what(shown: Sequence[Headline]) -> str:
-    """What a picture of successes shows."""
-    return "Success of greedy answers" if any(one.greedy for one in shown) else "Success"
 
 
 def _floors(

@@ -74,7 +74,8 @@ def played(study: Study) -> str:
     decodings = " and ".join(sorted({p.decoding for p in study.points}))
     several = [p for p in study.points if p.samples and p.decoding == "greedy"]
     answers = {tally.rows for p in several for tally in p.samples.values()}
-    sampled = f", and {_span(answers)} sampled ones to some" if answers else ""
+    some = {len(p.samples) for p in several}
+    sampled = f", and {_span(answers)} sampled ones to {_span(some)} of them" if answers else ""
     return (
         f"n = {len(study.seeds)} training seeds; an evaluation has "
         f"{_span({p.rows for p in study.points})} episodes of "

@@ -4,8 +4,11 @@ import json
 
 import pytest
 
-from cluster.evaluate_run import _show, checkpoint, evaluate_run
+from cluster import evaluate_run as evaluate_run_module
+from cluster.evaluate_run import _show, _show_floors, checkpoint, evaluate_run
 from configs.load import ConfigError, load
+from envs.base import Baseline
+from envs.baselines import Floor
 from tests.end_to_end.test_train import cardinal, finish
 
 
@@ -39,6 +42,46 @@ def test_the_table_shows_recognition_where_something_is_read(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "87.5%" in shown
     assert "–" in shown.splitlines()[4]
+
+
+GREEDY = {"success": 0.5, "interval": [0.4, 0.6], "n": 9, "questions": 7, "first_try": 0.25}
+
+
+def test_the_table_leads_with_the_first_answer_where_there_are_several_tries(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    one = {"stage": "ppo", "variant": "v", "metrics": {}, "first_try": 0.25, "greedy": GREEDY}
+    _show([one | {"headline": "success"}], tmp_path)
+    cells = _cells(capsys)
+    assert cells[2:] == ["success", "50.0%", "40.0% – 60.0%", "9", "7", "first try 25.0%"]
+    _show([one | {"headline": "first_try", "first_try_interval": [0.1, 0.4]}], tmp_path)
+    first = ["success at the first answer", "25.0%", "10.0% – 40.0%", "9", "7"]
+    assert _cells(capsys)[2:] == [*first, "within all tries 50.0%"]
+
+
+def _cells(capsys):
+    """The cells of the table's only row."""
+    (line,) = (one for one in capsys.readouterr().out.splitlines() if "ppo" in one)
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+def test_floors_stand_below_the_table(monkeypatch, capsys):
+    cfg = load("gp_l")
+    floor = Floor(Baseline("blind", "sees nothing", str), 9, 7, {"success": 0.5, "first_try": 0.25})
+    monkeypatch.setattr(
+        evaluate_run_module,
+        "floors_of_variants",
+        lambda given: {"three_tries": [floor], "held_out": [floor], "train": []},
+    )
+    _show_floors(cfg)
+    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    heads = [line[1:] for line in words if line[:1] == ["baseline"]]
+    assert heads == [
+        ["first_try", "success", "n", "distinct"],
+        ["success", "first_try", "n", "distinct"],
+    ]
+    assert ["blind", "25.0", "%", "50.0", "%", "9", "7"] in words
 
 
 def test_a_variant_is_checked_as_it_would_be_played(tmp_path):

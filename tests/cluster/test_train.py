@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster import learner_group
+from cluster import floors, learner_group
 from cluster import train as module
 from cluster.failures import RunFailure
 from cluster.train import prepare_demonstrations, prepare_model, train
@@ -45,6 +45,7 @@ def run(monkeypatch, tmp_path):
             if error is not None:
                 raise error
 
+        monkeypatch.setattr(floors, "write_floors", lambda cfg, folder: done.append(folder.name))
         monkeypatch.setattr(learner_group, "run_learner_group", group)
         try:
             assert train(cfg, resume, FakePool(done)) == 0
@@ -55,10 +56,11 @@ def run(monkeypatch, tmp_path):
     return begin
 
 
-def test_actors_then_demonstrations_then_the_group(run, tmp_path):
+def test_actors_then_floors_and_demonstrations_then_the_group(run, tmp_path):
     folder = tmp_path / "one"
     assert run() == [
         ("acquire", "initial"),
+        "one",  # floors, while engines start
         (str(folder), "initial", ["worker"], "buffer", "object_store"),
         "parquet",
         "release",

@@ -12,6 +12,7 @@ import pytest
 
 from report import page as report
 from report.page import write_report
+from report.statistics import summarise
 from tests.support.example_run import make_run
 
 VOID = {"meta", "img", "br"}
@@ -218,12 +219,65 @@ def test_greedy_is_the_headline_and_stands_beside_sampled_and_passes(tmp_path: P
 
 
 def test_the_page_says_what_training_can_have_seen(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    (run / "config.yaml").write_text(
-        "env:\n  id: cardinal/GeneralPoints-v0\n  settings: {hands: train}\n"
-        "eval:\n  variants: {train: {}, held_out: {hands: held_out}}\n"
+    write_report(make_run(tmp_path / "new", tries=1))
+    rows = page(tmp_path / "new").text.split("Other measures")[0]
+    assert "all of it can have been trained on held_out 512 of 230 distinct hands" in rows
+    assert "held out of training ranks_11_12_13" in rows
+    assert "some of it can have been trained on Greedy answers: success" in rows
+    write_report(make_run(tmp_path / "old"))
+    assert page(tmp_path / "old").text.count("not known") == 3
+
+
+def test_the_first_answer_leads_where_there_are_several_tries(tmp_path: Path) -> None:
+    run = make_run(tmp_path, tries=2)
+    write_report(run)
+    text = page(run).text
+    low, high = (
+        100 * bound
+        for bound in summarise([float(i < 172) for i in range(512)], [i % 230 for i in range(512)])[
+            "interval"
+        ]
+    )
+    for words in (
+        "Success at the first answer on train , greedy answers:",
+        "33.6 % after PPO (56.1 % within all tries). The 95 % intervals of SFT and PPO do not",
+        "train 512 of 230 distinct hands success at the first answer",
+        f"33.6 [{low:.1f}, {high:.1f}] 56.1 within all tries",
+        "success above is about; here within all tries",
+        "n: episodes of distinct hands",
+    ):
+        assert words in text, words
+
+
+def test_one_try_leads_with_success_beside_several(tmp_path: Path) -> None:
+    run = make_run(tmp_path, tries=2)
+    change_evaluations(
+        run, lambda r: r | ({} if r["variant"] == "train" else {"headline": "success"})
     )
     write_report(run)
-    rows = page(run).text.split("Other measures")[0]
-    assert "can have been trained on held_out 512" in rows
-    assert "held out of training ranks_11_12_13" in rows
+    text = page(run).text
+    assert "held_out 512 of 230 distinct hands success 0.0 [0.0, 0.7] 0.0 first try" in text
+    assert "train 512 of 230 distinct hands success at the first answer 0.0 [" in text
+
+
+def test_without_outcomes_the_first_answer_has_no_interval(tmp_path: Path) -> None:
+    run = make_run(tmp_path, tries=2)
+    (run / "outcomes.jsonl").unlink()
+    write_report(run)
+    text = page(run).text
+    assert "33.6 56.1 within all tries" in text
+    assert "intervals of SFT" not in text
+
+
+def test_floors_and_epochs_are_shown_where_a_run_has_them(tmp_path: Path) -> None:
+    write_report(make_run(tmp_path / "new", tries=1))
+    text = page(tmp_path / "new").text
+    assert (
+        "variant baseline success, % first try, % n distinct train random 2.0 1.0 200 124" in text
+    )
+    assert text.count("look-up : what was <learned> by heart") == 1
+    assert "each of 48,000 demonstrations seen 2.67 times" in text
+    write_report(make_run(tmp_path / "old"))
+    text = page(tmp_path / "old").text
+    assert "Floors" not in text
+    assert "demonstrations seen" not in text

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from report.metrics import read
-from report.plots import COLORS, RECOGNITION, draw, stage_name
-from report.summary import stages, summarise_run
+from report.plots import COLORS, FLOOR, RECOGNITION, draw, stage_name
+from report.summary import read_evaluated, stages, summarise_run
 from tests.support.example_run import make_run
 
 
@@ -121,7 +122,68 @@ def test_greedy_evaluations_are_drawn_where_there_are_any(
             r["greedy"] = {"success": 0.875, "n": 230, "interval": [0.8, 0.9]}
     draw(records, summarise_run(run) | {"stages": stages(records)}, tmp_path / "report.png")
     (bars,) = (a for a in kept[0].axes if a.get_title("left").startswith("Success by"))
+    assert "greedy answers" in bars.get_title("left")
     assert {bar.get_width() for bar in bars.patches if isinstance(bar, Rectangle)} == {87.5}
     assert bars.get_yticklabels()[0].get_text() == "train\nn = 230"
     lines = [np.asarray(line.get_ydata(), float).tolist() for line in kept[0].axes[0].lines]
     assert sum(line != [] and set(line) == {87.5} for line in lines) >= 3
+
+
+def test_the_first_answer_leads_inside_the_outline_of_all_tries_with_the_floor_across(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file: kept.append(self))
+    run = make_run(tmp_path, tries=3)
+    records, summary = read_evaluated(run), summarise_run(run)
+    draw(records, summary, tmp_path / "report.png")
+    draw(records, summary | {"floors": {}}, tmp_path / "report.png")
+    figure, bare = kept
+    (bars,) = (a for a in figure.axes if a.get_title("left").startswith("Success by"))
+    rectangles = [bar for bar in bars.patches if isinstance(bar, Rectangle)]
+    every = [r for stage in summary["stages"].values() for r in stage.values()]
+    for filled, key in ((True, "first_try"), (False, "success")):
+        widths = sorted(bar.get_width() for bar in rectangles if bar.get_fill() == filled)
+        assert widths == pytest.approx(sorted(100 * r["greedy"][key] for r in every))
+    whiskers = {
+        round(float(x), 6)
+        for one in bars.containers
+        if isinstance(one, ErrorbarContainer)
+        for cap in one.lines[1]
+        for x in np.asarray(cap.get_xdata(), float)
+    }
+    bounds = {round(100 * bound, 6) for r in every for bound in r["first_try_interval"]}
+    assert whiskers == bounds
+    floors = [line for line in bars.lines if line.get_color() == FLOOR]
+    assert [np.asarray(line.get_xdata()).tolist() for line in floors] == [[20.0, 20.0]] * 3
+    label = "train\nat the first answer\nn = 512\nof 230 distinct hands"
+    assert bars.get_yticklabels()[0].get_text() == label
+    legend = bars.get_legend()
+    assert legend is not None
+    words = [text.get_text() for text in legend.get_texts()]
+    assert words[-2:] == ["outline: within all tries", "best baseline"]
+    without = next(a for a in bare.axes if a.get_title("left").startswith("Success by"))
+    assert not [line for line in without.lines if line.get_color() == FLOOR]
+    success = figure.axes[0]
+    updates = [100 * r["first_try"] for r in records if r["kind"] == "ppo"]
+    lines = [np.asarray(line.get_ydata(), float).tolist() for line in success.lines]
+    assert any(line == pytest.approx(updates) for line in lines)
+    evaluated = [
+        100 * r["first_try"] for r in records if r["kind"] == "eval" and r["variant"] == "train"
+    ]
+    assert any(line == pytest.approx(evaluated) for line in lines)
+
+
+def test_a_floor_above_all_bars_is_in_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file: kept.append(self))
+    run = make_run(tmp_path, tries=1)
+    summary = summarise_run(run)
+    row = {"baseline": "look-up", "metrics": {"success": 1.0, "first_try": 0.5}}
+    draw(read(run), summary | {"floors": {"train": [row]}}, tmp_path / "report.png")
+    (bars,) = (a for a in kept[0].axes if a.get_title("left").startswith("Success by"))
+    (line,) = (line for line in bars.lines if line.get_color() == FLOOR)
+    assert np.asarray(line.get_xdata()).tolist() == [100.0, 100.0]
+    assert bars.get_xlim()[1] > 100

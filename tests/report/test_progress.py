@@ -198,3 +198,24 @@ def test_greedy_success_is_shown_where_an_evaluation_has_it() -> None:
     greedy = {"success": 0.5, "n": 4, "interval": [0.4, 0.6]}
     assert share(record | {"greedy": greedy}) == "50.0 % [40.0, 60.0], reads 90.0 %"
     assert share({"success": None}) == "–"
+
+
+def test_the_first_answer_leads_where_there_are_several_tries() -> None:
+    record_ = {"success": 0.25, "interval": [0.2, 0.3], "first_try": 0.125, "headline": "first_try"}
+    assert share(record_) == "12.5 % at first (25.0 % within all tries)"
+    greedy = {"success": 0.5, "n": 4, "interval": [0.4, 0.6], "first_try": 0.25}
+    known = record_ | {"greedy": greedy, "first_try_interval": [0.125, 0.375]}
+    assert share(known) == "25.0 % at first [12.5, 37.5] (50.0 % within all tries)"
+
+
+def test_training_is_shown_by_the_measure_of_the_first_evaluation() -> None:
+    update = {"update": 1, "updates": 9, "success": 0.5, "first_try": 0.25, "episodes": 256}
+    evaluated = {"stage": "start", "variant": "train", "success": 0.5, "interval": [0, 1]}
+    for lead, text in (
+        ("first_try", "25.0 % at first [20.1, 30.6] (50.0 % within all tries)"),
+        ("success", "50.0 % [43.9, 56.1]"),
+    ):
+        state = state_of(record("eval", 0, **evaluated, headline=lead), record("ppo", 1, **update))
+        assert dict(numbers(state, "ppo"))["success"] == text
+    state.evals.clear()
+    assert dict(numbers(state, "ppo"))["success"] == "50.0 % [43.9, 56.1]"

@@ -82,7 +82,7 @@ def test_the_page_says_what_holds_and_what_was_not_measured(whole: Path) -> None
     assert shown.open == []
     for words in (
         "tiny and was trained from scratch",
-        "an evaluation has 200 greedy episodes of 200 distinct questions, and 4 sampled answers",
+        "an evaluation has 200 episodes of 200 distinct hands, greedy answers, and 4 sampled ones",
         "PPO update 20 against sft_long at SFT step 800, success on rule_11_12_13: higher",
         "from the same model holds on rule_11_12_13 (primary): sft_ppo at PPO update 20 − sft_long",
         "n = 200 questions × 3 seeds",
@@ -92,7 +92,10 @@ def test_the_page_says_what_holds_and_what_was_not_measured(whole: Path) -> None
         "overfit_ppo spent 1.5 times the FLOPs of sft_ppo",
         "sft_long spent 4.2e+10 FLOPs, start none",
         "held_out held out of training",
-        "rule_11_12_13 can have been trained on",
+        "rule_11_12_13 some of it can have been trained on",
+        "red_suits all of it can have been trained on",
+        "train blind 5.0 4.0 200 124",
+        "blind : sees no <cards>",
         "sft 2.00 2.00 sft_long 2.00 4.00",
         "pass@4, %",
         "Not in this study: it needs arms of RL with different env.settings.verify_iter.",
@@ -101,6 +104,46 @@ def test_the_page_says_what_holds_and_what_was_not_measured(whole: Path) -> None
     ):
         assert words in shown.text, words
     assert "V-IRL" not in shown.text.split("Published figures")[1].split("Sample episodes")[0]
+
+
+def test_the_first_answer_leads_where_there_are_several_tries(tmp_path: Path) -> None:
+    several = ("train", "all_5")
+    study = make_study(tmp_path / "study", n=40, seeds=(0, 1), samples=2, several=several)
+    for file in sorted(study.glob("sft_ppo/seed*/floors.json")):
+        file.write_text(file.read_text().replace("0.05", "0.06"))
+    write_study_report(study)
+    text = page(study).text
+    assert "train success at the first answer held_out rule_11_12_13 all_5 success at the" in text
+    with (study / "report" / "points.csv").open() as stream:
+        rows = [r for r in csv.DictReader(stream) if (r["arm"], r["step"]) == ("sft", "800")]
+    for variant, measure in (("train", "first_try"), ("held_out", "success")):
+        mine = [r for r in rows if r["variant"] == variant]
+        assert {r["headline"] for r in mine} == {measure if variant in several else "success"}
+        lead = sum(float(r[measure]) for r in mine) / 2
+        within = sum(float(r["success"]) for r in mine) / 2
+        table = text.split("Success at the end of each arm")[1].split("Floors")[0]
+        assert f"{100 * lead:.1f} [" in table
+        assert (f"{100 * within:.1f} within all tries" in table) == (variant in several)
+    with (study / "report" / "bars.csv").open() as stream:
+        bars = {(r["arm"], r["variant"]): r for r in csv.DictReader(stream)}
+    bar = bars["sft", "train"]
+    assert (bar["measure"], float(bar["share"])) == ("first_try", pytest.approx(_mean(rows)))
+    assert float(bar["low"]) < float(bar["share"]) < float(bar["high"]) < float(bar["success"])
+    with (study / "report" / "compute.csv").open() as stream:
+        ends = [r for r in csv.DictReader(stream) if (r["arm"], r["step"]) == ("sft", "800")]
+    assert float(next(r for r in ends if r["variant"] == "train")["mean"]) == float(bar["share"])
+    with (study / "report" / "comparisons.csv").open() as stream:
+        measures = {(r["variant"], r["measure"]) for r in csv.DictReader(stream)}
+    assert ("train", "first_try") in measures
+    assert ("held_out", "success") in measures
+    assert ("train", "success") not in measures
+    assert "train (sft_ppo) blind 6.0 4.0" in text  # an arm with floors of its own
+    assert "all_5 (sft, sft_long, ppo_only, overfit_ppo) blind 5.0 4.0" in text
+
+
+def _mean(rows: list[dict[str, str]]) -> float:
+    mine = [float(r["first_try"]) for r in rows if r["variant"] == "train"]
+    return sum(mine) / len(mine)
 
 
 def test_a_study_without_primary_comparisons_claims_nothing(tmp_path: Path) -> None:

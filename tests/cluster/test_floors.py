@@ -1,0 +1,77 @@
+"""Floors of a run: the evaluation's own first episodes, kept once, and only where there are any."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cluster import floors as module
+from cluster.environments import environments
+from cluster.floors import floors_of_variants, write_floors
+from configs.load import load
+from envs.base import EnvironmentFailure, TextEnv
+from envs.baselines import floors
+from envs.general_points import baselines
+from envs.registry import make
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(baselines, "STUDIED", 500)
+
+
+def test_each_variant_has_its_baselines_on_its_own_episodes(tmp_path):
+    cfg = load("gp_l", ["eval.episodes=9", "eval.seed=5000001"])
+    write_floors(cfg, tmp_path)
+    found = json.loads((tmp_path / "floors.json").read_text())
+    assert list(found) == list(cfg.eval.variants)
+    assert [file.name for file in tmp_path.iterdir()] == ["floors.json"]
+    played = floors(make(*environments(cfg)["eval/three_tries"]), 9, 5000001)
+    assert found["three_tries"] == [
+        {
+            "baseline": floor.baseline.name,
+            "description": floor.baseline.description,
+            "n": 9,
+            "questions": floor.questions,
+            "metrics": floor.metrics,
+        }
+        for floor in played
+    ]
+
+
+def test_floors_are_played_once(tmp_path, monkeypatch):
+    (tmp_path / "floors.json").write_text("{}")
+    monkeypatch.setattr(module, "make", None)  # playing would call it
+    write_floors(load("gp_l"), tmp_path)
+    assert (tmp_path / "floors.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "episodes", "played"),
+    [([], 1000, 200), ([], 50, 50), (["env.settings.modality=vision"], 1000, 32)],
+)
+def test_pictures_are_dear_so_fewer_are_played(monkeypatch, settings, episodes, played):
+    asked = []
+    monkeypatch.setattr(module, "floors", lambda env, n, seed: asked.append((n, seed)) or [])
+    cfg = load("gp_l", [*settings, f"eval.episodes={episodes}"])
+    floors_of_variants(cfg)
+    assert asked == [(played, cfg.eval.seed)] * len(cfg.eval.variants)
+
+
+@pytest.mark.parametrize("kind", ["no baselines", "breaks", "no TextEnv"])
+def test_what_cannot_be_played_leaves_no_file(tmp_path, monkeypatch, capsys, kind):
+    def broken(env, episodes, seed):
+        raise EnvironmentFailure("no such picture")
+
+    if kind == "no baselines":
+        monkeypatch.setattr(TextEnv, "baselines", lambda self, seed: [])
+        monkeypatch.delattr("envs.general_points.env.GeneralPoints.baselines")
+    elif kind == "breaks":
+        monkeypatch.setattr(module, "floors", broken)
+    else:
+        monkeypatch.setattr(module, "make", lambda env_id, settings: object())
+    write_floors(load("gp_l"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    said = capsys.readouterr().out
+    assert ("eval/train: its floors are not known: no such picture" in said) == (kind == "breaks")
