@@ -1,7 +1,7 @@
 """Building fronts, each kind in the manner of its city, with shops on the ground floor.
 
-In: a CityStyle and a generator. Out: Brushes that hold one front each. It knows nothing of
-where a front stands.
+Input: a CityStyle and a generator. Output: Brushes that hold one front, or one ground floor with a
+shop, each.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.virl.city.boards import BOARDS
 from envs.virl.city.style import CityStyle, Colour
 from envs.virl.drawing.brush import Brush, blend, shade
-from envs.virl.names import SHOP_SIGNS
 
 GROUND_M = 4.2  # height of the ground floor
 GLASS: Colour = (70, 88, 104)
@@ -36,9 +36,7 @@ class Front:
         return colours[int(self.rng.integers(len(colours)))]
 
 
-def draw_front(
-    style: CityStyle, rng: np.random.Generator, width: float, ppm: float, shop: bool = True
-) -> Brush:
+def draw_front(style: CityStyle, rng: np.random.Generator, width: float, ppm: float) -> Brush:
     """One front of a width in metres and a height that the style allows."""
     storeys = round((rng.uniform(*style.heights) - GROUND_M) / style.floor)
     top = GROUND_M + max(storeys, 1) * style.floor
@@ -52,10 +50,17 @@ def draw_front(
     _PAINTERS[style.front](front)
     # A dark seam towards the neighbour sets the houses apart.
     brush.box(0, 0, 0.12, top, shade(wall, 0.62))
-    if shop:
-        _shop(front)
-    else:
-        _entrance(front)
+    _entrance(front)
+    return brush
+
+
+def draw_shop(
+    style: CityStyle, rng: np.random.Generator, width: float, ppm: float, sign: str
+) -> Brush:
+    """A shop's ground floor, to be laid over a front: transparent where the wall shows."""
+    brush = Brush(width, GROUND_M, ppm)
+    front = Front(brush, style, rng, style.walls[0], style.trims[0], GROUND_M)
+    _shop(front, sign)
     return brush
 
 
@@ -302,7 +307,7 @@ _PAINTERS: dict[str, Callable[[Front], None]] = {
 }  # fmt: skip
 
 
-def _shop(front: Front) -> None:
+def _shop(front: Front, sign: str) -> None:
     """A shop window, a door, a fascia with an ordinary word, perhaps an awning."""
     b, rng = front.brush, front.rng
     frame = front.pick((52, 46, 44), (92, 34, 36), (30, 62, 58), (40, 48, 84), (70, 60, 40))
@@ -321,8 +326,9 @@ def _shop(front: Front) -> None:
     fascia = front.pick((232, 226, 208), (40, 44, 52), (128, 38, 40), (36, 78, 70), (226, 186, 84))
     b.box(0.2, 2.85, b.width - 0.2, 3.75, fascia)
     light = sum(fascia) > 420
-    sign = SHOP_SIGNS[int(rng.integers(len(SHOP_SIGNS)))]
-    b.text(b.width / 2, 3.3, b.width * 0.6, 0.55, sign, (40, 36, 34) if light else (244, 238, 220))
+    ink = (40, 36, 34) if light else (244, 238, 220)
+    face = BOARDS[front.style.name].face
+    b.text((b.width / 2, 3.3), (b.width * 0.6, 0.6), sign, ink, face)
     if rng.random() < 0.4:
         stripe = front.pick((186, 60, 54), (58, 108, 86), (60, 84, 140), (206, 150, 60))
         for i in range(int((b.width - 0.6) / 0.5)):
@@ -332,9 +338,14 @@ def _shop(front: Front) -> None:
 
 
 def _entrance(front: Front) -> None:
-    """A plain ground floor with one door, for narrow corner fronts."""
+    """A plain ground floor: one door, and windows beside it where there is room."""
     b = front.brush
+    b.box(0, 0, b.width, GROUND_M, front.wall)
     b.box(0, 0, b.width, 0.6, shade(front.wall, 0.7))
+    b.box(0, GROUND_M - 0.3, b.width, GROUND_M, shade(front.wall, 0.85))
     middle = b.width / 2
     b.box(middle - 0.8, 0, middle + 0.8, 3.0, front.trim)
     b.box(middle - 0.6, 0, middle + 0.6, 2.8, shade(front.trim, 0.55))
+    for x in np.arange(middle + 1.8, b.width - 1.4, 2.3):
+        for left in (float(x), b.width - float(x) - 1.2):
+            _window(front, left, 1.2, 1.2, 1.8)
