@@ -101,7 +101,7 @@ class Brush:
         A long line is drawn up to STRETCH times taller than its width asks for. weight: share
         of the height by which strokes are thickened.
         """
-        size = max(round(box[1] * self.ppm * 1.5), 24)
+        size = max(round(box[1] * self.ppm * 1.5), 64)  # so that proportions stay
         letters, stroke = font(face, size), round(size * weight)
         left, top, right, bottom = (int(v) for v in letters.getbbox(text, stroke_width=stroke))
         mask = Image.new("L", (right - left + 2, bottom - top + 2))
