@@ -56,7 +56,7 @@ def _headline(brush: Brush, box: Box, ground: Colour, ink: Colour, rng: np.rando
         if rng.random() < 0.3:  # a vowel sign above
             brush.line([(x + wide * 0.4, bar + 0.24), (x + wide, bar)], ink, pen * 0.8)
         x += wide + (0.2 if rng.random() < 0.75 else 0.6)
-    return (x0, z0, x1, z1 - 1.1)
+    return (x0, z0, x1, z1 - 1.0)
 
 
 def _column(brush: Brush, box: Box, ground: Colour, ink: Colour, rng: np.random.Generator) -> Box:

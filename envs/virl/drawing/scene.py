@@ -94,14 +94,17 @@ def _middles(
 def _shops(
     rng: np.random.Generator, middles: NDArray[np.float64], houses: NDArray[np.bool_], count: int
 ) -> NDArray[np.int32]:
-    """A shop for a share of the house lots: of all `count`, one whose like is farthest away."""
+    """A shop for a share of the house lots: one of `count` with none of its name in view.
+
+    A lot where every name is near stays without a shop.
+    """
     shops = np.full(len(middles), -1, np.int32)
     shares = rng.random(len(middles))
     nearest = np.full((len(middles), count), np.inf)  # from each lot to each shop so far
     for lot in np.flatnonzero(houses & (shares < SHOPS_SHARE)):
         free = np.flatnonzero(nearest[lot] > 2 * SHOP_VIEW_M)
         if not len(free):
-            free = np.array([nearest[lot].argmax()])
+            continue
         shop = int(rng.choice(free))
         shops[lot] = shop
         away = np.hypot(*(middles - middles[lot]).T)

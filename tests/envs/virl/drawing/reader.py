@@ -77,12 +77,12 @@ def crop(city: City, panorama, place, heading: float, sign: Sign, size: int):
 
 
 @functools.lru_cache(maxsize=40)
-def templates(city: str, width: float):
-    """(names, one unit vector a name): each board drawn in plain black and white."""
+def templates(city: str, width: float, look: str):
+    """(names, one unit vector a name): boards with a city's names in the look of another."""
     names = landmark_names(city)
     rows = []
     for name in names:
-        image = draw_board(name, BOARDS[city], 0, Mount(width, True), PPM).image.convert("RGB")
+        image = draw_board(name, BOARDS[look], 0, Mount(width, True), PPM).image.convert("RGB")
         metres = image.height / PPM
         edge = (FRAME_M + 0.1) * PPM
         upper, lower = ((metres - z) * PPM for z in reversed(BOARD_M))
@@ -99,7 +99,10 @@ def unit(pictures):
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
 
 
-def read(city: str, width: float, picture) -> str:
-    """The name whose letters are most like a crop's, dark on light or light on dark."""
-    names, known = templates(city, width)
+def read(city: str, width: float, picture, look: str | None = None) -> str:
+    """The name whose letters are most like a crop's, dark on light or light on dark.
+
+    look: the city whose boards the reader has seen; None: the very city.
+    """
+    names, known = templates(city, width, look or city)
     return names[int(np.abs(known @ unit(picture[None])[0]).argmax())]
