@@ -33,7 +33,7 @@ def _typefaces() -> Path:
 
 
 @functools.lru_cache(maxsize=64)
-def font(face: str, pixels: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(pixels: int, face: str = "aileron") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """A typeface at a size: Pillow's own, `aileron`, or one that comes with matplotlib."""
     if face == "aileron":
         return ImageFont.load_default(max(pixels, 4))
@@ -102,7 +102,7 @@ class Brush:
         of the height by which strokes are thickened.
         """
         size = max(round(box[1] * self.ppm * 1.5), 64)  # so that proportions stay
-        letters, stroke = font(face, size), round(size * weight)
+        letters, stroke = font(size, face), round(size * weight)
         left, top, right, bottom = (int(v) for v in letters.getbbox(text, stroke_width=stroke))
         mask = Image.new("L", (right - left + 2, bottom - top + 2))
         ImageDraw.Draw(mask).text(

@@ -65,9 +65,13 @@ def draw_shop(
 
 
 def _windows(
-    front: Front, width: float, height: float, pitch: float, sill: float,
+    front: Front,
+    width: float,
+    height: float,
+    pitch: float,
+    sill: float,
     around: Callable[[Front, float, float, float, float], None] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Rows of windows, every `pitch` metres; `around` draws what belongs to each window."""
     count = max(int((front.brush.width - 0.8) / pitch), 1)
     margin = (front.brush.width - count * pitch) / 2
@@ -86,8 +90,10 @@ def _window(front: Front, x: float, z: float, width: float, height: float) -> No
     b.box(x - 0.12, z - 0.12, x + width + 0.12, z + height + 0.12, front.trim)
     glass = LIT if rng.random() < 0.07 else shade(GLASS, float(rng.uniform(0.65, 1.35)))
     b.box(x, z, x + width, z + height, glass)
-    b.polygon([(x, z + height), (x + width * 0.7, z + height), (x, z + height * 0.4)],
-              blend(glass, front.style.sky[1], 0.4))  # fmt: skip
+    b.polygon(
+        [(x, z + height), (x + width * 0.7, z + height), (x, z + height * 0.4)],
+        blend(glass, front.style.sky[1], 0.4),
+    )
     if rng.random() < 0.4:
         blind = float(rng.uniform(0.2, 0.7)) * height
         b.box(x, z + height - blind, x + width, z + height, blend(glass, (236, 230, 216), 0.7))
@@ -211,8 +217,14 @@ def _victorian(front: Front) -> None:
     _windows(front, 1.2, 2.0, 2.6, 0.8, crown)
     _cornice(front, 0.5, front.trim)
     middle = b.width / 2
-    b.polygon([(middle - 2.2, front.top + 0.4), (middle + 2.2, front.top + 0.4),
-               (middle, front.top + 1.1)], shade(front.wall, 1.1))  # fmt: skip
+    b.polygon(
+        [
+            (middle - 2.2, front.top + 0.4),
+            (middle + 2.2, front.top + 0.4),
+            (middle, front.top + 1.1),
+        ],
+        shade(front.wall, 1.1),
+    )
 
 
 def _stucco(front: Front) -> None:
@@ -266,10 +278,18 @@ def _painted(front: Front) -> None:
         b.box(x, GROUND_M, x + third, front.top, bay)
         b.box(x, GROUND_M, x + 0.3, front.top, shade(front.wall, 0.78))
         b.box(x + third - 0.3, GROUND_M, x + third, front.top, shade(front.wall, 0.9))
-        b.polygon([(x - 0.3, front.top), (x + third + 0.3, front.top),
-                   (x + third / 2, front.top + 2.8)], front.trim)  # fmt: skip
-        b.polygon([(x + 0.3, front.top + 0.2), (x + third - 0.3, front.top + 0.2),
-                   (x + third / 2, front.top + 2.2)], bay)  # fmt: skip
+        b.polygon(
+            [(x - 0.3, front.top), (x + third + 0.3, front.top), (x + third / 2, front.top + 2.8)],
+            front.trim,
+        )
+        b.polygon(
+            [
+                (x + 0.3, front.top + 0.2),
+                (x + third - 0.3, front.top + 0.2),
+                (x + third / 2, front.top + 2.2),
+            ],
+            bay,
+        )
     _windows(front, 1.0, 1.9, third / 2.05, 0.8)
     z = GROUND_M
     while z <= front.top:
@@ -292,8 +312,15 @@ def _parisian(front: Front) -> None:
     _windows(front, 1.2, 2.3, 2.8, 0.6, balcony)
     _cornice(front, 0.2, shade(front.wall, 1.08))
     slate: Colour = (86, 92, 104)
-    b.polygon([(0, front.top + 0.2), (b.width, front.top + 0.2), (b.width - 0.5, front.top + 3.4),
-               (0.5, front.top + 3.4)], slate)  # fmt: skip
+    b.polygon(
+        [
+            (0, front.top + 0.2),
+            (b.width, front.top + 0.2),
+            (b.width - 0.5, front.top + 3.4),
+            (0.5, front.top + 3.4),
+        ],
+        slate,
+    )
     for i in range(int(b.width / 3)):  # dormers
         x = 0.8 + i * 3.0
         b.box(x, front.top + 0.5, x + 1.2, front.top + 2.6, shade(front.wall, 1.1))
@@ -301,10 +328,16 @@ def _parisian(front: Front) -> None:
 
 
 _PAINTERS: dict[str, Callable[[Front], None]] = {
-    "brick": _brick, "concrete": _concrete, "sandstone": _sandstone, "tower": _tower,
-    "victorian": _victorian, "stucco": _stucco, "terrace": _terrace, "painted": _painted,
+    "brick": _brick,
+    "concrete": _concrete,
+    "sandstone": _sandstone,
+    "tower": _tower,
+    "victorian": _victorian,
+    "stucco": _stucco,
+    "terrace": _terrace,
+    "painted": _painted,
     "parisian": _parisian,
-}  # fmt: skip
+}
 
 
 def _shop(front: Front, sign: str) -> None:
@@ -319,8 +352,10 @@ def _shop(front: Front, sign: str) -> None:
             goods = front.pick((206, 96, 74), (222, 184, 92), (120, 156, 96), (232, 226, 210))
             x = x0 + 0.15 + i * 0.7
             b.box(x, 0.55, x + 0.45, 0.55 + float(rng.uniform(0.3, 1.1)), goods)
-        b.polygon([(x0, 2.75), (x0 + (x1 - x0) * 0.5, 2.75), (x0, 1.2)],
-                  blend(GLASS, front.style.sky[1], 0.45))  # fmt: skip
+        b.polygon(
+            [(x0, 2.75), (x0 + (x1 - x0) * 0.5, 2.75), (x0, 1.2)],
+            blend(GLASS, front.style.sky[1], 0.45),
+        )
     b.box(door, 0.05, door + 1.1, 2.6, shade(frame, 1.5))
     b.box(door + 0.15, 0.9, door + 0.95, 2.4, GLASS)
     fascia = front.pick((232, 226, 208), (40, 44, 52), (128, 38, 40), (36, 78, 70), (226, 186, 84))

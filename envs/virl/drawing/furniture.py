@@ -1,6 +1,6 @@
 """Street furniture, one small drawing a kind.
 
-In: a kind and a generator. Out: Brushes. Where it stands is not known here.
+Input: a kind and a generator. Output: Brushes.
 """
 
 from __future__ import annotations
@@ -191,9 +191,22 @@ def _kiosk(rng: np.random.Generator, ppm: float) -> Brush:
 
 
 _KINDS: dict[str, Callable[[np.random.Generator, float], Brush]] = {
-    "hydrant": _hydrant((196, 44, 40)), "hydrant_white": _hydrant((236, 234, 226)),
-    "lamp": _lamp, "lamp_old": _lamp_old, "signal": _signal, "bin": _bin((70, 76, 74)),
-    "bin_green": _bin((50, 104, 66)), "umbrella": _umbrella, "pole": _pole, "crates": _crates,
-    "bench": _bench, "pots": _pots, "neon": _neon, "rail": _rail, "cafe": _cafe,
-    "bollard": _bollard, "phone_box": _phone_box, "kiosk": _kiosk,
-}  # fmt: skip
+    "hydrant": _hydrant((196, 44, 40)),
+    "hydrant_white": _hydrant((236, 234, 226)),
+    "lamp": _lamp,
+    "lamp_old": _lamp_old,
+    "signal": _signal,
+    "bin": _bin((70, 76, 74)),
+    "bin_green": _bin((50, 104, 66)),
+    "umbrella": _umbrella,
+    "pole": _pole,
+    "crates": _crates,
+    "bench": _bench,
+    "pots": _pots,
+    "neon": _neon,
+    "rail": _rail,
+    "cafe": _cafe,
+    "bollard": _bollard,
+    "phone_box": _phone_box,
+    "kiosk": _kiosk,
+}

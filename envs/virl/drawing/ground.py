@@ -1,6 +1,6 @@
 """The ground around a place, seen from above: roadways, pavements, markings, crossings.
 
-In: a City, a place in local metres, a fineness. Out: uint32 pixels, north up, REACH_M from the
+Input: a City, a place in local metres, a fineness. Output: uint32 pixels, north up, REACH_M from the
 middle to each side.
 """
 
@@ -123,8 +123,12 @@ def _markings(patch: _Patch, number: int) -> None:
     at, _ = patch.frame(number)
 
     def stripe(along: float, left: float, long: float, wide: float) -> None:
-        corners = [at(along, left), at(along + long, left), at(along + long, left + wide),
-                   at(along, left + wide)]  # fmt: skip
+        corners = [
+            at(along, left),
+            at(along + long, left),
+            at(along + long, left + wide),
+            at(along, left + wide),
+        ]
         x, y = corners[0]
         if np.hypot(x - patch.side / 2, y - patch.side / 2) < (REACH_M - 5) * patch.ppm:
             patch.draw.polygon(corners, fill=patch.style.marking)

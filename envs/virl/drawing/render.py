@@ -232,9 +232,15 @@ def _draw_prop(
 
 
 def _draw_sign(
-    scene: Scene, out: Pixels, sign: Sign, x: float, y: float, rays: Floats, walls: Floats,
+    scene: Scene,
+    out: Pixels,
+    sign: Sign,
+    x: float,
+    y: float,
+    rays: Floats,
+    walls: Floats,
     shift: float,
-) -> None:  # fmt: skip
+) -> None:
     """A board that stands as it stands; it reads left to right from either side."""
     width = out.shape[1]
     fx, fy = sign.facing

@@ -15,7 +15,7 @@ from envs.virl.city.style import Colour
 from envs.virl.drawing.brush import Brush, shade
 from envs.virl.drawing.ornaments import Box, draw_ornament
 
-BOARD_M = (4.0, 10.0)  # lower and upper edge of a board above the ground
+BOARD_M = (3.8, 9.7)  # lower and upper edge of a board above the ground
 CROWN_M = 0.7  # what an arched board rises above that
 FRAME_M = 0.3
 
@@ -58,7 +58,7 @@ def _letters(brush: Brush, style: BoardStyle, name: str, box: Box, ink: Colour) 
     tall = (z1 - z0) / len(words)
     for row, word in enumerate(words):
         z = z1 - (row + 0.5) * tall
-        brush.text(((x0 + x1) / 2, z), (x1 - x0, tall - 0.2), word, ink, style.face, style.weight)
+        brush.text(((x0 + x1) / 2, z), (x1 - x0, tall * 0.92), word, ink, style.face, style.weight)
 
 
 def _panel(brush: Brush, style: BoardStyle, ground: Colour, ink: Colour) -> None:

@@ -1,6 +1,6 @@
 """Trees, vehicles, furniture and people, drawn from the side, as flat pictures in metres.
 
-In: a kind and a generator. Out: Brushes. Where they stand is not known here.
+Input: a kind and a generator. Output: Brushes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,15 @@ def draw_tree(kind: str, rng: np.random.Generator, ppm: float) -> Brush:
     b = Brush(width, height, ppm)
     middle = width / 2
     bark = (168, 158, 140) if kind == "plane" else (92, 72, 56)
-    b.polygon([(middle - 0.22, 0), (middle + 0.22, 0), (middle + 0.12, height * 0.6),
-               (middle - 0.12, height * 0.6)], bark)  # fmt: skip
+    b.polygon(
+        [
+            (middle - 0.22, 0),
+            (middle + 0.22, 0),
+            (middle + 0.12, height * 0.6),
+            (middle - 0.12, height * 0.6),
+        ],
+        bark,
+    )
     for side in (-1, 1):
         b.line([(middle, height * 0.35), (middle + side * width * 0.25, height * 0.62)], bark, 0.14)
     for tone, count, spread in ((0.72, 26, 0.40), (0.9, 30, 0.38), (1.12, 24, 0.32)):
@@ -93,8 +100,13 @@ VEHICLES = {
     "taxi_black": Vehicle(4.5, 1.5, (30, 30, 34), (246, 206, 40), sign=(250, 240, 160)),
 }
 _PAINTS: tuple[Colour, ...] = (
-    (150, 154, 160), (60, 64, 72), (206, 208, 206), (150, 44, 44), (52, 80, 124), (108, 118, 96),
-)  # fmt: skip
+    (150, 154, 160),
+    (60, 64, 72),
+    (206, 208, 206),
+    (150, 44, 44),
+    (52, 80, 124),
+    (108, 118, 96),
+)
 _PANE: Colour = (58, 72, 84)
 _TYRE: Colour = (28, 28, 30)
 
@@ -126,12 +138,27 @@ def draw_vehicle(kind: str, rng: np.random.Generator, ppm: float, end_on: bool) 
 def _car_side(b: Brush, v: Vehicle) -> None:
     long, high = v.length, v.height
     b.polygon([(0, 0.3), (long, 0.3), (long, 0.75), (long * 0.96, 0.9), (0.05, 0.92)], v.body)
-    b.polygon([(long * 0.14, 0.88), (long * 0.3, high), (long * 0.68, high), (long * 0.86, 0.88)],
-              v.roof)  # fmt: skip
-    b.polygon([(long * 0.2, 0.92), (long * 0.32, high - 0.1), (long * 0.48, high - 0.1),
-               (long * 0.48, 0.92)], _PANE)  # fmt: skip
-    b.polygon([(long * 0.51, 0.92), (long * 0.51, high - 0.1), (long * 0.66, high - 0.1),
-               (long * 0.79, 0.92)], _PANE)  # fmt: skip
+    b.polygon(
+        [(long * 0.14, 0.88), (long * 0.3, high), (long * 0.68, high), (long * 0.86, 0.88)], v.roof
+    )
+    b.polygon(
+        [
+            (long * 0.2, 0.92),
+            (long * 0.32, high - 0.1),
+            (long * 0.48, high - 0.1),
+            (long * 0.48, 0.92),
+        ],
+        _PANE,
+    )
+    b.polygon(
+        [
+            (long * 0.51, 0.92),
+            (long * 0.51, high - 0.1),
+            (long * 0.66, high - 0.1),
+            (long * 0.79, 0.92),
+        ],
+        _PANE,
+    )
     b.box(0, 0.3, long, 0.38, shade(v.body, 0.6))
     b.box(long * 0.95, 0.6, long, 0.72, (255, 244, 200))
     if v.sign is not None:
@@ -148,8 +175,13 @@ def _box_side(b: Brush, v: Vehicle) -> None:
         count = max(int(long / 1.15), 2)
         for i in range(count):
             x = 0.25 + i * (long - 0.4) / count
-            b.box(x, high * (middle - half), x + (long - 0.4) / count - 0.14,
-                  high * (middle + half), _PANE)  # fmt: skip
+            b.box(
+                x,
+                high * (middle - half),
+                x + (long - 0.4) / count - 0.14,
+                high * (middle + half),
+                _PANE,
+            )
     if v.stripe is not None:
         for at in (0.34, 0.66) if v.build == "double" else (0.46,):
             b.box(0, high * at - 0.07, long, high * at + 0.07, v.stripe)
@@ -161,10 +193,19 @@ def _end_on(v: Vehicle, ppm: float) -> Brush:
     b = Brush(width, v.height + 0.25, ppm)
     waist = 0.9 if v.build == "car" else v.height * 0.5
     b.box(0, 0.3, width, waist, v.body)
-    b.polygon([(0.03, waist), (width * 0.12, v.height), (width * 0.88, v.height),
-               (width - 0.03, waist)], v.roof)  # fmt: skip
-    b.polygon([(width * 0.12, waist + 0.05), (width * 0.18, v.height - 0.12),
-               (width * 0.82, v.height - 0.12), (width * 0.88, waist + 0.05)], _PANE)  # fmt: skip
+    b.polygon(
+        [(0.03, waist), (width * 0.12, v.height), (width * 0.88, v.height), (width - 0.03, waist)],
+        v.roof,
+    )
+    b.polygon(
+        [
+            (width * 0.12, waist + 0.05),
+            (width * 0.18, v.height - 0.12),
+            (width * 0.82, v.height - 0.12),
+            (width * 0.88, waist + 0.05),
+        ],
+        _PANE,
+    )
     for x in (0.08, width - 0.38):
         b.box(x, 0.58, x + 0.3, 0.74, (210, 60, 50))
         b.box(x, 0, x + 0.28, 0.32, _TYRE)
