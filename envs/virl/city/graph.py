@@ -31,7 +31,8 @@ SPLITS = ("train", "test")
 PANORAMA_SPACING_M = 11.0
 STRAIGHT = 12.0  # degrees a straight walk may bend at an intersection
 LEAST_TURN = 25.0  # degrees at a key point
-VIEW_MARGIN = 14.0  # degrees that a landmark keeps from the edge of its 90-degree view
+VIEW_MARGIN = 20.0  # degrees that a board's middle keeps from the edge of its 90-degree view
+BOARD_WIDTH_M = 10.0  # then the whole board lies in the view
 LEGS = (2, 5)
 
 
@@ -39,13 +40,17 @@ LEGS = (2, 5)
 class Sign:
     """A landmark's sign as it stands: centre and facing in local metres, width in metres.
 
-    facing: unit vector from the sign to those who read it.
+    facing: unit vector from the sign to those who read it. paint: number that picks its colours,
+    another one in each city and split, so that colours give no name away.
+    post: metres from its middle to its post, to the right of who reads it; None on a house.
     """
 
     landmark: Landmark
     centre: Point
     facing: Point
     width: float
+    paint: int
+    post: float | None
 
 
 @dataclass(frozen=True)
@@ -117,15 +122,20 @@ class City:
                 continue
             number = int(rng.choice(long_enough))
             street = self.plan.streets[number]
-            away = float(rng.uniform(14.5, 17.5))
-            left = (street.half_width - 2.6) * (1 if rng.random() < 0.5 else -1)
+            away = float(rng.uniform(14.5, 16.0))
+            side = 1 if rng.random() < 0.5 else -1
+            left = (street.half_width - BOARD_WIDTH_M / 2 - 0.3) * side
             along = away if node == street.a else street.length - away
             centre = self.on_street(number, along, left)
             landmark = Landmark(self._names.pop(), self.projection.place(*centre))
             x, y = self.plan.nodes[node]
             reach = math.hypot(x - centre[0], y - centre[1])
             facing = (float(x - centre[0]) / reach, float(y - centre[1]) / reach)
-            self.signs.append(Sign(landmark, centre, facing, 7.0))
+            # Who reads it sees the street's left on the left only if it lies ahead of end a.
+            right = -side if node == street.a else side
+            post = right * (BOARD_WIDTH_M / 2 - 1.2)
+            paint = self._paint(landmark)
+            self.signs.append(Sign(landmark, centre, facing, BOARD_WIDTH_M, paint, post))
             landmarks[node] = landmark
         return landmarks
 
@@ -142,9 +152,14 @@ class City:
             centre = self.on_street(number, stop.along, (street.half_width - 0.4) * side)
             landmark = Landmark(self._names.pop(), self.projection.place(*centre))
             east, north = self.plan.direction(number, street.a)
-            self.signs.append(Sign(landmark, centre, (north * side, -east * side), 9.0))
+            facing = (north * side, -east * side)
+            paint = self._paint(landmark)
+            self.signs.append(Sign(landmark, centre, facing, BOARD_WIDTH_M, paint, None))
             destinations[number] = (stop, landmark)
         return destinations
+
+    def _paint(self, landmark: Landmark) -> int:
+        return zlib.crc32(f"{self.seed}/{landmark.name}".encode())
 
     # --- routes ---------------------------------------------------------------------------
 

@@ -1,13 +1,14 @@
-"""Drawing in metres: a Pillow canvas whose y axis points up, and textures with smaller copies.
+"""Drawing in metres: a Pillow canvas whose y axis points up, and the textures made from it.
 
-In: shapes in metres. Out: RGBA images, and Textures that the renderer samples. It knows
-nothing of cities.
+Input: shapes and text in metres. Output: RGBA images, and textures that the renderer samples.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,28 @@ from PIL import Image, ImageDraw, ImageFont
 
 from envs.virl.city.style import Colour
 
+Floats = NDArray[np.float32] | NDArray[np.float64]
 LEVELS = 6  # copies of a texture, each half as fine as the one before
 
 
+HAZE = (0.0, 0.0, 0.06, 0.18, 0.36, 0.55)  # share of a city's haze in each of these copies
+STRETCH = 1.5  # how much taller than its typeface says a line may be drawn
+
+
+@functools.lru_cache(maxsize=1)
+def _typefaces() -> Path:
+    """Where matplotlib keeps its typefaces; matplotlib itself is not imported."""
+    package = importlib.util.find_spec("matplotlib")
+    assert package is not None and package.submodule_search_locations
+    return Path(package.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf"
+
+
 @functools.lru_cache(maxsize=64)
-def font(pixels: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own scalable font at a size."""
-    return ImageFont.load_default(max(pixels, 4))
+def font(pixels: int, face: str = "aileron") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A typeface at a size: Pillow's own, `aileron`, or one that comes with matplotlib."""
+    if face == "aileron":
+        return ImageFont.load_default(max(pixels, 4))
+    return ImageFont.truetype(str(_typefaces() / f"{face}.ttf"), max(pixels, 4))
 
 
 def shade(colour: Colour, factor: float) -> Colour:
@@ -72,23 +88,35 @@ class Brush:
         self._draw.line([self._xy(*p) for p in points], fill=(*fill, 255), width=pixels)
 
     def text(
-        self, x: float, z: float, width: float, height: float, text: str, fill: Colour,
+        self,
+        centre: tuple[float, float],
+        box: tuple[float, float],
+        text: str,
+        fill: Colour,
+        face: str = "aileron",
         weight: float = 0.0,
-    ) -> None:  # fmt: skip
-        """One line of text, as large as fits a box around a centre; weight thickens the strokes."""
-        size = height * self.ppm
-        stroke = round(size * weight)
-        for _ in range(2):
-            left, top, right, bottom = font(round(size)).getbbox(text, stroke_width=stroke)
-            fit = min(width * self.ppm / (right - left), height * self.ppm / (bottom - top))
-            size, stroke = size * fit, round(size * fit * weight)
-        if size < 4:
+    ) -> None:
+        """One line of text, as large as fits a box (width, height) around a centre.
+
+        A long line is drawn up to STRETCH times taller than its width asks for. weight: share
+        of the height by which strokes are thickened.
+        """
+        size = max(round(box[1] * self.ppm * 1.5), 64)  # so that proportions stay
+        letters, stroke = font(size, face), round(size * weight)
+        left, top, right, bottom = (int(v) for v in letters.getbbox(text, stroke_width=stroke))
+        mask = Image.new("L", (right - left + 2, bottom - top + 2))
+        ImageDraw.Draw(mask).text(
+            (1 - left, 1 - top), text, fill=255, font=letters, stroke_width=stroke
+        )
+        width = min(box[0], box[1] * mask.width / mask.height)
+        height = min(box[1], width * mask.height / mask.width * STRETCH)
+        fitted = (round(width * self.ppm), round(height * self.ppm))
+        if min(fitted) < 3:
             return
-        x_px, z_px = self._xy(x, z)
-        self._draw.text(
-            (x_px, z_px), text, fill=(*fill, 255), font=font(int(size)), anchor="mm",
-            stroke_width=stroke, stroke_fill=(*fill, 255),
-        )  # fmt: skip
+        mask = mask.resize(fitted, Image.Resampling.BOX)
+        x, z = self._xy(*centre)
+        corner = (round(x - fitted[0] / 2), round(z - fitted[1] / 2))
+        self.image.paste((*fill, 255), corner, mask)
 
     def speckle(self, rng: np.random.Generator, strength: float) -> None:
         """Roughen all that is drawn so far, so that flat colours look like material."""
@@ -132,9 +160,49 @@ def texture(brush: Brush, haze: Colour, light: float = 1.0) -> Texture:
         size = (max(rgba.width >> level, 1), max(rgba.height >> level, 1))
         small = rgba.resize(size, Image.Resampling.BOX) if level else rgba
         pixels = np.asarray(small).astype(np.float32)
-        share = (0.0, 0.0, 0.06, 0.18, 0.36, 0.55)[level]
+        share = HAZE[level]
         colours = pixels[..., :3] * light * (1 - share) + np.array(haze, np.float32) * share
         opaque = np.concatenate([colours, pixels[..., 3:]], 2)
         packed = pack(Image.fromarray(np.clip(opaque, 0, 255).astype(np.uint8), "RGBA"))
         levels.append(np.ascontiguousarray(packed[::-1].T))
     return Texture(brush.width, brush.height, tuple(levels))
+
+
+@dataclass(frozen=True)
+class AreaTexture:
+    """A picture in metres from which the mean colour of any rectangle is read: for letters.
+
+    sums: int32 [columns + 1, rows + 1 from the ground up, RGBA], summed over all pixels to the
+    left and below; colours are multiplied by their opacity.
+    """
+
+    width: float
+    height: float
+    sums: NDArray[np.int32]
+
+    def mean(
+        self, left: Floats, right: Floats, lower: Floats, upper: Floats
+    ) -> NDArray[np.float32]:
+        """Mean RGBA of rectangles in shares of width and height; outside is transparent.
+
+        left, right: [columns]; lower, upper: [rows, columns]. Returns float32 [rows, columns, 4].
+        """
+        wide, tall = self.sums.shape[0] - 1, self.sums.shape[1] - 1
+        u0, v0 = np.rint(left * wide).astype(np.int32), np.rint(lower * tall).astype(np.int32)
+        u1 = np.maximum(np.rint(right * wide).astype(np.int32), u0 + 1)
+        v1 = np.maximum(np.rint(upper * tall).astype(np.int32), v0 + 1)
+        area = ((u1 - u0) * (v1 - v0)).astype(np.float32)
+        u0, u1 = np.clip(u0, 0, wide), np.clip(u1, 0, wide)
+        v0, v1 = np.clip(v0, 0, tall), np.clip(v1, 0, tall)
+        sums = self.sums
+        inside = sums[u1, v1] - sums[u0, v1] - sums[u1, v0] + sums[u0, v0]
+        return inside.astype(np.float32) / area[..., None]
+
+
+def area_texture(brush: Brush) -> AreaTexture:
+    """An AreaTexture of what a brush drew."""
+    rgba = np.asarray(brush.image)[::-1].swapaxes(0, 1).astype(np.int32)
+    rgba[..., :3] = rgba[..., :3] * rgba[..., 3:] // 255
+    sums = np.zeros((rgba.shape[0] + 1, rgba.shape[1] + 1, 4), np.int32)
+    sums[1:, 1:] = rgba.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32)
+    return AreaTexture(brush.width, brush.height, sums)

@@ -1,7 +1,7 @@
 """Building fronts, each kind in the manner of its city, with shops on the ground floor.
 
-In: a CityStyle and a generator. Out: Brushes that hold one front each. It knows nothing of
-where a front stands.
+Input: a CityStyle and a generator. Output: Brushes that hold one front, or one ground floor with a
+shop, each.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.virl.city.boards import BOARDS
 from envs.virl.city.style import CityStyle, Colour
 from envs.virl.drawing.brush import Brush, blend, shade
-from envs.virl.names import SHOP_SIGNS
 
 GROUND_M = 4.2  # height of the ground floor
 GLASS: Colour = (70, 88, 104)
@@ -36,9 +36,7 @@ class Front:
         return colours[int(self.rng.integers(len(colours)))]
 
 
-def draw_front(
-    style: CityStyle, rng: np.random.Generator, width: float, ppm: float, shop: bool = True
-) -> Brush:
+def draw_front(style: CityStyle, rng: np.random.Generator, width: float, ppm: float) -> Brush:
     """One front of a width in metres and a height that the style allows."""
     storeys = round((rng.uniform(*style.heights) - GROUND_M) / style.floor)
     top = GROUND_M + max(storeys, 1) * style.floor
@@ -52,17 +50,28 @@ def draw_front(
     _PAINTERS[style.front](front)
     # A dark seam towards the neighbour sets the houses apart.
     brush.box(0, 0, 0.12, top, shade(wall, 0.62))
-    if shop:
-        _shop(front)
-    else:
-        _entrance(front)
+    _entrance(front)
+    return brush
+
+
+def draw_shop(
+    style: CityStyle, rng: np.random.Generator, width: float, ppm: float, sign: str
+) -> Brush:
+    """A shop's ground floor, to be laid over a front: transparent where the wall shows."""
+    brush = Brush(width, GROUND_M, ppm)
+    front = Front(brush, style, rng, style.walls[0], style.trims[0], GROUND_M)
+    _shop(front, sign)
     return brush
 
 
 def _windows(
-    front: Front, width: float, height: float, pitch: float, sill: float,
+    front: Front,
+    width: float,
+    height: float,
+    pitch: float,
+    sill: float,
     around: Callable[[Front, float, float, float, float], None] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Rows of windows, every `pitch` metres; `around` draws what belongs to each window."""
     count = max(int((front.brush.width - 0.8) / pitch), 1)
     margin = (front.brush.width - count * pitch) / 2
@@ -81,8 +90,10 @@ def _window(front: Front, x: float, z: float, width: float, height: float) -> No
     b.box(x - 0.12, z - 0.12, x + width + 0.12, z + height + 0.12, front.trim)
     glass = LIT if rng.random() < 0.07 else shade(GLASS, float(rng.uniform(0.65, 1.35)))
     b.box(x, z, x + width, z + height, glass)
-    b.polygon([(x, z + height), (x + width * 0.7, z + height), (x, z + height * 0.4)],
-              blend(glass, front.style.sky[1], 0.4))  # fmt: skip
+    b.polygon(
+        [(x, z + height), (x + width * 0.7, z + height), (x, z + height * 0.4)],
+        blend(glass, front.style.sky[1], 0.4),
+    )
     if rng.random() < 0.4:
         blind = float(rng.uniform(0.2, 0.7)) * height
         b.box(x, z + height - blind, x + width, z + height, blend(glass, (236, 230, 216), 0.7))
@@ -206,8 +217,14 @@ def _victorian(front: Front) -> None:
     _windows(front, 1.2, 2.0, 2.6, 0.8, crown)
     _cornice(front, 0.5, front.trim)
     middle = b.width / 2
-    b.polygon([(middle - 2.2, front.top + 0.4), (middle + 2.2, front.top + 0.4),
-               (middle, front.top + 1.1)], shade(front.wall, 1.1))  # fmt: skip
+    b.polygon(
+        [
+            (middle - 2.2, front.top + 0.4),
+            (middle + 2.2, front.top + 0.4),
+            (middle, front.top + 1.1),
+        ],
+        shade(front.wall, 1.1),
+    )
 
 
 def _stucco(front: Front) -> None:
@@ -261,10 +278,18 @@ def _painted(front: Front) -> None:
         b.box(x, GROUND_M, x + third, front.top, bay)
         b.box(x, GROUND_M, x + 0.3, front.top, shade(front.wall, 0.78))
         b.box(x + third - 0.3, GROUND_M, x + third, front.top, shade(front.wall, 0.9))
-        b.polygon([(x - 0.3, front.top), (x + third + 0.3, front.top),
-                   (x + third / 2, front.top + 2.8)], front.trim)  # fmt: skip
-        b.polygon([(x + 0.3, front.top + 0.2), (x + third - 0.3, front.top + 0.2),
-                   (x + third / 2, front.top + 2.2)], bay)  # fmt: skip
+        b.polygon(
+            [(x - 0.3, front.top), (x + third + 0.3, front.top), (x + third / 2, front.top + 2.8)],
+            front.trim,
+        )
+        b.polygon(
+            [
+                (x + 0.3, front.top + 0.2),
+                (x + third - 0.3, front.top + 0.2),
+                (x + third / 2, front.top + 2.2),
+            ],
+            bay,
+        )
     _windows(front, 1.0, 1.9, third / 2.05, 0.8)
     z = GROUND_M
     while z <= front.top:
@@ -287,8 +312,15 @@ def _parisian(front: Front) -> None:
     _windows(front, 1.2, 2.3, 2.8, 0.6, balcony)
     _cornice(front, 0.2, shade(front.wall, 1.08))
     slate: Colour = (86, 92, 104)
-    b.polygon([(0, front.top + 0.2), (b.width, front.top + 0.2), (b.width - 0.5, front.top + 3.4),
-               (0.5, front.top + 3.4)], slate)  # fmt: skip
+    b.polygon(
+        [
+            (0, front.top + 0.2),
+            (b.width, front.top + 0.2),
+            (b.width - 0.5, front.top + 3.4),
+            (0.5, front.top + 3.4),
+        ],
+        slate,
+    )
     for i in range(int(b.width / 3)):  # dormers
         x = 0.8 + i * 3.0
         b.box(x, front.top + 0.5, x + 1.2, front.top + 2.6, shade(front.wall, 1.1))
@@ -296,13 +328,19 @@ def _parisian(front: Front) -> None:
 
 
 _PAINTERS: dict[str, Callable[[Front], None]] = {
-    "brick": _brick, "concrete": _concrete, "sandstone": _sandstone, "tower": _tower,
-    "victorian": _victorian, "stucco": _stucco, "terrace": _terrace, "painted": _painted,
+    "brick": _brick,
+    "concrete": _concrete,
+    "sandstone": _sandstone,
+    "tower": _tower,
+    "victorian": _victorian,
+    "stucco": _stucco,
+    "terrace": _terrace,
+    "painted": _painted,
     "parisian": _parisian,
-}  # fmt: skip
+}
 
 
-def _shop(front: Front) -> None:
+def _shop(front: Front, sign: str) -> None:
     """A shop window, a door, a fascia with an ordinary word, perhaps an awning."""
     b, rng = front.brush, front.rng
     frame = front.pick((52, 46, 44), (92, 34, 36), (30, 62, 58), (40, 48, 84), (70, 60, 40))
@@ -314,15 +352,18 @@ def _shop(front: Front) -> None:
             goods = front.pick((206, 96, 74), (222, 184, 92), (120, 156, 96), (232, 226, 210))
             x = x0 + 0.15 + i * 0.7
             b.box(x, 0.55, x + 0.45, 0.55 + float(rng.uniform(0.3, 1.1)), goods)
-        b.polygon([(x0, 2.75), (x0 + (x1 - x0) * 0.5, 2.75), (x0, 1.2)],
-                  blend(GLASS, front.style.sky[1], 0.45))  # fmt: skip
+        b.polygon(
+            [(x0, 2.75), (x0 + (x1 - x0) * 0.5, 2.75), (x0, 1.2)],
+            blend(GLASS, front.style.sky[1], 0.45),
+        )
     b.box(door, 0.05, door + 1.1, 2.6, shade(frame, 1.5))
     b.box(door + 0.15, 0.9, door + 0.95, 2.4, GLASS)
     fascia = front.pick((232, 226, 208), (40, 44, 52), (128, 38, 40), (36, 78, 70), (226, 186, 84))
     b.box(0.2, 2.85, b.width - 0.2, 3.75, fascia)
     light = sum(fascia) > 420
-    sign = SHOP_SIGNS[int(rng.integers(len(SHOP_SIGNS)))]
-    b.text(b.width / 2, 3.3, b.width * 0.6, 0.55, sign, (40, 36, 34) if light else (244, 238, 220))
+    ink = (40, 36, 34) if light else (244, 238, 220)
+    face = BOARDS[front.style.name].face
+    b.text((b.width / 2, 3.3), (b.width * 0.6, 0.6), sign, ink, face)
     if rng.random() < 0.4:
         stripe = front.pick((186, 60, 54), (58, 108, 86), (60, 84, 140), (206, 150, 60))
         for i in range(int((b.width - 0.6) / 0.5)):
@@ -332,9 +373,14 @@ def _shop(front: Front) -> None:
 
 
 def _entrance(front: Front) -> None:
-    """A plain ground floor with one door, for narrow corner fronts."""
+    """A plain ground floor: one door, and windows beside it where there is room."""
     b = front.brush
+    b.box(0, 0, b.width, GROUND_M, front.wall)
     b.box(0, 0, b.width, 0.6, shade(front.wall, 0.7))
+    b.box(0, GROUND_M - 0.3, b.width, GROUND_M, shade(front.wall, 0.85))
     middle = b.width / 2
     b.box(middle - 0.8, 0, middle + 0.8, 3.0, front.trim)
     b.box(middle - 0.6, 0, middle + 0.6, 2.8, shade(front.trim, 0.55))
+    for x in np.arange(middle + 1.8, b.width - 1.4, 2.3):
+        for left in (float(x), b.width - float(x) - 1.2):
+            _window(front, left, 1.2, 1.2, 1.8)

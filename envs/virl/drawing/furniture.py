@@ -1,6 +1,6 @@
 """Street furniture, one small drawing a kind.
 
-In: a kind and a generator. Out: Brushes. Where it stands is not known here.
+Input: a kind and a generator. Output: Brushes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ground around a place, seen from above: roadways, pavements, markings, crossings.
 
-In: a City, a place in local metres, a fineness. Out: uint32 pixels, north up, REACH_M from the
-middle to each side.
+Input: a City, a place in local metres, a fineness. Output: uint32 pixels, north up, REACH_M from
+the middle to each side.
 """
 
 from __future__ import annotations

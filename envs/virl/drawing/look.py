@@ -1,6 +1,6 @@
-"""A city's stock of textures: fronts in sun and shade, and sprites, drawn once a process.
+"""A city's stock of textures: fronts and shops in sun and shade, and sprites, drawn once a process.
 
-In: a CityStyle and a fineness in pixels a metre. Out: a Look. It knows no positions.
+Input: a CityStyle and a fineness in pixels a metre. Output: a Look.
 """
 
 from __future__ import annotations
@@ -12,45 +12,53 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.virl.city.boards import BOARDS
 from envs.virl.city.style import STYLES, CityStyle
-from envs.virl.drawing.brush import LEVELS, Texture, texture
-from envs.virl.drawing.fronts import draw_front
+from envs.virl.drawing.brush import LEVELS, AreaTexture, Brush, Texture, area_texture, texture
+from envs.virl.drawing.fronts import draw_front, draw_shop
 from envs.virl.drawing.furniture import draw_furniture
-from envs.virl.drawing.signs import draw_board
+from envs.virl.drawing.signs import Mount, draw_board
 from envs.virl.drawing.sprites import draw_person, draw_tree, draw_vehicle
+from envs.virl.names import shop_signs
 
 FRONTS = 16  # different house fronts a city
+CORNERS = 3  # different narrow fronts
 FRONT_M, CORNER_M = 12.0, 3.6
 SHADED = 0.74  # brightness of fronts away from the sun
 
 
+BOARD_PPM = 24.0  # finest boards, pixels a metre
+
+
 @dataclass(frozen=True)
 class Fronts:
-    """All fronts of a city in one flat array, so that one gather draws all walls.
+    """Fronts or shops of a city in one flat array, so that one gather draws all walls.
 
-    pixels: uint32. heights: metres [fronts], ascending. offsets, columns, rows: int32 [2 * fronts,
-    LEVELS], shaded ones after those in the sun; a texture column is contiguous from the ground
-    up. The last `corners` fronts are narrow ones for cut corners.
+    pixels: uint32. heights: metres [2 * count]. offsets, columns, rows: int32 [2 * count, LEVELS],
+    shaded ones after those in the sun; a texture column is contiguous from the ground up.
     """
 
+    count: int
     pixels: NDArray[np.uint32]
     heights: NDArray[np.float32]
     offsets: NDArray[np.int32]
     columns: NDArray[np.int32]
     rows: NDArray[np.int32]
-    corners: int
 
 
 @dataclass(frozen=True)
 class Look:
     """Everything drawn for one city at one fineness.
 
+    fronts: FRONTS of ascending height, then CORNERS narrow ones for cut corners.
+    shops: ground floors, one for each of the city's shop signs.
     sprites: (seen from the side, seen end-on) by kind, several draws each.
     """
 
     style: CityStyle
     ppm: float
     fronts: Fronts
+    shops: Fronts
     sprites: dict[str, list[tuple[Texture, Texture]]]
 
 
@@ -59,26 +67,27 @@ def make_look(name: str, ppm: float) -> Look:
     """Draw a city's stock; the same name gives the same pictures."""
     style = STYLES[name]
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    return Look(style, ppm, _fronts(style, rng, ppm), _sprites(style, rng, ppm))
+    fronts = [draw_front(style, rng, FRONT_M, ppm) for _ in range(FRONTS)]
+    fronts.sort(key=lambda brush: brush.height)
+    fronts += [draw_front(style, rng, CORNER_M, ppm) for _ in range(CORNERS)]
+    shops = [draw_shop(style, rng, FRONT_M, ppm, sign) for sign in shop_signs(name)]
+    flat = (_flatten(fronts, style), _flatten(shops, style))
+    return Look(style, ppm, *flat, _sprites(style, rng, ppm))
 
 
-def _fronts(style: CityStyle, rng: np.random.Generator, ppm: float) -> Fronts:
-    brushes = [draw_front(style, rng, FRONT_M, ppm) for _ in range(FRONTS)]
-    brushes.sort(key=lambda brush: brush.height)
-    corners = [draw_front(style, rng, CORNER_M, ppm, shop=False) for _ in range(3)]
-    brushes += corners
+def _flatten(brushes: list[Brush], style: CityStyle) -> Fronts:
     textures = [texture(b, style.haze) for b in brushes]
     textures += [texture(b, style.haze, SHADED) for b in brushes]
     shapes = np.array([[level.shape for level in t.levels] for t in textures], np.int32)
     sizes = shapes[..., 0] * shapes[..., 1]
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
     return Fronts(
+        len(brushes),
         np.concatenate([level.ravel() for t in textures for level in t.levels]),
         np.array([t.height for t in textures], np.float32),
         offsets.reshape(len(textures), LEVELS),
         shapes[..., 0],
         shapes[..., 1],
-        len(corners),
     )
 
 
@@ -103,7 +112,7 @@ def _sprites(
     return sprites
 
 
-@functools.lru_cache(maxsize=512)
-def board(name: str, width: float, shop: bool, ppm: float, city: str) -> Texture:
-    """A landmark's board as a texture in its city's air."""
-    return texture(draw_board(name, width, shop, ppm), STYLES[city].haze)
+@functools.lru_cache(maxsize=128)
+def board(name: str, city: str, paint: int, mount: Mount, ppm: float) -> AreaTexture:
+    """A landmark's board as a texture, at twice the fineness of the rest: letters are fine."""
+    return area_texture(draw_board(name, BOARDS[city], paint, mount, min(2 * ppm, BOARD_PPM)))

@@ -1,8 +1,8 @@
 """Renders what a viewer sees all around, as an equirectangular panorama, with numpy alone.
 
-In: a Scene, a place, a rotation. Out: uint32 pixels [width / 2, width]; the column of heading h
-is (h + rotation) / 360 * width. One ray a column finds the house wall; props and signs are laid
-over it from far to near. It knows nothing of routes.
+Input: a Scene, a place, a rotation. Output: uint32 pixels [width / 2, width]; the column of heading
+h is (h + rotation) / 360 * width. One ray a column finds the house wall; shops, props and signs
+are laid over it, the farthest first.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.virl.city.graph import Sign
-from envs.virl.city.style import STYLES
-from envs.virl.drawing.brush import LEVELS, Texture, blend
+from envs.virl.city.style import STYLES, Colour
+from envs.virl.drawing.brush import HAZE, LEVELS, AreaTexture, Texture, blend
 from envs.virl.drawing.ground import REACH_M, ground_patch
-from envs.virl.drawing.look import board
-from envs.virl.drawing.scene import Prop, Scene
+from envs.virl.drawing.look import Fronts, board
+from envs.virl.drawing.props import Prop
+from envs.virl.drawing.scene import Scene
+from envs.virl.drawing.signs import Mount
 
 EYE_M = 2.5  # height of the viewer
 FAR_M = 320.0  # farthest wall
@@ -44,11 +46,14 @@ def render(scene: Scene, place: tuple[float, float], rotation: float, width: int
     return out
 
 
-@functools.lru_cache(maxsize=8)
-def tangents(width: int) -> Floats:
-    """Tangent of the elevation of each row of a panorama: float32 [width / 2]."""
+@functools.lru_cache(maxsize=16)
+def tangents(width: int, at: float = 0.5) -> Floats:
+    """Tangent of the elevation of each row of a panorama: float32 [width / 2].
+
+    at: where in the row, 0 its upper edge, 1 its lower one.
+    """
     rows = width // 2
-    return np.tan((0.5 - (np.arange(rows) + 0.5) / rows) * math.pi).astype(np.float32)
+    return np.tan((0.5 - (np.arange(rows) + at) / rows) * math.pi).astype(np.float32)
 
 
 def _ground_ppm(width: int) -> int:
@@ -137,26 +142,48 @@ def _level(ppm: float, metres: Floats, slant: Floats, rows: int) -> NDArray[np.i
 def _draw_fronts(
     scene: Scene, out: Pixels, wall: NDArray[np.int64], metres: Floats, along: Floats, slant: Floats
 ) -> None:
-    rows, fronts, ppm = out.shape[0], scene.look.fronts, scene.look.ppm
+    """House fronts, and over their ground floors the shops."""
     lots = along * scene.lots[wall]
     lot = lots.astype(np.int32)
-    front = scene.fronts[scene.first_lot[wall] + lot]
-    level = _level(ppm, metres, slant, rows)
-    tall = fronts.rows[front, level]
-    column = ((lots - lot) * fronts.columns[front, level]).astype(np.int32)
+    number, across = scene.first_lot[wall] + lot, lots - lot
+    level = _level(scene.look.ppm, metres, slant, out.shape[0])
+    columns = np.flatnonzero(metres < FAR_M)
+    for fronts, drawn in ((scene.look.fronts, scene.fronts), (scene.look.shops, scene.shops)):
+        columns = columns[drawn[number[columns]] >= 0]
+        if len(columns):
+            front = drawn[number[columns]]
+            _lay_walls(
+                out, fronts, columns, front, across[columns], metres[columns], level[columns]
+            )
+
+
+def _lay_walls(
+    out: Pixels,
+    fronts: Fronts,
+    columns: NDArray[np.int64],
+    front: NDArray[np.int32],
+    across: NDArray[np.float32],
+    metres: Floats,
+    level: NDArray[np.int64],
+) -> None:
+    """Copy the opaque pixels of one front a column; across in [0, 1) is along it."""
+    rows = out.shape[0]
+    tall, height = fronts.rows[front, level], fronts.heights[front]
+    column = (across * fronts.columns[front, level]).astype(np.int32)
     base = fronts.offsets[front, level] + column * tall
-    height = np.where(metres < FAR_M, fronts.heights[front], 0).astype(np.float32)
-    scale = (tall / fronts.heights[front]).astype(np.float32)
     top = _row_of((height - EYE_M) / metres, rows)
     foot = _row_of(-EYE_M / metres, rows)
     first, last = max(int(top.min()), 0), min(int(foot.max()) + 1, rows)
     z = EYE_M + tangents(2 * rows)[first:last, None] * metres
-    index = (z * scale).astype(np.int32)
+    index = (z * (tall / height).astype(np.float32)).astype(np.int32)
     np.clip(index, 0, tall - 1, out=index)
     index += base
     pixels = fronts.pixels[index]
     seen = (z >= 0) & (z < height) & (pixels != 0)
-    np.copyto(out[first:last], pixels, where=seen)
+    if len(columns) == out.shape[1]:
+        np.copyto(out[first:last], pixels, where=seen)
+    else:
+        out[first:last, columns] = np.where(seen, pixels, out[first:last, columns])
 
 
 def _row_of(tangent: Floats, rows: int) -> Floats:
@@ -168,12 +195,11 @@ def _draw_things(
 ) -> None:
     """Lay props and signs over the picture, the farthest first."""
     things: list[tuple[float, Prop | Sign]] = []
-    for found, places, reach in (
-        (scene.props, scene.prop_xy, PROPS_M), (scene.signs, scene.sign_xy, SIGNS_M),
-    ):  # fmt: skip
+    props, signs = (scene.props, scene.prop_xy, PROPS_M), (scene.signs, scene.sign_xy, SIGNS_M)
+    for kind, places, reach in (props, signs):
         distance = np.hypot(places[:, 0] - x, places[:, 1] - y)
         for i in np.flatnonzero((distance < reach) & (distance > NEAREST_M)):
-            things.append((float(distance[i]), found[i]))
+            things.append((float(distance[i]), kind[i]))
     things.sort(key=lambda pair: -pair[0])
     for distance, thing in things:
         if isinstance(thing, Prop):
@@ -206,9 +232,15 @@ def _draw_prop(
 
 
 def _draw_sign(
-    scene: Scene, out: Pixels, sign: Sign, x: float, y: float, rays: Floats, walls: Floats,
+    scene: Scene,
+    out: Pixels,
+    sign: Sign,
+    x: float,
+    y: float,
+    rays: Floats,
+    walls: Floats,
     shift: float,
-) -> None:  # fmt: skip
+) -> None:
     """A board that stands as it stands; it reads left to right from either side."""
     width = out.shape[1]
     fx, fy = sign.facing
@@ -230,12 +262,41 @@ def _draw_sign(
         seen = (t > 0.2) & (np.abs(across) < half) & (t < walls[columns] + 0.9)
     if not seen.any():
         return
-    shop = sign.width > 8
-    picture = board(sign.landmark.name, sign.width, shop, scene.look.ppm, scene.city.name)
-    u = across[seen] / sign.width + 0.5
-    distance = math.hypot(cx, cy)
-    slant = abs(front) / distance
-    _lay(out, picture, columns[seen], u, t[seen].astype(np.float32), distance / math.sqrt(slant))
+    post = 0.0 if sign.post is None else sign.post * side
+    mount = Mount(sign.width, sign.post is None, post)
+    picture = board(sign.landmark.name, scene.city.name, sign.paint, mount, scene.look.ppm)
+    wide = np.abs(np.gradient(across))[seen]  # metres that a column covers
+    _lay_board(out, picture, columns[seen], across[seen], wide, t[seen], scene.look.style.haze)
+
+
+def _lay_board(
+    out: Pixels,
+    picture: AreaTexture,
+    columns: NDArray[np.int64],
+    across: NDArray[np.float32],
+    wide: NDArray[np.float32],
+    metres: Floats,
+    haze: Colour,
+) -> None:
+    """Blend a board into some columns: each pixel takes the mean of what it covers."""
+    rows = out.shape[0]
+    near = float(metres.min())
+    first = max(int((0.5 - math.atan((picture.height - EYE_M) / near) / math.pi) * rows), 1)
+    last = min(int((0.5 - math.atan(-EYE_M / near) / math.pi) * rows) + 1, rows - 1)
+    upper, lower = (
+        (EYE_M + tangents(2 * rows, at)[first:last, None] * metres) / picture.height
+        for at in (0.0, 1.0)
+    )
+    middle = across / picture.width + 0.5
+    half = wide / picture.width / 2
+    rgba = picture.mean(middle - half, middle + half, lower, upper)
+    share = np.interp(np.log2(metres * (2 * math.pi / 64)), range(LEVELS), HAZE)[:, None]
+    cover = rgba[..., 3:] / 255
+    colours = rgba[..., :3] * (1 - share) + cover * np.array(haze) * share
+    kept = np.ascontiguousarray(out[first:last, columns])
+    mixed = kept.view(np.uint8).reshape(*kept.shape, 4)
+    mixed[..., :3] = np.rint(colours + mixed[..., :3] * (1 - cover))
+    out[first:last, columns] = kept
 
 
 def _lay(

@@ -1,7 +1,7 @@
-"""Where things stand in a city: house lots along the walls, trees, vehicles, furniture, people.
+"""Where things stand in a city: lots and shops along the walls, vehicles, trees, people.
 
-In: a City and its Look. Out: a Scene of arrays that the renderer reads. Equal cities make equal
-scenes. It draws nothing.
+Input: a City and its Look. Output: a Scene of arrays that the renderer reads. Equal cities make
+equal scenes.
 """
 
 from __future__ import annotations
@@ -13,27 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.virl.city.graph import City, Sign
-from envs.virl.drawing.brush import Texture
-from envs.virl.drawing.look import CORNER_M, FRONT_M, FRONTS, Look
+from envs.virl.drawing.look import CORNER_M, CORNERS, FRONT_M, FRONTS, Look
+from envs.virl.drawing.props import Prop, place_props
 
 SUN_HEADING = 215.0
-CLEAR_OF_CROSSING_M = 22.0  # no tree or vehicle nearer to an intersection: signs stay visible
-CLEAR_OF_SIGN_M = 13.0
+SHOPS_SHARE = 0.55  # of house lots
+SHOP_VIEW_M = 60.0  # no point sees two shops of one name nearer than this
 ALIKE = 6  # how many fronts a row of houses draws from
-
-
-@dataclass(frozen=True)
-class Prop:
-    """A flat picture that stands at a place in local metres and turns towards the viewer.
-
-    along: unit vector of its street; seen along it, a vehicle shows its end.
-    """
-
-    x: float
-    y: float
-    along: tuple[float, float]
-    side: Texture
-    end: Texture
 
 
 @dataclass
@@ -41,8 +27,8 @@ class Scene:
     """A city ready to be rendered; arrays over walls [M], lots [L] and props [P].
 
     begin, edge: float32 [M, 2], first end and vector of each wall, metres.
-    lots: number of lots of a wall; first_lot: its first one; fronts: front of each lot,
-    shaded ones included.
+    lots: number of lots of a wall; first_lot: its first one; fronts, shops: front and shop of
+    each lot, shaded ones included; a lot without a shop has -1.
     """
 
     city: City
@@ -52,6 +38,7 @@ class Scene:
     lots: NDArray[np.int32]
     first_lot: NDArray[np.int32]
     fronts: NDArray[np.int32]
+    shops: NDArray[np.int32]
     props: list[Prop]
     prop_xy: NDArray[np.float32]
     signs: list[Sign]
@@ -71,17 +58,17 @@ def make_scene(city: City, look: Look) -> Scene:
     # The street lies on the right of begin -> end, and so does the wall's outward normal.
     sun = math.radians(SUN_HEADING)
     lit = edge[:, 1] * math.sin(sun) - edge[:, 0] * math.cos(sun) > 0
-    count = FRONTS + look.fronts.corners
-    fronts = np.concatenate(
-        [
-            _row(rng, int(n), bool(c)) + (0 if is_lit else count)
-            for n, c, is_lit in zip(lots, corner, lit, strict=True)
-        ]
-    ).astype(np.int32)
-    props = _props(city, look, rng)
+    rows = [_row(rng, int(n), bool(c)) for n, c in zip(lots, corner, strict=True)]
+    shaded = np.repeat(~lit, lots)
+    fronts = (np.concatenate(rows) + shaded * look.fronts.count).astype(np.int32)
+    shops = _shops(rng, _middles(begin, edge, lots), np.repeat(~corner, lots), look.shops.count)
+    shops += (shaded & (shops >= 0)) * np.int32(look.shops.count)
+    props = place_props(city, look, rng)
     xy = np.array([(p.x, p.y) for p in props], np.float32).reshape(-1, 2)
     sign_xy = np.array([s.centre for s in city.signs], np.float32).reshape(-1, 2)
-    return Scene(city, look, begin, edge, lots, first_lot, fronts, props, xy, city.signs, sign_xy)
+    return Scene(
+        city, look, begin, edge, lots, first_lot, fronts, shops, props, xy, city.signs, sign_xy
+    )
 
 
 def _row(rng: np.random.Generator, count: int, corner: bool) -> NDArray[np.int64]:
@@ -90,43 +77,36 @@ def _row(rng: np.random.Generator, count: int, corner: bool) -> NDArray[np.int64
     Fronts are sorted by height; a much taller neighbour would stand there like a screen.
     """
     if corner:
-        return FRONTS + rng.integers(0, 3, count)
+        return FRONTS + rng.integers(0, CORNERS, count)
     low = int(rng.integers(0, FRONTS - ALIKE + 1))
     steps = rng.integers(1, ALIKE, count)
     return low + np.cumsum(steps) % ALIKE
 
 
-def _props(city: City, look: Look, rng: np.random.Generator) -> list[Prop]:
-    style = look.style
-    signs = np.array([s.centre for s in city.signs], np.float32).reshape(-1, 2)
-    props: list[Prop] = []
+def _middles(
+    begin: NDArray[np.float32], edge: NDArray[np.float32], lots: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """Middle of each lot in local metres: [L, 2]."""
+    shares = np.concatenate([(np.arange(n) + 0.5) / n for n in lots])
+    return np.repeat(begin, lots, 0) + shares[:, None] * np.repeat(edge, lots, 0)
 
-    def put(street: int, along: float, left: float, kind: str, clear: float) -> None:
-        x, y = city.on_street(street, along, left)
-        if clear and len(signs) and np.hypot(signs[:, 0] - x, signs[:, 1] - y).min() < clear:
-            return
-        drawn = look.sprites[kind]
-        side, end = drawn[int(rng.integers(len(drawn)))]
-        direction = city.plan.direction(street, city.plan.streets[street].a)
-        props.append(Prop(x, y, direction, side, end))
 
-    for number, street in enumerate(city.plan.streets):
-        usable = street.length - 2 * CLEAR_OF_CROSSING_M
-        for side in (-1, 1):
-            curb = street.half_width - 3.2
-            if usable > 0:
-                for _ in range(rng.poisson(style.trees * usable / 100)):
-                    at = CLEAR_OF_CROSSING_M + float(rng.uniform(0, usable))
-                    put(number, at, side * (curb + 0.9), "tree", CLEAR_OF_SIGN_M)
-                for _ in range(rng.poisson(5.0 * usable / 100)):
-                    at = CLEAR_OF_CROSSING_M + float(rng.uniform(0, usable))
-                    kind = style.vehicles[int(rng.integers(len(style.vehicles)))]
-                    put(number, at, side * (curb - 1.4), kind, CLEAR_OF_SIGN_M)
-            for _ in range(rng.poisson(4.0 * street.length / 100)):
-                at = float(rng.uniform(9, street.length - 9))
-                kind = style.furniture[int(rng.integers(len(style.furniture)))]
-                put(number, at, side * (curb + 0.7), kind, 6.0)
-            for _ in range(rng.poisson(4.0 * street.length / 100)):
-                at = float(rng.uniform(9, street.length - 9))
-                put(number, at, side * (curb + float(rng.uniform(1.2, 2.6))), "person", 0.0)
-    return props
+def _shops(
+    rng: np.random.Generator, middles: NDArray[np.float64], houses: NDArray[np.bool_], count: int
+) -> NDArray[np.int32]:
+    """A shop for a share of the house lots: one of `count` with none of its name in view.
+
+    A lot where every name is near stays without a shop.
+    """
+    shops = np.full(len(middles), -1, np.int32)
+    shares = rng.random(len(middles))
+    nearest = np.full((len(middles), count), np.inf)  # from each lot to each shop so far
+    for lot in np.flatnonzero(houses & (shares < SHOPS_SHARE)):
+        free = np.flatnonzero(nearest[lot] > 2 * SHOP_VIEW_M)
+        if not len(free):
+            continue
+        shop = int(rng.choice(free))
+        shops[lot] = shop
+        away = np.hypot(*(middles - middles[lot]).T)
+        np.minimum(nearest[:, shop], away, out=nearest[:, shop])
+    return shops

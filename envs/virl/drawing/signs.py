@@ -1,55 +1,116 @@
-"""The boards of landmarks: large, in two lines, readable from the key point.
+"""The boards of landmarks: large, a word a line, readable from the key point.
 
-In: a name. Out: a Brush. The same name always looks the same; where it hangs is not known here.
+Input: a name, a city's BoardStyle, a number that picks the colours. Output: a Brush.
 """
 
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
+import numpy as np
+
+from envs.virl.city.boards import BoardStyle
 from envs.virl.city.style import Colour
 from envs.virl.drawing.brush import Brush, shade
+from envs.virl.drawing.ornaments import Box, draw_ornament
 
-BOARD_M = (4.0, 8.4)  # lower and upper edge of a board above the ground
-
-_BOARDS: tuple[tuple[Colour, Colour], ...] = (
-    ((176, 32, 40), (255, 250, 236)),
-    ((24, 72, 150), (255, 250, 236)),
-    ((18, 104, 72), (255, 246, 210)),
-    ((250, 206, 60), (34, 30, 28)),
-    ((252, 250, 244), (160, 24, 36)),
-    ((28, 30, 38), (255, 214, 92)),
-    ((252, 250, 244), (20, 60, 130)),
-    ((110, 40, 120), (255, 250, 236)),
-    ((226, 104, 32), (255, 252, 240)),
-)
+BOARD_M = (3.8, 9.7)  # lower and upper edge of a board above the ground
+CROWN_M = 0.7  # what an arched board rises above that
+FRAME_M = 0.3
 
 
-def draw_board(name: str, width: float, shop: bool, ppm: float) -> Brush:
-    """A landmark's board, over its shop front, or on two posts.
+@dataclass(frozen=True)
+class Mount:
+    """How a board stands.
 
-    width: metres. shop: a board on a house, with the shop below; else one that hangs free.
+    width: metres. shop: on a house with the shop below; else on one post, `post` metres to the
+    reader's right of the board's middle.
     """
-    number = zlib.crc32(name.encode())
-    ground, ink = _BOARDS[number % len(_BOARDS)]
+
+    width: float
+    shop: bool
+    post: float = 0.0
+
+
+def draw_board(name: str, style: BoardStyle, paint: int, mount: Mount, ppm: float) -> Brush:
+    """A landmark's board over its shop front or on a post; equal arguments, equal pictures."""
+    ground, ink = style.paints[paint % len(style.paints)]
     low, high = BOARD_M
-    brush = Brush(width, high, ppm)
-    if shop:
+    brush = Brush(mount.width, high + CROWN_M, ppm)
+    if mount.shop:
         _shop_below(brush, ground, ink)
     else:
-        for x in (width * 0.12, width * 0.88):
-            brush.box(x - 0.09, 0, x + 0.09, low, (58, 60, 64))
-    brush.box(0, low, width, high, shade(ground, 0.55))
-    brush.box(0.12, low + 0.12, width - 0.12, high - 0.12, ink)
-    brush.box(0.26, low + 0.26, width - 0.26, high - 0.26, ground)
-    first, last = name.upper().rsplit(" ", 1) if " " in name else ("", name.upper())
-    middle, half = (low + high) / 2, (high - low) / 4
-    if first:
-        brush.text(width / 2, middle + half * 0.92, width - 1.0, 1.5, first, ink, 0.03)
-        brush.text(width / 2, middle - half * 0.92, width - 1.0, 1.5, last, ink, 0.03)
-    else:
-        brush.text(width / 2, middle, width - 1.0, 2.2, last, ink, 0.03)
+        post = min(max(mount.width / 2 + mount.post, 0.3), mount.width - 0.3)
+        brush.box(post - 0.2, 0, post + 0.2, low, (58, 60, 64))
+    _panel(brush, style, ground, ink)
+    inside = (FRAME_M + 0.1, low + FRAME_M + 0.1, mount.width - FRAME_M - 0.1, high - FRAME_M - 0.1)
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    box = draw_ornament(style.ornament, brush, inside, (ground, ink), rng)
+    _letters(brush, style, name, box, ink)
     return brush
+
+
+def _letters(brush: Brush, style: BoardStyle, name: str, box: Box, ink: Colour) -> None:
+    """The name, a word a line, as large as the box allows."""
+    x0, z0, x1, z1 = box
+    words = (name.upper() if style.upper else name).split()
+    tall = (z1 - z0) / len(words)
+    for row, word in enumerate(words):
+        z = z1 - (row + 0.5) * tall
+        brush.text(((x0 + x1) / 2, z), (x1 - x0, tall * 0.92), word, ink, style.face, style.weight)
+
+
+def _panel(brush: Brush, style: BoardStyle, ground: Colour, ink: Colour) -> None:
+    """The board without its name: an outline in the style's shape, and its frame."""
+    if style.frame == "none":
+        layers = [(0.0, ground)]
+    elif style.frame == "single":
+        layers = [(0.0, ink), (0.14, ground)]
+    elif style.frame == "double":
+        layers = [(0.0, shade(ground, 0.55)), (0.1, ink), (0.22, ground)]
+    else:  # lamps stand on a dark edge
+        layers = [(0.0, shade(ground, 0.5)), (FRAME_M, ground)]
+    for inset, colour in layers:
+        _outline(brush, style.shape, inset, colour)
+    low, high = BOARD_M
+    if style.frame == "neon":
+        at = FRAME_M / 2
+        left, right, foot, top = at, brush.width - at, low + at, high - at
+        corners = [(left, foot), (right, foot), (right, top), (left, top), (left, foot)]
+        brush.line(corners, ink, 0.12)
+    elif style.frame == "bulbs":
+        for x in np.arange(0.7, brush.width - 0.5, 0.6):
+            for z in (low + FRAME_M / 2, high - FRAME_M / 2):
+                brush.ellipse(float(x), z, 0.11, 0.11, (255, 244, 190))
+
+
+def _outline(brush: Brush, shape: str, inset: float, fill: Colour) -> None:
+    """A board's area in one colour, `inset` metres smaller on each side."""
+    low, high = BOARD_M
+    x0, z0, x1, z1 = inset, low + inset, brush.width - inset, high - inset
+    if shape == "notched":
+        cut = 0.6
+        lower = [(x0, z0 + cut), (x0 + cut, z0), (x1 - cut, z0), (x1, z0 + cut)]
+        upper = [(x1, z1 - cut), (x1 - cut, z1), (x0 + cut, z1), (x0, z1 - cut)]
+        brush.polygon(lower + upper, fill)
+        return
+    if shape == "rounded":
+        radius = 0.5
+        brush.box(x0 + radius, z0, x1 - radius, z1, fill)
+        brush.box(x0, z0 + radius, x1, z1 - radius, fill)
+        for x in (x0 + radius, x1 - radius):
+            for z in (z0 + radius, z1 - radius):
+                brush.ellipse(x, z, radius, radius, fill)
+        return
+    brush.box(x0, z0, x1, z1, fill)
+    if shape == "arched":
+        brush.ellipse(brush.width / 2, z1, (x1 - x0) * 0.4, CROWN_M - inset, fill)
+    elif shape == "scalloped":
+        count = 10
+        step = (x1 - x0) / count
+        for i in range(count):
+            brush.ellipse(x0 + (i + 0.5) * step, z0, step / 2, 0.4, fill)
 
 
 def _shop_below(brush: Brush, ground: Colour, ink: Colour) -> None:

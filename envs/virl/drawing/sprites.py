@@ -1,6 +1,6 @@
 """Trees, vehicles, furniture and people, drawn from the side, as flat pictures in metres.
 
-In: a kind and a generator. Out: Brushes. Where they stand is not known here.
+Input: a kind and a generator. Output: Brushes.
 """
 
 from __future__ import annotations

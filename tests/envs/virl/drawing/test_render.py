@@ -65,7 +65,7 @@ def test_a_sign_changes_pixels_around_its_bearing_only(scene, rotation) -> None:
         off = [wrap(h - bearing(place, landmark.place)) for h in headings]
         assert len(columns) > 20
         assert abs(np.mean(off)) < 3
-        assert max(map(abs, off)) < 30
+        assert max(map(abs, off)) < 36  # a board of 10 m, 7 m away
         # The same holds in the four views: only the right one changes.
         a, b = (
             four_views(Panorama(p, rotation), heading, 64, "cardinal").astype(int)

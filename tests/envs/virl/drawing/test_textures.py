@@ -5,13 +5,10 @@ import pytest
 
 from envs.virl.city.graph import build_city
 from envs.virl.city.style import STYLES
-from envs.virl.drawing.brush import LEVELS, Brush, pack, texture
-from envs.virl.drawing.fronts import draw_front
+from envs.virl.drawing.brush import LEVELS, Brush, area_texture, pack, texture
+from envs.virl.drawing.fronts import GROUND_M, draw_front, draw_shop
 from envs.virl.drawing.furniture import draw_furniture
 from envs.virl.drawing.ground import ground_patch
-from envs.virl.drawing.look import FRONTS, make_look
-from envs.virl.drawing.scene import CLEAR_OF_CROSSING_M, make_scene
-from envs.virl.drawing.signs import BOARD_M, draw_board
 from envs.virl.drawing.sprites import TREES, VEHICLES, draw_person, draw_tree, draw_vehicle
 from envs.virl.settings import CITIES
 
@@ -47,16 +44,54 @@ def test_sprites_stand_on_the_ground() -> None:
         assert 0.05 < opaque(brush) < 1.0
 
 
-def test_boards_carry_their_name_large() -> None:
-    board = draw_board("Golden Bakery", 7.0, False, 16)
-    other = draw_board("Golden Diner", 7.0, False, 16)
-    assert np.array_equal(board.image, draw_board("Golden Bakery", 7.0, False, 16).image)
-    assert not np.array_equal(board.image, other.image)
-    sign = np.asarray(board.image)[: int((BOARD_M[1] - BOARD_M[0]) * 16), :, :3].reshape(-1, 3)
-    colours, counts = np.unique(sign, axis=0, return_counts=True)
-    ground, ink = colours[np.argsort(counts)[::-1][:2]].astype(int)
-    assert np.abs(ground - ink).max() > 100  # high contrast
-    assert counts.max() / len(sign) < 0.85  # letters take a good part
+@pytest.mark.parametrize("name", CITIES)
+def test_a_shop_is_a_ground_floor_of_its_own(name) -> None:
+    first, other = (draw_shop(STYLES[name], rng(), 12.0, 16, sign) for sign in ("TEA", "GLASS"))
+    assert first.height == GROUND_M
+    changed = np.argwhere((np.asarray(first.image) != np.asarray(other.image)).any(2))
+    assert len(changed) > 40  # the fascia, and nothing else
+    heights = GROUND_M - changed[:, 0] / 16
+    assert 2.85 < heights.min() < heights.max() < 3.75
+    assert not np.asarray(first.image)[:2, :, 3].any()  # the wall shows above it
+
+
+def test_text_fills_its_box_and_keeps_its_shape_at_any_fineness() -> None:
+    def letters(text: str, ppm: float):
+        brush = Brush(10.0, 4.0, ppm, fill=(0, 0, 0))
+        brush.text((5.0, 2.0), (8.0, 2.0), text, (255, 255, 255), weight=0.03)
+        ink = np.argwhere(np.asarray(brush.image)[..., 0] > 100) / ppm
+        return ink.min(0), ink.max(0)
+
+    for ppm in (16, 32):
+        low, high = letters("PHARMACY", ppm)  # as wide as the box, up to half as tall again
+        assert low[1] == pytest.approx(1.0, abs=0.2)
+        assert high[1] == pytest.approx(9.0, abs=0.2)
+        assert 1.5 < high[0] - low[0] <= 2.0
+        low, high = letters("CAFE", ppm)  # as tall as the box, in the middle
+        assert low[0] == pytest.approx(1.0, abs=0.15)
+        assert high[0] == pytest.approx(3.0, abs=0.15)
+        assert low[1] + high[1] == pytest.approx(10.0, abs=0.3)
+
+
+def test_area_textures_give_the_mean_of_what_they_cover() -> None:
+    generator = np.random.default_rng(3)
+    brush = Brush(4.0, 2.0, 8)
+    for _ in range(60):
+        x, z = generator.uniform(0, 4), generator.uniform(0, 2)
+        colour = tuple(int(c) for c in generator.integers(0, 256, 3))
+        brush.ellipse(float(x), float(z), 0.3, 0.3, colour)
+    made = area_texture(brush)
+    rgba = np.asarray(brush.image)[::-1].astype(float)  # rows from the ground up
+    rgba[..., :3] *= rgba[..., 3:] / 255
+    for left, right, lower, upper in ((0, 32, 0, 16), (3, 9, 2, 11), (31, 32, 15, 16)):
+        across = np.array([left / 32]), np.array([right / 32])
+        mean = made.mean(*across, np.array([[lower / 16]]), np.array([[upper / 16]]))[0, 0]
+        assert np.abs(mean - rgba[lower:upper, left:right].mean((0, 1))).max() < 1.0
+    half_outside = made.mean(*(np.array(v) for v in ([-0.5], [0.5], [[0.0]], [[1.0]])))
+    inside = made.mean(*(np.array(v) for v in ([0.0], [0.5], [[0.0]], [[1.0]])))
+    assert np.allclose(half_outside * 2, inside)
+    thin = made.mean(*(np.array(v) for v in ([0.1], [0.1001], [[0.5]], [[0.5001]])))
+    assert np.isfinite(thin).all()
 
 
 def test_textures_keep_their_size_and_get_hazier() -> None:
@@ -68,18 +103,6 @@ def test_textures_keep_their_size_and_get_hazier() -> None:
     assert blues == sorted(blues)
     assert blues[-1] > blues[0]
     assert pack(Brush(1, 1, 4).image).max() == 0  # transparent is 0
-
-
-def test_scene_keeps_crossings_and_signs_clear() -> None:
-    city = build_city("Lagos", "test")
-    scene = make_scene(city, make_look("Lagos", 8.0))
-    assert scene.fronts.max() < 2 * (FRONTS + scene.look.fronts.corners)
-    assert len(scene.fronts) == scene.lots.sum()
-    trees = {id(side) for side, _ in scene.look.sprites["tree"]}
-    spots = np.array([(p.x, p.y) for p in scene.props if id(p.side) in trees])
-    for node in city.plan.nodes:
-        assert np.hypot(*(spots - node).T).min() > CLEAR_OF_CROSSING_M * 0.8
-    assert len(scene.props) > 1000
 
 
 def test_ground_shows_road_under_the_viewer_and_pavement_beside() -> None:
