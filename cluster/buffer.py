@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BufferedTrajectory:
-    """Where a trajectory lies, and its summary."""
+    """Where a trajectory is stored, and its summary."""
 
     block: ObjectRef[Block]
     row: int

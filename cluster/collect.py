@@ -18,7 +18,7 @@ from rollout.episode import EpisodeRequest
 from rollout.trajectory import Trajectory, from_block
 from rollout.trajectory_summary import TrajectorySummary
 
-CALL_S = 60.0  # for calls that no work stands behind
+CALL_S = 60.0  # for calls that return at once
 
 
 def collect(

@@ -98,7 +98,7 @@ def paired_interval(gains: Sequence[float], counts: Sequence[float]) -> tuple[fl
     zero width. Here a pair is a cluster, and its variance is linearised as in `clustered`.
 
     Args:
-        gains: a question's sum of differences, first minus second, one a row.
+        gains: a question's sum of differences, first minus second, one per row.
         counts: rows of a question.
 
     Raises:
@@ -136,7 +136,7 @@ def summarise(
     """Success, n, questions and interval, as an evaluation's record has them.
 
     Args:
-        outcomes: one a row, from 0 to 1.
+        outcomes: one per row, from 0 to 1.
         questions: the hand or route of each row, in which rows cluster; None: each its own.
     """
     known = [float(outcome) for outcome in outcomes]
@@ -179,7 +179,7 @@ def over_seeds(
     """Spread of one number a seed.
 
     Args:
-        values: one a seed.
+        values: one per seed.
         bounds: what the mean can be at all; the interval stays within.
 
     Raises:

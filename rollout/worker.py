@@ -100,7 +100,7 @@ class RolloutWorker:
     async def receive(
         self, version: int, buckets: Iterable[tuple[BucketHeader, NDArray[np.uint8]]]
     ) -> None:
-        """Replace the engine's weights; episodes in flight go on under the new ones."""
+        """Replace the engine's weights; episodes in flight continue under the new ones."""
         assert self.engine is not None, "start() first"
         await self.engine.receive(version, buckets)
 

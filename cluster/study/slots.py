@@ -132,7 +132,7 @@ def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
 
 
 def _attempt(cfg: RunConfig, resume: bool, pool: RolloutPool) -> str:
-    """Check as `cardinal train` does, and run; one arm's failure leaves the others to go on."""
+    """Check as `cardinal train` does, and run; the other arms continue after one has failed."""
     from cluster.preflight.check import check
     from cluster.train import train
 

@@ -26,7 +26,7 @@ STUDIED = 2000
 class Facts:
     """What the prompt of a point says, without what is to be seen there.
 
-    stated: what answers state beside the action: observation, landmark or nothing.
+    stated: what answers state besides the action: observation, landmark or nothing.
     turns: the right turn before each leg. ends: what directions say of each leg's end, or "".
     history: the right actions so far. intersection: whether this is one.
     refused: answers at this point that were wrong.

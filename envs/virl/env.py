@@ -51,7 +51,7 @@ class VIRL(TextEnv):
         size = self.settings.image_size
         side = 2 * size + GAP
         self.make_spaces((side, side, 3) if self.vision else None)
-        # What answers state beside the action.
+        # What answers state besides the action.
         self.stated = "landmark" if self.vision else "nothing"
         if self.settings.prompt_style == "full":
             self.stated = "observation"

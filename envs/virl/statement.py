@@ -38,7 +38,7 @@ def states_landmark(stated: str, point: Point) -> bool:
 
 
 def states_intersection(stated: str, point: Point) -> bool:
-    """Whether an intersection is stated, beside the landmark."""
+    """Whether an intersection is stated, besides the landmark."""
     return _split(stated)[1] and not _is_landmark(fold(stated), point)
 
 

@@ -53,7 +53,7 @@ class Verdict:
 def grade(answer: Answer, point: Point, stated: str, action_space: str, rules: Rules) -> Verdict:
     """Grade an answer: the action by exact match, and, if that is wrong, the observation.
 
-    stated: what answers are to state beside the action: `observation`, `landmark` or `nothing`.
+    stated: what answers are to state besides the action: `observation`, `landmark` or `nothing`.
     """
     recognised = None
     if stated != "nothing":

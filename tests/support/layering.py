@@ -1,4 +1,4 @@
-"""The rules of the tree, as functions: a folder in, one line a violation out.
+"""The rules of the tree, as functions: a folder in, one line per violation out.
 
 Sources are parsed, never imported, so that a broken file cannot hide from them. What each limit
 is stands at the top; `tests/test_layering.py` holds the tree to them.
@@ -169,7 +169,7 @@ def _floor(parent: str, dotted: str) -> tuple[int, str] | None:
 
 
 def cycles(root: Path) -> list[str]:
-    """Modules that import each other in a circle, one line a circle."""
+    """Modules that import each other in a circle, one line per circle."""
     trees = {module(name): (name, tree) for name, _, tree in sources(root)}
     edges = {
         here: sorted({there for _, there in imports(root, *pair) if there in trees} - {here})

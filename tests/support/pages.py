@@ -1,7 +1,7 @@
 """What the documentation names: paths, modules, keys, commands and targets that are not there.
 
-A page in, one line a name that leads nowhere out. Names are looked for in code spans, code blocks
-and links; Python blocks are read for their imports alone.
+Input: a page. Output: one line per name that leads nowhere. Names are looked for in code spans,
+code blocks and links; Python blocks are read for their imports alone.
 """
 
 from __future__ import annotations
