@@ -69,7 +69,7 @@ class TinyVisionConfig:
         128, "longest side of a picture, pixels; larger ones are refused", low=16
     )
     patch_size: int = leaf(16, "side of a patch, pixels; divides image_size", low=4)
-    merge: int = leaf(2, "patches a side that become one token of the trunk", low=1)
+    merge: int = leaf(2, "patches per side that become one token of the trunk", low=1)
 
 
 @dataclass(frozen=True)

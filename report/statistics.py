@@ -1,6 +1,6 @@
 """How sure a share of successes is, and a difference of two.
 
-Input: counts, outcomes, or one number a seed; output: 95 % intervals and p-values.
+Input: counts, outcomes, or one number per seed; output: 95 % intervals and p-values.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class OverSeeds:
 def over_seeds(
     values: Sequence[float], bounds: tuple[float, float] = (-math.inf, math.inf)
 ) -> OverSeeds:
-    """Spread of one number a seed.
+    """Spread of one number per seed.
 
     Args:
         values: one per seed.

@@ -1,4 +1,4 @@
-"""A plan on a live Ray: the options that put each process where the plan says.
+"""A plan on a live Ray: the options that put each process on its node.
 
 Input: a plan, or the connected Ray to make one for. Output: actor options, Ray Train's scaling,
 or one sentence that says why the nodes cannot share the run. Every wait has a deadline.

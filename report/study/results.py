@@ -32,7 +32,7 @@ class Arm:
 
     kind: its part in the paper's comparisons, one of KINDS.
     source, at: the arm whose model it begins with, and after which SFT step (None: its end).
-    verify_iter: graded answers an episode in training, where the configuration says it.
+    verify_iter: graded answers per episode in training, where the configuration has it.
     """
 
     name: str
@@ -225,7 +225,7 @@ def _named(said: Record) -> list[str]:
 
 
 def _budget(config: Record) -> str:
-    """How episodes are evaluated, as far as the configuration says it."""
+    """How episodes are evaluated, as far as the configuration has it."""
     temperature = (config.get("eval") or {}).get("temperature")
     tries = ((config.get("env") or {}).get("settings") or {}).get("verify_iter")
     tokens = (config.get("rollout") or {}).get("answer_tokens")

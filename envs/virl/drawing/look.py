@@ -1,4 +1,4 @@
-"""A city's stock of textures: fronts in sun and shade, and sprites, drawn once a process.
+"""A city's stock of textures: fronts in sun and shade, and sprites, drawn once per process.
 
 In: a CityStyle and a fineness in pixels a metre. Out: a Look. It knows no positions.
 """
