@@ -1,4 +1,4 @@
-"""What can go wrong between processes, as exception types; each says who, what and how long.
+"""What can go wrong between processes, as exception types; each names who, what and how long.
 
 Messages are one line, for the terminal; the traceback of the cause stays in Ray's logs.
 """

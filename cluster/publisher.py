@@ -1,6 +1,6 @@
-"""Between learning and playing: weights go to the engines, or engines sleep while ranks learn.
+"""Between learning and rollouts: weights go to the engines, or engines sleep while ranks learn.
 
-Input: the phase's training engine. Output: all workers play its weights under the rank's
+Input: the phase's training engine. Output: all workers sample from its weights under the rank's
 version. All calls are collective.
 """
 

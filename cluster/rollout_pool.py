@@ -55,7 +55,7 @@ class RolloutPool:
         Args:
             cfg: the run.
             model: folder of its initial model; its weights come from the learner, so engines
-                that play another model with the same sizes and tokenizer are kept.
+                that hold another model with the same sizes and tokenizer are kept.
             learn: False places rollout actors only (evaluation).
 
         Raises:
@@ -125,7 +125,7 @@ def sharing_key(cfg: RunConfig, model: str) -> dict[str, object]:
 
 
 def _start_workers(cfg: RunConfig, model: str, plan: Plan) -> list[RolloutWorkerHandle]:
-    """Rollout actors where the plan says; their engines start in the background."""
+    """Rollout actors on the nodes of the plan; their engines start in the background."""
     from cluster.actors import RolloutActor
     from cluster.placement.ray_options import worker_options
 

@@ -50,7 +50,7 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
 
 
 def clustered(totals: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
-    """95 % interval of a share whose rows come in clusters, as plays of one hand or route do.
+    """95 % interval of a share whose rows come in clusters, as episodes of one hand or route do.
 
     Wilson's interval at the effective sample size: rows divided by the design effect, which is
     the ratio estimator's linearised variance over the binomial one (Cochran 1977, "Sampling

@@ -44,7 +44,7 @@ def place(cfg: RunConfig, model: str, learn: bool = True) -> Plan:
 
     Raises:
         PlacementError: the run does not fit, or the nodes do not share cluster.root and the model.
-        DeadlineExceeded: a node does not say whether it does.
+        DeadlineExceeded: a node does not answer.
     """
     size = check_model(model)
     address = ray.get_runtime_context().gcs_address

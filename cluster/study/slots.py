@@ -69,7 +69,7 @@ class Slots:
         return any(slot is None or slot.run is None for slot in self._slots)
 
     def begin(self, run: str, cfg: RunConfig, resume: bool) -> None:
-        """Begin a run; `free` says whether one can."""
+        """Begin a run; see `free` for whether one can."""
         at = next(i for i, slot in enumerate(self._slots) if slot is None or slot.run is None)
         slot = self._slots[at] = self._slots[at] or self._start(at)
         slot.run = run

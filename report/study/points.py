@@ -108,7 +108,7 @@ def interval(tallies: Tallies) -> tuple[float, float]:
 
 
 def pooled(points: Iterable[Point], measure: str = "success") -> dict[str, Tally]:
-    """Tallies of several training seeds together: a question that many played is one cluster."""
+    """Tallies of several training seeds together: a question that many answered is one cluster."""
     found: dict[str, Tally] = {}
     for point in points:
         for question, tally in point.measures.get(measure, {}).items():

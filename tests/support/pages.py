@@ -120,7 +120,7 @@ def _imported(code: str) -> Iterator[str]:
 
 
 def dotted_fault(root: Path, dotted: str) -> str | None:
-    """What is wrong with a dotted name that begins like a room, a benchmark or a section."""
+    """What is wrong with a dotted name that begins like a package, a benchmark or a section."""
     top, last = dotted.split(".")[0], dotted.split(".")[-1]
     if top not in (*ROOMS, "benchmarks", *sections()) or last in SUFFIXES:
         return None
