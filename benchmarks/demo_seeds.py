@@ -1,6 +1,6 @@
 """The demo three times: does PPO raise success over SFT's, with intervals apart, for every seed?
 
-Run `python -m benchmarks.demo_seeds` (about five minutes a seed); prints one JSON row a seed.
+Run `python -m benchmarks.demo_seeds` (about five minutes per seed); prints one JSON row per seed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Learner against bare loops: tokens/s of SFT and PPO steps, of packed and of padded training.
 
 Bare: forward, backward and fused AdamW of the same Llama on the same data, no engine, nothing
-of learner/. Prints one JSON row a figure (ours, reference, ratio).
+of learner/. Prints one JSON row per figure (ours, reference, ratio).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which model fits where, by the estimate of `cardinal check`: GPUs that a policy needs at least.
 
-`python -m benchmarks.model_sizes` prints a JSON row a model, `--table` the table of
+`python -m benchmarks.model_sizes` prints one JSON row per model, `--table` the table of
 docs/cluster.md. Parameters are counted on models of these shapes that hold no memory.
 """
 
@@ -74,7 +74,7 @@ def least(model: ModelSize, gib: float, overrides: tuple[str, ...] = ()) -> tupl
 
 
 def rows() -> list[dict[str, Any]]:
-    """A row a model."""
+    """One row per model."""
     found = []
     for name, shape in SHAPES.items():
         model = size(shape)

@@ -2,7 +2,7 @@
 
 Bare: the same prompts, answer lengths, seeds and token mask given to vLLM's AsyncLLM directly,
 as many at once.
-Run `python -m benchmarks.rollout`; prints one JSON row a figure.
+Run `python -m benchmarks.rollout`; prints one JSON row per figure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ENV = "cardinal/GeneralPoints-v0"
 
 
 async def collect(worker: RolloutWorker, requests: list[EpisodeRequest]) -> tuple[list, int, int]:
-    """Play; returns trajectories, bytes of their blocks and of the numbers beside them."""
+    """Play; returns trajectories, bytes of their blocks and of their summaries."""
     await worker.submit(requests)
     played: list[Trajectory] = []
     blocks = numbers = 0

@@ -1,6 +1,6 @@
 """How fast V-IRL is on one core: steps in words, observations in pictures, routes, memory.
 
-Run `python -m benchmarks.virl`; prints one JSON row a figure, in CPU seconds of this process.
+Run `python -m benchmarks.virl`; prints one JSON row per figure, in CPU seconds of this process.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def words(episodes: int) -> None:
 
 
 def views(sizes: list[int], episodes: int) -> None:
-    """Observations a second where landmarks are pictures, drawn anew and out of the cache."""
+    """Observations per second where landmarks are pictures, drawn again and from the cache."""
     for size in sizes:
         env = VIRL(modality="vision", image_size=size, prompt_style="brief", cache_mib=256)
         rate(env, range(990, 993))

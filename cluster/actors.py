@@ -66,7 +66,7 @@ class RolloutActor:
         return os.getpid()
 
     async def reconfigure(self, cfg: RunConfig, environments: Environments) -> None:
-        """Forget the last run; play these environments for the next, whose weights will come."""
+        """Forget the last run and take the environments of the next, whose weights will come."""
         await self._worker.reconfigure(environments, _limits(cfg))
 
     async def node(self) -> str:

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BufferedTrajectory:
-    """Where a trajectory lies, and its summary."""
+    """Where a trajectory is stored, and its summary."""
 
     block: ObjectRef[Block]
     row: int
@@ -51,13 +51,13 @@ class TrajectoryBuffer:
     async def collect(
         self, requests: list[EpisodeRequest], version: int = 0, max_staleness: int | None = None
     ) -> list[TrajectorySummary]:
-        """Have episodes played; replaces what the buffer held.
+        """Have the workers run episodes; replaces what the buffer held.
 
         Args:
-            requests: what to play; each worker gets an equal share.
+            requests: the episodes; each worker gets an equal share.
             version: the learner's policy version.
-            max_staleness: versions that a trajectory may lag; an older one is played again.
-                None admits all (evaluation).
+            max_staleness: versions that a trajectory may lag; an older one's episode is run
+                again. None admits all (evaluation).
 
         Returns:
             Summaries of all trajectories, failed ones too, in the order of their ids.

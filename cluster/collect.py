@@ -1,4 +1,4 @@
-"""Collecting episodes: the buffer has them played, and learner ranks fetch the trajectories.
+"""Collecting episodes: the buffer has workers run them, and learner ranks fetch the trajectories.
 
 Input: episode requests. Output: summaries of all of them, and on each rank the trajectories
 of its own share, as views on shared memory.
@@ -79,7 +79,7 @@ class Collector:
         self._job, self._rank = job, rank
 
     def collect(self, requests: list[EpisodeRequest], version: int) -> Record:
-        """Rank 0 has the episodes played; returns what a learner cannot see of them."""
+        """Rank 0 has the episodes run; returns what no rank sees in the trajectories."""
         if self._rank != 0:
             return {}
         cfg, workers = self._job.cfg, self._job.workers

@@ -16,7 +16,7 @@ from report.metrics import Record
 
 @dataclass(frozen=True)
 class Cursor:
-    """The next thing to do is: go on in `phase` after `step` (SFT) or `update` (PPO).
+    """The next thing to do is: continue in `phase` after `step` (SFT) or `update` (PPO).
 
     phase: sft | ppo | done.
     state: folder name under checkpoints/state with the engine's state; "" begins the phase
@@ -53,7 +53,7 @@ class Cursor:
                 shutil.rmtree(old)
 
     def covers(self, record: Record) -> bool:
-        """Whether a metrics record lies before this cursor; the others are written anew."""
+        """Whether a metrics record is before this cursor; the others are written again."""
         if self.phase == "done":
             return True
         kind = record.get("kind")

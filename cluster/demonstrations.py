@@ -1,7 +1,7 @@
 """Demonstrations on disk: an environment's expert in, Parquet parts of a fixed size out.
 
 The same environment, settings, number and seed give the same bytes. Finished parts are kept, so
-that an interrupted writing can go on. The released JSON format is read here too.
+that an interrupted writing can be continued. The released JSON format is read here too.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from envs.registry import make
 from rollout.pictures import Picture
 from rollout.renderer import Renderer
 
-PART = 4096  # demonstrations a file
-ROWS = 512  # demonstrations a row group: what one data task reads at least
+PART = 4096  # demonstrations per file
+ROWS = 512  # demonstrations per row group: what one data task reads at least
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string()), ("train", pa.bool_())])
 SCHEMA = pa.schema(
     [
@@ -64,7 +64,7 @@ def write_demonstrations(
 
 
 def _write(part: list[Demonstration], environment: str, file: Path) -> None:
-    """Write a part under another name first, so that none is ever there in half."""
+    """Write a part under another name, then rename it: no reader sees an unfinished one."""
     draft = file.with_suffix(".new")
     pq.write_table(_table(part, environment), draft, row_group_size=ROWS)
     draft.rename(file)

@@ -1,4 +1,4 @@
-"""The environments of a run: the one it trains on, and a variant for each evaluation."""
+"""The environments of a run: the one it trains on, and one for each variant of its evaluations."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Evaluation(NamedTuple):
     record: success of the greedy answers with its interval, means of all measures, ends,
         seconds; `sampled` and `pass_at` of the samples.
     samples: conversations of greedy episodes.
-    outcomes: a row an episode, by decoding, seed and sample.
+    outcomes: one row per episode, by decoding, seed and sample.
     """
 
     record: Record
@@ -154,7 +154,7 @@ def passes(sampled: Played) -> dict[str, float]:
 
 
 def outcomes(played: Played, stage: str, variant: str) -> list[Record]:
-    """A row an episode; a seed is the same hand or route in every stage and run."""
+    """One row per episode; a seed is the same hand or route in every stage and run."""
     return [
         {
             "stage": stage,

@@ -102,7 +102,7 @@ def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[Record]:
 
 
 def _show(records: list[Record], folder: Path) -> None:
-    """Print a row an evaluation: its headline first, recognition where any is measured."""
+    """Print one row per evaluation: its headline first, recognition where any is measured."""
     recognition = [r["metrics"].get("recognition") for r in records]
     extra = ["recognition"] if any(share is not None for share in recognition) else []
     table = Table("stage", "variant", "greedy answers", "", "95 % interval", *COUNTS, *extra)
@@ -119,7 +119,7 @@ def _show(records: list[Record], folder: Path) -> None:
 
 
 def _beside(record: Record, shown: Headline) -> str:
-    """Success within all tries beside that at the first answer, or the other way round."""
+    """Success at the first answer where the headline is that within all tries, or the reverse."""
     if shown.several:
         return f"{WITHIN} {_share(shown.within)}"
     return f"first try {_share(record['first_try'])}"

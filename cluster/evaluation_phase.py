@@ -1,6 +1,6 @@
 """Every variant evaluated at one point of a run, with parity and the KL to the start.
 
-Rank 0 has the episodes played and writes the records; all ranks score the first variant's
+Rank 0 has the episodes run and writes the records; all ranks score the first variant's
 samples.
 """
 

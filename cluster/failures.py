@@ -1,4 +1,4 @@
-"""What can go wrong between processes, as exception types; each says who, what and how long.
+"""What can go wrong between processes, as exception types; each names who, what and how long.
 
 Messages are one line, for the terminal; the traceback of the cause stays in Ray's logs.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class RunFailure(RuntimeError):
-    """The run cannot go on; the message is one clear line."""
+    """The run cannot continue; the message is one clear line."""
 
 
 class DeadlineExceeded(RunFailure):
@@ -41,7 +41,7 @@ class PlacementError(RunFailure):
 
 
 class ClusterBusyError(PlacementError):
-    """The cluster could hold the run, but others hold what it needs; this may pass."""
+    """The cluster is large enough, but others use what the run needs; it may be free later."""
 
 
 class ParityError(RunFailure):

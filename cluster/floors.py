@@ -1,7 +1,7 @@
-"""Baselines of a run's environments, played: RUN/floors.json, the floor under its evaluations.
+"""Baselines of a run's environments, measured: RUN/floors.json, the floor under its evaluations.
 
-Input: a configuration. Output: by evaluation variant a row a baseline, on the first seeds of the
-evaluation. No engine is needed, so that the driver plays them while engines start.
+Input: a configuration. Output: by evaluation variant one row per baseline, on the first seeds of
+the evaluation. No engine is needed, so that the driver measures them while engines start.
 """
 
 from __future__ import annotations

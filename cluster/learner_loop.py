@@ -31,13 +31,13 @@ from learner.batch import Sequence
 
 
 def learner_loop(config: dict[str, Job]) -> None:
-    """Ray Train's entry: one call a rank and restart."""
+    """Ray Train's entry: called once per rank, and again at each restart."""
     job = config["job"]
     torch.set_num_threads(job.cfg.learner.threads)
     try:
         run_phases(LearnerRank(job, ray.train.get_context().get_world_rank()))
     except RunFailure as failure:
-        # Ray Train would start the group again; what ends a run is told to the driver.
+        # Ray Train would restart the group; the file makes the driver end the run instead.
         write_failure(job.folder, str(failure))
         raise
 
@@ -51,7 +51,7 @@ def run_phases(rank: LearnerRank) -> None:
     _start_engines(rank)
     if rank.cursor.phase == "sft":
         SFTPhase(rank, publisher, collector, evaluation, demonstrations).run()
-    del demonstrations  # PPO needs the room in the object store
+    del demonstrations  # PPO needs the space in the object store
     if rank.cursor.phase == "ppo":
         PPOPhase(rank, publisher, collector, evaluation).run()
 

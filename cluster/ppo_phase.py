@@ -1,6 +1,6 @@
 """The PPO phase: updates from the SFT checkpoint, or from the initial model without one.
 
-Input: episodes that the rollout workers play under the weights published last. Output: new
+Input: episodes that the rollout workers run under the weights published last. Output: new
 weights after each update, checkpoints/ppo, evaluated, and the cursor at the end.
 """
 
@@ -90,7 +90,7 @@ class PPOPhase:
 
 
 def training_requests(cfg: RunConfig, update: int) -> list[EpisodeRequest]:
-    """The episodes of one update: new seeds for each, and group_size plays of a seed."""
+    """The episodes of one update: new seeds for each, and group_size episodes per seed."""
     group = cfg.ppo.group_size
     seeds = update_seeds(cfg, update)
     return [

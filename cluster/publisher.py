@@ -1,6 +1,6 @@
-"""Between learning and playing: weights go to the engines, or engines sleep while ranks learn.
+"""Between learning and rollouts: weights go to the engines, or engines sleep while ranks learn.
 
-Input: the phase's training engine. Output: all workers play its weights under the rank's
+Input: the phase's training engine. Output: all workers sample from its weights under the rank's
 version. All calls are collective.
 """
 
@@ -26,7 +26,7 @@ class Publisher:
         self._colocated = rank.cfg.cluster.layout == "colocated"
 
     def publish(self, engine: TrainingEngine) -> float:
-        """All workers get the weights, and play; returns seconds, on rank 0."""
+        """Bring the weights to all workers and wake them; returns seconds, on rank 0."""
         if self._colocated:
             torch.cuda.empty_cache()  # what learning held, for the engines that wake
         published = self._channel.publish(self._rank.version, engine)

@@ -1,6 +1,5 @@
-"""Ray and the rollout actors of a run, kept for the next run where that one can use them.
-
-A study's engine so starts once, not once an arm: a start takes longer than a short arm.
+"""Ray and the rollout actors of a run, kept for the next run if that one can use them,
+so that a study starts its engines once: a start takes longer than a short arm.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ class RolloutPool:
 
     For each run: `acquire`; then `release` if the run ended well, `close` if it did not.
 
-    demonstrations: whether a later run may read some, for which the plan reserves CPUs.
+    demonstrations: whether to reserve Ray Data's CPUs, for later runs that read demonstrations.
     """
 
     def __init__(self, demonstrations: bool = False) -> None:
         self._demonstrations = demonstrations
         self._session = ExitStack()
-        self._key: dict[str, object] | None = None  # of the runs that can use what is up
+        self._key: dict[str, object] | None = None  # runs with an equal one can use these actors
 
     def __enter__(self) -> RolloutPool:
         return self
@@ -56,7 +55,7 @@ class RolloutPool:
         Args:
             cfg: the run.
             model: folder of its initial model; its weights come from the learner, so engines
-                that play another model with the same sizes and tokenizer are kept.
+                that hold another model with the same sizes and tokenizer are kept.
             learn: False places rollout actors only (evaluation).
 
         Raises:
@@ -72,7 +71,7 @@ class RolloutPool:
             self.close()
             self._start(cfg, model, learn)
             reusable = learn and weight_channel(cfg, self._plan.gpu) == "object_store"
-            self._key = key if reusable else None  # over nccl and ipc engines join one learner
+            self._key = key if reusable else None  # nccl and ipc tie engines to one learner
         else:
             self._reconfigure(cfg)
         options = buffer_options(self._plan)
@@ -89,7 +88,7 @@ class RolloutPool:
             kill(self._buffer)
 
     def close(self) -> None:
-        """End all that is up; called while an error passes, Ray's end is that of an error."""
+        """End all actors and Ray; if an exception is propagating, Ray is left as after an error."""
         ending, self._session = self._session, ExitStack()
         self._key = None
         ending.__exit__(*sys.exc_info())
@@ -126,7 +125,7 @@ def sharing_key(cfg: RunConfig, model: str) -> dict[str, object]:
 
 
 def _start_workers(cfg: RunConfig, model: str, plan: Plan) -> list[RolloutWorkerHandle]:
-    """Rollout actors where the plan says; their engines start in the background."""
+    """Rollout actors on the nodes of the plan; their engines start in the background."""
     from cluster.actors import RolloutActor
     from cluster.placement.ray_options import worker_options
 

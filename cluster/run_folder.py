@@ -10,14 +10,14 @@ from cluster.failures import PlacementError
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
 
-# What lies in a run folder, and the file that writes it:
+# What is in a run folder, and the file that writes it:
 #   config.yaml                 the resolved configuration                 here
 #   model/                      the initial model, where one is made       cluster/train.py
 #   demonstrations/             Parquet, where the expert writes them      cluster/demonstrations.py
 #   floors.json                 what policies without a model score        cluster/floors.py
-#   metrics.jsonl               a record a step, update, publish, phase    report/metrics.py
+#   metrics.jsonl               one record per step, update, publish, phase  report/metrics.py
 #   episodes.jsonl              sample conversations of evaluations        report/metrics.py
-#   outcomes.jsonl              a row an evaluated episode                 report/metrics.py
+#   outcomes.jsonl              one row per evaluated episode              report/metrics.py
 #   tensorboard/                the metrics again                          report/metrics.py
 #   start/                      the start's episodes, for the KL to it     cluster/start_kl.py
 #   checkpoints/{sft,sft-N,ppo} Hugging Face folders                       the phases

@@ -43,7 +43,7 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
                 f"cluster.address={address}: a job server takes jobs, not members; send the run "
                 "there with `cardinal submit`"
             )
-        live_nodes(address)  # refuses another Ray or Python in one line
+        live_nodes(address)  # refuses a cluster with another version of Ray or Python
     environment = {"PYTHONPATH": _python_path(), "RAY_TRAIN_V2_ENABLED": "1"}
     runtime_env = {"env_vars": environment | _own_cluster(address) | _quiet()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -34,7 +34,7 @@ from rollout.pictures import SCHEMA as PICTURE
 from rollout.pictures import Picture
 from rollout.renderer import Renderer
 
-TASK_CPUS = 0.25  # of a reading and of a rendering task: cluster.placement keeps room for both
+TASK_CPUS = 0.25  # of a reading and of a rendering task: cluster.placement reserves both
 GIB = 2**30
 
 
@@ -60,7 +60,7 @@ def render_demonstrations(
     Args:
         parquet: the folder.
         model_folder: of the model whose template and tokenizer are used.
-        seconds: how long Ray Data may go on without a block read or rendered.
+        seconds: how long Ray Data may continue without a block read or rendered.
 
     Raises:
         RunFailure: there are none, or one cannot be rendered.

@@ -1,6 +1,6 @@
-"""How far a policy is from where it started: KL(start || current) on what the start played.
+"""How far a policy is from where it started: KL(start || current) on the start's own episodes.
 
-Input: trajectories of the first evaluation, kept in RUN/start. Output: nats a token. They carry
+Input: trajectories of the first evaluation, kept in RUN/start. Output: nats per token. They carry
 the start's own log-probabilities, so no copy of its weights is kept.
 """
 
@@ -42,7 +42,7 @@ class StartKL:
         distributed.barrier()
 
     def kl(self, engine: TrainingEngine) -> float | None:
-        """KL(start || current) in nats a token (k3 over the start's samples), or None without any.
+        """KL(start || current), nats per token (k3 over the start's samples), or None without any.
 
         On the task that the start was first evaluated on; what is forgotten elsewhere follows it
         (Shenfeld et al., "RL's Razor", 2025, arXiv 2509.04259). A collective call.

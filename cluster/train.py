@@ -4,7 +4,7 @@
     rollout actors ─► buffer (refs) ─► learner (PPO) ─► weights ─► rollout actors
     evaluation by the same rollout actors ─► metrics ─► report
 Read it top down. The order of a run is in `train` and `_run` here and goes on in
-learner_loop.py, with one file a phase: sft_phase.py, ppo_phase.py, evaluation_phase.py.
+learner_loop.py, with one file per phase: sft_phase.py, ppo_phase.py, evaluation_phase.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
 
     Args:
         cfg: the job.
-        resume: go on with a begun one.
+        resume: continue one that was begun.
         pool: keeps Ray and the rollout actors for the next job; None ends them with this one.
 
     Raises:

@@ -1,7 +1,8 @@
-"""The one way to wait for another process: with a deadline, and with its death as an error.
+"""Waits for another process that has work to do: with a deadline, and its death as an error.
 
-Every wait names who was asked, what it should do, how long it may take and the configuration
-key that says so (every-wait-has-a-deadline).
+Each names who was asked, what it should do, how long it may take and the configuration key that
+sets this (every-wait-has-a-deadline). Calls that return at once need no key: their callers use
+`ray.get` with a constant.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def wait_for(ref: ObjectRef[T], who: str, what: str, seconds: float, key: str) -
 
 
 async def wait_for_async(ref: ObjectRef[T], who: str, what: str, seconds: float, key: str) -> T:
-    """As `wait_for`, inside an actor whose other calls go on meanwhile."""
+    """As `wait_for`, inside an actor whose other calls continue meanwhile."""
     with _typed_errors(who, what, seconds, key):
         return await asyncio.wait_for(ref, seconds)
 

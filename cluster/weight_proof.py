@@ -1,6 +1,6 @@
-"""Proof that the engines play with the learner's weights (weights-are-proven).
+"""Proof that the engines sample from the learner's weights (weights-are-proven).
 
-Each kind of weight is perturbed and published; what the engines then play must have the
+Each kind of weight is perturbed and published; what the engines then sample must have the
 log-probabilities that the learner computes.
 """
 
@@ -18,7 +18,7 @@ from learner.model import WEIGHT_KINDS
 from learner.parity import parity
 from rollout.episode import EpisodeRequest
 
-PROOF_EPISODES = 64  # at most, and at most one flight: played after each perturbation
+PROOF_EPISODES = 64  # at most, and at most one flight: run after each perturbation
 PARITY_MEAN_ABS = 1e-4  # in float32; bfloat16 engines and learners differ by rounding
 PARITY_MEAN_ABS_BF16 = 5e-2
 
@@ -29,7 +29,7 @@ def prove(
     """Perturb each kind of weight, publish, and compare log-probabilities; a collective call.
 
     Raises:
-        ParityError: the engines play with other weights; names the kind.
+        ParityError: the engines sample from other weights; names the kind.
     """
     with rank.phase("proof"):
         checks = {}

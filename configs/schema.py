@@ -69,7 +69,7 @@ class TinyVisionConfig:
         128, "longest side of a picture, pixels; larger ones are refused", low=16
     )
     patch_size: int = leaf(16, "side of a patch, pixels; divides image_size", low=4)
-    merge: int = leaf(2, "patches a side that become one token of the trunk", low=1)
+    merge: int = leaf(2, "patches per side that become one token of the trunk", low=1)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,9 @@ class PPOConfig:
     advantage_level: str = leaf("turn", "GAE over turns or over tokens", choices=("turn", "token"))
     normalize_advantages: bool = leaf(True, "over the whole batch of the update")
     ratio_level: str = leaf("token", "ratio per token or per answer", choices=("token", "turn"))
-    thought_coef: float = leaf(1.0, "weight of the tokens before the answer's final field", low=0)
+    thought_coef: float = leaf(
+        1.0, "weight of an answer's tokens before its final field, in the policy loss", low=0
+    )
     entropy_coef: float = leaf(0.0, "weight of the entropy bonus", low=0)
     kl_coef: float = leaf(0.0, "weight of the k3 KL to the SFT policy; 0 keeps no copy", low=0)
     correction_cap: float = leaf(2.0, "truncation of proximal / behaviour", low=1)
@@ -230,7 +232,8 @@ class EvalConfig:
     """What is measured at the start, after SFT and after PPO."""
 
     variants: dict[str, Any] = leaf(
-        {"train": {}}, "name to environment settings that differ from env.settings; null drops one"
+        {"train": {}},
+        "by name, the settings that differ from env.settings; a variant that is null is left out",
     )
     episodes: int = leaf(512, "greedy episodes of a variant: what success means", low=1)
     sampled_questions: int = leaf(

@@ -1,4 +1,4 @@
-"""Policies without a model, played: the floor under every result.
+"""Policies without a model, measured: the floor that a result is compared with.
 
 Input: an environment, whose `baselines` are played on the episodes of given seeds. Output: a Floor
 for each of them, and their table.

@@ -28,7 +28,7 @@ def gae(
     What follows the last step enters through `bootstrap` alone.
 
     Args:
-        rewards: [K], one a turn (or a token).
+        rewards: [K], one per turn (or token).
         values: [K], V(s_k) before each turn (or token).
         gamma: discount between step k and k + 1, one number or [K].
         lam: lambda.
@@ -52,13 +52,13 @@ def gae(
 def token_rewards(rewards: ArrayLike, lengths: ArrayLike, gamma: float) -> tuple[Floats, Floats]:
     """Rewards and discounts of an episode's action tokens, from those of its turns.
 
-    A turn's reward belongs to its last token, and only that token is discounted (by gamma), so
-    that a long answer costs no more than a short one.
+    A turn's reward belongs to its last token, and only that token is discounted (by gamma):
+    the discount depends on the number of turns, not on the lengths of answers.
 
     Args:
-        rewards: [K], one a turn.
+        rewards: [K], one per turn.
         lengths: int [K], action tokens of each turn, at least 1.
-        gamma: discount a turn.
+        gamma: discount per turn.
 
     Returns:
         rewards [A] and discounts [A] of the A action tokens.

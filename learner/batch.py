@@ -277,7 +277,7 @@ def _split_by_pictures(rows: Rows, pictures: list[int], picture_budget: int) -> 
 
 
 def _plan_flat(lengths: Ints, token_budget: int, pictures: list[int], picture_budget: int) -> Rows:
-    """One row a microbatch: next fit, in the given order."""
+    """One row per microbatch: next fit, in the given order."""
     rows: Rows = []
     tokens, count = math.inf, 0
     for index, length in enumerate(lengths.tolist()):

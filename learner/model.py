@@ -195,7 +195,7 @@ class ActorCritic(nn.Module):
 def load_actor_critic(
     folder: Path, cfg: RunConfig, forbidden: Sequence[int], value_seed: int | None
 ) -> ActorCritic:
-    """The policy in a Hugging Face folder, as `model.*` says: dtype, frozen parts, checkpointing.
+    """The policy in a Hugging Face folder, by `model.*`: dtype, frozen parts, checkpointing.
 
     Args:
         folder: Hugging Face model folder.

@@ -1,4 +1,4 @@
-"""Weights of an answer's tokens: less for the reasoning than for the final field after it.
+"""Weights of an answer's tokens: the coefficient before its final `"key":`, 1 from it on.
 
 Input: token ids and a decoder. Output: a factor for each token (`ppo.thought_coef`, as in the
 study's released code).

@@ -53,7 +53,10 @@ def payload_bytes(shapes: WeightShapes) -> int:
 
 
 def trainer_init_info(spec: TransferSpec) -> TrainerInitInfo:
-    """Settings of vLLM for a channel, with packed tensors, so that the bucket bounds the memory.
+    """Settings of vLLM for a channel, with packed tensors.
+
+    Packing bounds the memory of a transfer: the bucket of nccl; for ipc the bucket and one tensor,
+    because vLLM closes a chunk only after the tensor that passes the limit.
 
     Raises:
         ValueError: the channel is none of vLLM's, or this vLLM has no trainer's side.
@@ -111,7 +114,7 @@ def open_sender(
     Args:
         spec: the channel's settings, equal on both sides.
         client: its four calls reach every engine.
-        source: of the weights, read anew at each `send_weights`.
+        source: of the weights, read again at each `send_weights`.
     """
     init_info = trainer_init_info(spec)
     from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory

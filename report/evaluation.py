@@ -65,7 +65,7 @@ def headline(record: Record) -> Headline:
 def with_intervals(records: list[Record], outcomes: Callable[[], Iterable[Record]]) -> list[Record]:
     """Records, of which those that lead with the first answer get its interval.
 
-    outcomes: rows an episode, read only where an interval is missing.
+    outcomes: one row per episode, read only where an interval is missing.
     """
     wanted = {_place(r) for r in records if _lacks_interval(r)}
     played: dict[tuple[object, ...], list[Record]] = {place: [] for place in wanted}

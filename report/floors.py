@@ -1,6 +1,6 @@
-"""Policies without a model, as a run measured them: the floor beside which success is read.
+"""Policies without a model, as a run measured them: the floor that success is compared with.
 
-Input: a folder's floors.json, by variant one row a baseline. Output: rows, the best one, a table.
+Input: a folder's floors.json, by variant one row per baseline. Output: rows, the best one, a table.
 """
 
 from __future__ import annotations

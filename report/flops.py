@@ -1,4 +1,4 @@
-"""Floating-point operations of training and playing, from sizes and token counts alone.
+"""Floating-point operations of training and sampling, from sizes and token counts alone.
 
 A multiply-add counts as 2.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The paper's lambda: tokens played for one trained.
+# The paper's lambda: tokens sampled for one trained.
 REREAD = {"cardinal/GeneralPoints-v0": 6.0, "cardinal/VIRL-v0": 5.1}
 
 

@@ -61,7 +61,7 @@ def document(
     Args:
         title: of the run or study; escaped here.
         suffix: what the page is, for the browser's tab.
-        status: CSS class and word of the badge beside the title.
+        status: CSS class and word of the badge next to the title.
         facts: one line under the title; empty ones are left out.
         body: HTML, whose texts are escaped already.
         style: CSS on top of the common one.

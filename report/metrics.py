@@ -26,9 +26,9 @@ Record = dict[str, Any]  # a JSON object
 class RunLog:
     """Appends to a run folder's records.
 
-    A folder that already has records is continued: `elapsed_s` goes on from the last one, so
+    A folder that already has records is continued: `elapsed_s` continues from the last one, so
     that the time between an interruption and its resume does not count. TensorBoard's files
-    are written anew from what is kept, so that they never hold a step twice.
+    are written again from what is kept, so that they never hold a step twice.
     """
 
     def __init__(self, folder: str | Path, keep: Callable[[Record], bool] | None = None) -> None:
@@ -99,7 +99,7 @@ def read(folder: str | Path) -> list[Record]:
 
 
 def outcomes(folder: str | Path) -> list[Record]:
-    """One row an evaluated episode of a run folder (`RunLog.outcomes`)."""
+    """One row per evaluated episode of a run folder (`RunLog.outcomes`)."""
     return read_lines(Path(folder) / OUTCOMES)
 
 
@@ -141,7 +141,7 @@ def plain(value: object) -> Any:
 
 def append(file: Path, *records: Record) -> None:
     """Add JSON lines to a file."""
-    # One write a call, and the file opened anew: other processes may append or replace it.
+    # One write per call, and the file is opened again: other processes may append or replace it.
     lines = [json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in records]
     with file.open("ab", buffering=0) as stream:
         stream.write("".join(lines).encode())

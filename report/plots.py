@@ -168,7 +168,7 @@ def _trained(axes: Axes, records: list[Record], variants: list[str], unit: float
 def _recognition(
     axes: Axes, records: list[Record], variants: list[str], unit: float
 ) -> list[Line2D]:
-    """What was read right (cards, landmarks) beside success, where the environment says so."""
+    """Success and what was read right (cards, landmarks), where the environment measures it."""
     style: Record = {"color": RECOGNITION, "lw": 1.2, "ls": ":"}
     evaluated: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}
     for r in records:

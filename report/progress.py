@@ -130,7 +130,7 @@ class State:
 
 
 class Progress:
-    """Shows a run while it goes on::
+    """Shows a run while it lasts::
 
     with Progress(folder, cfg) as progress:
         while running:

@@ -1,6 +1,6 @@
 """How sure a share of successes is, and a difference of two.
 
-Input: counts, outcomes, or one number a seed; output: 95 % intervals and p-values.
+Input: counts, outcomes, or one number per seed; output: 95 % intervals and p-values.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
 
 
 def clustered(totals: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
-    """95 % interval of a share whose rows come in clusters, as plays of one hand or route do.
+    """95 % interval of a share whose rows come in clusters, as episodes of one hand or route do.
 
     Wilson's interval at the effective sample size: rows divided by the design effect, which is
     the ratio estimator's linearised variance over the binomial one (Cochran 1977, "Sampling
@@ -98,7 +98,7 @@ def paired_interval(gains: Sequence[float], counts: Sequence[float]) -> tuple[fl
     zero width. Here a pair is a cluster, and its variance is linearised as in `clustered`.
 
     Args:
-        gains: a question's sum of differences, first minus second, one a row.
+        gains: a question's sum of differences, first minus second, one per row.
         counts: rows of a question.
 
     Raises:
@@ -136,7 +136,7 @@ def summarise(
     """Success, n, questions and interval, as an evaluation's record has them.
 
     Args:
-        outcomes: one a row, from 0 to 1.
+        outcomes: one per row, from 0 to 1.
         questions: the hand or route of each row, in which rows cluster; None: each its own.
     """
     known = [float(outcome) for outcome in outcomes]
@@ -176,10 +176,10 @@ class OverSeeds:
 def over_seeds(
     values: Sequence[float], bounds: tuple[float, float] = (-math.inf, math.inf)
 ) -> OverSeeds:
-    """Spread of one number a seed.
+    """Spread of one number per seed.
 
     Args:
-        values: one a seed.
+        values: one per seed.
         bounds: what the mean can be at all; the interval stays within.
 
     Raises:

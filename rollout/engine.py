@@ -113,7 +113,7 @@ class InferenceEngine:
         init_weight_transfer(info)      once: meet the sender
         start_weight_update()           pause generation; a sleeping engine allocates its weights
         update_weights(message)         once or more: load a part of the weights
-        finish_weight_update(version)   generation goes on under `version`
+        finish_weight_update(version)   generation continues under `version`
 
     `receive` makes the last three for weights that are already in this process.
     """
@@ -229,7 +229,7 @@ class InferenceEngine:
     async def receive(
         self, version: int, buckets: Iterable[tuple[BucketHeader, NDArray[np.uint8]]]
     ) -> None:
-        """Replace all weights; sequences in flight pause and go on under the new version.
+        """Replace all weights; sequences in flight pause and continue under the new version.
 
         Args:
             version: policy version of the new weights.
@@ -268,7 +268,7 @@ class InferenceEngine:
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info=message))
 
     async def finish_weight_update(self, version: int) -> None:
-        """All weights are those of `version`: sequences go on, a sleeping engine is awake."""
+        """All weights are those of `version`: sequences continue, a sleeping engine is awake."""
         await self._llm.finish_weight_update(str(version))
         self.version = version
         if self._asleep:

@@ -119,7 +119,7 @@ async def run_episode(
     """Run one episode to its end or its deadline.
 
     Raises:
-        rollout.engine.EngineFailure: the engine is lost, so no episode can go on.
+        rollout.engine.EngineFailure: the engine is lost, so no episode can continue.
     """
     try:
         return await asyncio.wait_for(

@@ -80,7 +80,7 @@ class Trajectory:
 
     id: that of its request, unique in a run.
     environment: Gymnasium id.
-    variant: the name by which its worker knows the environment and its settings.
+    variant: `rollout` for training, or `eval/NAME` for a variant of eval.variants.
     seed: of the environment's reset.
     group_id: shared by the episodes of one seed (GRPO, RLOO).
     question: of its environment, the same for episodes that ask the same; "" is one of its own.
@@ -148,13 +148,13 @@ SCHEMA = pa.schema(
         ("failure", pa.string()),
         ("bootstrap", pa.bool_()),
         ("metrics", pa.map_(pa.string(), pa.float64())),
-        # Flat over the trajectory's segments; segment_lengths says where each ends.
+        # Flat over the trajectory's segments; segment_lengths has the length of each.
         ("segment_lengths", pa.list_(pa.int32())),
         ("token_ids", pa.list_(pa.int32())),
         ("action_mask", pa.list_(pa.uint8())),  # bytes, so that a view needs no copy
         ("behavior_logprobs", pa.list_(pa.float32())),
         ("policy_versions", pa.list_(pa.int32())),
-        # Flat over the trajectory's turns; turn_segments says which segment each is in.
+        # Flat over the trajectory's turns; turn_segments has the segment of each.
         ("turn_segments", pa.list_(pa.int32())),
         ("turn_begins", pa.list_(pa.int32())),
         ("turn_ends", pa.list_(pa.int32())),
@@ -167,7 +167,7 @@ SCHEMA = pa.schema(
 
 
 class Block(NamedTuple):
-    """Trajectories in Arrow: a row each, and each of their distinct pictures once."""
+    """Trajectories in Arrow: one row for each, and each distinct picture once."""
 
     trajectories: pa.RecordBatch
     pictures: pa.RecordBatch

@@ -1,6 +1,6 @@
 """The few numbers of a trajectory that travel without its arrays, and their form as columns.
 
-Refs-move-bytes-do-not: driver and buffer get a block's summaries, about 50 bytes a trajectory,
+Refs-move-bytes-do-not: driver and buffer get a block's summaries, about 50 bytes each,
 and references to the rest.
 """
 

@@ -70,7 +70,7 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
     def refresh_packed_linears(self) -> None:
         """Renew the packed copies of their weights that linear layers keep on a CPU.
 
-        vLLM's layerwise reload leaves out the output layer: without this it would go on sampling
+        vLLM's layerwise reload leaves out the output layer: without this it would continue sampling
         from the weights of the engine's start, without an error.
         """
         module: Any

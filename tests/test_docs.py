@@ -1,4 +1,4 @@
-"""The documentation names nothing that is not there, and its ways are as short as they say."""
+"""The documentation names nothing that is not there, and the paths that it lists are short."""
 
 import re
 import tomllib
@@ -21,9 +21,9 @@ def test_every_name_leads_somewhere(page):
     assert pages.faults(ROOT, page) == []
 
 
-@pytest.mark.parametrize(("way", "most"), [("token", 10), ("weight", 8)])
-def test_a_token_and_a_weight_pass_few_files(way, most):
-    files = pages.files_in_section(ARCHITECTURE, f"The way of a {way}")
+@pytest.mark.parametrize(("path", "most"), [("token", 10), ("weight", 8)])
+def test_a_token_and_a_weight_pass_few_files(path, most):
+    files = pages.files_in_section(ARCHITECTURE, f"The path of a {path}")
     assert 5 < len(files) <= most, files
 
 

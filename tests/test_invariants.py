@@ -9,7 +9,7 @@ from rollout.trajectory import Segment, Trajectory, Turn
 
 
 def trajectory(versions: list[list[int]]) -> Trajectory:
-    """A segment a list: a prompt of two tokens, then an answer of these policy versions."""
+    """One segment per list: a prompt of two tokens, then an answer of these policy versions."""
     segments = []
     for sampled in versions:
         length = 2 + len(sampled)

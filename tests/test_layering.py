@@ -1,4 +1,4 @@
-"""The tree keeps its rules: rooms, vendors, no circles, short files, typed signatures, a test each.
+"""The tree keeps its rules: packages, vendors, no circles, short files, types, a test per file.
 
 The rules themselves stand in `tests/support/layering.py`; each has a test that a violation is
 found.

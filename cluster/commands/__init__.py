@@ -1,1 +1,1 @@
-"""The commands of `cardinal`, a file a group: each function with its arguments beside it."""
+"""The commands of `cardinal`, one file per group: each function with its arguments."""

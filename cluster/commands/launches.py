@@ -32,7 +32,7 @@ COMMANDS = Commands()
     argument("--no-follow", action="store_true", help="return once it is submitted"),
 )
 def submit_command(options: argparse.Namespace) -> int:
-    """Run one job on a Ray cluster that is running; submitted again, it goes on."""
+    """Run one job on a Ray cluster that is running; submitted again, it continues."""
     from cluster.launch.submit import submit
 
     return submit(

@@ -48,7 +48,7 @@ def _variants(cfg: RunConfig, name: str | None, pairs: list[str]) -> dict[str, S
 
 @COMMANDS.add("report", argument("run", help="folder of a run or a study"))
 def report_command(options: argparse.Namespace) -> int:
-    """Write the report of a run's or a study's folder anew."""
+    """Write the report of a run's or a study's folder again."""
     from report.page import write_report
     from report.study.page import write_study_report
     from report.study.results import is_study

@@ -33,7 +33,7 @@ def check_command(options: argparse.Namespace) -> int:
 @COMMANDS.add(
     "train",
     *CONFIG,
-    argument("--resume", action="store_true", help="a run begun before goes on"),
+    argument("--resume", action="store_true", help="continue a run that was begun before"),
     resumable=True,
 )
 def train_command(options: argparse.Namespace) -> int:

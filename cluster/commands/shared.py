@@ -1,4 +1,4 @@
-"""Arguments that several commands take, and what they say of the run they mean."""
+"""Arguments that several commands take, and the configuration that they name."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def manifest(cfg: RunConfig, options: ManifestOptions) -> list[Manifest]:
         "runtimeEnvYAML": yaml.safe_dump(
             {"env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}}
         ),
-        "backoffLimit": 2,  # each try has a new cluster, on which the run goes on
+        "backoffLimit": 2,  # each try has a new cluster, on which the run continues
         "preRunningDeadlineSeconds": 1800,  # for pods that find no node; the job then fails
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,

@@ -101,7 +101,7 @@ def worker_pods(cfg: RunConfig, options: ManifestOptions) -> list[Pods]:
 
 
 def _pods(name: str, group: Group, most: int, threads: int, object_store: int) -> Pods:
-    """As few pods as hold a group, filled alike; room for Ray Data's tasks in each.
+    """As few pods as hold a group, filled alike; CPUs for Ray Data's tasks in each.
 
     Args:
         name: of the pods.

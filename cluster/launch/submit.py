@@ -41,7 +41,7 @@ def submit(
 ) -> int:
     """Submit one run; the exit code of the job, or 0 at once without `follow`.
 
-    Submitted again, a run whose folder is there goes on from its last checkpoint.
+    Submitted again, a run whose folder is there continues from its last checkpoint.
 
     Args:
         config: as `cardinal train` takes it; the file must lie in the checkout.

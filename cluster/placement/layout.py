@@ -1,7 +1,7 @@
 """What cluster.layout and cluster.channel mean on given hardware: how weights travel.
 
 Input: a configuration, and whether there are GPUs. Output: the weight channel, or one sentence
-that says what needs GPUs.
+that names what needs GPUs.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class ProcessMemory:
 
 
 def memory_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
-    """Bytes by part over all processes; the ZeRO stage says what ranks share.
+    """Bytes by part over all processes; what ranks share depends on the ZeRO stage.
 
     Weights, gradients and AdamW's two moments as in Rajbhandari et al., "ZeRO", 2020; in
     bfloat16 also a float32 master copy. Activations are an estimate: 16 values of the hidden

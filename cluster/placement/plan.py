@@ -41,7 +41,7 @@ def plan(
 
 
 def groups(cfg: RunConfig, gpu: bool, needs: Needs, learn: bool = True) -> tuple[Group, ...]:
-    """What a run requests: rollout workers, learner ranks, room for Ray Data's tasks."""
+    """What a run requests: rollout workers, learner ranks, CPUs for Ray Data's tasks."""
     rollout, learner = cfg.rollout, cfg.learner
     engine_gpus = gpu and not (cfg.cluster.layout == "colocated" and learn)
     worker = Group(

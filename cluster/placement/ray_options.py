@@ -1,4 +1,4 @@
-"""A plan on a live Ray: the options that put each process where the plan says.
+"""A plan on a live Ray: the options that put each process on its node.
 
 Input: a plan, or the connected Ray to make one for. Output: actor options, Ray Train's scaling,
 or one sentence that says why the nodes cannot share the run. Every wait has a deadline.
@@ -44,7 +44,7 @@ def place(cfg: RunConfig, model: str, learn: bool = True) -> Plan:
 
     Raises:
         PlacementError: the run does not fit, or the nodes do not share cluster.root and the model.
-        DeadlineExceeded: a node does not say whether it does.
+        DeadlineExceeded: a node does not answer.
     """
     size = check_model(model)
     address = ray.get_runtime_context().gcs_address

@@ -36,8 +36,8 @@ class Node:
     """One node of a cluster.
 
     id, name: Ray's, and one for people.
-    total, free: what it has and what nobody holds: CPU and GPU as counts, memory and
-        object_store_memory in bytes; what is not named it does not have.
+    total, free: resources that it has, and those that no process has reserved: CPU and GPU as
+        counts, memory and object_store_memory in bytes; a name that is absent counts as 0.
     accelerator: type of its GPUs as Ray names it.
     labels: the cluster owner's and Ray's own.
     """

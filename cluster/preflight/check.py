@@ -1,7 +1,7 @@
-"""`cardinal check`: whether a run can be, decided before anything is started.
+"""`cardinal check`: decides whether a run can start, before anything is started.
 
 Input: a configuration. Output: the run's sizes, memory and plan, or one sentence that says why it
-cannot be. Imports no vLLM or DeepSpeed, and Ray only if an address is given.
+cannot start. Imports no vLLM or DeepSpeed, and Ray only if an address is given.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _check_memory(memory: Mapping[str, int], available: int) -> None:
 
 
 def _check_prompts(run: ResolvedRun) -> dict[str, int]:
-    """Tokens of the longest prompt by variant; each leaves room for an answer."""
+    """Tokens of the longest prompt by variant; each leaves space for an answer."""
     rollout = run.cfg.rollout
     longest = {
         name: _longest_prompt(run.renderer, name, environment)

@@ -1,7 +1,7 @@
-"""What a configuration names, found or made once: its environments, its renderer, its policy.
+"""What a configuration names, found or created once: its environments, its renderer, its policy.
 
 Input: a configuration. Output: a `ResolvedRun` for the checks, or one sentence that says which
-part there cannot be. A tiny model's tokenizer is trained as the run would train it.
+part is missing or invalid. A tiny model's tokenizer is trained as the run would train it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`cardinal train --resume`: whether a run folder holds this very run, so that it goes on."""
+"""`cardinal train --resume`: whether a run folder holds this very run, which then continues."""
 
 from __future__ import annotations
 

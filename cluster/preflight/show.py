@@ -38,7 +38,7 @@ def show_plan(run: CheckedRun) -> None:
 
 
 def plan_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """A row a node: its name, CPU, GPU, and which processes it gets."""
+    """One row per node: its name, CPU, GPU, and which processes it gets."""
     for node in plan.nodes:
         here = [p for p in plan.places if p.node.id == node.id]
         work = "; ".join(filter(None, (_processes(role, here) for role in (WORKER, RANK, DATA))))

@@ -1,7 +1,7 @@
 """`cardinal study`: every arm and seed of a study as a normal run, then the study's report.
 
-Input: a StudyConfig; output: run folders and study.yaml. What is finished is not done again,
-what was interrupted goes on.
+Input: a StudyConfig. Output: run folders, study.yaml, study.json and results.csv, then the report.
+What is finished is not done again, what was interrupted continues.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def study(plan: StudyConfig, parallel: int) -> int:
 def run_study(study: StudyConfig, slots: Slots) -> int:
     """Run what is not finished, each arm after its source; the code of `study`.
 
-    study.json and results.csv are written anew whenever a run has ended.
+    study.json and results.csv are written again whenever a run has ended.
     """
     _claim(study)
     statuses: dict[str, str] = {}
@@ -125,7 +125,7 @@ def _without_a_slot(
 
 
 def _begin(study: StudyConfig, arm: str, seed: int, slots: Slots) -> None:
-    """Give a run to a slot; one that was begun before goes on.
+    """Give a run to a slot; one that was begun before continues.
 
     Raises:
         ConfigError: its SFT steps cannot be chosen (`match`).

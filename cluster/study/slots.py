@@ -69,7 +69,7 @@ class Slots:
         return any(slot is None or slot.run is None for slot in self._slots)
 
     def begin(self, run: str, cfg: RunConfig, resume: bool) -> None:
-        """Begin a run; `free` says whether one can."""
+        """Begin a run; see `free` for whether one can."""
         at = next(i for i, slot in enumerate(self._slots) if slot is None or slot.run is None)
         slot = self._slots[at] = self._slots[at] or self._start(at)
         slot.run = run
@@ -132,7 +132,7 @@ def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
 
 
 def _attempt(cfg: RunConfig, resume: bool, pool: RolloutPool) -> str:
-    """Check as `cardinal train` does, and run; one arm's failure leaves the others to go on."""
+    """Check as `cardinal train` does, and run; the other arms continue after one has failed."""
     from cluster.preflight.check import check
     from cluster.train import train
 

@@ -1,1 +1,1 @@
-"""Weights on their way from the learner to the rollout engines: one file a channel."""
+"""Weights on their way from the learner to the rollout engines: one file per channel."""

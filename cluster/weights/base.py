@@ -10,7 +10,10 @@ from learner.engine import TrainingEngine
 
 @dataclass(frozen=True)
 class Published:
-    """One publish: version, wall seconds, payload bytes and buckets."""
+    """One publish: version, wall seconds, payload bytes and buckets.
+
+    buckets: objects that were sent over object_store; 1 over nccl and ipc, whatever vLLM packed.
+    """
 
     version: int
     seconds: float
@@ -26,11 +29,12 @@ class WeightChannel(Protocol):
     three steps (on an actor: `start_weight_update`, `update_weights`, `finish_weight_update`):
 
     1. begin: sequences in flight pause, caches of the old weights are dropped, and every layer
-       is prepared to be loaded. An engine that sleeps wakes with room for its weights only.
-    2. load, once a bucket: object_store reads a bucket from shared memory; nccl and ipc get a
-       message that describes tensors, which arrive from GPU to GPU.
+       is prepared to be loaded. An engine that sleeps wakes with memory for its weights only.
+    2. load: object_store reads buckets from shared memory, one after another. nccl gets one
+       message that describes all tensors, ipc one per packed chunk; the tensors themselves
+       arrive from GPU to GPU.
     3. finish: the loaded layers are put into use, the engine's version becomes that of the
-       publish, and sequences go on; each further token is marked with the new version.
+       publish, and sequences continue; each further token is marked with the new version.
 
     Over object_store each engine takes the steps at its own pace, over nccl and ipc all engines
     take each step together. The publish is over when all have finished; one deadline,

@@ -33,7 +33,7 @@ from learner.weight_sender import (
     weight_source,
 )
 
-GRACE_S = 2.0  # the client's own error names the worker: it comes first
+GRACE_S = 2.0  # so that the client's own error, which names the worker, is raised first
 T = TypeVar("T")
 
 
@@ -48,7 +48,7 @@ class DeviceChannel:
     """See WeightChannel.
 
     Rank 0 sends on a thread of its own, because a collective whose partner died never returns:
-    the main thread waits with a deadline, and is told of a worker's death
+    the main thread waits with a deadline, and is notified of a worker's death
     (every-wait-has-a-deadline).
     """
 
@@ -112,7 +112,7 @@ class DeviceChannel:
         def run() -> None:
             try:
                 if device is not None:
-                    torch.cuda.set_device(device)  # a thread begins on the first
+                    torch.cuda.set_device(device)  # a new thread uses device 0
                 done.set_result(work())
             except BaseException as error:  # noqa: BLE001 - a thread's boundary; raised below
                 done.set_exception(error)
@@ -174,7 +174,7 @@ class WeightSyncClient:
         self._wait([worker.update_weights.remote(update_info) for worker in self._workers])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Each engine goes on, under the version of the operation."""
+        """Each engine resumes, under the version of the operation."""
         self._wait([worker.finish_weight_update.remote(self._version) for worker in self._workers])
 
     def _wait(self, calls: list[ObjectRef[None]]) -> None:

@@ -76,7 +76,7 @@ def read_brief(text: str, cards: bool, thought: bool) -> Answer:
 def card_name(text: str) -> str:
     """The rank of a card as it is written on it: A, 2 to 10, J, Q, K.
 
-    Suits are left out, because no rule speaks of them: `2♠`, `♠2`, `2 of spades`, `spades 2`,
+    Suits are left out, because no rule depends on them: `2♠`, `♠2`, `2 of spades`, `spades 2`,
     `2s` are 2. Names and words are read in any case: `Ace`, `jack`, `ten`, `T`. What is none of
     these stays as it is, and is no card; 1 is no ace and 11 no jack, for no card shows them.
     """
@@ -87,7 +87,7 @@ def card_name(text: str) -> str:
 
 
 def card_names(text: str) -> list[str]:
-    """The ranks of the cards in a text, parted by blanks, commas or their suits."""
+    """The ranks of the cards in a text, separated by blanks, commas or their suits."""
     words = _BETWEEN_CARDS.split(_SUIT.sub(" ", text.upper()))
     return [name for word in words if (name := card_name(word))]
 

@@ -57,7 +57,7 @@ class Settings:
         choices=("numbers", "ranks"),
     )
     require_face: bool = leaf(False, "every hand holds at least one of J, Q, K")
-    verify_iter: int = leaf(5, "graded answers an episode", low=1, high=100)
+    verify_iter: int = leaf(5, "graded answers per episode", low=1, high=100)
     feedback: str | None = leaf(
         None,
         "what follows a failed answer; null: verifier, in paper_code prefix_hint",

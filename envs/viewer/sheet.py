@@ -60,7 +60,7 @@ class Strip:
         self.draw = ImageDraw.Draw(self.image)
 
     def reserve(self, height: int) -> None:
-        """Make room for so many more rows of pixels."""
+        """Make space for so many more rows of pixels."""
         if self.y + height > self.image.height:
             taller = Image.new("RGB", (self.width, 2 * (self.y + height)), self.background)
             taller.paste(self.image)

@@ -11,7 +11,7 @@ from envs.base import Demonstration, Message, TextEnv
 @dataclass(frozen=True)
 class SumsSettings:
     largest: int = leaf(99, "largest number", low=1)
-    tries: int = leaf(3, "graded answers an episode", low=1)
+    tries: int = leaf(3, "graded answers per episode", low=1)
 
 
 class Sums(TextEnv):

@@ -99,7 +99,7 @@ def _pale(color: str, by: float) -> tuple[float, float, float]:
 
 
 def verification(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> list[Record]:
-    """Growth during RL, by graded answers an episode, a panel a variant out of distribution."""
+    """Growth during RL by graded answers per episode; a panel per out-of-distribution variant."""
     arms = [arm for arm in study.of_kind("rl") if arm.verify_iter]
     if len({arm.verify_iter for arm in arms}) < 2:
         return []

@@ -23,7 +23,7 @@ Sources = Mapping[str, tuple[str | None, int | None]]  # arm to the one before i
 
 @dataclass(frozen=True)
 class Spent:
-    """Tokens and FLOPs of SFT, of PPO's learning, and of what was played or scored.
+    """Tokens and FLOPs of SFT, of PPO's learning, and of what was sampled or scored.
 
     formula_flops: by the paper's formula. FLOPs are nan where no model folder is left to size.
     """

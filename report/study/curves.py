@@ -1,4 +1,4 @@
-"""The figures of a study that are curves over training, a panel a variant."""
+"""The figures of a study that are curves over training, one panel per variant."""
 
 from __future__ import annotations
 

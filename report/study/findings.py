@@ -25,7 +25,7 @@ ROUNDING = 1e-9  # of sums of shares
 class Side(NamedTuple):
     """One side of a comparison: an arm at a checkpoint.
 
-    share: of the questions that both sides played. flops: mean over seeds, None unknown.
+    share: of the questions that both sides answered. flops: mean over seeds, None unknown.
     """
 
     arm: str
@@ -285,7 +285,7 @@ def _sentences(study: Study) -> Iterator[tuple[str, str, str, str, list[str]]]:
 def _compare(
     study: Study, first: str, second: str, variant: str, measure: str, primary: bool
 ) -> Comparison | None:
-    """Over the seeds that both arms have finished, on the questions that all of them played."""
+    """Over the seeds that both arms have finished, on the questions that all of them answered."""
     both = [
         (one, other)
         for seed in study.seeds

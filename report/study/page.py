@@ -33,7 +33,7 @@ def write_study_report(folder: str | Path) -> Path:
 
     Returns:
         The page. Beside it, report/ holds NAME.png and NAME.csv of every figure with data,
-        points.csv (one row an evaluation), comparisons.csv and published.csv.
+        points.csv (one row per evaluation), comparisons.csv and published.csv.
 
     Raises:
         ConfigError: the folder is no study's (`read_study`).

@@ -93,7 +93,7 @@ def curves(
 
     Args:
         study: what is drawn.
-        axes: one a variant.
+        axes: one per variant.
         variants: whose panels they are.
         arms: a line each, where it has two steps or more.
         x: of a point.

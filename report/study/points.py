@@ -48,7 +48,7 @@ class Point:
     measures: each of MEASURES that the environment has, by question, of that decoding.
     samples: success of sampled answers by question; empty where all was greedy.
     flops: spent since the initial model, a pretrained one's own cost left out; None unknown.
-    flops_formula: by the paper's formula. kl: to the initial model, nats a token.
+    flops_formula: by the paper's formula. kl: to the initial model, nats per token.
     headline: the measure that its record leads with. overlap: which of its questions training
     can ask; "unknown" in older records.
     """
@@ -108,7 +108,7 @@ def interval(tallies: Tallies) -> tuple[float, float]:
 
 
 def pooled(points: Iterable[Point], measure: str = "success") -> dict[str, Tally]:
-    """Tallies of several training seeds together: a question that many played is one cluster."""
+    """Tallies of several training seeds together: a question that many answered is one cluster."""
     found: dict[str, Tally] = {}
     for point in points:
         for question, tally in point.measures.get(measure, {}).items():

@@ -1,4 +1,4 @@
-"""Published figures of "SFT Memorizes, RL Generalizes", to stand beside a study's own.
+"""Published figures of "SFT Memorizes, RL Generalizes", to compare with a study's own.
 
 Source: Chu et al. (January 2025), arXiv 2501.17161, with an 11-billion-parameter model
 (Llama-3.2-Vision-11B). Percent; per-step accuracy where the measure says so.

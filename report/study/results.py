@@ -32,7 +32,7 @@ class Arm:
 
     kind: its part in the paper's comparisons, one of KINDS.
     source, at: the arm whose model it begins with, and after which SFT step (None: its end).
-    verify_iter: graded answers an episode in training, where the configuration says it.
+    verify_iter: graded answers per episode in training, where the configuration has it.
     """
 
     name: str
@@ -139,7 +139,7 @@ class Study:
 
 
 def run_folder(study: str | Path, arm: str, seed: int) -> Path:
-    """Where an arm's run of one training seed lies: STUDY/ARM/seedN, a normal run folder."""
+    """Where an arm's run of one training seed is: STUDY/ARM/seedN, a normal run folder."""
     return Path(study) / arm / f"seed{seed}"
 
 
@@ -152,7 +152,7 @@ def read_study(folder: str | Path) -> Study:
     """Read a study's folder as `cardinal study` writes it.
 
     study.yaml holds `seeds` and `arms` (name to {from, at, set}). Runs lie where `run_folder`
-    says, each with config.yaml, metrics.jsonl and outcomes.jsonl: one row an episode of an
+    says, each with config.yaml, metrics.jsonl and outcomes.jsonl: one row per episode of an
     evaluation (`RunLog.outcomes`). An `eval` record of metrics.jsonl may carry kl_start.
 
     Raises:
@@ -225,7 +225,7 @@ def _named(said: Record) -> list[str]:
 
 
 def _budget(config: Record) -> str:
-    """How episodes are evaluated, as far as the configuration says it."""
+    """How episodes are evaluated, as far as the configuration has it."""
     temperature = (config.get("eval") or {}).get("temperature")
     tries = ((config.get("env") or {}).get("settings") or {}).get("verify_iter")
     tokens = (config.get("rollout") or {}).get("answer_tokens")
@@ -277,7 +277,7 @@ def _arms(folder: Path, said: Record, configs: dict[str, Record]) -> list[Arm]:
 
 
 def _kind(name: str, config: Record, source: Arm | None, before: Arm | None) -> str:
-    """An arm's part: SFT that goes on from an SFT arm makes what is begun from it `rl_overfit`.
+    """An arm's part: SFT that continues from an SFT arm makes what is begun from it `rl_overfit`.
 
     An arm called pretrain… stands for the initial model that a tiny one lacks.
     """
@@ -302,7 +302,7 @@ def _size(run: Path) -> int | None:
 
 
 def table_rows(study: Study) -> list[Record]:
-    """One row a point, for points.csv: shares from 0 to 1, intervals clustered by question."""
+    """One row per point, for points.csv: shares from 0 to 1, intervals clustered by question."""
     return [_table_row(study, point) for point in study.points]
 
 

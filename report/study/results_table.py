@@ -40,7 +40,7 @@ COLUMNS = (
 
 
 def write_results(study: StudyConfig, statuses: Mapping[str, str]) -> None:
-    """study.json (how each run ended) and results.csv (a row an evaluation of finished runs)."""
+    """study.json (how each run ended) and results.csv (one row per evaluation of finished runs)."""
     sources = {arm: (found.source, found.at) for arm, found in study.arms.items()}
     rows = [
         {"arm": arm, "source": found.source, "seed": seed, **row}
@@ -58,7 +58,7 @@ def write_results(study: StudyConfig, statuses: Mapping[str, str]) -> None:
 
 
 def _rows(study: Path, sources: compute.Sources, arm: str, seed: int) -> list[Record]:
-    """A row an evaluation of a run, with what was spent until then."""
+    """One row per evaluation of a run, with what was spent until then."""
     earlier = compute.before(study, sources, arm, seed)
     return [
         {k: record[k] for k in COLUMNS if k in record}

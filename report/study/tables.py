@@ -267,7 +267,7 @@ def beside_published(study: Study) -> str:
 
 
 def _opposed(study: Study) -> tuple[Arm | None, Arm | None]:
-    """SFT and RL to stand beside the published pair: begun from the same model, if there are."""
+    """SFT and RL to compare with the published pair: begun from the same model, if there are."""
     sft, rl = study.of_kind("sft"), next(iter(study.of_kind("rl")), None)
     same = [arm for arm in sft if rl and (arm.source, arm.at) == (rl.source, rl.at)]
     return next(iter(same or sft), None), rl

@@ -44,7 +44,7 @@ RECORDS = {
         (Cursor("done", update=2), "end"),
     ],
 )
-def test_records_after_the_cursor_are_written_anew(cursor, last):
+def test_records_after_the_cursor_are_written_again(cursor, last):
     names = list(RECORDS)
     before = names[: names.index(last) + 1] if last else []
     assert [name for name, record in RECORDS.items() if cursor.covers(record)] == before

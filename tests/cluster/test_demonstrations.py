@@ -1,4 +1,4 @@
-"""Demonstrations on disk: the same bytes for the same seed, and the released format beside it."""
+"""Demonstrations on disk: the same bytes for the same seed, and the released format."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""`cardinal eval` for real: a PPO checkpoint, its value head beside it, in a fresh engine."""
+"""`cardinal eval` for real: a PPO checkpoint with its value head, in a fresh engine."""
 
 import json
 

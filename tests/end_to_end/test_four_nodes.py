@@ -51,7 +51,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Three raylets of one CPU beside a head without any; this process is on the head."""
+    """Three raylets of one CPU and a head without any; this process is on the head."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -190,7 +190,7 @@ def test_what_this_cluster_cannot_do_is_refused_in_one_line(cluster, capsys, tmp
     hold = ray.remote(num_cpus=1)(Idle).remote()
     ray.get(hold.ready.remote(), timeout=60)
     deadline = time.monotonic() + 20
-    while sum(n.free.get("CPU", 0) for n in live_nodes(cluster.address)) > 2:  # the head hears it
+    while sum(n.free.get("CPU", 0) for n in live_nodes(cluster.address)) > 2:  # head notices
         assert time.monotonic() < deadline
         time.sleep(0.2)
     code, _, err = said(capsys, *run, f"cluster.root={tmp_path}", *PACKED)

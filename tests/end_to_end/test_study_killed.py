@@ -1,4 +1,4 @@
-"""A real study, killed at random moments: nothing finished is done again, the rest goes on."""
+"""A real study, killed at random moments: nothing finished is done again, the rest continues."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def contents(run):
 
 
 def saved(run):
-    """Whether a run has a checkpoint to go on from."""
+    """Whether a run has a checkpoint to continue from."""
     return (run / "checkpoints" / "state" / "cursor.json").is_file()
 
 
@@ -120,7 +120,7 @@ def test_a_killed_study_repeats_nothing_and_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_study_ends_its_slots(tmp_path):
-    """Ctrl-C with two slots: one line, exit code 130, no process left, and it goes on."""
+    """Ctrl-C with two slots: one line, exit code 130, no process left, and it continues."""
     file = tmp_path / "mine.yaml"
     file.write_text(STUDY.format(root=tmp_path / "runs", seed="1, 2"))
     folder = tmp_path / "runs" / "mine"

@@ -61,7 +61,7 @@ def test_export_loads_in_plain_transformers(folder, tmp_path, stage):
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_resume_goes_on_exactly(tmp_path, stage):
+def test_resume_continues_exactly(tmp_path, stage):
     folder = save_llama(tmp_path / "model")
     engine = start(folder, stage)
     train(engine, 2)

@@ -158,7 +158,7 @@ def test_export_is_a_plain_merged_folder(folder, tmp_path, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_resume_goes_on_exactly(folder, tmp_path, stage):
+def test_resume_continues_exactly(folder, tmp_path, stage):
     engine = start(folder, stage)
     train(engine, 2)
     engine.save(tmp_path / "state")

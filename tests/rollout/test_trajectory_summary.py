@@ -27,7 +27,7 @@ def test_round_trip():
     assert [row.question for row in rows] == ["1 2 3 4 = 24", "1 2 3 4 = 24", "q"]
 
 
-def test_they_are_under_a_hundredth_of_what_they_speak_of():
+def test_they_are_under_a_hundredth_of_their_trajectories():
     """Trajectories of a thousand tokens, sixty-four a block."""
     long = (segment([(200, 260), (400, 470), (900, 960)], 1000),)
     metrics = {"success": 1.0, "first_try": 0.0, "legal_formula": 0.5}

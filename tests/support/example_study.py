@@ -64,7 +64,7 @@ def make_study(
 ) -> Path:
     """Write a complete study; an arm may carry `verify_iter`, from 1 to 10.
 
-    samples: sampled answers a question beside a greedy one; 0 writes rows without `question` and
+    samples: sampled answers per question besides a greedy one; 0 writes rows without `question` and
     `decoding`, as older runs did.
     ppo_tokens: of each logged PPO update; SAME_COMPUTE makes an arm of PPO as dear as one of SFT.
     several: variants whose records lead with the first answer. With samples records say which

@@ -1,4 +1,4 @@
-"""The rules of the tree, as functions: a folder in, one line a violation out.
+"""The rules of the tree, as functions: a folder in, one line per violation out.
 
 Sources are parsed, never imported, so that a broken file cannot hide from them. What each limit
 is stands at the top; `tests/test_layering.py` holds the tree to them.
@@ -38,7 +38,7 @@ WITHOUT = {
     "configs": ("torch",),
     "envs": ("torch",),
 }
-REST = "*"  # the files of a room that are named on no floor
+REST = "*"  # the files of a package that are named on no floor
 FLOORS = {  # from bottom to top: a part imports itself and the floors below, never its neighbour
     "configs": (("schema", "text"), ("presets",), (REST,)),
     "envs": (
@@ -70,7 +70,7 @@ PASSED_OVER = {".git", ".venv", "runs", "models", "build"}
 
 
 def sources(root: Path, *folders: str) -> Iterator[tuple[str, str, ast.Module]]:
-    """(path from root, text, tree) of each Python file of some folders; the rooms by default."""
+    """(path from root, text, tree) of each Python file of some folders; the packages by default."""
     for folder in folders or tuple(ROOMS):
         for file in sorted((root / folder).rglob("*.py")):
             name, text = file.relative_to(root).as_posix(), file.read_text()
@@ -132,7 +132,7 @@ def _sizes(name: str, text: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def import_violations(root: Path) -> list[str]:
-    """Imports that leave a room upwards or sideways, and vendors outside their files."""
+    """Imports that leave a package upwards or sideways, and vendors outside their files."""
     found = set()
     for name, _, tree in sources(root):
         for line, imported in imports(root, name, tree):
@@ -159,7 +159,7 @@ def _import_faults(name: str, imported: str) -> Iterator[str]:
 
 
 def _floor(parent: str, dotted: str) -> tuple[int, str] | None:
-    """(floor, part) of a module inside a room; None outside of it."""
+    """(floor, part) of a module inside a package; None outside of it."""
     if dotted != parent and not dotted.startswith(f"{parent}."):
         return None
     part = dotted.removeprefix(parent).removeprefix(".").split(".")[0]
@@ -169,7 +169,7 @@ def _floor(parent: str, dotted: str) -> tuple[int, str] | None:
 
 
 def cycles(root: Path) -> list[str]:
-    """Modules that import each other in a circle, one line a circle."""
+    """Modules that import each other in a circle, one line per circle."""
     trees = {module(name): (name, tree) for name, _, tree in sources(root)}
     edges = {
         here: sorted({there for _, there in imports(root, *pair) if there in trees} - {here})

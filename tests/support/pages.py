@@ -1,7 +1,7 @@
 """What the documentation names: paths, modules, keys, commands and targets that are not there.
 
-A page in, one line a name that leads nowhere out. Names are looked for in code spans, code blocks
-and links; Python blocks are read for their imports alone.
+Input: a page. Output: one line per name that leads nowhere. Names are looked for in code spans,
+code blocks and links; Python blocks are read for their imports alone.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _imported(code: str) -> Iterator[str]:
 
 
 def dotted_fault(root: Path, dotted: str) -> str | None:
-    """What is wrong with a dotted name that begins like a room, a benchmark or a section."""
+    """What is wrong with a dotted name that begins like a package, a benchmark or a section."""
     top, last = dotted.split(".")[0], dotted.split(".")[-1]
     if top not in (*ROOMS, "benchmarks", *sections()) or last in SUFFIXES:
         return None

@@ -262,5 +262,5 @@ def well_inside_view(heading: float, here: Place, landmark: Landmark) -> bool:
 
 @functools.lru_cache(maxsize=20)
 def build_city(name: str, split: str) -> City:
-    """The city of a name and split, built once a process."""
+    """The city of a name and split, built once per process."""
     return City(name, split)

@@ -1,4 +1,4 @@
-"""A city's stock of textures: fronts and shops in sun and shade, and sprites, drawn once a process.
+"""A city's stock of textures: fronts and shops in sun and shade, and sprites, once per process.
 
 Input: a CityStyle and a fineness in pixels a metre. Output: a Look.
 """

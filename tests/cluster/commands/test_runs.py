@@ -1,4 +1,4 @@
-"""train, resume and init-model: what is begun, what goes on, and where."""
+"""train, resume and init-model: what is begun, what continues, and where."""
 
 import pytest
 

@@ -17,7 +17,7 @@ CONFIGS = sorted(p.stem for p in FOLDER.glob("*.yaml"))
 
 
 def strict(schema):
-    """The same schema that takes no field beside those that it names; Kubernetes drops them."""
+    """The same schema that takes no field besides those that it names; Kubernetes drops them."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""`cardinal train --resume`: a run goes on only as it was begun."""
+"""`cardinal train --resume`: a run continues only as it was begun."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Slots: runs one after another in processes of their own, whose ends are told apart."""
+"""Slots: runs one after another in processes of their own, whose ends are distinguished."""
 
 import fcntl
 import os

@@ -202,7 +202,7 @@ def test_an_engine_that_hangs_is_named_in_time(workers, nccl, learner, at, key):
     assert time.monotonic() - begin < 20  # it hangs for 60
 
 
-def test_a_death_is_heard_while_the_collective_hangs(workers, nccl, learner):
+def test_a_death_is_noticed_while_the_collective_hangs(workers, nccl, learner):
     nccl(Hanging())
     opened = channel(workers("update", "dies"))
     begin = time.monotonic()

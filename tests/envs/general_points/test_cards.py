@@ -1,4 +1,4 @@
-"""Card pictures: places, colours, and that every rank can be told apart at every size."""
+"""Card pictures: places, colours, and that all ranks can be distinguished at every size."""
 
 from __future__ import annotations
 

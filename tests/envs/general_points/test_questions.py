@@ -1,4 +1,4 @@
-"""What is held out, what training can ask of an evaluation, and how questions are told apart."""
+"""What is held out, what training can ask of an evaluation, and how questions are distinguished."""
 
 from __future__ import annotations
 

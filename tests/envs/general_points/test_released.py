@@ -1,4 +1,4 @@
-"""Each oddity of the released verifier, and beside it what `fixed` does."""
+"""Each oddity of the released verifier, and what `fixed` does instead."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def released(formula, hand=HAND, cards=None, **options):
 
 
 def playing(preset: str, hand: Hand, **settings) -> GeneralPoints:
-    """An environment in which this hand lies on the table."""
+    """An environment in which this hand is drawn."""
     env = GeneralPoints(preset=preset, prompt_style="brief", **settings)
     env.reset(seed=0)
     env.hand = hand

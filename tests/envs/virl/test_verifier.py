@@ -1,4 +1,4 @@
-"""The verifier: rewards, reasons, and each oddity of the released checks beside its correction."""
+"""The verifier: rewards, reasons, and each oddity of the released checks with its correction."""
 
 from dataclasses import replace
 

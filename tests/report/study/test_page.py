@@ -265,7 +265,7 @@ def test_every_figure_says_what_it_would_need() -> None:
 def test_a_real_browser_shows_it_and_asks_for_nothing_else(
     whole: Path, tmp_path: Path, size: str
 ) -> None:
-    """Chromium lays the page out; the server hears of the page alone; every picture is decoded."""
+    """Chromium lays the page out, asks the server for it alone and decodes every picture."""
     asked: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
