@@ -71,7 +71,9 @@ def test_sharpness_is_sampled_success_against_greedy_success(
     assert row["greedy"] == pytest.approx(100 * np.mean([p.success for p in points]))
     assert row["mean"] == pytest.approx(np.mean([p.sampled for p in points]))
     (caption,) = [figure.get_suptitle().replace("\n", " ")]
-    assert "30 greedy episodes of 30 distinct questions, and 4 sampled answers to each" in caption
+    assert (
+        "30 episodes of 30 distinct hands, greedy answers, and 4 sampled ones to 30 of" in caption
+    )
 
 
 SFT, RL = Arm("sft", "sft", None, None, None), Arm("rl", "rl", "sft", None, None)
