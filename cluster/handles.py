@@ -18,10 +18,10 @@ from rollout.bucket import BucketHeader
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import Block
 from rollout.trajectory_summary import SummaryColumns, TrajectorySummary
+from rollout.worker import Environments as Environments
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Environments = dict[str, tuple[str, dict[str, object]]]  # by variant: environment id, its settings
 ChannelMessage = dict[str, object]  # vLLM's own init and update info, as keyword arguments
 PackedBucket = tuple[BucketHeader, NDArray[np.uint8]]
 

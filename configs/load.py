@@ -106,6 +106,10 @@ def find(path: str | Path) -> Path:
     names = sorted(p.stem for p in FOLDER.glob("*.yaml"))
     near = nearest(file.stem, names, 0.0)
     hint = f"; the nearest name in configs/ is {near}" if near else ""
+    if "=" in file.name:
+        hint = "; the configuration comes first, then key=value"
+    elif (FOLDER / "studies" / f"{file.stem}.yaml").is_file():
+        hint = f"; {file.stem} is a study: cardinal study {file.stem}"
     raise ConfigError(f"{path}: there is no such configuration file{hint}")
 
 
@@ -113,7 +117,7 @@ def _read(file: Path) -> dict[str, object]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(file))
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{file}: not YAML: {one_line(error, None)}") from error
+        raise ConfigError(f"{file}: not YAML: {one_line(error)}") from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
     if not isinstance(values, dict):

@@ -202,7 +202,7 @@ def _conversation(demonstration: Demonstration) -> Row:
     return *messages, demonstration.seed, *images
 
 
-class Turn(NamedTuple):
+class ObservedStep(NamedTuple):
     """One observation, and what the step before it returned; of `reset` the rest is empty.
 
     end: terminated or truncated, on the last step.
@@ -216,13 +216,13 @@ class Turn(NamedTuple):
     metrics: Mapping[str, float] = {}
 
 
-def play(env: TextEnv, seed: int, answer: Callable[[TextEnv], str]) -> Iterator[Turn]:
+def play(env: TextEnv, seed: int, answer: Callable[[TextEnv], str]) -> Iterator[ObservedStep]:
     """One episode; each clause about a step is checked."""
     observation, _ = env.reset(seed=seed)
     require(observation["restart"] == 1, "reset's observation does not begin a new prompt")
     question = env.question
     require(isinstance(question, str), f"seed {seed}: the question is {question!r}, not a text")
-    yield Turn(observation)
+    yield ObservedStep(observation)
     for _ in range(MAX_TURNS):
         require(
             env.observation_space.contains(observation),
@@ -243,9 +243,9 @@ def play(env: TextEnv, seed: int, answer: Callable[[TextEnv], str]) -> Iterator[
                 and all(isinstance(value, float) for value in metrics.values()),
                 f"seed {seed}: the metrics are {metrics}, not floats with success and first_try",
             )
-            yield Turn(observation, reward, info["verdict"], end, metrics)
+            yield ObservedStep(observation, reward, info["verdict"], end, metrics)
             return
-        yield Turn(observation, reward, info["verdict"])
+        yield ObservedStep(observation, reward, info["verdict"])
     raise ContractError(f"seed {seed}: no end after {MAX_TURNS} turns")
 
 

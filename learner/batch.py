@@ -28,7 +28,7 @@ Ints = NDArray[np.integer]
 Floats = NDArray[np.floating]
 Indices = TypeVar("Indices", torch.Tensor, Ints)
 Rows = list[list[int]]  # indices into the list of sequences, row by row
-Plan = tuple[float, list[Rows]]  # cost in tokens; the rows of each microbatch
+PackingPlan = tuple[float, list[Rows]]  # cost in tokens; the rows of each microbatch
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def append_rows(microbatch: MicroBatch, other: MicroBatch) -> MicroBatch:
     )
 
 
-def _plan_padded(lengths: Ints, token_budget: int) -> Plan:
+def _plan_padded(lengths: Ints, token_budget: int) -> PackingPlan:
     """Cut the sequences, sorted by length, where padding costs more than another microbatch.
 
     Exact dynamic programme over distinct lengths: a bucket of n sequences padded to its
@@ -242,7 +242,7 @@ def _plan_padded(lengths: Ints, token_budget: int) -> Plan:
     return float(best[-1]), plan
 
 
-def _plan_packed(lengths: Ints, token_budget: int) -> Plan:
+def _plan_packed(lengths: Ints, token_budget: int) -> PackingPlan:
     """Best fit, longest first, into rows as long as the longest sequence."""
     width = int(lengths.max())
     rows: Rows = []

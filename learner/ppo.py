@@ -147,6 +147,7 @@ def _compare_returns(trajectories: list[TrainingTrajectory], estimator: str) -> 
     elif estimator == "rloo":
         advantages = advantage.rloo(returns, groups)
     else:
+        assert estimator == "reinforce_pp", estimator
         advantages = advantage.reinforce_pp(returns)
     start = sum(len(share) for share in shares[: distributed.rank()])
     return advantages[start : start + len(own)]

@@ -18,7 +18,7 @@ COMMANDS = Commands()
 @COMMANDS.add(
     "data",
     argument("env", help="environment id, configuration, or released JSON file"),
-    argument("settings", nargs="*", metavar="key=value", help="of what is named"),
+    argument("settings", nargs="*", default=[], metavar="key=value", help="of what is named"),
     argument("--n", type=int, help=f"how many; {DEMONSTRATIONS}, or the configuration's number"),
     argument("--seed", type=int, help="0, or the configuration's seed"),
     argument("--out", required=True, help="folder of Parquet parts"),
@@ -42,7 +42,7 @@ def data_command(options: argparse.Namespace) -> int:
 @COMMANDS.add(
     "baseline",
     argument("env", help="environment id, or configuration"),
-    argument("settings", nargs="*", metavar="key=value", help="of what is named"),
+    argument("settings", nargs="*", default=[], metavar="key=value", help="of what is named"),
     argument("--episodes", type=int, default=200, help="of each policy"),
     argument("--seed", type=int, default=0, help="of the first episode"),
 )

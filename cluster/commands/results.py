@@ -17,7 +17,7 @@ COMMANDS = Commands()
 @COMMANDS.add(
     "eval",
     RUN_FOLDER,
-    argument("settings", nargs="*", metavar="key=value", help="of the environment"),
+    argument("settings", nargs="*", default=[], metavar="key=value", help="of the environment"),
     argument("--variant", help="one of the run's, or a new one made of key=value"),
     argument("--stage", choices=("start", "sft", "ppo")),
     argument("--episodes", type=int),

@@ -12,12 +12,12 @@ from configs.schema import RunConfig
 
 CONFIG = (
     argument("config", help="a YAML file, or the name of one in configs/"),
-    argument("overrides", nargs="*", metavar="key=value"),
+    argument("overrides", nargs="*", default=[], metavar="key=value"),
 )
 RUN_FOLDER = argument("run", help="run folder")
 ENVIRONMENT = (
     argument("env", help="environment id"),
-    argument("settings", nargs="*", metavar="key=value", help="of the environment"),
+    argument("settings", nargs="*", default=[], metavar="key=value", help="of the environment"),
 )
 
 

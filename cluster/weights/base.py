@@ -9,7 +9,7 @@ from learner.engine import TrainingEngine
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishResult:
     """One publish: version, wall seconds, payload bytes and buckets.
 
     buckets: objects that were sent over object_store; 1 over nccl and ipc, whatever vLLM packed.
@@ -44,7 +44,7 @@ class WeightChannel(Protocol):
     cluster.start_deadline_s.
     """
 
-    def publish(self, version: int, engine: TrainingEngine) -> Published | None:
+    def publish(self, version: int, engine: TrainingEngine) -> PublishResult | None:
         """Bring all weights of the learner's engine to all workers as `version`.
 
         Every rank calls it; only rank 0 gets an answer.

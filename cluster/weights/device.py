@@ -21,7 +21,7 @@ from ray import ObjectRef
 from cluster.failures import DeadlineExceeded, RunFailure
 from cluster.handles import ChannelMessage, RolloutWorkerHandle
 from cluster.wait import wait_for_all
-from cluster.weights.base import Published
+from cluster.weights.base import PublishResult
 from configs.schema import RunConfig
 from learner.engine import TrainingEngine
 from learner.weight_sender import (
@@ -61,7 +61,7 @@ class DeviceChannel:
         self._engine: TrainingEngine | None = None
         self._sender: WeightSender | None = None
 
-    def publish(self, version: int, engine: TrainingEngine) -> Published | None:
+    def publish(self, version: int, engine: TrainingEngine) -> PublishResult | None:
         """See WeightChannel."""
         begin, shapes = time.monotonic(), engine.weight_shapes()
         cluster, self._engine = self._cluster, engine
@@ -77,7 +77,7 @@ class DeviceChannel:
             self._engine = None  # a phase's engine must not outlive it
         if self._rank != 0:
             return None
-        return Published(version, time.monotonic() - begin, payload_bytes(shapes), 1)
+        return PublishResult(version, time.monotonic() - begin, payload_bytes(shapes), 1)
 
     def _open(self) -> WeightSender:
         spec = TransferSpec(

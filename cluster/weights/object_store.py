@@ -14,7 +14,7 @@ import torch
 
 from cluster.handles import RolloutWorkerHandle
 from cluster.wait import wait_for_all
-from cluster.weights.base import Published
+from cluster.weights.base import PublishResult
 from configs.schema import RunConfig
 from learner.engine import TrainingEngine
 from rollout.bucket import pack
@@ -26,7 +26,7 @@ class ObjectStoreChannel:
     def __init__(self, cfg: RunConfig, workers: list[RolloutWorkerHandle], rank: int) -> None:
         self._cluster, self._workers, self._rank = cfg.cluster, workers, rank
 
-    def publish(self, version: int, engine: TrainingEngine) -> Published | None:
+    def publish(self, version: int, engine: TrainingEngine) -> PublishResult | None:
         """See WeightChannel."""
         groups = engine.weights(self._cluster.sync_bucket_mib * 2**20)
         if self._rank != 0:
@@ -41,7 +41,7 @@ def publish(
     groups: Iterable[list[tuple[str, torch.Tensor]]],
     workers: list[RolloutWorkerHandle],
     deadline_s: float,
-) -> Published:
+) -> PublishResult:
     """Send named tensors, grouped into buckets, to all workers as `version`.
 
     Raises:
@@ -57,4 +57,4 @@ def publish(
     calls = [worker.receive.remote(version, refs) for worker in workers]
     what = f"receive weights of version {version}"
     wait_for_all(calls, "rollout worker", what, deadline_s, "sync_deadline_s", begin)
-    return Published(version, time.monotonic() - begin, size, len(refs))
+    return PublishResult(version, time.monotonic() - begin, size, len(refs))

@@ -14,7 +14,7 @@ SOURCE = "Chu et al. 2025, arXiv 2501.17161"
 MODEL = "Llama-3.2-Vision-11B"
 
 
-class Published(NamedTuple):
+class PublishedFigure(NamedTuple):
     """A task's figures out of distribution: at the start, after RL and after SFT, percent."""
 
     task: str
@@ -26,12 +26,12 @@ class Published(NamedTuple):
 
 
 TABLE = (
-    Published("GP-L", "rule", "success", 11.5, 15.0, 3.4),
-    Published("GP-VL", "rule", "success", 11.2, 14.2, 5.6),
-    Published("V-IRL-L", "rule", "per-step accuracy", 80.8, 91.8, 1.3),
-    Published("V-IRL-VL", "rule", "per-step accuracy", 35.7, 45.0, 2.5),
-    Published("GP-VL", "picture", "success", 23.6, 41.2, 13.7),
-    Published("V-IRL-VL", "picture", "success", 16.7, 77.8, 11.1),
+    PublishedFigure("GP-L", "rule", "success", 11.5, 15.0, 3.4),
+    PublishedFigure("GP-VL", "rule", "success", 11.2, 14.2, 5.6),
+    PublishedFigure("V-IRL-L", "rule", "per-step accuracy", 80.8, 91.8, 1.3),
+    PublishedFigure("V-IRL-VL", "rule", "per-step accuracy", 35.7, 45.0, 2.5),
+    PublishedFigure("GP-VL", "picture", "success", 23.6, 41.2, 13.7),
+    PublishedFigure("V-IRL-VL", "picture", "success", 16.7, 77.8, 11.1),
 )
 # Verification iterations to growth of success out of distribution, percentage points, GP-L.
 VERIFY = {1: 0.48, 3: 2.15, 5: 2.99, 10: 5.99}

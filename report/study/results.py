@@ -14,6 +14,7 @@ import yaml
 from configs.load import ConfigError
 from configs.primary import MEASURES, Primary, parse_primary
 from configs.study import PRETRAIN
+from configs.text import one_line
 from report.evaluation import FIRST_TRY, SUCCESS, questions_name
 from report.floors import Floors, read_floors
 from report.metrics import OUTCOMES, Record, episodes
@@ -237,7 +238,10 @@ def _definition(folder: Path) -> Record:
     file = folder / "study.yaml"
     if not file.is_file():
         raise ConfigError(f"{folder}: holds no study.yaml, so it is no study's folder")
-    said = yaml.safe_load(file.read_text()) or {}
+    try:
+        said = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not YAML: {one_line(error, None)}") from error
     for key in ("seeds", "arms"):
         if not (isinstance(said, dict) and said.get(key)):
             raise ConfigError(f"{file}: {key} is missing or empty; a study needs at least one")

@@ -115,15 +115,17 @@ def test_too_many_failures_stop_with_the_first_cause(workers):
 def test_what_is_too_stale_is_played_again(workers):
     _, found = collect(workers, requests(6, "stale first"))
     assert [n.oldest_version for n in found] == [3] * 6
-    _, lenient = collect(workers, [EpisodeRequest("y/1", "stale first", 1, 1)], staleness=2)
-    assert [n.oldest_version for n in lenient] == [1]
+    for bound, version in ((2, 1), (1, 3)):  # two versions late
+        request = EpisodeRequest(f"y{bound}/1", "stale first", 1, 1)
+        _, found = collect(workers, [request], staleness=bound)
+        assert [n.oldest_version for n in found] == [version]
 
 
 def test_a_hanging_worker_is_named_with_the_deadline(workers):
     ray.get(
         [w.ready.remote() for w in workers], timeout=120
     )  # their start takes longer on a bad day
-    with pytest.raises(DeadlineExceeded, match=r"rollout worker \d did not finish a block .* 6 s"):
+    with pytest.raises(DeadlineExceeded, match=r"rollout worker \d did not .* within 6 s"):
         collect(workers, requests(2, "hangs"), deadline=6.0)
 
 

@@ -11,7 +11,7 @@ import torch
 from cluster import publisher as module
 from cluster.failures import DeadlineExceeded
 from cluster.publisher import Publisher
-from cluster.weights.base import Published
+from cluster.weights.base import PublishResult
 from tests.cluster.fakes import FakeRank
 from tests.support.learner import config
 
@@ -25,7 +25,7 @@ def made(folder, layout="colocated", number=0):
 
     def publish(version, engine):
         rank.done.append(("publish", version, engine))
-        return Published(version, 1.5, 8, 2) if number == 0 else None
+        return PublishResult(version, 1.5, 8, 2) if number == 0 else None
 
     return rank, Publisher(rank, SimpleNamespace(publish=publish))
 

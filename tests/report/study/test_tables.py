@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from report.exposure import CAN, HELD_OUT
+from report.evaluation import OVERLAPS
 from report.statistics import clustered
 from report.study import published, tables
 from report.study.findings import Claim, Findings
@@ -112,25 +112,23 @@ def config(steps: int = 100, **env: Any) -> dict[str, Any]:
 
 def test_exposure_of_variants_and_of_demonstrations_along_the_chain() -> None:
     longer = Arm("longer", "sft", "sft", 50, None)
-    points = [*POINTS[:2], point("longer", "sft", 8, 0.6, variant="out")]
+    points = [
+        point("sft", "sft", 8, 0.6, overlap="all"),
+        point("longer", "sft", 8, 0.6, variant="out", overlap="none"),
+    ]
     study = study_of(
         points, SFT, longer, RL, configs={"sft": config(), "longer": config(200), "rl": {}}
     )
     variants, seen = (rows(part) for part in tables.exposures(study).split("</table>")[:2])
-    assert variants[1:] == [["in", CAN], ["out", HELD_OUT]]
+    assert variants[1:] == [["in", OVERLAPS["all"]], ["out", OVERLAPS["none"]]]
     assert seen[1:] == [["sft", "2.00", "2.00"], ["longer", "4.00", "5.00"]]  # 50 steps of sft's
 
 
 def test_what_an_arm_can_have_trained_on_the_study_can() -> None:
-    study = study_of(
-        [point("sft", "sft", 8, 0.6, variant="out")],
-        SFT,
-        RL,
-        configs={"sft": config(), "rl": config(0, hands="all")},
-    )
-    assert rows(tables.exposures(study).split("</table>")[0])[1] == ["out", CAN]
-    unknown = tables.exposures(study_of(POINTS, SFT))  # no run has begun that would say it
-    assert rows(unknown)[1:] == [["in", CAN]]
+    both = [point(arm, "sft", 8, 0.6, overlap=o) for arm, o in (("sft", "none"), ("rl", "some"))]
+    assert rows(tables.exposures(study_of(both, SFT, RL)))[1] == ["in", OVERLAPS["some"]]
+    older = tables.exposures(study_of(POINTS, SFT))  # whose records do not say it
+    assert rows(older)[1:] == [["in", OVERLAPS["unknown"]]]
 
 
 def test_other_demonstrations_before_are_not_counted() -> None:
