@@ -1,6 +1,7 @@
 """Where a run stands: phase, step, update, and the resumable state that belongs to it.
 
-One small JSON file, replaced atomically after the state that it names is complete.
+One small JSON file, replaced atomically after the state that it names is complete
+(resume-loses-nothing).
 """
 
 from __future__ import annotations

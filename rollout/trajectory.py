@@ -6,7 +6,7 @@ of every [T] array belongs to `token_ids[t]`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -278,8 +278,3 @@ def _trajectory(
         segments=tuple(segments),
         metrics=dict(row["metrics"]),
     )
-
-
-def mark_failed(trajectory: Trajectory, failure: str) -> Trajectory:
-    """The same trajectory as a failed one, with the cause."""
-    return replace(trajectory, end="failed", failure=failure, bootstrap=False)

@@ -1,6 +1,7 @@
-"""Formulas as text: a bounded, exact, linear-time parser; nothing is ever executed.
+"""Formulas as text: a bounded, exact, linear-time parser.
 
-`plain` lists the signs that are accepted, `parse_equation` the forms of an answer.
+Nothing is executed (no-model-output-is-executed). `plain` lists the signs that are accepted,
+`parse_equation` the forms of an answer.
 """
 
 from __future__ import annotations

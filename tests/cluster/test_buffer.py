@@ -10,10 +10,11 @@ from cluster.buffer import TrajectoryBuffer
 from cluster.failures import DeadlineExceeded, TooManyFailures, WorkerLost
 from cluster.wait import wait_for
 from rollout.episode import EpisodeRequest
-from rollout.trajectory import from_block, mark_failed, to_block
+from rollout.trajectory import from_block, to_block
 from rollout.trajectory_summary import summarize, to_columns
 from tests.rollout.test_trajectory import segment, trajectory
 from tests.support.local_ray import local_ray
+from tests.support.trajectories import mark_failed
 
 
 @ray.remote(max_concurrency=4, num_cpus=0)

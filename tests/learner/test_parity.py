@@ -10,8 +10,8 @@ import pytest
 from learner.engine import TrainingEngine
 from learner.parity import parity, parity_metrics
 from learner.training_trajectory import prepare
-from rollout.trajectory import mark_failed
 from tests.support.learner import config, save_llama, trajectories
+from tests.support.trajectories import mark_failed
 
 
 def of_version(t, version):

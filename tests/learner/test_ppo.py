@@ -17,7 +17,6 @@ from learner.engine import ReferencePolicy, TrainingEngine
 from learner.model import load_value_head
 from learner.ppo import ppo_steps, ppo_update
 from learner.training_trajectory import prepare, score
-from rollout.trajectory import mark_failed
 from tests.support.learner import (
     config,
     full_state,
@@ -27,6 +26,7 @@ from tests.support.learner import (
     sgd_config,
     trajectories,
 )
+from tests.support.trajectories import mark_failed
 
 LR = 1e3  # so large that the step shows the gradient to full float32 precision
 

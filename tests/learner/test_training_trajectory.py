@@ -10,8 +10,9 @@ import pytest
 from learner.batch import microbatches
 from learner.model import Scores
 from learner.training_trajectory import prepare, score, split_scores, training_sequences
-from rollout.trajectory import Segment, Trajectory, Turn, mark_failed
+from rollout.trajectory import Segment, Trajectory, Turn
 from tests.support.learner import trajectories
+from tests.support.trajectories import mark_failed
 
 
 class TokenScorer:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.pictures import Picture
-from rollout.trajectory import Block, Segment, Trajectory, Turn, from_block, mark_failed, to_block
+from rollout.trajectory import Block, Segment, Trajectory, Turn, from_block, to_block
+from tests.support.trajectories import mark_failed
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), np.uint8)
 PICTURES = tuple(Picture.of(pixels) for pixels in PIXELS)

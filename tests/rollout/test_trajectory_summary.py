@@ -4,9 +4,10 @@ import pickle
 
 import pytest
 
-from rollout.trajectory import mark_failed, to_block
+from rollout.trajectory import to_block
 from rollout.trajectory_summary import from_columns, summarize, to_columns
 from tests.rollout.test_trajectory import segment, trajectory
+from tests.support.trajectories import mark_failed
 
 
 def test_round_trip():

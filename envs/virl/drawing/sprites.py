@@ -12,7 +12,6 @@ import numpy as np
 from envs.virl.city.style import Colour
 from envs.virl.drawing.brush import Brush, shade
 
-TREES = ("round", "palm", "broad", "plane", "small", "jacaranda")
 _LEAVES: dict[str, tuple[float, float, Colour]] = {
     # width and height in metres, colour of the leaves
     "round": (4.6, 6.6, (74, 118, 58)),
