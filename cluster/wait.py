@@ -1,8 +1,8 @@
-"""Waits for another process that has work to do: with a deadline, and its death as an error.
+"""Waits for another process: with a deadline, and with its death as an error.
 
 Each names who was asked, what it should do, how long it may take and the configuration key that
-sets this (every-wait-has-a-deadline). Calls that return at once need no key: their callers use
-`ray.get` with a constant.
+sets this (every-wait-has-a-deadline). Elsewhere `ray.get` itself, with a timeout, fetches rendered
+demonstrations (sft_data.py) and ends engines by request (rollout_pool.py).
 """
 
 from __future__ import annotations
