@@ -1,4 +1,4 @@
-"""How often SFT saw each of its demonstrations, as a configuration or a record says."""
+"""How often SFT saw each of its demonstrations, as its configuration says."""
 
 from __future__ import annotations
 
@@ -17,11 +17,3 @@ def demonstrations_seen(config: Record, steps: int | None = None) -> float | Non
     if sft.get("data") is not None or not number or not sft.get("batch_size"):
         return None
     return (sft.get("steps", 0) if steps is None else steps) * sft["batch_size"] / number
-
-
-def demonstrations_measured(records: list[Record]) -> tuple[int, float] | None:
-    """Demonstrations and how often each was seen, by the newest record of SFT that says it."""
-    for record in reversed(records):
-        if record["kind"] == "sft" and record.get("epoch") is not None:
-            return int(record["demonstrations"]), float(record["epoch"])
-    return None

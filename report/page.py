@@ -13,7 +13,6 @@ from html import escape
 from pathlib import Path
 
 from report import plots
-from report.demonstrations_seen import demonstrations_measured
 from report.evaluation import MEASURES, WITHIN, Headline, episodes_of, headline, overlap_words
 from report.floors import floor_table
 from report.html import document, picture, section, table
@@ -46,7 +45,7 @@ def _page(folder: Path, records: list[Record], summary: Record) -> str:
         f"{summary['elapsed_s']:,.0f} s",
         f"seed {summary['seed']}",
         f"{size:,} parameters" if size else "",
-        _demonstrations(records),
+        _demonstrations(summary),
     ]
     sections = [
         section("Success", _successes(summary["stages"], summary["questions"])),
@@ -68,11 +67,11 @@ def _page(folder: Path, records: list[Record], summary: Record) -> str:
     return document(str(summary["name"]), "report", badge, facts, body)
 
 
-def _demonstrations(records: list[Record]) -> str:
-    seen = demonstrations_measured(records)
-    if seen is None:
+def _demonstrations(summary: Record) -> str:
+    if (seen := summary["sft"]) is None:
         return ""
-    return f"each of {seen[0]:,} demonstrations seen {round(seen[1], 2):g} times"
+    times = round(float(seen["epoch"]), 2)
+    return f"each of {int(seen['demonstrations']):,} demonstrations seen {times:g} times"
 
 
 def _percent(value: float | None) -> str:

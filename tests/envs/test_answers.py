@@ -250,4 +250,4 @@ def test_time_is_linear(unit, other):
     begun = time.process_time()
     last_answer('{"a":' + text)
     last_text(text)
-    assert time.process_time() - begun < 0.5
+    assert time.process_time() - begun < 2.0  # quadratic time would be minutes

@@ -152,8 +152,6 @@ def _sft(log: Writer, rng: np.random.Generator) -> None:
             grad_norm=0.4,
             tokens=3000.0,
             tokens_trained=60_000,
-            demonstrations=8192,
-            epoch=step * 32 / 8192,
             tokens_per_second=rng.normal(7000, 150),
         )
     log.phase("sft", "end", 0.1)
