@@ -16,6 +16,7 @@ from rich.table import Table
 
 from cluster.environments import environments
 from cluster.floors import floors_of_variants
+from configs.contradictions import contradictions
 from configs.load import ConfigError
 from configs.model_folder import find_model
 from configs.schema import RunConfig
@@ -45,7 +46,7 @@ def evaluate_run(
         episodes: a variant; None is eval.episodes.
 
     Raises:
-        ConfigError: no such checkpoint, or settings that the environment refuses.
+        ConfigError: no such checkpoint, settings that the environment refuses, or seeds of training.
         RunFailure: the engine was lost.
     """
     name, model = checkpoint(folder, cfg, stage)
@@ -53,6 +54,8 @@ def evaluate_run(
         cfg.eval, variants=variants, episodes=episodes or cfg.eval.episodes
     )
     cfg = dataclasses.replace(cfg, eval=evaluation)
+    if sentences := contradictions(cfg):  # more episodes may run into the seeds of training
+        raise ConfigError(sentences[0])
     for where, played in environments(cfg).items():
         check_settings(*played, where.replace("eval/", "variant "))
     records = _play(cfg, model, name, folder)

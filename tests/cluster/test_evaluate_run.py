@@ -26,6 +26,13 @@ def test_which_checkpoint_is_played(tmp_path):
     assert checkpoint(tmp_path, cfg, "sft")[0] == "sft"
 
 
+def test_more_episodes_must_not_run_into_training(tmp_path):
+    (tmp_path / "model").mkdir()
+    cfg = load("gp_l_debug")
+    with pytest.raises(ConfigError, match=r"eval\.seed=1000000: .*ppo trains on 10000000"):
+        evaluate_run(tmp_path, cfg, None, {"train": {}}, 10_000_000)
+
+
 def test_the_table_shows_recognition_where_something_is_read(tmp_path, capsys):
     record = {
         "stage": "ppo",
