@@ -46,7 +46,7 @@ def evaluate_run(
         episodes: a variant; None is eval.episodes.
 
     Raises:
-        ConfigError: no such checkpoint, settings that the environment refuses, or seeds of training.
+        ConfigError: no such checkpoint, settings that the environment refuses, trained seeds.
         RunFailure: the engine was lost.
     """
     name, model = checkpoint(folder, cfg, stage)
