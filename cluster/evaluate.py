@@ -135,8 +135,8 @@ def _shares(played: list[TrajectorySummary]) -> Record:
     """Success with n, distinct questions and interval, and success at the first answer."""
     questions = [summary.question or summary.id for summary in played]
     success = summarise([float(s.metrics["success"] > 0) for s in played], questions)
-    first_try = [s.metrics["first_try"] for s in played]
-    return {**success, "first_try": sum(first_try) / len(first_try)}
+    first = summarise([s.metrics["first_try"] for s in played], questions)
+    return {**success, "first_try": first["success"], "first_try_interval": first["interval"]}
 
 
 def passes(sampled: Played) -> dict[str, float]:

@@ -90,6 +90,7 @@ def test_success_is_that_of_greedy_answers():
     assert (record["success"], record["n"], record["reward"]) == (0.5, 2, 1.0)
     assert record["greedy"] == {key: record[key] for key in record["greedy"]}
     assert record["first_try"] == 0.0
+    assert record["first_try_interval"] == list(wilson(0, 2))
     assert (record["sampled"]["success"], record["sampled"]["n"]) == (pytest.approx(1 / 3), 3)
     assert record["pass_at"] == {"1": pytest.approx(1 / 3)}
     assert "sampled" not in variant_record(greedy, NOTHING, seconds=4.0)
