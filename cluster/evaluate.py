@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cluster.collect import collect, first_trajectories
 from cluster.conversation import conversation
 from cluster.environments import TRAINING, environments
+from cluster.failures import TooManyFailures
 from cluster.handles import BufferHandle
 from configs.schema import RunConfig
 from envs.registry import headline, overlap
@@ -93,11 +94,17 @@ def evaluate(
         "stage": stage,
         "variant": variant,
         "headline": headline(*evaluated),
-        "overlap": overlap(*training, *evaluated),
+        "overlap": _overlap(cfg, overlap(*training, *evaluated)),
         **variant_record(greedy, sampled, seconds),
     }
     rows = outcomes(greedy, stage, variant) + outcomes(sampled, stage, variant)
     return Evaluation(record, samples, rows)
+
+
+def _overlap(cfg: RunConfig, by_settings: str) -> str:
+    """What this run can have trained on; nobody knows what demonstrations of the user's hold."""
+    own_data = cfg.sft.steps > 0 and cfg.sft.data is not None
+    return "unknown" if own_data and by_settings != "all" else by_settings
 
 
 def _play(
@@ -111,6 +118,9 @@ def _play(
 def variant_record(greedy: Played, sampled: Played, seconds: float) -> Record:
     """The numbers of a variant's record; failed episodes count among its ends alone."""
     played = _not_failed(greedy.summaries)
+    if not played:
+        cause = greedy.summaries[0].failure
+        raise TooManyFailures(f"every evaluated episode failed; the first: {cause}")
     both = [*greedy.summaries, *sampled.summaries]
     record = {
         **_shares(played),

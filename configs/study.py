@@ -200,7 +200,8 @@ def _variants(study: StudyConfig) -> list[str]:
 def _check_arm(study: StudyConfig, arm: Arm) -> None:
     """Refuse an arm whose configuration or `match` is refused; the error begins with an arm."""
     try:
-        study.run(arm.name, study.seeds[0])
+        for seed in study.seeds:
+            study.run(arm.name, seed)
         _check_match(study, arm)
     except ConfigError as error:
         text = str(error)

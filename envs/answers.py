@@ -116,8 +116,19 @@ def string_field(answer: dict[str, JSONValue] | None, name: str) -> str | None:
 
 
 def _beginning(text: str) -> tuple[int, bool]:
-    """Where the part that is read begins, and whether that is inside a thought."""
-    begin, inside = max(0, len(text) - MAX_ANSWER), False
+    """Where the part that is read begins, and whether that is inside a thought.
+
+    Its length is counted back from the last character that can belong to an answer: blanks and a
+    thought that stays open at the end do not crowd it out.
+    """
+    end, inside, opened = len(text.rstrip()), False, 0
+    for tag in _TAG.finditer(text):
+        opens = not tag.group(1)
+        opened = tag.start() if opens and not inside else opened
+        inside = opens
+    if inside:
+        end = len(text[:opened].rstrip())
+    begin, inside = max(0, end - MAX_ANSWER), False
     for tag in _TAG.finditer(text):
         if tag.start() >= begin:
             break

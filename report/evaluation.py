@@ -16,7 +16,7 @@ SUCCESS, FIRST_TRY = "success", "first_try"
 WITHIN = "within all tries"
 MEASURES = {SUCCESS: "success", FIRST_TRY: "success at the first answer"}
 OVERLAPS = {
-    "none": "held out of training",
+    "none": "held out of this training",
     "some": "some of it can have been trained on",
     "all": "all of it can have been trained on",
     "unknown": "not known",

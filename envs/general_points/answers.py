@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from typing import NamedTuple
 
 from envs.answers import JSONValue, last_answer, last_text, string_field
 
-_SUIT = re.compile(r"[♠♥♦♣♤♡♢♧]\ufe0f?|\b(?:OF\s+)?(?:SPADE|HEART|DIAMOND|CLUB)S?\b")
+_SUIT = re.compile(r"(?:\bOF\s+)?[♠♥♦♣♤♡♢♧]\ufe0f?|\b(?:OF\s+)?(?:SPADE|HEART|DIAMOND|CLUB)S?\b")
 _BETWEEN_CARDS = re.compile(r"[\s,;\[\]\"']+")
 _SUIT_LETTER = re.compile(r"(A|J|Q|K|T|[0-9]{1,2})[SHDC]")
 _RANK_WORDS = {
@@ -65,9 +66,9 @@ def read_brief(text: str, cards: bool, thought: bool) -> Answer:
     text = last_text(text)
     names = None
     if cards:
-        before, colon, after = text.partition(":")
-        if colon:
-            names, text = card_names(before), after
+        before, *after = re.split("[:：]", text, maxsplit=1)
+        if after:
+            names, text = card_names(before), after[0]
     if thought:
         text = text.rpartition(";")[2]
     return Answer(names, text.strip())
@@ -80,15 +81,20 @@ def card_name(text: str) -> str:
     `2s` are 2. Names and words are read in any case: `Ace`, `jack`, `ten`, `T`. What is none of
     these stays as it is, and is no card; 1 is no ace and 11 no jack, for no card shows them.
     """
-    name = _SUIT.sub(" ", text.upper()).strip(" \t\r\n\"'.")
+    name = _SUIT.sub(" ", _plain(text)).strip(" \t\r\n\"'.")
     if letter := _SUIT_LETTER.fullmatch(name):
         name = letter.group(1)
     return _RANK_WORDS.get(name, name)
 
 
+def _plain(text: str) -> str:
+    """Upper case, full-width forms as plain ones."""
+    return unicodedata.normalize("NFKC", text).upper()
+
+
 def card_names(text: str) -> list[str]:
     """The ranks of the cards in a text, separated by blanks, commas or their suits."""
-    words = _BETWEEN_CARDS.split(_SUIT.sub(" ", text.upper()))
+    words = _BETWEEN_CARDS.split(_SUIT.sub(" ", _plain(text)))
     return [name for word in words if (name := card_name(word))]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from envs.answers import last_answer, last_text, string_field
@@ -27,7 +28,7 @@ class Answer:
 def read_full(text: str) -> Answer:
     """Read the three-field answer as `envs.answers.last_answer` finds it."""
     answer = last_answer(text, ACTION)
-    return Answer(string_field(answer, ACTION), string_field(answer, OBSERVATION))
+    return Answer(_plain(string_field(answer, ACTION)), string_field(answer, OBSERVATION))
 
 
 def read_brief(text: str, vision: bool) -> Answer:
@@ -35,8 +36,14 @@ def read_brief(text: str, vision: bool) -> Answer:
     text = last_text(text)
     landmark, semicolon, action = text.rpartition(";")
     if not vision or not semicolon:
-        return Answer(text or None)
-    return Answer(action.strip() or None, landmark.strip() or None)
+        return Answer(_plain(text))
+    return Answer(_plain(action), landmark.strip() or None)
+
+
+def _plain(action: str | None) -> str | None:
+    """An action without blanks around it or its parentheses, full-width forms as plain ones."""
+    folded = unicodedata.normalize("NFKC", action or "").strip()
+    return re.sub(r"\s*([()])\s*", r"\1", folded) or None
 
 
 def read_legacy(text: str) -> Answer:

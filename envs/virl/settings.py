@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from string import Template
 
 from configs.schema import PRESETS, leaf
+from envs.settings import check_types
 from envs.templates import Fields, read_templates
 from envs.virl.names import CITY_WORDS
 
@@ -110,6 +111,7 @@ class Settings:
     cache_mib: int = leaf(256, "bound on the panoramas kept in memory, a process, MiB", low=1)
 
     def __post_init__(self) -> None:
+        check_types(self, "VIRL")
         if sentence := contradiction(self):
             raise ValueError(sentence)
         message_templates(self)

@@ -18,6 +18,7 @@ from cluster.evaluate import (
     sampled_requests,
     variant_record,
 )
+from cluster.failures import TooManyFailures
 from report.statistics import wilson
 from rollout.trajectory_summary import TrajectorySummary
 from tests.support.learner import config
@@ -103,6 +104,12 @@ def test_failed_episodes_are_counted_and_no_more():
     assert (record["tokens_per_second"], record["seconds"]) == (1020 / 4, 4.0)
 
 
+def test_an_evaluation_of_failures_alone_names_the_first():
+    broken = replace(PLAYED[2], failure="no cards left")
+    with pytest.raises(TooManyFailures, match="no cards left"):
+        variant_record(Played("greedy", [], [broken]), NOTHING, 1.0)
+
+
 def test_intervals_count_questions_and_not_episodes():
     same = [summary(i, 1.0 if i < 10 else 0.0, question=f"q{i % 2}") for i in range(20)]
     own = [replace(s, question="") for s in same]
@@ -178,6 +185,21 @@ def test_a_variant_is_played_summed_up_and_sampled(play):
         *(("greedy", i) for i in range(3)),
         *(("sampled", i) for i in (0, 0, 1, 1)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "data", "found", "expected"),
+    [
+        (9, None, "none", "none"),
+        (9, "mine", "none", "unknown"),
+        (9, "mine", "all", "all"),
+        (0, "mine", "none", "none"),
+    ],
+)
+def test_own_demonstrations_may_hold_anything(steps, data, found, expected):
+    cfg = config()
+    cfg = replace(cfg, sft=replace(cfg.sft, steps=steps, data=data))
+    assert module._overlap(cfg, found) == expected
 
 
 def test_without_samples_the_greedy_episodes_stay_in_the_buffer(play):

@@ -150,7 +150,10 @@ def test_of_a_long_text_the_end_is_read():
     answer = '{"a": "1"}'
     assert last_answer("x" * 10**6 + answer) == {"a": "1"}
     assert last_answer(answer + " " * (MAX_ANSWER - len(answer))) == {"a": "1"}
-    assert last_answer(answer + " " * (MAX_ANSWER - len(answer) + 1)) is None
+    assert last_answer(answer + "x" * (MAX_ANSWER - len(answer) + 1)) is None
+    for behind in (" \n" * MAX_ANSWER, "<think>" + "x" * MAX_ANSWER + " "):
+        assert last_answer(answer + behind) == {"a": "1"}
+        assert last_text("1+2" + behind) == "1+2"
     assert last_answer("<think>" + "x" * 10**5 + answer) is None
     assert last_answer("<think>" + "x" * 10**5 + "</think>" + answer) == {"a": "1"}
     for shift in range(20):  # the cut falls into a tag
@@ -184,7 +187,7 @@ def test_string_fields():
         ("1 <think>2</think> ", "1"),
         ("1<think>2</think>3<thinking>4</thinking>", "3"),
         ("<think>" + "x" * 10**5 + "1+2", ""),
-        ("1" + " " * MAX_ANSWER + "<think>", ""),
+        ("1" + " " * MAX_ANSWER + "<think>", "1"),
     ],
 )
 def test_the_last_text_outside_a_thought(text, answer):

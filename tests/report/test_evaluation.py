@@ -71,7 +71,7 @@ def test_outcomes_are_read_only_where_an_interval_is_missing() -> None:
 @pytest.mark.parametrize(
     ("overlaps", "words"),
     [
-        (["none", "none"], "held out of training"),
+        (["none", "none"], "held out of this training"),
         (["none", "some"], "some of it can have been trained on"),
         (["some", "all", "none"], "all of it can have been trained on"),
         (["none", None], "not known"),

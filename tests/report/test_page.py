@@ -222,7 +222,7 @@ def test_the_page_says_what_training_can_have_seen(tmp_path: Path) -> None:
     write_report(make_run(tmp_path / "new", tries=1))
     rows = page(tmp_path / "new").text.split("Other measures")[0]
     assert "all of it can have been trained on held_out 512 of 230 distinct hands" in rows
-    assert "held out of training ranks_11_12_13" in rows
+    assert "held out of this training ranks_11_12_13" in rows
     assert "some of it can have been trained on Greedy answers: success" in rows
     write_report(make_run(tmp_path / "old"))
     assert page(tmp_path / "old").text.count("not known") == 3

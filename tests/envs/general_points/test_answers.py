@@ -227,3 +227,11 @@ def test_hostile_texts_take_no_time(text):
     begun = time.process_time()
     read_json(text), read_legacy(text, 4), read_brief(text, cards=True, thought=True)
     assert time.process_time() - begun < 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("６", "6"), ("１０", "10"), ("Ａ", "A"), ("10 of ♠", "10")]
+)
+def test_full_width_cards_and_signs_behind_of(text, name):
+    assert card_name(text) == name
+    assert read_brief(f"{text} 5： 1+2", cards=True, thought=False).cards == [name, "5"]

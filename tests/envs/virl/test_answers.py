@@ -105,3 +105,11 @@ def test_any_text_is_read_in_bounded_time(text) -> None:
     for answer in (read_full(text), read_legacy(text), read_brief(text, True)):
         assert answer.action is None or isinstance(answer.action, str)
     assert time.perf_counter() - begin < 1.0
+
+
+@pytest.mark.parametrize("said", ["turn_direction（north）", " turn_direction( north ) "])
+def test_blanks_and_full_width_forms_do_not_make_another_action(said) -> None:
+    assert read_brief(said, vision=False).action == "turn_direction(north)"
+    assert read_brief(f"none; {said}", vision=True).action == "turn_direction(north)"
+    assert read_full(json.dumps({"action": said})).action == "turn_direction(north)"
+    assert read_full(json.dumps({"action": " "})).action is None

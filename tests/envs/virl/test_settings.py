@@ -87,3 +87,12 @@ def test_contradictions_are_refused_before_a_run() -> None:
         check_settings("cardinal/VIRL-v0", {"city": "benchmark", "split": "train"})
     # A data set may lie on the machines of the run alone.
     check_settings("cardinal/VIRL-v0", {"world": "/data/routes"})
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"verify_iter": 1.5}, {"image_size": "2"}, {"drop_rate": "x"}, {"templates": None}]
+)
+def test_settings_made_directly_are_type_checked(wrong) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"VIRL\.{name}"):
+        Settings(**wrong)

@@ -91,7 +91,7 @@ def test_the_page_says_what_holds_and_what_was_not_measured(whole: Path) -> None
         "lower, but not at the same compute on red_suits (primary)",
         "overfit_ppo spent 1.5 times the FLOPs of sft_ppo",
         "sft_long spent 4.2e+10 FLOPs, start none",
-        "held_out held out of training",
+        "held_out held out of this training",
         "rule_11_12_13 some of it can have been trained on",
         "red_suits all of it can have been trained on",
         "train blind 5.0 4.0 200 124",
