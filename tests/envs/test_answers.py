@@ -250,7 +250,10 @@ HOSTILE = [
 @pytest.mark.parametrize("other", ["", '{"a":"', "'", '"', ",", ":", "}", "{"])
 def test_time_is_linear(unit, other):
     text = ((unit + other) * MAX_ANSWER)[:MAX_ANSWER]
-    begun = time.process_time()
-    last_answer('{"a":' + text)
-    last_text(text)
-    assert time.process_time() - begun < 2.0  # quadratic time would be minutes
+    seconds = []
+    while len(seconds) < 3 and (not seconds or min(seconds) >= 0.5):  # noise only adds
+        begun = time.process_time()
+        last_answer('{"a":' + text)
+        last_text(text)
+        seconds.append(time.process_time() - begun)
+    assert min(seconds) < 0.5

@@ -52,7 +52,7 @@ def test_the_resolved_run(capsys):
 
 def test_a_context_too_short_for_the_prompt():
     cfg = debug("rollout.context_tokens=16", "rollout.answer_tokens=8")
-    refused(cfg, "rollout.context_tokens=16: too short for variant ", "at least 1")
+    refused(cfg, "rollout.context_tokens=16: too short for variant eval/held_out", "at least 18")
 
 
 def test_each_variant_leaves_room_for_an_answer(monkeypatch):
