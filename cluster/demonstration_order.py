@@ -20,11 +20,12 @@ class DemonstrationOrder:
 
     rows: demonstrations of an epoch, at least one.
     seed: of the run.
+    skip: rows of the stream before batch 0: those that an earlier run has trained on.
     """
 
-    def __init__(self, rows: int, seed: int) -> None:
+    def __init__(self, rows: int, seed: int, skip: int = 0) -> None:
         assert rows > 0, "an order needs rows"
-        self.rows, self._seed = rows, seed
+        self.rows, self._seed, self._skip = rows, seed, skip
         self._kept: dict[int, Rows] = {}  # permutations of the newest epochs asked for
 
     def batch(self, number: int, size: int, rank: int = 0, ranks: int = 1) -> Rows:
@@ -36,7 +37,8 @@ class DemonstrationOrder:
             rank: whose share.
             ranks: how many share a batch, each taking every `ranks`-th row of it.
         """
-        places = np.arange(number * size + rank, (number + 1) * size, ranks)
+        first = self._skip + number * size
+        places = np.arange(first + rank, first + size, ranks)
         epochs, within = np.divmod(places, self.rows)
         self._keep(np.unique(epochs).tolist())
         rows = np.empty_like(within)

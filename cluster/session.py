@@ -47,6 +47,8 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
     environment = {"PYTHONPATH": _python_path(), "RAY_TRAIN_V2_ENABLED": "1"}
     runtime_env = {"env_vars": environment | _own_cluster(address) | _quiet()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's own 15 starves a run on a machine that does anything else.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         if address:
             ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)

@@ -167,7 +167,7 @@ def batches(
     Raises:
         DeadlineExceeded: the blocks did not reach this node in time.
     """
-    order = DemonstrationOrder(rendered.rows, cfg.seed)
+    order = DemonstrationOrder(rendered.rows, cfg.seed, cfg.sft.skip)
     table = DemonstrationTable(_blocks(rendered, cfg.cluster.start_deadline_s))
     for number in count(skip):
         yield table.sequences(order.batch(number, cfg.sft.batch_size, rank, cfg.learner.ranks))

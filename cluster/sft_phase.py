@@ -77,10 +77,13 @@ class SFTPhase:
                 rank.checkpoint(engine, Cursor("sft", step=step))
 
     def _seen(self, step: int) -> dict[str, float]:
-        """How many demonstrations there are, and how often each was trained on after a step."""
-        demonstrations = self._rank.job.demonstrations
+        """How many demonstrations there are, and how often each was trained on after a step.
+
+        Those of an earlier run that this one continues (sft.skip) count.
+        """
+        demonstrations, sft = self._rank.job.demonstrations, self._rank.cfg.sft
         assert demonstrations is not None, "steps without demonstrations"
-        used = step * self._rank.cfg.sft.batch_size
+        used = sft.skip + step * sft.batch_size
         return {"demonstrations": demonstrations.rows, "epoch": used / demonstrations.rows}
 
     def _milestone(self, engine: TrainingEngine, step: int) -> None:

@@ -149,6 +149,9 @@ class SFTConfig:
     log_every: int = leaf(20, "steps between two lines of metrics", low=1)
     eval_every: int = leaf(0, "steps between evaluations; 0: at the end of the phase only", low=0)
     keep: list[int] = leaf([], "steps whose model is exported as checkpoints/sft-STEP")
+    skip: int = leaf(
+        0, "demonstrations of the order seen before the first step; a study counts them", low=0
+    )
 
 
 @dataclass(frozen=True)

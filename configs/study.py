@@ -79,11 +79,29 @@ class StudyConfig:
             if (origin := self.origin(arm)) != arm:
                 start = self.folder / origin / f"seed{seed}"
                 overrides.append(f"eval.start={json.dumps(str(start))}")
+            overrides.append(f"sft.skip={self._trained(this, seed)}")
         if this.match:
             overrides.append(f"sft.steps={steps}")
         root = json.dumps(str(self.folder / arm))
         overrides += [f"seed={seed}", f"name=seed{seed}", f"cluster.root={root}"]
         return load(self.base, overrides, allow_no_training=True)
+
+    def _trained(self, arm: Arm, seed: int) -> int:
+        """How many demonstrations of this arm's own order its initial model was trained on.
+
+        0 where they are others, or this arm has no SFT; a matched source's count once it has begun.
+        """
+        assert arm.source is not None
+        source = self.arms[arm.source]
+        theirs = self.run(source.name, seed)
+        mine = load(self.base, [*self.overrides, *arm.overrides], allow_no_training=True)
+        if _data(theirs) != _data(mine) or not (mine.sft.steps or arm.match):
+            return 0
+        steps = theirs.sft.steps if arm.at is None else arm.at
+        written = self.folder / source.name / f"seed{seed}" / "config.yaml"
+        if source.match and arm.at is None:
+            steps = load(written, allow_no_training=True).sft.steps if written.is_file() else 0
+        return theirs.sft.skip + steps * theirs.sft.batch_size
 
     def origin(self, arm: str) -> str:
         """The arm whose first model is the initial model of this one: it follows pretraining."""
@@ -121,6 +139,11 @@ class StudyConfig:
         if (match := self.arms[arm].match) is not None:
             names.append(match)
         return [name for name in names if self.run(name, self.seeds[0]).sft.steps]
+
+
+def _data(cfg: RunConfig) -> tuple[object, ...]:
+    """What decides which demonstrations a run has, but for its seed."""
+    return cfg.env.id, cfg.env.settings, cfg.sft.data, cfg.sft.demonstrations
 
 
 def load_study(path: str | Path) -> StudyConfig:

@@ -118,6 +118,14 @@ def test_a_resume_goes_on_where_it_was_and_a_seed_has_its_own_order(table, local
     assert taken(rendered, configured(seed=1), 9) != whole
 
 
+def test_a_run_that_continues_another_begins_after_what_that_saw(table, local):
+    rendered, cfg = local([table]), configured()
+    later = replace(cfg, sft=replace(cfg.sft, skip=5))
+    stream = list(chain.from_iterable(taken(rendered, cfg, 9)))
+    assert list(chain.from_iterable(taken(rendered, later, 6))) == stream[5:23]
+    assert taken(rendered, later, 4, skip=2) == taken(rendered, later, 6)[2:]
+
+
 def test_the_ranks_share_what_one_rank_would_train_on(table, local):
     rendered = local([table.slice(0, 5), table.slice(5)])
     alone = taken(rendered, configured(4), 6)

@@ -136,6 +136,12 @@ def test_a_record_has_the_tokens_since_the_last_one(tmp_path, learned):
     assert all(r["tokens_per_second"] > 0 for r in records)
 
 
+def test_demonstrations_of_the_run_that_is_continued_count(tmp_path, learned):
+    rank = FakeRank(configured(steps=1, batch_size=6, skip=20), tmp_path)
+    phase(rank)[0].run()
+    assert [r["epoch"] for r in rank.of("sft")] == [26 / 16]
+
+
 @pytest.mark.parametrize(
     ("step", "due"),
     [(1, False), (5, True), (6, True), (8, True), (11, True), (19, False), (20, True)],

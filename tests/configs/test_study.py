@@ -1,8 +1,9 @@
 """Studies: what a file may hold, the arms of a sweep, and the order of arms."""
 
 import pytest
+import yaml
 
-from configs.load import ConfigError
+from configs.load import ConfigError, dump
 from configs.study import FOLDER, load_study
 
 HEAD = "base: gp_l_debug\nset: {ppo.updates: 0}\n"
@@ -87,3 +88,36 @@ def test_an_arm_after_pretraining_is_measured_from_where_that_ends(tmp_path):
     assert chain.measured("more") == ["sft", "pretrain"]
     assert chain.run("more", 0, steps=9).sft.steps == 9
     assert chain.run("sft", 0, steps=9).sft.steps == 4
+
+
+def test_sft_that_continues_sft_continues_its_order(tmp_path):
+    """From its beginning, a longer arm would repeat what its source saw: memorising and repetition
+    could not be told apart.
+    """
+    arms = {
+        "other": {"set": {"env.settings.face_rule": "any", "sft.steps": 5}},
+        "sft": {"from": "other", "set": {"sft.steps": 10, "sft.keep": [4]}},
+        "longer": {"from": "sft", "set": {"sft.steps": 20}},
+        "longest": {"from": "longer", "set": {"sft.steps": 1}},
+        "early": {"from": "sft", "at": 4, "set": {"sft.steps": 20}},
+        "ppo": {"from": "sft", "set": {"sft.steps": 0, "ppo.updates": 1}},
+        "matched": {"from": "sft", "match": "ppo"},
+        "after_matched": {"from": "matched", "set": {"sft.steps": 3}},
+    }
+    settings = {"sft.batch_size": 6, "ppo.updates": 0}
+    plan = study(tmp_path, yaml.safe_dump({"base": "gp_l", "set": settings, "arms": arms}))
+    skips = {arm: plan.run(arm, 3).sft.skip for arm in arms}
+    assert skips == {
+        "other": 0,
+        "sft": 0,  # its demonstrations are others
+        "longer": 60,
+        "longest": 180,
+        "early": 24,
+        "ppo": 0,
+        "matched": 60,
+        "after_matched": 60,  # nobody knows the steps of `matched` yet
+    }
+    begun = plan.folder / "matched" / "seed3"
+    begun.mkdir(parents=True)
+    (begun / "config.yaml").write_text(dump(plan.run("matched", 3, 7)))
+    assert plan.run("after_matched", 3).sft.skip == 60 + 7 * 6
