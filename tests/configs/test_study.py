@@ -105,7 +105,10 @@ def test_sft_that_continues_sft_continues_its_order(tmp_path):
         "after_matched": {"from": "matched", "set": {"sft.steps": 3}},
     }
     settings = {"sft.batch_size": 6, "ppo.updates": 0}
-    plan = study(tmp_path, yaml.safe_dump({"base": "gp_l", "set": settings, "arms": arms}))
+    plan = study(
+        tmp_path,
+        yaml.safe_dump({"base": "gp_l", "root": str(tmp_path), "set": settings, "arms": arms}),
+    )
     skips = {arm: plan.run(arm, 3).sft.skip for arm in arms}
     assert skips == {
         "other": 0,
