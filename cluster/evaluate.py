@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from cluster.collect import collect, first_trajectories
 from cluster.conversation import conversation
-from cluster.environments import TRAINING, environments
+from cluster.environments import TRAINING, Environment, environments
 from cluster.failures import TooManyFailures
 from cluster.handles import BufferHandle
+from configs.ancestors import ancestors
+from configs.load import ConfigError
 from configs.schema import RunConfig
 from envs.registry import headline, overlap
 from report.metrics import Record
@@ -89,22 +91,36 @@ def evaluate(
     sampled = _play(cfg, buffer, "sampled", sampled_requests(cfg, stage, variant))
     seconds = time.monotonic() - begin
     settings = environments(cfg)
-    training, evaluated = settings[TRAINING], settings[f"eval/{variant}"]
+    evaluated = settings[f"eval/{variant}"]
     record = {
         "stage": stage,
         "variant": variant,
         "headline": headline(*evaluated),
-        "overlap": _overlap(cfg, overlap(*training, *evaluated)),
+        "overlap": overlap_of_training(cfg, evaluated),
         **variant_record(greedy, sampled, seconds),
     }
     rows = outcomes(greedy, stage, variant) + outcomes(sampled, stage, variant)
     return Evaluation(record, samples, rows)
 
 
-def _overlap(cfg: RunConfig, by_settings: str) -> str:
-    """What this run can have trained on; nobody knows what demonstrations of the user's hold."""
-    own_data = cfg.sft.steps > 0 and cfg.sft.data is not None
-    return "unknown" if own_data and by_settings != "all" else by_settings
+def overlap_of_training(cfg: RunConfig, evaluated: Environment) -> str:
+    """Which of an evaluation's questions training can have asked: that of this run and before.
+
+    Returns:
+        all, some, unknown or none: the first that holds of any run of the chain.
+    """
+    try:
+        chain = [cfg, *ancestors(cfg)]
+    except ConfigError:  # written by another version of the schema
+        chain, found = [cfg], {"unknown"}
+    else:
+        found = set[str]()
+    for run in chain:
+        by_settings = overlap(*environments(run)[TRAINING], *evaluated)
+        # Nobody knows what demonstrations of the user's hold.
+        own_data = run.sft.steps > 0 and run.sft.data is not None
+        found.add("unknown" if own_data and by_settings != "all" else by_settings)
+    return next(word for word in ("all", "some", "unknown", "none") if word in found)
 
 
 def _play(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from configs.load import ConfigError
 
 START = "start"  # stands for the initial model
 MEASURES = ("success", "first_try", "recognition", "per_step_accuracy")
+MIN_SEEDS = 3  # fewer training seeds have no test over them
 MOST = 4  # corrected together: each more makes the others harder to show
 NOUNS = {"arm": "arm", "against": "arm", "variant": "variant", "measure": "measure"}
 
@@ -47,7 +48,7 @@ def parse_primary(
         raise ConfigError(f"primary={given!r}: must be a list of at most {MOST} comparisons")
     known = {
         "arm": tuple(arms),
-        "against": (*arms, *({START} - set(arms))),
+        "against": (*arms, START),
         "variant": tuple(variants),
         "measure": MEASURES,
     }
@@ -69,7 +70,8 @@ def parse_primary(
         comparison = Primary(**entry)
         if comparison.arm == comparison.against:
             raise ConfigError(f"{where}: compares {comparison.arm} with itself")
-        if comparison in found:
-            raise ConfigError(f"{where}: is named twice")
+        mirrored = replace(comparison, arm=comparison.against, against=comparison.arm)
+        if comparison in found or mirrored in found:
+            raise ConfigError(f"{where}: is named twice; the other way round is the same test")
         found.append(comparison)
     return tuple(found)

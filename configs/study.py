@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 import yaml
 
 from configs.load import ConfigError, load
-from configs.primary import Primary, parse_primary
+from configs.primary import MIN_SEEDS, START, Primary, parse_primary
 from configs.schema import RunConfig
 from configs.text import one_line
 
@@ -74,48 +75,47 @@ class StudyConfig:
         """
         this = self.arms[arm]
         overrides = [*self.overrides, *this.overrides]
-        if this.source:
-            overrides.append(f"model.path={json.dumps(str(self.checkpoint(this, seed)))}")
+        source = self.run(this.source, seed) if this.source else None
+        if source:
+            overrides.append(f"model.path={json.dumps(str(self._checkpoint(this, seed, source)))}")
             if (origin := self.origin(arm)) != arm:
                 start = self.folder / origin / f"seed{seed}"
                 overrides.append(f"eval.start={json.dumps(str(start))}")
-            overrides.append(f"sft.skip={self._trained(this, seed)}")
         if this.match:
             overrides.append(f"sft.steps={steps}")
         root = json.dumps(str(self.folder / arm))
         overrides += [f"seed={seed}", f"name=seed{seed}", f"cluster.root={root}"]
-        return load(self.base, overrides, allow_no_training=True)
+        cfg = _loaded(self.base, tuple(overrides))
+        if source and cfg.sft.steps and _data(source) == _data(cfg):
+            skip = source.sft.skip + self._steps(this, seed, source) * source.sft.batch_size
+            return replace(cfg, sft=replace(cfg.sft, skip=skip))
+        return cfg
 
-    def _trained(self, arm: Arm, seed: int) -> int:
-        """How many demonstrations of this arm's own order its initial model was trained on.
+    def _steps(self, arm: Arm, seed: int, source: RunConfig) -> int:
+        """The source's SFT steps that an arm's initial model has made.
 
-        0 where they are others, or this arm has no SFT; a matched source's count once it has begun.
+        A matched source's are known once it has begun; 0 before.
         """
         assert arm.source is not None
-        source = self.arms[arm.source]
-        theirs = self.run(source.name, seed)
-        mine = load(self.base, [*self.overrides, *arm.overrides], allow_no_training=True)
-        if _data(theirs) != _data(mine) or not (mine.sft.steps or arm.match):
-            return 0
-        steps = theirs.sft.steps if arm.at is None else arm.at
-        written = self.folder / source.name / f"seed{seed}" / "config.yaml"
-        if source.match and arm.at is None:
-            steps = load(written, allow_no_training=True).sft.steps if written.is_file() else 0
-        return theirs.sft.skip + steps * theirs.sft.batch_size
+        if arm.at is not None:
+            return arm.at
+        if self.arms[arm.source].match is None:
+            return source.sft.steps
+        file = self.folder / arm.source / f"seed{seed}" / "config.yaml"
+        return load(file, allow_no_training=True).sft.steps if file.is_file() else 0
 
     def origin(self, arm: str) -> str:
         """The arm whose first model is the initial model of this one: it follows pretraining."""
         source = self.arms[arm].source
         return arm if source is None or source.startswith(PRETRAIN) else self.origin(source)
 
-    def checkpoint(self, arm: Arm, seed: int) -> Path:
+    def _checkpoint(self, arm: Arm, seed: int, source: RunConfig) -> Path:
         """The model folder that a run of an arm with a source begins from.
 
         Raises:
             ConfigError: the source keeps no checkpoint of step `at`, or none at all.
         """
         assert arm.source is not None
-        source = self.run(arm.source, seed)
         if not (source.sft.steps or source.ppo.updates):
             raise ConfigError(f"arms.{arm.name}.from={arm.source}: that arm trains no model")
         stage = "ppo" if source.ppo.updates else "sft"
@@ -139,6 +139,12 @@ class StudyConfig:
         if (match := self.arms[arm].match) is not None:
             names.append(match)
         return [name for name in names if self.run(name, self.seeds[0]).sft.steps]
+
+
+@cache
+def _loaded(base: str, overrides: tuple[str, ...]) -> RunConfig:
+    """Each arm is asked for by all that begin from it."""
+    return load(base, overrides, allow_no_training=True)
 
 
 def _data(cfg: RunConfig) -> tuple[object, ...]:
@@ -172,7 +178,10 @@ def load_study(path: str | Path) -> StudyConfig:
     )
     for arm in study.arms.values():
         _check_arm(study, arm)
-    primary = parse_primary(values.get("primary"), study.arms, _variants(study))
+    variants = {arm: list(study.run(arm, study.seeds[0]).eval.variants) for arm in study.arms}
+    every = dict.fromkeys(itertools.chain.from_iterable(variants.values()))
+    primary = parse_primary(values.get("primary"), study.arms, every)
+    _check_primary(primary, seeds, variants)
     return replace(study, primary=primary)
 
 
@@ -214,10 +223,22 @@ def _all_arms(given: object, file: Path) -> dict[str, Arm]:
     return arms
 
 
-def _variants(study: StudyConfig) -> list[str]:
-    """The evaluation variants of all arms."""
-    runs = (study.run(arm, study.seeds[0]) for arm in study.arms)
-    return list(dict.fromkeys(variant for run in runs for variant in run.eval.variants))
+def _check_primary(
+    primary: tuple[Primary, ...], seeds: tuple[int, ...], variants: dict[str, list[str]]
+) -> None:
+    """Refuse comparisons that can never be decided."""
+    if primary and len(seeds) < MIN_SEEDS:
+        raise ConfigError(
+            f"seeds={list(seeds)}: primary comparisons are tested over training seeds and need at "
+            f"least {MIN_SEEDS}; add seeds, or leave out primary"
+        )
+    for place, comparison in enumerate(primary):
+        for arm in {comparison.arm, comparison.against} - {START}:
+            if comparison.variant not in variants[arm]:
+                raise ConfigError(
+                    f"primary[{place}].variant={comparison.variant}: arm {arm} does not evaluate "
+                    f"it; it evaluates {', '.join(variants[arm])}"
+                )
 
 
 def _check_arm(study: StudyConfig, arm: Arm) -> None:
@@ -238,6 +259,8 @@ def _arms(name: str, given: object) -> list[Arm]:
     where = f"arms.{name}"
     if Path(name).name != name or name in ("", ".", ".."):
         raise ConfigError(f"{where}: must be a plain folder name")
+    if name == START:
+        raise ConfigError(f"{where}: {START} stands for the initial model; name the arm otherwise")
     keys = _mapping(given, ARM_KEYS, where)
     sweep = keys.get("sweep") or {}
     if not isinstance(sweep, dict) or not all(isinstance(v, list) and v for v in sweep.values()):

@@ -20,8 +20,8 @@ MAX_DEPTH = 32
 MAX_NUMBER = 32
 """Characters of a number; a longer one stays text."""
 
-_TAG = re.compile(r"<(/?)think(?:ing)?>")
-_TAG_OR_OBJECT = re.compile(rf"{_TAG.pattern}|\{{")
+_TAG = re.compile(r"<(/?)(?:think(?:ing)?|thought|reasoning)>", re.IGNORECASE)
+_TAG_OR_OBJECT = re.compile(rf"{_TAG.pattern}|\{{", re.IGNORECASE)
 _CONTAINER = re.compile(r"[{\[]")
 _SEPARATORS = re.compile(r"[\s,]*")
 _COLON = re.compile(r"\s*:\s*")
@@ -52,10 +52,11 @@ _WORDS: dict[str, JSONValue] = {
 def last_answer(text: str, key: str | None = None) -> dict[str, JSONValue] | None:
     """The object that counts as the answer: the last one outside a thought.
 
-    A thought stands between `<think>` and `</think>`, or `<thinking>` and `</thinking>`, and is
-    no answer. One that is never closed reaches to the end of the text; one that is never opened
-    reaches from its beginning, because some prompts end with the opening tag. Tags within an
-    object are part of it. Of a text of more than MAX_ANSWER characters the end is read.
+    A thought stands between `<think>` and `</think>` (or `thinking`, `thought`, `reasoning`, in
+    any case), and is no answer. One that is never closed reaches to the end of the text; one that
+    is never opened reaches from its beginning, because some prompts end with the opening tag.
+    Tags within an object are part of it. Of a text of more than MAX_ANSWER characters the end
+    is read.
 
     Every strict JSON object is read as JSON says; of a key that occurs twice the last value
     counts. Also read are

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.primary import MIN_SEEDS
+
 Z95 = 1.959963984540054  # the standard normal's 97.5 % point
-MIN_SEEDS = 3  # for a test over seeds
 ROUNDING = 1e-12  # seeds that differ by less agree
 
 

@@ -19,6 +19,7 @@ from cluster.placement.types import Plan
 from cluster.preflight.demonstrations import check_data
 from cluster.preflight.resolve import ResolvedRun, make_environment, resolve
 from cluster.run_folder import check_root, run_folder
+from configs.ancestors import check_ancestors
 from configs.load import ConfigError
 from configs.model_folder import ModelSize, one_line
 from configs.schema import RunConfig
@@ -55,6 +56,7 @@ def check(cfg: RunConfig) -> CheckedRun:
         PlacementError: it does not fit the cluster, or this machine.
     """
     run_folder(cfg)
+    check_ancestors(cfg)
     run = resolve(cfg)
     if cfg.sft.steps and cfg.sft.data:
         check_data(cfg.sft.data, cfg.sft.batch_size, run.renderer)

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from configs.primary import START, Primary
+from configs.primary import MIN_SEEDS, START, Primary
 from report.metrics import Record
-from report.statistics import MIN_SEEDS, OverSeeds, holm, mcnemar, over_seeds, paired_interval
+from report.statistics import OverSeeds, holm, mcnemar, over_seeds, paired_interval
 from report.study.points import Point
 from report.study.results import Arm, Study
 

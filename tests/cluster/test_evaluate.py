@@ -19,6 +19,7 @@ from cluster.evaluate import (
     variant_record,
 )
 from cluster.failures import TooManyFailures
+from configs.load import dump, load
 from report.statistics import wilson
 from rollout.trajectory_summary import TrajectorySummary
 from tests.support.learner import config
@@ -196,10 +197,38 @@ def test_a_variant_is_played_summed_up_and_sampled(play):
         (0, "mine", "none", "none"),
     ],
 )
-def test_own_demonstrations_may_hold_anything(steps, data, found, expected):
+def test_own_demonstrations_may_hold_anything(monkeypatch, steps, data, found, expected):
     cfg = config()
     cfg = replace(cfg, sft=replace(cfg.sft, steps=steps, data=data))
-    assert module._overlap(cfg, found) == expected
+    monkeypatch.setattr(module, "overlap", lambda *_: found)
+    assert module.overlap_of_training(cfg, ("x", {})) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        (["hands=held_out"], "all"),
+        (["hands=train"], "none"),
+        (["hands=all"], "all"),
+        (["face_rule=any", "hands=train"], "none"),
+    ],
+)
+def test_what_the_run_before_was_trained_on_was_trained_on(tmp_path, before, expected):
+    keys = [f"env.settings.{key}" for key in before]
+    (tmp_path / "first" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "first" / "config.yaml").write_text(dump(load("gp_l", keys)))
+    cfg = load("gp_l", ["env.settings.hands=train", f"model.path={tmp_path}/first/checkpoints/ppo"])
+    held_out = (cfg.env.id, {**cfg.env.settings, "hands": "held_out"})
+    assert module.overlap_of_training(cfg, held_out) == expected
+
+
+def test_a_run_before_that_cannot_be_read_may_have_trained_on_anything(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").write_text("nmae: x")
+    cfg = load("gp_l", ["env.settings.hands=train", f"model.path={tmp_path}/checkpoints/ppo"])
+    for hands, expected in (("held_out", "unknown"), ("train", "all")):
+        evaluated = (cfg.env.id, {**cfg.env.settings, "hands": hands})
+        assert module.overlap_of_training(cfg, evaluated) == expected
 
 
 def test_without_samples_the_greedy_episodes_stay_in_the_buffer(play):

@@ -44,6 +44,7 @@ def test_comparisons_are_typed_and_success_is_the_measure_unless_another_is_name
         (["rl"], "must name arm, against and variant"),
         ([GOOD | {"against": "rl"}], "primary[0]: compares rl with itself"),
         ([GOOD, GOOD], "primary[1]: is named twice"),
+        ([GOOD, GOOD | {"arm": "sft", "against": "rl"}], "primary[1]: is named twice; the other"),
         ({"arm": "rl"}, "must be a list of at most 4 comparisons"),
         ([GOOD] * 5, "must be a list of at most 4 comparisons"),
     ],

@@ -1,5 +1,7 @@
 """Studies: what a file may hold, the arms of a sweep, and the order of arms."""
 
+import re
+
 import pytest
 import yaml
 
@@ -124,3 +126,27 @@ def test_sft_that_continues_sft_continues_its_order(tmp_path):
     begun.mkdir(parents=True)
     (begun / "config.yaml").write_text(dump(plan.run("matched", 3, 7)))
     assert plan.run("after_matched", 3).sft.skip == 60 + 7 * 6
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seeds": [0, 1]}, "seeds=[0, 1]: primary comparisons are tested over training seeds and"),
+        ({"primary": "hard"}, "primary[0].variant=hard: arm a does not evaluate it; it evaluates"),
+        ({"arms": {"start": {}}}, "arms.start: start stands for the initial model"),
+    ],
+)
+def test_what_can_never_be_decided(tmp_path, change, words):
+    arms = {"a": {}, "b": {"set": {"eval.variants.hard": {}}}} | change.get("arms", {})
+    variant = change.get("primary", "train")
+    values = {
+        "base": "gp_l_debug",
+        "seeds": change.get("seeds", [0, 1, 2]),
+        "arms": arms,
+        "primary": [{"arm": "b", "against": "a", "variant": variant}],
+    }
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        study(tmp_path, yaml.safe_dump(values))
+    good = values | {"arms": {"a": {}, "b": {}}, "seeds": [0, 1, 2]}
+    good["primary"] = [{"arm": "b", "against": "start", "variant": "train"}]
+    assert len(study(tmp_path, yaml.safe_dump(good)).primary) == 1

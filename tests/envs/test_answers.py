@@ -45,6 +45,9 @@ def test_strict_json_comes_back_the_same_wherever_it_stands(answer, ascii_only, 
         "[{}]",
         '{} <think> or {{"a": "1"}}?',
         '{} <thinking>{{"a": "1"}}</thinking>',
+        '{} <THINK>{{"a": "1"}}</Think>',
+        '{} <thought>{{"a": "1"}}</thought>',
+        '{} <reasoning>{{"a": "1"}}</reasoning>',
     ):
         assert last_answer(frame.format(written)) == answer
 
