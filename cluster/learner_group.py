@@ -33,7 +33,7 @@ def run_learner_group(job: Job, demonstrations: str | None, plan: Plan) -> None:
     """Run the group in a thread (its `fit` blocks), and show progress meanwhile.
 
     Raises:
-        RunFailure: a rank ended the run, or the group failed.
+        RunFailure: a rank ended the run, the group failed, or the folder is no longer this run's.
     """
     folder = Path(job.folder)
     clear_failure(folder)
@@ -50,6 +50,7 @@ def run_learner_group(job: Job, demonstrations: str | None, plan: Plan) -> None:
     thread.start()
     with Progress(folder, job.cfg) as progress:
         while thread.is_alive() and read_failure(folder) is None:
+            job.token.check()
             progress.update()
             thread.join(WATCH_S)
         progress.update()
