@@ -19,7 +19,7 @@ from pathlib import Path
 from cluster.cursor import Cursor
 from cluster.environments import TRAINING, environments
 from cluster.failures import RunFailure, first_line
-from cluster.lease import Lease, Token
+from cluster.lease import Lease, LeaseLost, Token
 from cluster.placement.layout import weight_channel
 from cluster.rollout_pool import RolloutPool
 from cluster.run_folder import open_folder, write_config, write_status
@@ -136,7 +136,9 @@ def _run(cfg: RunConfig, token: Token, model: str, pool: RolloutPool) -> None:
 
         job = Job(cfg, token, model, workers, buffer, weight_channel(cfg, plan.gpu))
         run_learner_group(job, demonstrations, plan)
-    except BaseException:
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt | LeaseLost):
+            pool.keep_logs(folder)
         pool.close()
         raise
     pool.release()

@@ -90,7 +90,7 @@ def test_a_failure_of_a_run_that_lost_its_folder_is_not_the_next_ones(tmp_path):
 
 def test_a_folder_that_a_run_writes_is_refused_with_its_owner(cfg, tmp_path):
     folder = open_folder(cfg, resume=False)
-    with Lease(folder):
-        with pytest.raises(ConfigError, match=r"/one: the run folder is in use by process \d+ on"):
-            run_folder(cfg)
+    in_use = r"/one: the run folder is in use by process \d+ on"
+    with Lease(folder), pytest.raises(ConfigError, match=in_use):
+        run_folder(cfg)
     assert run_folder(cfg) == folder  # the lease alone does not make it a run's
