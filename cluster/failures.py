@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 
-
 LONGEST = 800  # characters of a cause
 
 

@@ -27,6 +27,7 @@ from configs.schema import RunConfig
 #   checkpoints/state/          the cursor and resumable states            cluster/cursor.py
 #   ray_train/                  Ray Train's own                            cluster/learner_group.py
 #   failure.json                why learner ranks end the run              here
+#   logs/                       of a failed run's processes on this machine  cluster/logs.py
 #   status.json                 how the run ended                          here
 #   evaluations.jsonl           of `cardinal eval`                         cluster/evaluate_run.py
 #   summary.json, report.*      what the run came to                       report/page.py

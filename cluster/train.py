@@ -138,10 +138,19 @@ def _run(cfg: RunConfig, token: Token, model: str, pool: RolloutPool) -> None:
         run_learner_group(job, demonstrations, plan)
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt | LeaseLost):
-            pool.keep_logs(folder)
+            _keep_logs(token, pool)
         pool.close()
         raise
     pool.release()
+
+
+def _keep_logs(token: Token, pool: RolloutPool) -> None:
+    """Copy the logs of the run's processes to its folder; what stops it does not hide the cause."""
+    try:
+        token.check()
+        pool.keep_logs(Path(token.folder))
+    except Exception as error:  # noqa: BLE001 - the run's own error is what the caller raises
+        print(f"{token.folder}: logs of its processes are not kept: {error}", file=sys.stderr)
 
 
 def _record(token: Token, status: str, cause: str = "") -> None:

@@ -17,6 +17,8 @@ from cluster.placement.nodes import address_of, local_node, plan_live
 from cluster.placement.plan import cpus, plan
 from cluster.placement.types import Plan
 from cluster.preflight.demonstrations import check_data
+from cluster.preflight.export import check_export
+from cluster.preflight.machine import check_places, check_room
 from cluster.preflight.resolve import ResolvedRun, make_environment, resolve
 from cluster.run_folder import check_root, run_folder
 from configs.load import ConfigError
@@ -55,10 +57,18 @@ def check(cfg: RunConfig) -> CheckedRun:
         PlacementError: it does not fit the cluster, or this machine.
     """
     run_folder(cfg)
+    address = address_of(cfg.cluster.address)
+    here = address is None or "://" not in address  # not sent to another machine
+    if here:
+        check_places(cfg)
     run = resolve(cfg)
+    if cfg.model.path:
+        check_export(cfg.model.path)
     if cfg.sft.steps and cfg.sft.data:
         check_data(cfg.sft.data, cfg.sft.batch_size, run.renderer)
     prompts = _check_prompts(run)
+    if here:
+        check_room(cfg, run.model, local=address is None)
     memory, available = memory_bytes(cfg, run.model), available_bytes()
     placement = _check_placement(cfg, run.model, memory, available)
     return CheckedRun(cfg, run.model.parameters, memory, available, prompts, placement)

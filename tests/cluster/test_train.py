@@ -29,6 +29,10 @@ class FakePool:
     def close(self):
         self.done.append("close")
 
+    def keep_logs(self, folder):
+        self.done.append(f"logs of {folder.name}")
+        (folder / "logs").mkdir()
+
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
@@ -81,6 +85,7 @@ def test_however_it_ends_actors_end_and_the_folder_says_how(run, tmp_path, error
     with pytest.raises(type(error)):
         run(error)
     assert run.done[-1] == "close"
+    assert ("logs of one" in run.done) == (status == "failed")
     assert ended(tmp_path / "one") == {"status": status, "cause": cause}
     assert "release" not in run.done
     run(resume=True)
@@ -145,7 +150,9 @@ def test_a_folder_that_was_deleted_does_not_hide_the_cause(run, tmp_path, capsys
     with pytest.raises(RunFailure, match="an engine was lost"):
         run(deleted)
     assert not (tmp_path / "one").exists()
-    assert "how it ended is not recorded: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "how it ended is not recorded: " in said
+    assert "logs of its processes are not kept: " in said
 
 
 def test_a_tiny_model_is_made_once_and_never_in_half(monkeypatch, tmp_path):
