@@ -13,7 +13,7 @@ from functools import partial
 from cluster.environments import Environment, settings_key
 from cluster.placement.layout import weight_channel
 from cluster.placement.memory import available_bytes, memory_bytes, process_needs
-from cluster.placement.nodes import address_of, local_node, plan_live
+from cluster.placement.nodes import address_of, check_numbering, local_node, plan_live
 from cluster.placement.plan import cpus, plan
 from cluster.placement.types import Plan
 from cluster.preflight.demonstrations import check_data
@@ -84,6 +84,7 @@ def _check_placement(
     else:
         nodes = [local_node(cpus(cfg), available)]
         weight_channel(cfg, gpu=nodes[0].total["GPU"] > 0)
+        check_numbering(cfg)
         _check_memory(memory, available)
         placement = plan(cfg, nodes, process_needs(cfg, model, nodes))
     weight_channel(cfg, placement.gpu)

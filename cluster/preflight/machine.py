@@ -87,14 +87,14 @@ def _sizes(need: int, parts: dict[str, int]) -> str:
 def _check_home() -> None:
     """Ray keeps its token in the home folder, vLLM and others their caches."""
     home = os.environ.get("HOME")
-    where = f"HOME={home}" if home else "HOME is not set"
     try:
         folder = Path(home) if home else Path.home()
     except RuntimeError:  # a user without an entry in the system's list
-        folder = None
-    if folder is None or not folder.is_dir():
-        raise ConfigError(f"{where}: there is no such folder; {RULE}")
-    _check_writable(where if home else f"{where}, and the user's is {folder}", folder)
+        raise ConfigError(f"HOME is not set, and this user has no home folder; {RULE}") from None
+    key = f"HOME={home}" if home else f"HOME is not set, and the user's is {folder}"
+    if not folder.is_dir():
+        raise ConfigError(f"{key}: there is no such folder; {RULE}")
+    _check_writable(key, folder)
 
 
 def _check_temporary() -> None:

@@ -59,7 +59,7 @@ def test_a_home_that_is_not_there_is_named(home, monkeypatch, tmp_path):
     refused(home, f"HOME={tmp_path}/gone: there is no such folder")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(machine.Path, "home", lambda: tmp_path / "gone")
-    refused(home, "HOME is not set: there is no such folder; it must be")
+    refused(home, f"HOME is not set, and the user's is {tmp_path}/gone: there is no such folder")
     monkeypatch.setattr(machine.Path, "home", lambda: machine.Path("/proc"))
     refused(home, "HOME is not set, and the user's is /proc: cannot be written to")
 
@@ -67,7 +67,7 @@ def test_a_home_that_is_not_there_is_named(home, monkeypatch, tmp_path):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(machine.Path, "home", nobody)
-    refused(home, "HOME is not set: there is no such folder")
+    refused(home, "HOME is not set, and this user has no home folder; it must be")
 
 
 @pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
