@@ -5,6 +5,7 @@ Only those of this machine: another node's stay there.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -17,14 +18,16 @@ TAIL = 2**20  # bytes of a log that are kept
 
 
 def session_logs() -> Path | None:
-    """Where the Ray of this process keeps logs: the connected one's, or the last that started."""
+    """Where the Ray of this process keeps its logs, also where it did not start; or None."""
     node = ray._private.worker._global_node
     if node is not None:
         return Path(node.get_logs_dir_path())
     from ray._common.utils import get_default_ray_temp_dir
 
-    latest = Path(get_default_ray_temp_dir(), "session_latest", "logs")
-    return latest.resolve() if latest.is_dir() else None
+    # The name of a session ends with the process that began it; another's may be newer.
+    own = Path(get_default_ray_temp_dir()).glob(f"session_*_{os.getpid()}")
+    newest = max(own, default=None)
+    return newest / "logs" if newest else None
 
 
 def keep_logs(folder: Path, source: Path, job: str | None = None) -> None:

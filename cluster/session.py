@@ -10,6 +10,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 
 import ray
@@ -77,24 +78,36 @@ def _connect(cfg: RunConfig, address: str | None, cpus: float) -> None:
     try:
         if address:
             ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
-            return
-        # Ray puts the interpreter's path into a line of bash as it is; it may hold a space.
-        runtime_env["py_executable"] = shlex.quote(sys.executable)
-        ray.init(
-            address="local",
-            num_cpus=int(local_cpus(cpus)),
-            object_store_memory=int(cfg.cluster.object_store_gib * 2**30),
-            include_dashboard=False,
-            runtime_env=runtime_env,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        else:
+            # Ray puts the interpreter's path into a line of bash as it is; it may hold a space.
+            runtime_env["py_executable"] = shlex.quote(sys.executable)
+            _start_local(cfg, cpus, runtime_env)
     except Exception as error:  # the boundary to Ray, which raises all kinds at its start
-        if address:
-            raise RunFailure(f"Ray at {address} does not answer: {first_line(error)}") from error
-        raise RunFailure(
-            f"a local Ray does not start: {first_line(error)}{_last_words()}"
-        ) from error
+        what = f"Ray at {address} does not answer" if address else "a local Ray does not start"
+        words = "" if address else _last_words()
+        raise RunFailure(f"{what}: {first_line(error)}{words}") from error
+
+
+def _start_local(cfg: RunConfig, cpus: float, runtime_env: dict[str, object]) -> None:
+    """Start Ray; on a busy machine again, for it gives itself 30 s and the run has its deadline."""
+    deadline = time.monotonic() + cfg.cluster.start_deadline_s
+    while True:
+        try:
+            ray.init(
+                address="local",
+                num_cpus=int(local_cpus(cpus)),
+                object_store_memory=int(cfg.cluster.object_store_gib * 2**30),
+                include_dashboard=False,
+                runtime_env=runtime_env,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        except Exception as error:  # Ray has no type of its own for it
+            if "timed out during startup" not in str(error) or time.monotonic() > deadline:
+                raise
+            print("a local Ray did not start in its 30 s, the machine is busy; once more")
+        else:
+            return
 
 
 def _nothing() -> None:

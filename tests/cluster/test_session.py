@@ -75,6 +75,26 @@ def test_a_ray_that_does_not_start_is_one_line_with_its_own_last_words(
     assert connected == ["shutdown"]
 
 
+def test_a_busy_machine_is_given_the_deadline_to_start_ray(connected, monkeypatch, capsys):
+    clock, late = [0.0], Exception("The current node timed out during startup. This could happen")
+
+    def init(**given):
+        clock[0] += 30
+        if clock[0] < starts:
+            raise late
+        connected.append(given)
+
+    monkeypatch.setattr(module.ray, "init", init)
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    starts = 90.0
+    with session(load("gp_l_debug"), 2.5):
+        assert capsys.readouterr().out.count("the machine is busy; once more\n") == 2
+    clock[0], starts = 0.0, 900.0
+    with pytest.raises(RunFailure, match="timed out"), session(load("gp_l_debug"), 2.5):
+        pass
+    assert 300 <= clock[0] <= 360
+
+
 def test_a_worker_process_that_never_starts_is_told_by_the_deadline(monkeypatch, tmp_path):
     def late(ref, who, what, seconds, key):
         raise DeadlineExceeded(who, what, seconds, key)
