@@ -47,17 +47,22 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
         print(f"{folder}: this run has finished, nothing is left to do; see report.html")
         return 0
     started = time.time()
-    with Lease(folder) as token, _recorded(token, cfg):
-        write_config(cfg, folder)
-        model = prepare_model(cfg, folder)
-        with nullcontext(pool) if pool else RolloutPool(bool(cfg.sft.steps)) as rollout_pool:
-            _run(cfg, token, model, rollout_pool)
+    own = nullcontext(pool) if pool else RolloutPool(bool(cfg.sft.steps))
+    with Lease(folder) as token, own as rollout_pool:
+        try:
+            with _recorded(cfg, token, rollout_pool):
+                write_config(cfg, folder)
+                _run(cfg, token, prepare_model(cfg, folder), rollout_pool)
+        except BaseException:
+            rollout_pool.close()  # once the end is recorded: Ray may take this process with it
+            raise
+        rollout_pool.release()
     print(f"{folder}: {time.time() - started:.0f} s, see report.html, report.png, summary.json")
     return 0
 
 
 @contextmanager
-def _recorded(token: Token, cfg: RunConfig) -> Iterator[None]:
+def _recorded(cfg: RunConfig, token: Token, pool: RolloutPool) -> Iterator[None]:
     """Record in the run folder how the run inside ends."""
     try:
         yield
@@ -66,9 +71,12 @@ def _recorded(token: Token, cfg: RunConfig) -> Iterator[None]:
         cursor = Cursor.load(Path(token.folder) / "checkpoints")
         print(f"{token.folder}: {cursor.resumes(cfg.learner.checkpoint_every)}", file=sys.stderr)
         raise
+    except LeaseLost:
+        raise  # what is in the folder now is not this run's
     except Exception as error:
         known = isinstance(error, RunFailure | ConfigError)
         _record_failure(token, "failed", str(error) if known else first_line(error))
+        _keep_logs(token, pool)
         raise
     _record(token, "finished")
 
@@ -127,21 +135,14 @@ def _run(cfg: RunConfig, token: Token, model: str, pool: RolloutPool) -> None:
     from cluster.floors import write_floors
 
     folder = Path(token.folder)
-    try:
-        plan, workers, buffer = pool.acquire(cfg, model)
-        write_floors(cfg, folder)  # while engines start
-        demonstrations = prepare_demonstrations(cfg, folder)
-        from cluster.job import Job  # seconds of imports, while engines start too
-        from cluster.learner_group import run_learner_group
+    plan, workers, buffer = pool.acquire(cfg, model)
+    write_floors(cfg, folder)  # while engines start
+    demonstrations = prepare_demonstrations(cfg, folder)
+    from cluster.job import Job  # seconds of imports, while engines start too
+    from cluster.learner_group import run_learner_group
 
-        job = Job(cfg, token, model, workers, buffer, weight_channel(cfg, plan.gpu))
-        run_learner_group(job, demonstrations, plan)
-    except BaseException as error:
-        if not isinstance(error, KeyboardInterrupt | LeaseLost):
-            _keep_logs(token, pool)
-        pool.close()
-        raise
-    pool.release()
+    job = Job(cfg, token, model, workers, buffer, weight_channel(cfg, plan.gpu))
+    run_learner_group(job, demonstrations, plan)
 
 
 def _keep_logs(token: Token, pool: RolloutPool) -> None:
