@@ -53,6 +53,24 @@ class Cursor:
             if old.name != self.state:
                 shutil.rmtree(old)
 
+    @property
+    def begun(self) -> bool:
+        """False where nothing at all is done yet."""
+        return self.phase != "sft" or self.step > 0
+
+    def resumes(self, every: int) -> str:
+        """Where a resume goes on, as a sentence; `every` is learner.checkpoint_every."""
+        if self.phase == "done":
+            return "`cardinal resume` has only the run's end to write"
+        if self.state:
+            done = f"SFT step {self.step}" if self.phase == "sft" else f"PPO update {self.update}"
+            return f"`cardinal resume` goes on after {done}, the last checkpoint"
+        why = f"learner.checkpoint_every={every}"
+        return (
+            f"`cardinal resume` begins the phase {self.phase} again: it has no checkpoint yet "
+            f"({why}{', which keeps none within a phase' if every == 0 else ''})"
+        )
+
     def covers(self, record: Record) -> bool:
         """Whether a metrics record is before this cursor; the others are written again."""
         if self.phase == "done":
@@ -62,6 +80,8 @@ class Cursor:
             return record["update"] <= self.update
         if kind == "sft":
             return self.phase == "ppo" or record["step"] <= self.step
+        if kind == "sync":
+            return record["version"] <= self.update and self.begun
         if kind == "eval":
             return _eval_covered(record, self)
         return True
@@ -69,7 +89,7 @@ class Cursor:
 
 def _eval_covered(record: Record, cursor: Cursor) -> bool:
     if record.get("stage") == "start":
-        return cursor.phase == "ppo" or cursor.step > 0
+        return cursor.begun
     if record.get("stage") == "sft":
         return cursor.phase == "ppo" or 0 < record.get("step", 0) <= cursor.step
     return cursor.phase == "ppo" and 0 < record.get("update", 0) <= cursor.update

@@ -47,6 +47,7 @@ class EvaluationPhase:
                     check = parity(engine, trajectories, rank.cfg, rank.version)
                     check_parity(rank.cfg, check, f"evaluation {stage}")
                     if stage == "start" and not rank.cfg.eval.start:
+                        rank.job.token.check()
                         self._start_kl.keep(trajectories)
                     kl_start = self._start_kl.kl(engine)
                 rank.write("eval", **at, **record, **check, kl_start=kl_start)

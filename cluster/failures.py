@@ -5,6 +5,10 @@ Messages are one line, for the terminal; the traceback of the cause stays in Ray
 
 from __future__ import annotations
 
+import re
+
+LONGEST = 800  # characters of a cause
+
 
 class RunFailure(RuntimeError):
     """The run cannot continue; the message is one clear line."""
@@ -52,5 +56,16 @@ def first_line(error: BaseException) -> str:
     """The innermost cause of an error that crossed Ray, on one line."""
     cause = getattr(error, "cause", None) or error
     text = str(cause).strip() or type(cause).__name__
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0] if lines else ''}"[:500]
+    return f"{type(cause).__name__}: {_death(text) or text.splitlines()[0].strip()}"[:LONGEST]
+
+
+def _death(text: str) -> str | None:
+    """Of Ray's words for an actor that died: its process and how it ended; None for others.
+
+    Their first line names neither.
+    """
+    detail = re.search(r"exit detail: (.+?)(?:\. |\.?\n|\.?$)", text)
+    if detail is None:
+        return None
+    pid = re.search(r"pid: (\d+)", text)
+    return f"process {pid[1]} ended: {detail[1]}" if pid else detail[1]

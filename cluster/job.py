@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.handles import BufferHandle, RolloutWorkerHandle
+from cluster.lease import Token
 from cluster.sft_data import RenderedDemonstrations
 from configs.schema import RunConfig
 
@@ -13,7 +14,7 @@ from configs.schema import RunConfig
 class Job:
     """One run.
 
-    folder: absolute run folder, seen by all nodes.
+    token: the right to write the run folder.
     model: folder of the initial model.
     workers, buffer: actor handles.
     channel: how weights reach the workers, a name that `open_channel` knows.
@@ -21,9 +22,14 @@ class Job:
     """
 
     cfg: RunConfig
-    folder: str
+    token: Token
     model: str
     workers: list[RolloutWorkerHandle]
     buffer: BufferHandle
     channel: str = "object_store"
     demonstrations: RenderedDemonstrations | None = None
+
+    @property
+    def folder(self) -> str:
+        """The absolute run folder, seen by all nodes."""
+        return self.token.folder

@@ -18,6 +18,7 @@ from cluster.cursor import Cursor
 from cluster.failures import RunFailure, first_line
 from cluster.job import Job
 from cluster.learner_loop import learner_loop
+from cluster.logs import killed_for_memory, pointed_out, session_logs
 from cluster.placement.plan import Plan
 from cluster.placement.ray_options import scaling, waiting_ranks
 from cluster.run_folder import clear_failure, read_failure
@@ -33,10 +34,11 @@ def run_learner_group(job: Job, demonstrations: str | None, plan: Plan) -> None:
     """Run the group in a thread (its `fit` blocks), and show progress meanwhile.
 
     Raises:
-        RunFailure: a rank ended the run, or the group failed.
+        RunFailure: a rank ended the run, the group failed, or the folder is no longer this run's.
     """
     folder = Path(job.folder)
     clear_failure(folder)
+    killed = killed_for_memory()
     errors: list[Exception] = []
 
     def fit() -> None:
@@ -50,16 +52,26 @@ def run_learner_group(job: Job, demonstrations: str | None, plan: Plan) -> None:
     thread.start()
     with Progress(folder, job.cfg) as progress:
         while thread.is_alive() and read_failure(folder) is None:
+            job.token.check()
             progress.update()
             thread.join(WATCH_S)
         progress.update()
     failure = read_failure(folder)
+    if failure is None and errors:
+        if isinstance(errors[0], RunFailure):
+            raise errors[0]
+        failure = f"the learner group failed: {cause_of(errors[0], job.cfg, plan)}"
     if failure is not None:
-        raise RunFailure(failure)
-    if errors and isinstance(errors[0], RunFailure):
-        raise errors[0]
-    if errors:
-        raise RunFailure(f"the learner group failed: {cause_of(errors[0], job.cfg, plan)}")
+        raise RunFailure(_with_evidence(failure, folder, killed))
+
+
+def _with_evidence(failure: str, folder: Path, killed: int) -> str:
+    """The failure with the log of the process that failed, and whether memory ran out."""
+    source = session_logs()
+    sentence = pointed_out(failure, folder, source) if source else failure
+    if killed_for_memory() > killed:
+        return f"{sentence}; meanwhile the kernel ended a process for lack of memory"
+    return sentence
 
 
 def with_demonstrations(job: Job, parquet: str | None) -> Job:

@@ -38,7 +38,7 @@ def learner_loop(config: dict[str, Job]) -> None:
         run_phases(LearnerRank(job, ray.train.get_context().get_world_rank()))
     except RunFailure as failure:
         # Ray Train would restart the group; the file makes the driver end the run instead.
-        write_failure(job.folder, str(failure))
+        write_failure(job.token, str(failure))
         raise
 
 

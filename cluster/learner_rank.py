@@ -29,7 +29,8 @@ class LearnerRank:
         self.checkpoints = Path(job.folder) / "checkpoints"
         self.cursor = Cursor.load(self.checkpoints)
         self.renderer = Renderer.load(job.model)
-        self.log = RunLog(job.folder, keep=self.cursor.covers) if rank == 0 else None
+        check = job.token.check
+        self.log = RunLog(job.folder, self.cursor.covers, check) if rank == 0 else None
         self.version = self.cursor.update
 
     def open_engine(
@@ -49,13 +50,20 @@ class LearnerRank:
     def checkpoint(self, engine: TrainingEngine, cursor: Cursor) -> None:
         """Save the engine's state, then move the cursor to it: a crash between loses nothing."""
         name = f"{cursor.phase}-{cursor.step or cursor.update:06d}"
+        self.job.token.check()
         engine.save(str(self.checkpoints / "state" / name))
         self.move(cursor.at(name))
+
+    def export(self, engine: TrainingEngine, name: str) -> None:
+        """Write the model as checkpoints/NAME; a collective call."""
+        self.job.token.check()
+        engine.export(str(self.checkpoints / name))
 
     def move(self, cursor: Cursor) -> None:
         """Move the run to the cursor, once all ranks have come so far; a collective call."""
         distributed.barrier()
         if self.rank == 0:
+            self.job.token.check()
             cursor.save(self.checkpoints, keep=self.cfg.learner.keep_checkpoints)
         self.cursor = cursor
 

@@ -49,7 +49,7 @@ class PPOPhase:
             for update in range(rank.cursor.update + 1, cfg.ppo.updates + 1):
                 self._update(engine, update, reference)
         with rank.phase("export"):
-            engine.export(str(rank.checkpoints / "ppo"))
+            rank.export(engine, "ppo")
         self._evaluation.run(engine, "ppo")
         engine.close()
         rank.move(Cursor("done", update=cfg.ppo.updates))
@@ -57,7 +57,10 @@ class PPOPhase:
     def _update(
         self, engine: TrainingEngine, update: int, reference: ReferencePolicy | None
     ) -> None:
-        """Collect, learn, publish; then a checkpoint and an evaluation where they are due."""
+        """Collect, learn, publish; then an evaluation and a checkpoint where they are due.
+
+        In this order: the cursor moves past an evaluation only once its records are written.
+        """
         rank, cfg, begin = self._rank, self._rank.cfg, time.monotonic()
         collected = self._collector.collect(training_requests(cfg, update), rank.version)
         trajectories = self._collector.fetch()
@@ -83,10 +86,10 @@ class PPOPhase:
             learner_tokens_per_second=metrics["tokens"] / learn_s,
         )
         last, every = update == cfg.ppo.updates, cfg.learner.checkpoint_every
-        if every and update % every == 0 and not last:
-            rank.checkpoint(engine, Cursor("ppo", update=update))
         if cfg.eval.every and update % cfg.eval.every == 0 and not last:
             self._evaluation.run(engine, "ppo", update)
+        if every and update % every == 0 and not last:
+            rank.checkpoint(engine, Cursor("ppo", update=update))
 
 
 def training_requests(cfg: RunConfig, update: int) -> list[EpisodeRequest]:

@@ -7,11 +7,14 @@ from pathlib import Path
 from uuid import uuid4
 
 from cluster.failures import PlacementError
+from cluster.lease import FOLDER as LEASE
+from cluster.lease import Token, refuse_if_owned
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
 
 # What is in a run folder, and the file that writes it:
 #   config.yaml                 the resolved configuration                 here
+#   lease/                      who writes the folder                      cluster/lease.py
 #   model/                      the initial model, where one is made       cluster/train.py
 #   demonstrations/             Parquet, where the expert writes them      cluster/demonstrations.py
 #   floors.json                 what policies without a model score        cluster/floors.py
@@ -24,6 +27,7 @@ from configs.schema import RunConfig
 #   checkpoints/state/          the cursor and resumable states            cluster/cursor.py
 #   ray_train/                  Ray Train's own                            cluster/learner_group.py
 #   failure.json                why learner ranks end the run              here
+#   logs/                       of a failed run's processes on this machine  cluster/logs.py
 #   status.json                 how the run ended                          here
 #   evaluations.jsonl           of `cardinal eval`                         cluster/evaluate_run.py
 #   summary.json, report.*      what the run came to                       report/page.py
@@ -34,10 +38,11 @@ def run_folder(cfg: RunConfig) -> Path:
     """The run's folder, absolute.
 
     Raises:
-        ConfigError: it holds something already, or is a file.
+        ConfigError: it is in use, holds something already, or is a file.
     """
     folder = (Path(cfg.cluster.root) / cfg.name).resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    refuse_if_owned(folder)
+    if folder.exists() and (not folder.is_dir() or any(f.name != LEASE for f in folder.iterdir())):
         raise ConfigError(
             f"name={cfg.name}: the run folder {folder} is taken; choose another name, "
             f"or go on with `cardinal resume {folder}`"
@@ -64,7 +69,7 @@ def check_root(cfg: RunConfig, nodes: int) -> None:
 
 
 def open_folder(cfg: RunConfig, resume: bool) -> Path:
-    """The run folder, absolute; a new one gets the resolved config.yaml.
+    """The run folder, absolute; a new one is made.
 
     Raises:
         ConfigError: the folder is taken, or there is nothing to resume.
@@ -76,13 +81,23 @@ def open_folder(cfg: RunConfig, resume: bool) -> Path:
         return folder
     folder = run_folder(cfg)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(dump(cfg))
     return folder
 
 
-def write_failure(folder: str | Path, cause: str) -> None:
-    """Tell the driver why the run ends; called by the learner rank that found out."""
-    draft = Path(folder, f"{FAILURE}.{uuid4().hex}")  # every rank may write at once
+def write_config(cfg: RunConfig, folder: Path) -> None:
+    """Write the resolved configuration of a new run; that of a begun one stays."""
+    if not (folder / CONFIG).exists():
+        (folder / CONFIG).write_text(dump(cfg))
+
+
+def write_failure(token: Token, cause: str) -> None:
+    """Tell the driver why the run ends; called by the learner rank that found out.
+
+    Raises:
+        LeaseLost: another run has the folder: this failure is not its.
+    """
+    token.check()
+    draft = Path(token.folder, f"{FAILURE}.{uuid4().hex}")  # every rank may write at once
     draft.write_text(json.dumps({"cause": cause}))
     draft.replace(draft.with_name(FAILURE))  # the driver may read at any moment
 

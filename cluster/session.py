@@ -8,12 +8,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
+import sys
+import time
 from collections.abc import Iterator
 
 import ray
 
-from cluster.failures import RunFailure, first_line
+from cluster.failures import DeadlineExceeded, RunFailure, first_line
+from cluster.logs import last_words, session_logs
 from cluster.placement.nodes import address_of, live_nodes, local_cpus, reachable
+from cluster.wait import wait_for
 from configs.load import ConfigError
 from configs.paths import ROOT
 from configs.schema import RunConfig
@@ -33,19 +38,40 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
 
     Raises:
         ConfigError: nothing answers at the address, or it is a job server's.
-        RunFailure: the cluster refuses, or a local Ray does not start.
+        RunFailure: the cluster refuses, or a local Ray or its worker processes do not start.
     """
+    address = _address(cfg)
+    try:
+        _connect(cfg, address, cpus)
+        _start_worker_process(cfg.cluster.start_deadline_s)
+        yield
+    except BaseException:
+        # A cluster that was joined is left by the driver's own end: after a shutdown, Ray Train's
+        # thread would end the process before its error is printed.
+        if not address:
+            ray.shutdown()
+        raise
+    ray.shutdown()
+
+
+def _address(cfg: RunConfig) -> str | None:
+    """The address of the cluster to join, once it has answered; None for a local Ray."""
     address = address_of(cfg.cluster.address)
-    if address:
-        address = reachable(address)
-        if "://" in address:
-            raise ConfigError(
-                f"cluster.address={address}: a job server takes jobs, not members; send the run "
-                "there with `cardinal submit`"
-            )
-        live_nodes(address)  # refuses a cluster with another version of Ray or Python
+    if not address:
+        return None
+    address = reachable(address)
+    if "://" in address:
+        raise ConfigError(
+            f"cluster.address={address}: a job server takes jobs, not members; send the run "
+            "there with `cardinal submit`"
+        )
+    live_nodes(address)  # refuses a cluster with another version of Ray or Python
+    return address
+
+
+def _connect(cfg: RunConfig, address: str | None, cpus: float) -> None:
     environment = {"PYTHONPATH": _python_path(), "RAY_TRAIN_V2_ENABLED": "1"}
-    runtime_env = {"env_vars": environment | _own_cluster(address) | _quiet()}
+    runtime_env: dict[str, object] = {"env_vars": environment | _own_cluster(address) | _quiet()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's own 15 starves a run on a machine that does anything else.
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -53,6 +79,20 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
         if address:
             ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
         else:
+            # Ray puts the interpreter's path into a line of bash as it is; it may hold a space.
+            runtime_env["py_executable"] = shlex.quote(sys.executable)
+            _start_local(cfg, cpus, runtime_env)
+    except Exception as error:  # the boundary to Ray, which raises all kinds at its start
+        what = f"Ray at {address} does not answer" if address else "a local Ray does not start"
+        words = "" if address else _last_words()
+        raise RunFailure(f"{what}: {first_line(error)}{words}") from error
+
+
+def _start_local(cfg: RunConfig, cpus: float, runtime_env: dict[str, object]) -> None:
+    """Start Ray; on a busy machine again, for it gives itself 30 s and the run has its deadline."""
+    deadline = time.monotonic() + cfg.cluster.start_deadline_s
+    while True:
+        try:
             ray.init(
                 address="local",
                 num_cpus=int(local_cpus(cpus)),
@@ -62,18 +102,38 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        what = f"Ray at {address} does not answer" if address else "a local Ray does not start"
-        raise RunFailure(f"{what}: {first_line(error)}") from error
+        except Exception as error:  # Ray has no type of its own for it
+            if "timed out during startup" not in str(error) or time.monotonic() > deadline:
+                raise
+            print("a local Ray did not start in its 30 s, the machine is busy; once more")
+        else:
+            return
+
+
+def _nothing() -> None:
+    """What a worker process does to prove that it starts, and finds this checkout."""
+
+
+def _last_words() -> str:
+    """What Ray's own processes said before they died, with the place of their logs."""
+    logs = session_logs()
+    words = last_words(logs) if logs else ""
+    return f": {words} (logs: {logs})" if words else ""
+
+
+def _start_worker_process(seconds: float) -> None:
+    """Have Ray start a worker process, which all actors need.
+
+    Ray starts one that dies again and again, and tells nobody.
+
+    Raises:
+        DeadlineExceeded: none has started; with what it said last.
+    """
+    task = ray.remote(num_cpus=0, max_retries=0)(_nothing)
     try:
-        yield
-    except BaseException:
-        # A cluster that was joined is left by the driver's own end: after a shutdown, Ray Train's
-        # thread would end the process before its error is printed.
-        if not address:
-            ray.shutdown()
-        raise
-    ray.shutdown()
+        wait_for(task.remote(), "Ray", "start a worker process", seconds, "start_deadline_s")
+    except DeadlineExceeded as error:
+        raise RunFailure(f"{error}{_last_words()}") from error
 
 
 def _python_path() -> str:

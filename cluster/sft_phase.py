@@ -53,7 +53,7 @@ class SFTPhase:
                 self._train(engine, reference, first)
             self._publisher.publish(engine)
             with rank.phase("export"):
-                engine.export(str(rank.checkpoints / "sft"))
+                rank.export(engine, "sft")
             self._evaluation.run(engine, "sft")
         engine.close()
         rank.move(Cursor("ppo" if cfg.ppo.updates else "done"))
@@ -90,7 +90,7 @@ class SFTPhase:
         """Export and evaluate along the way; before the checkpoint, so that none is lost."""
         sft = self._rank.cfg.sft
         if step in sft.keep:
-            engine.export(str(self._rank.checkpoints / f"sft-{step}"))
+            self._rank.export(engine, f"sft-{step}")
         if sft.eval_every and step % sft.eval_every == 0 and step < sft.steps:
             self._publisher.publish(engine)
             self._evaluation.run(engine, "sft", step=step)

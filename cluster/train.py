@@ -10,17 +10,23 @@ learner_loop.py, with one file per phase: sft_phase.py, ppo_phase.py, evaluation
 from __future__ import annotations
 
 import shutil
+import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from cluster.cursor import Cursor
 from cluster.environments import TRAINING, environments
-from cluster.failures import RunFailure
+from cluster.failures import RunFailure, first_line
+from cluster.lease import Lease, LeaseLost, Token
 from cluster.placement.layout import weight_channel
 from cluster.rollout_pool import RolloutPool
-from cluster.run_folder import open_folder, write_status
+from cluster.run_folder import open_folder, write_config, write_status
+from configs.load import ConfigError
 from configs.schema import RunConfig
 from report.metrics import METRICS
+from report.summary import ended
 
 
 def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None) -> int:
@@ -32,25 +38,55 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
         pool: keeps Ray and the rollout actors for the next job; None ends them with this one.
 
     Raises:
-        ConfigError: the run folder is taken, or there is nothing to resume.
+        ConfigError: the run folder is taken or in use, or there is nothing to resume.
         RunFailure: the run stopped; one line with who, what and why.
         KeyboardInterrupt: passed on after every process has ended.
     """
     folder = open_folder(cfg, resume)
+    if ended(folder)["status"] == "finished":
+        print(f"{folder}: this run has finished, nothing is left to do; see report.html")
+        return 0
     started = time.time()
-    try:
-        model = prepare_model(cfg, folder)
-        with nullcontext(pool) if pool else RolloutPool(bool(cfg.sft.steps)) as rollout_pool:
-            _run(cfg, folder, model, rollout_pool)
-        _finish(folder, "finished")
-    except KeyboardInterrupt:
-        _finish(folder, "interrupted")
-        raise
-    except RunFailure as failure:
-        _finish(folder, "failed", str(failure))
-        raise
+    own = nullcontext(pool) if pool else RolloutPool(bool(cfg.sft.steps))
+    with Lease(folder) as token, own as rollout_pool:
+        try:
+            with _recorded(cfg, token, rollout_pool):
+                write_config(cfg, folder)
+                _run(cfg, token, prepare_model(cfg, folder), rollout_pool)
+        except BaseException:
+            rollout_pool.close()  # once the end is recorded: Ray may take this process with it
+            raise
+        rollout_pool.release()
     print(f"{folder}: {time.time() - started:.0f} s, see report.html, report.png, summary.json")
     return 0
+
+
+@contextmanager
+def _recorded(cfg: RunConfig, token: Token, pool: RolloutPool) -> Iterator[None]:
+    """Record in the run folder how the run inside ends."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _record_failure(token, "interrupted")
+        cursor = Cursor.load(Path(token.folder) / "checkpoints")
+        print(f"{token.folder}: {cursor.resumes(cfg.learner.checkpoint_every)}", file=sys.stderr)
+        raise
+    except LeaseLost:
+        raise  # what is in the folder now is not this run's
+    except Exception as error:
+        known = isinstance(error, RunFailure | ConfigError)
+        _record_failure(token, "failed", str(error) if known else first_line(error))
+        _keep_logs(token, pool)
+        raise
+    _record(token, "finished")
+
+
+def _record_failure(token: Token, status: str, cause: str = "") -> None:
+    """As `_record`; what stops it does not hide why the run ended."""
+    try:
+        _record(token, status, cause)
+    except Exception as error:  # noqa: BLE001 - the run's own error is what the caller raises
+        print(f"{token.folder}: how it ended is not recorded: {error}", file=sys.stderr)
 
 
 def prepare_model(cfg: RunConfig, folder: Path) -> str:
@@ -94,29 +130,40 @@ def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
     return str(target)
 
 
-def _run(cfg: RunConfig, folder: Path, model: str, pool: RolloutPool) -> None:
+def _run(cfg: RunConfig, token: Token, model: str, pool: RolloutPool) -> None:
     """Everything that needs Ray."""
     from cluster.floors import write_floors
 
+    folder = Path(token.folder)
+    plan, workers, buffer = pool.acquire(cfg, model)
+    write_floors(cfg, folder)  # while engines start
+    demonstrations = prepare_demonstrations(cfg, folder)
+    from cluster.job import Job  # seconds of imports, while engines start too
+    from cluster.learner_group import run_learner_group
+
+    job = Job(cfg, token, model, workers, buffer, weight_channel(cfg, plan.gpu))
+    run_learner_group(job, demonstrations, plan)
+
+
+def _keep_logs(token: Token, pool: RolloutPool) -> None:
+    """Copy the logs of the run's processes to its folder; what stops it does not hide the cause."""
     try:
-        plan, workers, buffer = pool.acquire(cfg, model)
-        write_floors(cfg, folder)  # while engines start
-        demonstrations = prepare_demonstrations(cfg, folder)
-        from cluster.job import Job  # seconds of imports, while engines start too
-        from cluster.learner_group import run_learner_group
-
-        job = Job(cfg, str(folder), model, workers, buffer, weight_channel(cfg, plan.gpu))
-        run_learner_group(job, demonstrations, plan)
-    except BaseException:
-        pool.close()
-        raise
-    pool.release()
+        token.check()
+        pool.keep_logs(Path(token.folder))
+    except Exception as error:  # noqa: BLE001 - the run's own error is what the caller raises
+        print(f"{token.folder}: logs of its processes are not kept: {error}", file=sys.stderr)
 
 
-def _finish(folder: Path, status: str, cause: str = "") -> None:
-    """Write how the run ended, and the report of what it came to."""
+def _record(token: Token, status: str, cause: str = "") -> None:
+    """Write how the run ended, and the report of what it came to.
+
+    Raises:
+        LeaseLost: the folder is another run's, or gone.
+    """
     from report.page import write_report
 
+    token.check()
+    folder = Path(token.folder)
     write_status(folder, status, cause)
     if (folder / METRICS).is_file():
         write_report(folder)

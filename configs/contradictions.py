@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
 
 from configs.schema import (
@@ -27,6 +28,7 @@ def contradictions(cfg: RunConfig) -> list[str]:
         *_sections(cfg),
         *_evaluation(cfg),
         *_gpu_layout(cfg),
+        *_deadlines(cfg),
         *_names(cfg),
     ]
 
@@ -155,6 +157,19 @@ def _gpu_layout(cfg: RunConfig) -> Iterator[str]:
         yield (
             f"cluster.layout=colocated puts a rank on each engine's GPU: learner.ranks={ranks} "
             f"must be rollout.workers x rollout.tensor_parallel={engine_gpus}"
+        )
+
+
+def _deadlines(cfg: RunConfig) -> Iterator[str]:
+    """A block must have the time of its episodes, which run `rollout.in_flight` at once."""
+    rounds = ceil(cfg.rollout.block / cfg.rollout.in_flight)
+    block, need = cfg.cluster.block_deadline_s, rounds * cfg.cluster.episode_deadline_s
+    if block < need:
+        yield (
+            f"cluster.block_deadline_s={block:g}: a block of rollout.block={cfg.rollout.block} "
+            f"episodes may take {need:g} s, as cluster.episode_deadline_s="
+            f"{cfg.cluster.episode_deadline_s:g} allows with rollout.in_flight="
+            f"{cfg.rollout.in_flight}; it must be at least that"
         )
 
 

@@ -41,7 +41,8 @@ if not torch.cuda.is_available():
 import deepspeed
 from deepspeed.accelerator import get_accelerator
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -275,8 +276,8 @@ class TrainingEngine:
     def export(self, folder: str | Path) -> None:
         """Write a Hugging Face folder that plain transformers and vLLM load; a collective call.
 
-        The tokenizer's files are copied from where the phase began; a value head gets a file of
-        its own.
+        The tokenizer's files are copied from where the phase began, and its generation_config.json
+        as it is; a value head gets a file of its own.
         """
         target = Path(folder)
         state, head = self._weights.state_dict(), {}
@@ -289,7 +290,13 @@ class TrainingEngine:
                 small = file.is_file() and not file.name.endswith(WEIGHT_FILES)
                 if small and file.resolve() != copy.resolve():
                     shutil.copyfile(file, copy)
+            own = target / GENERATION_CONFIG_NAME
+            kept = own.read_bytes() if own.is_file() else None
+            if kept is not None:  # transformers would refuse to write one that it calls invalid
+                self.model.trunk.generation_config = GenerationConfig()
             self.model.trunk.save_pretrained(target, state_dict=state)
+            if kept is not None:
+                own.write_bytes(kept)
             if head:
                 save_file(head, target / VALUE_HEAD_FILE)
                 write_index(target)

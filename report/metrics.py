@@ -31,15 +31,22 @@ class RunLog:
     are written again from what is kept, so that they never hold a step twice.
     """
 
-    def __init__(self, folder: str | Path, keep: Callable[[Record], bool] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        keep: Callable[[Record], bool] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         """Open a run folder, which is made if needed.
 
         Args:
             folder: the run folder.
             keep: which earlier records stay (all, if None). It is asked about sample episodes
                 too, as records of kind "eval".
+            check: called before each write; raises where this process may no longer write.
         """
-        self.folder = Path(folder)
+        check()
+        self.folder, self._check = Path(folder), check
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = _rewrite(self.folder / METRICS, keep)
         for played in (EPISODES, OUTCOMES):
@@ -64,16 +71,19 @@ class RunLog:
         """
         stamp = {"time": time.time(), "kind": kind, "elapsed_s": time.monotonic() - self._begin}
         record = plain(stamp | numbers)
+        self._check()
         append(self.folder / METRICS, record)
         self._scalars(record)
         self._events.flush()
 
     def episode(self, record: Record) -> None:
         """Append one sample episode: stage, variant, seed, end, success, reward, messages."""
+        self._check()
         append(self.folder / EPISODES, plain(record))
 
     def outcomes(self, rows: list[Record]) -> None:
         """Append evaluated episodes: stage, step, update, variant, seed, end, reward, metrics."""
+        self._check()
         append(self.folder / OUTCOMES, *(plain(row) for row in rows))
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollout.bucket import BucketHeader
+from rollout.engine_log import EngineLog
 from rollout.pictures import Picture
 from rollout.renderer import FORBIDDEN_BIAS
 
@@ -122,7 +123,7 @@ class InferenceEngine:
         self.settings = settings
         self.version = -1
         self._llm = llm
-        self._load = load
+        self._load, self._log = load, EngineLog()
         self._requests = 0
         self._asleep = False
         from vllm.inputs import tokens_input
@@ -140,7 +141,7 @@ class InferenceEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        load = _load_recorder()
+        load, log = _load_recorder(), EngineLog()
         arguments: dict[str, Any] = _arguments(settings)
         try:
             llm = AsyncLLM.from_engine_args(
@@ -148,7 +149,8 @@ class InferenceEngine:
                 stat_loggers=[lambda *_: load],  # type: ignore[list-item]
             )
         except Exception as error:  # the boundary to vLLM: whatever it raises at start
-            raise EngineFailure(f"vLLM cannot start on {settings.folder}: {error}") from error
+            cause = log.explain(str(error))
+            raise EngineFailure(f"vLLM cannot start on {settings.folder}: {cause}") from error
         engine = cls(settings, llm, load)
         if settings.channel == "object_store":  # the other channels wait for the learner
             await engine.init_weight_transfer({})
@@ -190,7 +192,8 @@ class InferenceEngine:
             async for output in self._llm.generate(prompt, parameters, f"r{self._requests}"):
                 final = output
         except Exception as error:  # the boundary to vLLM
-            raise EngineFailure(f"vLLM refused or lost a request: {error!r}") from error
+            cause = self._log.explain(repr(error)) if self._llm.errored else repr(error)
+            raise EngineFailure(f"vLLM refused or lost a request: {cause}") from error
         return self._completion(final)
 
     @cache  # noqa: B019 - an engine lives as long as its process

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from cluster.commands.command import Commands, argument
-from cluster.commands.shared import ENVIRONMENT, require_at_least
+from cluster.commands.shared import ENVIRONMENT, refuse_run_folder, require_at_least
 from cluster.environments import TRAINING, Settings, environments
 from configs.load import FOLDER, ConfigError, load, parse
 from configs.schema import RunConfig
@@ -29,6 +29,7 @@ def data_command(options: argparse.Namespace) -> int:
 
     require_at_least(1, "--n", options.n)
     require_at_least(0, "--seed", options.seed)
+    refuse_run_folder("--out", options.out)
     if options.env.endswith(".json"):
         print(convert_released(options.env, options.out))
         return 0

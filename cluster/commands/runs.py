@@ -53,9 +53,13 @@ def train_command(options: argparse.Namespace) -> int:
 @COMMANDS.add("resume", RUN_FOLDER, resumable=True)
 def resume_command(options: argparse.Namespace) -> int:
     """Go on with an interrupted run from its last checkpoint."""
-    from cluster.train import train
+    from cluster.preflight.machine import check_places
 
-    return train(configuration_of(options.run), resume=True)
+    cfg = configuration_of(options.run)
+    check_places(cfg)
+    from cluster.train import train  # Ray, which a run that is refused does not wait for
+
+    return train(cfg, resume=True)
 
 
 @COMMANDS.add("init-model", *CONFIG, argument("--out", required=True, help="folder to make"))

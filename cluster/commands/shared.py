@@ -40,6 +40,22 @@ def configuration_of(run: str) -> RunConfig:
     return dataclasses.replace(cfg, name=folder.name, cluster=cluster)
 
 
+def refuse_run_folder(option: str, out: str) -> None:
+    """Refuse to write into a run's folder, whose files are the run's own.
+
+    Raises:
+        ConfigError: names the option and the run folder.
+    """
+    place = Path(out).resolve()
+    for folder in (place, *place.parents):
+        begun = any((folder / name).exists() for name in ("metrics.jsonl", "lease"))
+        if begun and (folder / "config.yaml").is_file():
+            raise ConfigError(
+                f"{option} {out}: {folder} is the folder of a run, which alone writes there; "
+                "choose another one"
+            )
+
+
 def require_at_least(least: int, option: str, value: int | None) -> None:
     """Refuse an option's value below `least`.
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
+MOMENTS = {"float32": 8, "bfloat16": 12}  # of AdamW, with a float32 copy of bfloat16 weights
 PROCESS_BYTES = 700 * 2**20  # of a Python process with torch (and vLLM) imported, measured
 GPU_PROCESS_BYTES = 6 * GIB  # of a process with CUDA's libraries
 TINY_VOCABULARY = 512  # at most, of a model that a run makes
@@ -55,10 +56,7 @@ def memory_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
     """
     ranks, stage = cfg.learner.ranks, cfg.learner.zero_stage
     n, size = sum(model.parameters.values()), BYTES[cfg.model.dtype]
-    moments = 8 if cfg.model.dtype == "float32" else 12
-    trained = n
-    if cfg.model.lora_rank:
-        trained = adapter_parameters(cfg.model, model) + model.parameters.get("value head", 0)
+    moments, trained = MOMENTS[cfg.model.dtype], _trained(cfg, model)
     kept = (2 if cfg.model.gradient_checkpointing else 16) * model.layers * model.hidden
     return {
         "learner weights": n * size * (1 if stage == 3 else ranks),
@@ -70,6 +68,33 @@ def memory_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
         "engine KV cache": int(cfg.rollout.kv_cache_gib * GIB) * cfg.rollout.workers,
         "object store": int(cfg.cluster.object_store_gib * GIB),
         "processes": PROCESS_BYTES * (2 * cfg.rollout.workers + ranks + 3),
+    }
+
+
+def _trained(cfg: RunConfig, model: ModelSize) -> int:
+    """Number of parameters that learn."""
+    if cfg.model.lora_rank:
+        return adapter_parameters(cfg.model, model) + model.parameters.get("value head", 0)
+    return sum(model.parameters.values())
+
+
+def disk_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
+    """Bytes by part that a run writes into its folder, as far as they depend on the model.
+
+    A state holds weights and optimizer; a new one is complete before the oldest is removed. A
+    checkpoint is a model: one a phase, and those of sft.keep.
+    """
+    size, trained = BYTES[cfg.model.dtype], _trained(cfg, model)
+    every = cfg.learner.checkpoint_every
+    states = 0
+    if every:
+        due = cfg.sft.steps // every + cfg.ppo.updates // every
+        states = min(cfg.learner.keep_checkpoints + 1, due)
+    models = bool(cfg.sft.steps) + bool(cfg.ppo.updates) + len(cfg.sft.keep)
+    models += cfg.model.path is None
+    return {
+        f"{states} resumable states": states * trained * (size + MOMENTS[cfg.model.dtype]),
+        f"{models} models": models * sum(model.parameters.values()) * size,
     }
 
 

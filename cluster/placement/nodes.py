@@ -27,6 +27,7 @@ from configs.schema import RunConfig
 T = TypeVar("T")
 CONNECT_S, ANSWER_S = 4.0, 6.0  # with the rest of a check under ten seconds
 SETTLE_S = 3.0
+DEVICES, VISIBLE = Path("/dev"), "CUDA_VISIBLE_DEVICES"
 
 
 def address_of(configured: str | None) -> str | None:
@@ -146,10 +147,51 @@ def local_node(cpus: float, memory: int) -> Node:
     """
     total = {
         "CPU": local_cpus(cpus),
-        "GPU": float(len(list(Path("/dev").glob("nvidia[0-9]*")))),
+        "GPU": float(visible_gpus()),
         "memory": float(memory),
     }
     return Node("local", "this machine", total, total)
+
+
+def visible_gpus() -> int:
+    """GPUs of this machine that CUDA_VISIBLE_DEVICES leaves visible, as Ray counts them.
+
+    Raises:
+        ConfigError: it names one twice, or one that is not there: CUDA would then hide more of
+            them without a word.
+    """
+    there = len(list(DEVICES.glob("nvidia[0-9]*")))
+    named = os.environ.get(VISIBLE)
+    if named is None or not there:
+        return there
+    if named in ("", "-1", "NoDevFiles"):
+        return 0
+    devices = [device.strip() for device in named.split(",")]
+    numbers = [int(device) for device in devices if device.lstrip("-").isdigit()]
+    if len(set(devices)) < len(devices) or any(not 0 <= n < there for n in numbers):
+        raise ConfigError(
+            f"{VISIBLE}={named}: must name GPUs of this machine, which has {there}, each once, by "
+            f"numbers from 0 to {there - 1} or by their UUIDs"
+        )
+    return len(devices)
+
+
+def check_numbering(cfg: RunConfig) -> None:
+    """Refuse to number the GPUs of colocated engines where CUDA_VISIBLE_DEVICES renumbers them.
+
+    Raises:
+        ConfigError: it does.
+    """
+    named = os.environ.get(VISIBLE)
+    if cfg.cluster.layout != "colocated" or named is None:
+        return
+    devices = named.split(",")
+    if devices != [str(number) for number in range(len(devices))]:
+        raise ConfigError(
+            f"{VISIBLE}={named}: cluster.layout=colocated gives engines the first GPUs of the "
+            "machine by number; unset it, name GPUs from 0 on in their order, or use "
+            "cluster.layout=disaggregated"
+        )
 
 
 def local_cpus(cpus: float) -> float:

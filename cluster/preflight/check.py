@@ -13,10 +13,12 @@ from functools import partial
 from cluster.environments import Environment, settings_key
 from cluster.placement.layout import weight_channel
 from cluster.placement.memory import available_bytes, memory_bytes, process_needs
-from cluster.placement.nodes import address_of, local_node, plan_live
+from cluster.placement.nodes import address_of, check_numbering, local_node, plan_live
 from cluster.placement.plan import cpus, plan
 from cluster.placement.types import Plan
 from cluster.preflight.demonstrations import check_data
+from cluster.preflight.export import check_export
+from cluster.preflight.machine import check_places, check_room
 from cluster.preflight.resolve import ResolvedRun, make_environment, resolve
 from cluster.run_folder import check_root, run_folder
 from configs.ancestors import check_ancestors
@@ -57,10 +59,18 @@ def check(cfg: RunConfig) -> CheckedRun:
     """
     run_folder(cfg)
     check_ancestors(cfg)
+    address = address_of(cfg.cluster.address)
+    here = address is None or "://" not in address  # not sent to another machine
+    if here:
+        check_places(cfg)
     run = resolve(cfg)
+    if cfg.model.path:
+        check_export(cfg.model.path)
     if cfg.sft.steps and cfg.sft.data:
         check_data(cfg.sft.data, cfg.sft.batch_size, run.renderer)
     prompts = _check_prompts(run)
+    if here:
+        check_room(cfg, run.model, local=address is None)
     memory, available = memory_bytes(cfg, run.model), available_bytes()
     placement = _check_placement(cfg, run.model, memory, available)
     return CheckedRun(cfg, run.model.parameters, memory, available, prompts, placement)
@@ -76,6 +86,7 @@ def _check_placement(
     else:
         nodes = [local_node(cpus(cfg), available)]
         weight_channel(cfg, gpu=nodes[0].total["GPU"] > 0)
+        check_numbering(cfg)
         _check_memory(memory, available)
         placement = plan(cfg, nodes, process_needs(cfg, model, nodes))
     weight_channel(cfg, placement.gpu)

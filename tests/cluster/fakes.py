@@ -8,14 +8,23 @@ from types import SimpleNamespace
 from cluster.cursor import Cursor
 
 
+class FakeToken:
+    """The right to write a folder; `lost` is an error to raise at the next check."""
+
+    def __init__(self, folder, lost=None):
+        self.folder, self.lost, self.checks = str(folder), lost, 0
+
+    def check(self):
+        self.checks += 1
+        if self.lost is not None:
+            raise self.lost
+
+
 class FakeEngine:
     """Counts what a phase does with its engine."""
 
     def __init__(self, done):
         self._done = done
-
-    def export(self, folder):
-        self._done.append(f"export {folder.rsplit('/', 1)[-1]}")
 
     def close(self):
         self._done.append("close")
@@ -35,7 +44,10 @@ class FakeRank:
         self.cfg, self.rank, self.version, self.cursor = cfg, rank, 0, Cursor()
         self.checkpoints, self.log = folder, None
         self.done, self.records, self.opened = [], [], []
-        self.job = SimpleNamespace(cfg=cfg, folder=str(folder), model="initial", workers=[])
+        token = FakeToken(folder)
+        self.job = SimpleNamespace(
+            cfg=cfg, token=token, folder=str(folder), model="initial", workers=[]
+        )
         self.job.demonstrations = SimpleNamespace(rows=16)
 
     def open_engine(self, folder, optimizer, steps, value):
@@ -50,6 +62,9 @@ class FakeRank:
     def checkpoint(self, engine, cursor):
         self.done.append("checkpoint")
         self.move(cursor)
+
+    def export(self, engine, name):
+        self.done.append(f"export {name}")
 
     def move(self, cursor):
         self.cursor = cursor
@@ -99,3 +114,76 @@ class FakeEvaluation:
     def run(self, engine, stage, update=0, step=0):
         self._rank.done.append(f"evaluate {stage}")
         self.runs.append((stage, update, step))
+
+
+class Crash(BaseException):
+    """A process's sudden end; no `except Exception` stops it."""
+
+
+class CrashingRank(FakeRank):
+    """A rank on a folder that survives it, and that dies at its `crash`-th action.
+
+    disk: {"cursor", "records"}; a new rank finds them as a resumed run does.
+    """
+
+    def __init__(self, cfg, folder, disk, crash=None):
+        super().__init__(cfg, folder)
+        self.cursor, self._disk, self._left = disk.get("cursor", Cursor()), disk, crash
+        self.records = [r for r in disk.get("records", []) if self.cursor.covers(r)]
+        disk["records"] = self.records
+        self.version = self.cursor.update
+        self.done = Actions(self)
+
+    def act(self):
+        """One more thing is about to happen."""
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                raise Crash
+
+    def move(self, cursor):
+        self.act()
+        self._disk["cursor"] = self.cursor = cursor
+
+    def write(self, kind, **fields):
+        self.act()
+        super().write(kind, **fields)
+
+
+class Actions(list):
+    """What a rank does, of which any may be its last."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self._rank = rank
+
+    def append(self, action):
+        self._rank.act()
+        super().append(action)
+
+
+class RecordedEvaluation(FakeEvaluation):
+    """Writes a record for each of two variants, as the real one does."""
+
+    def run(self, engine, stage, update=0, step=0):
+        super().run(engine, stage, update, step)
+        for variant in ("train", "other"):
+            self._rank.write("eval", stage=stage, update=update, step=step, variant=variant)
+
+
+def after_every_crash(begin):
+    """The records of a run that dies at any one action and is resumed, for each action.
+
+    begin: (disk, crash) runs from the cursor to the end.
+    """
+    with_crash = []
+    for crash in range(10_000):
+        disk = {}
+        try:
+            begin(disk, crash)
+        except Crash:
+            begin(disk, None)
+            with_crash.append(disk["records"])
+        else:
+            return with_crash
+    raise AssertionError("it never ends")

@@ -1,5 +1,7 @@
 """The cursor: where a run stands survives a crash, and tells which records lie before it."""
 
+import re
+
 import pytest
 
 from cluster.cursor import Cursor
@@ -21,6 +23,7 @@ def test_round_trip_and_only_the_newest_states_are_kept(tmp_path):
 
 
 RECORDS = {
+    "proof": {"kind": "sync", "version": 0},
     "start": {"kind": "eval", "stage": "start", "update": 0},
     "sft 20": {"kind": "sft", "step": 20},
     "eval at 20": {"kind": "eval", "stage": "sft", "update": 0, "step": 20},
@@ -29,6 +32,7 @@ RECORDS = {
     "after sft": {"kind": "eval", "stage": "sft", "update": 0},
     "ppo 1": {"kind": "ppo", "update": 1},
     "eval 1": {"kind": "eval", "stage": "ppo", "update": 1},
+    "sync 2": {"kind": "sync", "version": 2},
     "ppo 2": {"kind": "ppo", "update": 2},
     "end": {"kind": "eval", "stage": "ppo", "update": 0},
 }
@@ -48,3 +52,18 @@ def test_records_after_the_cursor_are_written_again(cursor, last):
     names = list(RECORDS)
     before = names[: names.index(last) + 1] if last else []
     assert [name for name, record in RECORDS.items() if cursor.covers(record)] == before
+
+
+@pytest.mark.parametrize(
+    ("cursor", "every", "words"),
+    [
+        (Cursor(), 0, "begins the phase sft again: .*checkpoint_every=0, which keeps none within"),
+        (Cursor("ppo"), 0, "begins the phase ppo again: it has no checkpoint yet"),
+        (Cursor("sft"), 50, r"no checkpoint yet \(learner.checkpoint_every=50\)$"),
+        (Cursor("sft", 40, 0, "sft-000040"), 20, "goes on after SFT step 40, the last checkpoint$"),
+        (Cursor("ppo", 0, 3, "ppo-000003"), 1, "goes on after PPO update 3, the last checkpoint$"),
+        (Cursor("done", 0, 3), 1, "only the run's end"),
+    ],
+)
+def test_where_a_resume_goes_on_is_told(cursor, every, words):
+    assert re.search(words, cursor.resumes(every))

@@ -24,6 +24,21 @@ def test_a_failure_is_one_line_and_survives_pickling(failure, line):
     assert str(again) == line
 
 
+# As Ray words the death of an actor.
+DIED = """The actor died unexpectedly before finishing this task.
+\tclass_name: RolloutActor
+\tactor_id: 8a
+\tpid: 27144
+\tip: 192.0.2.2
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit \
+detail: Worker unexpectedly exits with code 2. End of file. Some common causes include: (1) …"""
+OUT_OF_MEMORY = """The actor died unexpectedly before finishing this task.
+\tpid: 7
+Worker exit type: NODE_OUT_OF_MEMORY Worker exit detail: Task was killed due to the node running \
+low on memory.
+Memory on the node was 15.2GB / 16GB"""
+
+
 class Wrapped(Exception):
     def __init__(self, cause):
         super().__init__("a traceback\nof many lines")
@@ -37,7 +52,13 @@ class Wrapped(Exception):
         (KeyError(), "KeyError: KeyError"),
         (Wrapped(OSError("no disk")), "OSError: no disk"),
         (Wrapped(None), "Wrapped: a traceback"),
-        (OSError("x" * 900), "OSError: " + "x" * 491),
+        (OSError("x" * 900), "OSError: " + "x" * 791),
+        (OSError(DIED), "OSError: process 27144 ended: Worker unexpectedly exits with code 2"),
+        (
+            OSError(OUT_OF_MEMORY),
+            "OSError: process 7 ended: Task was killed due to the node running low on memory",
+        ),
+        (OSError("Worker exit detail: it was ended"), "OSError: it was ended"),
     ],
 )
 def test_the_first_line_is_that_of_the_innermost_cause(error, line):

@@ -12,14 +12,17 @@ from cluster.cursor import Cursor
 from cluster.failures import RunFailure
 from cluster.job import Job
 from cluster.learner_group import cause_of, make_trainer, run_learner_group, with_demonstrations
+from cluster.lease import LeaseLost
 from cluster.run_folder import read_failure, write_failure
 from configs.load import load
+from tests.cluster.fakes import FakeToken
 
 
 @pytest.fixture
 def group(monkeypatch, tmp_path):
     """run(fit) with a trainer whose `fit` is given; None is passed as plan."""
-    job = SimpleNamespace(cfg=load("gp_l_debug"), folder=str(tmp_path), model="initial")
+    token = FakeToken(tmp_path)
+    job = SimpleNamespace(cfg=load("gp_l_debug"), token=token, folder=token.folder, model="initial")
     shown = []
 
     class Progress:
@@ -44,6 +47,7 @@ def group(monkeypatch, tmp_path):
         run_learner_group(job, None, None)
         return shown
 
+    run.token = token
     return run
 
 
@@ -57,7 +61,7 @@ def test_a_rank_that_ends_the_run_is_heard_while_the_group_goes_on(group, tmp_pa
     begin = time.monotonic()
 
     def fit():
-        write_failure(tmp_path, "rollout worker 0 was lost")
+        write_failure(FakeToken(tmp_path), "rollout worker 0 was lost")
         time.sleep(20)
 
     with pytest.raises(RunFailure, match=r"^rollout worker 0 was lost$"):
@@ -65,9 +69,20 @@ def test_a_rank_that_ends_the_run_is_heard_while_the_group_goes_on(group, tmp_pa
     assert time.monotonic() - begin < 10
 
 
+def test_a_folder_that_was_taken_over_ends_the_run(group):
+    def fit():
+        group.token.lost = LeaseLost("another run has taken this run folder")
+        time.sleep(20)
+
+    begin = time.monotonic()
+    with pytest.raises(LeaseLost, match="another run has taken"):
+        group(fit)
+    assert time.monotonic() - begin < 10
+
+
 def test_its_line_wins_over_the_groups_own_error(group, tmp_path):
     def fit():
-        write_failure(tmp_path, "rollout worker 0 was lost")
+        write_failure(FakeToken(tmp_path), "rollout worker 0 was lost")
         raise OSError("the group")
 
     with pytest.raises(RunFailure, match=r"^rollout worker 0 was lost$"):
@@ -83,7 +98,7 @@ def test_a_group_that_fails_is_told_with_its_cause(group):
 
 
 def test_the_failure_of_an_earlier_attempt_is_forgotten(group, tmp_path):
-    write_failure(tmp_path, "long ago")
+    write_failure(FakeToken(tmp_path), "long ago")
     group(lambda: None)
     assert read_failure(tmp_path) is None
 
@@ -143,7 +158,7 @@ def test_demonstrations_are_rendered_while_sft_is_left(
     monkeypatch.setattr(learner_group, "render_demonstrations", lambda *given: given)
     if cursor:
         cursor.save(tmp_path / "checkpoints", keep=1)
-    job = Job(load("gp_l_debug"), str(tmp_path), "initial", [], None)
+    job = Job(load("gp_l_debug"), FakeToken(tmp_path), "initial", [], None)
     assert with_demonstrations(job, parquet).demonstrations == rendered
 
 

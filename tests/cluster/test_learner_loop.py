@@ -12,7 +12,7 @@ from cluster.cursor import Cursor
 from cluster.failures import RunFailure
 from cluster.learner_loop import run_phases
 from cluster.run_folder import read_failure
-from tests.cluster.fakes import FakeRank
+from tests.cluster.fakes import FakeRank, FakeToken
 from tests.support.learner import config
 
 
@@ -122,7 +122,7 @@ def test_only_what_ends_the_run_is_told_to_the_driver(monkeypatch, tmp_path, err
     monkeypatch.setattr(learner_loop, "LearnerRank", broken)
     monkeypatch.setattr(learner_loop.ray.train, "get_context", lambda: context)
     monkeypatch.setattr(learner_loop.torch, "set_num_threads", lambda n: None)
-    job = SimpleNamespace(cfg=config(), folder=str(tmp_path))
+    job = SimpleNamespace(cfg=config(), token=FakeToken(tmp_path))
     with pytest.raises(type(error)):
         learner_loop.learner_loop({"job": job})
     assert read_failure(tmp_path) == ("an engine was lost" if told else None)

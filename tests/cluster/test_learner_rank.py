@@ -10,6 +10,8 @@ import pytest
 from cluster import learner_rank
 from cluster.cursor import Cursor
 from cluster.learner_rank import LearnerRank
+from cluster.lease import LeaseLost
+from tests.cluster.fakes import FakeToken
 from tests.support.learner import config
 
 
@@ -28,12 +30,14 @@ def made(monkeypatch, tmp_path):
     monkeypatch.setattr(learner_rank, "Renderer", renderer)
     monkeypatch.setattr(learner_rank, "TrainingEngine", FakeEngine)
     monkeypatch.setattr(learner_rank, "ReferencePolicy", lambda *arguments: arguments)
-    job = SimpleNamespace(cfg=config(), folder=str(tmp_path), model="initial")
+    token = FakeToken(tmp_path)
+    job = SimpleNamespace(cfg=config(), token=token, folder=token.folder, model="initial")
     return lambda rank: LearnerRank(job, rank)
 
 
 def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.open()] if file.exists() else []
 
 
 def test_the_state_is_complete_before_the_cursor_names_it(made, tmp_path):
@@ -99,3 +103,30 @@ def test_a_phase_is_recorded_with_its_seconds(made, tmp_path):
     assert inside["kind"] == "eval"
     assert (end["phase"], end["event"]) == ("eval sft", "end")
     assert 0 <= end["seconds"] < 5
+
+
+def test_a_rank_whose_folder_is_anothers_writes_nothing(made, tmp_path):
+    """Each write asks first: records, states, exports and the cursor."""
+    rank = made(0)
+    before = sorted(tmp_path.rglob("*"))
+    rank.job.token.lost = LeaseLost("taken")
+    engine = SimpleNamespace(save=pytest.fail, export=pytest.fail)
+    for write in (
+        lambda: rank.write("sft", step=1),
+        lambda: rank.log.episode({}),
+        lambda: rank.log.outcomes([{}]),
+        lambda: rank.checkpoint(engine, Cursor("ppo", update=1)),
+        lambda: rank.export(engine, "sft"),
+        lambda: rank.move(Cursor("ppo")),
+        lambda: made(0),
+    ):
+        with pytest.raises(LeaseLost, match="taken"):
+            write()
+    assert sorted(tmp_path.rglob("*")) == before
+    assert lines(tmp_path) == []
+
+
+def test_a_model_is_exported_by_its_name(made, tmp_path):
+    exported = []
+    made(0).export(SimpleNamespace(export=exported.append), "sft-3")
+    assert exported == [str(tmp_path / "checkpoints" / "sft-3")]

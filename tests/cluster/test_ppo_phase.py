@@ -11,7 +11,15 @@ from cluster.cursor import Cursor
 from cluster.failures import ParityError
 from cluster.ppo_phase import PPOPhase, training_requests
 from learner.ppo import ppo_steps
-from tests.cluster.fakes import FakeCollector, FakeEvaluation, FakePublisher, FakeRank
+from tests.cluster.fakes import (
+    CrashingRank,
+    FakeCollector,
+    FakeEvaluation,
+    FakePublisher,
+    FakeRank,
+    RecordedEvaluation,
+    after_every_crash,
+)
 from tests.support.learner import config
 
 
@@ -103,7 +111,7 @@ def test_checkpoints_and_evaluations_come_on_the_way_and_not_twice_at_the_end(tm
     made, _, evaluation = phase(rank)
     made.run()
     assert rank.done.count("checkpoint") == 1
-    assert rank.done[11:14] == ["checkpoint", "evaluate ppo", "play"]
+    assert rank.done[11:14] == ["evaluate ppo", "checkpoint", "play"]
     assert evaluation.runs == [("ppo", 2, 0), ("ppo", 0, 0)]
 
 
@@ -126,3 +134,31 @@ def test_every_update_plays_new_seeds_and_a_group_shares_one():
     assert {(r.variant, r.temperature, r.sampling_seed, r.bootstrap) for r in first} == {
         ("rollout", 1.0, 7, False)
     }
+
+
+def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(tmp_path, updates):
+    """Also where an evaluation and a checkpoint are due after the same update."""
+    cfg = config(updates=6)
+    learner, evaluation = replace(cfg.learner, checkpoint_every=2), replace(cfg.eval, every=2)
+    cfg = replace(cfg, learner=learner, eval=evaluation)
+
+    def begin(disk, crash):
+        disk.setdefault("cursor", Cursor("ppo"))
+        rank = CrashingRank(cfg, tmp_path, disk, crash)
+        made = FakePublisher(rank), FakeCollector(rank), RecordedEvaluation(rank)
+        if rank.cursor.phase == "ppo":
+            PPOPhase(rank, *made).run()
+        assert rank.cursor == Cursor("done", update=6)
+
+    def recorded(records):
+        return [(r["kind"], r["update"], r.get("variant")) for r in records]
+
+    smooth = {}
+    begin(smooth, None)
+    wanted = recorded(smooth["records"])
+    assert len(set(wanted)) == len(wanted)
+    assert [w[1] for w in wanted if w[0] == "ppo"] == [1, 2, 3, 4, 5, 6]
+    assert [w[1] for w in wanted if w[2] == "train"] == [2, 4, 0]
+    crashed = after_every_crash(begin)
+    assert len(crashed) > 40
+    assert all(recorded(records) == wanted for records in crashed)

@@ -5,17 +5,20 @@ from dataclasses import replace
 import pytest
 
 from cluster.failures import PlacementError
+from cluster.lease import Lease, LeaseLost
 from cluster.run_folder import (
     check_root,
     clear_failure,
     open_folder,
     read_failure,
     run_folder,
+    write_config,
     write_failure,
     write_status,
 )
 from configs.load import ConfigError, load
 from report.summary import ended
+from tests.cluster.fakes import FakeToken
 
 
 @pytest.fixture
@@ -25,6 +28,7 @@ def cfg(tmp_path):
 
 def test_a_new_folder_gets_the_configuration_and_is_then_taken(cfg, tmp_path):
     assert open_folder(cfg, resume=False) == tmp_path / "one"
+    write_config(cfg, tmp_path / "one")
     assert load(tmp_path / "one" / "config.yaml") == cfg
     with pytest.raises(ConfigError, match="is taken"):
         open_folder(cfg, resume=False)
@@ -34,15 +38,16 @@ def test_only_a_run_folder_is_resumed_and_its_configuration_stays(cfg, tmp_path)
     with pytest.raises(ConfigError, match=r"holds no config\.yaml, so it is no run folder"):
         open_folder(cfg, resume=True)
     assert not (tmp_path / "one").exists()
-    open_folder(cfg, resume=False)
+    write_config(cfg, open_folder(cfg, resume=False))
     assert open_folder(replace(cfg, seed=9), resume=True) == tmp_path / "one"
+    write_config(replace(cfg, seed=9), tmp_path / "one")
     assert load(tmp_path / "one" / "config.yaml") == cfg
 
 
 def test_a_failure_is_read_until_it_is_cleared(tmp_path):
     assert read_failure(tmp_path) is None
     clear_failure(tmp_path)
-    write_failure(tmp_path, "an engine was lost")
+    write_failure(FakeToken(tmp_path), "an engine was lost")
     assert read_failure(tmp_path) == "an engine was lost"
     assert [file.name for file in tmp_path.iterdir()] == ["failure.json"]
     clear_failure(tmp_path)
@@ -75,3 +80,17 @@ def test_several_nodes_need_a_folder_that_all_of_them_see():
         check_root(relative, 3)
     check_root(relative, 1)
     check_root(load("gp_l_debug", ["cluster.root=/shared"]), 3)
+
+
+def test_a_failure_of_a_run_that_lost_its_folder_is_not_the_next_ones(tmp_path):
+    with pytest.raises(LeaseLost, match="taken"):
+        write_failure(FakeToken(tmp_path, LeaseLost("taken")), "an engine was lost")
+    assert read_failure(tmp_path) is None
+
+
+def test_a_folder_that_a_run_writes_is_refused_with_its_owner(cfg, tmp_path):
+    folder = open_folder(cfg, resume=False)
+    in_use = r"/one: the run folder is in use by process \d+ on"
+    with Lease(folder), pytest.raises(ConfigError, match=in_use):
+        run_folder(cfg)
+    assert run_folder(cfg) == folder  # the lease alone does not make it a run's

@@ -9,7 +9,15 @@ import pytest
 from cluster import sft_phase
 from cluster.cursor import Cursor
 from cluster.sft_phase import SFTPhase, log_due
-from tests.cluster.fakes import FakeCollector, FakeEvaluation, FakePublisher, FakeRank
+from tests.cluster.fakes import (
+    CrashingRank,
+    FakeCollector,
+    FakeEvaluation,
+    FakePublisher,
+    FakeRank,
+    RecordedEvaluation,
+    after_every_crash,
+)
 from tests.support.learner import config
 
 
@@ -202,3 +210,42 @@ def test_time_spent_on_models_along_the_way_is_not_trainings(tmp_path, learned, 
     SFTPhase(rank, *made, Batches()).run()
     rates = [r["tokens_per_second"] for r in rank.of("sft")]
     assert rates == [(10 + 20) / 4.0, (30 + 40) / 4.0]
+
+
+def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(tmp_path, monkeypatch):
+    cfg = configured(steps=6, eval_every=2, log_every=3, keep=[5])
+    cfg = replace(cfg, learner=replace(cfg.learner, checkpoint_every=2))
+
+    def begin(disk, crash):
+        rank = CrashingRank(cfg, tmp_path, disk, crash)
+
+        def step(*_):
+            rank.done.append("learn")
+            return {"tokens": 1.0}
+
+        monkeypatch.setattr(sft_phase, "sft_step", step)
+        made = FakePublisher(rank), FakeCollector(rank), RecordedEvaluation(rank)
+        if rank.cursor.phase == "sft":
+            SFTPhase(rank, *made, iter(range(99))).run()
+        assert rank.cursor == Cursor("ppo")
+
+    def recorded(records):
+        return [
+            (r["kind"], r["step"], r.get("stage"), r.get("variant"), r.get("tokens_trained"))
+            for r in records
+        ]
+
+    smooth = {}
+    begin(smooth, None)
+    wanted = recorded(smooth["records"])
+    assert len(set(wanted)) == len(wanted)
+    assert [w[1] for w in wanted if w[0] == "sft"] == [2, 3, 4, 5, 6]
+    assert [w[1:4] for w in wanted if w[0] == "eval" and w[3] == "train"] == [
+        (0, "start", "train"),
+        (2, "sft", "train"),
+        (4, "sft", "train"),
+        (0, "sft", "train"),
+    ]
+    crashed = after_every_crash(begin)
+    assert len(crashed) > 30
+    assert all(recorded(records) == wanted for records in crashed)

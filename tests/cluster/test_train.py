@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import shutil
+from types import FunctionType, SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from cluster import floors, learner_group
 from cluster import train as module
 from cluster.failures import RunFailure
 from cluster.train import prepare_demonstrations, prepare_model, train
-from configs.load import load
+from configs.load import ConfigError, load
 from report.summary import ended
 
 
@@ -28,6 +29,10 @@ class FakePool:
     def close(self):
         self.done.append("close")
 
+    def keep_logs(self, folder):
+        self.done.append(f"logs of {folder.name}")
+        (folder / "logs").mkdir()
+
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
@@ -43,7 +48,7 @@ def run(monkeypatch, tmp_path):
             done.append((job.folder, job.model, job.workers, job.buffer, job.channel))
             done.append(demonstrations)
             if error is not None:
-                raise error
+                raise error() if isinstance(error, FunctionType) else error
 
         monkeypatch.setattr(floors, "write_floors", lambda cfg, folder: done.append(folder.name))
         monkeypatch.setattr(learner_group, "run_learner_group", group)
@@ -80,10 +85,74 @@ def test_however_it_ends_actors_end_and_the_folder_says_how(run, tmp_path, error
     with pytest.raises(type(error)):
         run(error)
     assert run.done[-1] == "close"
+    assert ("logs of one" in run.done) == (status == "failed")
     assert ended(tmp_path / "one") == {"status": status, "cause": cause}
     assert "release" not in run.done
     run(resume=True)
     assert ended(tmp_path / "one")["status"] == "finished"
+
+
+def test_an_interrupt_says_where_a_resume_goes_on(run, tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        run(KeyboardInterrupt())
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'one'}: `cardinal resume` begins the phase sft again" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [(ConfigError("no such GPU"), "no such GPU"), (OSError("no disk"), "OSError: no disk")],
+)
+def test_an_error_of_any_kind_leaves_a_status(run, tmp_path, error, cause):
+    with pytest.raises(type(error)):
+        run(error)
+    assert ended(tmp_path / "one") == {"status": "failed", "cause": cause}
+
+
+def test_a_finished_run_is_not_started_again(run, tmp_path, capsys):
+    run()
+    assert run(resume=True) == []
+    assert f"{tmp_path / 'one'}: this run has finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_that_runs_is_neither_resumed_nor_begun_again(run, tmp_path, resume):
+    seen = []
+
+    def beside():
+        with pytest.raises(ConfigError, match="the run folder is in use by process"):
+            run(resume=resume)
+        seen.append(run.done)
+        return RunFailure("ends")
+
+    with pytest.raises(RunFailure):
+        run(beside)
+    assert seen == [[]]
+    assert ended(tmp_path / "one")["status"] == "failed"
+
+
+def test_a_run_whose_folder_was_taken_over_leaves_it_alone(run, tmp_path):
+    def taken():
+        (tmp_path / "one" / "lease" / "000002.json").write_text("{}")
+        (tmp_path / "one" / "status.json").write_text('{"status": "of the other"}')
+        return RunFailure("an engine was lost")
+
+    with pytest.raises(RunFailure, match="an engine was lost"):
+        run(taken)
+    assert ended(tmp_path / "one")["status"] == "of the other"
+
+
+def test_a_folder_that_was_deleted_does_not_hide_the_cause(run, tmp_path, capsys):
+    def deleted():
+        shutil.rmtree(tmp_path / "one")
+        return RunFailure("an engine was lost")
+
+    with pytest.raises(RunFailure, match="an engine was lost"):
+        run(deleted)
+    assert not (tmp_path / "one").exists()
+    said = capsys.readouterr().err
+    assert "how it ended is not recorded: " in said
+    assert "logs of its processes are not kept: " in said
 
 
 def test_a_tiny_model_is_made_once_and_never_in_half(monkeypatch, tmp_path):

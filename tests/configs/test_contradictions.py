@@ -54,6 +54,16 @@ def config(*overrides):
         ([*COLOCATED, "ppo.max_staleness=1"], "ppo.max_staleness=0", "needs both at once"),
         ([*COLOCATED, "learner.ranks=2"], "rollout.workers=2", "tensor_parallel=1"),
         ([*COLOCATED, "learner.ranks=2"], "rollout.tensor_parallel=2", "learner.ranks=2 must be"),
+        (
+            ["cluster.episode_deadline_s=601"],
+            "cluster.block_deadline_s=601",
+            "cluster.block_deadline_s=600: a block of rollout.block=64 episodes may take 601 s",
+        ),
+        (
+            ["rollout.block=384", "rollout.in_flight=64"],
+            "cluster.block_deadline_s=720",
+            "may take 720 s, as cluster.episode_deadline_s=120 allows with rollout.in_flight=64",
+        ),
         (["name=a/b"], "name=a", "name='a/b' must be a plain folder name"),
         (["name=.."], "name=a", "name='..' must be a plain folder name"),
     ],

@@ -19,6 +19,7 @@ from cluster.placement import ray_options
 from cluster.placement.nodes import live_nodes, plan_live
 from cluster.placement.types import Needs
 from configs.load import load
+from tests.cluster.fakes import FakeToken
 from tests.end_to_end.test_train import ROOT, cardinal, finish
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -260,7 +261,7 @@ def test_ranks_that_wait_for_a_placement_say_so_by_the_deadline(cluster, tmp_pat
     holds = [ray.remote(num_cpus=1)(Idle).remote() for _ in range(3)]
     ray.get([hold.ready.remote() for hold in holds], timeout=60)
     begin = time.monotonic()
-    trainer = make_trainer(Job(cfg, str(tmp_path), "", [], None), None, found)
+    trainer = make_trainer(Job(cfg, FakeToken(tmp_path), "", [], None), None, found)
     with pytest.raises(ControllerError) as error:
         trainer.fit()
     assert time.monotonic() - begin < 40

@@ -35,6 +35,9 @@ def train(engine, steps, seed=0):
 def test_export_loads_in_plain_transformers(folder, tmp_path, stage):
     (folder / "tokenizer.json").write_text("{}")
     (folder / "chat_template.jinja").write_text("x")
+    # transformers calls it invalid: a temperature, and nothing to sample.
+    generation = '{"temperature": 0.6, "eos_token_id": [1, 2]}'
+    (folder / "generation_config.json").write_text(generation)
     engine = start(folder, stage)
     train(engine, 2)
     data = demonstrations(3, 9)
@@ -51,6 +54,7 @@ def test_export_loads_in_plain_transformers(folder, tmp_path, stage):
         assert torch.allclose(score.logprobs, expected, atol=1e-5)
     assert (tmp_path / "out/tokenizer.json").read_text() == "{}"
     assert (tmp_path / "out/chat_template.jinja").exists()
+    assert (tmp_path / "out/generation_config.json").read_text() == generation
     assert (tmp_path / "out" / VALUE_HEAD_FILE).exists()
 
     again = start(tmp_path / "out", stage=0)

@@ -50,6 +50,7 @@ FLOORS = {  # from bottom to top: a part imports itself and the floors below, ne
     "report": ((REST,), ("study",)),
     "cluster": (
         ("failures", "handles"),
+        ("lease",),
         ("wait", "cursor", "run_folder", "environments"),
         ("placement", "weights", "demonstrations"),
         (REST,),

@@ -19,6 +19,15 @@ def test_data_of_an_environment(tmp_path, capsys):
     assert pq.read_table(out)["environment"].to_pylist() == [GP] * 5
 
 
+def test_data_does_not_go_into_the_folder_of_a_run(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "lease").mkdir()
+    out = tmp_path / "demonstrations"
+    assert main(["data", GP, "--n", "5", "--out", str(out)]) == 2
+    assert f"--out {out}: {tmp_path} is the folder of a run" in said(capsys)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("name", [GP, "gp_l_debug"])
 def test_baselines_of_an_environment_or_of_a_configuration(name, capsys):
     key = "verify_iter" if name == GP else "env.settings.verify_iter"

@@ -25,6 +25,13 @@ def test_a_moved_run_is_resumed_where_it_lies(run, monkeypatch):
     assert cfg.cluster.root == str(run.parent)
 
 
+def test_a_resume_needs_its_places_too(run, monkeypatch, capsys):
+    monkeypatch.setattr("cluster.train.train", lambda cfg, resume: pytest.fail("it started"))
+    monkeypatch.setenv("HOME", "/proc")
+    assert main(["resume", str(run)]) == 2
+    assert "HOME=/proc: cannot be written to" in said(capsys)
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_train_resumes_what_is_there_and_starts_what_is_not(there, tmp_path, monkeypatch):
     seen = []

@@ -9,6 +9,7 @@ from cluster.commands.shared import (
     ENVIRONMENT,
     configuration,
     configuration_of,
+    refuse_run_folder,
     require_at_least,
 )
 from configs.load import ConfigError, dump, load
@@ -56,3 +57,16 @@ def test_an_options_least_value():
     require_at_least(1, "--n", None)
     with pytest.raises(ConfigError, match="--n 0: must be at least 1"):
         require_at_least(1, "--n", 0)
+
+
+@pytest.mark.parametrize("mark", ["metrics.jsonl", "lease"])
+@pytest.mark.parametrize("below", ["", "demonstrations", "a/b"])
+def test_nothing_is_written_into_the_folder_of_a_run(tmp_path, mark, below):
+    run = moved_run(tmp_path)
+    refuse_run_folder("--out", str(run / below))  # some folder with a config.yaml
+    (run / mark).mkdir()
+    out = run / below
+    with pytest.raises(ConfigError) as error:
+        refuse_run_folder("--out", str(out))
+    assert str(error.value).startswith(f"--out {out}: {run} is the folder of a run, which alone")
+    refuse_run_folder("--out", str(tmp_path / "beside"))

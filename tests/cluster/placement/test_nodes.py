@@ -12,11 +12,13 @@ from cluster.failures import ClusterBusyError, PlacementError
 from cluster.placement import nodes
 from cluster.placement.nodes import (
     address_of,
+    check_numbering,
     live_nodes,
     local_node,
     plan_live,
     reachable,
     same_versions,
+    visible_gpus,
     with_deadline,
 )
 from cluster.placement.types import Needs, Node
@@ -88,6 +90,57 @@ def test_this_machine_offers_what_the_run_asks_for():
     one = local_node(17.5, 2**30)
     assert one.total["CPU"] >= 18
     assert one.free["memory"] == 2**30
+
+
+@pytest.fixture
+def gpus(monkeypatch, tmp_path):
+    """see(named): CUDA_VISIBLE_DEVICES on a machine with four GPUs."""
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidiactl"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(nodes, "DEVICES", tmp_path)
+
+    def see(named):
+        if named is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+
+    return see
+
+
+@pytest.mark.parametrize(
+    ("named", "count"),
+    [(None, 4), ("", 0), ("-1", 0), ("2", 1), ("0, 3", 2), ("GPU-8a,GPU-8b", 2), ("MIG-1", 1)],
+)
+def test_only_the_gpus_that_the_user_leaves_visible_count(gpus, named, count):
+    gpus(named)
+    assert visible_gpus() == count
+    assert local_node(1, 1).total["GPU"] == count
+
+
+@pytest.mark.parametrize("named", ["4", "0,4", "1,1", "0,-1", "GPU-8a,GPU-8a"])
+def test_gpus_that_are_not_there_are_refused(gpus, named):
+    gpus(named)
+    words = refused(visible_gpus)
+    assert f"CUDA_VISIBLE_DEVICES={named}: must name GPUs of this machine, which has 4" in words
+
+
+def test_without_gpus_the_variable_does_not_matter(monkeypatch, tmp_path, gpus):
+    monkeypatch.setattr(nodes, "DEVICES", tmp_path / "none")
+    gpus("0,7")
+    assert visible_gpus() == 0
+
+
+@pytest.mark.parametrize(("named", "fits"), [(None, True), ("0,1", True), ("2,3", False)])
+def test_colocated_engines_are_numbered_from_the_first_gpu_on(gpus, named, fits):
+    gpus(named)
+    check_numbering(debug())
+    cfg = debug("cluster.layout=colocated")
+    if fits:
+        check_numbering(cfg)
+    else:
+        words = refused(check_numbering, cfg)
+        assert "CUDA_VISIBLE_DEVICES=2,3: cluster.layout=colocated gives engines" in words
 
 
 def test_a_call_that_hangs_is_given_up():

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,10 +20,12 @@ from cluster.preflight.show import show
 from configs.load import ConfigError, load
 from configs.paths import ROOT
 
+NOWHERE = f"cluster.root={tempfile.gettempdir()}/nowhere"
+
 
 def debug(*overrides):
     """Its run folder is taken by nothing, whatever runs this checkout has seen."""
-    return load("gp_l_debug", ["cluster.root=/nowhere", *overrides])
+    return load("gp_l_debug", [NOWHERE, *overrides])
 
 
 def with_model(folder, *overrides):
@@ -132,7 +135,7 @@ def test_a_template_that_gives_pictures_no_token(vision_model, tmp_path):
 def test_it_answers_in_ten_seconds_and_imports_no_engine():
     code = (
         "import sys, time; from cluster.cli import main;"
-        "code = main(['check', 'gp_l', 'cluster.root=/nowhere']);"
+        f"code = main(['check', 'gp_l', {NOWHERE!r}]);"
         "print(code, [m for m in ('ray', 'vllm', 'deepspeed') if m in sys.modules]);"
         "print(time.process_time())"
     )
@@ -177,3 +180,26 @@ def test_a_release_that_cannot_be_used(tmp_path):
     refused(cfg, "record 31: field conversations")
     file.write_text(json.dumps([{"conversations": turns}] * 32))
     check(cfg)
+
+
+def test_places_and_room_are_those_of_the_machine_that_runs_it(monkeypatch):
+    """Not of one that only sends it to a job server."""
+    asked = []
+    monkeypatch.setattr(checking, "check_places", lambda cfg: asked.append("places"))
+    monkeypatch.setattr(checking, "check_room", lambda cfg, model, local: asked.append(local))
+    total = {"CPU": 8.0, "memory": 2.0**40}
+    nodes = [Node("a", "a", total, total)]
+    monkeypatch.setattr("cluster.placement.nodes.live_nodes", lambda address: nodes)
+    for address, seen in (("head:1", ["places", False]), ("http://head:1", []), ("", None)):
+        asked.clear()
+        check(debug(*[f"cluster.address={address}"] * bool(address)))
+        assert asked == (["places", True] if seen is None else seen)
+
+
+def test_the_end_of_a_run_is_tried(tiny_model, monkeypatch):
+    def refuse(path):
+        raise ConfigError(f"of the end of {path}")
+
+    monkeypatch.setattr(checking, "check_export", refuse)
+    refused(with_model(tiny_model), f"of the end of {tiny_model}")
+    check(debug())

@@ -1,0 +1,252 @@
+"""Who writes a run folder: one process at a time, on this machine or on shared storage.
+
+The owner's file is RUN/lease/NUMBER.json, and its modification time is the owner's heartbeat. The
+number is a fencing token: it goes up with each owner, and every writer of the folder checks that
+its own is the highest. No file lock is used: not every shared storage has them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from uuid import uuid4
+
+import psutil
+
+from cluster.failures import RunFailure
+from configs.load import ConfigError
+
+FOLDER = "lease"
+OWNED, ENDED = ".json", ".ended"  # how the newest lease's file is named
+HEARTBEAT_S = 5.0
+STALE_S = 60.0  # without a heartbeat; shared storage may show another node's late
+LOOK_S = 1.0  # between looks at another owner's heartbeat
+
+
+class LeaseLost(RunFailure):
+    """Another process has taken the run folder, or it is gone: nothing more is written to it."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process.
+
+    host: its machine, and there the namespace of its process id: containers may share a name.
+    started: when the process started, Unix seconds.
+    since: when it took the folder, UTC.
+    """
+
+    host: str
+    pid: int
+    started: float
+    since: str
+
+    @classmethod
+    def this_process(cls) -> Owner:
+        """This process, from now on."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        return cls(_host(), os.getpid(), psutil.Process().create_time(), since)
+
+    def lives(self) -> bool | None:
+        """Whether the process lives; None where only its heartbeat can tell."""
+        if self.host != _host():
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host.partition(' ')[0]} since {self.since}"
+
+
+@dataclass(frozen=True)
+class Token:
+    """The right to write a run folder, as each of the run's processes holds it."""
+
+    folder: str
+    number: int
+
+    def check(self) -> None:
+        """Called before each write.
+
+        Raises:
+            LeaseLost: it is no longer this run that may write.
+        """
+        newest = _newest(Path(self.folder))
+        if newest is None:
+            raise LeaseLost(
+                f"{self.folder}: the run folder was deleted or moved while the run was writing it"
+            )
+        number, owner = newest
+        if number != self.number:
+            raise LeaseLost(
+                f"{self.folder}: another run has taken this run folder"
+                f"{f' ({owner})' if owner else ''}; this one writes nothing more to it"
+            )
+
+
+class Lease:
+    """A context that owns a run folder, which must exist; `token` is for all who write to it.
+
+    Raises:
+        ConfigError: another process owns it; the sentence says which and what to do.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / FOLDER
+        self._folder.mkdir(exist_ok=True)
+        self._ended = threading.Event()
+        own = json.dumps(asdict(Owner.this_process()))
+        while True:
+            number, owner = _newest(folder) or (0, None)
+            if owner is not None:
+                _refuse_if_it_lives(folder, number, owner)
+                print(f"{folder}: taken over from {owner}, which has ended", file=sys.stderr)
+            self.token = Token(str(folder), number + 1)
+            if _create(self._file, own):
+                break  # otherwise another process was faster; it is the owner to ask about
+        for old in self._folder.iterdir():
+            if _number(old.name) < self.token.number:
+                old.unlink(missing_ok=True)
+        self._beats = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    def __enter__(self) -> Token:
+        self._beats.start()
+        return self.token
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give it back: the number stays, so that the next owner's is higher."""
+        self._ended.set()
+        self._beats.join()
+        with suppress(FileNotFoundError):  # taken over, or deleted
+            self._file.rename(self._file.with_suffix(ENDED))
+
+    @property
+    def _file(self) -> Path:
+        return self._folder / f"{self.token.number:06d}{OWNED}"
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT_S):
+            try:
+                os.utime(self._file)
+            except FileNotFoundError:  # taken over, or deleted: `Token.check` says so
+                return
+            except OSError as error:  # shared storage that is away for a moment
+                print(f"{self._file}: no heartbeat: {error}", file=sys.stderr)
+
+
+def refuse_if_owned(folder: Path) -> None:
+    """Refuse a run folder whose owner lives.
+
+    Raises:
+        ConfigError: who owns it, since when, and what to do.
+    """
+    number, owner = _newest(folder) or (0, None)
+    if owner is not None:
+        _refuse_if_it_lives(folder, number, owner)
+
+
+def _refuse_if_it_lives(folder: Path, number: int, owner: Owner) -> None:
+    lives = owner.lives()
+    if lives is None:
+        lives = _beats(folder, owner, number)
+    if lives:
+        raise ConfigError(
+            f"{folder}: the run folder is in use by {owner}; wait until that run has ended, or "
+            "end it"
+        )
+
+
+def _beats(folder: Path, owner: Owner, number: int) -> bool:
+    """Whether another machine's owner has a heartbeat within STALE_S."""
+    file = folder / FOLDER / f"{number:06d}{OWNED}"
+    begin, first = time.monotonic(), _modified(file)
+    if first is None or _storage_clock(file.parent) - first > STALE_S:
+        return False
+    print(f"{folder}: waiting for a heartbeat of {owner}", file=sys.stderr)
+    while time.monotonic() - begin < STALE_S:
+        time.sleep(LOOK_S)
+        now = _modified(file)
+        if now is None or now != first:
+            return now is not None
+    return False
+
+
+def _modified(file: Path) -> float | None:
+    """Time of the last heartbeat; opened, so that shared storage is asked and not its cache."""
+    try:
+        with file.open() as stream:
+            return os.fstat(stream.fileno()).st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _storage_clock(folder: Path) -> float:
+    """Now, by the clock that sets modification times in the folder."""
+    probe = folder / f"{uuid4().hex}.clock"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
+
+
+def _newest(folder: Path) -> tuple[int, Owner | None] | None:
+    """The highest number and its owner, None if that has ended; None without any lease."""
+    try:
+        name = max(os.listdir(folder / FOLDER), key=_number, default="")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not _number(name):
+        return None
+    return _number(name), _read(folder / FOLDER / name) if name.endswith(OWNED) else None
+
+
+def _read(file: Path) -> Owner | None:
+    """The owner in a lease's file; None once it has ended, or died before it could write it."""
+    for _ in range(2):
+        with suppress(FileNotFoundError, ValueError):
+            return Owner(**json.loads(file.read_text()))
+        time.sleep(LOOK_S)  # created a moment ago, and not written yet
+    return None
+
+
+def _number(name: str) -> int:
+    """Of a lease's file; 0 of any other."""
+    stem, _, kind = name.partition(".")
+    return int(stem) if stem.isdigit() and f".{kind}" in (OWNED, ENDED) else 0
+
+
+def _create(file: Path, text: str) -> bool:
+    """Create a file, unless it is there."""
+    try:
+        with file.open("x") as stream:  # exclusive on shared storage too
+            stream.write(text)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _host() -> str:
+    """The machine and its process ids' namespace, as text."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return f"{socket.gethostname()} {namespace}"

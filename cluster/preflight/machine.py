@@ -1,0 +1,130 @@
+"""`cardinal check` of this machine: what a run writes, may be written, and there is room for it.
+
+Input: a configuration and the sizes of its model. Output: nothing, or one sentence that names the
+key or variable, the place and the rule. Nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from cluster.placement.memory import GIB, disk_bytes, memory_bytes
+from configs.load import ConfigError
+from configs.model_folder import ModelSize
+from configs.schema import RunConfig
+
+RULE = "it must be a folder that this user may write to"
+SHARED_MEMORY = Path("/dev/shm")
+SLOW_STORE = "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"  # Ray's own: its objects may lie on a disk
+# Where a run's libraries write, where these are set.
+CACHES = ("XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+SOCKET_BYTES = 107  # of a socket's path, in Linux
+# The longest that Ray makes below its temporary folder, with a process id of seven digits.
+SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1"
+
+
+def check_places(cfg: RunConfig) -> None:
+    """Refuse places that this process cannot write to.
+
+    Raises:
+        ConfigError: names the key or variable, the place and the system's reason.
+    """
+    _check_writable(f"cluster.root={cfg.cluster.root}", Path(cfg.cluster.root))
+    _check_home()
+    _check_temporary()
+    for name in CACHES:
+        if os.environ.get(name):
+            _check_writable(f"{name}={os.environ[name]}", Path(os.environ[name]))
+
+
+def check_room(cfg: RunConfig, model: ModelSize, local: bool) -> None:
+    """Refuse a run that this machine has no room for, on disk or in shared memory.
+
+    Args:
+        cfg: the run.
+        model: sizes of its policy.
+        local: whether its Ray is started here, with its object store.
+
+    Raises:
+        ConfigError: the sizes, and what to do.
+    """
+    parts = disk_bytes(cfg, model)
+    root = _existing(Path(cfg.cluster.root))
+    need, free = sum(parts.values()), shutil.disk_usage(root).free
+    if need > free:
+        raise ConfigError(
+            f"cluster.root={cfg.cluster.root}: the run writes {_sizes(need, parts)}, and there "
+            f"are {free / GIB:.1f} GiB free; lower learner.keep_checkpoints or sft.keep, or "
+            "choose another folder"
+        )
+    if local and SHARED_MEMORY.is_dir():
+        _check_shared_memory(cfg, model)
+
+
+def _check_shared_memory(cfg: RunConfig, model: ModelSize) -> None:
+    memory = memory_bytes(cfg, model)
+    bucket = min(cfg.cluster.sync_bucket_mib * 2**20, memory["engine weights"])
+    parts = {"weight buckets": cfg.rollout.workers * bucket}
+    if not os.environ.get(SLOW_STORE):
+        parts["object store"] = memory["object store"]
+    need, free = sum(parts.values()), shutil.disk_usage(SHARED_MEMORY).free
+    if need > free:
+        raise ConfigError(
+            f"{SHARED_MEMORY} has {free / GIB:.2f} GiB free, and the run needs "
+            f"{_sizes(need, parts)}; in Docker give `--shm-size={need / GIB + 1:.0f}g`, lower "
+            f"cluster.object_store_gib, or set {SLOW_STORE}=1, which puts the store on a disk"
+        )
+
+
+def _sizes(need: int, parts: dict[str, int]) -> str:
+    each = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items() if size)
+    return f"{need / GIB:.2f} GiB ({each})"
+
+
+def _check_home() -> None:
+    """Ray keeps its token in the home folder, vLLM and others their caches."""
+    home = os.environ.get("HOME")
+    try:
+        folder = Path(home) if home else Path.home()
+    except RuntimeError:  # a user without an entry in the system's list
+        raise ConfigError(f"HOME is not set, and this user has no home folder; {RULE}") from None
+    key = f"HOME={home}" if home else f"HOME is not set, and the user's is {folder}"
+    if not folder.is_dir():
+        raise ConfigError(f"{key}: there is no such folder; {RULE}")
+    _check_writable(key, folder)
+
+
+def _check_temporary() -> None:
+    """Ray's sockets and logs, and everybody's temporary files."""
+    name = next((n for n in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(n)), None)
+    folder = os.environ[name] if name else "/tmp"
+    key = f"{name}={folder}" if name else folder
+    if not folder.isascii() or len(folder) + len(SOCKET) > SOCKET_BYTES:
+        raise ConfigError(
+            f"{key}: Ray puts sockets there and needs a path of ASCII letters, at most "
+            f"{SOCKET_BYTES - len(SOCKET)}; set RAY_TMPDIR to another folder, such as /tmp"
+        )
+    for variable in ("RAY_TMPDIR", "TMPDIR"):
+        if place := os.environ.get(variable):
+            _check_writable(f"{variable}={place}", Path(place))
+    if not name:
+        _check_writable(folder, Path(folder))
+
+
+def _check_writable(key: str, place: Path) -> None:
+    """Make a folder there, or at the nearest place above it that exists, and remove it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".cardinal-", dir=_existing(place)):
+            pass
+    except OSError as error:
+        because = f"{error.strerror or error}"
+        raise ConfigError(f"{key}: cannot be written to: {because}; {RULE}") from error
+
+
+def _existing(place: Path) -> Path:
+    """The place itself, or the nearest folder above it that exists."""
+    place = place.absolute()
+    return next(p for p in (place, *place.parents) if p.exists())

@@ -1,0 +1,50 @@
+"""The end of a run, tried before its beginning: a model that could not be saved is refused."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from cluster.preflight.export import check_export
+from configs.load import ConfigError
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def test_a_model_that_can_be_saved_leaves_nothing_behind(folder, monkeypatch, tmp_path):
+    (tmp_path / "drafts").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "drafts"))
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    check_export(str(folder))
+    assert list((tmp_path / "drafts").iterdir()) == []
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_generation_configuration_that_transformers_calls_invalid_is_no_obstacle(folder):
+    """It is copied as it is (tests/learner/test_engine.py)."""
+    (folder / "generation_config.json").write_text('{"temperature": 0.6}')
+    check_export(str(folder))
+
+
+def test_what_transformers_would_refuse_to_save_is_refused_now(folder, monkeypatch):
+    def strict(self, target):
+        raise ValueError("a field of this configuration\nis wrong")
+
+    monkeypatch.setattr("transformers.LlamaConfig.save_pretrained", strict)
+    with pytest.raises(ConfigError) as error:
+        check_export(str(folder))
+    words = f"model.path={folder}: a checkpoint of it cannot be written and read again: "
+    assert str(error.value).startswith(words)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_that_is_not_among_the_copied_files_is_noticed(folder):
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match="cannot be written and read again"):
+        check_export(str(folder))

@@ -1,0 +1,154 @@
+"""What this machine must give a run: places to write to, and room in them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.placement.memory import disk_bytes
+from cluster.preflight import machine
+from cluster.preflight.machine import CACHES, check_places, check_room
+from configs.load import ConfigError, load
+from configs.model_folder import ModelSize
+
+GIB = 2**30
+MODEL = ModelSize({"layers": GIB // 4}, layers=1, hidden=8, vocabulary=9, positions=None)  # 1 GiB
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    """A machine where all is well: run(…) checks its places."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_TMPDIR", "TMPDIR", *CACHES):
+        monkeypatch.delenv(name, raising=False)
+    return lambda root=tmp_path: check_places(load("gp_l_debug", [f"cluster.root={root}"]))
+
+
+def refused(call, *words):
+    with pytest.raises(ConfigError) as error:
+        call()
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_is_left_where_all_may_be_written(home, tmp_path):
+    home()
+    home(tmp_path / "not" / "yet")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("root", ["/proc/x", "/proc/x/y", "FILE/x"])
+def test_a_root_that_cannot_be_written_is_named(home, tmp_path, root):
+    (tmp_path / "file").write_text("")
+    root = root.replace("FILE", str(tmp_path / "file"))
+    refused(lambda: home(root), f"cluster.root={root}: cannot be written to: ", "this user may")
+
+
+@pytest.mark.parametrize("name", ["HOME", "TMPDIR", "RAY_TMPDIR", *CACHES])
+def test_a_variables_place_that_cannot_be_written_is_named(home, monkeypatch, name):
+    monkeypatch.setenv(name, "/proc")
+    refused(home, f"{name}=/proc: cannot be written to: ", "it must be a folder that this user")
+
+
+def test_a_home_that_is_not_there_is_named(home, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "gone"))
+    refused(home, f"HOME={tmp_path}/gone: there is no such folder")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(machine.Path, "home", lambda: tmp_path / "gone")
+    refused(home, f"HOME is not set, and the user's is {tmp_path}/gone: there is no such folder")
+    monkeypatch.setattr(machine.Path, "home", lambda: machine.Path("/proc"))
+    refused(home, "HOME is not set, and the user's is /proc: cannot be written to")
+
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(machine.Path, "home", nobody)
+    refused(home, "HOME is not set, and this user has no home folder; it must be")
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_temporary_folder_that_ray_cannot_use_is_named(home, monkeypatch, tmp_path, name):
+    for folder in ("häuser", "a" * 60):
+        place = tmp_path / folder
+        place.mkdir()
+        monkeypatch.setenv(name, str(place))
+        refused(home, f"{name}={place}: Ray puts sockets there", "set RAY_TMPDIR to another")
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    home()
+
+
+def test_the_length_of_a_temporary_folder_is_that_of_rays_sockets():
+    """Ray's own names, at their longest."""
+    session = "session_2026-11-26_00-45-17_590026_4194304"
+    assert len(f"/ray/{session}/sockets/plasma_store") <= len(machine.SOCKET)
+
+
+def room(monkeypatch, disk=1000, shared=1000, local=True, **changed):
+    def usage(place):
+        shm = place == machine.SHARED_MEMORY
+        return SimpleNamespace(free=(shared if shm else disk) * GIB)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    keys = {"model.path": "x", "sft.steps": 40, "ppo.updates": 0, "ppo.kl_coef": 0} | changed
+    cfg = load("gp_l_debug", [f"{key}={value}" for key, value in keys.items()])
+    check_room(cfg, MODEL, local)
+
+
+def test_checkpoints_need_their_room_on_disk(monkeypatch):
+    room(monkeypatch, disk=1, **{"learner.checkpoint_every": 0})
+    states = {"learner.checkpoint_every": 10, "learner.keep_checkpoints": 2}
+    words = "13.00", "10.00 GiB", "3 resumable states 9.00", "1 models 1.00", "8.0 GiB free"
+    with pytest.raises(ConfigError) as error:
+        room(monkeypatch, disk=8, **states)
+    assert all(word in str(error.value) for word in words[1:]), error.value
+    assert "lower learner.keep_checkpoints or sft.keep" in str(error.value)
+    room(monkeypatch, disk=10, **states)
+
+
+@pytest.mark.parametrize(
+    ("changed", "states", "models"),
+    [
+        ({"learner.checkpoint_every": 0}, 0, 1),
+        ({"learner.checkpoint_every": 41}, 0, 1),
+        ({"learner.checkpoint_every": 40, "learner.keep_checkpoints": 9}, 1, 1),
+        ({"ppo.updates": 8, "sft.keep": "[1,2]"}, 0, 4),
+        ({"model.path": "null"}, 0, 2),
+        ({"learner.checkpoint_every": 1, "model.dtype": "bfloat16"}, 3 * 14 / 12, 0.5),
+    ],
+)
+def test_what_a_run_writes(changed, states, models):
+    keys = {"model.path": "x", "sft.steps": 40, "ppo.updates": 0, "learner.checkpoint_every": 0}
+    cfg = load("gp_l_debug", [f"{key}={value}" for key, value in (keys | changed).items()])
+    written = list(disk_bytes(cfg, MODEL).values())
+    assert written == pytest.approx([states * 3 * GIB, models * GIB])
+
+
+def test_docker_shared_memory_is_refused_with_its_option(monkeypatch):
+    monkeypatch.delenv(machine.SLOW_STORE, raising=False)
+    keys = {"cluster.object_store_gib": 1, "cluster.sync_bucket_mib": 256, "rollout.workers": 2}
+    words = (
+        "/dev/shm has 0.06 GiB free, and the run needs 1.50 GiB (weight buckets 0.50, object "
+        "store 1.00); in Docker give `--shm-size=2g`"
+    )
+    refused(lambda: room(monkeypatch, shared=1 / 16, **keys), words)
+    refused(lambda: room(monkeypatch, shared=1.49, **keys), "object store 1.00")
+    room(monkeypatch, shared=1.5, **keys)
+    room(monkeypatch, shared=1 / 16, local=False, **keys)  # the cluster's own is not here
+    monkeypatch.setenv(machine.SLOW_STORE, "1")
+    room(monkeypatch, shared=0.5, **keys)
+    refused(lambda: room(monkeypatch, shared=0.49, **keys), "the run needs 0.50 GiB")
+
+
+def test_a_small_model_needs_no_more_than_itself(monkeypatch):
+    monkeypatch.setenv(machine.SLOW_STORE, "1")
+    room(monkeypatch, shared=1, **{"cluster.sync_bucket_mib": 4096, "rollout.workers": 1})
+
+
+def test_a_machine_without_shared_memory_is_not_asked_for_any(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "SHARED_MEMORY", tmp_path / "none")
+    room(monkeypatch, shared=0)
+    assert os.listdir(tmp_path) == []
