@@ -33,13 +33,13 @@ class PackingCheck:
     row_gap: nats, the largest mean difference between a sequence's log-probabilities in a row with
         others and alone; 0 where learner.packing=padded, which has no such rows.
     padded_gap: the same for one sequence a row, padded to the longest.
-    fallback: whether rows of several sequences were given up because they leak.
+    cause: why rows of several sequences were given up; "" where they were not.
     """
 
     packing: str
     row_gap: float
     padded_gap: float
-    fallback: bool
+    cause: str = ""
 
 
 def check_packing(
@@ -73,13 +73,16 @@ def check_packing(
             f"nats when it is padded or stands beside others; they must agree to {limit:g}"
         )
     if row <= limit:
-        return PackingCheck("flat" if flat else requested, row, padded, fallback=False)
+        return PackingCheck("flat" if flat else requested, row, padded)
+    leak = (
+        f"sequences that share a row change each other's log-probabilities in {name} by {row:.2g} "
+        "nats"
+    )
     if requested != "auto":
         raise ValueError(
-            f"learner.packing={requested}: sequences that share a row change each other's "
-            f"log-probabilities in {name} by {row:.2g} nats; learner.packing=padded or auto"
+            f"learner.packing={requested}: {leak}; padded has one a row, as auto would"
         )
-    return PackingCheck("padded", row, padded, fallback=True)
+    return PackingCheck("padded", row, padded, f"{leak}, so each gets its own (padded)")
 
 
 def probe(

@@ -18,6 +18,7 @@ from cluster.placement.plan import cpus, plan
 from cluster.placement.types import Plan
 from cluster.preflight.demonstrations import check_data
 from cluster.preflight.resolve import ResolvedRun, make_environment, resolve
+from cluster.preflight.trainable import check_trainable
 from cluster.run_folder import check_root, run_folder
 from configs.load import ConfigError
 from configs.model_folder import ModelSize, one_line
@@ -61,6 +62,7 @@ def check(cfg: RunConfig) -> CheckedRun:
     prompts = _check_prompts(run)
     memory, available = memory_bytes(cfg, run.model), available_bytes()
     placement = _check_placement(cfg, run.model, memory, available)
+    check_trainable(cfg, gpu=placement.gpu, packages=not address_of(cfg.cluster.address))
     return CheckedRun(cfg, run.model.parameters, memory, available, prompts, placement)
 
 

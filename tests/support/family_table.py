@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -68,13 +68,13 @@ def learn(family: Family, folder: Path) -> Row:
     try:
         try:
             save_tiny(family, folder / "model")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - what a family raises is its row
             row.loads = f"no tiny model: {_why(error)}"
             return row
         engine = TrainingEngine(folder / "model", cfg, cfg.sft.optimizer, 4, True)
         check = engine.packing_check
         row.loads, step = YES, "trains"
-        row.packs = f"no ({check.row_gap:.2g} nats): padded" if check.fallback else YES
+        row.packs = f"no ({check.row_gap:.2g} nats): padded" if check.cause else YES
         before = _weights(engine)
         metrics = sft_step(engine, demonstrations(4), cfg.sft)
         assert metrics["grad_norm"] > 0, "the gradient is zero"
@@ -87,10 +87,8 @@ def learn(family: Family, folder: Path) -> Row:
         assert_equal(published, _weights(again))
         save_file(published, folder / "published.safetensors")
         row.exports = YES
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - likewise
         setattr(row, step, f"no: {_why(error)}")
-        if os.environ.get("TRACE"):
-            traceback.print_exc()
     return row
 
 
@@ -153,7 +151,7 @@ class EngineModels:
         try:
             expected, _ = self.load(folder / "export", "auto")
             model, config = self.load(folder / "export", "dummy")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - likewise
             return f"vLLM does not load it here: {_why(error)}"
         try:
             published = list(load_file(folder / "published.safetensors").items())
@@ -165,7 +163,7 @@ class EngineModels:
                     model.load_weights(published[begin : begin + 7])  # type: ignore[operator]
                 receiver.finish_weight_update()
             assert_equal(_state(expected), _state(model))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - likewise
             return f"no: {_why(error)}"
         return YES
 
@@ -186,8 +184,6 @@ def _why(error: Exception) -> str:
 
 def section(rows: list[Row], day: str) -> str:
     """The section of the page between its markers."""
-    from collections import Counter
-
     built = [row for row in rows if not row.loads.startswith("no tiny model")]
     lines = [
         f"Every family for which transformers {version('transformers')} and vLLM "
