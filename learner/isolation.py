@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PretrainedConfig
 
 from configs.schema import FLASH_ATTENTION, RunConfig
+from configs.text import one_line
 from learner import batch, distributed
 from learner.batch import MicroBatch
 from learner.model import Scores
 
-LEAK = {"float32": 1e-4, "bfloat16": 5e-2}  # nats; rounding differs by less
+# Nats; what rounding may make of another shape of the batch, and of other tokens beside.
+ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2}
+INFLUENCE = {"float32": 1e-4, "bfloat16": 1e-2}
 SCORED = 8  # tokens at each end of a sequence
 
 ScoreFn = Callable[[list[MicroBatch]], list[Scores]]
@@ -32,12 +35,15 @@ class PackingCheck:
     packing: one of PACKINGS.
     row_gap: nats, the largest mean difference between a sequence's log-probabilities in a row with
         others and alone; 0 where learner.packing=padded, which has no such rows.
-    padded_gap: the same for one sequence a row, padded to the longest.
+    influence: nats, how much the last sequence of such a row changes with the tokens of the others;
+        of the same shape, so it is 0 but for rounding where they are isolated.
+    padded_gap: as row_gap, for one sequence a row, padded to the longest.
     cause: why rows of several sequences were given up; "" where they were not.
     """
 
     packing: str
     row_gap: float
+    influence: float
     padded_gap: float
     cause: str = ""
 
@@ -56,33 +62,46 @@ def check_packing(
     Raises:
         ValueError: learner.packing names one that leaks in this model, or all of them do.
     """
-    requested, limit = cfg.learner.packing, LEAK[cfg.model.dtype]
+    requested, rounding = cfg.learner.packing, ROUNDING[cfg.model.dtype]
     flat = requested == "flat" or (requested == "auto" and _flash(config))
-    sequences = probe(config, cfg, flat, forbidden)
-    every = range(len(sequences))
-    alone = _logprobs(score, sequences, [[[i]] for i in every])
-    padded = _gap(alone, _logprobs(score, sequences, [[[i] for i in every]]))
-    row = 0.0
-    if requested != "padded":
-        row = _gap(alone, _logprobs(score, sequences, [[list(every)]]))
-    row, padded = distributed.all_max([row, padded]).tolist()
     name = config.architectures[0] if config.architectures else config.model_type
-    if padded > limit:
+    sequences = probe(config, cfg, flat, forbidden)
+    try:
+        gaps = _measure(score, sequences, several_in_a_row=requested != "padded")
+    except Exception as error:  # the boundary to transformers: a model's first forward pass
+        raise ValueError(
+            f"{name} cannot be trained: its forward pass fails: {one_line(error)}"
+        ) from error
+    row, influence, padded = distributed.all_max(gaps).tolist()
+    if padded > rounding:
         raise ValueError(
             f"{name} cannot be trained: its log-probabilities of a sequence change by {padded:.2g} "
-            f"nats when it is padded or stands beside others; they must agree to {limit:g}"
+            f"nats when it is padded or stands beside others; they must agree to {rounding:g}"
         )
-    if row <= limit:
-        return PackingCheck("flat" if flat else requested, row, padded)
+    if row <= rounding and influence <= INFLUENCE[cfg.model.dtype]:
+        return PackingCheck("flat" if flat else requested, row, influence, padded)
     leak = (
-        f"sequences that share a row change each other's log-probabilities in {name} by {row:.2g} "
-        "nats"
+        f"sequences that share a row change each other's log-probabilities in {name} by "
+        f"{max(row, influence):.2g} nats"
     )
     if requested != "auto":
-        raise ValueError(
-            f"learner.packing={requested}: {leak}; padded has one a row, as auto would"
-        )
-    return PackingCheck("padded", row, padded, f"{leak}, so each gets its own (padded)")
+        raise ValueError(f"learner.packing={requested}: {leak}; padded and auto give each its own")
+    cause = f"{leak}, so each gets its own (padded)"
+    return PackingCheck("padded", row, influence, padded, cause)
+
+
+def _measure(
+    score: ScoreFn, sequences: list[batch.Sequence], *, several_in_a_row: bool
+) -> tuple[float, float, float]:
+    """The gaps of a PackingCheck: row, influence, padded; the first two 0 where not asked for."""
+    every = list(range(len(sequences)))
+    alone = _logprobs(score, sequences, [[[i]] for i in every])
+    padded = _gap(alone, _logprobs(score, sequences, [[[i] for i in every]]))
+    if not several_in_a_row:
+        return 0.0, 0.0, padded
+    together = _logprobs(score, sequences, [[every]])
+    beside_others = _logprobs(score, _others_reversed(sequences), [[every]])
+    return _gap(alone, together), _gap(together[-1:], beside_others[-1:]), padded
 
 
 def probe(
@@ -104,6 +123,12 @@ def probe(
     tokens = np.array([i for i in range(text.vocab_size) if i not in kept_out])
     rng = np.random.default_rng(0)  # the same on every rank
     return [batch.Sequence(rng.choice(tokens, n), _ends(n)) for n in lengths]
+
+
+def _others_reversed(sequences: list[batch.Sequence]) -> list[batch.Sequence]:
+    """The same sequences, with other tokens in all but the last."""
+    *others, last = sequences
+    return [*(replace(s, token_ids=s.token_ids[::-1].copy()) for s in others), last]
 
 
 def _ends(length: int) -> NDArray[np.bool_]:

@@ -247,8 +247,8 @@ def model_config(folder: Path) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
         raise ValueError(f"model.path is {folder}; there is no config.json in it")
     config = AutoConfig.from_pretrained(folder)
-    parts = (config, config.get_text_config(), getattr(config, "vision_config", config))
-    for part in {id(c): c for c in parts}.values():
+    parts = (config, config.get_text_config(), getattr(config, "vision_config", None))
+    for part in {id(c): c for c in parts if c is not None}.values():
         for name, value in list(vars(part).items()):
             if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
                 setattr(part, name, 0.0)
@@ -278,11 +278,13 @@ def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedMo
     """A (vision-)language model from a Hugging Face folder, in dtype, without dropout.
 
     Raises:
-        ValueError: the folder holds no model.
+        ValueError: the folder holds no model that can be trained; see `empty_trunk`.
     """
     config = model_config(folder)
-    return model_class(config).from_pretrained(
-        folder, config=config, dtype=dtype, attn_implementation=attention
+    return _trainable(
+        model_class(config).from_pretrained(
+            folder, config=config, dtype=dtype, attn_implementation=attention
+        )
     )
 
 
@@ -290,13 +292,28 @@ def empty_trunk(folder: Path, attention: str) -> PreTrainedModel:
     """The same model without weights, on torch's meta device: its modules, names and shapes.
 
     Raises:
-        ValueError: the folder holds no model, or one without an output layer.
+        ValueError: the folder holds no model, one without an output layer, or one that needs more
+            than tokens.
     """
     config = model_config(folder)
     with torch.device("meta"):
-        trunk = model_class(config)._from_config(config, attn_implementation=attention)
+        return _trainable(model_class(config)._from_config(config, attn_implementation=attention))
+
+
+def _trainable(trunk: PreTrainedModel) -> PreTrainedModel:
+    """The trunk itself, if it gives logits for tokens alone."""
+    name = type(trunk).__name__
     if trunk.get_output_embeddings() is None:
-        raise ValueError(f"{type(trunk).__name__} has no output layer that gives logits")
+        raise ValueError(f"{name} has no output layer that gives logits")
+    required = [
+        parameter.name
+        for parameter in inspect.signature(type(trunk).forward).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    more = [key for key in required if key not in ("self", "input_ids")]
+    if more:
+        raise ValueError(f"{name} cannot be run on tokens alone: it needs {', '.join(more)} too")
     return trunk
 
 

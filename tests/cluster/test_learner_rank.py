@@ -16,7 +16,7 @@ from tests.support.learner import config
 
 
 class FakeEngine:
-    packing_check = PackingCheck("padded", 0.5, 0.0, "sequences leak")
+    packing_check = PackingCheck("padded", 0.5, 0.25, 0.0, "sequences leak")
 
     def __init__(self, *arguments, **options):
         self.arguments, self.options, self.loaded = arguments, options, None
@@ -109,7 +109,7 @@ def test_a_model_that_cannot_be_trained_ends_the_run_without_restarts(made, monk
 
     rank = made(0)
     monkeypatch.setattr(learner_rank, "TrainingEngine", refuse)
-    with pytest.raises(RunFailure, match="^Model cannot be trained$"):
+    with pytest.raises(RunFailure, match=r"^Model cannot be trained$"):
         rank.open_engine("start", "optimizer", 8, False)
 
 

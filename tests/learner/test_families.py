@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from configs.paths import ROOT
+from learner.batch import Sequence
 from learner.engine import TrainingEngine
+from learner.sft import sft_step
+from learner.training_trajectory import split_scores
+from rollout import engine as inference
+from rollout.bucket import pack
+from rollout.engine import EngineSettings, InferenceEngine
+from tests.conftest import Loop
 from tests.support.families import Family, families, save_tiny
 from tests.support.family_table import PAGE, STEPS, Row, learn, settings, table
+from tests.support.learner import demonstrations
 
 FEW = [  # one of each kind
     Family("llama", "LlamaForCausalLM", vision=False),
@@ -43,7 +53,7 @@ def test_a_leaking_packing_that_was_asked_for_is_refused(tmp_path):
     folder = save_tiny(FEW[3], tmp_path)
     cfg = settings()
     cfg = replace(cfg, learner=replace(cfg.learner, packing="packed"))
-    with pytest.raises(ValueError, match="learner.packing=packed: .* in Lfm2ForCausalLM by"):
+    with pytest.raises(ValueError, match=r"learner\.packing=packed: .* in Lfm2ForCausalLM by"):
         TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)
 
 
@@ -60,6 +70,55 @@ def test_the_table_has_every_family():
     rows = [name for name in table(page) if name != "family" and not name.startswith("---")]
     assert {key(family) for family in families()} <= {*rows, *unmade}
     assert not {*rows} - {key(family) for family in families()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [FEW[1], FEW[3]], ids=key)
+def test_a_real_engine_samples_from_what_is_published(family, tmp_path, monkeypatch):
+    """Log-probabilities of the engine and of the learner agree before and after a training step."""
+    arguments = inference._arguments
+    monkeypatch.setattr(
+        inference, "_arguments", lambda s: arguments(s) | {"skip_tokenizer_init": True}
+    )
+    folder, cfg = save_tiny(family, tmp_path), settings()
+    learner = TrainingEngine(folder, cfg, cfg.sft.optimizer, 2, False)
+    started = EngineSettings(str(folder), max_sequences=8, context_tokens=64, kv_cache_gib=0.25)
+    loop = Loop()
+    engine = loop.run(InferenceEngine.start(started), timeout=600)
+    gaps = []
+    for version in range(2):
+        loop.run(engine.receive(version, [pack(bucket) for bucket in learner.weights(1 << 14)]))
+        gaps.append(_parity(loop, engine, learner))
+        sft_step(learner, demonstrations(4), cfg.sft)
+    stale = _parity(loop, engine, learner)  # the last step was not published
+    loop.run(engine.shutdown())
+    loop.close()
+    assert max(gaps) < 1e-4 < stale, (gaps, stale)
+
+
+def _parity(loop: Loop, engine: InferenceEngine, learner: TrainingEngine) -> float:
+    """Mean absolute difference of the engine's log-probabilities from the learner's."""
+
+    async def answers():
+        return await asyncio.gather(
+            *(
+                engine.generate(list(range(4, 8 + i)), max_tokens=12, temperature=1.0, seed=i)
+                for i in range(8)
+            )
+        )
+
+    sampled = loop.run(answers())
+    sequences = [
+        Sequence(
+            np.array([*a.prompt_ids, *a.token_ids]),
+            np.arange(len(a.prompt_ids) + len(a.token_ids)) >= len(a.prompt_ids),
+        )
+        for a in sampled
+    ]
+    packed = learner.microbatches(sequences)
+    scored, _ = split_scores(packed, learner.score(packed))
+    gaps = [np.abs(s - np.array(a.logprobs)) for s, a in zip(scored, sampled, strict=True)]
+    return float(np.concatenate(gaps).mean())
 
 
 @pytest.mark.slow

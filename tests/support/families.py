@@ -102,7 +102,6 @@ PARTICULAR: dict[str, dict[str, object]] = {
     },
     "ernie4_5_vl_moe.text_config": {"moe_intermediate_size": [64, 64]},
     "granite4_vision.text_config": {"model_type": "granite"},
-    "hunyuan_vl.text_config": {"head_dim": 32},
     "mamba2": {"num_heads": 4},
     "nemotron": {"head_dim": 32, "num_key_value_heads": 1},
     "nemotron_h_omni.vision_config": {"video_temporal_patch_size": 2},
@@ -111,9 +110,13 @@ PARTICULAR: dict[str, dict[str, object]] = {
 }
 for vision_type in ("qwen2_vl", "qwen2_5_vl", "paddleocr_vl", "glm4v", "glm_ocr"):
     PARTICULAR[f"{vision_type}.text_config"] = {"rope_parameters": _sections(4, 6, 6)}
+PARTICULAR["hunyuan_vl.text_config"] = HEAD | {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 4, 4, 4]}
+}
 PARTICULAR["glm4v_moe.text_config"] = {
     "rope_parameters": _sections(2, 3, 3) | {"partial_rotary_factor": 0.5}
 }
+PARTICULAR["deepseek_v3"] = LATENT | {"topk_method": "noaux_tc"}  # as released ones say
 PARTICULAR["deepseek_v2"] = LATENT | {"num_experts_per_tok": 2}
 
 

@@ -113,7 +113,10 @@ class EngineModels:
 
     def __init__(self) -> None:
         os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+        from vllm.model_executor.models import registry
+
         torch.accelerator.empty_cache = lambda: None  # there is no accelerator to empty
+        registry._run_in_subprocess = lambda inspect: inspect()  # 15 s a class otherwise
         self._joined = False
 
     def load(self, folder: Path, load_format: str) -> tuple[torch.nn.Module, object]:

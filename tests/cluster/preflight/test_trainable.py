@@ -37,7 +37,7 @@ def test_a_class_that_its_configuration_does_not_have_is_named(tiny_model, tmp_p
     file = folder / "config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"architectures": ["GPT2LMHeadModel"]}))
-    with pytest.raises(ConfigError, match="is GPT2LMHeadModel; .* for llama are LlamaForCausalLM"):
+    with pytest.raises(ConfigError, match=r"is GPT2LMHeadModel; .* for llama are LlamaForCausalLM"):
         check_trainable(run(folder), gpu=False, packages=True)
 
 
@@ -48,5 +48,5 @@ def test_weights_that_cannot_be_published_are_refused(tiny_model, monkeypatch):
         raise ValueError(f"{type(trunk).__name__}: merges\nlayers")
 
     monkeypatch.setattr(checkpoint_layout, "CheckpointLayout", refuse)
-    with pytest.raises(ConfigError, match="LlamaForCausalLM: merges layers$"):
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM: merges layers$"):
         check_trainable(run(tiny_model), gpu=False, packages=True)
