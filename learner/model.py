@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from safetensors.torch import load_file
@@ -262,7 +262,11 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
         ValueError: transformers has no causal language model of this configuration.
     """
     mappings = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
-    classes = [mapping[type(config)] for mapping in mappings if type(config) in mapping]
+    classes = [
+        cast("type[PreTrainedModel]", mapping[type(config)])
+        for mapping in mappings
+        if type(config) in mapping
+    ]
     names = config.architectures or ()
     for cls in classes:
         if cls.__name__ in names:
