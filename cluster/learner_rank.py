@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from cluster.cursor import Cursor
+from cluster.failures import RunFailure
 from cluster.job import Job
 from configs.schema import OptimizerConfig
 from learner import distributed
@@ -36,9 +38,17 @@ class LearnerRank:
     def open_engine(
         self, folder: str, optimizer: OptimizerConfig, steps: int, value: bool
     ) -> TrainingEngine:
-        """A phase's engine, at the cursor; arguments as of TrainingEngine."""
+        """A phase's engine, at the cursor; arguments as of TrainingEngine.
+
+        Raises:
+            RunFailure: the model cannot be trained as configured; a restart would not help.
+        """
         forbidden = self.renderer.forbidden
-        engine = TrainingEngine(folder, self.cfg, optimizer, steps, value, forbidden=forbidden)
+        try:
+            engine = TrainingEngine(folder, self.cfg, optimizer, steps, value, forbidden=forbidden)
+        except ValueError as error:
+            raise RunFailure(str(error)) from error
+        self.write("packing", who="learner", **asdict(engine.packing_check))
         if self.cursor.state:
             engine.load(str(self.checkpoints / "state" / self.cursor.state))
         return engine

@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 
 from configs.schema import (
+    FLASH_ATTENTION,
     ModelConfig,
     OptimizerConfig,
     PPOConfig,
@@ -20,6 +21,7 @@ def contradictions(cfg: RunConfig) -> list[str]:
     """Every contradiction of a configuration, a sentence each."""
     return [
         *_tiny_model(cfg.model),
+        *_attention(cfg.model),
         *_ppo(cfg.ppo),
         *_context(cfg.rollout),
         *_sft(cfg),
@@ -43,6 +45,14 @@ def _tiny_model(model: ModelConfig) -> Iterator[str]:
         yield (
             f"model.init.hidden={hidden} over model.init.heads={heads} must make heads of a "
             "multiple of 32, the sizes that the engine's CPU attention has"
+        )
+
+
+def _attention(model: ModelConfig) -> Iterator[str]:
+    if model.attention in FLASH_ATTENTION and model.dtype != "bfloat16":
+        yield (
+            f"model.attention={model.attention} computes in bfloat16 and not in "
+            f"model.dtype={model.dtype}"
         )
 
 

@@ -81,7 +81,7 @@ def check_model(path: str | Path) -> ModelSize:
 
     Raises:
         ConfigError: one sentence: no such folder, a missing or damaged file, or a model that
-            transformers does not know or that is no causal language model.
+            transformers does not know, that is no causal language model, or that is quantized.
     """
     folder, key = find_model(str(path)), f"model.path={path}"
     config = _causal_config(folder, key)
@@ -107,15 +107,26 @@ def _causal_config(folder: Path, key: str) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}: holds no config.json, so it is no Hugging Face model folder")
     from transformers import AutoConfig
+    from transformers.models.auto import modeling_auto
 
     try:
         config = AutoConfig.from_pretrained(folder)
     except Exception as error:  # the boundary to transformers, which raises all kinds
         raise ConfigError(f"{key}: config.json cannot be used: {one_line(error)}") from error
     kinds = config.architectures or []
-    causal = any("ForCausalLM" in kind or "ForConditionalGeneration" in kind for kind in kinds)
-    if not causal or config.is_encoder_decoder:
+    causal = {
+        *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
+        *modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values(),
+    }
+    if causal.isdisjoint(kinds) or config.is_encoder_decoder:
         raise ConfigError(f"{key}: is {', '.join(kinds) or 'of no named kind'}, no causal LM")
+    quantized = getattr(config, "quantization_config", None)
+    if quantized:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        raise ConfigError(
+            f"{key}: is {kinds[0]} with weights quantized by {method or 'some method'}; training "
+            "needs them in float32 or bfloat16"
+        )
     return config
 
 

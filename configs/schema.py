@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast, overload
 
 PRESETS = ("fixed", "paper_text", "paper_code")
+PACKINGS = ("auto", "padded", "packed", "flat")
+FLASH_ATTENTION = ("flash_attention_2", "flash_attention_3")
+GPU_ATTENTION = (*FLASH_ATTENTION, "flex_attention")  # no backward pass on a CPU
 
 
 T = TypeVar("T")
@@ -95,6 +98,12 @@ class ModelConfig:
     )
     init: TinyModelConfig = leaf(TinyModelConfig, "the tiny model that is made when path is null")
     dtype: str = leaf("float32", "of weights and compute", choices=("float32", "bfloat16"))
+    attention: str = leaf(
+        "auto",
+        "the learner's implementation, as transformers names it; auto: flash_attention_2 where it "
+        "can run, else sdpa, else eager",
+        choices=("auto", "sdpa", "eager", *GPU_ATTENTION),
+    )
     freeze: str = leaf(
         "none",
         "parts of a vision-language model that are not trained",
@@ -220,6 +229,12 @@ class LearnerConfig:
     zero_stage: int = leaf(0, "DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
     offload: bool = leaf(
         False, "keep the optimizer's state in the host's memory, not the GPU's; zero_stage from 1"
+    )
+    packing: str = leaf(
+        "auto",
+        "how sequences share rows: padded, one each; packed, rows as long as the longest; flat, "
+        "one row; auto: flat with flash attention, else the cheaper of padded and packed",
+        choices=PACKINGS,
     )
     microbatch_tokens: int = leaf(4096, "token budget of a packed microbatch", low=8)
     microbatch_images: int = leaf(64, "image budget of a packed microbatch", low=1)

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from configs.schema import PACKINGS
 from rollout.pictures import Picture
 
-PACKINGS = ("auto", "padded", "packed", "flat")
 # Costs of a plan in tokens' worth of compute, measured on a CPU with 1-3M parameters.
 MICROBATCH_COST = 32  # one more forward and backward pass
 PACKED_FACTOR = 1.2  # the block mask, and attention that cannot use the causal kernel
@@ -156,7 +156,7 @@ def microbatches(
     pictures = [len(s.pictures) for s in sequences]
     if packing == "flat":
         rows = _plan_flat(lengths, token_budget, pictures, picture_budget)
-        return [_build(sequences, [row]) for row in rows]
+        return [build(sequences, [row]) for row in rows]
     plans = []
     if packing in ("auto", "padded"):
         plans.append(_plan_padded(lengths, token_budget))
@@ -164,7 +164,7 @@ def microbatches(
         plans.append(_plan_packed(lengths, token_budget))
     _, plan = min(plans, key=lambda pair: pair[0])
     return [
-        _build(sequences, part)
+        build(sequences, part)
         for rows in plan
         for part in _split_by_pictures(rows, pictures, picture_budget)
     ]
@@ -179,7 +179,7 @@ def dummy(token_ids: list[int] | None = None, pictures: tuple[Picture, ...] = ()
     """
     ids = np.zeros(2, np.int64) if token_ids is None else np.array(token_ids, np.int64)
     mask = np.arange(len(ids)) == len(ids) - 1
-    return _build([Sequence(ids, mask, np.zeros(1, np.int64), pictures=pictures)], [[0]])
+    return build([Sequence(ids, mask, np.zeros(1, np.int64), pictures=pictures)], [[0]])
 
 
 def append_rows(microbatch: MicroBatch, other: MicroBatch) -> MicroBatch:
@@ -299,8 +299,8 @@ def _place(lengths: Ints, rows: Rows) -> tuple[Ints, Ints]:
     return starts, filled
 
 
-def _build(sequences: list[Sequence], rows: Rows) -> MicroBatch:
-    """Write the sequences into the rows and gather their columns."""
+def build(sequences: list[Sequence], rows: Rows) -> MicroBatch:
+    """One microbatch: the sequences written into rows, each row a list of their indices."""
     order = np.array([index for row in rows for index in row])
     parts = [sequences[index] for index in order]
     lengths = np.array([len(s.token_ids) for s in parts])

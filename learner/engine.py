@@ -21,16 +21,16 @@ from configs.model_folder import write_index
 from configs.schema import OptimizerConfig, RunConfig
 from learner import batch, distributed
 from learner.batch import MicroBatch
+from learner.checkpoint_layout import CheckpointLayout
 from learner.deepspeed_config import deepspeed_config, engine_clips_gradients
 from learner.gathered_weights import Bucket, GatheredWeights, WeightShapes
 from learner.image_inputs import ImageInputs, pad_to_lockstep
+from learner.isolation import check_packing
 from learner.lora import add_adapters
 from learner.model import (
     VALUE_HEAD_FILE,
     ForwardOptions,
     Scores,
-    attention_implementation,
-    checkpoint_names,
     load_actor_critic,
 )
 from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
@@ -107,7 +107,10 @@ class TrainingEngine:
         counters: int by name, saved and loaded with the state; "steps" is the schedule's
             position, callers add their own.
         device: where the microbatches are moved.
-        packing: how sequences share rows, one of learner.batch.PACKINGS.
+        packing: how sequences share rows, one of PACKINGS; packing_check: why this one.
+
+    Raises:
+        ValueError: the folder holds no model that can be trained as configured.
     """
 
     def __init__(
@@ -124,16 +127,15 @@ class TrainingEngine:
         _join_process_group()
         self.counters: dict[str, int] = {"steps": 0}
         self.device = _device()
-        self.packing = "flat" if attention_implementation() == "flash_attention_2" else "auto"
         self._cfg, self._optimizer_cfg, self._steps = cfg, optimizer, steps
         self._stage = cfg.learner.zero_stage
         self._folder = Path(folder)
         self.model = load_actor_critic(self._folder, cfg, forbidden, cfg.seed if value else None)
         trunk = self.model.trunk
         self._image_inputs = ImageInputs.load(self._folder, trunk)
-        names = checkpoint_names(trunk)
+        layout = CheckpointLayout(trunk)
         add_adapters(trunk, cfg.model, cfg.seed)
-        self._weights = GatheredWeights(trunk, self._gather, names)
+        self._weights = GatheredWeights(trunk, self._gather, layout)
         self._clips_gradients = engine_clips_gradients(cfg, self._stage)
         self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
             model=self.model,
@@ -141,6 +143,8 @@ class TrainingEngine:
             config=deepspeed_config(cfg, optimizer, self._stage),
             dist_init_required=False,
         )
+        self.packing_check = check_packing(self.score, trunk.config, cfg, forbidden)
+        self.packing = self.packing_check.packing
 
     @functools.cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -14,15 +14,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from learner import distributed
+from learner.checkpoint_layout import CheckpointLayout, CheckpointPart, WeightShape, shape_bytes
 from learner.lora import Adapters
 from learner.model import WEIGHT_KINDS, weight_kind
-from rollout.bucket import buckets
+from rollout.bucket import NamedTensor, buckets, cut
 
 STATE_DICT_BYTES = 2**28  # gathered at once for a state dict
 NOISE = 0.1  # of a perturbed weight's root mean square
 
-Bucket = list[tuple[str, torch.Tensor]]
-WeightShapes = list[tuple[str, torch.dtype, tuple[int, ...]]]  # name, dtype, full shape
+Bucket = list[NamedTensor]
+WeightShapes = list[WeightShape]
 Gather = Callable[[list[nn.Parameter], bool], AbstractContextManager[object]]
 
 
@@ -33,42 +34,55 @@ class GatheredWeights:
         trunk: a Hugging Face model, with or without adapters.
         gather: makes a context manager in which parameters are full tensors; with True, equal
             changes on all ranks are kept.
-        names: from the trunk's own name of a weight to its name in checkpoints and engines.
+        layout: of the trunk's checkpoint, made before adapters were added.
     """
 
-    def __init__(self, trunk: PreTrainedModel, gather: Gather, names: dict[str, str]) -> None:
-        self._trunk, self._gather, self._names = trunk, gather, names
+    def __init__(self, trunk: PreTrainedModel, gather: Gather, layout: CheckpointLayout) -> None:
+        self._trunk, self._gather, self._layout = trunk, gather, layout
         self.adapters = Adapters(trunk)
         self._originals: list[tuple[nn.Parameter, torch.Tensor]] = []
 
     def shapes(self) -> WeightShapes:
         """Name, dtype and full shape of what `buckets` yields, in its order; not collective."""
-        return [
-            (self._names[name], p.dtype, tuple(getattr(p, "ds_shape", p.shape)))
-            for name, p in self.adapters.plain_parameters()
-        ]
+        return self._layout.shapes()
 
     def buckets(self, limit_bytes: int, everywhere: bool = False) -> Iterator[Bucket]:
-        """Named weights in buckets of at most `limit_bytes`; a collective call.
+        """A checkpoint's tensors in buckets of at most `limit_bytes`; a collective call.
 
         Tied weights come once. A bucket is valid until the next one is requested; ranks other
         than 0 get as many empty buckets unless `everywhere`.
         """
-        for bucket in self._merged(limit_bytes, everywhere):
-            yield [(self._names[name], tensor) for name, tensor in bucket]
+        for parts, weights in self._merged(limit_bytes, everywhere):
+            if weights is None:
+                shapes = (shape for part in parts for shape in part.shapes)
+                yield from ([] for _ in cut(shapes, limit_bytes, shape_bytes))
+            else:
+                tensors = (t for part in parts for t in self._layout.tensors(part, weights))
+                yield from buckets(tensors, limit_bytes)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Copies on the CPU by the trunk's own names, on rank 0; a collective call."""
-        named = (item for bucket in self._merged(STATE_DICT_BYTES) for item in bucket)
-        return {name: tensor.cpu().clone() for name, tensor in named}
+        state: dict[str, torch.Tensor] = {}
+        for _, weights in self._merged(STATE_DICT_BYTES):
+            state |= {name: tensor.cpu().clone() for name, tensor in (weights or {}).items()}
+        return state
 
-    def _merged(self, limit_bytes: int, everywhere: bool = False) -> Iterator[Bucket]:
-        """Buckets by the trunk's own names."""
-        for bucket in buckets(self.adapters.plain_parameters(), limit_bytes):
-            parameters = self.adapters.with_adapters(p for _, p in bucket)
-            with self._gather(parameters, False):
-                own = bucket if everywhere or distributed.rank() == 0 else []
-                yield [(name, self.adapters.merged(p)) for name, p in own]
+    def _merged(
+        self, limit_bytes: int, everywhere: bool = False
+    ) -> Iterator[tuple[list[CheckpointPart], dict[str, torch.Tensor] | None]]:
+        """Parts of about `limit_bytes`, and their weights by the trunk's own names.
+
+        None in the place of weights on ranks other than 0, unless `everywhere`.
+        """
+        plain = dict(self.adapters.plain_weights())
+        for parts in cut(self._layout.parts, limit_bytes, lambda part: part.nbytes):
+            weights = {name: plain[name] for part in parts for name in part.names}
+            with self._gather(self.adapters.with_adapters(weights.values()), False):
+                own = everywhere or distributed.rank() == 0
+                if own:
+                    yield parts, {n: self.adapters.merged(w) for n, w in weights.items()}
+                else:
+                    yield parts, None
 
     def perturb(self, kind: str, seed: int) -> bool:
         """Add noise to the weights of one kind, until `restore`; a collective call.

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from learner import batch, distributed
 from learner.batch import MicroBatch, Sequence
+from learner.model import rope_index
 from rollout.pictures import Picture
 from rollout.processor import PictureProcessor
 
@@ -31,9 +32,7 @@ class ImageInputs:
 
     def __init__(self, processor: PictureProcessor, trunk: PreTrainedModel) -> None:
         self._processor = processor
-        # Models with positions in three dimensions (Qwen's) have a method that computes them.
-        inner = getattr(trunk, "model", trunk)
-        self._rope_index = getattr(inner, "get_rope_index", None)
+        self._rope_index = rope_index(trunk)
 
     @classmethod
     def load(cls, folder: str | Path, trunk: PreTrainedModel) -> ImageInputs | None:

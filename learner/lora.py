@@ -10,6 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from configs.schema import ModelConfig
+from learner.checkpoint_layout import trunk_weights
+from rollout.bucket import NamedTensor
 
 ADAPTER = "default"  # the name under which peft keeps the only one
 
@@ -82,28 +84,29 @@ class Adapters:
     def __bool__(self) -> bool:
         return bool(self._layer_of)
 
-    def plain_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The trunk's own parameters, each once, by the names that they have without adapters."""
+    def plain_weights(self) -> Iterator[NamedTensor]:
+        """The trunk's own weights, each once, by the names that they have without adapters."""
         of_adapters = {id(p) for layer in self._layer_of.values() for p in _parameters(layer)}
-        for name, parameter in self._trunk.named_parameters():
-            if id(parameter) not in of_adapters:
-                yield name.replace(".base_layer.", "."), parameter
+        for name, weight in trunk_weights(self._trunk):
+            if id(weight) not in of_adapters:
+                yield name.replace(".base_layer.", "."), weight
 
-    def with_adapters(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-        """Plain parameters and those of their adapters: all that `merged` reads."""
+    def with_adapters(self, weights: Iterable[torch.Tensor]) -> list[nn.Parameter]:
+        """The parameters among plain weights, and those of their adapters: what ZeRO partitions."""
         result = []
-        for parameter in parameters:
-            layer = self._layer_of.get(id(parameter))
-            result += [parameter, *(_parameters(layer) if layer is not None else ())]
+        for weight in weights:
+            layer = self._layer_of.get(id(weight))
+            result += [weight] if isinstance(weight, nn.Parameter) else []
+            result += _parameters(layer) if layer is not None else []
         return result
 
-    def merged(self, parameter: nn.Parameter) -> torch.Tensor:
+    def merged(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight W + (alpha / r) B A (Hu et al., 2021, eq. 3), in its own dtype and shape."""
-        layer = self._layer_of.get(id(parameter))
+        layer = self._layer_of.get(id(weight))
         if layer is None:
-            return parameter.detach()
+            return weight.detach()
         with torch.no_grad():
-            return parameter.detach() + layer.get_delta_weight(ADAPTER).to(parameter.dtype)
+            return weight.detach() + layer.get_delta_weight(ADAPTER).to(weight.dtype)
 
 
 def _parameters(layer: LoraLayer) -> list[nn.Parameter]:

@@ -6,25 +6,25 @@ values at its value positions; logits are computed at action tokens only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    PreTrainedModel,
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
 )
-from transformers.core_model_loading import revert_weight_conversion
-from transformers.utils import is_flash_attn_2_available, logging
+from transformers.utils import logging
 
 from configs.schema import RunConfig
+from learner.attention import attention_of
 from rollout.renderer import FORBIDDEN_BIAS
 
 logging.disable_progress_bar()  # a terminal full of bars hides the run's own progress
@@ -117,6 +117,8 @@ class ActorCritic(nn.Module):
         self.trunk = trunk
         self.value_head = value_head
         self.forbidden = tuple(forbidden)
+        self._takes_positions = "position_ids" in inspect.signature(type(trunk).forward).parameters
+        self._three_dimensional = rope_index(trunk) is not None
         self._rows: torch.Tensor | None = None
         self._hidden: torch.Tensor | None = None
         trunk.get_output_embeddings().register_forward_pre_hook(self._select_rows)
@@ -144,7 +146,11 @@ class ActorCritic(nn.Module):
         image_inputs: the model's keywords for its pictures (`ImageInputs.model_inputs`).
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not options.freeze_trunk):
-            inputs = {"input_ids": token_ids, "position_ids": position_ids, **(image_inputs or {})}
+            inputs = {
+                "input_ids": token_ids,
+                **self._positions(position_ids),
+                **(image_inputs or {}),
+            }
             logits, hidden = self._run_trunk(inputs, actions - 1)
             distribution = self._log_softmax(logits, options.temperature)
         targets = token_ids.view(-1).index_select(0, actions)
@@ -155,6 +161,14 @@ class ActorCritic(nn.Module):
         if options.distribution:
             return logprobs, entropy, values, distribution
         return logprobs, entropy, values
+
+    def _positions(self, position_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The trunk's keyword for positions of text; none where it computes its own from none."""
+        if not self._takes_positions:
+            return {}
+        if self._three_dimensional:  # the text's, by which it separates sequences, then the three
+            position_ids = position_ids.expand(4, -1, -1)
+        return {"position_ids": position_ids}
 
     def _run_trunk(
         self, inputs: Mapping[str, torch.Tensor], rows: torch.Tensor
@@ -207,7 +221,9 @@ def load_actor_critic(
         ValueError: the folder holds no model.
     """
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.model.dtype]
-    trunk = load_trunk(folder, dtype, attention_implementation())
+    cls = model_class(model_config(folder))
+    attention = attention_of(cls, cfg.model, gpu=torch.cuda.is_available())
+    trunk = load_trunk(folder, dtype, attention)
     for name, parameter in trunk.named_parameters():
         if weight_kind(name, trunk) in FROZEN_KINDS[cfg.model.freeze]:
             parameter.requires_grad_(False)
@@ -220,13 +236,8 @@ def load_actor_critic(
     return ActorCritic(trunk, head, forbidden).to(dtype)
 
 
-def attention_implementation() -> str:
-    """Attention of variable length where a GPU and its kernels are available, else torch's own."""
-    return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
-
-
-def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
-    """A (vision-)language model from a Hugging Face folder, in dtype, without dropout.
+def model_config(folder: Path) -> PretrainedConfig:
+    """The configuration in a Hugging Face folder, without dropout.
 
     Dropout is off because log-probabilities must be those of the policy that sampled.
 
@@ -236,14 +247,78 @@ def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedMo
     if not (folder / "config.json").is_file():
         raise ValueError(f"model.path is {folder}; there is no config.json in it")
     config = AutoConfig.from_pretrained(folder)
-    parts = (config, config.get_text_config(), getattr(config, "vision_config", config))
-    for part in {id(c): c for c in parts}.values():
+    parts = (config, config.get_text_config(), getattr(config, "vision_config", None))
+    for part in {id(c): c for c in parts if c is not None}.values():
         for name, value in list(vars(part).items()):
             if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
                 setattr(part, name, 0.0)
-    vision = any("ForConditionalGeneration" in name for name in config.architectures or ())
-    auto = AutoModelForImageTextToText if vision else AutoModelForCausalLM
-    return auto.from_pretrained(folder, config=config, dtype=dtype, attn_implementation=attention)
+    return config
+
+
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class of the (vision-)language model that a configuration names.
+
+    Raises:
+        ValueError: transformers has no causal language model of this configuration.
+    """
+    mappings = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    classes = [
+        cast("type[PreTrainedModel]", mapping[type(config)])
+        for mapping in mappings
+        if type(config) in mapping
+    ]
+    names = config.architectures or ()
+    for cls in classes:
+        if cls.__name__ in names:
+            return cls
+    raise ValueError(
+        f"the model is {', '.join(names) or 'of no named kind'}; the (vision-)language models that "
+        f"transformers has for {config.model_type} are "
+        f"{', '.join(cls.__name__ for cls in classes) or 'none'}"
+    )
+
+
+def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    """A (vision-)language model from a Hugging Face folder, in dtype, without dropout.
+
+    Raises:
+        ValueError: the folder holds no model that can be trained; see `empty_trunk`.
+    """
+    config = model_config(folder)
+    return _trainable(
+        model_class(config).from_pretrained(
+            folder, config=config, dtype=dtype, attn_implementation=attention
+        )
+    )
+
+
+def empty_trunk(folder: Path, attention: str) -> PreTrainedModel:
+    """The same model without weights, on torch's meta device: its modules, names and shapes.
+
+    Raises:
+        ValueError: the folder holds no model, one without an output layer, or one that needs more
+            than tokens.
+    """
+    config = model_config(folder)
+    with torch.device("meta"):
+        return _trainable(model_class(config)._from_config(config, attn_implementation=attention))
+
+
+def _trainable(trunk: PreTrainedModel) -> PreTrainedModel:
+    """The trunk itself, if it gives logits for tokens alone."""
+    name = type(trunk).__name__
+    if trunk.get_output_embeddings() is None:
+        raise ValueError(f"{name} has no output layer that gives logits")
+    required = [
+        parameter.name
+        for parameter in inspect.signature(type(trunk).forward).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    more = [key for key in required if key not in ("self", "input_ids")]
+    if more:
+        raise ValueError(f"{name} cannot be run on tokens alone: it needs {', '.join(more)} too")
+    return trunk
 
 
 def load_value_head(folder: Path, hidden: int, seed: int) -> ValueHead:
@@ -252,6 +327,11 @@ def load_value_head(folder: Path, hidden: int, seed: int) -> ValueHead:
     if (folder / VALUE_HEAD_FILE).is_file():
         head.load_state_dict(load_file(folder / VALUE_HEAD_FILE))
     return head
+
+
+def rope_index(trunk: PreTrainedModel) -> Callable[..., tuple[torch.Tensor, ...]] | None:
+    """The method that computes positions in three dimensions, of models that have them (Qwen's)."""
+    return getattr(getattr(trunk, "model", trunk), "get_rope_index", None)
 
 
 def weight_kind(name: str, trunk: PreTrainedModel) -> str:
@@ -269,22 +349,9 @@ def weight_kind(name: str, trunk: PreTrainedModel) -> str:
         ("projector", ("connector", "projector", "multi_modal", "merger", "aligner")),
         ("vision", ("vision", "visual")),
         ("norm", ("norm", "ln_", ".ln")),
-        ("attention", ("attn", "attention")),
-        ("mlp", ("mlp", "feed_forward", "ffn", ".fc", "experts")),
+        ("attention", ("attn", "attention", "mixer", "mamba", ".conv", "ssm")),
+        ("mlp", ("mlp", "feed_forward", "ffn", ".fc", "experts", "moe")),
     ):
         if any(mark in lower for mark in marks):
             return kind
     return "other"
-
-
-def checkpoint_names(trunk: PreTrainedModel) -> dict[str, str]:
-    """From each parameter's name to its name in a checkpoint, which is the one that engines use.
-
-    Transformers renames some models' weights when it loads them, and back when it saves them.
-    """
-    names = [name for name, _ in trunk.named_parameters()]
-    tags = {name: torch.tensor([number]) for number, name in enumerate(names)}
-    saved = revert_weight_conversion(trunk, tags)
-    if len(saved) != len(names):  # weights are merged, not renamed: engines know both names
-        return {name: name for name in names}
-    return {names[int(tag)]: name for name, tag in saved.items()}

@@ -23,6 +23,12 @@ METRICS, EPISODES, OUTCOMES = "metrics.jsonl", "episodes.jsonl", "outcomes.jsonl
 Record = dict[str, Any]  # a JSON object
 
 
+def is_incident(record: Record) -> bool:
+    """Whether a record is of something that a user should see: its who and its cause."""
+    given_up = record["kind"] == "packing" and bool(record["cause"])
+    return given_up or record["kind"] in ("restart", "failure")
+
+
 class RunLog:
     """Appends to a run folder's records.
 
@@ -66,7 +72,7 @@ class RunLog:
 
         Args:
             kind: sft (a step), ppo (an update), eval (a stage and variant), sync (a publish),
-                phase (its begin or end), restart, failure.
+                phase (its begin or end), packing (of an engine), restart, failure.
             numbers: the record's fields; `time` (Unix, s), `kind` and `elapsed_s` are added.
         """
         stamp = {"time": time.time(), "kind": kind, "elapsed_s": time.monotonic() - self._begin}

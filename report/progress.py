@@ -21,7 +21,7 @@ from rich.text import Text
 
 from configs.schema import RunConfig
 from report.evaluation import FIRST_TRY, WITHIN, headline
-from report.metrics import METRICS, Record
+from report.metrics import METRICS, Record, is_incident
 from report.statistics import wilson
 
 PLAIN_EVERY_S = 5.0
@@ -89,7 +89,7 @@ class State:
             self.pace.append((record["elapsed_s"], record["step" if kind == "sft" else "update"]))
         elif kind == "eval":
             self.evals[record["stage"], record["variant"]] = record
-        elif kind in ("restart", "failure"):
+        elif is_incident(record):
             self.incidents.append(record)
 
     def _phase(self, record: Record) -> None:
@@ -305,7 +305,7 @@ def share(record: Record) -> str:
 
 
 def incident(record: Record) -> str:
-    """A restart or failure on one line."""
+    """An incident on one line."""
     return f"{record['kind']}: {record.get('who', '')}: {record.get('cause', '')}"
 
 

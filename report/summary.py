@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from report.evaluation import questions_name, with_intervals
 from report.floors import read_floors
-from report.metrics import Record, outcomes, read
+from report.metrics import Record, is_incident, outcomes, read
 
 STAGES = ("start", "sft", "ppo")
 COUNTED = ("sft", "ppo")  # phases that may hold others
@@ -61,7 +61,7 @@ def summarise_run(folder: str | Path) -> Record:
         "parity": _parity(records),
         "seconds": seconds(spans(records)),
         "tokens_per_second": _tokens_per_second(records),
-        "incidents": [r for r in records if r["kind"] in ("restart", "failure")],
+        "incidents": [r for r in records if is_incident(r)],
     }
 
 

@@ -5,7 +5,7 @@ The learner cuts weights into buckets and packs them; the engine unpacks them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-TensorT = TypeVar("TensorT", bound=torch.Tensor)
+T = TypeVar("T")
+NamedTensor = tuple[str, torch.Tensor]
 ALIGN = 64  # bytes; so that every view is aligned for any dtype and vector load
 
 
@@ -39,7 +40,7 @@ class BucketHeader:
         return asdict(self)
 
 
-def pack(tensors: Iterable[tuple[str, torch.Tensor]]) -> tuple[BucketHeader, NDArray[np.uint8]]:
+def pack(tensors: Iterable[NamedTensor]) -> tuple[BucketHeader, NDArray[np.uint8]]:
     """Copy named tensors into one uint8 [bytes] array on the CPU."""
     items = [(name, tensor.detach()) for name, tensor in tensors]
     offsets, end = [], 0
@@ -60,7 +61,7 @@ def pack(tensors: Iterable[tuple[str, torch.Tensor]]) -> tuple[BucketHeader, NDA
     return header, data
 
 
-def unpack(header: BucketHeader, data: NDArray[np.uint8]) -> list[tuple[str, torch.Tensor]]:
+def unpack(header: BucketHeader, data: NDArray[np.uint8]) -> list[NamedTensor]:
     """Named views of a bucket's bytes; nothing is copied.
 
     Raises:
@@ -79,22 +80,24 @@ def unpack(header: BucketHeader, data: NDArray[np.uint8]) -> list[tuple[str, tor
     return views
 
 
-def buckets(
-    named_tensors: Iterable[tuple[str, TensorT]], limit_bytes: int
-) -> Iterator[list[tuple[str, TensorT]]]:
-    """Cut named tensors, in order, into lists of at most `limit_bytes` in all.
+def buckets(named_tensors: Iterable[NamedTensor], limit_bytes: int) -> Iterator[list[NamedTensor]]:
+    """Cut named tensors, in order, into lists of at most `limit_bytes` in all; see `cut`."""
+    return cut(named_tensors, limit_bytes, lambda named: named[1].nbytes)
 
-    A larger tensor is alone in its list. A parameter that ZeRO stage 3 has partitioned counts
-    with its full size (`ds_numel`), not with this rank's part.
+
+def cut(items: Iterable[T], limit_bytes: int, nbytes: Callable[[T], int]) -> Iterator[list[T]]:
+    """Cut items, in order, into lists of at most `limit_bytes` in all.
+
+    A larger item is alone in its list.
     """
-    bucket: list[tuple[str, TensorT]] = []
+    group: list[T] = []
     size = 0
-    for name, tensor in named_tensors:
-        nbytes = getattr(tensor, "ds_numel", tensor.numel()) * tensor.element_size()
-        if bucket and size + nbytes > limit_bytes:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append((name, tensor))
-        size += nbytes
-    if bucket:
-        yield bucket
+    for item in items:
+        more = nbytes(item)
+        if group and size + more > limit_bytes:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += more
+    if group:
+        yield group

@@ -20,6 +20,7 @@ from cluster.preflight.demonstrations import check_data
 from cluster.preflight.export import check_export
 from cluster.preflight.machine import check_places, check_room
 from cluster.preflight.resolve import ResolvedRun, make_environment, resolve
+from cluster.preflight.trainable import check_trainable
 from cluster.run_folder import check_root, run_folder
 from configs.ancestors import check_ancestors
 from configs.load import ConfigError
@@ -73,6 +74,7 @@ def check(cfg: RunConfig) -> CheckedRun:
         check_room(cfg, run.model, local=address is None)
     memory, available = memory_bytes(cfg, run.model), available_bytes()
     placement = _check_placement(cfg, run.model, memory, available)
+    check_trainable(cfg, gpu=placement.gpu, packages=not address_of(cfg.cluster.address))
     return CheckedRun(cfg, run.model.parameters, memory, available, prompts, placement)
 
 

@@ -9,13 +9,17 @@ import pytest
 
 from cluster import learner_rank
 from cluster.cursor import Cursor
+from cluster.failures import RunFailure
 from cluster.learner_rank import LearnerRank
 from cluster.lease import LeaseLost
 from tests.cluster.fakes import FakeToken
+from learner.isolation import PackingCheck
 from tests.support.learner import config
 
 
 class FakeEngine:
+    packing_check = PackingCheck("padded", 0.5, 0.25, 0.0, "sequences leak")
+
     def __init__(self, *arguments, **options):
         self.arguments, self.options, self.loaded = arguments, options, None
 
@@ -92,6 +96,25 @@ def test_a_phase_begins_from_its_folder(made):
     assert rank.open_engine("start", "optimizer", 8, False).loaded is None
     assert rank.open_reference("start") == ("start", rank.cfg, (3,))
     assert rank.renderer.folder == "initial"
+
+
+def test_an_engines_packing_is_recorded_with_its_cause(made, tmp_path):
+    made(0).open_engine("start", "optimizer", 8, False)
+    (record,) = lines(tmp_path)
+    assert (record["kind"], record["packing"], record["row_gap"]) == ("packing", "padded", 0.5)
+    assert (record["who"], record["cause"]) == ("learner", "sequences leak")
+    made(1).open_engine("start", "optimizer", 8, False)
+    assert len(lines(tmp_path)) == 1
+
+
+def test_a_model_that_cannot_be_trained_ends_the_run_without_restarts(made, monkeypatch):
+    def refuse(*arguments, **options):
+        raise ValueError("Model cannot be trained")
+
+    rank = made(0)
+    monkeypatch.setattr(learner_rank, "TrainingEngine", refuse)
+    with pytest.raises(RunFailure, match=r"^Model cannot be trained$"):
+        rank.open_engine("start", "optimizer", 8, False)
 
 
 def test_a_phase_is_recorded_with_its_seconds(made, tmp_path):

@@ -9,6 +9,7 @@ from configs.load import ConfigError, build, load, parse
 from configs.schema import RunConfig
 
 GRPO = ["ppo.estimator=grpo", "ppo.group_size=2"]
+FLASH = "model.attention=flash_attention"
 SFT = ["sft.steps=9"]
 COLOCATED = ["cluster.layout=colocated"]
 
@@ -23,6 +24,8 @@ def config(*overrides):
     [
         (["model.init.heads=3"], "model.path=x", "does not divide model.init.hidden=128"),
         (["model.init.heads=8"], "model.init.heads=2", "heads of a multiple of 32"),
+        ([f"{FLASH}_2"], "model.dtype=bfloat16", "_2 computes in bfloat16 and not in model.dtype="),
+        ([f"{FLASH}_3"], "model.attention=sdpa", "_3 computes in bfloat16 and not in model.dtype="),
         (["ppo.minibatch=257"], "ppo.minibatch=256", "is more than ppo.episodes=256"),
         (["ppo.group_size=3"], "ppo.group_size=4", "is no multiple of ppo.group_size=3"),
         (["ppo.estimator=grpo"], "ppo.group_size=2", "ppo.group_size must be at least 2"),

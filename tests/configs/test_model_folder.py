@@ -74,6 +74,17 @@ def test_folders_that_hold_no_policy(model):
     refused(model, "of no named kind")
 
 
+def test_every_name_that_transformers_has_for_a_causal_model_will_do(model):
+    for architecture in ("GPT2LMHeadModel", "Qwen2VLForConditionalGeneration"):
+        configure(model, architectures=[architecture])
+        assert check_model(model).layers == 2
+
+
+def test_quantized_weights_are_refused_by_name(model):
+    configure(model, quantization_config={"quant_method": "mxfp4"})
+    refused(model, "LlamaForCausalLM with weights quantized by mxfp4", "float32 or bfloat16")
+
+
 def test_damaged_files(model):
     (model / "model.safetensors").write_bytes(b"abc")
     refused(model, "model.safetensors is damaged")

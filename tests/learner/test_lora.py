@@ -132,7 +132,7 @@ def test_merged_weights_are_those_that_peft_merges(folder):
             theirs[f"base_model.model.{name}"].copy_(parameter)
     adapters = Adapters(trunk)
     assert adapters
-    ours = {name: adapters.merged(p) for name, p in adapters.plain_parameters()}
+    ours = {name: adapters.merged(p) for name, p in adapters.plain_weights()}
     expected = dict(peft.merge_and_unload().named_parameters())
     assert sorted(ours) == sorted(expected)
     assert all(torch.allclose(ours[n], expected[n], atol=1e-6) for n in ours)
@@ -314,7 +314,7 @@ def test_rank_0_trains_every_weight(folder):
     adapters = Adapters(trunk)
     assert not adapters
     assert all(p.requires_grad for p in trunk.parameters())
-    assert dict(adapters.plain_parameters()) == dict(trunk.named_parameters())
+    assert dict(adapters.plain_weights()) == dict(trunk.named_parameters())
 
 
 def _two_ranks(rank, folder, out):

@@ -120,6 +120,13 @@ def test_failures_are_shown() -> None:
     assert "restart: rollout worker 1: OutOfMemoryError: host memory" in plain_line(state, 0)
 
 
+def test_a_packing_that_was_given_up_is_shown_with_its_cause() -> None:
+    given_up = record("packing", 1, who="learner", packing="padded", cause="sequences leak")
+    assert "packing: learner: sequences leak" in plain_line(state_of(given_up), 0)
+    kept = record("packing", 1, who="learner", packing="auto", cause="")
+    assert "packing" not in plain_line(state_of(kept), 0)
+
+
 def test_a_terminal_shows_phase_numbers_and_evaluations(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     view, out = shown(tmp_path, terminal=True)

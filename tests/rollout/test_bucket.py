@@ -53,16 +53,6 @@ def test_a_new_bucket_begins_empty_and_none_stays_empty():
     assert groups == [["0"], ["1"], ["2", "3"], ["4"]]
 
 
-def test_a_partitioned_parameter_counts_with_its_full_size():
-    """ZeRO stage 3 leaves an empty tensor, and the full size in ds_numel."""
-    parameters = [(name, torch.nn.Parameter(torch.zeros(0))) for name in "abc"]
-    for _, parameter in parameters:
-        parameter.ds_numel = 10
-    cut = list(buckets(parameters, 80))
-    assert [[name for name, _ in bucket] for bucket in cut] == [["a", "b"], ["c"]]
-    assert cut[0][0][1] is parameters[0][1]
-
-
 def test_views_are_aligned():
     header, _ = pack(tensors())
     assert header.offsets == [0, 64, 128, 192]

@@ -67,6 +67,13 @@ def test_each_variant_leaves_room_for_an_answer(monkeypatch):
     refused(debug(f"rollout.context_tokens={2 * answer - 1}", key), f"at least {2 * answer}")
 
 
+def test_the_models_class_is_checked(tiny_model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(checking, "check_trainable", lambda cfg, **where: asked.append(where))
+    check(with_model(tiny_model))
+    assert asked == [{"gpu": False, "packages": True}]
+
+
 def test_a_run_on_a_cluster_is_planned_there(monkeypatch):
     """The cluster's nodes count, not this machine's memory; they must share cluster.root."""
     monkeypatch.setattr(checking, "available_bytes", lambda: 0)

@@ -1,0 +1,162 @@
+"""Whether sequences of a row, or of a microbatch, leave each other alone in the model at hand.
+
+Tried at the start, because no table of models says it: recurrent layers carry their state from one
+sequence of a row into the next, and so does a model that counts its own positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PretrainedConfig
+
+from configs.schema import FLASH_ATTENTION, RunConfig
+from configs.text import one_line
+from learner import batch, distributed
+from learner.batch import MicroBatch
+from learner.model import Scores
+
+# Nats; what rounding may make of another shape of the batch, and of other tokens beside.
+ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2}
+INFLUENCE = {"float32": 1e-4, "bfloat16": 1e-2}
+SCORED = 8  # tokens at each end of a sequence
+
+ScoreFn = Callable[[list[MicroBatch]], list[Scores]]
+
+
+@dataclass(frozen=True)
+class PackingCheck:
+    """How sequences share rows in a run, and what was measured.
+
+    packing: one of PACKINGS.
+    row_gap: nats, the largest mean difference between a sequence's log-probabilities in a row with
+        others and alone; 0 where learner.packing=padded, which has no such rows.
+    influence: nats, how much the last sequence of such a row changes with the tokens of the others;
+        of the same shape, so it is 0 but for rounding where they are isolated.
+    padded_gap: as row_gap, for one sequence a row, padded to the longest.
+    cause: why rows of several sequences were given up; "" where they were not.
+    """
+
+    packing: str
+    row_gap: float
+    influence: float
+    padded_gap: float
+    cause: str = ""
+
+
+def check_packing(
+    score: ScoreFn, config: PretrainedConfig, cfg: RunConfig, forbidden: Sequence[int] = ()
+) -> PackingCheck:
+    """Choose the packing of a run by `learner.packing` and by what the model does; collective.
+
+    Args:
+        score: of a TrainingEngine.
+        config: of its trunk.
+        cfg: the run's configuration.
+        forbidden: token ids to leave out.
+
+    Raises:
+        ValueError: learner.packing names one that leaks in this model, or all of them do.
+    """
+    requested, rounding = cfg.learner.packing, ROUNDING[cfg.model.dtype]
+    flat = requested == "flat" or (requested == "auto" and _flash(config))
+    name = config.architectures[0] if config.architectures else config.model_type
+    sequences = probe(config, cfg, flat, forbidden)
+    try:
+        gaps = _measure(score, sequences, several_in_a_row=requested != "padded")
+    except Exception as error:  # the boundary to transformers: a model's first forward pass
+        raise ValueError(
+            f"{name} cannot be trained: its forward pass fails: {one_line(error)}"
+        ) from error
+    row, influence, padded = distributed.all_max(gaps).tolist()
+    if padded > rounding:
+        raise ValueError(
+            f"{name} cannot be trained: its log-probabilities of a sequence change by {padded:.2g} "
+            f"nats when it is padded or stands beside others; they must agree to {rounding:g}"
+        )
+    if row <= rounding and influence <= INFLUENCE[cfg.model.dtype]:
+        return PackingCheck("flat" if flat else requested, row, influence, padded)
+    leak = (
+        f"sequences that share a row change each other's log-probabilities in {name} by "
+        f"{max(row, influence):.2g} nats"
+    )
+    if requested != "auto":
+        raise ValueError(f"learner.packing={requested}: {leak}; padded and auto give each its own")
+    cause = f"{leak}, so each gets its own (padded)"
+    return PackingCheck("padded", row, influence, padded, cause)
+
+
+def _measure(
+    score: ScoreFn, sequences: list[batch.Sequence], *, several_in_a_row: bool
+) -> tuple[float, float, float]:
+    """The gaps of a PackingCheck: row, influence, padded; the first two 0 where not asked for."""
+    every = list(range(len(sequences)))
+    alone = _logprobs(score, sequences, [[[i]] for i in every])
+    padded = _gap(alone, _logprobs(score, sequences, [[[i] for i in every]]))
+    if not several_in_a_row:
+        return 0.0, 0.0, padded
+    together = _logprobs(score, sequences, [[every]])
+    beside_others = _logprobs(score, _others_reversed(sequences), [[every]])
+    return _gap(alone, together), _gap(together[-1:], beside_others[-1:]), padded
+
+
+def probe(
+    config: PretrainedConfig, cfg: RunConfig, flat: bool, forbidden: Sequence[int]
+) -> list[batch.Sequence]:
+    """Two or more random sequences that fill a row as long as the run's, scored at both ends.
+
+    A window or a chunk of attention shows only in rows that are longer.
+    """
+    text = config.get_text_config()
+    longest = min(
+        cfg.rollout.context_tokens, getattr(text, "max_position_embeddings", None) or math.inf
+    )
+    width = max(cfg.learner.microbatch_tokens, longest) if flat else longest
+    count = max(2, math.ceil(width / longest))
+    length = max(4, int(width) // count)
+    lengths = [length] * (count - 1) + [max(3, 3 * length // 4)]  # so that one is padded
+    kept_out = {*forbidden, *_special_tokens(config), *_special_tokens(text)}
+    tokens = np.array([i for i in range(text.vocab_size) if i not in kept_out])
+    rng = np.random.default_rng(0)  # the same on every rank
+    return [batch.Sequence(rng.choice(tokens, n), _ends(n)) for n in lengths]
+
+
+def _others_reversed(sequences: list[batch.Sequence]) -> list[batch.Sequence]:
+    """The same sequences, with other tokens in all but the last."""
+    *others, last = sequences
+    return [*(replace(s, token_ids=s.token_ids[::-1].copy()) for s in others), last]
+
+
+def _ends(length: int) -> NDArray[np.bool_]:
+    index = np.arange(length)
+    return (index > 0) & ((index <= SCORED) | (index >= length - SCORED))
+
+
+def _special_tokens(config: PretrainedConfig) -> set[int]:
+    """Ids that stand for pictures, the end of a text and the like."""
+    named = [value for key, value in vars(config).items() if key.endswith(("_id", "_index"))]
+    return {value for value in named if isinstance(value, int)}
+
+
+def _flash(config: PretrainedConfig) -> bool:
+    return config._attn_implementation in FLASH_ATTENTION
+
+
+def _logprobs(
+    score: ScoreFn, sequences: list[batch.Sequence], microbatches: list[list[list[int]]]
+) -> list[NDArray[np.float64]]:
+    """Log-probabilities of each sequence's scored tokens; a microbatch is a list of rows."""
+    scores = score([batch.build(sequences, rows) for rows in microbatches])
+    flat = np.concatenate([s.logprobs.double().cpu().numpy() for s in scores])
+    ends = np.cumsum([s.action_mask.sum() for s in sequences])
+    return np.split(flat, ends[:-1])
+
+
+def _gap(alone: list[NDArray[np.float64]], together: list[NDArray[np.float64]]) -> float:
+    """Largest mean absolute difference of a sequence, nats; infinite where it is not a number."""
+    means = [np.abs(a - b).mean() for a, b in zip(alone, together, strict=True)]
+    return float(np.nan_to_num(means, nan=np.inf).max())

