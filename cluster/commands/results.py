@@ -24,11 +24,11 @@ COMMANDS = Commands()
 )
 def eval_command(options: argparse.Namespace) -> int:
     """Evaluate a run's checkpoint on variants of its environment."""
-    from cluster.evaluate_run import evaluate_run
-
     cfg = configuration_of(options.run)
     require_at_least(1, "--episodes", options.episodes)
     variants = _variants(cfg, options.variant, options.settings)
+    from cluster.evaluate_run import evaluate_run
+
     return evaluate_run(Path(options.run), cfg, options.stage, variants, options.episodes)
 
 
@@ -49,14 +49,16 @@ def _variants(cfg: RunConfig, name: str | None, pairs: list[str]) -> dict[str, S
 @COMMANDS.add("report", argument("run", help="folder of a run or a study"))
 def report_command(options: argparse.Namespace) -> int:
     """Write the report of a run's or a study's folder again."""
-    from report.page import write_report
-    from report.study.page import write_study_report
     from report.study.results import is_study
 
     if is_study(options.run):
+        from report.study.page import write_study_report
+
         print(write_study_report(options.run))
         return 0
     configuration_of(options.run)
+    from report.page import write_report
+
     write_report(options.run)
     print(Path(options.run) / "report.html")
     return 0

@@ -7,6 +7,8 @@ import dataclasses
 from pathlib import Path
 
 from cluster.commands.command import argument
+from cluster.environments import checked_environments
+from cluster.run_folder import is_run_folder
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
 
@@ -15,15 +17,17 @@ CONFIG = (
     argument("overrides", nargs="*", default=[], metavar="key=value"),
 )
 RUN_FOLDER = argument("run", help="run folder")
-ENVIRONMENT = (
-    argument("env", help="environment id"),
-    argument("settings", nargs="*", default=[], metavar="key=value", help="of the environment"),
-)
 
 
 def configuration(options: argparse.Namespace) -> RunConfig:
-    """The configuration that CONFIG names."""
-    return load(options.config, options.overrides)
+    """The configuration that CONFIG names, the settings of its environments checked too.
+
+    Raises:
+        ConfigError: as `load`, or as `checked_environments`.
+    """
+    cfg = load(options.config, options.overrides)
+    checked_environments(cfg)
+    return cfg
 
 
 def configuration_of(run: str) -> RunConfig:
@@ -38,6 +42,18 @@ def configuration_of(run: str) -> RunConfig:
     cfg, folder = load(file, allow_no_training=True), Path(run).resolve()
     cluster = dataclasses.replace(cfg.cluster, root=str(folder.parent))
     return dataclasses.replace(cfg, name=folder.name, cluster=cluster)
+
+
+def require_outside_of_runs(option: str, folder: str) -> None:
+    """Refuse an option's folder that is a run's, or lies in one.
+
+    Raises:
+        ConfigError: names the option and the run folder.
+    """
+    place = Path(folder).resolve()
+    for above in (place, *place.parents):
+        if is_run_folder(above):
+            raise ConfigError(f"{option} {folder}: {above} is a run folder; choose another place")
 
 
 def require_at_least(least: int, option: str, value: int | None) -> None:

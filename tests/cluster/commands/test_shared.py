@@ -6,7 +6,6 @@ import pytest
 
 from cluster.commands.shared import (
     CONFIG,
-    ENVIRONMENT,
     configuration,
     configuration_of,
     require_at_least,
@@ -25,8 +24,8 @@ def parsed(arguments, *words):
 def test_keys_after_the_configuration_override_it():
     assert configuration(parsed(CONFIG, "gp_l_debug")) == load("gp_l_debug")
     assert configuration(parsed(CONFIG, "gp_l_debug", "seed=7", "name=x")).seed == 7
-    options = parsed(ENVIRONMENT, "cardinal/VIRL-v0", "city=Milan")
-    assert (options.env, options.settings) == ("cardinal/VIRL-v0", ["city=Milan"])
+    with pytest.raises(ConfigError, match="env.settings.face_rul: there is no such key"):
+        configuration(parsed(CONFIG, "gp_l_debug", "env.settings.face_rul=ten"))
 
 
 def test_a_run_folders_place_wins_over_the_written_one(tmp_path, monkeypatch):
