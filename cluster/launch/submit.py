@@ -19,6 +19,7 @@ from cluster.launch.jobs import STOP_S, follow_log
 from cluster.launch.working_dir import shipped_path
 from cluster.placement.nodes import plan_live
 from cluster.placement.types import Needs
+from cluster.preflight.resume import was_begun
 from configs.load import ConfigError, find, load
 from configs.model_folder import on_hub
 from configs.paths import ROOT
@@ -84,8 +85,9 @@ def validate(config: str, overrides: Sequence[str]) -> RunConfig:
     """What can be known here of a run that will start elsewhere.
 
     Raises:
-        ConfigError: as `load`; environment settings that are refused; or a path that the
-            cluster would look for in the shipped copy of the checkout.
+        ConfigError: as `load`; environment settings that are refused; a path that the cluster
+            would look for in the shipped copy of the checkout; or a run folder, where this side
+            sees it, that was begun with other keys.
     """
     cfg = load(config, overrides)
     checked_environments(cfg)
@@ -99,6 +101,7 @@ def validate(config: str, overrides: Sequence[str]) -> RunConfig:
                 f"{key}={value}: must be absolute, on storage that every node sees: the job runs "
                 "in a copy of the checkout without runs/ and models/"
             )
+    was_begun(cfg)  # the job's own `--resume` would refuse it long after --no-follow returned
     return cfg
 
 

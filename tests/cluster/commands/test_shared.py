@@ -24,7 +24,7 @@ def parsed(arguments, *words):
 def test_keys_after_the_configuration_override_it():
     assert configuration(parsed(CONFIG, "gp_l_debug")) == load("gp_l_debug")
     assert configuration(parsed(CONFIG, "gp_l_debug", "seed=7", "name=x")).seed == 7
-    with pytest.raises(ConfigError, match="env.settings.face_rul: there is no such key"):
+    with pytest.raises(ConfigError, match=r"env\.settings\.face_rul: there is no such key"):
         configuration(parsed(CONFIG, "gp_l_debug", "env.settings.face_rul=ten"))
 
 
