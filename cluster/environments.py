@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from configs.load import ConfigError
+from configs.load import ConfigError, find, load
 from configs.schema import RunConfig
 from envs.registry import check_settings, with_preset
 
 TRAINING = "rollout"
 Settings = dict[str, Any]  # keywords of an environment
 Environment = tuple[str, Settings]  # its id, and its settings with the run's preset
+
+
+def load_run(
+    path: str | Path, overrides: Sequence[str] = (), allow_no_training: bool = False
+) -> RunConfig:
+    """A configuration as `configs.load.load` reads it, the settings of its environments checked.
+
+    Raises:
+        ConfigError: as `load` and `checked_environments`; names the file where it, and no
+            override, is at fault.
+    """
+    try:
+        cfg = load(path, overrides, allow_no_training)
+        checked_environments(cfg)
+    except ConfigError as error:
+        if overrides and _refusal(path, allow_no_training) != str(error):
+            raise
+        raise ConfigError(_in_file(find(path), str(error))) from error
+    return cfg
+
+
+def _refusal(path: str | Path, allow_no_training: bool) -> str | None:
+    """Why a file is refused without any override; None if it is not."""
+    try:
+        checked_environments(load(path, allow_no_training=allow_no_training))
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _in_file(file: Path, sentence: str) -> str:
+    return sentence if sentence.startswith(str(file)) else f"{file}: {sentence}"
 
 
 def environments(cfg: RunConfig) -> dict[str, Environment]:

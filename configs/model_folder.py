@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 INDEX = "model.safetensors.index.json"
 PARTS = (  # the first with a mark in a tensor's name
     ("vision", ("vision", "visual", "connector", "projector", "multi_modal")),
@@ -85,6 +86,12 @@ def check_model(path: str | Path) -> ModelSize:
     """
     folder, key = find_model(str(path)), f"model.path={path}"
     config = _causal_config(folder, key)
+    if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):
+        # transformers would make an empty tokenizer, whose first visible fault is another one.
+        raise ConfigError(
+            f"{key}: holds no tokenizer, neither tokenizer.json nor a vocabulary "
+            f"({', '.join(VOCABULARIES[1:])}); the model's own belongs into its folder"
+        )
     tensors = [tensor for file in _weight_files(folder, key) for tensor in _tensors(file, key)]
     parameters: Counter[str] = Counter()
     for name, shape in tensors:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cluster.commands.command import Commands, argument
 from cluster.commands.shared import require_at_least, require_outside_of_runs
-from cluster.environments import TRAINING, Settings, checked_environments
-from configs.load import FOLDER, ConfigError, load, parse
+from cluster.environments import TRAINING, Settings, environments, load_run
+from configs.load import FOLDER, ConfigError, parse
 from configs.schema import RunConfig
 from configs.text import nearest
 from envs.base import TextEnv
@@ -89,8 +89,8 @@ def _named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunC
     """
     name = options.env
     if name.endswith((".yaml", ".yml")) or (FOLDER / f"{name}.yaml").is_file():
-        cfg = load(name, options.settings)
-        env_id, settings = checked_environments(cfg)[TRAINING]
+        cfg = load_run(name, options.settings)
+        env_id, settings = environments(cfg)[TRAINING]
     else:
         _refuse_unknown(name)
         cfg, env_id, settings = None, name, parse(options.settings)

@@ -7,9 +7,9 @@ import dataclasses
 from pathlib import Path
 
 from cluster.commands.command import argument
-from cluster.environments import checked_environments
+from cluster.environments import load_run
 from cluster.run_folder import is_run_folder
-from configs.load import ConfigError, load
+from configs.load import ConfigError
 from configs.schema import RunConfig
 
 CONFIG = (
@@ -23,11 +23,9 @@ def configuration(options: argparse.Namespace) -> RunConfig:
     """The configuration that CONFIG names, the settings of its environments checked too.
 
     Raises:
-        ConfigError: as `load`, or as `checked_environments`.
+        ConfigError: as `load_run`.
     """
-    cfg = load(options.config, options.overrides)
-    checked_environments(cfg)
-    return cfg
+    return load_run(options.config, options.overrides)
 
 
 def configuration_of(run: str) -> RunConfig:
@@ -39,7 +37,7 @@ def configuration_of(run: str) -> RunConfig:
     file = Path(run) / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{run}: holds no config.yaml, so it is no run folder")
-    cfg, folder = load(file, allow_no_training=True), Path(run).resolve()
+    cfg, folder = load_run(file, allow_no_training=True), Path(run).resolve()
     cluster = dataclasses.replace(cfg.cluster, root=str(folder.parent))
     return dataclasses.replace(cfg, name=folder.name, cluster=cluster)
 

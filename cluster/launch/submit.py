@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.environments import checked_environments
+from cluster.environments import load_run
 from cluster.failures import RunFailure, first_line
 from cluster.launch.job_server import connect, use_token
 from cluster.launch.jobs import STOP_S, follow_log
@@ -20,7 +20,7 @@ from cluster.launch.working_dir import shipped_path
 from cluster.placement.nodes import plan_live
 from cluster.placement.types import Needs
 from cluster.preflight.resume import was_begun
-from configs.load import ConfigError, find, load
+from configs.load import ConfigError, find
 from configs.model_folder import on_hub
 from configs.paths import ROOT
 from configs.schema import RunConfig
@@ -85,12 +85,11 @@ def validate(config: str, overrides: Sequence[str]) -> RunConfig:
     """What can be known here of a run that will start elsewhere.
 
     Raises:
-        ConfigError: as `load`; environment settings that are refused; a path that the cluster
-            would look for in the shipped copy of the checkout; or a run folder, where this side
+        ConfigError: as `load_run`; a path that the cluster would look for in the shipped copy of
+            the checkout; or a run folder, where this side
             sees it, that was begun with other keys.
     """
-    cfg = load(config, overrides)
-    checked_environments(cfg)
+    cfg = load_run(config, overrides)
     for key, value in (
         ("cluster.root", cfg.cluster.root),
         ("model.path", None if on_hub(cfg.model.path or "") else cfg.model.path),

@@ -74,6 +74,15 @@ def test_folders_that_hold_no_policy(model):
     refused(model, "of no named kind")
 
 
+def test_a_folder_without_a_tokenizer_says_so(model):
+    (model / "tokenizer.json").rename(model / "vocab.json")  # the older form of one
+    check_model(model)
+    (model / "vocab.json").unlink()
+    refused(model, "holds no tokenizer, neither tokenizer.json nor")
+    (model / "tokenizer.model").touch()
+    check_model(model)
+
+
 def test_damaged_files(model):
     (model / "model.safetensors").write_bytes(b"abc")
     refused(model, "model.safetensors is damaged")
