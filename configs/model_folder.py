@@ -86,12 +86,6 @@ def check_model(path: str | Path) -> ModelSize:
     """
     folder, key = find_model(str(path)), f"model.path={path}"
     config = _causal_config(folder, key)
-    if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):
-        # transformers would make an empty tokenizer, whose first visible fault is another one.
-        raise ConfigError(
-            f"{key}: holds no tokenizer, neither tokenizer.json nor a vocabulary "
-            f"({', '.join(VOCABULARIES[1:])}); the model's own belongs into its folder"
-        )
     tensors = [tensor for file in _weight_files(folder, key) for tensor in _tensors(file, key)]
     parameters: Counter[str] = Counter()
     for name, shape in tensors:
@@ -105,6 +99,22 @@ def check_model(path: str | Path) -> ModelSize:
         positions=getattr(text, "max_position_embeddings", None),
         matrices={name: shape for name, shape in tensors if is_matrix(name, shape)},
     )
+
+
+def check_tokenizer(path: str | Path) -> None:
+    """Refuse a folder, or a hub's model, without the files of a tokenizer.
+
+    transformers makes an empty one of nothing, and the first visible fault is then another.
+
+    Raises:
+        ConfigError: names what is missing.
+    """
+    folder = find_model(str(path))
+    if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):
+        raise ConfigError(
+            f"model.path={path}: holds no tokenizer, neither tokenizer.json nor a vocabulary "
+            f"({', '.join(VOCABULARIES[1:])}); the model's own belongs into its folder"
+        )
 
 
 def _causal_config(folder: Path, key: str) -> PretrainedConfig:

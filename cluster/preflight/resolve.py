@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cluster.environments import TRAINING, Environment, checked_environments, settings_key
 from cluster.placement.memory import policy_size, tiny_size
 from configs.load import ConfigError
-from configs.model_folder import ModelSize, check_model, find_model, one_line
+from configs.model_folder import ModelSize, check_model, check_tokenizer, find_model, one_line
 from configs.schema import RunConfig
 from envs.base import TextEnv, shows_pictures
 from envs.registry import make
@@ -42,6 +42,7 @@ def resolve(cfg: RunConfig) -> ResolvedRun:
     environments = checked_environments(cfg)
     folder_size = check_model(cfg.model.path) if cfg.model.path else None
     if cfg.model.path:
+        check_tokenizer(cfg.model.path)
         renderer = _load_renderer(cfg.model.path)
     else:
         renderer = _tiny_renderer(cfg, environments[TRAINING])

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs.load import ConfigError
-from configs.model_folder import check_model, find_model, write_index
+from configs.model_folder import check_model, check_tokenizer, find_model, write_index
 
 
 @pytest.fixture
@@ -75,12 +75,15 @@ def test_folders_that_hold_no_policy(model):
 
 
 def test_a_folder_without_a_tokenizer_says_so(model):
+    check_tokenizer(model)
     (model / "tokenizer.json").rename(model / "vocab.json")  # the older form of one
-    check_model(model)
+    check_tokenizer(model)
     (model / "vocab.json").unlink()
-    refused(model, "holds no tokenizer, neither tokenizer.json nor")
+    with pytest.raises(ConfigError, match=f"{model}: holds no tokenizer, neither tokenizer.json"):
+        check_tokenizer(model)
+    check_model(model)  # whose sizes need none
     (model / "tokenizer.model").touch()
-    check_model(model)
+    check_tokenizer(model)
 
 
 def test_damaged_files(model):
