@@ -9,8 +9,8 @@ learner_loop.py, with one file per phase: sft_phase.py, ppo_phase.py, evaluation
 
 from __future__ import annotations
 
+import json
 import shutil
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -37,7 +37,6 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
         KeyboardInterrupt: passed on after every process has ended.
     """
     folder = open_folder(cfg, resume)
-    started = time.time()
     try:
         model = prepare_model(cfg, folder)
         with nullcontext(pool) if pool else RolloutPool(bool(cfg.sft.steps)) as rollout_pool:
@@ -49,7 +48,7 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
     except RunFailure as failure:
         _finish(folder, "failed", str(failure))
         raise
-    print(f"{folder}: {time.time() - started:.0f} s, see report.html, report.png, summary.json")
+    _show_result(folder)
     return 0
 
 
@@ -120,3 +119,12 @@ def _finish(folder: Path, status: str, cause: str = "") -> None:
     write_status(folder, status, cause)
     if (folder / METRICS).is_file():
         write_report(folder)
+
+
+def _show_result(folder: Path) -> None:
+    """Print what the run came to, as its report has it."""
+    from report.page import SUMMARY
+    from report.result import print_result
+
+    if (folder / SUMMARY).is_file():
+        print_result(folder, json.loads((folder / SUMMARY).read_text()))
