@@ -1,4 +1,4 @@
-"""Commands on what a run has left: eval, report."""
+"""Commands on what runs have left: eval, report, compare."""
 
 from __future__ import annotations
 
@@ -61,4 +61,30 @@ def report_command(options: argparse.Namespace) -> int:
 
     write_report(options.run)
     print(Path(options.run) / "report.html")
+    return 0
+
+
+@COMMANDS.add(
+    "compare",
+    argument("runs", nargs="+", metavar="RUN", help="run folders; the first is compared with"),
+    argument("--out", default="compare.html", help="page to write; compare.html otherwise"),
+)
+def compare_command(options: argparse.Namespace) -> int:
+    """Show runs against each other: success, keys that differ, speed; and write a page of it."""
+    folders = [Path(run).resolve() for run in options.runs]
+    if len(folders) < 2:
+        raise ConfigError(f"compare {options.runs[0]}: is one run; give two or more")
+    if len(set(folders)) < len(folders):
+        raise ConfigError(f"compare {' '.join(options.runs)}: names a run twice")
+    for run in options.runs:
+        configuration_of(run)
+    if not Path(options.out).parent.is_dir():
+        raise ConfigError(f"--out {options.out}: there is no such folder to write it in")
+    from report.comparison.runs import compare
+    from report.comparison.page import print_comparison, write_comparison
+
+    found = compare(options.runs)
+    print_comparison(found)
+    write_comparison(found, Path(options.out))
+    print(options.out)
     return 0
