@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+READ_AS_JSON = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
 INDEX = "model.safetensors.index.json"
 PARTS = (  # the first with a mark in a tensor's name
     ("vision", ("vision", "visual", "connector", "projector", "multi_modal")),
@@ -102,12 +111,12 @@ def check_model(path: str | Path) -> ModelSize:
 
 
 def check_tokenizer(path: str | Path) -> None:
-    """Refuse a folder, or a hub's model, without the files of a tokenizer.
+    """Refuse a folder, or a hub's model, whose tokenizer is missing or in a damaged file.
 
-    transformers makes an empty one of nothing, and the first visible fault is then another.
+    Of nothing transformers makes an empty one, and the first visible fault is then another.
 
     Raises:
-        ConfigError: names what is missing.
+        ConfigError: names what is missing, or the file.
     """
     folder = find_model(str(path))
     if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):
@@ -115,6 +124,22 @@ def check_tokenizer(path: str | Path) -> None:
             f"model.path={path}: holds no tokenizer, neither tokenizer.json nor a vocabulary "
             f"({', '.join(VOCABULARIES[1:])}); the model's own belongs into its folder"
         )
+    for file in (folder / name for name in READ_AS_JSON):
+        if file.is_file():
+            _check_json(file, f"model.path={path}")
+
+
+def _check_json(file: Path, key: str) -> None:
+    """Refuse a file that is not JSON's keys and values, by name; readers would not name it."""
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(
+            f"{key}: {file.name} cannot be read as JSON: {one_line(error)}"
+        ) from error
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise ConfigError(f"{key}: {file.name} holds a {kind}; it must hold keys and values")
 
 
 def _causal_config(folder: Path, key: str) -> PretrainedConfig:

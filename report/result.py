@@ -24,6 +24,7 @@ def print_result(folder: Path, summary: Record, console: Console | None = None) 
     """Print what a run came to."""
     console = console or Console()
     if summary["stages"]:
+        console.print(Text(_title(summary), style="bold"))
         console.print(result_table(summary))
     for line in closing_lines(folder, summary):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -32,12 +33,8 @@ def print_result(folder: Path, summary: Record, console: Console | None = None) 
 def result_table(summary: Record) -> Table:
     """One row per variant, one column per stage: the headline with its 95 % interval."""
     stages: dict[str, dict[str, Record]] = summary["stages"]
-    every = [record for found in stages.values() for record in found.values()]
-    measures = dict.fromkeys(MEASURES[headline(record).measure] for record in every)
-    decoding = ", greedy answers" if any(headline(record).greedy for record in every) else ""
-    title = f"{' or '.join(measures)}{decoding} [95 % interval]"
     names = [stage_name(stage, found) for stage, found in stages.items()]
-    table = Table("variant", "n", *names, title=Text(title), title_justify="left")
+    table = Table("variant", "n", *names)
     for variant in dict.fromkeys(v for found in stages.values() for v in found):
         records = [found.get(variant) for found in stages.values()]
         known = [record for record in records if record]
@@ -45,6 +42,14 @@ def result_table(summary: Record) -> Table:
         cells = [share(record) if record else "–" for record in records]
         table.add_row(*map(Text, (variant, " / ".join(counts), *cells)))
     return table
+
+
+def _title(summary: Record) -> str:
+    """What the table's numbers are."""
+    every = [headline(r) for found in summary["stages"].values() for r in found.values()]
+    measures = " or ".join(dict.fromkeys(MEASURES[shown.measure] for shown in every))
+    decoding = ", greedy answers" if any(shown.greedy for shown in every) else ""
+    return f"{measures.capitalize()}{decoding} [95 % interval]"
 
 
 def closing_lines(folder: Path, summary: Record) -> list[str]:

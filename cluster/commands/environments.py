@@ -40,7 +40,7 @@ def data_command(options: argparse.Namespace) -> int:
 
         print(convert_released(options.env, options.out))
         return 0
-    env_id, settings, cfg = _named_environment(options)
+    env_id, settings, cfg = named_environment(options)
     _require_demonstrations_or_nothing(options.out)
     from cluster.demonstrations import write_demonstrations
 
@@ -73,15 +73,15 @@ def baseline_command(options: argparse.Namespace) -> int:
 
     require_at_least(1, "--episodes", options.episodes)
     require_at_least(0, "--seed", options.seed)
-    env_id, settings, _ = _named_environment(options)
+    env_id, settings, _ = named_environment(options)
     try:
-        show(_environment(env_id, settings), settings, options.episodes, options.seed)
+        show(make_environment(env_id, settings), settings, options.episodes, options.seed)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return 0
 
 
-def _named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunConfig | None]:
+def named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunConfig | None]:
     """Environment and settings that `options.env` names, and the configuration where it is one.
 
     Raises:
@@ -94,7 +94,7 @@ def _named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunC
     else:
         _refuse_unknown(name)
         cfg, env_id, settings = None, name, parse(options.settings)
-    _environment(env_id, settings)
+    make_environment(env_id, settings)
     return env_id, settings, cfg
 
 
@@ -128,8 +128,8 @@ def play_command(options: argparse.Namespace) -> int:
     require_at_least(0, "--seed", options.seed)
     if options.pictures:
         require_outside_of_runs("--pictures", options.pictures)
-    env_id, settings, _ = _named_environment(options)
-    Game(_environment(env_id, settings), options.seed, options.pictures).run()
+    env_id, settings, _ = named_environment(options)
+    Game(make_environment(env_id, settings), options.seed, options.pictures).run()
     return 0
 
 
@@ -145,15 +145,15 @@ def gallery_command(options: argparse.Namespace) -> int:
     require_at_least(1, "--n", options.n)
     require_at_least(0, "--seed", options.seed)
     require_outside_of_runs("--out", options.out)
-    env_id, settings, _ = _named_environment(options)
-    env = _environment(env_id, settings)
+    env_id, settings, _ = named_environment(options)
+    env = make_environment(env_id, settings)
     from envs.viewer.gallery import write_gallery
 
     print(write_gallery(env, env_id, settings, options.n, options.seed, options.out))
     return 0
 
 
-def _environment(env_id: str, settings: Settings) -> TextEnv:
+def make_environment(env_id: str, settings: Settings) -> TextEnv:
     """The environment, its settings checked.
 
     Raises:

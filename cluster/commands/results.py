@@ -80,8 +80,8 @@ def compare_command(options: argparse.Namespace) -> int:
         configuration_of(run)
     if not Path(options.out).parent.is_dir():
         raise ConfigError(f"--out {options.out}: there is no such folder to write it in")
-    from report.comparison.runs import compare
     from report.comparison.page import print_comparison, write_comparison
+    from report.comparison.runs import compare
 
     found = compare(options.runs)
     print_comparison(found)

@@ -22,7 +22,8 @@ def print_comparison(found: Comparison, console: Console | None = None) -> None:
     """Print the tables of a comparison."""
     console = console or Console()
     for title, lines in _tables(found).items():
-        shown = Table(title=title, title_justify="left")
+        console.print(title, style="bold")  # a table's own title breaks at the table's width
+        shown = Table()
         for name in lines[0]:
             shown.add_column(Text(name))  # a Text, so that brackets are no markup
         for cells in lines[1:]:

@@ -8,7 +8,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs.load import ConfigError
-from configs.model_folder import check_model, check_tokenizer, find_model, write_index
+from configs.model_folder import (
+    READ_AS_JSON,
+    check_model,
+    check_tokenizer,
+    find_model,
+    write_index,
+)
 
 
 @pytest.fixture
@@ -84,6 +90,20 @@ def test_a_folder_without_a_tokenizer_says_so(model):
     check_model(model)  # whose sizes need none
     (model / "tokenizer.model").touch()
     check_tokenizer(model)
+
+
+@pytest.mark.parametrize("name", READ_AS_JSON)
+def test_a_damaged_file_beside_the_weights_is_named(model, name):
+    (model / name).write_text("{}")
+    check_tokenizer(model)
+    for text, words in (
+        ('{"a": ', "cannot be read as JSON: Expecting value"),
+        ("[]", "holds a list; it must hold keys and values"),
+        ("\udcff", "cannot be read as JSON"),
+    ):
+        (model / name).write_text(text, errors="surrogateescape")
+        with pytest.raises(ConfigError, match=f"^model.path={model}: {name} {words}"):
+            check_tokenizer(model)
 
 
 def test_damaged_files(model):

@@ -23,7 +23,7 @@ def printed(folder: Path) -> str:
 
 def test_success_through_the_stages_with_n_and_interval(tmp_path: Path) -> None:
     shown = printed(make_run(tmp_path, tries=1))
-    assert "success, greedy answers [95 % interval]" in shown
+    assert "Success, greedy answers [95 % interval]\n" in shown
     row = next(line for line in shown.splitlines() if "held_out" in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert cells[:2] == ["held_out", "512 of 230 distinct hands"]
@@ -36,7 +36,7 @@ def test_success_through_the_stages_with_n_and_interval(tmp_path: Path) -> None:
 
 def test_the_first_answer_leads_where_a_question_may_be_answered_again(tmp_path: Path) -> None:
     shown = printed(make_run(tmp_path, tries=3))
-    assert "success at the first answer, greedy answers" in shown
+    assert "Success at the first answer, greedy answers" in shown
     assert "at first [" in shown
     assert "within all tries" in shown
 

@@ -80,6 +80,11 @@ def test_a_folder_without_a_tokenizer(model):
     refused(with_model(model), f"model.path={model}: holds no tokenizer", "tokenizer.json")
 
 
+def test_a_chat_template_that_is_no_template(model):
+    (model / "chat_template.jinja").write_text("{{ x")
+    refused(with_model(model), f"model.path={model}: its chat template cannot be read: unexpected")
+
+
 def test_a_tokenizer_without_chat_template(model):
     (model / "chat_template.jinja").unlink(missing_ok=True)
     without(model, "chat_template")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from report.comparison.runs import compare
 from report.comparison.page import print_comparison, write_comparison
+from report.comparison.runs import compare
 from tests.support.example_run import make_run
 
 
