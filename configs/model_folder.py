@@ -73,7 +73,7 @@ def find_model(path: str) -> Path:
     Raises:
         ConfigError: there is no such folder, and the hub has no such model.
     """
-    if Path(path).is_dir() or not HUB_NAME.fullmatch(path):
+    if not on_hub(path):
         return Path(path).resolve()
     from huggingface_hub import snapshot_download
 
@@ -142,12 +142,26 @@ def _check_json(file: Path, key: str) -> None:
         raise ConfigError(f"{key}: {file.name} holds a {kind}; it must hold keys and values")
 
 
-def _causal_config(folder: Path, key: str) -> PretrainedConfig:
-    """The configuration of a causal language model."""
+def require_model_folder(path: str) -> None:
+    """Refuse what is plainly no model folder, before any library is imported.
+
+    Raises:
+        ConfigError: there is no such folder, or it holds no config.json; not of a hub's name.
+    """
+    if not on_hub(path):
+        _require_config(Path(path), f"model.path={path}")
+
+
+def _require_config(folder: Path, key: str) -> None:
     if not folder.is_dir():
         raise ConfigError(f"{key}: there is no such folder")
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}: holds no config.json, so it is no Hugging Face model folder")
+
+
+def _causal_config(folder: Path, key: str) -> PretrainedConfig:
+    """The configuration of a causal language model."""
+    _require_config(folder, key)
     from transformers import AutoConfig
 
     try:

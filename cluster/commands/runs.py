@@ -13,6 +13,8 @@ from cluster.commands.command import Commands, argument
 from cluster.commands.shared import CONFIG, RUN_FOLDER, configuration, configuration_of
 from cluster.run_folder import run_folder
 from configs.load import ConfigError
+from configs.model_folder import require_model_folder
+from configs.schema import RunConfig
 
 COMMANDS = Commands()
 
@@ -23,6 +25,7 @@ COMMANDS = Commands()
 def check_command(options: argparse.Namespace) -> int:
     """Show the resolved run, or with --address where a cluster would put it; nothing is started."""
     cfg = configuration(options)
+    _refuse_early(cfg)
     from cluster.preflight.check import check
     from cluster.preflight.show import show, show_plan
 
@@ -47,13 +50,20 @@ def train_command(options: argparse.Namespace) -> int:
     cfg = configuration(options)
     resume = options.resume and was_begun(cfg)
     if not resume:
-        run_folder(cfg)
+        _refuse_early(cfg)
         from cluster.preflight.check import check
 
         check(cfg)
     from cluster.train import train  # Ray, which a run that is refused does not wait for
 
     return train(cfg, resume)
+
+
+def _refuse_early(cfg: RunConfig) -> None:
+    """What the check would refuse too, before its imports."""
+    run_folder(cfg)
+    if cfg.model.path:
+        require_model_folder(cfg.model.path)
 
 
 @COMMANDS.add("resume", RUN_FOLDER, resumable=True)

@@ -56,7 +56,7 @@ def _tables(found: Comparison) -> dict[str, Lines]:
     values = [[key, *map(_value, given)] for key, given in found.keys.items()]
     rates = [[what, *map(_rate, given)] for what, given in found.speed]
     tables = {
-        SUCCESS: [["stage", "variant", "%", *names, *gains], *success],
+        SUCCESS: [["stage", "variant", "measure", "n", *names, *gains], *success],
         KEYS: [["key", *names], *values],
         SPEED: [["", *names], *rates],
     }
@@ -67,20 +67,23 @@ def _note(found: Comparison) -> str:
     if not found.rows:
         return "None of these runs has an evaluation to compare."
     note = (
-        f"Shares in percent [95 % interval] of n; differences from {found.runs[0].name} in "
-        "percentage points [95 % interval, paired by question] on the questions that both answered."
+        "Shares in percent [95 % interval] of n episodes; differences from "
+        f"{found.runs[0].name} in percentage points [95 % interval, paired by question] on the "
+        "questions that both answered."
     )
     return note + (" No configuration key differs." if not found.keys else "")
 
 
 def _success(row: Row, questions: str) -> list[str]:
-    measures = dict.fromkeys(MEASURES[one.measure] for one in row.headlines if one)
-    cells = [_share(one, questions) for one in row.headlines]
+    known = [shown for shown in row.headlines if shown]
+    measures = dict.fromkeys(MEASURES[shown.measure] for shown in known)
+    counts = dict.fromkeys(episodes_of(shown, questions) for shown in known)
     gains = [_gain(one, questions) for one in row.differences]
-    return [row.stage, row.variant, " / ".join(measures), *cells, *gains]
+    cells = [*map(_share, row.headlines), *gains]
+    return [row.stage, row.variant, " / ".join(measures), " / ".join(counts), *cells]
 
 
-def _share(shown: Headline | None, questions: str) -> str:
+def _share(shown: Headline | None) -> str:
     if shown is None or shown.share is None:
         return ABSENT
     text = f"{100 * shown.share:.1f}"
@@ -88,7 +91,7 @@ def _share(shown: Headline | None, questions: str) -> str:
         text += " [{:.1f}, {:.1f}]".format(*(100 * bound for bound in shown.interval))
     if shown.several and shown.within is not None:
         text += f" ({100 * shown.within:.1f} {WITHIN})"
-    return f"{text}, n = {episodes_of(shown, questions)}"
+    return text
 
 
 def _gain(found: Difference | None, questions: str) -> str:

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from report.evaluation import FIRST_TRY, Headline, headline
+from report.evaluation import FIRST_TRY, SUCCESS, Headline, headline
 from report.metrics import Record
 from report.statistics import paired_interval
 from report.study.points import Played, read_played
 from report.summary import STAGES, load_config, summarise_run
 
 NOT_COMPARED = ("name", "cluster.root", "cluster.address")  # where a run is, not what it is
-ABSENT = "–"
+ABSENT, END = "–", "end"
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Difference:
 class Row:
     """One stage and variant: the headline of each run, and its difference from the first run's.
 
+    stage: one of STAGES, or END for the last one of each run.
     None: the run has no such evaluation; of a difference also: no question is common to both, or
     outcomes.jsonl is not there.
     """
@@ -102,16 +103,27 @@ def _flat(values: Record, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _rows(runs: list[Run]) -> Iterator[Row]:
+    """Stage by stage; first the ends of the runs, where they end in different stages."""
+    ends = [next(reversed(run.summary["stages"]), "") for run in runs]
+    if len(set(ends)) > 1:
+        yield from _rows_of(END, runs, ends)
     for stage in STAGES:
-        found = [run.summary["stages"].get(stage, {}) for run in runs]
-        for variant in dict.fromkeys(name for variants in found for name in variants):
-            shown = [headline(v[variant]) if variant in v else None for v in found]
-            # With one try both measures are the same number.
-            measures = {one.measure for one in shown if one}
-            measure = FIRST_TRY if FIRST_TRY in measures else next(iter(measures))
-            played = [run.played.get((stage, variant)) for run in runs]
-            others = [_difference(other, played[0], measure) for other in played[1:]]
-            yield Row(stage, variant, shown, others)
+        yield from _rows_of(stage, runs, [stage] * len(runs))
+
+
+def _rows_of(name: str, runs: list[Run], stages: list[str]) -> Iterator[Row]:
+    """The rows of one stage of each run."""
+    found = [run.summary["stages"].get(at, {}) for run, at in zip(runs, stages, strict=True)]
+    for variant in dict.fromkeys(name for variants in found for name in variants):
+        shown = [headline(v[variant]) if variant in v else None for v in found]
+        measures = {one.measure for one in shown if one}
+        # With one try both measures are the same number.
+        measure = FIRST_TRY if FIRST_TRY in measures else SUCCESS
+        first, *others = (
+            run.played.get((at, variant)) for run, at in zip(runs, stages, strict=True)
+        )
+        differences = [_difference(other, first, measure) for other in others]
+        yield Row(name, variant, shown, differences)
 
 
 def _difference(played: Played | None, first: Played | None, measure: str) -> Difference | None:

@@ -36,6 +36,8 @@ def test_a_refused_configuration_imports_nothing_heavy(tmp_path):
     ]
     commands += [
         ["train", "gp_l", f"cluster.root={tmp_path}", f"name={(tmp_path / run).name}"],
+        *([name, "gp_l", "model.path=/nowhere"] for name in ("train", "check")),
+        ["check", "gp_l", "model.path=models/nowhere"],
         ["eval", run, "--variant", "hard"],
         ["resume", "/nowhere"],
         ["report", "/nowhere"],

@@ -11,7 +11,7 @@ import yaml
 
 from report.comparison.runs import Difference, compare
 from report.statistics import paired_interval
-from tests.support.example_run import VARIANTS, make_run
+from tests.support.example_run import VARIANTS, N, make_run
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def test_every_stage_and_variant_of_any_run_has_its_row(tmp_path: Path) -> None:
     make_run(whole, tries=1)
     found = compare([short, whole])
     places = [(row.stage, row.variant) for row in found.rows]
-    assert places == [(s, v) for s in ("start", "sft", "ppo") for v in VARIANTS]
+    assert places == [(s, v) for s in ("end", "start", "sft", "ppo") for v in VARIANTS]
     by_place = dict(zip(places, found.rows, strict=True))
     trained = by_place["sft", "train"]
     assert [one and round(one.share or 0, 2) for one in trained.headlines] == [0.33, 0.33]
@@ -97,6 +97,11 @@ def test_every_stage_and_variant_of_any_run_has_its_row(tmp_path: Path) -> None:
     assert trained.differences[0].share == 0.0
     assert by_place["ppo", "train"].headlines[0] is None
     assert by_place["ppo", "train"].differences == [None]
+    end = by_place["end", "train"]  # of SFT in one run and of PPO in the other
+    assert [one and round(one.share or 0, 2) for one in end.headlines] == [0.33, 0.56]
+    assert end.differences[0] is not None
+    assert end.differences[0].share == pytest.approx(round(0.56 * N) / N - round(0.33 * N) / N)
+    assert [row.stage for row in compare([whole, whole]).rows if row.stage == "end"] == []
 
 
 def test_differing_keys_and_speed(tmp_path: Path) -> None:
