@@ -7,9 +7,9 @@ import dataclasses
 from pathlib import Path
 
 from cluster.commands.command import argument
-from cluster.environments import load_run
+from cluster.environments import in_file, load_run
 from cluster.run_folder import is_run_folder
-from configs.load import ConfigError
+from configs.load import ConfigError, load
 from configs.schema import RunConfig
 
 CONFIG = (
@@ -37,7 +37,11 @@ def configuration_of(run: str) -> RunConfig:
     file = Path(run) / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{run}: holds no config.yaml, so it is no run folder")
-    cfg, folder = load_run(file, allow_no_training=True), Path(run).resolve()
+    try:
+        cfg = load(file, allow_no_training=True)
+    except ConfigError as error:
+        raise ConfigError(in_file(file, str(error))) from error
+    folder = Path(run).resolve()
     cluster = dataclasses.replace(cfg.cluster, root=str(folder.parent))
     return dataclasses.replace(cfg, name=folder.name, cluster=cluster)
 

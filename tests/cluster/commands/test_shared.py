@@ -44,6 +44,19 @@ def test_a_run_that_trains_nothing_is_read(tmp_path):
     assert configuration_of(str(run)).sft.steps == 0
 
 
+def test_a_run_is_read_where_its_environment_cannot_be_imported(tmp_path):
+    run = moved_run(tmp_path)
+    (run / "config.yaml").write_text(dump(load("gp_l_debug", ["env.id=nomodule:X-v0"])))
+    assert configuration_of(str(run)).env.id == "nomodule:X-v0"
+
+
+def test_a_run_whose_configuration_is_refused_names_its_file(tmp_path):
+    run = moved_run(tmp_path)
+    (run / "config.yaml").write_text("ppo: {updats: 3}")
+    with pytest.raises(ConfigError, match=f"^{run}/config.yaml: ppo.updats: there is no such key"):
+        configuration_of(str(run))
+
+
 def test_what_is_no_run_folder_is_named(tmp_path):
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(ConfigError, match=f"{folder}: holds no config.yaml"):
