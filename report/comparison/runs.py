@@ -114,7 +114,7 @@ def _rows(runs: list[Run]) -> Iterator[Row]:
 def _rows_of(name: str, runs: list[Run], stages: list[str]) -> Iterator[Row]:
     """The rows of one stage of each run."""
     found = [run.summary["stages"].get(at, {}) for run, at in zip(runs, stages, strict=True)]
-    for variant in dict.fromkeys(name for variants in found for name in variants):
+    for variant in dict.fromkeys(each for variants in found for each in variants):
         shown = [headline(v[variant]) if variant in v else None for v in found]
         measures = {one.measure for one in shown if one}
         # With one try both measures are the same number.

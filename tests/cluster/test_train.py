@@ -11,7 +11,9 @@ from cluster import train as module
 from cluster.failures import RunFailure
 from cluster.train import prepare_demonstrations, prepare_model, train
 from configs.load import load
+from report.page import write_report
 from report.summary import ended
+from tests.support.example_run import make_run
 
 
 class FakePool:
@@ -84,6 +86,14 @@ def test_however_it_ends_actors_end_and_the_folder_says_how(run, tmp_path, error
     assert "release" not in run.done
     run(resume=True)
     assert ended(tmp_path / "one")["status"] == "finished"
+
+
+def test_the_last_lines_are_the_summary_that_was_written(tmp_path, capsys):
+    module._show_result(tmp_path)  # a run without a record has none
+    assert capsys.readouterr().out == ""
+    write_report(make_run(tmp_path / "run", upto="start"))
+    module._show_result(tmp_path / "run")
+    assert "from the first record to the last" in capsys.readouterr().out
 
 
 def test_a_tiny_model_is_made_once_and_never_in_half(monkeypatch, tmp_path):
