@@ -43,7 +43,7 @@ def test_settings_are_refused_by_their_key():
         ("ppo: [", [], "FILE: not YAML"),
         ("seed: 1", ["ppo.updats=3"], "ppo.updats: there is no such key"),
         ("seed: 1", ["env.settings.face_rul=ten"], "env.settings.face_rul: there is no such key"),
-        ("ppo: {updats: 3}", ["typo=1"], "typo: there is no such key"),
+        ("env: {settings: {face_rul: ten}}", ["typo=1"], "typo: there is no such key"),
     ],
 )
 def test_a_refusal_names_the_file_where_the_file_is_at_fault(tmp_path, text, overrides, sentence):
