@@ -35,6 +35,7 @@ def test_tables_hold_success_keys_and_speed(tmp_path: Path) -> None:
         assert "two − one, points" in text
         assert "512 of 230 distinct hands" in text
         assert "46.1 [41.8, 50.4]" in text
+        assert "within all tries" not in text
         assert "+0.0 [" in text
         assert "230 hands" in text
         assert "all, s" in text

@@ -46,16 +46,17 @@ def difference(first: Path, second: Path) -> Difference | None:
 
 
 def test_a_difference_is_over_the_questions_that_both_answered(tmp_path: Path) -> None:
-    first = played(tmp_path / "one", {"a": [1, 0, 0], "b": [0], "only here": [1, 1]})
-    second = played(tmp_path / "two", {"a": [1, 1], "b": [1, 0], "only there": [0]})
-    found = difference(first, second)
+    many, few = [f"many {i}" for i in range(10)], [f"few {i}" for i in range(10)]
+    ours = dict.fromkeys(many, [1, 0, 0]) | dict.fromkeys(few, [0]) | {"only here": [1, 1]}
+    theirs = dict.fromkeys(many, [1, 1]) | dict.fromkeys(few, [1, 0]) | {"only there": [0]}
+    found = difference(played(tmp_path / "one", ours), played(tmp_path / "two", theirs))
     assert found is not None
-    # a: 3 rows of the first, 1 − 1/3; b: 1 row, 1/2 − 0.
-    gains = [3 * (1 - 1 / 3), 0.5]
-    assert found.questions == 2
-    assert found.share == pytest.approx(sum(gains) / 4)
-    assert found.interval == pytest.approx(paired_interval(gains, [3, 1]))
-    assert found.interval[0] < found.share < found.interval[1]
+    # many: 3 rows of the first, 1 − 1/3 each; few: 1 row, 1/2 − 0.
+    gains, counts = [2.0] * 10 + [0.5] * 10, [3] * 10 + [1] * 10
+    assert found.questions == 20
+    assert found.share == pytest.approx(25 / 40)
+    assert found.interval == pytest.approx(paired_interval(gains, counts))
+    assert -1 < found.interval[0] < found.share < found.interval[1] < 1
 
 
 def test_without_a_common_question_or_decoding_there_is_no_difference(tmp_path: Path) -> None:
@@ -108,12 +109,13 @@ def test_differing_keys_and_speed(tmp_path: Path) -> None:
     one, two = make_run(tmp_path / "one"), make_run(tmp_path / "two")
     config = yaml.safe_load((two / "config.yaml").read_text())
     config["env"]["settings"]["face_rule"] = "ranks"
-    config |= {"name": "other", "ppo": {"clip": 0.3}}
+    config |= {"name": "other", "ppo": {"clip": 0.3}, "eval": {"variants": {}}}
     config["cluster"] = {"root": "/elsewhere", "address": "auto"}
     (two / "config.yaml").write_text(yaml.safe_dump(config))
     found = compare([one, two, one])
     assert found.keys == {
         "env.settings.face_rule": ["ten", "ranks", "ten"],
+        "eval.variants": ["–", {}, "–"],
         "ppo.clip": ["–", 0.3, "–"],
     }
     speed = dict(found.speed)
