@@ -29,6 +29,7 @@ from rollout.renderer import Renderer
 
 PART = 4096  # demonstrations per file
 ROWS = 512  # demonstrations per row group: what one data task reads at least
+CLAIM = "_demonstrations.json"  # readers of Parquet folders pass over "_"
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string()), ("train", pa.bool_())])
 SCHEMA = pa.schema(
     [
@@ -110,7 +111,7 @@ def convert_released(path: str | Path, folder: str | Path) -> Path:
 
 def _claim(folder: Path, what: dict[str, object]) -> None:
     """Say in the folder what it holds; refuse a folder that holds something else."""
-    file = folder / "_demonstrations.json"  # readers of Parquet folders pass over "_"
+    file = folder / CLAIM
     text = json.dumps(what, sort_keys=True, indent=1)
     if file.is_file() and file.read_text() != text:
         raise ConfigError(

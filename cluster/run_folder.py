@@ -11,6 +11,7 @@ from cluster.lease import FOLDER as LEASE
 from cluster.lease import Token, refuse_if_owned
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
+from report.metrics import METRICS
 
 # What is in a run folder, and the file that writes it:
 #   config.yaml                 the resolved configuration                 here
@@ -32,6 +33,7 @@ from configs.schema import RunConfig
 #   evaluations.jsonl           of `cardinal eval`                         cluster/evaluate_run.py
 #   summary.json, report.*      what the run came to                       report/page.py
 CONFIG, FAILURE, STATUS = "config.yaml", "failure.json", "status.json"
+BEGUN = (METRICS, STATUS, "model", "checkpoints")  # one of them tells a run from a project's folder
 
 
 def run_folder(cfg: RunConfig) -> Path:
@@ -48,6 +50,11 @@ def run_folder(cfg: RunConfig) -> Path:
             f"or go on with `cardinal resume {folder}`"
         )
     return folder
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a run was begun in a folder."""
+    return (folder / CONFIG).is_file() and any((folder / made).exists() for made in BEGUN)
 
 
 def check_root(cfg: RunConfig, nodes: int) -> None:

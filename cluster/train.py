@@ -9,9 +9,9 @@ learner_loop.py, with one file per phase: sft_phase.py, ppo_phase.py, evaluation
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -46,7 +46,6 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
     if ended(folder)["status"] == "finished":
         print(f"{folder}: this run has finished, nothing is left to do; see report.html")
         return 0
-    started = time.time()
     own = nullcontext(pool) if pool else RolloutPool(bool(cfg.sft.steps))
     with Lease(folder) as token, own as rollout_pool:
         try:
@@ -57,7 +56,7 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
             rollout_pool.close()  # once the end is recorded: Ray may take this process with it
             raise
         rollout_pool.release()
-    print(f"{folder}: {time.time() - started:.0f} s, see report.html, report.png, summary.json")
+    _show_result(folder)
     return 0
 
 
@@ -167,3 +166,12 @@ def _record(token: Token, status: str, cause: str = "") -> None:
     write_status(folder, status, cause)
     if (folder / METRICS).is_file():
         write_report(folder)
+
+
+def _show_result(folder: Path) -> None:
+    """Print what the run came to, as its report has it."""
+    from report.page import SUMMARY
+    from report.result import print_result
+
+    if (folder / SUMMARY).is_file():
+        print_result(folder, json.loads((folder / SUMMARY).read_text()))

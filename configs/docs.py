@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import typing
 from collections.abc import Iterator
 
@@ -28,7 +29,7 @@ def _section(cls: type, prefix: str) -> Iterator[str]:
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)
     flat = [f for f in fields if not dataclasses.is_dataclass(hints[f.name])]
-    yield f"## {prefix.rstrip('.') or 'run'}\n\n{(cls.__doc__ or '').strip()}\n"
+    yield f"## {prefix.rstrip('.') or 'run'}\n\n{inspect.cleandoc(cls.__doc__ or '')}\n"
     if flat:
         yield "| key | default | meaning |\n| --- | --- | --- |"
         for field in flat:

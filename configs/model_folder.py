@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+READ_AS_JSON = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
 INDEX = "model.safetensors.index.json"
 PARTS = (  # the first with a mark in a tensor's name
     ("vision", ("vision", "visual", "connector", "projector", "multi_modal")),
@@ -63,7 +73,7 @@ def find_model(path: str) -> Path:
     Raises:
         ConfigError: there is no such folder, and the hub has no such model.
     """
-    if Path(path).is_dir() or not HUB_NAME.fullmatch(path):
+    if not on_hub(path):
         return Path(path).resolve()
     from huggingface_hub import snapshot_download
 
@@ -100,12 +110,58 @@ def check_model(path: str | Path) -> ModelSize:
     )
 
 
-def _causal_config(folder: Path, key: str) -> PretrainedConfig:
-    """The configuration of a causal language model."""
+def check_tokenizer(path: str | Path) -> None:
+    """Refuse a folder, or a hub's model, whose tokenizer is missing or in a damaged file.
+
+    Of nothing transformers makes an empty one, and the first visible fault is then another.
+
+    Raises:
+        ConfigError: names what is missing, or the file.
+    """
+    folder = find_model(str(path))
+    if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):
+        raise ConfigError(
+            f"model.path={path}: holds no tokenizer, neither tokenizer.json nor a vocabulary "
+            f"({', '.join(VOCABULARIES[1:])}); the model's own belongs into its folder"
+        )
+    for file in (folder / name for name in READ_AS_JSON):
+        if file.is_file():
+            _check_json(file, f"model.path={path}")
+
+
+def _check_json(file: Path, key: str) -> None:
+    """Refuse a file that is not JSON's keys and values, by name; readers would not name it."""
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(
+            f"{key}: {file.name} cannot be read as JSON: {one_line(error)}"
+        ) from error
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise ConfigError(f"{key}: {file.name} holds a {kind}; it must hold keys and values")
+
+
+def require_model_folder(path: str) -> None:
+    """Refuse what is plainly no model folder, before any library is imported.
+
+    Raises:
+        ConfigError: there is no such folder, or it holds no config.json; not of a hub's name.
+    """
+    if not on_hub(path):
+        _require_config(Path(path), f"model.path={path}")
+
+
+def _require_config(folder: Path, key: str) -> None:
     if not folder.is_dir():
         raise ConfigError(f"{key}: there is no such folder")
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}: holds no config.json, so it is no Hugging Face model folder")
+
+
+def _causal_config(folder: Path, key: str) -> PretrainedConfig:
+    """The configuration of a causal language model."""
+    _require_config(folder, key)
     from transformers import AutoConfig
     from transformers.models.auto import modeling_auto
 

@@ -159,9 +159,17 @@ def load_study(path: str | Path) -> StudyConfig:
         path: a YAML file, or the bare name of one in configs/studies/.
 
     Raises:
-        ConfigError: one sentence with the key, the value and the rule.
+        ConfigError: one sentence with the file, the key, the value and the rule.
     """
     file = _find(path)
+    try:
+        return _load(file)
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(str(file)) else f"{file}: {text}") from error
+
+
+def _load(file: Path) -> StudyConfig:
     values = _read(file)
     if not isinstance(base := values.get("base"), str):
         raise ConfigError(f"{file}: base must name a configuration")

@@ -20,6 +20,7 @@ from report.metrics import Record, episodes
 from report.statistics import apart
 from report.summary import PARITY, read_evaluated, summarise_run
 
+SUMMARY = "summary.json"
 DECODINGS = ("greedy", "sampled", "pass_at")  # fields of an evaluation's record
 
 
@@ -30,7 +31,7 @@ def write_report(folder: str | Path) -> Record:
     """
     folder = Path(folder)
     records, summary = read_evaluated(folder), summarise_run(folder)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
     plots.draw(records, summary, folder / "report.png")
     (folder / "report.html").write_text(_page(folder, records, summary), "utf-8")
     return summary

@@ -65,7 +65,7 @@ class State:
     last: the newest record of each kind.
     pace: (elapsed_s, steps done) of the newest records of the current counted phase.
     evals: the newest record of each stage and variant.
-    seen: clock (s, monotonic) at the newest record.
+    seen, elapsed_s: clock (s, monotonic) at the newest record, and its own time.
     """
 
     phases: list[str] = field(default_factory=list)
@@ -75,12 +75,13 @@ class State:
     incidents: list[Record] = field(default_factory=list)
     parity: float = 0.0
     seen: float = 0.0
+    elapsed_s: float = 0.0
 
     def add(self, record: Record, clock: float) -> None:
         """Take one record in."""
         kind = record["kind"]
         self.last[kind] = record
-        self.seen = clock
+        self.seen, self.elapsed_s = clock, record["elapsed_s"]
         for measured in (record, *(record.get("check") or {}).values()):
             self.parity = max(self.parity, measured.get("parity_mean_abs") or 0.0)
         if kind == "phase":
@@ -170,12 +171,18 @@ class Progress:
         for record in records:
             self.state.add(record, clock)
         if self._live:
-            self._live.update(panel(self.state, self.cfg, clock - self._begin), refresh=True)
+            self._live.update(panel(self.state, self.cfg, self._elapsed(clock)), refresh=True)
         elif last or clock - self._printed >= PLAIN_EVERY_S:
             line = plain_line(self.state, clock)
             if line != self._line:
                 self.console.print(line, markup=False, highlight=False, soft_wrap=True)
                 self._line, self._printed = line, clock
+
+    def _elapsed(self, clock: float) -> float:
+        """Seconds by the clock of the records; before the first one, since the display began."""
+        if not self.state.last:
+            return clock - self._begin
+        return self.state.elapsed_s + clock - self.state.seen
 
 
 def plain_line(state: State, clock: float) -> str:

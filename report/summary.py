@@ -35,8 +35,10 @@ def summarise_run(folder: str | Path) -> Record:
     """Sum up a run folder.
 
     Returns:
-        name, seed, status (finished, interrupted, failed), cause, model {path, parameters},
-        elapsed_s; stages {stage: {variant: {success, n, interval, first_try, metrics, …}}};
+        name, seed, status (finished, interrupted, failed), cause, model {path, parameters};
+        elapsed_s, from the first record to the last, without the start of Ray and of engines and
+        without the time between an interruption and its resume; stages {stage: {variant:
+        {success, n, interval, first_try, metrics, …}}};
         sft {demonstrations, epoch}: how many there are and how often each was trained on, or
         None; parity {mean_abs, kl, syncs}: the largest of the run, and the number of publishes;
         questions: what an episode asks (hands, routes); floors {variant: [{baseline, …}]};

@@ -1,18 +1,24 @@
-"""Commands on an environment alone: data, baseline, play, gallery."""
+"""Commands on an environment alone: data, baseline, play, gallery; refusals before imports."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from cluster.commands.command import Commands, argument
-from cluster.commands.shared import ENVIRONMENT, refuse_run_folder, require_at_least
-from cluster.environments import TRAINING, Settings, environments
-from configs.load import FOLDER, ConfigError, load, parse
+from cluster.commands.shared import require_at_least, require_outside_of_runs
+from cluster.environments import TRAINING, Settings, environments, load_run
+from configs.load import FOLDER, ConfigError, parse
 from configs.schema import RunConfig
+from configs.text import nearest
 from envs.base import TextEnv
 
 DEMONSTRATIONS = 8192  # of an environment that no configuration names
 COMMANDS = Commands()
+ENVIRONMENT = (
+    argument("env", help="environment id, or a configuration"),
+    argument("settings", nargs="*", default=[], metavar="key=value", help="of what is named"),
+)
 
 
 @COMMANDS.add(
@@ -25,25 +31,39 @@ COMMANDS = Commands()
 )
 def data_command(options: argparse.Namespace) -> int:
     """Write demonstrations of an environment, or convert a released JSON file."""
-    from cluster.demonstrations import convert_released, write_demonstrations
-
     require_at_least(1, "--n", options.n)
     require_at_least(0, "--seed", options.seed)
-    refuse_run_folder("--out", options.out)
+    require_outside_of_runs("--out", options.out)
     if options.env.endswith(".json"):
+        _require_demonstrations_or_nothing(options.out)
+        from cluster.demonstrations import convert_released
+
         print(convert_released(options.env, options.out))
         return 0
-    env_id, settings, cfg = _named_environment(options)
+    env_id, settings, cfg = named_environment(options)
+    _require_demonstrations_or_nothing(options.out)
+    from cluster.demonstrations import write_demonstrations
+
     n = options.n or (cfg.sft.demonstrations if cfg else DEMONSTRATIONS)
     seed = options.seed if options.seed is not None else cfg.seed if cfg else 0
     print(write_demonstrations(env_id, settings, n, seed, options.out))
     return 0
 
 
+def _require_demonstrations_or_nothing(out: str) -> None:
+    """Refuse a folder with other files."""
+    from cluster.demonstrations import CLAIM
+
+    folder = Path(out)
+    if folder.is_file():
+        raise ConfigError(f"--out {out}: is a file; it must be a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CLAIM).is_file():
+        raise ConfigError(f"--out {out}: holds other files; choose a new or an empty folder")
+
+
 @COMMANDS.add(
     "baseline",
-    argument("env", help="environment id, or configuration"),
-    argument("settings", nargs="*", default=[], metavar="key=value", help="of what is named"),
+    *ENVIRONMENT,
     argument("--episodes", type=int, default=200, help="of each policy"),
     argument("--seed", type=int, default=0, help="of the first episode"),
 )
@@ -53,24 +73,46 @@ def baseline_command(options: argparse.Namespace) -> int:
 
     require_at_least(1, "--episodes", options.episodes)
     require_at_least(0, "--seed", options.seed)
-    env_id, settings, _ = _named_environment(options)
+    env_id, settings, _ = named_environment(options)
     try:
-        show(_environment(env_id, settings), settings, options.episodes, options.seed)
+        show(make_environment(env_id, settings), settings, options.episodes, options.seed)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return 0
 
 
-def _named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunConfig | None]:
-    """Environment and settings that `options.env` names, and the configuration where it is one."""
+def named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunConfig | None]:
+    """Environment and settings that `options.env` names, and the configuration where it is one.
+
+    Raises:
+        ConfigError: it names neither, or settings are refused.
+    """
     name = options.env
     if name.endswith((".yaml", ".yml")) or (FOLDER / f"{name}.yaml").is_file():
-        cfg = load(name, options.settings)
+        cfg = load_run(name, options.settings)
         env_id, settings = environments(cfg)[TRAINING]
     else:
+        _refuse_unknown(name)
         cfg, env_id, settings = None, name, parse(options.settings)
-    _environment(env_id, settings)
+    make_environment(env_id, settings)
     return env_id, settings, cfg
+
+
+def _refuse_unknown(name: str) -> None:
+    """Refuse a name that is neither an environment's nor a configuration's."""
+    from envs.registry import BUILT_IN, spec
+
+    try:
+        spec(name)
+    except ValueError as error:
+        if ":" in name:  # its module has its own story
+            raise ConfigError(str(error)) from error
+        shipped = [*BUILT_IN, *(file.stem for file in FOLDER.glob("*.yaml"))]
+        near = nearest(name, shipped)
+        hint = f"the nearest is {near}" if near else f"there are {', '.join(sorted(shipped))}"
+        raise ConfigError(
+            f"{name}: is neither the id of an environment nor a configuration; {hint}"
+        ) from error
 
 
 @COMMANDS.add(
@@ -84,8 +126,10 @@ def play_command(options: argparse.Namespace) -> int:
     from envs.viewer.play import Game
 
     require_at_least(0, "--seed", options.seed)
-    env = _environment(options.env, parse(options.settings))
-    Game(env, options.seed, options.pictures).run()
+    if options.pictures:
+        require_outside_of_runs("--pictures", options.pictures)
+    env_id, settings, _ = named_environment(options)
+    Game(make_environment(env_id, settings), options.seed, options.pictures).run()
     return 0
 
 
@@ -98,17 +142,18 @@ def play_command(options: argparse.Namespace) -> int:
 )
 def gallery_command(options: argparse.Namespace) -> int:
     """Write an HTML page and a PNG contact sheet of an environment's episodes."""
-    from envs.viewer.gallery import write_gallery
-
     require_at_least(1, "--n", options.n)
     require_at_least(0, "--seed", options.seed)
-    settings = parse(options.settings)
-    env = _environment(options.env, settings)
-    print(write_gallery(env, options.env, settings, options.n, options.seed, options.out))
+    require_outside_of_runs("--out", options.out)
+    env_id, settings, _ = named_environment(options)
+    env = make_environment(env_id, settings)
+    from envs.viewer.gallery import write_gallery
+
+    print(write_gallery(env, env_id, settings, options.n, options.seed, options.out))
     return 0
 
 
-def _environment(env_id: str, settings: Settings) -> TextEnv:
+def make_environment(env_id: str, settings: Settings) -> TextEnv:
     """The environment, its settings checked.
 
     Raises:

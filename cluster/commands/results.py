@@ -1,4 +1,4 @@
-"""Commands on what a run has left: eval, report."""
+"""Commands on what runs have left: eval, report, compare."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ COMMANDS = Commands()
 )
 def eval_command(options: argparse.Namespace) -> int:
     """Evaluate a run's checkpoint on variants of its environment."""
-    from cluster.evaluate_run import evaluate_run
-
     cfg = configuration_of(options.run)
     require_at_least(1, "--episodes", options.episodes)
     variants = _variants(cfg, options.variant, options.settings)
+    from cluster.evaluate_run import evaluate_run
+
     return evaluate_run(Path(options.run), cfg, options.stage, variants, options.episodes)
 
 
@@ -49,14 +49,42 @@ def _variants(cfg: RunConfig, name: str | None, pairs: list[str]) -> dict[str, S
 @COMMANDS.add("report", argument("run", help="folder of a run or a study"))
 def report_command(options: argparse.Namespace) -> int:
     """Write the report of a run's or a study's folder again."""
-    from report.page import write_report
-    from report.study.page import write_study_report
     from report.study.results import is_study
 
     if is_study(options.run):
+        from report.study.page import write_study_report
+
         print(write_study_report(options.run))
         return 0
     configuration_of(options.run)
+    from report.page import write_report
+
     write_report(options.run)
     print(Path(options.run) / "report.html")
+    return 0
+
+
+@COMMANDS.add(
+    "compare",
+    argument("runs", nargs="+", metavar="RUN", help="run folders; the first is compared with"),
+    argument("--out", default="compare.html", help="page to write; compare.html otherwise"),
+)
+def compare_command(options: argparse.Namespace) -> int:
+    """Show runs against each other: success, keys that differ, speed; and write a page of it."""
+    folders = [Path(run).resolve() for run in options.runs]
+    if len(folders) < 2:
+        raise ConfigError(f"compare {options.runs[0]}: is one run; give two or more")
+    if len(set(folders)) < len(folders):
+        raise ConfigError(f"compare {' '.join(options.runs)}: names a run twice")
+    for run in options.runs:
+        configuration_of(run)
+    if not Path(options.out).parent.is_dir():
+        raise ConfigError(f"--out {options.out}: there is no such folder to write it in")
+    from report.comparison.page import print_comparison, write_comparison
+    from report.comparison.runs import compare
+
+    found = compare(options.runs)
+    print_comparison(found)
+    write_comparison(found, Path(options.out))
+    print(options.out)
     return 0

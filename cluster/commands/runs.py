@@ -1,4 +1,7 @@
-"""Commands on one run: check, train, resume, init-model."""
+"""Commands on one run: check, train, resume, init-model.
+
+What refuses a configuration comes before the imports of what runs it: those take seconds.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from pathlib import Path
 
 from cluster.commands.command import Commands, argument
 from cluster.commands.shared import CONFIG, RUN_FOLDER, configuration, configuration_of
+from cluster.run_folder import run_folder
 from configs.load import ConfigError
+from configs.model_folder import require_model_folder
+from configs.schema import RunConfig
 
 COMMANDS = Commands()
 
@@ -18,10 +24,11 @@ COMMANDS = Commands()
 )
 def check_command(options: argparse.Namespace) -> int:
     """Show the resolved run, or with --address where a cluster would put it; nothing is started."""
+    cfg = configuration(options)
+    _refuse_early(cfg)
     from cluster.preflight.check import check
     from cluster.preflight.show import show, show_plan
 
-    cfg = configuration(options)
     if options.address:
         cluster = dataclasses.replace(cfg.cluster, address=options.address)
         show_plan(check(dataclasses.replace(cfg, cluster=cluster)))
@@ -38,16 +45,25 @@ def check_command(options: argparse.Namespace) -> int:
 )
 def train_command(options: argparse.Namespace) -> int:
     """Check, then run one job."""
-    from cluster.preflight.check import check
     from cluster.preflight.resume import was_begun
 
     cfg = configuration(options)
     resume = options.resume and was_begun(cfg)
     if not resume:
+        _refuse_early(cfg)
+        from cluster.preflight.check import check
+
         check(cfg)
     from cluster.train import train  # Ray, which a run that is refused does not wait for
 
     return train(cfg, resume)
+
+
+def _refuse_early(cfg: RunConfig) -> None:
+    """What the check would refuse too, before its imports."""
+    run_folder(cfg)
+    if cfg.model.path:
+        require_model_folder(cfg.model.path)
 
 
 @COMMANDS.add("resume", RUN_FOLDER, resumable=True)
@@ -65,13 +81,13 @@ def resume_command(options: argparse.Namespace) -> int:
 @COMMANDS.add("init-model", *CONFIG, argument("--out", required=True, help="folder to make"))
 def init_model_command(options: argparse.Namespace) -> int:
     """Write the tiny model of a configuration, untrained."""
-    from cluster.train import make_tiny_model
-
     if Path(options.out).exists():
         raise ConfigError(f"--out {options.out}: is already there")
     cfg = configuration(options)
     if cfg.model.path is not None:
         raise ConfigError(f"model.path={cfg.model.path}: it must be null to make a tiny model")
+    from cluster.train import make_tiny_model
+
     make_tiny_model(cfg, Path(options.out))
     print(options.out)
     return 0

@@ -7,6 +7,8 @@ import dataclasses
 from pathlib import Path
 
 from cluster.commands.command import argument
+from cluster.environments import in_file, load_run
+from cluster.run_folder import is_run_folder
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
 
@@ -15,15 +17,15 @@ CONFIG = (
     argument("overrides", nargs="*", default=[], metavar="key=value"),
 )
 RUN_FOLDER = argument("run", help="run folder")
-ENVIRONMENT = (
-    argument("env", help="environment id"),
-    argument("settings", nargs="*", default=[], metavar="key=value", help="of the environment"),
-)
 
 
 def configuration(options: argparse.Namespace) -> RunConfig:
-    """The configuration that CONFIG names."""
-    return load(options.config, options.overrides)
+    """The configuration that CONFIG names, the settings of its environments checked too.
+
+    Raises:
+        ConfigError: as `load_run`.
+    """
+    return load_run(options.config, options.overrides)
 
 
 def configuration_of(run: str) -> RunConfig:
@@ -35,25 +37,25 @@ def configuration_of(run: str) -> RunConfig:
     file = Path(run) / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{run}: holds no config.yaml, so it is no run folder")
-    cfg, folder = load(file, allow_no_training=True), Path(run).resolve()
+    try:
+        cfg = load(file, allow_no_training=True)
+    except ConfigError as error:
+        raise ConfigError(in_file(file, str(error))) from error
+    folder = Path(run).resolve()
     cluster = dataclasses.replace(cfg.cluster, root=str(folder.parent))
     return dataclasses.replace(cfg, name=folder.name, cluster=cluster)
 
 
-def refuse_run_folder(option: str, out: str) -> None:
-    """Refuse to write into a run's folder, whose files are the run's own.
+def require_outside_of_runs(option: str, folder: str) -> None:
+    """Refuse an option's folder that is a run's, or lies in one.
 
     Raises:
         ConfigError: names the option and the run folder.
     """
-    place = Path(out).resolve()
-    for folder in (place, *place.parents):
-        begun = any((folder / name).exists() for name in ("metrics.jsonl", "lease"))
-        if begun and (folder / "config.yaml").is_file():
-            raise ConfigError(
-                f"{option} {out}: {folder} is the folder of a run, which alone writes there; "
-                "choose another one"
-            )
+    place = Path(folder).resolve()
+    for above in (place, *place.parents):
+        if is_run_folder(above):
+            raise ConfigError(f"{option} {folder}: {above} is a run folder; choose another place")
 
 
 def require_at_least(least: int, option: str, value: int | None) -> None:

@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.environments import checked_environments
+from cluster.environments import load_run
 from cluster.failures import RunFailure, first_line
 from cluster.launch.job_server import connect, use_token
 from cluster.launch.jobs import STOP_S, follow_log
 from cluster.launch.working_dir import shipped_path
 from cluster.placement.nodes import plan_live
 from cluster.placement.types import Needs
-from configs.load import ConfigError, find, load
+from cluster.preflight.resume import was_begun
+from configs.load import ConfigError, find
 from configs.model_folder import on_hub
 from configs.paths import ROOT
 from configs.schema import RunConfig
@@ -84,11 +85,11 @@ def validate(config: str, overrides: Sequence[str]) -> RunConfig:
     """What can be known here of a run that will start elsewhere.
 
     Raises:
-        ConfigError: as `load`; environment settings that are refused; or a path that the
-            cluster would look for in the shipped copy of the checkout.
+        ConfigError: as `load_run`; a path that the cluster would look for in the shipped copy of
+            the checkout; or a run folder, where this side
+            sees it, that was begun with other keys.
     """
-    cfg = load(config, overrides)
-    checked_environments(cfg)
+    cfg = load_run(config, overrides)
     for key, value in (
         ("cluster.root", cfg.cluster.root),
         ("model.path", None if on_hub(cfg.model.path or "") else cfg.model.path),
@@ -99,6 +100,7 @@ def validate(config: str, overrides: Sequence[str]) -> RunConfig:
                 f"{key}={value}: must be absolute, on storage that every node sees: the job runs "
                 "in a copy of the checkout without runs/ and models/"
             )
+    was_begun(cfg)  # the job's own `--resume` would refuse it long after --no-follow returned
     return cfg
 
 

@@ -16,6 +16,7 @@ from configs.schema import RunConfig
 RESOURCES = ("GPU", "CPU", "memory")  # the one that is named first, if several are short
 NAMED = 4  # nodes that a sentence names
 OBJECT_STORE, GPU_MEMORY = "object store, for one version of the weights", "GPU memory"
+CPU_SHARES = (0.5, 0.25, 0.1)  # of a process, where a whole CPU is too much to reserve
 CPU_KEY = {WORKER: "rollout.cpus", RANK: "learner.cpus"}
 
 
@@ -152,7 +153,10 @@ def _fitting(
     nodes: Sequence[Node],
     offered: Mapping[str, Resources] | None = None,
 ) -> str:
-    """`; rollout.workers=… would fit`: the nearest numbers of processes that do; "" if none."""
+    """`; rollout.workers=… would fit`: the nearest numbers of processes that do; "" if none.
+
+    Where no number does, smaller reservations of CPUs: `; rollout.cpus=0.5 would fit`.
+    """
     offered = offered or {n.id: n.total for n in nodes}
 
     def fits(workers: int, ranks: int) -> bool:
@@ -167,6 +171,23 @@ def _fitting(
         }
         changed = [f"{key}={new}" for key, (new, old) in keys.items() if new != old]
         return f"; {' with '.join(changed)} would fit"
+    return _with_smaller_shares(cfg, groups, nodes, offered)
+
+
+def _with_smaller_shares(
+    cfg: RunConfig,
+    groups: Sequence[Group],
+    nodes: Sequence[Node],
+    offered: Mapping[str, Resources],
+) -> str:
+    """`; rollout.cpus=0.5 would fit`: the largest share of a CPU that does; "" if none."""
+    for share in CPU_SHARES:
+        for roles in ((WORKER,), (RANK,), (WORKER, RANK)):
+            reduced = [g for g in groups if g.role in roles and g.cpus > share]
+            smaller = [replace(g, cpus=share) if g in reduced else g for g in groups]
+            if reduced and arrange(cfg, smaller, offered, nodes) is not None:
+                changed = [f"{CPU_KEY[g.role]}={share:g}" for g in reduced]
+                return f"; {' with '.join(changed)} would fit"
     return ""
 
 

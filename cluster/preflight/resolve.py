@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
+
 from cluster.environments import TRAINING, Environment, checked_environments, settings_key
 from cluster.placement.memory import policy_size, tiny_size
 from configs.load import ConfigError
-from configs.model_folder import ModelSize, check_model, find_model, one_line
+from configs.model_folder import ModelSize, check_model, check_tokenizer, find_model, one_line
 from configs.schema import RunConfig
 from envs.base import TextEnv, shows_pictures
 from envs.registry import make
@@ -42,6 +44,7 @@ def resolve(cfg: RunConfig) -> ResolvedRun:
     environments = checked_environments(cfg)
     folder_size = check_model(cfg.model.path) if cfg.model.path else None
     if cfg.model.path:
+        check_tokenizer(cfg.model.path)
         renderer = _load_renderer(cfg.model.path)
     else:
         renderer = _tiny_renderer(cfg, environments[TRAINING])
@@ -67,6 +70,10 @@ def make_environment(name: str, environment: Environment) -> TextEnv:
 def _load_renderer(path: str) -> Renderer:
     try:
         return Renderer.load(str(find_model(path)))
+    except TemplateError as error:
+        raise ConfigError(
+            f"model.path={path}: its chat template cannot be read: {one_line(error)}"
+        ) from error
     except Exception as error:  # the boundary to tokenizers, which raise all kinds
         raise ConfigError(f"model.path={path}: {one_line(error)}") from error
 

@@ -27,7 +27,7 @@ def check_study(study: StudyConfig, parallel: int = 1) -> None:
     Raises:
         ConfigError: one sentence with the arm, the key, the value and the rule.
     """
-    from cluster.environments import environments
+    from cluster.environments import environments, settings_key
     from cluster.placement.nodes import address_of, local_node
     from envs.registry import check_settings
 
@@ -40,7 +40,7 @@ def check_study(study: StudyConfig, parallel: int = 1) -> None:
     for arm in study.arms:
         for name, env in environments(study.run(arm, study.seeds[0])).items():
             try:
-                check_settings(*env, where=f"arms.{arm}: {name}")
+                check_settings(*env, where=f"arms.{arm}: {settings_key(name)}")
             except ValueError as error:
                 raise ConfigError(str(error)) from error
         found = study.arms[arm]

@@ -22,7 +22,7 @@ from envs.general_points.cards import picture
 from envs.general_points.formula import compact
 from envs.general_points.released import grade_released, longest_prefix
 from envs.general_points.settings import Settings, message_templates, resolve
-from envs.general_points.verifier import EXHAUSTED, Hand, Verdict, grade, recognised
+from envs.general_points.verifier import Hand, Verdict, grade, recognised
 
 MAX_DRAWS = 100_000
 
@@ -123,16 +123,16 @@ class GeneralPoints(TextEnv):
         """Grade one answer.
 
         Terminated: solved. Truncated: the budget of answers is exhausted. `paper_code` lets
-        answer verify_iter + 1 come, does not read it, and gives -1; otherwise the last graded
-        answer's reward includes that -1.
+        answer verify_iter + 1 come, does not read it, and gives the reward `exhausted`; otherwise
+        the last graded answer's reward includes it.
         """
         if self.done:
             raise ValueError("GeneralPoints: no episode is running; call reset before step")
-        budget = self.settings.verify_iter
+        budget, exhausted = self.settings.verify_iter, self.resolved.rewards["exhausted"]
         self.answers += 1
         if self.answers > budget:
-            verdict = Verdict("exhausted", EXHAUSTED, "step_limit_reached", False, None)
-            return self._result(verdict, "", EXHAUSTED, truncated=True)
+            verdict = Verdict("exhausted", exhausted, "step_limit_reached", False, None)
+            return self._result(verdict, "", exhausted, truncated=True)
         answer = self._read(action)
         verdict = self._grade(answer)
         self.legal += verdict.legal
@@ -144,7 +144,7 @@ class GeneralPoints(TextEnv):
         if solved and self.answers == 1:
             self.first_try = 1.0
         truncated = not solved and self.answers == budget and not self.resolved.released
-        reward = verdict.reward + (EXHAUSTED if truncated else 0.0)
+        reward = verdict.reward + (exhausted if truncated else 0.0)
         return self._result(verdict, answer.formula or "", reward, truncated)
 
     @property
@@ -168,7 +168,7 @@ class GeneralPoints(TextEnv):
         }
         hand = self.hand
         if not r.released:
-            return grade(answer, hand, **options)
+            return grade(answer, hand, **options, rewards=r.rewards)
         formula = "None" if answer.formula is None else answer.formula.partition("=")[0]
         released = grade_released(
             formula, answer.cards, hand.names, hand.numbers, hand.target, **options
@@ -204,8 +204,9 @@ class GeneralPoints(TextEnv):
         wrong, not for illegal formulas and not where rounding alone makes it miss the target.
         """
         released = self.resolved.released
+        by_rounding = released and verdict.reward == 0
         hinted = verdict.name == "wrong" or (verdict.name == "illegal" and not released)
-        if self.resolved.feedback != "prefix_hint" or not hinted or verdict.reward == 0:
+        if self.resolved.feedback != "prefix_hint" or not hinted or by_rounding:
             return ""
         written = formula if released else compact(formula)
         return longest_prefix(written, self.hand.key, self.hand.target)

@@ -5,14 +5,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from string import Template
 
 from configs.schema import PRESETS, leaf
 from envs.general_points.prompts import TEMPLATES
 from envs.general_points.rules import FACE_VALUES, RULES
+from envs.rewards import Rewards, merge_rewards
 from envs.settings import check_types
 from envs.templates import read_templates
+
+REWARDS = {
+    "solved": 5.0,
+    "partial": 1.0,
+    "wrong": -1.0,
+    "misused": -2.0,
+    "illegal": -3.0,
+    "misread": -1.5,
+    "exhausted": -1.0,
+}
+"""Of the study's verifier (arXiv 2501.17161). misused: numbers that are not the cards'; misread and
+exhausted are added to the answer's own."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,11 @@ class Settings:
         "how answers are read; null: strict_legacy in paper_code with full prompts only",
         choices=(None, "lenient", "strict_legacy"),
     )
+    rewards: dict[str, float] = leaf(
+        {},
+        "rewards that differ from the study's: solved 5, partial 1 (see partial_reward), wrong -1, "
+        "misused -2, illegal -3, and, added to these, misread -1.5 and exhausted -1",
+    )
     templates: dict[str, str] = leaf(
         {},
         "files with wordings of your own, by the message that they replace: prompt, feedback (of "
@@ -125,10 +143,15 @@ class Resolved:
     legacy_parser: bool
     released: bool
     """Whether grading and budget are the released code's (preset paper_code)."""
+    rewards: Rewards = field(default_factory=REWARDS.copy)
 
 
 def resolve(settings: Settings) -> Resolved:
-    """Give every null its preset's value."""
+    """Give every null its preset's value, and every reward its value.
+
+    Raises:
+        ValueError: as `merge_rewards`.
+    """
     released = settings.preset == "paper_code"
     brief = settings.prompt_style == "brief"
 
@@ -144,6 +167,7 @@ def resolve(settings: Settings) -> Resolved:
             settings.parser, "strict_legacy" if released and not brief else "lenient"
         )
         == "strict_legacy",
+        rewards=merge_rewards(REWARDS, settings.rewards, "GeneralPoints.rewards"),
         released=released,
     )
 
@@ -202,6 +226,9 @@ def _answer_contradictions(s: Settings) -> dict[str, bool]:
         ),
         "parser=strict_legacy reads JSON and needs prompt_style=full": (
             s.parser == "strict_legacy" and s.prompt_style == "brief"
+        ),
+        "rewards are not those of the released verifier, which preset=paper_code grades with": (
+            bool(s.rewards) and resolved.released
         ),
         "trajectories=suboptimal needs verify_iter of at least 2": (
             s.trajectories == "suboptimal" and s.verify_iter < 2

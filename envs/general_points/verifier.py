@@ -19,16 +19,9 @@ from envs.general_points.formula import (
     plain,
 )
 from envs.general_points.released import longest_prefix
+from envs.general_points.settings import REWARDS
 from envs.general_points.solver import ratio
-
-SOLVED = 5.0
-PARTIAL = 1.0
-WRONG = -1.0
-MISUSED = -2.0
-ILLEGAL = -3.0
-MISREAD = -1.5
-EXHAUSTED = -1.0
-"""Rewards, from the study's verifier (arXiv 2501.17161)."""
+from envs.rewards import Rewards
 
 VERDICTS = ("solved", "partial", "wrong", "unused", "foreign", "illegal", "misread", "exhausted")
 
@@ -78,52 +71,62 @@ def recognised(cards: list[str] | None, hand: Hand) -> float | None:
 
 
 def grade(
-    answer: Answer, hand: Hand, *, vision: bool, penalty_sum: bool, partial_reward: bool
+    answer: Answer,
+    hand: Hand,
+    *,
+    vision: bool,
+    penalty_sum: bool,
+    partial_reward: bool,
+    rewards: Rewards = REWARDS,
 ) -> Verdict:
     """Judge one answer.
 
-    Rules in order: the formula is legal (-3), its numbers are the cards' (-2), its value is the
-    target (-1, else +5); the first that fails counts, or with penalty_sum the first two add up.
-    In vision, cards misread or not stated cost 1.5 more, also where the formula solves.
+    Rules in order: the formula is legal, its numbers are the cards', its value is the target; the
+    first that fails counts, or with penalty_sum the first two add up. In vision the reward
+    `misread` is added where cards are misread or not stated, also where the formula solves.
     """
-    name, reward, reason, legal = _grade_formula(answer.formula, hand, penalty_sum)
+    name, reward, reason, legal = _grade_formula(answer.formula, hand, penalty_sum, rewards)
     if partial_reward and name == "illegal" and _begins_a_solution(answer.formula, hand):
-        name, reward, reason = "partial", PARTIAL, "your formula is unfinished"
+        name, reward, reason = "partial", rewards["partial"], "your formula is unfinished"
     share = recognised(answer.cards, hand)
     misread = vision and share != 1.0
     if misread:
-        reward += MISREAD
+        reward += rewards["misread"]
         reason = f"{reason}, and you misread the cards" if reason else "you misread the cards"
     return Verdict(name, reward, reason, legal, share, misread)
 
 
-def _grade_formula(text: str | None, hand: Hand, penalty_sum: bool) -> tuple[str, float, str, bool]:
+def _grade_formula(
+    text: str | None, hand: Hand, penalty_sum: bool, rewards: Rewards
+) -> tuple[str, float, str, bool]:
     if text is None:
         reason = "your formula is illegal: the answer holds none in the asked-for format"
-        return "illegal", ILLEGAL, reason, False
+        return "illegal", rewards["illegal"], reason, False
     try:
         formula, stated = parse_equation(text)
     except FormulaError as error:
-        reason, reward = f"your formula is illegal: {error}", ILLEGAL
+        reason, reward = f"your formula is illegal: {error}", rewards["illegal"]
         if penalty_sum:
             numbers = [int(n[:9]) for n in re.findall("[0-9]+", plain(text[:MAX_LENGTH]))]
             if misuse := _misuse(numbers, hand):
-                reason, reward = f"{reason}, and {misuse[1]}", reward + MISUSED
+                reason, reward = f"{reason}, and {misuse[1]}", reward + rewards["misused"]
         return "illegal", reward, reason, False
     if misuse := _misuse(formula.numbers, hand):
-        return misuse[0], MISUSED, misuse[1], True
+        return misuse[0], rewards["misused"], misuse[1], True
     value = evaluate(formula.postfix)
     if value is None:
-        return "wrong", WRONG, "your formula divides by zero", True
+        return "wrong", rewards["wrong"], "your formula divides by zero", True
     p, q = value
     if p != hand.target * q:
         p, q = ratio(p, q)
         shown = str(p) if q == 1 else f"{p}/{q}"
-        return "wrong", WRONG, f"your formula evaluates to {shown}, not {hand.target}", True
+        reason = f"your formula evaluates to {shown}, not {hand.target}"
+        return "wrong", rewards["wrong"], reason, True
     if stated not in (None, hand.target):
         shown = str(float(stated)) if stated.denominator > 1 else str(stated)
-        return "wrong", WRONG, f"your formula evaluates to {hand.target}, not {shown}", True
-    return "solved", SOLVED, "", True
+        reason = f"your formula evaluates to {hand.target}, not {shown}"
+        return "wrong", rewards["wrong"], reason, True
+    return "solved", rewards["solved"], "", True
 
 
 def _misuse(numbers: list[int], hand: Hand) -> tuple[str, str] | None:

@@ -24,7 +24,7 @@ from envs.virl.panorama import GAP, four_views
 from envs.virl.rail import Point, lay_rail, relative_words
 from envs.virl.route import Route
 from envs.virl.settings import ACTION_SPACES, Settings, message_templates, resolve
-from envs.virl.verifier import EXHAUSTED, Verdict, grade
+from envs.virl.verifier import Verdict, grade
 from envs.virl.world import open_world, route_overlap
 
 OUT_OF_BUDGET = "you used up your trials at this position"
@@ -107,7 +107,7 @@ class VIRL(TextEnv):
             terminated = self.position == len(self.rail)
         elif verdict.name == "exhausted" or (self.left == 0 and not self.rules.extra_answer):
             truncated = True
-            reward += 0.0 if verdict.name == "exhausted" else EXHAUSTED
+            reward += 0.0 if verdict.name == "exhausted" else self.rules.rewards["exhausted"]
         limit = self.settings.max_steps
         if limit is not None and self.answers >= limit and not terminated:
             truncated = True
@@ -186,7 +186,7 @@ class VIRL(TextEnv):
 
     def _grade(self, text: str) -> Verdict:
         if self.left == 0:  # the released code's answer beyond the budget: not read
-            return Verdict("exhausted", EXHAUSTED, OUT_OF_BUDGET)
+            return Verdict("exhausted", self.rules.rewards["exhausted"], OUT_OF_BUDGET)
         if self.settings.prompt_style == "brief":
             answer = read_brief(text, self.vision)
         elif self.rules.legacy_parser:

@@ -5,10 +5,11 @@ Input: the environment's keywords. Output: frozen Settings, and the Rules that t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from string import Template
 
 from configs.schema import PRESETS, leaf
+from envs.rewards import Rewards, merge_rewards
 from envs.settings import check_types
 from envs.templates import Fields, read_templates
 from envs.virl.names import CITY_WORDS
@@ -28,6 +29,9 @@ TEMPLATES = {
 history: lines of observations and actions up to the current observation; observation: the current
 one alone, of pictures only what text says; turns: the words that turn_direction takes; reason and
 verdict: the verifier's."""
+
+REWARDS = {"correct": 1.0, "wrong_action": -1.0, "wrong_observation": -1.5, "exhausted": -1.0}
+"""Of the study's verifier (arXiv 2501.17161); exhausted is added to the last answer's own."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,11 @@ class Settings:
         "the first failing rule counts, or penalties add up; null: first",
         choices=("first", "sum", None),
     )
+    rewards: dict[str, float] = leaf(
+        {},
+        "rewards that differ from the study's: correct 1, wrong_action -1, wrong_observation "
+        "-1.5, and, added to the last answer's, exhausted -1",
+    )
     straight_line_length: int = leaf(5, "in-between points of a leg before dropping", low=0)
     drop_rate: float = leaf(0.5, "probability that an in-between point is dropped", low=0, high=1)
     mapping_radius: float = leaf(20.0, "farthest panorama that a point moves to, metres", low=0)
@@ -114,6 +123,7 @@ class Settings:
         check_types(self, "VIRL")
         if sentence := contradiction(self):
             raise ValueError(sentence)
+        resolve(self)
         message_templates(self)
 
 
@@ -147,6 +157,7 @@ class Rules:
     tidy_rail: bool
     view_layout: str
     penalty_mode: str
+    rewards: Rewards = field(default_factory=REWARDS.copy)
 
 
 _RULES = {
@@ -157,12 +168,17 @@ _RULES = {
 
 
 def resolve(settings: Settings) -> Rules:
-    """The preset's rules, with the settings that override them."""
+    """The preset's rules, with the settings that override them.
+
+    Raises:
+        ValueError: as `merge_rewards`.
+    """
     rules = _RULES[settings.preset]
     return replace(
         rules,
         view_layout=settings.view_layout or rules.view_layout,
         penalty_mode=settings.penalty_mode or rules.penalty_mode,
+        rewards=merge_rewards(REWARDS, settings.rewards, "VIRL.rewards"),
     )
 
 

@@ -14,9 +14,6 @@ from envs.virl.rail import Point
 from envs.virl.settings import Rules
 from envs.virl.statement import mentions, states_intersection, states_landmark
 
-CORRECT, WRONG_ACTION, WRONG_OBSERVATION = 1.0, -1.0, -1.5
-EXHAUSTED = -1.0
-
 VERDICTS = ("correct", "wrong_action", "illegal", "wrong_observation", "exhausted")
 ACTIONS = {
     "absolute": ("forward()", "stop()", *(f"turn_direction({word})" for word in COMPASS)),
@@ -55,22 +52,22 @@ def grade(answer: Answer, point: Point, stated: str, action_space: str, rules: R
 
     stated: what answers are to state besides the action: `observation`, `landmark` or `nothing`.
     """
-    recognised = None
+    recognised, rewards = None, rules.rewards
     if stated != "nothing":
         recognised = answer.observation is not None and states_landmark(answer.observation, point)
     if answer.action == point.action(action_space):
-        return Verdict("correct", CORRECT, "Correct action.", recognised)
+        return Verdict("correct", rewards["correct"], "Correct action.", recognised)
     legal = answer.action in ACTIONS[action_space]
     name, fault = ("wrong_action", INCORRECT) if legal else ("illegal", NO_ACTION)
     misread = _observation_fault(answer, point, stated, rules)
     if misread and rules.penalty_mode == "sum":
-        reward = WRONG_ACTION + WRONG_OBSERVATION
+        reward = rewards["wrong_action"] + rewards["wrong_observation"]
         return Verdict(name, reward, f"{fault} and {misread}", recognised)
     if misread and answer == Answer(None):
-        return Verdict(name, WRONG_OBSERVATION, fault, recognised)
+        return Verdict(name, rewards["wrong_observation"], fault, recognised)
     if misread:
-        return Verdict("wrong_observation", WRONG_OBSERVATION, misread, recognised)
-    return Verdict(name, WRONG_ACTION, fault, recognised)
+        return Verdict("wrong_observation", rewards["wrong_observation"], misread, recognised)
+    return Verdict(name, rewards["wrong_action"], fault, recognised)
 
 
 def _observation_fault(answer: Answer, point: Point, stated: str, rules: Rules) -> str:

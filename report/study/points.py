@@ -15,7 +15,7 @@ from typing import NamedTuple
 from configs.load import ConfigError
 from configs.primary import MEASURES
 from report.evaluation import SUCCESS
-from report.metrics import OUTCOMES, Record, read_lines
+from report.metrics import OUTCOMES, Record, read, read_lines
 from report.statistics import clustered, pass_at
 from report.study.compute import Spent, along
 
@@ -38,6 +38,15 @@ class Tally(NamedTuple):
 
 
 Tallies = Mapping[str, Tally]  # question to its tally
+Place = tuple[str, int, str]  # phase, step and variant of an evaluation
+
+
+class Played(NamedTuple):
+    """What an evaluation played: `decoding`, `measures` and `samples` of a Point."""
+
+    decoding: str
+    measures: Mapping[str, Tallies]
+    samples: Tallies
 
 
 @dataclass(frozen=True)
@@ -143,19 +152,9 @@ def read_points(
     Raises:
         ConfigError: a row of outcomes is missing a part.
     """
-    known, last = _evaluations(run)
-    groups: dict[tuple[str, int, str], list[Record]] = {}
-    for row in read_lines(run / OUTCOMES):
-        if row.get("end") == "failed":
-            continue
-        for field in FIELDS:
-            if field not in row:
-                raise ConfigError(f"{run / OUTCOMES}: a row has no {field}: {row}")
-        groups.setdefault((row["stage"], _step(row, last), row["variant"]), []).append(row)
-    points = []
-    for phase, step, variant in sorted(groups, key=lambda k: (ORDER.get(k[0], 3), k[1])):
+    known, points = _evaluations(run), []
+    for (phase, step, variant), played in read_played(run, temperature).items():
         record, own = known.get((phase, step, variant), ({}, UNKNOWN))
-        played = _played(groups[phase, step, variant], "sampled" if temperature > 0 else "greedy")
         spent = earlier + own
         costs = _known(spent.flops), _known(spent.formula_flops), record.get("kl_start")
         said = record.get("headline", SUCCESS), record.get("overlap", "unknown")
@@ -163,7 +162,27 @@ def read_points(
     return points
 
 
-def _played(rows: list[Record], default: str) -> tuple[str, dict[str, Tallies], Tallies]:
+def read_played(run: Path, temperature: float = 1.0) -> dict[Place, Played]:
+    """What each evaluation of a run played, as `read_points` has it, in the same order.
+
+    Raises:
+        ConfigError: a row of outcomes is missing a part.
+    """
+    last = _last_steps(read(run))
+    groups: dict[Place, list[Record]] = {}
+    for row in read_lines(run / OUTCOMES):
+        if row.get("end") == "failed":
+            continue
+        for field in FIELDS:
+            if field not in row:
+                raise ConfigError(f"{run / OUTCOMES}: a row has no {field}: {row}")
+        groups.setdefault((row["stage"], _step(row, last), row["variant"]), []).append(row)
+    default = "sampled" if temperature > 0 else "greedy"
+    places = sorted(groups, key=lambda k: (ORDER.get(k[0], 3), k[1]))
+    return {place: _played(groups[place], default) for place in places}
+
+
+def _played(rows: list[Record], default: str) -> Played:
     """Decoding, measures and samples of one evaluation's rows."""
     by_decoding: dict[str, list[Record]] = {}
     for row in rows:
@@ -172,7 +191,7 @@ def _played(rows: list[Record], default: str) -> tuple[str, dict[str, Tallies], 
     mine = by_decoding[decoding]
     measures = {measure: _tallies(mine, measure) for measure in MEASURES}
     samples = _tallies(by_decoding.get("sampled", []), "success")
-    return decoding, {name: found for name, found in measures.items() if found}, samples
+    return Played(decoding, {name: found for name, found in measures.items() if found}, samples)
 
 
 def _tallies(rows: list[Record], measure: str) -> dict[str, Tally]:
@@ -199,18 +218,20 @@ def _known(number: float) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _evaluations(
-    run: Path,
-) -> tuple[dict[tuple[str, int, str], tuple[Record, Spent]], dict[str, int]]:
-    """Records of evaluations by phase, step and variant; and the last step of each phase."""
-    records = list(along(run))
-    last = {
-        "sft": max((r["step"] for r, _ in records if r["kind"] == "sft"), default=0),
-        "ppo": max((r["update"] for r, _ in records if r["kind"] == "ppo"), default=0),
+def _last_steps(records: list[Record]) -> dict[str, int]:
+    """The last step of each phase."""
+    return {
+        "sft": max((r["step"] for r in records if r["kind"] == "sft"), default=0),
+        "ppo": max((r["update"] for r in records if r["kind"] == "ppo"), default=0),
     }
-    found = {
+
+
+def _evaluations(run: Path) -> dict[Place, tuple[Record, Spent]]:
+    """Records of evaluations, with what had been spent by then."""
+    records = list(along(run))
+    last = _last_steps([record for record, _ in records])
+    return {
         (r["stage"], _step(r, last), r["variant"]): (r, spent)
         for r, spent in records
         if r["kind"] == "eval"
     }
-    return found, last

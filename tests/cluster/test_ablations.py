@@ -29,6 +29,7 @@ LINES = {
         *(f"env.settings.feedback={kind}" for kind in ("none", "binary", "prefix_hint")),
         "env.settings.penalty_mode=sum",
         "env.settings.partial_reward=true",
+        "env.settings.rewards={solved: 1}",
         "sft.steps=400",
         "sft.loss=dft",
         "sft.loss=ce_kl",

@@ -1,8 +1,10 @@
 """The environments of a run: the preset and the variants' own settings reach them."""
 
+import re
+
 import pytest
 
-from cluster.environments import checked_environments, environments, settings_key
+from cluster.environments import checked_environments, environments, load_run, settings_key
 from configs.load import ConfigError, load
 
 
@@ -29,6 +31,46 @@ def test_settings_are_refused_by_their_key():
         checked_environments(load("gp_l_debug", ["env.id=nomodule:X-v0"]))
     cfg = load("gp_l_debug")
     assert checked_environments(cfg) == environments(cfg)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "sentence"),
+    [
+        ("ppo: {updats: 3}", [], "FILE: ppo.updats: there is no such key"),
+        ("ppo: {updats: 3}", ["seed=1"], "FILE: ppo.updats: there is no such key"),
+        ("env: {settings: {face_rul: ten}}", [], "FILE: env.settings.face_rul: there is no such"),
+        ("env: {settings: {face_rul: ten}}", ["seed=1"], "FILE: env.settings.face_rul: there is"),
+        ("ppo: [", [], "FILE: not YAML"),
+        ("seed: 1", ["ppo.updats=3"], "ppo.updats: there is no such key"),
+        ("seed: 1", ["env.settings.face_rul=ten"], "env.settings.face_rul: there is no such key"),
+        ("env: {settings: {face_rul: ten}}", ["typo=1"], "typo: there is no such key"),
+    ],
+)
+def test_a_refusal_names_the_file_where_the_file_is_at_fault(tmp_path, text, overrides, sentence):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{text}\n" if text.endswith("[") else f"{text}\nsft: {{steps: 3}}\n")
+    with pytest.raises(ConfigError, match="^" + re.escape(sentence.replace("FILE", str(file)))):
+        load_run(file, overrides)
+
+
+def test_a_setting_without_its_section_is_told_where_it_belongs():
+    for key, hint in (
+        ("face_rule=ten", "; the environment has env.settings.face_rule"),
+        ("face_rul=ten", ""),
+        ("ppo.face_rule=ten", ""),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load_run("gp_l_debug", ["seed=1", key])
+        assert str(error.value).startswith(f"{key.partition('=')[0]}: there is no such key; ")
+        assert str(error.value).count("env.settings") == (1 if hint else 0)
+        assert str(error.value).endswith(hint)
+    with pytest.raises(ConfigError) as error:
+        load_run("gp_l_debug", ["env.id=cardinal/VIRL-v0", "face_rule=ten"])
+    assert "env.settings" not in str(error.value)
+
+
+def test_what_is_not_refused_is_loaded():
+    assert load_run("gp_l_debug", ["seed=7"]) == load("gp_l_debug", ["seed=7"])
 
 
 def test_keys_of_settings():

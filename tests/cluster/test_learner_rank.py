@@ -12,8 +12,8 @@ from cluster.cursor import Cursor
 from cluster.failures import RunFailure
 from cluster.learner_rank import LearnerRank
 from cluster.lease import LeaseLost
-from tests.cluster.fakes import FakeToken
 from learner.isolation import PackingCheck
+from tests.cluster.fakes import FakeToken
 from tests.support.learner import config
 
 

@@ -12,7 +12,9 @@ from cluster import train as module
 from cluster.failures import RunFailure
 from cluster.train import prepare_demonstrations, prepare_model, train
 from configs.load import ConfigError, load
+from report.page import write_report
 from report.summary import ended
+from tests.support.example_run import make_run
 
 
 class FakePool:
@@ -153,6 +155,14 @@ def test_a_folder_that_was_deleted_does_not_hide_the_cause(run, tmp_path, capsys
     said = capsys.readouterr().err
     assert "how it ended is not recorded: " in said
     assert "logs of its processes are not kept: " in said
+
+
+def test_the_last_lines_are_the_summary_that_was_written(tmp_path, capsys):
+    module._show_result(tmp_path)  # a run without a record has none
+    assert capsys.readouterr().out == ""
+    write_report(make_run(tmp_path / "run", upto="start"))
+    module._show_result(tmp_path / "run")
+    assert "from the first record to the last" in capsys.readouterr().out
 
 
 def test_a_tiny_model_is_made_once_and_never_in_half(monkeypatch, tmp_path):

@@ -8,7 +8,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs.load import ConfigError
-from configs.model_folder import check_model, find_model, write_index
+from configs.model_folder import (
+    READ_AS_JSON,
+    check_model,
+    check_tokenizer,
+    find_model,
+    write_index,
+)
 
 
 @pytest.fixture
@@ -83,6 +89,32 @@ def test_every_name_that_transformers_has_for_a_causal_model_will_do(model):
 def test_quantized_weights_are_refused_by_name(model):
     configure(model, quantization_config={"quant_method": "mxfp4"})
     refused(model, "LlamaForCausalLM with weights quantized by mxfp4", "float32 or bfloat16")
+
+
+def test_a_folder_without_a_tokenizer_says_so(model):
+    check_tokenizer(model)
+    (model / "tokenizer.json").rename(model / "vocab.json")  # the older form of one
+    check_tokenizer(model)
+    (model / "vocab.json").unlink()
+    with pytest.raises(ConfigError, match=f"{model}: holds no tokenizer, neither tokenizer.json"):
+        check_tokenizer(model)
+    check_model(model)  # whose sizes need none
+    (model / "tokenizer.model").touch()
+    check_tokenizer(model)
+
+
+@pytest.mark.parametrize("name", READ_AS_JSON)
+def test_a_damaged_file_beside_the_weights_is_named(model, name):
+    (model / name).write_text("{}")
+    check_tokenizer(model)
+    for text, words in (
+        ('{"a": ', "cannot be read as JSON: Expecting value"),
+        ("[]", "holds a list; it must hold keys and values"),
+        ("\udcff", "cannot be read as JSON"),
+    ):
+        (model / name).write_text(text, errors="surrogateescape")
+        with pytest.raises(ConfigError, match=f"^model.path={model}: {name} {words}"):
+            check_tokenizer(model)
 
 
 def test_damaged_files(model):

@@ -41,6 +41,8 @@ def test_what_a_file_may_not_hold(tmp_path, text, words):
         study(tmp_path, text)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+    assert str(error.value).count(".yaml: ") == 1  # the study's, once
+    assert str(error.value).startswith(str(tmp_path))
 
 
 def test_a_study_that_is_not_there_names_those_that_are():

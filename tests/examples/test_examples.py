@@ -37,6 +37,18 @@ def test_the_environment_is_the_documented_one_and_keeps_the_contract():
     check(partial(make, SUMS, {"largest": 20, "tries": 2}), episodes=4, processes=False)
 
 
+def test_the_documented_reward_of_ones_own_is_one(tmp_path, monkeypatch):
+    text = (ROOT / "docs/environments.md").read_text().split("## Rewards of your own")[1]
+    (tmp_path / "shorter.py").write_text(re.search(r"```python\n(.*?)```", text, re.S)[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {"prompt_style": "brief", "rewards": {"solved": 10}}
+    env = make("shorter:example/Shorter-v0", settings)
+    env.reset(seed=0)
+    answer = env.expert()
+    assert env.step(answer)[1:3] == (10 - 0.01 * len(answer), True)
+    check(partial(make, "shorter:example/Shorter-v0", settings), episodes=2, processes=False)
+
+
 @pytest.mark.parametrize("seed", [0, 3])
 def test_the_environment_grades_sums(seed):
     env = make(SUMS, {"largest": 9, "tries": 2})

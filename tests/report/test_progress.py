@@ -184,6 +184,25 @@ def test_without_a_terminal_a_plain_line_now_and_then(
     ]
 
 
+def test_the_time_so_far_is_the_records_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same clock as `elapsed_s` in the summary: a resumed run goes on from its last record."""
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    view, out = shown(tmp_path, terminal=True)
+    with view:
+        clock[0] += 4
+        view.update()
+        assert "4 s so far" in out.getvalue()
+        line = record("phase", 100, phase="sft", event="begin")
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        view.update()
+        clock[0] += 7
+        view.update()
+    assert "1:47 so far" in out.getvalue()
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (59.6, "1:00"), (187, "3:07"), (7387, "2:03:07")]
 )

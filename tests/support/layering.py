@@ -42,12 +42,12 @@ REST = "*"  # the files of a package that are named on no floor
 FLOORS = {  # from bottom to top: a part imports itself and the floors below, never its neighbour
     "configs": (("schema", "text"), ("presets",), (REST,)),
     "envs": (
-        ("base", "answers", "templates"),
+        ("base", "answers", "rewards", "templates"),
         ("settings",),
         ("general_points", "virl", "viewer", REST),
     ),
     "envs.virl": (("geometry", "names"), ("route",), ("city",), ("drawing",), (REST,)),
-    "report": ((REST,), ("study",)),
+    "report": ((REST,), ("study",), ("comparison",)),
     "cluster": (
         ("failures", "handles"),
         ("lease",),

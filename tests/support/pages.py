@@ -33,6 +33,7 @@ MAKE = re.compile(r"(?<![\w-])make ([a-z][a-z-]*)")
 COMMAND = re.compile(
     r"(?<![\w/-])(?:\.venv/bin/cardinal|cardinal|-m cluster\.cli) ([a-z][a-z-]*)([^|#\n]*)"
 )
+BARE = re.compile(r"(?:^|[|;&]) *cardinal\b", re.M)
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 SUFFIXES = ("html", "png", "json", "jsonl", "csv", "yaml", "py", "md", "log")
 SETTINGS = {
@@ -45,6 +46,7 @@ def faults(root: Path, page: Path) -> list[str]:
     text = page.read_text()
     found = [
         *_links(page, text),
+        *_bare(text),
         *(fault for at, code, python in _code(text) for fault in _names(root, code, at, python)),
     ]
     name = page.relative_to(root).as_posix()
@@ -60,6 +62,16 @@ def _code(text: str) -> Iterator[tuple[int, str, bool]]:
         yield line.start(), line[0], False
     for span in SPAN.finditer(INDENTED.sub(lambda line: " " * len(line[0]), prose)):
         yield span.start(1), span[1], False
+
+
+def _bare(text: str) -> Iterator[tuple[int, str]]:
+    """Lines to type that call `cardinal`, which only `.venv/bin/` has."""
+    prose = BLOCK.sub(lambda block: re.sub(r"[^\n]", " ", block[0]), text)
+    lines = [(block.start(3), block[3]) for block in BLOCK.finditer(text)]
+    lines += [(line.start(), line[0]) for line in INDENTED.finditer(prose)]
+    for at, code in lines:
+        for line in BARE.finditer(code):
+            yield at + line.start(), "cardinal: is on no PATH; write .venv/bin/cardinal"
 
 
 def _links(page: Path, text: str) -> Iterator[tuple[int, str]]:

@@ -6,7 +6,7 @@ from configs.load import dump, load
 def moved_run(folder):
     """A run folder that was moved: its written name and root are another's."""
     run = folder / "2026-11-23"
-    run.mkdir()
+    run.mkdir(parents=True)
     (run / "config.yaml").write_text(dump(load("gp_l_debug", ["name=old"])))
     return run
 

@@ -5,7 +5,7 @@ import pytest
 
 from cluster.cli import main
 from configs.load import load
-from tests.cluster.commands.folders import said
+from tests.cluster.commands.folders import moved_run, said
 
 GP = "cardinal/GeneralPoints-v0"
 
@@ -63,6 +63,48 @@ def test_data_of_a_configuration_is_what_its_run_would_write(tmp_path):
     assert written == str(tmp_path / "run" / "demonstrations")
 
 
+def test_data_goes_neither_into_a_run_nor_among_other_files(tmp_path, capsys):
+    run, other = moved_run(tmp_path), tmp_path / "other"
+    (run / "metrics.jsonl").touch()
+    other.mkdir()
+    (other / "notes.txt").touch()
+    for out, words in (
+        (run, f"{run} is a run folder"),
+        (run / "new" / "deep", f"{run} is a run folder"),
+        (other, "holds other files"),
+        (other / "notes.txt", "is a file; it must be a folder"),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        assert main(["data", GP, "--n", "5", "--out", str(out)]) == 2
+        shown = said(capsys)
+        assert f"--out {out}: " in shown
+        assert words in shown
+        assert sorted(tmp_path.rglob("*")) == before
+    for command, option in (("gallery", "--out"), ("play", "--pictures")):
+        assert main([command, GP, option, str(run / "pictures")]) == 2
+        assert f"{option} {run / 'pictures'}: {run} is a run folder" in said(capsys)
+    (other / "notes.txt").unlink()
+    for _ in range(2):  # an empty folder, then one with the same demonstrations
+        assert main(["data", GP, "--n", "5", "--out", str(other)]) == 0
+
+
+def test_a_project_that_has_a_config_yaml_is_no_run(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    assert main(["data", GP, "--n", "5", "--out", str(tmp_path / "data")]) == 0
+
+
+@pytest.mark.parametrize("command", ["play", "baseline", "gallery", "data"])
+@pytest.mark.parametrize(
+    ("name", "near"), [("gp_m", "gp_l"), ("cardinal/GeneralPoint-v0", GP), ("xyz", "there are")]
+)
+def test_a_name_of_neither_an_environment_nor_a_configuration(command, name, near, capsys):
+    out = ["--out", "x"] if command in ("gallery", "data") else []
+    assert main([command, name, *out]) == 2
+    shown = said(capsys)
+    assert f"{name}: is neither the id of an environment nor a configuration" in shown
+    assert near in shown
+
+
 def test_an_environment_without_text_is_refused(capsys, tmp_path):
     for command in (["play"], ["gallery", "--out", str(tmp_path / "out")]):
         assert main([*command, "CartPole-v1"]) == 2
@@ -81,8 +123,10 @@ def test_what_is_played_and_drawn(monkeypatch, tmp_path, capsys):
             seen.append("run")
 
     monkeypatch.setattr("envs.viewer.play.Game", Game)
-    assert main(["play", GP, "prompt_style=brief", "--seed", "7", "--pictures", "here"]) == 0
-    assert seen == [("brief", 7, "here"), "run"]
+    for named in ([GP, "prompt_style=brief"], ["gp_l", "env.settings.verify_iter=2"]):
+        assert main(["play", *named, "--seed", "7", "--pictures", "here"]) == 0
+        assert seen == [("brief", 7, "here"), "run"]
+        seen.clear()
     monkeypatch.setattr(
         "envs.viewer.gallery.write_gallery", lambda env, *rest: seen.append(rest) or "page"
     )

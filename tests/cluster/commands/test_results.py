@@ -66,3 +66,24 @@ def test_a_study_has_its_own_report(run, tmp_path, monkeypatch, capsys):
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"page of {run}\n"
     assert seen == [str(run)]
+
+
+def test_runs_are_compared_with_the_first(tmp_path, capsys):
+    one, two = (moved_run(tmp_path / name) for name in ("one", "two"))
+    out = tmp_path / "page.html"
+    assert main(["compare", str(one), str(two), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    assert f"{one} against {two}" in out.read_text()
+
+
+def test_what_cannot_be_compared(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for runs, words in (
+        ([run], f"compare {run}: is one run; give two or more"),
+        ([run, run / ".." / run.name], "names a run twice"),
+        ([run, "/nowhere"], "/nowhere: holds no config.yaml"),
+        ([run, moved_run(tmp_path / "two"), "--out", "no/x.html"], "--out no/x.html: there is no"),
+    ):
+        assert main(["compare", *map(str, runs)]) == 2
+        assert words in said(capsys)
+    assert not (tmp_path / "compare.html").exists()

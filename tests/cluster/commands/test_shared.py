@@ -6,11 +6,10 @@ import pytest
 
 from cluster.commands.shared import (
     CONFIG,
-    ENVIRONMENT,
     configuration,
     configuration_of,
-    refuse_run_folder,
     require_at_least,
+    require_outside_of_runs,
 )
 from configs.load import ConfigError, dump, load
 from tests.cluster.commands.folders import moved_run
@@ -26,8 +25,8 @@ def parsed(arguments, *words):
 def test_keys_after_the_configuration_override_it():
     assert configuration(parsed(CONFIG, "gp_l_debug")) == load("gp_l_debug")
     assert configuration(parsed(CONFIG, "gp_l_debug", "seed=7", "name=x")).seed == 7
-    options = parsed(ENVIRONMENT, "cardinal/VIRL-v0", "city=Milan")
-    assert (options.env, options.settings) == ("cardinal/VIRL-v0", ["city=Milan"])
+    with pytest.raises(ConfigError, match=r"env\.settings\.face_rul: there is no such key"):
+        configuration(parsed(CONFIG, "gp_l_debug", "env.settings.face_rul=ten"))
 
 
 def test_a_run_folders_place_wins_over_the_written_one(tmp_path, monkeypatch):
@@ -44,6 +43,19 @@ def test_a_run_that_trains_nothing_is_read(tmp_path):
     start = load("gp_l_debug", ["sft.steps=0", "ppo.updates=0"], allow_no_training=True)
     (run / "config.yaml").write_text(dump(start))
     assert configuration_of(str(run)).sft.steps == 0
+
+
+def test_a_run_is_read_where_its_environment_cannot_be_imported(tmp_path):
+    run = moved_run(tmp_path)
+    (run / "config.yaml").write_text(dump(load("gp_l_debug", ["env.id=nomodule:X-v0"])))
+    assert configuration_of(str(run)).env.id == "nomodule:X-v0"
+
+
+def test_a_run_whose_configuration_is_refused_names_its_file(tmp_path):
+    run = moved_run(tmp_path)
+    (run / "config.yaml").write_text("ppo: {updats: 3}")
+    with pytest.raises(ConfigError, match=f"^{run}/config.yaml: ppo.updats: there is no such key"):
+        configuration_of(str(run))
 
 
 def test_what_is_no_run_folder_is_named(tmp_path):
@@ -63,10 +75,10 @@ def test_an_options_least_value():
 @pytest.mark.parametrize("below", ["", "demonstrations", "a/b"])
 def test_nothing_is_written_into_the_folder_of_a_run(tmp_path, mark, below):
     run = moved_run(tmp_path)
-    refuse_run_folder("--out", str(run / below))  # some folder with a config.yaml
+    require_outside_of_runs("--out", str(run / below))  # some folder with a config.yaml
     (run / mark).mkdir()
     out = run / below
     with pytest.raises(ConfigError) as error:
-        refuse_run_folder("--out", str(out))
-    assert str(error.value).startswith(f"--out {out}: {run} is the folder of a run, which alone")
-    refuse_run_folder("--out", str(tmp_path / "beside"))
+        require_outside_of_runs("--out", str(out))
+    assert str(error.value) == f"--out {out}: {run} is a run folder; choose another place"
+    require_outside_of_runs("--out", str(tmp_path / "beside"))

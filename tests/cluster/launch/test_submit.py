@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.launch import submit
-from configs.load import ConfigError
+from configs.load import ConfigError, dump, load
 from tests.cluster.launch.fake_client import FakeClient
 
 ABSOLUTE = ("name=job", "cluster.root=/shared/runs")
@@ -22,6 +22,15 @@ ABSOLUTE = ("name=job", "cluster.root=/shared/runs")
 def test_a_run_that_cannot_be_is_refused_here(overrides, words):
     with pytest.raises(ConfigError, match=words):
         submit.validate("gp_l_debug", [*ABSOLUTE, *overrides])
+
+
+def test_a_run_that_was_begun_with_other_keys_is_refused_here(tmp_path):
+    keys = ["name=mine", f"cluster.root={tmp_path}"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text(dump(load("gp_l_debug", keys)))
+    assert submit.validate("gp_l_debug", keys).name == "mine"
+    with pytest.raises(ConfigError, match=r"begun with ppo.updates=3, and this is 5; choose"):
+        submit.validate("gp_l_debug", [*keys, "ppo.updates=5"])
 
 
 def test_a_model_of_the_hub_is_no_relative_path():

@@ -95,6 +95,29 @@ def test_too_few_cpus():
     assert "none of the cluster's 1 nodes offers a CPU or GPU" in refused([HEAD])
 
 
+def test_a_machine_of_two_cores_is_told_which_shares_fit():
+    """One worker, one rank and the data tasks of SFT reserve 2.5 CPUs."""
+    two = [node("laptop", 2)]
+    for overrides, remedy in (
+        ([], ["rollout.cpus=0.5"]),
+        (["rollout.cpus=0.5", "learner.cpus=1.5"], ["learner.cpus=0.5"]),
+        (["rollout.cpus=2", "learner.cpus=2"], ["rollout.cpus=0.5", "learner.cpus=0.5"]),
+        (["rollout.cpus=0.3", "learner.cpus=0.3", "sft.steps=0"], None),
+    ):
+        if remedy is None:
+            plan(debug(*overrides), two)
+            continue
+        said = refused(two, *overrides)
+        assert said.endswith(f"the cluster has 2 (laptop); {' with '.join(remedy)} would fit")
+        plan(debug(*overrides, *remedy), two)
+    one = refused([node("pod", 1)])
+    assert one.endswith("; rollout.cpus=0.25 with learner.cpus=0.25 would fit")
+    busy = refused([node("a", 4, free={"CPU": 2.0})])
+    assert busy.endswith("wait until they end, or make do: rollout.cpus=0.5 would fit")
+    none = refused([node("tiny", 0.5)], "rollout.cpus=0.5", "learner.cpus=0.5")
+    assert "would fit" not in none
+
+
 def test_resources_that_each_suffice_but_never_on_one_node():
     nodes = [node("wide", 64, 1, "L4", memory=8), node("deep", 64, 1, "L4", memory=8)]
     nodes += [node("fat", 64, memory=512)]

@@ -74,6 +74,17 @@ def without(model, key):
     file.write_text(json.dumps(config))
 
 
+def test_a_folder_without_a_tokenizer(model):
+    for file in model.glob("tokenizer*"):
+        file.unlink()
+    refused(with_model(model), f"model.path={model}: holds no tokenizer", "tokenizer.json")
+
+
+def test_a_chat_template_that_is_no_template(model):
+    (model / "chat_template.jinja").write_text("{{ x")
+    refused(with_model(model), f"model.path={model}: its chat template cannot be read: unexpected")
+
+
 def test_a_tokenizer_without_chat_template(model):
     (model / "chat_template.jinja").unlink(missing_ok=True)
     without(model, "chat_template")

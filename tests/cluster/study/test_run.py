@@ -293,6 +293,12 @@ def test_what_cannot_be_is_one_sentence(tmp_path, arms, words):
     assert "\n" not in str(error.value)
 
 
+def test_settings_of_an_environment_are_named_as_the_file_has_them(tmp_path):
+    plan = load_study(written(tmp_path, "  a: {set: {env.settings.face_rul: ten}}", HEAD))
+    with pytest.raises(ConfigError, match=r"^arms\.a: env\.settings\.face_rul: there is no such"):
+        check_study(plan)
+
+
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
 def test_shipped_studies_are_whole(file, capsys):
     assert cli.main(["study", file.stem, "--check"]) == 0

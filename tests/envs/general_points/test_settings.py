@@ -57,6 +57,8 @@ def test_what_is_given_stands_above_the_preset():
             "more than the 4 cards of a deck",
         ),
         ({"num_cards": 6, "feedback": "prefix_hint"}, "too many solution strings"),
+        ({"preset": "paper_code", "rewards": {"solved": 1.0}}, "rewards are not those of"),
+        ({"rewards": {"solve": 1.0}}, "GeneralPoints.rewards.solve: there is no such reward"),
         ({"parser": "strict_legacy", "prompt_style": "brief"}, "needs prompt_style=full"),
         ({"trajectories": "suboptimal", "verify_iter": 1}, "needs verify_iter of at least 2"),
         ({"no_such": 1}, "there is no such key"),

@@ -258,3 +258,56 @@ def test_a_grade_takes_under_a_fifth_of_a_millisecond():
         best = min(best, (time.process_time() - begun) / 1000)
     assert verdict.name == "wrong"
     assert best < 200e-6
+
+
+OWN_REWARDS = {
+    "solved": 11.0,
+    "partial": 12.0,
+    "wrong": 13.0,
+    "misused": 14.0,
+    "illegal": 15.0,
+    "misread": 16.0,
+    "exhausted": 17.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("formula", "keywords", "reward"),
+    [
+        ("10+10+5-1", {}, 11),
+        ("(10+10)+(5-1", {"partial_reward": True}, 12),
+        ("10+10+5+1", {}, 13),
+        ("1*5/(10-10)", {}, 13),
+        ("10+10+5-1=23", {}, 13),
+        ("10+10+4", {}, 14),
+        ("10+", {}, 15),
+        (None, {}, 15),
+        ("3+", {"penalty_sum": True}, 15 + 14),
+        ("10+10+5-1", {"vision": True}, 11 + 16),
+    ],
+)
+def test_every_reward_is_a_setting(formula, keywords, reward):
+    options = {"vision": False, "penalty_sum": False, "partial_reward": False} | keywords
+    assert grade(Answer(None, formula), HAND, **options, rewards=OWN_REWARDS).reward == reward
+
+
+def test_an_environments_rewards_are_its_settings():
+    env = GeneralPoints(prompt_style="brief", verify_iter=2, rewards=OWN_REWARDS)
+    env.reset(seed=0)
+    assert env.step("1+")[1] == 15.0
+    assert env.step("1+")[1:4] == (15.0 + 17.0, False, True)
+    env.reset(seed=0)
+    assert env.step(env.expert())[1:3] == (11.0, True)
+
+
+def test_a_wrong_answer_that_costs_nothing_still_gets_its_hint():
+    """In the released code a reward of 0 says that rounding alone missed the target."""
+    said = []
+    for rewards in ({}, {"wrong": 0}):
+        env = GeneralPoints(prompt_style="brief", feedback="prefix_hint", rewards=rewards)
+        env.reset(seed=0)
+        wrong = "+".join(str(number) for number in env.hand.numbers)
+        shown, reward, *_, info = env.step(wrong)
+        assert (info["verdict"], reward) == ("wrong", rewards.get("wrong", -1))
+        said.append(shown["message"])
+    assert said[0] == said[1]

@@ -92,6 +92,16 @@ def test_paper_code_asks_for_one_answer_more_and_does_not_read_it() -> None:
     assert fixed.step(WRONG)[1:4] == (-2.0, False, True)
 
 
+def test_an_exhausted_budget_costs_what_the_settings_say() -> None:
+    for preset, first, last in (("fixed", -1.0, 16.0), ("paper_code", -1.0, 17.0)):
+        env = brief(preset=preset, verify_iter=2, rewards={"exhausted": 17})
+        env.reset(seed=2)
+        assert env.step(WRONG)[1] == first
+        if preset == "paper_code":
+            env.step(WRONG)
+        assert env.step(WRONG)[1:4] == (last, False, True)
+
+
 def test_first_try_needs_every_first_answer() -> None:
     env = brief()
     env.reset(seed=5)

@@ -183,3 +183,21 @@ def test_recognition_is_the_same_in_every_preset_and_whatever_the_action(preset)
         assert judge(preset, CROSSING, action, None, stated="landmark").recognised is False
         assert judge(preset, STREET, action, "none", stated="landmark").recognised is True
         assert judge(preset, CROSSING, action, stated="nothing").recognised is None
+
+
+def test_every_reward_is_a_setting() -> None:
+    own = {"correct": 11.0, "wrong_action": 12.0, "wrong_observation": 13.0, "exhausted": 17.0}
+    right = "Blue Cafe is on your left; You observe an intersection"
+    none = "No landmarks nearby; You observe an intersection"
+    first, both = (resolve(Settings(penalty_mode=mode, rewards=own)) for mode in ("first", "sum"))
+    for rules, action, observation, reward in (
+        (first, "turn_direction(east)", right, 11.0),
+        (first, "stop()", right, 12.0),
+        (first, "stop()", none, 13.0),
+        (first, None, None, 13.0),
+        (both, "stop()", none, 12.0 + 13.0),
+    ):
+        answer = Answer(action, observation)
+        assert grade(answer, CROSSING, "observation", "absolute", rules).reward == reward
+    with pytest.raises(ValueError, match=r"VIRL\.rewards\.corect: there is no such reward"):
+        Settings(rewards={"corect": 1.0})

@@ -1,0 +1,1 @@
+"""Runs against each other: what differs, in the terminal and as a page."""
