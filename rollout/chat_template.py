@@ -61,7 +61,7 @@ class ChatTemplate:
         """
         try:
             rendered = self._tokenizer.apply_chat_template(
-                list(messages),
+                list(messages),  # type: ignore[arg-type] # its annotation has no parts
                 chat_template=self.source,
                 tokenize=False,
                 add_generation_prompt=answer_next,

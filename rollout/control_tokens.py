@@ -87,5 +87,5 @@ class ControlTokens:
         for token in state["added_tokens"]:
             token["content"] = new.get(token["content"], token["content"])
         reader = Tokenizer.from_str(json.dumps(state))
-        ids = {reader.token_to_id(t["content"]): t["id"] for t in state["added_tokens"]}
-        return reader, ids
+        own = {token["content"]: int(token["id"]) for token in state["added_tokens"]}
+        return reader, {i: own[text] for text, i in reader.get_vocab().items() if text in own}

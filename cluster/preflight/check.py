@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from cluster.environments import Environment, settings_key
+from cluster.environments import TRAINING, Environment, settings_key
 from cluster.placement.layout import weight_channel
 from cluster.placement.memory import available_bytes, memory_bytes, process_needs
 from cluster.placement.nodes import address_of, local_node, plan_live
@@ -56,9 +56,11 @@ def check(cfg: RunConfig) -> CheckedRun:
     """
     run_folder(cfg)
     run = resolve(cfg)
+    prompts = _check_prompts(run)
     if cfg.sft.steps and cfg.sft.data:
         check_data(cfg.sft.data, cfg.sft.batch_size, run.renderer)
-    prompts = _check_prompts(run)
+    elif cfg.sft.steps:
+        _check_expert(run)
     memory, available = memory_bytes(cfg, run.model), available_bytes()
     placement = _check_placement(cfg, run.model, memory, available)
     return CheckedRun(cfg, run.model.parameters, memory, available, prompts, placement)
@@ -108,6 +110,21 @@ def _check_prompts(run: ResolvedRun) -> dict[str, int]:
                 f"rollout.answer_tokens={rollout.answer_tokens}; it must be at least {need}"
             )
     return longest
+
+
+def _check_expert(run: ResolvedRun) -> None:
+    """Refuse demonstrations of the training environment's expert that cannot be rendered."""
+    environment = run.environments[TRAINING]
+    where = f"{settings_key(TRAINING)}: {environment[0]}"
+    env = make_environment(TRAINING, environment)
+    try:
+        first = next(env.demonstrations(1, run.cfg.seed))
+    except Exception as error:  # the boundary to environments, third-party ones too
+        raise ConfigError(f"{where} cannot give demonstrations: {one_line(error)}") from error
+    try:
+        run.renderer.demonstration(first.messages, [Picture.of(image) for image in first.images])
+    except ValueError as error:
+        raise ConfigError(f"{where}: demonstration 0: {error}") from error
 
 
 def _longest_prompt(renderer: Renderer, name: str, environment: Environment) -> int:
