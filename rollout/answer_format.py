@@ -146,7 +146,8 @@ def _reasoned_answer(
         text = template.render([conversation[0], conversation[1] | reasoning], answer_next=False)
     except ValueError:  # it has no reasoning, or in another form
         text = finished
-    return text[common_length(prompt, text) :]
+    opening, rest = (t.partition(QUESTIONS[0])[2] for t in (prompt, text))
+    return rest[common_length(opening, rest) :]
 
 
 def _check_history(

@@ -78,7 +78,8 @@ class ControlTokens:
         """The tokenizer with another spelling of its control tokens; its added ids to the own."""
         state = json.loads(self._tokenizer.backend_tokenizer.to_str())
         new = {old: self._prefix + old for old in self.ids}
-        vocabulary = state["model"]["vocab"]
+        vocabulary, unknown = state["model"]["vocab"], state["model"].get("unk_token")
+        state["model"]["unk_token"] = new.get(unknown, unknown)
         if isinstance(vocabulary, dict):
             renamed: object = {new.get(token, token): i for token, i in vocabulary.items()}
         else:  # of a unigram model: pairs of a piece and its score

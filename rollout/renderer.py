@@ -68,7 +68,7 @@ class Renderer:
         self.forbidden = tuple(sorted(self._never_sampled() - set(self.stop_ids)))
         barred = {*self.stop_ids, *self.forbidden}
         self._sampled = frozenset(token for token, i in ids.items() if i not in barred)
-        self._unread = self._control.special - {ids[token] for token in self._format.inside}
+        self._unread = frozenset(barred)
         if self.appends:
             self._check_turns()
 
@@ -126,14 +126,15 @@ class Renderer:
         """
         said = self._message("user", QUESTIONS[0]), self._message("assistant", ANSWERS[0])
         text = self._template.render([*said, self._message("user", message)], answer_next=True)
-        rest = text.partition(ANSWERS[0])[2]
+        before, rest = ANSWERS[0], text.partition(ANSWERS[0])[2]
         end = self._format.end
         last = answer[-1] if len(answer) else None
         if last == self._control.ids[end] or (
             last in self.stop_ids and not self._format.begins_next
         ):
-            rest = rest[rest.index(end) + len(end) :]
-        return self._control.encode(end + rest)[1:]  # read as it stands: after a control token
+            before, rest = end, rest[rest.index(end) + len(end) :]
+        known = self._control.encode(end + before)  # so that it is read as it stands
+        return self._control.encode(end + before + rest)[len(known) :]
 
     def answer(self, text: str) -> list[int]:
         """Tokens of a first answer, as a demonstration teaches it: with the one that ends it."""
@@ -142,7 +143,10 @@ class Renderer:
         return [int(token) for token in ids[mask]]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of tokens, without special ones that the template does not write into answers."""
+        """Text of tokens, without those that end an answer or are never sampled.
+
+        Special tokens that a model answers with, such as those around its reasoning, are text.
+        """
         ids = [token for token in token_ids if token not in self._unread]
         return str(self.tokenizer.decode(ids))
 

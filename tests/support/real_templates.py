@@ -4,6 +4,7 @@ The files in `chat_templates` write what the models' own templates write for mes
 their branches for tools and documents are left out.
 """
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ CORPUS = [
     "USER: hello there ASSISTANT: Hi! GPT4 Correct User: System: [INST] one two three [/INST]",
     "<|user|> <|assistant|> <|system|> You are a helpful assistant. Today's date is 26 Jul 2024.",
     "user\nassistant\nsystem\nmodel\n\n## Metadata\n\nBe brief.\n",
+    "A or B or C? It is C C C C.\n\nThen C.\n\nNot D.\n\n\nC\n\n\nD",
     "Turn left at the next intersection, then move forward until you reach the destination.",
 ]
 
@@ -97,7 +99,9 @@ def _trained(sentencepiece):
     )
     words = (w for text in CORPUS for w in text.split(" ")) if sentencepiece else CORPUS
     tokenizer.train_from_iterator(words, trainer)
-    return tokenizer.to_str()
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = []  # bytes are tokens like all others
+    return json.dumps(state)
 
 
 IM = ("<|im_start|>", "<|im_end|>")
@@ -157,7 +161,7 @@ TEMPLATES = [
         "phi-4", eos="<|im_end|>", bos="<|endoftext|>", special=("<|im_start|>", "<|im_sep|>")
     ),
     RealTemplate("smollm2", eos="<|im_end|>", bos="<|im_start|>", special=("<|endoftext|>",)),
-    RealTemplate("smollm3", eos="<|im_end|>", special=(*IM, *THINK)),
+    RealTemplate("smollm3", eos="<|im_end|>", special=IM, added=THINK),
     RealTemplate("deepseek-v3", **DEEPSEEK),
     RealTemplate("deepseek-r1", **DEEPSEEK),
     RealTemplate("zephyr", **LLAMA),
