@@ -27,6 +27,8 @@ WITHOUT_SYSTEM = {"gemma-2", "mistral-v0.1", "mistral-v0.3", "mistral-nemo"}
 NOT_FROM_TEXT = {"gpt-oss"}
 REWRITES = {"qwen3", "qwen3-thinking", "deepseek-r1"}
 OPENS_A_THOUGHT = {"deepseek-r1"}
+OPENED = {"qwen3-thinking"}  # its prompt opens a thought that its answers in data must hold
+THOUGHT = "<think>\nbecause\n</think>\n\n"
 
 
 @cache
@@ -43,14 +45,14 @@ def loaded(name):
 USABLE = [t.name for t in TEMPLATES if t.name not in WITHOUT_END | NOT_FROM_TEXT]
 
 
-def conversation(turns, system=False, train="all"):
+def conversation(turns, system=False, train="all", thought=""):
     messages = [("system", "Be brief.")] if system else []
     for pair in list(zip(QUESTIONS, ANSWERS, strict=True))[:turns]:
         messages += zip(("user", "assistant"), pair, strict=True)
     return [
         {
             "role": role,
-            "content": content,
+            "content": thought + content if role == "assistant" else content,
             "train": role == "assistant" and (train == "all" or i == len(messages) - 1),
         }
         for i, (role, content) in enumerate(messages)
@@ -78,7 +80,8 @@ def sft(name, **options):
 
     Anything else than the template's own tokens fails here.
     """
-    renderer, messages = loaded(name), conversation(**options)
+    thought = THOUGHT if name in OPENED else ""
+    renderer, messages = loaded(name), conversation(**options, thought=thought)
     try:
         ids, mask = renderer.demonstration(messages)
     except ValueError as error:
@@ -95,7 +98,8 @@ def sft(name, **options):
         assert ids[end - 1] in renderer.stop_ids
         assert not set(ids[begin : end - 1]) & {*renderer.stop_ids, *renderer.forbidden}
         text = tokens.decode(ids[begin : end - 1])
-        assert text.strip().endswith(messages[number]["content"].strip())
+        content = messages[number]["content"].removeprefix("<think>\n" if thought else "")
+        assert text.strip().endswith(content.strip())
     assert mask[-1]
     return "exact"
 
@@ -133,7 +137,7 @@ def sampled(renderer, turn):
     if renderer.appends:
         return renderer.answer(ANSWERS[turn])
     opened = renderer.tokenizer.decode(renderer.prompt("x").token_ids).endswith("<think>\n")
-    thought = ("" if opened else "<think>\n") + "because\n</think>\n\n"
+    thought = THOUGHT.removeprefix("<think>\n" if opened else "")
     ids = renderer.tokenizer.encode(thought + ANSWERS[turn], add_special_tokens=False)
     return [*ids, renderer.tokenizer.eos_token_id]
 
@@ -214,7 +218,8 @@ def row(template):
     end = renderer.tokenizer.convert_ids_to_tokens(sampled(renderer, 0)[-1])
     cells = [cell([one]), cell(many), cell(last), cell(system), rollouts]
     refusals = [o for o in (one, many[0], last[0], system[0]) if o != "exact"]
-    return [template.name, f"`{end}`".replace("|", r"\|"), *cells], refusals
+    name = template.name + (", answers with a thought" if template.name in OPENED else "")
+    return [name, f"`{end}`".replace("|", r"\|"), *cells], refusals
 
 
 def test_the_table_in_the_documentation():

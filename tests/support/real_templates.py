@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tokenizers import (
     AddedToken,
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -21,6 +22,10 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 FOLDER = Path(__file__).with_name("chat_templates")
+PIECES = (  # of Llama 3's tokenizer, and of Qwen's but for the digits
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 CORPUS = [
     "Which numbers make 24? 8 * 3 = 24, and 12 + 12 = 24. Try again: the answer is not legal.",
     "USER: hello there ASSISTANT: Hi! GPT4 Correct User: System: [INST] one two three [/INST]",
@@ -91,13 +96,18 @@ def _trained(sentencepiece):
         alphabet = []
     else:
         tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(PIECES), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
         tokenizer.decoder = decoders.ByteLevel()
         tokens, alphabet = [], sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=700, special_tokens=tokens, initial_alphabet=alphabet, show_progress=False
     )
-    words = (w for text in CORPUS for w in text.split(" ")) if sentencepiece else CORPUS
+    words = (word for text in CORPUS for word in text.split()) if sentencepiece else CORPUS
     tokenizer.train_from_iterator(words, trainer)
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = []  # bytes are tokens like all others
