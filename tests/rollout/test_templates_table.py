@@ -108,7 +108,7 @@ class Talk(TextEnv):
     """Asks QUESTIONS, whatever is answered."""
 
     def __init__(self, turns):
-        self.turns, self.asked, self.answers = turns, 0, []
+        self.turns, self.asked, self.answers, self.truncated = turns, 0, [], False
         self.make_spaces(None)
 
     def reset(self, *, seed=None, options=None):
@@ -120,7 +120,8 @@ class Talk(TextEnv):
         over = self.asked == self.turns
         observation = {"message": QUESTIONS[self.asked % 5], "restart": 0}
         self.asked += 1
-        return observation, 1.0, over, False, {"metrics": {}, "message": ""}
+        ends = (False, over) if self.truncated else (over, False)
+        return observation, 1.0, *ends, {"metrics": {}, "message": ""}
 
     def expert(self):
         return ""
@@ -163,6 +164,28 @@ def test_every_prompt_of_an_episode_is_the_templates_own(name, turns):
         assert prompt == truth(renderer, messages[: 2 * turn + 1], answer_next=True)
     assert len(trajectory.segments) == (1 if renderer.appends else turns)
     assert [turn.reward for turn in trajectory.turns] == [1.0] * turns
+
+
+def test_a_turn_with_a_prompt_of_its_own_is_a_segment():
+    """Also the turn that would have come next, where the episode is truncated."""
+    for name, segments in (("qwen3", 3), ("qwen2", 1)):
+        renderer, env = loaded(name), Talk(2)
+        env.truncated = True
+        engine = ScriptedEngine([sampled(renderer, turn) for turn in range(2)])
+        request = EpisodeRequest("a", "v", 0, 0, bootstrap=True)
+        played = asyncio.run(run_episode(request, env, engine, renderer, LIMITS))
+        said = ANSWERS if renderer.appends else env.answers
+        pairs = [*zip(QUESTIONS, said, strict=False), (QUESTIONS[2], "")]
+        messages = [
+            {"role": role, "content": content}
+            for pair in pairs
+            for role, content in zip(("user", "assistant"), pair, strict=True)
+        ]
+        assert played.bootstrap
+        assert len(played.segments) == segments
+        after = played.segments[-1].token_ids.tolist()
+        assert after == truth(renderer, messages[:5], answer_next=True)
+        assert [len(s.turns) for s in played.segments] == ([1, 1, 0] if segments == 3 else [2])
 
 
 @pytest.mark.parametrize("turns", TURNS)
