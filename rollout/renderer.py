@@ -82,7 +82,9 @@ class Renderer:
         from transformers import AutoTokenizer, GenerationConfig
 
         if not any((Path(folder) / name).is_file() for name in TOKENIZER_FILES):
-            raise ValueError(f"{folder} holds no tokenizer; it needs one of {TOKENIZER_FILES}")
+            raise ValueError(
+                f"{folder} holds no tokenizer; it needs one of {', '.join(TOKENIZER_FILES)}"
+            )
         processor = PictureProcessor.load(folder)
         tokenizer = processor.tokenizer if processor else AutoTokenizer.from_pretrained(folder)
         stop_ids = {tokenizer.eos_token_id} - {None}
@@ -220,7 +222,7 @@ class Renderer:
         return barred | ({ids[token] for token in spelled if token in ids} & self._control.special)
 
     def _check_turns(self) -> None:
-        """Refuse a template whose prompts end within a token of the whole conversation."""
+        """Refuse a tokenizer that joins what one turn ends with and the next begins with."""
         said = [
             self._message(role, text)
             for role, text in zip(
@@ -237,8 +239,11 @@ class Renderer:
                 "writes it"
             )
         answer = self.answer(ANSWERS[0])
-        turns = ids + answer + self.follow_up(QUESTIONS[1], answer)
-        assert turns == whole, "turn by turn a conversation has other tokens than as a whole"
+        if ids + answer + self.follow_up(QUESTIONS[1], answer) != whole:
+            raise ValueError(
+                f"{self._template.name}: the tokenizer gives a conversation other tokens turn by "
+                "turn than as a whole, so an episode could not have those of its template"
+            )
 
     def _check_messages(self, messages: Sequence[Message]) -> None:
         if not messages:

@@ -133,6 +133,12 @@ def test_reasoning_tokens_may_be_special():
     tokenizer.chat_template = template
     r = Renderer(tokenizer, [tokenizer.eos_token_id])
     assert not {"<think>", "</think>"} & names(r, r.forbidden)
+    tokenizer.chat_template = CHATML.replace(
+        "{{ m['content'] }}",
+        "{% if m['role'] == 'assistant' %}<think>{% endif %}{{ m['content'] }}",
+    )
+    always = Renderer(tokenizer, [tokenizer.eos_token_id])  # before every answer
+    assert names(always, always.forbidden) == {"<|im_start|>", "<|endoftext|>"}
     answer = r.answer("<think>\nwhy\n</think>\n\n24")
     assert names(r, answer) >= {"<think>", "</think>"}
     assert r.decode(answer) == "<think>\nwhy\n</think>\n\n24"

@@ -5,14 +5,17 @@ docs/compatibility.md is made.
 """
 
 import asyncio
+import shutil
 from functools import cache
 
+import numpy as np
 import pytest
 
 from configs.paths import ROOT
 from envs.base import TextEnv
 from rollout.chat_template import TODAY
 from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
+from rollout.pictures import Picture
 from rollout.renderer import Renderer
 from tests.support.engines import ScriptedEngine
 from tests.support.marked_section import check_section
@@ -109,11 +112,15 @@ class Talk(TextEnv):
 
     def __init__(self, turns):
         self.turns, self.asked, self.answers, self.truncated = turns, 0, [], False
+        self.image = None
         self.make_spaces(None)
 
     def reset(self, *, seed=None, options=None):
         self.asked = 1
-        return {"message": QUESTIONS[0], "restart": 1}, {}
+        return self.shown({"message": QUESTIONS[0], "restart": 1}), {}
+
+    def shown(self, observation):
+        return observation if self.image is None else observation | {"image": self.image}
 
     def step(self, action):
         self.answers.append(action)
@@ -121,7 +128,7 @@ class Talk(TextEnv):
         observation = {"message": QUESTIONS[self.asked % 5], "restart": 0}
         self.asked += 1
         ends = (False, over) if self.truncated else (over, False)
-        return observation, 1.0, *ends, {"metrics": {}, "message": ""}
+        return self.shown(observation), 1.0, *ends, {"metrics": {}, "message": ""}
 
     def expert(self):
         return ""
@@ -186,6 +193,32 @@ def test_a_turn_with_a_prompt_of_its_own_is_a_segment():
         after = played.segments[-1].token_ids.tolist()
         assert after == truth(renderer, messages[:5], answer_next=True)
         assert [len(s.turns) for s in played.segments] == ([1, 1, 0] if segments == 3 else [2])
+
+
+def test_every_prompt_of_its_own_shows_the_picture(vision_model, tmp_path):
+    folder = shutil.copytree(vision_model, tmp_path / "anew")
+    file = folder / "chat_template.jinja"
+    role = "{{ '<' + m['role'] + '>' }}"
+    last = "{% if m['role'] == 'assistant' and loop.last %}!{% endif %}"
+    assert role in file.read_text()
+    file.write_text(file.read_text().replace(role, role + last))
+    renderer, env = Renderer.load(str(folder)), Talk(3)
+    assert not renderer.appends
+    env.image = np.zeros((64, 64, 3), np.uint8)
+    engine = ScriptedEngine([renderer.answer(answer) for answer in ANSWERS[:3]])
+    engine.expand = renderer.processor
+    request = EpisodeRequest("a", "v", 0, 0)
+    played = asyncio.run(run_episode(request, env, engine, renderer, LIMITS))
+    features = renderer.processor.features(Picture.of(env.image))
+    assert env.answers[0] == "!8 * 3"
+    for segment in played.segments:
+        assert len(segment.pictures) == 1
+        assert (segment.token_ids == renderer.processor.token_id).sum() == features
+    text = renderer.tokenizer.decode(played.segments[2].token_ids)
+    assert text.startswith("<user><fake_token_around_image>")
+    assert text.count("<fake_token_around_image>") == 2
+    asked = [text.index(part) for part in ("Which", "!8 * 3", "Try", "!12 + 12", "hello", "!Hi!")]
+    assert asked == sorted(asked)
 
 
 @pytest.mark.parametrize("turns", TURNS)
