@@ -74,11 +74,17 @@ class EpisodeLimits:
 
 @dataclass
 class _SegmentBuilder:
-    """A segment that still grows."""
+    """A segment that still grows.
+
+    message: the user message that its prompt ends with.
+    earlier: the messages before it in that prompt, with their answers (`Renderer.appends`).
+    """
 
     prompt: Prompt
     pictures: tuple[Picture, ...]
     token_ids: list[int]
+    message: str
+    earlier: tuple[tuple[str, str], ...] = ()
     mask: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
@@ -186,14 +192,25 @@ async def _run(
 def _extend(
     segments: list[_SegmentBuilder], observation: Observation, renderer: Renderer
 ) -> list[_SegmentBuilder]:
-    """Add the next user message to the last segment, or as the prompt of a new one."""
+    """Add the next user message to the last segment, or in the prompt of a new one.
+
+    A new one begins where the environment restarts, and at every turn of a chat template that
+    writes earlier answers anew: the prompt is then the whole conversation, as the template has it.
+    """
+    message = observation["message"]
     if observation["restart"] or not segments:
         pictures = (Picture.of(observation["image"]),) if "image" in observation else ()
-        prompt = renderer.prompt(observation["message"], pictures)
-        return [*segments, _SegmentBuilder(prompt, pictures, list(prompt.token_ids))]
-    ids = segments[-1].token_ids
-    segments[-1].token_ids = ids + renderer.follow_up(observation["message"], ids[-1:])
-    return segments
+        prompt = renderer.prompt(message, pictures)
+        return [*segments, _SegmentBuilder(prompt, pictures, list(prompt.token_ids), message)]
+    last = segments[-1]
+    if renderer.appends:
+        last.token_ids = last.token_ids + renderer.follow_up(message, last.token_ids[-1:])
+        return segments
+    answer = renderer.decode(last.token_ids[last.turns[-1].begin : last.turns[-1].end])
+    earlier = (*last.earlier, (last.message, answer))
+    prompt = renderer.prompt(message, last.pictures, earlier)
+    ids = list(prompt.token_ids)
+    return [*segments, _SegmentBuilder(prompt, last.pictures, ids, message, earlier)]
 
 
 def _append(segment: _SegmentBuilder, completion: Completion) -> tuple[int, int]:

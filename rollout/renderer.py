@@ -1,28 +1,32 @@
 """Messages and pictures to tokens and back, by the model's own chat template and processor.
 
-Token-in-token-out: a sampled answer is never tokenised again. Only the text between two answers
-(`follow_up`) is cut from the template, by a sentinel, and tokenised alone.
+Token-in-token-out: a sampled answer is never tokenised again; only the text between two answers
+(`follow_up`) is. What is rendered is what the template gives for the whole conversation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.base import Message
+from rollout.answer_format import ANSWERS, QUESTIONS, answer_format
+from rollout.chat_template import ChatMessage, ChatTemplate, common_length
+from rollout.control_tokens import ControlTokens
 from rollout.pictures import Picture
 from rollout.processor import PictureProcessor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SENTINEL = "CARDINALANSWER"
 # Added to the logits of forbidden tokens by engine and learner alike; vLLM clamps a logit bias
 # to [-100, 100].
 FORBIDDEN_BIAS = -100.0
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 class Prompt(NamedTuple):
@@ -39,9 +43,12 @@ class Prompt(NamedTuple):
 class Renderer:
     """A tokenizer and its chat template, and the processor of a vision-language model.
 
-    stop_ids: token ids that end an answer.
-    forbidden: token ids that an answer never holds (padding, role and image tokens); engine and
-        learner add FORBIDDEN_BIAS to their logits.
+    stop_ids: token ids that end an answer: those given, and the one that the template writes.
+    forbidden: token ids that an answer never holds: padding and its like, what the template
+        writes between answers but not into them (roles), and pictures. Engine and learner add
+        FORBIDDEN_BIAS to their logits.
+    appends: a conversation grows by `follow_up`. Where it is False the template writes earlier
+        answers anew (without their reasoning, say), so every turn has a `prompt` of its own.
     """
 
     def __init__(
@@ -50,34 +57,34 @@ class Renderer:
         stop_ids: Sequence[int],
         processor: PictureProcessor | None = None,
     ) -> None:
-        self.processor = processor
-        self._chat = tokenizer if processor is None else processor.processor
-        if not self._chat.chat_template:
-            raise ValueError(
-                f"tokenizer {tokenizer.name_or_path} has no chat template; "
-                "a policy plays in messages, so its tokenizer_config.json must define one"
-            )
-        self.tokenizer = tokenizer
-        self.stop_ids = tuple(sorted(set(stop_ids)))
-        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        special |= set(tokenizer.all_special_ids)
-        special |= {processor.token_id} if processor else set()
-        self.forbidden = tuple(sorted(special - set(self.stop_ids)))
-        self._between, self._after = self._around_message()
-        first = self._encode(self._between)[:1]
-        self._terminator = (
-            first if set(first) <= set(self.stop_ids) and first else [self.stop_ids[0]]
-        )
+        """Raises ValueError where answers could not be begun, ended or continued."""
+        self.tokenizer, self.processor = tokenizer, processor
+        self._template = ChatTemplate(tokenizer, processor)
+        self._control = ControlTokens(tokenizer, self._template.source)
+        self._format = answer_format(self._template, self._control)
+        self.appends = self._format.appends
+        ids = self._control.ids
+        self.stop_ids = tuple(sorted({*stop_ids, ids[self._format.end]}))
+        self.forbidden = tuple(sorted(self._never_sampled() - set(self.stop_ids)))
+        barred = {*self.stop_ids, *self.forbidden}
+        self._sampled = frozenset(token for token, i in ids.items() if i not in barred)
+        self._unread = frozenset(barred)
+        if self.appends:
+            self._check_turns()
 
     @classmethod
     def load(cls, folder: str) -> Renderer:
         """Read tokenizer and stop tokens from a Hugging Face model folder.
 
         Raises:
-            ValueError: no chat template, or no end-of-sequence token.
+            ValueError: no tokenizer, no chat template, or one that cannot be used.
         """
         from transformers import AutoTokenizer, GenerationConfig
 
+        if not any((Path(folder) / name).is_file() for name in TOKENIZER_FILES):
+            raise ValueError(
+                f"{folder} holds no tokenizer; it needs one of {', '.join(TOKENIZER_FILES)}"
+            )
         processor = PictureProcessor.load(folder)
         tokenizer = processor.tokenizer if processor else AutoTokenizer.from_pretrained(folder)
         stop_ids = {tokenizer.eos_token_id} - {None}
@@ -86,96 +93,216 @@ class Renderer:
         except OSError:  # the file is optional
             eos = None
         stop_ids |= set(eos if isinstance(eos, list) else [eos]) - {None}
-        if not stop_ids:
-            raise ValueError(f"tokenizer in {folder} has no eos_token, so no answer could end")
         return cls(tokenizer, sorted(stop_ids), processor)
 
-    def prompt(self, message: str, pictures: Sequence[Picture] = ()) -> Prompt:
-        """A first user message, its pictures before its text, up to where the answer begins.
+    def prompt(
+        self,
+        message: str,
+        pictures: Sequence[Picture] = (),
+        turns: Sequence[tuple[str, str]] = (),
+    ) -> Prompt:
+        """A conversation up to where the next answer begins.
+
+        Args:
+            message: the last user message.
+            pictures: of the first user message, which shows them before its text.
+            turns: the messages before it, each with the text of its answer.
 
         Raises:
             ValueError: the model is one of text alone, its template gives a picture no token,
                 or a picture is too large for its processor.
         """
-        ids = self._encode(self._template([self._message("user", message, len(pictures))]))
-        if not pictures:
-            return Prompt(ids, ids)
-        if self.processor is None:
-            raise ValueError(
-                f"{self.tokenizer.name_or_path} is a model of text alone; an environment that "
-                "shows pictures needs a vision-language model"
-            )
-        return Prompt(self.processor.expand(ids, pictures), ids)
+        chat: list[ChatMessage] = []
+        for text, answer in [*turns, (message, None)]:
+            chat.append(self._message("user", text, 0 if chat else len(pictures)))
+            if answer is not None:
+                chat.append(self._message("assistant", answer))
+        ids = self._control.encode(self._template.render(chat, answer_next=True))
+        return Prompt(self._expand(ids, pictures), ids)
 
     def follow_up(self, message: str, answer: Sequence[int]) -> list[int]:
         """Tokens from the end of a sampled answer to where the next answer begins.
 
-        The template's own end-of-answer token is left out when the answer sampled its own.
+        The template's end token is left out where the answer already ended: with that token, or
+        with another stop token, unless the template's begins the next message as well.
         """
-        ids = self._encode(self._between + message + self._after)
-        if answer and answer[-1] in self.stop_ids and ids and ids[0] in self.stop_ids:
-            return ids[1:]
-        return ids
+        said = self._message("user", QUESTIONS[0]), self._message("assistant", ANSWERS[0])
+        text = self._template.render([*said, self._message("user", message)], answer_next=True)
+        before, rest = ANSWERS[0], text.partition(ANSWERS[0])[2]
+        end = self._format.end
+        last = answer[-1] if len(answer) else None
+        if last == self._control.ids[end] or (
+            last in self.stop_ids and not self._format.begins_next
+        ):
+            before, rest = end, rest[rest.index(end) + len(end) :]
+        known = self._control.encode(end + before)  # so that it is read as it stands
+        return self._control.encode(end + before + rest)[len(known) :]
 
     def answer(self, text: str) -> list[int]:
-        """Tokens of a demonstrated answer, with the token that ends it."""
-        return self._encode(text) + self._terminator
+        """Tokens of a first answer, as a demonstration teaches it: with the one that ends it."""
+        asked = Message(role="user", content=QUESTIONS[0], train=False)
+        ids, mask = self.demonstration([asked, Message(role="assistant", content=text, train=True)])
+        return [int(token) for token in ids[mask]]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of sampled tokens, without special tokens."""
-        ids = cast("list[int]", token_ids)  # any sequence will do
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        """Text of tokens, without those that end an answer or are never sampled.
+
+        Special tokens that a model answers with, such as those around its reasoning, are text.
+        """
+        ids = [token for token in token_ids if token not in self._unread]
+        return str(self.tokenizer.decode(ids))
 
     def demonstration(
         self, messages: Sequence[Message], pictures: Sequence[Picture] = ()
     ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Token ids int32 [T] and action mask bool [T] of a conversation to imitate.
 
-        The pictures belong to its first message. It is built turn by turn, like the segment of
-        an episode, so that SFT and PPO see the same tokens.
+        They are those of the whole conversation in the chat template, up to the end of the last
+        answer to be trained on; an episode with the same answers has the same.
+
+        Args:
+            messages: of any roles that the template takes.
+            pictures: of the first user message.
+
+        Raises:
+            ValueError: one sentence with the message that cannot be rendered or learned.
         """
+        self._check_messages(messages)
+        first = next((i for i, m in enumerate(messages) if m["role"] == "user"), None)
+        chat = [
+            self._message(m["role"], m["content"], len(pictures) if i == first else 0)
+            for i, m in enumerate(messages)
+        ]
+        text = self._template.render(chat, answer_next=False)
+        if self._format.begins_next:
+            text += self._format.end
         ids: list[int] = []
         mask: list[bool] = []
-        answer: list[int] = []
-        for message in messages:
-            text, train = message["content"], False
-            if message["role"] == "assistant":
-                part = answer = self.answer(text)
-                train = message["train"]
-            elif ids:
-                part = self.follow_up(text, answer)
-            else:
-                part = self.prompt(text, pictures).token_ids
-            ids += part
-            mask += [train] * len(part)
+        start, before = 0, ""
+        for number in (i for i, message in enumerate(messages) if message["train"]):
+            begin, end = self._answer_in(chat, number, text)
+            prompt = self._control.encode(before + text[start:begin])
+            both = self._control.encode(before + text[start:end])
+            self._check_answer(number, prompt, both)
+            known = 1 if before else 0
+            shown = pictures if not before else ()
+            part = self._expand(prompt[known:], shown)
+            answer = both[len(prompt) :]
+            ids += part + answer
+            mask += [False] * len(part) + [True] * len(answer)
+            start, before = end, self._format.end
         return np.asarray(ids, np.int32), np.asarray(mask, np.bool_)
 
-    def _around_message(self) -> tuple[str, str]:
-        """The template's text between an answer and the next message, and after that message."""
-        question, next_question = self._message("user", "x"), self._message("user", SENTINEL)
-        text = self._template([question, self._message("assistant", SENTINEL), next_question])
-        parts = text.split(SENTINEL)
-        if len(parts) != 3:
-            raise ValueError(
-                f"chat template of {self.tokenizer.name_or_path} does not repeat each message "
-                "once and in order, so turns cannot be appended to sampled tokens"
-            )
-        return parts[1], parts[2]
+    def _message(self, role: str, text: str, pictures: int = 0) -> ChatMessage:
+        """A message in which a control token that its text spells is text, if it can be one."""
+        keep = self._sampled if role == "assistant" else ()
+        return self._template.message(role, self._control.quote(text, keep), pictures)
 
-    def _message(self, role: str, text: str, pictures: int = 0) -> dict[str, object]:
-        """A message as templates want it: parts with a processor, plain text without."""
+    def _expand(self, ids: list[int], pictures: Sequence[Picture]) -> list[int]:
+        if not pictures:
+            return ids
         if self.processor is None:
-            return {"role": role, "content": text}
-        parts: list[dict[str, str]] = [{"type": "image"}] * pictures
-        return {"role": role, "content": [*parts, {"type": "text", "text": text}]}
+            raise ValueError(
+                f"{self.tokenizer.name_or_path} is a model of text alone; an environment that "
+                "shows pictures needs a vision-language model"
+            )
+        return self.processor.expand(ids, pictures)
 
-    def _template(self, messages: list[dict[str, object]]) -> str:
-        rendered = self._chat.apply_chat_template(
-            messages,  # type: ignore[arg-type] # its annotation has no messages of parts
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        return str(rendered)
+    def _never_sampled(self) -> set[int]:
+        tokenizer, ids = self.tokenizer, self._control.ids
+        named = ("pad", "bos", "unk", "cls", "sep", "mask")
+        barred = {getattr(tokenizer, f"{name}_token_id") for name in named} - {None}
+        spelled = self._format.around - self._format.inside
+        if self.processor is not None:
+            plain, shown = (
+                self._control.spelled(self._template.render([message], answer_next=True))
+                for message in (self._message("user", "", n) for n in (0, 1))
+            )
+            spelled |= {*shown} - {*plain} | {*map(str, vars(self.processor.processor).values())}
+        return barred | ({ids[token] for token in spelled if token in ids} & self._control.special)
 
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _check_turns(self) -> None:
+        """Refuse a tokenizer that joins what one turn ends with and the next begins with."""
+        said = [
+            self._message(role, text)
+            for role, text in zip(
+                ("user", "assistant", "user"), (QUESTIONS[0], ANSWERS[0], QUESTIONS[1]), strict=True
+            )
+        ]
+        prompt = self._template.render(said[:1], answer_next=True)
+        ids = self._control.encode(prompt)
+        whole = self._control.encode(self._template.render(said, answer_next=True))
+        if whole[: len(ids)] != ids:
+            raise ValueError(
+                f"{self._template.name} ends a prompt with {prompt[-8:]!r}, which the tokenizer "
+                "joins with the first word of an answer, so no answer could begin as the template "
+                "writes it"
+            )
+        answer = self.answer(ANSWERS[0])
+        if ids + answer + self.follow_up(QUESTIONS[1], answer) != whole:
+            raise ValueError(
+                f"{self._template.name}: the tokenizer gives a conversation other tokens turn by "
+                "turn than as a whole, so an episode could not have those of its template"
+            )
+
+    def _check_messages(self, messages: Sequence[Message]) -> None:
+        if not messages:
+            raise ValueError("a demonstration holds no message")
+        for number, message in enumerate(messages):
+            role, content = message["role"], message["content"]
+            if content is None:  # a null of Parquet
+                raise ValueError(f"message {number}: has no content; an empty text is one")
+            if message["train"] and role != "assistant":
+                raise ValueError(
+                    f"message {number}: train is true and its role is {role}; only an answer, "
+                    "whose role is assistant, is trained on"
+                )
+            spelled = self._control.spelled(content) if message["train"] else []
+            barred = next((token for token in spelled if token not in self._sampled), None)
+            if barred:
+                raise ValueError(
+                    f"message {number}: its answer holds {barred}, which ends an answer or is "
+                    "never sampled; the chat template writes what stands around an answer"
+                )
+        if not any(message["train"] for message in messages):
+            raise ValueError("no message has train set to true, so there is nothing to learn")
+        self._template.check_roles([message["role"] for message in messages])
+
+    def _answer_in(self, chat: list[ChatMessage], number: int, text: str) -> tuple[int, int]:
+        """Where an answer begins and, after its end token, ends in the whole conversation."""
+        if number == 0:
+            raise ValueError("message 0: an answer that is trained on needs a message before it")
+        prompt = self._template.render(chat[:number], answer_next=True)
+        answered = text
+        if number < len(chat) - 1:
+            answered = self._template.render(chat[: number + 1], answer_next=False)
+            answered += self._format.end if self._format.begins_next else ""
+        if not answered.startswith(prompt):
+            opening = prompt[common_length(prompt, answered) :]
+            raise ValueError(
+                f"message {number}: {self._template.name} opens an answer with {opening!r}, and "
+                "does not write this before an answer that is there, so none can be learned"
+            )
+        end = self._format.until_end(answered, len(prompt))
+        if end < 0 or not text.startswith(answered[:end]):
+            raise ValueError(
+                f"message {number}: {self._template.name} writes an answer in another way once "
+                "messages follow it, so only the last one can be trained on"
+            )
+        return len(prompt), end
+
+    def _check_answer(self, number: int, prompt: list[int], both: list[int]) -> None:
+        """Refuse an answer that could not be sampled after its prompt."""
+        answer = both[len(prompt) :]
+        if both[: len(prompt)] != prompt:
+            raise ValueError(
+                f"message {number}: the tokenizer joins the beginning of its answer with the end "
+                "of the prompt, so the answer could not be sampled"
+            )
+        barred = {*self.forbidden} & {*answer} | {*self.stop_ids} & {*answer[:-1]}
+        if barred:
+            token = self.tokenizer.convert_ids_to_tokens(min(barred))
+            raise ValueError(
+                f"message {number}: {self._template.name} writes {token} into its answer, which "
+                "ends an answer or is never sampled"
+            )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from cluster.environments import Environment, settings_key
+from cluster.environments import TRAINING, Environment, settings_key
 from cluster.placement.layout import weight_channel
 from cluster.placement.memory import available_bytes, memory_bytes, process_needs
 from cluster.placement.nodes import address_of, check_numbering, local_node, plan_live
@@ -67,9 +67,11 @@ def check(cfg: RunConfig) -> CheckedRun:
     run = resolve(cfg)
     if cfg.model.path:
         check_export(cfg.model.path)
+    prompts = _check_prompts(run)
     if cfg.sft.steps and cfg.sft.data:
         check_data(cfg.sft.data, cfg.sft.batch_size, run.renderer)
-    prompts = _check_prompts(run)
+    elif cfg.sft.steps:
+        _check_expert(run)
     if here:
         check_room(cfg, run.model, local=address is None)
     memory, available = memory_bytes(cfg, run.model), available_bytes()
@@ -123,6 +125,21 @@ def _check_prompts(run: ResolvedRun) -> dict[str, int]:
                 f"rollout.answer_tokens={rollout.answer_tokens}; it must be at least {need}"
             )
     return longest
+
+
+def _check_expert(run: ResolvedRun) -> None:
+    """Refuse demonstrations of the training environment's expert that cannot be rendered."""
+    environment = run.environments[TRAINING]
+    where = f"{settings_key(TRAINING)}: {environment[0]}"
+    env = make_environment(TRAINING, environment)
+    try:
+        first = next(env.demonstrations(1, run.cfg.seed))
+    except Exception as error:  # the boundary to environments, third-party ones too
+        raise ConfigError(f"{where} cannot give demonstrations: {one_line(error)}") from error
+    try:
+        run.renderer.demonstration(first.messages, [Picture.of(image) for image in first.images])
+    except ValueError as error:
+        raise ConfigError(f"{where}: demonstration 0: {error}") from error
 
 
 def _longest_prompt(renderer: Renderer, name: str, environment: Environment) -> int:

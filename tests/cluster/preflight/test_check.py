@@ -139,6 +139,28 @@ def test_a_template_that_gives_pictures_no_token(vision_model, tmp_path):
     refused(debug(f"model.path={folder}", *SEES), "0 of the picture token <image>", "1 pictures")
 
 
+def test_an_expert_whose_answers_the_template_does_not_teach(tiny_model, tmp_path):
+    folder = tmp_path / "thinks"
+    shutil.copytree(tiny_model, folder)
+    template = folder / "chat_template.jinja"
+    text = template.read_text()
+    template.write_text(text.replace("{{ '<assistant>' }}", "{{ '<assistant><think>' }}"))
+    cfg = debug(f"model.path={folder}")
+    refused(cfg, "env.settings: cardinal/GeneralPoints-v0: demonstration 0: message 1: chat templ")
+    refused(cfg, "opens an answer with '<think>'")
+    check(debug(f"model.path={folder}", "sft.steps=0"))
+
+
+def test_an_expert_that_breaks(monkeypatch):
+    def demonstrations(self, n, seed):
+        raise ZeroDivisionError("of its own")
+
+    monkeypatch.setattr("envs.general_points.env.GeneralPoints.demonstrations", demonstrations)
+    refused(
+        debug(), "env.settings: cardinal/GeneralPoints-v0 cannot give demonstrations: of its own"
+    )
+
+
 def test_it_answers_in_ten_seconds_and_imports_no_engine():
     code = (
         "import sys, time; from cluster.cli import main;"
@@ -168,6 +190,9 @@ def test_demonstrations_that_cannot_be_used(tmp_path):
         pq.write_table(pa.table({"messages": messages * 32}), tmp_path / "a.parquet")
         refused(cfg, "column messages is ", "it must be a list of role, content and train")
     one = [{"role": "user", "content": "a", "train": False}]
+    pq.write_table(pa.table({"messages": [one]}), tmp_path / "a.parquet")
+    refused(cfg, "demonstration 0: no message has train set to true")
+    one.append({"role": "assistant", "content": "b", "train": True})
     pq.write_table(pa.table({"messages": [one]}), tmp_path / "a.parquet")
     refused(cfg, "holds 1 demonstrations, sft.batch_size=32")
     pq.write_table(pa.table({"messages": [one] * 31}), tmp_path / "b.parquet")

@@ -93,9 +93,16 @@ def test_a_tokenizer_without_chat_template(model):
 
 def test_a_tokenizer_without_an_end_token(model):
     without(model, "eos_token")
-    resolve(with_model(model))  # generation_config.json still says what ends an answer
     (model / "generation_config.json").unlink()
-    refused(with_model(model), f"model.path={model}: ", "has no eos_token")
+    run = resolve(with_model(model))
+    assert run.renderer.tokenizer.eos_token_id is None
+    assert run.renderer.decode(run.renderer.answer("1")) == "1"  # the template's token ends it
+
+
+def test_a_folder_without_a_tokenizer(model):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (model / file).unlink()
+    refused(with_model(model), f"model.path={model}: ", "holds no tokenizer")
 
 
 SEES = ("env.settings.modality=vision", "env.settings.image_size=128")

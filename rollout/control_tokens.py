@@ -1,0 +1,92 @@
+"""Tokenises rendered conversations; a control token counts only where the template wrote it.
+
+Input: text of a chat template, in which `quote` has marked the control tokens that messages spell.
+Output: token ids. A marked spelling becomes ordinary tokens of its characters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Collection
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+QUOTE = "\ufdd0"  # a noncharacter, which Unicode keeps for use inside a program
+
+
+class ControlTokens:
+    """The control tokens of a tokenizer and its chat template.
+
+    ids: by spelling: every special token, and every other added one that the template writes
+        (Qwen's `<think>` is one).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+        """Raises ValueError where the tokenizer has no tokenizer.json to read text by."""
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"tokenizer {tokenizer.name_or_path} is a {type(tokenizer).__name__} without a "
+                "tokenizer.json; text that spells a control token needs one to stay text"
+            )
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder
+        self.special = {i for i, token in added.items() if token.special}
+        self.special |= set(tokenizer.all_special_ids)
+        written = {i for i, t in added.items() if t.content.strip() and t.content in template}
+        tokens = sorted(self.special | written)
+        self.ids = dict(zip(tokenizer.convert_ids_to_tokens(tokens), tokens, strict=True))
+        longest_first = sorted(self.ids, key=len, reverse=True)
+        self._any = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._marked = re.compile(f"{QUOTE}{QUOTE}|{QUOTE}?(?:{self._any.pattern})")
+
+    def spelled(self, text: str) -> list[str]:
+        """The control tokens in a text, in order."""
+        return self._any.findall(text)
+
+    def quote(self, text: str, keep: Collection[str] = ()) -> str:
+        """A message's text with its control tokens marked as text, all but those to keep."""
+        return self._any.sub(
+            lambda found: found[0] if found[0] in keep else QUOTE + found[0],
+            text.replace(QUOTE, QUOTE + QUOTE),
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a rendered text."""
+        if QUOTE not in text:
+            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        reader, ids = self._renamed
+        encoded = reader.encode(self._marked.sub(self._rename, text), add_special_tokens=False)
+        return [ids.get(token, token) for token in encoded.ids]
+
+    def _rename(self, found: re.Match[str]) -> str:
+        unquoted = found[0].removeprefix(QUOTE)
+        return unquoted if unquoted != found[0] else self._prefix + found[0]
+
+    @cached_property
+    def _prefix(self) -> str:
+        return f"\ufdd1{secrets.token_hex(8)}"  # that no text can hold, by accident or on purpose
+
+    @cached_property
+    def _renamed(self) -> tuple[Tokenizer, dict[int, int]]:
+        """The tokenizer with another spelling of its control tokens; its added ids to the own."""
+        state = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        new = {old: self._prefix + old for old in self.ids}
+        vocabulary, unknown = state["model"]["vocab"], state["model"].get("unk_token")
+        state["model"]["unk_token"] = new.get(unknown, unknown)
+        if isinstance(vocabulary, dict):
+            renamed: object = {new.get(token, token): i for token, i in vocabulary.items()}
+        else:  # of a unigram model: pairs of a piece and its score
+            renamed = [[new.get(piece, piece), score] for piece, score in vocabulary]
+        state["model"]["vocab"] = renamed
+        for token in state["added_tokens"]:
+            token["content"] = new.get(token["content"], token["content"])
+        reader = Tokenizer.from_str(json.dumps(state))
+        own = {token["content"]: int(token["id"]) for token in state["added_tokens"]}
+        return reader, {i: own[text] for text, i in reader.get_vocab().items() if text in own}
