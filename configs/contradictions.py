@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from configs.schema import (
+    ClusterConfig,
     ModelConfig,
     OptimizerConfig,
     PPOConfig,
@@ -27,6 +28,7 @@ def contradictions(cfg: RunConfig) -> list[str]:
         *_sections(cfg),
         *_evaluation(cfg),
         *_gpu_layout(cfg),
+        *_deadlines(cfg.cluster),
         *_names(cfg),
     ]
 
@@ -155,6 +157,14 @@ def _gpu_layout(cfg: RunConfig) -> Iterator[str]:
         yield (
             f"cluster.layout=colocated puts a rank on each engine's GPU: learner.ranks={ranks} "
             f"must be rollout.workers x rollout.tensor_parallel={engine_gpus}"
+        )
+
+
+def _deadlines(cluster: ClusterConfig) -> Iterator[str]:
+    if cluster.env_deadline_s > cluster.episode_deadline_s:
+        yield (
+            f"cluster.env_deadline_s={cluster.env_deadline_s:g} of one call is longer than "
+            f"cluster.episode_deadline_s={cluster.episode_deadline_s:g} of its whole episode"
         )
 
 

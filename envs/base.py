@@ -19,7 +19,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 MAX_TEXT = 32_768
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no encoding holds it
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no encoding holds it
 
 
 class EnvironmentFailure(RuntimeError):
@@ -80,7 +80,7 @@ class UnicodeText(spaces.Text):
 
     def contains(self, x: object) -> bool:
         """Whether x is such a text."""
-        return isinstance(x, str) and len(x) <= MAX_TEXT and not _SURROGATE.search(x)
+        return isinstance(x, str) and len(x) <= MAX_TEXT and not SURROGATE.search(x)
 
 
 class TextEnv(gymnasium.Env[Observation, str]):

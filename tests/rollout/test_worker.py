@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from rollout.engine import Completion, EngineFailure, EngineLoad, EngineSettings
+from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.trajectory import from_block
@@ -42,7 +43,7 @@ class CountingEngine:
 def worker(tiny_model):
     renderer = Renderer.load(tiny_model)
     settings = EngineSettings(tiny_model)
-    started = RolloutWorker(settings, renderer, ENVIRONMENTS, LIMITS, in_flight=4, block_size=3)
+    started = RolloutWorker(settings, renderer, ENVIRONMENTS, LIMITS, ProcessLimits(), 4, 3)
     started.engine = CountingEngine(renderer)
     return started
 
@@ -63,31 +64,6 @@ def test_episodes_run_at_once_and_leave_in_blocks(worker):
     assert worker.engine.most == 4
     for trajectories, (_, columns) in zip(played, blocks, strict=True):
         assert [s.id for s in from_columns(columns)] == [t.id for t in trajectories]
-
-
-def test_an_environment_is_used_again_unless_it_broke(worker, monkeypatch):
-    made = []
-    make = worker._take_env
-
-    def counted(variant):
-        env = make(variant)
-        made.append(id(env))
-        return env
-
-    monkeypatch.setattr(worker, "_take_env", counted)
-
-    async def one(number):
-        await worker.submit([EpisodeRequest(f"x/{number}", "v", number, number)])
-        block, _ = await worker.next_block()
-        return from_block(block)[0].end
-
-    async def work():
-        ends = [await one(0), await one(1)]
-        worker._idle["v"][0].step = lambda answer: 1 / 0
-        return [*ends, await one(2), len(worker._idle["v"])]
-
-    assert asyncio.run(work()) == ["truncated", "truncated", "failed", 0]
-    assert len(set(made)) == 1
 
 
 def test_a_lost_engine_is_raised_and_starts_nothing_more(worker):
@@ -116,7 +92,7 @@ def test_reconfigured_it_forgets_its_episodes_and_runs_the_new_ones(worker):
     async def work():
         await worker.submit(requests(9))
         await asyncio.sleep(0)
-        await worker.reconfigure({"w": ENVIRONMENTS["v"]}, LIMITS)
+        await worker.reconfigure({"w": ENVIRONMENTS["v"]}, LIMITS, ProcessLimits())
         await worker.submit(requests(2, "w"))
         block, _ = await worker.next_block()
         return [(t.id, t.variant) for t in from_block(block)]
