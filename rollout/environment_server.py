@@ -119,7 +119,7 @@ def main(control_fd: int, parent: int, modules: list[str]) -> None:
         importlib.import_module(module)
     control = socket.socket(fileno=control_fd)
     control.send(b"{}")  # what is imported is imported
-    children: set[int] = set()
+    children: dict[int, str] = {}  # how each ended, "" while it has not
     while os.getppid() == parent:
         _reap(children)
         if not select.select([control], [], [], PARENT_CHECK_S)[0]:
@@ -128,12 +128,13 @@ def main(control_fd: int, parent: int, modules: list[str]) -> None:
         if not request:
             break
         control.send(json.dumps(_answer(control, children, json.loads(request), fds)).encode())
-    for pid in children:
-        _kill(pid)
+    for pid, ending in children.items():
+        if not ending:
+            _kill(pid)
 
 
 def _answer(
-    control: socket.socket, children: set[int], request: dict[str, int], fds: list[int]
+    control: socket.socket, children: dict[int, str], request: dict[str, int], fds: list[int]
 ) -> JSON:
     if "end" in request:
         return {"status": _end(children, request["end"])}
@@ -141,7 +142,7 @@ def _answer(
         pid = _fork(control, socket.socket(fileno=fds[0]), request["fork"])
     except OSError as error:  # too many processes, too little memory
         return {"error": str(error)}
-    children.add(pid)
+    children[pid] = ""
     return {"pid": pid}
 
 
@@ -164,18 +165,20 @@ def _fork(control: socket.socket, connection: socket.socket, memory_bytes: int) 
         os._exit(code)
 
 
-def _reap(children: set[int]) -> None:
-    """Forget the processes that have ended, and end what they started."""
-    for pid in list(children):
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            _end(children, pid)
+def _reap(children: dict[int, str]) -> None:
+    """End what the processes that have ended had started."""
+    for pid, ending in children.items():
+        if not ending and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            children[pid] = _end_group(pid)
 
 
-def _end(children: set[int], pid: int) -> str:
-    """End a process and its group; how it ended, in words."""
-    if pid not in children:
-        return "had ended"
-    children.discard(pid)
+def _end(children: dict[int, str], pid: int) -> str:
+    """End a process, unless it has ended; how it ended, in words."""
+    return children.pop(pid, "ended with its server") or _end_group(pid)
+
+
+def _end_group(pid: int) -> str:
+    """End a process that was not waited for, and what it started."""
     _kill(pid)
     deadline = time.monotonic() + END_S
     while time.monotonic() < deadline:

@@ -79,6 +79,7 @@ class EnvironmentProcess:
         self.limits = limits
         self._server = server
         self._one_call = asyncio.Lock()
+        self._calls: set[asyncio.Task[tuple[dict[str, Any], bytes]]] = set()
         self._pid = 0
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
@@ -90,7 +91,16 @@ class EnvironmentProcess:
             EnvironmentFailure: it failed, took too long or lost its process.
         """
         # Shielded: whoever waits for the reply may give up, the next call must not read it.
-        return await asyncio.shield(self._call({"call": name, "slot": slot, **arguments}))
+        task = asyncio.ensure_future(self._call({"call": name, "slot": slot, **arguments}))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return await asyncio.shield(task)
+
+    async def give_up(self) -> None:
+        """Wait for no reply any more; the process is about to end."""
+        for task in self._calls:
+            task.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
 
     async def _call(self, call: JSON) -> tuple[dict[str, Any], bytes]:
         limits, made = self.limits, call["call"] == "make"
@@ -223,8 +233,9 @@ class EnvironmentPool:
                     self._close_later(process, slot)
         if self._closing:
             await asyncio.wait(self._closing, timeout=CLOSE_S)
-        for task in self._closing:
-            task.cancel()
+        for process in self._processes:
+            await process.give_up()
+        await asyncio.gather(*self._closing, return_exceptions=True)
         await self._server.close()
 
 
