@@ -41,7 +41,7 @@ def episodes(engine, renderer, n=16, limits=None, **settings):
             *(
                 run_episode(
                     EpisodeRequest(str(i), "v", i, i, sampling_seed=i),
-                    make(GP, BRIEF | VISION | settings),
+                    InProcess(make(GP, BRIEF | VISION | settings)),
                     e,
                     renderer,
                     limits,
