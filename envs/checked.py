@@ -101,6 +101,8 @@ def step(env: Playable, answer: str) -> CheckedStep:
 
 def failure_of(call: str, error: BaseException) -> EnvironmentFailure:
     """What an exception of an environment means for its episode."""
+    if isinstance(error, EnvironmentFailure):
+        return _failure(call, str(error))
     return _failure(call, f"{type(error).__name__}: {error}" if str(error) else repr(error))
 
 

@@ -8,8 +8,9 @@ from cluster.commands.command import Commands, argument
 from cluster.commands.shared import ENVIRONMENT, require_at_least
 from cluster.environments import TRAINING, Settings, environments
 from configs.load import FOLDER, ConfigError, load, parse
+from configs.model_folder import one_line
 from configs.schema import RunConfig
-from envs.base import TextEnv
+from envs.base import TextEnv, offers
 
 DEMONSTRATIONS = 8192  # of an environment that no configuration names
 COMMANDS = Commands()
@@ -32,7 +33,8 @@ def data_command(options: argparse.Namespace) -> int:
     if options.env.endswith(".json"):
         print(convert_released(options.env, options.out))
         return 0
-    env_id, settings, cfg = _named_environment(options)
+    env_id, settings, cfg = named_environment(options)
+    _require("demonstrations", env_id, settings)
     n = options.n or (cfg.sft.demonstrations if cfg else DEMONSTRATIONS)
     seed = options.seed if options.seed is not None else cfg.seed if cfg else 0
     print(write_demonstrations(env_id, settings, n, seed, options.out))
@@ -52,15 +54,15 @@ def baseline_command(options: argparse.Namespace) -> int:
 
     require_at_least(1, "--episodes", options.episodes)
     require_at_least(0, "--seed", options.seed)
-    env_id, settings, _ = _named_environment(options)
+    env_id, settings, _ = named_environment(options)
     try:
-        show(_environment(env_id, settings), settings, options.episodes, options.seed)
+        show(make_environment(env_id, settings), settings, options.episodes, options.seed)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return 0
 
 
-def _named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunConfig | None]:
+def named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunConfig | None]:
     """Environment and settings that `options.env` names, and the configuration where it is one."""
     name = options.env
     if name.endswith((".yaml", ".yml")) or (FOLDER / f"{name}.yaml").is_file():
@@ -68,7 +70,7 @@ def _named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunC
         env_id, settings = environments(cfg)[TRAINING]
     else:
         cfg, env_id, settings = None, name, parse(options.settings)
-    _environment(env_id, settings)
+    _check_settings(env_id, settings)
     return env_id, settings, cfg
 
 
@@ -83,7 +85,7 @@ def play_command(options: argparse.Namespace) -> int:
     from envs.viewer.play import Game
 
     require_at_least(0, "--seed", options.seed)
-    env = _environment(options.env, parse(options.settings))
+    env = make_environment(options.env, parse(options.settings))
     Game(env, options.seed, options.pictures).run()
     return 0
 
@@ -102,24 +104,39 @@ def gallery_command(options: argparse.Namespace) -> int:
     require_at_least(1, "--n", options.n)
     require_at_least(0, "--seed", options.seed)
     settings = parse(options.settings)
-    env = _environment(options.env, settings)
+    env = _require("expert", options.env, settings)
     print(write_gallery(env, options.env, settings, options.n, options.seed, options.out))
     return 0
 
 
-def _environment(env_id: str, settings: Settings) -> TextEnv:
-    """The environment, its settings checked.
+def _require(what: str, env_id: str, settings: Settings) -> TextEnv:
+    env = make_environment(env_id, settings)
+    if not offers(env, what):
+        raise ConfigError(f"{env_id} has no {what}: it does not override TextEnv.{what}")
+    return env
 
-    Raises:
-        ConfigError: no such environment, or settings that it refuses.
-    """
-    from envs.registry import check_settings, make
+
+def _check_settings(env_id: str, settings: Settings) -> None:
+    from envs.registry import check_settings
 
     try:
         check_settings(env_id, settings, "settings")
-        env = make(env_id, settings)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if not isinstance(env, TextEnv):
-        raise ConfigError(f"{env_id} is a {type(env).__name__}; it must be an envs.base.TextEnv")
-    return env
+
+
+def make_environment(env_id: str, settings: Settings) -> TextEnv:
+    """The environment, its settings checked.
+
+    Raises:
+        ConfigError: no such environment, settings that it refuses, or it cannot be made.
+    """
+    from envs.registry import make
+
+    _check_settings(env_id, settings)
+    try:
+        return make(env_id, settings)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    except Exception as error:  # the boundary to environments, third-party ones too
+        raise ConfigError(f"{env_id} cannot be made: {one_line(error)}") from error

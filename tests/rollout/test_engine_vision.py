@@ -13,6 +13,7 @@ from rollout.bucket import buckets, pack
 from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import FORBIDDEN_BIAS, Renderer
 from tests.conftest import BRIEF, VISION
+from tests.support.environments import InProcess
 
 KINDS = ("embedding", "attention", "mlp", "norm", "head", "vision", "projector")
 LIMIT = 1e-4

@@ -81,7 +81,7 @@ def test_calls_reach_the_environment_of_their_slot():
         step = call("step", 0, answer="10")[0]
         failure = call("step", 1, answer="10")[0]
     assert (step["reward"], step["question"]) == (1.0, "4")
-    assert failure == {"failure": "environment step: EnvironmentFailure: the map is missing"}
+    assert failure == {"failure": "environment step: the map is missing"}
     assert call("close", 1)[0] == {}
     assert call("close", 1)[0] == {}, "what is not there is closed"
     assert call("make", 1, env=PLUGIN, settings={"kind": "x", "y": 1})[0]["failure"].startswith(

@@ -63,7 +63,7 @@ def gone(pids, seconds=10.0):
 
 
 BROKEN = {
-    "raising": "environment step: EnvironmentFailure: the map is missing",
+    "raising": "environment step: the map is missing",
     "nan": "environment step: the reward is nan; it must be a finite number",
     "huge": "environment step: the observation's message has 10000000 characters; it may have",
     "picture": "environment step: the picture is float64 [8, 8, 3]; it must be uint8",
