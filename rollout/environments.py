@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from envs.base import EnvironmentFailure
 from envs.registry import BUILT_IN
@@ -79,12 +79,12 @@ class EnvironmentProcess:
         self.limits = limits
         self._server = server
         self._one_call = asyncio.Lock()
-        self._calls: set[asyncio.Task[tuple[dict[str, Any], bytes]]] = set()
+        self._calls: set[asyncio.Task[tuple[JSON, bytes]]] = set()
         self._pid = 0
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
-    async def call(self, name: str, slot: int, **arguments: object) -> tuple[dict[str, Any], bytes]:
+    async def call(self, name: str, slot: int, **arguments: object) -> tuple[JSON, bytes]:
         """One call of the environment in a slot; its reply, and a picture's bytes.
 
         Raises:
@@ -102,7 +102,7 @@ class EnvironmentProcess:
             task.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    async def _call(self, call: JSON) -> tuple[dict[str, Any], bytes]:
+    async def _call(self, call: JSON) -> tuple[JSON, bytes]:
         limits, made = self.limits, call["call"] == "make"
         seconds = limits.make_deadline_s if made else limits.call_deadline_s
         key = "cluster.start_deadline_s" if made else "cluster.env_deadline_s"
@@ -123,10 +123,10 @@ class EnvironmentProcess:
                 await self._end(f"needed more than env.memory_gib = {limits.memory_gib:g}")
                 raise _failure(call, f"its process {self.lost}")
         if "failure" in reply:
-            raise EnvironmentFailure(reply["failure"])
+            raise EnvironmentFailure(str(reply["failure"]))
         return reply, data
 
-    async def _exchange(self, call: JSON) -> tuple[dict[str, Any], bytes]:
+    async def _exchange(self, call: JSON) -> tuple[JSON, bytes]:
         if not self._pid:
             memory = int(self.limits.memory_gib * 2**30)
             self._pid, self._reader, self._writer = await self._server.fork(memory)
@@ -161,10 +161,11 @@ class PlayedEnvironment:
         return unpack_step(*await self.process.call("step", self.slot, answer=answer))
 
 
-def unpack_step(fields: dict[str, Any], data: bytes) -> EnvironmentStep:
+def unpack_step(fields: JSON, data: bytes) -> EnvironmentStep:
     """What `environment_process.pack_step` packed."""
-    shown = fields.pop("picture", None)
-    return EnvironmentStep(**fields, picture=Picture(*shown, data) if shown else None)
+    values = cast("dict[str, Any]", fields)  # of its own types, by `pack_step`
+    shown = values.pop("picture", None)
+    return EnvironmentStep(**values, picture=Picture(*shown, data) if shown else None)
 
 
 class EnvironmentPool:

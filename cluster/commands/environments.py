@@ -8,8 +8,8 @@ from cluster.commands.command import Commands, argument
 from cluster.commands.shared import ENVIRONMENT, require_at_least
 from cluster.environments import TRAINING, Settings, environments
 from configs.load import FOLDER, ConfigError, load, parse
-from configs.model_folder import one_line
 from configs.schema import RunConfig
+from configs.text import one_line
 from envs.base import TextEnv, offers
 
 DEMONSTRATIONS = 8192  # of an environment that no configuration names
