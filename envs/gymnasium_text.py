@@ -36,17 +36,26 @@ class GymnasiumText(TextEnv):
         self._require_text("observations", entries.get("message", shown), shown)
         action = getattr(env, "action_space", None)
         self._require_text("actions", action, action)
-        image = entries.get("image")
-        self.make_spaces(None if image is None else image.shape)
+        self.make_spaces(self._image_shape(entries.get("image")))
+
+    def _image_shape(self, space: object) -> tuple[int, int, int] | None:
+        if space is None:
+            return None
+        if isinstance(space, spaces.Box) and len(space.shape) == 3:
+            height, width, channels = space.shape
+            return height, width, channels
+        raise ValueError(f"{self._name()}: its image is {space}; it must be a Box [h, w, 3]")
 
     def _require_text(self, what: str, space: object, shown: object) -> None:
         if space is None or isinstance(space, spaces.Text):  # None: not declared
             return
-        name = self.spec.id if self.spec else type(self.env.unwrapped).__name__
         raise ValueError(
-            f"{name}: its {what} are {shown}; they must be texts: gymnasium.spaces.Text, or for "
+            f"{self._name()}: its {what} are {shown}; they must be texts: gymnasium.spaces.Text, or for "
             "observations a Dict with such a message"
         )
+
+    def _name(self) -> str:
+        return self.spec.id if self.spec else type(self.env.unwrapped).__name__
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -165,7 +165,10 @@ def unpack_step(fields: JSON, data: bytes) -> EnvironmentStep:
     """What `environment_process.pack_step` packed."""
     values = cast("dict[str, Any]", fields)  # of its own types, by `pack_step`
     shown = values.pop("picture", None)
-    return EnvironmentStep(**values, picture=Picture(*shown, data) if shown else None)
+    if shown is None:
+        return EnvironmentStep(**values, picture=None)
+    key, height, width = shown
+    return EnvironmentStep(**values, picture=Picture(key, height, width, data))
 
 
 class EnvironmentPool:
