@@ -23,6 +23,7 @@ from configs.schema import RunConfig
 from envs.registry import make
 from learner.init_model import init_model
 from rollout.engine import FORBIDDEN_BIAS, EngineSettings
+from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.trajectory import Trajectory, from_block
@@ -112,7 +113,8 @@ async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> Non
             stop_ids=renderer.stop_ids,
         )
         limits = EpisodeLimits(answer, context, 600.0)
-        worker = RolloutWorker(engine, renderer, {"v": (ENV, settings)}, limits, in_flight, 64)
+        environments, processes = {"v": (ENV, settings)}, ProcessLimits()
+        worker = RolloutWorker(engine, renderer, environments, limits, processes, in_flight, 64)
         await worker.start()
         assert worker.engine is not None
         rates, references, running = [], [], []
@@ -122,11 +124,11 @@ async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> Non
                 for i in range(episodes)
             ]
             await worker.engine._llm.reset_prefix_cache()
-            worker.take_load()
+            worker.pop_load()
             begin = time.perf_counter()
             played, blocks, numbers = await collect(worker, asked)
             ours = time.perf_counter() - begin
-            running.append(worker.take_load()[0])
+            running.append(worker.pop_load()[0])
             work = calls(played)
             await worker.engine._llm.reset_prefix_cache()
             theirs = await bare(worker.engine._llm, work, in_flight, renderer.forbidden)

@@ -16,6 +16,7 @@ from ray import ObjectRef
 from cluster.handles import ChannelMessage, Environments, PackedBucket, SummaryColumns
 from configs.schema import RunConfig
 from rollout.engine import EngineSettings, InferenceEngine
+from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.trajectory import Block
@@ -55,7 +56,7 @@ class RolloutActor:
         )
         in_flight, block = cfg.rollout.in_flight, cfg.rollout.block
         self._worker = RolloutWorker(
-            settings, renderer, environments, _limits(cfg), in_flight, block
+            settings, renderer, environments, *_limits(cfg), in_flight, block
         )
 
     async def start(self) -> int:
@@ -67,7 +68,7 @@ class RolloutActor:
 
     async def reconfigure(self, cfg: RunConfig, environments: Environments) -> None:
         """Forget the last run and take the environments of the next, whose weights will come."""
-        await self._worker.reconfigure(environments, _limits(cfg))
+        await self._worker.reconfigure(environments, *_limits(cfg))
 
     async def node(self) -> str:
         """Ray's id of the node that this actor is on."""
@@ -121,8 +122,18 @@ class RolloutActor:
         return self._worker.engine
 
 
-def _limits(cfg: RunConfig) -> EpisodeLimits:
-    rollout = cfg.rollout
-    return EpisodeLimits(
-        rollout.answer_tokens, rollout.context_tokens, cfg.cluster.episode_deadline_s
+def _limits(cfg: RunConfig) -> tuple[EpisodeLimits, ProcessLimits]:
+    rollout, cluster = cfg.rollout, cfg.cluster
+    episode = EpisodeLimits(
+        rollout.answer_tokens,
+        rollout.context_tokens,
+        cluster.episode_deadline_s,
+        rollout.max_turns,
     )
+    process = ProcessLimits(
+        rollout.env_processes,
+        cluster.env_deadline_s,
+        cluster.start_deadline_s,
+        cfg.env.memory_gib,
+    )
+    return episode, process

@@ -15,10 +15,10 @@ from ray import ObjectRef
 
 from configs.schema import RunConfig
 from rollout.bucket import BucketHeader
+from rollout.environments import Environments as Environments
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import Block
 from rollout.trajectory_summary import SummaryColumns, TrajectorySummary
-from rollout.worker import Environments as Environments
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -172,14 +172,19 @@ def _gpu_layout(cfg: RunConfig) -> Iterator[str]:
 
 def _deadlines(cfg: RunConfig) -> Iterator[str]:
     """A block must have the time of its episodes, which run `rollout.in_flight` at once."""
-    rounds = ceil(cfg.rollout.block / cfg.rollout.in_flight)
-    block, need = cfg.cluster.block_deadline_s, rounds * cfg.cluster.episode_deadline_s
-    if block < need:
+    cluster, rounds = cfg.cluster, ceil(cfg.rollout.block / cfg.rollout.in_flight)
+    need = rounds * cluster.episode_deadline_s
+    if cluster.block_deadline_s < need:
         yield (
-            f"cluster.block_deadline_s={block:g}: a block of rollout.block={cfg.rollout.block} "
-            f"episodes may take {need:g} s, as cluster.episode_deadline_s="
-            f"{cfg.cluster.episode_deadline_s:g} allows with rollout.in_flight="
+            f"cluster.block_deadline_s={cluster.block_deadline_s:g}: a block of rollout.block="
+            f"{cfg.rollout.block} episodes may take {need:g} s, as cluster.episode_deadline_s="
+            f"{cluster.episode_deadline_s:g} allows with rollout.in_flight="
             f"{cfg.rollout.in_flight}; it must be at least that"
+        )
+    if cluster.env_deadline_s > cluster.episode_deadline_s:
+        yield (
+            f"cluster.env_deadline_s={cluster.env_deadline_s:g} of one call is longer than "
+            f"cluster.episode_deadline_s={cluster.episode_deadline_s:g} of its whole episode"
         )
 
 

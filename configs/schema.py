@@ -123,6 +123,9 @@ class EnvConfig:
 
     id: str = leaf("cardinal/GeneralPoints-v0", "Gymnasium id; `module:id` imports a plugin first")
     settings: dict[str, Any] = leaf({}, "keywords of the environment, checked by its own schema")
+    memory_gib: float = leaf(
+        4.0, "that a process of environments may take before its episodes fail, GiB; 0: any", low=0
+    )
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,13 @@ class RolloutConfig:
     temperature: float = leaf(1.0, "sampling temperature in training", low=0)
     answer_tokens: int = leaf(64, "cap of one answer, tokens", low=1)
     context_tokens: int = leaf(1024, "cap of prompt and answers of a segment, tokens", low=8)
+    max_turns: int = leaf(256, "answers of an episode; one that goes on is truncated", low=1)
+    env_processes: int | None = leaf(
+        None,
+        "processes of an actor's environments; null: one for each episode in flight, so that none "
+        "stops another, or 2 for Cardinal's own",
+        low=1,
+    )
     kv_cache_gib: float = leaf(1.0, "engine's KV cache, GiB (CPU engines)", low=0.01)
     gpu_memory: float = leaf(0.85, "share of a GPU's memory for the engine", low=0.05, high=1)
     tensor_parallel: int = leaf(1, "GPUs of an engine", low=1)
@@ -294,6 +304,9 @@ class ClusterConfig:
     )
     start_deadline_s: float = leaf(300.0, "until actors and engines are ready, s", low=1)
     episode_deadline_s: float = leaf(120.0, "of one episode, s", low=1)
+    env_deadline_s: float = leaf(
+        30.0, "of one call of an environment, s; start_deadline_s to make it", low=0.01
+    )
     block_deadline_s: float = leaf(600.0, "of one block of trajectories, s", low=1)
     sync_deadline_s: float = leaf(120.0, "until all workers have received a publish, s", low=1)
     max_failure_rate: float = leaf(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import string
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypedDict
@@ -19,11 +18,15 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 MAX_TEXT = 32_768
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no encoding holds it
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no encoding holds it
 
 
 class EnvironmentFailure(RuntimeError):
     """The environment broke (a missing picture, a bug): the episode is `failed`, never graded."""
+
+
+class NotOffered(ValueError):
+    """An environment has no expert, demonstrations or corpus, which not every use needs."""
 
 
 class Observation(TypedDict, total=False):
@@ -80,7 +83,7 @@ class UnicodeText(spaces.Text):
 
     def contains(self, x: object) -> bool:
         """Whether x is such a text."""
-        return isinstance(x, str) and len(x) <= MAX_TEXT and not _SURROGATE.search(x)
+        return isinstance(x, str) and len(x) <= MAX_TEXT and not SURROGATE.search(x)
 
 
 class TextEnv(gymnasium.Env[Observation, str]):
@@ -102,6 +105,8 @@ class TextEnv(gymnasium.Env[Observation, str]):
     that would have come next.
     A subclass sets `Settings`, a frozen dataclass made of `configs.schema.leaf`, takes exactly
     its fields as keywords, and raises EnvironmentFailure when something of its own breaks.
+    Of the methods below none is required: demonstrations of its own serve SFT, its corpus a tiny
+    model; see `offers`.
     """
 
     Settings: ClassVar[type]
@@ -134,9 +139,9 @@ class TextEnv(gymnasium.Env[Observation, str]):
         """
         return "unknown"
 
-    @abstractmethod
     def expert(self) -> str:
-        """The answer that earns full marks in the current state."""
+        """The answer that earns full marks in the current state; raises NotOffered."""
+        raise self._not_offered("expert")
 
     def overview(self) -> NDArray[np.uint8] | None:
         """A picture of the whole episode for people, such as a map: uint8 [h, w, 3], or None."""
@@ -157,13 +162,25 @@ class TextEnv(gymnasium.Env[Observation, str]):
         """Policies without a model for this environment; seed: of what they draw."""
         return []
 
-    @abstractmethod
     def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:
-        """Yield n demonstrations; the same n and seed yield the same ones."""
+        """Yield n demonstrations; the same n and seed yield the same ones; raises NotOffered."""
+        raise self._not_offered("demonstrations")
 
-    @abstractmethod
     def corpus(self) -> Iterator[str]:
-        """Yield texts that hold every word and symbol an episode can show or need, any variant."""
+        """Yield texts that hold every word and symbol an episode can show or need, any variant.
+
+        Raises NotOffered.
+        """
+        raise self._not_offered("corpus")
+
+    def _not_offered(self, what: str) -> NotOffered:
+        name = self.spec.id if self.spec else type(self).__name__
+        return NotOffered(f"{name} has no {what}: it does not override TextEnv.{what}")
+
+
+def offers(env: TextEnv, name: str) -> bool:
+    """Whether an environment has what is optional: expert, demonstrations, corpus or baselines."""
+    return getattr(type(env), name) is not getattr(TextEnv, name)
 
 
 def shows_pictures(env: gymnasium.Env[Any, Any]) -> bool:

@@ -6,6 +6,8 @@ An id may be `module:id`; the module is imported first, to register the id.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from dataclasses import fields
 from typing import Any, cast
 
@@ -37,10 +39,22 @@ def spec(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
     try:
         if module:
-            importlib.import_module(module)
+            _import(module)
         return gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"env.id is {env_id!r}: {error}") from error
+
+
+def _import(module: str) -> None:
+    """Import a plugin; it may be a file in the current folder, whatever started this process."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        here = os.getcwd()
+        if error.name != module.partition(".")[0] or here in sys.path or "" in sys.path:
+            raise
+        sys.path.append(here)
+        importlib.import_module(module)
 
 
 def env_class(env_id: str) -> type[TextEnv] | None:
@@ -99,14 +113,16 @@ def headline(env_id: str, settings: dict[str, object]) -> str:
 
 
 def make(env_id: str, settings: dict[str, object]) -> TextEnv:
-    """A new environment, without Gymnasium's wrappers where it is a TextEnv.
+    """A new environment: a TextEnv without Gymnasium's wrappers, or one of text, adapted.
 
     Raises:
-        ValueError: no such environment, or settings that it refuses.
+        ValueError: no such environment, settings that it refuses, or one that is not of text.
     """
+    from envs.gymnasium_text import GymnasiumText
+
     spec(env_id)
     env: gymnasium.Env[Observation, str] = gymnasium.make(
         env_id, disable_env_checker=True, **cast("dict[str, Any]", settings)
     )
     unwrapped = env.unwrapped
-    return unwrapped if isinstance(unwrapped, TextEnv) else cast(TextEnv, env)
+    return unwrapped if isinstance(unwrapped, TextEnv) else GymnasiumText(env)

@@ -40,7 +40,11 @@ BACKENDS = {  # vLLM's names of the channels; EXTENSION registers the first
 
 
 class EngineFailure(RuntimeError):
-    """The engine does not start, or refused or lost a request; carries vLLM's words."""
+    """The engine does not start, or died; carries vLLM's words."""
+
+
+class RequestRefused(ValueError):
+    """The engine refused one request, or failed at it alone; carries vLLM's words."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,8 @@ class InferenceEngine:
             pictures: of the placeholders, in order.
 
         Raises:
-            EngineFailure: the engine died or refused the request.
+            EngineFailure: the engine died.
+            RequestRefused: the engine lives, but gives no answer to this prompt.
         """
         parameters = copy.copy(self._parameters(max_tokens, temperature))
         parameters.seed = seed
@@ -192,8 +197,10 @@ class InferenceEngine:
             async for output in self._llm.generate(prompt, parameters, f"r{self._requests}"):
                 final = output
         except Exception as error:  # the boundary to vLLM
-            cause = self._log.explain(repr(error)) if self._llm.errored else repr(error)
-            raise EngineFailure(f"vLLM refused or lost a request: {cause}") from error
+            if self._llm.errored:
+                raise EngineFailure(f"vLLM died: {self._log.explain(repr(error))}") from error
+            cause = error.__cause__ or error  # what vLLM did not expect is wrapped without words
+            raise RequestRefused(f"vLLM refused a request: {cause!r}") from error
         return self._completion(final)
 
     @cache  # noqa: B019 - an engine lives as long as its process

@@ -8,20 +8,39 @@ trajectory; a lost engine is raised.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
-from envs.base import Observation, TextEnv
-from rollout.engine import Completion
+from envs.base import EnvironmentFailure
+from rollout.engine import Completion, RequestRefused
+from rollout.environments import EnvironmentStep
 from rollout.pictures import Picture
 from rollout.renderer import Prompt, Renderer
 from rollout.trajectory import Segment, Trajectory, Turn
 
-P = ParamSpec("P")
-R = TypeVar("R")
+
+class Environment(Protocol):
+    """An environment as an episode plays it; both calls raise EnvironmentFailure."""
+
+    async def reset(self, seed: int) -> EnvironmentStep:
+        """Begin an episode."""
+
+    async def step(self, answer: str) -> EnvironmentStep:
+        """Grade an answer."""
+
+
+class EnvironmentSource(Protocol):
+    """Where an episode's environment comes from; see `rollout.environments.EnvironmentPool`."""
+
+    def name(self, variant: str) -> str:
+        """The Gymnasium id of a variant."""
+
+    def borrow(self, variant: str) -> AbstractAsyncContextManager[Environment]:
+        """An environment for one episode; raises EnvironmentFailure."""
 
 
 class TokenGenerator(Protocol):
@@ -65,11 +84,12 @@ class EpisodeRequest:
 
 @dataclass(frozen=True)
 class EpisodeLimits:
-    """Caps of an answer and of a segment in tokens, and the deadline of an episode in seconds."""
+    """Caps of an answer and of a segment in tokens, of an episode in seconds and in turns."""
 
     answer_tokens: int
     context_tokens: int
     episode_deadline_s: float
+    max_turns: int = 256
 
 
 @dataclass
@@ -115,9 +135,13 @@ class _SegmentBuilder:
         )
 
 
+class _EpisodeFailure(Exception):
+    """What ends an episode as failed and is no fault of its environment; says the cause."""
+
+
 async def run_episode(
     request: EpisodeRequest,
-    env: TextEnv,
+    environments: EnvironmentSource,
     engine: TokenGenerator,
     renderer: Renderer,
     limits: EpisodeLimits,
@@ -127,45 +151,45 @@ async def run_episode(
     Raises:
         rollout.engine.EngineFailure: the engine is lost, so no episode can continue.
     """
+    name = environments.name(request.variant)
     try:
-        return await asyncio.wait_for(
-            _run(request, env, engine, renderer, limits), limits.episode_deadline_s
-        )
+        async with environments.borrow(request.variant) as env:
+            async with asyncio.timeout(limits.episode_deadline_s):
+                return await _run(request, name, env, engine, renderer, limits)
     except TimeoutError:
         cause = f"episode took longer than episode_deadline_s = {limits.episode_deadline_s:g}"
-    except _EnvironmentCrash as error:
-        cause = str(error)
-    return _trajectory(request, env, [], "failed", failure=cause)
-
-
-class _EnvironmentCrash(Exception):
-    """The environment raised; names the call and the error."""
-
-
-def _guarded(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    try:
-        return call(*args, **kwargs)
-    except Exception as error:  # the boundary to environments, third-party ones too
-        raise _EnvironmentCrash(f"environment {call.__name__}: {error!r}") from error
+    except (EnvironmentFailure, RequestRefused, _EpisodeFailure) as failure:
+        cause = str(failure)
+    return Trajectory(
+        id=request.id,
+        environment=name,
+        variant=request.variant,
+        seed=request.seed,
+        group_id=request.group_id,
+        segments=(),
+        end="failed",
+        failure=cause,
+    )
 
 
 async def _run(
     request: EpisodeRequest,
-    env: TextEnv,
+    name: str,
+    env: Environment,
     engine: TokenGenerator,
     renderer: Renderer,
     limits: EpisodeLimits,
 ) -> Trajectory:
-    observation, info = _guarded(env.reset, seed=request.seed)
+    step = await env.reset(request.seed)
     segments: list[_SegmentBuilder] = []
     turn = 0
     while True:
-        segments = _extend(segments, observation, renderer)
+        segments = _extend(segments, step, renderer)
         segment = segments[-1]
         room = limits.context_tokens - len(segment.token_ids)
         if room < 1:
-            cut = _without_unanswered(segments)
-            return _trajectory(request, env, cut, "truncated", info.get("metrics"))
+            _require_answered(turn, segment, limits)
+            return _trajectory(request, name, _without_unanswered(segments), "truncated", step)
         completion = await engine.generate(
             segment.unexpanded_ids,
             max_tokens=min(limits.answer_tokens, room),
@@ -175,42 +199,53 @@ async def _run(
         )
         turn += 1
         begin, end = _append(segment, completion)
-        text = renderer.decode(completion.token_ids)
-        observation, reward, terminated, truncated, info = _guarded(env.step, text)
-        segment.turns.append(Turn(begin, end, float(reward), info.get("message", "")))
-        if terminated or truncated:
+        step = await env.step(renderer.decode(completion.token_ids))
+        segment.turns.append(Turn(begin, end, step.reward, step.note))
+        if step.terminated or step.truncated or turn == limits.max_turns:
             break
-    bootstrap = request.bootstrap and truncated and not terminated
+    bootstrap = request.bootstrap and not step.terminated
     if bootstrap:
-        segments = _extend(segments, observation, renderer)
+        segments = _extend(segments, step, renderer)
         bootstrap = len(segments[-1].token_ids) <= limits.context_tokens
         segments = segments if bootstrap else _without_unanswered(segments)
-    ending = "terminated" if terminated else "truncated"
-    return _trajectory(request, env, segments, ending, info.get("metrics"), bootstrap=bootstrap)
+    ending = "terminated" if step.terminated else "truncated"
+    return _trajectory(request, name, segments, ending, step, bootstrap=bootstrap)
+
+
+def _require_answered(turns: int, segment: _SegmentBuilder, limits: EpisodeLimits) -> None:
+    """An episode whose first prompt fits nowhere was never played, and has no score."""
+    if not turns:
+        raise _EpisodeFailure(
+            f"the first prompt has {len(segment.token_ids)} tokens; "
+            f"rollout.context_tokens = {limits.context_tokens} leaves no room for an answer"
+        )
 
 
 def _extend(
-    segments: list[_SegmentBuilder], observation: Observation, renderer: Renderer
+    segments: list[_SegmentBuilder], step: EnvironmentStep, renderer: Renderer
 ) -> list[_SegmentBuilder]:
     """Add the next user message to the last segment, or in the prompt of a new one.
 
     A new one begins where the environment restarts, and at every turn of a chat template that
     writes earlier answers anew: the prompt is then the whole conversation, as the template has it.
     """
-    message = observation["message"]
-    if observation["restart"] or not segments:
-        pictures = (Picture.of(observation["image"]),) if "image" in observation else ()
-        prompt = renderer.prompt(message, pictures)
-        return [*segments, _SegmentBuilder(prompt, pictures, list(prompt.token_ids), message)]
-    last = segments[-1]
-    if renderer.appends:
-        last.token_ids = last.token_ids + renderer.follow_up(message, last.token_ids[-1:])
-        return segments
-    answer = renderer.decode(last.token_ids[last.turns[-1].begin : last.turns[-1].end])
-    earlier = (*last.earlier, (last.message, answer))
-    prompt = renderer.prompt(message, last.pictures, earlier)
+    try:
+        if step.restart or not segments:
+            pictures = () if step.picture is None else (step.picture,)
+            prompt = renderer.prompt(step.message, pictures)
+            new = _SegmentBuilder(prompt, pictures, list(prompt.token_ids), step.message)
+            return [*segments, new]
+        last = segments[-1]
+        if renderer.appends:
+            last.token_ids = last.token_ids + renderer.follow_up(step.message, last.token_ids[-1:])
+            return segments
+        answer = renderer.decode(last.token_ids[last.turns[-1].begin : last.turns[-1].end])
+        earlier = (*last.earlier, (last.message, answer))
+        prompt = renderer.prompt(step.message, last.pictures, earlier)
+    except Exception as error:  # the boundary to templates and processors, which raise all kinds
+        raise _EpisodeFailure(f"the prompt cannot be rendered: {error!r}") from error
     ids = list(prompt.token_ids)
-    return [*segments, _SegmentBuilder(prompt, last.pictures, ids, message, earlier)]
+    return [*segments, _SegmentBuilder(prompt, last.pictures, ids, step.message, earlier)]
 
 
 def _append(segment: _SegmentBuilder, completion: Completion) -> tuple[int, int]:
@@ -244,27 +279,25 @@ def _draw_seed(request: EpisodeRequest, turn: int) -> int:
 
 def _trajectory(
     request: EpisodeRequest,
-    env: TextEnv,
+    name: str,
     segments: list[_SegmentBuilder],
     end: str,
-    metrics: Mapping[str, float] | None = None,
+    last: EnvironmentStep,
     *,
-    failure: str = "",
     bootstrap: bool = False,
 ) -> Trajectory:
-    metrics = metrics or {}
-    if end == "truncated" and not metrics:  # the context was full before the environment ended
+    metrics: Mapping[str, float] = last.metrics
+    if not metrics:  # context or turns were used up before the environment ended
         metrics = {"success": 0.0, "first_try": 0.0}
     return Trajectory(
         id=request.id,
-        environment=env.spec.id if env.spec else type(env).__name__,
+        environment=name,
         variant=request.variant,
         seed=request.seed,
         group_id=request.group_id,
-        question=env.question,
+        question=last.question,
         segments=tuple(segment.build() for segment in segments),
         end=end,
-        metrics={name: float(value) for name, value in metrics.items()},
-        failure=failure,
+        metrics=dict(metrics),
         bootstrap=bootstrap,
     )

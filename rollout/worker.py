@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from collections.abc import Iterable
 
-from envs import registry
-from envs.base import TextEnv
 from rollout.engine import EngineLoad, EngineSettings, InferenceEngine
+from rollout.environments import EnvironmentPool, Environments, ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import Renderer
 from rollout.trajectory import Block, Trajectory, to_block
 from rollout.trajectory_summary import SummaryColumns, summarize, to_columns
 
-Environments: TypeAlias = Mapping[str, tuple[str, dict[str, object]]]
-"""Variant name to (environment id, settings)."""
-
 
 class RolloutWorker:
     """Runs requested episodes on one engine.
 
+    limits, process_limits: of its episodes, and of the processes of their environments.
     in_flight: most episodes at once (M).
     block_size: trajectories of a block; the last block of the queue may have fewer.
     """
@@ -36,16 +32,16 @@ class RolloutWorker:
         renderer: Renderer,
         environments: Environments,
         limits: EpisodeLimits,
+        process_limits: ProcessLimits,
         in_flight: int,
         block_size: int,
     ) -> None:
         self._settings = settings
         self._renderer = renderer
-        self._environments = environments
         self._limits = limits
         self._in_flight = in_flight
         self._block_size = block_size
-        self._idle: dict[str, list[TextEnv]] = {name: [] for name in environments}
+        self._environments = EnvironmentPool(environments, process_limits, in_flight)
         self._queue: deque[EpisodeRequest] = deque()
         self._done: list[Trajectory] = []
         self._running: set[asyncio.Task[None]] = set()
@@ -57,7 +53,12 @@ class RolloutWorker:
         """Start the engine; raises EngineFailure."""
         self.engine = await InferenceEngine.start(self._settings)
 
-    async def reconfigure(self, environments: Environments, limits: EpisodeLimits) -> None:
+    async def reconfigure(
+        self,
+        environments: Environments,
+        limits: EpisodeLimits,
+        process_limits: ProcessLimits,
+    ) -> None:
         """Drop all episodes; the next ones are of these environments."""
         self._queue.clear()
         for task in self._running:
@@ -65,8 +66,9 @@ class RolloutWorker:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running.clear()
         self._done.clear()
-        self._environments, self._limits = environments, limits
-        self._idle = {name: [] for name in environments}
+        await self._environments.close()
+        self._environments = EnvironmentPool(environments, process_limits, self._in_flight)
+        self._limits = limits
         self.pop_load()
 
     async def submit(self, requests: Iterable[EpisodeRequest]) -> None:
@@ -99,9 +101,11 @@ class RolloutWorker:
         return self.engine.pop_load()
 
     async def shutdown(self) -> None:
-        """End episodes and engine."""
+        """End episodes, environments and engine."""
         for task in self._running:
             task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._environments.close()
         if self.engine is not None:
             await self.engine.shutdown()
 
@@ -118,10 +122,9 @@ class RolloutWorker:
         assert self.engine is not None, "start() first"
         trajectory = None
         try:
-            env = self._take_env(request.variant)
-            trajectory = await run_episode(request, env, self.engine, self._renderer, self._limits)
-            if trajectory.end != "failed":  # a broken environment is not used again
-                self._idle[request.variant].append(env)
+            trajectory = await run_episode(
+                request, self._environments, self.engine, self._renderer, self._limits
+            )
         except Exception as error:  # noqa: BLE001 - a task's boundary; next_block raises it
             self._error = error
         self._running.discard(asyncio.current_task())
@@ -131,9 +134,3 @@ class RolloutWorker:
         if self._block_ready():
             async with self._changed:
                 self._changed.notify_all()
-
-    def _take_env(self, variant: str) -> TextEnv:
-        if self._idle[variant]:
-            return self._idle[variant].pop()
-        env_id, settings = self._environments[variant]
-        return registry.make(env_id, settings)

@@ -10,8 +10,8 @@ from cluster.commands.shared import require_at_least, require_outside_of_runs
 from cluster.environments import TRAINING, Settings, environments, load_run
 from configs.load import FOLDER, ConfigError, parse
 from configs.schema import RunConfig
-from configs.text import nearest
-from envs.base import TextEnv
+from configs.text import nearest, one_line
+from envs.base import TextEnv, offers
 
 DEMONSTRATIONS = 8192  # of an environment that no configuration names
 COMMANDS = Commands()
@@ -42,6 +42,7 @@ def data_command(options: argparse.Namespace) -> int:
         return 0
     env_id, settings, cfg = named_environment(options)
     _require_demonstrations_or_nothing(options.out)
+    _require("demonstrations", env_id, settings)
     from cluster.demonstrations import write_demonstrations
 
     n = options.n or (cfg.sft.demonstrations if cfg else DEMONSTRATIONS)
@@ -94,7 +95,7 @@ def named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunCo
     else:
         _refuse_unknown(name)
         cfg, env_id, settings = None, name, parse(options.settings)
-    make_environment(env_id, settings)
+    _check_settings(env_id, settings)
     return env_id, settings, cfg
 
 
@@ -146,26 +147,41 @@ def gallery_command(options: argparse.Namespace) -> int:
     require_at_least(0, "--seed", options.seed)
     require_outside_of_runs("--out", options.out)
     env_id, settings, _ = named_environment(options)
-    env = make_environment(env_id, settings)
+    env = _require("expert", env_id, settings)
     from envs.viewer.gallery import write_gallery
 
     print(write_gallery(env, env_id, settings, options.n, options.seed, options.out))
     return 0
 
 
+def _require(what: str, env_id: str, settings: Settings) -> TextEnv:
+    env = make_environment(env_id, settings)
+    if not offers(env, what):
+        raise ConfigError(f"{env_id} has no {what}: it does not override TextEnv.{what}")
+    return env
+
+
+def _check_settings(env_id: str, settings: Settings) -> None:
+    from envs.registry import check_settings
+
+    try:
+        check_settings(env_id, settings, "settings")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def make_environment(env_id: str, settings: Settings) -> TextEnv:
     """The environment, its settings checked.
 
     Raises:
-        ConfigError: no such environment, or settings that it refuses.
+        ConfigError: no such environment, settings that it refuses, or it cannot be made.
     """
-    from envs.registry import check_settings, make
+    from envs.registry import make
 
+    _check_settings(env_id, settings)
     try:
-        check_settings(env_id, settings, "settings")
-        env = make(env_id, settings)
+        return make(env_id, settings)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if not isinstance(env, TextEnv):
-        raise ConfigError(f"{env_id} is a {type(env).__name__}; it must be an envs.base.TextEnv")
-    return env
+    except Exception as error:  # the boundary to environments, third-party ones too
+        raise ConfigError(f"{env_id} cannot be made: {one_line(error)}") from error

@@ -15,7 +15,7 @@ from cluster.placement.memory import policy_size, tiny_size
 from configs.load import ConfigError
 from configs.model_folder import ModelSize, check_model, check_tokenizer, find_model, one_line
 from configs.schema import RunConfig
-from envs.base import TextEnv, shows_pictures
+from envs.base import TextEnv, offers, shows_pictures
 from envs.registry import make
 from rollout.renderer import Renderer
 
@@ -42,6 +42,8 @@ def resolve(cfg: RunConfig) -> ResolvedRun:
         ConfigError: one sentence with the key, the value and the rule.
     """
     environments = checked_environments(cfg)
+    if cfg.sft.steps and cfg.sft.data is None:
+        _require_demonstrations(cfg, environments[TRAINING])
     folder_size = check_model(cfg.model.path) if cfg.model.path else None
     if cfg.model.path:
         check_tokenizer(cfg.model.path)
@@ -67,6 +69,14 @@ def make_environment(name: str, environment: Environment) -> TextEnv:
         ) from error
 
 
+def _require_demonstrations(cfg: RunConfig, environment: Environment) -> None:
+    if not offers(make_environment(TRAINING, environment), "demonstrations"):
+        raise ConfigError(
+            f"sft.steps={cfg.sft.steps}: {cfg.env.id} has no demonstrations of its own "
+            "(TextEnv.demonstrations); name some by sft.data, or begin with PPO: sft.steps=0"
+        )
+
+
 def _load_renderer(path: str) -> Renderer:
     try:
         return Renderer.load(str(find_model(path)))
@@ -84,10 +94,10 @@ def _tiny_renderer(cfg: RunConfig, environment: Environment) -> Renderer:
     from rollout.processor import PictureProcessor
 
     env = make_environment(TRAINING, environment)
-    if not isinstance(env, TextEnv):
+    if not offers(env, "corpus"):
         raise ConfigError(
-            f"env.id={cfg.env.id}: is no envs.base.TextEnv, so it has no text to make a tiny "
-            "model of; set model.path"
+            f"env.id={cfg.env.id}: has no corpus (TextEnv.corpus) to make a tiny model of; "
+            "set model.path"
         )
     vision = shows_pictures(env)
     tokenizer = train_tokenizer(env.corpus(), vision)

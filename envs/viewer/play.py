@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from envs.base import EnvironmentFailure, Observation, TextEnv
+from envs.base import EnvironmentFailure, Observation, TextEnv, offers
 
 HELP = (
     "Answer in one line; an answer that begins with { or ``` goes on to a blank line, or to "
@@ -85,7 +85,8 @@ class Game:
     def _answer(self) -> str:
         """The next answer; for each `?` before it the expert's answer is shown."""
         while (text := self._read()).strip() == "?":
-            self._say(f"The expert: {self.env.expert()}", "cyan")
+            known = offers(self.env, "expert")
+            self._say(f"The expert: {self.env.expert()}" if known else "It has no expert.", "cyan")
         return text
 
     def _read(self) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from cluster import actors
 from configs.load import load
+from rollout.environments import ProcessLimits
 
 Actor = actors.RolloutActor.__ray_metadata__.modified_class
 
@@ -24,8 +25,8 @@ class FakeEngine:
 
 
 class FakeWorker:
-    def __init__(self, settings, renderer, environments, limits, in_flight, block):
-        self.settings, self.environments, self.limits = settings, environments, limits
+    def __init__(self, settings, renderer, environments, limits, processes, in_flight, block):
+        self.settings, self.environments, self.limits = settings, environments, (limits, processes)
         self.in_flight, self.block, self.engine, self.starts = in_flight, block, None, 0
 
     async def start(self):
@@ -33,8 +34,8 @@ class FakeWorker:
         await asyncio.sleep(0.01)
         self.engine = FakeEngine()
 
-    async def reconfigure(self, environments, limits):
-        self.environments, self.limits = environments, limits
+    async def reconfigure(self, environments, limits, processes):
+        self.environments, self.limits = environments, (limits, processes)
 
 
 @pytest.fixture
@@ -72,6 +73,7 @@ def test_the_engine_is_started_as_the_run_is_configured(make):
     assert (settings.kv_cache_gib, settings.gpu_memory, settings.seed) == (0.5, 0.4, 3)
     assert (settings.forbidden, settings.stop_ids, settings.images) == ((1,), (2,), 0)
     assert settings.tensor_parallel == 1
+    assert worker.limits[1] == ProcessLimits(), "the defaults are the schema's"
 
 
 def test_a_model_that_sees_has_room_for_a_picture(make):
@@ -98,11 +100,19 @@ def test_the_engine_starts_once_whoever_asks(make):
 def test_the_next_run_brings_its_environments_and_limits(make):
     actor = make(debug())
     cfg = debug()
-    limited = replace(cfg.rollout, answer_tokens=11, context_tokens=22)
-    cluster = replace(cfg.cluster, episode_deadline_s=33.0)
-    asyncio.run(actor.reconfigure(replace(cfg, rollout=limited, cluster=cluster), "environments"))
-    limits = actor._worker.limits
+    limited = replace(
+        cfg.rollout, answer_tokens=11, context_tokens=22, max_turns=9, env_processes=3
+    )
+    cluster = replace(
+        cfg.cluster, episode_deadline_s=33.0, env_deadline_s=44.0, start_deadline_s=55.0
+    )
+    env = replace(cfg.env, memory_gib=0.5)
+    cfg = replace(cfg, rollout=limited, cluster=cluster, env=env)
+    asyncio.run(actor.reconfigure(cfg, "environments"))
+    limits, processes = actor._worker.limits
     assert actor._worker.environments == "environments"
+    assert processes == ProcessLimits(3, 44.0, 55.0, 0.5)
+    assert limits.max_turns == 9
     assert (limits.answer_tokens, limits.context_tokens, limits.episode_deadline_s) == (
         11,
         22,

@@ -59,19 +59,20 @@ def test_pictures_are_dear_so_fewer_are_played(monkeypatch, settings, episodes, 
     assert asked == [(played, cfg.eval.seed)] * len(cfg.eval.variants)
 
 
-@pytest.mark.parametrize("kind", ["no baselines", "breaks", "no TextEnv"])
+@pytest.mark.parametrize("kind", ["no baselines", "breaks", "is broken"])
 def test_what_cannot_be_played_leaves_no_file(tmp_path, monkeypatch, capsys, kind):
     def broken(env, episodes, seed):
-        raise EnvironmentFailure("no such picture")
+        kinds = {"breaks": EnvironmentFailure, "is broken": LookupError}
+        raise kinds[kind]("no such picture")
 
     if kind == "no baselines":
         monkeypatch.setattr(TextEnv, "baselines", lambda self, seed: [])
         monkeypatch.delattr("envs.general_points.env.GeneralPoints.baselines")
-    elif kind == "breaks":
-        monkeypatch.setattr(module, "floors", broken)
     else:
-        monkeypatch.setattr(module, "make", lambda env_id, settings: object())
+        monkeypatch.setattr(module, "floors", broken)
     write_floors(load("gp_l"), tmp_path)
     assert list(tmp_path.iterdir()) == []
     said = capsys.readouterr().out
-    assert ("eval/train: its floors are not known: no such picture" in said) == (kind == "breaks")
+    assert ("eval/train: its floors are not known: no such picture" in said) == (
+        kind != "no baselines"
+    )

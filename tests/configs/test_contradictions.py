@@ -52,6 +52,11 @@ def config(*overrides):
         (["rollout.temperature=0"], "ppo.updates=0", "samples nothing to learn from"),
         (["learner.offload=true"], "learner.zero_stage=1", "needs learner.zero_stage of 1 to 3"),
         (["model.lora_targets=[q]"], "model.lora_rank=1", "model.lora_rank=0 makes none"),
+        (
+            ["cluster.env_deadline_s=121"],
+            "cluster.env_deadline_s=120",
+            "is longer than cluster.episode_deadline_s=120 of its whole episode",
+        ),
         (["cluster.channel=ipc"], "cluster.layout=colocated", "needs cluster.layout=colocated"),
         ([*COLOCATED, "cluster.channel=nccl"], "cluster.channel=ipc", "joins GPUs that differ"),
         ([*COLOCATED, "ppo.max_staleness=1"], "ppo.max_staleness=0", "needs both at once"),

@@ -15,6 +15,7 @@ import pytest
 
 from configs.paths import ROOT
 from envs import contract
+from envs.base import TextEnv
 from envs.contract import ContractError, check
 from envs.registry import BUILT_IN, make
 
@@ -230,3 +231,29 @@ def test_images_survive_arrow():
     back = contract.through_arrow(observation)
     assert back["message"] == "cards"
     assert (back["image"] == image).all()
+
+
+GUESS = "examples.gymnasium_environment.guess:example/Guess-v0"
+
+
+def test_a_plain_environment_keeps_what_it_can():
+    check(partial(make, GUESS, {"largest": 5}), episodes=3, processes=False)
+
+
+def test_the_contract_sees_a_plain_environment_that_nonsense_wins():
+    env = make(GUESS, {})
+    env.env.unwrapped.step = lambda action: ("won", 1.0, True, False, {})
+    with pytest.raises(ContractError, match=r"nonsense has success 1\.0"):
+        contract.check_failure(lambda: env, 1)
+    with pytest.raises(ContractError, match="the answer '' solved seed 0"):
+        contract.check_answers(lambda: env)
+    env.env.unwrapped.step = lambda action: ("lost", 0.0, True, False, {})
+    contract.check_failure(lambda: env, 1)
+    contract.check_answers(lambda: env)
+
+
+def test_what_an_environment_lacks_is_not_checked(sums):
+    _, maker = broken(sums, expert=TextEnv.expert)
+    check(maker, episodes=2, processes=False)
+    _, maker = broken(sums, demonstrations=TextEnv.demonstrations, corpus=TextEnv.corpus)
+    contract.check_demonstrations(maker, 2)

@@ -10,7 +10,8 @@ import pytest
 
 import envs
 from envs.general_points.env import GeneralPoints
-from envs.registry import BUILT_IN, check_settings, env_class, make, overlap, with_preset
+from envs.gymnasium_text import GymnasiumText
+from envs.registry import BUILT_IN, check_settings, env_class, make, overlap, spec, with_preset
 
 GP = "cardinal/GeneralPoints-v0"
 
@@ -31,7 +32,25 @@ def test_importing_envs_imports_no_environment():
 
 def test_make_strips_wrappers_of_text_environments_only():
     assert type(make(GP, {"prompt_style": "brief"})) is GeneralPoints
-    assert isinstance(make("CartPole-v1", {}), gymnasium.Wrapper)
+    guess = make("examples.gymnasium_environment.guess:example/Guess-v0", {})
+    assert isinstance(guess, GymnasiumText)
+    assert isinstance(guess.env, gymnasium.Wrapper)
+
+
+def test_a_plugin_may_be_a_file_in_the_current_folder(tmp_path, monkeypatch):
+    code = "import gymnasium\ngymnasium.register('here/Here-v0', 'missing:Here')\n"
+    (tmp_path / "plugin_of_here.py").write_text(code)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    with pytest.raises(ValueError, match="No module named 'plugin_of_here'"):
+        spec("plugin_of_here:here/Here-v0")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken_here.py").write_text("import no_such_module_at_all")
+    with pytest.raises(ValueError, match="No module named 'no_such_module_at_all'"):
+        spec("broken_here:here/Here-v0")
+    assert spec("plugin_of_here:here/Here-v0").id == "here/Here-v0"
+    assert sys.path[-1] == str(tmp_path), "behind all others: it hides nothing"
+    assert sys.path.count(str(tmp_path)) == 1
+    gymnasium.registry.pop("here/Here-v0")
 
 
 @pytest.mark.parametrize(

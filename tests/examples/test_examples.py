@@ -23,7 +23,13 @@ SUMS = "examples.own_environment.sums:example/Sums-v0"
 def test_none_is_left_out():
     """A new folder comes with a row in the table and a test here."""
     folders = {p.name for p in EXAMPLES.iterdir() if p.is_dir() and p.name != "__pycache__"}
-    assert folders == {"own_environment", "own_model", "own_study", "plain_gymnasium"}
+    assert folders == {
+        "gymnasium_environment",
+        "own_environment",
+        "own_model",
+        "own_study",
+        "plain_gymnasium",
+    }
     assert all(f"[{name}/]" in (EXAMPLES / "README.md").read_text() for name in folders)
 
 
@@ -62,6 +68,18 @@ def test_its_configuration_can_be_run(tmp_path, capfd):
     file = str(EXAMPLES / "own_environment" / "sums.yaml")
     assert main(["check", file, f"cluster.root={tmp_path}"]) == 0
     assert "example/Sums-v0" in capfd.readouterr().out
+
+
+def test_a_plain_environment_is_trained_on_from_a_model_folder(tmp_path, capfd):
+    file, folder = str(EXAMPLES / "gymnasium_environment" / "guess.yaml"), str(tmp_path / "own")
+    make_model.main([folder])
+    keys = [f"model.path={folder}", f"cluster.root={tmp_path}"]
+    assert main(["check", file, *keys]) == 0
+    assert "example/Guess-v0" in capfd.readouterr().out
+    assert main(["check", file, *keys, "sft.steps=1"]) == 2
+    assert "has no demonstrations of its own" in capfd.readouterr().err
+    source = (EXAMPLES / "gymnasium_environment" / "guess.py").read_text()
+    assert not re.search(r"(import|from) (envs|configs|rollout|cluster)", source)
 
 
 def test_the_model_can_be_trained(tmp_path, capfd):

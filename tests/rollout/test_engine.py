@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rollout.bucket import buckets, pack
+from rollout.engine import RequestRefused
 from rollout.renderer import FORBIDDEN_BIAS
 from tests.conftest import Loop, start_engine
 
@@ -161,3 +162,12 @@ def test_load_counts_sequences_that_run(engine, model):
     mean, busy = engine[1].pop_load()
     assert 1 < mean <= 32
     assert busy > 0
+
+
+def test_a_refused_request_is_no_lost_engine(engine):
+    """A prompt over the context: refused by name, and the next one is answered."""
+    loop, started = engine
+    with pytest.raises(RequestRefused, match=r"vLLM refused a request: .*128"):
+        loop.run(started.generate([1] * 500, max_tokens=4, temperature=0.0))
+    answered = loop.run(started.generate([1] * 5, max_tokens=4, temperature=0.0))
+    assert len(answered.token_ids) > 0

@@ -13,6 +13,7 @@ from rollout.bucket import buckets, pack
 from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import FORBIDDEN_BIAS, Renderer
 from tests.conftest import BRIEF, VISION
+from tests.support.environments import InProcess
 
 KINDS = ("embedding", "attention", "mlp", "norm", "head", "vision", "projector")
 LIMIT = 1e-4
@@ -41,7 +42,7 @@ def episodes(engine, renderer, n=16, limits=None, **settings):
             *(
                 run_episode(
                     EpisodeRequest(str(i), "v", i, i, sampling_seed=i),
-                    make(GP, BRIEF | VISION | settings),
+                    InProcess(make(GP, BRIEF | VISION | settings)),
                     e,
                     renderer,
                     limits,

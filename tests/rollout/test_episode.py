@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from envs.registry import make
-from rollout.engine import Completion, EngineFailure
+from rollout.engine import Completion, EngineFailure, RequestRefused
 from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import Renderer
+from tests.support.environments import InProcess
 
 LIMITS = EpisodeLimits(answer_tokens=16, context_tokens=128, episode_deadline_s=5)
 GP = "cardinal/GeneralPoints-v0"
@@ -44,7 +45,7 @@ def run(renderer, answers, settings=None, limits=LIMITS, stop=True, env=None, **
     env = env or make(GP, {"prompt_style": "brief", "verify_iter": 3} | (settings or {}))
     engine = ScriptedEngine(renderer, answers, stop)
     episode = EpisodeRequest(**{"id": "a", "variant": "v", "seed": 3, "group_id": 3} | request)
-    return asyncio.run(run_episode(episode, env, engine, renderer, limits)), engine
+    return asyncio.run(run_episode(episode, InProcess(env), engine, renderer, limits)), engine
 
 
 def gold(seed=3):
@@ -126,7 +127,7 @@ def test_a_broken_environment_makes_a_failed_trajectory(renderer):
     env.step = lambda answer: 1 / 0
     t, _ = run(renderer, ["1+1"], env=env)
     assert t.end == "failed"
-    assert t.failure.startswith("environment <lambda>: ZeroDivisionError")
+    assert t.failure == "environment step: ZeroDivisionError: division by zero"
     assert not t.segments
     assert t.metrics == {}
 
@@ -140,7 +141,9 @@ def test_an_episode_that_hangs_is_failed_at_its_deadline(renderer):
     engine.generate = forever
     request = EpisodeRequest(id="a", variant="v", seed=3, group_id=3)
     env = make(GP, {"prompt_style": "brief"})
-    t = asyncio.run(run_episode(request, env, engine, renderer, EpisodeLimits(16, 128, 0.05)))
+    t = asyncio.run(
+        run_episode(request, InProcess(env), engine, renderer, EpisodeLimits(16, 128, 0.05))
+    )
     assert t.end == "failed"
     assert "episode_deadline_s = 0.05" in t.failure
 
@@ -169,3 +172,49 @@ def test_a_next_prompt_without_room_is_no_bootstrap(renderer):
         t, _ = run(renderer, ["1+1"] * 3, limits=limits, bootstrap=True)
         assert t.bootstrap is expected
         assert t.tokens == (carried if expected else plain).tokens
+
+
+class Endless:
+    """An environment of three words that never ends; each message begins a new prompt."""
+
+    def __init__(self, **first):
+        self.spec, self.question, self.first = make(GP, {}).spec, "endless", first
+
+    def reset(self, *, seed):
+        return {"message": "begin", "restart": 1} | self.first, {}
+
+    def step(self, action):
+        return {"message": "go on", "restart": 1}, 0.25, False, False, {}
+
+
+def test_an_episode_that_never_ends_is_truncated_at_its_turns(renderer):
+    limits = EpisodeLimits(16, 128, episode_deadline_s=5, max_turns=4)
+    t, engine = run(renderer, ["a"] * 9, env=Endless(), limits=limits)
+    assert (t.end, len(t.turns), len(engine.prompts)) == ("truncated", 4, 4)
+    assert t.metrics == {"success": 0.0, "first_try": 0.0}
+    assert (t.question, t.total_reward, len(t.segments)) == ("endless", 1.0, 4)
+    carried, _ = run(renderer, ["a"] * 9, env=Endless(), limits=limits, bootstrap=True)
+    assert carried.bootstrap
+    assert len(carried.segments) == 5
+
+
+def test_a_first_prompt_without_room_has_no_score(renderer):
+    limits = EpisodeLimits(answer_tokens=16, context_tokens=4, episode_deadline_s=5)
+    t, engine = run(renderer, [], limits=limits)
+    assert t.end == "failed"
+    assert "the first prompt has" in t.failure
+    assert "rollout.context_tokens = 4" in t.failure
+    assert not engine.prompts
+
+
+def test_a_picture_for_a_model_of_text_fails_its_episode(renderer):
+    t, _ = run(renderer, [], env=Endless(image=np.zeros((8, 8, 3), np.uint8)))
+    assert t.end == "failed"
+    assert "the prompt cannot be rendered" in t.failure
+    assert "is a model of text alone" in t.failure
+
+
+def test_a_refused_request_fails_its_episode_alone(renderer):
+    t, _ = run(renderer, [RequestRefused("vLLM refused a request: too long")])
+    assert (t.end, t.failure) == ("failed", "vLLM refused a request: too long")
+    assert t.metrics == {}

@@ -8,6 +8,7 @@ from configs.load import load
 from tests.cluster.commands.folders import moved_run, said
 
 GP = "cardinal/GeneralPoints-v0"
+GUESS = "examples.gymnasium_environment.guess:example/Guess-v0"
 
 DEBUG = ("env.settings.prompt_style=brief", "sft.demonstrations=40", "seed=3")
 
@@ -108,7 +109,7 @@ def test_a_name_of_neither_an_environment_nor_a_configuration(command, name, nea
 def test_an_environment_without_text_is_refused(capsys, tmp_path):
     for command in (["play"], ["gallery", "--out", str(tmp_path / "out")]):
         assert main([*command, "CartPole-v1"]) == 2
-        assert "CartPole-v1 is a" in said(capsys)
+        assert "CartPole-v1: its observations are Box" in said(capsys)
     assert not (tmp_path / "out").exists()
 
 
@@ -135,3 +136,16 @@ def test_what_is_played_and_drawn(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out == "page\n"
     assert main(["gallery", GP, "--n", "0", "--out", "there"]) == 2
     assert main(["gallery", GP, "--seed", "-1", "--out", "there"]) == 2
+
+
+def test_what_an_environment_lacks_is_one_sentence(capsys, tmp_path):
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["data", GUESS, *out]) == 2
+    assert f"{GUESS} has no demonstrations: it does not override TextEnv" in said(capsys)
+    assert main(["gallery", GUESS, *out]) == 2
+    assert f"{GUESS} has no expert: it does not override TextEnv.expert" in said(capsys)
+    assert main(["baseline", GUESS]) == 2
+    assert "has no baselines" in said(capsys)
+    assert main(["play", GUESS, "larges=3"]) == 2
+    assert f"{GUESS} cannot be made: " in said(capsys)
+    assert not (tmp_path / "out").exists()

@@ -47,9 +47,23 @@ def test_an_environment_without_text_needs_a_model(tmp_path):
     (tmp_path / "plain.yaml").write_text(
         "env: {id: CartPole-v1}\nppo: {updates: 1}\neval: {variants: {a: {}}}\n"
     )
-    refused(load(tmp_path / "plain.yaml"), "env.id=CartPole-v1", "set model.path")
+    refused(load(tmp_path / "plain.yaml"), "CartPole-v1", "they must be texts")
+
+
+def test_an_environment_without_corpus_or_demonstrations_needs_those_of_others(model, tmp_path):
+    guess = "examples.gymnasium_environment.guess:example/Guess-v0"
+    file = tmp_path / "plain.yaml"
+    head = f"env: {{id: '{guess}'}}\n"
+    file.write_text(head + "ppo: {updates: 1}\neval: {variants: {a: {}}}\n")
+    refused(load(file), f"env.id={guess}: has no corpus", "set model.path")
+    own = f"model.path={model}"
+    refused(
+        load(file, [own, "sft.steps=1"]), f"sft.steps=1: {guess} has no demonstrations", "sft.data"
+    )
+    assert resolve(load(file, [own])).environments["eval/a"] == (guess, {})
+    assert resolve(load(file, [own, "sft.steps=1", f"sft.data={tmp_path}"])).cfg.sft.steps == 1
     cfg = load(tmp_path / "plain.yaml", ["env.settings.gravty=1"])
-    refused(cfg, "env.settings: CartPole-v1 cannot be made", "gravty")
+    refused(cfg, f"env.settings: {guess} cannot be made", "gravty")
 
 
 def test_models_too_small_for_the_run(model):
@@ -97,12 +111,6 @@ def test_a_tokenizer_without_an_end_token(model):
     run = resolve(with_model(model))
     assert run.renderer.tokenizer.eos_token_id is None
     assert run.renderer.decode(run.renderer.answer("1")) == "1"  # the template's token ends it
-
-
-def test_a_folder_without_a_tokenizer(model):
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (model / file).unlink()
-    refused(with_model(model), f"model.path={model}: ", "holds no tokenizer")
 
 
 SEES = ("env.settings.modality=vision", "env.settings.image_size=128")

@@ -1,0 +1,203 @@
+"""The server that forks the processes of environments, and its client.
+
+The server has imported what environments need, and runs no thread, torch or Ray: forking it takes
+milliseconds and is safe. It ends its processes, and what they started, when they or its parent end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from rollout.environment_process import JSON, serve
+
+END_S = 5.0  # for a killed process to be gone
+PARENT_CHECK_S = 1.0  # a fork of the parent may hold the socket open after the parent's death
+_PR_SET_PDEATHSIG = 1
+_CODE = (
+    "import sys; sys.path[:] = {path!r}; from rollout.environment_server import main; "
+    "main({fd}, {parent}, {modules!r})"
+)
+
+
+class EnvironmentServer:
+    """The client: starts the server when it is first needed, and again if it died.
+
+    modules: that the server imports for all processes; none that starts a thread.
+    """
+
+    def __init__(self, modules: Sequence[str] = ()) -> None:
+        self._modules = list(modules)
+        self._one_request = asyncio.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+        self._control: socket.socket
+
+    async def fork(
+        self, memory_bytes: int
+    ) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:
+        """A new process: its id, and the two ends of its calls.
+
+        Raises:
+            OSError: the server cannot start, or cannot fork.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reply = await self._ask({"fork": memory_bytes}, [theirs.fileno()])
+        ours.setblocking(False)
+        if "error" in reply:
+            raise OSError(reply["error"])
+        return int(str(reply["pid"])), *await asyncio.open_connection(sock=ours)
+
+    async def end(self, pid: int) -> str:
+        """End a process, with all that it started; how it ended, in words."""
+        try:
+            return str((await self._ask({"end": pid}))["status"])
+        except OSError as error:
+            return f"was ended with its server: {error}"
+
+    async def close(self) -> None:
+        """End the server and all its processes, for good."""
+        self._closed = True
+        if self._process is not None:
+            self._control.close()
+            await asyncio.to_thread(self._process.wait, 2 * END_S)
+            self._process = None
+
+    async def _ask(self, request: JSON, fds: Sequence[int] = ()) -> dict[str, object]:
+        async with self._one_request:
+            if self._closed:
+                raise OSError("the server of environment processes is closed")
+            if self._process is None or self._process.poll() is not None:
+                await self._start()
+            socket.send_fds(self._control, [json.dumps(request).encode()], fds)
+            return await self._reply()
+
+    async def _reply(self) -> dict[str, object]:
+        data = await asyncio.get_running_loop().sock_recv(self._control, 4096)
+        if not data:
+            raise OSError("the server of environment processes died")
+        reply: dict[str, object] = json.loads(data)
+        return reply
+
+    async def _start(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setblocking(False)
+        with theirs:
+            code = _CODE.format(
+                path=sys.path, fd=theirs.fileno(), parent=os.getpid(), modules=self._modules
+            )
+            # Their libraries would start a thread for each core, in each process.
+            one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | one_thread,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        await self._reply()
+
+
+def main(control_fd: int, parent: int, modules: list[str]) -> None:
+    """Fork and end processes as the control socket says, until the parent is gone.
+
+    modules: imported first, so that no process imports them again.
+    """
+    for module in modules:
+        importlib.import_module(module)
+    control = socket.socket(fileno=control_fd)
+    control.send(b"{}")  # what is imported is imported
+    children: dict[int, str] = {}  # how each ended, "" while it has not
+    while os.getppid() == parent:
+        _reap(children)
+        if not select.select([control], [], [], PARENT_CHECK_S)[0]:
+            continue
+        request, fds, _, _ = socket.recv_fds(control, 4096, 1)
+        if not request:
+            break
+        control.send(json.dumps(_answer(control, children, json.loads(request), fds)).encode())
+    for pid, ending in children.items():
+        if not ending:
+            _kill(pid)
+
+
+def _answer(
+    control: socket.socket, children: dict[int, str], request: dict[str, int], fds: list[int]
+) -> JSON:
+    if "end" in request:
+        return {"status": _end(children, request["end"])}
+    try:
+        pid = _fork(control, socket.socket(fileno=fds[0]), request["fork"])
+    except OSError as error:  # too many processes, too little memory
+        return {"error": str(error)}
+    children[pid] = ""
+    return {"pid": pid}
+
+
+def _fork(control: socket.socket, connection: socket.socket, memory_bytes: int) -> int:
+    server, pid = os.getpid(), os.fork()
+    if pid:
+        connection.close()
+        return pid
+    code = 1
+    try:
+        control.close()
+        os.setsid()  # a group of its own: what it starts ends with it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == server:
+            serve(connection, memory_bytes)
+        code = 0
+    finally:
+        if code:
+            sys.excepthook(*sys.exc_info())
+        os._exit(code)
+
+
+def _reap(children: dict[int, str]) -> None:
+    """End what the processes that have ended had started."""
+    for pid, ending in children.items():
+        if not ending and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            children[pid] = _end_group(pid)
+
+
+def _end(children: dict[int, str], pid: int) -> str:
+    """End a process, unless it has ended; how it ended, in words."""
+    return children.pop(pid, "ended with its server") or _end_group(pid)
+
+
+def _end_group(pid: int) -> str:
+    """End a process that was not waited for, and what it started."""
+    _kill(pid)
+    deadline = time.monotonic() + END_S
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return words(status)
+        time.sleep(0.002)
+    return f"does not end within {END_S:g} s of SIGKILL"
+
+
+def _kill(pid: int) -> None:
+    for kill in (os.killpg, os.kill):  # the group is there once the process has made it
+        with suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def words(status: int) -> str:
+    """How a process ended: its exit code, or its signal."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exited with code {code}"
+    return f"was ended by {signal.Signals(-code).name}"
