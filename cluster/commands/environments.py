@@ -17,20 +17,21 @@ COMMANDS = Commands()
 
 @COMMANDS.add(
     "data",
-    argument("env", help="environment id, configuration, or released JSON file"),
+    argument("env", help="environment id, configuration, or file of demonstrations"),
     argument("settings", nargs="*", default=[], metavar="key=value", help="of what is named"),
     argument("--n", type=int, help=f"how many; {DEMONSTRATIONS}, or the configuration's number"),
     argument("--seed", type=int, help="0, or the configuration's seed"),
     argument("--out", required=True, help="folder of Parquet parts"),
 )
 def data_command(options: argparse.Namespace) -> int:
-    """Write demonstrations of an environment, or convert a released JSON file."""
-    from cluster.demonstrations import convert_released, write_demonstrations
+    """Write demonstrations of an environment, or convert a file of them."""
+    from cluster.demonstration_files import SUFFIXES
+    from cluster.demonstrations import convert_demonstrations, write_demonstrations
 
     require_at_least(1, "--n", options.n)
     require_at_least(0, "--seed", options.seed)
-    if options.env.endswith(".json"):
-        print(convert_released(options.env, options.out))
+    if options.env.endswith(SUFFIXES):
+        print(convert_demonstrations(options.env, options.out))
         return 0
     env_id, settings, cfg = _named_environment(options)
     n = options.n or (cfg.sft.demonstrations if cfg else DEMONSTRATIONS)

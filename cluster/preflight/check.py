@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from cluster.environments import Environment, settings_key
+from cluster.environments import TRAINING, Environment, settings_key
 from cluster.placement.layout import weight_channel
 from cluster.placement.memory import available_bytes, memory_bytes, process_needs
 from cluster.placement.nodes import address_of, local_node, plan_live
 from cluster.placement.plan import cpus, plan
 from cluster.placement.types import Plan
-from cluster.preflight.demonstrations import check_data
+from cluster.preflight.demonstrations import DataSample, check_data, check_expert
 from cluster.preflight.resolve import ResolvedRun, make_environment, resolve
 from cluster.run_folder import check_root, run_folder
 from configs.load import ConfigError
@@ -37,6 +37,7 @@ class CheckedRun:
     available: bytes this machine has free.
     longest_prompt: tokens by variant, over a few first prompts.
     plan: where each of its processes goes.
+    data: what was seen of the demonstrations at sft.data; None where the expert writes them.
     """
 
     cfg: RunConfig
@@ -45,6 +46,7 @@ class CheckedRun:
     available: int
     longest_prompt: Mapping[str, int]
     plan: Plan
+    data: DataSample | None = None
 
 
 def check(cfg: RunConfig) -> CheckedRun:
@@ -56,12 +58,21 @@ def check(cfg: RunConfig) -> CheckedRun:
     """
     run_folder(cfg)
     run = resolve(cfg)
-    if cfg.sft.steps and cfg.sft.data:
-        check_data(cfg.sft.data, cfg.sft.batch_size, run.renderer)
+    data = _check_demonstrations(run) if cfg.sft.steps else None
     prompts = _check_prompts(run)
     memory, available = memory_bytes(cfg, run.model), available_bytes()
     placement = _check_placement(cfg, run.model, memory, available)
-    return CheckedRun(cfg, run.model.parameters, memory, available, prompts, placement)
+    return CheckedRun(cfg, run.model.parameters, memory, available, prompts, placement, data)
+
+
+def _check_demonstrations(run: ResolvedRun) -> DataSample | None:
+    """What was seen at sft.data; None where the expert writes, whose first ones are rendered."""
+    cfg, renderer, positions = run.cfg, run.renderer, run.model.positions
+    if cfg.sft.data is not None:
+        return check_data(cfg.sft, renderer, positions)
+    env = make_environment(TRAINING, run.environments[TRAINING])
+    check_expert(env, cfg.seed, cfg.sft, renderer, positions)
+    return None
 
 
 def _check_placement(
