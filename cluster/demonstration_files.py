@@ -7,7 +7,7 @@ from 1 in each file, as lines of an editor are.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -95,7 +95,7 @@ def _slices(file: Path) -> Iterator[Slice]:
     elif file.suffix == ".jsonl":
         yield from _line_slices(file)
     else:
-        size = len(_records(str(file)))
+        size = len(_records(file))
         for first in range(0, size, ROWS):
             yield Slice(str(file), first, min(ROWS, size - first))
 
@@ -157,14 +157,22 @@ def _line_rows(part: Slice) -> Iterator[object]:
 
 
 def _json_rows(part: Slice) -> Iterator[object]:
-    yield from _records(part.file)[part.first : part.first + part.rows]
+    yield from _records(Path(part.file))[part.first : part.first + part.rows]
+
+
+def _records(file: Path) -> list[object]:
+    """The list in a JSON file; a process that reads its slices one by one parses it once."""
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {one_line(error)}") from error
+    return _parsed(file, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=1)
-def _records(file: str) -> list[Mapping[str, object]]:
-    """The list in a JSON file; a process that reads its slices one by one parses it once."""
+def _parsed(file: Path, modified: int, size: int) -> list[object]:
     try:
-        records = json.loads(Path(file).read_bytes())
+        records = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         hint = "; JSON lines are named *.jsonl" if "Extra data" in str(error) else ""
         raise ConfigError(f"{file}: cannot be read as JSON: {one_line(error)}{hint}") from error

@@ -58,8 +58,8 @@ def check(cfg: RunConfig) -> CheckedRun:
     """
     run_folder(cfg)
     run = resolve(cfg)
-    data = _check_demonstrations(run) if cfg.sft.steps else None
     prompts = _check_prompts(run)
+    data = _check_demonstrations(run) if cfg.sft.steps else None
     memory, available = memory_bytes(cfg, run.model), available_bytes()
     placement = _check_placement(cfg, run.model, memory, available)
     return CheckedRun(cfg, run.model.parameters, memory, available, prompts, placement, data)

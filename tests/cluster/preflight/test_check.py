@@ -149,7 +149,8 @@ def test_it_answers_in_ten_seconds_and_imports_no_engine():
     assert min(seconds) < 10
 
 
-def test_demonstrations_that_cannot_be_used(tmp_path, capsys):
+def test_demonstrations_that_cannot_be_used(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
     cfg = debug(f"sft.data={tmp_path}")
     refused(cfg, "sft.data=", "*.parquet")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
@@ -168,7 +169,8 @@ def test_demonstrations_that_cannot_be_used(tmp_path, capsys):
     refused(cfg, f"sft.data={tmp_path}: b.parquet: cannot be read as Parquet")
 
 
-def test_a_release_that_cannot_be_used(tmp_path):
+def test_a_release_that_cannot_be_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
     file = tmp_path / "a.json"
     cfg = debug(f"sft.data={file}")
     refused(cfg, f"sft.data={file}: there is no such file")
@@ -181,7 +183,8 @@ def test_a_release_that_cannot_be_used(tmp_path):
     check(cfg)
 
 
-def test_expert_demonstrations_that_the_model_cannot_read(tmp_path):
+def test_expert_demonstrations_that_the_model_cannot_read(monkeypatch):
+    monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
     long = ("env.settings.trajectories=suboptimal", "env.settings.verify_iter=5")
     refused(
         debug(*long, "rollout.context_tokens=40"), "the expert's demonstration", "reads 40; sft."

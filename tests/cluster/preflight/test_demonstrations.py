@@ -109,9 +109,7 @@ def test_an_experts_demonstration_that_the_model_cannot_read(tiny_model):
     longest = check_expert(env, 0, SFTConfig(), renderer, None)
     check_expert(env, 0, SFTConfig(), renderer, longest)
     check_expert(env, 0, SFTConfig(max_tokens=longest - 1), renderer, longest - 1)
-    with pytest.raises(
-        ConfigError, match=r"^the expert's demonstration \d+: has .*sft\.max_tokens="
-    ):
+    with pytest.raises(ConfigError, match=r"^the expert's demonstration \d+: has .*max_tokens="):
         check_expert(env, 0, SFTConfig(), renderer, longest - 1)
 
 
