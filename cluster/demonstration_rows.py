@@ -21,7 +21,7 @@ from envs.base import Message
 from rollout.pictures import Picture
 from rollout.renderer import Renderer
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 NAMES = {  # of conversations
     "system": "system",
     "human": "user",
