@@ -74,12 +74,12 @@ def _with_evidence(failure: str, folder: Path, killed: int) -> str:
     return sentence
 
 
-def with_demonstrations(job: Job, parquet: str | None) -> Job:
+def with_demonstrations(job: Job, data: str | None) -> Job:
     """The job with its demonstrations rendered, where its cursor leaves some SFT to do."""
-    if parquet is None or Cursor.load(Path(job.folder) / "checkpoints").phase != "sft":
+    if data is None or Cursor.load(Path(job.folder) / "checkpoints").phase != "sft":
         return job
-    seconds = job.cfg.cluster.start_deadline_s
-    return replace(job, demonstrations=render_demonstrations(parquet, job.model, seconds))
+    seconds, most = job.cfg.cluster.start_deadline_s, job.cfg.sft.max_tokens
+    return replace(job, demonstrations=render_demonstrations(data, job.model, seconds, most))
 
 
 def make_trainer(job: Job, plan: Plan) -> TorchTrainer:

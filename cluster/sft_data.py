@@ -1,6 +1,6 @@
-"""SFT input: Parquet demonstrations, rendered once by Ray Data, to a rank's shuffled batches.
+"""SFT input: demonstrations, rendered once by Ray Data, to a rank's shuffled batches.
 
-Input: a Parquet folder. Output: Arrow blocks of token_ids, action_mask and pictures in the
+Input: files of demonstrations. Output: Arrow blocks of token_ids, action_mask and pictures in the
 object store, in the files' order; and on every rank, which reads all blocks without a copy,
 the batches of its share.
 """
@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import count
-from pathlib import Path
+from itertools import count, islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 from numpy.typing import NDArray
@@ -25,9 +24,12 @@ from ray import ObjectRef
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import GetTimeoutError, RayError
 
+from cluster.demonstration_files import ROWS, Slice, slices
 from cluster.demonstration_order import DemonstrationOrder
-from cluster.demonstrations import render
+from cluster.demonstration_rows import LengthLimit, RenderedRow, rendered_rows
 from cluster.failures import DeadlineExceeded, RunFailure, first_line
+from configs.load import ConfigError
+from configs.model_folder import check_model
 from configs.schema import RunConfig
 from learner.batch import Sequence
 from rollout.pictures import SCHEMA as PICTURE
@@ -45,43 +47,52 @@ class RenderedDemonstrations:
     blocks: Arrow tables of `token_ids` list<int32>, `action_mask` list<uint8> and `pictures`.
     rows: demonstrations in all blocks.
     nbytes: of all blocks.
+    dropped: demonstrations that are not in them, for they have more than sft.max_tokens.
     """
 
     blocks: list[ObjectRef[pa.Table]]
     rows: int
     nbytes: int
+    dropped: int = 0
 
 
 def render_demonstrations(
-    parquet: str, model_folder: str, seconds: float
+    data: str, model_folder: str, seconds: float, most: int | None = None
 ) -> RenderedDemonstrations:
-    """Render a folder's demonstrations, in the files' order; the caller's process owns them.
+    """Render all demonstrations, in the files' order; the caller's process owns them.
 
     Args:
-        parquet: the folder.
+        data: a file, or a folder of files.
         model_folder: of the model whose template and tokenizer are used.
         seconds: how long Ray Data may continue without a block read or rendered.
+        most: tokens of the longest that is kept, sft.max_tokens.
 
     Raises:
-        RunFailure: there are none, or one cannot be rendered.
+        RunFailure: there are none, or one cannot be rendered; one sentence with file and row.
         DeadlineExceeded: no block for so long.
     """
     context = ray.data.DataContext.get_current()
     context.execution_no_progress_timeout_s = seconds
     try:
-        rendered = dataset(parquet, model_folder).materialize()
+        parts = slices(data)
+        if not parts:
+            raise RunFailure(f"{data}: holds no demonstrations; SFT needs at least one")
+        limit = LengthLimit(check_model(model_folder).positions, most)
+        rendered = dataset(parts, model_folder, limit).materialize()
     except ExecutionTimeoutError as error:
         who, what = "Ray Data", "render a block of demonstrations"
         raise DeadlineExceeded(who, what, seconds, "start_deadline_s") from error
-    except RayError as error:
+    except (RayError, ConfigError) as error:
         raise RunFailure(f"demonstrations cannot be rendered: {first_line(error)}") from error
-    rows = rendered.count()
+    rows, total = rendered.count(), sum(part.rows for part in parts)
     if rows == 0:
-        raise RunFailure(f"{parquet}: holds no demonstrations; SFT needs at least one")
-    return RenderedDemonstrations(rendered.to_arrow_refs(), rows, rendered.size_bytes())
+        raise RunFailure(f"{data}: all {total} demonstrations have more than sft.max_tokens={most}")
+    return RenderedDemonstrations(
+        rendered.to_arrow_refs(), rows, rendered.size_bytes(), total - rows
+    )
 
 
-def dataset(parquet: str, model_folder: str) -> ray.data.Dataset:
+def dataset(parts: list[Slice], model_folder: str, limit: LengthLimit) -> ray.data.Dataset:
     """Rows of `token_ids` list<int32>, `action_mask` list<uint8>, `pictures`, as in the files."""
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # its file keeps plans and tracebacks
@@ -90,26 +101,15 @@ def dataset(parquet: str, model_folder: str) -> ray.data.Dataset:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # instead of "UDF failed to process"
-    # The newer reader starts actors of a whole CPU each, which no plan reserves.
-    context.use_datasource_v2 = False
-    rows = ray.data.read_parquet(
-        [str(file) for file in sorted(Path(parquet).glob("*.parquet"))],
-        columns=columns(parquet),
-        include_paths=True,
-        num_cpus=TASK_CPUS,
-    )
-    return rows.map_batches(
+    # Ray's own readers do not say which row of a file a row is, so a task reads its slice itself.
+    items = ray.data.from_items([vars(part) for part in parts], override_num_blocks=len(parts))
+    return items.map_batches(
         _render,  # type: ignore[arg-type]
         batch_format="pyarrow",
-        fn_kwargs={"folder": model_folder},
+        batch_size=None,
+        fn_kwargs={"folder": model_folder, "limit": limit},
         num_cpus=TASK_CPUS,
     )
-
-
-def columns(parquet: str) -> list[str]:
-    """What is read of the files: pictures are optional."""
-    first = min(Path(parquet).glob("*.parquet"))
-    return ["messages", *({"images"} & set(pq.read_schema(first).names))]
 
 
 @cache
@@ -117,19 +117,25 @@ def _renderer(folder: str) -> Renderer:
     return Renderer.load(folder)
 
 
-def _render(table: pa.Table, folder: str) -> pa.Table:
+def _render(table: pa.Table, folder: str, limit: LengthLimit) -> Iterator[pa.Table]:
+    """The demonstrations of slices, those dropped left out; a table for every ROWS of them."""
     renderer = _renderer(folder)
-    rows = []
-    for row in table.to_pylist():
-        try:
-            ids, mask, pictures = render(row, renderer)
-        except ValueError as error:
-            raise ValueError(f"{row['path']}: {error}") from error
-        rows.append((ids, mask.astype(np.uint8), [vars(picture) for picture in pictures]))
-    token_ids, masks, shown = zip(*rows, strict=True)
+    for part in map(_slice, table.to_pylist()):
+        stream = rendered_rows(part, renderer, limit)
+        while batch := list(islice(stream, ROWS)):
+            yield _table([row for row in batch if row is not None])
+
+
+def _slice(fields: dict[str, Any]) -> Slice:
+    return Slice(**fields)
+
+
+def _table(rendered: list[RenderedRow]) -> pa.Table:
+    masks = [row.action_mask.astype(np.uint8) for row in rendered]
+    shown = [[vars(picture) for picture in row.pictures] for row in rendered]
     return pa.table(
         {
-            "token_ids": pa.array(token_ids, pa.list_(pa.int32())),
+            "token_ids": pa.array([row.token_ids for row in rendered], pa.list_(pa.int32())),
             "action_mask": pa.array(masks, pa.list_(pa.uint8())),
             "pictures": pa.array(shown, pa.list_(pa.struct(list(PICTURE)))),
         }

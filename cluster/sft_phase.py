@@ -77,14 +77,18 @@ class SFTPhase:
                 rank.checkpoint(engine, Cursor("sft", step=step))
 
     def _seen(self, step: int) -> dict[str, float]:
-        """How many demonstrations there are, and how often each was trained on after a step.
+        """How many demonstrations there are, how many more were too long, how often each was seen.
 
         Those of an earlier run that this one continues (sft.skip) count.
         """
         demonstrations, sft = self._rank.job.demonstrations, self._rank.cfg.sft
         assert demonstrations is not None, "steps without demonstrations"
         used = sft.skip + step * sft.batch_size
-        return {"demonstrations": demonstrations.rows, "epoch": used / demonstrations.rows}
+        return {
+            "demonstrations": demonstrations.rows,
+            "dropped": demonstrations.dropped,
+            "epoch": used / demonstrations.rows,
+        }
 
     def _milestone(self, engine: TrainingEngine, step: int) -> None:
         """Export and evaluate along the way; before the checkpoint, so that none is lost."""

@@ -114,13 +114,11 @@ def make_tiny_model(cfg: RunConfig, folder: Path) -> None:
 
 
 def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
-    """Parquet of demonstrations: the user's, or the expert's; None without SFT."""
-    from cluster.demonstrations import convert_released, write_demonstrations
+    """Where demonstrations are: the user's, or the expert's; None without SFT."""
+    from cluster.demonstrations import write_demonstrations
 
     if not cfg.sft.steps:
         return None
-    if cfg.sft.data and cfg.sft.data.endswith(".json"):
-        return str(convert_released(cfg.sft.data, folder / "demonstrations"))
     if cfg.sft.data:
         return str(Path(cfg.sft.data).resolve())
     env_id, settings = environments(cfg)[TRAINING]

@@ -14,7 +14,13 @@ from configs.schema import (
     RolloutConfig,
     RunConfig,
 )
-from configs.seeds import demonstration_seeds, evaluation_seeds, intersect, ppo_seeds
+from configs.seeds import (
+    demonstration_seeds,
+    evaluation_seeds,
+    intersect,
+    ppo_seeds,
+    too_large,
+)
 
 
 def contradictions(cfg: RunConfig) -> list[str]:
@@ -28,6 +34,7 @@ def contradictions(cfg: RunConfig) -> list[str]:
         *_learning_rate("sft", cfg.sft.optimizer, cfg.sft.steps),
         *_learning_rate("ppo", cfg.ppo.optimizer, cfg.ppo.updates),
         *_sections(cfg),
+        *too_large(cfg),
         *_evaluation(cfg),
         *_gpu_layout(cfg),
         *_deadlines(cfg),

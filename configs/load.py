@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from configs.contradictions import contradictions
 from configs.presets import PRESET_KEYS
 from configs.schema import RunConfig
 from configs.text import nearest, one_line
+from configs.values import Plain, is_text, read_yaml, typed, untyped, write_yaml
 
 T = TypeVar("T")
 FOLDER = Path(__file__).parent
@@ -43,18 +41,48 @@ def build(cls: type[T], values: Mapping[str, object], where: str) -> T:
         ConfigError: an unknown key (with the nearest valid name), a wrong type, a value that the
             leaf's choices or range exclude, or one that the dataclass itself refuses.
     """
-    _refuse_unknown(cls, values, where)
+    built = _section(cls, values, where)
+    _refuse_values(built, where)
+    return built
+
+
+def _section(cls: type[T], values: Mapping[str, object], where: str) -> T:
+    """An instance of a section's dataclass, its values typed but not yet compared with bounds."""
+    kinds, given = _kinds(cls), dict[str, object]()
+    for name, value in values.items():
+        key = _join(where, name)
+        if name not in kinds:
+            near = nearest(name, kinds)
+            hint = f"the nearest is {near}" if near else f"there are {', '.join(kinds)}"
+            raise ConfigError(f"{key}: there is no such key; {hint}")
+        given[name] = _value_of(kinds[name], value, key)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(dict(values)))
-        built = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        key = _join(where, getattr(error, "full_key", None) or "")
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+        return cls(**given)
     except ValueError as error:  # of the dataclass's own __post_init__
         prefix = "" if str(error).startswith(where) else f"{where}: "
         raise ConfigError(f"{prefix}{error}") from error
-    _refuse_values(built, where)
-    return typing.cast(T, built)
+
+
+def _value_of(kind: object, value: object, key: str) -> object:
+    """A key's value as its type has it; a section is built of its own keys."""
+    if _is_section(kind):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key}={untyped(value)!r}: must hold keys and values")
+        return _section(typing.cast("type[object]", kind), value, key)
+    try:
+        return typed(kind, value, key)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _kinds(cls: type) -> dict[str, object]:
+    """The type of each key of a section."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _is_section(kind: object) -> bool:
+    return dataclasses.is_dataclass(kind)
 
 
 def load(
@@ -73,10 +101,15 @@ def load(
     """
     file = find(path)
     values = _read(file)
-    given = _merge(values, parse(overrides))
-    given.setdefault("name", file.stem)
-    preset = str(given.get("preset", RunConfig.preset))  # `build` refuses what is no preset
-    cfg = build(RunConfig, _merge(_nest(PRESET_KEYS.get(preset, {})), given), "")
+    values.setdefault("name", file.stem)
+    for pair in overrides:
+        _override(values, pair)
+    preset = str(values.get("preset", RunConfig.preset))  # `build` refuses what is no preset
+    of_preset: dict[str, object] = {}
+    for key, value in PRESET_KEYS.get(preset, {}).items():
+        *parents, last = key.split(".")
+        _parent(of_preset, parents)[last] = value
+    cfg = build(RunConfig, _merge(of_preset, values, RunConfig), "")
     for name in [name for name, settings in cfg.eval.variants.items() if settings is None]:
         del cfg.eval.variants[name]
     sentences = contradictions(cfg)
@@ -89,7 +122,7 @@ def load(
 
 def dump(cfg: RunConfig) -> str:
     """The resolved configuration as YAML; `load` reads it back to an equal one."""
-    return OmegaConf.to_yaml(OmegaConf.structured(cfg))
+    return write_yaml(dataclasses.asdict(cfg))
 
 
 def find(path: str | Path) -> Path:
@@ -115,76 +148,87 @@ def find(path: str | Path) -> Path:
 
 def _read(file: Path) -> dict[str, object]:
     try:
-        values = OmegaConf.to_container(OmegaConf.load(file))
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        values = read_yaml(file.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not YAML: {one_line(error)}") from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
+    if values == "":  # a file without any key
+        return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{file}: holds a {type(values).__name__}; it must hold keys and values")
-    return typing.cast(dict[str, object], values)
-
-
-def parse(pairs: Sequence[str]) -> dict[str, object]:
-    """Nested values of `dotted.key=value` pairs, the values in YAML."""
-    values: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not all(key.split(".")):
-            raise ConfigError(f"override {pair!r} must have the form key=value")
-        try:
-            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise ConfigError(f"override {key}: the value {text!r} is not YAML") from error
-        values = _merge(values, _nest({key: typing.cast(dict[str, object], value)["value"]}))
+        kind = type(untyped(values)).__name__
+        raise ConfigError(f"{file}: holds a {kind}; it must hold keys and values")
     return values
 
 
-def _nest(flat: Mapping[str, object]) -> dict[str, object]:
-    """Nested values of dotted keys."""
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, last = key.split(".")
-        at = nested
-        for parent in parents:
-            at = at.setdefault(parent, {})
-        at[last] = value
-    return nested
+def parse(pairs: Sequence[str]) -> dict[str, object]:
+    """Nested values of `dotted.key=value` pairs, the values in YAML; no key has a type."""
+    values: dict[str, object] = {}
+    for pair in pairs:
+        keys, text = _split(pair)
+        _parent(values, keys[:-1])[keys[-1]] = untyped(_value(keys, text, None))
+    return values
 
 
-def _merge(below: dict[str, object], above: dict[str, object]) -> dict[str, object]:
-    """Both values; of keys that both have, `above` counts."""
-    merged = dict(below)
+def _override(values: dict[str, object], pair: str) -> None:
+    """Put the value of `dotted.key=value` in its place.
+
+    Keys of a section stay beside those that are given; a mapping that is no section, such as
+    env.settings, takes the place of the one that was there.
+    """
+    keys, text = _split(pair)
+    kind: object = RunConfig
+    for key in keys:
+        kind = _kinds(typing.cast(type, kind)).get(key) if _is_section(kind) else None
+    value = _value(keys, text, kind)
+    place, last = _parent(values, keys[:-1]), keys[-1]
+    old = place.get(last)
+    if _is_section(kind) and isinstance(old, dict) and isinstance(value, dict):
+        value = _merge(old, value, typing.cast(type, kind))
+    place[last] = value
+
+
+def _split(pair: str) -> tuple[list[str], str]:
+    key, equals, text = pair.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"override {pair!r} must have the form key=value")
+    return key.split("."), text
+
+
+def _value(keys: Sequence[str], text: str, kind: object) -> object:
+    """The value of an override; of a text key it is the text as it was typed."""
+    try:
+        value = read_yaml(text)
+    except yaml.YAMLError as error:
+        if is_text(kind):
+            return Plain(text)
+        raise ConfigError(f"override {'.'.join(keys)}: the value {text!r} is not YAML") from error
+    quoted = isinstance(value, str) and not isinstance(value, Plain)
+    if is_text(kind) and not quoted:
+        return Plain(text)
+    # A comment is of no use in an override: ` #` is part of the value.
+    return Plain(text.strip()) if isinstance(value, Plain) else value
+
+
+def _parent(values: dict[str, object], parents: Sequence[str]) -> dict[str, object]:
+    """The mapping at a dotted key; it is made where there is none."""
+    for key in parents:
+        below = values.get(key)
+        if not isinstance(below, dict):
+            below = values[key] = {}
+        values = below
+    return values
+
+
+def _merge(below: dict[str, object], above: dict[str, object], section: type) -> dict[str, object]:
+    """Both sections' keys; of those that both have, `above` counts."""
+    merged, kinds = dict(below), _kinds(section)
     for key, value in above.items():
-        old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            merged[key] = _merge(old, value)
-        else:
-            merged[key] = value
+        old, kind = merged.get(key), kinds.get(key)
+        if _is_section(kind) and isinstance(old, dict) and isinstance(value, dict):
+            value = _merge(old, value, typing.cast(type, kind))
+        merged[key] = value
     return merged
-
-
-def _refuse_unknown(cls: type, values: Mapping[str, object], where: str) -> None:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    for key, value in values.items():
-        if key not in fields:
-            near = nearest(key, fields)
-            hint = f"the nearest is {near}" if near else f"there are {', '.join(fields)}"
-            raise ConfigError(f"{_join(where, key)}: there is no such key; {hint}")
-        kind = hints[key]
-        if dataclasses.is_dataclass(kind):
-            if not isinstance(value, dict):
-                raise ConfigError(f"{_join(where, key)}={value!r}: must hold keys and values")
-            _refuse_unknown(typing.cast(type, kind), value, _join(where, key))
-        elif isinstance(value, float) and _is_int(kind):
-            raise ConfigError(f"{_join(where, key)}={value!r}: must be a whole number")
-
-
-def _is_int(kind: object) -> bool:
-    """Whether a type is int, or a union with int and without float."""
-    kinds = kind.__args__ if isinstance(kind, types.UnionType) else (kind,)
-    return int in kinds and float not in kinds
 
 
 def _refuse_values(built: object, where: str) -> None:

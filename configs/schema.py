@@ -151,7 +151,13 @@ class SFTConfig:
     batch_size: int = leaf(128, "demonstrations of a step, over all ranks", low=1)
     demonstrations: int = leaf(8192, "how many to write when data is null", low=1)
     data: str | None = leaf(
-        None, "Parquet folder or released JSON file; null: written by the expert"
+        None, "Parquet, JSON lines or JSON: a file, or a folder; null: written by the expert"
+    )
+    max_tokens: int | None = leaf(
+        None,
+        "longer demonstrations are dropped and counted; null: none is, and one that the model's "
+        "positions do not hold is refused",
+        low=2,
     )
     loss: str = leaf(
         "ce", "cross-entropy, DFT, or ce + KL to the start", choices=("ce", "dft", "ce_kl")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from configs.schema import RunConfig
+
+RUN_SEEDS = 2**32  # numpy's global generator, which vLLM seeds with it, takes no larger one
+EPISODE_SEEDS = 2**63  # an episode's record holds its seed in 64 bits, with a sign
 
 RUN_STRIDE = 1_000_000_000  # between the PPO seeds of two runs whose `seed` differs by one
 PPO_OFFSET = 10_000_000  # above what demonstrations and evaluations usually take
@@ -36,3 +41,20 @@ def evaluation_seeds(cfg: RunConfig) -> range:
 def intersect(one: range, other: range) -> bool:
     """Whether two ranges of step 1 have a seed in common."""
     return max(one.start, other.start) < min(one.stop, other.stop)
+
+
+def too_large(cfg: RunConfig) -> Iterator[str]:
+    """A sentence for each seed, given or derived, that its reader does not take."""
+    if cfg.seed >= RUN_SEEDS:
+        yield f"seed={cfg.seed}: must be below {RUN_SEEDS} (2^32), as the engine's generators need"
+        return
+    last = {
+        "eval.seed": (cfg.eval.seed, evaluation_seeds(cfg).stop),
+        "ppo.updates": (cfg.ppo.updates, ppo_seeds(cfg).stop),
+    }
+    for key, (value, stop) in last.items():
+        if stop > EPISODE_SEEDS:
+            yield (
+                f"{key}={value}: the last episode's seed would be {stop - 1}; it must be below "
+                f"{EPISODE_SEEDS} (2^63)"
+            )

@@ -19,8 +19,10 @@ from configs.load import ConfigError, load
 from configs.primary import MIN_SEEDS, START, Primary, parse_primary
 from configs.schema import RunConfig
 from configs.text import one_line
+from configs.values import read_yaml, untyped
 
 FOLDER = Path(__file__).parent / "studies"
+OVERRIDES = {"set", "sweep", "arms"}  # whose values get their types from the keys of a run
 KEYS = {"base", "root", "set", "seeds", "arms", "primary"}
 PRETRAIN = "pretrain"  # an arm whose name begins so makes the initial model of a study from scratch
 ARM_KEYS = {"from", "at", "match", "set", "sweep"}
@@ -77,13 +79,13 @@ class StudyConfig:
         overrides = [*self.overrides, *this.overrides]
         source = self.run(this.source, seed) if this.source else None
         if source:
-            overrides.append(f"model.path={json.dumps(str(self._checkpoint(this, seed, source)))}")
+            overrides.append(f"model.path={_json(str(self._checkpoint(this, seed, source)))}")
             if (origin := self.origin(arm)) != arm:
                 start = self.folder / origin / f"seed{seed}"
-                overrides.append(f"eval.start={json.dumps(str(start))}")
+                overrides.append(f"eval.start={_json(str(start))}")
         if this.match:
             overrides.append(f"sft.steps={steps}")
-        root = json.dumps(str(self.folder / arm))
+        root = _json(str(self.folder / arm))
         overrides += [f"seed={seed}", f"name=seed{seed}", f"cluster.root={root}"]
         cfg = _loaded(self.base, tuple(overrides))
         if source and cfg.sft.steps and _data(source) == _data(cfg):
@@ -205,7 +207,7 @@ def _find(path: str | Path) -> Path:
 
 def _read(file: Path) -> dict[str, object]:
     try:
-        values = yaml.safe_load(file.read_text())
+        values = read_yaml(file.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not YAML: {one_line(error, None)}") from error
     return _mapping(values, KEYS, str(file))
@@ -224,7 +226,7 @@ def _all_arms(given: object, file: Path) -> dict[str, Arm]:
         raise ConfigError(f"{file}: arms must hold at least one arm")
     arms: dict[str, Arm] = {}
     for name, values in given.items():
-        for arm in _arms(str(name), {} if values is None else values):
+        for arm in _arms(str(name), {} if untyped(values) is None else values):
             if arm.name in arms:
                 raise ConfigError(f"arms.{arm.name}: there are two arms of this name")
             arms[arm.name] = arm
@@ -281,7 +283,7 @@ def _arms(name: str, given: object) -> list[Arm]:
     arms = []
     for values in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, values, strict=True))
-        suffix = "".join(f"_{key.split('.')[-1]}-{value}" for key, value in chosen.items())
+        suffix = "".join(f"_{key.split('.')[-1]}-{_text(one)}" for key, one in chosen.items())
         overrides = (*pairs, *_pairs(chosen, f"{where}.sweep"))
         arm = Arm(name + suffix, source, cast("int | None", at), overrides, match)
         if Path(arm.name).name != arm.name:
@@ -292,13 +294,28 @@ def _arms(name: str, given: object) -> list[Arm]:
 
 def _pairs(given: object, where: str) -> list[str]:
     """`key=value` texts of a list of them or of a mapping."""
-    if given is None:
+    if untyped(given) is None:
         return []
     if isinstance(given, dict):
-        return [f"{key}={json.dumps(value)}" for key, value in given.items()]
+        return [f"{key}={_override(value)}" for key, value in given.items()]
     if isinstance(given, list) and all(isinstance(text, str) for text in given):
-        return given
-    raise ConfigError(f"{where}={given!r}: must be a mapping or a list of key=value")
+        return [str(text) for text in given]
+    raise ConfigError(f"{where}={untyped(given)!r}: must be a mapping or a list of key=value")
+
+
+def _text(value: object) -> str:
+    """A value as it stands in the study, else as JSON."""
+    return str(value) if isinstance(value, str) else _json(untyped(value))
+
+
+def _override(value: object) -> str:
+    """A value for `key=value`: a number as it stands, all else as JSON."""
+    plain = untyped(value)
+    return _json(plain) if isinstance(plain, str | list | dict) else str(value)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _check_match(study: StudyConfig, arm: Arm) -> None:
@@ -356,4 +373,4 @@ def _mapping(given: object, known: set[str], where: str) -> dict[str, object]:
             raise ConfigError(
                 f"{where}: there is no key {key}; there are {', '.join(sorted(known))}"
             )
-    return given
+    return {key: value if key in OVERRIDES else untyped(value) for key, value in given.items()}

@@ -6,24 +6,15 @@ that are made directly call `check_types` in `__post_init__`.
 
 from __future__ import annotations
 
-import types
 import typing
 from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING
 
+from configs.values import RULES, members
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-_NAMES: dict[type, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    dict: "keys and values",
-    list: "a list",
-    types.NoneType: "null",
-}
 
 
 def check_types(settings: DataclassInstance, where: str) -> None:
@@ -40,7 +31,7 @@ def check_types(settings: DataclassInstance, where: str) -> None:
         value = getattr(settings, name)
         # A bool is an int to Python, and no number here.
         if type(value) not in allowed and not (type(value) is int and float in allowed):
-            rule = " or ".join(_NAMES[kind] for kind in allowed)
+            rule = " or ".join(RULES[kind] for kind in allowed)
             raise ValueError(f"{where}.{name}={value!r}: must be {rule}")
 
 
@@ -52,5 +43,5 @@ def _allowed_types(cls: type) -> tuple[tuple[str, tuple[type, ...]], ...]:
 
 
 def _types(hint: object) -> tuple[type, ...]:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return tuple(typing.get_origin(kind) or kind for kind in kinds)
+    kinds = (typing.get_origin(kind) or kind for kind in members(hint))
+    return tuple(typing.cast(type, kind) for kind in kinds)

@@ -72,7 +72,9 @@ def _demonstrations(summary: Record) -> str:
     if (seen := summary["sft"]) is None:
         return ""
     times = round(float(seen["epoch"]), 2)
-    return f"each of {int(seen['demonstrations']):,} demonstrations seen {times:g} times"
+    dropped = int(seen.get("dropped", 0))
+    over = f", {dropped:,} longer than sft.max_tokens dropped" if dropped else ""
+    return f"each of {int(seen['demonstrations']):,} demonstrations seen {times:g} times{over}"
 
 
 def _percent(value: float | None) -> str:

@@ -261,6 +261,7 @@ def numbers(state: State, kind: str) -> list[tuple[str, str]]:
             ("loss", "loss", ".4f"),
             ("lr", "lr", ".1e"),
             ("tok/s", "tokens_per_second", ",.0f"),
+            ("dropped", "dropped", ".0f"),
         ],
         "ppo": [
             ("reward", "reward", "+.2f"),
@@ -277,7 +278,7 @@ def numbers(state: State, kind: str) -> list[tuple[str, str]]:
     return [
         (name, format(record[key], spec))
         for name, key, spec in shown[kind]
-        if record.get(key) is not None and not (key == "failed" and record[key] == 0)
+        if record.get(key) is not None and not (key in ("failed", "dropped") and record[key] == 0)
     ]
 
 

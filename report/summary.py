@@ -39,8 +39,8 @@ def summarise_run(folder: str | Path) -> Record:
         elapsed_s, from the first record to the last, without the start of Ray and of engines and
         without the time between an interruption and its resume; stages {stage: {variant:
         {success, n, interval, first_try, metrics, …}}};
-        sft {demonstrations, epoch}: how many there are and how often each was trained on, or
-        None; parity {mean_abs, kl, syncs}: the largest of the run, and the number of publishes;
+        sft {demonstrations, dropped, epoch}: how many there are, how many more were longer than
+        sft.max_tokens, and how often each was trained on, or None;
         questions: what an episode asks (hands, routes); floors {variant: [{baseline, …}]};
         parity {mean_abs, kl, syncs}: the largest of the run, and the number of publishes;
         seconds by phase, without the phases inside it; tokens_per_second by part; incidents.
@@ -166,7 +166,7 @@ def parameters(model: Path) -> int | None:
 
 def _demonstrations(records: list[Record]) -> Record | None:
     last = next((r for r in reversed(records) if r["kind"] == "sft" and "epoch" in r), None)
-    return last and {key: last[key] for key in ("demonstrations", "epoch")}
+    return last and {key: last.get(key, 0) for key in ("demonstrations", "dropped", "epoch")}
 
 
 def _parity(records: list[Record]) -> Record:

@@ -23,22 +23,24 @@ ENVIRONMENT = (
 
 @COMMANDS.add(
     "data",
-    argument("env", help="environment id, configuration, or released JSON file"),
+    argument("env", help="environment id, configuration, or file of demonstrations"),
     argument("settings", nargs="*", default=[], metavar="key=value", help="of what is named"),
     argument("--n", type=int, help=f"how many; {DEMONSTRATIONS}, or the configuration's number"),
     argument("--seed", type=int, help="0, or the configuration's seed"),
     argument("--out", required=True, help="folder of Parquet parts"),
 )
 def data_command(options: argparse.Namespace) -> int:
-    """Write demonstrations of an environment, or convert a released JSON file."""
+    """Write demonstrations of an environment, or convert a file of them."""
+    from cluster.demonstration_files import SUFFIXES
+
     require_at_least(1, "--n", options.n)
     require_at_least(0, "--seed", options.seed)
     require_outside_of_runs("--out", options.out)
-    if options.env.endswith(".json"):
+    if options.env.endswith(SUFFIXES):
         _require_demonstrations_or_nothing(options.out)
-        from cluster.demonstrations import convert_released
+        from cluster.demonstrations import convert_demonstrations
 
-        print(convert_released(options.env, options.out))
+        print(convert_demonstrations(options.env, options.out))
         return 0
     env_id, settings, cfg = named_environment(options)
     _require_demonstrations_or_nothing(options.out)

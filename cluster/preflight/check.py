@@ -16,7 +16,7 @@ from cluster.placement.memory import available_bytes, memory_bytes, process_need
 from cluster.placement.nodes import address_of, check_numbering, local_node, plan_live
 from cluster.placement.plan import cpus, plan
 from cluster.placement.types import Plan
-from cluster.preflight.demonstrations import check_data
+from cluster.preflight.demonstrations import DataSample, check_data, check_expert
 from cluster.preflight.export import check_export
 from cluster.preflight.machine import check_places, check_room
 from cluster.preflight.resolve import ResolvedRun, make_environment, resolve
@@ -41,6 +41,7 @@ class CheckedRun:
     available: bytes this machine has free.
     longest_prompt: tokens by variant, over a few first prompts.
     plan: where each of its processes goes.
+    data: what was seen of the demonstrations at sft.data; None where the expert writes them.
     """
 
     cfg: RunConfig
@@ -49,6 +50,7 @@ class CheckedRun:
     available: int
     longest_prompt: Mapping[str, int]
     plan: Plan
+    data: DataSample | None = None
 
 
 def check(cfg: RunConfig) -> CheckedRun:
@@ -68,16 +70,23 @@ def check(cfg: RunConfig) -> CheckedRun:
     if cfg.model.path:
         check_export(cfg.model.path)
     prompts = _check_prompts(run)
-    if cfg.sft.steps and cfg.sft.data:
-        check_data(cfg.sft.data, cfg.sft.batch_size, run.renderer)
-    elif cfg.sft.steps:
-        _check_expert(run)
+    data = _check_demonstrations(run) if cfg.sft.steps else None
     if here:
         check_room(cfg, run.model, local=address is None)
     memory, available = memory_bytes(cfg, run.model), available_bytes()
     placement = _check_placement(cfg, run.model, memory, available)
     check_trainable(cfg, gpu=placement.gpu, packages=not address_of(cfg.cluster.address))
-    return CheckedRun(cfg, run.model.parameters, memory, available, prompts, placement)
+    return CheckedRun(cfg, run.model.parameters, memory, available, prompts, placement, data)
+
+
+def _check_demonstrations(run: ResolvedRun) -> DataSample | None:
+    """What was seen at sft.data; None where the expert writes, whose first ones are rendered."""
+    cfg, renderer, positions = run.cfg, run.renderer, run.model.positions
+    if cfg.sft.data is not None:
+        return check_data(cfg.sft, renderer, positions)
+    env = make_environment(TRAINING, run.environments[TRAINING])
+    check_expert(env, cfg.seed, cfg.sft, renderer, positions)
+    return None
 
 
 def _check_placement(
@@ -125,21 +134,6 @@ def _check_prompts(run: ResolvedRun) -> dict[str, int]:
                 f"rollout.answer_tokens={rollout.answer_tokens}; it must be at least {need}"
             )
     return longest
-
-
-def _check_expert(run: ResolvedRun) -> None:
-    """Refuse demonstrations of the training environment's expert that cannot be rendered."""
-    environment = run.environments[TRAINING]
-    where = f"{settings_key(TRAINING)}: {environment[0]}"
-    env = make_environment(TRAINING, environment)
-    try:
-        first = next(env.demonstrations(1, run.cfg.seed))
-    except Exception as error:  # the boundary to environments, third-party ones too
-        raise ConfigError(f"{where} cannot give demonstrations: {one_line(error)}") from error
-    try:
-        run.renderer.demonstration(first.messages, [Picture.of(image) for image in first.images])
-    except ValueError as error:
-        raise ConfigError(f"{where}: demonstration 0: {error}") from error
 
 
 def _longest_prompt(renderer: Renderer, name: str, environment: Environment) -> int:

@@ -1,75 +1,103 @@
-"""`cardinal check` of the demonstrations at sft.data: are they there, enough, and renderable?"""
+"""`cardinal check` of demonstrations: are they there, enough, and can the model read them?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from cluster.demonstrations import png, read_released, render
+from cluster.demonstration_files import Slice, slices
+from cluster.demonstration_rows import LengthLimit, rendered_rows
 from configs.load import ConfigError
+from configs.schema import SFTConfig
 from configs.text import one_line
+from envs.base import TextEnv
+from rollout.pictures import Picture
 from rollout.renderer import Renderer
 
-RENDERED = 16  # demonstrations
+EXPERTS = 16  # demonstrations rendered
+SLICES, ROWS = 8, 8  # rendered: the first rows of slices spread over all files
 
 
-def check_data(data: str, least: int, renderer: Renderer) -> None:
-    """Refuse demonstrations that are not there, cannot be read, or are fewer than `least`.
+@dataclass(frozen=True)
+class DataSample:
+    """What the check has seen of the demonstrations.
 
-    The first rows are rendered as the run would render them, pictures included.
+    rows, files: all that there are.
+    rendered: of them, and `dropped` of these for being longer than sft.max_tokens.
+    longest: tokens of the longest of these that is kept.
+    """
+
+    rows: int
+    files: int
+    rendered: int
+    dropped: int
+    longest: int
+
+
+def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> DataSample:
+    """Refuse demonstrations that are not there, cannot be read, or are fewer than a batch.
+
+    Some rows of all files are rendered as the run would render them, pictures included.
 
     Raises:
-        ConfigError: one sentence with the file and what is wrong with it.
+        ConfigError: one sentence with the file, the row and what is wrong with it.
     """
-    path, key = Path(data), f"sft.data={data}"
-    first: list[dict[str, object]]
-    if path.is_file() and path.suffix == ".json":
-        released = list(islice(read_released(path), least))
-        rows = len(released)
-        first = [
-            {"messages": d.messages, "images": [png(image) for image in d.images]}
-            for d in released[:RENDERED]
+    assert sft.data is not None, "the expert's demonstrations need no check"
+    try:
+        parts = slices(sft.data)
+        limit = LengthLimit(positions, sft.max_tokens)
+        sampled = [
+            row
+            for part in _spread(parts)
+            for row in islice(rendered_rows(part, renderer, limit), ROWS)
         ]
-    else:
-        rows = sum(_parquet_rows(path, key))
-        first = _first_rows(min(path.glob("*.parquet")))
-    for number, row in enumerate(first):
+    except ConfigError as error:
+        raise ConfigError(f"sft.data={sft.data}: {_shorten(str(error), sft.data)}") from error
+    rows = sum(part.rows for part in parts)
+    if rows < sft.batch_size:
+        raise ConfigError(
+            f"sft.data={sft.data}: holds {rows} demonstrations, sft.batch_size={sft.batch_size}"
+        )
+    lengths = [len(row.token_ids) for row in sampled if row is not None]
+    files = len({part.file for part in parts})
+    dropped = len(sampled) - len(lengths)
+    return DataSample(rows, files, len(sampled), dropped, max(lengths, default=0))
+
+
+def check_expert(
+    env: TextEnv, seed: int, sft: SFTConfig, renderer: Renderer, positions: int | None
+) -> int:
+    """Render the expert's first demonstrations; tokens of the longest.
+
+    Raises:
+        ConfigError: the expert breaks, or the model cannot read what it shows.
+    """
+    limit, longest = LengthLimit(positions, sft.max_tokens), 0
+    try:
+        first = list(islice(env.demonstrations(min(EXPERTS, sft.demonstrations), seed), EXPERTS))
+    except Exception as error:  # the boundary to environments, third-party ones too
+        name = type(env).__name__
+        raise ConfigError(f"env.id: {name} shows no demonstrations: {one_line(error)}") from error
+    for number, one in enumerate(first, 1):
         try:
-            render(row, renderer)
+            pictures = [Picture.of(image) for image in one.images]
+            tokens = len(renderer.demonstration(one.messages, pictures)[0])
+            limit.keeps(tokens)
         except ValueError as error:
-            raise ConfigError(f"{key}: demonstration {number}: {error}") from error
-    if rows < least:
-        raise ConfigError(f"sft.data={data}: holds {rows} demonstrations, sft.batch_size={least}")
+            raise ConfigError(f"the expert's demonstration {number}: {error}") from error
+        longest = max(longest, tokens)
+    return longest
 
 
-def _parquet_rows(folder: Path, key: str) -> Iterator[int]:
-    """Number of demonstrations in each file, from its footer alone."""
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
-        raise ConfigError(f"{key}: must be a folder with *.parquet files or a released JSON file")
-    for file in files:
-        try:
-            footer = pq.read_metadata(file)
-        except (pa.ArrowException, OSError) as error:
-            raise ConfigError(f"{key}: {file.name}: {one_line(error)}") from error
-        schema = footer.schema.to_arrow_schema()
-        if "messages" not in schema.names:
-            raise ConfigError(f"{key}: {file.name} has no column messages")
-        kind = schema.field("messages").type
-        fields = getattr(getattr(kind, "value_type", None), "names", ())  # of a list of structs
-        if not {"role", "content", "train"} <= set(fields):
-            raise ConfigError(
-                f"{key}: {file.name}: column messages is {kind}; it must be a list of role, "
-                "content and train"
-            )
-        yield footer.num_rows
+def _spread(parts: list[Slice]) -> list[Slice]:
+    """At most SLICES of all, the first and the last among them."""
+    if len(parts) <= SLICES:
+        return parts
+    return [parts[i * (len(parts) - 1) // (SLICES - 1)] for i in range(SLICES)]
 
 
-def _first_rows(file: Path) -> list[dict[str, object]]:
-    for batch in pq.ParquetFile(file).iter_batches(RENDERED):
-        return batch.to_pylist()
-    return []
+def _shorten(sentence: str, data: str) -> str:
+    """A sentence without the path that stands before it already."""
+    path = str(Path(data))
+    return sentence.removeprefix(path).lstrip("/,: ")

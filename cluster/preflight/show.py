@@ -11,6 +11,7 @@ from rich.table import Table
 from cluster.placement.nodes import address_of
 from cluster.placement.types import DATA, RANK, SLACK, WORKER, Node, Place, Plan
 from cluster.preflight.check import CheckedRun
+from cluster.preflight.demonstrations import DataSample
 
 
 def show(run: CheckedRun) -> None:
@@ -27,7 +28,17 @@ def show(run: CheckedRun) -> None:
     _print("memory on this machine", ("part", "MiB"), _memory_rows(run))
     _print("first prompts", ("variant", "longest, tokens"), prompts)
     show_plan(run)
+    if run.data is not None:
+        console.print(_data_line(run.data, cfg.sft.max_tokens), soft_wrap=True)
     console.print(f"run folder {Path(cfg.cluster.root) / cfg.name}")
+
+
+def _data_line(data: DataSample, most: int | None) -> str:
+    over = f", {data.dropped} over sft.max_tokens={most} and dropped" if most is not None else ""
+    return (
+        f"{data.rows:,} demonstrations in {data.files} file{'s' * (data.files > 1)}; of "
+        f"{data.rendered} rendered the longest has {data.longest} tokens{over}"
+    )
 
 
 def show_plan(run: CheckedRun) -> None:

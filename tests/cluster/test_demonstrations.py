@@ -1,4 +1,4 @@
-"""Demonstrations on disk: the same bytes for the same seed, and the released format."""
+"""Demonstrations on disk: the same bytes for the same seed, and users' files converted."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cluster import demonstrations
-from cluster.demonstrations import convert_released, read_released, write_demonstrations
+from cluster.demonstrations import convert_demonstrations, write_demonstrations
 from configs.load import ConfigError
 
 GP = "cardinal/GeneralPoints-v0"
@@ -70,54 +70,55 @@ def released(tmp_path, records):
     return file
 
 
-GOOD = {
-    "conversations": [{"from": "human", "value": "<image>\nhello"}, {"from": "gpt", "value": "24"}]
-}
+GOOD = {"conversations": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "24"}]}
 
 
-def test_the_released_format(tmp_path):
+def test_a_release_is_converted_with_its_pictures(tmp_path):
     Image.fromarray(np.full((4, 6, 3), 7, np.uint8)).save(tmp_path / "a.png")
-    file = released(tmp_path, [GOOD, GOOD | {"image": "a.png"}])
-    first, second = read_released(file)
-    assert first.messages[0]["content"] == "hello"
-    assert first.messages[1]["train"]
-    assert first.images == ()
-    assert second.images[0].shape == (4, 6, 3)
-    folder = convert_released(file, tmp_path / "out")
-    rows = pq.read_table(folder).to_pylist()
-    assert rows[1]["messages"][1]["content"] == "24"
-    assert len(rows[1]["images"]) == 1
+    seen = {
+        "conversations": [{"from": "human", "value": "<image>\nhello"}, GOOD["conversations"][1]]
+    }
+    file = released(tmp_path, [GOOD, seen | {"image": "a.png"}])
+    folder = convert_demonstrations(file, tmp_path / "out")
+    first, second = pq.read_table(folder).to_pylist()
+    assert first["messages"][0] == {"role": "user", "content": "hello", "train": False}
+    assert first["messages"][1] == {"role": "assistant", "content": "24", "train": True}
+    assert (first["images"], first["seed"]) == ([], 0)
+    assert second["messages"] == first["messages"]
+    assert second["images"] == [(tmp_path / "a.png").read_bytes()]
+    assert second["environment"] == str(file)
 
 
-@pytest.mark.parametrize(
-    ("records", "words"),
-    [
-        ({}, "must hold a list"),
-        ([3], "record 0: field conversations"),
-        ([GOOD, {"conversations": []}], "record 1: field conversations"),
-        ([{"conversations": [{"from": "cat", "value": "x"}]}], "record 0: a turn needs from"),
-        ([{"conversations": ["x"]}], "record 0: a turn needs from"),
-        ([GOOD | {"image": "no.png"}], "record 0: field image"),
-        ([GOOD | {"image": 3}], "record 0: field image"),
-    ],
-)
-def test_damaged_releases_name_record_and_field(tmp_path, records, words):
-    with pytest.raises(ConfigError, match=words):
-        list(read_released(released(tmp_path, records)))
+def test_what_is_no_demonstration_is_not_converted(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"x")
+    for record, words in (
+        ({"conversations": []}, "conversations: is empty"),
+        (GOOD | {"image": "no.png"}, "picture no.png cannot be read"),
+        (GOOD | {"image": "bad.png"}, "a picture cannot be read"),
+    ):
+        with pytest.raises(ConfigError, match=rf"data\.json, row 2: {words}"):
+            convert_demonstrations(released(tmp_path, [GOOD, record]), tmp_path / "out")
 
 
 def test_a_release_that_is_missing_or_empty_makes_no_folder(tmp_path):
     for file, words in (
-        (tmp_path / "no.json", "cannot be read"),
-        (released(tmp_path, []), "no dem"),
+        (tmp_path / "no.json", "there is no such file"),
+        (released(tmp_path, []), "holds no demonstrations"),
     ):
         with pytest.raises(ConfigError, match=words):
-            convert_released(file, tmp_path / "out")
+            convert_demonstrations(file, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"holds other files; demonstrations need a folder of"):
+        write_demonstrations(GP, BRIEF, 16, 5, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_a_release_is_cut_into_parts(tmp_path):
     file = released(tmp_path, [GOOD] * 33)
-    folder = convert_released(file, tmp_path / "out")
+    folder = convert_demonstrations(file, tmp_path / "out")
     assert [pq.read_metadata(f).num_rows for f in sorted(folder.glob("*.parquet"))] == [16, 16, 1]
     assert pq.read_table(folder)["seed"].to_pylist() == list(range(33))

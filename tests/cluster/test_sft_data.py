@@ -1,5 +1,6 @@
 """SFT input: demonstrations become sequences with their pictures, batch after batch."""
 
+import json
 import os
 import threading
 from dataclasses import replace
@@ -12,6 +13,8 @@ import pytest
 import ray
 
 from cluster import sft_data
+from cluster.demonstration_files import slices
+from cluster.demonstration_rows import LengthLimit
 from cluster.demonstrations import png, write_demonstrations
 from cluster.failures import DeadlineExceeded, RunFailure
 from cluster.sft_data import (
@@ -20,24 +23,29 @@ from cluster.sft_data import (
     RenderedDemonstrations,
     batches,
     check_room,
-    columns,
     render_demonstrations,
 )
+from configs.load import ConfigError
 from envs.registry import make
 from rollout.renderer import Renderer
 from tests.conftest import BRIEF, VISION
 from tests.support.learner import config
 
 GP = "cardinal/GeneralPoints-v0"
+TURNS = [{"role": "user", "content": "1 2"}, {"role": "assistant", "content": "3"}]
 
 
 @pytest.fixture(scope="module")
 def table(vision_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_demonstrations(GP, BRIEF | VISION, 8, 0, folder)
-    read = pa.parquet.read_table(folder, columns=columns(str(folder)))
-    read = read.append_column("path", pa.array(["part-00000.parquet"] * 8))
-    return sft_data._render(read, vision_model)
+    return rendered_here(folder, vision_model)
+
+
+def rendered_here(data, model, most=None):
+    """The table that a task of Ray Data would make of all slices."""
+    parts = pa.Table.from_pylist([vars(part) for part in slices(data)])
+    return pa.concat_tables(sft_data._render(parts, model, LengthLimit(None, most)))
 
 
 def test_tokens_and_pictures_are_those_of_the_environment(table, vision_model):
@@ -134,12 +142,23 @@ def test_the_ranks_share_what_one_rank_would_train_on(table, local):
         assert (batch[::2], batch[1::2]) == (first, second)
 
 
-def test_a_damaged_picture_names_its_file(vision_model):
-    messages = [{"role": "user", "content": "x", "train": False}]
+def test_a_damaged_picture_names_its_file_and_row(vision_model, tmp_path):
     good = png(np.zeros((8, 8, 3), np.uint8))
-    rows = [{"messages": messages, "images": [good[:20]], "path": "a/part-7.parquet"}]
-    with pytest.raises(ValueError, match=r"part-7\.parquet: a demonstration's picture"):
-        sft_data._render(pa.Table.from_pylist(rows), vision_model)
+    rows = [{"messages": TURNS, "images": [data]} for data in (good, good[:20])]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-7.parquet")
+    with pytest.raises(ConfigError, match=r"part-7\.parquet, row 2: a picture cannot be read"):
+        rendered_here(tmp_path, vision_model)
+
+
+def test_what_is_over_max_tokens_is_left_out_in_order(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(sft_data, "ROWS", 3)
+    write_demonstrations(GP, BRIEF, 20, 0, tmp_path)
+    every = rendered_here(tmp_path, tiny_model)["token_ids"].to_pylist()
+    most = sorted(map(len, every))[10]
+    kept = rendered_here(tmp_path, tiny_model, most)["token_ids"].to_pylist()
+    assert kept == [ids for ids in every if len(ids) <= most]
+    assert 0 < len(kept) < 20
+    assert len(rendered_here(tmp_path, tiny_model, 2)) == 0
 
 
 def test_the_next_batch_is_made_while_the_last_is_trained_on():
@@ -261,31 +280,53 @@ def test_blocks_that_do_not_come_are_named(cluster):
 
 
 def test_what_cannot_be_rendered_is_told_with_its_file(cluster, vision_model, tmp_path, capfd):
-    messages = [{"role": "user", "content": "x", "train": False}]
-    rows = [{"messages": messages, "images": [png(np.zeros((8, 8, 3), np.uint8))[:20]]}]
+    rows = [{"messages": TURNS, "images": [png(np.zeros((8, 8, 3), np.uint8))[:20]]}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-7.parquet")
     with pytest.raises(
         RunFailure,
-        match=r"^demonstrations cannot be rendered: ValueError: .*part-7\.parquet: .*picture",
+        match=r"^demonstrations cannot be rendered: .*Error: .*part-7\.parquet, row 1: a picture",
     ):
         render_demonstrations(str(tmp_path), vision_model, 60)
     assert capfd.readouterr().err.count("part-7.parquet") == 0
 
 
 def test_a_rendering_that_stands_still_is_given_up(cluster, tiny_model, tmp_path, monkeypatch):
-    def slow(table, folder):
+    def slow(table, folder, limit):
         threading.Event().wait(30)
 
     monkeypatch.setattr(sft_data, "_render", slow)
-    pq.write_table(pa.table({"messages": [["x"]]}), tmp_path / "part-0.parquet")
+    pq.write_table(pa.Table.from_pylist([{"messages": TURNS}]), tmp_path / "part-0.parquet")
     sentence = r"^Ray Data did not render a block of demonstrations within 2 s \(cluster\.start_d"
     with pytest.raises(DeadlineExceeded, match=sentence):
         render_demonstrations(str(tmp_path), tiny_model, 2.0)
 
 
 def test_no_demonstrations_are_refused(cluster, tiny_model, tmp_path):
-    messages = [{"role": "user", "content": "x", "train": False}]
-    none = pa.Table.from_pylist([{"messages": messages}]).slice(0, 0)
+    none = pa.Table.from_pylist([{"messages": TURNS}]).slice(0, 0)
     pq.write_table(none, tmp_path / "part-0.parquet")
     with pytest.raises(RunFailure, match=r": holds no demonstrations; SFT needs at least one$"):
         render_demonstrations(str(tmp_path), tiny_model, 60)
+
+
+def test_every_format_gives_the_same_and_what_is_dropped_is_counted(cluster, tiny_model, tmp_path):
+    write_demonstrations(GP, BRIEF, 30, 0, tmp_path / "own")
+    whole = pq.read_table(tmp_path / "own")["messages"].to_pylist()
+    records = [{"messages": messages} for messages in whole]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "a.json").write_text(json.dumps(records))
+
+    def rendered(name, most=None):
+        found = render_demonstrations(str(tmp_path / name), tiny_model, 60, most)
+        return found, [ids for t in ray.get(found.blocks) for ids in t["token_ids"].to_pylist()]
+
+    found, ids = rendered("own")
+    assert (found.rows, found.dropped) == (30, 0)
+    assert rendered("a.jsonl")[1] == ids
+    most = sorted(map(len, ids))[15]
+    found, kept = rendered("a.json", most)
+    assert kept == [row for row in ids if len(row) <= most]
+    assert (found.rows, found.dropped) == (len(kept), 30 - len(kept))
+    with pytest.raises(RunFailure, match=r"all 30 demonstrations have more than sft\.max_tok"):
+        rendered("own", 2)
+    with pytest.raises(RunFailure, match=r"absent: there is no such file or folder$"):
+        rendered("absent")

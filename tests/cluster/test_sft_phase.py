@@ -135,6 +135,7 @@ def test_a_record_has_the_tokens_since_the_last_one(tmp_path, learned):
         (4, 5, 30 + 40),
         (5, 5, 50),
     ]
+    assert {r["dropped"] for r in records} == {3}
     # Of 16 demonstrations, 6 a step.
     assert [(r["demonstrations"], r["epoch"]) for r in records] == [
         (16, 12 / 16),

@@ -52,7 +52,7 @@ def test_null_drops_a_variant_of_the_file():
     [
         ("ppo.updats=3", "ppo.updats: there is no such key; the nearest is updates"),
         ("pop.updates=3", "pop: there is no such key; the nearest is ppo"),
-        ("ppo.updates=many", "ppo.updates: Value 'many' of type 'str' could not be converted"),
+        ("ppo.updates=many", "ppo.updates='many': must be a whole number"),
         ("ppo.updates=1.5", "ppo.updates=1.5: must be a whole number"),
         ("nothing.at.all=1", "nothing: there is no such key; there are name, seed, preset"),
         ("learner.zero_stage=4", "learner.zero_stage=4: must be one of 0, 1, 2, 3"),
@@ -66,7 +66,16 @@ def test_null_drops_a_variant_of_the_file():
         ("ppo.clip=.nan", "ppo.clip=nan: must be a finite number"),
         ("ppo.optimizer.lr=.inf", "ppo.optimizer.lr=inf: must be a finite number"),
         ("preset=papr_text", "preset=papr_text: must be one of fixed"),
-        ("preset=[1]", "preset: Cannot convert"),
+        ("preset=[1]", "preset=[1]: must be one of fixed, paper_text"),
+        (
+            "model.lora_targets=q_proj",
+            "model.lora_targets='q_proj': must be a list, such as [a, b]",
+        ),
+        ("sft.keep=[1, x]", "sft.keep[1]='x': must be a whole number"),
+        ("env.settings=3", "env.settings=3: must be keys and values"),
+        ("seed=true", "seed=True: must be a whole number"),
+        ("cluster.weight_proof=5", "cluster.weight_proof=5: must be true or false"),
+        ("ppo.clip=null", "ppo.clip=None: must be a number"),
         ("name=a/b", "name='a/b' must be a plain folder name"),
         ("name=..", "name='..' must be a plain folder name"),
         ("name=''", "name='' must be a plain folder name"),
@@ -121,12 +130,103 @@ def test_integers_of_a_union_are_whole_numbers_too():
         share: float | int = leaf(1, "a share")
 
     assert build(Limits, {"share": 0.5}, "") == Limits(None, 0.5)
-    with pytest.raises(ConfigError, match=r"^most=0.5: must be a whole number$"):
+    with pytest.raises(ConfigError, match=r"^most=0.5: must be a whole number or null$"):
         build(Limits, {"most": 0.5}, "")
 
 
 def test_overrides_are_yaml():
     assert parse(["a.b=1", "a.c=[x, 2]", "d=null"]) == {"a": {"b": 1, "c": ["x", 2]}, "d": None}
+
+
+@pytest.mark.parametrize(
+    "text", ["2025_11_25", "007", "1e3", "12:30:45", "yes", "null", "~", "1.50", "0x10", "${x}"]
+)
+def test_text_is_taken_as_it_stands(tmp_path, text):
+    """On the command line, in a file, and in the file that the run folder holds."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: {text} # of the file\nppo: {{updates: 1}}\n")
+    for cfg in (load(path), load(path, [f"name={text}"]), load(path, [f"name='{text}'"])):
+        assert cfg.name == text
+        (tmp_path / "again.yaml").write_text(dump(cfg))
+        assert load(tmp_path / "again.yaml") == cfg
+
+
+@pytest.mark.parametrize("text", ["a: b", "[x", "{x}", "a #b", "*x", "- x", "what's"])
+def test_an_override_of_a_text_key_need_not_be_yaml(file, text):
+    assert load(file, [f"model.path={text}"]).model.path == text
+
+
+def test_a_path_that_may_be_null(file):
+    for text in ("null", "~", ""):
+        assert load(file, [f"model.path={text}"]).model.path is None
+    assert load(file, ["model.path='null'"]).model.path == "null"
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("ppo.updates=1e3", "ppo.updates", 1000),
+        ("ppo.updates=1_000", "ppo.updates", 1000),
+        ("seed=007", "seed", 7),
+        ("ppo.optimizer.lr=1e-6", "ppo.optimizer.lr", 1e-6),
+        ("ppo.clip=1", "ppo.clip", 1.0),
+        ("learner.offload=no", "learner.offload", False),
+        ("sft.data=/a/b", "sft.data", "/a/b"),
+        ("eval.seed='5000000'", "eval.seed", 5_000_000),
+    ],
+)
+def test_numbers_are_read_in_every_usual_form(file, override, key, value):
+    read = load(file, [override])
+    for name in key.split("."):
+        read = getattr(read, name)
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_a_mapping_that_is_no_section_takes_the_place_of_the_files(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "ppo: {updates: 1, epochs: 2}\n"
+        "env: {settings: {hands: train, templates: {prompt: p.txt}}}\n"
+        "eval: {variants: {held_out: {hands: held_out}}}\n"
+    )
+
+    def settings(*overrides):
+        return load(path, overrides).env.settings
+
+    other = "env.id=cardinal/VIRL-v0"
+    assert settings(other, "env.settings={}") == {}
+    assert settings(other, "env={settings: {city: Lagos}}") == {"city": "Lagos"}
+    assert settings("env.settings={a: 1}", "env.settings.b=2") == {"a": 1, "b": 2}
+    assert settings("env.settings.b=2")["hands"] == "train"
+    assert settings("env.settings.templates={answer: a.txt}")["templates"] == {"answer": "a.txt"}
+    assert load(path, ["eval.variants={train: {}}"]).eval.variants == {"train": {}}
+    assert load(path, ["ppo={epochs: 3}"]).ppo.updates == 1
+
+
+def test_settings_without_a_declared_type_are_what_they_look_like(file):
+    read = load(file, ["env.settings={a: 007, b: 1e3, c: yes, d: 12:30, e: null, f: '5', g: 5}"])
+    assert read.env.settings == {
+        "a": "007",
+        "b": 1000.0,
+        "c": "yes",
+        "d": "12:30",
+        "e": None,
+        "f": "5",
+        "g": 5,
+    }
+
+
+def test_settings_that_are_text_refuse_what_is_no_longer_as_typed():
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        city: str = leaf("x", "a city")
+
+    assert build(Settings, parse(["city=007"]), "s") == Settings("007")
+    assert build(Settings, parse(["city=12"]), "s") == Settings("12")
+    for text, shown in (("1e3", "1000.0"), ("true", "True")):
+        with pytest.raises(ConfigError, match=rf"^s.city={shown}: must be text; quotes make it"):
+            build(Settings, parse([f"city={text}"]), "s")
+        assert build(Settings, parse([f"city='{text}'"]), "s") == Settings(text)
 
 
 def test_small_numbers_and_dates_are_what_they_look_like(tmp_path):

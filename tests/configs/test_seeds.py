@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from configs.load import ConfigError, load
@@ -71,3 +72,24 @@ def test_nothing_to_sample_is_refused():
     with pytest.raises(ConfigError, match=r"eval\.temperature=0 has nothing to sample"):
         run("eval.temperature=0")
     assert run("eval.temperature=0", "eval.sampled_questions=0").eval.temperature == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("seed=4294967296", r"^seed=4294967296: must be below 4294967296 \(2\^32\), as the engine"),
+        ("eval.seed=9223372036854775745", r"^eval\.seed=9223372036854775745: the last episode's"),
+        ("ppo.updates=144115188075855872", r"^ppo\.updates=144115188075855872: .*below 9223372"),
+    ],
+)
+def test_a_seed_that_its_reader_does_not_take_is_refused(key, words):
+    with pytest.raises(ConfigError, match=words):
+        run(key)
+
+
+def test_the_largest_seeds_are_taken():
+    run("seed=4294967295")
+    run("eval.seed=9223372036854775744")  # and 64 episodes
+    np.random.seed(4294967295)
+    with pytest.raises(ValueError, match="between 0 and"):
+        np.random.seed(4294967296)

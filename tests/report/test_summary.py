@@ -20,7 +20,11 @@ def phase(name: str, event: str, at: float) -> dict[str, Any]:
 
 def test_the_newest_record_of_sft_says_how_often_demonstrations_were_seen(tmp_path: Path) -> None:
     found = summarise_run(make_run(tmp_path, tries=1))
-    assert found["sft"] == {"demonstrations": 48_000, "epoch": 2000 * 64 / 48_000}
+    assert found["sft"] == {
+        "demonstrations": 48_000,
+        "dropped": 0,
+        "epoch": 2000 * 64 / 48_000,
+    }
 
 
 def test_a_finished_run(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_an_expert_whose_answers_the_template_does_not_teach(tiny_model, tmp_pat
     text = template.read_text()
     template.write_text(text.replace("{{ '<assistant>' }}", "{{ '<assistant><think>' }}"))
     cfg = debug(f"model.path={folder}")
-    refused(cfg, "env.settings: cardinal/GeneralPoints-v0: demonstration 0: message 1: chat templ")
+    refused(cfg, "the expert's demonstration 1: message 1: chat templ")
     refused(cfg, "opens an answer with '<think>'")
     check(debug(f"model.path={folder}", "sft.steps=0"))
 
@@ -156,9 +156,7 @@ def test_an_expert_that_breaks(monkeypatch):
         raise ZeroDivisionError("of its own")
 
     monkeypatch.setattr("envs.general_points.env.GeneralPoints.demonstrations", demonstrations)
-    refused(
-        debug(), "env.settings: cardinal/GeneralPoints-v0 cannot give demonstrations: of its own"
-    )
+    refused(debug(), "env.id: GeneralPoints shows no demonstrations: of its own")
 
 
 def test_it_answers_in_ten_seconds_and_imports_no_engine():
@@ -181,35 +179,39 @@ def test_it_answers_in_ten_seconds_and_imports_no_engine():
     assert min(seconds) < 10
 
 
-def test_demonstrations_that_cannot_be_used(tmp_path):
+def test_demonstrations_that_cannot_be_used(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
     cfg = debug(f"sft.data={tmp_path}")
     refused(cfg, "sft.data=", "*.parquet")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
-    refused(cfg, "a.parquet has no column messages")
-    for messages in (["a"], [["a"]], [[{"role": "user", "content": "a"}]]):
-        pq.write_table(pa.table({"messages": messages * 32}), tmp_path / "a.parquet")
-        refused(cfg, "column messages is ", "it must be a list of role, content and train")
-    one = [{"role": "user", "content": "a", "train": False}]
+    refused(cfg, "a.parquet: has no column messages or conversations; it has text")
+    one = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     pq.write_table(pa.table({"messages": [one]}), tmp_path / "a.parquet")
     refused(cfg, "demonstration 0: no message has train set to true")
     one.append({"role": "assistant", "content": "b", "train": True})
     pq.write_table(pa.table({"messages": [one]}), tmp_path / "a.parquet")
     refused(cfg, "holds 1 demonstrations, sft.batch_size=32")
     pq.write_table(pa.table({"messages": [one] * 31}), tmp_path / "b.parquet")
-    check(cfg)
+    show(check(cfg))
+    shown = capsys.readouterr().out
+    assert "32 demonstrations in 2 files; of 9 rendered the longest has " in shown
+    assert "dropped" not in shown
+    show(check(debug(f"sft.data={tmp_path}", "sft.max_tokens=2")))
+    assert "9 over sft.max_tokens=2 and dropped" in capsys.readouterr().out
     (tmp_path / "b.parquet").write_bytes(b"nothing")
-    refused(cfg, "b.parquet: ")
+    refused(cfg, f"sft.data={tmp_path}: b.parquet: cannot be read as Parquet")
 
 
-def test_a_release_that_cannot_be_used(tmp_path):
+def test_a_release_that_cannot_be_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
     file = tmp_path / "a.json"
     cfg = debug(f"sft.data={file}")
-    refused(cfg, f"sft.data={file}: must be a folder")
+    refused(cfg, f"sft.data={file}: there is no such file")
     turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
     file.write_text(json.dumps([{"conversations": turns}] * 31))
     refused(cfg, f"sft.data={file}: holds 31 demonstrations, sft.batch_size=32")
-    file.write_text(json.dumps([{"conversations": turns}] * 31 + [{"conversations": 3}]))
-    refused(cfg, "record 31: field conversations")
+    file.write_text(json.dumps([{"conversations": 3}] + [{"conversations": turns}] * 31))
+    refused(cfg, f"sft.data={file}: row 1: conversations: is of type int")
     file.write_text(json.dumps([{"conversations": turns}] * 32))
     check(cfg)
 
@@ -235,3 +237,12 @@ def test_the_end_of_a_run_is_tried(tiny_model, monkeypatch):
     monkeypatch.setattr(checking, "check_export", refuse)
     refused(with_model(tiny_model), f"of the end of {tiny_model}")
     check(debug())
+
+
+def test_expert_demonstrations_that_the_model_cannot_read(monkeypatch):
+    monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
+    long = ("env.settings.trajectories=suboptimal", "env.settings.verify_iter=5")
+    refused(
+        debug(*long, "rollout.context_tokens=40"), "the expert's demonstration", "reads 40; sft."
+    )
+    check(debug(*long, "rollout.context_tokens=40", "sft.max_tokens=40"))

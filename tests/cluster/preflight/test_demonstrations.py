@@ -1,4 +1,4 @@
-"""Demonstrations that a user brings: their pictures are looked at before anything starts."""
+"""Demonstrations that a user brings are read and rendered before anything starts."""
 
 import io
 
@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 
 from cluster.demonstrations import png
-from cluster.preflight.demonstrations import check_data
+from cluster.preflight.demonstrations import check_data, check_expert
 from configs.load import ConfigError
+from configs.schema import SFTConfig
+from envs.registry import make
 from rollout.renderer import Renderer
+from tests.conftest import BRIEF
 
 MESSAGES = [
     {"role": "user", "content": "1 2", "train": False},
@@ -34,22 +37,27 @@ def renderer(vision_model):
     return Renderer.load(vision_model)
 
 
-def refused(data, renderer, *words):
+def checked(data, renderer, least=1, positions=None, most=None):
+    return check_data(SFTConfig(data=data, batch_size=least, max_tokens=most), renderer, positions)
+
+
+def refused(data, renderer, *words, **limits):
     with pytest.raises(ConfigError) as error:
-        check_data(data, 1, renderer)
+        checked(data, renderer, **limits)
     for word in (data, *words):
         assert word in str(error.value)
 
 
 def test_pictures_that_the_model_sees(tmp_path, renderer):
-    check_data(write(tmp_path, [picture()], [picture(64)]), 2, renderer)
+    found = checked(write(tmp_path, [picture()], [picture(64)]), renderer, 2)
+    assert (found.rows, found.files, found.rendered, found.dropped) == (2, 1, 2, 0)
 
 
 def test_a_damaged_picture(tmp_path, renderer):
     good = picture()
     data = write(tmp_path, [good], [good[: len(good) // 2]])
-    refused(data, renderer, "demonstration 1", "cannot be read")
-    refused(write(tmp_path, [b"no picture"]), renderer, "demonstration 0", "cannot be read")
+    refused(data, renderer, "part-00000.parquet, row 2: a picture cannot be read")
+    refused(write(tmp_path, [b"no picture"]), renderer, "row 1: a picture cannot be read")
 
 
 def test_a_picture_that_is_too_large(tmp_path, renderer):
@@ -63,4 +71,53 @@ def test_pictures_for_a_model_of_text(tmp_path, tiny_model):
 def test_a_picture_of_another_mode_is_read(tmp_path, renderer):
     sink = io.BytesIO()
     Image.new("L", (32, 32), 7).save(sink, "JPEG")
-    check_data(write(tmp_path, [sink.getvalue()]), 1, renderer)
+    checked(write(tmp_path, [sink.getvalue()]), renderer)
+
+
+def test_rows_of_every_file_are_seen(tmp_path, tiny_model):
+    """The last file's first rows are rendered, also of more files than are sampled."""
+    renderer = Renderer.load(tiny_model)
+    for number in range(12):
+        rows = [{"messages": MESSAGES}] * 3
+        if number == 11:
+            rows[2] = {"messages": MESSAGES[:1]}
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{number:02}.parquet")
+    refused(
+        str(tmp_path), renderer, f"sft.data={tmp_path}: 11.parquet, row 3: messages: has no ass"
+    )
+    pq.write_table(pa.Table.from_pylist(rows[:2]), tmp_path / "11.parquet")
+    found = checked(str(tmp_path), renderer, least=35)
+    assert (found.rows, found.files, found.rendered) == (35, 12, 23)
+    refused(str(tmp_path), renderer, "holds 35 demonstrations, sft.batch_size=36", least=36)
+
+
+def test_long_ones_are_counted_or_refused(tmp_path, tiny_model):
+    renderer = Renderer.load(tiny_model)
+    long = [{**MESSAGES[0], "content": "1 " * 30}, MESSAGES[1]]
+    data = [{"messages": messages} for messages in (MESSAGES, long)]
+    pq.write_table(pa.Table.from_pylist(data), tmp_path / "a.parquet")
+    every = checked(str(tmp_path), renderer)
+    assert every.dropped == 0
+    refused(str(tmp_path), renderer, "row 2: has", "sft.max_tokens=20 drops", positions=20)
+    found = checked(str(tmp_path), renderer, positions=20, most=20)
+    assert found.dropped == 1
+    assert found.longest < 20 < every.longest
+
+
+def test_an_experts_demonstration_that_the_model_cannot_read(tiny_model):
+    renderer, env = Renderer.load(tiny_model), make("cardinal/GeneralPoints-v0", BRIEF)
+    longest = check_expert(env, 0, SFTConfig(), renderer, None)
+    check_expert(env, 0, SFTConfig(), renderer, longest)
+    check_expert(env, 0, SFTConfig(max_tokens=longest - 1), renderer, longest - 1)
+    with pytest.raises(ConfigError, match=r"^the expert's demonstration \d+: has .*max_tokens="):
+        check_expert(env, 0, SFTConfig(), renderer, longest - 1)
+
+
+def test_an_expert_that_breaks(tiny_model, monkeypatch):
+    def broken(self, n, seed):
+        raise ZeroDivisionError("of its own")
+
+    env = make("cardinal/GeneralPoints-v0", BRIEF)
+    monkeypatch.setattr(type(env), "demonstrations", broken)
+    with pytest.raises(ConfigError, match=r"^env\.id: .* shows no demonstrations: of its own$"):
+        check_expert(env, 0, SFTConfig(), Renderer.load(tiny_model), None)

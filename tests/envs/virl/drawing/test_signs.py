@@ -1,12 +1,9 @@
 """Boards: each city has its own, all are of strong contrast, and are read at the shipped size."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
-import configs
+from configs.load import load
 from envs.virl.city.boards import BOARDS
 from envs.virl.city.graph import build_city
 from envs.virl.drawing.brush import Brush
@@ -24,7 +21,7 @@ from tests.envs.virl.drawing.reader import (
     view_heading,
 )
 
-SHIPPED = OmegaConf.load(Path(configs.__file__).parent / "virl_vl.yaml").env.settings.image_size
+SHIPPED = load("virl_vl").env.settings["image_size"]
 SPLITS = [("New York", "train"), *((name, "test") for name in CITIES)]
 OTHERS = [name for name in CITIES if name != "New York"]
 

@@ -1,0 +1,181 @@
+"""Files of demonstrations: found at a path, cut into slices, read row by row.
+
+A path is a file or a folder of files: Parquet, JSON lines, or JSON with a list. Rows are counted
+from 1 in each file, as lines of an editor are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.load import ConfigError
+from configs.text import one_line
+
+SUFFIXES = (".parquet", ".jsonl", ".json")
+NAMES = "*.parquet, *.jsonl or *.json"
+COLUMNS = ("messages", "conversations", "images", "image", "tools")  # others are not read
+ROWS = 512  # of a slice of JSON; a slice of Parquet is a row group
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows of a file that follow each other: what one task reads and renders.
+
+    first: number of rows before them in the file.
+    rows: how many they are.
+    place: their row group in Parquet, their first byte in JSON lines, unused in JSON.
+    """
+
+    file: str
+    first: int
+    rows: int
+    place: int = 0
+
+
+def slices(data: str | Path) -> list[Slice]:
+    """All demonstrations at a path, files in the order of their names.
+
+    Raises:
+        ConfigError: one sentence: no such path, no such files, or one that cannot be read.
+    """
+    return [part for file in find_files(data) for part in _slices(file)]
+
+
+def find_files(data: str | Path) -> list[Path]:
+    """The files at a path; those inside a folder's own folders, or named _* or .*, are not read.
+
+    Raises:
+        ConfigError: there is none, or a folder has them in several formats.
+    """
+    path = Path(data)
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise ConfigError(f"{path}: demonstrations are files named {NAMES}")
+        return [path]
+    if not path.is_dir():
+        raise ConfigError(f"{path}: there is no such file or folder")
+    try:
+        files = sorted(f for f in path.iterdir() if f.is_file() and f.name[0] not in "_.")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from error
+    found = [file for file in files if file.suffix in SUFFIXES]
+    if not found:
+        raise ConfigError(f"{path}: the folder holds no {NAMES}")
+    kinds = sorted({file.suffix for file in found})
+    if len(kinds) > 1:
+        raise ConfigError(f"{path}: the folder holds {' and '.join(kinds)} files; keep one format")
+    return found
+
+
+def rows(part: Slice) -> Iterator[tuple[str, object]]:
+    """Each row of a slice, with its place for errors: `FILE, row N`.
+
+    Raises:
+        ConfigError: the file, or a row, cannot be read.
+    """
+    reader = {".parquet": _parquet_rows, ".jsonl": _line_rows, ".json": _json_rows}
+    for number, row in enumerate(reader[Path(part.file).suffix](part), part.first + 1):
+        yield f"{part.file}, row {number}", row
+
+
+def _slices(file: Path) -> Iterator[Slice]:
+    if file.suffix == ".parquet":
+        footer, first = _open(file).metadata, 0
+        for group in range(footer.num_row_groups):
+            size = footer.row_group(group).num_rows
+            yield Slice(str(file), first, size, group)
+            first += size
+    elif file.suffix == ".jsonl":
+        yield from _line_slices(file)
+    else:
+        size = len(_records(file))
+        for first in range(0, size, ROWS):
+            yield Slice(str(file), first, min(ROWS, size - first))
+
+
+def _open(file: str | Path) -> pq.ParquetFile:
+    try:
+        opened = pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{file}: cannot be read as Parquet: {one_line(error)}") from error
+    names = opened.schema_arrow.names
+    if not {"messages", "conversations"} & set(names):
+        raise ConfigError(
+            f"{file}: has no column messages or conversations; it has {', '.join(names) or 'none'}"
+        )
+    return opened
+
+
+def _parquet_rows(part: Slice) -> Iterator[object]:
+    opened = _open(part.file)
+    columns = [name for name in COLUMNS if name in opened.schema_arrow.names]
+    try:
+        for batch in opened.iter_batches(ROWS, row_groups=[part.place], columns=columns):
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{part.file}: cannot be read as Parquet: {one_line(error)}") from error
+
+
+def _line_slices(file: Path) -> Iterator[Slice]:
+    """Slices of JSON lines; empty lines at the end are none."""
+    starts, place, lines, filled = list[int](), 0, 0, 0
+    try:
+        with file.open("rb") as stream:
+            for line in stream:
+                if lines % ROWS == 0:
+                    starts.append(place)
+                lines += 1
+                filled = lines if line.strip() else filled
+                place += len(line)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {one_line(error)}") from error
+    for number, start in enumerate(starts):
+        first = number * ROWS
+        if first < filled:
+            yield Slice(str(file), first, min(ROWS, filled - first), start)
+
+
+def _line_rows(part: Slice) -> Iterator[object]:
+    try:
+        with Path(part.file).open("rb") as stream:
+            stream.seek(part.place)
+            lines = [stream.readline() for _ in range(part.rows)]
+    except OSError as error:
+        raise ConfigError(f"{part.file}: cannot be read: {one_line(error)}") from error
+    for number, line in enumerate(lines, part.first + 1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{part.file}, row {number}: is not JSON: {error}") from error
+
+
+def _json_rows(part: Slice) -> Iterator[object]:
+    yield from _records(Path(part.file))[part.first : part.first + part.rows]
+
+
+def _records(file: Path) -> list[object]:
+    """The list in a JSON file; a process that reads its slices one by one parses it once."""
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {one_line(error)}") from error
+    return _parsed(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1)
+def _parsed(file: Path, modified: int, size: int) -> list[object]:
+    try:
+        records = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        hint = "; JSON lines are named *.jsonl" if "Extra data" in str(error) else ""
+        raise ConfigError(f"{file}: cannot be read as JSON: {one_line(error)}{hint}") from error
+    if not isinstance(records, list):
+        raise ConfigError(f"{file}: holds a {type(records).__name__}; it must hold a list")
+    return records

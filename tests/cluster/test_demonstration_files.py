@@ -1,0 +1,115 @@
+"""Files of demonstrations: every format gives the same rows, and each fault its own sentence."""
+
+import json
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster import demonstration_files
+from cluster.demonstration_files import Slice, find_files, rows, slices
+from configs.load import ConfigError
+
+ROWS = [
+    {"messages": [{"role": "user", "content": str(n)}, {"role": "assistant", "content": "x"}]}
+    for n in range(10)
+]
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch):
+    monkeypatch.setattr(demonstration_files, "ROWS", 4)
+
+
+def write(file, records):
+    if file.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(records), file, row_group_size=4)
+    elif file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(record) + "\n" for record in records) + "\n \n")
+    else:
+        file.write_text(json.dumps(records))
+    return file
+
+
+def read(data):
+    return [row for part in slices(data) for row in rows(part)]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".json"])
+def test_a_file_and_a_folder_give_rows_with_their_places(tmp_path, suffix):
+    file = write(tmp_path / f"a{suffix}", ROWS)
+    assert [(part.first, part.rows) for part in slices(file)] == [(0, 4), (4, 4), (8, 2)]
+    assert read(file) == [(f"{file}, row {n}", row) for n, row in enumerate(ROWS, 1)]
+    write(tmp_path / f"b{suffix}", ROWS[:1])
+    (tmp_path / "_demonstrations.json").write_text("{}")
+    (tmp_path / ".hidden.json").write_text("{}")
+    (tmp_path / "README.md").write_text("")
+    (tmp_path / "inner").mkdir()
+    write(tmp_path / "inner" / f"c{suffix}", ROWS)
+    assert [row for _, row in read(tmp_path)] == [*ROWS, ROWS[0]]
+    assert find_files(file) == [file]
+
+
+def test_files_of_a_folder_may_have_other_columns(tmp_path):
+    write(tmp_path / "a.parquet", ROWS[:1])
+    write(tmp_path / "b.parquet", [ROWS[1] | {"images": [b"x"], "id": 7}])
+    assert [row for _, row in read(tmp_path)] == [ROWS[0], ROWS[1] | {"images": [b"x"]}]
+
+
+def test_a_file_without_rows_has_no_slice(tmp_path):
+    for suffix in (".jsonl", ".json"):
+        assert slices(write(tmp_path / f"a{suffix}", [])) == []
+    assert sum(p.rows for p in slices(write(tmp_path / "a.jsonl", ROWS[:8]))) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.csv", "a,b", "PATH: demonstrations are files named *.parquet, *.jsonl or *.json"),
+        ("a.parquet", "nothing", "PATH: cannot be read as Parquet: "),
+        ("a.json", "{", "PATH: cannot be read as JSON: "),
+        ("a.json", '{"a": 1}\n{"a": 2}', "; JSON lines are named *.jsonl"),
+        ("a.json", '{"a": 1}', "PATH: holds a dict; it must hold a list"),
+        ("a.jsonl", '{"a": 1}\n{"a": ', "PATH, row 2: is not JSON: "),
+        ("a.jsonl", '{"a": 1}\n\n{"a": 1}', "PATH, row 2: is not JSON: "),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name, text, words):
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(words.replace("PATH", str(file)))) as error:
+        read(file)
+    assert "\n" not in str(error.value)
+
+
+def test_paths_without_demonstrations_have_sentences_of_their_own(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent: there is no such file or folder$"):
+        slices(tmp_path / "absent")
+    with pytest.raises(ConfigError, match=r"the folder holds no \*\.parquet, \*\.jsonl or"):
+        slices(tmp_path)
+    write(tmp_path / "a.json", [])
+    write(tmp_path / "b.jsonl", [])
+    with pytest.raises(ConfigError, match=r"the folder holds \.json and \.jsonl files; keep one"):
+        slices(tmp_path)
+
+
+def test_parquet_without_conversations_names_its_columns(tmp_path):
+    file = write(tmp_path / "a.parquet", [{"text": "a", "label": 1}])
+    words = r"a\.parquet: has no column messages or conversations; it has text, label$"
+    with pytest.raises(ConfigError, match=words):
+        slices(file)
+
+
+def test_a_file_that_is_damaged_behind_its_footer_is_named(tmp_path):
+    file = write(tmp_path / "a.parquet", ROWS)
+    parts, data = slices(file), file.read_bytes()
+    file.write_bytes(data[:4] + b"\xff" * 40 + data[44:])
+    with pytest.raises(ConfigError, match=r"a\.parquet: cannot be read as Parquet: "):
+        list(rows(parts[0]))
+
+
+def test_a_slice_that_has_gone_is_named(tmp_path):
+    for suffix in (".parquet", ".jsonl", ".json"):
+        with pytest.raises(ConfigError, match=rf"gone{suffix}: cannot be read"):
+            list(rows(Slice(str(tmp_path / f"gone{suffix}"), 0, 1)))
