@@ -33,6 +33,7 @@ def test_tables_hold_success_keys_and_speed(tmp_path: Path) -> None:
         for part in ("Success", "Configuration keys that differ", "Speed"):
             assert part in text
         assert "two − one, points" in text
+        assert "one − one" not in text
         assert "512 of 230 distinct hands" in text
         assert "46.1 [41.8, 50.4]" in text
         assert "within all tries" not in text

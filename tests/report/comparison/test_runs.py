@@ -47,8 +47,8 @@ def difference(first: Path, second: Path) -> Difference | None:
 
 def test_a_difference_is_over_the_questions_that_both_answered(tmp_path: Path) -> None:
     many, few = [f"many {i}" for i in range(10)], [f"few {i}" for i in range(10)]
-    ours = dict.fromkeys(many, [1, 0, 0]) | dict.fromkeys(few, [0]) | {"only here": [1, 1]}
-    theirs = dict.fromkeys(many, [1, 1]) | dict.fromkeys(few, [1, 0]) | {"only there": [0]}
+    ours = {q: [1, 0, 0] for q in many} | {q: [0] for q in few} | {"only here": [1, 1]}
+    theirs = {q: [1, 1] for q in many} | {q: [1, 0] for q in few} | {"only there": [0]}
     found = difference(played(tmp_path / "one", ours), played(tmp_path / "two", theirs))
     assert found is not None
     # many: 3 rows of the first, 1 − 1/3 each; few: 1 row, 1/2 − 0.
