@@ -36,11 +36,10 @@ def result_table(summary: Record) -> Table:
     names = [stage_name(stage, found) for stage, found in stages.items()]
     table = Table("variant", "n", *names)
     for variant in dict.fromkeys(v for found in stages.values() for v in found):
-        records = [found.get(variant) for found in stages.values()]
+        records = [found.get(variant, {}) for found in stages.values()]
         known = [record for record in records if record]
         counts = dict.fromkeys(episodes_of(headline(r), summary["questions"]) for r in known)
-        cells = [share(record) if record else "–" for record in records]
-        table.add_row(*map(Text, (variant, " / ".join(counts), *cells)))
+        table.add_row(*map(Text, (variant, " / ".join(counts), *map(share, records))))
     return table
 
 

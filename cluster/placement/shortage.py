@@ -183,10 +183,9 @@ def _with_smaller_shares(
     """`; rollout.cpus=0.5 would fit`: the largest share of a CPU that does; "" if none."""
     for share in CPU_SHARES:
         for roles in ((WORKER,), (RANK,), (WORKER, RANK)):
-            reduced = [g for g in groups if g.role in roles and g.cpus > share]
-            smaller = [replace(g, cpus=share) if g in reduced else g for g in groups]
-            if reduced and arrange(cfg, smaller, offered, nodes) is not None:
-                changed = [f"{CPU_KEY[g.role]}={share:g}" for g in reduced]
+            smaller = [replace(g, cpus=share) if g.role in roles else g for g in groups]
+            if arrange(cfg, smaller, offered, nodes) is not None:
+                changed = [f"{CPU_KEY[g.role]}={share:g}" for g in groups if g.role in roles]
                 return f"; {' with '.join(changed)} would fit"
     return ""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from report.page import write_report
+from report.progress import duration
 from report.result import SERVER, closing_lines, print_result
 from report.summary import summarise_run
 from tests.support.example_run import make_run
@@ -64,7 +65,7 @@ def test_one_duration_in_the_last_lines_the_summary_and_the_report(tmp_path: Pat
     seconds = json.loads((folder / "summary.json").read_text())["elapsed_s"]
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["elapsed_s"]
     assert seconds == summary["elapsed_s"] == last
-    assert f"({seconds:.0f} s)" in closing_lines(folder, summary)[0]
+    assert closing_lines(folder, summary)[0].startswith(f"{duration(seconds)} ({seconds:.0f} s)")
     assert f"{seconds:,.0f} s" in (folder / "report.html").read_text()
 
 

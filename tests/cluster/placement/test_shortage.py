@@ -101,6 +101,7 @@ def test_a_machine_of_two_cores_is_told_which_shares_fit():
     for overrides, remedy in (
         ([], ["rollout.cpus=0.5"]),
         (["rollout.cpus=0.5", "learner.cpus=1.5"], ["learner.cpus=0.5"]),
+        (["rollout.cpus=0.6", "learner.cpus=1.5"], ["learner.cpus=0.5"]),
         (["rollout.cpus=2", "learner.cpus=2"], ["rollout.cpus=0.5", "learner.cpus=0.5"]),
         (["rollout.cpus=0.3", "learner.cpus=0.3", "sft.steps=0"], None),
     ):

@@ -33,12 +33,15 @@ def test_tables_hold_success_keys_and_speed(tmp_path: Path) -> None:
         for part in ("Success", "Configuration keys that differ", "Speed"):
             assert part in text
         assert "two − one, points" in text
+        assert "one − one" not in text
         assert "512 of 230 distinct hands" in text
         assert "46.1 [41.8, 50.4]" in text
         assert "within all tries" not in text
         assert "+0.0 [" in text
         assert "230 hands" in text
         assert "all, s" in text
+        assert "5,200" in text
+        assert "5,200.0" not in text
     terminal, page = shown(one, two)
     row = next(line for line in terminal.splitlines() if "seed" in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == ["seed", "3", "4"]
@@ -57,11 +60,14 @@ def test_equal_runs_and_runs_without_evaluations_say_so(tmp_path: Path) -> None:
 
 
 def test_texts_are_escaped(tmp_path: Path) -> None:
-    one, two = make_run(tmp_path / "one"), make_run(tmp_path / "two")
+    one, two = make_run(tmp_path / "one"), make_run(tmp_path / "two[b]")
     changed(two, "face_rule: ten", "face_rule: '<script>'")
+    changed(two, "path: null", "path: /a/model")
     terminal, page = shown(one, two)
     assert "<script>" in terminal
+    assert "two[b]" in terminal
     assert "<script>" not in page
+    assert "<td>model.path</td><td>null</td><td>/a/model</td>" in page
 
 
 def test_several_tries_show_both_shares(tmp_path: Path) -> None:
