@@ -50,8 +50,8 @@ class GymnasiumText(TextEnv):
         if space is None or isinstance(space, spaces.Text):  # None: not declared
             return
         raise ValueError(
-            f"{self._name()}: its {what} are {shown}; they must be texts: gymnasium.spaces.Text, or for "
-            "observations a Dict with such a message"
+            f"{self._name()}: its {what} are {shown}; they must be texts: gymnasium.spaces.Text, "
+            "or for observations a Dict with such a message"
         )
 
     def _name(self) -> str:
