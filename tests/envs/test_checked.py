@@ -127,6 +127,7 @@ def test_the_last_step_has_its_metrics(metrics):
         (shown(image=PIXELS / 255), "the picture is float64 [4, 5, 3]; it must be uint8"),
         (shown(image=PIXELS.astype(np.int64)), "the picture is int64 [4, 5, 3]"),
         (shown(image=PIXELS[..., :2]), "the picture is uint8 [4, 5, 2]"),
+        (shown(image=np.zeros((4, 5, 4), np.uint8)), "the picture is uint8 [4, 5, 4]"),
         (shown(image=PIXELS[..., 0]), "the picture is uint8 [4, 5]"),
         (shown(image=PIXELS[:0]), "the picture is uint8 [0, 5, 3]"),
         (shown(image="a.png"), "the picture is the str 'a.png'; it must be an array or Pillow"),

@@ -84,6 +84,9 @@ def test_calls_reach_the_environment_of_their_slot():
     assert failure == {"failure": "environment step: the map is missing"}
     assert call("close", 1)[0] == {}
     assert call("close", 1)[0] == {}, "what is not there is closed"
+    call("make", 2, env=PLUGIN, settings={"kind": "unclosable"})
+    assert "the door is stuck" in call("close", 2)[0]["failure"]
+    assert call("close", 2)[0] == {}, "it is closed once, whatever came of it"
     assert call("make", 1, env=PLUGIN, settings={"kind": "x", "y": 1})[0]["failure"].startswith(
         "environment make: "
     )

@@ -218,3 +218,9 @@ def test_a_refused_request_fails_its_episode_alone(renderer):
     t, _ = run(renderer, [RequestRefused("vLLM refused a request: too long")])
     assert (t.end, t.failure) == ("failed", "vLLM refused a request: too long")
     assert t.metrics == {}
+
+
+def test_a_solved_episode_carries_no_next_prompt(renderer):
+    plain, _ = run(renderer, [gold()])
+    carried, _ = run(renderer, [gold()], bootstrap=True)
+    assert (carried.end, carried.bootstrap, carried.tokens) == ("terminated", False, plain.tokens)
