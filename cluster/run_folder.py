@@ -33,7 +33,7 @@ from report.metrics import METRICS
 #   evaluations.jsonl           of `cardinal eval`                         cluster/evaluate_run.py
 #   summary.json, report.*      what the run came to                       report/page.py
 CONFIG, FAILURE, STATUS = "config.yaml", "failure.json", "status.json"
-BEGUN = (METRICS, STATUS, "model", "checkpoints")  # one of them tells a run from a project's folder
+BEGUN = (METRICS, STATUS, LEASE, "model", "checkpoints")  # one tells a run from a project's folder
 
 
 def run_folder(cfg: RunConfig) -> Path:

@@ -21,7 +21,7 @@ starts. A text key takes its value as it stands: `name=007`, `name=12:30`, `mode
 off. Numbers may be `1e3` or `1_000`. Where no type is declared (`env.settings`) a value is a number, true,
 false or null as JSON has them and text otherwise; a setting that is text and looks like such a value needs
 quotes (`"env.settings.city='1e3'"`). A mapping given as a whole, as `env.settings={}` or
-`'env.settings={a: 1}'`, takes the place of the file's, which another `env.id` needs;
+`'env.settings={hands: all}'`, takes the place of the file's, which another `env.id` needs;
 `env.settings.a=1` adds to it. Sections (`ppo={epochs: 2}`) keep the keys that are not given.
 This page is made by `python -m configs.docs > docs/configuration.md`.
 """

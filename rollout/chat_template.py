@@ -10,6 +10,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateSyntaxError
+
 from configs.text import one_line
 
 if TYPE_CHECKING:
@@ -67,6 +69,8 @@ class ChatTemplate:
                 add_generation_prompt=answer_next,
                 strftime_now=_strftime,
             )
+        except TemplateSyntaxError as error:
+            raise ValueError(f"{self.name} cannot be read: {one_line(error)}") from error
         except Exception as error:  # the boundary to templates, which raise all kinds
             roles = [str(message["role"]) for message in messages]
             listed = ", ".join(roles[:3]) + (", …" if len(roles) > 3 else "")

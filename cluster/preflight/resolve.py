@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jinja2 import TemplateError
-
 from cluster.environments import TRAINING, Environment, checked_environments, settings_key
 from cluster.placement.memory import policy_size, tiny_size
 from configs.load import ConfigError
@@ -80,10 +78,6 @@ def _require_demonstrations(cfg: RunConfig, environment: Environment) -> None:
 def _load_renderer(path: str) -> Renderer:
     try:
         return Renderer.load(str(find_model(path)))
-    except TemplateError as error:
-        raise ConfigError(
-            f"model.path={path}: its chat template cannot be read: {one_line(error)}"
-        ) from error
     except Exception as error:  # the boundary to tokenizers, which raise all kinds
         raise ConfigError(f"model.path={path}: {one_line(error)}") from error
 

@@ -52,6 +52,7 @@ FLOORS = {  # from bottom to top: a part imports itself and the floors below, ne
         ("failures", "handles"),
         ("lease",),
         ("wait", "cursor", "run_folder", "environments"),
+        ("demonstration_files",),
         ("placement", "weights", "demonstrations"),
         (REST,),
         ("preflight",),

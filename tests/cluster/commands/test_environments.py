@@ -25,7 +25,7 @@ def test_data_does_not_go_into_the_folder_of_a_run(tmp_path, capsys):
     (tmp_path / "lease").mkdir()
     out = tmp_path / "demonstrations"
     assert main(["data", GP, "--n", "5", "--out", str(out)]) == 2
-    assert f"--out {out}: {tmp_path} is the folder of a run" in said(capsys)
+    assert f"--out {out}: {tmp_path} is a run folder" in said(capsys)
     assert not out.exists()
 
 
