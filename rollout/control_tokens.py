@@ -37,10 +37,9 @@ class ControlTokens:
             )
         self._tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder
-        self.special = {i for i, token in added.items() if token.special}
-        self.special |= set(tokenizer.all_special_ids)
+        special = {i for i, token in added.items() if token.special}
         written = {i for i, t in added.items() if t.content.strip() and t.content in template}
-        tokens = sorted(self.special | written)
+        tokens = sorted(special | written | set(tokenizer.all_special_ids))
         self.ids = dict(zip(tokenizer.convert_ids_to_tokens(tokens), tokens, strict=True))
         longest_first = sorted(self.ids, key=len, reverse=True)
         self._any = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

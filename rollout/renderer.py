@@ -219,7 +219,7 @@ class Renderer:
                 for message in (self._message("user", "", n) for n in (0, 1))
             )
             spelled |= {*shown} - {*plain} | {*map(str, vars(self.processor.processor).values())}
-        return barred | ({ids[token] for token in spelled if token in ids} & self._control.special)
+        return barred | {ids[token] for token in spelled if token in ids}
 
     def _check_turns(self) -> None:
         """Refuse a tokenizer that joins what one turn ends with and the next begins with."""

@@ -122,6 +122,9 @@ def test_padding_and_roles_are_forbidden_and_what_models_answer_with_is_not(chat
         "<|USER_TOKEN|>",
         "<|CHATBOT_TOKEN|>",
     }
+    marked = real("deepseek-v3")  # whose tokens of roles are not marked as special
+    bos = "<｜begin▁of▁sentence｜>"
+    assert names(marked, marked.forbidden) == {bos, "<｜User｜>", "<｜Assistant｜>"}
     assert "[TOOL_CALLS]" not in names(real("mistral-nemo"), real("mistral-nemo").forbidden)
 
 
@@ -285,12 +288,12 @@ def test_only_the_templates_own_bos_is_read():
         (
             "qwen3",
             talk(USER, ANSWER, USER, ANSWER),
-            "message 1: chat template of qwen3 writes",
+            "writes an answer in another way",
         ),
         (
             "deepseek-r1",
             talk(USER, ANSWER),
-            "message 1: chat template of deepseek-r1 opens",
+            "opens an answer with '<think>",
         ),
     ],
 )
