@@ -36,7 +36,7 @@ class FakeRank:
         self.checkpoints, self.log = folder, None
         self.done, self.records, self.opened = [], [], []
         self.job = SimpleNamespace(cfg=cfg, folder=str(folder), model="initial", workers=[])
-        self.job.demonstrations = SimpleNamespace(rows=16)
+        self.job.demonstrations = SimpleNamespace(rows=16, dropped=3)
 
     def open_engine(self, folder, optimizer, steps, value):
         self.done.append("build")
