@@ -90,7 +90,8 @@ def _slices(file: Path) -> Iterator[Slice]:
         footer, first = _open(file).metadata, 0
         for group in range(footer.num_row_groups):
             size = footer.row_group(group).num_rows
-            yield Slice(str(file), first, size, group)
+            if size:
+                yield Slice(str(file), first, size, group)
             first += size
     elif file.suffix == ".jsonl":
         yield from _line_slices(file)

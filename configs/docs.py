@@ -17,12 +17,17 @@ Environment settings stand under `env.settings`; their schemas are
 `envs/general_points/settings.py` and `envs/virl/settings.py`; what `sft.data` may hold is in
 [demonstrations.md](demonstrations.md).
 Unknown keys, wrong types, values out of range and contradictions are refused before anything
-starts. A text key takes its value as it stands: `name=007`, `name=12:30`, `model.path=null-1`; quotes are taken
-off. Numbers may be `1e3` or `1_000`. Where no type is declared (`env.settings`) a value is a number, true,
-false or null as JSON has them and text otherwise; a setting that is text and looks like such a value needs
-quotes (`"env.settings.city='1e3'"`). A mapping given as a whole, as `env.settings={}` or
-`'env.settings={hands: all}'`, takes the place of the file's, which another `env.id` needs;
-`env.settings.a=1` adds to it. Sections (`ppo={epochs: 2}`) keep the keys that are not given.
+starts.
+
+A text key takes its value as it stands: `name=007`, `name=12:30`; quotes are taken off. Numbers may
+be `1e3` or `1_000`. Where no type is declared (`env.settings`) a value is a number, true, false or
+null in the forms of JSON, and text otherwise; a setting that is text and has such a form needs
+quotes (`"env.settings.city='1e3'"`).
+
+A mapping given as a whole, as `env.settings={}` or `'env.settings={modality: vision}'`, takes the
+place of the file's, which another `env.id` needs; `env.settings.modality=vision` adds to it. Sections
+(`'ppo={epochs: 2}'`) keep the keys that are not given.
+
 This page is made by `python -m configs.docs > docs/configuration.md`.
 """
 

@@ -48,7 +48,7 @@ class FakeRank:
         self.job = SimpleNamespace(
             cfg=cfg, token=token, folder=str(folder), model="initial", workers=[]
         )
-        self.job.demonstrations = SimpleNamespace(rows=16)
+        self.job.demonstrations = SimpleNamespace(rows=16, dropped=3)
 
     def open_engine(self, folder, optimizer, steps, value):
         self.done.append("build")

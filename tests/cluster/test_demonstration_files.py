@@ -60,6 +60,9 @@ def test_files_of_a_folder_may_have_other_columns(tmp_path):
 def test_a_file_without_rows_has_no_slice(tmp_path):
     for suffix in (".jsonl", ".json"):
         assert slices(write(tmp_path / f"a{suffix}", [])) == []
+    empty = pa.Table.from_pylist(ROWS).slice(0, 0)
+    pq.write_table(empty, tmp_path / "a.parquet")
+    assert slices(tmp_path / "a.parquet") == []
     assert sum(p.rows for p in slices(write(tmp_path / "a.jsonl", ROWS[:8]))) == 8
 
 

@@ -227,7 +227,7 @@ def rendered(cluster, tiny_model, tmp_path_factory):
         part = whole.slice(40 * number, 40)
         pq.write_table(part, folder / f"part-{number}.parquet", row_group_size=16)
     ids = [renderer.demonstration(row["messages"], [])[0].tolist() for row in whole.to_pylist()]
-    return render_demonstrations(str(folder), tiny_model, 60), ids
+    return render_demonstrations(str(folder), tiny_model, 240), ids
 
 
 def test_two_ranks_read_all_blocks_in_the_files_order(rendered):
@@ -286,7 +286,7 @@ def test_what_cannot_be_rendered_is_told_with_its_file(cluster, vision_model, tm
         RunFailure,
         match=r"^demonstrations cannot be rendered: .*Error: .*part-7\.parquet, row 1: a picture",
     ):
-        render_demonstrations(str(tmp_path), vision_model, 60)
+        render_demonstrations(str(tmp_path), vision_model, 240)
     assert capfd.readouterr().err.count("part-7.parquet") == 0
 
 
@@ -305,7 +305,7 @@ def test_no_demonstrations_are_refused(cluster, tiny_model, tmp_path):
     none = pa.Table.from_pylist([{"messages": TURNS}]).slice(0, 0)
     pq.write_table(none, tmp_path / "part-0.parquet")
     with pytest.raises(RunFailure, match=r": holds no demonstrations; SFT needs at least one$"):
-        render_demonstrations(str(tmp_path), tiny_model, 60)
+        render_demonstrations(str(tmp_path), tiny_model, 240)
 
 
 def test_every_format_gives_the_same_and_what_is_dropped_is_counted(cluster, tiny_model, tmp_path):
@@ -316,7 +316,7 @@ def test_every_format_gives_the_same_and_what_is_dropped_is_counted(cluster, tin
     (tmp_path / "a.json").write_text(json.dumps(records))
 
     def rendered(name, most=None):
-        found = render_demonstrations(str(tmp_path / name), tiny_model, 60, most)
+        found = render_demonstrations(str(tmp_path / name), tiny_model, 240, most)
         return found, [ids for t in ray.get(found.blocks) for ids in t["token_ids"].to_pylist()]
 
     found, ids = rendered("own")
