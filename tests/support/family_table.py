@@ -139,8 +139,9 @@ class EngineModels:
             if not self._joined:
                 store = f"file://{folder.resolve()}/rendezvous"
                 parallel_state.init_distributed_environment(1, 0, store, 0, "gloo")
-                parallel_state.ensure_model_parallel_initialized(1, 1)
                 self._joined = True
+            parallel_state.destroy_model_parallel()  # experts have a group of their own
+            parallel_state.ensure_model_parallel_initialized(1, 1)
             loader = get_model_loader(config.load_config)
             return loader.load_model(config, config.model_config), config
 
