@@ -201,8 +201,8 @@ def section(rows: list[Row], day: str) -> str:
         "- *trains*: one step of SFT changes its weights.",
         "- *exports*: the exported folder, opened again, has the same weights.",
         "- *syncs*: after the learner's buckets, vLLM's model in its worker's own code has every "
-        "tensor that it has when it loads the exported folder. No text is generated here; whole "
-        "runs play with Llama and Idefics3 only.",
+        "tensor that it has when it loads the exported folder. Where it says no, some "
+        "of them differ. No text is generated here; whole runs play with Llama and Idefics3 only.",
         "",
         "| column | " + " | ".join(("yes", "no, padded", "no", "not run")) + " |",
         "| --- | --- | --- | --- | --- |",
