@@ -181,7 +181,9 @@ def _why(error: Exception) -> str:
     """The last line that says something, short enough for a cell."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    if text.endswith(":") and len(lines) > 1:
+    if "validation error for" in text and len(lines) > 2:  # pydantic's head, then the key
+        text = lines[2]
+    elif text.endswith(":") and len(lines) > 1:
         text = f"{text} {lines[1]}"
     return text.replace("|", "/").replace("<", "‹").replace("`", "'")[:110]
 
@@ -208,7 +210,7 @@ def section(rows: list[Row], day: str) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for column in (*STEPS, "syncs"):
-        count = Counter(_kind(getattr(row, column)) for row in built)
+        count = Counter(kind(getattr(row, column)) for row in built)
         cells = (count["yes"], count["padded"], count["no"], count["not run"])
         lines.append(f"| {column} | " + " | ".join(map(str, cells)) + " |")
     lines += ["", "| family | loads | packs isolated | trains | exports | syncs |"]
@@ -226,7 +228,8 @@ def section(rows: list[Row], day: str) -> str:
     return "\n".join(lines)
 
 
-def _kind(cell: str) -> str:
+def kind(cell: str) -> str:
+    """What a cell counts as: yes, padded, no or not run."""
     if cell in (YES, NOT_RUN):
         return cell
     if cell.endswith("padded"):
