@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -185,6 +186,7 @@ def _why(error: Exception) -> str:
         text = lines[2]
     elif text.endswith(":") and len(lines) > 1:
         text = f"{text} {lines[1]}"
+    text = re.sub(r"'?/\S*/\S*", "the folder", text)  # no path of the machine on the page
     return text.replace("|", "/").replace("<", "‹").replace("`", "'")[:110]
 
 
