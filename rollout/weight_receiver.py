@@ -20,6 +20,7 @@ from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
+from vllm.platforms import current_platform
 
 from rollout.bucket import BucketHeader, unpack
 
@@ -54,6 +55,7 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
 
     def start_weight_update(self) -> None:
         """Prepare every layer to be loaded again."""
+        self._expert_kernels = self._take_expert_kernels()
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: BucketMessage) -> None:
@@ -66,6 +68,23 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
         """Put the loaded layers into use."""
         finalize_layerwise_reload(self.model, self.model_config)
         self.refresh_packed_linears()
+        for method, kernel in self._expert_kernels:
+            if method.moe_kernel is None:  # nothing of this layer has arrived
+                method.moe_kernel = kernel
+
+    def _take_expert_kernels(self) -> list[tuple[Any, Any]]:
+        """Take the kernels of mixture-of-experts layers away, so that new weights are packed.
+
+        On a CPU these layers hold packed weights. vLLM packs them only where there is no kernel
+        yet: with one, it would compute with the new weights unpacked, without an error.
+        """
+        methods: list[Any] = [getattr(m, "quant_method", None) for m in self.model.modules()]
+        kernels = []
+        for method in methods if current_platform.is_cpu() else ():
+            if getattr(method, "moe_kernel", None) is not None:
+                kernels.append((method, method.moe_kernel))
+                method.moe_kernel = None
+        return kernels
 
     def refresh_packed_linears(self) -> None:
         """Renew the packed copies of their weights that linear layers keep on a CPU.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from learner import distributed
 from learner.engine import TrainingEngine
+from tests.support.families import Family, save_tiny
 from tests.support.learner import config, save_llama, spawn
 
 
@@ -20,6 +23,33 @@ def test_shapes_are_those_of_the_buckets(tmp_path, stage, tied):
     received = [(n, t.dtype, tuple(t.shape)) for b in engine.weights(10_000) for n, t in b]
     assert shapes == received
     assert ("lm_head.weight" in {name for name, *_ in shapes}) is not tied
+    engine.close()
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_merged_experts_come_apart_within_the_limit(tmp_path, stage):
+    """A layer's experts are larger than a bucket; they come by their checkpoint names."""
+    folder = save_tiny(Family("mixtral", "MixtralForCausalLM", vision=False), tmp_path)
+    cfg = config(stage=stage)
+    engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)
+    buckets = [[(n, t.clone()) for n, t in bucket] for bucket in engine.weights(20_000)]
+    assert all(sum(t.nbytes for _, t in b) <= 20_000 for b in buckets)
+    received = [named for bucket in buckets for named in bucket]
+    assert engine.weight_shapes() == [(n, t.dtype, tuple(t.shape)) for n, t in received]
+    saved = load_file(folder / "model.safetensors")
+    assert sorted(n for n, _ in received) == sorted(saved)
+    assert all(torch.equal(t, saved[n]) for n, t in received)
+    engine.close()
+
+
+def test_other_ranks_get_as_many_empty_buckets(tmp_path, monkeypatch):
+    folder = save_tiny(Family("mixtral", "MixtralForCausalLM", vision=False), tmp_path)
+    cfg = config()
+    engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)
+    full = list(engine.weights(20_000))
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    assert list(engine.weights(20_000)) == [[]] * len(full)
+    assert all(engine.weights(20_000, everywhere=True))
     engine.close()
 
 

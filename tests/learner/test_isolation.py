@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import Idefics3Config, LlamaConfig
 
 from configs.schema import ModelConfig, RolloutConfig, RunConfig
 from learner import distributed
@@ -153,6 +153,15 @@ def test_the_probe_has_no_token_of_pictures_or_of_roles():
     assert not np.array_equal(first.token_ids[:100], second.token_ids[:100])
     again, _ = probe(made, settings(context=2048), False, (3, 4))
     assert np.array_equal(first.token_ids, again.token_ids)
+
+
+def test_special_tokens_of_the_language_model_inside_count_too():
+    inside = {"vocab_size": 48, "pad_token_id": 5, "bos_token_id": None, "eos_token_id": None}
+    made = Idefics3Config(text_config=LlamaConfig(**inside).to_dict(), image_token_id=7)
+    first, second = probe(made, settings(context=2048), False, ())
+    seen = {*first.token_ids.tolist(), *second.token_ids.tolist()}
+    assert seen.isdisjoint({5, 7})
+    assert len(seen) > 40
 
 
 def test_the_probe_is_scored_at_both_ends():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -139,8 +140,9 @@ class EngineModels:
             if not self._joined:
                 store = f"file://{folder.resolve()}/rendezvous"
                 parallel_state.init_distributed_environment(1, 0, store, 0, "gloo")
-                parallel_state.ensure_model_parallel_initialized(1, 1)
                 self._joined = True
+            parallel_state.destroy_model_parallel()  # experts have a group of their own
+            parallel_state.ensure_model_parallel_initialized(1, 1)
             loader = get_model_loader(config.load_config)
             return loader.load_model(config, config.model_config), config
 
@@ -180,8 +182,11 @@ def _why(error: Exception) -> str:
     """The last line that says something, short enough for a cell."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    if text.endswith(":") and len(lines) > 1:
+    if "validation error for" in text and len(lines) > 2:  # pydantic's head, then the key
+        text = lines[2]
+    elif text.endswith(":") and len(lines) > 1:
         text = f"{text} {lines[1]}"
+    text = re.sub(r"'?/\S*/\S*", "the folder", text)  # no path of the machine on the page
     return text.replace("|", "/").replace("<", "‹").replace("`", "'")[:110]
 
 
@@ -200,14 +205,14 @@ def section(rows: list[Row], day: str) -> str:
         "- *trains*: one step of SFT changes its weights.",
         "- *exports*: the exported folder, opened again, has the same weights.",
         "- *syncs*: after the learner's buckets, vLLM's model in its worker's own code has every "
-        "tensor that it has when it loads the exported folder. No text is generated here; whole "
-        "runs play with Llama and Idefics3 only.",
+        "tensor that it has when it loads the exported folder. Where it says no, some "
+        "of them differ. No text is generated here; whole runs play with Llama and Idefics3 only.",
         "",
         "| column | " + " | ".join(("yes", "no, padded", "no", "not run")) + " |",
         "| --- | --- | --- | --- | --- |",
     ]
     for column in (*STEPS, "syncs"):
-        count = Counter(_kind(getattr(row, column)) for row in built)
+        count = Counter(kind(getattr(row, column)) for row in built)
         cells = (count["yes"], count["padded"], count["no"], count["not run"])
         lines.append(f"| {column} | " + " | ".join(map(str, cells)) + " |")
     lines += ["", "| family | loads | packs isolated | trains | exports | syncs |"]
@@ -225,7 +230,8 @@ def section(rows: list[Row], day: str) -> str:
     return "\n".join(lines)
 
 
-def _kind(cell: str) -> str:
+def kind(cell: str) -> str:
+    """What a cell counts as: yes, padded, no or not run."""
     if cell in (YES, NOT_RUN):
         return cell
     if cell.endswith("padded"):
