@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -72,9 +73,9 @@ def test_a_home_that_is_not_there_is_named(home, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
 def test_a_temporary_folder_that_ray_cannot_use_is_named(home, monkeypatch, tmp_path, name):
-    for folder in ("häuser", "a" * 60):
-        place = tmp_path / folder
-        place.mkdir()
+    short = tempfile.mkdtemp(prefix="ü", dir="/tmp")
+    os.rmdir(short)  # its letters are what is wrong, before it is looked for
+    for place in (short, tmp_path / ("a" * 60)):
         monkeypatch.setenv(name, str(place))
         refused(home, f"{name}={place}: Ray puts sockets there", "set RAY_TMPDIR to another")
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
