@@ -24,7 +24,8 @@ null in the forms of JSON, and text otherwise; a setting that is text and has su
 quotes (`"env.settings.city='1e3'"`).
 
 A mapping given as a whole, as `env.settings={}` or `'env.settings={modality: vision}'`, takes the
-place of the file's, which another `env.id` needs; `env.settings.modality=vision` adds to it. Sections
+place of the file's, which another `env.id` needs; `env.settings.modality=vision` adds to it.
+Sections
 (`'ppo={epochs: 2}'`) keep the keys that are not given.
 
 This page is made by `python -m configs.docs > docs/configuration.md`.
