@@ -50,7 +50,8 @@ FLOORS = {  # from bottom to top: a part imports itself and the floors below, ne
     "report": ((REST,), ("study",)),
     "cluster": (
         ("failures", "handles"),
-        ("wait", "cursor", "run_folder", "environments"),
+        ("wait", "cursor", "run_folder", "environments", "demonstration_files", "picture_files"),
+        ("demonstration_rows",),
         ("placement", "weights", "demonstrations"),
         (REST,),
         ("preflight",),
