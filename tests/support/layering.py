@@ -51,8 +51,8 @@ FLOORS = {  # from bottom to top: a part imports itself and the floors below, ne
     "cluster": (
         ("failures", "handles"),
         ("lease",),
-        ("wait", "cursor", "run_folder", "environments"),
-        ("demonstration_files",),
+        ("wait", "cursor", "run_folder", "environments", "demonstration_files", "picture_files"),
+        ("demonstration_rows",),
         ("placement", "weights", "demonstrations"),
         (REST,),
         ("preflight",),
