@@ -37,6 +37,12 @@ def test_it_is_read_from_the_template():
     assert read("llama-2").around == {"<s>", "</s>"}
 
 
+def test_tokens_around_reasoning_are_inside_an_answer():
+    for key in ("reasoning_content", "thinking"):
+        text = chatml(f"{TURN} + ('<think>' + m.{key} if m.{key} else '')")
+        assert read("qwen3", text).inside == {"<think>"}
+
+
 def test_of_doubled_end_tokens_the_first_ends():
     found = read("qwen2", chatml(end="<|im_end|><|endoftext|>\\n"))
     assert (found.end, found.appends) == ("<|im_end|>", True)
@@ -69,6 +75,11 @@ def test_an_end_only_between_messages():
         ),
         (chatml(opening=""), "though it begins an answer with '<|im_start|>assistant\\n'"),
         (chatml(end="\\n\\n", turn="m['content']", opening=""), "ends an answer with '\\n\\n'"),
+        (
+            "{% for m in messages %}{{ (' so <|im_start|>' if loop.index0 == 2 else '') }}"
+            "{{ m['content'] }}{% endfor %}",
+            "ends an answer with ' so <|im_start|>'",
+        ),
         ("{{ nothing.at_all }}", "refuses messages of the roles user"),
     ],
 )

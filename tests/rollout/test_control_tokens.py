@@ -57,7 +57,7 @@ def test_what_is_to_be_kept_stays_a_token():
 def test_what_is_a_control_token():
     tokenizer = BY_NAME["qwen3"].tokenizer()
     tokenizer.add_tokens(["<table>", "\n\n"])  # Gemma has such, which are nothing but text
-    control = ControlTokens(tokenizer, tokenizer.chat_template)
+    control = ControlTokens(tokenizer, tokenizer.chat_template + "\n\n")
     named = {"<|im_start|>", "<|im_end|>", "<|endoftext|>"}
     written = {"<think>", "</think>", "<tool_response>", "</tool_response>"}
     assert set(control.ids) == named | written
