@@ -1,11 +1,12 @@
 # make demo: watch a small policy learn the 24 game (about five minutes after the set-up).
-# make test: what CI runs. make test-slow: minutes-long tests. make bench: figures and ratios, all
+# make test: what CI runs, in JOBS=2 processes. make test-slow: minutes-long tests. make bench: figures and ratios, all
 # or BENCHMARKS='one two'.
 # make check: style, types, layering. make lock: renew requirements/cpu.lock. make clean.
 
 BIN := .venv/bin
 NAME ?= demo-$(shell date +%Y%m%d-%H%M%S)
 ARGS ?=
+JOBS ?= 2
 BENCHMARKS ?= $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))
 export PYTHON
 SHELL := bash
@@ -16,8 +17,8 @@ SHELL := bash
 demo: setup
 	$(BIN)/cardinal train configs/gp_l.yaml name=$(NAME) $(ARGS)
 
-test: check
-	$(BIN)/python -m pytest $(ARGS)
+test: check # a file's tests share their engine: one process runs them all
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow $(ARGS)
