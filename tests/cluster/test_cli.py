@@ -33,7 +33,7 @@ def run(tmp_path):
         (["data", GP, "face_rul=ten", "--out", "x"], "nearest is face_rule"),
         (["baseline", GP, "--episodes", "0"], "--episodes 0: must be at least 1"),
         (["baseline", GP, "face_rul=ten"], "nearest is face_rule"),
-        (["data", "no.json", "--out", "x"], "no.json: cannot be read"),
+        (["data", "no.json", "--out", "x"], "no.json: there is no such file"),
         (["init-model", "gp_l", "model.path=/x", "--out", "y"], "must be null"),
         (["play", GP, "--seed", "-1"], "--seed -1: must be at least 0"),
     ],
@@ -88,6 +88,6 @@ def test_every_command_says_what_it_does(capsys):
     shown = capsys.readouterr().out
     assert stop.value.code == 0
     names = [command.name for group in GROUPS for command in group.COMMANDS]
-    assert len(names) == len(set(names)) == 15
+    assert len(names) == len(set(names)) == 16
     for name in names:
         assert re.search(rf"\n    {name} +\w|\n    {name}\n +\w", shown), name

@@ -145,8 +145,8 @@ def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
 @pytest.mark.parametrize(
     ("cursor", "parquet", "rendered"),
     [
-        (None, "data", ("data", "initial", 300.0)),
-        (Cursor("sft", step=3), "data", ("data", "initial", 300.0)),
+        (None, "data", ("data", "initial", 300.0, None)),
+        (Cursor("sft", step=3), "data", ("data", "initial", 300.0, None)),
         (Cursor("ppo"), "data", None),
         (Cursor("done"), "data", None),
         (None, None, None),

@@ -129,12 +129,18 @@ def test_features_of_old_weights_would_be_noticed(vision_engine, model, renderer
     assert difference(vision_engine, model, renderer, played) < LIMIT
 
 
-@pytest.mark.parametrize("context", [20, 60])
-def test_a_context_too_long_truncates_the_episode(vision_engine, renderer, context):
-    """Never inside a picture: what is left holds all of its tokens or none."""
-    limits = EpisodeLimits(answer_tokens=12, context_tokens=context, episode_deadline_s=60)
+def test_a_context_too_long_truncates_the_episode(vision_engine, renderer):
+    """Never inside a picture: what is left holds all of its tokens."""
+    limits = EpisodeLimits(answer_tokens=12, context_tokens=60, episode_deadline_s=60)
     for t in episodes(vision_engine, renderer, n=4, limits=limits):
         assert t.end == "truncated"
         assert t.failure == ""
         counts = [(s.token_ids == renderer.processor.token_id).sum() for s in t.segments]
-        assert counts == ([] if context == 20 else [16])
+        assert counts == [16]
+
+
+def test_a_first_prompt_over_the_context_fails_the_episode(vision_engine, renderer):
+    limits = EpisodeLimits(answer_tokens=12, context_tokens=20, episode_deadline_s=60)
+    for t in episodes(vision_engine, renderer, n=4, limits=limits):
+        assert (t.end, t.segments) == ("failed", ())
+        assert "20" in t.failure

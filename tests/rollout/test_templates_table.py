@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 from configs.paths import ROOT
 from envs.base import TextEnv
@@ -18,6 +19,7 @@ from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
 from rollout.pictures import Picture
 from rollout.renderer import Renderer
 from tests.support.engines import ScriptedEngine
+from tests.support.environments import InProcess
 from tests.support.marked_section import check_section
 from tests.support.real_templates import BY_NAME, TEMPLATES
 
@@ -107,8 +109,13 @@ def sft(name, **options):
     return "exact"
 
 
+METRICS = {"success": 1.0, "first_try": 1.0}
+
+
 class Talk(TextEnv):
     """Asks QUESTIONS, whatever is answered."""
+
+    spec = EnvSpec("Talk-v0")
 
     def __init__(self, turns):
         self.turns, self.asked, self.answers, self.truncated = turns, 0, [], False
@@ -128,7 +135,7 @@ class Talk(TextEnv):
         observation = {"message": QUESTIONS[self.asked % 5], "restart": 0}
         self.asked += 1
         ends = (False, over) if self.truncated else (over, False)
-        return self.shown(observation), 1.0, *ends, {"metrics": {}, "message": ""}
+        return self.shown(observation), 1.0, *ends, {"metrics": METRICS, "message": ""}
 
     def expert(self):
         return ""
@@ -155,7 +162,7 @@ def play(name, turns):
     env = Talk(turns)
     engine = ScriptedEngine([sampled(renderer, turn) for turn in range(turns)])
     request = EpisodeRequest("a", "v", 0, 0)
-    trajectory = asyncio.run(run_episode(request, env, engine, renderer, LIMITS))
+    trajectory = asyncio.run(run_episode(request, InProcess(env), engine, renderer, LIMITS))
     return renderer, env, engine, trajectory
 
 
@@ -180,7 +187,7 @@ def test_a_turn_with_a_prompt_of_its_own_is_a_segment():
         env.truncated = True
         engine = ScriptedEngine([sampled(renderer, turn) for turn in range(2)])
         request = EpisodeRequest("a", "v", 0, 0, bootstrap=True)
-        played = asyncio.run(run_episode(request, env, engine, renderer, LIMITS))
+        played = asyncio.run(run_episode(request, InProcess(env), engine, renderer, LIMITS))
         said = ANSWERS if renderer.appends else env.answers
         pairs = [*zip(QUESTIONS, said, strict=False), (QUESTIONS[2], "")]
         messages = [
@@ -208,7 +215,7 @@ def test_every_prompt_of_its_own_shows_the_picture(vision_model, tmp_path):
     engine = ScriptedEngine([renderer.answer(answer) for answer in ANSWERS[:3]])
     engine.expand = renderer.processor
     request = EpisodeRequest("a", "v", 0, 0)
-    played = asyncio.run(run_episode(request, env, engine, renderer, LIMITS))
+    played = asyncio.run(run_episode(request, InProcess(env), engine, renderer, LIMITS))
     features = renderer.processor.features(Picture.of(env.image))
     assert env.answers[0] == "!8 * 3"
     for segment in played.segments:

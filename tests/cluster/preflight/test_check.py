@@ -187,9 +187,6 @@ def test_demonstrations_that_cannot_be_used(tmp_path, capsys, monkeypatch):
     refused(cfg, "a.parquet: has no column messages or conversations; it has text")
     one = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     pq.write_table(pa.table({"messages": [one]}), tmp_path / "a.parquet")
-    refused(cfg, "demonstration 0: no message has train set to true")
-    one.append({"role": "assistant", "content": "b", "train": True})
-    pq.write_table(pa.table({"messages": [one]}), tmp_path / "a.parquet")
     refused(cfg, "holds 1 demonstrations, sft.batch_size=32")
     pq.write_table(pa.table({"messages": [one] * 31}), tmp_path / "b.parquet")
     show(check(cfg))

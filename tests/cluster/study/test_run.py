@@ -202,9 +202,9 @@ def test_a_matched_arm_needs_its_match_and_what_that_spent(tmp_path):
 
 
 def test_an_arm_may_evaluate_the_initial_model_alone(tmp_path):
-    arms = "  start: {set: {sft.steps: 0}}\n  sft: {set: {sft.steps: 5}}"
+    arms = "  base: {set: {sft.steps: 0}}\n  sft: {set: {sft.steps: 5}}"
     study = load_study(written(tmp_path, arms, HEAD))
-    run = study.run("start", 1)
+    run = study.run("base", 1)
     assert (run.sft.steps, run.ppo.updates) == (0, 0)
     with pytest.raises(ConfigError, match="leave nothing to train"):
         load("gp_l_debug", ["sft.steps=0", "ppo.updates=0"])
@@ -214,15 +214,16 @@ PRIMARY = "primary:\n  - {arm: ppo, against: sft, variant: train}\n"
 
 
 def test_primary_comparisons_are_kept_and_cannot_be_chosen_afterwards(tmp_path):
-    study = load_study(written(tmp_path, GOOD, HEAD + PRIMARY))
+    head = HEAD.replace("seeds: [1]", "seeds: [1, 2, 3]")
+    study = load_study(written(tmp_path, GOOD, head + PRIMARY))
     assert run_study(study, Trainer()) == 0
     kept = yaml.safe_load((study.folder / "study.yaml").read_text())["primary"]
     assert kept == [{"arm": "ppo", "against": "sft", "variant": "train", "measure": "success"}]
     assert run_study(study, Trainer()) == 0
-    other = load_study(written(tmp_path, GOOD, HEAD + PRIMARY.replace("sft", "start")))
+    other = load_study(written(tmp_path, GOOD, head + PRIMARY.replace("sft", "start")))
     with pytest.raises(ConfigError, match="primary: differs from that of the study begun"):
         run_study(other, Trainer())
-    none = load_study(written(tmp_path, GOOD, HEAD))
+    none = load_study(written(tmp_path, GOOD, head))
     with pytest.raises(ConfigError, match="primary: differs"):
         run_study(none, Trainer())
     file = study.folder / "study.yaml"  # of a folder begun before there were any

@@ -37,7 +37,7 @@ def test_a_setting_overrides_its_preset() -> None:
         ({"city": "Lagoss"}, ["city=Lagoss", "nearest is Lagos"]),
         ({"drop_rate": 1.5}, ["drop_rate", "1.5", "at most 1"]),
         ({"verify_iter": 0}, ["verify_iter=0", "at least 1"]),
-        ({"image_size": "big"}, ["image_size", "'big'", "Integer"]),
+        ({"image_size": "big"}, ["image_size", "'big'", "whole number"]),
         ({"init_heading": 360}, ["init_heading=360", "at most 359"]),
         ({"city": "benchmark", "split": "train"}, ["split", "'train'", "benchmark"]),
         ({"trajectories": "suboptimal", "verify_iter": 1}, ["verify_iter", "1", "at least 2"]),
@@ -61,7 +61,7 @@ def test_refusals_name_key_value_and_rule(settings, words) -> None:
     [
         ({"verify_iter": 1.5}, ["verify_iter=1.5", "whole number"]),
         ({"verify_iter": "two"}, ["verify_iter", "'two'"]),
-        ({"routes": 2.0}, ["routes=2.0", "whole number"]),
+        ({"routes": 2.5}, ["routes=2.5", "whole number"]),
         ({"drop_rate": "half"}, ["drop_rate", "'half'"]),
         ({"drop_rate": float("nan")}, ["drop_rate", "finite"]),
         ({"mapping_radius": float("inf")}, ["mapping_radius", "finite"]),
