@@ -40,8 +40,13 @@ def _setting_hint(path: str | Path, overrides: Sequence[str], sentence: str) -> 
     """`; the environment has env.settings.KEY`, of an override that lacks its section."""
     keys = [pair.partition("=")[0] for pair in overrides]
     key = next((k for k in keys if sentence.startswith(f"{k}: there is no such key")), None)
+    if key is None:
+        return ""
     chosen = [pair for pair in overrides if pair.startswith("env.id=")]
-    cls = env_class(load(path, chosen).env.id)
+    try:
+        cls = env_class(load(path, chosen).env.id)
+    except ValueError:  # no such environment, which is another fault than the first
+        return ""
     known = cls is not None and key in {field.name for field in fields(cls.Settings)}
     return f"; the environment has env.settings.{key}" if known else ""
 

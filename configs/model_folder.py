@@ -166,7 +166,7 @@ def _causal_config(folder: Path, key: str) -> PretrainedConfig:
     from transformers.models.auto import modeling_auto
 
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the boundary to transformers, which raises all kinds
         raise ConfigError(f"{key}: config.json cannot be used: {one_line(error)}") from error
     kinds = config.architectures or []

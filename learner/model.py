@@ -246,7 +246,7 @@ def model_config(folder: Path) -> PretrainedConfig:
     """
     if not (folder / "config.json").is_file():
         raise ValueError(f"model.path is {folder}; there is no config.json in it")
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     parts = (config, config.get_text_config(), getattr(config, "vision_config", None))
     for part in {id(c): c for c in parts if c is not None}.values():
         for name, value in list(vars(part).items()):

@@ -66,7 +66,10 @@ class State:
     pace: (elapsed_s, steps done) of the newest records of the current counted phase.
     evals: the newest record of each stage and variant.
     seen, elapsed_s: clock (s, monotonic) at the newest record, and its own time.
+    since: Unix time from which on phases and pace count; those of before a resume have ended.
     """
+
+    since: float = 0.0
 
     phases: list[str] = field(default_factory=list)
     last: dict[str, Record] = field(default_factory=dict)
@@ -84,6 +87,8 @@ class State:
         self.seen, self.elapsed_s = clock, record["elapsed_s"]
         for measured in (record, *(record.get("check") or {}).values()):
             self.parity = max(self.parity, measured.get("parity_mean_abs") or 0.0)
+        if kind in ("phase", "sft", "ppo") and record.get("time", self.since) < self.since:
+            return
         if kind == "phase":
             self._phase(record)
         elif kind in ("sft", "ppo"):
@@ -139,7 +144,8 @@ class Progress:
     """
 
     def __init__(self, folder: str | Path, cfg: RunConfig, console: Console | None = None) -> None:
-        self.cfg, self.state = cfg, State()
+        self._since = time.time()
+        self.cfg, self.state = cfg, State(self._since)
         self.console = console or Console()
         self._tail = Tail(Path(folder) / METRICS)
         self._begin = time.monotonic()
@@ -167,7 +173,7 @@ class Progress:
         clock = time.monotonic()
         records = self._tail.read()
         if self._tail.replaced:
-            self.state = State()
+            self.state = State(self._since)
         for record in records:
             self.state.add(record, clock)
         if self._live:

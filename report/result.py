@@ -5,6 +5,7 @@ Input: a run folder and its summary. Output: lines on the terminal, the same as 
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -62,5 +63,6 @@ def closing_lines(folder: Path, summary: Record) -> list[str]:
     checkpoints = [folder / "checkpoints" / stage for stage in ("ppo", "sft")]
     last = next((place for place in checkpoints if place.is_dir()), None)
     if last:
-        lines += [f"checkpoint  {last}", f"chat        {sys.executable} -m {SERVER} --model {last}"]
+        serve = shlex.join([sys.executable, "-m", SERVER, "--model", str(last)])
+        lines += [f"checkpoint  {last}", f"chat        {serve}"]
     return lines

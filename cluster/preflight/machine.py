@@ -99,6 +99,13 @@ def _check_home() -> None:
 
 def _check_temporary() -> None:
     """Ray's sockets and logs, and everybody's temporary files."""
+    for variable in ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR"):
+        place = os.environ.get(variable, "")
+        if place.split() not in ([], [place]):
+            raise ConfigError(
+                f"{variable}={place}: holds a blank, and the compiler of vLLM's kernels, which "
+                "works there, splits its arguments at blanks; choose another folder"
+            )
     name = next((n for n in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(n)), None)
     folder = os.environ[name] if name else "/tmp"
     key = f"{name}={folder}" if name else folder

@@ -76,3 +76,12 @@ def test_what_is_not_refused_is_loaded():
 def test_keys_of_settings():
     assert settings_key("rollout") == "env.settings"
     assert settings_key("eval/a/eval/b") == "eval.variants.a/eval/b"
+
+
+@pytest.mark.parametrize("keys", [[], ["face_rule=ten"]])
+@pytest.mark.parametrize("env_id", ["cardinal/GeneralPoint-v0", "nomodule:Foo-v0", "foo"])
+def test_an_environment_that_is_not_there_is_one_sentence(env_id, keys):
+    with pytest.raises(ConfigError) as error:
+        load_run("gp_l_debug", [f"env.id={env_id}", *keys])
+    assert "\n" not in str(error.value)
+    assert (env_id if not keys else "face_rule") in str(error.value)

@@ -30,7 +30,9 @@ def state_of(*records: dict[str, Any], clock: float = 0.0) -> State:
 def shown(folder: Path, terminal: bool) -> tuple[Progress, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=160, color_system=None)
-    return Progress(folder, RunConfig(name="demo"), console), out
+    progress = Progress(folder, RunConfig(name="demo"), console)
+    progress.state.since = 0.0  # records of these tests have no wall clock
+    return progress, out
 
 
 def test_tail_gives_each_record_once_and_waits_for_half_lines(tmp_path: Path) -> None:
@@ -245,3 +247,18 @@ def test_training_is_shown_by_the_measure_of_the_first_evaluation() -> None:
         assert dict(numbers(state, "ppo"))["success"] == text
     state.evals.clear()
     assert dict(numbers(state, "ppo"))["success"] == "50.0 % [43.9, 56.1]"
+
+
+def test_what_ran_before_a_resume_has_ended() -> None:
+    """Its phases are not open, and its pace does not count down."""
+    state = State(since=100.0)
+    old = [
+        {"kind": "phase", "phase": "sft", "event": "begin"},
+        *({"kind": "sft", "step": step, "steps": 9} for step in (1, 2)),
+    ]
+    for number, record in enumerate(old):
+        state.add(record | {"time": 90.0 + number, "elapsed_s": float(number)}, 0.0)
+    assert (state.phases, state.done(), state.seconds_left(0.0)) == ([], (0, 0), None)
+    for number, record in enumerate(old):
+        state.add(record | {"time": 100.0 + number, "elapsed_s": 5.0 + number}, 0.0)
+    assert (state.phases, state.done()) == (["sft"], (2, 9))

@@ -153,3 +153,16 @@ def test_a_machine_without_shared_memory_is_not_asked_for_any(monkeypatch, tmp_p
     monkeypatch.setattr(machine, "SHARED_MEMORY", tmp_path / "none")
     room(monkeypatch, shared=0)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "TORCHINDUCTOR_CACHE_DIR"])
+def test_a_blank_in_a_path_of_the_compiler_is_named(home, tmp_path, monkeypatch, name):
+    """g++ says `input file '/tmp/my' is the same as output file` after two minutes."""
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # whose sockets need a short path
+    for place in (tmp_path / "my folder", tmp_path / "my"):
+        place.mkdir()
+        monkeypatch.setenv(name, str(place))
+        if " " in place.name:
+            refused(home, f"{name}={place}: holds a blank")
+        else:
+            home()
