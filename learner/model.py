@@ -328,13 +328,14 @@ def save_trunk(
 ) -> None:
     """Write a trunk into a Hugging Face folder, with the other files of the folder it came from.
 
-    Args:
-        state: the weights to write, by the names that the trunk has without adapters.
+    The state holds the weights to write, by the names that the trunk has without adapters.
     """
     target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
-        if file.is_file() and not file.name.endswith(WEIGHT_FILES) and source != target:
-            shutil.copyfile(file, target / file.name)
+        copy = target / file.name
+        other = file.is_file() and not file.name.endswith(WEIGHT_FILES)
+        if other and file.resolve() != copy.resolve():
+            shutil.copyfile(file, copy)
     given = source / GENERATION_CONFIG_NAME
     # Without the file transformers takes the keys of config.json, and writes none back there.
     generation = given.read_text() if given.is_file() else trunk.generation_config.to_json_string()
