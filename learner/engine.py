@@ -275,17 +275,17 @@ class TrainingEngine:
         """Put back exactly what `perturb` changed."""
         self._weights.restore()
 
-    def export(self, folder: str | Path) -> None:
+    def export(self, folder: str | Path, stop_ids: Sequence[int] = ()) -> None:
         """Write a Hugging Face folder that plain transformers and vLLM load; a collective call.
 
-        A value head gets a file of its own.
+        A value head gets a file of its own. The stop ids are as of `save_trunk`.
         """
         target = Path(folder)
         state, head = self._weights.state_dict(), {}
         if self.model.value_head is not None:
             head = self._full_parameters(self.model.value_head)
         if distributed.rank() == 0:
-            save_trunk(self.model.trunk, self._folder, target, state)
+            save_trunk(self.model.trunk, self._folder, target, state, stop_ids)
             if head:
                 save_file(head, target / VALUE_HEAD_FILE)
                 write_index(target)

@@ -324,11 +324,17 @@ def _trainable(trunk: PreTrainedModel) -> PreTrainedModel:
 
 
 def save_trunk(
-    trunk: PreTrainedModel, source: Path, target: Path, state: Mapping[str, torch.Tensor]
+    trunk: PreTrainedModel,
+    source: Path,
+    target: Path,
+    state: Mapping[str, torch.Tensor],
+    stop_ids: Sequence[int] = (),
 ) -> None:
     """Write a trunk into a Hugging Face folder, with the other files of the folder it came from.
 
-    The state holds the weights to write, by the names that the trunk has without adapters.
+    The state holds the weights to write, by the names that the trunk has without adapters. Where
+    the source has no generation_config.json, the one written names the stop ids, if any are given,
+    so that other programs end an answer where the run did.
     """
     target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
@@ -337,11 +343,16 @@ def save_trunk(
         if other and file.resolve() != copy.resolve():
             shutil.copyfile(file, copy)
     given = source / GENERATION_CONFIG_NAME
-    # Without the file transformers takes the keys of config.json, and writes none back there.
-    generation = given.read_text() if given.is_file() else trunk.generation_config.to_json_string()
-    trunk.generation_config = GenerationConfig()  # it refuses to write one that it calls invalid
-    trunk.save_pretrained(target, state_dict=dict(state))
-    (target / GENERATION_CONFIG_NAME).write_text(generation)
+    if given.is_file():
+        generation = given.read_bytes()
+    else:  # transformers took the keys of config.json, and writes none back there
+        if stop_ids:
+            trunk.generation_config.eos_token_id = list(stop_ids)
+        generation = trunk.generation_config.to_json_string().encode()
+    own, trunk.generation_config = trunk.generation_config, GenerationConfig()
+    trunk.save_pretrained(target, state_dict=dict(state))  # would refuse an invalid one
+    trunk.generation_config = own
+    (target / GENERATION_CONFIG_NAME).write_bytes(generation)
 
 
 def load_value_head(folder: Path, hidden: int, seed: int) -> ValueHead:

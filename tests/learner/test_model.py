@@ -165,6 +165,11 @@ def test_a_trunk_is_saved_whatever_its_configuration_says_of_generation(tmp_path
     again = load_trunk(target, torch.float32, "sdpa")
     assert getattr(again.generation_config, key) == value
     assert again.generation_config.eos_token_id == 5
+    assert getattr(trunk.generation_config, key) == value  # it can be saved again
+    save_trunk(trunk, source, target, trunk.state_dict(), stop_ids=(5, 6))
+    again = load_trunk(target, torch.float32, "sdpa")
+    assert again.generation_config.eos_token_id == [5, 6]
+    assert getattr(again.generation_config, key) == value
     assert all(torch.equal(w, trunk.state_dict()[n]) for n, w in again.state_dict().items())
 
 
@@ -179,7 +184,7 @@ def test_a_trunk_is_saved_with_the_other_files_of_its_folder(tmp_path):
         (source / name).write_bytes(content)
     trunk = load_trunk(source, torch.float32, "sdpa")
     for folder in (target, source):  # also in place
-        save_trunk(trunk, source, folder, trunk.state_dict())
+        save_trunk(trunk, source, folder, trunk.state_dict(), stop_ids=(5, 6))
         assert (folder / "generation_config.json").read_text() == generation
         assert (folder / "tokenizer.json").read_text() == "{}"
     files = {file.name for file in target.iterdir()}
