@@ -67,7 +67,7 @@ class LearnerRank:
     def export(self, engine: TrainingEngine, name: str) -> None:
         """Write the model as checkpoints/NAME; a collective call."""
         self.job.token.check()
-        engine.export(str(self.checkpoints / name))
+        engine.export(str(self.checkpoints / name), self.renderer.stop_ids)
 
     def move(self, cursor: Cursor) -> None:
         """Move the run to the cursor, once all ranks have come so far; a collective call."""

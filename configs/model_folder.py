@@ -110,6 +110,11 @@ def check_model(path: str | Path) -> ModelSize:
     )
 
 
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a file of a vocabulary."""
+    return any(file for pattern in VOCABULARIES for file in folder.glob(pattern))
+
+
 def check_tokenizer(path: str | Path) -> None:
     """Refuse a folder, or a hub's model, whose tokenizer is missing or in a damaged file.
 
@@ -119,7 +124,7 @@ def check_tokenizer(path: str | Path) -> None:
         ConfigError: names what is missing, or the file.
     """
     folder = find_model(str(path))
-    if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):
+    if not holds_tokenizer(folder):
         raise ConfigError(
             f"model.path={path}: holds no tokenizer, neither tokenizer.json nor a vocabulary "
             f"({', '.join(VOCABULARIES[1:])}); the model's own belongs into its folder"

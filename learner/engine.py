@@ -10,7 +10,6 @@ import contextlib
 import functools
 import math
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from learner.model import (
     ForwardOptions,
     Scores,
     load_actor_critic,
+    save_trunk,
 )
 from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
 
@@ -41,8 +41,7 @@ if not torch.cuda.is_available():
 import deepspeed
 from deepspeed.accelerator import get_accelerator
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -53,7 +52,6 @@ Means = dict[str, torch.Tensor]
 LossFn = Callable[[Scores, MicroBatch], tuple[torch.Tensor, Means]]
 Forward = Callable[..., tuple[torch.Tensor, ...]]  # ActorCritic.forward, possibly wrapped
 STATE = "state"
-WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".index.json", ".gguf")
 
 
 class ReferencePolicy:
@@ -277,30 +275,17 @@ class TrainingEngine:
         """Put back exactly what `perturb` changed."""
         self._weights.restore()
 
-    def export(self, folder: str | Path) -> None:
+    def export(self, folder: str | Path, stop_ids: Sequence[int] = ()) -> None:
         """Write a Hugging Face folder that plain transformers and vLLM load; a collective call.
 
-        The tokenizer's files are copied from where the phase began, and its generation_config.json
-        as it is; a value head gets a file of its own.
+        A value head gets a file of its own. The stop ids are as of `save_trunk`.
         """
         target = Path(folder)
         state, head = self._weights.state_dict(), {}
         if self.model.value_head is not None:
             head = self._full_parameters(self.model.value_head)
         if distributed.rank() == 0:
-            target.mkdir(parents=True, exist_ok=True)
-            for file in self._folder.iterdir():
-                copy = target / file.name
-                small = file.is_file() and not file.name.endswith(WEIGHT_FILES)
-                if small and file.resolve() != copy.resolve():
-                    shutil.copyfile(file, copy)
-            own = target / GENERATION_CONFIG_NAME
-            kept = own.read_bytes() if own.is_file() else None
-            if kept is not None:  # transformers would refuse to write one that it calls invalid
-                self.model.trunk.generation_config = GenerationConfig()
-            self.model.trunk.save_pretrained(target, state_dict=state)
-            if kept is not None:
-                own.write_bytes(kept)
+            save_trunk(self.model.trunk, self._folder, target, state, stop_ids)
             if head:
                 save_file(head, target / VALUE_HEAD_FILE)
                 write_index(target)

@@ -76,6 +76,12 @@ def answer_format(template: ChatTemplate, control: ControlTokens) -> AnswerForma
 
 def _check_order(template: ChatTemplate, text: str) -> None:
     contents = [QUESTIONS[0], ANSWERS[0], QUESTIONS[1], ANSWERS[1], QUESTIONS[2]]
+    parts = template.message("user", QUESTIONS[0])["content"]
+    if isinstance(parts, list) and str(parts) in text:
+        raise ValueError(
+            f"{template.name} writes the list of a message's parts as it is; the template of a "
+            "vision-language model must take content as text and image parts"
+        )
     places = [text.find(content) for content in contents]
     once = all(text.count(content) == 1 for content in contents)
     if not once or places != sorted(places):

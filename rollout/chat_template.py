@@ -36,8 +36,10 @@ class ChatTemplate:
         self, tokenizer: PreTrainedTokenizerBase, processor: PictureProcessor | None = None
     ) -> None:
         """Raises ValueError where there is no template."""
-        found = (processor.processor if processor else tokenizer).chat_template
-        source = found.get("default") if isinstance(found, dict) else found
+        # A processor has none where only tokenizer_config.json defines one.
+        own = processor.processor.chat_template if processor else None
+        templates = own or tokenizer.chat_template
+        source = templates.get("default") if isinstance(templates, dict) else templates
         if not source:
             raise ValueError(
                 f"tokenizer {tokenizer.name_or_path} has no chat template; "

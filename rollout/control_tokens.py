@@ -10,10 +10,11 @@ import json
 import re
 import secrets
 from collections.abc import Collection
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
+
+from configs.text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,6 +45,15 @@ class ControlTokens:
         longest_first = sorted(self.ids, key=len, reverse=True)
         self._any = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._marked = re.compile(f"{QUOTE}{QUOTE}|{QUOTE}?(?:{self._any.pattern})")
+        # No text can hold it, by accident or on purpose.
+        self._prefix = f"\ufdd1{secrets.token_hex(8)}"
+        try:
+            self._reader, self._own_ids = self._renamed()
+        except Exception as error:  # the boundary to tokenizers, which raises no other kind
+            raise ValueError(
+                f"tokenizer {tokenizer.name_or_path}: its tokenizer.json cannot be read with its "
+                f"control tokens renamed: {one_line(error)}"
+            ) from error
 
     def spelled(self, text: str) -> list[str]:
         """The control tokens in a text, in order."""
@@ -60,22 +70,18 @@ class ControlTokens:
         """Token ids of a rendered text."""
         if QUOTE not in text:
             return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        reader, ids = self._renamed
-        encoded = reader.encode(self._marked.sub(self._rename, text), add_special_tokens=False)
-        return [ids.get(token, token) for token in encoded.ids]
+        renamed = self._marked.sub(self._rename, text)
+        encoded = self._reader.encode(renamed, add_special_tokens=False)
+        return [self._own_ids.get(token, token) for token in encoded.ids]
 
     def _rename(self, found: re.Match[str]) -> str:
         unquoted = found[0].removeprefix(QUOTE)
         return unquoted if unquoted != found[0] else self._prefix + found[0]
 
-    @cached_property
-    def _prefix(self) -> str:
-        return f"\ufdd1{secrets.token_hex(8)}"  # that no text can hold, by accident or on purpose
-
-    @cached_property
     def _renamed(self) -> tuple[Tokenizer, dict[int, int]]:
         """The tokenizer with another spelling of its control tokens; its added ids to the own."""
         state = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        state["truncation"] = state["padding"] = None  # a conversation is never cut
         new = {old: self._prefix + old for old in self.ids}
         vocabulary, unknown = state["model"]["vocab"], state["model"].get("unk_token")
         state["model"]["unk_token"] = new.get(unknown, unknown)
@@ -84,6 +90,10 @@ class ControlTokens:
         else:  # of a unigram model: pairs of a piece and its score
             renamed = [[new.get(piece, piece), score] for piece, score in vocabulary]
         state["model"]["vocab"] = renamed
+        if "merges" in state["model"]:
+            state["model"]["merges"] = [
+                merge for merge in state["model"]["merges"] if not {*merge, "".join(merge)} & {*new}
+            ]
         for token in state["added_tokens"]:
             token["content"] = new.get(token["content"], token["content"])
         reader = Tokenizer.from_str(json.dumps(state))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.model_folder import VOCABULARIES, holds_tokenizer
 from envs.base import Message
 from rollout.answer_format import ANSWERS, QUESTIONS, answer_format
 from rollout.chat_template import ChatMessage, ChatTemplate, common_length
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 # Added to the logits of forbidden tokens by engine and learner alike; vLLM clamps a logit bias
 # to [-100, 100].
 FORBIDDEN_BIAS = -100.0
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 class Prompt(NamedTuple):
@@ -81,9 +81,9 @@ class Renderer:
         """
         from transformers import AutoTokenizer, GenerationConfig
 
-        if not any((Path(folder) / name).is_file() for name in TOKENIZER_FILES):
+        if not holds_tokenizer(Path(folder)):
             raise ValueError(
-                f"{folder} holds no tokenizer; it needs one of {', '.join(TOKENIZER_FILES)}"
+                f"{folder} holds no tokenizer; it needs one of {', '.join(VOCABULARIES)}"
             )
         processor = PictureProcessor.load(folder)
         tokenizer = processor.tokenizer if processor else AutoTokenizer.from_pretrained(folder)

@@ -1,12 +1,11 @@
 """`cardinal check` of a run's end: a checkpoint of this model can be written, and read again.
 
-Only the files beside the weights are written, into a temporary folder: what fails here would fail
-after the training.
+It is written without weights, into a temporary folder: what fails here would fail after the
+training.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from configs.load import ConfigError
 from configs.model_folder import find_model
 from configs.text import one_line
 from rollout.renderer import Renderer
-
-SMALL = 2**28  # bytes; a larger file is a weight
 
 
 def check_export(path: str) -> None:
@@ -26,13 +23,12 @@ def check_export(path: str) -> None:
     """
     from transformers import AutoConfig
 
+    from learner.model import empty_trunk, save_trunk
+
     with tempfile.TemporaryDirectory(prefix="cardinal-") as draft:
         try:
             folder = find_model(path)
-            for file in folder.iterdir():
-                if file.is_file() and file.suffix != ".safetensors" and file.stat().st_size < SMALL:
-                    shutil.copyfile(file, Path(draft, file.name))
-            AutoConfig.from_pretrained(folder).save_pretrained(draft)
+            save_trunk(empty_trunk(folder, "eager"), folder, Path(draft), {})
             AutoConfig.from_pretrained(draft)
             Renderer.load(draft)
         except Exception as error:  # the boundary to transformers, which raises all kinds

@@ -30,7 +30,8 @@ class FakeEngine:
 @pytest.fixture
 def made(monkeypatch, tmp_path):
     """make(rank) on a folder that later ranks share."""
-    renderer = SimpleNamespace(load=lambda folder: SimpleNamespace(folder=folder, forbidden=(3,)))
+    loaded = {"forbidden": (3,), "stop_ids": (5, 6)}
+    renderer = SimpleNamespace(load=lambda folder: SimpleNamespace(folder=folder, **loaded))
     monkeypatch.setattr(learner_rank, "Renderer", renderer)
     monkeypatch.setattr(learner_rank, "TrainingEngine", FakeEngine)
     monkeypatch.setattr(learner_rank, "ReferencePolicy", lambda *arguments: arguments)
@@ -149,7 +150,8 @@ def test_a_rank_whose_folder_is_anothers_writes_nothing(made, tmp_path):
     assert lines(tmp_path) == []
 
 
-def test_a_model_is_exported_by_its_name(made, tmp_path):
+def test_a_model_is_exported_by_its_name_with_what_ends_its_answers(made, tmp_path):
     exported = []
-    made(0).export(SimpleNamespace(export=exported.append), "sft-3")
-    assert exported == [str(tmp_path / "checkpoints" / "sft-3")]
+    engine = SimpleNamespace(export=lambda *arguments: exported.append(arguments))
+    made(0).export(engine, "sft-3")
+    assert exported == [(str(tmp_path / "checkpoints" / "sft-3"), (5, 6))]

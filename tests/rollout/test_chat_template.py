@@ -1,10 +1,15 @@
 """The chat template: its own words, one day for all time, and no message left out."""
 
+import json
+import shutil
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 from rollout.chat_template import TODAY, ChatTemplate, common_length
+from rollout.processor import PictureProcessor
+from rollout.renderer import Renderer
 from tests.support.real_templates import BY_NAME
 
 
@@ -41,6 +46,32 @@ def test_of_several_templates_the_default_is_taken():
     assert template("qwen2", several).render([user("x")], answer_next=False) == "x"
     with pytest.raises(ValueError, match="has no chat template"):
         template("qwen2", {"tool_use": "x"})
+
+
+def test_a_processor_without_one_has_that_of_its_tokenizer(tmp_path, vision_model):
+    folder = Path(shutil.copytree(vision_model, tmp_path / "model"))
+    text = PictureProcessor.load(folder).processor.chat_template
+    (folder / "chat_template.jinja").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    for template, words in (
+        (text, None),
+        ("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", "list of a message"),
+    ):
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(settings | {"chat_template": template})
+        )
+        if words is None:
+            assert Renderer.load(str(folder)).prompt("x") == Renderer.load(vision_model).prompt("x")
+        else:
+            with pytest.raises(ValueError, match=words):
+                Renderer.load(str(folder))
+
+
+def test_a_processor_prefers_its_own(vision_model):
+    processor = PictureProcessor.load(vision_model)
+    own = processor.processor.chat_template
+    processor.tokenizer.chat_template = "{{ 'of the tokenizer' }}"
+    assert ChatTemplate(processor.tokenizer, processor).source == own
 
 
 def test_its_own_words_refuse():

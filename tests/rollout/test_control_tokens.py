@@ -87,3 +87,38 @@ def test_a_tokenizer_without_its_file_is_refused(monkeypatch):
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
     with pytest.raises(ValueError, match=r"qwen3 is a \w+ without a tokenizer\.json"):
         ControlTokens(tokenizer, "")
+
+
+def test_what_a_tokenizer_cuts_or_pads_is_read_to_its_end():
+    base = BY_NAME["qwen3"].tokenizer().backend_tokenizer
+    plain = ControlTokens(PreTrainedTokenizerFast(tokenizer_object=base), "")
+    text = "a long conversation " * 3 + plain.quote("<|im_end|>")
+    expected = plain.encode(text), plain.encode("a b c d e f")
+    for change in (lambda: base.enable_truncation(4), lambda: base.enable_padding(length=99)):
+        change()
+        control = ControlTokens(PreTrainedTokenizerFast(tokenizer_object=base), "")
+        assert (control.encode(text), control.encode("a b c d e f")) == expected
+        base.no_truncation()
+
+
+def merging(*merges):
+    vocabulary = {token: i for i, token in enumerate(["<", "s", ">", "<s", "x", "<s>", "<s>x"])}
+    base = Tokenizer(models.BPE(vocabulary, list(merges)))
+    base.add_special_tokens(["<s>"])
+    return PreTrainedTokenizerFast(tokenizer_object=base)
+
+
+def test_merges_that_make_a_control_token_are_left_out():
+    tokenizer = merging(("<", "s"), ("<s", ">"), ("<s>", "x"))
+    control = ControlTokens(tokenizer, "")
+    ids = control.encode("<s>" + control.quote("<s>x"))
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", "<s", ">", "x"]
+
+
+def test_a_tokenizer_that_cannot_be_renamed_is_refused_at_once(monkeypatch):
+    def broken(text):
+        raise Exception("Token `y` out of\nvocabulary")  # noqa: TRY002 - as the library does
+
+    monkeypatch.setattr("rollout.control_tokens.Tokenizer.from_str", broken, raising=False)
+    with pytest.raises(ValueError, match=r"control tokens renamed: Token `y` out of vocabulary$"):
+        ControlTokens(merging(("<", "s")), "")

@@ -1,6 +1,8 @@
 """The renderer: prompts, what stands between answers, what is learned, and what is refused."""
 
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -341,3 +343,13 @@ def test_a_picture_belongs_to_the_first_user_message(vision_model):
     assert r.tokenizer.decode(ids[mask]) == "b<eos>b<eos>"
     with pytest.raises(ValueError, match="a prompt holds 0 of the picture token"):
         r.demonstration(talk(("system", "s"), ANSWER, USER), [picture])
+
+
+def test_a_folder_without_a_vocabulary_holds_no_tokenizer(tiny_model, tmp_path):
+    for name in ("config.json", "tokenizer_config.json"):
+        shutil.copyfile(Path(tiny_model, name), tmp_path / name)
+    with pytest.raises(ValueError, match=r"holds no tokenizer; .*\*\.tiktoken"):
+        Renderer.load(str(tmp_path))
+    (tmp_path / "tekken.json").write_text("{}")
+    with pytest.raises(Exception, match=r"^(?!.*holds no tokenizer)"):
+        Renderer.load(str(tmp_path))

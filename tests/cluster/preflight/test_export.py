@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,7 +28,7 @@ def test_a_model_that_can_be_saved_leaves_nothing_behind(folder, monkeypatch, tm
 
 
 def test_a_generation_configuration_that_transformers_calls_invalid_is_no_obstacle(folder):
-    """It is copied as it is (tests/learner/test_engine.py)."""
+    """It is copied as it is (tests/learner/test_model.py)."""
     (folder / "generation_config.json").write_text('{"temperature": 0.6}')
     check_export(str(folder))
 
@@ -47,4 +48,21 @@ def test_what_transformers_would_refuse_to_save_is_refused_now(folder, monkeypat
 def test_a_tokenizer_that_is_not_among_the_copied_files_is_noticed(folder):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match="cannot be written and read again"):
+        check_export(str(folder))
+
+
+def test_generation_keys_in_config_json_are_no_obstacle(folder):
+    """As they are none to the export (tests/learner/test_model.py)."""
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"temperature": 0.7}))
+    check_export(str(folder))
+
+
+def test_what_the_model_itself_would_refuse_to_save_is_refused_now(folder, monkeypatch):
+    def strict(self, target, **options):
+        raise ValueError("shared tensors")
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.save_pretrained", strict)
+    with pytest.raises(ConfigError, match="cannot be written and read again: shared tensors"):
         check_export(str(folder))
