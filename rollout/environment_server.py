@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from typing import TypeVar
 
 from rollout.environment_process import JSON, serve
@@ -56,15 +56,15 @@ class EnvironmentServer:
             OSError: the server cannot start, or cannot fork.
         """
         ours, theirs = socket.socketpair()
-        try:
+        with ExitStack() as failed:
+            failed.callback(ours.close)  # by which a process that nobody waits for ends
             reply = await self._ask({"fork": memory_bytes}, theirs)
             if "error" in reply:
                 raise OSError(reply["error"])
             ours.setblocking(False)
-            return int(str(reply["pid"])), *await asyncio.open_connection(sock=ours)
-        except BaseException:
-            ours.close()  # by which a process that nobody waits for ends
-            raise
+            reader, writer = await asyncio.open_connection(sock=ours)
+            failed.pop_all()
+            return int(str(reply["pid"])), reader, writer
 
     async def end(self, pid: int) -> str:
         """End a process, with all that it started; how it ended, in words."""
