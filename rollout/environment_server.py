@@ -81,7 +81,11 @@ class EnvironmentServer:
         await asyncio.gather(*self._exchanges, return_exceptions=True)
         if self._process is not None:
             self._control.close()
-            await asyncio.to_thread(self._process.wait, 2 * END_S)
+            try:
+                await asyncio.to_thread(self._process.wait, 2 * END_S)
+            except subprocess.TimeoutExpired:  # it hangs in its start: it has forked nothing
+                self._process.kill()
+                await asyncio.to_thread(self._process.wait)
             self._process = None
 
     async def _ask(self, request: JSON, theirs: socket.socket | None = None) -> dict[str, object]:

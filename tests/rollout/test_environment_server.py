@@ -101,6 +101,22 @@ def test_a_failed_request_that_nobody_waits_for_is_quiet(tmp_path, monkeypatch, 
     assert "never retrieved" not in caplog.text
 
 
+def test_a_server_that_hangs_in_its_start_is_ended(tmp_path, monkeypatch):
+    (tmp_path / "hangs.py").write_text("import time; time.sleep(600)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("rollout.environment_server.END_S", 0.1)
+
+    async def work():
+        server = EnvironmentServer(["hangs"])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.fork(0), 0.1)
+        process = server._process
+        await server.close()
+        return process.returncode
+
+    assert asyncio.run(work()) == -signal.SIGKILL
+
+
 def test_closing_waits_for_no_request():
     async def work():
         server = EnvironmentServer()
