@@ -107,7 +107,9 @@ def failure_of(call: str, error: BaseException) -> EnvironmentFailure:
 
 
 def _failure(call: str, cause: str) -> EnvironmentFailure:
-    return EnvironmentFailure(f"environment {call}: {' '.join(cause.split())[:1000]}")
+    # An exception may quote half a character (a surrogate), which no encoding has.
+    readable = cause.encode("utf-8", "backslashreplace").decode()
+    return EnvironmentFailure(f"environment {call}: {' '.join(readable.split())[:1000]}")
 
 
 def _call(call: Callable[P, R], name: str, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -37,12 +37,25 @@ def spec(env_id: str) -> EnvSpec:
         ValueError: the module cannot be imported, or registers no such environment.
     """
     module, _, name = env_id.rpartition(":")
-    try:
-        if module:
+    if module:
+        try:
             _import(module)
+        except MemoryError:  # whoever set the limit knows it
+            raise
+        except (Exception, SystemExit) as error:  # the boundary to modules of others
+            raise ValueError(
+                f"env.id is {env_id!r}: {module} cannot be imported: {_words(error)}"
+            ) from error
+    try:
         return gymnasium.spec(name)
-    except (gymnasium.error.Error, ImportError) as error:
+    except gymnasium.error.Error as error:
         raise ValueError(f"env.id is {env_id!r}: {error}") from error
+
+
+def _words(error: BaseException) -> str:
+    """An exception in one line."""
+    cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return " ".join(cause.split())
 
 
 def _import(module: str) -> None:
@@ -62,9 +75,11 @@ def env_class(env_id: str) -> type[TextEnv] | None:
     entry_point = spec(env_id).entry_point
     try:
         creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    except (ImportError, AttributeError) as error:
+    except MemoryError:
+        raise
+    except (Exception, SystemExit) as error:  # the boundary to modules of others
         raise ValueError(
-            f"env.id is {env_id!r}: {entry_point} cannot be loaded: {error}"
+            f"env.id is {env_id!r}: {entry_point} cannot be loaded: {_words(error)}"
         ) from error
     return creator if isinstance(creator, type) and issubclass(creator, TextEnv) else None
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-MOST = 2**22  # bytes of a log that are read
+MOST = 2**22  # last bytes of a log that are read
 SHOWN = 300  # characters of an error
 TRACEBACK = "Traceback (most recent call last):"
 PREFIX = re.compile(r"^\((?:\w+ )*?\w+ pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:]+ \[[^]]+\] ?)?")
@@ -31,19 +32,35 @@ class EngineLog:
         """The error that vLLM's words point to and the log that holds it, where there is one."""
         if self._begin is None:
             return error
-        with self.file.open("rb") as stream:
-            stream.seek(self._begin)
-            cause = first_error(stream.read(MOST).decode(errors="replace"))
+        try:
+            with self.file.open("rb") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                stream.seek(max(self._begin, size - MOST))
+                cause = root_cause(stream.read().decode(errors="replace"))
+        except OSError:  # rotated or deleted
+            return error
         words = cause or " ".join(POINTERS.sub("", error).split())
         return f"{words[:SHOWN]} (log: {self.file})"
 
 
-def first_error(log: str) -> str | None:
-    """The last line of the first traceback in a log: of a chain, the error that came first."""
+def root_cause(log: str) -> str | None:
+    """The error that ended the engine.
+
+    Of lines with vLLM's prefix the first: of a chain, the error that came first. Of others the
+    last, for they may be anybody's: an environment's that was handled long before.
+    """
+    lines = log.splitlines()
+    engine = [PREFIX.sub("", line) for line in lines if PREFIX.match(line)]
+    others = [line for line in lines if not PREFIX.match(line)]
+    causes = [*errors(engine)][:1] or [*errors(others)][-1:]
+    return causes[0] if causes else None
+
+
+def errors(lines: Iterable[str]) -> Iterator[str]:
+    """The last line of each traceback."""
     inside = False
-    for line in log.splitlines():
-        text = PREFIX.sub("", line)
-        inside = inside or text.strip() == TRACEBACK
-        if inside and ERROR.match(text):
-            return text.strip()
-    return None
+    for line in lines:
+        inside = inside or line.strip() == TRACEBACK
+        if inside and ERROR.match(line):
+            inside = False
+            yield line.strip()

@@ -18,13 +18,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, nullcontext, suppress
+from typing import TypeVar
 
 from rollout.environment_process import JSON, serve
 
 END_S = 5.0  # for a killed process to be gone
 PARENT_CHECK_S = 1.0  # a fork of the parent may hold the socket open after the parent's death
 _PR_SET_PDEATHSIG = 1
+T = TypeVar("T")
 _CODE = (
     "import sys; sys.path[:] = {path!r}; from rollout.environment_server import main; "
     "main({fd}, {parent}, {modules!r})"
@@ -40,6 +42,7 @@ class EnvironmentServer:
     def __init__(self, modules: Sequence[str] = ()) -> None:
         self._modules = list(modules)
         self._one_request = asyncio.Lock()
+        self._exchanges: set[asyncio.Task[dict[str, object]]] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
         self._control: socket.socket
@@ -53,12 +56,15 @@ class EnvironmentServer:
             OSError: the server cannot start, or cannot fork.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
-            reply = await self._ask({"fork": memory_bytes}, [theirs.fileno()])
-        ours.setblocking(False)
-        if "error" in reply:
-            raise OSError(reply["error"])
-        return int(str(reply["pid"])), *await asyncio.open_connection(sock=ours)
+        with ExitStack() as failed:
+            failed.callback(ours.close)  # by which a process that nobody waits for ends
+            reply = await self._ask({"fork": memory_bytes}, theirs)
+            if "error" in reply:
+                raise OSError(reply["error"])
+            ours.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=ours)
+            failed.pop_all()
+            return int(str(reply["pid"])), reader, writer
 
     async def end(self, pid: int) -> str:
         """End a process, with all that it started; how it ended, in words."""
@@ -70,19 +76,36 @@ class EnvironmentServer:
     async def close(self) -> None:
         """End the server and all its processes, for good."""
         self._closed = True
+        for exchange in self._exchanges:
+            exchange.cancel()
+        await asyncio.gather(*self._exchanges, return_exceptions=True)
         if self._process is not None:
             self._control.close()
-            await asyncio.to_thread(self._process.wait, 2 * END_S)
+            try:
+                await asyncio.to_thread(self._process.wait, 2 * END_S)
+            except subprocess.TimeoutExpired:  # it hangs in its start: it has forked nothing
+                self._process.kill()
+                await asyncio.to_thread(self._process.wait)
             self._process = None
 
-    async def _ask(self, request: JSON, fds: Sequence[int] = ()) -> dict[str, object]:
-        async with self._one_request:
-            if self._closed:
-                raise OSError("the server of environment processes is closed")
-            if self._process is None or self._process.poll() is not None:
-                await self._start()
-            socket.send_fds(self._control, [json.dumps(request).encode()], fds)
-            return await self._reply()
+    async def _ask(self, request: JSON, theirs: socket.socket | None = None) -> dict[str, object]:
+        # Shielded: whoever asks may give up, the next request must not read this one's reply.
+        exchange = asyncio.ensure_future(self._exchange(request, theirs))
+        self._exchanges.add(exchange)
+        exchange.add_done_callback(self._exchanges.discard)
+        exchange.add_done_callback(retrieve)
+        return await asyncio.shield(exchange)
+
+    async def _exchange(self, request: JSON, theirs: socket.socket | None) -> dict[str, object]:
+        with theirs or nullcontext():
+            async with self._one_request:
+                if self._closed:
+                    raise OSError("the server of environment processes is closed")
+                if self._process is None or self._process.poll() is not None:
+                    await self._start()
+                fds = [theirs.fileno()] if theirs else []
+                socket.send_fds(self._control, [json.dumps(request).encode()], fds)
+                return await self._reply()
 
     async def _reply(self) -> dict[str, object]:
         data = await asyncio.get_running_loop().sock_recv(self._control, 4096)
@@ -108,6 +131,12 @@ class EnvironmentServer:
                 start_new_session=True,
             )
         await self._reply()
+
+
+def retrieve(task: asyncio.Task[T]) -> None:
+    """Mark the exception of a task as seen; asyncio prints one that nobody waits for."""
+    if not task.cancelled():
+        task.exception()
 
 
 def main(control_fd: int, parent: int, modules: list[str]) -> None:

@@ -64,6 +64,22 @@ async def trial(
     return Trial(episodes, len(seconds), made[0], mean, max(seconds), unended)
 
 
+async def first_steps(
+    env_id: str, settings: dict[str, object], episodes: int, limits: ProcessLimits
+) -> list[EnvironmentStep]:
+    """How the episodes of seeds 0, 1, … begin.
+
+    Raises:
+        EnvironmentFailure: the first failure.
+    """
+    pool = EnvironmentPool({"trial": (env_id, settings)}, limits, 1)
+    try:
+        async with pool.borrow("trial") as env:
+            return [await env.reset(seed) for seed in range(episodes)]
+    finally:
+        await pool.close()
+
+
 async def _timed(seconds: list[float], call: Awaitable[EnvironmentStep]) -> EnvironmentStep:
     begin = time.perf_counter()
     step = await call

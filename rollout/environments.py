@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 from envs.base import EnvironmentFailure
 from envs.registry import BUILT_IN
 from rollout.environment_process import HEADER, JSON, pack
-from rollout.environment_server import EnvironmentServer
+from rollout.environment_server import EnvironmentServer, retrieve
 from rollout.pictures import Picture
 
 Environments: TypeAlias = Mapping[str, tuple[str, dict[str, object]]]
@@ -69,12 +69,14 @@ class EnvironmentProcess:
 
     lost: why it is no more, "" while it is.
     idle: by variant, the slots of environments that wait for their next episode.
+    abandoned: calls in it whose episode waits for them no more.
     """
 
     def __init__(self, server: EnvironmentServer, limits: ProcessLimits) -> None:
         self.episodes = 0
         self.lost = ""
         self.idle: dict[str, list[int]] = defaultdict(list)
+        self.abandoned: set[asyncio.Task[tuple[JSON, bytes]]] = set()
         self.slots = count()
         self.limits = limits
         self._server = server
@@ -94,7 +96,14 @@ class EnvironmentProcess:
         task = asyncio.ensure_future(self._call({"call": name, "slot": slot, **arguments}))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
-        return await asyncio.shield(task)
+        task.add_done_callback(retrieve)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                self.abandoned.add(task)
+                task.add_done_callback(self.abandoned.discard)
+            raise
 
     async def give_up(self) -> None:
         """Wait for no reply any more; the process is about to end."""
@@ -216,9 +225,14 @@ class EnvironmentPool:
             process.episodes -= 1
 
     def _process(self, variant: str) -> EnvironmentProcess:
-        """The one with the fewest episodes, if possible with an idle environment; or a new one."""
+        """The one with the fewest episodes, if possible with an idle environment; or a new one.
+
+        One with an abandoned call is left alone: an episode there would wait for that call, and
+        end with it. If all have one, a new process may be one more than there should be.
+        """
         self._processes = [process for process in self._processes if not process.lost]
-        best = min(self._processes, key=lambda p: (p.episodes, not p.idle[variant]), default=None)
+        free = [process for process in self._processes if not process.abandoned]
+        best = min(free, key=lambda p: (p.episodes, not p.idle[variant]), default=None)
         if best is None or (best.episodes and len(self._processes) < self._most):
             best = EnvironmentProcess(self._server, self._limits)
             self._processes.append(best)

@@ -6,6 +6,7 @@ cannot start. Imports no vLLM or DeepSpeed, and Ray only if an address is given.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +27,12 @@ from configs.ancestors import check_ancestors
 from configs.load import ConfigError
 from configs.model_folder import ModelSize, one_line
 from configs.schema import RunConfig
+from envs import checked
+from envs.base import EnvironmentFailure
+from envs.registry import BUILT_IN
+from rollout.environment_trial import first_steps
+from rollout.environments import ProcessLimits
 from rollout.pictures import Picture
-from rollout.renderer import Renderer
 
 SAMPLED_PROMPTS = 16  # first prompts rendered for each variant
 
@@ -122,7 +127,7 @@ def _check_prompts(run: ResolvedRun) -> dict[str, int]:
     """Tokens of the longest prompt by variant; each leaves space for an answer."""
     rollout = run.cfg.rollout
     longest = {
-        name: _longest_prompt(run.renderer, name, environment)
+        name: _longest_prompt(run, name, environment)
         for name, environment in run.environments.items()
     }
     for name, tokens in longest.items():
@@ -136,19 +141,28 @@ def _check_prompts(run: ResolvedRun) -> dict[str, int]:
     return longest
 
 
-def _longest_prompt(renderer: Renderer, name: str, environment: Environment) -> int:
+def _longest_prompt(run: ResolvedRun, name: str, environment: Environment) -> int:
     where = f"{settings_key(name)}: {environment[0]}"
-    env = make_environment(name, environment)
-    longest = 0
-    for seed in range(SAMPLED_PROMPTS):
-        try:
-            observation, _ = env.reset(seed=seed)
-            message = observation["message"]
-        except Exception as error:  # the boundary to environments, third-party ones too
-            raise ConfigError(f"{where} cannot be played: {one_line(error)}") from error
-        try:
-            pictures = [Picture.of(observation["image"])] if "image" in observation else []
-            longest = max(longest, len(renderer.prompt(message, pictures).token_ids))
-        except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from error
-    return longest
+    try:
+        prompts = _first_prompts(run.cfg, name, environment)
+    except EnvironmentFailure as failure:
+        raise ConfigError(f"{where} cannot be played: {one_line(failure)}") from failure
+    try:
+        return max(len(run.renderer.prompt(*prompt).token_ids) for prompt in prompts)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _first_prompts(
+    cfg: RunConfig, name: str, environment: Environment
+) -> list[tuple[str, list[Picture]]]:
+    """Messages with their pictures; of an environment of others, which may hang, by a process."""
+    env_id, settings = environment
+    if env_id in BUILT_IN:
+        env = make_environment(name, environment)
+        shown = [checked.reset(env, seed).observation for seed in range(SAMPLED_PROMPTS)]
+        return [(o["message"], [Picture.of(o["image"])] if "image" in o else []) for o in shown]
+    cluster = cfg.cluster
+    limits = ProcessLimits(1, cluster.env_deadline_s, cluster.start_deadline_s, cfg.env.memory_gib)
+    steps = asyncio.run(first_steps(env_id, settings, SAMPLED_PROMPTS, limits))
+    return [(step.message, [step.picture] if step.picture else []) for step in steps]

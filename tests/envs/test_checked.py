@@ -204,6 +204,18 @@ def test_whatever_is_raised_is_one_line():
     assert len(str(checked.failure_of("step", ValueError("x" * 9999)))) < 1100
 
 
+def test_half_a_character_in_an_exception_is_escaped():
+    """A failure is written into Arrow tables and files, which hold whole characters alone."""
+    for error in (ValueError("no file \udce9"), EnvironmentFailure("no file \udce9")):
+        failure = str(checked.failure_of("step", error))
+        assert failure.endswith("no file \\udce9")
+        assert failure.encode()
+    for name in ("\udce9", ("\udce9",)):
+        with pytest.raises(EnvironmentFailure) as refused:
+            step(terminated=True, info={"metrics": METRICS | {name: "x"}})
+        assert str(refused.value).encode()
+
+
 def test_memory_is_for_the_process_to_judge():
     with pytest.raises(MemoryError):
         checked.step(Scripted(MemoryError()), "a")

@@ -54,6 +54,39 @@ def test_a_plugin_may_be_a_file_in_the_current_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("a b", "SyntaxError: invalid syntax"),
+        ("missing_name", "NameError: name 'missing_name' is not defined"),
+        ("import sys; sys.exit()", "SystemExit"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+        ("from envs import no_such_name", "ImportError: cannot import name 'no_such_name'"),
+    ],
+)
+def test_a_plugin_that_fails_at_import_is_named(tmp_path, monkeypatch, code, cause):
+    """As its own module, and as the module of an entry point."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "fails_at_import.py").write_text(code)
+    with pytest.raises(ValueError, match=r"env.id is 'fails_at_import:f/F-v0': ") as refused:
+        spec("fails_at_import:f/F-v0")
+    assert f"fails_at_import cannot be imported: {cause}" in str(refused.value)
+    gymnasium.register("f/F-v0", "fails_at_import:F")
+    try:
+        with pytest.raises(ValueError, match=r"env.id is 'f/F-v0': ") as refused:
+            check_settings("f/F-v0", {})
+        assert f"fails_at_import:F cannot be loaded: {cause}" in str(refused.value)
+    finally:
+        gymnasium.registry.pop("f/F-v0")
+
+
+def test_memory_at_import_is_for_the_process_to_judge(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "hungry_at_import.py").write_text("raise MemoryError")
+    with pytest.raises(MemoryError):
+        spec("hungry_at_import:f/F-v0")
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         (

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from rollout.engine_log import EngineLog, first_error
+from rollout.engine_log import EngineLog, root_cause
 
 PREFIX = "(EngineCore pid=4863) ERROR 11-26 00:53:10 [core.py:1510]"
 # As vLLM 0.32 wrote it, shortened.
@@ -23,15 +23,23 @@ Traceback (most recent call last):
     self.run()
 RuntimeError: later
 """
+# An environment's, which it printed and went on.
+HANDLED = "Traceback (most recent call last):\n  File x\nZeroDivisionError: division by zero\n"
 WORDS = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 CAUSE = "ValueError: No available memory for the cache blocks. Try increasing it."
 
 
-def test_the_error_that_came_first_is_the_cause():
-    assert first_error(LOG) == CAUSE
+def test_the_engines_error_that_came_first_is_the_cause():
+    assert root_cause(LOG) == CAUSE
     worker = LOG.replace("(EngineCore pid", "(Worker_TP0 pid").replace(PREFIX, "(Worker pid=1)")
-    assert first_error(worker) == CAUSE
+    assert root_cause(worker) == CAUSE
+    assert root_cause(HANDLED + LOG + HANDLED) == CAUSE, "whatever environments print"
+
+
+def test_without_the_engines_prefix_the_last_error_is_the_cause():
+    last = "Traceback (most recent call last):\n  File x\nRuntimeError: CUDA out of memory\n"
+    assert root_cause(HANDLED + last) == "RuntimeError: CUDA out of memory"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +47,7 @@ def test_the_error_that_came_first_is_the_cause():
     ["", "RuntimeError: outside of any traceback", "Traceback (most recent call last):\n  File x"],
 )
 def test_a_log_without_a_traceback_has_no_error(log):
-    assert first_error(log) is None
+    assert root_cause(log) is None
 
 
 @pytest.mark.parametrize(
@@ -54,7 +62,7 @@ def test_a_log_without_a_traceback_has_no_error(log):
 )
 def test_which_line_names_an_error(line, error):
     log = f"Traceback (most recent call last):\n  File x\n{line}\n"
-    assert first_error(log) == (line if error else None)
+    assert root_cause(log) == (line if error else None)
 
 
 @contextmanager
@@ -105,3 +113,26 @@ def test_a_stderr_that_is_no_file_is_not_read():
         os.dup2(kept, 2)
         for end in (kept, read, write):
             os.close(end)
+
+
+def test_the_end_of_a_long_log_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("rollout.engine_log.MOST", len(LOG))
+    with stderr_in(tmp_path / "log") as file:
+        log = EngineLog()
+        file.write(LOG.replace("ValueError", "FirstError") + LOG)
+        file.flush()
+        assert log.explain(WORDS) == f"{CAUSE} (log: {tmp_path / 'log'})"
+
+
+def test_a_log_that_is_gone_leaves_vllms_words(tmp_path):
+    with stderr_in(tmp_path / "log"):
+        log = EngineLog()
+        (tmp_path / "log").unlink()
+        assert log.explain(WORDS) == WORDS
+
+
+def test_a_log_that_was_emptied_is_no_error(tmp_path):
+    with stderr_in(tmp_path / "log") as file:
+        log = EngineLog()
+        file.truncate(0)
+        assert log.explain("died") == f"died (log: {tmp_path / 'log'})"

@@ -1,8 +1,10 @@
 """The server of environment processes: forks, says how they ended, ends them."""
 
 import asyncio
+import gc
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -43,5 +45,88 @@ def test_a_server_that_cannot_import_is_an_error():
     async def work():
         with pytest.raises(OSError, match="the server of environment processes died"):
             await EnvironmentServer(["no_such_module"]).fork(0)
+
+    asyncio.run(work())
+
+
+def children(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_whoever_gives_up_leaves_the_next_reply_to_the_next_request(tmp_path, monkeypatch):
+    """A deadline ends during the server's start, then during a fork."""
+    (tmp_path / "starts_slowly.py").write_text("import time; time.sleep(0.6)")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def work():
+        server = EnvironmentServer(["starts_slowly"])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.fork(0), 0.2)
+        first = await server.fork(0)
+        os.kill(server._process.pid, signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.fork(0), 0.2)
+        os.kill(server._process.pid, signal.SIGCONT)
+        second = await server.fork(0)
+        os.kill(second[0], signal.SIGTERM)
+        assert await second[1].read() == b"", "the process of its own connection"
+        assert await server.end(second[0]) == "was ended by SIGTERM"
+        deadline = asyncio.get_running_loop().time() + 5.0
+        while children(server._process.pid) != [str(first[0])]:  # the abandoned ones end
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.02)
+        assert await server.end(first[0]) == "was ended by SIGKILL"
+        await server.close()
+
+    asyncio.run(work())
+
+
+def test_a_failed_request_that_nobody_waits_for_is_quiet(tmp_path, monkeypatch, caplog):
+    (tmp_path / "never_starts.py").write_text("import time; time.sleep(600)")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def work():
+        server = EnvironmentServer(["never_starts"])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.fork(0), 0.1)
+        (exchange,) = server._exchanges
+        os.kill(server._process.pid, signal.SIGKILL)
+        await asyncio.wait([exchange])
+        del exchange
+        await server.close()
+        assert not server._exchanges
+
+    asyncio.run(work())
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+def test_a_server_that_hangs_in_its_start_is_ended(tmp_path, monkeypatch):
+    (tmp_path / "hangs.py").write_text("import time; time.sleep(600)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("rollout.environment_server.END_S", 0.1)
+
+    async def work():
+        server = EnvironmentServer(["hangs"])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.fork(0), 0.1)
+        process = server._process
+        await server.close()
+        return process.returncode
+
+    assert asyncio.run(work()) == -signal.SIGKILL
+
+
+def test_closing_waits_for_no_request():
+    async def work():
+        server = EnvironmentServer()
+        await server.end(1)
+        os.kill(server._process.pid, signal.SIGSTOP)
+        ending = asyncio.ensure_future(server.end(1))
+        await asyncio.sleep(0.05)
+        asyncio.get_running_loop().call_later(0.2, os.kill, server._process.pid, signal.SIGCONT)
+        await server.close()
+        with pytest.raises(asyncio.CancelledError):
+            await ending
 
     asyncio.run(work())

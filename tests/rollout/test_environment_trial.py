@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from envs.base import EnvironmentFailure
-from rollout.environment_trial import trial
+from rollout.environment_trial import first_steps, trial
 from rollout.environments import ProcessLimits
 from tests.support.plugins import PLUGIN, TURNS
 
@@ -27,3 +27,8 @@ def test_what_does_not_end_is_counted_and_what_fails_is_named():
     assert tried(2, 6, kind="endless").unended == 2
     with pytest.raises(EnvironmentFailure, match="seed 0: environment step: the reward is nan"):
         tried(2, 6, kind="nan")
+
+
+def test_how_the_first_episodes_begin():
+    steps = asyncio.run(first_steps(PLUGIN, {}, 3, ProcessLimits(1, call_deadline_s=20.0)))
+    assert [(step.message, step.question) for step in steps] == [("5+5", str(i)) for i in range(3)]

@@ -1,6 +1,7 @@
 """Processes of environments: shared or apart, replaced when they break, gone with their owner."""
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -154,6 +155,33 @@ def test_whoever_gives_up_leaves_the_process_in_order():
     assert after.question == "5"
     assert after.terminated
     assert name == "test/Plugin-v0"
+
+
+def test_an_abandoned_call_harms_no_other_episode(caplog):
+    """An episode's own deadline ends in a call that hangs: the next ones begin elsewhere."""
+
+    async def work(pool):
+        await play(pool, "good", 1)  # the server has started
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(play(pool, "busy"), 0.3)
+        (hanging,) = pool._processes
+        assert len(hanging.abandoned) == 1
+        begin = time.monotonic()
+        after = [await play(pool, "good", seed) for seed in range(2)]
+        seconds = time.monotonic() - begin
+        assert len(pool._processes) == 2
+        (call,) = hanging.abandoned
+        await asyncio.wait([call])
+        assert hanging.lost
+        assert not hanging.abandoned
+        return after, seconds
+
+    limits = ProcessLimits(processes=1, call_deadline_s=1.5)
+    after, seconds = run(work, variants("good", "busy"), 2, limits)
+    assert [step.question for step in after] == ["0", "1"]
+    assert seconds < 1.0
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_server_that_died_is_started_again():

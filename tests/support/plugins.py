@@ -24,7 +24,7 @@ LEAK = []
 
 @dataclass(frozen=True)
 class PluginSettings:
-    kind: str = leaf("good", "what it does in its second step")
+    kind: str = leaf("good", "what it does, most in their second step")
     seconds: float = leaf(0.3, "of a slow step")
 
 
@@ -42,6 +42,10 @@ class Plugin(TextEnv):
     def reset(self, *, seed=None, options=None):
         self.began, self.steps = time.monotonic(), 0
         self.question = str(seed)
+        if self.settings.kind == "stuck":
+            time.sleep(600)
+        if self.settings.kind == "number":
+            return {"message": 5, "restart": 1}, {}
         return {"message": "5+5", "restart": 1}, {}
 
     def step(self, action):

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from cluster.preflight.resolve import ResolvedRun
 from cluster.preflight.show import show
 from configs.load import ConfigError, load
 from configs.paths import ROOT
+from tests.support.plugins import PLUGIN
 
 NOWHERE = f"cluster.root={tempfile.gettempdir()}/nowhere"
 
@@ -94,11 +96,29 @@ def test_an_environment_that_cannot_be_played(monkeypatch):
         raise ZeroDivisionError("of its own")
 
     monkeypatch.setattr("envs.general_points.env.GeneralPoints.reset", reset)
-    words = "env.settings: cardinal/GeneralPoints-v0 cannot be played: of its own"
+    words = "env.settings: cardinal/GeneralPoints-v0 cannot be played: environment reset: "
     monkeypatch.setattr(checking, "resolve", lambda cfg: resolved)
     cfg = debug()
     resolved = ResolvedRun(cfg, environments(cfg), None, None)
-    refused(cfg, words)
+    refused(cfg, f"{words}ZeroDivisionError: of its own")
+
+
+def test_an_environment_of_others_is_played_with_deadlines(monkeypatch):
+    class Renderer:
+        def prompt(self, message, pictures):
+            return SimpleNamespace(token_ids=[0] * len(message))
+
+    def resolved(kind):
+        return ResolvedRun(cfg, {"rollout": (PLUGIN, {"kind": kind})}, Renderer(), None)
+
+    cfg = debug("cluster.env_deadline_s=0.5")
+    assert checking._check_prompts(resolved("good")) == {"rollout": len("5+5")}
+    for kind, words in {
+        "number": "the observation's message is the int 5; it must be a text",
+        "stuck": "took longer than cluster.env_deadline_s = 0.5",
+    }.items():
+        monkeypatch.setattr(checking, "resolve", lambda cfg, kind=kind: resolved(kind))
+        refused(cfg, f"env.settings: {PLUGIN} cannot be played: environment reset: {words}")
 
 
 def test_too_little_memory(monkeypatch):
