@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -105,11 +106,14 @@ def test_a_process_whose_name_looks_like_fields_is_read(tmp_path):
         state, started = lease._state(child.pid)
         assert state in "SR"
         assert started >= lease._state(os.getpid())[1]
+        since_boot = psutil.Process(child.pid).create_time() - psutil.boot_time()
+        assert abs(started / os.sysconf("SC_CLK_TCK") - since_boot) < 2
         child.kill()
 
 
 def test_another_machine_of_the_same_name_is_another_host(tmp_path, monkeypatch, quick):
     """The first pid namespace has the same inode on every machine; a boot has an id of its own."""
+    assert os.readlink("/proc/self/ns/pid") in lease._host()  # of containers on one machine
     with Lease(tmp_path):
         read = lease.Path.read_text
 
@@ -124,15 +128,23 @@ def test_another_machine_of_the_same_name_is_another_host(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    "written", ['{"host": "h x", "pid": 1, "started": 1, "since": "x", "more": 1}', '{"pid": 7}']
+    "written",
+    ['{"host": "h x", "pid": 1, "started": 1, "since": "x", "more": 1}', '{"pid": 7}', "[]"],
 )
-def test_an_owner_of_another_version_is_told_by_its_heartbeat(tmp_path, quick, written):
+def test_an_owner_of_another_version_is_told_by_its_heartbeat(
+    tmp_path, quick, monkeypatch, written
+):
     (tmp_path / "lease").mkdir()
     file = tmp_path / "lease" / "000003.json"
-    file.write_text(written)
+    file.write_text(written.replace("h x", f"h{lease._host()[len(socket.gethostname()) :]}"))
+    monkeypatch.setattr(lease.socket, "gethostname", lambda: "h")
     _, owner = lease._newest(tmp_path)
     assert owner.lives() is None
-    assert str(owner) in ("process 1 on h since x", "process 7 on unknown since an unknown time")
+    assert str(owner) in (
+        "process 1 on h since x",
+        "process 7 on unknown since an unknown time",
+        "process 0 on unknown since an unknown time",
+    )
     os.utime(file, (time.time() - 30,) * 2)
     with Lease(tmp_path) as token:
         assert token.number == 4
