@@ -118,8 +118,13 @@ def _parquet_rows(part: Slice) -> Iterator[object]:
     opened = _open(part.file)
     columns = [name for name in COLUMNS if name in opened.schema_arrow.names]
     try:
+        number = part.first
         for batch in opened.iter_batches(ROWS, row_groups=[part.place], columns=columns):
-            yield from batch.to_pylist()
+            for place in range(batch.num_rows):  # one by one: a damaged one is named
+                number += 1
+                yield from batch.slice(place, 1).to_pylist()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{part.file}, row {number}: is not UTF-8: {error}") from error
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{part.file}: cannot be read as Parquet: {one_line(error)}") from error
 
@@ -155,6 +160,8 @@ def _line_rows(part: Slice) -> Iterator[object]:
             yield json.loads(line)
         except ValueError as error:
             raise ConfigError(f"{part.file}, row {number}: is not JSON: {error}") from error
+        except RecursionError as error:
+            raise ConfigError(f"{part.file}, row {number}: is nested too deeply") from error
 
 
 def _json_rows(part: Slice) -> Iterator[object]:
@@ -177,6 +184,8 @@ def _parsed(file: Path, modified: int, size: int) -> list[object]:
     except (OSError, ValueError) as error:
         hint = "; JSON lines are named *.jsonl" if "Extra data" in str(error) else ""
         raise ConfigError(f"{file}: cannot be read as JSON: {one_line(error)}{hint}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{file}: cannot be read as JSON: it is nested too deeply") from error
     if not isinstance(records, list):
         raise ConfigError(f"{file}: holds a {type(records).__name__}; it must hold a list")
     return records

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cluster.demonstration_files import Slice, rows
 from cluster.picture_files import picture_bytes, read_picture
 from configs.load import ConfigError
-from envs.base import Message
+from envs.base import SURROGATE, Message
 from rollout.pictures import Picture
 from rollout.renderer import Renderer
 
@@ -136,11 +136,21 @@ def conversation(row: object, folder: Path) -> Conversation:
     read = _message if key == "messages" else _turn
     parts = [read(turn, f"{key}[{place}]") for place, turn in enumerate(turns)]
     messages = [message for message, _ in parts]
+    _check_text(messages, key)
     _check_training(messages, key)
     return Conversation(messages, _pictures(row, parts, key, folder))
 
 
 Inline = list[object]  # a message's image parts: each a picture, or NO_PICTURE
+
+
+def _check_text(messages: Sequence[Message], key: str) -> None:
+    for place, message in enumerate(messages):
+        if half := SURROGATE.search(message["content"]):
+            raise ValueError(
+                f"{key}[{place}]: its text holds half a character, U+{ord(half[0]):04X}; "
+                "no encoding has it"
+            )
 
 
 def _check_training(messages: Sequence[Message], key: str) -> None:

@@ -14,12 +14,10 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
-
-import psutil
 
 from cluster.failures import RunFailure
 from configs.load import ConfigError
@@ -39,32 +37,33 @@ class LeaseLost(RunFailure):
 class Owner:
     """A process.
 
-    host: its machine, and there the namespace of its process id: containers may share a name.
-    started: when the process started, Unix seconds.
+    host: its machine's name and boot, and the namespace of its process id: machines and containers
+        may share a name.
+    started: when the process started, in clock ticks since that boot: unlike a time of day it
+        stays as it is when the clock is set.
     since: when it took the folder, UTC.
     """
 
     host: str
     pid: int
-    started: float
+    started: int
     since: str
 
     @classmethod
     def this_process(cls) -> Owner:
         """This process, from now on."""
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-        return cls(_host(), os.getpid(), psutil.Process().create_time(), since)
+        return cls(_host(), os.getpid(), _state(os.getpid())[1], since)
 
     def lives(self) -> bool | None:
         """Whether the process lives; None where only its heartbeat can tell."""
         if self.host != _host():
             return None
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+            state, started = _state(self.pid)
+        except (FileNotFoundError, ProcessLookupError):
             return False
+        return started == self.started and state not in "ZX"  # a zombie, dead
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host.partition(' ')[0]} since {self.since}"
@@ -117,7 +116,7 @@ class Lease:
             if _create(self._file, own):
                 break  # otherwise another process was faster; it is the owner to ask about
         for old in self._folder.iterdir():
-            if _number(old.name) < self.token.number:
+            if 0 < _number(old.name) < self.token.number:  # 0: another process's clock probe
                 old.unlink(missing_ok=True)
         self._beats = threading.Thread(target=self._beat, name="lease", daemon=True)
 
@@ -204,7 +203,7 @@ def _storage_clock(folder: Path) -> float:
     try:
         return probe.stat().st_mtime
     finally:
-        probe.unlink()
+        probe.unlink(missing_ok=True)
 
 
 def _newest(folder: Path) -> tuple[int, Owner | None] | None:
@@ -222,9 +221,18 @@ def _read(file: Path) -> Owner | None:
     """The owner in a lease's file; None once it has ended, or died before it could write it."""
     for _ in range(2):
         with suppress(FileNotFoundError, ValueError):
-            return Owner(**json.loads(file.read_text()))
+            return _owner(json.loads(file.read_text()))
         time.sleep(LOOK_S)  # created a moment ago, and not written yet
     return None
+
+
+def _owner(written: object) -> Owner:
+    """The owner that a lease's file holds; another version of Cardinal writes other fields."""
+    values = written if isinstance(written, dict) else {}
+    if values.keys() == {field.name for field in fields(Owner)}:
+        return Owner(**values)
+    name = str(values.get("host", "unknown")).partition(" ")[0]  # no `_host`: its heartbeat tells
+    return Owner(name, values.get("pid", 0), 0, str(values.get("since", "an unknown time")))
 
 
 def _number(name: str) -> int:
@@ -243,10 +251,18 @@ def _create(file: Path, text: str) -> bool:
     return True
 
 
+def _state(pid: int) -> tuple[str, int]:
+    """A process's state, a letter, and its start in clock ticks since the boot: fields 3 and 22."""
+    words = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    after_name = words.rpartition(")")[2].split()  # the name may hold spaces and brackets
+    return after_name[0], int(after_name[19])
+
+
 def _host() -> str:
-    """The machine and its process ids' namespace, as text."""
-    try:
+    """The machine, its process ids' namespace and its boot, as text."""
+    namespace = boot = ""
+    with suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return f"{socket.gethostname()} {namespace}"
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{socket.gethostname()} {namespace} {boot}"

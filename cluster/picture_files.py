@@ -71,7 +71,8 @@ def _refuse(opened: Image.Image) -> None:
     width, height = opened.size
     if width * height > MOST_PIXELS:
         raise _RefusedError(f"is {width} x {height} pixels; at most {MOST_PIXELS:,} are read")
-    if (frames := getattr(opened, "n_frames", 1)) > 1:
+    # A phone's JPEG in MPO holds its preview or depth behind the picture, which comes first.
+    if opened.format != "MPO" and (frames := getattr(opened, "n_frames", 1)) > 1:
         raise _RefusedError(f"has {frames} frames; it must have one")
     if opened.mode in UNBOUNDED:
         raise _RefusedError(

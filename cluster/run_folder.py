@@ -40,11 +40,20 @@ def run_folder(cfg: RunConfig) -> Path:
     """The run's folder, absolute.
 
     Raises:
-        ConfigError: it is in use, holds something already, or is a file.
+        ConfigError: it is in use, holds something already, is a file, or cannot be read.
     """
     folder = (Path(cfg.cluster.root) / cfg.name).resolve()
-    refuse_if_owned(folder)
-    if folder.exists() and (not folder.is_dir() or any(f.name != LEASE for f in folder.iterdir())):
+    try:
+        refuse_if_owned(folder)
+        taken = folder.exists() and (
+            not folder.is_dir() or any(file.name != LEASE for file in folder.iterdir())
+        )
+    except OSError as error:  # below a folder that this user may not enter, or too long a name
+        raise ConfigError(
+            f"cluster.root={cfg.cluster.root}: the run folder {folder} cannot be read: "
+            f"{error.strerror or error}; it must be a folder that this user may read and write"
+        ) from error
+    if taken:
         raise ConfigError(
             f"name={cfg.name}: the run folder {folder} is taken; choose another name, "
             f"or go on with `cardinal resume {folder}`"

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+import psutil
 import ray
 
 from cluster.failures import DeadlineExceeded, RunFailure, first_line
@@ -24,6 +25,7 @@ from configs.paths import ROOT
 from configs.schema import RunConfig
 
 NOBODY = "http://127.0.0.1:9"  # the discard port
+END_S = 5.0  # for killed processes to be gone
 
 
 @contextlib.contextmanager
@@ -92,6 +94,7 @@ def _start_local(cfg: RunConfig, cpus: float, runtime_env: dict[str, object]) ->
     """Start Ray; on a busy machine again, for it gives itself 30 s and the run has its deadline."""
     deadline = time.monotonic() + cfg.cluster.start_deadline_s
     while True:
+        before = set(psutil.Process().children(recursive=True))
         try:
             ray.init(
                 address="local",
@@ -103,11 +106,21 @@ def _start_local(cfg: RunConfig, cpus: float, runtime_env: dict[str, object]) ->
                 logging_level=logging.WARNING,
             )
         except Exception as error:  # Ray has no type of its own for it
+            _end_processes_since(before)
             if "timed out during startup" not in str(error) or time.monotonic() > deadline:
                 raise
             print("a local Ray did not start in its 30 s, the machine is busy; once more")
         else:
             return
+
+
+def _end_processes_since(before: set[psutil.Process]) -> None:
+    """End what a failed start of Ray leaves running: it forgets its servers until we exit."""
+    left = set(psutil.Process().children(recursive=True)) - before
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=END_S)
 
 
 def _nothing() -> None:

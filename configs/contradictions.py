@@ -178,15 +178,19 @@ def _gpu_layout(cfg: RunConfig) -> Iterator[str]:
 
 
 def _deadlines(cfg: RunConfig) -> Iterator[str]:
-    """A block must have the time of its episodes, which run `rollout.in_flight` at once."""
+    """A block must have the time of its episodes, which run `rollout.in_flight` at once.
+
+    Their environments are made first, outside the episodes' deadline, and then used again.
+    """
     cluster, rounds = cfg.cluster, ceil(cfg.rollout.block / cfg.rollout.in_flight)
-    need = rounds * cluster.episode_deadline_s
+    need = cluster.start_deadline_s + rounds * cluster.episode_deadline_s
     if cluster.block_deadline_s < need:
         yield (
             f"cluster.block_deadline_s={cluster.block_deadline_s:g}: a block of rollout.block="
-            f"{cfg.rollout.block} episodes may take {need:g} s, as cluster.episode_deadline_s="
-            f"{cluster.episode_deadline_s:g} allows with rollout.in_flight="
-            f"{cfg.rollout.in_flight}; it must be at least that"
+            f"{cfg.rollout.block} episodes may take {need:g} s, as cluster.start_deadline_s="
+            f"{cluster.start_deadline_s:g} to make their environments and "
+            f"cluster.episode_deadline_s={cluster.episode_deadline_s:g} allow with "
+            f"rollout.in_flight={cfg.rollout.in_flight}; it must be at least that"
         )
     if cluster.env_deadline_s > cluster.episode_deadline_s:
         yield (

@@ -92,7 +92,11 @@ def _check_home() -> None:
     except RuntimeError:  # a user without an entry in the system's list
         raise ConfigError(f"HOME is not set, and this user has no home folder; {RULE}") from None
     key = f"HOME={home}" if home else f"HOME is not set, and the user's is {folder}"
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:  # below a folder that this user may not enter
+        raise _not_writable(key, error) from error
+    if not there:
         raise ConfigError(f"{key}: there is no such folder; {RULE}")
     _check_writable(key, folder)
 
@@ -127,8 +131,11 @@ def _check_writable(key: str, place: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".cardinal-", dir=_existing(place)):
             pass
     except OSError as error:
-        because = f"{error.strerror or error}"
-        raise ConfigError(f"{key}: cannot be written to: {because}; {RULE}") from error
+        raise _not_writable(key, error) from error
+
+
+def _not_writable(key: str, error: OSError) -> ConfigError:
+    return ConfigError(f"{key}: cannot be written to: {error.strerror or error}; {RULE}")
 
 
 def _existing(place: Path) -> Path:

@@ -18,7 +18,10 @@ def was_begun(cfg: RunConfig) -> bool:
         ConfigError: it holds a run of another configuration.
     """
     file = Path(cfg.cluster.root) / cfg.name / "config.yaml"
-    if not file.is_file():
+    try:
+        if not file.is_file():
+            return False
+    except OSError:  # below a folder that this user may not enter: `run_folder` refuses it
         return False
     there, here = _by_key(load(file)), _by_key(cfg)
     for key in sorted(there.keys() | here.keys()):

@@ -76,6 +76,8 @@ def test_a_file_without_rows_has_no_slice(tmp_path):
         ("a.json", '{"a": 1}', "PATH: holds a dict; it must hold a list"),
         ("a.jsonl", '{"a": 1}\n{"a": ', "PATH, row 2: is not JSON: "),
         ("a.jsonl", '{"a": 1}\n\n{"a": 1}', "PATH, row 2: is not JSON: "),
+        ("a.jsonl", f'{{"a": 1}}\n{"[" * 10**5}', "PATH, row 2: is nested too deeply"),
+        ("a.json", "[" * 10**5, "PATH: cannot be read as JSON: it is nested too deeply"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, text, words):
@@ -110,6 +112,16 @@ def test_a_file_that_is_damaged_behind_its_footer_is_named(tmp_path):
     file.write_bytes(data[:4] + b"\xff" * 40 + data[44:])
     with pytest.raises(ConfigError, match=r"a\.parquet: cannot be read as Parquet: "):
         list(rows(parts[0]))
+
+
+def test_a_row_of_parquet_that_is_not_utf8_is_named(tmp_path):
+    file = tmp_path / "a.parquet"
+    here = {"messages": [{"role": "user", "content": "HERE"}]}
+    table = pa.Table.from_pylist([*ROWS[:5], here])
+    pq.write_table(table, file, row_group_size=4, use_dictionary=False, compression="none")
+    file.write_bytes(file.read_bytes().replace(b"HERE", b"\xff\xfe\xff\xfe"))
+    with pytest.raises(ConfigError, match=r"a\.parquet, row 6: is not UTF-8: "):
+        read(file)
 
 
 def test_a_slice_that_has_gone_is_named(tmp_path):

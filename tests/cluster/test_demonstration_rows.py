@@ -127,6 +127,14 @@ def test_turns_of_all_roles_keep_their_place(tmp_path):
             {"messages": [USER, ANSWER | {"content": None}]},
             r"messages\[1\].content: is null; it must",
         ),
+        (
+            {"messages": [USER, ANSWER | {"content": "a \ud83d"}]},
+            r"messages\[1\]: its text holds half a character, U\+D83D",
+        ),
+        (
+            {"conversations": [HUMAN | {"value": "\ude00"}, GPT]},
+            r"conversations\[0\]: its text holds half a character, U\+DE00",
+        ),
         ({"messages": [USER, ANSWER | {"content": 3}]}, r"messages\[1\].content: is of type int"),
         (
             {"messages": [USER, ANSWER | {"train": 1}]},

@@ -7,11 +7,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
 
+import psutil
 import pytest
 
 from cluster import lease
@@ -82,14 +84,84 @@ def test_a_dead_owner_of_this_machine_is_taken_over_with_a_word(tmp_path, capsys
 
 
 def test_another_process_with_the_same_id_is_not_the_owner(tmp_path):
-    leave(tmp_path, replace(Owner.this_process(), started=1.0))
+    leave(tmp_path, replace(Owner.this_process(), started=1))
     with Lease(tmp_path) as token:
         assert token.number == 2
 
 
+def test_a_clock_that_is_set_ends_no_owner(tmp_path, monkeypatch):
+    """The start that psutil gives moves with the clock: it is the boot's time of day plus ticks."""
+    with Lease(tmp_path):
+        boot = psutil._pslinux.boot_time
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot() + 2)
+        with pytest.raises(ConfigError, match="in use by process"):
+            Lease(tmp_path)
+
+
+def test_a_process_whose_name_looks_like_fields_is_read(tmp_path):
+    code = "open('/proc/self/comm', 'w').write(') Z 1 (2'); print(1, flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as child:
+        child.stdout.readline()
+        state, started = lease._state(child.pid)
+        assert state in "SR"
+        assert started >= lease._state(os.getpid())[1]
+        since_boot = psutil.Process(child.pid).create_time() - psutil.boot_time()
+        assert abs(started / os.sysconf("SC_CLK_TCK") - since_boot) < 2
+        child.kill()
+
+
+def test_another_machine_of_the_same_name_is_another_host(tmp_path, monkeypatch, quick):
+    """The first pid namespace has the same inode on every machine; a boot has an id of its own."""
+    assert os.readlink("/proc/self/ns/pid") in lease._host()  # of containers on one machine
+    with Lease(tmp_path):
+        read = lease.Path.read_text
+
+        def other_boot(path, *args, **kwargs):
+            return "another\n" if path.name == "boot_id" else read(path, *args, **kwargs)
+
+        monkeypatch.setattr(lease.Path, "read_text", other_boot)
+        _, owner = lease._newest(tmp_path)
+        assert replace(owner, pid=4194303).lives() is None
+        with pytest.raises(ConfigError, match="in use by process"):
+            Lease(tmp_path)  # it has no such process, and hears its heartbeat
+
+
+@pytest.mark.parametrize(
+    "written",
+    ['{"host": "h x", "pid": 1, "started": 1, "since": "x", "more": 1}', '{"pid": 7}', "[]"],
+)
+def test_an_owner_of_another_version_is_told_by_its_heartbeat(
+    tmp_path, quick, monkeypatch, written
+):
+    (tmp_path / "lease").mkdir()
+    file = tmp_path / "lease" / "000003.json"
+    file.write_text(written.replace("h x", f"h{lease._host()[len(socket.gethostname()) :]}"))
+    monkeypatch.setattr(lease.socket, "gethostname", lambda: "h")
+    _, owner = lease._newest(tmp_path)
+    assert owner.lives() is None
+    assert str(owner) in (
+        "process 1 on h since x",
+        "process 7 on unknown since an unknown time",
+        "process 0 on unknown since an unknown time",
+    )
+    os.utime(file, (time.time() - 30,) * 2)
+    with Lease(tmp_path) as token:
+        assert token.number == 4
+
+
+def test_the_clock_probe_of_another_stays(tmp_path):
+    (tmp_path / "lease").mkdir()
+    probe = tmp_path / "lease" / "abc.clock"
+    probe.touch()
+    (tmp_path / "lease" / "000001.ended").touch()
+    with Lease(tmp_path):
+        assert sorted(os.listdir(probe.parent)) == ["000002.json", "abc.clock"]
+
+
 def test_a_zombie_is_dead(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", ""])
-    started = lease.psutil.Process(child.pid).create_time()
+    started = lease._state(child.pid)[1]
     owner = replace(Owner.this_process(), pid=child.pid, started=started)
     deadline = time.monotonic() + 20
     while owner.lives() and time.monotonic() < deadline:
@@ -206,7 +278,7 @@ def test_a_stopped_owner_keeps_its_folder(tmp_path):
     try:
         child.stdout.readline()
         child.send_signal(signal.SIGSTOP)
-        started = lease.psutil.Process(child.pid).create_time()
+        started = lease._state(child.pid)[1]
         leave(tmp_path, replace(Owner.this_process(), pid=child.pid, started=started), age=1000)
         with pytest.raises(ConfigError, match=f"in use by process {child.pid}"):
             Lease(tmp_path)

@@ -69,6 +69,18 @@ def test_other_modes_are_read():
     assert ends(encoded(half("1", 0, 1))) == ([0] * 3, [255] * 3)
 
 
+def test_a_phones_jpeg_is_its_first_frame():
+    """In MPO: the picture, turned as EXIF says, then a preview."""
+    picture, preview = half("RGB", RED, BLUE, (64, 32)), Image.new("RGB", (8, 4), "white")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = encoded(picture, "MPO", save_all=True, append_images=[preview], exif=exif)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    pixels = read_picture(data)
+    assert pixels.shape == (32, 64, 3)
+    assert pixels[0, 0, 2] > 200 > 50 > pixels[0, 0, 0]  # upside down: blue comes first
+
+
 def bomb(width, height):
     """The head of a PNG of this size, without its pixels."""
     head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])

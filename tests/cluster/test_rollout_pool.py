@@ -36,7 +36,7 @@ def test_what_a_kept_engine_can_change(override, tiny_model):
 @pytest.mark.parametrize(
     "override",
     [
-        "rollout.in_flight=8",
+        "rollout.in_flight=16",
         "rollout.workers=2",
         "model.dtype=bfloat16",
         "learner.ranks=2",

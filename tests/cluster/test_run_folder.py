@@ -6,6 +6,7 @@ import pytest
 
 from cluster.failures import PlacementError
 from cluster.lease import Lease, LeaseLost
+from cluster.preflight.resume import was_begun
 from cluster.run_folder import (
     check_root,
     clear_failure,
@@ -72,6 +73,22 @@ def test_a_folder_that_holds_something_is_taken(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cardinal resume"):
         run_folder(load("gp_l_debug", ["name=file", f"cluster.root={tmp_path}"]))
+
+
+def test_a_folder_that_this_user_may_not_enter_is_named(tmp_path, monkeypatch):
+    cfg = load("gp_l_debug", ["name=mine", f"cluster.root={tmp_path}/closed"])
+
+    def refuse(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("cluster.lease.os.listdir", refuse)  # the tests may run as root
+    monkeypatch.setattr("pathlib.Path.stat", refuse)
+    words = (
+        rf"^cluster\.root={tmp_path}/closed: the run folder {tmp_path}/closed/mine cannot be read: "
+    )
+    assert not was_begun(cfg)
+    with pytest.raises(ConfigError, match=words + "Permission denied; it must be a folder"):
+        run_folder(cfg)
 
 
 def test_several_nodes_need_a_folder_that_all_of_them_see():

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import requests
 from ray.util.state.exception import RayStateApiException, ServerUnavailable
@@ -93,6 +94,29 @@ def test_a_busy_machine_is_given_the_deadline_to_start_ray(connected, monkeypatc
     with pytest.raises(RunFailure, match="timed out"), session(load("gp_l_debug"), 2.5):
         pass
     assert 300 <= clock[0] <= 360
+
+
+def test_a_start_that_failed_leaves_no_process(connected, monkeypatch):
+    """Those that ran before it are not its own."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    before, left = subprocess.Popen(sleep), []
+
+    def init(**given):
+        if left:
+            assert not psutil.pid_exists(left[0].pid)
+            return
+        left.append(subprocess.Popen(sleep))
+        raise Exception("The current node timed out during startup. This could happen")  # noqa: TRY002
+
+    monkeypatch.setattr(module.ray, "init", init)
+    try:
+        with session(load("gp_l_debug"), 2.5):
+            pass
+        assert before.poll() is None
+    finally:
+        for process in (before, *left):
+            process.kill()
+            process.wait()
 
 
 def test_a_worker_process_that_never_starts_is_told_by_the_deadline(monkeypatch, tmp_path):

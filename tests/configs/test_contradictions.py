@@ -64,13 +64,19 @@ def config(*overrides):
         ([*COLOCATED, "learner.ranks=2"], "rollout.tensor_parallel=2", "learner.ranks=2 must be"),
         (
             ["cluster.episode_deadline_s=601"],
-            "cluster.block_deadline_s=601",
-            "cluster.block_deadline_s=600: a block of rollout.block=64 episodes may take 601 s",
+            "cluster.block_deadline_s=901",
+            "cluster.block_deadline_s=600: a block of rollout.block=64 episodes may take 901 s",
         ),
         (
             ["rollout.block=384", "rollout.in_flight=64"],
-            "cluster.block_deadline_s=720",
-            "may take 720 s, as cluster.episode_deadline_s=120 allows with rollout.in_flight=64",
+            "cluster.block_deadline_s=1020",
+            "may take 1020 s, as cluster.start_deadline_s=300 to make their environments and "
+            "cluster.episode_deadline_s=120 allow with rollout.in_flight=64",
+        ),
+        (
+            ["cluster.start_deadline_s=3600"],
+            "cluster.block_deadline_s=3720",
+            "cluster.block_deadline_s=600: a block of rollout.block=64 episodes may take 3720 s",
         ),
         (["name=a/b"], "name=a", "name='a/b' must be a plain folder name"),
         (["name=.."], "name=a", "name='..' must be a plain folder name"),

@@ -71,6 +71,24 @@ def test_a_home_that_is_not_there_is_named(home, monkeypatch, tmp_path):
     refused(home, "HOME is not set, and this user has no home folder; it must be")
 
 
+def test_places_below_a_closed_folder_are_named(home, monkeypatch, tmp_path):
+    """As it is for a user who may not enter it; the tests may run as root, who may."""
+    closed = tmp_path / "closed"
+    stat = machine.Path.stat
+
+    def enter(path, **options):
+        if closed in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(machine.Path, "stat", enter)
+    monkeypatch.setattr(machine.os.path, "exists", lambda path: bool(enter(machine.Path(path))))
+    because = "cannot be written to: Permission denied; it must be a folder that this user"
+    refused(lambda: home(closed / "in"), f"cluster.root={closed}/in: {because}")
+    monkeypatch.setenv("HOME", f"{closed}/home")
+    refused(home, f"HOME={closed}/home: {because}")
+
+
 @pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
 def test_a_temporary_folder_that_ray_cannot_use_is_named(home, monkeypatch, tmp_path, name):
     short = tempfile.mkdtemp(prefix="ü", dir="/tmp")
