@@ -104,10 +104,10 @@ def _check_home() -> None:
 def _check_temporary() -> None:
     """Ray's sockets and logs, and everybody's temporary files."""
     for variable in ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR"):
-        place = os.environ.get(variable, "")
-        if place.split() not in ([], [place]):
+        compiled = os.environ.get(variable, "")
+        if compiled.split() not in ([], [compiled]):
             raise ConfigError(
-                f"{variable}={place}: holds a blank, and the compiler of vLLM's kernels, which "
+                f"{variable}={compiled}: holds a blank, and the compiler of vLLM's kernels, which "
                 "works there, splits its arguments at blanks; choose another folder"
             )
     name = next((n for n in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(n)), None)
