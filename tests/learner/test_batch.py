@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from learner import batch
 from learner.batch import Sequence, microbatches
+from rollout.pictures import Picture
 
 
 def random_sequences(n, seed, longest=40):
@@ -56,6 +59,28 @@ def test_nothing_is_lost_or_moved(packing, budget):
         assert m.action_counts.tolist() == [int(k.sum()) for k in masks]
         assert m.value_counts.tolist() == [len(s.value_positions) for s in parts]
         assert m.tokens == sum(len(s.token_ids) for s in parts)
+
+
+@pytest.mark.parametrize("packing", batch.PACKINGS)
+@pytest.mark.parametrize("budget", [1, 3, 8, 1000])
+def test_no_more_pictures_than_their_budget(packing, budget):
+    """But in one row, which cannot be cut: sequences with many, and rows of several."""
+    rng = np.random.default_rng(budget)
+    picture = Picture.of(np.zeros((2, 2, 3), np.uint8))
+    sequences = [
+        replace(sequence, pictures=(picture,) * int(rng.integers(0, 5)))
+        for sequence in random_sequences(40, seed=budget)
+    ]
+    packed = microbatches(sequences, 400, packing, budget)
+    assert sorted(i for m in packed for i in m.order) == list(range(40))
+    for m in packed:
+        counts = [len(sequences[i].pictures) for i in m.order]
+        assert m.picture_counts.tolist() == counts
+        alone = np.count_nonzero(counts) == 1 if packing == "flat" else len(m.token_ids) == 1
+        assert sum(counts) <= budget or alone
+    filled = [sum(m.picture_counts) for m in packed]
+    assert budget < 1000 or len(packed) == len(microbatches(sequences, 400, packing, 10**6))
+    assert max(filled) >= min(budget, 4)
 
 
 def test_turns_are_the_runs_of_the_action_mask():
