@@ -84,7 +84,8 @@ def other_work(folder: Path, rank: int, out: Path) -> dict[str, np.ndarray]:
     data = demonstrations(8)
     share = data[: len(data) // 3] if rank == 0 else data[len(data) // 3 :]
     sft = type(cfg.sft)(loss="ce_kl", optimizer=cfg.sft.optimizer)
-    losses = [sft_step(engine, share, sft, reference)["loss"]]
+    first = sft_step(engine, share, sft, reference)
+    losses = [first["loss"]]
     engine.save(out / "state")
     losses.append(sft_step(engine, share, sft, reference)["loss"])
     engine.load(out / "state")
@@ -104,6 +105,7 @@ def other_work(folder: Path, rank: int, out: Path) -> dict[str, np.ndarray]:
     engine.close()
     return {
         "losses": np.array(losses),
+        "first": np.array([first["loss"], first["grad_norm"]]),
         "moved": (during - before).abs().max().numpy(),
         "restored": (after - before).abs().max().numpy(),
         "names": np.array(names),
@@ -161,6 +163,22 @@ def test_one_rank(folder: Path, baseline: dict[str, np.ndarray], variant: tuple)
 @pytest.mark.parametrize("index", range(len(VARIANTS)), ids=lambda i: str(VARIANTS[i]))
 def test_two_ranks(two_ranks: Path, baseline: dict[str, np.ndarray], index: int) -> None:
     assert_same(dict(np.load(two_ranks / f"{index}.0.npz")), baseline)
+
+
+@pytest.mark.parametrize(("budget", "packing"), [(4096, "auto"), (16, "padded"), (60, "packed")])
+def test_sft_is_the_same_for_every_packing_budget_and_number_of_ranks(
+    folder: Path, two_ranks: Path, budget: int, packing: str
+) -> None:
+    """Loss and gradient are of the mean over all action tokens, on two ranks as on one."""
+    cfg = config(budget=budget)
+    engine = TrainingEngine(folder / "model", cfg, cfg.sft.optimizer, 10, True)
+    engine.packing = packing
+    sft = type(cfg.sft)(loss="ce_kl", optimizer=cfg.sft.optimizer)
+    step = sft_step(engine, demonstrations(8), sft, ReferencePolicy(folder / "reference", cfg))
+    engine.close()
+    for rank in (0, 1):
+        shared = np.load(two_ranks / f"other.{rank}.npz")["first"]
+        assert np.allclose([step["loss"], step["grad_norm"]], shared, rtol=1e-4)
 
 
 def test_a_changed_loss_is_noticed(folder: Path, baseline: dict[str, np.ndarray]) -> None:
