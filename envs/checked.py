@@ -101,9 +101,14 @@ def step(env: Playable, answer: str) -> CheckedStep:
 
 def failure_of(call: str, error: BaseException) -> EnvironmentFailure:
     """What an exception of an environment means for its episode."""
-    if isinstance(error, EnvironmentFailure):
-        return _failure(call, str(error))
-    return _failure(call, f"{type(error).__name__}: {error}" if str(error) else repr(error))
+    kind = type(error).__name__
+    try:
+        said = str(error)
+        if not isinstance(error, EnvironmentFailure):
+            said = f"{kind}: {said}" if said else repr(error)
+    except Exception:  # noqa: BLE001 - the exception's own words are a third party's code, too
+        said = f"{kind}, which cannot say what it is"
+    return _failure(call, said)
 
 
 def _failure(call: str, cause: str) -> EnvironmentFailure:
@@ -117,7 +122,7 @@ def _call(call: Callable[P, R], name: str, *args: P.args, **kwargs: P.kwargs) ->
         return call(*args, **kwargs)
     except MemoryError:  # whoever set the limit knows it
         raise
-    except Exception as error:  # the boundary to environments, third-party ones too
+    except (Exception, SystemExit) as error:  # the boundary to environments of third parties
         raise failure_of(name, error) from error
 
 

@@ -1,5 +1,6 @@
 """The boundary to environments: what passes unchanged, and what is refused with its words."""
 
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -202,6 +203,24 @@ def test_whatever_is_raised_is_one_line():
             checked.step(Scripted(error), "a")
         assert str(failure.value) == f"environment step: {said}"
     assert len(str(checked.failure_of("step", ValueError("x" * 9999)))) < 1100
+
+
+def test_an_exception_without_words_and_an_exit_fail_the_episode_alone():
+    class Mute(Exception):
+        def __str__(self):
+            raise ZeroDivisionError
+
+        __repr__ = __str__
+
+    said = str(checked.failure_of("step", Mute()))
+    assert said == "environment step: Mute, which cannot say what it is"
+
+    class Exits:
+        def reset(self, seed):
+            sys.exit(3)
+
+    with pytest.raises(EnvironmentFailure, match="environment reset: SystemExit: 3"):
+        checked.reset(Exits(), 0)
 
 
 def test_half_a_character_in_an_exception_is_escaped():
