@@ -111,7 +111,7 @@ def test_what_one_process_takes():
 
 
 def test_environments_of_others_have_a_process_for_each_episode():
-    keys = ("rollout.workers=3", "rollout.in_flight=10", "env.id=somebody:X-v0")
+    keys = ("rollout.workers=3", "rollout.in_flight=10", "env.id=somebody:X-v0", "rollout.block=10")
     cfg, mib = debug(*keys), 2**20
     assert memory_bytes(cfg, BILLION, 7 * mib)["environment processes"] == 3 * 10 * 7 * mib
     assert process_memory(cfg, BILLION, 7 * mib).environments == 10 * 7 * mib
