@@ -12,7 +12,7 @@ from cluster.cli import main
 from configs.paths import ROOT
 from rollout.environment_trial import Trial, TriedEnvironment
 from tests.cluster.commands.folders import said
-from tests.support.plugins import PLUGIN, TEACHER
+from tests.support.plugins import PLUGIN
 
 GUESS = "examples.gymnasium_environment.guess:example/Guess-v0"
 
@@ -73,20 +73,15 @@ ppo: {{updates: 1}}
 """
 
 
-@pytest.mark.parametrize(
-    ("plugin", "kind", "call"),
-    [(PLUGIN, "picky", "step"), (PLUGIN, "stuck", "reset"), (TEACHER, "stuck_demonstrations", "")],
-)
-def test_what_hangs_is_named_at_the_deadline_of_its_configuration(
-    plugin, kind, call, tmp_path, capsys
-):
+@pytest.mark.parametrize(("kind", "call"), [("picky", "step"), ("stuck", "reset")])
+def test_what_hangs_is_named_at_the_deadline_of_its_configuration(kind, call, tmp_path, capsys):
     """In the contract as in an episode; and nothing of it is left."""
     file = tmp_path / "own.yaml"
-    file.write_text(CONFIGURATION.format(plugin=plugin, kind=kind))
+    file.write_text(CONFIGURATION.format(plugin=PLUGIN, kind=kind))
     before, begin = set(psutil.Process().children(recursive=True)), time.monotonic()
     assert main(["check-env", str(file)]) == 1
     assert time.monotonic() - begin < 60.0, "it sleeps for 600 s"
-    words = f"environment {call or 'demonstrations'}: took longer than cluster.env_deadline_s = 2"
+    words = f"environment {call}: took longer than cluster.env_deadline_s = 2"
     assert words in said(capsys)
     assert set(psutil.Process().children(recursive=True)) <= before
 

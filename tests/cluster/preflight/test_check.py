@@ -128,6 +128,7 @@ def test_processes_of_environments_take_memory(monkeypatch, tiny_model):
     """As much as one took while it was tried, times all that a run has."""
     monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
     keys = ("rollout.workers=2", "rollout.in_flight=16", "sft.steps=0", "eval.variants={a: {}}")
+    keys += ("env.settings={}",)
     cfg = load("gp_l_debug", [NOWHERE, f"model.path={tiny_model}", f"env.id={PLUGIN}", *keys])
     found = check(cfg)
     own, rest = found.memory["environment processes"], sum(found.memory.values())

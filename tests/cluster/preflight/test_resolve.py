@@ -71,7 +71,8 @@ def test_an_environment_without_corpus_or_demonstrations_needs_those_of_others(m
 
 @pytest.mark.parametrize("what", ["demonstrations", "corpus"])
 def test_what_others_offer_is_asked_where_it_may_hang(what):
-    cfg = debug(f"env.id={TEACHER}", "eval.variants={a: {}}", "cluster.env_deadline_s=2")
+    own = (f"env.id={TEACHER}", "env.settings={}", "eval.variants={a: {}}")
+    cfg = debug(*own, "cluster.env_deadline_s=2")
     seen = resolve(cfg)
     assert [one.seed for one in seen.demonstrations] == list(range(16))
     assert seen.renderer.tokenizer("5+10").input_ids
@@ -140,7 +141,6 @@ def test_a_tokenizer_without_an_end_token(model):
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["own.Own", None]}}),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "own.Own"]}}),
         ("processor_config.json", {"auto_map": {"AutoProcessor": "own.Own"}}),
-        ("preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "own.Own"}}),
     ],
 )
 def test_code_of_a_model_folder_is_neither_run_nor_asked_about(
@@ -150,7 +150,7 @@ def test_code_of_a_model_folder_is_neither_run_nor_asked_about(
     folder, asked = tmp_path / "model", []
     shutil.copytree(vision_model, folder)
     values = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
-    own = {"tokenizer_class": "Own", "processor_class": "Own", "image_processor_type": "Own"}
+    own = {"tokenizer_class": "Own", "processor_class": "Own"}
     (folder / file).write_text(json.dumps(values | own | keys))
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
     monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
