@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from envs import contract
 from envs.base import Demonstration, EnvironmentFailure
 from envs.registry import make
 from rollout.environment_inspection import (
@@ -27,7 +28,8 @@ def test_only_what_is_requested_is_read():
     seen = inspect(env, report=told.append)
     assert (seen.corpus, seen.demonstrations, told) == ([], [], [])
     assert seen.offered == {"expert", "demonstrations", "corpus", "baselines"}
-    assert len(inspect(env, demonstrations=2, report=told.append).demonstrations) == 2
+    shown = inspect(env, demonstrations=2, seed=7, report=told.append).demonstrations
+    assert [one.seed for one in shown] == [7, 8]
     assert inspect(env, corpus=True, report=told.append).corpus == ["5+5", "10"]
     assert told == ["demonstrations", "corpus"]
     plain = inspect(make(GUESS, {}), corpus=True, demonstrations=2, report=told.append)
@@ -76,6 +78,13 @@ def test_each_call_of_the_contract_is_told():
     assert broken_clause(TEACHER, {}, 1, (), True, told.append).startswith("seed 0: ")
     assert "expert" in told
     assert OTHER_PROCESS not in told, "the first broken clause ends it"
+
+
+def test_the_other_process_is_told_and_comes_once(monkeypatch):
+    played, told = [], []
+    monkeypatch.setattr(contract, "check_other_process", lambda make, n: played.append(n))
+    assert broken_clause(GUESS, {"largest": 3}, 1, (), True, told.append) == ""
+    assert (played, told[-1], told.count(OTHER_PROCESS)) == ([1], OTHER_PROCESS, 1)
 
 
 def test_what_an_environment_raises_is_a_broken_clause():

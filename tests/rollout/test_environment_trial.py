@@ -54,7 +54,8 @@ def test_how_the_first_episodes_begin_and_what_they_take():
 
     steps, before, after = on(PLUGIN, work)
     assert [(step.message, step.question) for step in steps] == [("5+5", str(i)) for i in range(3)]
-    assert 2**20 < before <= after < 2**28
+    assert 2**20 < before <= after < 2**26
+    assert 2**26 < on(PLUGIN, lambda env: env.memory(), kind="heavy") < 2**27
 
 
 def test_what_it_offers_arrives_as_it_is():

@@ -40,6 +40,8 @@ class Plugin(TextEnv):
         self.make_spaces(None)
         if self.settings.kind == "unmakeable":
             raise LookupError("no licence")
+        if self.settings.kind == "heavy":
+            self.held = bytearray(b"x") * 2**26
         if self.settings.kind == "parent":
             self.child = subprocess.Popen(["sleep", "600"])
         if self.settings.kind == "thread":
