@@ -191,6 +191,7 @@ def outcomes(played: Played, stage: str, variant: str) -> list[Record]:
             "question": summary.question or f"seed {request.seed}",
             "end": summary.end,
             "reward": summary.reward,
+            **({"failure": summary.failure} if summary.failure else {}),
             **summary.metrics,
         }
         for request, summary in zip(played.requests, played.summaries, strict=True)

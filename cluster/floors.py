@@ -6,6 +6,7 @@ the evaluation. No engine is needed, so that the driver measures them while engi
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from configs.schema import RunConfig
 from configs.text import one_line
 from envs.base import shows_pictures
 from envs.baselines import Floor, floors
-from envs.registry import make
+from envs.registry import BUILT_IN, make
 from report.floors import FLOORS
 from report.metrics import Record
+from rollout.environment_trial import trial_limits, tried
 
 EPISODES, EPISODES_WITH_PICTURES = 200, 32  # a variant and baseline, at most
 
@@ -50,13 +52,25 @@ def floors_of_variants(cfg: RunConfig) -> dict[str, list[Floor]]:
 
 def _play(name: str, environment: Environment, cfg: RunConfig) -> list[Floor]:
     """None where the environment breaks: how many episodes may fail is for the run to judge."""
-    env = make(*environment)
-    most = EPISODES_WITH_PICTURES if shows_pictures(env) else EPISODES
     try:
-        return floors(env, min(cfg.eval.episodes, most), cfg.eval.seed)
+        if environment[0] not in BUILT_IN:  # it may hang
+            return asyncio.run(_play_apart(environment, cfg))
+        env = make(*environment)
+        return floors(env, _episodes(cfg, shows_pictures(env)), cfg.eval.seed)
     except Exception as error:  # noqa: BLE001 - the boundary to environments of anybody
         print(f"{name}: its floors are not known: {one_line(error)}", flush=True)
         return []
+
+
+async def _play_apart(environment: Environment, cfg: RunConfig) -> list[Floor]:
+    """By the process of an environment of others, each call with its deadline."""
+    async with tried(*environment, trial_limits(cfg)) as env:
+        pictures = (await env.inspect()).pictures
+        return await env.floors(_episodes(cfg, pictures), cfg.eval.seed)
+
+
+def _episodes(cfg: RunConfig, pictures: bool) -> int:
+    return min(cfg.eval.episodes, EPISODES_WITH_PICTURES if pictures else EPISODES)
 
 
 def row(floor: Floor) -> Record:

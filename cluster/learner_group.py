@@ -18,7 +18,12 @@ from cluster.cursor import Cursor
 from cluster.failures import RunFailure, first_line
 from cluster.job import Job
 from cluster.learner_loop import learner_loop
-from cluster.logs import killed_for_memory, pointed_out, session_logs
+from cluster.logs import (
+    keep_logs_of_other_nodes,
+    killed_for_memory,
+    pointed_out,
+    session_logs,
+)
 from cluster.placement.plan import Plan
 from cluster.placement.ray_options import scaling, waiting_ranks
 from cluster.run_folder import clear_failure, read_failure
@@ -62,6 +67,8 @@ def run_learner_group(job: Job, demonstrations: str | None, plan: Plan) -> None:
             raise errors[0]
         failure = f"the learner group failed: {cause_of(errors[0], job.cfg, plan)}"
     if failure is not None:
+        job.token.check()
+        keep_logs_of_other_nodes(folder)
         raise RunFailure(_with_evidence(failure, folder, killed))
 
 

@@ -94,13 +94,14 @@ class RolloutPool:
         ending.__exit__(*sys.exc_info())
 
     def keep_logs(self, folder: Path) -> None:
-        """Copy the logs of this run's processes to RUN/logs."""
-        from cluster.logs import keep_logs, session_logs
+        """Copy the logs of this run's processes to RUN/logs, of all nodes."""
+        from cluster.logs import keep_logs, keep_logs_of_other_nodes, session_logs
 
         source = session_logs()
         if source is not None:
             job = ray.get_runtime_context().get_job_id() if ray.is_initialized() else None
             keep_logs(folder, source, job)
+        keep_logs_of_other_nodes(folder)
 
     def _start(self, cfg: RunConfig, model: str, learn: bool) -> None:
         from cluster.placement.ray_options import place

@@ -86,6 +86,19 @@ def find_model(path: str) -> Path:
         ) from error
 
 
+def reason(error: Exception) -> str:
+    """Why transformers cannot read a folder, in one line.
+
+    Of code in the folder it says how to allow it, which Cardinal never does.
+    """
+    if "trust_remote_code" in str(error):
+        return (
+            "it needs Python code of its own (auto_map in its files), and Cardinal runs no code of "
+            "a model folder; use a model, and a tokenizer, that transformers has itself"
+        )
+    return one_line(error)
+
+
 def check_model(path: str | Path) -> ModelSize:
     """Check the (vision-)language model in a folder, or under a hub's name; returns its sizes.
 
@@ -173,7 +186,7 @@ def _causal_config(folder: Path, key: str) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the boundary to transformers, which raises all kinds
-        raise ConfigError(f"{key}: config.json cannot be used: {one_line(error)}") from error
+        raise ConfigError(f"{key}: config.json cannot be used: {reason(error)}") from error
     kinds = config.architectures or []
     causal = {
         *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from configs.schema import RunConfig
 
-RUN_SEEDS = 2**32  # numpy's global generator, which vLLM seeds with it, takes no larger one
-EPISODE_SEEDS = 2**63  # an episode's record holds its seed in 64 bits, with a sign
+SEEDS = 2**32  # numpy's global generator, which engines and environments seed, takes no larger one
 
-RUN_STRIDE = 1_000_000_000  # between the PPO seeds of two runs whose `seed` differs by one
 PPO_OFFSET = 10_000_000  # above what demonstrations and evaluations usually take
+RUN_STRIDE = 1_000_000_000  # between the PPO seeds of two runs whose `seed` differs by one, …
+# … modulo this: as the ratio is 2 + the square root of 5, the starts of the first n runs are spread
+# as evenly as can be for every n. Those of 72 runs are 55 million apart, of 305 runs 13 million.
+RUN_CYCLE = 4_236_067_977
 
 
 def demonstration_seeds(cfg: RunConfig) -> range:
@@ -22,7 +24,7 @@ def demonstration_seeds(cfg: RunConfig) -> range:
 def update_seeds(cfg: RunConfig, update: int) -> range:
     """Seeds of one PPO update, counted from 1: new ones for each."""
     number = cfg.ppo.episodes // cfg.ppo.group_size
-    first = cfg.seed * RUN_STRIDE + PPO_OFFSET + (update - 1) * number
+    first = cfg.seed * RUN_STRIDE % RUN_CYCLE + PPO_OFFSET + (update - 1) * number
     return range(first, first + number)
 
 
@@ -45,16 +47,17 @@ def intersect(one: range, other: range) -> bool:
 
 def too_large(cfg: RunConfig) -> Iterator[str]:
     """A sentence for each seed, given or derived, that its reader does not take."""
-    if cfg.seed >= RUN_SEEDS:
-        yield f"seed={cfg.seed}: must be below {RUN_SEEDS} (2^32), as the engine's generators need"
+    if cfg.seed >= SEEDS:
+        yield f"seed={cfg.seed}: must be below {SEEDS} (2^32), as the engine's generators need"
         return
     last = {
+        "sft.demonstrations": (cfg.sft.demonstrations, demonstration_seeds(cfg).stop),
         "eval.seed": (cfg.eval.seed, evaluation_seeds(cfg).stop),
         "ppo.updates": (cfg.ppo.updates, ppo_seeds(cfg).stop),
     }
     for key, (value, stop) in last.items():
-        if stop > EPISODE_SEEDS:
+        if stop > SEEDS:
             yield (
                 f"{key}={value}: the last episode's seed would be {stop - 1}; it must be below "
-                f"{EPISODE_SEEDS} (2^63)"
+                f"{SEEDS} (2^32), as the generators of environments need"
             )

@@ -18,6 +18,7 @@ import yaml
 from configs.load import ConfigError, load
 from configs.primary import MIN_SEEDS, START, Primary, parse_primary
 from configs.schema import RunConfig
+from configs.seeds import intersect, ppo_seeds
 from configs.text import one_line
 from configs.values import read_yaml, untyped
 
@@ -254,14 +255,23 @@ def _check_primary(
 def _check_arm(study: StudyConfig, arm: Arm) -> None:
     """Refuse an arm whose configuration or `match` is refused; the error begins with an arm."""
     try:
-        for seed in study.seeds:
-            study.run(arm.name, seed)
+        _check_seeds({seed: study.run(arm.name, seed) for seed in study.seeds})
         _check_match(study, arm)
     except ConfigError as error:
         text = str(error)
         raise ConfigError(
             text if text.startswith("arms.") else f"arms.{arm.name}: {text}"
         ) from error
+
+
+def _check_seeds(runs: dict[int, RunConfig]) -> None:
+    """Refuse runs that would train on each other's episodes: their results are not independent."""
+    for (one, first), (other, second) in itertools.combinations(runs.items(), 2):
+        if intersect(ppo_seeds(first), ppo_seeds(second)):
+            raise ConfigError(
+                f"seeds: runs of {one} and {other} would play the same episodes in PPO; choose "
+                "other seeds, such as 0, 1, 2, …"
+            )
 
 
 def _arms(name: str, given: object) -> list[Arm]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Real
-from typing import NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,6 @@ MAX_PIXELS = 2**24  # of a picture: 4096 x 4096
 OBSERVATION = ("message", "restart", "image")
 METRICS = ("success", "first_try")
 _LARGEST = float(np.finfo(np.float32).max)  # rewards and metrics are kept as float32
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Playable(Protocol):
@@ -68,10 +66,9 @@ def reset(env: Playable, seed: int) -> CheckedStep:
     Raises:
         EnvironmentFailure: the environment raised, or returned what it must not.
     """
-    returned = _call(env.reset, "reset", seed=seed)
-    observation, _ = _parts(returned, "reset", ("observation", "info"))
-    question = _text(env.question, "the question", "reset")
-    return CheckedStep(_observation(observation, "reset"), question)
+    with boundary("reset"):
+        observation, _ = reset_parts(env.reset(seed=seed))
+        return CheckedStep(_observation(observation), _text(env.question, "the question"))
 
 
 def step(env: Playable, answer: str) -> CheckedStep:
@@ -80,23 +77,49 @@ def step(env: Playable, answer: str) -> CheckedStep:
     Raises:
         EnvironmentFailure: the environment raised, or returned what it must not.
     """
+    with boundary("step"):
+        observation, reward, terminated, truncated, info = step_parts(env.step(answer))
+        return CheckedStep(
+            observation=_observation(observation),
+            question=_text(env.question, "the question"),
+            reward=number(reward, "the reward"),
+            terminated=terminated,
+            truncated=truncated,
+            message=_text(info.get("message", ""), "info's message"),
+            metrics=_metrics(info.get("metrics")) if terminated or truncated else {},
+        )
+
+
+def reset_parts(returned: object) -> tuple[object, Mapping[str, object]]:
+    """Observation and info of what `reset` returned; raises EnvironmentFailure."""
+    observation, info = _parts(returned, ("observation", "info"))
+    return observation, _info(info)
+
+
+def step_parts(returned: object) -> tuple[object, object, bool, bool, Mapping[str, object]]:
+    """Observation, reward, terminated, truncated and info of what `step` returned.
+
+    Raises:
+        EnvironmentFailure: there are other parts, or their types are others.
+    """
     names = ("observation", "reward", "terminated", "truncated", "info")
-    observation, reward, *ends, info = _parts(_call(env.step, "step", answer), "step", names)
+    observation, reward, *ends, info = _parts(returned, names)
     for name, value in zip(names[2:4], ends, strict=True):
         if not isinstance(value, bool | np.bool_):
-            raise _failure("step", f"{name} is {_short(value)}; it must be true or false")
-    if not isinstance(info, Mapping):
-        raise _failure("step", f"info is {_short(info)}; it must be a dict")
+            raise EnvironmentFailure(f"{name} is {short(value)}; it must be true or false")
     terminated, truncated = map(bool, ends)
-    return CheckedStep(
-        observation=_observation(observation, "step"),
-        question=_text(env.question, "the question"),
-        reward=_number(reward, "the reward"),
-        terminated=terminated,
-        truncated=truncated,
-        message=_text(info.get("message", ""), "info's message"),
-        metrics=_metrics(info.get("metrics")) if terminated or truncated else {},
-    )
+    return observation, reward, terminated, truncated, _info(info)
+
+
+@contextmanager
+def boundary(call: str) -> Iterator[None]:
+    """Whatever is raised within is an EnvironmentFailure that names the call."""
+    try:
+        yield
+    except MemoryError:  # whoever set the limit knows it
+        raise
+    except (Exception, SystemExit) as error:  # the boundary to environments of third parties
+        raise failure_of(call, error) from error
 
 
 def failure_of(call: str, error: BaseException) -> EnvironmentFailure:
@@ -108,106 +131,108 @@ def failure_of(call: str, error: BaseException) -> EnvironmentFailure:
             said = f"{kind}: {said}" if said else repr(error)
     except Exception:  # noqa: BLE001 - the exception's own words are a third party's code, too
         said = f"{kind}, which cannot say what it is"
-    return _failure(call, said)
-
-
-def _failure(call: str, cause: str) -> EnvironmentFailure:
     # An exception may quote half a character (a surrogate), which no encoding has.
-    readable = cause.encode("utf-8", "backslashreplace").decode()
+    readable = said.encode("utf-8", "backslashreplace").decode()
     return EnvironmentFailure(f"environment {call}: {' '.join(readable.split())[:1000]}")
 
 
-def _call(call: Callable[P, R], name: str, *args: P.args, **kwargs: P.kwargs) -> R:
-    try:
-        return call(*args, **kwargs)
-    except MemoryError:  # whoever set the limit knows it
-        raise
-    except (Exception, SystemExit) as error:  # the boundary to environments of third parties
-        raise failure_of(name, error) from error
-
-
-def _parts(returned: object, call: str, names: tuple[str, ...]) -> tuple[object, ...]:
+def _parts(returned: object, names: tuple[str, ...]) -> tuple[object, ...]:
     if not isinstance(returned, tuple) or len(returned) != len(names):
-        raise _failure(call, f"returned {_short(returned)}; it must be ({', '.join(names)})")
+        parts = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else short(returned)
+        raise EnvironmentFailure(f"returned {parts}; it must be ({', '.join(names)})")
     return returned
 
 
-def _observation(value: object, call: str) -> Observation:
+def _info(value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
-        raise _failure(call, f"the observation is {_short(value)}; it must be a dict with message")
+        raise EnvironmentFailure(f"info is {short(value)}; it must be a dict")
+    return value
+
+
+def _observation(value: object) -> Observation:
+    if not isinstance(value, Mapping):
+        raise EnvironmentFailure(
+            f"the observation is {short(value)}; it must be a dict with message"
+        )
     for key in value:
         if key not in OBSERVATION:
-            raise _failure(
-                call, f"the observation has the key {key!r}; it may have {', '.join(OBSERVATION)}"
+            raise EnvironmentFailure(
+                f"the observation has the key {key!r}; it may have {', '.join(OBSERVATION)}"
             )
     restart = value.get("restart")
     if not isinstance(restart, int | np.integer | np.bool_) or int(restart) not in (0, 1):
-        raise _failure(call, f"the observation's restart is {_short(restart)}; it must be 0 or 1")
-    message = _text(value.get("message"), "the observation's message", call)
+        raise EnvironmentFailure(
+            f"the observation's restart is {short(restart)}; it must be 0 or 1"
+        )
+    message = _text(value.get("message"), "the observation's message")
     observation: Observation = {"message": message, "restart": int(restart)}
     if "image" in value:
-        observation["image"] = _pixels(value["image"], call)
+        observation["image"] = pixels_of(value["image"])
     return observation
 
 
-def _text(value: object, what: str, call: str = "step") -> str:
+def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        raise _failure(call, f"{what} is {_short(value)}; it must be a text")
+        raise EnvironmentFailure(f"{what} is {short(value)}; it must be a text")
     if len(value) > MAX_TEXT:
-        raise _failure(
-            call,
+        raise EnvironmentFailure(
             f"{what} has {len(value)} characters; it may have {MAX_TEXT}, and none are cut off",
         )
     if SURROGATE.search(value):
-        raise _failure(call, f"{what} holds half a character (a surrogate), which no encoding has")
+        raise EnvironmentFailure(
+            f"{what} holds half a character (a surrogate), which no encoding has"
+        )
     return str(value)
 
 
-def _pixels(value: object, call: str) -> NDArray[np.uint8]:
+def pixels_of(value: object) -> NDArray[np.uint8]:
     """uint8 [height, width, 3] of an array, or of a Pillow image whose pixels those are."""
     pixels = value
     if "PIL.Image" in sys.modules and isinstance(value, sys.modules["PIL.Image"].Image):
         if value.mode not in ("RGB", "L"):
-            raise _failure(call, f"the picture is of Pillow's mode {value.mode}; convert it to RGB")
+            raise EnvironmentFailure(
+                f"the picture is of Pillow's mode {value.mode}; convert it to RGB"
+            )
         pixels = np.asarray(value.convert("RGB"))
     if not isinstance(pixels, np.ndarray):
-        raise _failure(call, f"the picture is {_short(value)}; it must be an array or Pillow image")
+        raise EnvironmentFailure(
+            f"the picture is {short(value)}; it must be an array or Pillow image"
+        )
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise _failure(
-            call,
+        raise EnvironmentFailure(
             f"the picture is {pixels.dtype} {list(pixels.shape)}; "
             "it must be uint8 [height, width, 3]",
         )
     if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
-        raise _failure(
-            call, f"the picture has {list(pixels.shape[:2])} pixels; it may have {MAX_PIXELS}"
+        raise EnvironmentFailure(
+            f"the picture has {list(pixels.shape[:2])} pixels; it may have {MAX_PIXELS}"
         )
     return pixels
 
 
 def _metrics(value: object) -> dict[str, float]:
     if not isinstance(value, Mapping) or any(name not in value for name in METRICS):
-        raise _failure(
-            "step",
-            f"the last info's metrics are {_short(value)}; they must hold {' and '.join(METRICS)}",
+        raise EnvironmentFailure(
+            f"the last info's metrics are {short(value)}; they must hold {' and '.join(METRICS)}",
         )
-    return {_text(k, "a metric's name"): _number(v, f"the metric {k!r}") for k, v in value.items()}
+    return {_text(k, "a metric's name"): number(v, f"the metric {k!r}") for k, v in value.items()}
 
 
-def _number(value: object, what: str) -> float:
+def number(value: object, what: str) -> float:
+    """A finite number as a float; raises EnvironmentFailure."""
     rule = "it must be a finite number"
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
-        raise _failure("step", f"{what} is {_short(value)}; {rule}")
+        raise EnvironmentFailure(f"{what} is {short(value)}; {rule}")
     try:
-        number = float(value)
+        finite = float(value)
     except OverflowError:
-        number = math.inf
-    if not abs(number) <= _LARGEST:  # NaN is not, either
-        raise _failure("step", f"{what} is {number:g}; {rule}")
-    return number
+        finite = math.inf
+    if not abs(finite) <= _LARGEST:  # NaN is not, either
+        raise EnvironmentFailure(f"{what} is {finite:g}; {rule}")
+    return finite
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
     """A value in an error: its type, and as much of it as a line holds."""
     text = repr(value) if isinstance(value, bool | int | float | str | None) else "…"
     shown = f"the {type(value).__name__} {text[:60]}" if value is not None else "None"

@@ -7,18 +7,18 @@ Output: the same episodes, with `restart`, a verdict and the metrics that every 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from envs.base import EnvironmentFailure, Observation, TextEnv
+from envs.checked import number, reset_parts, short, step_parts
 
 
 class GymnasiumText(TextEnv):
-    """The adapter of one environment.
+    """The adapter of one environment, whose episodes end after `max_steps` answers if not before.
 
     An observation is the next user message of the conversation; it begins a new prompt where it
     says so by `restart`, or shows another picture than before. Of the last step's info: `metrics`
@@ -28,8 +28,8 @@ class GymnasiumText(TextEnv):
     `info["question"]` what the episode asks.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        self.env = env
+    def __init__(self, env: gymnasium.Env[Any, Any], max_steps: int | None = None) -> None:
+        self.env, self._max_steps = env, max_steps
         self.spec = env.spec
         shown = getattr(env, "observation_space", None)
         entries = shown.spaces if isinstance(shown, spaces.Dict) else {"message": shown}
@@ -64,44 +64,47 @@ class GymnasiumText(TextEnv):
         super().reset(seed=seed)
         self._answers, self._return = 0, 0.0
         self._picture: object = None
-        observation, info = self.env.reset(seed=seed, options=options)
-        self.question = str(info.get("question", ""))
-        return self._observation(observation, begins=True), info
+        observation, info = reset_parts(self.env.reset(seed=seed, options=options))
+        self.question = cast(str, info.get("question", ""))  # checked at the boundary
+        return self._observation(observation, begins=True), dict(info)
 
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Pass an answer on; what the environment returns is checked by `envs.checked`."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        """Pass an answer on.
+
+        Raises:
+            EnvironmentFailure: what the environment returns is no step.
+        """
+        observation, reward, terminated, truncated, told = step_parts(self.env.step(action))
+        gained = number(reward, "the reward")
         self._answers += 1
-        won = False
-        if isinstance(reward, Real):  # another one is refused
-            self._return += float(reward)
-            won = bool(terminated) and float(reward) > 0
+        self._return += gained
+        truncated = truncated or (self._answers == self._max_steps and not terminated)
         end = "terminated" if terminated else "truncated" if truncated else "continued"
-        info = {"verdict": end, "message": "", **info}
+        info = {"verdict": end, "message": "", **told}
         if terminated or truncated:
-            info["metrics"] = self._metrics(info, won)
-        return self._observation(observation), reward, terminated, truncated, info  # type: ignore[return-value]
+            info["metrics"] = self._metrics(info, won=terminated and gained > 0)
+        return self._observation(observation), gained, terminated, truncated, info
 
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
 
-    def _metrics(self, info: Mapping[str, Any], won: bool) -> dict[str, Any]:
-        success = float(info.get("success", info.get("is_success", won)))
-        metrics = {
-            "success": success,
-            "first_try": success if self._answers == 1 else 0.0,
-            "return": self._return,
-        }
-        return metrics | dict(info.get("metrics", {}))
+    def _metrics(self, info: Mapping[str, object], won: bool) -> dict[str, object]:
+        own = info.get("metrics", {})
+        if not isinstance(own, Mapping):
+            raise EnvironmentFailure(f"info's metrics are {short(own)}; they must be a dict")
+        success = info.get("success", info.get("is_success", won))
+        if isinstance(success, bool | np.bool_):
+            success = float(success)
+        first = success if self._answers == 1 else 0.0
+        return {"success": success, "first_try": first, "return": self._return} | dict(own)
 
     def _observation(self, shown: object, begins: bool = False) -> Observation:
         if isinstance(shown, str):
             shown = {"message": shown}
         if not isinstance(shown, Mapping):
             raise EnvironmentFailure(
-                f"the observation is a {type(shown).__name__}; it must be a text, or a dict with "
-                "message"
+                f"the observation is {short(shown)}; it must be a text, or a dict with message"
             )
         picture = shown.get("image")
         new = picture is not None and not np.array_equal(

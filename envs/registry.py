@@ -135,9 +135,14 @@ def make(env_id: str, settings: dict[str, object]) -> TextEnv:
     """
     from envs.gymnasium_text import GymnasiumText
 
-    spec(env_id)
+    keywords = {"max_episode_steps": spec(env_id).max_episode_steps} | cast(
+        dict[str, Any], settings
+    )
+    # Gymnasium's own TimeLimit unpacks what a step returns before anybody has looked at it.
     env: gymnasium.Env[Observation, str] = gymnasium.make(
-        env_id, disable_env_checker=True, **cast("dict[str, Any]", settings)
+        env_id, disable_env_checker=True, **keywords | {"max_episode_steps": -1}
     )
     unwrapped = env.unwrapped
-    return unwrapped if isinstance(unwrapped, TextEnv) else GymnasiumText(env)
+    if isinstance(unwrapped, TextEnv):
+        return unwrapped
+    return GymnasiumText(env, keywords["max_episode_steps"])

@@ -289,7 +289,11 @@ def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedMo
     config = model_config(folder)
     return _trainable(
         model_class(config).from_pretrained(
-            folder, config=config, dtype=dtype, attn_implementation=attention
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
         )
     )
 

@@ -88,7 +88,10 @@ class RunLog:
         append(self.folder / EPISODES, plain(record))
 
     def outcomes(self, rows: list[Record]) -> None:
-        """Append evaluated episodes: stage, step, update, variant, seed, end, reward, metrics."""
+        """Append evaluated episodes: stage, step, update, variant, seed, end, reward, metrics.
+
+        Of a failed one also the failure: its cause.
+        """
         self._check()
         append(self.folder / OUTCOMES, *(plain(row) for row in rows))
 

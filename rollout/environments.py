@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 from envs.base import EnvironmentFailure
 from envs.registry import BUILT_IN
+from rollout.environment_inspection import OTHER_PROCESS
 from rollout.environment_process import HEADER, JSON, pack
 from rollout.environment_server import EnvironmentServer, retrieve
 from rollout.pictures import Picture
@@ -112,28 +113,38 @@ class EnvironmentProcess:
         await asyncio.gather(*self._calls, return_exceptions=True)
 
     async def _call(self, call: JSON) -> tuple[JSON, bytes]:
-        limits, made = self.limits, call["call"] == "make"
-        seconds = limits.make_deadline_s if made else limits.call_deadline_s
-        key = "cluster.start_deadline_s" if made else "cluster.env_deadline_s"
+        begun = str(call["call"])
         async with self._one_call:
             if self.lost:
-                raise _failure(call, f"its process {self.lost}")
+                raise _failure(begun, f"its process {self.lost}")
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(self._deadline(begun)[0]) as limit:
                     reply, data = await self._exchange(call)
+                    while "begun" in reply:  # a call of the environment within this one
+                        begun = str(reply["begun"])
+                        now = asyncio.get_running_loop().time()
+                        limit.reschedule(now + self._deadline(begun)[0])
+                        reply, data = await self._read()
             except TimeoutError:
+                seconds, key = self._deadline(begun)
                 cause = f"took longer than {key} = {seconds:g}"
-                await self._end(f"was killed: {call['call']} {cause}")
-                raise _failure(call, cause) from None
+                await self._end(f"was killed: {begun} {cause}")
+                raise _failure(begun, cause) from None
             except (OSError, EOFError) as error:  # it died, or could not be started
                 self.lost = await self._end("died") or f"cannot be started: {error}"
-                raise _failure(call, f"its process {self.lost}") from None
+                raise _failure(begun, f"its process {self.lost}") from None
             if reply.get("memory"):
-                await self._end(f"needed more than env.memory_gib = {limits.memory_gib:g}")
-                raise _failure(call, f"its process {self.lost}")
+                await self._end(f"needed more than env.memory_gib = {self.limits.memory_gib:g}")
+                raise _failure(begun, f"its process {self.lost}")
         if "failure" in reply:
             raise EnvironmentFailure(str(reply["failure"]))
         return reply, data
+
+    def _deadline(self, call: str) -> tuple[float, str]:
+        """Seconds of a call, and the key that sets them: imports take longer than steps."""
+        if call in ("make", OTHER_PROCESS):
+            return self.limits.make_deadline_s, "cluster.start_deadline_s"
+        return self.limits.call_deadline_s, "cluster.env_deadline_s"
 
     async def _exchange(self, call: JSON) -> tuple[JSON, bytes]:
         if not self._pid:
@@ -141,6 +152,9 @@ class EnvironmentProcess:
             self._pid, self._reader, self._writer = await self._server.fork(memory)
         self._writer.write(pack(call))
         await self._writer.drain()
+        return await self._read()
+
+    async def _read(self) -> tuple[JSON, bytes]:
         sizes = HEADER.unpack(await self._reader.readexactly(HEADER.size))
         text, data = [await self._reader.readexactly(size) for size in sizes]
         return json.loads(text), data
@@ -180,6 +194,12 @@ def unpack_step(fields: JSON, data: bytes) -> EnvironmentStep:
     return EnvironmentStep(**values, picture=Picture(key, height, width, data))
 
 
+def most_processes(env_ids: Set[str], limit: int | None, episodes: int) -> int:
+    """How many processes hold the environments of so many episodes at once."""
+    default = SHARED if env_ids <= set(BUILT_IN) else episodes
+    return min(limit or default, episodes)
+
+
 class EnvironmentPool:
     """Processes for the environments of at most `episodes` episodes at once."""
 
@@ -189,8 +209,7 @@ class EnvironmentPool:
             if json.loads(json.dumps(settings)) != settings:
                 raise ValueError(f"settings of {name}: {settings}: keys must be texts")
         ids = {env_id for env_id, _ in environments.values()}
-        default = SHARED if ids <= set(BUILT_IN) else episodes
-        self._most = min(limits.processes or default, episodes)
+        self._most = most_processes(ids, limits.processes, episodes)
         modules = [BUILT_IN[env_id].partition(":")[0] for env_id in sorted(ids & set(BUILT_IN))]
         self._server = EnvironmentServer(modules)
         self._processes: list[EnvironmentProcess] = []
@@ -266,5 +285,5 @@ async def _close(process: EnvironmentProcess, slot: int) -> None:
         print(failure, file=sys.stderr)
 
 
-def _failure(call: JSON, cause: str) -> EnvironmentFailure:
-    return EnvironmentFailure(f"environment {call['call']}: {cause}")
+def _failure(call: str, cause: str) -> EnvironmentFailure:
+    return EnvironmentFailure(f"environment {call}: {cause}")

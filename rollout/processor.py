@@ -44,7 +44,7 @@ class PictureProcessor:
             return None
         from transformers import AutoProcessor
 
-        processor = AutoProcessor.from_pretrained(folder)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         if not hasattr(processor, "image_processor") or not hasattr(processor, "image_token"):
             raise ValueError(
                 f"{folder}: its {type(processor).__name__} has no image_processor with an "

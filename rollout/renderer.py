@@ -86,7 +86,10 @@ class Renderer:
                 f"{folder} holds no tokenizer; it needs one of {', '.join(VOCABULARIES)}"
             )
         processor = PictureProcessor.load(folder)
-        tokenizer = processor.tokenizer if processor else AutoTokenizer.from_pretrained(folder)
+        if processor:
+            tokenizer = processor.tokenizer
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         stop_ids = {tokenizer.eos_token_id} - {None}
         try:
             eos = GenerationConfig.from_pretrained(folder).eos_token_id

@@ -1,11 +1,15 @@
 """Invariants that belong to no single file; docs/invariants.md names the tests of all."""
 
+import ast
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.paths import ROOT
 from rollout.trajectory import Segment, Trajectory, Turn
+from tests.support import layering
 
 
 def trajectory(versions: list[list[int]]) -> Trajectory:
@@ -46,3 +50,16 @@ def test_no_array_is_shorter_or_longer_than_the_tokens(name, more):
     arrays[name] = np.resize(arrays[name], len(arrays[name]) + more)
     with pytest.raises(ValueError, match=f"Segment.{name} has"):
         Segment(**arrays, turns=segment.turns)
+
+
+def test_no_code_of_a_model_folder_runs():
+    """no-model-output-is-executed: transformers asks at the terminal unless it is told not to."""
+    found = []
+    for name, _, tree in layering.sources(ROOT, *layering.ROOMS, "benchmarks", "tools"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".from_pretrained"):
+                stated = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                if stated.get("trust_remote_code") != "False":
+                    found.append(f"{name}: {ast.unparse(node)}")
+    # A generation configuration holds no code.
+    assert found == ["rollout/renderer.py: GenerationConfig.from_pretrained(folder)"]

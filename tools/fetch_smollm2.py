@@ -37,9 +37,11 @@ def download(folder: Path) -> Path:
 
 def convert(gguf: Path, target: Path) -> None:
     """Write the folder: config, float32 weights, tokenizer with its chat template."""
-    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**where)
-    loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    folder, file = str(gguf.parent), gguf.name
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=file, dtype=torch.float32, trust_remote_code=False
+    )
     # A model loaded from GGUF refuses to be saved; a plain one of the same shape does not.
     config = loaded.config
     for name in ("quantization_config", "_name_or_path"):

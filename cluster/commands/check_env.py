@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.commands.command import Commands, argument
-from cluster.commands.environments import make_environment, named_environment
+from cluster.commands.environments import named_environment
 from cluster.commands.shared import require_at_least
 from cluster.environments import Settings
 from cluster.failures import RunFailure
-from configs.schema import ClusterConfig, EnvConfig, RolloutConfig
-from envs.base import EnvironmentFailure, TextEnv, offers
+from configs.schema import RunConfig
+from envs.base import EnvironmentFailure
+
+if TYPE_CHECKING:
+    from rollout.environment_trial import TriedEnvironment
 
 COMMANDS = Commands()
 MISSING = {
@@ -40,58 +43,50 @@ MISSING = {
 def check_env_command(options: argparse.Namespace) -> int:
     """Try an environment in a process of its own, hold it to the contract, play its baselines."""
     require_at_least(1, "--episodes", options.episodes)
-    env_id, settings, _ = named_environment(options)
-    _try(env_id, settings, options.episodes)  # first: it may hang or crash
-    _hold(env_id, settings, options.episodes, tuple(map(Path, options.folder)))
-    env = make_environment(env_id, settings)
-    for what, sentence in MISSING.items():
-        print(f"{what}: yes" if offers(env, what) else sentence)
-    if offers(env, "baselines"):
-        _play_baselines(env, settings, options.episodes)
+    env_id, settings, cfg = named_environment(options)
+    asyncio.run(_try(env_id, settings, cfg or RunConfig(), options))
     return 0
 
 
-def _try(env_id: str, settings: Settings, episodes: int) -> None:
-    """With the limits that a run has by default."""
-    from rollout.environment_trial import trial
-    from rollout.environments import ProcessLimits
+async def _try(
+    env_id: str, settings: Settings, cfg: RunConfig, options: argparse.Namespace
+) -> None:
+    """With the limits of a run; what hangs ends with its process."""
+    from envs.baselines import table
+    from envs.registry import headline
+    from rollout.environment_trial import trial_limits, tried
 
-    cluster, max_turns = ClusterConfig(), RolloutConfig().max_turns
-    limits = ProcessLimits(
-        1, cluster.env_deadline_s, cluster.start_deadline_s, EnvConfig().memory_gib
-    )
-    tried = asyncio.run(trial(env_id, settings, episodes, max_turns, limits))
+    episodes, folders = options.episodes, tuple(map(Path, options.folder))
+    async with tried(env_id, settings, trial_limits(cfg)) as env:
+        await _play(env, episodes, cfg)
+        await _hold(env, episodes, folders)
+        offered = (await env.inspect()).offered
+        for what, sentence in MISSING.items():
+            print(f"{what}: yes" if what in offered else sentence)
+        if "baselines" in offered:
+            print(table(await env.floors(episodes), headline(env_id, settings)))
+
+
+async def _play(env: TriedEnvironment, episodes: int, cfg: RunConfig) -> None:
+    max_turns = cfg.rollout.max_turns
+    trial = await env.play(episodes, max_turns)
     print(
-        f"played {tried.episodes} episodes in a process of its own: made in {tried.make_s:.1f} s, "
-        f"{tried.calls} calls, {1e3 * tried.mean_s:.1f} ms each, the slowest "
-        f"{1e3 * tried.slowest_s:.1f} ms (cluster.env_deadline_s={limits.call_deadline_s:g} s)"
+        f"played {trial.episodes} episodes in a process of its own: made in {trial.make_s:.1f} s, "
+        f"{trial.calls} calls, {1e3 * trial.mean_s:.1f} ms each, the slowest "
+        f"{1e3 * trial.slowest_s:.1f} ms (cluster.env_deadline_s={cfg.cluster.env_deadline_s:g} s)"
     )
-    if tried.unended:
+    if trial.unended:
         print(
-            f"{tried.unended} of them do not end by themselves: a run truncates them after "
+            f"{trial.unended} of them do not end by themselves: a run truncates them after "
             f"rollout.max_turns={max_turns} answers"
         )
 
 
-def _hold(env_id: str, settings: Settings, episodes: int, folders: tuple[Path, ...]) -> None:
-    from envs.contract import ContractError, check
-    from envs.registry import make
-
+async def _hold(env: TriedEnvironment, episodes: int, folders: tuple[Path, ...]) -> None:
     try:
-        check(partial(make, env_id, settings), episodes, folders)
-    except ContractError as error:
-        raise RunFailure(f"{env_id} breaks the contract: {error}") from error
-    except Exception as error:  # the boundary to environments, third-party ones too
-        raise RunFailure(f"{env_id} breaks the contract: it raises {error!r}") from error
+        broken = await env.broken_clause(episodes, folders)
+    except EnvironmentFailure as failure:  # it hangs, or its process died
+        broken = str(failure)
+    if broken:
+        raise RunFailure(f"{env.env_id} breaks the contract: {broken}")
     print("the contract of envs/contract.py holds")
-
-
-def _play_baselines(env: TextEnv, settings: Settings, episodes: int) -> None:
-    from envs.baselines import show
-
-    try:
-        show(env, settings, episodes, 0)
-    except EnvironmentFailure:
-        raise
-    except Exception as error:  # the boundary to environments, third-party ones too
-        raise RunFailure(f"the baselines cannot be played: {error!r}") from error

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cluster.commands.command import Commands, argument
-from cluster.commands.shared import require_at_least, require_outside_of_runs
+from cluster.commands.shared import require_at_least, require_outside_of_runs, require_seed
 from cluster.environments import TRAINING, Settings, environments, load_run
 from configs.load import FOLDER, ConfigError, parse
 from configs.schema import RunConfig
@@ -34,7 +34,7 @@ def data_command(options: argparse.Namespace) -> int:
     from cluster.demonstration_files import SUFFIXES
 
     require_at_least(1, "--n", options.n)
-    require_at_least(0, "--seed", options.seed)
+    require_seed(options.seed)
     require_outside_of_runs("--out", options.out)
     if options.env.endswith(SUFFIXES):
         _require_demonstrations_or_nothing(options.out)
@@ -75,7 +75,7 @@ def baseline_command(options: argparse.Namespace) -> int:
     from envs.baselines import show
 
     require_at_least(1, "--episodes", options.episodes)
-    require_at_least(0, "--seed", options.seed)
+    require_seed(options.seed)
     env_id, settings, _ = named_environment(options)
     try:
         show(make_environment(env_id, settings), settings, options.episodes, options.seed)
@@ -128,7 +128,7 @@ def play_command(options: argparse.Namespace) -> int:
     """Play an environment in the terminal; pictures are saved and named by path."""
     from envs.viewer.play import Game
 
-    require_at_least(0, "--seed", options.seed)
+    require_seed(options.seed)
     if options.pictures:
         require_outside_of_runs("--pictures", options.pictures)
     env_id, settings, _ = named_environment(options)
@@ -146,7 +146,7 @@ def play_command(options: argparse.Namespace) -> int:
 def gallery_command(options: argparse.Namespace) -> int:
     """Write an HTML page and a PNG contact sheet of an environment's episodes."""
     require_at_least(1, "--n", options.n)
-    require_at_least(0, "--seed", options.seed)
+    require_seed(options.seed)
     require_outside_of_runs("--out", options.out)
     env_id, settings, _ = named_environment(options)
     env = _require("expert", env_id, settings)

@@ -11,6 +11,7 @@ from cluster.environments import in_file, load_run
 from cluster.run_folder import is_run_folder
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
+from configs.seeds import SEEDS
 
 CONFIG = (
     argument("config", help="a YAML file, or the name of one in configs/"),
@@ -66,3 +67,14 @@ def require_at_least(least: int, option: str, value: int | None) -> None:
     """
     if value is not None and value < least:
         raise ConfigError(f"{option} {value}: must be at least {least}")
+
+
+def require_seed(seed: int | None) -> None:
+    """Refuse a --seed that generators do not take.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    require_at_least(0, "--seed", seed)
+    if seed is not None and seed >= SEEDS:
+        raise ConfigError(f"--seed {seed}: must be below {SEEDS} (2^32)")

@@ -18,6 +18,7 @@ from cluster.placement.types import Needs, Node
 from configs.load import ConfigError
 from configs.model_folder import ModelSize, adapter_parameters, is_matrix, part_of
 from configs.schema import RunConfig
+from rollout.environments import most_processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,6 +27,7 @@ GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
 MOMENTS = {"float32": 8, "bfloat16": 12}  # of AdamW, with a float32 copy of bfloat16 weights
 PROCESS_BYTES = 700 * 2**20  # of a Python process with torch (and vLLM) imported, measured
+ENVIRONMENT_BYTES = 32 * 2**20  # of a process of environments; Cardinal's own of text take 18 MiB
 GPU_PROCESS_BYTES = 6 * GIB  # of a process with CUDA's libraries
 TINY_VOCABULARY = 512  # at most, of a model that a run makes
 
@@ -38,6 +40,7 @@ class ProcessMemory:
     rank: of a learner rank, with its share of the reference policy.
     offloaded: of those, what learner.offload keeps in the host's memory.
     weights: one copy of the policy.
+    environments: of a rollout worker's processes of environments, on its host.
     """
 
     engine_weights: int
@@ -45,18 +48,23 @@ class ProcessMemory:
     rank: int
     offloaded: int
     weights: int
+    environments: int
 
 
-def memory_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
+def memory_bytes(
+    cfg: RunConfig, model: ModelSize, environment: int = ENVIRONMENT_BYTES
+) -> dict[str, int]:
     """Bytes by part over all processes; what ranks share depends on the ZeRO stage.
 
     Weights, gradients and AdamW's two moments as in Rajbhandari et al., "ZeRO", 2020; in
     bfloat16 also a float32 master copy. Activations are an estimate: 16 values of the hidden
-    width a layer and token of a microbatch, 2 with gradient checkpointing.
+    width a layer and token of a microbatch, 2 with gradient checkpointing. `environment` is what a
+    process of environments takes; of others' it has to be measured.
     """
     ranks, stage = cfg.learner.ranks, cfg.learner.zero_stage
     n, size = sum(model.parameters.values()), BYTES[cfg.model.dtype]
     moments, trained = MOMENTS[cfg.model.dtype], _trained(cfg, model)
+    processes = most_processes({cfg.env.id}, cfg.rollout.env_processes, cfg.rollout.in_flight)
     kept = (2 if cfg.model.gradient_checkpointing else 16) * model.layers * model.hidden
     return {
         "learner weights": n * size * (1 if stage == 3 else ranks),
@@ -67,6 +75,7 @@ def memory_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
         "engine weights": n * size * cfg.rollout.workers,
         "engine KV cache": int(cfg.rollout.kv_cache_gib * GIB) * cfg.rollout.workers,
         "object store": int(cfg.cluster.object_store_gib * GIB),
+        "environment processes": environment * processes * cfg.rollout.workers,
         "processes": PROCESS_BYTES * (2 * cfg.rollout.workers + ranks + 3),
     }
 
@@ -98,9 +107,12 @@ def disk_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
     }
 
 
-def process_memory(cfg: RunConfig, model: ModelSize) -> ProcessMemory:
+def process_memory(
+    cfg: RunConfig, model: ModelSize, environment: int = ENVIRONMENT_BYTES
+) -> ProcessMemory:
     """The share of one process in `memory_bytes`."""
-    memory, ranks, workers = memory_bytes(cfg, model), cfg.learner.ranks, cfg.rollout.workers
+    memory, ranks = memory_bytes(cfg, model, environment), cfg.learner.ranks
+    workers = cfg.rollout.workers
     learner = sum(size for part, size in memory.items() if part.startswith("learner"))
     return ProcessMemory(
         engine_weights=memory["engine weights"] // workers,
@@ -108,20 +120,24 @@ def process_memory(cfg: RunConfig, model: ModelSize) -> ProcessMemory:
         rank=(learner + memory["reference policy"]) // ranks,
         offloaded=memory["learner optimizer"] // ranks if cfg.learner.offload else 0,
         weights=sum(model.parameters.values()) * BYTES[cfg.model.dtype],
+        environments=memory["environment processes"] // workers,
     )
 
 
-def process_needs(cfg: RunConfig, model: ModelSize, nodes: Sequence[Node]) -> Needs:
+def process_needs(
+    cfg: RunConfig, model: ModelSize, nodes: Sequence[Node], environment: int = ENVIRONMENT_BYTES
+) -> Needs:
     """What a plan must find for each process: on its host, and on its GPUs if there are any.
 
     On a GPU the host keeps the processes themselves, and what learner.offload moves there.
     """
-    each = process_memory(cfg, model)
+    each = process_memory(cfg, model, environment)
+    host = 2 * PROCESS_BYTES + each.environments
     if not any(node.total.get("GPU", 0) for node in nodes):
-        worker = each.engine_weights + each.kv_cache + 2 * PROCESS_BYTES
+        worker = each.engine_weights + each.kv_cache + host
         return Needs(worker=worker, rank=each.rank + PROCESS_BYTES, weights=each.weights)
     return Needs(
-        worker=2 * PROCESS_BYTES,
+        worker=host,
         rank=PROCESS_BYTES + each.offloaded,
         worker_gpu=each.engine_weights // cfg.rollout.tensor_parallel,
         rank_gpu=each.rank - each.offloaded,
@@ -139,8 +155,9 @@ def pod_needs(cfg: RunConfig, model: ModelSize, gpus: bool) -> tuple[Needs, int]
     store = int(cfg.cluster.object_store_gib * GIB) + 2 * each.weights
     if gpus:
         rank = GPU_PROCESS_BYTES + 2 * each.weights + each.offloaded
-        return Needs(worker=GPU_PROCESS_BYTES + each.weights, rank=rank), store
-    worker = each.engine_weights + each.kv_cache + 2 * PROCESS_BYTES
+        worker = GPU_PROCESS_BYTES + each.weights + each.environments
+        return Needs(worker=worker, rank=rank), store
+    worker = each.engine_weights + each.kv_cache + each.environments + 2 * PROCESS_BYTES
     return Needs(worker=worker, rank=each.rank + each.weights + 2 * PROCESS_BYTES), store
 
 

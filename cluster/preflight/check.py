@@ -7,31 +7,40 @@ cannot start. Imports no vLLM or DeepSpeed, and Ray only if an address is given.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from cluster.environments import TRAINING, Environment, settings_key
+from cluster.environments import Environment, settings_key
 from cluster.placement.layout import weight_channel
-from cluster.placement.memory import available_bytes, memory_bytes, process_needs
+from cluster.placement.memory import (
+    ENVIRONMENT_BYTES,
+    available_bytes,
+    memory_bytes,
+    process_needs,
+)
 from cluster.placement.nodes import address_of, check_numbering, local_node, plan_live
 from cluster.placement.plan import cpus, plan
-from cluster.placement.types import Plan
+from cluster.placement.types import Needs, Node, Plan
 from cluster.preflight.demonstrations import DataSample, check_data, check_expert
 from cluster.preflight.export import check_export
 from cluster.preflight.machine import check_places, check_room
-from cluster.preflight.resolve import ResolvedRun, make_environment, resolve
+from cluster.preflight.resolve import (
+    ResolvedRun,
+    cannot_be_played,
+    make_environment,
+    resolve,
+)
 from cluster.preflight.trainable import check_trainable
 from cluster.run_folder import check_root, run_folder
 from configs.ancestors import check_ancestors
 from configs.load import ConfigError
-from configs.model_folder import ModelSize, one_line
 from configs.schema import RunConfig
 from envs import checked
 from envs.base import EnvironmentFailure
 from envs.registry import BUILT_IN
-from rollout.environment_trial import first_steps
-from rollout.environments import ProcessLimits
+from rollout.environment_trial import trial_limits, tried
+from rollout.environments import EnvironmentStep
 from rollout.pictures import Picture
 
 SAMPLED_PROMPTS = 16  # first prompts rendered for each variant
@@ -58,6 +67,18 @@ class CheckedRun:
     data: DataSample | None = None
 
 
+@dataclass(frozen=True)
+class FirstPrompts:
+    """What the first prompts of a variant take.
+
+    longest: tokens of the longest.
+    memory: bytes of a process of its environments.
+    """
+
+    longest: int
+    memory: int
+
+
 def check(cfg: RunConfig) -> CheckedRun:
     """Validate a run without starting anything.
 
@@ -78,10 +99,13 @@ def check(cfg: RunConfig) -> CheckedRun:
     data = _check_demonstrations(run) if cfg.sft.steps else None
     if here:
         check_room(cfg, run.model, local=address is None)
-    memory, available = memory_bytes(cfg, run.model), available_bytes()
-    placement = _check_placement(cfg, run.model, memory, available)
+    environment = max(first.memory for first in prompts.values())
+    memory, available = memory_bytes(cfg, run.model, environment), available_bytes()
+    needs = partial(process_needs, cfg, run.model, environment=environment)
+    placement = _check_placement(cfg, needs, memory, available)
     check_trainable(cfg, gpu=placement.gpu, packages=not address_of(cfg.cluster.address))
-    return CheckedRun(cfg, run.model.parameters, memory, available, prompts, placement, data)
+    longest = {name: first.longest for name, first in prompts.items()}
+    return CheckedRun(cfg, run.model.parameters, memory, available, longest, placement, data)
 
 
 def _check_demonstrations(run: ResolvedRun) -> DataSample | None:
@@ -89,24 +113,26 @@ def _check_demonstrations(run: ResolvedRun) -> DataSample | None:
     cfg, renderer, positions = run.cfg, run.renderer, run.model.positions
     if cfg.sft.data is not None:
         return check_data(cfg.sft, renderer, positions)
-    env = make_environment(TRAINING, run.environments[TRAINING])
-    check_expert(env, cfg.seed, cfg.sft, renderer, positions)
+    check_expert(run.demonstrations, cfg.sft, renderer, positions)
     return None
 
 
 def _check_placement(
-    cfg: RunConfig, model: ModelSize, memory: Mapping[str, int], available: int
+    cfg: RunConfig,
+    needs: Callable[[Sequence[Node]], Needs],
+    memory: Mapping[str, int],
+    available: int,
 ) -> Plan:
     """The plan for the cluster at the address, or for this machine and its free memory."""
     address = address_of(cfg.cluster.address)
     if address:
-        placement = plan_live(cfg, address, partial(process_needs, cfg, model))
+        placement = plan_live(cfg, address, needs)
     else:
         nodes = [local_node(cpus(cfg), available)]
         weight_channel(cfg, gpu=nodes[0].total["GPU"] > 0)
         check_numbering(cfg)
         _check_memory(memory, available)
-        placement = plan(cfg, nodes, process_needs(cfg, model, nodes))
+        placement = plan(cfg, nodes, needs(nodes))
     weight_channel(cfg, placement.gpu)
     check_root(cfg, len(placement.hosts()))
     return placement
@@ -119,18 +145,19 @@ def _check_memory(memory: Mapping[str, int], available: int) -> None:
         raise ConfigError(
             f"too little memory: the run needs {need / 2**30:.1f} GiB ({parts}), this machine "
             f"has {available / 2**30:.1f} GiB free; lower rollout.kv_cache_gib, "
-            "cluster.object_store_gib, learner.microbatch_tokens or the model"
+            "rollout.env_processes, cluster.object_store_gib, learner.microbatch_tokens "
+            "or the model"
         )
 
 
-def _check_prompts(run: ResolvedRun) -> dict[str, int]:
-    """Tokens of the longest prompt by variant; each leaves space for an answer."""
+def _check_prompts(run: ResolvedRun) -> dict[str, FirstPrompts]:
+    """By variant; each prompt leaves space for an answer."""
     rollout = run.cfg.rollout
-    longest = {
-        name: _longest_prompt(run, name, environment)
-        for name, environment in run.environments.items()
+    first = {
+        name: _try_prompts(run, name, environment) for name, environment in run.environments.items()
     }
-    for name, tokens in longest.items():
+    for name, prompts in first.items():
+        tokens = prompts.longest
         need = tokens + rollout.answer_tokens
         if need > rollout.context_tokens:
             raise ConfigError(
@@ -138,31 +165,39 @@ def _check_prompts(run: ResolvedRun) -> dict[str, int]:
                 f"whose first prompts have up to {tokens} tokens and answers "
                 f"rollout.answer_tokens={rollout.answer_tokens}; it must be at least {need}"
             )
-    return longest
+    return first
 
 
-def _longest_prompt(run: ResolvedRun, name: str, environment: Environment) -> int:
-    where = f"{settings_key(name)}: {environment[0]}"
+def _try_prompts(run: ResolvedRun, name: str, environment: Environment) -> FirstPrompts:
     try:
-        prompts = _first_prompts(run.cfg, name, environment)
+        prompts, memory = _first_prompts(run.cfg, name, environment)
     except EnvironmentFailure as failure:
-        raise ConfigError(f"{where} cannot be played: {one_line(failure)}") from failure
+        raise cannot_be_played(name, environment, failure) from failure
     try:
-        return max(len(run.renderer.prompt(*prompt).token_ids) for prompt in prompts)
+        longest = max(len(run.renderer.prompt(*prompt).token_ids) for prompt in prompts)
     except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{settings_key(name)}: {environment[0]}: {error}") from error
+    return FirstPrompts(longest, memory)
 
 
 def _first_prompts(
     cfg: RunConfig, name: str, environment: Environment
-) -> list[tuple[str, list[Picture]]]:
-    """Messages with their pictures; of an environment of others, which may hang, by a process."""
-    env_id, settings = environment
-    if env_id in BUILT_IN:
+) -> tuple[list[tuple[str, list[Picture]]], int]:
+    """Messages with their pictures, and the memory of the environment's process.
+
+    An environment of others, which may hang, is played in a process.
+    """
+    if environment[0] in BUILT_IN:
         env = make_environment(name, environment)
         shown = [checked.reset(env, seed).observation for seed in range(SAMPLED_PROMPTS)]
-        return [(o["message"], [Picture.of(o["image"])] if "image" in o else []) for o in shown]
-    cluster = cfg.cluster
-    limits = ProcessLimits(1, cluster.env_deadline_s, cluster.start_deadline_s, cfg.env.memory_gib)
-    steps = asyncio.run(first_steps(env_id, settings, SAMPLED_PROMPTS, limits))
-    return [(step.message, [step.picture] if step.picture else []) for step in steps]
+        prompts = [(o["message"], [Picture.of(o["image"])] if "image" in o else []) for o in shown]
+        return prompts, ENVIRONMENT_BYTES
+    steps, memory = asyncio.run(_play_apart(cfg, environment))
+    return [(step.message, [step.picture] if step.picture else []) for step in steps], memory
+
+
+async def _play_apart(
+    cfg: RunConfig, environment: Environment
+) -> tuple[list[EnvironmentStep], int]:
+    async with tried(*environment, trial_limits(cfg)) as env:
+        return await env.first_steps(SAMPLED_PROMPTS), await env.memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,12 +11,11 @@ from cluster.demonstration_files import Slice, slices
 from cluster.demonstration_rows import LengthLimit, rendered_rows
 from configs.load import ConfigError
 from configs.schema import SFTConfig
-from configs.text import one_line
-from envs.base import TextEnv
+from envs.base import Demonstration
 from rollout.pictures import Picture
 from rollout.renderer import Renderer
 
-EXPERTS = 16  # demonstrations rendered
+EXPERTS = 16  # of its first demonstrations rendered
 SLICES, ROWS = 8, 8  # rendered: the first rows of slices spread over all files
 
 
@@ -66,19 +66,14 @@ def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> Dat
 
 
 def check_expert(
-    env: TextEnv, seed: int, sft: SFTConfig, renderer: Renderer, positions: int | None
+    first: Iterable[Demonstration], sft: SFTConfig, renderer: Renderer, positions: int | None
 ) -> int:
     """Render the expert's first demonstrations; tokens of the longest.
 
     Raises:
-        ConfigError: the expert breaks, or the model cannot read what it shows.
+        ConfigError: the model cannot read what it shows.
     """
     limit, longest = LengthLimit(positions, sft.max_tokens), 0
-    try:
-        first = list(islice(env.demonstrations(min(EXPERTS, sft.demonstrations), seed), EXPERTS))
-    except Exception as error:  # the boundary to environments, third-party ones too
-        name = type(env).__name__
-        raise ConfigError(f"env.id: {name} shows no demonstrations: {one_line(error)}") from error
     for number, one in enumerate(first, 1):
         try:
             pictures = [Picture.of(image) for image in one.images]

@@ -10,8 +10,7 @@ import tempfile
 from pathlib import Path
 
 from configs.load import ConfigError
-from configs.model_folder import find_model
-from configs.text import one_line
+from configs.model_folder import find_model, reason
 from rollout.renderer import Renderer
 
 
@@ -29,10 +28,10 @@ def check_export(path: str) -> None:
         try:
             folder = find_model(path)
             save_trunk(empty_trunk(folder, "eager"), folder, Path(draft), {})
-            AutoConfig.from_pretrained(draft)
+            AutoConfig.from_pretrained(draft, trust_remote_code=False)
             Renderer.load(draft)
         except Exception as error:  # the boundary to transformers, which raises all kinds
             raise ConfigError(
                 f"model.path={path}: a checkpoint of it cannot be written and read again: "
-                f"{one_line(error)}"
+                f"{reason(error)}"
             ) from error

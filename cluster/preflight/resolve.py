@@ -6,15 +6,27 @@ part is missing or invalid. A tiny model's tokenizer is trained as the run would
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.environments import TRAINING, Environment, checked_environments, settings_key
 from cluster.placement.memory import policy_size, tiny_size
+from cluster.preflight.demonstrations import EXPERTS
 from configs.load import ConfigError
-from configs.model_folder import ModelSize, check_model, check_tokenizer, find_model, one_line
+from configs.model_folder import (
+    ModelSize,
+    check_model,
+    check_tokenizer,
+    find_model,
+    one_line,
+    reason,
+)
 from configs.schema import RunConfig
-from envs.base import TextEnv, offers, shows_pictures
-from envs.registry import make
+from envs.base import Demonstration, EnvironmentFailure, TextEnv
+from envs.registry import BUILT_IN, make
+from rollout.environment_inspection import Inspection, inspect
+from rollout.environment_trial import trial_limits, tried
 from rollout.renderer import Renderer
 
 
@@ -25,12 +37,14 @@ class ResolvedRun:
     environments: by name, as `cluster.environments.environments`.
     renderer: of its model.
     model: sizes of its policy.
+    demonstrations: the first of the environment's own, where SFT trains on these.
     """
 
     cfg: RunConfig
     environments: dict[str, Environment]
     renderer: Renderer
     model: ModelSize
+    demonstrations: Sequence[Demonstration] = ()
 
 
 def resolve(cfg: RunConfig) -> ResolvedRun:
@@ -40,16 +54,24 @@ def resolve(cfg: RunConfig) -> ResolvedRun:
         ConfigError: one sentence with the key, the value and the rule.
     """
     environments = checked_environments(cfg)
-    if cfg.sft.steps and cfg.sft.data is None:
-        _require_demonstrations(cfg, environments[TRAINING])
+    seen = _inspect(cfg, environments[TRAINING])
     folder_size = check_model(cfg.model.path) if cfg.model.path else None
     if cfg.model.path:
         check_tokenizer(cfg.model.path)
         renderer = _load_renderer(cfg.model.path)
     else:
-        renderer = _tiny_renderer(cfg, environments[TRAINING])
+        renderer = _tiny_renderer(cfg, seen)
     size = folder_size or tiny_size(cfg, renderer.tokenizer)
-    return ResolvedRun(cfg, environments, renderer, policy_size(cfg, size, len(renderer.tokenizer)))
+    policy = policy_size(cfg, size, len(renderer.tokenizer))
+    return ResolvedRun(cfg, environments, renderer, policy, seen.demonstrations)
+
+
+def cannot_be_played(
+    name: str, environment: Environment, failure: EnvironmentFailure
+) -> ConfigError:
+    """The refusal of a run whose environment of this name fails."""
+    where = f"{settings_key(name)}: {environment[0]}"
+    return ConfigError(f"{where} cannot be played: {one_line(failure)}")
 
 
 def make_environment(name: str, environment: Environment) -> TextEnv:
@@ -67,35 +89,55 @@ def make_environment(name: str, environment: Environment) -> TextEnv:
         ) from error
 
 
-def _require_demonstrations(cfg: RunConfig, environment: Environment) -> None:
-    if not offers(make_environment(TRAINING, environment), "demonstrations"):
+def _inspect(cfg: RunConfig, environment: Environment) -> Inspection:
+    """What the run needs of the training environment: a corpus, demonstrations, or neither."""
+    teaches = cfg.sft.steps > 0 and cfg.sft.data is None
+    first = min(EXPERTS, cfg.sft.demonstrations) if teaches else 0
+    corpus = cfg.model.path is None
+    if not (first or corpus):
+        return Inspection(frozenset())
+    try:
+        if environment[0] in BUILT_IN:
+            env = make_environment(TRAINING, environment)
+            seen = inspect(env, corpus, first, cfg.seed)
+        else:  # it may hang
+            seen = asyncio.run(_inspect_apart(cfg, environment, corpus, first))
+    except EnvironmentFailure as failure:
+        raise cannot_be_played(TRAINING, environment, failure) from failure
+    if teaches and "demonstrations" not in seen.offered:
         raise ConfigError(
             f"sft.steps={cfg.sft.steps}: {cfg.env.id} has no demonstrations of its own "
             "(TextEnv.demonstrations); name some by sft.data, or begin with PPO: sft.steps=0"
         )
+    return seen
+
+
+async def _inspect_apart(
+    cfg: RunConfig, environment: Environment, corpus: bool, demonstrations: int
+) -> Inspection:
+    async with tried(*environment, trial_limits(cfg)) as env:
+        return await env.inspect(corpus, demonstrations, cfg.seed)
 
 
 def _load_renderer(path: str) -> Renderer:
     try:
         return Renderer.load(str(find_model(path)))
     except Exception as error:  # the boundary to tokenizers, which raise all kinds
-        raise ConfigError(f"model.path={path}: {one_line(error)}") from error
+        raise ConfigError(f"model.path={path}: {reason(error)}") from error
 
 
-def _tiny_renderer(cfg: RunConfig, environment: Environment) -> Renderer:
+def _tiny_renderer(cfg: RunConfig, seen: Inspection) -> Renderer:
     """With a tokenizer of the training environment's text, and a processor if it has pictures."""
     from learner.init_model import tiny_processor, train_tokenizer
     from rollout.processor import PictureProcessor
 
-    env = make_environment(TRAINING, environment)
-    if not offers(env, "corpus"):
+    if "corpus" not in seen.offered:
         raise ConfigError(
             f"env.id={cfg.env.id}: has no corpus (TextEnv.corpus) to make a tiny model of; "
             "set model.path"
         )
-    vision = shows_pictures(env)
-    tokenizer = train_tokenizer(env.corpus(), vision)
+    tokenizer = train_tokenizer(iter(seen.corpus), seen.pictures)
     processor = None
-    if vision:
+    if seen.pictures:
         processor = PictureProcessor(tiny_processor(tokenizer, cfg.model.init.vision))
     return Renderer(tokenizer, [tokenizer.eos_token_id], processor)

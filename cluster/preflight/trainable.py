@@ -6,9 +6,8 @@ The model is made without its weights, so this takes seconds for a model of any 
 from __future__ import annotations
 
 from configs.load import ConfigError
-from configs.model_folder import find_model
+from configs.model_folder import find_model, reason
 from configs.schema import RunConfig
-from configs.text import one_line
 
 
 def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool) -> None:
@@ -34,4 +33,4 @@ def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool) -> None:
         attention = attention_of(cls, cfg.model, gpu=gpu, packages=packages)
         CheckpointLayout(empty_trunk(folder, attention))
     except Exception as error:  # the boundary to transformers, which raises all kinds
-        raise ConfigError(f"model.path={cfg.model.path}: {one_line(error)}") from error
+        raise ConfigError(f"model.path={cfg.model.path}: {reason(error)}") from error

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+
 import pytest
+import ray
 
 from cluster import logs
-from cluster.logs import keep_logs, killed_for_memory, last_words, pointed_out
+from cluster.logs import (
+    keep_logs,
+    keep_logs_of_other_nodes,
+    killed_for_memory,
+    last_words,
+    pointed_out,
+    session_logs,
+)
+from configs.paths import ROOT
 
 
 @pytest.fixture
@@ -63,6 +79,82 @@ def test_the_process_that_ended_is_given_its_log(source, tmp_path):
     assert pointed_out(sentence, run, source) == f"{sentence} (log: {log})"
     for other in ("process 77 ended: x", "rollout worker 7 did not answer"):
         assert pointed_out(other, run, source) == other
+
+
+def test_a_log_that_another_node_left_is_named_where_it_is_kept(source, tmp_path):
+    run = tmp_path / "run"
+    (run / "logs").mkdir(parents=True)
+    (run / "logs" / "worker-e-01000000-5.err").write_text("ValueError: x\n")
+    sentence = "vLLM cannot start (log: /tmp/there/session_1/logs/worker-e-01000000-5.err)"
+    there = f"vLLM cannot start (log: {run}/logs/worker-e-01000000-5.err)"
+    assert pointed_out(sentence, run, source) == there
+    died = "rank 0: ActorDiedError: process 5 ended: it was killed"
+    assert pointed_out(died, run, source) == f"{died} (log: {run}/logs/worker-e-01000000-5.err)"
+
+
+def test_without_a_ray_there_are_no_other_nodes(tmp_path, capsys):
+    keep_logs_of_other_nodes(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_stops_it_does_not_hide_the_runs_own_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: None)
+    keep_logs_of_other_nodes(tmp_path)
+    assert capsys.readouterr().err.startswith("logs of other nodes are not kept: ")
+
+
+@pytest.fixture
+def two_nodes():
+    """A head with this process, and a node whose logs are in a folder of its own."""
+    from ray.cluster_utils import Cluster
+
+    store = {"object_store_memory": 100 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    folder = tempfile.mkdtemp(prefix="cl-", dir="/tmp")
+    there = made.add_node(num_cpus=1, temp_dir=folder, **store)
+    made.wait_for_nodes()
+    environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
+    ray.init(address=made.address, runtime_env=environment, log_to_driver=False)
+    yield there
+    ray.shutdown()
+    made.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Dies:
+    def pid(self):
+        return os.getpid()
+
+    def die(self):
+        print("ValueError: the last words", file=sys.stderr, flush=True)
+        os._exit(3)
+
+
+@pytest.mark.slow
+def test_logs_of_another_node_are_fetched_within_the_deadline(
+    two_nodes, tmp_path, monkeypatch, capsys
+):
+    actor = ray.remote(num_cpus=1)(Dies).remote()
+    pid = ray.get(actor.pid.remote(), timeout=60)
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(actor.die.remote(), timeout=60)
+    source = session_logs()
+    assert not list(source.glob(f"worker-*-{pid}.err")), "it is on the other node alone"
+    keep_logs_of_other_nodes(tmp_path)
+    (log,) = (tmp_path / "logs").glob(f"worker-*-{pid}.err")
+    assert "ValueError: the last words" in log.read_text()
+    assert pointed_out(f"process {pid} ended: x", tmp_path, source).endswith(f"(log: {log})")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(logs, "FETCH_S", 3.0)
+    raylet = two_nodes.all_processes["raylet"][0].process
+    raylet.send_signal(signal.SIGSTOP)
+    begin = time.monotonic()
+    keep_logs_of_other_nodes(tmp_path)
+    raylet.send_signal(signal.SIGCONT)
+    assert time.monotonic() - begin < 10.0
+    assert "are not kept: they did not answer within 3 s" in capsys.readouterr().err
 
 
 def test_the_last_words_of_rays_own_processes(source, tmp_path):

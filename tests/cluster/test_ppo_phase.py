@@ -10,6 +10,7 @@ from cluster import ppo_phase
 from cluster.cursor import Cursor
 from cluster.failures import ParityError
 from cluster.ppo_phase import PPOPhase, training_requests
+from configs.seeds import update_seeds
 from learner.ppo import ppo_steps
 from tests.cluster.fakes import (
     CrashingRank,
@@ -125,11 +126,12 @@ def test_an_engine_with_other_weights_ends_the_run(tmp_path, monkeypatch):
 
 def test_every_update_plays_new_seeds_and_a_group_shares_one():
     cfg = config(episodes=6, group_size=3)
+    begin = update_seeds(cfg, 1).start
     first, second = training_requests(cfg, 1), training_requests(cfg, 2)
     assert [(r.seed, r.group_id, r.sample_index) for r in first] == [
-        (seed, seed, play) for seed in (7_010_000_000, 7_010_000_001) for play in range(3)
+        (seed, seed, play) for seed in (begin, begin + 1) for play in range(3)
     ]
-    assert {r.seed for r in second} == {7_010_000_002, 7_010_000_003}
+    assert {r.seed for r in second} == {begin + 2, begin + 3}
     assert [r.id for r in first] == [f"ppo/000001/{i:06d}" for i in range(6)]
     assert {(r.variant, r.temperature, r.sampling_seed, r.bootstrap) for r in first} == {
         ("rollout", 1.0, 7, False)

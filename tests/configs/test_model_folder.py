@@ -86,6 +86,12 @@ def test_every_name_that_transformers_has_for_a_causal_model_will_do(model):
         assert check_model(model).layers == 2
 
 
+def test_code_of_a_folder_is_refused_in_one_sentence(model):
+    configure(model, model_type="own", auto_map={"AutoConfig": "own.OwnConfig"})
+    (model / "own.py").write_text("raise SystemExit")
+    refused(model, "config.json cannot be used: it needs Python code of its own (auto_map in its")
+
+
 def test_quantized_weights_are_refused_by_name(model):
     configure(model, quantization_config={"quant_method": "mxfp4"})
     refused(model, "LlamaForCausalLM with weights quantized by mxfp4", "float32 or bfloat16")

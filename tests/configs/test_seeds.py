@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from configs.contradictions import contradictions
 from configs.load import ConfigError, load
 from configs.seeds import (
+    SEEDS,
     demonstration_seeds,
     evaluation_seeds,
     intersect,
@@ -19,13 +26,64 @@ def run(*keys):
     return load("gp_l_debug", list(keys))
 
 
+DEBUG = run()
+
+
 def test_updates_have_seeds_of_their_own_and_together_those_of_ppo():
     cfg = run("ppo.updates=3", "ppo.episodes=64", "ppo.group_size=4", "seed=2")
     updates = [update_seeds(cfg, update) for update in (1, 2, 3)]
     assert [len(seeds) for seeds in updates] == [16] * 3
     assert [*updates[0], *updates[1], *updates[2]] == list(ppo_seeds(cfg))
-    assert ppo_seeds(cfg).start == 2_010_000_000
     assert not intersect(ppo_seeds(cfg), ppo_seeds(run("seed=3")))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_runs_of_the_first_seeds_begin_at_round_numbers(seed):
+    assert ppo_seeds(run(f"seed={seed}")).start == seed * 1_000_000_000 + 10_000_000
+
+
+def test_the_first_runs_share_no_episode_of_training():
+    """Of as many as a study has, however long; of more, as long as one is."""
+    cfg = run("ppo.episodes=1000", "ppo.group_size=1")
+    for runs, millions in ((17, 230), (72, 55), (305, 13), (1292, 3)):
+        starts = sorted(ppo_seeds(replace(cfg, seed=seed)).start for seed in range(runs))
+        gaps = [above - below for below, above in pairwise(starts)]
+        assert min(gaps) >= millions * 1_000_000
+
+
+@given(
+    seed=st.integers(0, SEEDS - 1),
+    first=st.integers(0, SEEDS),
+    episodes=st.integers(1, 100_000),
+    updates=st.integers(1, 3_000),
+)
+def test_a_configuration_is_refused_or_all_its_seeds_are_apart_and_fit(
+    seed, first, episodes, updates
+):
+    """Whatever numpy's and the environments' generators are given, none refuses it."""
+    cfg = replace(
+        DEBUG,
+        seed=seed,
+        eval=replace(DEBUG.eval, seed=first),
+        ppo=replace(DEBUG.ppo, episodes=episodes, updates=updates, minibatch=1),
+    )
+    training = ppo_seeds(cfg)
+    assert training == range(update_seeds(cfg, 1).start, update_seeds(cfg, updates).stop)
+    assert len(training) == episodes * updates
+    assert training.start >= 10_000_000
+    if contradictions(cfg):
+        return
+    for seeds in (training, evaluation_seeds(cfg), demonstration_seeds(cfg)):
+        np.random.seed(seeds[0])
+        np.random.seed(seeds[-1])
+    assert not intersect(training, evaluation_seeds(cfg))
+
+
+@given(st.integers(0, SEEDS - 1))
+def test_no_seed_of_a_run_leaves_too_little_room_to_train(seed):
+    """40 million episodes of PPO are more than any run has."""
+    ppo = replace(DEBUG.ppo, episodes=40_000, updates=1_000)
+    assert ppo_seeds(replace(DEBUG, seed=seed, ppo=ppo)).stop <= SEEDS
 
 
 def test_what_does_not_train_has_no_seeds():
@@ -78,8 +136,12 @@ def test_nothing_to_sample_is_refused():
     ("key", "words"),
     [
         ("seed=4294967296", r"^seed=4294967296: must be below 4294967296 \(2\^32\), as the engine"),
-        ("eval.seed=9223372036854775745", r"^eval\.seed=9223372036854775745: the last episode's"),
-        ("ppo.updates=144115188075855872", r"^ppo\.updates=144115188075855872: .*below 9223372"),
+        ("eval.seed=4294967233", r"^eval\.seed=4294967233: the last episode's seed would be 42949"),
+        (
+            "ppo.updates=200000000",
+            r"^ppo\.updates=200000000: .*below 4294967296 \(2\^32\), as the ",
+        ),
+        ("seed=4294967295", r"^sft\.demonstrations=1024: the last episode's seed would be 42949"),
     ],
 )
 def test_a_seed_that_its_reader_does_not_take_is_refused(key, words):
@@ -88,8 +150,9 @@ def test_a_seed_that_its_reader_does_not_take_is_refused(key, words):
 
 
 def test_the_largest_seeds_are_taken():
-    run("seed=4294967295")
-    run("eval.seed=9223372036854775744")  # and 64 episodes
+    run("seed=4294967295", "sft.steps=0")
+    run("seed=4294966272")  # and 1024 demonstrations
+    run("eval.seed=4294967232")  # and 64 episodes
     np.random.seed(4294967295)
     with pytest.raises(ValueError, match="between 0 and"):
         np.random.seed(4294967296)

@@ -27,6 +27,10 @@ def study(folder, text, name="mine.yaml"):
         (f"{HEAD}seeds: []", "seeds=[] must be a list of whole numbers"),
         (f"{HEAD}seeds: [true]", "seeds=[True] must be a list of whole numbers"),
         (f"{HEAD}seeds: [1, 1]", "seeds=[1, 1] names a seed twice"),
+        (
+            "base: gp_l_debug\narms: {a: }\nseeds: [1, 4236067978]",
+            "runs of 1 and 4236067978 would play the",
+        ),
         (HEAD, "arms must hold at least one arm"),
         (f"{HEAD}arms: {{}}", "arms must hold at least one arm"),
         (f"{HEAD}arms: {{a_n-1: , a: {{sweep: {{n: [1]}}}}}}", "there are two arms of this name"),

@@ -171,7 +171,7 @@ def test_pillow_images_are_their_pixels(mode):
     ("value", "rule"),
     [
         (None, "returned None; it must be (observation, reward, terminated, truncated, info)"),
-        ((shown(), 1.0, False, {}), "returned the tuple; it must be (observation, reward,"),
+        ((shown(), 1.0, False, {}), "returned a tuple of 4; it must be (observation, reward,"),
         (returned(terminated=1), "terminated is the int 1; it must be true or false"),
         (returned(truncated=None), "truncated is None; it must be true or false"),
         ((shown(), 1.0, False, False, None), "info is None; it must be a dict"),
@@ -188,6 +188,10 @@ def test_steps_of_another_form_are_refused(value, rule):
 def test_resets_of_another_form_are_refused():
     with pytest.raises(EnvironmentFailure, match=r"must be \(observation, info\)"):
         checked.reset(Scripted(shown()), 0)
+    with pytest.raises(EnvironmentFailure, match=r"returned a tuple of 1; it must be \(observ"):
+        checked.reset(Scripted((shown(),)), 0)
+    with pytest.raises(EnvironmentFailure, match="reset: info is None; it must be a dict"):
+        checked.reset(Scripted((shown(), None)), 0)
     with pytest.raises(EnvironmentFailure, match="reset: the question is the int 3; it must be"):
         checked.reset(Scripted((shown(), {}), question=3), 0)
 
@@ -221,6 +225,14 @@ def test_an_exception_without_words_and_an_exit_fail_the_episode_alone():
 
     with pytest.raises(EnvironmentFailure, match="environment reset: SystemExit: 3"):
         checked.reset(Exits(), 0)
+
+
+def test_a_question_that_raises_fails_the_episode_alone():
+    class Asks(Scripted):
+        question = property(lambda self: 1 / 0, lambda self, value: None)
+
+    with pytest.raises(EnvironmentFailure, match="environment step: ZeroDivisionError: division"):
+        checked.step(Asks(returned()), "a")
 
 
 def test_half_a_character_in_an_exception_is_escaped():

@@ -13,19 +13,21 @@ from envs.registry import make
 GUESS = "examples.gymnasium_environment.guess:example/Guess-v0"
 DARK, LIGHT = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)
 
+NOTHING = {}
+
 
 class Scripted(gymnasium.Env):
     """Gives prepared steps; nothing of Cardinal in it."""
 
-    def __init__(self, *steps, info=None, **declared):
-        self.steps, self.first_info = list(steps), info or {}
+    def __init__(self, *steps, info=NOTHING, **declared):
+        self.steps, self.first_info = list(steps), info
         for name, space in declared.items():
             setattr(self, f"{name}_space", space)
         self.closed = False
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        return self.steps[0], self.first_info
+        return self.steps[0] if self.first_info == "bare" else (self.steps[0], self.first_info)
 
     def step(self, action):
         self.steps.pop(0)
@@ -112,6 +114,83 @@ def test_a_wrong_reward_is_named_as_everywhere(reward):
     env.reset(seed=0)
     with pytest.raises(EnvironmentFailure, match="environment step: the reward is"):
         checked.step(env, "x")
+
+
+STEP = "it must be (observation, reward, terminated, truncated, info)"
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (("b", 1.0, True, {}), f"returned a tuple of 4; {STEP}"),
+        ("b", f"returned the str 'b'; {STEP}"),
+        (None, f"returned None; {STEP}"),
+        (("b", 1.0, True, False, None), "info is None; it must be a dict"),
+        (("b", 1.0, 1, False, {}), "terminated is the int 1; it must be true or false"),
+        (("b", 1.0, True, np.zeros(2), {}), "truncated is the ndarray; it must be true or false"),
+        (("b", 10**400, True, False, {}), "the reward is inf; it must be a finite number"),
+        ((3, 1.0, True, False, {}), "the observation is the int 3; it must be a text, or a dict"),
+        (
+            ("b", 1.0, True, False, {"success": "yes"}),
+            "the metric 'success' is the str 'yes'; it must be a finite number",
+        ),
+        (
+            ("b", 1.0, True, False, {"is_success": None}),
+            "the metric 'success' is None; it must be a finite number",
+        ),
+        (
+            ("b", 1.0, True, False, {"metrics": None}),
+            "info's metrics are None; they must be a dict",
+        ),
+    ],
+)
+def test_a_step_of_another_form_is_named_with_the_rule(returned, said):
+    for max_steps in (None, 1):
+        env = GymnasiumText(Scripted("a", returned), max_steps)
+        checked.reset(env, 0)
+        with pytest.raises(EnvironmentFailure) as failure:
+            checked.step(env, "x")
+        assert str(failure.value).startswith(f"environment step: {said}")
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        (None, "info is None; it must be a dict"),
+        ("bare", "returned the str 'a'; it must be (observation, info)"),
+        ({"question": 3}, "the question is the int 3; it must be a text"),
+    ],
+)
+def test_a_reset_of_another_form_is_named_with_the_rule(info, said):
+    with pytest.raises(EnvironmentFailure) as failure:
+        checked.reset(GymnasiumText(Scripted("a", info=info)), 0)
+    assert str(failure.value) == f"environment reset: {said}"
+
+
+def test_an_episode_ends_after_the_steps_that_were_registered(monkeypatch):
+    """As Gymnasium's TimeLimit, which would unpack a wrong step itself."""
+    on, won = ("b", 0.0, False, False, {}), ("b", 1.0, True, False, {})
+    env_id = "test/Scripted-v0"
+    script = []
+    entry = lambda: Scripted("a", *script)  # noqa: E731
+    spec = gymnasium.envs.registration.EnvSpec(env_id, entry, max_episode_steps=2)
+    monkeypatch.setitem(gymnasium.registry, env_id, spec)
+    ends = []
+    for script[:] in ([on, on, on], [on, won], [on, ("b", 0.0, False, {})]):
+        env = make(env_id, {})
+        checked.reset(env, 0)
+        assert not checked.step(env, "x").ended
+        try:
+            last = checked.step(env, "x")
+            ends.append((last.terminated, last.truncated, last.metrics["success"]))
+        except EnvironmentFailure as failure:
+            ends.append(str(failure).partition(";")[0])
+    script[:] = [on]
+    env = make(env_id, {"max_episode_steps": 1})
+    checked.reset(env, 0)
+    assert checked.step(env, "x").truncated
+    expected = [(False, True, 0.0), (True, False, 1.0)]
+    assert ends == [*expected, "environment step: returned a tuple of 4"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ import pytest
 
 from configs.paths import ROOT
 from envs.base import EnvironmentFailure
-from rollout.environments import SHARED, EnvironmentPool, ProcessLimits
+from rollout.environment_inspection import OTHER_PROCESS
+from rollout.environment_server import EnvironmentServer
+from rollout.environments import SHARED, EnvironmentPool, EnvironmentProcess, ProcessLimits
 from tests.support.plugins import PLUGIN, TURNS
 
 GP = "cardinal/GeneralPoints-v0"
@@ -139,6 +141,15 @@ def test_built_in_ones_share_processes_and_others_do_not():
     assert EnvironmentPool(good, ProcessLimits(processes=99), 16)._most == 16
     with pytest.raises(ValueError, match=r"settings of v: .*keys must be texts"):
         EnvironmentPool({"v": (GP, {"templates": {1: "a"}})}, ProcessLimits(), 16)
+
+
+def test_imports_have_the_deadline_of_a_start():
+    limits = ProcessLimits(call_deadline_s=3.0, make_deadline_s=70.0)
+    process = EnvironmentProcess(EnvironmentServer(), limits)
+    for call in ("make", OTHER_PROCESS):
+        assert process._deadline(call) == (70.0, "cluster.start_deadline_s")
+    for call in ("step", "contract"):
+        assert process._deadline(call) == (3.0, "cluster.env_deadline_s")
 
 
 def test_whoever_gives_up_leaves_the_process_in_order():

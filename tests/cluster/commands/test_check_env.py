@@ -1,22 +1,27 @@
 """check-env: an environment is tried, held to the contract, and its baselines are played."""
 
+import subprocess
+import sys
+import time
+from functools import partialmethod
+
+import psutil
 import pytest
 
 from cluster.cli import main
+from configs.paths import ROOT
+from rollout.environment_trial import Trial, TriedEnvironment
 from tests.cluster.commands.folders import said
 from tests.support.plugins import PLUGIN
 
 GUESS = "examples.gymnasium_environment.guess:example/Guess-v0"
-TRIED = "rollout.environment_trial.trial"
 
 
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
-    """The contract's other process costs seconds; tests/envs/test_contract.py starts it."""
-    from envs import contract
-
-    check = contract.check
-    monkeypatch.setattr(contract, "check", lambda *a: check(*a, processes=False))
+    """The contract in another process costs seconds; test_environment_trial.py has it."""
+    held = partialmethod(TriedEnvironment.broken_clause, processes=False)
+    monkeypatch.setattr(TriedEnvironment, "broken_clause", held)
 
 
 def test_a_plain_environment_is_told_what_it_lacks(capsys):
@@ -53,11 +58,36 @@ def test_what_cannot_be_trained_on_is_named(arguments, code, words, capsys):
 
 
 def test_episodes_without_end_are_named(monkeypatch, capsys):
-    from rollout.environment_trial import Trial
-
     async def endless(*_):
         return Trial(8, 9, 0.1, 0.1, 0.1, 3)
 
-    monkeypatch.setattr(TRIED, endless)
+    monkeypatch.setattr(TriedEnvironment, "play", endless)
     assert main(["check-env", GUESS]) == 0
     assert "3 of them do not end by themselves" in capsys.readouterr().out
+
+
+CONFIGURATION = """
+env: {{id: '{plugin}', settings: {{kind: {kind}}}}}
+cluster: {{env_deadline_s: 2}}
+ppo: {{updates: 1}}
+"""
+
+
+@pytest.mark.parametrize(("kind", "call"), [("picky", "step"), ("stuck", "reset")])
+def test_what_hangs_is_named_at_the_deadline_of_its_configuration(kind, call, tmp_path, capsys):
+    """In the contract as in an episode; and nothing of it is left."""
+    file = tmp_path / "own.yaml"
+    file.write_text(CONFIGURATION.format(plugin=PLUGIN, kind=kind))
+    before, begin = set(psutil.Process().children(recursive=True)), time.monotonic()
+    assert main(["check-env", str(file)]) == 1
+    assert time.monotonic() - begin < 60.0, "it sleeps for 600 s"
+    words = f"environment {call}: took longer than cluster.env_deadline_s = 2"
+    assert words in said(capsys)
+    assert set(psutil.Process().children(recursive=True)) <= before
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_command():
+    command = [sys.executable, "-m", "cluster.cli", "check-env", PLUGIN, "kind=thread"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"cardinal: {PLUGIN} breaks the contract: ")

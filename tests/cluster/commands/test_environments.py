@@ -43,6 +43,7 @@ def test_baselines_of_an_environment_or_of_a_configuration(name, capsys):
     [
         (["--episodes", "0"], "--episodes 0: must be at least 1"),
         (["--seed", "-1"], "--seed -1: must be at least 0"),
+        (["--seed", "4294967296"], "--seed 4294967296: must be below 4294967296 (2^32)"),
         (["face_rul=ten"], "nearest is face_rule"),
     ],
 )

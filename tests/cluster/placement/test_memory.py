@@ -3,6 +3,7 @@
 import pytest
 
 from cluster.placement.memory import (
+    ENVIRONMENT_BYTES,
     PROCESS_BYTES,
     available_bytes,
     memory_bytes,
@@ -90,6 +91,7 @@ def test_parts_are_counted_by_hand():
     assert memory["engine weights"] == 2 * 2 * 10**9
     assert memory["engine KV cache"] == 2 * 2 * GIB
     assert memory["object store"] == int(cfg.cluster.object_store_gib * GIB)
+    assert memory["environment processes"] == 2 * 2 * ENVIRONMENT_BYTES
     assert memory["processes"] == PROCESS_BYTES * (2 * 2 + 4 + 3)
     assert memory_bytes(debug("ppo.kl_coef=0"), BILLION)["reference policy"] == 0
     light = memory_bytes(debug("model.gradient_checkpointing=true"), BILLION)
@@ -108,12 +110,26 @@ def test_what_one_process_takes():
     assert process_memory(debug(*SPLIT), BILLION).offloaded == 0
 
 
+def test_environments_of_others_have_a_process_for_each_episode():
+    keys = ("rollout.workers=3", "rollout.in_flight=10", "env.id=somebody:X-v0", "rollout.block=10")
+    cfg, mib = debug(*keys), 2**20
+    assert memory_bytes(cfg, BILLION, 7 * mib)["environment processes"] == 3 * 10 * 7 * mib
+    assert process_memory(cfg, BILLION, 7 * mib).environments == 10 * 7 * mib
+    few = debug(*keys, "rollout.env_processes=4")
+    for gpus in (0, 8):
+        nodes = [Node("a", "a", {"CPU": 8, "GPU": gpus}, {})]
+        more, less = (process_needs(c, BILLION, nodes, 7 * mib) for c in (cfg, few))
+        assert more.worker - less.worker == 6 * 7 * mib
+        assert more.rank == less.rank
+
+
 def test_what_is_offloaded_moves_from_the_gpu_to_the_host():
     nodes = [Node("a", "a", {"CPU": 8, "GPU": 8}, {})]
     keys = (*SPLIT, "learner.zero_stage=1")
     kept = process_needs(debug(*keys), BILLION, nodes)
     moved = process_needs(debug(*keys, "learner.offload=true"), BILLION, nodes)
-    assert kept.rank == kept.worker // 2 == PROCESS_BYTES
+    assert kept.rank == PROCESS_BYTES
+    assert kept.worker == 2 * PROCESS_BYTES + 2 * ENVIRONMENT_BYTES
     assert moved.rank - kept.rank == kept.rank_gpu - moved.rank_gpu == 2 * 10**9
     assert kept.worker_gpu == 2 * 10**9
 
@@ -127,8 +143,8 @@ def test_a_pod_has_room_for_gathered_weights_and_two_versions():
     assert store == int(cfg.cluster.object_store_gib * GIB) + 2 * each.weights
     needs, same = pod_needs(cfg, BILLION, gpus=True)
     assert same == store
-    assert needs.rank - needs.worker == each.weights
-    assert needs.worker == 6 * GIB + each.weights
+    assert needs.rank == 6 * GIB + 2 * each.weights
+    assert needs.worker == 6 * GIB + each.weights + each.environments
     offload = debug(*SPLIT, "learner.zero_stage=1", "learner.offload=true")
     more, _ = pod_needs(offload, BILLION, gpus=True)
     assert more.rank - needs.rank == process_memory(offload, BILLION).offloaded > 0

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -112,13 +113,47 @@ def test_an_environment_of_others_is_played_with_deadlines(monkeypatch):
         return ResolvedRun(cfg, {"rollout": (PLUGIN, {"kind": kind})}, Renderer(), None)
 
     cfg = debug("cluster.env_deadline_s=0.5")
-    assert checking._check_prompts(resolved("good")) == {"rollout": len("5+5")}
+    (first,) = checking._check_prompts(resolved("good")).values()
+    assert first.longest == len("5+5")
+    assert 2**20 < first.memory < 2**28
     for kind, words in {
         "number": "the observation's message is the int 5; it must be a text",
         "stuck": "took longer than cluster.env_deadline_s = 0.5",
     }.items():
         monkeypatch.setattr(checking, "resolve", lambda cfg, kind=kind: resolved(kind))
         refused(cfg, f"env.settings: {PLUGIN} cannot be played: environment reset: {words}")
+
+
+def test_processes_of_environments_take_memory(monkeypatch, tiny_model):
+    """As much as one took while it was tried, times all that a run has."""
+    monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
+    keys = ("rollout.workers=2", "rollout.in_flight=16", "sft.steps=0", "eval.variants={a: {}}")
+    keys += ("env.settings={}",)
+    cfg = load("gp_l_debug", [NOWHERE, f"model.path={tiny_model}", f"env.id={PLUGIN}", *keys])
+    found = check(cfg)
+    own, rest = found.memory["environment processes"], sum(found.memory.values())
+    assert 2 * 16 * 2**20 < own < 2 * 16 * 2**28
+    rest -= own
+    monkeypatch.setattr(checking, "available_bytes", lambda: rest + own // 2)
+    refused(cfg, "too little memory", f"environment processes {own / 2**30:.1f}", "env_processes")
+    fewer = replace(cfg, rollout=replace(cfg.rollout, env_processes=4))
+    assert check(fewer).memory["environment processes"] < own / 2
+    monkeypatch.setattr("cluster.placement.nodes.live_nodes", lambda address: nodes)
+    nodes = [Node(n, n, {"CPU": 4.0, "memory": 3.0 * 2**30}, {"CPU": 4.0}) for n in "ab"]
+    nodes = [replace(node, free=node.total) for node in nodes]
+    there = replace(cfg.cluster, address="head:1", root="/nowhere")
+    check(replace(cfg, cluster=there))
+    monkeypatch.setattr(checking, "_play_apart", grown(checking._play_apart))
+    with pytest.raises(PlacementError, match="memory"):
+        check(replace(cfg, cluster=there))
+
+
+def grown(play):
+    async def large(*arguments):
+        steps, _ = await play(*arguments)
+        return steps, 2**28
+
+    return large
 
 
 def test_too_little_memory(monkeypatch):
@@ -176,7 +211,11 @@ def test_an_expert_that_breaks(monkeypatch):
         raise ZeroDivisionError("of its own")
 
     monkeypatch.setattr("envs.general_points.env.GeneralPoints.demonstrations", demonstrations)
-    refused(debug(), "env.id: GeneralPoints shows no demonstrations: of its own")
+    refused(
+        debug(),
+        "env.settings: cardinal/GeneralPoints-v0 cannot be played: environment demonstrations: "
+        "ZeroDivisionError: of its own",
+    )
 
 
 def test_it_answers_in_ten_seconds_and_imports_no_engine():

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from cluster.environments import environments
 from cluster.preflight.resolve import resolve
 from configs.load import ConfigError, load
+from tests.support.plugins import TEACHER
 
 
 def debug(*overrides):
@@ -63,7 +66,24 @@ def test_an_environment_without_corpus_or_demonstrations_needs_those_of_others(m
     assert resolve(load(file, [own])).environments["eval/a"] == (guess, {})
     assert resolve(load(file, [own, "sft.steps=1", f"sft.data={tmp_path}"])).cfg.sft.steps == 1
     cfg = load(tmp_path / "plain.yaml", ["env.settings.gravty=1"])
-    refused(cfg, f"env.settings: {guess} cannot be made", "gravty")
+    refused(cfg, f"env.settings: {guess} cannot be played: environment make: ", "gravty")
+
+
+@pytest.mark.parametrize("what", ["demonstrations", "corpus"])
+def test_what_others_offer_is_asked_where_it_may_hang(what):
+    own = (f"env.id={TEACHER}", "env.settings={}", "eval.variants={a: {}}")
+    cfg = debug(*own, "cluster.env_deadline_s=2")
+    seen = resolve(cfg)
+    assert [one.seed for one in seen.demonstrations] == list(range(16))
+    assert seen.renderer.tokenizer("5+10").input_ids
+    stuck = replace(cfg, env=replace(cfg.env, settings={"kind": f"stuck_{what}"}))
+    begin = time.monotonic()
+    refused(
+        stuck,
+        f"env.settings: {TEACHER} cannot be played: environment {what}: took longer than "
+        "cluster.env_deadline_s = 2",
+    )
+    assert time.monotonic() - begin < 60.0, "it sleeps for 600 s"
 
 
 def test_models_too_small_for_the_run(model):
@@ -113,6 +133,33 @@ def test_a_tokenizer_without_an_end_token(model):
     run = resolve(with_model(model))
     assert run.renderer.tokenizer.eos_token_id is None
     assert run.renderer.decode(run.renderer.answer("1")) == "1"  # the template's token ends it
+
+
+@pytest.mark.parametrize(
+    ("file", "keys"),
+    [
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["own.Own", None]}}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "own.Own"]}}),
+        ("processor_config.json", {"auto_map": {"AutoProcessor": "own.Own"}}),
+    ],
+)
+def test_code_of_a_model_folder_is_neither_run_nor_asked_about(
+    file, keys, vision_model, tmp_path, monkeypatch
+):
+    """Transformers would ask at the terminal whether to run it."""
+    folder, asked = tmp_path / "model", []
+    shutil.copytree(vision_model, folder)
+    values = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
+    own = {"tokenizer_class": "Own", "processor_class": "Own"}
+    (folder / file).write_text(json.dumps(values | own | keys))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+    see = ("env.settings.modality=vision", "env.settings.image_size=128")
+    refused(
+        with_model(folder, *see), f"model.path={folder}: it needs Python code of its own (auto_"
+    )
+    assert asked == []
+    assert not (tmp_path / "ran").exists()
 
 
 SEES = ("env.settings.modality=vision", "env.settings.image_size=128")
