@@ -296,8 +296,8 @@ def empty_trunk(folder: Path, attention: str) -> PreTrainedModel:
     """The same model without weights, on torch's meta device: its modules, names and shapes.
 
     Raises:
-        ValueError: the folder holds no model, one without an output layer, or one that needs more
-            than tokens.
+        ValueError: the folder holds no model, one without an output layer, one that needs more
+            than tokens, or one whose attention is not causal.
     """
     config = model_config(folder)
     with torch.device("meta"):
@@ -305,7 +305,7 @@ def empty_trunk(folder: Path, attention: str) -> PreTrainedModel:
 
 
 def _trainable(trunk: PreTrainedModel) -> PreTrainedModel:
-    """The trunk itself, if it gives logits for tokens alone."""
+    """The trunk itself, if it gives logits for tokens alone, each by the tokens before it."""
     name = type(trunk).__name__
     if trunk.get_output_embeddings() is None:
         raise ValueError(f"{name} has no output layer that gives logits")
@@ -318,6 +318,12 @@ def _trainable(trunk: PreTrainedModel) -> PreTrainedModel:
     more = [key for key in required if key not in ("self", "input_ids")]
     if more:
         raise ValueError(f"{name} cannot be run on tokens alone: it needs {', '.join(more)} too")
+    layers = (trunk.get_decoder() or trunk).modules()
+    if any(getattr(layer, "is_causal", None) is False for layer in layers):
+        raise ValueError(
+            f"{name} cannot be trained: the attention of its language model is not causal, so a "
+            "token's log-probability would depend on the tokens after it"
+        )
     return trunk
 
 

@@ -95,7 +95,13 @@ PARTICULAR: dict[str, dict[str, object]] = {
     **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "longcat_flash"), LATENT),
     **dict.fromkeys(("kimi_linear", "minicpm3", "glm5_next.text_config"), EQUAL_HEADS),
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "glm4_moe"), HEAD),
-    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm2_vl.text_config"), HYBRID),
+    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm2_vl.text_config"), HYBRID | {"block_dim": 64}),
+    # Released configurations say these too: transformers does without them, vLLM does not.
+    "afmoe": {"score_func": "sigmoid", "route_norm": True, "n_group": 1, "topk_group": 1},
+    "hy_v3": {"first_k_dense_replace": 1},
+    "minimax_m2": {"rotary_dim": 16, "scoring_func": "sigmoid"},
+    "falcon": {"ffn_hidden_size": 256},  # vLLM knows no other width than four times the hidden one
+    "zamba2": EQUAL_HEADS,
     "dbrx": {
         "attn_config": {"kv_n_heads": 1, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
@@ -116,6 +122,12 @@ PARTICULAR["hunyuan_vl.text_config"] = HEAD | {
 PARTICULAR["glm4v_moe.text_config"] = {
     "rope_parameters": _sections(2, 3, 3) | {"partial_rotary_factor": 0.5}
 }
+PARTICULAR["glm4_moe_lite"] = LATENT | {"first_k_dense_replace": 1}
+PARTICULAR["longcat_flash"] = LATENT | {
+    "mla_scale_q_lora": True,
+    "mla_scale_kv_lora": True,
+    "zero_expert_type": "identity",
+}
 PARTICULAR["deepseek_v3"] = LATENT | {"topk_method": "noaux_tc"}  # as released ones say
 PARTICULAR["deepseek_v2"] = LATENT | {"num_experts_per_tok": 2}
 
@@ -131,16 +143,32 @@ class Family:
 
 def vllm_architectures() -> set[str]:
     """Class names that the installed vLLM can generate text with."""
+    return {name for table in VLLM_TABLES for name in _vllm_table(table)}
+
+
+def given_up() -> dict[str, str]:
+    """Families of transformers that vLLM had until the version named."""
+    until = _vllm_table("_PREVIOUSLY_SUPPORTED_MODELS")
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES | MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return {family: until[name] for family, name in sorted(known.items()) if name in until}
+
+
+def _vllm_table(name: str) -> dict[str, str]:
+    """A table of vLLM's registry: class names, with their versions where it has some."""
     package = find_spec("vllm")
     assert package is not None and package.origin is not None, "vLLM is not installed"
     file = Path(package.origin).parent / "model_executor/models/registry.py"
-    names: set[str] = set()
     for node in ast.parse(file.read_text()).body:
-        target = getattr(node, "target", None) or next(iter(getattr(node, "targets", [])), None)
-        value = getattr(node, "value", None)
-        if getattr(target, "id", None) in VLLM_TABLES and isinstance(value, ast.Dict):
-            names |= {key.value for key in value.keys if isinstance(key, ast.Constant)}
-    return names
+        if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Dict):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if [target.id for target in targets if isinstance(target, ast.Name)] == [name]:
+                pairs = zip(node.value.keys, node.value.values, strict=True)
+                return {
+                    str(key.value): str(value.value) if isinstance(value, ast.Constant) else ""
+                    for key, value in pairs
+                    if isinstance(key, ast.Constant)
+                }
+    raise AssertionError(f"vLLM's registry has no table {name}")
 
 
 def families() -> list[Family]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from cluster.preflight.trainable import check_trainable
 from configs.load import ConfigError, build
 from configs.schema import RunConfig
+from tests.support.families import Family, save_tiny
 
 
 def run(folder, **model):
@@ -39,6 +40,13 @@ def test_a_class_that_its_configuration_does_not_have_is_named(tiny_model, tmp_p
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"architectures": ["GPT2LMHeadModel"]}))
     with pytest.raises(ConfigError, match=r"is GPT2LMHeadModel; .* for llama are LlamaForCausalLM"):
+        check_trainable(run(folder), gpu=False, packages=True)
+
+
+def test_a_model_that_reads_ahead_is_refused(tmp_path):
+    family = Family("paligemma", "PaliGemmaForConditionalGeneration", vision=True)
+    folder = save_tiny(family, tmp_path)
+    with pytest.raises(ConfigError, match=r"PaliGemmaForConditionalGeneration .* is not causal"):
         check_trainable(run(folder), gpu=False, packages=True)
 
 
