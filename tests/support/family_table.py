@@ -254,7 +254,7 @@ def section(rows: list[Row], day: str) -> str:
             name = f"{row.family} (vision)" if row.vision else row.family
             lines.append(f"- {name}: {row.loads.removeprefix('no tiny model: ')}")
     past = ", ".join(f"{family} (until {last})" for family, last in given_up().items())
-    lines += ["", f"vLLM no longer has a class for: {past}."]
+    lines += ["", f"vLLM no longer has a class of its own for: {past}."]
     return "\n".join(lines)
 
 
