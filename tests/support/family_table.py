@@ -125,15 +125,15 @@ class EngineModels:
 
     def __init__(self) -> None:
         os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+        if find_spec("torchvision") and torch.version.cuda is None:
+            for name in ("nms", "qnms"):  # PyPI's build has none for a CPU, and asks for these
+                schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                torch.library.define(f"torchvision::{name}", schema)
         from vllm.model_executor.models import registry
 
         torch.accelerator.empty_cache = lambda: None  # there is no accelerator to empty
         registry._run_in_subprocess = lambda inspect: inspect()  # 15 s a class otherwise
         registry._try_inspect_model_cls = lambda name, model: model.inspect_model_cls()  # may raise
-        if find_spec("torchvision") and torch.version.cuda is None:
-            # PyPI's build has operators for CUDA alone, and without this one it is not imported.
-            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            torch.library.define("torchvision::nms", schema)
         self._joined = False
 
     def load(self, folder: Path, load_format: str) -> tuple[torch.nn.Module, object]:
