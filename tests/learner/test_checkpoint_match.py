@@ -56,6 +56,7 @@ def refused(folder, shapes, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)) as error:
         check(folder, shapes)
     assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def test_an_extra_layer_is_named(llama):
@@ -81,12 +82,13 @@ def test_a_layer_less_is_named(llama):
 def test_another_vocabulary_or_width_is_named_with_both_shapes(llama):
     shapes = weight_shapes(llama, "")
     fewer = {"model.embed_tokens.weight": (40, 32), "lm_head.weight": (40, 32)}
-    refused(
-        llama,
-        shapes | fewer,
-        "lm_head.weight is 40 x 32 and must be 48 x 32; "
-        "model.embed_tokens.weight is 40 x 32 and must be 48 x 32",
+    both = (
+        "config.json: lm_head.weight is 40 x 32 and must be 48 x 32; "
+        "model.embed_tokens.weight is 40 x 32 and must be 48 x 32"
     )
+    assert refused(llama, shapes | fewer, both).endswith(both)
+    three = refused(llama, shapes | fewer | {"model.norm.weight": (31,)}, both)
+    assert three.endswith("; model.norm.weight is 31 and must be 32")
     wider = {name: tuple(2 * size for size in shape) for name, shape in shapes.items()}
     refused(llama, wider, f"; {len(shapes)} tensors differ")
     refused(llama, shapes | {"model.norm.weight": ()}, "model.norm.weight is one number and must")
