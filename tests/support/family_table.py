@@ -39,9 +39,10 @@ YES, NOT_RUN = "yes", "not run"
 LONGEST = 150  # characters of a reason in a cell
 # Why a sync is not complete, read in vLLM's classes; weights-are-proven refuses such a run.
 CAUSES = {
-    "gpt_oss": "vLLM's class copies sinks and biases into its parameters by itself, which its own "
-    "reload undoes",
-    "phi": "vLLM's class makes the output layer's bias anew, which its own reload takes away",
+    "gpt_oss": "vLLM's class copies sinks and biases into its parameters past its own reload, "
+    "which restores the old ones",
+    "laguna": "vLLM's class leaves out the routers' biases, when it loads a folder too",
+    "phi": "vLLM's class makes the output layer's bias anew, and its own reload takes it away",
 }
 
 
