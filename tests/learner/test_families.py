@@ -92,6 +92,7 @@ def test_a_reason_is_that_of_the_innermost_cause():
     assert _why(_innermost(KeyError("a/b|c<d"))) == "'a/b/c‹d'"
     assert _why(RuntimeError()) == "RuntimeError"
     assert _why(ValueError("Error in:\n /home/me/x is bad")) == "Error in: the folder is bad"
+    assert _why(TypeError("cannot do // of None")) == "cannot do // of None"
     assert len(_why(ValueError("x" * 200))) == 150
 
 

@@ -209,7 +209,7 @@ def _why(error: BaseException) -> str:
     text = lines[0] if lines else type(error).__name__
     if text.endswith(":") and len(lines) > 1:
         text = f"{text} {lines[1]}"
-    text = re.sub(r"'?/\S*/\S*", "the folder", text)  # no path of the machine on the page
+    text = re.sub(r"'?/\w\S*/\S*", "the folder", text)  # no path of the machine on the page
     return text.replace("|", "/").replace("<", "‹").replace("`", "'")[:LONGEST]
 
 
