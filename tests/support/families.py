@@ -95,13 +95,7 @@ PARTICULAR: dict[str, dict[str, object]] = {
     **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "longcat_flash"), LATENT),
     **dict.fromkeys(("kimi_linear", "minicpm3", "glm5_next.text_config"), EQUAL_HEADS),
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "glm4_moe"), HEAD),
-    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm2_vl.text_config"), HYBRID | {"block_dim": 64}),
-    # Released configurations say these too: transformers does without them, vLLM does not.
-    "afmoe": {"score_func": "sigmoid", "route_norm": True, "n_group": 1, "topk_group": 1},
-    "hy_v3": {"first_k_dense_replace": 1},
-    "minimax_m2": {"rotary_dim": 16, "scoring_func": "sigmoid"},
-    "falcon": {"ffn_hidden_size": 256},  # vLLM knows no other width than four times the hidden one
-    "zamba2": EQUAL_HEADS,
+    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm2_vl.text_config"), HYBRID),
     "dbrx": {
         "attn_config": {"kv_n_heads": 1, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
@@ -121,12 +115,6 @@ PARTICULAR["hunyuan_vl.text_config"] = HEAD | {
 }
 PARTICULAR["glm4v_moe.text_config"] = {
     "rope_parameters": _sections(2, 3, 3) | {"partial_rotary_factor": 0.5}
-}
-PARTICULAR["glm4_moe_lite"] = LATENT | {"first_k_dense_replace": 1}
-PARTICULAR["longcat_flash"] = LATENT | {
-    "mla_scale_q_lora": True,
-    "mla_scale_kv_lora": True,
-    "zero_expert_type": "identity",
 }
 PARTICULAR["deepseek_v3"] = LATENT | {"topk_method": "noaux_tc"}  # as released ones say
 PARTICULAR["deepseek_v2"] = LATENT | {"num_experts_per_tok": 2}
