@@ -108,9 +108,9 @@ def check_model(path: str | Path) -> ModelSize:
     """
     folder, key = find_model(str(path)), f"model.path={path}"
     config = _causal_config(folder, key)
-    tensors = [tensor for file in _weight_files(folder, key) for tensor in _tensors(file, key)]
+    tensors = weight_shapes(folder, key)
     parameters: Counter[str] = Counter()
-    for name, shape in tensors:
+    for name, shape in tensors.items():
         parameters[part_of(name)] += math.prod(shape)
     text = config.get_text_config()
     return ModelSize(
@@ -119,8 +119,21 @@ def check_model(path: str | Path) -> ModelSize:
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
         positions=getattr(text, "max_position_embeddings", None),
-        matrices={name: shape for name, shape in tensors if is_matrix(name, shape)},
+        matrices={name: shape for name, shape in tensors.items() if is_matrix(name, shape)},
     )
+
+
+def weight_shapes(folder: Path, key: str) -> dict[str, Shape]:
+    """Shape of each tensor in the weight files of a folder, from their headers.
+
+    Args:
+        folder: of the model.
+        key: what its error sentences begin with.
+
+    Raises:
+        ConfigError: a file is absent or damaged.
+    """
+    return dict(t for file in _weight_files(folder, key) for t in _tensors(file, key))
 
 
 def holds_tokenizer(folder: Path) -> bool:

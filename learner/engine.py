@@ -22,17 +22,12 @@ from learner import batch, distributed
 from learner.batch import MicroBatch
 from learner.checkpoint_layout import CheckpointLayout
 from learner.deepspeed_config import deepspeed_config, engine_clips_gradients
+from learner.export import save_trunk
 from learner.gathered_weights import Bucket, GatheredWeights, WeightShapes
 from learner.image_inputs import ImageInputs, pad_to_lockstep
 from learner.isolation import check_packing
 from learner.lora import add_adapters
-from learner.model import (
-    VALUE_HEAD_FILE,
-    ForwardOptions,
-    Scores,
-    load_actor_critic,
-    save_trunk,
-)
+from learner.model import VALUE_HEAD_FILE, ForwardOptions, Scores, load_actor_critic
 from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
 
 if not torch.cuda.is_available():

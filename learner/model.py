@@ -7,7 +7,6 @@ values at its value positions; logits are computed at action tokens only.
 from __future__ import annotations
 
 import inspect
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
 )
-from transformers.utils import GENERATION_CONFIG_NAME, logging
+from transformers.utils import logging
 
 from configs.schema import RunConfig
 from learner.attention import attention_of
@@ -31,7 +30,6 @@ from rollout.renderer import FORBIDDEN_BIAS
 logging.disable_progress_bar()  # a terminal full of bars hides the run's own progress
 
 VALUE_HEAD_FILE = "value_head.safetensors"
-WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".gguf")
 WEIGHT_KINDS = ("embedding", "attention", "mlp", "norm", "head", "vision", "projector")
 FROZEN_KINDS = {"none": (), "vision": ("vision",), "vision+projector": ("vision", "projector")}
 
@@ -302,8 +300,8 @@ def empty_trunk(folder: Path, attention: str) -> PreTrainedModel:
     """The same model without weights, on torch's meta device: its modules, names and shapes.
 
     Raises:
-        ValueError: the folder holds no model, one without an output layer, or one that needs more
-            than tokens.
+        ValueError: the folder holds no model, one without an output layer, one that needs more
+            than tokens, or one whose attention is not causal.
     """
     config = model_config(folder)
     with torch.device("meta"):
@@ -311,7 +309,7 @@ def empty_trunk(folder: Path, attention: str) -> PreTrainedModel:
 
 
 def _trainable(trunk: PreTrainedModel) -> PreTrainedModel:
-    """The trunk itself, if it gives logits for tokens alone."""
+    """The trunk itself, if it gives logits for tokens alone, each by the tokens before it."""
     name = type(trunk).__name__
     if trunk.get_output_embeddings() is None:
         raise ValueError(f"{name} has no output layer that gives logits")
@@ -324,39 +322,13 @@ def _trainable(trunk: PreTrainedModel) -> PreTrainedModel:
     more = [key for key in required if key not in ("self", "input_ids")]
     if more:
         raise ValueError(f"{name} cannot be run on tokens alone: it needs {', '.join(more)} too")
+    layers = (trunk.get_decoder() or trunk).modules()
+    if any(getattr(layer, "is_causal", None) is False for layer in layers):
+        raise ValueError(
+            f"{name} cannot be trained: the attention of its language model is not causal, so a "
+            "token's log-probability would depend on the tokens after it"
+        )
     return trunk
-
-
-def save_trunk(
-    trunk: PreTrainedModel,
-    source: Path,
-    target: Path,
-    state: Mapping[str, torch.Tensor],
-    stop_ids: Sequence[int] = (),
-) -> None:
-    """Write a trunk into a Hugging Face folder, with the other files of the folder it came from.
-
-    The state holds the weights to write, by the names that the trunk has without adapters. Where
-    the source has no generation_config.json, the one written names the stop ids, if any are given,
-    so that other programs end an answer where the run did.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    for file in source.iterdir():
-        copy = target / file.name
-        other = file.is_file() and not file.name.endswith(WEIGHT_FILES)
-        if other and file.resolve() != copy.resolve():
-            shutil.copyfile(file, copy)
-    given = source / GENERATION_CONFIG_NAME
-    if given.is_file():
-        generation = given.read_bytes()
-    else:  # transformers took the keys of config.json, and writes none back there
-        if stop_ids:
-            trunk.generation_config.eos_token_id = list(stop_ids)
-        generation = trunk.generation_config.to_json_string().encode()
-    own, trunk.generation_config = trunk.generation_config, GenerationConfig()
-    trunk.save_pretrained(target, state_dict=dict(state))  # would refuse an invalid one
-    trunk.generation_config = own
-    (target / GENERATION_CONFIG_NAME).write_bytes(generation)
 
 
 def load_value_head(folder: Path, hidden: int, seed: int) -> ValueHead:

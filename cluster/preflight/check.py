@@ -55,6 +55,7 @@ class CheckedRun:
     available: bytes this machine has free.
     longest_prompt: tokens by variant, over a few first prompts.
     plan: where each of its processes goes.
+    ends: the tokens that end an answer, in a run and in the checkpoints' generation_config.json.
     data: what was seen of the demonstrations at sft.data; None where the expert writes them.
     """
 
@@ -64,6 +65,7 @@ class CheckedRun:
     available: int
     longest_prompt: Mapping[str, int]
     plan: Plan
+    ends: tuple[str, ...]
     data: DataSample | None = None
 
 
@@ -94,7 +96,7 @@ def check(cfg: RunConfig) -> CheckedRun:
         check_places(cfg)
     run = resolve(cfg)
     if cfg.model.path:
-        check_export(cfg.model.path)
+        check_export(cfg.model.path, run.renderer.stop_ids)
     prompts = _check_prompts(run)
     data = _check_demonstrations(run) if cfg.sft.steps else None
     if here:
@@ -105,7 +107,8 @@ def check(cfg: RunConfig) -> CheckedRun:
     placement = _check_placement(cfg, needs, memory, available)
     check_trainable(cfg, gpu=placement.gpu, packages=not address_of(cfg.cluster.address))
     longest = {name: first.longest for name, first in prompts.items()}
-    return CheckedRun(cfg, run.model.parameters, memory, available, longest, placement, data)
+    ends = tuple(run.renderer.tokenizer.convert_ids_to_tokens(list(run.renderer.stop_ids)))
+    return CheckedRun(cfg, run.model.parameters, memory, available, longest, placement, ends, data)
 
 
 def _check_demonstrations(run: ResolvedRun) -> DataSample | None:

@@ -7,6 +7,7 @@ training.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs.load import ConfigError
@@ -14,20 +15,25 @@ from configs.model_folder import find_model, reason
 from rollout.renderer import Renderer
 
 
-def check_export(path: str) -> None:
+def check_export(path: str, stop_ids: Sequence[int]) -> None:
     """Write and read the configuration, tokenizer and processor of a model.
+
+    Args:
+        path: model.path.
+        stop_ids: of the run's renderer.
 
     Raises:
         ConfigError: one sentence with the model and what transformers says.
     """
     from transformers import AutoConfig
 
-    from learner.model import empty_trunk, save_trunk
+    from learner.export import save_trunk
+    from learner.model import empty_trunk
 
     with tempfile.TemporaryDirectory(prefix="cardinal-") as draft:
         try:
             folder = find_model(path)
-            save_trunk(empty_trunk(folder, "eager"), folder, Path(draft), {})
+            save_trunk(empty_trunk(folder, "eager"), folder, Path(draft), {}, stop_ids)
             AutoConfig.from_pretrained(draft, trust_remote_code=False)
             Renderer.load(draft)
         except Exception as error:  # the boundary to transformers, which raises all kinds

@@ -28,6 +28,8 @@ def show(run: CheckedRun) -> None:
     _print("memory on this machine", ("part", "MiB"), _memory_rows(run))
     _print("first prompts", ("variant", "longest, tokens"), prompts)
     show_plan(run)
+    ends = f"an answer ends with {' or '.join(run.ends)}, which every checkpoint's"
+    console.print(f"{ends} generation_config.json names", markup=False, soft_wrap=True)
     if run.data is not None:
         console.print(_data_line(run.data, cfg.sft.max_tokens), soft_wrap=True)
     console.print(f"run folder {Path(cfg.cluster.root) / cfg.name}")

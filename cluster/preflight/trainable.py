@@ -1,4 +1,4 @@
-"""`cardinal check` of the model's class: can the learner train it, with the attention asked for?
+"""`cardinal check` of the model: can the learner train its class, and are the weights its own?
 
 The model is made without its weights, so this takes seconds for a model of any size.
 """
@@ -6,7 +6,7 @@ The model is made without its weights, so this takes seconds for a model of any 
 from __future__ import annotations
 
 from configs.load import ConfigError
-from configs.model_folder import find_model, reason
+from configs.model_folder import find_model, reason, weight_shapes
 from configs.schema import RunConfig
 
 
@@ -19,18 +19,23 @@ def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool) -> None:
         packages: whether this machine has the learner's packages.
 
     Raises:
-        ConfigError: one sentence with the model's class and what it lacks.
+        ConfigError: one sentence with the model's class and what it lacks, or with the tensors of
+            its files that differ from config.json.
     """
     if cfg.model.path is None:
         return
     from learner.attention import attention_of
     from learner.checkpoint_layout import CheckpointLayout
+    from learner.checkpoint_match import check_tensors
     from learner.model import empty_trunk, model_class, model_config
 
-    folder = find_model(cfg.model.path)
+    folder, key = find_model(cfg.model.path), f"model.path={cfg.model.path}"
+    shapes = weight_shapes(folder, key)
     try:
         cls = model_class(model_config(folder))
         attention = attention_of(cls, cfg.model, gpu=gpu, packages=packages)
-        CheckpointLayout(empty_trunk(folder, attention))
+        trunk = empty_trunk(folder, attention)
+        CheckpointLayout(trunk)
+        check_tensors(trunk, shapes)
     except Exception as error:  # the boundary to transformers, which raises all kinds
-        raise ConfigError(f"model.path={cfg.model.path}: {reason(error)}") from error
+        raise ConfigError(f"{key}: {reason(error)}") from error

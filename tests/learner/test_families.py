@@ -7,9 +7,11 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from pydantic import BaseModel, ValidationError, field_validator
 
 from configs.paths import ROOT
 from learner.batch import Sequence
@@ -20,8 +22,18 @@ from rollout import engine as inference
 from rollout.bucket import pack
 from rollout.engine import EngineSettings, InferenceEngine
 from tests.conftest import Loop
-from tests.support.families import Family, families, save_tiny
-from tests.support.family_table import PAGE, STEPS, Row, kind, learn, settings, table
+from tests.support.families import Family, families, given_up, save_tiny
+from tests.support.family_table import (
+    PAGE,
+    STEPS,
+    Row,
+    _innermost,
+    _why,
+    kind,
+    learn,
+    settings,
+    table,
+)
 from tests.support.learner import demonstrations
 
 FEW = [  # one of each kind
@@ -60,8 +72,36 @@ def test_a_leaking_packing_that_was_asked_for_is_refused(tmp_path):
 def test_a_model_that_reads_ahead_is_refused(tmp_path):
     folder = save_tiny(Family("paligemma", "PaliGemmaForConditionalGeneration", True), tmp_path)
     cfg = settings()
-    with pytest.raises(ValueError, match="PaliGemmaForConditionalGeneration cannot be trained"):
+    sentence = r"PaliGemmaForConditionalGeneration cannot be trained: .* is not causal"
+    with pytest.raises(ValueError, match=sentence):
         TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)
+
+
+def test_a_reason_is_that_of_the_innermost_cause():
+    class Checked(BaseModel):
+        value: int
+
+        @field_validator("value")
+        @classmethod
+        def refuse(cls, value):
+            raise ValueError("a class cannot be read") from ImportError("No module\nof 'that'")
+
+    with pytest.raises(ValidationError) as error:
+        Checked(value=1)
+    assert _why(_innermost(error.value)) == "No module"
+    assert _why(_innermost(KeyError("a/b|c<d"))) == "'a/b/c‹d'"
+    assert _why(RuntimeError()) == "RuntimeError"
+    assert _why(ValueError("Error in:\n /home/me/x is bad")) == "Error in: the folder is bad"
+    assert _why(TypeError("cannot do // of None")) == "cannot do // of None"
+    assert len(_why(ValueError("x" * 200))) == 150
+
+
+def test_families_that_vllm_has_given_up_are_on_the_page():
+    past = given_up()
+    assert past["bamba"]
+    assert not {*past} & {family.model_type for family in families() if not family.vision}
+    page = PAGE.read_text()
+    assert all(f"{family} (until {last})" in page for family, last in past.items())
 
 
 def test_the_table_has_every_family():
@@ -131,4 +171,7 @@ def test_the_table_is_what_is_measured(tmp_path):
     for row in rows:
         name = f"{row.family} (vision)" if row.vision else row.family
         if not row.loads.startswith("no tiny model"):
-            assert [kind(c) for c in cells(row)] == [kind(c) for c in page[name]], name
+            measured, written = ([kind(c) for c in cs] for cs in (cells(row), page[name]))
+            if measured[-1] == "not run" and not find_spec("torchvision"):
+                written[-1] = "not run"  # it may need torchvision, which the CPU lock lacks
+            assert measured == written, name

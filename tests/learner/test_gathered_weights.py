@@ -53,6 +53,22 @@ def test_other_ranks_get_as_many_empty_buckets(tmp_path, monkeypatch):
     engine.close()
 
 
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_state_dict_does_not_change_with_the_weights(tmp_path, stage):
+    """It is a copy, whatever becomes of the weights before it is written."""
+    cfg = config(stage=stage)
+    folder = save_llama(tmp_path / "model", tied=False)
+    engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)
+    state = engine._weights.state_dict()
+    for kind in ("mlp", "norm", "embedding"):
+        assert engine.perturb(kind, seed=1)
+        saved = load_file(folder / "model.safetensors")
+        assert state.keys() == saved.keys()
+        assert all(torch.equal(tensor, saved[name]) for name, tensor in state.items()), kind
+        engine.restore()
+    engine.close()
+
+
 def _everywhere(rank, folder):
     cfg = config(stage=3)
     engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)

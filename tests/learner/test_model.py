@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from learner import model
 from learner.batch import Sequence, microbatches
-from learner.model import ActorCritic, ForwardOptions, Scores, ValueHead, load_trunk, save_trunk
+from learner.model import ActorCritic, ForwardOptions, Scores, ValueHead, load_trunk
 from learner.training_trajectory import split_scores
 from tests.support.learner import VOCABULARY, demonstrations, save_llama
 
@@ -151,42 +149,3 @@ def test_bad_input(tmp_path):
         load_trunk(tmp_path / "nowhere", torch.float32, "sdpa")
     with pytest.raises(ValueError, match=r"rollout\.temperature is 0"):
         ForwardOptions(temperature=0.0)
-
-
-@pytest.mark.parametrize("key", ["temperature", "top_p", "early_stopping"])
-def test_a_trunk_is_saved_whatever_its_configuration_says_of_generation(tmp_path, key):
-    source, target = save_llama(tmp_path / "source"), tmp_path / "target"
-    (source / "generation_config.json").unlink(missing_ok=True)
-    config = json.loads((source / "config.json").read_text())
-    value = True if key == "early_stopping" else 0.7
-    (source / "config.json").write_text(json.dumps(config | {key: value, "eos_token_id": 5}))
-    trunk = load_trunk(source, torch.float32, "sdpa")
-    save_trunk(trunk, source, target, trunk.state_dict())
-    again = load_trunk(target, torch.float32, "sdpa")
-    assert getattr(again.generation_config, key) == value
-    assert again.generation_config.eos_token_id == 5
-    assert getattr(trunk.generation_config, key) == value  # it can be saved again
-    save_trunk(trunk, source, target, trunk.state_dict(), stop_ids=(5, 6))
-    again = load_trunk(target, torch.float32, "sdpa")
-    assert again.generation_config.eos_token_id == [5, 6]
-    assert getattr(again.generation_config, key) == value
-    assert all(torch.equal(w, trunk.state_dict()[n]) for n, w in again.state_dict().items())
-
-
-def test_a_trunk_is_saved_with_the_other_files_of_its_folder(tmp_path):
-    source, target = save_llama(tmp_path / "source"), tmp_path / "target"
-    generation = '{"temperature": 0.6}'  # transformers calls it invalid
-    (source / "generation_config.json").write_text(generation)
-    (source / "tokenizer.json").write_text("{}")
-    (source / "original").mkdir()
-    weights = {name: b"x" for name in ("pytorch_model.bin", "model.pth", "x.index.json")}
-    for name, content in weights.items():
-        (source / name).write_bytes(content)
-    trunk = load_trunk(source, torch.float32, "sdpa")
-    for folder in (target, source):  # also in place
-        save_trunk(trunk, source, folder, trunk.state_dict(), stop_ids=(5, 6))
-        assert (folder / "generation_config.json").read_text() == generation
-        assert (folder / "tokenizer.json").read_text() == "{}"
-    files = {file.name for file in target.iterdir()}
-    given = {"generation_config.json", "tokenizer.json", "config.json", "model.safetensors"}
-    assert files == given

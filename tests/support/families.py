@@ -131,16 +131,32 @@ class Family:
 
 def vllm_architectures() -> set[str]:
     """Class names that the installed vLLM can generate text with."""
+    return {name for table in VLLM_TABLES for name in _vllm_table(table)}
+
+
+def given_up() -> dict[str, str]:
+    """Families of transformers that vLLM had until the version named."""
+    until = _vllm_table("_PREVIOUSLY_SUPPORTED_MODELS")
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES | MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return {family: until[name] for family, name in sorted(known.items()) if name in until}
+
+
+def _vllm_table(name: str) -> dict[str, str]:
+    """A table of vLLM's registry: class names, with their versions where it has some."""
     package = find_spec("vllm")
     assert package is not None and package.origin is not None, "vLLM is not installed"
     file = Path(package.origin).parent / "model_executor/models/registry.py"
-    names: set[str] = set()
     for node in ast.parse(file.read_text()).body:
-        target = getattr(node, "target", None) or next(iter(getattr(node, "targets", [])), None)
-        value = getattr(node, "value", None)
-        if getattr(target, "id", None) in VLLM_TABLES and isinstance(value, ast.Dict):
-            names |= {key.value for key in value.keys if isinstance(key, ast.Constant)}
-    return names
+        if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Dict):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if [target.id for target in targets if isinstance(target, ast.Name)] == [name]:
+                pairs = zip(node.value.keys, node.value.values, strict=True)
+                return {
+                    str(key.value): str(value.value) if isinstance(value, ast.Constant) else ""
+                    for key, value in pairs
+                    if isinstance(key, ast.Constant)
+                }
+    raise AssertionError(f"vLLM's registry has no table {name}")
 
 
 def families() -> list[Family]:

@@ -50,6 +50,7 @@ def test_the_resolved_run(capsys):
     resolved = check(debug())
     assert resolved.longest_prompt.keys() == {"rollout", "eval/train", "eval/held_out"}
     assert sum(p.cpus for p in resolved.plan.places) == 2.5
+    assert resolved.ends == ("<eos>",)
     show(resolved)
     shown = capsys.readouterr().out
     for word in ("rollout worker", "learner optimizer", "engine KV cache", "parameters"):
@@ -287,11 +288,11 @@ def test_places_and_room_are_those_of_the_machine_that_runs_it(monkeypatch):
 
 
 def test_the_end_of_a_run_is_tried(tiny_model, monkeypatch):
-    def refuse(path):
-        raise ConfigError(f"of the end of {path}")
+    def refuse(path, stop_ids):
+        raise ConfigError(f"of the end of {path}, {len(stop_ids)} tokens")
 
     monkeypatch.setattr(checking, "check_export", refuse)
-    refused(with_model(tiny_model), f"of the end of {tiny_model}")
+    refused(with_model(tiny_model), f"of the end of {tiny_model}, 1 tokens")
     check(debug())
 
 

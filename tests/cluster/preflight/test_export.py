@@ -22,15 +22,15 @@ def test_a_model_that_can_be_saved_leaves_nothing_behind(folder, monkeypatch, tm
     (tmp_path / "drafts").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "drafts"))
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    check_export(str(folder))
+    check_export(str(folder), (1,))
     assert list((tmp_path / "drafts").iterdir()) == []
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_a_generation_configuration_that_transformers_calls_invalid_is_no_obstacle(folder):
-    """It is copied as it is (tests/learner/test_model.py)."""
+    """Its values are kept (tests/learner/test_export.py)."""
     (folder / "generation_config.json").write_text('{"temperature": 0.6}')
-    check_export(str(folder))
+    check_export(str(folder), (1,))
 
 
 def test_what_transformers_would_refuse_to_save_is_refused_now(folder, monkeypatch):
@@ -39,7 +39,7 @@ def test_what_transformers_would_refuse_to_save_is_refused_now(folder, monkeypat
 
     monkeypatch.setattr("transformers.LlamaConfig.save_pretrained", strict)
     with pytest.raises(ConfigError) as error:
-        check_export(str(folder))
+        check_export(str(folder), (1,))
     words = f"model.path={folder}: a checkpoint of it cannot be written and read again: "
     assert str(error.value).startswith(words)
     assert "\n" not in str(error.value)
@@ -48,15 +48,15 @@ def test_what_transformers_would_refuse_to_save_is_refused_now(folder, monkeypat
 def test_a_tokenizer_that_is_not_among_the_copied_files_is_noticed(folder):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match="cannot be written and read again"):
-        check_export(str(folder))
+        check_export(str(folder), (1,))
 
 
 def test_generation_keys_in_config_json_are_no_obstacle(folder):
-    """As they are none to the export (tests/learner/test_model.py)."""
+    """As they are none to the export (tests/learner/test_export.py)."""
     (folder / "generation_config.json").unlink()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"temperature": 0.7}))
-    check_export(str(folder))
+    check_export(str(folder), (1,))
 
 
 def test_what_the_model_itself_would_refuse_to_save_is_refused_now(folder, monkeypatch):
@@ -65,4 +65,16 @@ def test_what_the_model_itself_would_refuse_to_save_is_refused_now(folder, monke
 
     monkeypatch.setattr("transformers.LlamaForCausalLM.save_pretrained", strict)
     with pytest.raises(ConfigError, match="cannot be written and read again: shared tensors"):
-        check_export(str(folder))
+        check_export(str(folder), (1,))
+
+
+def test_the_stop_tokens_of_a_run_are_written_and_read(folder, monkeypatch):
+    written = []
+
+    def save(trunk, source, target, state, stop_ids):
+        written.append(stop_ids)
+
+    monkeypatch.setattr("learner.export.save_trunk", save)
+    with pytest.raises(ConfigError, match="cannot be written and read again"):
+        check_export(str(folder), (3, 7))  # nothing was written
+    assert written == [(3, 7)]

@@ -44,9 +44,8 @@ def test_what_is_shown_of_a_run(capsys, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     cfg = debug("seed=7", "cluster.root=/nowhere")
     memory = {"engine weights": 3 * 2**20, "reference policy": 0, "processes": 2 * 2**20}
-    run = CheckedRun(
-        cfg, {"layers": 1234}, memory, 2**30, {"eval/x": 77}, plan(cfg, [node("a", 8)])
-    )
+    where, ends = plan(cfg, [node("a", 8)]), ("<|im_end|>", "[/s]")  # no mark-up of rich
+    run = CheckedRun(cfg, {"layers": 1234}, memory, 2**30, {"eval/x": 77}, where, ends)
     show(run)
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for words in (
@@ -56,6 +55,7 @@ def test_what_is_shown_of_a_run(capsys, monkeypatch):
         "all 5",
         "free here 1,024",
         "eval/x 77",
+        "an answer ends with <|im_end|> or [/s], which every checkpoint's generation_config.json",
         "placement on a local Ray on this machine",
         f"run folder /nowhere/{cfg.name}",
     ):

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from cluster.preflight.trainable import check_trainable
 from configs.load import ConfigError, build
 from configs.schema import RunConfig
+from tests.support.families import Family, save_tiny
 
 
 def run(folder, **model):
@@ -41,6 +43,13 @@ def test_a_class_that_its_configuration_does_not_have_is_named(tiny_model, tmp_p
         check_trainable(run(folder), gpu=False, packages=True)
 
 
+def test_a_model_that_reads_ahead_is_refused(tmp_path):
+    family = Family("paligemma", "PaliGemmaForConditionalGeneration", vision=True)
+    folder = save_tiny(family, tmp_path)
+    with pytest.raises(ConfigError, match=r"PaliGemmaForConditionalGeneration .* is not causal"):
+        check_trainable(run(folder), gpu=False, packages=True)
+
+
 def test_weights_that_cannot_be_published_are_refused(tiny_model, monkeypatch):
     from learner import checkpoint_layout
 
@@ -50,3 +59,38 @@ def test_weights_that_cannot_be_published_are_refused(tiny_model, monkeypatch):
     monkeypatch.setattr(checkpoint_layout, "CheckpointLayout", refuse)
     with pytest.raises(ConfigError, match=r"LlamaForCausalLM: merges layers$"):
         check_trainable(run(tiny_model), gpu=False, packages=True)
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def refused(folder, sentence):
+    with pytest.raises(ConfigError, match=rf"^model\.path={folder}: {sentence}"):
+        check_trainable(run(folder), gpu=False, packages=True)
+
+
+def test_weights_of_another_configuration_are_refused(folder):
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    refused(folder, r".* LlamaForCausalLM in config\.json: model\.layers\.1\..* is none of its")
+    file.write_text(json.dumps(config | {"vocab_size": 7}))
+    refused(folder, r".* lm_head\.weight is \d+ x 128 and must be 7 x 128; model\.embed_tokens")
+
+
+def test_a_tensor_that_is_missing_is_named(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    refused(folder, r".* config\.json: model\.norm\.weight is absent and must be 128$")
+
+
+def test_a_truncated_file_and_an_index_of_absent_shards_are_named(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+    refused(folder, r"model\.safetensors is damaged: ")
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(folder, r"holds no model-00001-of-00002\.safetensors")

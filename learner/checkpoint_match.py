@@ -1,0 +1,65 @@
+"""Whether the tensors of a folder's weight files are those of the model that config.json describes.
+
+Input: a trunk without weights, and the names and shapes in the files. Transformers' own loading
+runs on tensors without data, so that its renaming, merging, tying and exceptions count as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import convert_and_load_state_dict_in_model
+from transformers.modeling_utils import LoadStateDictConfig
+from transformers.utils.loading_report import LoadStateDictInfo
+
+Shape = tuple[int, ...]
+NAMED = 3  # tensors in the sentence that refuses
+
+
+def check_tensors(trunk: PreTrainedModel, shapes: Mapping[str, Shape]) -> None:
+    """Refuse weight files that would leave weights of the trunk random, or that hold others.
+
+    Args:
+        trunk: on the meta device; it is of no use afterwards.
+        shapes: of all tensors in the files, by name.
+
+    Raises:
+        ValueError: names the first tensors that differ, with their shapes.
+    """
+    empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    plan = LoadStateDictConfig(
+        device_map={"": torch.device("meta")}, weight_mapping=get_model_conversion_mapping(trunk)
+    )
+    expected = {name: tuple(tensor.shape) for name, tensor in trunk.state_dict().items()}
+    loaded, _ = convert_and_load_state_dict_in_model(trunk, empty, plan)
+    trunk.tie_weights(missing_keys=loaded.missing_keys, recompute_mapping=False)
+    trunk._adjust_missing_and_unexpected_keys(loaded)
+    differences = list(_differences(loaded, expected, shapes))
+    if differences:
+        more = f"; {len(differences)} tensors differ" if len(differences) > NAMED else ""
+        raise ValueError(
+            f"the weights are not those of the {type(trunk).__name__} in config.json: "
+            f"{'; '.join(differences[:NAMED])}{more}"
+        )
+
+
+def _differences(
+    loaded: LoadStateDictInfo, expected: Mapping[str, Shape], shapes: Mapping[str, Shape]
+) -> Iterator[str]:
+    """What is wrong with each tensor, by the model's names; the ones of other shapes first."""
+    for name, shape, right in sorted(loaded.mismatched_keys):
+        yield f"{name} is {_sizes(shape)} and must be {_sizes(right)}"
+    for name in sorted(loaded.conversion_errors):
+        yield f"the parts of {name} do not make {_sizes(expected[name])}"
+    for name in sorted(loaded.missing_keys - loaded.conversion_errors.keys()):
+        yield f"{name} is absent and must be {_sizes(expected[name])}"
+    for name in sorted(loaded.unexpected_keys):
+        size = f", {_sizes(shapes[name])}," if name in shapes else ""
+        yield f"{name}{size} is none of its tensors"
+
+
+def _sizes(shape: Shape) -> str:
+    return " x ".join(map(str, shape)) or "one number"

@@ -1,0 +1,65 @@
+"""Writes a trunk into a Hugging Face folder, with the other files of the folder it came from.
+
+What it writes, plain transformers and vLLM load; they end an answer where the run did.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
+
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".gguf")
+
+
+def save_trunk(
+    trunk: PreTrainedModel,
+    source: Path,
+    target: Path,
+    state: Mapping[str, torch.Tensor],
+    stop_ids: Sequence[int] = (),
+) -> None:
+    """Write a trunk into a folder.
+
+    Args:
+        trunk: what the weights belong to.
+        source: the folder that it came from; its other files are copied.
+        target: to be written; the source itself at will.
+        state: the weights, by the names that the trunk has without adapters.
+        stop_ids: token ids that end an answer, for generation_config.json. To the end tokens of
+            the source's they are added, because a server stops at no other: a chat template may
+            end an answer with a token that the source's does not name.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        copy = target / file.name
+        other = file.is_file() and not file.name.endswith(WEIGHT_FILES)
+        if other and file.resolve() != copy.resolve():
+            shutil.copyfile(file, copy)
+    given = source / GENERATION_CONFIG_NAME
+    if given.is_file():
+        generation = _ended_by(given.read_text("utf-8"), stop_ids)
+    else:  # transformers took the keys of config.json, and writes none back there
+        if stop_ids:
+            trunk.generation_config.eos_token_id = list(stop_ids)
+        generation = trunk.generation_config.to_json_string()
+    own, trunk.generation_config = trunk.generation_config, GenerationConfig()
+    trunk.save_pretrained(target, state_dict=dict(state))  # would refuse an invalid one
+    trunk.generation_config = own
+    (target / GENERATION_CONFIG_NAME).write_text(generation, "utf-8")
+
+
+def _ended_by(text: str, stop_ids: Sequence[int]) -> str:
+    """A generation_config.json with all stop ids among its end tokens; all else as it is."""
+    values = json.loads(text)
+    eos = values.get("eos_token_id")
+    known = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    missing = [token for token in stop_ids if token not in known]
+    if not missing:
+        return text
+    return json.dumps(values | {"eos_token_id": known + missing}, indent=2) + "\n"

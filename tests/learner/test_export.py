@@ -1,0 +1,90 @@
+"""What an exported folder holds: the weights, the source's other files, and where answers end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from learner.export import save_trunk
+from learner.model import load_trunk
+from rollout.renderer import Renderer
+from tests.support.learner import save_llama
+from tests.support.real_templates import BY_NAME
+
+
+@pytest.mark.parametrize("key", ["temperature", "top_p", "early_stopping"])
+def test_a_trunk_is_saved_whatever_its_configuration_says_of_generation(tmp_path, key):
+    source, target = save_llama(tmp_path / "source"), tmp_path / "target"
+    (source / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((source / "config.json").read_text())
+    value = True if key == "early_stopping" else 0.7
+    (source / "config.json").write_text(json.dumps(config | {key: value, "eos_token_id": 5}))
+    trunk = load_trunk(source, torch.float32, "sdpa")
+    save_trunk(trunk, source, target, trunk.state_dict())
+    again = load_trunk(target, torch.float32, "sdpa")
+    assert getattr(again.generation_config, key) == value
+    assert again.generation_config.eos_token_id == 5
+    assert getattr(trunk.generation_config, key) == value  # it can be saved again
+    save_trunk(trunk, source, target, trunk.state_dict(), stop_ids=(5, 6))
+    again = load_trunk(target, torch.float32, "sdpa")
+    assert again.generation_config.eos_token_id == [5, 6]
+    assert getattr(again.generation_config, key) == value
+    assert all(torch.equal(w, trunk.state_dict()[n]) for n, w in again.state_dict().items())
+
+
+def test_a_trunk_is_saved_with_the_other_files_of_its_folder(tmp_path):
+    source, target = save_llama(tmp_path / "source"), tmp_path / "target"
+    generation = '{"temperature": 0.6, "eos_token_id": [6, 5, 7]}'  # transformers calls it invalid
+    (source / "generation_config.json").write_text(generation)
+    (source / "tokenizer.json").write_text("{}")
+    (source / "original").mkdir()
+    weights = {name: b"x" for name in ("pytorch_model.bin", "model.pth", "x.index.json")}
+    for name, content in weights.items():
+        (source / name).write_bytes(content)
+    trunk = load_trunk(source, torch.float32, "sdpa")
+    for folder in (target, source):  # also in place
+        save_trunk(trunk, source, folder, trunk.state_dict(), stop_ids=(5, 6))
+        assert (folder / "generation_config.json").read_text() == generation
+        assert (folder / "tokenizer.json").read_text() == "{}"
+    files = {file.name for file in target.iterdir()}
+    given = {"generation_config.json", "tokenizer.json", "config.json", "model.safetensors"}
+    assert files == given
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [({}, [5, 6]), ({"eos_token_id": 5}, [5, 6]), ({"eos_token_id": [9, 6]}, [9, 6, 5])],
+    ids=["none", "one", "several"],
+)
+def test_stop_tokens_that_the_source_does_not_name_are_added(tmp_path, given, written):
+    source, target = save_llama(tmp_path / "source"), tmp_path / "target"
+    kept = {"do_sample": True, "temperature": 0.6, "stop_strings": ["é"], "bos_token_id": 1}
+    text = json.dumps(kept | given, ensure_ascii=False)
+    (source / "generation_config.json").write_text(text, "utf-8")
+    trunk = load_trunk(source, torch.float32, "sdpa")
+    save_trunk(trunk, source, target, trunk.state_dict(), stop_ids=(5, 6))
+    values = json.loads((target / "generation_config.json").read_text("utf-8"))
+    assert values == kept | {"eos_token_id": written}
+    save_trunk(trunk, source, target, trunk.state_dict())  # none are known: as it is
+    assert (target / "generation_config.json").read_text("utf-8") == text
+
+
+def test_what_ends_a_turn_by_the_template_ends_it_for_who_loads_the_export(tmp_path):
+    """ChatML on a base model, whose own end token the template never writes.
+
+    vLLM's server reads the file as transformers does, and stops at no other token.
+    """
+    source, target = save_llama(tmp_path / "source"), tmp_path / "target"
+    tokenizer = BY_NAME["chatml"].tokenizer()
+    tokenizer.save_pretrained(source)
+    own, end = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    GenerationConfig(eos_token_id=own, do_sample=True, top_p=0.8).save_pretrained(source)
+    trunk = load_trunk(source, torch.float32, "sdpa")
+    stop_ids = Renderer.load(str(source)).stop_ids
+    save_trunk(trunk, source, target, trunk.state_dict(), stop_ids)
+    read = GenerationConfig.from_pretrained(target)
+    assert set(read.eos_token_id) == {own, end} == set(stop_ids)
+    assert (read.do_sample, read.top_p) == (True, 0.8)
