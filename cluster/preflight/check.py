@@ -17,7 +17,7 @@ from cluster.placement.memory import available_bytes, memory_bytes, process_need
 from cluster.placement.nodes import address_of, check_numbering, local_node, plan_live
 from cluster.placement.plan import cpus, plan
 from cluster.placement.types import Plan
-from cluster.preflight.demonstrations import DataSample, check_data, check_expert
+from cluster.preflight.demonstrations import DataSample, check_data, check_expert_data
 from cluster.preflight.export import check_export
 from cluster.preflight.machine import check_places, check_room
 from cluster.preflight.resolve import ResolvedRun, make_environment, resolve
@@ -90,7 +90,7 @@ def _check_demonstrations(run: ResolvedRun) -> DataSample | None:
     if cfg.sft.data is not None:
         return check_data(cfg.sft, renderer, positions)
     env = make_environment(TRAINING, run.environments[TRAINING])
-    check_expert(env, cfg.seed, cfg.sft, renderer, positions)
+    check_expert_data(env, cfg.seed, cfg.sft, renderer, positions)
     return None
 
 

@@ -65,15 +65,15 @@ def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> Dat
     return DataSample(rows, files, len(sampled), dropped, max(lengths, default=0))
 
 
-def check_expert(
+def check_expert_data(
     env: TextEnv, seed: int, sft: SFTConfig, renderer: Renderer, positions: int | None
-) -> int:
-    """Render the expert's first demonstrations; tokens of the longest.
+) -> None:
+    """Render the expert's first demonstrations.
 
     Raises:
         ConfigError: the expert breaks, or the model cannot read what it shows.
     """
-    limit, longest = LengthLimit(positions, sft.max_tokens), 0
+    limit = LengthLimit(positions, sft.max_tokens)
     try:
         first = list(islice(env.demonstrations(min(EXPERTS, sft.demonstrations), seed), EXPERTS))
     except Exception as error:  # the boundary to environments, third-party ones too
@@ -82,12 +82,9 @@ def check_expert(
     for number, one in enumerate(first, 1):
         try:
             pictures = [Picture.of(image) for image in one.images]
-            tokens = len(renderer.demonstration(one.messages, pictures)[0])
-            limit.keeps(tokens)
+            limit.keeps(len(renderer.demonstration(one.messages, pictures)[0]))
         except ValueError as error:
             raise ConfigError(f"the expert's demonstration {number}: {error}") from error
-        longest = max(longest, tokens)
-    return longest
 
 
 def _spread(parts: list[Slice]) -> list[Slice]:
