@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,19 +95,40 @@ def check_model(path: str | Path) -> ModelSize:
     """
     folder, key = find_model(str(path)), f"model.path={path}"
     config = _causal_config(folder, key)
-    tensors = [tensor for file in _weight_files(folder, key) for tensor in _tensors(file, key)]
-    parameters: Counter[str] = Counter()
-    for name, shape in tensors:
-        parameters[part_of(name)] += math.prod(shape)
     text = config.get_text_config()
-    return ModelSize(
-        parameters=dict(parameters),
+    return size_of(
+        _all_tensors(folder, key),
         layers=getattr(text, "num_hidden_layers", 0),
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
         positions=getattr(text, "max_position_embeddings", None),
-        matrices={name: shape for name, shape in tensors if is_matrix(name, shape)},
     )
+
+
+def weights_size(path: str) -> ModelSize:
+    """As `check_model`, of a folder's weight files alone: depth, width and vocabulary are 0.
+
+    Raises:
+        ConfigError: a weight file is missing or damaged.
+    """
+    return size_of(_all_tensors(Path(path), f"model.path={path}"), 0, 0, 0, None)
+
+
+def size_of(
+    tensors: Iterable[tuple[str, Shape]],
+    layers: int,
+    hidden: int,
+    vocabulary: int,
+    positions: int | None,
+) -> ModelSize:
+    """The sizes of a model with these tensors, by name and shape."""
+    parameters: Counter[str] = Counter()
+    matrices = {}
+    for name, shape in tensors:
+        parameters[part_of(name)] += math.prod(shape)
+        if is_matrix(name, shape):
+            matrices[name] = shape
+    return ModelSize(dict(parameters), layers, hidden, vocabulary, positions, matrices)
 
 
 def holds_tokenizer(folder: Path) -> bool:
@@ -206,6 +227,11 @@ def _weight_files(folder: Path, key: str) -> list[Path]:
         if not file.is_file():
             raise ConfigError(f"{key}: holds no {file.name}; weights must be *.safetensors")
     return files
+
+
+def _all_tensors(folder: Path, key: str) -> Iterator[tuple[str, Shape]]:
+    for file in _weight_files(folder, key):
+        yield from _tensors(file, key)
 
 
 def _tensors(file: Path, key: str) -> Iterator[tuple[str, Shape]]:

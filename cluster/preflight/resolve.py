@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.environments import TRAINING, Environment, checked_environments, settings_key
-from cluster.placement.memory import policy_size, tiny_size
+from cluster.placement.memory import policy_size, tiny_size, tiny_vision_size
 from configs.load import ConfigError
 from configs.model_folder import ModelSize, check_model, check_tokenizer, find_model, one_line
 from configs.schema import RunConfig
 from envs.base import TextEnv, offers, shows_pictures
 from envs.registry import make
+from rollout.processor import PictureProcessor
 from rollout.renderer import Renderer
 
 
@@ -48,8 +49,14 @@ def resolve(cfg: RunConfig) -> ResolvedRun:
         renderer = _load_renderer(cfg.model.path)
     else:
         renderer = _tiny_renderer(cfg, environments[TRAINING])
-    size = folder_size or tiny_size(cfg, renderer.tokenizer)
+    size = folder_size or _tiny_size(cfg, renderer)
     return ResolvedRun(cfg, environments, renderer, policy_size(cfg, size, len(renderer.tokenizer)))
+
+
+def _tiny_size(cfg: RunConfig, renderer: Renderer) -> ModelSize:
+    if renderer.processor is not None:
+        return tiny_vision_size(cfg, renderer.tokenizer)
+    return tiny_size(cfg, len(renderer.tokenizer))
 
 
 def make_environment(name: str, environment: Environment) -> TextEnv:
@@ -84,8 +91,7 @@ def _load_renderer(path: str) -> Renderer:
 
 def _tiny_renderer(cfg: RunConfig, environment: Environment) -> Renderer:
     """With a tokenizer of the training environment's text, and a processor if it has pictures."""
-    from learner.init_model import tiny_processor, train_tokenizer
-    from rollout.processor import PictureProcessor
+    from learner.tiny_tokenizer import train_tokenizer
 
     env = make_environment(TRAINING, environment)
     if not offers(env, "corpus"):
@@ -97,5 +103,7 @@ def _tiny_renderer(cfg: RunConfig, environment: Environment) -> Renderer:
     tokenizer = train_tokenizer(env.corpus(), vision)
     processor = None
     if vision:
+        from learner.init_model import tiny_processor
+
         processor = PictureProcessor(tiny_processor(tokenizer, cfg.model.init.vision))
     return Renderer(tokenizer, [tokenizer.eos_token_id], processor)
