@@ -14,7 +14,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.model_folder import write_index
 from configs.schema import OptimizerConfig, RunConfig
@@ -34,14 +38,6 @@ from learner.model import (
     save_trunk,
 )
 from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-import deepspeed
-from deepspeed.accelerator import get_accelerator
-from safetensors.torch import save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
