@@ -14,16 +14,15 @@ from functools import partial
 from cluster.environments import TRAINING, Environment, settings_key
 from cluster.placement.layout import weight_channel
 from cluster.placement.memory import available_bytes, memory_bytes, process_needs
-from cluster.placement.nodes import address_of, check_numbering, local_node, plan_live
-from cluster.placement.plan import cpus, plan
+from cluster.placement.nodes import address_of, plan_live
 from cluster.placement.types import Plan
 from cluster.preflight.demonstrations import DataSample, check_data, check_expert_data
+from cluster.preflight.early import refuse_new
 from cluster.preflight.export import check_export
-from cluster.preflight.machine import check_places, check_room
+from cluster.preflight.machine import check_room, plan_here
 from cluster.preflight.resolve import ResolvedRun, make_environment, resolve
 from cluster.preflight.trainable import check_trainable
-from cluster.run_folder import check_root, run_folder
-from configs.ancestors import check_ancestors
+from cluster.run_folder import check_root
 from configs.load import ConfigError
 from configs.model_folder import ModelSize, one_line
 from configs.schema import RunConfig
@@ -65,22 +64,18 @@ def check(cfg: RunConfig) -> CheckedRun:
         ConfigError: one sentence with the key, the value and the rule.
         PlacementError: it does not fit the cluster, or this machine.
     """
-    run_folder(cfg)
-    check_ancestors(cfg)
-    address = address_of(cfg.cluster.address)
-    here = address is None or "://" not in address  # not sent to another machine
-    if here:
-        check_places(cfg)
+    refuse_new(cfg)
     run = resolve(cfg)
     if cfg.model.path:
         check_export(cfg.model.path)
     prompts = _check_prompts(run)
     data = _check_demonstrations(run) if cfg.sft.steps else None
-    if here:
+    address = address_of(cfg.cluster.address)
+    if address is None or "://" not in address:  # not sent to another machine
         check_room(cfg, run.model, local=address is None)
     memory, available = memory_bytes(cfg, run.model), available_bytes()
-    placement = _check_placement(cfg, run.model, memory, available)
-    check_trainable(cfg, gpu=placement.gpu, packages=not address_of(cfg.cluster.address))
+    placement = _check_placement(cfg, run.model, available)
+    check_trainable(cfg, gpu=placement.gpu, packages=address is None)
     return CheckedRun(cfg, run.model.parameters, memory, available, prompts, placement, data)
 
 
@@ -94,33 +89,16 @@ def _check_demonstrations(run: ResolvedRun) -> DataSample | None:
     return None
 
 
-def _check_placement(
-    cfg: RunConfig, model: ModelSize, memory: Mapping[str, int], available: int
-) -> Plan:
+def _check_placement(cfg: RunConfig, model: ModelSize, available: int) -> Plan:
     """The plan for the cluster at the address, or for this machine and its free memory."""
     address = address_of(cfg.cluster.address)
-    if address:
-        placement = plan_live(cfg, address, partial(process_needs, cfg, model))
+    if address is None:
+        placement = plan_here(cfg, model, available)
     else:
-        nodes = [local_node(cpus(cfg), available)]
-        weight_channel(cfg, gpu=nodes[0].total["GPU"] > 0)
-        check_numbering(cfg)
-        _check_memory(memory, available)
-        placement = plan(cfg, nodes, process_needs(cfg, model, nodes))
+        placement = plan_live(cfg, address, partial(process_needs, cfg, model))
     weight_channel(cfg, placement.gpu)
     check_root(cfg, len(placement.hosts()))
     return placement
-
-
-def _check_memory(memory: Mapping[str, int], available: int) -> None:
-    need = sum(memory.values())
-    if need > available:
-        parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in memory.items() if size)
-        raise ConfigError(
-            f"too little memory: the run needs {need / 2**30:.1f} GiB ({parts}), this machine "
-            f"has {available / 2**30:.1f} GiB free; lower rollout.kv_cache_gib, "
-            "cluster.object_store_gib, learner.microbatch_tokens or the model"
-        )
 
 
 def _check_prompts(run: ResolvedRun) -> dict[str, int]:
