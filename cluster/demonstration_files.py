@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from configs.text import one_line
 SUFFIXES = (".parquet", ".jsonl", ".json")
 NAMES = "*.parquet, *.jsonl or *.json"
 COLUMNS = ("messages", "conversations", "images", "image", "tools")  # others are not read
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz")
 ROWS = 512  # of a slice of JSON; a slice of Parquet is a row group
 
 
@@ -52,7 +54,7 @@ def find_files(data: str | Path) -> list[Path]:
     """The files at a path; those inside a folder's own folders, or named _* or .*, are not read.
 
     Raises:
-        ConfigError: there is none, or a folder has them in several formats.
+        ConfigError: there is none, or a folder has them in several formats or compressed.
     """
     path = Path(data)
     if path.is_file():
@@ -61,10 +63,13 @@ def find_files(data: str | Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ConfigError(f"{path}: there is no such file or folder")
-    try:
-        files = sorted(f for f in path.iterdir() if f.is_file() and f.name[0] not in "_.")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from error
+    files = [file for file in _entries(path) if file.is_file()]
+    packed = next((file for file in files if file.suffix in COMPRESSED), None)
+    if packed:
+        raise ConfigError(
+            f"{packed}: is compressed, and only files named {NAMES} are read; unpack it, or name "
+            f"it _{packed.name} to leave it out"
+        )
     found = [file for file in files if file.suffix in SUFFIXES]
     if not found:
         raise ConfigError(f"{path}: the folder holds no {NAMES}")
@@ -72,6 +77,33 @@ def find_files(data: str | Path) -> list[Path]:
     if len(kinds) > 1:
         raise ConfigError(f"{path}: the folder holds {' and '.join(kinds)} files; keep one format")
     return found
+
+
+def ignored(data: str | Path) -> list[str]:
+    """Names in a folder of demonstrations that are not read; a folder's ends with a slash."""
+    path = Path(data)
+    if path.is_file():
+        return []
+    read = find_files(path)
+    return [f"{one.name}{'/' * one.is_dir()}" for one in _entries(path) if one not in read]
+
+
+@contextmanager
+def naming_data(data: str) -> Iterator[None]:
+    """Have a refusal inside begin with sft.data and its path, which then stands there once."""
+    try:
+        yield
+    except ConfigError as error:
+        sentence = str(error).removeprefix(str(Path(data))).lstrip("/,: ")
+        raise ConfigError(f"sft.data={data}: {sentence}") from error
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, by name, without what is named _* or .*."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.name[0] not in "_.")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read: {one_line(error)}") from error
 
 
 def rows(part: Slice) -> Iterator[tuple[str, object]]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from cluster.demonstration_files import Slice, rows
 from cluster.picture_files import picture_bytes, read_picture
 from configs.load import ConfigError
-from envs.base import SURROGATE, Message
+from envs.base import Message
+from rollout.messages import check_messages
 from rollout.pictures import Picture
 from rollout.renderer import Renderer
 
@@ -131,34 +132,16 @@ def conversation(row: object, folder: Path) -> Conversation:
         raise ValueError(f"has {has}; it must have one of them")
     (key,) = present
     turns = row[key]
-    if not isinstance(turns, list) or not turns:
-        raise ValueError(f"{key}: is {_name(turns)}; it must be a list of at least one turn")
+    if not isinstance(turns, list):
+        raise ValueError(f"{key}: is {_name(turns)}; it must be a list of at least one turn")  # noqa: TRY004
     read = _message if key == "messages" else _turn
     parts = [read(turn, f"{key}[{place}]") for place, turn in enumerate(turns)]
     messages = [message for message, _ in parts]
-    _check_text(messages, key)
-    _check_training(messages, key)
+    check_messages(messages, key)
     return Conversation(messages, _pictures(row, parts, key, folder))
 
 
 Inline = list[object]  # a message's image parts: each a picture, or NO_PICTURE
-
-
-def _check_text(messages: Sequence[Message], key: str) -> None:
-    for place, message in enumerate(messages):
-        if half := SURROGATE.search(message["content"]):
-            raise ValueError(
-                f"{key}[{place}]: its text holds half a character, U+{ord(half[0]):04X}; "
-                "no encoding has it"
-            )
-
-
-def _check_training(messages: Sequence[Message], key: str) -> None:
-    answers = [message for message in messages if message["role"] == "assistant"]
-    if not answers:
-        raise ValueError(f"{key}: has no assistant turn, so there is nothing to train on")
-    if not any(message["train"] for message in answers):
-        raise ValueError(f"{key}: train is false for every assistant turn; nothing is trained on")
 
 
 def _message(turn: object, where: str) -> tuple[Message, Inline]:
@@ -168,10 +151,8 @@ def _message(turn: object, where: str) -> tuple[Message, Inline]:
         raise ValueError(f"{where}.role={role!r}: must be one of {', '.join(ROLES)}")
     if train is not None and not isinstance(train, bool):
         raise ValueError(f"{where}.train={train!r}: must be true or false")
-    if train and role != "assistant":
-        raise ValueError(f"{where}.train=true: is the {role}'s turn; only assistants' are trained")
     text, inline = _content(fields.get("content"), f"{where}.content")
-    trained = role == "assistant" and train is not False
+    trained = role == "assistant" if train is None else train
     return Message(role=str(role), content=text, train=trained), inline
 
 

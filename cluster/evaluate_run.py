@@ -16,6 +16,7 @@ from rich.table import Table
 
 from cluster.environments import environments
 from cluster.floors import floors_of_variants
+from cluster.lease import Lease
 from configs.contradictions import contradictions
 from configs.load import ConfigError
 from configs.model_folder import find_model
@@ -46,7 +47,8 @@ def evaluate_run(
         episodes: a variant; None is eval.episodes.
 
     Raises:
-        ConfigError: no such checkpoint, settings that the environment refuses, trained seeds.
+        ConfigError: no such checkpoint, settings that the environment refuses, trained seeds, a
+            run that is running.
         RunFailure: the engine was lost.
     """
     name, model = checkpoint(folder, cfg, stage)
@@ -58,7 +60,10 @@ def evaluate_run(
         raise ConfigError(sentences[0])
     for where, played in environments(cfg).items():
         check_settings(*played, where.replace("eval/", "variant "))
-    records = _play(cfg, model, name, folder)
+    with Lease(folder) as token:  # a training may not write beside it, nor export what it plays
+        records = _play(cfg, model, name)
+        token.check()
+        append(folder / "evaluations.jsonl", *records)
     _show(records, folder)
     _show_floors(cfg)
     return 0
@@ -81,7 +86,7 @@ def checkpoint(folder: Path, cfg: RunConfig, stage: str | None) -> tuple[str, st
     raise ConfigError(f"{folder}: has no checkpoint of stage {stage or 'start'}")
 
 
-def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[Record]:
+def _play(cfg: RunConfig, model: str, stage: str) -> list[Record]:
     from cluster.evaluate import evaluate
     from cluster.placement.layout import without_learner
     from cluster.rollout_pool import RolloutPool
@@ -99,8 +104,6 @@ def _play(cfg: RunConfig, model: str, stage: str, folder: Path) -> list[Record]:
             evaluation = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
             (record,) = with_intervals([evaluation.record], partial(iter, evaluation.outcomes))
             records.append(plain({"time": time.time(), **record}))
-    for record in records:
-        append(folder / "evaluations.jsonl", record)
     return records
 
 

@@ -22,7 +22,7 @@ from cluster.learner_rank import LearnerRank
 from cluster.ppo_phase import PPOPhase
 from cluster.publisher import Publisher
 from cluster.run_folder import write_failure
-from cluster.sft_data import Prefetched, batches, check_room
+from cluster.sft_data import Prefetched, batches, check_object_store
 from cluster.sft_phase import SFTPhase
 from cluster.wait import wait_for_all
 from cluster.weights.open_channel import open_channel
@@ -61,7 +61,7 @@ def _demonstrations(rank: LearnerRank) -> Iterator[list[Sequence]]:
     rendered, cursor = rank.job.demonstrations, rank.cursor
     if cursor.phase != "sft" or rendered is None:
         return iter(())
-    check_room(rendered)
+    check_object_store(rendered)
     return Prefetched(batches(rendered, rank.cfg, rank.rank, skip=cursor.step))
 
 

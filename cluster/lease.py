@@ -93,6 +93,8 @@ class Token:
                 f"{self.folder}: another run has taken this run folder"
                 f"{f' ({owner})' if owner else ''}; this one writes nothing more to it"
             )
+        if not _file(Path(self.folder), number).exists():
+            raise LeaseLost(f"{self.folder}: the run has ended; nothing more is written to it")
 
 
 class Lease:
@@ -138,7 +140,7 @@ class Lease:
 
     @property
     def _file(self) -> Path:
-        return self._folder / f"{self.token.number:06d}{OWNED}"
+        return _file(self._folder.parent, self.token.number)
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
@@ -174,7 +176,7 @@ def _refuse_if_it_lives(folder: Path, number: int, owner: Owner) -> None:
 
 def _beats(folder: Path, owner: Owner, number: int) -> bool:
     """Whether another machine's owner has a heartbeat within STALE_S."""
-    file = folder / FOLDER / f"{number:06d}{OWNED}"
+    file = _file(folder, number)
     begin, first = time.monotonic(), _modified(file)
     if first is None or _storage_clock(file.parent) - first > STALE_S:
         return False
@@ -185,6 +187,11 @@ def _beats(folder: Path, owner: Owner, number: int) -> bool:
         if now is None or now != first:
             return now is not None
     return False
+
+
+def _file(folder: Path, number: int) -> Path:
+    """The file of a run folder's lease, until its owner ends."""
+    return folder / FOLDER / f"{number:06d}{OWNED}"
 
 
 def _modified(file: Path) -> float | None:

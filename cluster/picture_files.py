@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from configs.text import one_line
+from envs.base import MAX_PIXELS
 
-MOST_PIXELS = 89_478_485  # Pillow's own limit, from which on it warns of a decompression bomb
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 UNBOUNDED = ("I", "F")  # 32 bits; nothing says which number is white
 
@@ -69,8 +69,8 @@ class _RefusedError(ValueError):
 
 def _refuse(opened: Image.Image) -> None:
     width, height = opened.size
-    if width * height > MOST_PIXELS:
-        raise _RefusedError(f"is {width} x {height} pixels; at most {MOST_PIXELS:,} are read")
+    if width * height > MAX_PIXELS:
+        raise _RefusedError(f"is {width} x {height} pixels; at most {MAX_PIXELS:,} are read")
     # A phone's JPEG in MPO holds its preview or depth behind the picture, which comes first.
     if opened.format != "MPO" and (frames := getattr(opened, "n_frames", 1)) > 1:
         raise _RefusedError(f"has {frames} frames; it must have one")

@@ -18,6 +18,7 @@ from report.metrics import METRICS
 #   lease/                      who writes the folder                      cluster/lease.py
 #   model/                      the initial model, where one is made       cluster/train.py
 #   demonstrations/             Parquet, where the expert writes them      cluster/demonstrations.py
+#   data.json                   what was at sft.data                    cluster/data_fingerprint.py
 #   floors.json                 what policies without a model score        cluster/floors.py
 #   metrics.jsonl               one record per step, update, publish, phase  report/metrics.py
 #   episodes.jsonl              sample conversations of evaluations        report/metrics.py

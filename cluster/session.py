@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import psutil
 import ray
+from ray._raylet import Config  # type: ignore[attr-defined]
 
 from cluster.failures import DeadlineExceeded, RunFailure, first_line
 from cluster.logs import last_words, session_logs
@@ -83,11 +84,19 @@ def _connect(cfg: RunConfig, address: str | None, cpus: float) -> None:
         else:
             # Ray puts the interpreter's path into a line of bash as it is; it may hold a space.
             runtime_env["py_executable"] = shlex.quote(sys.executable)
+            _use_token()
             _start_local(cfg, cpus, runtime_env)
     except Exception as error:  # the boundary to Ray, which raises all kinds at its start
         what = f"Ray at {address} does not answer" if address else "a local Ray does not start"
         words = "" if address else _last_words()
         raise RunFailure(f"{what}: {first_line(error)}{words}") from error
+
+
+def _use_token() -> None:
+    """Choose what Ray would for a local cluster, its token; of what it chooses itself it warns."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # it has read the variable already
 
 
 def _start_local(cfg: RunConfig, cpus: float, runtime_env: dict[str, object]) -> None:

@@ -142,7 +142,7 @@ def _table(rendered: list[RenderedRow]) -> pa.Table:
     )
 
 
-def check_room(rendered: RenderedDemonstrations) -> None:
+def check_object_store(rendered: RenderedDemonstrations) -> None:
     """Refuse demonstrations that this node's object store cannot hold.
 
     Raises:

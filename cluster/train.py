@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from cluster.cursor import Cursor
+from cluster.data_fingerprint import record_data, unread_data
 from cluster.environments import TRAINING, environments
 from cluster.failures import RunFailure, first_line
 from cluster.lease import Lease, LeaseLost, Token
@@ -47,28 +50,55 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
         print(f"{folder}: this run has finished, nothing is left to do; see report.html")
         return 0
     own = nullcontext(pool) if pool else RolloutPool(bool(cfg.sft.steps))
-    with Lease(folder) as token, own as rollout_pool:
-        try:
-            with _recorded(cfg, token, rollout_pool):
-                write_config(cfg, folder)
-                _run(cfg, token, prepare_model(cfg, folder), rollout_pool)
-        except BaseException:
-            rollout_pool.close()  # once the end is recorded: Ray may take this process with it
-            raise
-        rollout_pool.release()
+    lease = Lease(folder)
+    try:
+        with lease as token, own as rollout_pool:
+            _train(cfg, token, rollout_pool)
+    except KeyboardInterrupt:
+        # The lease is given back: no rank writes another checkpoint.
+        cursor = Cursor.load(folder / "checkpoints")
+        print(f"{folder}: {cursor.resumes(cfg.learner.checkpoint_every)}", file=sys.stderr)
+        raise
     _show_result(folder)
     return 0
 
 
+def _train(cfg: RunConfig, token: Token, pool: RolloutPool) -> None:
+    """The run, and however it ends the record of it; its processes then end."""
+    folder = Path(token.folder)
+    try:
+        with _recorded(token, pool):
+            write_config(cfg, folder)
+            _record_data(cfg, folder)
+            _run(cfg, token, prepare_model(cfg, folder), pool)
+    except BaseException:
+        with _uninterrupted():
+            pool.close()  # once the end is recorded: Ray may take this process with it
+        raise
+    pool.release()
+
+
 @contextmanager
-def _recorded(cfg: RunConfig, token: Token, pool: RolloutPool) -> Iterator[None]:
+def _uninterrupted() -> Iterator[None]:
+    """Ignore further Ctrl-C while a run ends: each step of that has a deadline."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _recorded(token: Token, pool: RolloutPool) -> Iterator[None]:
     """Record in the run folder how the run inside ends."""
     try:
         yield
     except KeyboardInterrupt:
-        _record_failure(token, "interrupted")
-        cursor = Cursor.load(Path(token.folder) / "checkpoints")
-        print(f"{token.folder}: {cursor.resumes(cfg.learner.checkpoint_every)}", file=sys.stderr)
+        with _uninterrupted():
+            _record_failure(token, "interrupted")
         raise
     except LeaseLost:
         raise  # what is in the folder now is not this run's
@@ -86,6 +116,13 @@ def _record_failure(token: Token, status: str, cause: str = "") -> None:
         _record(token, status, cause)
     except Exception as error:  # noqa: BLE001 - the run's own error is what the caller raises
         print(f"{token.folder}: how it ended is not recorded: {error}", file=sys.stderr)
+
+
+def _record_data(cfg: RunConfig, folder: Path) -> None:
+    """Hold a run that has still to read sft.data to what was there at its begin."""
+    data = unread_data(cfg, folder)
+    if data is not None:
+        record_data(data, folder)
 
 
 def prepare_model(cfg: RunConfig, folder: Path) -> str:

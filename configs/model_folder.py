@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,18 +108,13 @@ def check_model(path: str | Path) -> ModelSize:
     """
     folder, key = find_model(str(path)), f"model.path={path}"
     config = _causal_config(folder, key)
-    tensors = weight_shapes(folder, key)
-    parameters: Counter[str] = Counter()
-    for name, shape in tensors.items():
-        parameters[part_of(name)] += math.prod(shape)
     text = config.get_text_config()
-    return ModelSize(
-        parameters=dict(parameters),
+    return size_of(
+        weight_shapes(folder, key).items(),
         layers=getattr(text, "num_hidden_layers", 0),
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
         positions=getattr(text, "max_position_embeddings", None),
-        matrices={name: shape for name, shape in tensors.items() if is_matrix(name, shape)},
     )
 
 
@@ -134,6 +129,32 @@ def weight_shapes(folder: Path, key: str) -> dict[str, Shape]:
         ConfigError: a file is absent or damaged.
     """
     return dict(t for file in _weight_files(folder, key) for t in _tensors(file, key))
+
+
+def weights_size(path: str) -> ModelSize:
+    """As `check_model`, of a folder's weight files alone: depth, width and vocabulary are 0.
+
+    Raises:
+        ConfigError: a weight file is missing or damaged.
+    """
+    return size_of(weight_shapes(Path(path), f"model.path={path}").items(), 0, 0, 0, None)
+
+
+def size_of(
+    tensors: Iterable[tuple[str, Shape]],
+    layers: int,
+    hidden: int,
+    vocabulary: int,
+    positions: int | None,
+) -> ModelSize:
+    """The sizes of a model with these tensors, by name and shape."""
+    parameters: Counter[str] = Counter()
+    matrices = {}
+    for name, shape in tensors:
+        parameters[part_of(name)] += math.prod(shape)
+        if is_matrix(name, shape):
+            matrices[name] = shape
+    return ModelSize(dict(parameters), layers, hidden, vocabulary, positions, matrices)
 
 
 def holds_tokenizer(folder: Path) -> bool:

@@ -18,6 +18,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 MAX_TEXT = 32_768
+MAX_PIXELS = 89_478_485  # of a picture; from here on Pillow warns of a decompression bomb
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no encoding holds it
 
 

@@ -16,9 +16,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.base import MAX_TEXT, SURROGATE, EnvironmentFailure, Observation
+from envs.base import MAX_PIXELS, MAX_TEXT, SURROGATE, EnvironmentFailure, Observation
 
-MAX_PIXELS = 2**24  # of a picture: 4096 x 4096
 OBSERVATION = ("message", "restart", "image")
 METRICS = ("success", "first_try")
 _LARGEST = float(np.finfo(np.float32).max)  # rewards and metrics are kept as float32
@@ -53,11 +52,6 @@ class CheckedStep(NamedTuple):
     truncated: bool = False
     message: str = ""
     metrics: Mapping[str, float] = {}
-
-    @property
-    def ended(self) -> bool:
-        """Whether the episode is over."""
-        return self.terminated or self.truncated
 
 
 def reset(env: Playable, seed: int) -> CheckedStep:

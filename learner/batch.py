@@ -107,11 +107,6 @@ class MicroBatch:
     sequence_starts: Ints
     lengths: Ints
 
-    @property
-    def turn_count(self) -> int:
-        """Turns that have at least one action token."""
-        return int(self.turns[-1]) + 1 if len(self.turns) else 0
-
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same microbatch with its tensors on a device."""
         if self.token_ids.device == torch.device(device):

@@ -14,7 +14,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.model_folder import write_index
 from configs.schema import OptimizerConfig, RunConfig
@@ -29,14 +33,6 @@ from learner.isolation import check_packing
 from learner.lora import add_adapters
 from learner.model import VALUE_HEAD_FILE, ForwardOptions, Scores, load_actor_critic
 from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-import deepspeed
-from deepspeed.accelerator import get_accelerator
-from safetensors.torch import save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from rollout.pictures import Picture
 
 if TYPE_CHECKING:
+    import torch
     from transformers import ProcessorMixin
 
 FILES = ("processor_config.json", "preprocessor_config.json")  # a vision model has one of them
@@ -91,6 +90,8 @@ class PictureProcessor:
 
     def inputs(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
         """The model's keywords (pixel_values, …) for pictures in the order of their tokens."""
+        import torch  # seconds, which rendering does not need
+
         features = self.processor.image_processor(
             images=[picture.to_pil() for picture in pictures], return_tensors="pt"
         )

@@ -18,6 +18,7 @@ from envs.base import Message
 from rollout.answer_format import ANSWERS, QUESTIONS, answer_format
 from rollout.chat_template import ChatMessage, ChatTemplate, common_length
 from rollout.control_tokens import ControlTokens
+from rollout.messages import check_messages
 from rollout.pictures import Picture
 from rollout.processor import PictureProcessor
 
@@ -249,26 +250,15 @@ class Renderer:
             )
 
     def _check_messages(self, messages: Sequence[Message]) -> None:
-        if not messages:
-            raise ValueError("a demonstration holds no message")
+        check_messages(messages)
         for number, message in enumerate(messages):
-            role, content = message["role"], message["content"]
-            if content is None:  # a null of Parquet
-                raise ValueError(f"message {number}: has no content; an empty text is one")
-            if message["train"] and role != "assistant":
-                raise ValueError(
-                    f"message {number}: train is true and its role is {role}; only an answer, "
-                    "whose role is assistant, is trained on"
-                )
-            spelled = self._control.spelled(content) if message["train"] else []
+            spelled = self._control.spelled(message["content"]) if message["train"] else []
             barred = next((token for token in spelled if token not in self._sampled), None)
             if barred:
                 raise ValueError(
                     f"message {number}: its answer holds {barred}, which ends an answer or is "
                     "never sampled; the chat template writes what stands around an answer"
                 )
-        if not any(message["train"] for message in messages):
-            raise ValueError("no message has train set to true, so there is nothing to learn")
         self._template.check_roles([message["role"] for message in messages])
 
     def _answer_in(self, chat: list[ChatMessage], number: int, text: str) -> tuple[int, int]:

@@ -27,9 +27,13 @@ def eval_command(options: argparse.Namespace) -> int:
     cfg = configuration_of(options.run)
     require_at_least(1, "--episodes", options.episodes)
     variants = _variants(cfg, options.variant, options.settings)
-    from cluster.evaluate_run import evaluate_run
+    from cluster.evaluate_run import checkpoint, evaluate_run
+    from cluster.preflight.early import refuse_evaluation
 
-    return evaluate_run(Path(options.run), cfg, options.stage, variants, options.episodes)
+    folder = Path(options.run)
+    _, model = checkpoint(folder, cfg, options.stage)
+    refuse_evaluation(cfg, folder, model)
+    return evaluate_run(folder, cfg, options.stage, variants, options.episodes)
 
 
 def _variants(cfg: RunConfig, name: str | None, pairs: list[str]) -> dict[str, Settings]:

@@ -1,6 +1,6 @@
 """Commands on one run: check, train, resume, init-model.
 
-What refuses a configuration comes before the imports of what runs it: those take seconds.
+What refuses a run comes before the imports of what runs it: those take seconds.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from pathlib import Path
 
 from cluster.commands.command import Commands, argument
 from cluster.commands.shared import CONFIG, RUN_FOLDER, configuration, configuration_of
-from cluster.run_folder import run_folder
+from cluster.preflight.early import refuse_resume
+from cluster.preflight.resume import was_begun
 from configs.load import ConfigError
-from configs.model_folder import require_model_folder
 from configs.schema import RunConfig
+from report.summary import ended
 
 COMMANDS = Commands()
 
@@ -25,7 +26,6 @@ COMMANDS = Commands()
 def check_command(options: argparse.Namespace) -> int:
     """Show the resolved run, or with --address where a cluster would put it; nothing is started."""
     cfg = configuration(options)
-    _refuse_early(cfg)
     from cluster.preflight.check import check
     from cluster.preflight.show import show, show_plan
 
@@ -45,34 +45,27 @@ def check_command(options: argparse.Namespace) -> int:
 )
 def train_command(options: argparse.Namespace) -> int:
     """Check, then run one job."""
-    from cluster.preflight.resume import was_begun
-
     cfg = configuration(options)
-    resume = options.resume and was_begun(cfg)
-    if not resume:
-        _refuse_early(cfg)
-        from cluster.preflight.check import check
+    if options.resume and was_begun(cfg):
+        return _continue(cfg)
+    from cluster.preflight.check import check
 
-        check(cfg)
+    check(cfg)
     from cluster.train import train  # Ray, which a run that is refused does not wait for
 
-    return train(cfg, resume)
-
-
-def _refuse_early(cfg: RunConfig) -> None:
-    """What the check would refuse too, before its imports."""
-    run_folder(cfg)
-    if cfg.model.path:
-        require_model_folder(cfg.model.path)
+    return train(cfg, resume=False)
 
 
 @COMMANDS.add("resume", RUN_FOLDER, resumable=True)
 def resume_command(options: argparse.Namespace) -> int:
     """Go on with an interrupted run from its last checkpoint."""
-    from cluster.preflight.machine import check_places
+    return _continue(configuration_of(options.run))
 
-    cfg = configuration_of(options.run)
-    check_places(cfg)
+
+def _continue(cfg: RunConfig) -> int:
+    folder = (Path(cfg.cluster.root) / cfg.name).resolve()
+    if ended(folder)["status"] != "finished":
+        refuse_resume(cfg, folder)
     from cluster.train import train  # Ray, which a run that is refused does not wait for
 
     return train(cfg, resume=True)

@@ -18,10 +18,13 @@ COMMANDS = Commands()
 )
 def study_command(options: argparse.Namespace) -> int:
     """Train, evaluate and report on the arms of a study; what is finished is not done again."""
-    from cluster.study.run import check_study, study
+    from cluster.study.run import check_study, refuse_study, study
     from configs.study import load_study
 
     require_at_least(1, "--parallel", options.parallel)
     plan = load_study(options.study)
     check_study(plan, options.parallel)
-    return 0 if options.check else study(plan, options.parallel)
+    if options.check:
+        return 0
+    refuse_study(plan)
+    return study(plan, options.parallel)

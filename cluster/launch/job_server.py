@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from cluster.failures import first_line
 from cluster.placement.nodes import same_versions
@@ -39,6 +41,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"{url}: must be the job server's address, such as http://HEAD:8265")
     os.environ["RAY_API_SERVER_ADDRESS"] = url  # Ray lets its variables win over the argument
+    _listening(url)
     import requests
     from ray.exceptions import AuthenticationError
 
@@ -59,6 +62,16 @@ def connect(address: str | None) -> JobSubmissionClient:
     except (requests.RequestException, RuntimeError, OSError, ValueError, KeyError) as error:
         raise ConfigError(f"no Ray job server answers at {url}: {first_line(error)}") from error
     return client
+
+
+def _listening(url: str) -> None:
+    """Refuse an address where nothing listens, before Ray is imported."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), timeout=CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no Ray job server answers at {url}: {first_line(error)}") from error
 
 
 def _client_class() -> type[JobSubmissionClient]:

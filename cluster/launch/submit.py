@@ -60,8 +60,8 @@ def submit(
     """
     use_token()
     cfg = validate(config, overrides)
-    file = shipped_path(find(config), root)
     client = connect(address)
+    file = shipped_path(find(config), root)
     folder = str(Path(cfg.cluster.root) / cfg.name)
     _refuse_a_running_twin(client, folder)
     plan_live(cfg, client.get_address(), lambda nodes: Needs())  # the job itself counts bytes, too

@@ -6,7 +6,6 @@ manifest and benchmarks/model_sizes.py all use this one.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import psutil
 
 from cluster.placement.types import Needs, Node
 from configs.load import ConfigError
-from configs.model_folder import ModelSize, adapter_parameters, is_matrix, part_of
+from configs.model_folder import ModelSize, Shape, adapter_parameters, size_of
 from configs.schema import RunConfig
 from rollout.environments import most_processes
 
@@ -166,7 +165,7 @@ def policy_size(cfg: RunConfig, model: ModelSize, tokens: int) -> ModelSize:
 
     Args:
         cfg: the run.
-        model: of the folder at model.path, or of `tiny_size`.
+        model: of the folder at model.path, or of the tiny model.
         tokens: of its tokenizer.
 
     Raises:
@@ -188,8 +187,31 @@ def policy_size(cfg: RunConfig, model: ModelSize, tokens: int) -> ModelSize:
     return model
 
 
-def tiny_size(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> ModelSize:
-    """Sizes of the model that a run without model.path would make; made without its weights.
+def tiny_size(cfg: RunConfig, vocabulary: int = TINY_VOCABULARY) -> ModelSize:
+    """Sizes of the Llama that a run without model.path makes for text; by hand, without torch.
+
+    vocabulary: tokens of its tokenizer, where that is known.
+    """
+    init, hidden = cfg.model.init, cfg.model.init.hidden
+    layer: dict[str, Shape] = {
+        **{f"self_attn.{name}_proj.weight": (hidden, hidden) for name in "qkvo"},
+        **{f"mlp.{name}_proj.weight": (init.mlp, hidden) for name in ("gate", "up")},
+        "mlp.down_proj.weight": (hidden, init.mlp),
+        **{f"{name}_layernorm.weight": (hidden,) for name in ("input", "post_attention")},
+    }
+    tensors: dict[str, Shape] = {
+        "model.embed_tokens.weight": (vocabulary, hidden),
+        **{f"model.layers.{n}.{name}": layer[name] for n in range(init.layers) for name in layer},
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (vocabulary, hidden),
+    }
+    return size_of(
+        tensors.items(), init.layers, hidden, vocabulary, positions=cfg.rollout.context_tokens
+    )
+
+
+def tiny_vision_size(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> ModelSize:
+    """Sizes of the Idefics3 that a run without model.path makes; made without its weights.
 
     Raises:
         ConfigError: sizes that contradict each other.
@@ -203,23 +225,9 @@ def tiny_size(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> ModelSize:
             model = tiny_model(cfg, tokenizer)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    parts: Counter[str] = Counter()
-    matrices = {}
-    for name, parameter in model.named_parameters():
-        parts[part_of(name)] += parameter.numel()
-        shape = tuple(parameter.shape)
-        if is_matrix(name, shape):
-            matrices[name] = shape
+    tensors = ((name, tuple(weight.shape)) for name, weight in model.named_parameters())
     init, positions = cfg.model.init, cfg.rollout.context_tokens
-    return ModelSize(dict(parts), init.layers, init.hidden, len(tokenizer), positions, matrices)
-
-
-def rough_tiny_size(cfg: RunConfig) -> ModelSize:
-    """As `tiny_size`, without a tokenizer and torch: text alone, of the largest vocabulary."""
-    init = cfg.model.init
-    layer = 4 * init.hidden**2 + 3 * init.hidden * init.mlp
-    count = init.layers * layer + 2 * TINY_VOCABULARY * init.hidden
-    return ModelSize({"all": count}, init.layers, init.hidden, TINY_VOCABULARY, None)
+    return size_of(tensors, init.layers, init.hidden, len(tokenizer), positions)
 
 
 def available_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:

@@ -7,7 +7,7 @@ cannot start. Imports no vLLM or DeepSpeed, and Ray only if an address is given.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,12 +19,12 @@ from cluster.placement.memory import (
     memory_bytes,
     process_needs,
 )
-from cluster.placement.nodes import address_of, check_numbering, local_node, plan_live
-from cluster.placement.plan import cpus, plan
-from cluster.placement.types import Needs, Node, Plan
-from cluster.preflight.demonstrations import DataSample, check_data, check_expert
+from cluster.placement.nodes import address_of, plan_live
+from cluster.placement.types import Plan
+from cluster.preflight.demonstrations import DataSample, check_data, check_expert_data
+from cluster.preflight.early import refuse_new
 from cluster.preflight.export import check_export
-from cluster.preflight.machine import check_places, check_room
+from cluster.preflight.machine import check_room, plan_here
 from cluster.preflight.resolve import (
     ResolvedRun,
     cannot_be_played,
@@ -32,9 +32,9 @@ from cluster.preflight.resolve import (
     resolve,
 )
 from cluster.preflight.trainable import check_trainable
-from cluster.run_folder import check_root, run_folder
-from configs.ancestors import check_ancestors
+from cluster.run_folder import check_root
 from configs.load import ConfigError
+from configs.model_folder import ModelSize
 from configs.schema import RunConfig
 from envs import checked
 from envs.base import EnvironmentFailure
@@ -88,24 +88,19 @@ def check(cfg: RunConfig) -> CheckedRun:
         ConfigError: one sentence with the key, the value and the rule.
         PlacementError: it does not fit the cluster, or this machine.
     """
-    run_folder(cfg)
-    check_ancestors(cfg)
-    address = address_of(cfg.cluster.address)
-    here = address is None or "://" not in address  # not sent to another machine
-    if here:
-        check_places(cfg)
+    refuse_new(cfg)
     run = resolve(cfg)
     if cfg.model.path:
         check_export(cfg.model.path, run.renderer.stop_ids)
     prompts = _check_prompts(run)
     data = _check_demonstrations(run) if cfg.sft.steps else None
-    if here:
+    address = address_of(cfg.cluster.address)
+    if address is None or "://" not in address:  # not sent to another machine
         check_room(cfg, run.model, local=address is None)
     environment = max(first.memory for first in prompts.values())
     memory, available = memory_bytes(cfg, run.model, environment), available_bytes()
-    needs = partial(process_needs, cfg, run.model, environment=environment)
-    placement = _check_placement(cfg, needs, memory, available)
-    check_trainable(cfg, gpu=placement.gpu, packages=not address_of(cfg.cluster.address))
+    placement = _check_placement(cfg, run.model, available, environment)
+    check_trainable(cfg, gpu=placement.gpu, packages=address is None)
     longest = {name: first.longest for name, first in prompts.items()}
     ends = tuple(run.renderer.tokenizer.convert_ids_to_tokens(list(run.renderer.stop_ids)))
     return CheckedRun(cfg, run.model.parameters, memory, available, longest, placement, ends, data)
@@ -116,41 +111,21 @@ def _check_demonstrations(run: ResolvedRun) -> DataSample | None:
     cfg, renderer, positions = run.cfg, run.renderer, run.model.positions
     if cfg.sft.data is not None:
         return check_data(cfg.sft, renderer, positions)
-    check_expert(run.demonstrations, cfg.sft, renderer, positions)
+    check_expert_data(run.demonstrations, cfg.sft, renderer, positions)
     return None
 
 
-def _check_placement(
-    cfg: RunConfig,
-    needs: Callable[[Sequence[Node]], Needs],
-    memory: Mapping[str, int],
-    available: int,
-) -> Plan:
+def _check_placement(cfg: RunConfig, model: ModelSize, available: int, environment: int) -> Plan:
     """The plan for the cluster at the address, or for this machine and its free memory."""
     address = address_of(cfg.cluster.address)
-    if address:
-        placement = plan_live(cfg, address, needs)
+    if address is None:
+        placement = plan_here(cfg, model, available, environment=environment)
     else:
-        nodes = [local_node(cpus(cfg), available)]
-        weight_channel(cfg, gpu=nodes[0].total["GPU"] > 0)
-        check_numbering(cfg)
-        _check_memory(memory, available)
-        placement = plan(cfg, nodes, needs(nodes))
+        needs = partial(process_needs, cfg, model, environment=environment)
+        placement = plan_live(cfg, address, needs)
     weight_channel(cfg, placement.gpu)
     check_root(cfg, len(placement.hosts()))
     return placement
-
-
-def _check_memory(memory: Mapping[str, int], available: int) -> None:
-    need = sum(memory.values())
-    if need > available:
-        parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in memory.items() if size)
-        raise ConfigError(
-            f"too little memory: the run needs {need / 2**30:.1f} GiB ({parts}), this machine "
-            f"has {available / 2**30:.1f} GiB free; lower rollout.kv_cache_gib, "
-            "rollout.env_processes, cluster.object_store_gib, learner.microbatch_tokens "
-            "or the model"
-        )
 
 
 def _check_prompts(run: ResolvedRun) -> dict[str, FirstPrompts]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
-from cluster.demonstration_files import Slice, slices
+from cluster.demonstration_files import Slice, ignored, naming_data, slices
 from cluster.demonstration_rows import LengthLimit, rendered_rows
 from configs.load import ConfigError
 from configs.schema import SFTConfig
@@ -26,6 +25,7 @@ class DataSample:
     rows, files: all that there are.
     rendered: of them, and `dropped` of these for being longer than sft.max_tokens.
     longest: tokens of the longest of these that is kept.
+    ignored: names in the folder that are not read.
     """
 
     rows: int
@@ -33,6 +33,7 @@ class DataSample:
     rendered: int
     dropped: int
     longest: int
+    ignored: tuple[str, ...] = ()
 
 
 def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> DataSample:
@@ -44,7 +45,7 @@ def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> Dat
         ConfigError: one sentence with the file, the row and what is wrong with it.
     """
     assert sft.data is not None, "the expert's demonstrations need no check"
-    try:
+    with naming_data(sft.data):
         parts = slices(sft.data)
         limit = LengthLimit(positions, sft.max_tokens)
         sampled = [
@@ -52,8 +53,6 @@ def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> Dat
             for part in _spread(parts)
             for row in islice(rendered_rows(part, renderer, limit), ROWS)
         ]
-    except ConfigError as error:
-        raise ConfigError(f"sft.data={sft.data}: {_shorten(str(error), sft.data)}") from error
     rows = sum(part.rows for part in parts)
     if rows < sft.batch_size:
         raise ConfigError(
@@ -62,27 +61,25 @@ def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> Dat
     lengths = [len(row.token_ids) for row in sampled if row is not None]
     files = len({part.file for part in parts})
     dropped = len(sampled) - len(lengths)
-    return DataSample(rows, files, len(sampled), dropped, max(lengths, default=0))
+    longest = max(lengths, default=0)
+    return DataSample(rows, files, len(sampled), dropped, longest, tuple(ignored(sft.data)))
 
 
-def check_expert(
+def check_expert_data(
     first: Iterable[Demonstration], sft: SFTConfig, renderer: Renderer, positions: int | None
-) -> int:
-    """Render the expert's first demonstrations; tokens of the longest.
+) -> None:
+    """Render the expert's first demonstrations.
 
     Raises:
         ConfigError: the model cannot read what it shows.
     """
-    limit, longest = LengthLimit(positions, sft.max_tokens), 0
+    limit = LengthLimit(positions, sft.max_tokens)
     for number, one in enumerate(first, 1):
         try:
             pictures = [Picture.of(image) for image in one.images]
-            tokens = len(renderer.demonstration(one.messages, pictures)[0])
-            limit.keeps(tokens)
+            limit.keeps(len(renderer.demonstration(one.messages, pictures)[0]))
         except ValueError as error:
             raise ConfigError(f"the expert's demonstration {number}: {error}") from error
-        longest = max(longest, tokens)
-    return longest
 
 
 def _spread(parts: list[Slice]) -> list[Slice]:
@@ -90,9 +87,3 @@ def _spread(parts: list[Slice]) -> list[Slice]:
     if len(parts) <= SLICES:
         return parts
     return [parts[i * (len(parts) - 1) // (SLICES - 1)] for i in range(SLICES)]
-
-
-def _shorten(sentence: str, data: str) -> str:
-    """A sentence without the path that stands before it already."""
-    path = str(Path(data))
-    return sentence.removeprefix(path).lstrip("/,: ")

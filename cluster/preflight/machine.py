@@ -1,17 +1,28 @@
-"""`cardinal check` of this machine: what a run writes, may be written, and there is room for it.
+"""This machine: a run may write where it does, and has the files, GPUs, memory and disk it needs.
 
-Input: a configuration and the sizes of its model. Output: nothing, or one sentence that names the
-key or variable, the place and the rule. Nothing is left behind.
+Input: a configuration and the sizes of its model. Output: one sentence that names the key or
+variable, the place and the rule, or nothing. Nothing is left behind.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import tempfile
 from pathlib import Path
 
-from cluster.placement.memory import GIB, disk_bytes, memory_bytes
+from cluster.placement.layout import weight_channel
+from cluster.placement.memory import (
+    ENVIRONMENT_BYTES,
+    GIB,
+    disk_bytes,
+    memory_bytes,
+    process_needs,
+)
+from cluster.placement.nodes import check_numbering, local_node, visible_gpus
+from cluster.placement.plan import cpus, plan
+from cluster.placement.types import Plan
 from configs.load import ConfigError
 from configs.model_folder import ModelSize
 from configs.schema import RunConfig
@@ -24,6 +35,9 @@ CACHES = ("XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITO
 SOCKET_BYTES = 107  # of a socket's path, in Linux
 # The longest that Ray makes below its temporary folder, with a process id of seven digits.
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1"
+
+# Open files of a local Ray's raylet and of a run's processes, of which each adds to the raylet's.
+FILES, FILES_EACH = 256, 16
 
 
 def check_places(cfg: RunConfig) -> None:
@@ -38,6 +52,71 @@ def check_places(cfg: RunConfig) -> None:
     for name in CACHES:
         if os.environ.get(name):
             _check_writable(f"{name}={os.environ[name]}", Path(os.environ[name]))
+
+
+def check_open_files(cfg: RunConfig) -> None:
+    """Refuse a limit on open files under which a local Ray's own processes would die.
+
+    Raises:
+        ConfigError: the limit and what is needed.
+    """
+    # Ray raises its own limit to the hard one.
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = FILES + FILES_EACH * (cfg.rollout.workers + cfg.learner.ranks)
+    if limit != resource.RLIM_INFINITY and limit < need:
+        raise ConfigError(
+            f"ulimit -Hn is {limit}: a process may open no more files, and a run of "
+            f"rollout.workers={cfg.rollout.workers} and learner.ranks={cfg.learner.ranks} needs "
+            f"{need}; raise it (nofile in /etc/security/limits.conf, --ulimit of Docker)"
+        )
+
+
+def check_gpus(cfg: RunConfig) -> None:
+    """Refuse what needs GPUs, or other ones, than this machine shows.
+
+    Raises:
+        ConfigError: names the key or CUDA_VISIBLE_DEVICES.
+    """
+    weight_channel(cfg, gpu=visible_gpus() > 0)
+    check_numbering(cfg)
+
+
+def plan_here(
+    cfg: RunConfig,
+    model: ModelSize,
+    available: int,
+    learn: bool = True,
+    environment: int = ENVIRONMENT_BYTES,
+) -> Plan:
+    """The plan for a local Ray on this machine.
+
+    Args:
+        cfg: the run.
+        model: sizes of its policy.
+        available: bytes of memory that are free.
+        learn: False places rollout workers only.
+        environment: bytes of a process of environments.
+
+    Raises:
+        ConfigError: too little memory.
+        PlacementError: too few GPUs, or too little memory for a process.
+    """
+    if learn:
+        _check_memory(memory_bytes(cfg, model, environment), available)
+    nodes = [local_node(cpus(cfg), available)]
+    return plan(cfg, nodes, process_needs(cfg, model, nodes, environment), learn)
+
+
+def _check_memory(memory: dict[str, int], available: int) -> None:
+    need = sum(memory.values())
+    if need > available:
+        parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in memory.items() if size)
+        raise ConfigError(
+            f"too little memory: the run needs {need / GIB:.1f} GiB ({parts}), this machine "
+            f"has {available / GIB:.1f} GiB free; lower rollout.kv_cache_gib, "
+            "rollout.env_processes, cluster.object_store_gib, learner.microbatch_tokens or "
+            "the model"
+        )
 
 
 def check_room(cfg: RunConfig, model: ModelSize, local: bool) -> None:

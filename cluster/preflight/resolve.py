@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.environments import TRAINING, Environment, checked_environments, settings_key
-from cluster.placement.memory import policy_size, tiny_size
+from cluster.placement.memory import policy_size, tiny_size, tiny_vision_size
 from cluster.preflight.demonstrations import EXPERTS
 from configs.load import ConfigError
 from configs.model_folder import (
@@ -27,6 +27,7 @@ from envs.base import Demonstration, EnvironmentFailure, TextEnv
 from envs.registry import BUILT_IN, make
 from rollout.environment_inspection import Inspection, inspect
 from rollout.environment_trial import trial_limits, tried
+from rollout.processor import PictureProcessor
 from rollout.renderer import Renderer
 
 
@@ -61,7 +62,7 @@ def resolve(cfg: RunConfig) -> ResolvedRun:
         renderer = _load_renderer(cfg.model.path)
     else:
         renderer = _tiny_renderer(cfg, seen)
-    size = folder_size or tiny_size(cfg, renderer.tokenizer)
+    size = folder_size or _tiny_size(cfg, renderer)
     policy = policy_size(cfg, size, len(renderer.tokenizer))
     return ResolvedRun(cfg, environments, renderer, policy, seen.demonstrations)
 
@@ -72,6 +73,12 @@ def cannot_be_played(
     """The refusal of a run whose environment of this name fails."""
     where = f"{settings_key(name)}: {environment[0]}"
     return ConfigError(f"{where} cannot be played: {one_line(failure)}")
+
+
+def _tiny_size(cfg: RunConfig, renderer: Renderer) -> ModelSize:
+    if renderer.processor is not None:
+        return tiny_vision_size(cfg, renderer.tokenizer)
+    return tiny_size(cfg, len(renderer.tokenizer))
 
 
 def make_environment(name: str, environment: Environment) -> TextEnv:
@@ -128,8 +135,7 @@ def _load_renderer(path: str) -> Renderer:
 
 def _tiny_renderer(cfg: RunConfig, seen: Inspection) -> Renderer:
     """With a tokenizer of the training environment's text, and a processor if it has pictures."""
-    from learner.init_model import tiny_processor, train_tokenizer
-    from rollout.processor import PictureProcessor
+    from learner.tiny_tokenizer import train_tokenizer
 
     if "corpus" not in seen.offered:
         raise ConfigError(
@@ -139,5 +145,7 @@ def _tiny_renderer(cfg: RunConfig, seen: Inspection) -> Renderer:
     tokenizer = train_tokenizer(iter(seen.corpus), seen.pictures)
     processor = None
     if seen.pictures:
+        from learner.init_model import tiny_processor
+
         processor = PictureProcessor(tiny_processor(tokenizer, cfg.model.init.vision))
     return Renderer(tokenizer, [tokenizer.eos_token_id], processor)

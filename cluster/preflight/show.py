@@ -13,6 +13,8 @@ from cluster.placement.types import DATA, RANK, SLACK, WORKER, Node, Place, Plan
 from cluster.preflight.check import CheckedRun
 from cluster.preflight.demonstrations import DataSample
 
+SHOWN = 5  # names of files that are not read
+
 
 def show(run: CheckedRun) -> None:
     """Print all that is known of a run."""
@@ -40,7 +42,16 @@ def _data_line(data: DataSample, most: int | None) -> str:
     return (
         f"{data.rows:,} demonstrations in {data.files} file{'s' * (data.files > 1)}; of "
         f"{data.rendered} rendered the longest has {data.longest} tokens{over}"
+        f"{_ignored_words(data.ignored)}"
     )
+
+
+def _ignored_words(names: Sequence[str]) -> str:
+    """`; not read: README.md, images/`, a few of them."""
+    if not names:
+        return ""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"; not read: {', '.join(names[:SHOWN])}{more}"
 
 
 def show_plan(run: CheckedRun) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 
 import yaml
 
+from cluster.failures import PlacementError
+from cluster.preflight.early import refuse_arm
 from cluster.study.slots import BUSY, FINISHED, Slots, alone
 from configs.load import ConfigError
 from configs.study import StudyConfig
@@ -47,6 +49,23 @@ def check_study(study: StudyConfig, parallel: int = 1) -> None:
         begin = f"from {found.source or 'the model of the base'}"
         steps = [f"steps: as many as {found.match}'s FLOPs buy"] if found.match else []
         print(f"{arm}: {begin}{f' at {found.at}' if found.at else ''}", *found.overrides, *steps)
+
+
+def refuse_study(study: StudyConfig) -> None:
+    """Refuse a study with an arm whose next run cannot begin on this machine.
+
+    Raises:
+        ConfigError, PlacementError: as `refuse_arm`, with the arm's name.
+    """
+    for arm in study.arms:
+        folders = {seed: run_folder(study.folder, arm, seed) for seed in study.seeds}
+        seed = next((seed for seed, folder in folders.items() if not folder.exists()), None)
+        if seed is None:
+            continue
+        try:
+            refuse_arm(study.run(arm, seed), model_made=study.arms[arm].source is not None)
+        except (ConfigError, PlacementError) as error:
+            raise type(error)(f"arms.{arm}: {error}") from error
 
 
 def study(plan: StudyConfig, parallel: int) -> int:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster import demonstration_files
-from cluster.demonstration_files import Slice, find_files, rows, slices
+from cluster.demonstration_files import Slice, find_files, ignored, naming_data, rows, slices
 from configs.load import ConfigError
 
 ROWS = [
@@ -97,6 +97,40 @@ def test_paths_without_demonstrations_have_sentences_of_their_own(tmp_path):
     write(tmp_path / "b.jsonl", [])
     with pytest.raises(ConfigError, match=r"the folder holds \.json and \.jsonl files; keep one"):
         slices(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["b.jsonl.gz", "b.parquet.zst", "train.zip", "b.tar"])
+def test_a_compressed_file_is_refused_and_not_passed_over(tmp_path, name):
+    write(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / name).touch()
+    with pytest.raises(ConfigError) as error:
+        find_files(tmp_path)
+    sentence = f"{tmp_path / name}: is compressed, and only files named *.parquet, *.jsonl or"
+    assert str(error.value).startswith(sentence)
+    assert str(error.value).endswith(f"or name it _{name} to leave it out")
+    (tmp_path / name).rename(tmp_path / f"_{name}")
+    assert find_files(tmp_path) == [tmp_path / "a.jsonl"]
+
+
+def test_what_a_folder_holds_besides_is_said(tmp_path):
+    for name in ("a.jsonl", "b.jsonl"):
+        write(tmp_path / name, ROWS)
+    for name in ("README.md", "c.csv", "_left.csv", ".hidden"):
+        (tmp_path / name).touch()
+    (tmp_path / "images").mkdir()
+    assert ignored(tmp_path) == ["README.md", "c.csv", "images/"]
+    assert ignored(tmp_path / "a.jsonl") == []
+
+
+def test_a_refusal_names_the_path_once(tmp_path):
+    for data in (str(tmp_path), f"{tmp_path}/"):
+        with pytest.raises(ConfigError) as error, naming_data(data):
+            find_files(data)
+        assert str(error.value).startswith(f"sft.data={data}: the folder holds no *.parquet")
+    (tmp_path / "a.zip").touch()
+    words = rf"^sft.data={tmp_path}: a\.zip: is compressed"
+    with pytest.raises(ConfigError, match=words), naming_data(str(tmp_path)):
+        find_files(tmp_path)
 
 
 def test_parquet_without_conversations_names_its_columns(tmp_path):

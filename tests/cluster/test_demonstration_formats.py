@@ -75,6 +75,11 @@ def mixed(folder):
     return lines(folder, CHAT).parent
 
 
+def compressed(folder):
+    (folder / "b.jsonl.gz").touch()
+    return lines(folder, CHAT).parent
+
+
 def pictured(picture, kind="PNG", **options):
     return lambda folder: parquet(folder, CHAT | {"images": [png(picture, kind, **options)]})
 
@@ -93,6 +98,7 @@ FILES = {
     "a JSON list of `messages`": lambda f: as_json(f, CHAT),
     "a folder whose files differ in other columns": several,
     "a folder of several formats": mixed,
+    "a folder with a compressed file": compressed,
     "a folder without such files": lambda f: f,
     "no such path": lambda f: f / "absent.jsonl",
     "CSV": lambda f: text(f, "a.csv", "a,b\n"),

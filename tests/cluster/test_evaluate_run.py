@@ -6,6 +6,7 @@ import pytest
 
 from cluster import evaluate_run as evaluate_run_module
 from cluster.evaluate_run import _show, _show_floors, checkpoint, evaluate_run
+from cluster.lease import Lease, LeaseLost
 from configs.load import ConfigError, load
 from envs.base import Baseline
 from envs.baselines import Floor
@@ -96,6 +97,51 @@ def test_a_variant_is_checked_as_it_would_be_played(tmp_path):
     cfg = load("gp_l_debug", ["preset=paper_code", "env.settings.prompt_style=full"])
     with pytest.raises(ValueError, match=r"^variant six: .*too many solution strings"):
         evaluate_run(tmp_path, cfg, None, {"six": {"num_cards": 6}}, None)
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    """Evaluates a run folder; what is played there is two records."""
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    cfg = load("gp_l_debug", [f"cluster.root={tmp_path}", "name=run"])
+    monkeypatch.setattr(evaluate_run_module, "_show", lambda records, folder: None)
+    monkeypatch.setattr(evaluate_run_module, "_show_floors", lambda cfg: None)
+
+    def evaluate(play=lambda: None):
+        def records(cfg, model, stage):
+            play()
+            return [{"stage": stage, "model": model, "n": n} for n in (1, 2)]
+
+        monkeypatch.setattr(evaluate_run_module, "_play", records)
+        return evaluate_run(run, cfg, None, {"train": {}}, None)
+
+    return evaluate
+
+
+def test_an_evaluation_has_the_run_folder_to_itself(played, tmp_path):
+    run = tmp_path / "run"
+
+    def beside():
+        with pytest.raises(ConfigError, match="the run folder is in use by process"):
+            Lease(run)
+
+    assert played(beside) == 0
+    lines = [json.loads(line) for line in (run / "evaluations.jsonl").open()]
+    assert [(line["stage"], line["n"]) for line in lines] == [("start", 1), ("start", 2)]
+    with Lease(run) as token:
+        assert token.number == 2
+        with pytest.raises(ConfigError, match="the run folder is in use by process"):
+            played()
+
+
+def test_an_evaluation_whose_folder_was_taken_over_writes_nothing(played, tmp_path):
+    def taken():
+        (tmp_path / "run" / "lease" / "000002.json").write_text("{}")
+
+    with pytest.raises(LeaseLost):
+        played(taken)
+    assert not (tmp_path / "run" / "evaluations.jsonl").exists()
 
 
 @pytest.mark.slow

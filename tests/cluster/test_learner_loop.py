@@ -53,14 +53,14 @@ def loop(monkeypatch, tmp_path):
             assert cfg is rank.cfg
             return iter([(rendered, number, skip)])
 
-        def check_room(rendered):
+        def check_object_store(rendered):
             rank.done.append(f"room for {rendered}")
 
         context = SimpleNamespace(get_node_id=lambda: "here")
         monkeypatch.setattr(learner_loop, "SFTPhase", sft)
         monkeypatch.setattr(learner_loop, "PPOPhase", ppo)
         monkeypatch.setattr(learner_loop, "batches", batches)
-        monkeypatch.setattr(learner_loop, "check_room", check_room)
+        monkeypatch.setattr(learner_loop, "check_object_store", check_object_store)
         monkeypatch.setattr(learner_loop, "Prefetched", iter)
 
         def wait_for_all(refs, who, what, seconds, key, begin):

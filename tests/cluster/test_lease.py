@@ -233,6 +233,13 @@ def test_a_writer_whose_lease_was_taken_over_writes_nothing_more(tmp_path, elsew
         token.check()
 
 
+def test_a_writer_of_a_run_that_has_ended_writes_nothing_more(tmp_path):
+    with Lease(tmp_path) as token:
+        token.check()
+    with pytest.raises(LeaseLost, match=f"^{tmp_path}: the run has ended; nothing more is written"):
+        token.check()
+
+
 def test_a_folder_that_was_deleted_is_not_made_again(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()

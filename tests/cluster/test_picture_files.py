@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.picture_files import MOST_PIXELS, picture_bytes, read_picture
+from cluster.picture_files import MAX_PIXELS, picture_bytes, read_picture
 
 
 def encoded(picture, kind="PNG", **options):
@@ -118,7 +118,7 @@ def test_what_has_no_such_pixels_is_refused(data, words):
 
 
 def test_the_bound_is_pillows_own():
-    assert MOST_PIXELS == Image.MAX_IMAGE_PIXELS
+    assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS
 
 
 def test_bytes_paths_and_the_image_feature(tmp_path):

@@ -1,5 +1,6 @@
 """The Ray session: a run's helpers ask about their actors where the run is, and nowhere else."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def connected(monkeypatch, tmp_path):
     """What Ray was started with, and when it was shut down; its logs say how it died."""
     done = []
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # not written by a session into this process
     monkeypatch.setattr(module.ray, "init", lambda **given: done.append(given))
     monkeypatch.setattr(module.ray, "shutdown", lambda: done.append("shutdown"))
     monkeypatch.setattr(module, "_start_worker_process", done.append)
@@ -50,6 +52,24 @@ def test_a_local_ray_gets_its_interpreter_as_bash_reads_it(connected, monkeypatc
     started, seconds, ended = connected
     assert shlex.split(started["runtime_env"]["py_executable"]) == ["/my checkout/ü/python"]
     assert (seconds, ended) == (300.0, "shutdown")
+
+
+@pytest.mark.parametrize("mode", [None, "disabled"])
+def test_a_local_ray_has_a_token_unless_the_user_says_otherwise(connected, monkeypatch, mode):
+    if mode is None:
+        monkeypatch.delenv("RAY_AUTH_MODE")
+    told = []
+    monkeypatch.setattr(module, "Config", SimpleNamespace(initialize=told.append))
+    with session(load("gp_l_debug"), 2.5):
+        assert os.environ["RAY_AUTH_MODE"] == (mode or "token")
+    assert told == ([] if mode else [""])
+
+
+def test_a_cluster_that_was_joined_has_its_own_mode(connected, monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setattr(module, "_address", lambda cfg: "head:1")
+    with session(load("gp_l_debug"), 2.5):
+        assert "RAY_AUTH_MODE" not in os.environ
 
 
 def test_nodes_of_a_cluster_have_their_own_interpreter(connected, monkeypatch):

@@ -22,7 +22,7 @@ from cluster.sft_data import (
     Prefetched,
     RenderedDemonstrations,
     batches,
-    check_room,
+    check_object_store,
     render_demonstrations,
 )
 from configs.load import ConfigError
@@ -208,7 +208,7 @@ class Consumer:
     """A learner rank without a learner."""
 
     def batches(self, rendered, cfg, rank, skip, n):
-        check_room(rendered)
+        check_object_store(rendered)
         stream = Prefetched(batches(rendered, cfg, rank, skip))
         return [[s.token_ids.tolist() for s in next(stream)] for _ in range(n)]
 
@@ -257,13 +257,13 @@ def test_two_ranks_read_all_blocks_in_the_files_order(rendered):
 
 def test_what_does_not_fit_the_object_store_is_refused(rendered):
     found, _ = rendered
-    check_room(replace(found, nbytes=2**27))
+    check_object_store(replace(found, nbytes=2**27))
     with pytest.raises(
         RunFailure,
         match=r"^100 demonstrations are 0\.50 GiB rendered, the object store of a learner's node "
         r"holds 0\.12 GiB; raise cluster\.object_store_gib \(",
     ):
-        check_room(replace(found, nbytes=2**29))
+        check_object_store(replace(found, nbytes=2**29))
 
 
 def test_blocks_that_do_not_come_are_named(cluster):

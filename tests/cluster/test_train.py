@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from types import FunctionType, SimpleNamespace
 
 import pytest
 
 from cluster import floors, learner_group
 from cluster import train as module
+from cluster.cursor import Cursor
 from cluster.failures import RunFailure
+from cluster.lease import LeaseLost
 from cluster.train import prepare_demonstrations, prepare_model, train
 from configs.load import ConfigError, load
+from report import page
 from report.page import write_report
 from report.summary import ended
 from tests.support.example_run import make_run
@@ -99,6 +104,76 @@ def test_an_interrupt_says_where_a_resume_goes_on(run, tmp_path, capsys):
         run(KeyboardInterrupt())
     said = capsys.readouterr().err
     assert f"{tmp_path / 'one'}: `cardinal resume` begins the phase sft again" in said
+
+
+def test_however_often_it_is_interrupted_it_names_the_last_checkpoint(
+    run, tmp_path, capsys, monkeypatch
+):
+    """A rank may write one more until its process has ended; after that none does."""
+    folder, tokens = tmp_path / "one", []
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def group(job, demonstrations, plan):
+        tokens.append(job.token)
+        interrupt()
+
+    def close(pool):
+        interrupt()
+        tokens[0].check()
+        Cursor("sft", step=20, state="sft-000020").save(folder / "checkpoints", keep=1)
+        interrupt()
+
+    def report(folder):
+        interrupt()
+        return write(folder)
+
+    write = page.write_report
+    monkeypatch.setattr(page, "write_report", report)
+    monkeypatch.setattr(FakePool, "close", close)
+    cfg = load("gp_l_debug", ["name=one", f"cluster.root={tmp_path}"])
+    Cursor("sft", step=10, state="sft-000010").save(folder / "checkpoints", keep=1)
+    (folder / "metrics.jsonl").touch()
+    monkeypatch.setattr(module, "open_folder", lambda cfg, resume: folder)
+    monkeypatch.setattr(floors, "write_floors", lambda cfg, folder: None)
+    monkeypatch.setattr(learner_group, "run_learner_group", group)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg, True, FakePool([]))
+    assert capsys.readouterr().err.splitlines() == [
+        f"{folder}: `cardinal resume` goes on after SFT step 20, the last checkpoint"
+    ]
+    assert ended(folder)["status"] == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is handler
+    with pytest.raises(LeaseLost):
+        tokens[0].check()
+
+
+def test_demonstrations_are_held_to_what_they_were(tmp_path, monkeypatch, capsys):
+    data, folder = tmp_path / "data", tmp_path / "one"
+    data.mkdir()
+    (data / "a.jsonl").write_text("{}\n")
+    cfg = load("gp_l_debug", ["name=one", f"cluster.root={tmp_path}", f"sft.data={data}"])
+    begins = []
+
+    def begin(cfg, token, model, pool):
+        begins.append(model)
+        if len(begins) < 3:
+            raise RunFailure("an engine was lost")
+
+    monkeypatch.setattr(module, "prepare_model", lambda cfg, folder: "initial")
+    monkeypatch.setattr(module, "_run", begin)
+    with pytest.raises(RunFailure, match="an engine"):
+        train(cfg, pool=FakePool([]))
+    with pytest.raises(RunFailure, match="an engine"):
+        train(cfg, resume=True, pool=FakePool([]))
+    (data / "a.jsonl").write_text("[]\n[]\n")
+    with pytest.raises(ConfigError, match=r"a\.jsonl had 3 bytes when the run began, and has 6"):
+        train(cfg, resume=True, pool=FakePool([]))
+    assert len(begins) == 2
+    Cursor("ppo").save(folder / "checkpoints", keep=1)  # what is not read any more may go
+    assert train(cfg, resume=True, pool=FakePool([])) == 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from configs.model_folder import (
     check_model,
     check_tokenizer,
     find_model,
+    weights_size,
     write_index,
 )
 
@@ -43,6 +45,18 @@ def test_sizes(model):
     assert size.vocabulary == config["vocab_size"]
     assert size.parameters.keys() == {"embedding", "layers", "head"}
     assert size.parameters["embedding"] == size.parameters["head"] == size.vocabulary * 128
+
+
+def test_sizes_of_the_weight_files_alone(model):
+    """Of a folder whose config.json transformers has not read."""
+    size = check_model(model)
+    (model / "config.json").unlink()
+    found = weights_size(str(model))
+    assert found == replace(size, layers=0, hidden=0, vocabulary=0, positions=None)
+    assert found.matrices
+    (model / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ConfigError, match=f"^model.path={model}: model.safetensors is damaged: "):
+        weights_size(str(model))
 
 
 def test_shards_count_once_and_the_value_head_does_not(model):

@@ -45,7 +45,7 @@ def test_an_episode_of_texts_has_what_every_episode_has():
     assert first.observation == {"message": "Guess a number from 1 to 4.", "restart": 1}
     wrong = checked.step(env, str(number + 1))
     assert (wrong.observation, wrong.reward) == ({"message": "lower", "restart": 0}, -0.2)
-    assert not wrong.ended
+    assert not (wrong.terminated or wrong.truncated)
     right = checked.step(env, f" {number}\n")
     assert (right.terminated, right.truncated, right.reward) == (True, False, 1.0)
     assert right.metrics == {"success": 1.0, "first_try": 0.0, "return": 0.8}

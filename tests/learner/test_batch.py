@@ -89,8 +89,6 @@ def test_turns_are_the_runs_of_the_action_mask():
     (m,) = microbatches([a, b], 64, "padded")
     assert m.order.tolist() == [0, 1]
     assert m.turns.tolist() == [0, 0, 1, 2, 3, 3]
-    assert m.turn_count == 4
-    assert batch.dummy().turn_count == 1
 
 
 def test_packed_rows_restart_their_positions_and_end_in_padding():

@@ -1,18 +1,16 @@
-"""The tiny model: equal seeds give equal bytes, and its tokenizer encodes any text."""
+"""The tiny model: equal seeds give equal bytes, and plain transformers loads it."""
 
 import hashlib
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from configs.load import build
 from configs.schema import RunConfig
 from envs.registry import make
-from learner.init_model import init_model, train_tokenizer
+from learner.init_model import init_model
 from rollout.pictures import Picture
 from rollout.processor import PictureProcessor
 
@@ -21,11 +19,6 @@ GP = "cardinal/GeneralPoints-v0"
 
 def corpus():
     return make(GP, {"prompt_style": "brief"}).corpus()
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train_tokenizer(corpus())
 
 
 def digest(folder):
@@ -76,29 +69,3 @@ def test_it_loads_in_plain_transformers(tiny_model):
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert head.data_ptr() != embedding.data_ptr()
-
-
-@given(st.text(max_size=80))
-def test_any_text_comes_back(tokenizer, text):
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    specials = ("<pad>", "<eos>", "<user>", "<assistant>")
-    if not any(s in text for s in specials):
-        assert tokenizer.decode(ids) == text
-
-
-def test_numbers_ranks_and_operators_are_single_tokens(tokenizer):
-    for piece in (" 10", " J", " K", "=", "(", "*", "/", "-", "+", ")", "10", "7"):
-        assert len(tokenizer(piece, add_special_tokens=False)["input_ids"]) == 1, piece
-
-
-def test_its_template_carries_several_turns(tokenizer):
-    text = tokenizer.apply_chat_template(
-        [
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": "b"},
-            {"role": "user", "content": "c"},
-        ],
-        tokenize=False,
-        add_generation_prompt=True,
-    )
-    assert text == "<user>a<assistant>b<eos><user>c<assistant>"

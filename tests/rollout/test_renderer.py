@@ -267,11 +267,11 @@ def test_only_the_templates_own_bos_is_read():
 @pytest.mark.parametrize(
     ("name", "messages", "words"),
     [
-        ("chatml", [], "a demonstration holds no message"),
-        ("chatml", talk(USER), "no message has train set to true, so there is nothing to learn"),
-        ("chatml", talk(USER, ANSWER, train=[]), "no message has train set to true"),
-        ("chatml", talk(USER, ANSWER, train=[0]), "message 0: train is true and its role is user"),
-        ("chatml", talk(("user", None), ANSWER), "message 0: has no content"),
+        ("chatml", [], "messages: is empty"),
+        ("chatml", talk(USER), "messages: has no assistant turn, so there is nothing to train"),
+        ("chatml", talk(USER, ANSWER, train=[]), "messages: train is false for every assistant"),
+        ("chatml", talk(USER, ANSWER, train=[0]), "messages[0].train=true: is the user's turn"),
+        ("chatml", talk(("user", None), ANSWER), "messages[0]: has no content"),
         ("chatml", talk(ANSWER), "message 0: an answer that is trained on needs a message before"),
         (
             "chatml",

@@ -3,18 +3,23 @@
 import pytest
 
 from cluster.cli import main
+from configs.load import ConfigError
 from tests.cluster.commands.folders import moved_run, said
 
 
 @pytest.fixture
 def run(tmp_path):
-    return moved_run(tmp_path)
+    run = moved_run(tmp_path)
+    (run / "model").mkdir()
+    (run / "checkpoints" / "sft").mkdir(parents=True)
+    return run
 
 
 @pytest.fixture
 def evaluated(monkeypatch):
     """(stage, variants, episodes) of every evaluation that was asked for."""
     seen = []
+    monkeypatch.setattr("cluster.preflight.early.refuse_evaluation", lambda *given: None)
     monkeypatch.setattr(
         "cluster.evaluate_run.evaluate_run", lambda folder, cfg, *rest: seen.append(rest) or 0
     )
@@ -40,6 +45,21 @@ def evaluated(monkeypatch):
 def test_what_is_evaluated(run, evaluated, arguments, expected):
     assert main(["eval", str(run), *arguments]) == 0
     assert evaluated == [expected]
+
+
+def test_what_refuses_an_evaluation_comes_first(run, evaluated, monkeypatch, capsys):
+    asked = []
+
+    def refuse(cfg, folder, model):
+        asked.append((cfg.name, folder, model))
+        raise ConfigError("too little")
+
+    monkeypatch.setattr("cluster.preflight.early.refuse_evaluation", refuse)
+    assert main(["eval", str(run)]) == 2
+    assert main(["eval", str(run), "--stage", "start"]) == 2
+    models = run / "checkpoints" / "sft", run / "model"
+    assert asked == [(run.name, run, str(model)) for model in models]
+    assert evaluated == []
 
 
 @pytest.mark.parametrize(

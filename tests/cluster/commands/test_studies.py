@@ -11,13 +11,14 @@ def seen(monkeypatch):
     calls = []
     monkeypatch.setattr("configs.study.load_study", lambda name: f"plan of {name}")
     monkeypatch.setattr("cluster.study.run.check_study", lambda *given: calls.append(given))
+    monkeypatch.setattr("cluster.study.run.refuse_study", lambda *given: calls.append("refuse"))
     monkeypatch.setattr("cluster.study.run.study", lambda *given: calls.append(given) or 1)
     return calls
 
 
 def test_a_study_is_checked_and_run(seen):
     assert main(["study", "mine", "--parallel", "2"]) == 1
-    assert seen == [("plan of mine", 2)] * 2
+    assert seen == [("plan of mine", 2), "refuse", ("plan of mine", 2)]
 
 
 def test_a_check_starts_nothing(seen):

@@ -1,5 +1,7 @@
 """The memory estimate: parameters as torch counts them, and what ranks and GPUs share."""
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.placement.memory import (
@@ -11,7 +13,6 @@ from cluster.placement.memory import (
     policy_size,
     process_memory,
     process_needs,
-    rough_tiny_size,
     tiny_size,
 )
 from cluster.placement.types import Node
@@ -29,7 +30,9 @@ def test_parameters_are_counted_as_torch_counts_them(tiny_model):
     init = ["model.init.layers=2", "model.init.hidden=128", "model.init.heads=4"]
     tokens = AutoTokenizer.from_pretrained(tiny_model)
     cfg = debug(*init, "model.init.mlp=256")
-    made = policy_size(cfg, tiny_size(cfg, tokens), len(tokens)).parameters
+    size = tiny_size(cfg, len(tokens))
+    assert replace(size, positions=1024) == check_model(tiny_model)
+    made = policy_size(cfg, size, len(tokens)).parameters
     assert made == found
     assert sum(made.values()) - made["value head"] == true
     without = policy_size(debug("ppo.updates=0"), check_model(tiny_model), 10)
@@ -159,13 +162,8 @@ def test_a_model_too_small_for_its_run():
         policy_size(longest, BILLION, 101)
 
 
-def test_the_rough_size_of_a_tiny_model_is_near_the_true_one(tiny_model):
-    from transformers import AutoTokenizer
-
-    cfg = debug("ppo.updates=0")
-    true = tiny_size(cfg, AutoTokenizer.from_pretrained(tiny_model))
-    rough = rough_tiny_size(cfg)
-    assert (rough.layers, rough.hidden) == (true.layers, true.hidden)
-    assert rough.vocabulary > true.vocabulary
-    layers = rough.parameters["all"] - 2 * rough.vocabulary * rough.hidden
-    assert layers == pytest.approx(true.parameters["layers"], rel=0.01)
+def test_a_tiny_model_of_no_known_tokenizer_has_the_largest_vocabulary(tiny_model):
+    cfg = debug()
+    assert tiny_size(cfg).vocabulary > check_model(tiny_model).vocabulary
+    assert tiny_size(cfg).positions == cfg.rollout.context_tokens
+    assert sum(tiny_size(cfg, 0).parameters.values()) < sum(tiny_size(cfg).parameters.values())

@@ -16,6 +16,7 @@ from cluster.environments import environments
 from cluster.failures import PlacementError
 from cluster.placement.types import Node
 from cluster.preflight import check as checking
+from cluster.preflight import early
 from cluster.preflight.check import check
 from cluster.preflight.resolve import ResolvedRun
 from cluster.preflight.show import show
@@ -33,6 +34,12 @@ def debug(*overrides):
 
 def with_model(folder, *overrides):
     return debug(f"model.path={folder}", *overrides)
+
+
+def free(monkeypatch, size):
+    """Have this machine so many bytes of memory free."""
+    for module in (checking, early):
+        monkeypatch.setattr(module, "available_bytes", lambda: size)
 
 
 def refused(cfg, *words):
@@ -63,7 +70,7 @@ def test_a_context_too_short_for_the_prompt():
 
 
 def test_each_variant_leaves_room_for_an_answer(monkeypatch):
-    monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
+    free(monkeypatch, 2**40)
     longest = check(debug()).longest_prompt
     answer = max(longest.values())
     key = f"rollout.answer_tokens={answer}"
@@ -80,9 +87,10 @@ def test_the_models_class_is_checked(tiny_model, monkeypatch):
 
 def test_a_run_on_a_cluster_is_planned_there(monkeypatch):
     """The cluster's nodes count, not this machine's memory; they must share cluster.root."""
-    monkeypatch.setattr(checking, "available_bytes", lambda: 0)
+    free(monkeypatch, 0)
     total = {"CPU": 1.0, "memory": 2.0**40}
     nodes = [Node(name, name, total, total) for name in "abc"]
+    monkeypatch.setattr(early, "reachable", lambda address: address)
     monkeypatch.setattr("cluster.placement.nodes.live_nodes", lambda address: nodes)
     found = check(debug("cluster.address=head:1"))
     assert len(found.plan.hosts()) == 3
@@ -158,8 +166,11 @@ def grown(play):
 
 
 def test_too_little_memory(monkeypatch):
-    monkeypatch.setattr(checking, "available_bytes", lambda: 2**30)
-    refused(debug(), "too little memory", "this machine has 1.0 GiB free", "engine KV cache")
+    free(monkeypatch, 2**30)
+    words = ("too little memory", "this machine has 1.0 GiB free", "engine KV cache")
+    refused(debug(), *words)
+    monkeypatch.setattr(early, "available_bytes", lambda: 2**40)
+    refused(debug(), *words)  # once the model's exact size is known
 
 
 def test_a_taken_run_folder(tmp_path):
@@ -219,11 +230,11 @@ def test_an_expert_that_breaks(monkeypatch):
     )
 
 
-def test_it_answers_in_ten_seconds_and_imports_no_engine():
+def test_it_answers_in_seconds_and_imports_neither_engine_nor_torch():
     code = (
         "import sys, time; from cluster.cli import main;"
         f"code = main(['check', 'gp_l', {NOWHERE!r}]);"
-        "print(code, [m for m in ('ray', 'vllm', 'deepspeed') if m in sys.modules]);"
+        "print(code, [m for m in ('ray', 'vllm', 'deepspeed', 'torch') if m in sys.modules]);"
         "print(time.process_time())"
     )
     seconds = []
@@ -234,13 +245,13 @@ def test_it_answers_in_ten_seconds_and_imports_no_engine():
         *_, answer, used = found.stdout.splitlines()
         assert answer == "0 []", found.stderr
         seconds.append(float(used))
-        if seconds[-1] < 10:
+        if seconds[-1] < 4:
             break
-    assert min(seconds) < 10
+    assert min(seconds) < 4
 
 
 def test_demonstrations_that_cannot_be_used(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
+    free(monkeypatch, 2**40)
     cfg = debug(f"sft.data={tmp_path}")
     refused(cfg, "sft.data=", "*.parquet")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
@@ -253,14 +264,16 @@ def test_demonstrations_that_cannot_be_used(tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "32 demonstrations in 2 files; of 9 rendered the longest has " in shown
     assert "dropped" not in shown
+    (tmp_path / "README.md").touch()
     show(check(debug(f"sft.data={tmp_path}", "sft.max_tokens=2")))
-    assert "9 over sft.max_tokens=2 and dropped" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "9 over sft.max_tokens=2 and dropped; not read: README.md\n" in shown
     (tmp_path / "b.parquet").write_bytes(b"nothing")
     refused(cfg, f"sft.data={tmp_path}: b.parquet: cannot be read as Parquet")
 
 
 def test_a_release_that_cannot_be_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
+    free(monkeypatch, 2**40)
     file = tmp_path / "a.json"
     cfg = debug(f"sft.data={file}")
     refused(cfg, f"sft.data={file}: there is no such file")
@@ -276,10 +289,11 @@ def test_a_release_that_cannot_be_used(tmp_path, monkeypatch):
 def test_places_and_room_are_those_of_the_machine_that_runs_it(monkeypatch):
     """Not of one that only sends it to a job server."""
     asked = []
-    monkeypatch.setattr(checking, "check_places", lambda cfg: asked.append("places"))
+    monkeypatch.setattr(early, "check_places", lambda cfg: asked.append("places"))
     monkeypatch.setattr(checking, "check_room", lambda cfg, model, local: asked.append(local))
     total = {"CPU": 8.0, "memory": 2.0**40}
     nodes = [Node("a", "a", total, total)]
+    monkeypatch.setattr(early, "reachable", lambda address: address)
     monkeypatch.setattr("cluster.placement.nodes.live_nodes", lambda address: nodes)
     for address, seen in (("head:1", ["places", False]), ("http://head:1", []), ("", None)):
         asked.clear()
@@ -297,7 +311,7 @@ def test_the_end_of_a_run_is_tried(tiny_model, monkeypatch):
 
 
 def test_expert_demonstrations_that_the_model_cannot_read(monkeypatch):
-    monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
+    free(monkeypatch, 2**40)
     long = ("env.settings.trajectories=suboptimal", "env.settings.verify_iter=5")
     refused(
         debug(*long, "rollout.context_tokens=40"), "the expert's demonstration", "reads 40; sft."

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cluster.demonstrations import png
-from cluster.preflight.demonstrations import check_data, check_expert
+from cluster.preflight.demonstrations import check_data, check_expert_data
 from configs.load import ConfigError
 from configs.schema import SFTConfig
 from envs.registry import make
@@ -107,8 +107,8 @@ def test_long_ones_are_counted_or_refused(tmp_path, tiny_model):
 def test_an_experts_demonstration_that_the_model_cannot_read(tiny_model):
     renderer, env = Renderer.load(tiny_model), make("cardinal/GeneralPoints-v0", BRIEF)
     first = list(env.demonstrations(16, 0))
-    longest = check_expert(first, SFTConfig(), renderer, None)
-    check_expert(first, SFTConfig(), renderer, longest)
-    check_expert(first, SFTConfig(max_tokens=longest - 1), renderer, longest - 1)
+    longest = max(len(renderer.demonstration(one.messages)[0]) for one in first)
+    check_expert_data(first, SFTConfig(), renderer, longest)
+    check_expert_data(first, SFTConfig(max_tokens=longest - 1), renderer, longest - 1)
     with pytest.raises(ConfigError, match=r"^the expert's demonstration \d+: has .*max_tokens="):
-        check_expert(first, SFTConfig(), renderer, longest - 1)
+        check_expert_data(first, SFTConfig(), renderer, longest - 1)

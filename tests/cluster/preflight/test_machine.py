@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import tempfile
 from types import SimpleNamespace
 
 import pytest
 
-from cluster.placement.memory import disk_bytes
+from cluster.failures import PlacementError
+from cluster.placement.memory import disk_bytes, memory_bytes
 from cluster.preflight import machine
-from cluster.preflight.machine import CACHES, check_places, check_room
+from cluster.preflight.machine import (
+    CACHES,
+    check_gpus,
+    check_open_files,
+    check_places,
+    check_room,
+    plan_here,
+)
 from configs.load import ConfigError, load
 from configs.model_folder import ModelSize
 
@@ -184,3 +193,44 @@ def test_a_blank_in_a_path_of_the_compiler_is_named(home, tmp_path, monkeypatch,
             refused(home, f"{name}={place}: holds a blank")
         else:
             home()
+
+
+@pytest.mark.parametrize(
+    ("limit", "processes", "need"),
+    [(287, (1, 1), 288), (288, (1, 1), None), (400, (2, 8), 416), (-1, (64, 8), None)],
+)
+def test_a_limit_on_open_files_that_ray_would_die_of(monkeypatch, limit, processes, need):
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (16, limit))  # Ray raises the first
+    keys = [f"rollout.workers={processes[0]}", f"learner.ranks={processes[1]}"]
+    cfg = load("gp_l_debug", keys)
+    if need is None:
+        check_open_files(cfg)
+    else:
+        words = f"ulimit -Hn is {limit}: a process may open no more files, and a run of {keys[0]}"
+        refused(lambda: check_open_files(cfg), words, f"{keys[1]} needs {need}; raise it")
+
+
+def test_gpus_that_are_needed_are_there(monkeypatch):
+    colocated = load("gp_l_debug", ["cluster.layout=colocated"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(machine, "visible_gpus", lambda: 0)
+    refused(lambda: check_gpus(colocated), "cluster.layout=colocated needs GPUs")
+    check_gpus(load("gp_l_debug"))
+    monkeypatch.setattr(machine, "visible_gpus", lambda: 1)
+    check_gpus(colocated)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    refused(lambda: check_gpus(colocated), "CUDA_VISIBLE_DEVICES=1,0: cluster.layout=colocated")
+
+
+def test_a_plan_for_this_machine_fits_its_memory(monkeypatch):
+    monkeypatch.setattr("cluster.placement.nodes.visible_gpus", lambda: 0)
+    cfg = load("gp_l_debug")
+    need = sum(memory_bytes(cfg, MODEL).values())
+    assert len(plan_here(cfg, MODEL, need).places) == 3
+    words = f"too little memory: the run needs {need / GIB:.1f} GiB (learner weights 1.0, "
+    refused(lambda: plan_here(cfg, MODEL, need - 1), words, "lower rollout.kv_cache_gib")
+    assert [place.role for place in plan_here(cfg, MODEL, need - 1, learn=False).places] == [
+        "rollout worker"
+    ]
+    with pytest.raises(PlacementError):
+        plan_here(cfg, MODEL, GIB // 4, learn=False)

@@ -1,8 +1,11 @@
 """The tables of `cardinal check`."""
 
+import pytest
+
 from cluster.placement.plan import plan
 from cluster.preflight.check import CheckedRun
-from cluster.preflight.show import plan_rows, show, show_plan
+from cluster.preflight.demonstrations import DataSample
+from cluster.preflight.show import _data_line, plan_rows, show, show_plan
 from tests.cluster.placement.clusters import HEAD, LARGE, SMALL, debug, node
 
 
@@ -38,6 +41,19 @@ def test_gpus_and_colocated_engines_are_named():
         "2 of 2 L4",
         "rollout worker 0 (1 CPU + 1 GPU); learner rank 0 (1 CPU + 1 GPU); room for data tasks",
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ((), "tokens"),
+        (("a",), "tokens; not read: a"),
+        (tuple("abcde"), "tokens; not read: a, b, c, d, e"),
+        (tuple("abcdefg"), "tokens; not read: a, b, c, d, e and 2 more"),
+    ],
+)
+def test_what_a_folder_of_demonstrations_holds_besides(names, words):
+    assert _data_line(DataSample(9, 2, 4, 0, 7, names), None).endswith(f"the longest has 7 {words}")
 
 
 def test_what_is_shown_of_a_run(capsys, monkeypatch):

@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from cluster import cli
+from cluster.failures import PlacementError
 from cluster.placement.types import Node
-from cluster.study.run import check_study, run_study
+from cluster.study import run as run_module
+from cluster.study.run import check_study, refuse_study, run_study
 from cluster.study.slots import BUSY, FINISHED
 from configs.load import ConfigError, dump, load
 from configs.study import FOLDER, load_study
@@ -144,6 +146,27 @@ def test_a_run_that_a_busy_cluster_refuses_waits_for_another_to_end(tmp_path):
     assert run_study(other, alone_there) == 1
     runs = json.loads((study.folder / "study.json").read_text())["runs"]
     assert runs["sft/seed1"] == f"failed: {BUSY}no GPU is free"
+
+
+def test_an_arm_that_cannot_begin_here_is_named_before_any_begins(tmp_path, monkeypatch):
+    asked = []
+
+    def refuse(cfg, model_made):
+        asked.append((cfg.cluster.root.rpartition("/")[2], cfg.name, model_made))
+        if len(asked) > 4:
+            raise PlacementError("too few GPUs")
+
+    monkeypatch.setattr(run_module, "refuse_arm", refuse)
+    study = load_study(written(tmp_path, GOOD))
+    refuse_study(study)
+    arms = {"sft": False, "ppo": True, "sweep_clip-0.1": True, "sweep_clip-0.2": True}
+    assert asked == [(arm, "seed1", made) for arm, made in arms.items()]
+    for seed in (1, 2):
+        (study.folder / "sft" / f"seed{seed}").mkdir(parents=True)
+    (study.folder / "ppo" / "seed1").mkdir(parents=True)
+    with pytest.raises(PlacementError, match=r"^arms\.ppo: too few GPUs$"):
+        refuse_study(study)
+    assert asked[4:] == [("ppo", "seed2", True)]
 
 
 def test_runs_on_one_machines_gpus_must_join_one_ray(tmp_path, monkeypatch):

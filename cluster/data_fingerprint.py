@@ -1,0 +1,106 @@
+"""Whether a run's demonstrations are still those that it began with.
+
+RUN/data.json holds the name, size and a hash of each file at sft.data. Of large files the hash is
+of pieces spread over them, so that any amount of data takes a few seconds at most.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from hashlib import blake2b
+from pathlib import Path
+
+from cluster.cursor import Cursor
+from cluster.demonstration_files import find_files, naming_data
+from configs.load import ConfigError
+from configs.schema import RunConfig
+from configs.text import one_line
+
+FILE = "data.json"
+PIECE = 2**14  # bytes
+PIECES = 4096  # of all files together: 64 MiB; at least LEAST of each
+LEAST = 2
+RULE = (
+    "a resume goes on with the same demonstrations: put them back, or begin a new run with another "
+    "name"
+)
+Fingerprint = dict[str, list[int | str]]  # by file name: its size in bytes, and the hash
+
+
+def unread_data(cfg: RunConfig, folder: Path) -> str | None:
+    """sft.data where the run in a folder has still to read it; None without any, or after SFT."""
+    left = cfg.sft.steps and Cursor.load(folder / "checkpoints").phase == "sft"
+    return cfg.sft.data if left else None
+
+
+def record_data(data: str, folder: Path) -> None:
+    """Write what is at a path into the run folder; where that is done, compare.
+
+    Raises:
+        ConfigError: as `check_unchanged`.
+    """
+    if (folder / FILE).is_file():
+        check_unchanged(data, folder)
+        return
+    draft = folder / f"{FILE}.new"
+    draft.write_text(json.dumps(fingerprint(data), indent=1, sort_keys=True))
+    draft.replace(folder / FILE)
+
+
+def check_unchanged(data: str, folder: Path) -> None:
+    """Refuse demonstrations that are not those that a run began with; nothing where none is known.
+
+    Raises:
+        ConfigError: names the first file that is new, gone or another.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return
+    before, now = json.loads(file.read_text()), fingerprint(data)
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            change = _change(before.get(name), now.get(name))
+            raise ConfigError(f"sft.data={data}: {name} {change}; {RULE}")
+
+
+def fingerprint(data: str) -> Fingerprint:
+    """Of the files at a path.
+
+    Raises:
+        ConfigError: there are none, or one cannot be read.
+    """
+    with naming_data(data):
+        files = find_files(data)
+        pieces = max(LEAST, PIECES // len(files))
+        return {file.name: _of_file(file, pieces) for file in files}
+
+
+def _of_file(file: Path, pieces: int) -> list[int | str]:
+    digest = blake2b(digest_size=16)
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            for start in _starts(size, pieces):
+                stream.seek(start)
+                digest.update(stream.read(PIECE))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {one_line(error)}") from error
+    return [size, digest.hexdigest()]
+
+
+def _starts(size: int, pieces: int) -> list[int]:
+    """Where pieces begin: all of a file that has no more of them, else the first to the last."""
+    if size <= pieces * PIECE:
+        return list(range(0, size, PIECE))
+    return [(size - PIECE) * i // (pieces - 1) for i in range(pieces)]
+
+
+def _change(before: list[int | str] | None, now: list[int | str] | None) -> str:
+    if before is None:
+        return "was not there when the run began"
+    if now is None:
+        return "was there when the run began, and is gone"
+    if before[0] != now[0]:
+        return f"had {before[0]:,} bytes when the run began, and has {now[0]:,}"
+    return f"has other content than when the run began, in as many bytes ({now[0]:,})"
