@@ -66,10 +66,16 @@ class Completion:
 
 
 class EngineLoad(NamedTuple):
-    """How busy an engine was: mean sequences while any ran, and seconds in which any ran."""
+    """How busy an engine was since it was last asked.
+
+    mean_running: sequences, while any ran.
+    busy_s: seconds in which any ran and the engine was not paused.
+    seconds: since it was last asked.
+    """
 
     mean_running: float
     busy_s: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -268,6 +274,7 @@ class InferenceEngine:
         if self._asleep:  # the learner holds memory until the update ends
             await self._llm.wake_up(tags=["weights"])
         else:
+            self._load.pause()
             await self._llm.pause_generation(mode="keep", clear_cache=True)
         await self._llm.start_weight_update()
 
@@ -286,6 +293,7 @@ class InferenceEngine:
             self._asleep = False
         else:
             await self._llm.resume_generation()
+            self._load.resume()
 
     async def sleep(self) -> None:
         """Free the GPU's memory, weights and KV cache; the next weight update wakes the engine."""
@@ -367,7 +375,8 @@ class _LoadRecorder:
     """Time-weighted mean of running sequences, from vLLM's scheduler statistics."""
 
     def __init__(self) -> None:
-        self._running, self._since, self._weighted, self._busy = 0, time.monotonic(), 0.0, 0.0
+        self._running, self._paused, self._weighted, self._busy = 0, False, 0.0, 0.0
+        self._since = self._popped = time.monotonic()
 
     def record(self, scheduler_stats: SchedulerStats | None, *_: object, **__: object) -> None:
         """Called by vLLM after an engine step."""
@@ -376,9 +385,19 @@ class _LoadRecorder:
         self._advance()
         self._running = scheduler_stats.num_running_reqs
 
+    def pause(self) -> None:
+        """Sequences in flight wait from now on: the engine is not busy."""
+        self._advance()
+        self._paused = True
+
+    def resume(self) -> None:
+        """They continue."""
+        self._advance()
+        self._paused = False
+
     def _advance(self) -> None:
         now = time.monotonic()
-        if self._running:
+        if self._running and not self._paused:
             self._weighted += self._running * (now - self._since)
             self._busy += now - self._since
         self._since = now
@@ -386,7 +405,8 @@ class _LoadRecorder:
     def pop(self) -> EngineLoad:
         """The load since the last call."""
         self._advance()
-        load = EngineLoad(self._weighted / max(self._busy, 1e-9), self._busy)
+        seconds, self._popped = self._since - self._popped, self._since
+        load = EngineLoad(self._weighted / max(self._busy, 1e-9), self._busy, seconds)
         self._weighted = self._busy = 0.0
         return load
 
