@@ -17,7 +17,7 @@ from typing import TypeVar
 import ray
 from ray import ObjectRef
 
-from cluster.failures import RunFailure, TooManyFailures
+from cluster.failures import DeadlineExceeded, RunFailure, TooManyFailures
 from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share
 from cluster.ledger import Batch, Ledger, Stream
 from cluster.training_episodes import training_groups
@@ -164,9 +164,12 @@ class TrajectoryBuffer:
 
     async def _receive(self, index: int, ref: ObjectRef[T], version: int, deadline: float) -> T:
         who, what = f"rollout worker {index}", f"receive weights of version {version}"
-        left = deadline - time.monotonic()
+        left, key = deadline - time.monotonic(), "sync_deadline_s"
         try:
-            return await wait_for_async(ref, who, what, left, "sync_deadline_s")
+            return await wait_for_async(ref, who, what, left, key)
+        except DeadlineExceeded as late:
+            seconds = self._cfg.cluster.sync_deadline_s  # of all that the publish waits for
+            raise await self._fail(DeadlineExceeded(who, what, seconds, key)) from late
         except RunFailure as failure:
             raise await self._fail(failure) from failure.__cause__
 

@@ -15,7 +15,7 @@ from ray import ObjectRef
 
 from configs.schema import RunConfig
 from rollout.bucket import BucketHeader
-from rollout.engine import EngineLoad
+from rollout.engine_load import EngineLoad
 from rollout.environments import Environments as Environments
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import Block

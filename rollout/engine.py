@@ -10,17 +10,17 @@ import asyncio
 import copy
 import os
 import tempfile
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rollout.bucket import BucketHeader
+from rollout.engine_load import EngineLoad, LoadRecorder, load_recorder
 from rollout.engine_log import EngineLog
 from rollout.pictures import Picture
 from rollout.renderer import FORBIDDEN_BIAS
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
     from vllm.logprobs import FlatLogprobs
     from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.metrics.stats import SchedulerStats
 
 EXTENSION = "rollout.weight_receiver.WeightReceiver"
 BACKENDS = {  # vLLM's names of the channels; EXTENSION registers the first
@@ -63,19 +62,6 @@ class Completion:
     logprobs: Sequence[float]
     versions: Sequence[int] | NDArray[np.int32]
     stopped: bool
-
-
-class EngineLoad(NamedTuple):
-    """How busy an engine was since it was last asked.
-
-    mean_running: sequences, while any ran.
-    busy_s: seconds in which any ran and the engine was not paused.
-    seconds: since it was last asked.
-    """
-
-    mean_running: float
-    busy_s: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -129,7 +115,7 @@ class InferenceEngine:
     `receive` makes the last three for weights that are already in this process.
     """
 
-    def __init__(self, settings: EngineSettings, llm: AsyncLLM, load: _LoadRecorder) -> None:
+    def __init__(self, settings: EngineSettings, llm: AsyncLLM, load: LoadRecorder) -> None:
         self.settings = settings
         self.version = -1
         self._llm = llm
@@ -151,7 +137,7 @@ class InferenceEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        load, log = _load_recorder(), EngineLog()
+        load, log = load_recorder(), EngineLog()
         arguments: dict[str, Any] = _arguments(settings)
         try:
             llm = AsyncLLM.from_engine_args(
@@ -360,58 +346,3 @@ def _arguments(settings: EngineSettings) -> dict[str, object]:
     else:
         arguments["gpu_memory_utilization"] = settings.gpu_memory
     return arguments
-
-
-def _load_recorder() -> _LoadRecorder:
-    from vllm.v1.metrics.loggers import StatLoggerBase
-
-    class Recorder(_LoadRecorder, StatLoggerBase):
-        pass
-
-    return Recorder()
-
-
-class _LoadRecorder:
-    """Time-weighted mean of running sequences, from vLLM's scheduler statistics."""
-
-    def __init__(self) -> None:
-        self._running, self._paused, self._weighted, self._busy = 0, False, 0.0, 0.0
-        self._since = self._popped = time.monotonic()
-
-    def record(self, scheduler_stats: SchedulerStats | None, *_: object, **__: object) -> None:
-        """Called by vLLM after an engine step."""
-        if scheduler_stats is None:
-            return
-        self._advance()
-        self._running = scheduler_stats.num_running_reqs
-
-    def pause(self) -> None:
-        """Sequences in flight wait from now on: the engine is not busy."""
-        self._advance()
-        self._paused = True
-
-    def resume(self) -> None:
-        """They continue."""
-        self._advance()
-        self._paused = False
-
-    def _advance(self) -> None:
-        now = time.monotonic()
-        if self._running and not self._paused:
-            self._weighted += self._running * (now - self._since)
-            self._busy += now - self._since
-        self._since = now
-
-    def pop(self) -> EngineLoad:
-        """The load since the last call."""
-        self._advance()
-        seconds, self._popped = self._since - self._popped, self._since
-        load = EngineLoad(self._weighted / max(self._busy, 1e-9), self._busy, seconds)
-        self._weighted = self._busy = 0.0
-        return load
-
-    def log_engine_initialized(self) -> None:
-        """Nothing to say."""
-
-    def log(self) -> None:
-        """Nothing to say."""

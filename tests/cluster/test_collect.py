@@ -10,7 +10,7 @@ import pytest
 from cluster import collect as module
 from cluster.collect import Collector, collect, fetch
 from cluster.handles import BlockRows, Share
-from rollout.engine import EngineLoad
+from rollout.engine_load import EngineLoad
 from rollout.trajectory import to_block
 from rollout.trajectory_summary import summarize
 from tests.support.learner import config, trajectories

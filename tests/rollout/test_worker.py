@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from rollout.engine import Completion, EngineFailure, EngineLoad, EngineSettings
+from rollout.engine import Completion, EngineFailure, EngineSettings
+from rollout.engine_load import EngineLoad
 from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
@@ -150,8 +151,11 @@ def test_reconfigured_it_forgets_its_episodes_and_runs_the_new_ones(worker):
         await asyncio.sleep(0)
         await worker.reconfigure({"w": ENVIRONMENTS["v"]}, LIMITS, ProcessLimits())
         await worker.submit(requests(2, "w"))
-        block, _ = await worker.next_block()
-        return [(t.id, t.variant) for t in from_block(block)]
+        played = []
+        while len(played) < 2:
+            block, _ = await worker.next_block()
+            played += [(t.id, t.variant) for t in from_block(block)]
+        return played
 
     assert sorted(run(worker, work())) == [("x/0", "w"), ("x/1", "w")]
 
