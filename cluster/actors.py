@@ -16,6 +16,7 @@ from ray import ObjectRef
 from cluster.handles import ChannelMessage, Environments, PackedBucket, SummaryColumns
 from configs.schema import RunConfig
 from rollout.engine import EngineSettings, InferenceEngine
+from rollout.engine_load import EngineLoad
 from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
@@ -78,6 +79,10 @@ class RolloutActor:
         """Queue episodes."""
         await self._worker.submit(requests)
 
+    async def drop(self) -> None:
+        """Forget all episodes, those in flight included."""
+        await self._worker.drop()
+
     @ray.method(num_returns=2)
     async def next_block(self) -> tuple[Block, SummaryColumns]:
         """The next Arrow block and its trajectories' summaries, as two objects."""
@@ -109,8 +114,8 @@ class RolloutActor:
         """Leave the GPUs to the learner until the next weights come."""
         await self._engine().sleep()
 
-    async def pop_load(self) -> tuple[float, float]:
-        """Mean sequences running and busy seconds of the engine since the last call."""
+    async def pop_load(self) -> EngineLoad:
+        """How busy the engine was since the last call."""
         return self._engine().pop_load()
 
     async def shutdown(self) -> None:

@@ -1,22 +1,28 @@
-"""The trajectory buffer: references to blocks, and the summary of each trajectory in them.
+"""The trajectory buffer: has workers play what the ledger admits, and keeps references to it.
 
 It asks workers for their next block, so it owns the references, and a worker's death loses no
-finished block. It never holds an array (refs-move-bytes-do-not) and admits nothing that is too
-old (staleness-is-bounded).
+finished block. It never holds an array (refs-move-bytes-do-not). All that is known of an episode
+is in the ledger; here are the waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TypeVar
 
 import ray
 from ray import ObjectRef
 
-from cluster.failures import TooManyFailures
-from cluster.handles import BlockRows, RolloutWorkerHandle
+from cluster.failures import DeadlineExceeded, RunFailure, TooManyFailures
+from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share
+from cluster.ledger import Batch, Ledger, Stream
+from cluster.training_episodes import training_groups
 from cluster.wait import wait_for_async
+from configs.schema import RunConfig
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import Block
 from rollout.trajectory_summary import TrajectorySummary, from_columns
@@ -33,107 +39,240 @@ class BufferedTrajectory:
     summary: TrajectorySummary
 
 
-@ray.remote(num_cpus=0, max_concurrency=8)  # type: ignore[call-overload]
+@ray.remote(num_cpus=0)
 class TrajectoryBuffer:
-    """Collects requested episodes and hands them to learner ranks.
+    """Plays training episodes ahead of the learner, and requested ones at once.
 
-    `cluster.handles.BufferHandle` is its handle.
+    `cluster.handles.BufferHandle` is its handle. The first failure ends every wait.
     """
 
-    def __init__(
-        self, workers: list[RolloutWorkerHandle], block_deadline_s: float, max_failure_rate: float
-    ) -> None:
-        self._workers = workers
-        self._deadline = block_deadline_s
-        self._max_failure_rate = max_failure_rate
-        self._trajectories: list[BufferedTrajectory] = []
+    def __init__(self, workers: list[RolloutWorkerHandle], cfg: RunConfig) -> None:
+        self._workers, self._cfg = workers, cfg
+        self._ledger: Ledger[BufferedTrajectory] = Ledger()
+        self._versions = [-1] * len(workers)
+        # A worker's queue is a block longer than its flight, so that its batch never drains.
+        self._capacity = cfg.rollout.in_flight + cfg.rollout.block
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._receivers, self._calls, self._epoch = 0, 0, 0
+        self._failure: RunFailure | None = None
+        self._collected: list[BufferedTrajectory] = []
+        self._batches: dict[int, tuple[Batch[BufferedTrajectory], list[list[BlockRows]]]] = {}
+        self._taking = asyncio.Lock()
 
-    async def collect(
-        self, requests: list[EpisodeRequest], version: int = 0, max_staleness: int | None = None
-    ) -> list[TrajectorySummary]:
-        """Have the workers run episodes; replaces what the buffer held.
-
-        Args:
-            requests: the episodes; each worker gets an equal share.
-            version: the learner's policy version.
-            max_staleness: versions that a trajectory may lag; an older one's episode is run
-                again. None admits all (evaluation).
+    async def collect(self, requests: list[EpisodeRequest]) -> list[TrajectorySummary]:
+        """Have episodes played before all others; `shards` and `first` speak of them then.
 
         Returns:
-            Summaries of all trajectories, failed ones too, in the order of their ids.
+            Summaries of all trajectories, failed ones too, in the order of the requests.
 
         Raises:
             DeadlineExceeded: a worker gave no block in time.
             WorkerLost: a worker died.
             TooManyFailures: names the first cause.
         """
-        admitted: list[BufferedTrajectory] = []
-        missing = {request.id: request for request in requests}
-        while missing:
-            left, workers = list(missing.values()), len(self._workers)
-            shares = [left[i::workers] for i in range(workers)]
-            played = await asyncio.gather(
-                *(self._play(i, share) for i, share in enumerate(shares) if share)
-            )
-            fresh = [
-                trajectory
-                for part in played
-                for trajectory in part
-                if not _too_old(trajectory.summary, version, max_staleness)
-            ]
-            admitted += fresh
-            for trajectory in fresh:
-                missing.pop(trajectory.summary.id)
-        admitted.sort(key=lambda trajectory: trajectory.summary.id)
-        summaries = [trajectory.summary for trajectory in admitted]
-        self._check_failures(summaries)
-        self._trajectories = [t for t in admitted if t.summary.end != "failed"]
+        group = self._ledger.request(requests)
+        await self._play()
+        await self._until(lambda: group.finished)
+        trajectories = group.in_order()
+        summaries = [trajectory.summary for trajectory in trajectories]
+        self._check_failures([s for s in summaries if s.end == "failed"], len(summaries))
+        self._collected = [t for t in trajectories if t.summary.end != "failed"]
         return summaries
 
-    async def _play(self, index: int, requests: list[EpisodeRequest]) -> list[BufferedTrajectory]:
-        worker = self._workers[index]
-        played: list[BufferedTrajectory] = []
-        await self._wait(index, "take requests", worker.submit.remote(requests))
-        while len(played) < len(requests):
-            block, columns = worker.next_block.remote()
-            summaries = from_columns(await self._wait(index, "finish a block of episodes", columns))
-            played += [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]
-        return played
+    def shards(self, ranks: int) -> list[list[BlockRows]]:
+        """The collected trajectories of each rank; balanced by tokens, deterministic."""
+        return shards(self._collected, ranks)
+
+    def first(self, n: int) -> list[BlockRows]:
+        """The first n collected trajectories by id."""
+        by_id = sorted(self._collected, key=lambda trajectory: trajectory.summary.id)
+        return [BlockRows(trajectory.block, [trajectory.row]) for trajectory in by_id[:n]]
+
+    async def reset(self) -> None:
+        """Begin an epoch: nothing that was requested or played before is handed out any more."""
+        self._epoch += 1
+        self._ledger, self._collected = Ledger(), []
+        self._batches.clear()
+        for index, worker in enumerate(self._workers):
+            await self._wait(index, "drop its episodes", worker.drop.remote())
+        await self._until(lambda: self._calls == 0)  # blocks on their way are of the old epoch
+
+    async def begin(self, update: int, next_group: int) -> None:
+        """Begin an epoch of training: play for `update` and those after it, from a group on."""
+        await self.reset()
+        ppo = self._cfg.ppo
+        groups = training_groups(self._cfg, next_group)
+        size = ppo.episodes // ppo.group_size
+        self._ledger.begin(Stream(groups, size, ppo.max_staleness, update, ppo.updates))
+        await self._play()
+
+    async def take(self, update: int, rank: int) -> Share:
+        """A rank's share of the batch of an update, once it is complete.
+
+        Every rank asks; all get theirs of the same batch. The one before it is forgotten.
+
+        Raises:
+            RunFailure: as `collect`.
+        """
+        async with self._taking:
+            if update not in self._batches:
+                batch = await self._until(lambda: self._ledger.take(update))
+                dealt = shards(batch.results, self._cfg.learner.ranks)
+                self._batches = {update: (batch, dealt)}
+                await self._play()
+        batch, shares = self._batches[update]
+        states = self._ledger.states()
+        return Share(shares[rank], batch.staleness, batch.failed, batch.next_group, states)
+
+    async def publish(
+        self, version: int, refs: list[ObjectRef[PackedBucket]]
+    ) -> tuple[float, list[float]]:
+        """Bring weights to all engines; each plays with them as soon as it has them.
+
+        While engines play, those of one node load one after another: so most of them play, and
+        each copy in shared memory is gone before the next one is made.
+
+        Returns:
+            Seconds until the last engine had them, and seconds that each was paused.
+
+        Raises:
+            DeadlineExceeded: names the worker that did not confirm.
+            WorkerLost: a worker died or refused; names it and the cause.
+        """
+        begin = time.monotonic()
+        deadline = begin + self._cfg.cluster.sync_deadline_s
+        nodes: dict[str, list[int]] = defaultdict(list)
+        for index, worker in enumerate(self._workers):
+            nodes[await self._receive(index, worker.node.remote(), version, deadline)] += [index]
+        paused = [0.0] * len(self._workers)
+
+        async def load(index: int) -> None:
+            ref = self._workers[index].receive.remote(version, refs)
+            paused[index] = await self._receive(index, ref, version, deadline)
+            await self._loaded([index], version)
+
+        async def load_node(indices: list[int]) -> None:
+            for index in indices:
+                await load(index)
+
+        if self._ledger.states()["running"]:
+            await asyncio.gather(*(load_node(indices) for indices in nodes.values()))
+        else:
+            await asyncio.gather(*(load(index) for index in range(len(self._workers))))
+        return time.monotonic() - begin, paused
+
+    async def _receive(self, index: int, ref: ObjectRef[T], version: int, deadline: float) -> T:
+        who, what = f"rollout worker {index}", f"receive weights of version {version}"
+        left, key = deadline - time.monotonic(), "sync_deadline_s"
+        try:
+            return await wait_for_async(ref, who, what, left, key)
+        except DeadlineExceeded as late:
+            seconds = self._cfg.cluster.sync_deadline_s  # of all that the publish waits for
+            raise await self._fail(DeadlineExceeded(who, what, seconds, key)) from late
+        except RunFailure as failure:
+            raise await self._fail(failure) from failure.__cause__
+
+    async def published(self, version: int) -> None:
+        """All engines have weights that came over another channel."""
+        await self._loaded(list(range(len(self._workers))), version)
+
+    async def _loaded(self, indices: list[int], version: int) -> None:
+        self._ledger.trained(version)
+        for index in indices:
+            self._versions[index] = version
+        await self._play()
+
+    async def _play(self) -> None:
+        """Give workers what they may play now, and whoever waits a look at the ledger."""
+        given = self._ledger.assign(self._versions, self._capacity)
+        for index, requests in given.items():
+            call = self._workers[index].submit.remote(requests)  # before any call for a block
+            self._start(self._confirmed(index, call))
+        while self._receivers < len(self._workers):
+            self._start(self._receive_blocks(self._receivers))
+            self._receivers += 1
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except RunFailure as failure:
+                await self._fail(failure)
+
+        task = asyncio.ensure_future(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _confirmed(self, index: int, call: ObjectRef[None]) -> None:
+        await self._wait(index, "take requests", call)
+
+    async def _receive_blocks(self, index: int) -> None:
+        """Take blocks from a worker whenever it plays."""
+        what = "finish a block of episodes"
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._ledger.running(index) > 0)
+            self._calls += 1
+            block, columns = self._workers[index].next_block.remote()
+            try:
+                summaries = from_columns(await self._wait(index, what, columns))
+            finally:
+                self._calls -= 1
+            stored = [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]
+            self._ledger.finish(stored)
+            self._check_failures(self._ledger.failures, self._cfg.ppo.episodes)
+            await self._play()
 
     async def _wait(self, index: int, what: str, ref: ObjectRef[T]) -> T:
-        who = f"rollout worker {index}"
-        return await wait_for_async(ref, who, what, self._deadline, "block_deadline_s")
+        seconds = self._cfg.cluster.block_deadline_s
+        return await wait_for_async(
+            ref, f"rollout worker {index}", what, seconds, "block_deadline_s"
+        )
 
-    def _check_failures(self, summaries: list[TrajectorySummary]) -> None:
-        failed = [summary for summary in summaries if summary.end == "failed"]
-        if len(failed) > self._max_failure_rate * len(summaries):
+    async def _until(self, reached: Callable[[], T | None]) -> T:
+        """Wait for a true answer; the first failure of any part is raised instead."""
+        epoch = self._epoch
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if epoch != self._epoch:
+                raise RunFailure("a restarted learner has begun a new epoch")
+            answer = reached()
+            if answer:
+                return answer
+            async with self._changed:
+                await self._changed.wait()
+
+    async def _fail(self, failure: RunFailure) -> RunFailure:
+        """Keep the first failure, for whoever waits now or later."""
+        self._failure = self._failure or failure
+        async with self._changed:
+            self._changed.notify_all()
+        return failure
+
+    def _check_failures(self, failed: list[TrajectorySummary], episodes: int) -> None:
+        rate = self._cfg.cluster.max_failure_rate
+        if len(failed) > rate * episodes:
             raise TooManyFailures(
-                f"{len(failed)} of {len(summaries)} trajectories failed, more than "
-                f"cluster.max_failure_rate = {self._max_failure_rate:g}; the first, "
+                f"{len(failed)} of {episodes} trajectories failed, more than "
+                f"cluster.max_failure_rate = {rate:g}; the first, "
                 f"{failed[0].id}: {failed[0].failure}"
             )
 
-    def shards(self, ranks: int) -> list[list[BlockRows]]:
-        """The trajectories of each rank; balanced by tokens, deterministic."""
-        loads = [0] * ranks
-        rows: list[dict[ObjectRef[Block], list[int]]] = [{} for _ in range(ranks)]
-        for trajectory in sorted(self._trajectories, key=_longest_first):
-            rank = loads.index(min(loads))
-            loads[rank] += trajectory.summary.tokens
-            rows[rank].setdefault(trajectory.block, []).append(trajectory.row)
-        return [[BlockRows(*item) for item in blocks.items()] for blocks in rows]
 
-    def first(self, n: int) -> list[BlockRows]:
-        """The first n trajectories by id."""
-        by_id = sorted(self._trajectories, key=lambda trajectory: trajectory.summary.id)
-        return [BlockRows(trajectory.block, [trajectory.row]) for trajectory in by_id[:n]]
+def shards(trajectories: list[BufferedTrajectory], ranks: int) -> list[list[BlockRows]]:
+    """The trajectories of each rank; balanced by tokens, deterministic."""
+    loads = [0] * ranks
+    rows: list[dict[ObjectRef[Block], list[int]]] = [{} for _ in range(ranks)]
+    for trajectory in sorted(trajectories, key=_longest_first):
+        rank = loads.index(min(loads))
+        loads[rank] += trajectory.summary.tokens
+        rows[rank].setdefault(trajectory.block, []).append(trajectory.row)
+    return [[BlockRows(*item) for item in blocks.items()] for blocks in rows]
 
 
 def _longest_first(trajectory: BufferedTrajectory) -> tuple[int, str]:
     return -trajectory.summary.tokens, trajectory.summary.id
-
-
-def _too_old(summary: TrajectorySummary, version: int, max_staleness: int | None) -> bool:
-    if max_staleness is None or summary.oldest_version < 0:
-        return False
-    return version - summary.oldest_version > max_staleness

@@ -1,13 +1,13 @@
-"""Collecting episodes: the buffer has workers run them, and learner ranks fetch the trajectories.
+"""A learner's side of the buffer: batches of training episodes, and episodes on request.
 
-Input: episode requests. Output: summaries of all of them, and on each rank the trajectories
-of its own share, as views on shared memory.
+Output: on each rank the trajectories of its own share, as views on shared memory.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 from ray import ObjectRef
 
@@ -25,21 +25,21 @@ T = TypeVar("T")
 
 
 def collect(
-    cfg: RunConfig,
-    buffer: BufferHandle,
-    requests: list[EpisodeRequest],
-    version: int = 0,
-    max_staleness: int | None = None,
+    cfg: RunConfig, buffer: BufferHandle, requests: list[EpisodeRequest]
 ) -> list[TrajectorySummary]:
-    """Have the buffer collect; the deadline is that of all its blocks, one after another.
+    """Have the buffer play episodes; the deadline is that of all their blocks, one after another.
 
     Raises:
         RunFailure: as `TrajectoryBuffer.collect`.
     """
-    blocks = -(-len(requests) // cfg.rollout.block) + 1
-    ref = buffer.collect.remote(requests, version, max_staleness)
-    seconds = cfg.cluster.block_deadline_s * blocks
+    ref = buffer.collect.remote(requests)
+    seconds = play_deadline_s(cfg, len(requests))
     return wait_for(ref, "the buffer", "collect the episodes", seconds, "block_deadline_s")
+
+
+def play_deadline_s(cfg: RunConfig, episodes: int) -> float:
+    """Until episodes have been played: that of their blocks, one after another, and of one more."""
+    return cfg.cluster.block_deadline_s * (-(-episodes // cfg.rollout.block) + 1)
 
 
 def fetch(cfg: RunConfig, shard: list[BlockRows]) -> list[Trajectory]:
@@ -72,27 +72,90 @@ def quick_answers(cfg: RunConfig, calls: list[ObjectRef[T]], who: str, what: str
     return wait_for_all(calls, who, what, seconds, "block_deadline_s", begin)
 
 
+class Batch(NamedTuple):
+    """One rank's part of the episodes of an update.
+
+    trajectories: its own; views on shared memory.
+    next_group: number of the first group of episodes that no update has taken.
+    record: failed, waited_seconds; on rank 0 also how busy the engines were, the trajectories by
+        staleness, and how many episodes were where.
+    """
+
+    trajectories: list[Trajectory]
+    next_group: int
+    record: Record
+
+
 class Collector:
-    """Training episodes for one learner rank."""
+    """Episodes for one learner rank."""
 
     def __init__(self, job: Job, rank: int) -> None:
         self._job, self._rank = job, rank
+        self._ahead: ThreadPoolExecutor | None = None
+        self._next: tuple[int, Future[Batch]] | None = None
 
-    def collect(self, requests: list[EpisodeRequest], version: int) -> Record:
-        """Rank 0 has the episodes run; returns what no rank sees in the trajectories."""
+    def reset(self) -> None:
+        """Begin an epoch: a restarted learner gets nothing that was played for the one before."""
+        if self._rank == 0:
+            calls = [self._job.buffer.reset.remote()]
+            quick_answers(self._job.cfg, calls, "the buffer", "begin an epoch")
+        distributed.barrier()
+
+    def begin(self, update: int, next_group: int) -> None:
+        """Have the engines play for the update and those after it, with the published weights."""
+        if self._rank == 0:
+            calls = [self._job.buffer.begin.remote(update, next_group)]
+            quick_answers(self._job.cfg, calls, "the buffer", "begin to play")
+            self._pop_loads()
+        distributed.barrier()
+
+    def take(self, update: int) -> Batch:
+        """This rank's part of the batch of an update, once it is complete.
+
+        Where engines play ahead, the next batch is fetched while the learner trains on this one.
+        """
+        begin = time.monotonic()
+        if self._next is not None and self._next[0] == update:
+            batch = self._next[1].result()  # within the deadline of `_take`
+        else:
+            batch = self._take(update)
+        ppo = self._job.cfg.ppo
+        if ppo.max_staleness and update < ppo.updates:
+            self._ahead = self._ahead or ThreadPoolExecutor(1, "next batch")
+            self._next = update + 1, self._ahead.submit(self._take, update + 1)
+        record = batch.record | {"waited_seconds": time.monotonic() - begin} | self._pop_loads()
+        return batch._replace(record=record)
+
+    def _take(self, update: int) -> Batch:
+        cfg = self._job.cfg
+        ref = self._job.buffer.take.remote(update, self._rank)
+        seconds = play_deadline_s(cfg, cfg.ppo.episodes)
+        what = f"complete the batch of update {update}"
+        share = wait_for(ref, "the buffer", what, seconds, "block_deadline_s")
+        record: Record = {"failed": share.failed}
+        if self._rank == 0:
+            record |= {"staleness": share.staleness, "ledger": share.states}
+        return Batch(fetch(cfg, share.rows), share.next_group, record)
+
+    def _pop_loads(self) -> Record:
+        """Of the engines since the last call: sequences while any ran, seconds so, idle shares."""
         if self._rank != 0:
             return {}
-        cfg, workers = self._job.cfg, self._job.workers
-        summaries = collect(cfg, self._job.buffer, requests, version, cfg.ppo.max_staleness)
-        calls = [worker.pop_load.remote() for worker in workers]
-        loads = quick_answers(cfg, calls, "rollout worker", "give its load")
+        calls = [worker.pop_load.remote() for worker in self._job.workers]
+        loads = quick_answers(self._job.cfg, calls, "rollout worker", "give its load")
         return {
-            "failed": sum(summary.end == "failed" for summary in summaries),
-            "running": sum(mean for mean, _ in loads) / len(loads),
+            "running": sum(load.mean_running for load in loads) / len(loads),
+            "busy_seconds": max(1e-9, sum(load.busy_s for load in loads) / len(loads)),
+            "engine_idle": [1 - load.busy_s / max(load.seconds, 1e-9) for load in loads],
         }
 
+    def collect(self, requests: list[EpisodeRequest]) -> None:
+        """Rank 0 has requested episodes played."""
+        if self._rank == 0:
+            collect(self._job.cfg, self._job.buffer, requests)
+
     def fetch(self) -> list[Trajectory]:
-        """This rank's trajectories of what the buffer holds, once rank 0 has collected."""
+        """This rank's trajectories of what was collected last."""
         distributed.barrier()
         cfg = self._job.cfg
         calls = [self._job.buffer.shards.remote(cfg.learner.ranks)]

@@ -12,6 +12,7 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from configs.schema import PPOConfig
 from report.metrics import Record
 
 
@@ -20,6 +21,8 @@ class Cursor:
     """The next thing to do is: continue in `phase` after `step` (SFT) or `update` (PPO).
 
     phase: sft | ppo | done.
+    group: number of the first group of episodes that no PPO update has taken; None: as many
+        as the updates before it take without failures.
     state: folder name under checkpoints/state with the engine's state; "" begins the phase
         from its model folder.
     """
@@ -28,6 +31,7 @@ class Cursor:
     step: int = 0
     update: int = 0
     state: str = ""
+    group: int | None = None
 
     @classmethod
     def load(cls, checkpoints: Path) -> Cursor:
@@ -52,6 +56,10 @@ class Cursor:
         for old in states[:-keep]:
             if old.name != self.state:
                 shutil.rmtree(old)
+
+    def next_group(self, ppo: PPOConfig) -> int:
+        """The group of episodes that a resume plays first."""
+        return self.update * (ppo.episodes // ppo.group_size) if self.group is None else self.group
 
     @property
     def begun(self) -> bool:

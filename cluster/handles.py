@@ -15,6 +15,7 @@ from ray import ObjectRef
 
 from configs.schema import RunConfig
 from rollout.bucket import BucketHeader
+from rollout.engine_load import EngineLoad
 from rollout.environments import Environments as Environments
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import Block
@@ -35,6 +36,23 @@ class BlockRows(NamedTuple):
 
     block: ObjectRef[Block]
     rows: list[int]
+
+
+class Share(NamedTuple):
+    """A rank's share of the batch of an update.
+
+    rows: its trajectories.
+    staleness: how many of all ranks' are 0, 1, … versions old.
+    failed: episodes of all ranks that failed meanwhile; other ones were played in their place.
+    next_group: number of the first group of episodes that no update has taken.
+    states: how many episodes are where; see `cluster.ledger.Ledger.states`.
+    """
+
+    rows: list[BlockRows]
+    staleness: list[int]
+    failed: int
+    next_group: int
+    states: dict[str, int]
 
 
 class RemoteMethod(Protocol[P, T]):
@@ -58,6 +76,7 @@ class RolloutWorkerHandle(Protocol):
     reconfigure: RemoteMethod[[RunConfig, Environments], None]
     node: RemoteMethod[[], str]
     submit: RemoteMethod[[list[EpisodeRequest]], None]
+    drop: RemoteMethod[[], None]
     next_block: NextBlock
     receive: RemoteMethod[[int, list[ObjectRef[PackedBucket]]], float]
     init_weight_transfer: RemoteMethod[[ChannelMessage], None]
@@ -65,14 +84,19 @@ class RolloutWorkerHandle(Protocol):
     update_weights: RemoteMethod[[ChannelMessage], None]
     finish_weight_update: RemoteMethod[[int], None]
     sleep: RemoteMethod[[], None]
-    pop_load: RemoteMethod[[], tuple[float, float]]
+    pop_load: RemoteMethod[[], EngineLoad]
     shutdown: RemoteMethod[[], None]
 
 
 class BufferHandle(Protocol):
     """Handle of a `cluster.buffer.TrajectoryBuffer`."""
 
-    collect: RemoteMethod[[list[EpisodeRequest], int, int | None], list[TrajectorySummary]]
+    collect: RemoteMethod[[list[EpisodeRequest]], list[TrajectorySummary]]
+    reset: RemoteMethod[[], None]
+    begin: RemoteMethod[[int, int], None]
+    take: RemoteMethod[[int, int], Share]
+    publish: RemoteMethod[[int, list[ObjectRef[PackedBucket]]], tuple[float, list[float]]]
+    published: RemoteMethod[[int], None]
     shards: RemoteMethod[[int], list[list[BlockRows]]]
     first: RemoteMethod[[int], list[BlockRows]]
 

@@ -45,10 +45,12 @@ def learner_loop(config: dict[str, Job]) -> None:
 def run_phases(rank: LearnerRank) -> None:
     """SFT and PPO, as far as the cursor leaves them, once the engines have started."""
     demonstrations = _demonstrations(rank)
-    collector = Collector(rank.job, rank.rank)
-    channel = open_channel(rank.job.channel, rank.cfg, rank.job.workers, rank.rank)
+    job = rank.job
+    collector = Collector(job, rank.rank)
+    channel = open_channel(job.channel, rank.cfg, job.workers, job.buffer, rank.rank)
     publisher, evaluation = Publisher(rank, channel), EvaluationPhase(rank, collector)
     _start_engines(rank)
+    collector.reset()
     if rank.cursor.phase == "sft":
         SFTPhase(rank, publisher, collector, evaluation, demonstrations).run()
     del demonstrations  # PPO needs the space in the object store

@@ -1,24 +1,24 @@
 """The PPO phase: updates from the SFT checkpoint, or from the initial model without one.
 
-Input: episodes that the rollout workers run under the weights published last. Output: new
-weights after each update, checkpoints/ppo, evaluated, and the cursor at the end.
+Input: episodes that the rollout workers play, ahead of the learner by as much as
+`ppo.max_staleness` allows. Output: new weights after each update, checkpoints/ppo, evaluated,
+and the cursor at the end.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from cluster.collect import Collector
 from cluster.cursor import Cursor
 from cluster.evaluation_phase import EvaluationPhase
 from cluster.learner_rank import LearnerRank
 from cluster.publisher import Publisher
-from cluster.weight_proof import check_parity
-from configs.schema import RunConfig
-from configs.seeds import update_seeds
+from cluster.weight_proof import check_correction, check_parity
 from learner.engine import ReferencePolicy, TrainingEngine
 from learner.ppo import ppo_steps, ppo_update
-from rollout.episode import EpisodeRequest
+from report.metrics import Record
 
 
 class PPOPhase:
@@ -45,9 +45,12 @@ class PPOPhase:
         )
         reference = rank.open_reference(start) if cfg.ppo.kl_coef else None
         self._publisher.publish(engine)
+        first = rank.cursor.update + 1
         with rank.phase("ppo"):
-            for update in range(rank.cursor.update + 1, cfg.ppo.updates + 1):
+            self._collector.begin(first, rank.cursor.next_group(cfg.ppo))
+            for update in range(first, cfg.ppo.updates + 1):
                 self._update(engine, update, reference)
+            self._publisher.finish()
         with rank.phase("export"):
             rank.export(engine, "ppo")
         self._evaluation.run(engine, "ppo")
@@ -57,55 +60,61 @@ class PPOPhase:
     def _update(
         self, engine: TrainingEngine, update: int, reference: ReferencePolicy | None
     ) -> None:
-        """Collect, learn, publish; then an evaluation and a checkpoint where they are due.
+        """Take a batch, learn, publish; then an evaluation and a checkpoint where they are due.
 
         In this order: the cursor moves past an evaluation only once its records are written.
         """
         rank, cfg, begin = self._rank, self._rank.cfg, time.monotonic()
-        collected = self._collector.collect(training_requests(cfg, update), rank.version)
-        trajectories = self._collector.fetch()
-        rollout_s = time.monotonic() - begin
-
-        begin = time.monotonic()
+        batch = self._collector.take(update)
+        learning = time.monotonic()
         self._publisher.sleep_engines()
-        metrics = ppo_update(engine, trajectories, cfg, update - 1, reference, version=rank.version)
+        metrics = ppo_update(
+            engine, batch.trajectories, cfg, update - 1, reference, version=rank.version
+        )
         check_parity(cfg, metrics, f"PPO update {update}")
-        learn_s = time.monotonic() - begin
+        check_correction(metrics, f"PPO update {update}")
+        learned = time.monotonic()
         rank.version = update
-        sync_s = self._publisher.publish(engine)
+        sync = self._publish(engine)
+        seconds = time.monotonic() - begin
         rank.write(
             "ppo",
             update=update,
             updates=cfg.ppo.updates,
             version=rank.version,
-            **(metrics | collected),
-            rollout_seconds=rollout_s,
-            learn_seconds=learn_s,
-            sync_seconds=sync_s,
-            rollout_tokens_per_second=metrics["action_tokens"] / rollout_s,
-            learner_tokens_per_second=metrics["tokens"] / learn_s,
+            **(metrics | batch.record | sync),
+            learn_seconds=learned - learning,
+            seconds=seconds,
+            learner_idle=(learning - begin + sync["sync_waited_seconds"]) / seconds,
+            learner_tokens_per_second=metrics["tokens"] / (learned - learning),
+            **_rollout_rate(metrics, batch.record),
         )
         last, every = update == cfg.ppo.updates, cfg.learner.checkpoint_every
         if cfg.eval.every and update % cfg.eval.every == 0 and not last:
+            self._publisher.finish()
             self._evaluation.run(engine, "ppo", update)
         if every and update % every == 0 and not last:
-            rank.checkpoint(engine, Cursor("ppo", update=update))
+            rank.checkpoint(engine, Cursor("ppo", update=update, group=batch.next_group))
+
+    def _publish(self, engine: TrainingEngine) -> dict[str, float]:
+        """Send the weights, and wait for the engines only where they do not play ahead.
+
+        Returns:
+            sync_seconds, for which learning stood still; sync_waited_seconds of it without work.
+        """
+        begin = time.monotonic()
+        self._publisher.finish()  # of the weights before these
+        sending = time.monotonic()
+        self._publisher.begin(engine)
+        sent = time.monotonic()
+        if self._rank.cfg.ppo.max_staleness == 0:  # nothing is played until they have arrived
+            self._publisher.finish()
+        end = time.monotonic()
+        waited = (sending - begin) + (end - sent)
+        return {"sync_seconds": end - begin, "sync_waited_seconds": waited}
 
 
-def training_requests(cfg: RunConfig, update: int) -> list[EpisodeRequest]:
-    """The episodes of one update: new seeds for each, and group_size episodes per seed."""
-    group = cfg.ppo.group_size
-    seeds = update_seeds(cfg, update)
-    return [
-        EpisodeRequest(
-            id=f"ppo/{update:06d}/{i:06d}",
-            variant="rollout",
-            seed=seeds[i // group],
-            group_id=seeds[i // group],
-            sample_index=i % group,
-            temperature=cfg.rollout.temperature,
-            sampling_seed=cfg.seed,
-            bootstrap=cfg.ppo.trunc_bootstrap,
-        )
-        for i in range(cfg.ppo.episodes)
-    ]
+def _rollout_rate(metrics: Mapping[str, float], load: Record) -> Record:
+    """Sampled tokens by the seconds in which engines were busy, on rank 0, which knows them."""
+    busy_s = load.get("busy_seconds")
+    return {"rollout_tokens_per_second": metrics["action_tokens"] / busy_s} if busy_s else {}

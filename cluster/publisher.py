@@ -13,7 +13,7 @@ import torch
 
 from cluster.learner_rank import LearnerRank
 from cluster.wait import wait_for_all
-from cluster.weights.base import WeightChannel
+from cluster.weights.base import Publishing, WeightChannel
 from learner import distributed
 from learner.engine import TrainingEngine
 
@@ -23,15 +23,30 @@ class Publisher:
 
     def __init__(self, rank: LearnerRank, channel: WeightChannel) -> None:
         self._rank, self._channel = rank, channel
+        self._publishing: Publishing | None = None
         self._colocated = rank.cfg.cluster.layout == "colocated"
 
     def publish(self, engine: TrainingEngine) -> float:
         """Bring the weights to all workers and wake them; returns seconds, on rank 0."""
+        self.begin(engine)
+        return self.finish()
+
+    def begin(self, engine: TrainingEngine) -> None:
+        """Send the weights; engines load them while the learner goes on."""
+        self.finish()
         if self._colocated:
             torch.cuda.empty_cache()  # what learning held, for the engines that wake
-        published = self._channel.publish(self._rank.version, engine)
-        if published is None:  # on ranks other than 0
+        self._publishing = self._channel.publish(self._rank.version, engine)
+
+    def finish(self) -> float:
+        """Wait until all engines have the weights that were sent last; seconds since they were.
+
+        0 where they have been waited for, and on ranks other than 0.
+        """
+        publishing, self._publishing = self._publishing, None
+        if publishing is None:
             return 0.0
+        published = publishing()
         self._rank.write("sync", **asdict(published), check=None)
         return published.seconds
 

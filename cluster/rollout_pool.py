@@ -76,7 +76,7 @@ class RolloutPool:
             self._reconfigure(cfg)
         options = buffer_options(self._plan)
         self._buffer = TrajectoryBuffer.options(**options).remote(  # type: ignore[attr-defined]
-            self._workers, cfg.cluster.block_deadline_s, cfg.cluster.max_failure_rate
+            self._workers, cfg
         )
         return self._plan, self._workers, self._buffer
 

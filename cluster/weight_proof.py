@@ -19,6 +19,7 @@ from learner.parity import parity
 from rollout.episode import EpisodeRequest
 
 PROOF_EPISODES = 64  # at most, and at most one flight: run after each perturbation
+MIN_EFFECTIVE_SAMPLES = 0.2  # of a batch's tokens
 PARITY_MEAN_ABS = 1e-4  # in float32; bfloat16 engines and learners differ by rounding
 PARITY_MEAN_ABS_BF16 = 5e-2
 
@@ -37,7 +38,7 @@ def prove(
             if not engine.perturb(kind, rank.cfg.seed):
                 continue  # a tied head, say
             publisher.publish(engine)
-            collector.collect(proof_requests(rank.cfg, kind), rank.version)
+            collector.collect(proof_requests(rank.cfg, kind))
             checks[kind] = parity(engine, collector.fetch(), rank.cfg, rank.version)
             engine.restore()
             check_parity(rank.cfg, checks[kind], f"the proof of {kind} weights")
@@ -58,6 +59,22 @@ def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> Non
             f"{what}: log-probabilities of engine and learner differ by {difference:.2g} on "
             f"average, more than {limit:g}: the engine plays with other weights "
             "(cluster.weight_proof=false turns this check off)"
+        )
+
+
+def check_correction(metrics: Mapping[str, float], what: str) -> None:
+    """Refuse a batch whose policies have parted from the learner's: its gradient would be noise.
+
+    Raises:
+        ParityError: the effective sample size is below MIN_EFFECTIVE_SAMPLES.
+    """
+    share = metrics.get("correction_ess", 1.0)
+    if share < MIN_EFFECTIVE_SAMPLES:
+        raise ParityError(
+            f"{what}: the policies that sampled the batch have parted from the learner's: the "
+            f"effective sample size is {share:.1%} of its tokens, less than "
+            f"{MIN_EFFECTIVE_SAMPLES:.0%}; a smaller ppo.max_staleness or ppo.optimizer.lr keeps "
+            "them together"
         )
 
 

@@ -205,7 +205,14 @@ class PPOConfig:
     )
     entropy_coef: float = leaf(0.0, "weight of the entropy bonus", low=0)
     kl_coef: float = leaf(0.0, "weight of the k3 KL to the SFT policy; 0 keeps no copy", low=0)
-    correction_cap: float = leaf(2.0, "truncation of proximal / behaviour", low=1)
+    correction: str = leaf(
+        "truncated",
+        "for tokens of an older policy, by w = proximal / behaviour. truncated: min(w, cap); "
+        "masked: w within [1 / cap, cap], else 0; sequence: truncated w of the whole answer; none: "
+        "the ratio is to the behaviour policy",
+        choices=("truncated", "masked", "sequence", "none"),
+    )
+    correction_cap: float = leaf(2.0, "bound of proximal / behaviour", low=1)
     trunc_bootstrap: bool = leaf(False, "add gamma V(next prompt) where an episode is truncated")
     max_staleness: int = leaf(0, "policy versions a trajectory may lag; 0 is synchronous", low=0)
     target_kl: float = leaf(
@@ -219,7 +226,7 @@ class RolloutConfig:
 
     workers: int = leaf(1, "rollout actors, each one vLLM engine", low=1)
     in_flight: int = leaf(64, "episodes in flight in an actor (M)", low=1)
-    block: int = leaf(64, "trajectories of an object-store block", low=1)
+    block: int = leaf(16, "trajectories of a full object-store block", low=1)
     temperature: float = leaf(1.0, "sampling temperature in training", low=0)
     answer_tokens: int = leaf(64, "cap of one answer, tokens", low=1)
     context_tokens: int = leaf(1024, "cap of prompt and answers of a segment, tokens", low=8)

@@ -30,10 +30,12 @@ def policy_terms(
     clip: float,
     cap: float,
     turns: Tensor | None = None,
+    correction: str = "truncated",
+    answers: Tensor | None = None,
 ) -> PolicyTerms:
     """Clipped surrogate of decoupled PPO (Schulman et al. 2017, eq. 7; Hilton et al. 2021).
 
-    -min(proximal / behaviour, cap) * min(ratio * A, clip(ratio, 1 ± clip) * A), the ratio
+    -c(proximal / behaviour) * min(ratio * A, clip(ratio, 1 ± clip) * A), the ratio
     current / proximal, the first factor without gradient.
 
     Args:
@@ -43,11 +45,21 @@ def policy_terms(
         advantages: float32 [N].
         weights: float32 [N]: factors on the tokens' terms; at turn level on their log-ratios.
         clip: epsilon of the ratio.
-        cap: truncation of proximal / behaviour.
+        cap: bound of proximal / behaviour.
+        correction: c. truncated: min(w, cap) (Ionides 2008); masked: w where 1 / cap ≤ w ≤ cap,
+            else 0; sequence: the truncated w of the whole answer, for each of its tokens; none:
+            1, and the ratio is current / behaviour, as in PPO without the decoupling.
+        answers: int64 [N], the turn of each token; needed by correction=sequence.
         turns: int64 [N], the turn of each token; when given, the ratio is of whole answers and
             a turn's advantage is the mean of its tokens'.
     """
+    if correction == "none":
+        proximal = behavior
     log_ratio, log_correction = logprobs - proximal, proximal - behavior
+    if correction == "sequence":
+        assert answers is not None
+        size = int(answers[-1]) + 1 if len(answers) else 0
+        log_correction = _per_turn(log_correction, answers, size)[answers]
     if turns is not None:
         size = int(turns[-1]) + 1 if len(turns) else 0
         ones = torch.ones_like(advantages)
@@ -58,9 +70,12 @@ def policy_terms(
     ratio = log_ratio.exp()
     bounded = ratio.clamp(1 - clip, 1 + clip)
     surrogate = torch.minimum(ratio * advantages, bounded * advantages)
-    correction = log_correction.detach().exp().clamp(max=cap)
+    factor = log_correction.detach().exp()
+    if correction == "masked":
+        factor = torch.where((factor >= 1 / cap) & (factor <= cap), factor, 0.0)
+    factor = factor.clamp(max=cap)
     clipped = (bounded * advantages < ratio * advantages).detach()
-    return PolicyTerms(-weights * correction * surrogate, clipped)
+    return PolicyTerms(-weights * factor * surrogate, clipped)
 
 
 def _per_turn(values: Tensor, turns: Tensor, size: int) -> Tensor:

@@ -32,6 +32,31 @@ def parity(
     return parity_metrics(prepared, version)
 
 
+def correction_metrics(trajectories: Sequence[TrainingTrajectory]) -> dict[str, float]:
+    """How far the policies that sampled a batch are from the learner's, over all its tokens.
+
+    Returns:
+        With w = proximal / behaviour of a token: correction_ess = (Σw)² / (n Σw²), the effective
+        sample size as a share of the n tokens (Kong 1992), 1 where all w are equal;
+        correction_mean, the mean of w; correction_kl: KL(behaviour ‖ proximal), the mean of k3.
+        Over all ranks; a collective call.
+    """
+    sums = np.zeros(4)
+    for t in trajectories:
+        behavior = torch.from_numpy(t.behavior_logprobs.astype(np.float64))
+        proximal = torch.from_numpy(t.proximal_logprobs.astype(np.float64))
+        w = (proximal - behavior).exp()
+        divergence = k3(behavior, proximal)
+        sums += [len(w), float(w.sum()), float(w.square().sum()), float(divergence.sum())]
+    tokens, w_sum, square_sum, k3_sum = distributed.all_sum(sums).tolist()
+    tokens = max(tokens, 1)
+    return {
+        "correction_ess": w_sum**2 / max(tokens * square_sum, 1e-300),
+        "correction_mean": w_sum / tokens,
+        "correction_kl": k3_sum / tokens,
+    }
+
+
 def parity_metrics(trajectories: Sequence[TrainingTrajectory], version: int) -> dict[str, float]:
     """Behaviour against proximal log-probabilities of the tokens that `version` sampled.
 

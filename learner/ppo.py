@@ -20,7 +20,7 @@ from learner.batch import MicroBatch
 from learner.engine import LossFn, Means, ReferencePolicy, TrainingEngine
 from learner.loss import k3, policy_terms, value_terms
 from learner.model import ForwardOptions, Scores
-from learner.parity import parity_metrics
+from learner.parity import correction_metrics, parity_metrics
 from learner.reasoning_weights import reasoning_weights
 from learner.training_trajectory import TrainingTrajectory, prepare, score, training_sequences
 from rollout.trajectory import Trajectory
@@ -60,7 +60,8 @@ def ppo_update(
         loss, policy_loss, value_loss, entropy, kl (proximal to current, k3), kl_ref,
         clip_fraction, grad_norm (means over the steps), lr (of the last step),
         explained_variance (of V_old); parity_mean_abs, parity_kl (k3), parity_tokens:
-        behaviour against proximal log-probabilities of the tokens that `version` sampled.
+        behaviour against proximal log-probabilities of the tokens that `version` sampled;
+        correction_ess, correction_mean, correction_kl: as `parity.correction_metrics`.
         Equal on every rank.
 
     Raises:
@@ -85,6 +86,7 @@ def ppo_update(
         "explained_variance": _explained_variance(prepared),
         **_trajectory_metrics(trajectories, version),
         **parity_metrics(prepared, version),
+        **correction_metrics(prepared),
     }
 
 
@@ -258,6 +260,8 @@ def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool) -> LossFn:
             clip=ppo.clip,
             cap=ppo.correction_cap,
             turns=microbatch.turns if ppo.ratio_level == "turn" else None,
+            correction=ppo.correction,
+            answers=microbatch.turns,
         )
         units = counts.turns if ppo.ratio_level == "turn" else counts.tokens
         policy = terms.loss.sum() / units

@@ -190,7 +190,7 @@ def _tokens_per_second(records: list[Record]) -> dict[str, float]:
     found = {}
     if trained:
         found["sft"] = sum(n for n, _ in trained) / sum(n / rate for n, rate in trained)
-    for part, time in (("learner", "learn_seconds"), ("rollout", "rollout_seconds")):
+    for part, time in (("learner", "learn_seconds"), ("rollout", "busy_seconds")):
         known = [r for r in ppo if r.get(f"{part}_tokens_per_second") and r.get(time)]
         if known:
             tokens = sum(r[f"{part}_tokens_per_second"] * r[time] for r in known)

@@ -10,17 +10,17 @@ import asyncio
 import copy
 import os
 import tempfile
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rollout.bucket import BucketHeader
+from rollout.engine_load import EngineLoad, LoadRecorder, load_recorder
 from rollout.engine_log import EngineLog
 from rollout.pictures import Picture
 from rollout.renderer import FORBIDDEN_BIAS
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
     from vllm.logprobs import FlatLogprobs
     from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.metrics.stats import SchedulerStats
 
 EXTENSION = "rollout.weight_receiver.WeightReceiver"
 BACKENDS = {  # vLLM's names of the channels; EXTENSION registers the first
@@ -63,13 +62,6 @@ class Completion:
     logprobs: Sequence[float]
     versions: Sequence[int] | NDArray[np.int32]
     stopped: bool
-
-
-class EngineLoad(NamedTuple):
-    """How busy an engine was: mean sequences while any ran, and seconds in which any ran."""
-
-    mean_running: float
-    busy_s: float
 
 
 @dataclass(frozen=True)
@@ -123,7 +115,7 @@ class InferenceEngine:
     `receive` makes the last three for weights that are already in this process.
     """
 
-    def __init__(self, settings: EngineSettings, llm: AsyncLLM, load: _LoadRecorder) -> None:
+    def __init__(self, settings: EngineSettings, llm: AsyncLLM, load: LoadRecorder) -> None:
         self.settings = settings
         self.version = -1
         self._llm = llm
@@ -145,7 +137,7 @@ class InferenceEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        load, log = _load_recorder(), EngineLog()
+        load, log = load_recorder(), EngineLog()
         arguments: dict[str, Any] = _arguments(settings)
         try:
             llm = AsyncLLM.from_engine_args(
@@ -268,6 +260,7 @@ class InferenceEngine:
         if self._asleep:  # the learner holds memory until the update ends
             await self._llm.wake_up(tags=["weights"])
         else:
+            self._load.pause()
             await self._llm.pause_generation(mode="keep", clear_cache=True)
         await self._llm.start_weight_update()
 
@@ -286,6 +279,7 @@ class InferenceEngine:
             self._asleep = False
         else:
             await self._llm.resume_generation()
+            self._load.resume()
 
     async def sleep(self) -> None:
         """Free the GPU's memory, weights and KV cache; the next weight update wakes the engine."""
@@ -352,46 +346,3 @@ def _arguments(settings: EngineSettings) -> dict[str, object]:
     else:
         arguments["gpu_memory_utilization"] = settings.gpu_memory
     return arguments
-
-
-def _load_recorder() -> _LoadRecorder:
-    from vllm.v1.metrics.loggers import StatLoggerBase
-
-    class Recorder(_LoadRecorder, StatLoggerBase):
-        pass
-
-    return Recorder()
-
-
-class _LoadRecorder:
-    """Time-weighted mean of running sequences, from vLLM's scheduler statistics."""
-
-    def __init__(self) -> None:
-        self._running, self._since, self._weighted, self._busy = 0, time.monotonic(), 0.0, 0.0
-
-    def record(self, scheduler_stats: SchedulerStats | None, *_: object, **__: object) -> None:
-        """Called by vLLM after an engine step."""
-        if scheduler_stats is None:
-            return
-        self._advance()
-        self._running = scheduler_stats.num_running_reqs
-
-    def _advance(self) -> None:
-        now = time.monotonic()
-        if self._running:
-            self._weighted += self._running * (now - self._since)
-            self._busy += now - self._since
-        self._since = now
-
-    def pop(self) -> EngineLoad:
-        """The load since the last call."""
-        self._advance()
-        load = EngineLoad(self._weighted / max(self._busy, 1e-9), self._busy)
-        self._weighted = self._busy = 0.0
-        return load
-
-    def log_engine_initialized(self) -> None:
-        """Nothing to say."""
-
-    def log(self) -> None:
-        """Nothing to say."""

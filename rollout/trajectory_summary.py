@@ -90,6 +90,7 @@ def to_columns(rows: list[TrajectorySummary]) -> SummaryColumns:
 def from_columns(columns: SummaryColumns) -> list[TrajectorySummary]:
     """Unpack what `to_columns` packed."""
     names, metrics = columns["metric_names"], columns["metrics"].tolist()
+    ids = columns["id"].split("\n") if columns["end"] else []  # a block may be empty
     return [
         TrajectorySummary(
             id=name,
@@ -106,5 +107,5 @@ def from_columns(columns: SummaryColumns) -> list[TrajectorySummary]:
                 if value == value  # not NaN
             },
         )
-        for i, name in enumerate(columns["id"].split("\n"))
+        for i, name in enumerate(ids)
     ]

@@ -1,7 +1,6 @@
 """A rollout worker: one engine, M episodes in flight, finished trajectories in Arrow blocks.
 
-`submit` queues requests, `next_block` returns their trajectories. The queue is longer than a
-block, so that the engine's batch does not drain between blocks.
+`submit` queues requests, `next_block` returns their trajectories as they finish, a block at a time.
 """
 
 from __future__ import annotations
@@ -9,13 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 
-from rollout.engine import EngineLoad, EngineSettings, InferenceEngine
+from rollout.engine import EngineSettings, InferenceEngine
+from rollout.engine_load import EngineLoad
 from rollout.environments import EnvironmentPool, Environments, ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import Renderer
 from rollout.trajectory import Block, Trajectory, to_block
 from rollout.trajectory_summary import SummaryColumns, summarize, to_columns
+
+BLOCK_AGE_S = 0.2  # a finished trajectory waits no longer for the rest of its block
 
 
 class RolloutWorker:
@@ -23,7 +26,7 @@ class RolloutWorker:
 
     limits, process_limits: of its episodes, and of the processes of their environments.
     in_flight: most episodes at once (M).
-    block_size: trajectories of a block; the last block of the queue may have fewer.
+    block_size: trajectories of a full block.
     """
 
     def __init__(
@@ -60,16 +63,16 @@ class RolloutWorker:
         process_limits: ProcessLimits,
     ) -> None:
         """Drop all episodes; the next ones are of these environments."""
-        self._queue.clear()
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-        self._running.clear()
-        self._done.clear()
+        await self.drop()
         await self._environments.close()
         self._environments = EnvironmentPool(environments, process_limits, self._in_flight)
         self._limits = limits
         self.pop_load()
+
+    async def drop(self) -> None:
+        """Forget all episodes: queued, in flight and finished."""
+        await self._cancel()
+        self._done.clear()
 
     async def submit(self, requests: Iterable[EpisodeRequest]) -> None:
         """Queue episodes; at most M are in flight."""
@@ -77,21 +80,22 @@ class RolloutWorker:
         self._fill()
 
     async def next_block(self) -> tuple[Block, SummaryColumns]:
-        """Wait for a full block of finished trajectories, or for the last ones of the queue.
+        """Wait for a full block, or for BLOCK_AGE_S and then for any finished trajectory.
 
         Returns:
-            The block, and the summaries of its trajectories.
+            The block, and the summaries of its trajectories: none where nothing is in flight.
 
         Raises:
             rollout.engine.EngineFailure: the engine was lost.
-            ValueError: nothing is queued or in flight.
         """
-        async with self._changed:
-            await self._changed.wait_for(self._block_ready)
-        if self._error is not None:
-            raise self._error
-        if not self._done:
-            raise ValueError("next_block: nothing is queued or in flight")
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BLOCK_AGE_S), self._changed:
+                    await self._changed.wait_for(self._block_ready)
+            if self._error is not None:
+                raise self._error
+            if self._done or not self._running:
+                break
         block, self._done = self._done[: self._block_size], self._done[self._block_size :]
         return to_block(block), to_columns([summarize(t) for t in block])
 
@@ -102,16 +106,21 @@ class RolloutWorker:
 
     async def shutdown(self) -> None:
         """End episodes, environments and engine."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._cancel()
         await self._environments.close()
         if self.engine is not None:
             await self.engine.shutdown()
 
+    async def _cancel(self) -> None:
+        self._queue.clear()
+        running, self._running = self._running, set()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
     def _block_ready(self) -> bool:
-        drained = not self._queue and not self._running
-        return len(self._done) >= self._block_size or drained or self._error is not None
+        last = bool(self._done) and not self._running
+        return len(self._done) >= self._block_size or last or self._error is not None
 
     def _fill(self) -> None:
         while self._queue and len(self._running) < self._in_flight and self._error is None:

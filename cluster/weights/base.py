@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from learner.engine import TrainingEngine
@@ -10,15 +11,24 @@ from learner.engine import TrainingEngine
 
 @dataclass(frozen=True)
 class PublishResult:
-    """One publish: version, wall seconds, payload bytes and buckets.
+    """One publish.
 
+    seconds: until the last engine had the weights.
+    bytes: of the payload.
     buckets: objects that were sent over object_store; 1 over nccl and ipc, whatever vLLM packed.
+    sent_seconds: for which the learner's weights had to stay as they were.
+    paused_seconds: of each engine; empty over nccl and ipc, where all pause for all of it.
     """
 
     version: int
     seconds: float
     bytes: int
     buckets: int
+    sent_seconds: float
+    paused_seconds: list[float] = field(default_factory=list)
+
+
+Publishing = Callable[[], PublishResult]  # waits until all engines have the weights
 
 
 class WeightChannel(Protocol):
@@ -36,18 +46,19 @@ class WeightChannel(Protocol):
     3. finish: the loaded layers are put into use, the engine's version becomes that of the
        publish, and sequences continue; each further token is marked with the new version.
 
-    Over object_store each engine takes the steps at its own pace, over nccl and ipc all engines
-    take each step together. The publish is over when all have finished; one deadline,
-    cluster.sync_deadline_s, holds for the whole, and an engine that misses it ends the run.
+    Over object_store each engine takes the steps at its own pace while the learner goes on; over
+    nccl and ipc all engines take each step together with it. The publish is over when all have
+    finished; one deadline, cluster.sync_deadline_s, holds for the whole, and an engine that
+    misses it ends the run.
 
     A channel that engines have to join (nccl, ipc) has them do so at its first publish, within
     cluster.start_deadline_s.
     """
 
-    def publish(self, version: int, engine: TrainingEngine) -> PublishResult | None:
-        """Bring all weights of the learner's engine to all workers as `version`.
+    def publish(self, version: int, engine: TrainingEngine) -> Publishing | None:
+        """Send all weights of the learner's engine to all workers as `version`.
 
-        Every rank calls it; only rank 0 gets an answer.
+        Every rank calls it; only rank 0 gets an answer, with which it waits for the workers.
 
         Raises:
             RunFailure: a worker was lost or a deadline passed; names it.

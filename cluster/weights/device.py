@@ -19,9 +19,9 @@ import torch
 from ray import ObjectRef
 
 from cluster.failures import DeadlineExceeded, RunFailure
-from cluster.handles import ChannelMessage, RolloutWorkerHandle
-from cluster.wait import wait_for_all
-from cluster.weights.base import PublishResult
+from cluster.handles import BufferHandle, ChannelMessage, RolloutWorkerHandle
+from cluster.wait import wait_for, wait_for_all
+from cluster.weights.base import Publishing, PublishResult
 from configs.schema import RunConfig
 from learner.engine import TrainingEngine
 from learner.weight_sender import (
@@ -53,16 +53,21 @@ class DeviceChannel:
     """
 
     def __init__(
-        self, name: str, cfg: RunConfig, workers: list[RolloutWorkerHandle], rank: int
+        self,
+        name: str,
+        cfg: RunConfig,
+        workers: list[RolloutWorkerHandle],
+        buffer: BufferHandle,
+        rank: int,
     ) -> None:
-        self._name, self._cluster, self._rank = name, cfg.cluster, rank
+        self._name, self._cluster, self._buffer, self._rank = name, cfg.cluster, buffer, rank
         self._gpus = len(workers) * cfg.rollout.tensor_parallel
         self._client = WeightSyncClient(workers, cfg.rollout.tensor_parallel)
         self._engine: TrainingEngine | None = None
         self._sender: WeightSender | None = None
 
-    def publish(self, version: int, engine: TrainingEngine) -> PublishResult | None:
-        """See WeightChannel."""
+    def publish(self, version: int, engine: TrainingEngine) -> Publishing | None:
+        """See WeightChannel; all is done when it returns."""
         begin, shapes = time.monotonic(), engine.weight_shapes()
         cluster, self._engine = self._cluster, engine
         try:
@@ -77,7 +82,10 @@ class DeviceChannel:
             self._engine = None  # a phase's engine must not outlive it
         if self._rank != 0:
             return None
-        return PublishResult(version, time.monotonic() - begin, payload_bytes(shapes), 1)
+        done, what = self._buffer.published.remote(version), f"play with version {version}"
+        wait_for(done, "the buffer", what, cluster.sync_deadline_s, "sync_deadline_s")
+        seconds = time.monotonic() - begin
+        return lambda: PublishResult(version, seconds, payload_bytes(shapes), 1, seconds)
 
     def _open(self) -> WeightSender:
         spec = TransferSpec(

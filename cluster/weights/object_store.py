@@ -12,41 +12,43 @@ from collections.abc import Iterable
 import ray
 import torch
 
-from cluster.handles import RolloutWorkerHandle
-from cluster.wait import wait_for_all
-from cluster.weights.base import PublishResult
+from cluster.handles import BufferHandle
+from cluster.wait import wait_for
+from cluster.weights.base import Publishing, PublishResult
 from configs.schema import RunConfig
 from learner.engine import TrainingEngine
 from rollout.bucket import pack
+
+GRACE_S = 2.0  # so that the buffer's own error, which names the worker, is raised first
 
 
 class ObjectStoreChannel:
     """See WeightChannel; an engine takes its three steps within one call, `receive`."""
 
-    def __init__(self, cfg: RunConfig, workers: list[RolloutWorkerHandle], rank: int) -> None:
-        self._cluster, self._workers, self._rank = cfg.cluster, workers, rank
+    def __init__(self, cfg: RunConfig, buffer: BufferHandle, rank: int) -> None:
+        self._cluster, self._buffer, self._rank = cfg.cluster, buffer, rank
 
-    def publish(self, version: int, engine: TrainingEngine) -> PublishResult | None:
-        """See WeightChannel."""
+    def publish(self, version: int, engine: TrainingEngine) -> Publishing | None:
+        """See WeightChannel; once it returns, the learner may change its weights."""
         groups = engine.weights(self._cluster.sync_bucket_mib * 2**20)
         if self._rank != 0:
             for _ in groups:  # the gathering is collective
                 pass
             return None
-        return publish(version, groups, self._workers, self._cluster.sync_deadline_s)
+        return publish(version, groups, self._buffer, self._cluster.sync_deadline_s)
 
 
 def publish(
     version: int,
     groups: Iterable[list[tuple[str, torch.Tensor]]],
-    workers: list[RolloutWorkerHandle],
+    buffer: BufferHandle,
     deadline_s: float,
-) -> PublishResult:
-    """Send named tensors, grouped into buckets, to all workers as `version`.
+) -> Publishing:
+    """Put named tensors, grouped into buckets, into the object store, and send for them.
 
-    Raises:
-        DeadlineExceeded: names the worker that did not confirm.
-        WorkerLost: a worker died or refused; names it and the cause.
+    Returns:
+        A function that waits until all workers have them. It raises DeadlineExceeded or
+        WorkerLost, which name the worker.
     """
     begin = time.monotonic()
     refs, size = [], 0
@@ -54,7 +56,12 @@ def publish(
         header, data = pack(group)
         refs.append(ray.put((header, data)))
         size += header.bytes
-    calls = [worker.receive.remote(version, refs) for worker in workers]
-    what = f"receive weights of version {version}"
-    wait_for_all(calls, "rollout worker", what, deadline_s, "sync_deadline_s", begin)
-    return PublishResult(version, time.monotonic() - begin, size, len(refs))
+    sent = time.monotonic() - begin
+    call = buffer.publish.remote(version, refs)
+
+    def finish() -> PublishResult:
+        what, seconds = f"bring weights of version {version} to all engines", deadline_s + GRACE_S
+        loaded, paused = wait_for(call, "the buffer", what, seconds, "sync_deadline_s")
+        return PublishResult(version, sent + loaded, size, len(refs), sent, paused)
+
+    return finish

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+from cluster.collect import Batch
 from cluster.cursor import Cursor
 
 
@@ -82,10 +83,20 @@ class FakeRank:
 
 class FakePublisher:
     def __init__(self, rank):
-        self._rank = rank
+        self._rank, self._sent = rank, False
 
     def publish(self, engine):
         self._rank.done.append("publish")
+        return 0.5
+
+    def begin(self, engine):
+        self._rank.done.append("send")
+        self._sent = True
+
+    def finish(self):
+        if self._sent:
+            self._rank.done.append("arrived")
+        self._sent = False
         return 0.5
 
     def sleep_engines(self):
@@ -98,10 +109,22 @@ class FakeCollector:
     def __init__(self, rank):
         self._rank, self.collected = rank, []
 
-    def collect(self, requests, version):
+    def reset(self):
+        self._rank.done.append("reset")
+
+    def begin(self, update, next_group):
+        self._rank.done.append("begin")
+        self.begun = (update, next_group)
+
+    def take(self, update):
+        self._rank.done.append("take")
+        self.collected.append(update)
+        record = {"failed": 1, "running": 2.0, "busy_seconds": 0.25}
+        return Batch(["a", "b"], 100 + update, record)
+
+    def collect(self, requests):
         self._rank.done.append("play")
-        self.collected.append((requests, version))
-        return {"failed": 1, "running": 2.0}
+        self.collected.append(requests)
 
     def fetch(self):
         return ["a", "b"]

@@ -9,7 +9,8 @@ import pytest
 
 from cluster import collect as module
 from cluster.collect import Collector, collect, fetch
-from cluster.handles import BlockRows
+from cluster.handles import BlockRows, Share
+from rollout.engine_load import EngineLoad
 from rollout.trajectory import to_block
 from rollout.trajectory_summary import summarize
 from tests.support.learner import config, trajectories
@@ -28,11 +29,21 @@ class FakeBuffer:
     def __init__(self):
         self.asked = []
         self.collect, self.shards = Method(self._collect), Method(self._shards)
+        self.begin, self.take = Method(self._begin), Method(self._take)
+        self.reset = Method(lambda: self.asked.append("reset"))
 
-    def _collect(self, requests, version, max_staleness):
-        self.asked.append((requests, version, max_staleness))
+    def _collect(self, requests):
+        self.asked.append(requests)
         failed = replace(summarize(PLAYED[0]), end="failed")
         return [failed, *map(summarize, PLAYED[1:])]
+
+    def _begin(self, update, next_group):
+        self.asked.append(("begin", update, next_group))
+
+    def _take(self, update, rank):
+        self.asked.append(("take", update, rank))
+        (rows,) = self._shards(2)[rank]
+        return Share([rows], [5, 1], 2, 77, {"ready": 9})
 
     def _shards(self, ranks):
         block = to_block(PLAYED)
@@ -51,26 +62,58 @@ def made(monkeypatch):
     monkeypatch.setattr(module, "wait_for", wait_for)
     monkeypatch.setattr(module, "wait_for_all", lambda values, *asked: list(values))
 
-    def make(rank):
-        cfg = config(max_staleness=2)
+    def make(rank, staleness=2):
+        cfg = config(max_staleness=staleness, updates=4)
         cfg = replace(cfg, learner=replace(cfg.learner, ranks=2))
-        loads = [SimpleNamespace(pop_load=Method(lambda n=n: (n, 1.0))) for n in (3.0, 5.0)]
+        loads = [
+            SimpleNamespace(pop_load=Method(lambda n=n: EngineLoad(n, n, 10.0))) for n in (3.0, 5.0)
+        ]
         buffer = FakeBuffer()
         return Collector(SimpleNamespace(cfg=cfg, workers=loads, buffer=buffer), rank), buffer
 
     return make, waits
 
 
-def test_rank_0_collects_by_the_configurations_bound_and_counts_what_failed(made):
-    collector, buffer = made[0](0)
-    assert collector.collect(["request"], 4) == {"failed": 1, "running": 4.0}
-    assert buffer.asked == [(["request"], 4, 2)]
+def test_rank_0_has_requests_played_and_other_ranks_none(made):
+    for rank, asked in ((0, [["request"]]), (1, [])):
+        collector, buffer = made[0](rank)
+        collector.collect(["request"])
+        assert buffer.asked == asked
 
 
-def test_other_ranks_collect_nothing(made):
-    collector, buffer = made[0](1)
-    assert collector.collect(["request"], 4) == {}
-    assert buffer.asked == []
+def test_rank_0_begins_to_play_and_forgets_the_load_before(made):
+    for rank, asked in ((0, [("begin", 3, 40), "reset"]), (1, [])):
+        collector, buffer = made[0](rank)
+        collector.begin(3, 40)
+        collector.reset()
+        assert buffer.asked == asked
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_batch_is_the_ranks_own_share_and_rank_0_knows_how_it_was_played(made, rank):
+    collector, buffer = made[0](rank, staleness=0)
+    batch = collector.take(3)
+    assert [t.id for t in batch.trajectories] == [t.id for t in PLAYED[rank::2]]
+    assert batch.next_group == 77
+    record = dict(batch.record)
+    assert 0 <= record.pop("waited_seconds") < 60
+    known = {
+        "staleness": [5, 1],
+        "ledger": {"ready": 9},
+        "running": 4.0,
+        "busy_seconds": 4.0,
+        "engine_idle": [0.7, 0.5],
+    }
+    assert record == {"failed": 2} | (known if rank == 0 else {})
+    assert buffer.asked == [("take", 3, rank)], "engines do not play ahead"
+
+
+def test_the_next_batch_is_fetched_meanwhile_where_engines_play_ahead(made):
+    collector, buffer = made[0](1, staleness=1)
+    for update in (2, 3, 4):
+        assert collector.take(update).next_group == 77
+    collector._ahead.shutdown()
+    assert buffer.asked == [("take", update, 1) for update in (2, 3, 4)], "and none after the last"
 
 
 def test_each_rank_fetches_its_own_share(made):
@@ -79,16 +122,10 @@ def test_each_rank_fetches_its_own_share(made):
         assert [t.id for t in shard] == [t.id for t in PLAYED[rank::2]]
 
 
-@pytest.mark.parametrize(("episodes", "blocks"), [(1, 2), (64, 2), (65, 3)])
+@pytest.mark.parametrize(("episodes", "blocks"), [(1, 2), (16, 2), (17, 3)])
 def test_the_deadline_is_that_of_all_blocks_and_one_more(made, episodes, blocks):
     collect(config(), FakeBuffer(), [None] * episodes)
     assert made[1] == [("the buffer", "collect the episodes", 600.0 * blocks, "block_deadline_s")]
-
-
-def test_an_evaluation_admits_any_version(made):
-    buffer = FakeBuffer()
-    collect(config(), buffer, ["request"])
-    assert buffer.asked == [(["request"], 0, None)]
 
 
 def test_rows_are_fetched_in_their_order(made):

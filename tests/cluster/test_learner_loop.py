@@ -12,7 +12,7 @@ from cluster.cursor import Cursor
 from cluster.failures import RunFailure
 from cluster.learner_loop import run_phases
 from cluster.run_folder import read_failure
-from tests.cluster.fakes import FakeRank, FakeToken
+from tests.cluster.fakes import FakeCollector, FakeRank, FakeToken
 from tests.support.learner import config
 
 
@@ -33,6 +33,7 @@ def loop(monkeypatch, tmp_path):
         cfg = replace(cfg, sft=replace(cfg.sft, steps=steps, batch_size=8))
         rank = FakeRank(cfg, tmp_path, number)
         rank.cursor, rank.job.channel, rank.job.buffer = cursor, "object_store", None
+        monkeypatch.setattr(learner_loop, "Collector", lambda *_: FakeCollector(rank))
         rank.job.demonstrations = "rendered" if steps else None
         rank.job.workers = [
             SimpleNamespace(start=Method(f"start {i}"), node=Method(f"node {i}")) for i in range(2)
@@ -84,7 +85,7 @@ def test_engines_are_waited_for_then_sft_then_ppo(loop):
     rank = loop(Cursor("sft", step=3))
     run_phases(rank)
     sft = ("sft", [("rendered", 0, 3)])
-    assert rank.done == ["room for rendered", STARTED, PLACED, sft, "ppo"]
+    assert rank.done == ["room for rendered", STARTED, PLACED, "reset", sft, "ppo"]
     places = {"ranks": ["here"], "workers": ["node 0", "node 1"]}
     assert rank.records == [{"kind": "placement"} | places]
 
@@ -92,7 +93,7 @@ def test_engines_are_waited_for_then_sft_then_ppo(loop):
 def test_other_ranks_wait_for_no_engine(loop):
     rank = loop(Cursor(), number=1)
     run_phases(rank)
-    assert rank.done == ["room for rendered", ("sft", [("rendered", 1, 0)]), "ppo"]
+    assert rank.done == ["room for rendered", "reset", ("sft", [("rendered", 1, 0)]), "ppo"]
     assert rank.records == []
 
 
@@ -107,7 +108,7 @@ def test_other_ranks_wait_for_no_engine(loop):
 def test_it_begins_at_the_cursor(loop, cursor, steps, phases):
     rank = loop(cursor, steps=steps)
     run_phases(rank)
-    assert rank.done[2:] == phases
+    assert rank.done[2:] == ["reset", *phases]
 
 
 @pytest.mark.parametrize(

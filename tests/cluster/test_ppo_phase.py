@@ -9,8 +9,7 @@ import pytest
 from cluster import ppo_phase
 from cluster.cursor import Cursor
 from cluster.failures import ParityError
-from cluster.ppo_phase import PPOPhase, training_requests
-from configs.seeds import update_seeds
+from cluster.ppo_phase import PPOPhase
 from learner.ppo import ppo_steps
 from tests.cluster.fakes import (
     CrashingRank,
@@ -50,7 +49,8 @@ def test_engines_sleep_while_the_learner_works_and_every_update_is_published(tmp
         "sleep",
         "build",
         "publish",
-        *["play", "sleep", "learn", "publish"] * 2,
+        "begin",
+        *["take", "sleep", "learn", "send", "arrived"] * 2,
         "export ppo",
         "evaluate ppo",
         "close",
@@ -63,12 +63,34 @@ def test_an_update_learns_from_the_policy_that_played(tmp_path, updates):
     made, collector, _ = phase(rank)
     made.run()
     assert updates == [(["a", "b"], 0, None, 0), (["a", "b"], 1, None, 1)]
-    assert [version for _, version in collector.collected] == [0, 1]
-    assert [requests[0].id for requests, _ in collector.collected] == [
-        "ppo/000001/000000",
-        "ppo/000002/000000",
-    ]
+    assert collector.collected == [1, 2]
+    assert collector.begun == (1, 0)
     assert rank.version == 2
+
+
+def test_where_engines_play_ahead_weights_travel_while_the_learner_goes_on(tmp_path, updates):
+    rank = FakeRank(config(updates=3, max_staleness=1), tmp_path)
+    phase(rank)[0].run()
+    assert rank.done[4:18] == [
+        *["take", "sleep", "learn", "send"],
+        *["take", "sleep", "learn", "arrived", "send"],
+        *["take", "sleep", "learn", "arrived", "send"],
+    ]
+    assert rank.done[18:20] == ["arrived", "export ppo"]
+
+
+def test_an_evaluation_waits_for_its_weights(tmp_path, updates):
+    cfg = config(updates=2, max_staleness=1)
+    rank = FakeRank(replace(cfg, eval=replace(cfg.eval, every=1)), tmp_path)
+    phase(rank)[0].run()
+    assert rank.done[7:10] == ["send", "arrived", "evaluate ppo"]
+
+
+def test_a_batch_whose_policies_have_parted_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(ppo_phase, "ppo_update", lambda *_, **__: {"correction_ess": 0.1})
+    rank = FakeRank(config(updates=1), tmp_path)
+    with pytest.raises(ParityError, match=r"PPO update 1: .* 10.0% of its tokens, less than 20%"):
+        phase(rank)[0].run()
 
 
 def test_a_record_says_what_was_played_and_learned(tmp_path, updates):
@@ -76,16 +98,37 @@ def test_a_record_says_what_was_played_and_learned(tmp_path, updates):
     phase(rank)[0].run()
     last = rank.of("ppo")[-1]
     assert (last["update"], last["updates"], last["version"]) == (2, 2, 2)
-    assert (last["failed"], last["running"], last["sync_seconds"]) == (1, 2.0, 0.5)
-    assert last["rollout_tokens_per_second"] * last["rollout_seconds"] == pytest.approx(6)
+    assert (last["failed"], last["running"]) == (1, 2.0)
+    assert 0 <= last["sync_waited_seconds"] <= last["sync_seconds"] < last["seconds"]
+    assert 0 < last["learner_idle"] < 1
+    assert last["learn_seconds"] <= last["seconds"] * (1 - last["learner_idle"])
+    assert last["rollout_tokens_per_second"] == 6 / 0.25
     assert last["learner_tokens_per_second"] * last["learn_seconds"] == pytest.approx(9)
 
 
 def test_it_goes_on_after_the_cursor(tmp_path, updates):
     rank = FakeRank(config(updates=3), tmp_path)
     rank.cursor, rank.version = Cursor("ppo", update=2), 2
-    phase(rank)[0].run()
+    made, collector, _ = phase(rank)
+    made.run()
     assert [(number, version) for _, number, _, version in updates] == [(2, 2)]
+    groups = rank.cfg.ppo.episodes // rank.cfg.ppo.group_size
+    assert collector.begun == (3, 2 * groups)
+
+
+def test_a_resume_plays_no_group_again_that_was_trained_on(tmp_path, updates):
+    """Where episodes failed, others were played in their place: the checkpoint has the number."""
+    cfg = config(updates=4)
+    rank = FakeRank(replace(cfg, learner=replace(cfg.learner, checkpoint_every=2)), tmp_path)
+    rank.checkpoint = lambda engine, cursor: kept.append(cursor)
+    kept = []
+    phase(rank)[0].run()
+    assert kept == [Cursor("ppo", update=2, group=102)]
+    again = FakeRank(cfg, tmp_path)
+    again.cursor, again.version = kept[0], 2
+    made, collector, _ = phase(again)
+    made.run()
+    assert collector.begun == (3, 102)
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -112,7 +155,7 @@ def test_checkpoints_and_evaluations_come_on_the_way_and_not_twice_at_the_end(tm
     made, _, evaluation = phase(rank)
     made.run()
     assert rank.done.count("checkpoint") == 1
-    assert rank.done[11:14] == ["evaluate ppo", "checkpoint", "play"]
+    assert rank.done[14:17] == ["evaluate ppo", "checkpoint", "take"]
     assert evaluation.runs == [("ppo", 2, 0), ("ppo", 0, 0)]
 
 
@@ -122,20 +165,6 @@ def test_an_engine_with_other_weights_ends_the_run(tmp_path, monkeypatch):
     with pytest.raises(ParityError, match="PPO update 1: log-probabilities"):
         phase(rank)[0].run()
     assert rank.of("ppo") == []
-
-
-def test_every_update_plays_new_seeds_and_a_group_shares_one():
-    cfg = config(episodes=6, group_size=3)
-    begin = update_seeds(cfg, 1).start
-    first, second = training_requests(cfg, 1), training_requests(cfg, 2)
-    assert [(r.seed, r.group_id, r.sample_index) for r in first] == [
-        (seed, seed, play) for seed in (begin, begin + 1) for play in range(3)
-    ]
-    assert {r.seed for r in second} == {begin + 2, begin + 3}
-    assert [r.id for r in first] == [f"ppo/000001/{i:06d}" for i in range(6)]
-    assert {(r.variant, r.temperature, r.sampling_seed, r.bootstrap) for r in first} == {
-        ("rollout", 1.0, 7, False)
-    }
 
 
 def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(tmp_path, updates):

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.environments import environments
 from cluster.evaluate import sampled_requests
-from cluster.ppo_phase import training_requests
+from cluster.training_episodes import training_group
 from configs.load import build, load
 from configs.schema import PRESETS, RunConfig
 from envs.general_points import settings as gp
@@ -77,7 +77,7 @@ def test_it_reaches_environments_ppo_and_evaluation(
         assert resolved == expected[preset], name
     assert {key: getattr(cfg.ppo, key) for key in PPO[preset]} == PPO[preset]
     temperature = 1.0 if preset == "fixed" else 0.2
-    asked = training_requests(cfg, 1) + sampled_requests(cfg, "ppo", "rule")
+    asked = training_group(cfg, 0) + sampled_requests(cfg, "ppo", "rule")
     assert {request.temperature for request in asked} == {temperature}
 
 

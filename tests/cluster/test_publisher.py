@@ -25,7 +25,8 @@ def made(folder, layout="colocated", number=0):
 
     def publish(version, engine):
         rank.done.append(("publish", version, engine))
-        return PublishResult(version, 1.5, 8, 2) if number == 0 else None
+        published = PublishResult(version, 1.5, 8, 2, 0.5, [0.25])
+        return (lambda: published) if number == 0 else None
 
     return rank, Publisher(rank, SimpleNamespace(publish=publish))
 
@@ -65,7 +66,20 @@ def test_the_learners_spare_memory_is_given_back_before_they_wake(tmp_path, monk
     assert publisher.publish("engine") == 1.5
     assert rank.done == ["empty"] * (layout == "colocated") + [("publish", 7, "engine")]
     record = {"version": 7, "seconds": 1.5, "bytes": 8, "buckets": 2, "check": None}
+    record |= {"sent_seconds": 0.5, "paused_seconds": [0.25]}
     assert rank.records == [{"kind": "sync"} | record]
+
+
+def test_weights_that_travel_are_waited_for_once_and_before_the_next(tmp_path):
+    rank, publisher = made(tmp_path, "disaggregated")
+    assert publisher.finish() == 0.0
+    publisher.begin("engine")
+    assert rank.records == []
+    rank.version = 1
+    publisher.begin("engine")
+    assert [record["version"] for record in rank.records] == [0]
+    assert (publisher.finish(), publisher.finish()) == (1.5, 0.0)
+    assert [record["version"] for record in rank.records] == [0, 1]
 
 
 def test_other_ranks_write_nothing(tmp_path):

@@ -35,7 +35,9 @@ def test_every_kind_that_there_is_is_proven_and_put_back(rank, monkeypatch):
         step for kind in WEIGHT_KINDS for step in order.get(kind, [f"perturb {kind}"])
     ] + ["publish"]
     assert compared == [(["a", "b"], 3)] * len(known)
-    assert [version for _, version in collector.collected] == [3] * len(known)
+    assert [requests[0].id for requests in collector.collected] == [
+        f"proof/{kind}/000000" for kind in known
+    ]
     (record,) = rank.of("sync")
     assert list(record["check"]) == known
     assert (record["version"], record["bytes"], record["buckets"]) == (3, 0, 0)

@@ -65,7 +65,7 @@ def config(*overrides):
         (
             ["cluster.episode_deadline_s=601"],
             "cluster.block_deadline_s=901",
-            "cluster.block_deadline_s=600: a block of rollout.block=64 episodes may take 901 s",
+            "cluster.block_deadline_s=600: a block of rollout.block=16 episodes may take 901 s",
         ),
         (
             ["rollout.block=384", "rollout.in_flight=64"],
@@ -76,7 +76,7 @@ def config(*overrides):
         (
             ["cluster.start_deadline_s=3600"],
             "cluster.block_deadline_s=3720",
-            "cluster.block_deadline_s=600: a block of rollout.block=64 episodes may take 3720 s",
+            "cluster.block_deadline_s=600: a block of rollout.block=16 episodes may take 3720 s",
         ),
         (["name=a/b"], "name=a", "name='a/b' must be a plain folder name"),
         (["name=.."], "name=a", "name='..' must be a plain folder name"),

@@ -121,7 +121,7 @@ def test_only_phases_that_can_hold_others_do() -> None:
 def test_speed_is_tokens_by_time_not_a_mean_of_rates(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     for rate, took in ((100.0, 9.0), (1000.0, 1.0)):
-        log.write("ppo", update=1, rollout_tokens_per_second=rate, rollout_seconds=took)
+        log.write("ppo", update=1, rollout_tokens_per_second=rate, busy_seconds=took)
     for rate, tokens in ((100.0, 900), (1000.0, 1000)):
         log.write("sft", step=1, tokens_per_second=rate, tokens_trained=tokens)
     found = summarise_run(tmp_path)["tokens_per_second"]

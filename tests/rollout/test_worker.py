@@ -2,16 +2,18 @@
 
 import asyncio
 import statistics
+import time
 
 import pytest
 
-from rollout.engine import Completion, EngineFailure, EngineLoad, EngineSettings
+from rollout.engine import Completion, EngineFailure, EngineSettings
+from rollout.engine_load import EngineLoad
 from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.trajectory import from_block
 from rollout.trajectory_summary import from_columns
-from rollout.worker import RolloutWorker
+from rollout.worker import BLOCK_AGE_S, RolloutWorker
 from tests.support.plugins import PLUGIN
 
 GP = "cardinal/GeneralPoints-v0"
@@ -41,7 +43,7 @@ class CountingEngine:
         pass
 
     def pop_load(self):
-        return EngineLoad(float(self.most), 1.0)
+        return EngineLoad(float(self.most), 1.0, 2.0)
 
 
 @pytest.fixture
@@ -98,9 +100,49 @@ def test_a_lost_engine_is_raised_and_starts_nothing_more(worker):
     assert worker.engine.served < 12
 
 
-def test_a_block_of_nothing_is_refused(worker):
-    with pytest.raises(ValueError, match="nothing is queued or in flight"):
-        asyncio.run(worker.next_block())
+def test_where_nothing_is_in_flight_a_block_is_empty_and_comes_soon(worker):
+    begin = time.monotonic()
+    block, columns = asyncio.run(worker.next_block())
+    assert (from_block(block), from_columns(columns)) == ([], [])
+    assert BLOCK_AGE_S <= time.monotonic() - begin < BLOCK_AGE_S + 5
+
+
+def test_what_has_finished_does_not_wait_for_the_rest_of_its_block(worker):
+    """The second of three episodes takes a minute."""
+    calls, generate = [], worker.engine.generate
+
+    async def slow(prompt_ids, **options):
+        calls.append(prompt_ids)
+        await asyncio.sleep(60 * (len(calls) == 2))
+        return await generate(prompt_ids, **options)
+
+    worker.engine.generate = slow
+
+    async def work():
+        await worker.submit(requests(3))
+        finished = []
+        while len(finished) < 2:
+            block, _ = await worker.next_block()
+            finished += from_block(block)
+        return finished
+
+    begin = time.monotonic()
+    assert len(run(worker, work())) == 2
+    assert time.monotonic() - begin < 30
+
+
+def test_dropped_episodes_never_come_back(worker):
+    async def work():
+        await worker.submit(requests(9))
+        await asyncio.sleep(0.03)
+        waiting = asyncio.ensure_future(worker.next_block())
+        await worker.drop()
+        empty, _ = await waiting
+        await worker.submit(requests(2))
+        after, _ = await worker.next_block()
+        return from_block(empty), sorted(t.id for t in from_block(after))
+
+    assert run(worker, work()) == ([], ["x/0", "x/1"])
 
 
 def test_reconfigured_it_forgets_its_episodes_and_runs_the_new_ones(worker):
@@ -109,14 +151,17 @@ def test_reconfigured_it_forgets_its_episodes_and_runs_the_new_ones(worker):
         await asyncio.sleep(0)
         await worker.reconfigure({"w": ENVIRONMENTS["v"]}, LIMITS, ProcessLimits())
         await worker.submit(requests(2, "w"))
-        block, _ = await worker.next_block()
-        return [(t.id, t.variant) for t in from_block(block)]
+        played = []
+        while len(played) < 2:
+            block, _ = await worker.next_block()
+            played += [(t.id, t.variant) for t in from_block(block)]
+        return played
 
     assert sorted(run(worker, work())) == [("x/0", "w"), ("x/1", "w")]
 
 
 def test_load_is_the_engines(worker):
-    assert worker.pop_load() == EngineLoad(0.0, 1.0)
+    assert worker.pop_load() == EngineLoad(0.0, 1.0, 2.0)
 
 
 EIGHT = {

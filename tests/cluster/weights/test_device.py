@@ -135,13 +135,25 @@ def channel(workers, rank=0, parallel=2, **deadlines):
         rollout=replace(cfg.rollout, workers=len(workers), tensor_parallel=parallel),
         cluster=replace(cfg.cluster, **{"sync_deadline_s": 40.0, **deadlines}),
     )
-    return DeviceChannel("nccl", cfg, workers, rank)
+    return DeviceChannel("nccl", cfg, workers, FakeBuffer(), rank)
+
+
+class FakeBuffer:
+    """Answers `published` at once."""
+
+    def __init__(self):
+        self.versions = []
+        self.published = self
+
+    def remote(self, version):
+        self.versions.append(version)
+        return ray.put(None)
 
 
 def test_every_engine_gets_every_weight(workers, nccl, learner):
     communicator, made = nccl(Broadcasts()), workers()
     opened = channel(made)
-    done = opened.publish(3, learner)
+    done = opened.publish(3, learner)()
     expected = {n: t.clone() for bucket in learner.weights(10_000) for n, t in bucket}
     assert done.version == 3
     assert done.bytes == sum(t.numel() * t.element_size() for t in expected.values())

@@ -1,5 +1,6 @@
 """Weights as objects: every worker gets every bucket once, and a lost one is named."""
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import ray
 import torch
 
+from cluster.buffer import TrajectoryBuffer
 from cluster.failures import DeadlineExceeded, WorkerLost
 from cluster.weights.object_store import ObjectStoreChannel, publish
 from rollout.bucket import unpack
@@ -22,6 +24,8 @@ class Receiver:
 
     async def receive(self, version, refs):
         buckets = [await ref for ref in refs]
+        if version == 0:
+            await asyncio.sleep(60)
         if version < 0:
             raise RuntimeError("no room\nand much more")
         for _, data in buckets:
@@ -31,7 +35,10 @@ class Receiver:
             [(name, float(tensor.sum())) for name, tensor in unpack(header, data.copy())]
             for header, data in buckets
         ]
-        return 0.0
+        return 0.5
+
+    def node(self):
+        return "here"
 
     def got(self):
         return self.received
@@ -61,13 +68,22 @@ def workers():
 
 def channel(workers, rank=0, **cluster):
     cfg = config()
-    return ObjectStoreChannel(replace(cfg, cluster=replace(cfg.cluster, **cluster)), workers, rank)
+    cfg = replace(cfg, cluster=replace(cfg.cluster, **cluster))
+    buffer = TrajectoryBuffer.remote(workers, cfg)
+    ray.get(buffer.published.remote(-1), timeout=60)  # it has started
+    return ObjectStoreChannel(cfg, buffer, rank)
+
+
+def send(version, workers):
+    buffer = TrajectoryBuffer.remote(workers, config())
+    publish(version, [[("a", torch.zeros(4))]], buffer, deadline_s=120)()
 
 
 def test_weights_reach_every_worker_in_buckets(workers):
     engine = Gathered()
-    done = channel(workers, sync_bucket_mib=3).publish(7, engine)
-    assert (done.version, done.buckets) == (7, 2)
+    done = channel(workers, sync_bucket_mib=3).publish(7, engine)()
+    assert (done.version, done.buckets, done.paused_seconds) == (7, 2, [0.5, 0.5])
+    assert 0 < done.sent_seconds < done.seconds
     assert done.bytes == 448 + 256 + 64  # each tensor begins at a multiple of 64 bytes
     assert engine.limit == 3 * 2**20
     expected = {7: [[("a", 100.0)], [("b", 50.0), ("c", 1.0)]]}
@@ -84,14 +100,14 @@ def test_other_ranks_only_gather(workers):
 def test_a_publish_to_a_dead_worker_says_so(workers):
     ray.kill(workers[1])
     with pytest.raises(WorkerLost, match=r"rollout worker 1 .* receive weights of version 8"):
-        publish(8, [[("a", torch.zeros(4))]], workers, deadline_s=20)
+        send(8, workers)
 
 
 def test_a_worker_that_refuses_is_named_with_its_cause(workers):
     with pytest.raises(WorkerLost, match=r"rollout worker \d .*: RuntimeError: no room$"):
-        publish(-1, [[("a", torch.zeros(4))]], workers, deadline_s=20)
+        send(-1, workers)
 
 
 def test_the_deadline_is_the_clusters_own(workers):
-    with pytest.raises(DeadlineExceeded, match=r"within 1e-06 s \(cluster.sync_deadline_s\)"):
-        channel(workers, sync_deadline_s=1e-6).publish(7, Gathered())
+    with pytest.raises(DeadlineExceeded, match=r"within 1 s \(cluster.sync_deadline_s\)"):
+        channel(workers, sync_deadline_s=1.0).publish(0, Gathered())()

@@ -13,7 +13,7 @@ from tests.support.learner import config
     [("object_store", ObjectStoreChannel), ("nccl", DeviceChannel), ("ipc", DeviceChannel)],
 )
 def test_the_channel_by_its_name(name, kind):
-    channel = open_channel(name, config(), [], 1)
+    channel = open_channel(name, config(), [], None, 1)
     assert isinstance(channel, kind)
     assert channel._rank == 1
     assert getattr(channel, "_name", name) == name

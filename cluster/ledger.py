@@ -1,0 +1,295 @@
+"""The ledger: where each requested episode is. Plain Python, without Ray, threads or a clock.
+
+    queued ─► running (on a worker) ─► ready ─► taken (by an update) ─► trained
+       ▲          │ its worker was lost           └─► dropped (failed, too old, foreign)
+       └──────────┘
+Training episodes are admitted in groups, by the rule of `Stream`; evaluation episodes come
+before them and have no part in admission.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from rollout.episode import EpisodeRequest
+from rollout.trajectory_summary import TrajectorySummary
+
+
+class Stored(Protocol):
+    """A finished trajectory, wherever its arrays are."""
+
+    @property
+    def summary(self) -> TrajectorySummary:
+        """Its id, end, tokens and oldest policy version."""
+
+
+S = TypeVar("S", bound=Stored)
+
+
+@dataclass(eq=False)
+class Group(Generic[S]):
+    """Episodes that are admitted, taken and compared together: plays of one seed, or a request.
+
+    number: of the stream's groups; -1 of an evaluation.
+    oldest_engine: least policy version of an engine that may play them; None: any.
+    results: of its finished episodes, by id.
+    """
+
+    requests: list[EpisodeRequest]
+    number: int = -1
+    oldest_engine: int | None = None
+    results: dict[str, S] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every episode has ended, well or not."""
+        return len(self.results) == len(self.requests)
+
+    @property
+    def failed(self) -> bool:
+        """Whether every episode has failed: there is nothing to train on."""
+        return self.finished and all(r.summary.end == "failed" for r in self.results.values())
+
+    def in_order(self) -> list[S]:
+        """The results in the order of the requests."""
+        return [self.results[request.id] for request in self.requests]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What the training episodes are, and how far ahead of the learner they may be played.
+
+    A group that will be trained on by update u (counted from 1, by a learner of version u - 1)
+    is played by engines of version u - 1 - max_staleness at least. As all of its tokens are
+    then of that version or a newer one, no trajectory is older than the bound when it is taken.
+    This is the rule of AReaL (Fu et al. 2025, arXiv 2505.24298, eq. 3), with the version of the
+    engine in the place of the learner's, which is ahead of it while weights travel.
+
+    groups: (number, requests) of each group, in the order in which they are trained on.
+    groups_per_update: groups of an update; when a group fails, the next one takes its place.
+    max_staleness: policy versions that a trajectory may lag.
+    first_update: the update that the first group belongs to.
+    last_update: no group is admitted for a later one.
+    """
+
+    groups: Iterator[tuple[int, list[EpisodeRequest]]]
+    groups_per_update: int
+    max_staleness: int
+    first_update: int
+    last_update: int
+
+
+class Batch(NamedTuple, Generic[S]):
+    """The episodes of one update.
+
+    results: those that did not fail, first admitted first.
+    staleness: how many of them are 0, 1, … versions old, up to the bound.
+    failed: episodes that failed since the batch before it was taken.
+    next_group: number of the first group that no update has taken; a resume begins with it.
+    """
+
+    results: list[S]
+    staleness: list[int]
+    failed: int
+    next_group: int
+
+
+class Ledger(Generic[S]):
+    """Keeps the state of every episode of the run's present epoch.
+
+    An epoch begins with `begin`: a restarted learner plays again what it has not trained on.
+    """
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of the stream
+        self._urgent: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of evaluations
+        self._running: dict[str, tuple[int, EpisodeRequest, Group[S]]] = {}
+        self._load: Counter[int] = Counter()  # running episodes by worker
+        self._ahead: deque[Group[S]] = deque()  # groups that no update has taken, as admitted
+        self._taken: dict[int, list[Group[S]]] = {}  # by update
+        self._update = 0  # the last one that took a batch
+        self._stream: Stream | None = None
+        self._next: tuple[int, list[EpisodeRequest]] | None = None
+        self._trained = 0
+        self._failures: list[TrajectorySummary] = []
+        self.dropped: Counter[str] = Counter()
+
+    def begin(self, stream: Stream) -> None:
+        """Begin an epoch of training: forget all other episodes, those that run included."""
+        self.__init__()  # type: ignore[misc]
+        self._stream, self._update = stream, stream.first_update - 1
+        self._next = next(stream.groups, None)
+
+    def end(self) -> None:
+        """Admit no more training episodes, and forget those that no update has taken."""
+        self._stream = self._next = None
+        forgotten = {id(group) for group in self._ahead}
+        self._queue.clear()
+        self._ahead.clear()
+        for name, (worker, _, group) in list(self._running.items()):
+            if id(group) in forgotten:
+                self._load[worker] -= 1
+                del self._running[name]
+
+    def request(self, requests: list[EpisodeRequest]) -> Group[S]:
+        """Queue episodes outside the stream, before all others; the group says when they end."""
+        group: Group[S] = Group(requests)
+        self._urgent += [(request, group) for request in requests]
+        return group
+
+    def running(self, worker: int) -> int:
+        """How many episodes a worker has."""
+        return self._load[worker]
+
+    def assign(self, versions: list[int], capacity: int) -> dict[int, list[EpisodeRequest]]:
+        """Give queued episodes to workers, each to the one that has fewest; admits new groups.
+
+        Args:
+            versions: policy version of each worker's engine; -1 before its first weights.
+            capacity: most episodes of a worker.
+        """
+        given: dict[int, list[EpisodeRequest]] = {}
+        while True:
+            entry = self._first(max(versions, default=-1))
+            if entry is None:
+                return given
+            request, group = entry
+            worker = self._least_loaded(versions, group.oldest_engine, capacity)
+            if worker is None:
+                return given
+            (self._urgent or self._queue).popleft()
+            self._running[request.id] = (worker, request, group)
+            self._load[worker] += 1
+            given.setdefault(worker, []).append(request)
+
+    def _first(self, newest: int) -> tuple[EpisodeRequest, Group[S]] | None:
+        if self._urgent:
+            return self._urgent[0]
+        if not self._queue:
+            self._admit(newest)
+        return self._queue[0] if self._queue else None
+
+    def _admit(self, newest: int) -> None:
+        """Queue the stream's next group, if an engine of the newest version may play it."""
+        stream = self._stream
+        if stream is None or self._next is None:
+            return
+        update = self._update + 1 + len(self._ahead) // stream.groups_per_update
+        oldest = max(0, update - 1 - stream.max_staleness)
+        if update > stream.last_update or oldest > newest:
+            return
+        number, requests = self._next
+        group: Group[S] = Group(requests, number, oldest)
+        self._ahead.append(group)
+        self._queue += [(request, group) for request in requests]
+        self._next = next(stream.groups, None)
+
+    def _least_loaded(self, versions: list[int], oldest: int | None, capacity: int) -> int | None:
+        allowed = [
+            worker
+            for worker, version in enumerate(versions)
+            if self._load[worker] < capacity and (oldest is None or version >= oldest)
+        ]
+        return min(allowed, key=lambda worker: self._load[worker], default=None)
+
+    def finish(self, results: list[S]) -> None:
+        """Episodes have ended; those that the ledger does not know are foreign, and dropped."""
+        for result in results:
+            worker, _, group = self._running.pop(result.summary.id, (None, None, None))
+            if worker is None or group is None:
+                self.dropped["foreign"] += 1
+                continue
+            self._load[worker] -= 1
+            group.results[result.summary.id] = result
+            if group.number < 0:
+                continue
+            if result.summary.end == "failed":
+                self.dropped["failed"] += 1
+                self._failures.append(result.summary)
+            if group.failed:
+                self._ahead.remove(group)
+
+    @property
+    def failures(self) -> list[TrajectorySummary]:
+        """Training episodes that failed since the last batch was taken."""
+        return self._failures
+
+    def lose(self, worker: int) -> None:
+        """A worker is gone: its episodes are played elsewhere, before all that is queued."""
+        lost = [entry for entry in self._running.values() if entry[0] == worker]
+        for _, request, group in reversed(lost):
+            del self._running[request.id]
+            (self._urgent if group.number < 0 else self._queue).appendleft((request, group))
+        self._load[worker] = 0
+
+    def take(self, update: int) -> Batch[S] | None:
+        """The batch of an update, once its groups have finished; None before.
+
+        Groups are taken in the order in which they were admitted, so that short episodes come
+        no sooner than long ones. One that is too old is dropped and played again.
+        """
+        stream = self._stream
+        assert stream is not None, "take without begin"
+        assert update == self._update + 1, f"update {update} takes after {self._update}"
+        size = stream.groups_per_update
+        groups = [self._ahead[i] for i in range(min(size, len(self._ahead)))]
+        if len(groups) < size or not all(group.finished for group in groups):
+            return None
+        for group in groups:
+            self._drop_too_old(group, update - 1 - stream.max_staleness)
+        if not all(group.finished for group in groups):
+            return None
+        for _ in groups:
+            self._ahead.popleft()
+        self._taken[update], self._update = groups, update
+        failed, self._failures = len(self._failures), []
+        results = [r for group in groups for r in group.in_order() if r.summary.end != "failed"]
+        return Batch(results, self._staleness(results), failed, self.next_group)
+
+    def _staleness(self, results: list[S]) -> list[int]:
+        """Trajectories by staleness; the assertion is the invariant staleness-is-bounded."""
+        assert self._stream is not None
+        counts = [0] * (self._stream.max_staleness + 1)
+        for result in results:
+            if result.summary.oldest_version >= 0:
+                late = self._update - 1 - result.summary.oldest_version
+                assert 0 <= late < len(counts), f"{result.summary.id} is {late} versions old"
+                counts[late] += 1
+        return counts
+
+    def _drop_too_old(self, group: Group[S], oldest: int) -> None:
+        """Play episodes again whose oldest action token is of an older version."""
+        for request in group.requests:
+            if 0 <= group.results[request.id].summary.oldest_version < oldest:
+                del group.results[request.id]
+                self.dropped["too old"] += 1
+                self._queue.appendleft((request, group))
+                group.oldest_engine = max(0, oldest)
+
+    def trained(self, update: int) -> None:
+        """The update has ended: what it took is trained on."""
+        self._trained += sum(len(group.requests) for group in self._taken.pop(update, []))
+
+    @property
+    def next_group(self) -> int:
+        """Number of the first group of the stream that no update has taken."""
+        if self._ahead:
+            return self._ahead[0].number
+        return self._next[0] if self._next is not None else -1
+
+    def states(self) -> dict[str, int]:
+        """How many episodes are where now, and how many were trained on and dropped so far."""
+        ready = sum(
+            r.summary.end != "failed" for group in self._ahead for r in group.results.values()
+        )
+        return {
+            "queued": len(self._queue) + len(self._urgent),
+            "running": len(self._running),
+            "ready": ready,
+            "taken": sum(len(g.requests) for groups in self._taken.values() for g in groups),
+            "trained": self._trained,
+            **{f"dropped {why}": n for why, n in sorted(self.dropped.items())},
+        }

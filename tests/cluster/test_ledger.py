@@ -1,0 +1,285 @@
+"""The ledger: every episode is somewhere, in order, and never older than the bound."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.ledger import Ledger, Stream
+from rollout.episode import EpisodeRequest
+from rollout.trajectory_summary import TrajectorySummary
+
+
+@dataclass
+class Result:
+    summary: TrajectorySummary
+
+
+def result(request, version=0, end="terminated"):
+    name = request if isinstance(request, str) else request.id
+    failure = "broke" if end == "failed" else ""
+    return Result(TrajectorySummary(name, end, failure, 1.0, 5, 3, version, {}))
+
+
+def groups(first=0, size=1):
+    number = first
+    while True:
+        requests = [EpisodeRequest(f"g{number}/{i}", "v", number, number, i) for i in range(size)]
+        yield number, requests
+        number += 1
+
+
+def ledger(staleness=0, per_update=4, size=1, first=0, update=1, last=10):
+    made = Ledger()
+    made.begin(Stream(groups(first, size), per_update, staleness, update, last))
+    return made
+
+
+def ids(requests):
+    return [request.id for request in requests]
+
+
+def all_given(given):
+    return sorted((r for requests in given.values() for r in requests), key=lambda r: r.seed)
+
+
+def test_at_bound_zero_one_batch_is_played_under_each_version():
+    made = ledger()
+    first = made.assign([0, 0], 100)
+    assert ids(all_given(first)) == ["g0/0", "g1/0", "g2/0", "g3/0"]
+    assert [len(requests) for requests in first.values()] == [2, 2]
+    assert made.assign([0, 0], 100) == {}
+    assert made.take(1) is None
+    made.finish([result(r) for r in all_given(first)])
+    batch = made.take(1)
+    assert [r.summary.id for r in batch.results] == ["g0/0", "g1/0", "g2/0", "g3/0"]
+    assert (batch.staleness, batch.failed, batch.next_group) == ([4], 0, 4)
+    assert made.assign([0, 0], 100) == {}, "the learner's weights have not arrived"
+    made.trained(1)
+    assert list(made.assign([0, 1], 100)) == [1], "only the engine that has them plays"
+
+
+@pytest.mark.parametrize("bound", [0, 1, 2, 5])
+def test_engines_play_as_far_ahead_as_the_bound(bound):
+    made = ledger(bound)
+    given = all_given(made.assign([0], 1000))
+    assert len(given) == 4 * (bound + 1)
+    made.finish([result(r) for r in given])
+    assert made.take(1).staleness == [4] + [0] * bound
+    assert made.assign([0], 1000) == {}
+    assert len(all_given(made.assign([1], 1000))) == 4
+
+
+def test_nobody_plays_before_the_first_weights_and_none_beyond_the_last_update():
+    made = ledger(staleness=3, last=2)
+    assert made.assign([-1], 100) == {}
+    assert len(all_given(made.assign([0], 100))) == 8
+
+
+def test_each_episode_goes_to_the_worker_with_fewest_and_none_gets_more_than_its_capacity():
+    made = ledger(per_update=12)
+    given = made.assign([0, 0, 0], 3)
+    assert [len(given[worker]) for worker in range(3)] == [3, 3, 3]
+    made.finish([result(r) for r in given[1][:2]])
+    assert {w: len(r) for w, r in made.assign([0, 0, 0], 3).items()} == {1: 2}
+    assert [made.running(worker) for worker in range(3)] == [3, 3, 3]
+
+
+def test_a_slow_episode_is_waited_for_and_nothing_overtakes_it():
+    made = ledger(staleness=1)
+    given = all_given(made.assign([0], 100))
+    made.finish([result(r) for r in given[1:]])
+    assert made.take(1) is None, "seven of eight are ready, and the first is not"
+    made.finish([result(given[0])])
+    assert [r.summary.id for r in made.take(1).results] == ids(given[:4])
+    made.trained(1)
+    assert [r.summary.id for r in made.take(2).results] == ids(given[4:])
+
+
+def test_a_failed_group_makes_room_for_the_next_and_is_counted():
+    made = ledger()
+    given = all_given(made.assign([0], 100))
+    made.finish([result(given[1], end="failed")])
+    more = all_given(made.assign([0], 100))
+    assert ids(more) == ["g4/0"]
+    made.finish([result(r) for r in [given[0], *given[2:], *more]])
+    batch = made.take(1)
+    assert [r.summary.id for r in batch.results] == ["g0/0", "g2/0", "g3/0", "g4/0"]
+    assert (batch.failed, batch.next_group) == (1, 5)
+    assert made.failures == []
+    assert made.states()["dropped failed"] == 1
+
+
+def test_a_group_is_whole_and_goes_on_without_a_member_that_failed():
+    made = ledger(per_update=2, size=3)
+    given = all_given(made.assign([0], 100))
+    assert len(given) == 6
+    made.finish([result(given[0], end="failed"), *map(result, given[1:5])])
+    assert made.assign([0], 100) == {}
+    assert made.take(1) is None
+    made.finish([result(given[5])])
+    batch = made.take(1)
+    assert [r.summary.id for r in batch.results] == ids(given[1:])
+    assert batch.failed == 1
+
+
+def test_what_is_too_old_is_dropped_and_played_again():
+    made = ledger(staleness=0, first=8, update=3)
+    given = all_given(made.assign([2], 100))
+    made.finish([result(r, version=1 + (i > 0)) for i, r in enumerate(given)])
+    assert made.take(3) is None
+    assert made.states()["dropped too old"] == 1
+    again = made.assign([2], 100)
+    assert ids(all_given(again)) == ["g8/0"]
+    made.finish([result("g8/0", version=2)])
+    assert made.take(3).staleness == [4]
+
+
+def test_a_lost_workers_episodes_are_played_first_by_another():
+    made = ledger(per_update=8)
+    given = made.assign([0, 0], 3)
+    lost = ids(given[0])
+    made.lose(0)
+    assert made.running(0) == 0
+    again = made.assign([-1, 0], 6)
+    assert ids(again[1]) == lost
+    made.finish([result(name) for name in lost])
+    made.finish([result(lost[0])])
+    assert made.states()["dropped foreign"] == 1, "it comes a second time, from a worker given up"
+
+
+def test_an_evaluation_comes_first_and_takes_no_room():
+    made = ledger()
+    made.assign([0], 2)
+    request = [EpisodeRequest(f"eval/{i}", "e", i, i) for i in range(3)]
+    group = made.request(request)
+    made.finish([result("g0/0")])
+    assert ids(made.assign([0], 2)[0]) == ["eval/0"]
+    made.finish([result("g1/0")])
+    assert ids(made.assign([0], 4)[0]) == ["eval/1", "eval/2", "g2/0"]
+    made.finish([result("eval/1", version=-1), result("eval/0"), result("eval/2", end="failed")])
+    assert group.finished
+    assert [r.summary.id for r in group.in_order()] == ids(request)
+    assert made.failures == [], "an evaluation's failures are its own"
+
+
+def test_an_evaluation_needs_no_weights_from_a_learner():
+    made = Ledger()
+    made.request([EpisodeRequest("eval/0", "e", 0, 0)])
+    assert ids(made.assign([-1], 1)[0]) == ["eval/0"]
+
+
+def test_a_new_epoch_knows_nothing_of_the_old_one():
+    made = ledger()
+    old = all_given(made.assign([0], 100))
+    made.finish([result(old[0])])
+    made.begin(Stream(groups(4), 4, 0, 2, 10))
+    assert made.running(0) == 0
+    made.finish([result(old[1])])
+    assert made.states() == {
+        "queued": 0,
+        "running": 0,
+        "ready": 0,
+        "taken": 0,
+        "trained": 0,
+        "dropped foreign": 1,
+    }
+    assert ids(all_given(made.assign([1], 100))) == ["g4/0", "g5/0", "g6/0", "g7/0"]
+
+
+def test_states_add_up():
+    made = ledger(staleness=1, per_update=2)
+    given = all_given(made.assign([0], 3))
+    made.finish([result(r) for r in given[:2]])
+    made.take(1)
+    assert made.states() == {"queued": 1, "running": 1, "ready": 0, "taken": 2, "trained": 0}
+    made.trained(1)
+    assert made.states() == {"queued": 1, "running": 1, "ready": 0, "taken": 0, "trained": 2}
+
+
+def test_a_batch_can_be_taken_while_the_one_before_is_trained_on():
+    made = ledger(staleness=1, per_update=2)
+    made.finish([result(r) for r in all_given(made.assign([0], 9))])
+    made.take(1)
+    assert made.take(2).staleness == [0, 2], "when it is trained on, the learner is at version 1"
+    assert (made.states()["taken"], made.states()["trained"]) == (4, 0)
+    made.trained(1)
+    assert (made.states()["taken"], made.states()["trained"]) == (2, 2)
+    made.trained(7)
+    assert (made.states()["taken"], made.states()["trained"]) == (2, 2)
+
+
+class Simulation:
+    """Workers that play at random speeds, die, and get new weights one after another."""
+
+    def __init__(self, seed, staleness, per_update, size, workers, updates=6):
+        self.random = random.Random(seed)
+        self.ledger = ledger(staleness, per_update, size, last=updates)
+        self.versions, self.playing = [0] * workers, [[] for _ in range(workers)]
+        self.staleness, self.updates, self.capacity = staleness, updates, 1 + seed % 7
+        self.fails, self.batches, self.learner = seed % 3 == 0, [], 0
+
+    def step(self):
+        """One thing happens somewhere."""
+        for worker, requests in self.ledger.assign(self.versions, self.capacity).items():
+            self.playing[worker] += [(r, self.versions[worker]) for r in requests]
+        busy = [worker for worker, episodes in enumerate(self.playing) if episodes]
+        action = self.random.random()
+        if action < 0.05 and busy:
+            worker = self.random.choice(busy)
+            self.playing[worker] = []
+            self.ledger.lose(worker)
+        elif action < 0.3:
+            worker = self.random.randrange(len(self.versions))
+            self.versions[worker] = self.learner
+        elif action < 0.7 and busy:
+            worker = self.random.choice(busy)
+            episodes = self.playing[worker]
+            request, version = episodes.pop(self.random.randrange(len(episodes)))
+            end = "failed" if self.fails and self.random.random() < 0.2 else "terminated"
+            self.ledger.finish([result(request, version, end)])
+        else:
+            self.take()
+
+    def take(self):
+        batch = self.ledger.take(self.learner + 1)
+        if batch is not None:
+            self.batches.append(batch)
+            self.learner += 1
+            self.ledger.trained(self.learner)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.integers(0, 4),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 4),
+)
+def test_whatever_happens_no_batch_is_late_old_or_short_and_no_wait_is_forever(
+    seed, staleness, per_update, size, workers
+):
+    run = Simulation(seed, staleness, per_update, size, workers)
+    for _ in range(20_000):
+        if run.learner == run.updates:
+            break
+        run.step()
+        states = run.ledger.states()
+        alive = states["queued"] + states["running"] + states["ready"] + states["taken"]
+        assert alive <= (staleness + 1) * per_update * size
+    assert run.learner == run.updates, f"stands still: {run.ledger.states()}"
+    seen = [r.summary.id for batch in run.batches for r in batch.results]
+    assert len(set(seen)) == len(seen)
+    numbers = [int(name[1:].split("/")[0]) for name in seen]
+    assert numbers == sorted(numbers), "first admitted, first taken"
+    for batch in run.batches:
+        groups_in = {r.summary.id.split("/")[0] for r in batch.results}
+        assert len(groups_in) == per_update
+        assert sum(batch.staleness) == len(batch.results)
+    if not run.fails:
+        assert len(seen) == run.updates * per_update * size
