@@ -7,6 +7,7 @@ runs on tensors without data, so that its renaming, merging, tying and exception
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -30,9 +31,8 @@ def check_tensors(trunk: PreTrainedModel, shapes: Mapping[str, Shape]) -> None:
         ValueError: names the first tensors that differ, with their shapes.
     """
     empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    plan = LoadStateDictConfig(
-        device_map={"": torch.device("meta")}, weight_mapping=get_model_conversion_mapping(trunk)
-    )
+    mapping: list[Any] = list(get_model_conversion_mapping(trunk))
+    plan = LoadStateDictConfig(device_map={"": torch.device("meta")}, weight_mapping=mapping)
     expected = {name: tuple(tensor.shape) for name, tensor in trunk.state_dict().items()}
     loaded, _ = convert_and_load_state_dict_in_model(trunk, empty, plan)
     trunk.tie_weights(missing_keys=loaded.missing_keys, recompute_mapping=False)
