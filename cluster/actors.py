@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 
 import ray
 from ray import ObjectRef
@@ -89,10 +88,8 @@ class RolloutActor:
         return await self._worker.next_block()
 
     async def receive(self, version: int, refs: list[ObjectRef[PackedBucket]]) -> float:
-        """Replace the weights by those of the referenced buckets; returns seconds."""
-        begin = time.monotonic()
-        await self._engine().receive(version, [await ref for ref in refs])
-        return time.monotonic() - begin
+        """Replace the weights by those of the referenced buckets; returns seconds of the pause."""
+        return await self._engine().receive(version, [await ref for ref in refs])
 
     async def init_weight_transfer(self, info: ChannelMessage) -> None:
         """Join the learner's weight channel."""

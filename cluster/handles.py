@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
-import numpy as np
 import ray
-from numpy.typing import NDArray
 from ray import ObjectRef
 
 from configs.schema import RunConfig
-from rollout.bucket import BucketHeader
+from rollout.bucket import PackedBucket
 from rollout.engine_load import EngineLoad
 from rollout.environments import Environments as Environments
 from rollout.episode import EpisodeRequest
@@ -24,7 +22,6 @@ from rollout.trajectory_summary import SummaryColumns, TrajectorySummary
 P = ParamSpec("P")
 T = TypeVar("T")
 ChannelMessage = dict[str, object]  # vLLM's own init and update info, as keyword arguments
-PackedBucket = tuple[BucketHeader, NDArray[np.uint8]]
 
 
 class BlockRows(NamedTuple):

@@ -1,10 +1,7 @@
 """The ledger: where each requested episode is. Plain Python, without Ray, threads or a clock.
 
-    queued ─► running (on a worker) ─► ready ─► taken (by an update) ─► trained
-       ▲          │ its worker was lost           └─► dropped (failed, too old, foreign)
-       └──────────┘
-Training episodes are admitted in groups, by the rule of `Stream`; evaluation episodes come
-before them and have no part in admission.
+Queued, running on a worker, ready, taken by an update, trained; or dropped: failed, too old, foreign.
+Training episodes are admitted in groups, by the rule of `Stream`; evaluation's come before them.
 """
 
 from __future__ import annotations

@@ -53,32 +53,34 @@ def policy_terms(
         turns: int64 [N], the turn of each token; when given, the ratio is of whole answers and
             a turn's advantage is the mean of its tokens'.
     """
-    if correction == "none":
-        proximal = behavior
+    proximal = behavior if correction == "none" else proximal
     log_ratio, log_correction = logprobs - proximal, proximal - behavior
     if correction == "sequence":
         assert answers is not None
-        size = int(answers[-1]) + 1 if len(answers) else 0
-        log_correction = _per_turn(log_correction, answers, size)[answers]
+        log_correction = _per_turn(log_correction, answers)[answers]
     if turns is not None:
-        size = int(turns[-1]) + 1 if len(turns) else 0
-        ones = torch.ones_like(advantages)
-        log_ratio = _per_turn(weights * log_ratio, turns, size)
-        log_correction = _per_turn(weights * log_correction, turns, size)
-        advantages = _per_turn(advantages, turns, size) / _per_turn(ones, turns, size)
+        log_ratio = _per_turn(weights * log_ratio, turns)
+        log_correction = _per_turn(weights * log_correction, turns)
+        tokens = _per_turn(torch.ones_like(advantages), turns)
+        advantages = _per_turn(advantages, turns) / tokens
         weights = torch.ones_like(advantages)
     ratio = log_ratio.exp()
     bounded = ratio.clamp(1 - clip, 1 + clip)
     surrogate = torch.minimum(ratio * advantages, bounded * advantages)
-    factor = log_correction.detach().exp()
-    if correction == "masked":
-        factor = torch.where((factor >= 1 / cap) & (factor <= cap), factor, 0.0)
-    factor = factor.clamp(max=cap)
+    factor = _correction(log_correction, cap, masked=correction == "masked")
     clipped = (bounded * advantages < ratio * advantages).detach()
     return PolicyTerms(-weights * factor * surrogate, clipped)
 
 
-def _per_turn(values: Tensor, turns: Tensor, size: int) -> Tensor:
+def _correction(log_correction: Tensor, cap: float, masked: bool) -> Tensor:
+    factor = log_correction.detach().exp()
+    if masked:
+        return torch.where((factor >= 1 / cap) & (factor <= cap), factor, 0.0)
+    return factor.clamp(max=cap)
+
+
+def _per_turn(values: Tensor, turns: Tensor) -> Tensor:
+    size = int(turns[-1]) + 1 if len(turns) else 0
     return values.new_zeros(size).index_add(0, turns, values)
 
 

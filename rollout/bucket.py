@@ -1,13 +1,14 @@
-"""A weight bucket: many named tensors in one flat byte array, and the header that names them.
+"""A weight bucket: many named tensors as bytes, and the header that names them and their places.
 
-The learner cuts weights into buckets and packs them; the engine unpacks them.
+The learner cuts weights into buckets and packs them; the engine's actor writes each to a file, from
+which the engine unpacks it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -40,8 +41,15 @@ class BucketHeader:
         return asdict(self)
 
 
-def pack(tensors: Iterable[NamedTensor]) -> tuple[BucketHeader, NDArray[np.uint8]]:
-    """Copy named tensors into one uint8 [bytes] array on the CPU."""
+class PackedBucket(NamedTuple):
+    """A bucket on its way: its header, and uint8 [bytes] of each tensor."""
+
+    header: BucketHeader
+    parts: list[NDArray[np.uint8]]
+
+
+def pack(tensors: Iterable[NamedTensor]) -> PackedBucket:
+    """The header of named tensors, and their bytes: views, where they are contiguous on the CPU."""
     items = [(name, tensor.detach()) for name, tensor in tensors]
     offsets, end = [], 0
     for _, tensor in items:
@@ -55,10 +63,17 @@ def pack(tensors: Iterable[NamedTensor]) -> tuple[BucketHeader, NDArray[np.uint8
         offsets=offsets,
         bytes=end,
     )
-    data = np.empty(end, np.uint8)
-    for (_, view), (_, tensor) in zip(unpack(header, data), items, strict=True):
-        view.copy_(tensor)
-    return header, data
+    flat = (tensor.cpu().contiguous().reshape(-1) for _, tensor in items)
+    return PackedBucket(header, [tensor.view(torch.uint8).numpy() for tensor in flat])
+
+
+def write(bucket: PackedBucket, file: IO[bytes]) -> None:
+    """Write a bucket's bytes to an empty file, each tensor at its place."""
+    file.truncate(bucket.header.bytes)
+    for offset, part in zip(bucket.header.offsets, bucket.parts, strict=True):
+        file.seek(offset)
+        file.write(part.data)
+    file.flush()
 
 
 def unpack(header: BucketHeader, data: NDArray[np.uint8]) -> list[NamedTensor]:

@@ -10,17 +10,20 @@ import asyncio
 import copy
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout.bucket import BucketHeader
-from rollout.engine_load import EngineLoad, LoadRecorder, load_recorder
+from rollout.bucket import PackedBucket, write
+from rollout.engine_load import EngineLoad, LoadRecorder
 from rollout.engine_log import EngineLog
 from rollout.pictures import Picture
 from rollout.renderer import FORBIDDEN_BIAS
@@ -137,7 +140,7 @@ class InferenceEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        load, log = load_recorder(), EngineLog()
+        load, log = _load_recorder(), EngineLog()
         arguments: dict[str, Any] = _arguments(settings)
         try:
             llm = AsyncLLM.from_engine_args(
@@ -228,22 +231,35 @@ class InferenceEngine:
             stopped=answer.finish_reason == "stop",
         )
 
-    async def receive(
-        self, version: int, buckets: Iterable[tuple[BucketHeader, NDArray[np.uint8]]]
-    ) -> None:
+    async def receive(self, version: int, buckets: Sequence[PackedBucket]) -> float:
         """Replace all weights; sequences in flight pause and continue under the new version.
+
+        A bucket is written while the one before it loads, the first before the pause: at most two
+        are in shared memory beside the buckets themselves.
 
         Args:
             version: policy version of the new weights.
-            buckets: header and uint8 [bytes] array of each.
+            buckets: all of them, in the order of the learner's gathering.
+
+        Returns:
+            Seconds of the pause.
         """
-        await self.start_weight_update()
-        for header, data in buckets:
-            with tempfile.NamedTemporaryFile(dir=_shared_memory(), prefix="cardinal-w-") as file:
-                data.tofile(file)
-                file.flush()
-                await self.update_weights({"path": file.name, "header": header.to_dict()})
-        await self.finish_weight_update(version)
+        with ExitStack() as files:
+            following = await asyncio.to_thread(_write, buckets[0], files)
+            begin = time.monotonic()
+            await self.start_weight_update()
+            for bucket, ahead in zip_longest(buckets, buckets[1:]):
+                file = following
+                message = {"path": str(file), "header": bucket.header.to_dict()}
+                loading = self.update_weights(message)
+                if ahead is None:
+                    await loading
+                else:
+                    writing = asyncio.to_thread(_write, ahead, files)
+                    _, following = await asyncio.gather(loading, writing)
+                file.unlink()
+            await self.finish_weight_update(version)
+        return time.monotonic() - begin
 
     async def init_weight_transfer(self, info: dict[str, object]) -> None:
         """Join the channel; `info` is vLLM's init info, from the sender."""
@@ -296,6 +312,15 @@ class InferenceEngine:
         await asyncio.to_thread(self._llm.shutdown)
 
 
+def _write(bucket: PackedBucket, files: ExitStack) -> Path:
+    """A file in shared memory with the bucket's bytes, removed with `files` at the latest."""
+    number, name = tempfile.mkstemp(prefix="cardinal-w-", dir=_shared_memory())
+    files.callback(Path(name).unlink, missing_ok=True)
+    with os.fdopen(number, "wb") as file:
+        write(bucket, file)
+    return Path(name)
+
+
 def _shared_memory() -> str:
     return "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
 
@@ -346,3 +371,13 @@ def _arguments(settings: EngineSettings) -> dict[str, object]:
     else:
         arguments["gpu_memory_utilization"] = settings.gpu_memory
     return arguments
+
+
+def _load_recorder() -> LoadRecorder:
+    """A recorder of the class that vLLM takes."""
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class Recorder(LoadRecorder, StatLoggerBase):
+        pass
+
+    return Recorder()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from vllm.v1.metrics.stats import SchedulerStats
+
+class SchedulerStats(Protocol):
+    """What is read of vLLM's own."""
+
+    num_running_reqs: int
 
 
 class EngineLoad(NamedTuple):
@@ -20,16 +23,6 @@ class EngineLoad(NamedTuple):
     mean_running: float
     busy_s: float
     seconds: float
-
-
-def load_recorder() -> LoadRecorder:
-    """A recorder that vLLM takes as one of its own."""
-    from vllm.v1.metrics.loggers import StatLoggerBase
-
-    class Recorder(LoadRecorder, StatLoggerBase):
-        pass
-
-    return Recorder()
 
 
 class LoadRecorder:

@@ -53,9 +53,9 @@ def publish(
     begin = time.monotonic()
     refs, size = [], 0
     for group in groups:
-        header, data = pack(group)
-        refs.append(ray.put((header, data)))
-        size += header.bytes
+        bucket = pack(group)
+        refs.append(ray.put(bucket))  # copies each tensor's bytes, once, into the object store
+        size += bucket.header.bytes
     sent = time.monotonic() - begin
     call = buffer.publish.remote(version, refs)
 

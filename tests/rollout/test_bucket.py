@@ -1,10 +1,12 @@
 """Weight buckets: what is packed is what is unpacked, within the size that was set."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import torch
 
-from rollout.bucket import BucketHeader, buckets, pack, unpack
+from rollout.bucket import BucketHeader, buckets, pack, unpack, write
 
 
 def tensors():
@@ -17,8 +19,17 @@ def tensors():
     ]
 
 
+def flat(bucket):
+    """The bytes of a bucket's file."""
+    with tempfile.TemporaryFile() as file:
+        write(bucket, file)
+        file.seek(0)
+        return np.frombuffer(bytearray(file.read()), np.uint8)
+
+
 def test_round_trip():
-    header, data = pack(tensors())
+    bucket = pack(tensors())
+    header, data = bucket.header, flat(bucket)
     back = unpack(BucketHeader(**header.to_dict()), data)
     assert [n for n, _ in back] == ["a", "b", "c", "d"]
     for (_, x), (_, y) in zip(tensors(), back, strict=True):
@@ -27,7 +38,8 @@ def test_round_trip():
 
 
 def test_wrong_length_is_refused():
-    header, data = pack(tensors())
+    bucket = pack(tensors())
+    header, data = bucket.header, flat(bucket)
     with pytest.raises(ValueError, match=f"{header.bytes}"):
         unpack(header, np.concatenate([data, data[:1]]))
 
@@ -57,3 +69,10 @@ def test_views_are_aligned():
     header, _ = pack(tensors())
     assert header.offsets == [0, 64, 128, 192]
     assert header.bytes == 256
+
+
+def test_bytes_of_contiguous_tensors_are_not_copied():
+    tensor = torch.zeros(5)
+    (part,) = pack([("a", tensor)]).parts
+    tensor += 1.0
+    assert part.view(np.float32).tolist() == [1.0] * 5

@@ -159,9 +159,9 @@ def test_sequences_in_flight_go_on_under_the_new_version(engine, model):
 def test_load_counts_sequences_that_run(engine, model):
     engine[1].pop_load()
     sample(engine, n=48)
-    mean, busy = engine[1].pop_load()
-    assert 1 < mean <= 32
-    assert busy > 0
+    load = engine[1].pop_load()
+    assert 1 < load.mean_running <= 32
+    assert 0 < load.busy_s <= load.seconds
 
 
 def test_a_refused_request_is_no_lost_engine(engine):

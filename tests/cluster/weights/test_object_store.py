@@ -11,7 +11,6 @@ import torch
 from cluster.buffer import TrajectoryBuffer
 from cluster.failures import DeadlineExceeded, WorkerLost
 from cluster.weights.object_store import ObjectStoreChannel, publish
-from rollout.bucket import unpack
 from tests.support.learner import config
 
 
@@ -28,12 +27,15 @@ class Receiver:
             await asyncio.sleep(60)
         if version < 0:
             raise RuntimeError("no room\nand much more")
-        for _, data in buckets:
-            assert isinstance(data, np.ndarray)
-            assert not data.flags.writeable
+        for part in (part for bucket in buckets for part in bucket.parts):
+            assert isinstance(part, np.ndarray)
+            assert not part.flags.writeable
         self.received[version] = [
-            [(name, float(tensor.sum())) for name, tensor in unpack(header, data.copy())]
-            for header, data in buckets
+            [
+                (name, float(part.view(np.float32).sum()))
+                for name, part in zip(bucket.header.names, bucket.parts, strict=True)
+            ]
+            for bucket in buckets
         ]
         return 0.5
 
