@@ -1,7 +1,7 @@
 """The ledger: where each requested episode is. Plain Python, without Ray, threads or a clock.
 
-Queued, running on a worker, ready, taken by an update, trained; or dropped: failed, too old, foreign.
-Training episodes are admitted in groups, by the rule of `Stream`; evaluation's come before them.
+Queued, running on a worker, ready, taken by an update, trained; or dropped: failed, too old or
+foreign. Training episodes are admitted in groups, by the rule of `Stream`; evaluation's come first.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def ppo_update(
         loss, policy_loss, value_loss, entropy, kl (proximal to current, k3), kl_ref,
         clip_fraction, grad_norm (means over the steps), lr (of the last step),
         explained_variance (of V_old); parity_mean_abs, parity_kl (k3), parity_tokens:
-        as `parity_metrics`; correction_ess, correction_mean, correction_kl: as `correction_metrics`.
+        as `parity_metrics`; correction_{ess, mean, kl}: as `correction_metrics`.
         Equal on every rank.
 
     Raises:

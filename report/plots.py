@@ -118,12 +118,12 @@ def _success(axes: Axes, records: list[Record], variants: list[str], unit: float
     handles += _trained(axes, records, variants, unit)
     read = _recognition(axes, records, variants, unit)
     handles += read
-    axes.set_ylim(0, max(axes.get_ylim()[1], 5))
-    if read:  # it runs along the top, so the legend has room of its own above 100 %
-        axes.set_yticks(range(0, 101, 20))
-        axes.set_ylim(0, 105 + 11 * math.ceil(len(handles) / 2))
+    top = 100.0 if read else max(axes.get_ylim()[1], 5.0)
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= min(top, 100)])
+    # The legend has room of its own above all that is drawn.
+    axes.set_ylim(0, top * (1.05 + 0.11 * math.ceil(len(handles) / 2)))
     if handles:
-        axes.legend(handles=handles, loc="upper left", ncols=2 if read else 1)
+        axes.legend(handles=handles, loc="upper left", ncols=2)
 
 
 def _evaluated(

@@ -1,11 +1,11 @@
 """The table of docs/compatibility.md: what each model family does with the learner and vLLM.
 
-Run once after a change of versions, in three steps, because DeepSpeed and vLLM each make their own
-process group: `python -m tests.support.family_table learn DIR`, then `sync DIR`, then `page DIR`.
+Run once after a change of versions, in three steps, because DeepSpeed and vLLM each make a process
+group: `python -m tests.support.family_table learn DIR`, then `sync DIR`, then `page DIR`.
 """
 
-# `sync` needs torchvision for most vision-language models, which no lock has: `pip install --no-deps
-# --target TV torchvision==…` of torch's series, and PYTHONPATH=TV.
+# `sync` needs torchvision for most vision-language models, which no lock has: `pip install
+# --no-deps --target TV torchvision==…` of torch's series, and PYTHONPATH=TV.
 
 from __future__ import annotations
 
