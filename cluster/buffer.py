@@ -17,7 +17,7 @@ from typing import TypeVar
 import ray
 from ray import ObjectRef
 
-from cluster.failures import DeadlineExceeded, RunFailure, TooManyFailures
+from cluster.failures import RunFailure, TooManyFailures, first_line
 from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share
 from cluster.ledger import Batch, Ledger, Stream
 from cluster.training_episodes import training_groups
@@ -55,9 +55,11 @@ class TrajectoryBuffer:
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self._receivers, self._calls, self._epoch = 0, 0, 0
+        self._submissions = 0  # that no worker has confirmed
+        self._publishing: set[asyncio.Task[tuple[float, list[float]]]] = set()
         self._failure: RunFailure | None = None
         self._collected: list[BufferedTrajectory] = []
-        self._batches: dict[int, tuple[Batch[BufferedTrajectory], list[list[BlockRows]]]] = {}
+        self._batches: dict[int, tuple[Batch[BufferedTrajectory], dict[int, list[BlockRows]]]] = {}
         self._taking = asyncio.Lock()
 
     async def collect(self, requests: list[EpisodeRequest]) -> list[TrajectorySummary]:
@@ -94,6 +96,11 @@ class TrajectoryBuffer:
         self._epoch += 1
         self._ledger, self._collected = Ledger(), []
         self._batches.clear()
+        # A dead learner's weights die with it, or arrive late: neither concerns the new epoch.
+        await asyncio.gather(*self._publishing, return_exceptions=True)
+        self._failure = None
+        # Ray may run two calls of an actor in another order than they were made.
+        await self._until(lambda: self._submissions == 0)
         for index, worker in enumerate(self._workers):
             await self._wait(index, "drop its episodes", worker.drop.remote())
         await self._until(lambda: self._calls == 0)  # blocks on their way are of the old epoch
@@ -110,20 +117,29 @@ class TrajectoryBuffer:
     async def take(self, update: int, rank: int) -> Share:
         """A rank's share of the batch of an update, once it is complete.
 
-        Every rank asks; all get theirs of the same batch. The one before it is forgotten.
+        Every rank asks once; all get theirs of the same batch.
 
         Raises:
             RunFailure: as `collect`.
         """
         async with self._taking:
             if update not in self._batches:
-                batch = await self._until(lambda: self._ledger.take(update))
+                batch = await self._until(lambda: self._complete(update))
                 dealt = shards(batch.results, self._cfg.learner.ranks)
-                self._batches = {update: (batch, dealt)}
+                self._batches[update] = (batch, dict(enumerate(dealt)))
                 await self._play()
         batch, shares = self._batches[update]
-        states = self._ledger.states()
-        return Share(shares[rank], batch.staleness, batch.failed, batch.next_group, states)
+        rows, states = shares.pop(rank), self._ledger.states()
+        if not shares:
+            del self._batches[update]
+        return Share(rows, batch.staleness, batch.failed, batch.next_group, states)
+
+    def _complete(self, update: int) -> Batch[BufferedTrajectory] | None:
+        too_old = self._ledger.dropped["too old"]
+        batch = self._ledger.take(update)
+        if self._ledger.dropped["too old"] > too_old:
+            self._start(self._play())  # what is to be played again
+        return batch
 
     async def publish(
         self, version: int, refs: list[ObjectRef[PackedBucket]]
@@ -140,38 +156,49 @@ class TrajectoryBuffer:
             DeadlineExceeded: names the worker that did not confirm.
             WorkerLost: a worker died or refused; names it and the cause.
         """
-        begin = time.monotonic()
-        deadline = begin + self._cfg.cluster.sync_deadline_s
+        publishing = asyncio.ensure_future(self._publish(version, refs))
+        self._publishing.add(publishing)
+        publishing.add_done_callback(self._publishing.discard)
+        return await publishing
+
+    async def _publish(
+        self, version: int, refs: list[ObjectRef[PackedBucket]]
+    ) -> tuple[float, list[float]]:
+        begin, epoch = time.monotonic(), self._epoch
         nodes: dict[str, list[int]] = defaultdict(list)
         for index, worker in enumerate(self._workers):
-            nodes[await self._receive(index, worker.node.remote(), version, deadline)] += [index]
+            nodes[await self._receive(index, worker.node.remote(), version, epoch)] += [index]
         paused = [0.0] * len(self._workers)
 
         async def load(index: int) -> None:
             ref = self._workers[index].receive.remote(version, refs)
-            paused[index] = await self._receive(index, ref, version, deadline)
-            await self._loaded([index], version)
+            paused[index] = await self._receive(index, ref, version, epoch)
 
         async def load_node(indices: list[int]) -> None:
             for index in indices:
                 await load(index)
+                if epoch == self._epoch:
+                    await self._loaded([index], version)
 
         if self._ledger.states()["running"]:
             await asyncio.gather(*(load_node(indices) for indices in nodes.values()))
-        else:
-            await asyncio.gather(*(load(index) for index in range(len(self._workers))))
+        else:  # all begin at once, or the first one would be given all episodes
+            everyone = range(len(self._workers))
+            await asyncio.gather(*(load(index) for index in everyone))
+            if epoch == self._epoch:
+                await self._loaded(list(everyone), version)
         return time.monotonic() - begin, paused
 
-    async def _receive(self, index: int, ref: ObjectRef[T], version: int, deadline: float) -> T:
+    async def _receive(self, index: int, ref: ObjectRef[T], version: int, epoch: int) -> T:
+        """A worker's answer in a publish; a failure ends the waits of the same epoch."""
         who, what = f"rollout worker {index}", f"receive weights of version {version}"
-        left, key = deadline - time.monotonic(), "sync_deadline_s"
+        seconds = self._cfg.cluster.sync_deadline_s
         try:
-            return await wait_for_async(ref, who, what, left, key)
-        except DeadlineExceeded as late:
-            seconds = self._cfg.cluster.sync_deadline_s  # of all that the publish waits for
-            raise await self._fail(DeadlineExceeded(who, what, seconds, key)) from late
+            return await wait_for_async(ref, who, what, seconds, "sync_deadline_s")
         except RunFailure as failure:
-            raise await self._fail(failure) from failure.__cause__
+            if epoch == self._epoch:
+                await self._fail(failure)
+            raise
 
     async def published(self, version: int) -> None:
         """All engines have weights that came over another channel."""
@@ -187,8 +214,8 @@ class TrajectoryBuffer:
         """Give workers what they may play now, and whoever waits a look at the ledger."""
         given = self._ledger.assign(self._versions, self._capacity)
         for index, requests in given.items():
-            call = self._workers[index].submit.remote(requests)  # before any call for a block
-            self._start(self._confirmed(index, call))
+            self._submissions += 1
+            self._start(self._submit(index, requests))
         while self._receivers < len(self._workers):
             self._start(self._receive_blocks(self._receivers))
             self._receivers += 1
@@ -201,13 +228,18 @@ class TrajectoryBuffer:
                 await work
             except RunFailure as failure:
                 await self._fail(failure)
+            except Exception as error:  # noqa: BLE001 - a task's boundary; else all would wait
+                await self._fail(RunFailure(f"the trajectory buffer broke: {first_line(error)}"))
 
         task = asyncio.ensure_future(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _confirmed(self, index: int, call: ObjectRef[None]) -> None:
-        await self._wait(index, "take requests", call)
+    async def _submit(self, index: int, requests: list[EpisodeRequest]) -> None:
+        await self._wait(index, "take requests", self._workers[index].submit.remote(requests))
+        self._submissions -= 1
+        async with self._changed:
+            self._changed.notify_all()
 
     async def _receive_blocks(self, index: int) -> None:
         """Take blocks from a worker whenever it plays."""
@@ -223,7 +255,8 @@ class TrajectoryBuffer:
                 self._calls -= 1
             stored = [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]
             self._ledger.finish(stored)
-            self._check_failures(self._ledger.failures, self._cfg.ppo.episodes)
+            episodes = max(self._ledger.finished, self._cfg.ppo.episodes)
+            self._check_failures(self._ledger.failures, episodes)
             await self._play()
 
     async def _wait(self, index: int, what: str, ref: ObjectRef[T]) -> T:

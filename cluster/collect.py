@@ -42,6 +42,12 @@ def play_deadline_s(cfg: RunConfig, episodes: int) -> float:
     return cfg.cluster.block_deadline_s * (-(-episodes // cfg.rollout.block) + 1)
 
 
+def evaluation_episodes(cfg: RunConfig) -> int:
+    """Episodes of one evaluation, at most."""
+    sampled = cfg.eval.sampled_questions * cfg.eval.samples
+    return len(cfg.eval.variants) * (cfg.eval.episodes + sampled)
+
+
 def fetch(cfg: RunConfig, shard: list[BlockRows]) -> list[Trajectory]:
     """Fetch blocks and pick their rows; the arrays are views on shared memory.
 
@@ -106,7 +112,7 @@ class Collector:
         if self._rank == 0:
             calls = [self._job.buffer.begin.remote(update, next_group)]
             quick_answers(self._job.cfg, calls, "the buffer", "begin to play")
-            self._pop_loads()
+            self.forget_loads()
         distributed.barrier()
 
     def take(self, update: int) -> Batch:
@@ -130,12 +136,18 @@ class Collector:
         cfg = self._job.cfg
         ref = self._job.buffer.take.remote(update, self._rank)
         seconds = play_deadline_s(cfg, cfg.ppo.episodes)
+        if cfg.ppo.max_staleness and cfg.eval.every:  # it may begin before an evaluation
+            seconds += play_deadline_s(cfg, evaluation_episodes(cfg))
         what = f"complete the batch of update {update}"
         share = wait_for(ref, "the buffer", what, seconds, "block_deadline_s")
         record: Record = {"failed": share.failed}
         if self._rank == 0:
             record |= {"staleness": share.staleness, "ledger": share.states}
         return Batch(fetch(cfg, share.rows), share.next_group, record)
+
+    def forget_loads(self) -> None:
+        """Begin to count anew how busy the engines are: they did other things than to play."""
+        self._pop_loads()
 
     def _pop_loads(self) -> Record:
         """Of the engines since the last call: sequences while any ran, seconds so, idle shares."""
@@ -145,7 +157,8 @@ class Collector:
         loads = quick_answers(self._job.cfg, calls, "rollout worker", "give its load")
         return {
             "running": sum(load.mean_running for load in loads) / len(loads),
-            "busy_seconds": max(1e-9, sum(load.busy_s for load in loads) / len(loads)),
+            "sampled_tokens": sum(load.tokens for load in loads),
+            "busy_seconds": sum(load.busy_s for load in loads) / len(loads),
             "engine_idle": [1 - load.busy_s / max(load.seconds, 1e-9) for load in loads],
         }
 

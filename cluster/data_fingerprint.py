@@ -57,7 +57,11 @@ def check_unchanged(data: str, folder: Path) -> None:
     file = folder / FILE
     if not file.is_file():
         return
-    before, now = json.loads(file.read_text()), fingerprint(data)
+    now = fingerprint(data)
+    try:
+        before = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{file}: is damaged: {one_line(error)}") from error
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             change = _change(before.get(name), now.get(name))

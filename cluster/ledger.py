@@ -111,7 +111,9 @@ class Ledger(Generic[S]):
         self._stream: Stream | None = None
         self._next: tuple[int, list[EpisodeRequest]] | None = None
         self._trained = 0
+        self._most = 0  # training episodes at once
         self._failures: list[TrajectorySummary] = []
+        self.finished = 0  # training episodes since the last batch was taken
         self.dropped: Counter[str] = Counter()
 
     def begin(self, stream: Stream) -> None:
@@ -119,6 +121,9 @@ class Ledger(Generic[S]):
         self.__init__()  # type: ignore[misc]
         self._stream, self._update = stream, stream.first_update - 1
         self._next = next(stream.groups, None)
+        if self._next is not None:
+            ahead = (stream.max_staleness + 1) * stream.groups_per_update
+            self._most = ahead * len(self._next[1])
 
     def end(self) -> None:
         """Admit no more training episodes, and forget those that no update has taken."""
@@ -185,6 +190,9 @@ class Ledger(Generic[S]):
         self._next = next(stream.groups, None)
 
     def _least_loaded(self, versions: list[int], oldest: int | None, capacity: int) -> int | None:
+        if oldest is not None and min(versions) < oldest:
+            # Weights travel: the first engine that has them leaves the others their part.
+            capacity = min(capacity, -(-self._most // len(versions)))
         allowed = [
             worker
             for worker, version in enumerate(versions)
@@ -203,6 +211,7 @@ class Ledger(Generic[S]):
             group.results[result.summary.id] = result
             if group.number < 0:
                 continue
+            self.finished += 1
             if result.summary.end == "failed":
                 self.dropped["failed"] += 1
                 self._failures.append(result.summary)
@@ -242,7 +251,7 @@ class Ledger(Generic[S]):
         for _ in groups:
             self._ahead.popleft()
         self._taken[update], self._update = groups, update
-        failed, self._failures = len(self._failures), []
+        failed, self._failures, self.finished = len(self._failures), [], 0
         results = [r for group in groups for r in group.in_order() if r.summary.end != "failed"]
         return Batch(results, self._staleness(results), failed, self.next_group)
 

@@ -8,7 +8,6 @@ and the cursor at the end.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 from cluster.collect import Collector
 from cluster.cursor import Cursor
@@ -72,7 +71,7 @@ class PPOPhase:
             engine, batch.trajectories, cfg, update - 1, reference, version=rank.version
         )
         check_parity(cfg, metrics, f"PPO update {update}")
-        check_correction(metrics, f"PPO update {update}")
+        check_correction(cfg, metrics, f"PPO update {update}")
         learned = time.monotonic()
         rank.version = update
         sync = self._publish(engine)
@@ -87,12 +86,13 @@ class PPOPhase:
             seconds=seconds,
             learner_idle=(learning - begin + sync["sync_waited_seconds"]) / seconds,
             learner_tokens_per_second=metrics["tokens"] / (learned - learning),
-            **_rollout_rate(metrics, batch.record),
+            **_rollout_rate(batch.record),
         )
         last, every = update == cfg.ppo.updates, cfg.learner.checkpoint_every
         if cfg.eval.every and update % cfg.eval.every == 0 and not last:
             self._publisher.finish()
             self._evaluation.run(engine, "ppo", update)
+            self._collector.forget_loads()
         if every and update % every == 0 and not last:
             rank.checkpoint(engine, Cursor("ppo", update=update, group=batch.next_group))
 
@@ -114,7 +114,8 @@ class PPOPhase:
         return {"sync_seconds": end - begin, "sync_waited_seconds": waited}
 
 
-def _rollout_rate(metrics: Mapping[str, float], load: Record) -> Record:
+def _rollout_rate(load: Record) -> Record:
     """Sampled tokens by the seconds in which engines were busy, on rank 0, which knows them."""
-    busy_s = load.get("busy_seconds")
-    return {"rollout_tokens_per_second": metrics["action_tokens"] / busy_s} if busy_s else {}
+    if not load.get("busy_seconds"):
+        return {}
+    return {"rollout_tokens_per_second": load["sampled_tokens"] / load["busy_seconds"]}

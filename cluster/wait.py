@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cluster.failures import DeadlineExceeded, RunFailure, WorkerLost, first_line
 
@@ -85,3 +85,5 @@ def _typed_errors(who: str, what: str, seconds: float, key: str) -> Iterator[Non
         raise WorkerLost(who, what, first_line(error)) from error
     except TimeoutError as error:  # Ray's GetTimeoutError is one
         raise DeadlineExceeded(who, what, seconds, key) from error
+    except RayError as error:  # an object is lost with its owner, a process to a full memory
+        raise WorkerLost(who, what, first_line(error)) from error

@@ -62,14 +62,16 @@ def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> Non
         )
 
 
-def check_correction(metrics: Mapping[str, float], what: str) -> None:
+def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> None:
     """Refuse a batch whose policies have parted from the learner's: its gradient would be noise.
+
+    Without a correction nothing is weighed, and nothing is refused.
 
     Raises:
         ParityError: the effective sample size is below MIN_EFFECTIVE_SAMPLES.
     """
     share = metrics.get("correction_ess", 1.0)
-    if share < MIN_EFFECTIVE_SAMPLES:
+    if cfg.ppo.correction != "none" and share < MIN_EFFECTIVE_SAMPLES:
         raise ParityError(
             f"{what}: the policies that sampled the batch have parted from the learner's: the "
             f"effective sample size is {share:.1%} of its tokens, less than "

@@ -240,15 +240,24 @@ def _causal_config(folder: Path, key: str) -> PretrainedConfig:
 
 def _weight_files(folder: Path, key: str) -> list[Path]:
     """The files that transformers would load: not the value head."""
-    index = folder / INDEX
+    index, single = folder / INDEX, folder / "model.safetensors"
+    if (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{key}: holds adapters (adapter_config.json); merge them into the weights first"
+        )
     if not index.is_file():
-        files = [folder / "model.safetensors"]
+        files = [single]
     else:
         try:
             names = json.loads(index.read_text())["weight_map"].values()
+            files = [folder / name for name in sorted(set(names))]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{key}: {index.name} cannot be read: {one_line(error)}") from error
-        files = [folder / name for name in sorted(set(names))]
+        if single.is_file() and single not in files:
+            raise ConfigError(
+                f"{key}: holds {single.name} and an {index.name} that does not name it; "
+                "transformers would load the first: remove one of the two"
+            )
     for file in files:
         if not file.is_file():
             raise ConfigError(f"{key}: holds no {file.name}; weights must be *.safetensors")

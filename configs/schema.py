@@ -321,7 +321,7 @@ class ClusterConfig:
         30.0, "of one call of an environment, s; start_deadline_s to make it", low=0.01
     )
     block_deadline_s: float = leaf(600.0, "of one block of trajectories, s", low=1)
-    sync_deadline_s: float = leaf(120.0, "until all workers have received a publish, s", low=1)
+    sync_deadline_s: float = leaf(120.0, "until an engine has received a publish, s", low=1)
     max_failure_rate: float = leaf(
         0.05, "share of failed trajectories that stops the run", low=0, high=1
     )

@@ -55,31 +55,33 @@ def policy_terms(
     """
     proximal = behavior if correction == "none" else proximal
     log_ratio, log_correction = logprobs - proximal, proximal - behavior
-    if correction == "sequence":
+    if correction == "sequence" and turns is None:  # at turn level it is of whole answers anyway
         assert answers is not None
-        log_correction = _per_turn(log_correction, answers)[answers]
+        log_correction = per_turn(log_correction, answers)[answers]
     if turns is not None:
-        log_ratio = _per_turn(weights * log_ratio, turns)
-        log_correction = _per_turn(weights * log_correction, turns)
-        tokens = _per_turn(torch.ones_like(advantages), turns)
-        advantages = _per_turn(advantages, turns) / tokens
+        log_ratio = per_turn(weights * log_ratio, turns)
+        log_correction = per_turn(weights * log_correction, turns)
+        tokens = per_turn(torch.ones_like(advantages), turns)
+        advantages = per_turn(advantages, turns) / tokens
         weights = torch.ones_like(advantages)
     ratio = log_ratio.exp()
     bounded = ratio.clamp(1 - clip, 1 + clip)
     surrogate = torch.minimum(ratio * advantages, bounded * advantages)
-    factor = _correction(log_correction, cap, masked=correction == "masked")
+    factor = correction_factor(log_correction.detach(), cap, correction)
     clipped = (bounded * advantages < ratio * advantages).detach()
     return PolicyTerms(-weights * factor * surrogate, clipped)
 
 
-def _correction(log_correction: Tensor, cap: float, masked: bool) -> Tensor:
-    factor = log_correction.detach().exp()
-    if masked:
+def correction_factor(log_correction: Tensor, cap: float, correction: str) -> Tensor:
+    """Factor [N] of the surrogate for log(proximal / behaviour) [N]; see `policy_terms`."""
+    factor = log_correction.exp()
+    if correction == "masked":
         return torch.where((factor >= 1 / cap) & (factor <= cap), factor, 0.0)
-    return factor.clamp(max=cap)
+    return torch.ones_like(factor) if correction == "none" else factor.clamp(max=cap)
 
 
-def _per_turn(values: Tensor, turns: Tensor) -> Tensor:
+def per_turn(values: Tensor, turns: Tensor) -> Tensor:
+    """Sums [turns] of values [N] by the turn int64 [N] of each, in order and without gaps."""
     size = int(turns[-1]) + 1 if len(turns) else 0
     return values.new_zeros(size).index_add(0, turns, values)
 

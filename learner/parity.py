@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from configs.schema import RunConfig
+from configs.schema import PPOConfig, RunConfig
 from learner import distributed
 from learner.engine import TrainingEngine
-from learner.loss import k3
+from learner.loss import correction_factor, k3, per_turn
 from learner.training_trajectory import TrainingTrajectory, prepare, score
 from rollout.trajectory import Trajectory
 
@@ -32,26 +32,33 @@ def parity(
     return parity_metrics(prepared, version)
 
 
-def correction_metrics(trajectories: Sequence[TrainingTrajectory]) -> dict[str, float]:
+def correction_metrics(
+    trajectories: Sequence[TrainingTrajectory], ppo: PPOConfig
+) -> dict[str, float]:
     """How far the policies that sampled a batch are from the learner's, over all its tokens.
 
     Returns:
-        With w = proximal / behaviour of a token: correction_ess = (Σw)² / (n Σw²), the effective
-        sample size as a share of the n tokens (Kong 1992), 1 where all w are equal;
-        correction_mean, the mean of w; correction_kl: KL(behaviour ‖ proximal), the mean of k3.
-        Over all ranks; a collective call.
+        With c the factor of a token by `ppo.correction` (`loss.correction_factor`):
+        correction_ess = (Σc)² / (n Σc²), the effective sample size as a share of the n tokens
+        (Kong 1992), 1 where all c are equal; correction_mean, the mean of proximal / behaviour;
+        correction_kl: KL(behaviour ‖ proximal), the mean of k3. Over all ranks; a collective call.
     """
-    sums = np.zeros(4)
+    sums = np.zeros(5)
     for t in trajectories:
         behavior = torch.from_numpy(t.behavior_logprobs.astype(np.float64))
         proximal = torch.from_numpy(t.proximal_logprobs.astype(np.float64))
-        w = (proximal - behavior).exp()
-        divergence = k3(behavior, proximal)
-        sums += [len(w), float(w.sum()), float(w.square().sum()), float(divergence.sum())]
-    tokens, w_sum, square_sum, k3_sum = distributed.all_sum(sums).tolist()
+        turns = torch.from_numpy(np.repeat(np.arange(len(t.turn_lengths)), t.turn_lengths))
+        whole = ppo.correction == "sequence" or ppo.ratio_level == "turn"
+        log_w = proximal - behavior
+        c = correction_factor(
+            per_turn(log_w, turns)[turns] if whole else log_w, ppo.correction_cap, ppo.correction
+        )
+        w_sum, k3_sum = log_w.exp().sum(), k3(behavior, proximal).sum()
+        sums += [len(c), float(c.sum()), float(c.square().sum()), float(w_sum), float(k3_sum)]
+    tokens, c_sum, square_sum, w_sum, k3_sum = distributed.all_sum(sums).tolist()
     tokens = max(tokens, 1)
     return {
-        "correction_ess": w_sum**2 / max(tokens * square_sum, 1e-300),
+        "correction_ess": c_sum**2 / max(tokens * square_sum, 1e-300),
         "correction_mean": w_sum / tokens,
         "correction_kl": k3_sum / tokens,
     }

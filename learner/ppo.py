@@ -60,8 +60,7 @@ def ppo_update(
         loss, policy_loss, value_loss, entropy, kl (proximal to current, k3), kl_ref,
         clip_fraction, grad_norm (means over the steps), lr (of the last step),
         explained_variance (of V_old); parity_mean_abs, parity_kl (k3), parity_tokens:
-        as `parity_metrics`; correction_{ess, mean, kl}: as `correction_metrics`.
-        Equal on every rank.
+        as `parity_metrics`; correction_{ess, mean, kl}: as `correction_metrics`. On every rank.
 
     Raises:
         ValueError: no value head or no reference where one is needed, or nothing to learn from.
@@ -85,7 +84,7 @@ def ppo_update(
         "explained_variance": _explained_variance(prepared),
         **_trajectory_metrics(trajectories, version),
         **parity_metrics(prepared, version),
-        **correction_metrics(prepared),
+        **correction_metrics(prepared, cfg.ppo),
     }
 
 

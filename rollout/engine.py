@@ -187,6 +187,15 @@ class InferenceEngine:
                 "multi_modal_data": {"image": [p.to_pil() for p in pictures]},
                 "multi_modal_uuids": {"image": [p.key for p in pictures]},
             }
+        try:
+            return await self._request(prompt, parameters)
+        except RequestRefused:
+            if not pictures:
+                raise
+            # Caches are cleared in two processes: a picture sent meanwhile is in one of them only.
+            return await self._request(prompt, parameters)
+
+    async def _request(self, prompt: Any, parameters: SamplingParams) -> Completion:
         self._requests += 1
         try:
             async for output in self._llm.generate(prompt, parameters, f"r{self._requests}"):

@@ -12,17 +12,25 @@ class SchedulerStats(Protocol):
     num_running_reqs: int
 
 
+class IterationStats(Protocol):
+    """What is read of vLLM's own."""
+
+    num_generation_tokens: int
+
+
 class EngineLoad(NamedTuple):
     """How busy an engine was since it was last asked.
 
     mean_running: sequences, while any ran.
     busy_s: seconds in which any ran and the engine was not paused.
     seconds: since it was last asked.
+    tokens: that were sampled.
     """
 
     mean_running: float
     busy_s: float
     seconds: float
+    tokens: int
 
 
 class LoadRecorder:
@@ -30,10 +38,19 @@ class LoadRecorder:
 
     def __init__(self) -> None:
         self._running, self._paused, self._weighted, self._busy = 0, False, 0.0, 0.0
+        self._tokens = 0
         self._since = self._popped = time.monotonic()
 
-    def record(self, scheduler_stats: SchedulerStats | None, *_: object, **__: object) -> None:
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None = None,
+        *_: object,
+        **__: object,
+    ) -> None:
         """Called by vLLM after an engine step."""
+        if iteration_stats is not None:
+            self._tokens += iteration_stats.num_generation_tokens
         if scheduler_stats is None:
             return
         self._advance()
@@ -60,8 +77,9 @@ class LoadRecorder:
         """The load since the last call."""
         self._advance()
         seconds, self._popped = self._since - self._popped, self._since
-        load = EngineLoad(self._weighted / max(self._busy, 1e-9), self._busy, seconds)
-        self._weighted = self._busy = 0.0
+        mean = self._weighted / max(self._busy, 1e-9)
+        load = EngineLoad(mean, self._busy, seconds, self._tokens)
+        self._weighted, self._busy, self._tokens = 0.0, 0.0, 0
         return load
 
     def log_engine_initialized(self) -> None:

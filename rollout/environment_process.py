@@ -40,13 +40,16 @@ def serve(connection: socket.socket, memory_bytes: int) -> None:
     """Answer calls until the other side is gone."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if memory_bytes:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, hard))
+        soft = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     faulthandler.enable()
     stream, process = connection.makefile("rb"), os.getpid()
     environments: dict[int, TextEnv] = {}
 
     def report(call: str) -> None:
+        if os.getpid() != process:  # a fork that an environment made, within a longer call
+            os._exit(0)
         connection.sendall(pack({"begun": call}))
 
     while header := stream.read(HEADER.size):

@@ -96,7 +96,15 @@ class Renderer:
             eos = GenerationConfig.from_pretrained(folder).eos_token_id
         except OSError:  # the file is optional
             eos = None
-        stop_ids |= set(eos if isinstance(eos, list) else [eos]) - {None}
+        for token in eos if isinstance(eos, list) else [eos]:
+            if token is None:
+                continue
+            if type(token) is not int or not 0 <= token < len(tokenizer):
+                raise ValueError(
+                    f"generation_config.json: eos_token_id={token!r}: must be a token's number, "
+                    f"from 0 to {len(tokenizer) - 1}"
+                )
+            stop_ids.add(token)
         return cls(tokenizer, sorted(stop_ids), processor)
 
     def prompt(

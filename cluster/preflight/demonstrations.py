@@ -59,6 +59,11 @@ def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> Dat
             f"sft.data={sft.data}: holds {rows} demonstrations, sft.batch_size={sft.batch_size}"
         )
     lengths = [len(row.token_ids) for row in sampled if row is not None]
+    if len(sampled) == rows and not lengths:
+        raise ConfigError(
+            f"sft.data={sft.data}: all {rows} demonstrations are longer than "
+            f"sft.max_tokens={sft.max_tokens}"
+        )
     files = len({part.file for part in parts})
     dropped = len(sampled) - len(lengths)
     longest = max(lengths, default=0)

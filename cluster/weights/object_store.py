@@ -27,6 +27,7 @@ class ObjectStoreChannel:
 
     def __init__(self, cfg: RunConfig, buffer: BufferHandle, rank: int) -> None:
         self._cluster, self._buffer, self._rank = cfg.cluster, buffer, rank
+        self._workers = cfg.rollout.workers
 
     def publish(self, version: int, engine: TrainingEngine) -> Publishing | None:
         """See WeightChannel; once it returns, the learner may change its weights."""
@@ -35,7 +36,9 @@ class ObjectStoreChannel:
             for _ in groups:  # the gathering is collective
                 pass
             return None
-        return publish(version, groups, self._buffer, self._cluster.sync_deadline_s)
+        # While engines play, those of a node load one after another, each within its deadline.
+        seconds = self._cluster.sync_deadline_s * self._workers
+        return publish(version, groups, self._buffer, seconds)
 
 
 def publish(
@@ -57,11 +60,11 @@ def publish(
         refs.append(ray.put(bucket))  # copies each tensor's bytes, once, into the object store
         size += bucket.header.bytes
     sent = time.monotonic() - begin
-    call = buffer.publish.remote(version, refs)
+    call, count = buffer.publish.remote(version, refs), len(refs)
 
     def finish() -> PublishResult:
         what, seconds = f"bring weights of version {version} to all engines", deadline_s + GRACE_S
         loaded, paused = wait_for(call, "the buffer", what, seconds, "sync_deadline_s")
-        return PublishResult(version, sent + loaded, size, len(refs), sent, paused)
+        return PublishResult(version, sent + loaded, size, count, sent, paused)
 
     return finish

@@ -80,7 +80,7 @@ class Settings:
         choices=("cardinal", "legacy", None),
     )
     image_size: int = leaf(640, "side of each of the four views, pixels", low=16, high=1024)
-    verify_iter: int = leaf(2, "graded answers a navigation step", low=1)
+    verify_iter: int = leaf(2, "graded answers a navigation step", low=1, high=100)
     feedback: str = leaf(
         "verifier", "what follows a wrong answer", choices=("none", "binary", "verifier")
     )
@@ -94,7 +94,9 @@ class Settings:
         "rewards that differ from the study's: correct 1, wrong_action -1, wrong_observation "
         "-1.5, and, added to the last answer's, exhausted -1",
     )
-    straight_line_length: int = leaf(5, "in-between points of a leg before dropping", low=0)
+    straight_line_length: int = leaf(
+        5, "in-between points of a leg before dropping", low=0, high=10_000
+    )
     drop_rate: float = leaf(0.5, "probability that an in-between point is dropped", low=0, high=1)
     mapping_radius: float = leaf(20.0, "farthest panorama that a point moves to, metres", low=0)
     init_heading: int | None = leaf(

@@ -17,7 +17,7 @@ NOTHING = frozenset(
 )
 _FILLERS = frozenset(("is", "are", "on", "to", "in", "at", "of", "your", "you", "the", "side"))
 _INTERSECTION = frozenset(
-    ("you", "observe", "see", "are", "at", "a", "an", "the", "no", "intersection")
+    ("you", "observe", "see", "are", "at", "a", "an", "the", "no", "not", "intersection")
 )
 _DESTINATION = DESTINATION.casefold()
 _MARKS = " .,;"
@@ -54,7 +54,7 @@ def _split(stated: str) -> tuple[str, bool]:
     words = text[at + 1 :].split()
     if "intersection" not in words or not _INTERSECTION.issuperset(words):
         return text, False
-    return text[: max(at, 0)].rstrip(_MARKS), "no" not in words
+    return text[: max(at, 0)].rstrip(_MARKS), not {"no", "not"} & set(words)
 
 
 def _is_landmark(clause: str, point: Point) -> bool:

@@ -13,6 +13,7 @@ SMALLEST = {  # arguments, and how many rows they print
     "model_sizes": ("--table", None),
     "pictures": ("--trajectories 4", 3),
     "rollout": ("--episodes 8 --in-flight 4 --rounds 1 --styles brief", 3),
+    "sync": ("--model tiny --rounds 1", 1),
     "demo_seeds": (
         "sft.steps=2 sft.batch_size=4 sft.demonstrations=4 sft.keep=[] sft.eval_every=0 "
         "ppo.updates=1 ppo.episodes=4 ppo.minibatch=4 ppo.epochs=1 ppo.critic_warmup=0 "
@@ -20,7 +21,7 @@ SMALLEST = {  # arguments, and how many rows they print
         1,
     ),
 }
-SLOW = {"rollout", "demo_seeds"}  # start an engine, a run
+SLOW = {"rollout", "demo_seeds", "sync"}  # start an engine, a run
 
 
 def test_none_is_left_out():

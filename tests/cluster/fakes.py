@@ -116,10 +116,13 @@ class FakeCollector:
         self._rank.done.append("begin")
         self.begun = (update, next_group)
 
+    def forget_loads(self):
+        pass
+
     def take(self, update):
         self._rank.done.append("take")
         self.collected.append(update)
-        record = {"failed": 1, "running": 2.0, "busy_seconds": 0.25}
+        record = {"failed": 1, "running": 2.0, "busy_seconds": 0.25, "sampled_tokens": 6}
         return Batch(["a", "b"], 100 + update, record)
 
     def collect(self, requests):

@@ -66,7 +66,8 @@ def made(monkeypatch):
         cfg = config(max_staleness=staleness, updates=4)
         cfg = replace(cfg, learner=replace(cfg.learner, ranks=2))
         loads = [
-            SimpleNamespace(pop_load=Method(lambda n=n: EngineLoad(n, n, 10.0))) for n in (3.0, 5.0)
+            SimpleNamespace(pop_load=Method(lambda n=n: EngineLoad(n, n, 10.0, 100)))
+            for n in (3.0, 5.0)
         ]
         buffer = FakeBuffer()
         return Collector(SimpleNamespace(cfg=cfg, workers=loads, buffer=buffer), rank), buffer
@@ -102,6 +103,7 @@ def test_a_batch_is_the_ranks_own_share_and_rank_0_knows_how_it_was_played(made,
         "ledger": {"ready": 9},
         "running": 4.0,
         "busy_seconds": 4.0,
+        "sampled_tokens": 200,
         "engine_idle": [0.7, 0.5],
     }
     assert record == {"failed": 2} | (known if rank == 0 else {})

@@ -67,6 +67,7 @@ def test_shards_count_once_and_the_value_head_does_not(model):
     for shard in set(shards.values()):
         save_file({n: tensors[n] for n in names if shards[n] == shard}, model / shard)
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (model / "model.safetensors").unlink()
     save_file(tensors, model / "value_head.safetensors")
     assert check_model(model) == size
     (model / "model-00002-of-00002.safetensors").unlink()
@@ -162,3 +163,18 @@ def test_a_name_on_the_hub_is_its_download(monkeypatch, tiny_model):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: tiny_model)
     assert check_model("somebody/something").parameters == check_model(tiny_model).parameters
+
+
+def test_weights_that_transformers_would_not_load_as_they_are_here(model):
+    """An index beside a file that it does not name; adapters; an index of no names."""
+    index = model / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "other.safetensors"}}))
+    with pytest.raises(ConfigError, match=r"model.safetensors and an .* does not name it"):
+        check_model(model)
+    index.write_text(json.dumps({"weight_map": {"a": 1, "b": "c"}}))
+    with pytest.raises(ConfigError, match=r"index\.json cannot be read"):
+        check_model(model)
+    index.unlink()
+    (model / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds adapters"):
+        check_model(model)

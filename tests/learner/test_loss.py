@@ -104,3 +104,40 @@ def test_sft_terms():
     assert loss.cross_entropy_terms(logprobs).tolist() == pytest.approx([0.1, 2.0])
     loss.dft_terms(logprobs).sum().backward()
     assert logprobs.grad.tolist() == pytest.approx([-math.exp(-0.1), -math.exp(-2.0)])
+
+
+@pytest.mark.parametrize("correction", ["truncated", "masked", "sequence", "none"])
+@pytest.mark.parametrize("level", ["token", "turn"])
+def test_older_policies_tokens_are_weighed_by_the_chosen_correction(correction, level):
+    """Against the formula, token by token; w of the two answers: 0.3 and 2.4, 1.1."""
+    behavior, proximal = torch.log(torch.tensor([[0.5, 0.2, 0.5], [0.15, 0.48, 0.55]]))
+    current, advantages = proximal + 0.05, torch.tensor([1.0, -2.0, 3.0])
+    turns = torch.tensor([0, 0, 1])
+    terms = loss.policy_terms(
+        current,
+        proximal,
+        behavior,
+        advantages,
+        torch.ones(3),
+        clip=0.1,
+        cap=2.0,
+        turns=turns if level == "turn" else None,
+        correction=correction,
+        answers=turns,
+    )
+    w, ratio = (proximal - behavior).exp(), (current - proximal).exp()
+    if correction == "none":
+        ratio = (current - behavior).exp()
+    if level == "turn":
+        w, ratio = (torch.stack([x[:2].prod(), x[2]]) for x in (w, ratio))
+        advantages = torch.tensor([-0.5, 3.0])
+    elif correction == "sequence":
+        w = torch.stack([w[:2].prod(), w[:2].prod(), w[2]])
+    factor = {
+        "truncated": w.clamp(max=2.0),
+        "masked": torch.where((w >= 0.5) & (w <= 2.0), w, 0.0),
+        "sequence": w.clamp(max=2.0),
+        "none": torch.ones_like(w),
+    }[correction]
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(0.9, 1.1) * advantages)
+    torch.testing.assert_close(terms.loss, -factor * surrogate)

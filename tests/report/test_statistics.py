@@ -243,3 +243,14 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("totals", "rows", "low", "high"),
+    [
+        ([2, 0, 1, 4, 3], 4, 0.150, 0.850),  # few clusters: Student's t, and n / (n - 1)
+        ([2, 2, 1, 2, 3], 4, 0.236, 0.764),  # alike: worth no more than their rows
+    ],
+)
+def test_few_clusters_have_wide_intervals(totals, rows, low, high):
+    assert clustered(totals, [rows] * len(totals)) == pytest.approx((low, high), abs=6e-4)

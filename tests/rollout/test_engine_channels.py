@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,14 +17,9 @@ from rollout.engine import (
     InferenceEngine,
     _arguments,
     _environment,
-    _LoadRecorder,
 )
+from rollout.engine_load import LoadRecorder
 from rollout.renderer import FORBIDDEN_BIAS
-
-
-@dataclass
-class SchedulerStats:
-    num_running_reqs: int
 
 
 class RecordingLLM:
@@ -42,7 +37,9 @@ class RecordingLLM:
 
 @pytest.fixture
 def engine():
-    return InferenceEngine(EngineSettings("nowhere", sleep_mode=True), RecordingLLM(), None)
+    return InferenceEngine(
+        EngineSettings("nowhere", sleep_mode=True), RecordingLLM(), LoadRecorder()
+    )
 
 
 def names(engine):
@@ -146,16 +143,6 @@ def test_a_cpu_engine_cannot_sleep(tiny_model):
         asyncio.run(InferenceEngine.start(settings))
 
 
-def test_load_is_weighted_by_time_and_begins_anew(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr("rollout.engine.time.monotonic", lambda: clock[0])
-    load = _LoadRecorder()
-    for clock[0], running in ((1.0, 4), (3.0, 8), (4.0, 0), (9.0, None)):
-        load.record(running if running is None else SchedulerStats(running))
-    assert load.pop() == ((4 * 2 + 8 * 1) / 3, 3.0)  # idle seconds do not count
-    assert load.pop() == (0.0, 0.0)
-
-
 def test_a_completion_has_a_version_for_each_token(engine):
     span = SimpleNamespace(version="7", start=1, end=3)
     start = SimpleNamespace(version="start", start=0, end=1)  # vLLM's own name of the first weights
@@ -178,7 +165,7 @@ def test_a_completion_has_a_version_for_each_token(engine):
 
 def test_forbidden_tokens_have_the_learners_bias():
     settings = EngineSettings("nowhere", forbidden=(3, 9), stop_ids=(2,))
-    parameters = InferenceEngine(settings, RecordingLLM(), None)._parameters(5, 0.5)
+    parameters = InferenceEngine(settings, RecordingLLM(), LoadRecorder())._parameters(5, 0.5)
     assert parameters.logit_bias == {3: FORBIDDEN_BIAS, 9: FORBIDDEN_BIAS}
     assert (parameters.max_tokens, parameters.temperature) == (5, 0.5)
     assert parameters.stop_token_ids == [2]

@@ -15,11 +15,15 @@ def clock(monkeypatch):
     return now
 
 
+def made(tokens):
+    return SimpleNamespace(num_generation_tokens=10 * tokens)
+
+
 def test_sequences_are_weighted_by_time_and_a_pause_is_idle(clock):
     recorder = LoadRecorder()
     for seconds, running in ((1.0, 4), (3.0, 2), (2.0, 0)):
         clock.time += seconds
-        recorder.record(SimpleNamespace(num_running_reqs=running))
+        recorder.record(SimpleNamespace(num_running_reqs=running), made(running))
     clock.time += 4.0  # none runs
     recorder.record(SimpleNamespace(num_running_reqs=6))
     clock.time += 1.0
@@ -28,7 +32,7 @@ def test_sequences_are_weighted_by_time_and_a_pause_is_idle(clock):
     recorder.resume()
     clock.time += 1.0
     load = recorder.pop()
-    assert load.seconds == 17.0
+    assert (load.seconds, load.tokens) == (17.0, 60)
     assert load.busy_s == 3.0 + 2.0 + 1.0 + 1.0
     assert load.mean_running == pytest.approx((3 * 4 + 2 * 2 + 1 * 6 + 1 * 6) / 7)
 
@@ -39,6 +43,6 @@ def test_each_call_begins_anew(clock):
     clock.time += 2.0
     recorder.pop()
     clock.time += 3.0
-    assert recorder.pop() == (1.0, 3.0, 3.0)
+    assert recorder.pop() == (1.0, 3.0, 3.0, 0)
     recorder.record(None)
-    assert recorder.pop() == (0.0, 0.0, 0.0)
+    assert recorder.pop() == (0.0, 0.0, 0.0, 0)

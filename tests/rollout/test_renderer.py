@@ -1,5 +1,6 @@
 """The renderer: prompts, what stands between answers, what is learned, and what is refused."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -353,3 +354,12 @@ def test_a_folder_without_a_vocabulary_holds_no_tokenizer(tiny_model, tmp_path):
     (tmp_path / "tekken.json").write_text("{}")
     with pytest.raises(Exception, match=r"^(?!.*holds no tokenizer)"):
         Renderer.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("token", [-1, 10**6, "1", True, 1.0])
+def test_an_end_that_is_no_token_is_refused(tiny_model, tmp_path, token):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, token]}))
+    with pytest.raises(ValueError, match=f"eos_token_id={token!r}: must be a token's number"):
+        Renderer.load(str(folder))

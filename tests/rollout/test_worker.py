@@ -43,7 +43,7 @@ class CountingEngine:
         pass
 
     def pop_load(self):
-        return EngineLoad(float(self.most), 1.0, 2.0)
+        return EngineLoad(float(self.most), 1.0, 2.0, 5)
 
 
 @pytest.fixture
@@ -69,14 +69,23 @@ def requests(n, variant="v"):
     return [EpisodeRequest(f"x/{i}", variant, i, i) for i in range(n)]
 
 
+async def blocks_of(worker, episodes):
+    """Blocks until so many episodes have finished."""
+    blocks, played = [], 0
+    while played < episodes:
+        blocks.append(await worker.next_block())
+        played += len(from_block(blocks[-1][0]))
+    return blocks
+
+
 def test_episodes_run_at_once_and_leave_in_blocks(worker):
     async def work():
         await worker.submit(requests(8))
-        return [await worker.next_block() for _ in range(3)]
+        return await blocks_of(worker, 8)
 
     blocks = run(worker, work())
     played = [from_block(block) for block, _ in blocks]
-    assert [len(trajectories) for trajectories in played] == [3, 3, 2]
+    assert max(len(trajectories) for trajectories in played) <= 3
     assert sorted(t.id for ts in played for t in ts) == [f"x/{i}" for i in range(8)]
     assert worker.engine.most == 4
     for trajectories, (_, columns) in zip(played, blocks, strict=True):
@@ -139,8 +148,8 @@ def test_dropped_episodes_never_come_back(worker):
         await worker.drop()
         empty, _ = await waiting
         await worker.submit(requests(2))
-        after, _ = await worker.next_block()
-        return from_block(empty), sorted(t.id for t in from_block(after))
+        after = await blocks_of(worker, 2)
+        return from_block(empty), sorted(t.id for block, _ in after for t in from_block(block))
 
     assert run(worker, work()) == ([], ["x/0", "x/1"])
 
@@ -151,17 +160,14 @@ def test_reconfigured_it_forgets_its_episodes_and_runs_the_new_ones(worker):
         await asyncio.sleep(0)
         await worker.reconfigure({"w": ENVIRONMENTS["v"]}, LIMITS, ProcessLimits())
         await worker.submit(requests(2, "w"))
-        played = []
-        while len(played) < 2:
-            block, _ = await worker.next_block()
-            played += [(t.id, t.variant) for t in from_block(block)]
-        return played
+        blocks = await blocks_of(worker, 2)
+        return [(t.id, t.variant) for block, _ in blocks for t in from_block(block)]
 
     assert sorted(run(worker, work())) == [("x/0", "w"), ("x/1", "w")]
 
 
 def test_load_is_the_engines(worker):
-    assert worker.pop_load() == EngineLoad(0.0, 1.0, 2.0)
+    assert worker.pop_load() == EngineLoad(0.0, 1.0, 2.0, 5)
 
 
 EIGHT = {

@@ -151,6 +151,7 @@ def test_processes_of_environments_take_memory(monkeypatch, tiny_model):
     nodes = [Node(n, n, {"CPU": 4.0, "memory": 3.0 * 2**30}, {"CPU": 4.0}) for n in "ab"]
     nodes = [replace(node, free=node.total) for node in nodes]
     there = replace(cfg.cluster, address="head:1", root="/nowhere")
+    monkeypatch.setattr("cluster.preflight.early.reachable", lambda address: None)
     check(replace(cfg, cluster=there))
     monkeypatch.setattr(checking, "_play_apart", grown(checking._play_apart))
     with pytest.raises(PlacementError, match="memory"):
