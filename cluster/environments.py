@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +14,17 @@ from configs.schema import RunConfig
 from envs.registry import check_settings, env_class, with_preset
 
 TRAINING = "rollout"
+_IMPORTED = b"imported"
+_IMPORT = f"""
+import importlib, os, sys
+sys.path.append(os.getcwd())
+try:
+    importlib.import_module(sys.argv[1])
+except BaseException:  # the import here names it
+    pass
+os.write(1, {_IMPORTED!r})
+os._exit(0)
+"""
 Settings = dict[str, Any]  # keywords of an environment
 Environment = tuple[str, Settings]  # its id, and its settings with the run's preset
 
@@ -25,13 +38,16 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     try:
         cfg = load(path, overrides)
+        try_import(cfg.env.id, cfg.cluster.start_deadline_s)
         checked_environments(cfg)
     except ConfigError as error:
         sentence = str(error)
         refusal = _refusal(path) if overrides else sentence
         if refusal == sentence:
             raise ConfigError(in_file(find(path), sentence)) from error
-        hint = _setting_hint(path, overrides, sentence) if refusal is None else ""
+        hint = ""
+        if refusal is None:
+            hint = _setting_hint(path, overrides, sentence) or _file_hint(path, overrides, sentence)
         raise ConfigError(f"{sentence}{hint}") from error
     return cfg
 
@@ -51,6 +67,20 @@ def _setting_hint(path: str | Path, overrides: Sequence[str], sentence: str) -> 
     return f"; the environment has env.settings.{key}" if known else ""
 
 
+def _file_hint(path: str | Path, overrides: Sequence[str], sentence: str) -> str:
+    """How to leave out a setting that a file has for another environment than the chosen one."""
+    key = sentence.partition(":")[0]
+    given = [pair.partition("=")[0] for pair in overrides]
+    if "env.id" not in given or key in given:
+        return ""
+    if key.startswith("env.settings."):
+        return f"; {path} has it for another environment: env.settings={{}} leaves its settings out"
+    if key.startswith("eval.variants."):
+        variant = ".".join(key.split(".")[:3])
+        return f"; {path} has it for another environment: {variant}=null leaves the variant out"
+    return ""
+
+
 def _refusal(path: str | Path) -> str | None:
     """Why a file is refused without any override; None if it is not."""
     try:
@@ -58,6 +88,34 @@ def _refusal(path: str | Path) -> str | None:
     except ConfigError as error:
         return str(error)
     return None
+
+
+def try_import(env_id: str, seconds: float) -> None:
+    """Import a plugin's module in a process of its own, before it is imported here.
+
+    What raises is left to the import here, which names it.
+
+    Raises:
+        ConfigError: it takes longer than `seconds` (cluster.start_deadline_s), or ends its process.
+    """
+    module = env_id.rpartition(":")[0]
+    if not module or module in sys.modules:
+        return
+    where = f"env.id is {env_id!r}: importing {module}"
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", _IMPORT, module],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"{where} took longer than cluster.start_deadline_s = {seconds:g}"
+        ) from None
+    if not ended.stdout.endswith(_IMPORTED):
+        raise ConfigError(f"{where} ends its process, with code {ended.returncode}")
 
 
 def in_file(file: Path, sentence: str) -> str:

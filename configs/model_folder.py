@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
 from configs.schema import ModelConfig
@@ -178,11 +178,11 @@ def check_tokenizer(path: str | Path) -> None:
         )
     for file in (folder / name for name in READ_AS_JSON):
         if file.is_file():
-            _check_json(file, f"model.path={path}")
+            _json(file, f"model.path={path}")
 
 
-def _check_json(file: Path, key: str) -> None:
-    """Refuse a file that is not JSON's keys and values, by name; readers would not name it."""
+def _json(file: Path, key: str) -> dict[str, Any]:
+    """A file's keys and values; one that is not JSON is refused by name, as readers would not."""
     try:
         values = json.loads(file.read_text("utf-8"))
     except (ValueError, OSError, RecursionError) as error:
@@ -192,6 +192,7 @@ def _check_json(file: Path, key: str) -> None:
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise ConfigError(f"{key}: {file.name} holds a {kind}; it must hold keys and values")
+    return values
 
 
 def require_model_folder(path: str) -> None:
@@ -209,6 +210,15 @@ def _require_config(folder: Path, key: str) -> None:
         raise ConfigError(f"{key}: there is no such folder")
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}: holds no config.json, so it is no Hugging Face model folder")
+    config = _json(folder / "config.json", key)
+    quantized = config.get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        kinds = config.get("architectures") or ["a model"]
+        raise ConfigError(
+            f"{key}: is {kinds[0]} with weights quantized by {method or 'some method'}; training "
+            "needs them in float32 or bfloat16"
+        )
 
 
 def _causal_config(folder: Path, key: str) -> PretrainedConfig:
@@ -228,13 +238,6 @@ def _causal_config(folder: Path, key: str) -> PretrainedConfig:
     }
     if causal.isdisjoint(kinds) or config.is_encoder_decoder:
         raise ConfigError(f"{key}: is {', '.join(kinds) or 'of no named kind'}, no causal LM")
-    quantized = getattr(config, "quantization_config", None)
-    if quantized:
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
-        raise ConfigError(
-            f"{key}: is {kinds[0]} with weights quantized by {method or 'some method'}; training "
-            "needs them in float32 or bfloat16"
-        )
     return config
 
 

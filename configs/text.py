@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 def one_line(error: BaseException, limit: int | None = 200) -> str:
     """The words of an error without line breaks, at most `limit` characters; else its type."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    text = f"KeyError: {error}" if isinstance(error, KeyError) else str(error)  # a key says little
+    return " ".join(text.split())[:limit] or type(error).__name__
 
 
 def nearest(name: object, names: Iterable[str], cutoff: float = 0.5) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster.commands.command import Commands, argument
 from cluster.commands.shared import require_at_least, require_outside_of_runs, require_seed
-from cluster.environments import TRAINING, Settings, environments, load_run
+from cluster.environments import TRAINING, Settings, environments, load_run, try_import
 from configs.load import FOLDER, ConfigError, parse
 from configs.schema import RunConfig
 from configs.text import nearest, one_line
@@ -95,6 +95,7 @@ def named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunCo
         cfg = load_run(name, options.settings)
         env_id, settings = environments(cfg)[TRAINING]
     else:
+        try_import(name, RunConfig().cluster.start_deadline_s)
         _refuse_unknown(name)
         cfg, env_id, settings = None, name, parse(options.settings)
     _check_settings(env_id, settings)

@@ -178,4 +178,6 @@ async def _play_apart(
     cfg: RunConfig, environment: Environment
 ) -> tuple[list[EnvironmentStep], int]:
     async with tried(*environment, trial_limits(cfg)) as env:
-        return await env.first_steps(SAMPLED_PROMPTS), await env.memory()
+        first = await env.first_steps(SAMPLED_PROMPTS)
+        await env.play(episodes=1, max_turns=1)  # one answer, of no use
+        return first, await env.memory()

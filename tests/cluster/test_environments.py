@@ -85,3 +85,46 @@ def test_an_environment_that_is_not_there_is_one_sentence(env_id, keys):
         load_run("gp_l_debug", [f"env.id={env_id}", *keys])
     assert "\n" not in str(error.value)
     assert (env_id if not keys else "face_rule") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "import time; time.sleep(600)",
+            "importing plugin took longer than .*start_deadline_s = 2$",
+        ),
+        (
+            "import os; print('imported'); os._exit(0)",
+            "importing plugin ends its process, with code 0",
+        ),
+        ("import os; os.abort()", "importing plugin ends its process, with code -6"),
+    ],
+)
+def test_a_module_that_hangs_or_ends_its_process_is_refused(tmp_path, monkeypatch, text, sentence):
+    (tmp_path / "plugin.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=sentence):
+        load_run("gp_l_debug", ["env.id=plugin:X-v0", "cluster.start_deadline_s=2"])
+
+
+def test_a_module_that_raises_is_named_by_the_import_here(tmp_path, monkeypatch):
+    (tmp_path / "raising_plugin.py").write_text("raise SystemExit('no')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="raising_plugin cannot be imported: SystemExit: no"):
+        load_run("gp_l_debug", ["env.id=raising_plugin:X-v0"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["env.id=cardinal/VIRL-v0"], "another environment: env.settings={} leaves"),
+        (
+            ["env.id=cardinal/VIRL-v0", "env.settings={}"],
+            "another environment: eval.variants.held_out=null leaves",
+        ),
+    ],
+)
+def test_settings_of_the_files_own_environment_can_be_left_out(overrides, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_run("gp_l", overrides)
