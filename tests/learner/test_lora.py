@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from learner.lora import Adapters, add_adapters
 from learner.model import WEIGHT_KINDS, load_trunk
 from learner.ppo import ppo_update
 from learner.sft import sft_step
-from rollout.bucket import pack, unpack
+from rollout.bucket import pack, unpack, write
 from tests.support.learner import (
     config,
     demonstrations,
@@ -60,7 +61,12 @@ def published(engine):
     """The weights as they reach a rollout engine: packed, and unpacked again."""
     weights = {}
     for bucket in engine.weights(10_000):
-        weights |= {name: tensor.clone() for name, tensor in unpack(*pack(bucket))}
+        packed = pack(bucket)
+        with tempfile.TemporaryFile() as file:
+            write(packed, file)
+            file.seek(0)
+            data = np.frombuffer(bytearray(file.read()), np.uint8)
+        weights |= dict(unpack(packed.header, data))
     return weights
 
 

@@ -91,6 +91,7 @@ def test_a_truncated_file_and_an_index_of_absent_shards_are_named(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
     refused(folder, r"model\.safetensors is damaged: ")
+    file.unlink()
     index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     refused(folder, r"holds no model-00001-of-00002\.safetensors")
