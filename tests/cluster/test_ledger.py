@@ -294,3 +294,19 @@ def test_the_first_engine_with_new_weights_leaves_the_others_their_part(bound):
     assert {w: len(r) for w, r in made.assign([1, 1], 100).items()} == (
         {1: 4} if bound == 0 else {}
     )
+
+
+def test_what_was_lost_comes_again_in_its_order_and_before_what_waits():
+    made = ledger()
+    assert ids(made.assign([0], 3)[0]) == ["g0/0", "g1/0", "g2/0"]
+    made.lose(0)
+    assert ids(made.assign([0], 9)[0]) == ["g0/0", "g1/0", "g2/0", "g3/0"]
+
+
+def test_a_resume_begins_with_the_first_group_that_is_not_taken_though_it_has_been_played():
+    made = ledger(staleness=1)
+    given = all_given(made.assign([0], 100))
+    made.finish([result(r) for r in given[:7]])
+    assert made.finished == 7
+    assert made.take(1).next_group == 4
+    assert made.finished == 0
