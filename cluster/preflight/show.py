@@ -18,8 +18,8 @@ SHOWN = 5  # names of files that are not read
 
 def show(run: CheckedRun) -> None:
     """Print all that is known of a run."""
-    console, cfg = Console(), run.cfg
-    console.print(f"[bold]{cfg.name}[/bold]: {cfg.env.id}, preset {cfg.preset}, seed {cfg.seed}")
+    console, cfg = Console(markup=False), run.cfg  # names of folders and files may hold brackets
+    console.print(f"{cfg.name}: {cfg.env.id}, preset {cfg.preset}, seed {cfg.seed}")
     console.print(
         f"SFT {cfg.sft.steps} steps of {cfg.sft.batch_size} demonstrations, then PPO "
         f"{cfg.ppo.updates} updates of {cfg.ppo.episodes} episodes ({cfg.ppo.estimator})"
@@ -31,7 +31,7 @@ def show(run: CheckedRun) -> None:
     _print("first prompts", ("variant", "longest, tokens"), prompts)
     show_plan(run)
     ends = f"an answer ends with {' or '.join(run.ends)}, which every checkpoint's"
-    console.print(f"{ends} generation_config.json names", markup=False, soft_wrap=True)
+    console.print(f"{ends} generation_config.json names", soft_wrap=True)
     if run.data is not None:
         console.print(_data_line(run.data, cfg.sft.max_tokens), soft_wrap=True)
     console.print(f"run folder {Path(cfg.cluster.root) / cfg.name}")
@@ -51,7 +51,9 @@ def _ignored_words(names: Sequence[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"; not read: {', '.join(names[:SHOWN])}{more}"
+    # A name that is no UTF-8 cannot be printed as it is.
+    shown = [n.encode("utf-8", "backslashreplace").decode() for n in names[:SHOWN]]
+    return f"; not read: {', '.join(shown)}{more}"
 
 
 def show_plan(run: CheckedRun) -> None:
@@ -75,7 +77,7 @@ def _print(title: str, header: Sequence[str], rows: Sequence[tuple[str, ...]]) -
     table = Table(*header, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _memory_rows(run: CheckedRun) -> list[tuple[str, str]]:

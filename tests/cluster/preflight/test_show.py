@@ -48,6 +48,7 @@ def test_gpus_and_colocated_engines_are_named():
     [
         ((), "tokens"),
         (("a",), "tokens; not read: a"),
+        (("\udcff.txt",), "tokens; not read: \\udcff.txt"),
         (tuple("abcde"), "tokens; not read: a, b, c, d, e"),
         (tuple("abcdefg"), "tokens; not read: a, b, c, d, e and 2 more"),
     ],
@@ -58,7 +59,7 @@ def test_what_a_folder_of_demonstrations_holds_besides(names, words):
 
 def test_what_is_shown_of_a_run(capsys, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    cfg = debug("seed=7", "cluster.root=/nowhere")
+    cfg = debug("seed=7", "cluster.root=/no[old]where")
     memory = {"engine weights": 3 * 2**20, "reference policy": 0, "processes": 2 * 2**20}
     where, ends = plan(cfg, [node("a", 8)]), ("<|im_end|>", "[/s]")  # no mark-up of rich
     run = CheckedRun(cfg, {"layers": 1234}, memory, 2**30, {"eval/x": 77}, where, ends)
@@ -73,7 +74,7 @@ def test_what_is_shown_of_a_run(capsys, monkeypatch):
         "eval/x 77",
         "an answer ends with <|im_end|> or [/s], which every checkpoint's generation_config.json",
         "placement on a local Ray on this machine",
-        f"run folder /nowhere/{cfg.name}",
+        f"run folder /no[old]where/{cfg.name}",
     ):
         assert words in shown, words
     assert "reference policy" not in shown
