@@ -125,17 +125,6 @@ class Ledger(Generic[S]):
             ahead = (stream.max_staleness + 1) * stream.groups_per_update
             self._most = ahead * len(self._next[1])
 
-    def end(self) -> None:
-        """Admit no more training episodes, and forget those that no update has taken."""
-        self._stream = self._next = None
-        forgotten = {id(group) for group in self._ahead}
-        self._queue.clear()
-        self._ahead.clear()
-        for name, (worker, _, group) in list(self._running.items()):
-            if id(group) in forgotten:
-                self._load[worker] -= 1
-                del self._running[name]
-
     def request(self, requests: list[EpisodeRequest]) -> Group[S]:
         """Queue episodes outside the stream, before all others; the group says when they end."""
         group: Group[S] = Group(requests)
