@@ -138,6 +138,8 @@ def variant_record(greedy: Played, sampled: Played, seconds: float) -> Record:
         cause = greedy.summaries[0].failure
         raise TooManyFailures(f"every evaluated episode failed; the first: {cause}")
     both = [*greedy.summaries, *sampled.summaries]
+    versions = {summary.oldest_version for summary in both if summary.action_tokens}
+    assert len(versions) <= 1, f"an evaluation of several policies: versions {sorted(versions)}"
     record = {
         **_shares(played),
         "metrics": measures([summary.metrics for summary in played]),

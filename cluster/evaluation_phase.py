@@ -1,22 +1,40 @@
 """Every variant evaluated at one point of a run, with parity and the KL to the start.
 
-Rank 0 has the episodes run and writes the records; all ranks score the first variant's
-samples.
+Rank 0 has the episodes run and writes the records; all ranks score samples. An evaluation on the
+way is played beside learning where the engines keep its weights until the next publish.
 """
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.collect import Collector
-from cluster.evaluate import evaluate
+from cluster.evaluate import Evaluation, evaluate
 from cluster.learner_rank import LearnerRank
 from cluster.start_kl import StartKL
-from cluster.weight_proof import check_parity
+from cluster.weight_proof import check_parity, proof_requests
 from configs.schema import RunConfig
+from learner import distributed
 from learner.engine import TrainingEngine
 from learner.parity import parity
-from report.metrics import Record
+from rollout.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """An evaluation that rank 0 plays while the learner trains on.
+
+    played: of all variants; None on other ranks.
+    """
+
+    stage: str
+    at: dict[str, int]
+    check: dict[str, float]
+    kl_start: float | None
+    played: Future[list[Evaluation]] | None
 
 
 class EvaluationPhase:
@@ -26,6 +44,8 @@ class EvaluationPhase:
         self._rank, self._collector = rank, collector
         start = Path(rank.cfg.eval.start or rank.job.folder)
         self._start_kl = StartKL(start, rank.cfg, rank.rank)
+        self._thread = ThreadPoolExecutor(1, "evaluation")
+        self._under_way: _UnderWay | None = None
 
     def run(self, engine: TrainingEngine, stage: str, update: int = 0, step: int = 0) -> None:
         """Play every variant; a collective call.
@@ -37,31 +57,89 @@ class EvaluationPhase:
             step: SFT step after which this is; 0 at the ends of phases.
         """
         rank, at = self._rank, {"update": update, "step": step}
+        self.finish()
         with rank.phase(f"eval {stage}"):
             kl_start: float | None = None
             for i, variant in enumerate(rank.cfg.eval.variants):
-                record = self._play(stage, variant, at)
+                evaluation = self._play(stage, variant) if rank.log is not None else None
                 check: dict[str, float] = {}
                 if i == 0 and _scored(rank.cfg):
                     trajectories = self._collector.fetch()
-                    check = parity(engine, trajectories, rank.cfg, rank.version)
-                    check_parity(rank.cfg, check, f"evaluation {stage}")
+                    check = self._compare(engine, trajectories, stage)
                     if stage == "start" and not rank.cfg.eval.start:
                         rank.job.token.check()
                         self._start_kl.keep(trajectories)
                     kl_start = self._start_kl.kl(engine)
-                rank.write("eval", **at, **record, **check, kl_start=kl_start)
+                self._write(at, evaluation, check, kl_start)
 
-    def _play(self, stage: str, variant: str, at: dict[str, int]) -> Record:
-        """Rank 0 evaluates a variant and writes its episodes; its record."""
+    def begin(self, engine: TrainingEngine, stage: str, update: int = 0, step: int = 0) -> None:
+        """As `run`, but the learner trains on meanwhile where its engines can play with it.
+
+        Nothing may be published before `finish`. Parity is measured on a few episodes first:
+        when the samples are there, the learner has other weights.
+        """
+        rank, cfg = self._rank, self._rank.cfg
+        synchronous = stage == "ppo" and cfg.ppo.max_staleness == 0
+        if synchronous or cfg.cluster.layout == "colocated":
+            self.run(engine, stage, update, step)
+            return
+        self.finish()
+        check: dict[str, float] = {}
+        kl_start: float | None = None
+        if _scored(cfg):
+            self._collector.collect(proof_requests(cfg, f"{stage} {update or step}"))
+            check = self._compare(engine, self._collector.fetch(), stage)
+            kl_start = self._start_kl.kl(engine)
+        played = self._thread.submit(self._play_all, stage) if rank.log is not None else None
+        at = {"update": update, "step": step}
+        self._under_way = _UnderWay(stage, at, check, kl_start, played)
+
+    def finish(self) -> float:
+        """Wait for an evaluation that is under way, and write its records; a collective call.
+
+        Returns:
+            Seconds for which the learner waited.
+        """
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
+            return 0.0
+        begin = time.monotonic()
+        if under_way.played is not None:
+            for i, evaluation in enumerate(under_way.played.result()):  # each wait has a deadline
+                check = under_way.check if i == 0 else {}
+                self._write(under_way.at, evaluation, check, under_way.kl_start)
+        distributed.barrier()
+        return time.monotonic() - begin
+
+    def _compare(
+        self, engine: TrainingEngine, trajectories: list[Trajectory], stage: str
+    ) -> dict[str, float]:
+        check = parity(engine, trajectories, self._rank.cfg, self._rank.version)
+        check_parity(self._rank.cfg, check, f"evaluation {stage}")
+        return check
+
+    def _play_all(self, stage: str) -> list[Evaluation]:
+        return [self._play(stage, variant) for variant in self._rank.cfg.eval.variants]
+
+    def _play(self, stage: str, variant: str) -> Evaluation:
         rank = self._rank
-        if rank.log is None:
-            return {}
-        evaluation = evaluate(rank.cfg, rank.job.buffer, rank.renderer, stage, variant)
+        return evaluate(rank.cfg, rank.job.buffer, rank.renderer, stage, variant)
+
+    def _write(
+        self,
+        at: dict[str, int],
+        evaluation: Evaluation | None,
+        check: dict[str, float],
+        kl_start: float | None,
+    ) -> None:
+        """Rank 0 writes a variant's episodes and its record."""
+        rank = self._rank
+        if rank.log is None or evaluation is None:
+            return
         for sample in evaluation.samples:
             rank.log.episode(sample | at)
         rank.log.outcomes([at | row for row in evaluation.outcomes])
-        return evaluation.record
+        rank.write("eval", **at, **evaluation.record, **check, kl_start=kl_start)
 
 
 def _scored(cfg: RunConfig) -> bool:

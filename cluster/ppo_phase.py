@@ -49,6 +49,7 @@ class PPOPhase:
             self._collector.begin(first, rank.cursor.next_group(cfg.ppo))
             for update in range(first, cfg.ppo.updates + 1):
                 self._update(engine, update, reference)
+            self._evaluation.finish()
             self._publisher.finish()
         with rank.phase("export"):
             rank.export(engine, "ppo")
@@ -91,9 +92,10 @@ class PPOPhase:
         last, every = update == cfg.ppo.updates, cfg.learner.checkpoint_every
         if cfg.eval.every and update % cfg.eval.every == 0 and not last:
             self._publisher.finish()
-            self._evaluation.run(engine, "ppo", update)
+            self._evaluation.begin(engine, "ppo", update)
             self._collector.forget_loads()
         if every and update % every == 0 and not last:
+            self._evaluation.finish()
             rank.checkpoint(engine, Cursor("ppo", update=update, group=batch.next_group))
 
     def _publish(self, engine: TrainingEngine) -> dict[str, float]:
@@ -103,7 +105,8 @@ class PPOPhase:
             sync_seconds, for which learning stood still; sync_waited_seconds of it without work.
         """
         begin = time.monotonic()
-        self._publisher.finish()  # of the weights before these
+        self._evaluation.finish()  # it is of the weights before these
+        self._publisher.finish()
         sending = time.monotonic()
         self._publisher.begin(engine)
         sent = time.monotonic()

@@ -51,6 +51,7 @@ class SFTPhase:
             with rank.phase("sft"):
                 self._publisher.sleep_engines()
                 self._train(engine, reference, first)
+            self._evaluation.finish()
             self._publisher.publish(engine)
             with rank.phase("export"):
                 rank.export(engine, "sft")
@@ -74,6 +75,7 @@ class SFTPhase:
             self._milestone(engine, step)
             begin += time.monotonic() - away
             if every and step % every == 0:
+                self._evaluation.finish()
                 rank.checkpoint(engine, Cursor("sft", step=step))
 
     def _seen(self, step: int) -> dict[str, float]:
@@ -96,8 +98,9 @@ class SFTPhase:
         if step in sft.keep:
             self._rank.export(engine, f"sft-{step}")
         if sft.eval_every and step % sft.eval_every == 0 and step < sft.steps:
+            self._evaluation.finish()
             self._publisher.publish(engine)
-            self._evaluation.run(engine, "sft", step=step)
+            self._evaluation.begin(engine, "sft", step=step)
             self._publisher.sleep_engines()
 
 

@@ -135,11 +135,22 @@ class FakeCollector:
 
 class FakeEvaluation:
     def __init__(self, rank):
-        self._rank, self.runs = rank, []
+        self._rank, self.runs, self._under_way = rank, [], None
 
     def run(self, engine, stage, update=0, step=0):
+        assert self._under_way is None, "an evaluation before the end of another"
         self._rank.done.append(f"evaluate {stage}")
         self.runs.append((stage, update, step))
+
+    def begin(self, engine, stage, update=0, step=0):
+        self.run(engine, stage, update, step)
+        self._under_way = stage, update, step
+
+    def finish(self):
+        if self._under_way is not None:
+            self._rank.done.append("evaluated")
+        self._under_way = None
+        return 0.25
 
 
 class Crash(BaseException):
@@ -193,6 +204,18 @@ class RecordedEvaluation(FakeEvaluation):
 
     def run(self, engine, stage, update=0, step=0):
         super().run(engine, stage, update, step)
+        self._record(stage, update, step)
+
+    def begin(self, engine, stage, update=0, step=0):
+        FakeEvaluation.run(self, engine, stage, update, step)
+        self._under_way = stage, update, step
+
+    def finish(self):
+        if self._under_way is not None:
+            self._record(*self._under_way)
+        super().finish()
+
+    def _record(self, stage, update, step):
         for variant in ("train", "other"):
             self._rank.write("eval", stage=stage, update=update, step=step, variant=variant)
 

@@ -52,6 +52,14 @@ def sampled_of(*groups):
     return Played("sampled", requests, summaries)
 
 
+def test_an_evaluation_of_two_policies_is_a_fault():
+    newer = replace(summary(1, 0.0), oldest_version=1)
+    with pytest.raises(AssertionError, match=r"several policies: versions \[0, 1\]"):
+        variant_record(Played("greedy", [], [summary(0, 1.0)]), Played("sampled", [], [newer]), 1.0)
+    silent = replace(newer, oldest_version=-1, action_tokens=0)  # sampled nothing
+    variant_record(Played("greedy", [], [summary(0, 1.0), silent]), NOTHING, 1.0)
+
+
 def test_a_measure_is_the_mean_of_the_episodes_that_have_it():
     played = [{"success": 1.0, "recognition": 0.5}, {"success": 0.0}, {"recognition": 1.0}]
     assert measures(played) == {"success": 0.5, "recognition": 0.75}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from cluster import evaluation_phase
 from cluster.evaluate import Evaluation
 from cluster.evaluation_phase import EvaluationPhase
-from cluster.failures import ParityError
+from cluster.failures import ParityError, RunFailure
 from tests.cluster.fakes import FakeCollector, FakeRank
 from tests.support.learner import config
 
@@ -40,8 +41,9 @@ class FakeStartKL:
 def made(monkeypatch, tmp_path):
     """make(number, parity, …) gives a rank and its evaluations of two variants."""
 
-    def make(number=0, parity=1e-6, **changed):
-        cfg = config()
+    def make(number=0, parity=1e-6, max_staleness=0, layout="disaggregated", **changed):
+        cfg = config(max_staleness=max_staleness)
+        cfg = replace(cfg, cluster=replace(cfg.cluster, layout=layout))
         variants = {"train": {}, "other": {}}
         cfg = replace(cfg, eval=replace(cfg.eval, variants=variants, **changed))
         rank = FakeRank(cfg, tmp_path, number)
@@ -119,3 +121,83 @@ def test_an_engine_with_other_weights_ends_the_run(made):
     _, evaluation = made(parity=0.1)
     with pytest.raises(ParityError, match="evaluation ppo: log-probabilities"):
         evaluation.run("engine", "ppo")
+
+
+def test_an_evaluation_beside_learning_is_recorded_when_it_has_ended(made, monkeypatch):
+    """The learner goes on before anything is played; a probe of its weights is compared at once."""
+    rank, evaluation = made(max_staleness=1)
+    played, at_once = threading.Event(), evaluation_phase.evaluate
+
+    def slow(*args):
+        assert played.wait(10)
+        return at_once(*args)
+
+    monkeypatch.setattr(evaluation_phase, "evaluate", slow)
+    evaluation.begin("engine", "ppo", update=2)
+    assert rank.done == ["play", ("engine", ["a", "b"], 5)]
+    requests = evaluation._collector.collected[0]
+    assert [request.id for request in requests][:1] == ["proof/ppo 2/000000"]
+    assert rank.of("eval") == []
+    played.set()
+    assert 0 < evaluation.finish() < 10
+    first, second = rank.of("eval")
+    assert (first["variant"], first["update"], first["step"]) == ("train", 2, 0)
+    assert (first["parity_mean_abs"], first["kl_start"]) == (1e-6, 0.25)
+    assert (second["variant"], second["kl_start"]) == ("other", 0.25)
+    assert "parity_mean_abs" not in second
+    assert rank.log.rows == [{"seed": 2, "update": 2, "step": 0}] * 2
+    assert evaluation.finish() == 0.0
+    assert len(rank.of("eval")) == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "staleness", "layout", "beside"),
+    [
+        ("ppo", 0, "disaggregated", False),
+        ("ppo", 1, "disaggregated", True),
+        ("sft", 0, "disaggregated", True),
+        ("sft", 0, "colocated", False),
+        ("ppo", 1, "colocated", False),
+    ],
+)
+def test_what_must_wait_for_an_evaluation_waits(made, stage, staleness, layout, beside):
+    """Synchronous play; and engines that give their GPU to the learner."""
+    rank, evaluation = made(max_staleness=staleness, layout=layout)
+    evaluation.begin("engine", stage, update=2)
+    assert (len(rank.of("eval")) == 2) != beside
+    evaluation.finish()
+    assert len(rank.of("eval")) == 2
+
+
+def test_a_failure_beside_learning_ends_the_wait(made, monkeypatch):
+    def fail(*_):
+        raise RunFailure("every evaluated episode failed")
+
+    _, evaluation = made(max_staleness=1)
+    monkeypatch.setattr(evaluation_phase, "evaluate", fail)
+    evaluation.begin("engine", "ppo", update=2)
+    with pytest.raises(RunFailure, match="every evaluated"):
+        evaluation.finish()
+
+
+def test_one_evaluation_begins_after_the_other_is_recorded(made):
+    rank, evaluation = made(max_staleness=1)
+    evaluation.begin("engine", "ppo", update=2)
+    evaluation.begin("engine", "ppo", update=4)
+    evaluation.run("engine", "ppo")
+    assert [record["update"] for record in rank.of("eval")] == [2, 2, 4, 4, 0, 0]
+
+
+def test_other_ranks_wait_for_it_and_play_nothing(made):
+    rank, evaluation = made(number=1, max_staleness=1)
+    evaluation.begin("engine", "ppo", update=2)
+    assert rank.done == ["play", ("engine", ["a", "b"], 5)]
+    evaluation.finish()
+    assert rank.of("eval") == []
+
+
+def test_other_weights_in_the_engine_end_the_run_before_it_is_played(made):
+    rank, evaluation = made(parity=0.1, max_staleness=1)
+    with pytest.raises(ParityError, match="evaluation ppo: log-probabilities"):
+        evaluation.begin("engine", "ppo", update=2)
+    assert all(what[0] != "buffer" for what in rank.done)

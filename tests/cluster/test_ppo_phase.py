@@ -79,11 +79,16 @@ def test_where_engines_play_ahead_weights_travel_while_the_learner_goes_on(tmp_p
     assert rank.done[18:20] == ["arrived", "export ppo"]
 
 
-def test_an_evaluation_waits_for_its_weights(tmp_path, updates):
-    cfg = config(updates=2, max_staleness=1)
+def test_an_evaluation_waits_for_its_weights_and_the_next_weights_for_it(tmp_path, updates):
+    cfg = config(updates=3, max_staleness=1)
     rank = FakeRank(replace(cfg, eval=replace(cfg.eval, every=1)), tmp_path)
     phase(rank)[0].run()
-    assert rank.done[7:10] == ["send", "arrived", "evaluate ppo"]
+    assert rank.done[4:] == [
+        *["take", "sleep", "learn", "send", "arrived", "evaluate ppo"],
+        *["take", "sleep", "learn", "evaluated", "send", "arrived", "evaluate ppo"],
+        *["take", "sleep", "learn", "evaluated", "send"],
+        *["arrived", "export ppo", "evaluate ppo", "close"],
+    ]
 
 
 def test_a_batch_whose_policies_have_parted_ends_the_run(tmp_path, monkeypatch):
@@ -155,7 +160,7 @@ def test_checkpoints_and_evaluations_come_on_the_way_and_not_twice_at_the_end(tm
     made, _, evaluation = phase(rank)
     made.run()
     assert rank.done.count("checkpoint") == 1
-    assert rank.done[14:17] == ["evaluate ppo", "checkpoint", "take"]
+    assert rank.done[14:18] == ["evaluate ppo", "evaluated", "checkpoint", "take"]
     assert evaluation.runs == [("ppo", 2, 0), ("ppo", 0, 0)]
 
 
@@ -167,10 +172,13 @@ def test_an_engine_with_other_weights_ends_the_run(tmp_path, monkeypatch):
     assert rank.of("ppo") == []
 
 
-def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(tmp_path, updates):
+@pytest.mark.parametrize(("staleness", "every"), [(0, 2), (1, 2), (1, 3)])
+def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(
+    tmp_path, updates, staleness, every
+):
     """Also where an evaluation and a checkpoint are due after the same update."""
-    cfg = config(updates=6)
-    learner, evaluation = replace(cfg.learner, checkpoint_every=2), replace(cfg.eval, every=2)
+    cfg = config(updates=6, max_staleness=staleness)
+    learner, evaluation = replace(cfg.learner, checkpoint_every=every), replace(cfg.eval, every=2)
     cfg = replace(cfg, learner=learner, eval=evaluation)
 
     def begin(disk, crash):
@@ -182,14 +190,14 @@ def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(tmp_path, u
         assert rank.cursor == Cursor("done", update=6)
 
     def recorded(records):
-        return [(r["kind"], r["update"], r.get("variant")) for r in records]
+        return sorted((r["update"], r["kind"], r.get("variant", "")) for r in records)
 
     smooth = {}
     begin(smooth, None)
     wanted = recorded(smooth["records"])
     assert len(set(wanted)) == len(wanted)
-    assert [w[1] for w in wanted if w[0] == "ppo"] == [1, 2, 3, 4, 5, 6]
-    assert [w[1] for w in wanted if w[2] == "train"] == [2, 4, 0]
+    assert [w[0] for w in wanted if w[1] == "ppo"] == [1, 2, 3, 4, 5, 6]
+    assert [w[0] for w in wanted if w[2] == "train"] == [0, 2, 4]
     crashed = after_every_crash(begin)
     assert len(crashed) > 40
     assert all(recorded(records) == wanted for records in crashed)

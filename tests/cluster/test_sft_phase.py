@@ -112,6 +112,7 @@ def test_models_are_kept_evaluated_and_checkpointed_on_the_way(tmp_path, learned
         "publish",
         "evaluate sft",
         "sleep",
+        "evaluated",
         "checkpoint",
         "learn",
         "export sft-4",
@@ -213,9 +214,20 @@ def test_time_spent_on_models_along_the_way_is_not_trainings(tmp_path, learned, 
     assert rates == [(10 + 20) / 4.0, (30 + 40) / 4.0]
 
 
-def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(tmp_path, monkeypatch):
+def test_the_learner_trains_on_while_it_is_evaluated_and_publishes_nothing(tmp_path, learned):
+    rank = FakeRank(configured(steps=5, eval_every=2), tmp_path)
+    phase(rank)[0].run()
+    assert rank.done[5:] == [
+        *["learn", "learn", "publish", "evaluate sft", "sleep"],
+        *["learn", "learn", "evaluated", "publish", "evaluate sft", "sleep"],
+        *["learn", "evaluated", "publish", "export sft", "evaluate sft", "close"],
+    ]
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(tmp_path, monkeypatch, every):
     cfg = configured(steps=6, eval_every=2, log_every=3, keep=[5])
-    cfg = replace(cfg, learner=replace(cfg.learner, checkpoint_every=2))
+    cfg = replace(cfg, learner=replace(cfg.learner, checkpoint_every=every))
 
     def begin(disk, crash):
         rank = CrashingRank(cfg, tmp_path, disk, crash)
