@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -205,6 +207,7 @@ def spawn(work: Callable[..., None], ranks: int, *args: object) -> None:
 def _rank(
     rank: int, work: Callable[..., None], ranks: int, port: int, args: tuple[object, ...]
 ) -> None:
+    faulthandler.enable()  # an abort in a library says where
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
     torch.distributed.init_process_group(
@@ -216,3 +219,6 @@ def _rank(
     )
     work(rank, *args)
     torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads of gloo or autograd that Python's own end meets abort the process
