@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cluster.deadlines import for_model
 from cluster.environments import environments
 from cluster.floors import floors_of_variants
 from cluster.lease import Lease
@@ -93,7 +94,7 @@ def _play(cfg: RunConfig, model: str, stage: str) -> list[Record]:
     from cluster.wait import wait_for
     from rollout.renderer import Renderer
 
-    records, cfg = [], without_learner(cfg)
+    records, cfg = [], for_model(without_learner(cfg), model)
     with RolloutPool() as pool:
         _, workers, buffer = pool.acquire(cfg, model, learn=False)
         deadline = cfg.cluster.start_deadline_s

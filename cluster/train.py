@@ -20,6 +20,7 @@ from pathlib import Path
 
 from cluster.cursor import Cursor
 from cluster.data_fingerprint import record_data, unread_data
+from cluster.deadlines import for_model
 from cluster.environments import TRAINING, environments
 from cluster.failures import RunFailure, first_line
 from cluster.lease import Lease, LeaseLost, Token
@@ -168,7 +169,7 @@ def _run(cfg: RunConfig, token: Token, model: str, pool: RolloutPool) -> None:
     """Everything that needs Ray."""
     from cluster.floors import write_floors
 
-    folder = Path(token.folder)
+    folder, cfg = Path(token.folder), for_model(cfg, model)
     plan, workers, buffer = pool.acquire(cfg, model)
     write_floors(cfg, folder)  # while engines start
     demonstrations = prepare_demonstrations(cfg, folder)

@@ -315,13 +315,19 @@ class ClusterConfig:
     weight_proof: bool = leaf(
         True, "prove each kind of weight at the start, compare log-probabilities after each publish"
     )
-    start_deadline_s: float = leaf(300.0, "until actors and engines are ready, s", low=1)
+    start_deadline_s: float = leaf(
+        300.0, "until actors and engines are ready, s; 4 s more a GiB of weights", low=1
+    )
     episode_deadline_s: float = leaf(120.0, "of one episode, s", low=1)
     env_deadline_s: float = leaf(
         30.0, "of one call of an environment, s; start_deadline_s to make it", low=0.01
     )
-    block_deadline_s: float = leaf(600.0, "of one block of trajectories, s", low=1)
-    sync_deadline_s: float = leaf(120.0, "until an engine has received a publish, s", low=1)
+    block_deadline_s: float = leaf(
+        600.0, "of one block of trajectories, s; 4 s more a GiB of weights", low=1
+    )
+    sync_deadline_s: float = leaf(
+        120.0, "until an engine has received a publish, s; 4 s more a GiB of weights", low=1
+    )
     max_failure_rate: float = leaf(
         0.05, "share of failed trajectories that stops the run", low=0, high=1
     )
