@@ -22,7 +22,8 @@ from configs.load import build
 from configs.schema import RunConfig
 from envs.registry import make
 from learner.init_model import init_model
-from rollout.engine import FORBIDDEN_BIAS, EngineSettings
+from rollout.engine import FORBIDDEN_BIAS
+from rollout.engine_settings import EngineSettings
 from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer

@@ -25,7 +25,8 @@ from configs.load import load
 from configs.paths import ROOT
 from learner.tiny_tokenizer import train_tokenizer
 from rollout.bucket import PackedBucket, buckets
-from rollout.engine import EngineSettings, InferenceEngine
+from rollout.engine import InferenceEngine
+from rollout.engine_settings import EngineSettings
 
 SHAPES = {"135M": (576, 1536, 30, 9, 3, 49152), "tiny": (64, 128, 2, 2, 1, 256)}
 MIB = 2**20
