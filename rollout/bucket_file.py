@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,30 +21,29 @@ class BucketFile:
     """The file; `with` removes it at the end.
 
     Raises:
-        OSError: there is no room for it; says how much was to be had.
+        OSError: there is no room for it.
     """
 
-    def __init__(self, headers: Iterable[BucketHeader], folder: str | None = None) -> None:
-        sizes = [-(-header.bytes // mmap.PAGESIZE) * mmap.PAGESIZE for header in headers]
-        self._room = max(sizes)
-        size = min(2, len(sizes)) * self._room
-        folder = folder or _shared_memory()
-        number, self._path = tempfile.mkstemp(prefix="cardinal-w-", dir=folder)
-        try:
-            os.posix_fallocate(number, 0, size)  # writing to memory that is not there would kill
-        except OSError as error:
-            Path(self._path).unlink()
+    def __init__(self, headers: Sequence[BucketHeader]) -> None:
+        pages = [-(-header.bytes // mmap.PAGESIZE) * mmap.PAGESIZE for header in headers]
+        self._rooms = [max(pages[::2]), max(pages[1::2], default=0)]
+        size, folder = sum(self._rooms), _shared_memory()
+        free = shutil.disk_usage(folder).free
+        if free < size:
             raise OSError(
-                f"{folder} has no {size // 2**20} MiB for weights on their way to the engine: "
-                f"{error.strerror}; cluster.sync_bucket_mib sets how many"
-            ) from error
-        finally:
-            os.close(number)
+                f"{folder} has {free / 2**20:.0f} MiB free, and weights on their way to the engine "
+                f"need {size / 2**20:.0f}; cluster.sync_bucket_mib sets how many"
+            )
+        self._number, self._path = tempfile.mkstemp(prefix="cardinal-w-", dir=folder)
+        os.truncate(self._number, size)
         self._memory = np.memmap(self._path, np.uint8, mode="r+")
 
     def write(self, index: int, bucket: PackedBucket) -> dict[str, object]:
         """Write bucket number `index` over number `index` - 2; returns the engine's message."""
-        offset = index % 2 * self._room
+        side = index % 2
+        offset = side * self._rooms[0]
+        if index < 2:  # memory that cannot be had is an error here, and kills where it is written
+            os.posix_fallocate(self._number, offset, self._rooms[side])
         write(bucket, self._memory[offset : offset + bucket.header.bytes])
         return {"path": self._path, "offset": offset, "header": bucket.header.to_dict()}
 
@@ -51,6 +51,7 @@ class BucketFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        os.close(self._number)
         Path(self._path).unlink(missing_ok=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -247,15 +248,29 @@ def test_a_cancelled_receive_is_given_up_too(engine):
 
 
 def test_without_room_in_shared_memory_the_engine_is_not_paused(engine, monkeypatch):
-    def full(number, begin, size):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    before = files()
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match=r"/dev/shm has no .* MiB .*: No space left on device; clus"):
+    before, usage = files(), shutil.disk_usage("/dev/shm")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8191))
+    words = "/dev/shm has 0 MiB free, and weights .* engine need 0; cluster.sync_bucket_mib"
+    with pytest.raises(OSError, match=words):
         receive(engine)
     assert names(engine) == []
     assert files() == before
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8192))
+    receive(engine)
+
+
+def test_room_that_is_gone_when_it_is_written_is_an_error(engine, monkeypatch):
+    allocate = os.posix_fallocate
+
+    def full(number, begin, size):
+        if begin:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        allocate(number, begin, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(EngineFailure, match=r"did not load: .*No space left on device"):
+        receive(engine)
+    assert "given up in the middle" in engine.lost
 
 
 def test_an_update_is_given_up_when_the_next_one_begins(engine):
