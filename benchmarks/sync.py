@@ -102,7 +102,8 @@ class EngineActor:
     async def load_parameter(self, bucket: PackedBucket) -> None:
         """Load one parameter."""
         with BucketFile([bucket.header]) as file:
-            await self._engine.update_weights(file.write(0, bucket))
+            file.write(0, bucket)
+            await self._engine.update_weights(file.message(0, bucket.header))
 
     async def shutdown(self) -> None:
         """End the engine."""

@@ -38,14 +38,19 @@ class BucketFile:
         os.truncate(self._number, size)
         self._memory = np.memmap(self._path, np.uint8, mode="r+")
 
-    def write(self, index: int, bucket: PackedBucket) -> dict[str, object]:
-        """Write bucket number `index` over number `index` - 2; returns the engine's message."""
-        side = index % 2
-        offset = side * self._rooms[0]
+    def write(self, index: int, bucket: PackedBucket) -> None:
+        """Write bucket number `index` over number `index` - 2."""
+        begin = self._begin(index)
         if index < 2:  # memory that cannot be had is an error here, and kills where it is written
-            os.posix_fallocate(self._number, offset, self._rooms[side])
-        write(bucket, self._memory[offset : offset + bucket.header.bytes])
-        return {"path": self._path, "offset": offset, "header": bucket.header.to_dict()}
+            os.posix_fallocate(self._number, begin, self._rooms[index])
+        write(bucket, self._memory[begin : begin + bucket.header.bytes])
+
+    def message(self, index: int, header: BucketHeader) -> dict[str, object]:
+        """The engine's message about bucket number `index`."""
+        return {"path": self._path, "offset": self._begin(index), "header": header.to_dict()}
+
+    def _begin(self, index: int) -> int:
+        return index % 2 * self._rooms[0]
 
     def __enter__(self) -> BucketFile:
         return self

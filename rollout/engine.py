@@ -203,7 +203,7 @@ class InferenceEngine:
     async def receive(self, version: int, buckets: Sequence[PackedBucket]) -> float:
         """Replace all weights; sequences in flight pause and continue under the new version.
 
-        A bucket is written while the one before it loads, the first before the pause.
+        Two buckets are written before the pause, each further one while the one before it loads.
 
         Args:
             version: policy version of the new weights.
@@ -216,16 +216,20 @@ class InferenceEngine:
             OSError: shared memory has no room; the engine goes on with the weights that it has.
             EngineFailure: the update failed and was given up; see `abort_weight_update`.
         """
-        file = await asyncio.to_thread(BucketFile, [bucket.header for bucket in buckets])
-        with file:
-            message = await asyncio.to_thread(file.write, 0, buckets[0])
+        with BucketFile([bucket.header for bucket in buckets]) as file:
+            for index, bucket in enumerate(buckets[:2]):
+                await asyncio.to_thread(file.write, index, bucket)
             begin = time.monotonic()
             try:
                 await self.start_weight_update()
-                for index, bucket in enumerate(buckets[1:], start=1):
-                    writing = asyncio.to_thread(file.write, index, bucket)
-                    _, message = await asyncio.gather(self.update_weights(message), writing)
-                await self.update_weights(message)
+                for index, bucket in enumerate(buckets):
+                    loading = self.update_weights(file.message(index, bucket.header))
+                    if 0 < index < len(buckets) - 1:
+                        following = index + 1, buckets[index + 1]
+                        writing = asyncio.to_thread(file.write, *following)
+                        await asyncio.gather(loading, writing)
+                    else:
+                        await loading
                 await self.finish_weight_update(version)
             except BaseException as error:
                 await self.abort_weight_update()

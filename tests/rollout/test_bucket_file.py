@@ -21,7 +21,8 @@ def test_each_bucket_is_there_until_the_one_after_the_next():
     with BucketFile([bucket.header for bucket in buckets]) as file:
         before = None
         for index, bucket in enumerate(buckets):
-            message = file.write(index, bucket)
+            file.write(index, bucket)
+            message = file.message(index, bucket.header)
             memory = np.memmap(message["path"], np.uint8, mode="r+")
             begin = message["offset"]
             header = BucketHeader(**message["header"])
@@ -38,13 +39,14 @@ def test_each_bucket_is_there_until_the_one_after_the_next():
 def test_one_bucket_takes_the_room_of_one():
     (bucket,) = many()[:1]
     with BucketFile([bucket.header]) as file:
-        path = Path(file.write(0, bucket)["path"])
+        file.write(0, bucket)
+        path = Path(file.message(0, bucket.header)["path"])
         assert path.stat().st_size == 3 * 4096
 
 
 def test_the_file_is_removed_where_the_update_fails():
     buckets = many()
     with pytest.raises(KeyError), BucketFile([b.header for b in buckets]) as file:  # noqa: PT012
-        path = Path(file.write(0, buckets[0])["path"])
+        path = Path(file.message(0, buckets[0].header)["path"])
         raise KeyError("an update that fails")
     assert not path.exists()
