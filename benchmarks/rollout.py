@@ -1,8 +1,9 @@
-"""Rollouts: how full the engine is, how much the episode runner costs, how little leaves it.
+"""Rollouts against bare vLLM: how much the episode runner costs, and how full the engine is.
 
-Bare: the same prompts, answer lengths, seeds and token mask given to vLLM's AsyncLLM directly,
-as many at once.
-Run `python -m benchmarks.rollout`; prints one JSON row per figure.
+`python -m benchmarks.rollout` prints one JSON row per figure. A round plays the same episodes and
+gives the same prompts, answer lengths, seeds and token mask to vLLM's AsyncLLM directly, as many at
+once; who begins alternates. "streaming" ends with the last start: till then all places are taken,
+as they are in a run. "turn by turn" gives vLLM a prompt when the answer before it has come.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ import platform
 import statistics
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from datetime import date
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from configs.load import build
 from configs.schema import RunConfig
 from envs.registry import make
 from learner.init_model import init_model
-from rollout.engine import FORBIDDEN_BIAS, EngineSettings
+from rollout.engine import FORBIDDEN_BIAS
+from rollout.engine_settings import EngineSettings
 from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
@@ -30,6 +35,7 @@ from rollout.trajectory import Trajectory, from_block
 from rollout.worker import RolloutWorker
 
 ENV = "cardinal/GeneralPoints-v0"
+T = TypeVar("T")
 
 
 async def collect(worker: RolloutWorker, requests: list[EpisodeRequest]) -> tuple[list, int, int]:
@@ -45,44 +51,49 @@ async def collect(worker: RolloutWorker, requests: list[EpisodeRequest]) -> tupl
     return played, blocks, numbers
 
 
-def calls(played: list[Trajectory]) -> list[tuple[list[int], int]]:
-    """(prompt, answer length) of every answer of the episodes."""
+Call = tuple[list[int], int]  # a prompt, and the length of its answer
+
+
+def calls(played: list[Trajectory]) -> list[list[Call]]:
+    """The calls of each episode."""
     return [
-        (segment.token_ids[: turn.begin].tolist(), turn.end - turn.begin)
+        [
+            (segment.token_ids[: turn.begin].tolist(), turn.end - turn.begin)
+            for segment in trajectory.segments
+            for turn in segment.turns
+        ]
         for trajectory in played
-        for segment in trajectory.segments
-        for turn in segment.turns
     ]
 
 
 async def bare(
-    llm: Any, work: list[tuple[list[int], int]], at_once: int, forbidden: tuple[int, ...]
-) -> float:
-    """Seconds that vLLM alone needs for the same prompts and lengths."""
+    llm: Any, work: list[list[Call]], at_once: int, forbidden: tuple[int, ...], started: Started
+) -> None:
+    """Give vLLM alone lists of calls, those of each list one after another."""
     from vllm import SamplingParams
     from vllm.inputs import tokens_input
     from vllm.sampling_params import RequestOutputKind
 
     gate = asyncio.Semaphore(at_once)
 
-    async def one(number: int, prompt: list[int], length: int) -> None:
-        parameters = SamplingParams(
-            max_tokens=length,
-            ignore_eos=True,
-            temperature=1.0,
-            logprobs=0,
-            seed=number,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            logit_bias=dict.fromkeys(forbidden, FORBIDDEN_BIAS),
-        )
+    async def one(number: int, requests: list[Call]) -> None:
         async with gate:
-            async for _ in llm.generate(tokens_input(prompt), parameters, f"b{number}"):
-                pass
+            started.one()
+            for turn, (prompt, length) in enumerate(requests):
+                parameters = SamplingParams(
+                    max_tokens=length,
+                    ignore_eos=True,
+                    temperature=1.0,
+                    logprobs=0,
+                    seed=number,
+                    detokenize=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                    logit_bias=dict.fromkeys(forbidden, FORBIDDEN_BIAS),
+                )
+                async for _ in llm.generate(tokens_input(prompt), parameters, f"b{number}.{turn}"):
+                    pass
 
-    begin = time.perf_counter()
-    await asyncio.gather(*(one(i, p, n) for i, (p, n) in enumerate(work)))
-    return time.perf_counter() - begin
+    await asyncio.gather(*(one(number, requests) for number, requests in enumerate(work)))
 
 
 def row(name: str, ours: float, reference: float, unit: str) -> None:
@@ -96,6 +107,34 @@ def row(name: str, ours: float, reference: float, unit: str) -> None:
         "date": date.today().isoformat(),
     }
     print(json.dumps(record), flush=True)
+
+
+class Started:
+    """Takes note of when the last of so many began, and of the tokens sampled until then."""
+
+    def __init__(self, worker: RolloutWorker, count: int) -> None:
+        self._worker, self._left = worker, count
+        worker.pop_load()
+        self._begin = time.perf_counter()
+        self.rate = self.running = 0.0
+
+    def one(self) -> None:
+        """One began."""
+        self._left -= 1
+        if not self._left:
+            load = self._worker.pop_load()
+            self.rate = load.tokens / (time.perf_counter() - self._begin)
+            self.running = load.mean_running
+
+
+class StartingWorker(RolloutWorker):
+    """Says when an episode begins."""
+
+    started: Started
+
+    async def _run(self, request: EpisodeRequest) -> None:
+        self.started.one()
+        await super()._run(request)
 
 
 async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> None:
@@ -114,38 +153,66 @@ async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> Non
         )
         limits = EpisodeLimits(answer, context, 600.0)
         environments, processes = {"v": (ENV, settings)}, ProcessLimits()
-        worker = RolloutWorker(engine, renderer, environments, limits, processes, in_flight, 64)
+        worker = StartingWorker(engine, renderer, environments, limits, processes, in_flight, 64)
         await worker.start()
-        assert worker.engine is not None
-        rates, references, running = [], [], []
-        for number in range(rounds + 1):  # the first warms up
-            asked = [
-                EpisodeRequest(f"{number}/{i:05d}", "v", i, i, sampling_seed=number)
-                for i in range(episodes)
-            ]
-            await worker.engine._llm.reset_prefix_cache()
-            worker.pop_load()
-            begin = time.perf_counter()
-            played, blocks, numbers = await collect(worker, asked)
-            ours = time.perf_counter() - begin
-            running.append(worker.pop_load()[0])
-            work = calls(played)
-            await worker.engine._llm.reset_prefix_cache()
-            theirs = await bare(worker.engine._llm, work, in_flight, renderer.forbidden)
-            tokens = sum(length for _, length in work)
-            rates.append(tokens / ours)
-            references.append(tokens / theirs)
+        requests = [EpisodeRequest(f"{i:05d}", "v", i, i) for i in range(episodes)]
+        figures = await compare(worker, requests, in_flight, renderer.forbidden, rounds)
         await worker.shutdown()
-    best = statistics.median(a / b for a, b in zip(rates[1:], references[1:], strict=True))
-    reference = statistics.median(references[1:])
-    row(f"rollout {style}: sampled tokens", best * reference, reference, "tokens/s")
-    row(
-        f"rollout {style}: running in the engine",
-        statistics.median(running[1:]),
-        in_flight,
-        "sequences",
-    )
-    row(f"rollout {style}: numbers beside the blocks", numbers, blocks, "bytes")
+    ratio = {name: statistics.median(values) for name, values in figures.items()}
+    streaming, turns = ratio["streaming bare"], ratio["turn by turn bare"]
+    row(f"rollout {style}: streaming", ratio["streaming"] * streaming, streaming, "tokens/s")
+    row(f"rollout {style}: turn by turn", ratio["turn by turn"] * turns, turns, "tokens/s")
+    row(f"rollout {style}: running", ratio["running"], ratio["running bare"], "sequences")
+    row(f"rollout {style}: numbers beside the blocks", ratio["numbers"], ratio["blocks"], "bytes")
+
+
+async def compare(
+    worker: StartingWorker,
+    requests: list[EpisodeRequest],
+    in_flight: int,
+    forbidden: tuple[int, ...],
+    rounds: int,
+) -> dict[str, list[float]]:
+    """Figures of each round; those of ours are shares of the bare ones of the same round."""
+    assert worker.engine is not None
+    llm, figures = worker.engine._llm, defaultdict(list)
+    whole: dict[str, float] = {}
+    started: dict[str, Started] = {}
+    work: list[list[Call]] = []
+
+    async def timed(name: str, playing: Callable[[Started], Awaitable[T]], count: int) -> T:
+        await llm.reset_prefix_cache()
+        started[name] = Started(worker, count)
+        begin = time.perf_counter()
+        result = await playing(started[name])
+        whole[name] = time.perf_counter() - begin
+        return result
+
+    async def ours(note: Started) -> tuple[list[Trajectory], int, int]:
+        worker.started = note
+        return await collect(worker, requests)
+
+    for number in range(rounds + 1):  # the first warms up
+        order = ("ours", "single", "turns") if number % 2 else ("turns", "single", "ours")
+        for name in order if work else ("ours",):
+            if name == "ours":
+                played, blocks, numbers = await timed(name, ours, len(requests))
+                work = work or calls(played)
+                continue
+            lists = work if name == "turns" else [[call] for one in work for call in one]
+            await timed(name, partial(bare, llm, lists, in_flight, forbidden), len(lists))
+        if not number:
+            continue
+        tokens = sum(length for one in work for _, length in one)
+        figures["streaming bare"].append(started["single"].rate)
+        figures["streaming"].append(started["ours"].rate / started["single"].rate)
+        figures["turn by turn bare"].append(tokens / whole["turns"])
+        figures["turn by turn"].append(whole["turns"] / whole["ours"])
+        figures["running"].append(started["ours"].running)
+        figures["running bare"].append(started["single"].running)
+        figures["numbers"].append(numbers)
+        figures["blocks"].append(blocks)
+    return figures
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,17 +1,24 @@
-"""A publish of weights over Ray's object store to a real engine, against one memory copy of them.
+"""A publish of weights over Ray's object store to engines on this machine.
 
-`python -m benchmarks.sync` sends a Llama of SmolLM2-135M's shapes (float32, 538 MB) to a vLLM
-engine on this machine and prints one JSON row: seconds of the whole, of the learner's part and of
-the engine's pause, as multiples of one copy.
+`python -m benchmarks.sync` sends a Llama of SmolLM2-135M's shapes (float32, 538 MB) to vLLM and
+prints one JSON row. A round is a memory copy of all weights, a publish, and the same weights with
+one call for each parameter. `--engines 4` has four engines on the node; `--engine copy` has a
+process in vLLM's place that only copies each bucket, which leaves the channel.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import statistics
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -24,21 +31,56 @@ from cluster.weights.object_store import publish
 from configs.load import load
 from configs.paths import ROOT
 from learner.tiny_tokenizer import train_tokenizer
-from rollout.bucket import PackedBucket, buckets
-from rollout.engine import EngineSettings, InferenceEngine
+from rollout.bucket import NamedTensor, PackedBucket, buckets, pack
+from rollout.bucket_file import BucketFile
+from rollout.engine import InferenceEngine
+from rollout.engine_load import LoadRecorder
+from rollout.engine_settings import EngineSettings
 
 SHAPES = {"135M": (576, 1536, 30, 9, 3, 49152), "tiny": (64, 128, 2, 2, 1, 256)}
 MIB = 2**20
+
+
+class CopyingLLM:
+    """Of vLLM's AsyncLLM what an update needs: a bucket is copied to memory of this process."""
+
+    def __init__(self, largest: int) -> None:
+        self._memory = np.zeros(largest, np.uint8)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: asyncio.sleep(0)
+
+    async def update_weights(self, request: Any) -> None:
+        """Copy it."""
+        info = request.update_info
+        size = info["header"]["bytes"]
+        data = np.memmap(info["path"], np.uint8, mode="r", offset=info["offset"], shape=(size,))
+        await asyncio.to_thread(np.copyto, self._memory[:size], data)
 
 
 @ray.remote(max_concurrency=8, num_cpus=0)
 class EngineActor:
     """An engine that only receives weights; answers what a publish asks of a rollout actor."""
 
-    async def start(self, folder: str) -> None:
+    async def start(self, folder: str, kind: str, largest: int) -> None:
         """Start the engine."""
         settings = EngineSettings(folder, context_tokens=64, max_sequences=4, kv_cache_gib=0.05)
-        self._engine = await InferenceEngine.start(settings)
+        if kind == "copy":
+            llm: Any = CopyingLLM(largest)
+            self._engine = InferenceEngine(settings, llm, LoadRecorder())
+        else:
+            self._engine = await InferenceEngine.start(settings)
+        self._loading = 0.0
+        for step in ("start_weight_update", "update_weights", "finish_weight_update"):
+            setattr(self._engine, step, self._timed(getattr(self._engine, step)))
+
+    def _timed(self, step: Any) -> Any:
+        async def timed(*arguments: Any) -> None:
+            begin = time.monotonic()
+            await step(*arguments)
+            self._loading += time.monotonic() - begin
+
+        return timed
 
     async def node(self) -> str:
         """Ray's id of this node."""
@@ -46,7 +88,22 @@ class EngineActor:
 
     async def receive(self, version: int, refs: list[ray.ObjectRef[PackedBucket]]) -> float:
         """As `RolloutActor.receive`."""
+        self._loading = 0.0
         return await self._engine.receive(version, [await ref for ref in refs])
+
+    async def loading(self) -> float:
+        """Seconds in which the engine loaded, of its last pause."""
+        return self._loading
+
+    async def call(self, step: str, *arguments: Any) -> None:
+        """One step of an update."""
+        await getattr(self._engine, step)(*arguments)
+
+    async def load_parameter(self, bucket: PackedBucket) -> None:
+        """Load one parameter."""
+        with BucketFile([bucket.header]) as file:
+            file.write(0, bucket)
+            await self._engine.update_weights(file.message(0, bucket.header))
 
     async def shutdown(self) -> None:
         """End the engine."""
@@ -69,46 +126,101 @@ def make_model(name: str) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def measure(model: LlamaForCausalLM, bucket_bytes: int, rounds: int) -> dict[str, Any]:
-    """Medians over rounds, each with a copy and a publish, one after the other."""
-    named = [(n, p.detach()) for n, p in model.named_parameters()]
+def one_by_one(version: int, named: list[NamedTensor], actor: Any) -> None:
+    """An update with one call for each parameter."""
+    ray.get(actor.call.remote("start_weight_update"))
+    for tensor in named:
+        ray.get(actor.load_parameter.remote(ray.put(pack([tensor]))))
+    ray.get(actor.call.remote("finish_weight_update", version))
+
+
+@contextmanager
+def shared_bytes(seen: list[int]) -> Iterator[None]:
+    """Add the most bytes that files of weights had at a time."""
+    end, most = Event(), 0
+
+    def look() -> None:
+        nonlocal most
+        while not end.wait(0.002):
+            files = Path("/dev/shm").glob("cardinal-w-*")
+            try:
+                most = max(most, sum(file.stat().st_blocks * 512 for file in files))
+            except FileNotFoundError:  # removed meanwhile
+                continue
+
+    thread = Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+        seen.append(most)
+
+
+def measure(named: list[NamedTensor], actors: list[Any], args: argparse.Namespace) -> Any:
+    """Figures of each round: a copy, a publish, and one call for each parameter."""
     size = sum(tensor.nbytes for _, tensor in named)
     source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
-    copies, wholes, sents, pauses = [], [], [], []
+    buffer = TrajectoryBuffer.remote(actors, load("gp_l"))  # type: ignore[attr-defined]
+    figures: dict[str, list[float]] = defaultdict(list)
+    shared: list[int] = []
+    for version in range(args.rounds + 2):  # the first two warm up
+        begin = time.monotonic()
+        np.copyto(target, source)
+        copied = time.monotonic() - begin
+        with shared_bytes(shared):
+            halves = buckets(named, args.bucket_mib * MIB // 2)  # as ObjectStoreChannel cuts them
+            result = publish(version, halves, buffer, 600.0)()
+        loading = ray.get([actor.loading.remote() for actor in actors])
+        begin = time.monotonic()
+        one_by_one(version, named, actors[0])
+        single = time.monotonic() - begin
+        if version > 1:
+            pauses = zip(result.paused_seconds, loading, strict=True)
+            figures["copy_seconds"].append(copied)
+            figures["whole_seconds"].append(result.seconds)
+            figures["learner_seconds"].append(result.sent_seconds)
+            figures["pause_seconds"].append(max(result.paused_seconds))
+            figures["one_by_one_seconds"].append(single)
+            figures["whole_in_copies"].append(result.seconds / copied)
+            figures["pause_in_loads"].append(max(pause / own for pause, own in pauses))
+            figures["one_by_one_in_wholes"].append(single / result.seconds)
+    row = {name: statistics.median(values) for name, values in figures.items()}
+    least = {f"least_{name}": min(figures[name]) for name in ("copy_seconds", "whole_seconds")}
+    return {"bytes": size, "shared_bytes": max(shared), **row, **least}
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Start the engines and measure."""
+    model = make_model(args.model)
+    named = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         train_tokenizer(["1 + 1"]).save_pretrained(folder)
-        actor = EngineActor.remote()  # type: ignore[attr-defined]
-        ray.get(actor.start.remote(folder))
-        buffer = TrajectoryBuffer.remote([actor], load("gp_l"))  # type: ignore[attr-defined]
-        for version in range(rounds + 1):
-            begin = time.monotonic()
-            np.copyto(target, source)
-            copied = time.monotonic() - begin
-            result = publish(version, buckets(named, bucket_bytes), buffer, 120.0)()
-            if version:  # the first one warms up
-                copies.append(copied)
-                wholes.append(result.seconds)
-                sents.append(result.sent_seconds)
-                pauses.append(result.paused_seconds[0])
-        ray.get(actor.shutdown.remote())
-    copy = statistics.median(copies)
-    parts = {"whole": wholes, "learner": sents, "pause": pauses}
-    seconds = {name: statistics.median(values) for name, values in parts.items()}
-    return {
-        "bytes": size,
-        "copy_seconds": copy,
-        **{f"{name}_seconds": value for name, value in seconds.items()},
-        **{f"{name}_copies": value / copy for name, value in seconds.items()},
-    }
+        largest = max(sum(t.nbytes for _, t in b) for b in buckets(named, args.bucket_mib * MIB))
+        actors: list[Any] = [
+            EngineActor.remote()  # type: ignore[attr-defined]
+            for _ in range(args.engines)
+        ]
+        started: list[Awaitable[None]] = [
+            actor.start.remote(folder, args.engine, largest + MIB) for actor in actors
+        ]
+        ray.get(started)
+        row = measure(named, actors, args)
+        if args.engine == "vllm":
+            ray.get([actor.shutdown.remote() for actor in actors])
+    return row
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="135M", choices=sorted(SHAPES))
-    parser.add_argument("--bucket-mib", type=int, default=64)
+    parser.add_argument("--bucket-mib", type=int, default=256, help="as cluster.sync_bucket_mib")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--engines", type=int, default=1, help="on this node")
+    parser.add_argument("--engine", default="vllm", choices=("vllm", "copy"))
     args = parser.parse_args(arguments)
     torch.manual_seed(0)
     env = {"env_vars": {"PYTHONPATH": str(ROOT)}}
@@ -121,10 +233,10 @@ def main(arguments: list[str] | None = None) -> None:
         runtime_env=env,
     )
     try:
-        row = measure(make_model(args.model), args.bucket_mib * MIB, args.rounds)
+        row = run(args)
     finally:
         ray.shutdown()
-    print(json.dumps({"benchmark": "sync", "model": args.model, **row}))
+    print(json.dumps({"benchmark": "sync", **vars(args), **row}))
 
 
 if __name__ == "__main__":

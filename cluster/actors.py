@@ -14,8 +14,9 @@ from ray import ObjectRef
 
 from cluster.handles import ChannelMessage, Environments, PackedBucket, SummaryColumns
 from configs.schema import RunConfig
-from rollout.engine import EngineSettings, InferenceEngine
+from rollout.engine import InferenceEngine
 from rollout.engine_load import EngineLoad
+from rollout.engine_settings import EngineSettings
 from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer

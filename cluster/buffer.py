@@ -146,8 +146,8 @@ class TrajectoryBuffer:
     ) -> tuple[float, list[float]]:
         """Bring weights to all engines; each plays with them as soon as it has them.
 
-        While engines play, those of one node load one after another: so most of them play, and
-        each copy in shared memory is gone before the next one is made.
+        Those of one node load one after another: so most of them play meanwhile, and shared memory
+        holds one version and one engine's bucket. Where none plays, all begin together at the end.
 
         Returns:
             Seconds until the last engine had them, and seconds that each was paused.
@@ -169,24 +169,18 @@ class TrajectoryBuffer:
         for index, worker in enumerate(self._workers):
             nodes[await self._receive(index, worker.node.remote(), version, epoch)] += [index]
         paused = [0.0] * len(self._workers)
+        playing = self._ledger.states()["running"]
 
-        async def load(index: int) -> None:
-            ref = self._workers[index].receive.remote(version, refs)
-            paused[index] = await self._receive(index, ref, version, epoch)
-
-        async def load_node(indices: list[int]) -> None:
+        async def load(indices: list[int]) -> None:
             for index in indices:
-                await load(index)
-                if epoch == self._epoch:
+                ref = self._workers[index].receive.remote(version, refs)
+                paused[index] = await self._receive(index, ref, version, epoch)
+                if playing and epoch == self._epoch:
                     await self._loaded([index], version)
 
-        if self._ledger.states()["running"]:
-            await asyncio.gather(*(load_node(indices) for indices in nodes.values()))
-        else:  # all begin at once, or the first one would be given all episodes
-            everyone = range(len(self._workers))
-            await asyncio.gather(*(load(index) for index in everyone))
-            if epoch == self._epoch:
-                await self._loaded(list(everyone), version)
+        await asyncio.gather(*(load(indices) for indices in nodes.values()))
+        if not playing and epoch == self._epoch:  # or the first one would be given all episodes
+            await self._loaded([*range(len(self._workers))], version)
         return time.monotonic() - begin, paused
 
     async def _receive(self, index: int, ref: ObjectRef[T], version: int, epoch: int) -> T:

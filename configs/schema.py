@@ -311,7 +311,9 @@ class ClusterConfig:
         "object_store without GPUs",
         choices=("auto", "object_store", "nccl", "ipc"),
     )
-    sync_bucket_mib: int = leaf(256, "size of a weight bucket, MiB", low=1)
+    sync_bucket_mib: int = leaf(
+        256, "weights at a time on their way to an engine, MiB; over object_store in halves", low=1
+    )
     weight_proof: bool = leaf(
         True, "prove each kind of weight at the start, compare log-probabilities after each publish"
     )

@@ -1,14 +1,14 @@
 """A weight bucket: many named tensors as bytes, and the header that names them and their places.
 
-The learner cuts weights into buckets and packs them; the engine's actor writes each to a file, from
-which the engine unpacks it.
+The learner cuts weights into buckets and packs them; the engine's actor writes each to shared
+memory, from which the engine unpacks it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import IO, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -67,13 +67,10 @@ def pack(tensors: Iterable[NamedTensor]) -> PackedBucket:
     return PackedBucket(header, [tensor.view(torch.uint8).numpy() for tensor in flat])
 
 
-def write(bucket: PackedBucket, file: IO[bytes]) -> None:
-    """Write a bucket's bytes to an empty file, each tensor at its place."""
-    file.truncate(bucket.header.bytes)
+def write(bucket: PackedBucket, memory: NDArray[np.uint8]) -> None:
+    """Write a bucket's bytes, each tensor at its place."""
     for offset, part in zip(bucket.header.offsets, bucket.parts, strict=True):
-        file.seek(offset)
-        file.write(part.data)
-    file.flush()
+        np.copyto(memory[offset : offset + part.nbytes], part)
 
 
 def unpack(header: BucketHeader, data: NDArray[np.uint8]) -> list[NamedTensor]:

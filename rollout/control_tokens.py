@@ -69,7 +69,11 @@ class ControlTokens:
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered text."""
         if QUOTE not in text:
-            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+            own = self._tokenizer.backend_tokenizer  # half the time of the tokenizer's own call
+            if own.truncation or own.padding:  # of another call
+                own.no_truncation()
+                own.no_padding()
+            return list(own.encode(text, add_special_tokens=False).ids)
         renamed = self._marked.sub(self._rename, text)
         encoded = self._reader.encode(renamed, add_special_tokens=False)
         return [self._own_ids.get(token, token) for token in encoded.ids]

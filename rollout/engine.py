@@ -9,22 +9,20 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from itertools import zip_longest
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout.bucket import PackedBucket, write
+from rollout.bucket import PackedBucket
+from rollout.bucket_file import BucketFile
 from rollout.engine_load import EngineLoad, LoadRecorder
 from rollout.engine_log import EngineLog
+from rollout.engine_settings import BACKENDS, EngineSettings
 from rollout.pictures import Picture
 from rollout.renderer import FORBIDDEN_BIAS
 
@@ -32,13 +30,6 @@ if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
     from vllm.logprobs import FlatLogprobs
     from vllm.v1.engine.async_llm import AsyncLLM
-
-EXTENSION = "rollout.weight_receiver.WeightReceiver"
-BACKENDS = {  # vLLM's names of the channels; EXTENSION registers the first
-    "object_store": "cardinal_object_store",
-    "nccl": "nccl",
-    "ipc": "ipc",
-}
 
 
 class EngineFailure(RuntimeError):
@@ -67,44 +58,6 @@ class Completion:
     stopped: bool
 
 
-@dataclass(frozen=True)
-class EngineSettings:
-    """What an engine is started with.
-
-    folder: Hugging Face model folder.
-    dtype: float32 or bfloat16.
-    max_sequences: most sequences that run at once.
-    context_tokens: cap of prompt and answer, tokens.
-    forbidden: token ids that are never sampled.
-    stop_ids: token ids that end an answer.
-    images: most pictures in a prompt; 0 for a model of text alone.
-    kv_cache_gib: KV cache on a CPU, GiB.
-    gpu_memory: share of a GPU's memory for the engine.
-    tensor_parallel: GPUs of the engine.
-    threads: compute threads on a CPU.
-    seed: of the stream that requests without a seed share.
-    extension: worker extension class, by qualified name.
-    channel: how weights arrive, a key of BACKENDS.
-    sleep_mode: whether the engine can `sleep`; GPUs only.
-    """
-
-    folder: str
-    dtype: str = "float32"
-    max_sequences: int = 64
-    context_tokens: int = 1024
-    forbidden: tuple[int, ...] = ()
-    stop_ids: tuple[int, ...] = ()
-    images: int = 0
-    kv_cache_gib: float = 1.0
-    gpu_memory: float = 0.85
-    tensor_parallel: int = 1
-    threads: int = 1
-    seed: int = 0
-    extension: str = EXTENSION
-    channel: str = "object_store"
-    sleep_mode: bool = False
-
-
 class InferenceEngine:
     """A running vLLM `AsyncLLM`; `await InferenceEngine.start(settings)` makes one.
 
@@ -114,13 +67,18 @@ class InferenceEngine:
         start_weight_update()           pause generation; a sleeping engine allocates its weights
         update_weights(message)         once or more: load a part of the weights
         finish_weight_update(version)   generation continues under `version`
+        abort_weight_update()           or the update was given up
 
-    `receive` makes the last three for weights that are already in this process.
+    `receive` makes the last four for weights that are already in this process.
+
+    lost: why it answers no more, "" while it does.
     """
 
     def __init__(self, settings: EngineSettings, llm: AsyncLLM, load: LoadRecorder) -> None:
         self.settings = settings
         self.version = -1
+        self.lost = ""
+        self._update: Literal["none", "paused", "begun", "loading"] = "none"
         self._llm = llm
         self._load, self._log = load, EngineLog()
         self._requests = 0
@@ -180,6 +138,7 @@ class InferenceEngine:
         parameters = copy.copy(self._parameters(max_tokens, temperature))
         parameters.seed = seed
         assert not self._asleep, "the engine sleeps until it gets weights"
+        self._require_alive()
         prompt: Any = self._tokens_input(list(prompt_ids))
         if pictures:
             prompt = {
@@ -205,6 +164,7 @@ class InferenceEngine:
                 raise EngineFailure(f"vLLM died: {self._log.explain(repr(error))}") from error
             cause = error.__cause__ or error  # what vLLM did not expect is wrapped without words
             raise RequestRefused(f"vLLM refused a request: {cause!r}") from error
+        self._require_alive()  # sequences of a lost engine end without an answer
         return self._completion(final)
 
     @cache  # noqa: B019 - an engine lives as long as its process
@@ -243,8 +203,7 @@ class InferenceEngine:
     async def receive(self, version: int, buckets: Sequence[PackedBucket]) -> float:
         """Replace all weights; sequences in flight pause and continue under the new version.
 
-        A bucket is written while the one before it loads, the first before the pause: at most two
-        are in shared memory beside the buckets themselves.
+        Two buckets are written before the pause, each further one while the one before it loads.
 
         Args:
             version: policy version of the new weights.
@@ -252,22 +211,32 @@ class InferenceEngine:
 
         Returns:
             Seconds of the pause.
+
+        Raises:
+            OSError: shared memory has no room; the engine goes on with the weights that it has.
+            EngineFailure: the update failed and was given up; see `abort_weight_update`.
         """
-        with ExitStack() as files:
-            following = await asyncio.to_thread(_write, buckets[0], files)
+        with BucketFile([bucket.header for bucket in buckets]) as file:
+            for index, bucket in enumerate(buckets[:2]):
+                await asyncio.to_thread(file.write, index, bucket)
             begin = time.monotonic()
-            await self.start_weight_update()
-            for bucket, ahead in zip_longest(buckets, buckets[1:]):
-                file = following
-                message = {"path": str(file), "header": bucket.header.to_dict()}
-                loading = self.update_weights(message)
-                if ahead is None:
-                    await loading
-                else:
-                    writing = asyncio.to_thread(_write, ahead, files)
-                    _, following = await asyncio.gather(loading, writing)
-                file.unlink()
-            await self.finish_weight_update(version)
+            try:
+                await self.start_weight_update()
+                for index, bucket in enumerate(buckets):
+                    loading = self.update_weights(file.message(index, bucket.header))
+                    if 0 < index < len(buckets) - 1:
+                        following = index + 1, buckets[index + 1]
+                        writing = asyncio.to_thread(file.write, *following)
+                        await asyncio.gather(loading, writing)
+                    else:
+                        await loading
+                await self.finish_weight_update(version)
+            except BaseException as error:
+                await self.abort_weight_update()
+                if not isinstance(error, Exception):  # the call was cancelled
+                    raise
+                what = f"weights of version {version} did not load"
+                raise EngineFailure(f"{what}: {self._log.explain(str(error))}") from error
         return time.monotonic() - begin
 
     async def init_weight_transfer(self, info: dict[str, object]) -> None:
@@ -282,29 +251,61 @@ class InferenceEngine:
         The pause clears the prefix and encoder caches: they hold values of the old weights
         (weights-are-proven).
         """
+        await self.abort_weight_update()  # of a sender that is no more
+        self._require_alive()
+        self._update = "paused"
         if self._asleep:  # the learner holds memory until the update ends
             await self._llm.wake_up(tags=["weights"])
         else:
             self._load.pause()
             await self._llm.pause_generation(mode="keep", clear_cache=True)
+        self._update = "begun"
         await self._llm.start_weight_update()
 
     async def update_weights(self, message: dict[str, object]) -> None:
         """Load the part of the weights that the channel's message describes."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
+        self._update = "loading"
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info=message))
 
     async def finish_weight_update(self, version: int) -> None:
         """All weights are those of `version`: sequences continue, a sleeping engine is awake."""
         await self._llm.finish_weight_update(str(version))
-        self.version = version
+        self.version, self._update = version, "paused"
         if self._asleep:
             await self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
         else:
             await self._llm.resume_generation()
             self._load.resume()
+        self._update = "none"
+
+    async def abort_weight_update(self) -> None:
+        """Give up an update that will not be finished; without one nothing happens.
+
+        Before any weights came, sequences continue under the version that they had. Afterwards the
+        engine holds parts of two versions: it is lost, and its sequences end with EngineFailure.
+        """
+        update, self._update = self._update, "none"
+        if update == "none" or self.lost:
+            return
+        try:
+            if update == "loading" or self._asleep:
+                self.lost = "a weight update was given up in the middle"
+                await self._llm.pause_generation(mode="abort")
+                return
+            if update == "begun":
+                await self._llm.finish_weight_update()
+            await self._llm.resume_generation()
+            self._load.resume()
+        except Exception as error:  # noqa: BLE001 - the boundary to vLLM: it cannot even give up
+            cause = self._log.explain(str(error))
+            self.lost = self.lost or f"a weight update could not be given up: {cause}"
+
+    def _require_alive(self) -> None:
+        if self.lost:
+            raise EngineFailure(f"the engine is lost: {self.lost}")
 
     async def sleep(self) -> None:
         """Free the GPU's memory, weights and KV cache; the next weight update wakes the engine."""
@@ -319,19 +320,6 @@ class InferenceEngine:
     async def shutdown(self) -> None:
         """End the engine's processes."""
         await asyncio.to_thread(self._llm.shutdown)
-
-
-def _write(bucket: PackedBucket, files: ExitStack) -> Path:
-    """A file in shared memory with the bucket's bytes, removed with `files` at the latest."""
-    number, name = tempfile.mkstemp(prefix="cardinal-w-", dir=_shared_memory())
-    files.callback(Path(name).unlink, missing_ok=True)
-    with os.fdopen(number, "wb") as file:
-        write(bucket, file)
-    return Path(name)
-
-
-def _shared_memory() -> str:
-    return "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
 
 
 def _environment(settings: EngineSettings) -> None:

@@ -7,6 +7,7 @@ Token-in-token-out: a sampled answer is never tokenised again; only the text bet
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # Added to the logits of forbidden tokens by engine and learner alike; vLLM clamps a logit bias
 # to [-100, 100].
+FOLLOW_UPS = 1024  # messages between answers whose tokens are kept
 FORBIDDEN_BIAS = -100.0
 
 
@@ -64,6 +66,7 @@ class Renderer:
         self._control = ControlTokens(tokenizer, self._template.source)
         self._format = answer_format(self._template, self._control)
         self.appends = self._format.appends
+        self._follow_ups = lru_cache(FOLLOW_UPS)(self._render_follow_up)  # many are of few messages
         ids = self._control.ids
         self.stop_ids = tuple(sorted({*stop_ids, ids[self._format.end]}))
         self.forbidden = tuple(sorted(self._never_sampled() - set(self.stop_ids)))
@@ -138,14 +141,18 @@ class Renderer:
         The template's end token is left out where the answer already ended: with that token, or
         with another stop token, unless the template's begins the next message as well.
         """
+        last = answer[-1] if len(answer) else None
+        ended = last == self._control.ids[self._format.end] or (
+            last in self.stop_ids and not self._format.begins_next
+        )
+        return list(self._follow_ups(message, ended))
+
+    def _render_follow_up(self, message: str, ended: bool) -> list[int]:
         said = self._message("user", QUESTIONS[0]), self._message("assistant", ANSWERS[0])
         text = self._template.render([*said, self._message("user", message)], answer_next=True)
         before, rest = ANSWERS[0], text.partition(ANSWERS[0])[2]
         end = self._format.end
-        last = answer[-1] if len(answer) else None
-        if last == self._control.ids[end] or (
-            last in self.stop_ids and not self._format.begins_next
-        ):
+        if ended:
             before, rest = end, rest[rest.index(end) + len(end) :]
         known = self._control.encode(end + before)  # so that it is read as it stands
         return self._control.encode(end + before + rest)[len(known) :]

@@ -1,7 +1,8 @@
 """Receives weights inside vLLM's worker process, through vLLM's own weight-transfer API.
 
-A bucket is a file in shared memory; the update message has its path and header. Importing this
-module, as vLLM does for `worker_extension_cls`, registers the channel without a plugin.
+A bucket is a part of a file in shared memory; the update message has its place and header.
+Importing this module, as vLLM does for `worker_extension_cls`, registers the channel without a
+plugin.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from vllm.config import VllmConfig, WeightTransferConfig
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.attention import is_deferred_attention_layer
+from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
@@ -23,6 +30,7 @@ from vllm.model_executor.model_loader.reload import (
 from vllm.platforms import current_platform
 
 from rollout.bucket import BucketHeader, unpack
+from rollout.load_plan import CopyRecorder, LoadPlan, Target
 
 CHANNEL = "cardinal_object_store"
 
@@ -34,9 +42,10 @@ class ObjectStoreInit(WeightTransferInitInfo):
 
 @dataclass
 class BucketMessage(WeightTransferUpdateInfo):
-    """One bucket: its file in shared memory, and its header (`BucketHeader.to_dict`)."""
+    """One bucket: its place in a file, from byte `offset` on, and `BucketHeader.to_dict`."""
 
     path: str
+    offset: int
     header: dict[str, Any]
 
 
@@ -45,32 +54,82 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
 
     vLLM calls, in each update: `start_weight_update`, `receive_weights` for every bucket,
     `finish_weight_update`.
+
+    The first update goes through vLLM's layerwise reload, which builds every layer anew and takes
+    many times as long as a copy. What it copies is recorded: the following updates make the same
+    copies, straight from shared memory, where that gives the same (`LoadPlan`). Where it does not,
+    because a layer is quantized or a mixture of experts, each update is as the first.
     """
 
     init_info_cls = ObjectStoreInit
     update_info_cls = BucketMessage
+    supports_draft_weight_update = False
+
+    def __init__(
+        self,
+        config: WeightTransferConfig,
+        vllm_config: VllmConfig,
+        device: torch.device,
+        model: torch.nn.Module,
+    ) -> None:
+        super().__init__(config, vllm_config, device, model)
+        self.plan: LoadPlan | None = None
+        self._recorder = CopyRecorder(model)
+        self._file: tuple[str, NDArray[np.uint8]] | None = None
 
     def init_transfer_engine(self, init_info: ObjectStoreInit) -> None:
         """Nothing to set up."""
 
     def start_weight_update(self) -> None:
-        """Prepare every layer to be loaded again."""
-        self._expert_kernels = self._take_expert_kernels()
-        initialize_layerwise_reload(self.model)
+        """Prepare the layers to be loaded again."""
+        if self.plan is None:
+            self._recorder = CopyRecorder(self.model)
+            self._expert_kernels = self._take_expert_kernels()
+            initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: BucketMessage) -> None:
-        """Load one bucket; tensors are read in place from shared memory."""
-        data = np.memmap(update_info.path, np.uint8, mode="r+")
+        """Load one bucket; its memory holds another one afterwards."""
+        header, data = BucketHeader(**update_info.header), self._read(update_info)
+        if self.plan is not None:
+            self.plan.load(unpack(header, data), self._repack)
+            return
+        copied = np.array(data)  # vLLM keeps the tensors of a layer until all of them have come
+        named = unpack(header, copied)
+        self._recorder.add_sources(copied, named)
         model: Any = self.model
-        model.load_weights(unpack(BucketHeader(**update_info.header), data))
+        with self._recorder:
+            model.load_weights(named)
 
     def finish_weight_update(self) -> None:
         """Put the loaded layers into use."""
-        finalize_layerwise_reload(self.model, self.model_config)
+        self._file = None
+        if self.plan is not None:
+            self.plan.finish()
+            for layer in self.model.modules():
+                if is_deferred_attention_layer(layer):  # some keep products of others' weights
+                    layer.process_weights_after_loading(self.model_config.dtype)
+        else:
+            with self._recorder:
+                finalize_layerwise_reload(self.model, self.model_config)
+            for method, kernel in self._expert_kernels:
+                if method.moe_kernel is None:  # nothing of this layer has arrived
+                    method.moe_kernel = kernel
+            self.plan = self._recorder.plan(_may_copy, _is_packed)
         self.refresh_packed_linears()
-        for method, kernel in self._expert_kernels:
-            if method.moe_kernel is None:  # nothing of this layer has arrived
-                method.moe_kernel = kernel
+
+    def _read(self, message: BucketMessage) -> NDArray[np.uint8]:
+        """A bucket's bytes, in place."""
+        if self._file is None or self._file[0] != message.path:
+            self._file = message.path, np.memmap(message.path, np.uint8, mode="r+")
+        end = message.offset + BucketHeader(**message.header).bytes
+        return self._file[1][message.offset : end]
+
+    def _repack(self, module: Any, weight: torch.Tensor) -> None:
+        """Give a linear layer of a CPU its weight, of which it keeps a packed copy only."""
+        empty, module.cpu_linear = module.weight, None  # the memory of the old copy is used again
+        module.weight = torch.nn.Parameter(weight, requires_grad=False)
+        module.quant_method.process_weights_after_loading(module)
+        module.weight = empty
 
     def _take_expert_kernels(self) -> list[tuple[Any, Any]]:
         """Take the kernels of mixture-of-experts layers away, so that new weights are packed.
@@ -87,18 +146,46 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
         return kernels
 
     def refresh_packed_linears(self) -> None:
-        """Renew the packed copies of their weights that linear layers keep on a CPU.
+        """Renew the packed copies that layers on a CPU keep beside their weights.
 
         vLLM's layerwise reload leaves out the output layer: without this it would continue sampling
-        from the weights of the engine's start, without an error.
+        from the weights of the engine's start, without an error. Layers that share a weight share
+        its copy.
         """
+        packed: dict[int, Any] = {}
         module: Any
         for module in self.model.modules():
-            if hasattr(module, "cpu_linear") and hasattr(module, "quant_method"):
+            if not (hasattr(module, "cpu_linear") and hasattr(module, "quant_method")):
+                continue
+            weight = module.weight
+            if weight.numel() and weight.data_ptr() not in packed:
+                module.cpu_linear = None
                 module.quant_method.process_weights_after_loading(module)
+                packed[weight.data_ptr()] = module.cpu_linear
+            if weight.numel():
+                module.cpu_linear = packed[weight.data_ptr()]
 
     def shutdown(self) -> None:
         """Nothing is held between updates."""
+
+
+def _may_copy(module: torch.nn.Module) -> bool:
+    """Whether a module computes with its weights as they are in a checkpoint."""
+    method = getattr(module, "quant_method", None)
+    plain = method is None or type(method) in (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)
+    return plain and not is_deferred_attention_layer(module)
+
+
+def _is_packed(target: Target) -> bool:
+    """Whether it is the weight of a linear layer on a CPU, of which only a packed copy is kept."""
+    module: Any = target.module
+    return (
+        target.name == "weight"
+        and type(getattr(module, "quant_method", None)) is UnquantizedLinearMethod
+        and hasattr(module, "cpu_linear")
+        and not module.weight.numel()
+        and not current_platform.is_zen_cpu()  # its kernels may keep the weight itself
+    )
 
 
 class WeightReceiver:

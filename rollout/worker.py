@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 
-from rollout.engine import EngineSettings, InferenceEngine
+from rollout.engine import InferenceEngine
 from rollout.engine_load import EngineLoad
+from rollout.engine_settings import EngineSettings
 from rollout.environments import EnvironmentPool, Environments, ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import Renderer

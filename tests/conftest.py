@@ -66,7 +66,8 @@ class Loop:
 
 def start_engine(loop, folder):
     """A real vLLM engine on a tiny model."""
-    from rollout.engine import EngineSettings, InferenceEngine
+    from rollout.engine import InferenceEngine
+    from rollout.engine_settings import EngineSettings
     from rollout.renderer import Renderer
 
     renderer = Renderer.load(folder)

@@ -146,7 +146,7 @@ def check_room(cfg: RunConfig, model: ModelSize, local: bool) -> None:
 def _check_shared_memory(cfg: RunConfig, model: ModelSize) -> None:
     memory = memory_bytes(cfg, model)
     bucket = min(cfg.cluster.sync_bucket_mib * 2**20, memory["engine weights"])
-    parts = {"weight buckets": cfg.rollout.workers * bucket}
+    parts = {"weight bucket": bucket}  # engines load one after another
     if not os.environ.get(SLOW_STORE):
         parts["object store"] = memory["object store"]
     need, free = sum(parts.values()), shutil.disk_usage(SHARED_MEMORY).free

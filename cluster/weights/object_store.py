@@ -31,12 +31,13 @@ class ObjectStoreChannel:
 
     def publish(self, version: int, engine: TrainingEngine) -> Publishing | None:
         """See WeightChannel; once it returns, the learner may change its weights."""
-        groups = engine.weights(self._cluster.sync_bucket_mib * 2**20)
+        # An engine holds two buckets in shared memory; together they are what the key allows.
+        groups = engine.weights(self._cluster.sync_bucket_mib * 2**20 // 2)
         if self._rank != 0:
             for _ in groups:  # the gathering is collective
                 pass
             return None
-        # While engines play, those of a node load one after another, each within its deadline.
+        # Engines of a node load one after another, each within its deadline.
         seconds = self._cluster.sync_deadline_s * self._workers
         return publish(version, groups, self._buffer, seconds)
 

@@ -20,7 +20,8 @@ from learner.sft import sft_step
 from learner.training_trajectory import split_scores
 from rollout import engine as inference
 from rollout.bucket import pack
-from rollout.engine import EngineSettings, InferenceEngine
+from rollout.engine import InferenceEngine
+from rollout.engine_settings import EngineSettings
 from tests.conftest import Loop
 from tests.support.families import Family, families, given_up, save_tiny
 from tests.support.family_table import (

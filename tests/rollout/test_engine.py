@@ -117,6 +117,32 @@ def test_every_kind_of_weight_arrives_and_none_may_be_left_out(engine, model, ki
     assert {int(v) for c in completions for v in c.versions} == {2}
 
 
+@pytest.mark.parametrize("limit", [1 << 14, 1 << 30], ids=["cut weights", "one bucket"])
+@pytest.mark.parametrize("copied", [True, False])
+def test_the_updates_after_the_first_bring_all_weights(engine, model, copied, limit):
+    """By copies alone, and as the first where layers may not be copied."""
+    loop, e = engine
+    rpc = e._llm.collective_rpc
+    loop.run(rpc("let_layers_be_copied", args=(copied,)))
+    try:
+        for version in (1, 2, 3):
+            perturb(model, "")
+            send(engine, model, version, limit=limit)
+            assert difference(engine, model, sample(engine)) < LIMIT
+        assert loop.run(rpc("has_plan")) == [copied]
+    finally:
+        loop.run(rpc("let_layers_be_copied", args=(True,)))
+
+
+def test_a_learner_of_another_dtype_is_heard(engine, model):
+    rounded = {n: p.to(torch.bfloat16) for n, p in model.state_dict().items()}
+    loop, e = engine
+    for version in (1, 2):
+        loop.run(e.receive(version, [pack(rounded.items())]))
+    model.load_state_dict(rounded)
+    assert difference(engine, model, sample(engine)) < LIMIT
+
+
 def test_without_the_refresh_a_tied_head_is_stale(tiny_model, tmp_path):
     """The output layer of a tied model is loaded with the embedding and keeps its packed copy."""
     config = AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=True)

@@ -3,36 +3,66 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from rollout.bucket import pack
-from rollout.engine import (
-    BACKENDS,
-    EngineFailure,
-    EngineSettings,
-    InferenceEngine,
-    _arguments,
-    _environment,
-)
+from rollout.engine import EngineFailure, InferenceEngine, _arguments, _environment
 from rollout.engine_load import LoadRecorder
+from rollout.engine_settings import BACKENDS, EngineSettings
 from rollout.renderer import FORBIDDEN_BIAS
 
 
 class RecordingLLM:
-    """Keeps the calls that vLLM's AsyncLLM would get."""
+    """Keeps the calls that vLLM's AsyncLLM would get, and what each load finds in shared memory.
 
-    def __init__(self):
-        self.calls = []
+    fails: names of calls that fail, each with the number of the time at which it does.
+    """
+
+    errored = False
+
+    def __init__(self, *fails):
+        self.calls, self.fails, self.loaded = [], fails, []
 
     def __getattr__(self, name):
         async def call(*args, **keywords):
+            time = [called for called, *_ in self.calls].count(name)
             self.calls.append((name, *args, *keywords.values()))
+            if (name, time) in self.fails:
+                raise RuntimeError("no memory left")
 
         return call
+
+    async def update_weights(self, request):
+        info = request.update_info
+        if "path" in info:
+            memory = np.memmap(info["path"], np.uint8, mode="r", offset=info["offset"])
+            self.loaded += [memory[:12].view(np.float32).tolist()]
+        await self.__getattr__("update_weights")(request)
+
+    async def generate(self, prompt, parameters, number):
+        answer = SimpleNamespace(
+            token_ids=[5],
+            logprobs=SimpleNamespace(logprobs=[-1.0]),
+            weight_versions=None,
+            finish_reason="length",
+        )
+        yield SimpleNamespace(outputs=[answer], prompt_token_ids=[1])
+
+
+def failing(*fails):
+    """An engine that plays with version 4, and whose vLLM fails at these calls."""
+    engine = InferenceEngine(EngineSettings("nowhere"), RecordingLLM(*fails), LoadRecorder())
+    engine.version = 4
+    return engine
 
 
 @pytest.fixture
@@ -94,8 +124,6 @@ def test_a_sleeping_engine_does_not_play(engine):
 
 
 def test_a_sleeping_engine_gets_buckets_through_the_object_store_too(engine):
-    import torch
-
     async def work():
         await engine.sleep()
         await engine.receive(5, [pack([("a", torch.zeros(3))])])
@@ -109,6 +137,172 @@ def test_a_sleeping_engine_gets_buckets_through_the_object_store_too(engine):
         "finish_weight_update",
         "wake_up",
     ]
+
+
+FOUR = [pack([("a", torch.full((3,), float(i)))]) for i in range(4)]
+FAILED = "weights of version 5 did not load: no memory left"
+
+
+def receive(engine):
+    asyncio.run(engine.receive(5, FOUR))
+
+
+def versions(engine):
+    return asyncio.run(engine.generate([1], max_tokens=1, temperature=1.0)).versions.tolist()
+
+
+def files():
+    return list(Path("/dev/shm").glob("cardinal-w-*"))
+
+
+def test_each_bucket_is_loaded_as_it_was_written(engine):
+    before = files()
+    receive(engine)
+    assert engine._llm.loaded == [[float(i)] * 3 for i in range(4)]
+    assert versions(engine) == [5]
+    assert files() == before
+
+
+@pytest.mark.parametrize(
+    ("call", "version", "calls"),
+    [
+        ("pause_generation", 4, ["pause_generation", "resume_generation"]),
+        ("resume_generation", 5, ["resume_generation", "resume_generation"]),  # all is loaded
+    ],
+)
+def test_where_no_weights_are_mixed_the_engine_goes_on(call, version, calls):
+    engine = failing((call, 0))
+    with pytest.raises(EngineFailure, match=FAILED):
+        receive(engine)
+    assert names(engine)[-2:] == calls
+    assert (versions(engine), engine.lost) == ([version], "")
+    receive(engine)  # the next update is not hindered
+    assert versions(engine) == [5]
+
+
+@pytest.mark.parametrize(
+    ("fails", "cause"),
+    [
+        ([("update_weights", 0)], "given up in the middle"),
+        ([("update_weights", 2)], "given up in the middle"),
+        ([("finish_weight_update", 0)], "given up in the middle"),
+        # layers may be prepared in part, and vLLM refuses to finish what has not begun
+        ([("start_weight_update", 0), ("finish_weight_update", 0)], "could not be given up"),
+        ([("pause_generation", 0), ("resume_generation", 0)], "could not be given up"),
+        ([("update_weights", 0), ("pause_generation", 1)], "given up in the middle"),
+    ],
+)
+def test_where_they_may_be_the_engine_is_lost_and_its_sequences_end(fails, cause):
+    engine, before = failing(*fails), files()
+    with pytest.raises(EngineFailure, match=FAILED):
+        receive(engine)
+    assert files() == before
+    for refused in (versions, receive):
+        with pytest.raises(EngineFailure, match=f"the engine is lost: .*{cause}"):
+            refused(engine)
+    if "middle" in cause:
+        assert engine._llm.calls[-1] == ("pause_generation", "abort")
+    else:
+        assert names(engine)[-1] in {"finish_weight_update", "resume_generation"}
+    calls = len(engine._llm.calls)
+    asyncio.run(engine.abort_weight_update())  # nothing is left to give up
+    assert len(engine._llm.calls) == calls
+
+
+def test_a_sequence_in_flight_ends_with_the_engines_loss():
+    engine = failing(("update_weights", 1))
+
+    async def work():
+        running = asyncio.ensure_future(engine.generate([1], max_tokens=1, temperature=1.0))
+        aborted = asyncio.Event()
+        answer = engine._llm.generate
+
+        async def generate(*request):
+            await aborted.wait()
+            async for output in answer(*request):
+                yield output
+
+        engine._llm.generate = generate
+        await asyncio.sleep(0)
+        with pytest.raises(EngineFailure, match=FAILED):
+            await engine.receive(5, FOUR)
+        aborted.set()
+        await running
+
+    with pytest.raises(EngineFailure, match="the engine is lost"):
+        asyncio.run(work())
+
+
+def test_a_cancelled_receive_is_given_up_too(engine):
+    async def work():
+        engine._llm.update_weights = lambda request: asyncio.sleep(60)
+        receiving = asyncio.ensure_future(engine.receive(5, FOUR))
+        while "start_weight_update" not in names(engine):
+            await asyncio.sleep(0.01)
+        receiving.cancel()
+        await receiving
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(work())
+    assert "given up in the middle" in engine.lost
+
+
+def test_without_room_in_shared_memory_the_engine_is_not_paused(engine, monkeypatch):
+    before, usage = files(), shutil.disk_usage("/dev/shm")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8191))
+    words = "/dev/shm has 0 MiB free, and weights .* engine need 0; cluster.sync_bucket_mib"
+    with pytest.raises(OSError, match=words):
+        receive(engine)
+    assert names(engine) == []
+    assert files() == before
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8192))
+    receive(engine)
+
+
+def test_room_that_is_gone_when_it_is_written_is_no_pause_either(engine, monkeypatch):
+    allocate = os.posix_fallocate
+
+    def full(number, begin, size):
+        if begin:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        allocate(number, begin, size)
+
+    before = files()
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        receive(engine)
+    assert names(engine) == []
+    assert files() == before
+
+
+def test_an_update_is_given_up_when_the_next_one_begins(engine):
+    """The sender of the first may be no more; only the second has sent anything."""
+
+    async def work():
+        await engine.abort_weight_update()  # nothing is under way
+        await engine.start_weight_update()
+        await engine.start_weight_update()
+        await engine.update_weights({"names": []})
+        await engine.finish_weight_update(6)
+
+    asyncio.run(work())
+    begin = ["pause_generation", "start_weight_update"]
+    end = ["finish_weight_update", "resume_generation"]
+    assert names(engine) == [*begin, *end, *begin, "update_weights", *end]
+    finished = [arguments for name, *arguments in engine._llm.calls if name == end[0]]
+    assert finished == [[], ["6"]]
+
+
+def test_a_sleeping_engine_whose_update_is_given_up_is_lost(engine):
+    """It has no weights to go on with."""
+
+    async def work():
+        await engine.sleep()
+        await engine.start_weight_update()
+        await engine.abort_weight_update()
+
+    asyncio.run(work())
+    assert "given up in the middle" in engine.lost
 
 
 @pytest.mark.parametrize("channel", BACKENDS)

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from rollout.engine import Completion, EngineFailure, EngineSettings
+from rollout.engine import Completion, EngineFailure
 from rollout.engine_load import EngineLoad
+from rollout.engine_settings import EngineSettings
 from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer

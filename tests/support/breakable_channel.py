@@ -1,8 +1,9 @@
-"""A worker extension that can leave out the last part of a weight update, and mend itself."""
+"""A worker extension by which tests break a weight update, and mend it again."""
 
+import rollout.weight_receiver as receiver
 from rollout.weight_receiver import ObjectStoreReceiver, WeightReceiver
 
-_WHOLE = ObjectStoreReceiver.refresh_packed_linears
+_WHOLE, _MAY_COPY = ObjectStoreReceiver.refresh_packed_linears, receiver._may_copy
 
 
 class Breakable(WeightReceiver):
@@ -11,3 +12,11 @@ class Breakable(WeightReceiver):
 
     def mend_refresh(self):
         ObjectStoreReceiver.refresh_packed_linears = _WHOLE
+
+    def let_layers_be_copied(self, may):
+        """Forget the plan; the next update makes one, or none if layers may not be copied."""
+        receiver._may_copy = _MAY_COPY if may else lambda module: False
+        self.weight_transfer_engine.plan = None
+
+    def has_plan(self):
+        return self.weight_transfer_engine.plan is not None

@@ -159,16 +159,16 @@ def test_docker_shared_memory_is_refused_with_its_option(monkeypatch):
     monkeypatch.delenv(machine.SLOW_STORE, raising=False)
     keys = {"cluster.object_store_gib": 1, "cluster.sync_bucket_mib": 256, "rollout.workers": 2}
     words = (
-        "/dev/shm has 0.06 GiB free, and the run needs 1.50 GiB (weight buckets 0.50, object "
+        "/dev/shm has 0.06 GiB free, and the run needs 1.25 GiB (weight bucket 0.25, object "
         "store 1.00); in Docker give `--shm-size=2g`"
     )
     refused(lambda: room(monkeypatch, shared=1 / 16, **keys), words)
-    refused(lambda: room(monkeypatch, shared=1.49, **keys), "object store 1.00")
-    room(monkeypatch, shared=1.5, **keys)
+    refused(lambda: room(monkeypatch, shared=1.24, **keys), "object store 1.00")
+    room(monkeypatch, shared=1.25, **keys)
     room(monkeypatch, shared=1 / 16, local=False, **keys)  # the cluster's own is not here
     monkeypatch.setenv(machine.SLOW_STORE, "1")
-    room(monkeypatch, shared=0.5, **keys)
-    refused(lambda: room(monkeypatch, shared=0.49, **keys), "the run needs 0.50 GiB")
+    room(monkeypatch, shared=0.25, **keys)
+    refused(lambda: room(monkeypatch, shared=0.24, **keys), "the run needs 0.25 GiB")
 
 
 def test_a_small_model_needs_no_more_than_itself(monkeypatch):

@@ -1,0 +1,52 @@
+"""Buckets through shared memory: what is written is what is there, in room for two of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rollout.bucket import BucketHeader, pack, unpack
+from rollout.bucket_file import BucketFile
+
+SIZES = (3000, 10, 7000, 2000, 1)  # of float32: some of several pages, none of a whole number
+
+
+def many():
+    return [pack([("a", torch.full((size,), float(i)))]) for i, size in enumerate(SIZES)]
+
+
+def test_each_bucket_is_there_until_the_one_after_the_next():
+    buckets = many()
+    with BucketFile([bucket.header for bucket in buckets]) as file:
+        before = None
+        for index, bucket in enumerate(buckets):
+            file.write(index, bucket)
+            message = file.message(index, bucket.header)
+            memory = np.memmap(message["path"], np.uint8, mode="r+")
+            begin = message["offset"]
+            header = BucketHeader(**message["header"])
+            ((_, tensor),) = unpack(header, memory[begin : begin + header.bytes])
+            assert tensor.tolist() == [float(index)] * SIZES[index]
+            if before is not None:
+                assert before.tolist() == [index - 1.0] * SIZES[index - 1]
+            before = tensor
+        path = Path(message["path"])
+        assert path.stat().st_size == (7 + 2) * 4096  # the largest of each side, in pages
+    assert not path.exists()
+
+
+def test_one_bucket_takes_the_room_of_one():
+    (bucket,) = many()[:1]
+    with BucketFile([bucket.header]) as file:
+        file.write(0, bucket)
+        path = Path(file.message(0, bucket.header)["path"])
+        assert path.stat().st_size == 3 * 4096
+
+
+def test_the_file_is_removed_where_the_update_fails():
+    buckets = many()
+    with pytest.raises(KeyError), BucketFile([b.header for b in buckets]) as file:  # noqa: PT012
+        path = Path(file.message(0, buckets[0].header)["path"])
+        raise KeyError("an update that fails")
+    assert not path.exists()
