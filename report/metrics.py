@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 METRICS, EPISODES, OUTCOMES = "metrics.jsonl", "episodes.jsonl", "outcomes.jsonl"
+BY_ENGINE = ("engine_idle", "paused_seconds")  # lists, each number a scalar of TensorBoard's
 Record = dict[str, Any]  # a JSON object
 
 
@@ -103,6 +104,9 @@ class RunLog:
         if record["kind"] == "phase":
             return
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _tags(record)]
+        if record.get("staleness"):
+            histogram = _histogram(record["staleness"])
+            values.append(Summary.Value(tag=f"{record['kind']}/staleness", histo=histogram))
         step = next((record[k] for k in _steps(record["kind"]) if k in record), 0)
         event = Event(wall_time=record["time"], step=int(step), summary=Summary(value=values))
         self._events.add_event(event)
@@ -193,9 +197,25 @@ def _tags(record: Record) -> Iterator[tuple[str, float]]:
         if isinstance(value, dict):
             for name, item in value.items():
                 yield from walk([*path, name], item)
+        elif isinstance(value, list) and path[-1] in BY_ENGINE:
+            yield from walk(path, {str(engine): number for engine, number in enumerate(value)})
         elif isinstance(value, int | float):
             yield "/".join(path), float(value)
 
     for name, value in record.items():
         if name not in skipped:
             yield from walk([*prefix, name], value)
+
+
+def _histogram(counts: list[int]) -> HistogramProto:
+    """How many are 0, 1, … versions old."""
+    number = len(counts)
+    return HistogramProto(
+        min=0,
+        max=number - 1,
+        num=sum(counts),
+        sum=sum(i * n for i, n in enumerate(counts)),
+        sum_squares=sum(i * i * n for i, n in enumerate(counts)),
+        bucket_limit=[i + 0.5 for i in range(number)],
+        bucket=counts,
+    )

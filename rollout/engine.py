@@ -287,6 +287,7 @@ class InferenceEngine:
         else:
             self._load.pause()
             await self._llm.pause_generation(mode="keep", clear_cache=True)
+        self._load.load()
         await self._llm.start_weight_update()
 
     async def update_weights(self, message: dict[str, object]) -> None:
@@ -304,13 +305,14 @@ class InferenceEngine:
             self._asleep = False
         else:
             await self._llm.resume_generation()
-            self._load.resume()
+        self._load.resume()
 
     async def sleep(self) -> None:
         """Free the GPU's memory, weights and KV cache; the next weight update wakes the engine."""
         if not self._asleep:
             await self._llm.sleep(level=2, mode="wait")
             self._asleep = True
+            self._load.sleep()
 
     def pop_load(self) -> EngineLoad:
         """The load since the last call, from vLLM's scheduler."""

@@ -1,9 +1,13 @@
-"""How busy an engine is, from vLLM's scheduler statistics."""
+"""How busy an engine is, from vLLM's scheduler statistics: as numbers, and as spans."""
 
 from __future__ import annotations
 
 import time
 from typing import NamedTuple, Protocol
+
+from opentelemetry import trace
+
+TRACER = trace.get_tracer("cardinal")
 
 
 class SchedulerStats(Protocol):
@@ -34,11 +38,15 @@ class EngineLoad(NamedTuple):
 
 
 class LoadRecorder:
-    """Time-weighted mean of running sequences, from vLLM's scheduler statistics."""
+    """Time-weighted mean of running sequences, from vLLM's scheduler statistics.
+
+    What the engine does is a span on a track of its own: busy, idle, paused, loading or asleep.
+    """
 
     def __init__(self) -> None:
-        self._running, self._paused, self._weighted, self._busy = 0, False, 0.0, 0.0
-        self._tokens = 0
+        self._running, self._weighted, self._busy, self._tokens = 0, 0.0, 0.0, 0
+        self._halt = ""  # why no sequence advances, if none does
+        self._state, self._span = "", trace.INVALID_SPAN
         self._since = self._popped = time.monotonic()
 
     def record(
@@ -55,20 +63,39 @@ class LoadRecorder:
             return
         self._advance()
         self._running = scheduler_stats.num_running_reqs
+        self._show()
 
     def pause(self) -> None:
         """Sequences in flight wait from now on: the engine is not busy."""
-        self._advance()
-        self._paused = True
+        self._halted("paused")
+
+    def load(self) -> None:
+        """New weights are loaded meanwhile."""
+        self._halted("loading")
+
+    def sleep(self) -> None:
+        """The engine sleeps until new weights are loaded."""
+        self._halted("asleep")
 
     def resume(self) -> None:
-        """They continue."""
+        """Sequences continue."""
+        self._halted("")
+
+    def _halted(self, why: str) -> None:
         self._advance()
-        self._paused = False
+        self._halt = why
+        self._show()
+
+    def _show(self) -> None:
+        state = self._halt or ("busy" if self._running else "idle")
+        if state != self._state:
+            self._span.end()
+            self._state = state
+            self._span = TRACER.start_span(state, attributes={"track": "engine"})
 
     def _advance(self) -> None:
         now = time.monotonic()
-        if self._running and not self._paused:
+        if self._running and not self._halt:
             self._weighted += self._running * (now - self._since)
             self._busy += now - self._since
         self._since = now
