@@ -52,6 +52,7 @@ class PPOPhase:
         first = rank.cursor.update + 1
         with rank.phase("ppo"):
             self._collector.begin(first, rank.cursor.next_group(cfg.ppo))
+            pop_seconds()  # of what was before
             for update in range(first, cfg.ppo.updates + 1):
                 with TRACER.start_as_current_span("update", attributes={"update": update}):
                     self._update(engine, update, reference)

@@ -25,6 +25,7 @@ from report.metrics import METRICS
 #   outcomes.jsonl              one row per evaluated episode              report/metrics.py
 #   tensorboard/                the metrics again                          report/metrics.py
 #   trace/                      what each process did when              report/spans.py
+#   tracker.jsonl, wandb/       what was sent to cfg.tracker               report/tracker.py
 #   start/                      the start's episodes, for the KL to it     cluster/start_kl.py
 #   checkpoints/{sft,sft-N,ppo} Hugging Face folders                       the phases
 #   checkpoints/state/          the cursor and resumable states            cluster/cursor.py

@@ -103,12 +103,12 @@ class RunLog:
     def _scalars(self, record: Record) -> None:
         if record["kind"] == "phase":
             return
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _tags(record)]
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(record)]
         if record.get("staleness"):
             histogram = _histogram(record["staleness"])
             values.append(Summary.Value(tag=f"{record['kind']}/staleness", histo=histogram))
-        step = next((record[k] for k in _steps(record["kind"]) if k in record), 0)
-        event = Event(wall_time=record["time"], step=int(step), summary=Summary(value=values))
+        summary = Summary(value=values)
+        event = Event(wall_time=record["time"], step=step_of(record), summary=summary)
         self._events.add_event(event)
 
 
@@ -181,12 +181,14 @@ def _rewrite(file: Path, keep: Callable[[Record], bool] | None) -> list[Record]:
     return kept
 
 
-def _steps(kind: str) -> tuple[str, ...]:
-    """Which field is TensorBoard's step; evaluations of all stages share the clock."""
-    return ("elapsed_s",) if kind == "eval" else ("step", "update", "version", "elapsed_s")
+def step_of(record: Record) -> int:
+    """The step of a record's numbers on a chart; evaluations of all stages share the clock."""
+    clock = ("elapsed_s",)
+    fields = clock if record["kind"] == "eval" else ("step", "update", "version", *clock)
+    return int(next((record[field] for field in fields if field in record), 0))
 
 
-def _tags(record: Record) -> Iterator[tuple[str, float]]:
+def scalars(record: Record) -> Iterator[tuple[str, float]]:
     """Every number of a record as (tag, value)."""
     prefix = [record["kind"]]
     if record["kind"] == "eval":

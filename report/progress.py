@@ -301,19 +301,19 @@ def times(record: Record) -> list[tuple[str, str]]:
     largest = sorted(seconds.items(), key=lambda item: -item[1])
     shown = [(name, f"{spent:.1f} s") for name, spent in largest if spent >= 0.05]
     if record.get("staleness"):
-        counts = (f"{n} of {late}" for late, n in enumerate(record["staleness"]) if n)
-        shown.append(("trajectories by staleness", ", ".join(counts)))
+        counts = (f"{late}: {n}" for late, n in enumerate(record["staleness"]) if n)
+        shown.append(("staleness", ", ".join(counts)))
     ledger = record.get("ledger") or {}
     return shown + [(name, str(ledger[name])) for name in ("running", "ready") if name in ledger]
 
 
 def _range(record: Record) -> str | None:
-    """Least and most idle engine: '3 %' or '3–10 %'; None where nothing is known of them."""
+    """Least and most idle engine: '3%' or '3–10%'; None where nothing is known of them."""
     idle = record.get("engine_idle")
     if not idle:
         return None
     low, high = f"{100 * min(idle):.0f}", f"{100 * max(idle):.0f}"
-    return f"{low} %" if low == high else f"{low}–{high} %"
+    return f"{low}%" if low == high else f"{low}–{high}%"
 
 
 def _trained(record: Record, state: State) -> str:

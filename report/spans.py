@@ -39,7 +39,7 @@ class Process:
 class Span:
     """What a process did on one of its tracks, from begin to end (Unix time, s).
 
-    open: it had not ended when the process wrote its last line, which is taken for its end.
+    open: it has not ended; its end is then the last time at which the process can have lived.
     """
 
     process: Process
@@ -140,46 +140,51 @@ def read_spans(run: Path) -> Recorded:
         offsets[line["boot"]].append(line["clock"] - line["t"])
         hosts[line["boot"]] = line["host"]
     moved = {hosts[boot]: max(each) - min(each) for boot, each in offsets.items()}
-    spans: list[Span] = []
-    counts: list[Count] = []
-    for lines in files:
-        offset = statistics.median(offsets[lines[0]["boot"]])
-        spans += _spans(lines, offset)
-        counts += _counts(lines, offset)
+    lives = [_Life(lines, statistics.median(offsets[lines[0]["boot"]])) for lines in files]
+    spans = [span for life in lives for span in life.spans(_until(life, lives))]
     return Recorded(
         sorted(spans, key=lambda span: (span.begin, -span.end)),
-        sorted(counts, key=lambda count: count.time),
+        sorted((count for life in lives for count in life.counts()), key=lambda c: c.time),
         moved,
     )
 
 
-def _process(lines: list[Record]) -> Process:
-    return Process(*(lines[0][key] for key in ("name", "pid", "host", "boot")))
+class _Life:
+    """The lines of one process, and its first and last time (Unix, s)."""
+
+    def __init__(self, lines: list[Record], offset: float) -> None:
+        self._lines, self._offset = lines, offset
+        self.process = Process(*(lines[0][key] for key in ("name", "pid", "host", "boot")))
+        self.first, self.last = lines[0]["t"] + offset, lines[-1]["t"] + offset
+
+    def spans(self, until: float) -> Iterator[Span]:
+        """Its spans; those that have not ended last until then."""
+        ends = {line["end"]: line["t"] + self._offset for line in self._lines if "end" in line}
+        for line in self._lines:
+            if "begin" in line:
+                end = ends.get(line["begin"])
+                yield Span(
+                    self.process,
+                    line["track"],
+                    line["name"],
+                    line["t"] + self._offset,
+                    until if end is None else end,
+                    line.get("args", {}),
+                    end is None,
+                )
+
+    def counts(self) -> Iterator[Count]:
+        """Its counts."""
+        for line in self._lines:
+            if "count" in line:
+                yield Count(self.process, line["count"], line["t"] + self._offset, line["values"])
 
 
-def _spans(lines: list[Record], offset: float) -> Iterator[Span]:
-    """Spans of one file; those that have not ended do so with its last line."""
-    process, last = _process(lines), lines[-1]["t"]
-    ends = {line["end"]: line["t"] for line in lines if "end" in line}
-    for line in lines:
-        if "begin" in line:
-            end = ends.get(line["begin"])
-            yield Span(
-                process,
-                line["track"],
-                line["name"],
-                line["t"] + offset,
-                (last if end is None else end) + offset,
-                line.get("args", {}),
-                end is None,
-            )
-
-
-def _counts(lines: list[Record], offset: float) -> Iterator[Count]:
-    process = _process(lines)
-    for line in lines:
-        if "count" in line:
-            yield Count(process, line["count"], line["t"] + offset, line["values"])
+def _until(life: _Life, lives: list[_Life]) -> float:
+    """How long a process can have lived: as others of its time, or until one took its place."""
+    last = max(other.last for other in lives if other.first <= life.last)
+    names = (o.first for o in lives if o.process.name == life.process.name and o.first > life.first)
+    return max(life.last, min([last, *names]))
 
 
 def _boot() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
@@ -51,8 +52,11 @@ def draw_trace(recorded: Recorded, window: Window, file: Path) -> None:
         colours |= _bars(top, row, spans, window)
     top.set_yticks(range(len(rows)), [_label(track) for track in rows])
     top.invert_yaxis()
-    patches = [Patch(color=colour, label=name) for name, colour in colours.items()]
-    top.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=6, frameon=False)
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, colour in colours.items():
+        names[colour].append(name)
+    patches = [Patch(color=colour, label=", ".join(each)) for colour, each in names.items()]
+    top.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     _counts(bottom, shown, window)
     bottom.set_xlim(0, window.end - window.begin)
     bottom.set_xlabel(f"seconds of {window.name}")

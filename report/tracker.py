@@ -6,12 +6,10 @@ The run folder's tracker.jsonl has what was sent, so that a resume sends nothing
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -103,36 +101,17 @@ class MLflow:
         self._client.set_terminated(self._run, "FINISHED" if well else "FAILED")
 
 
-TRACKERS: dict[str, tuple[str, Callable[[RunConfig, Path, str], Tracker]]] = {
-    "wandb": ("wandb", WandB),
-    "mlflow": ("mlflow", MLflow),
-}
-
-
-def check_tracker(cfg: RunConfig) -> None:
-    """Refuse a tracker whose package is not there.
-
-    Raises:
-        ConfigError: names it, and how it is installed.
-    """
-    if cfg.tracker == "none":
-        return
-    package, _ = TRACKERS[cfg.tracker]
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:  # a folder of that name is no package
-        raise ConfigError(
-            f"tracker={cfg.tracker}: its package {package} is not installed; "
-            f"`pip install {package}`, or tracker=none"
-        )
+TRACKERS: dict[str, Callable[[RunConfig, Path, str], Tracker]] = {"wandb": WandB, "mlflow": MLflow}
 
 
 class Forwarding:
     """Sends a run's new records to a tracker, each once."""
 
-    def __init__(self, folder: Path, tracker: Tracker) -> None:
-        self._tracker, self._sent_file = tracker, folder / SENT
+    def __init__(self, folder: Path, name: str, tracker: Tracker) -> None:
+        self._name, self._tracker, self._file = name, tracker, folder / SENT
         self._tail = Tail(folder / METRICS)
-        self._sent = {line["sent"] for line in read_lines(self._sent_file) if "sent" in line}
+        own = [line for line in read_lines(self._file) if line["tracker"] == name]
+        self._sent = {line["sent"] for line in own if "sent" in line}
 
     def send(self) -> None:
         """Send what has been written since the last call."""
@@ -142,7 +121,7 @@ class Forwarding:
                 continue
             self._tracker.log(kind, step_of(record), record["time"], dict(scalars(record)))
             self._sent.add(name)
-            append(self._sent_file, {"sent": name})
+            append(self._file, {"tracker": self._name, "sent": name})
 
 
 def _identity(record: Record) -> str:
@@ -192,16 +171,16 @@ def forwarded(cfg: RunConfig, folder: Path) -> Iterator[None]:
 
 
 def _open(cfg: RunConfig, folder: Path) -> tuple[Forwarding, Tracker]:
-    begun = [line["run"] for line in read_lines(folder / SENT) if line.get("in") == cfg.tracker]
-    run = begun[0] if begun else uuid4().hex[:12]
-    if not begun:
-        append(folder / SENT, {"in": cfg.tracker, "run": run, "time": time.time()})
-    _, make = TRACKERS[cfg.tracker]
+    own = [line for line in read_lines(folder / SENT) if line["tracker"] == cfg.tracker]
+    run = own[0]["run"] if own else uuid4().hex[:12]
+    if not own:
+        append(folder / SENT, {"tracker": cfg.tracker, "run": run})
     try:
-        tracker = make(cfg, folder, run)
+        tracker = TRACKERS[cfg.tracker](cfg, folder, run)
     except Exception as error:  # the boundary to a tracker: no key, no network, a wrong address
-        raise ConfigError(f"tracker={cfg.tracker}: it does not start: {_first_line(error)}") from error
-    return Forwarding(folder, tracker), tracker
+        words = f"tracker={cfg.tracker}: it does not start: {_first_line(error)}"
+        raise ConfigError(words) from error
+    return Forwarding(folder, cfg.tracker, tracker), tracker
 
 
 def _first_line(error: Exception) -> str:

@@ -197,6 +197,7 @@ class InferenceEngine:
 
     async def _request(self, prompt: Any, parameters: SamplingParams) -> Completion:
         self._requests += 1
+        self._load.requests(1)
         try:
             async for output in self._llm.generate(prompt, parameters, f"r{self._requests}"):
                 final = output
@@ -205,6 +206,8 @@ class InferenceEngine:
                 raise EngineFailure(f"vLLM died: {self._log.explain(repr(error))}") from error
             cause = error.__cause__ or error  # what vLLM did not expect is wrapped without words
             raise RequestRefused(f"vLLM refused a request: {cause!r}") from error
+        finally:
+            self._load.requests(-1)
         return self._completion(final)
 
     @cache  # noqa: B019 - an engine lives as long as its process

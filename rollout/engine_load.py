@@ -25,8 +25,8 @@ class IterationStats(Protocol):
 class EngineLoad(NamedTuple):
     """How busy an engine was since it was last asked.
 
-    mean_running: sequences, while any ran.
-    busy_s: seconds in which any ran and the engine was not paused.
+    mean_running: sequences, while the engine was busy.
+    busy_s: seconds in which it had a request and was not paused.
     seconds: since it was last asked.
     tokens: that were sampled.
     """
@@ -40,14 +40,17 @@ class EngineLoad(NamedTuple):
 class LoadRecorder:
     """Time-weighted mean of running sequences, from vLLM's scheduler statistics.
 
+    Busy is an engine that has a request: vLLM counts one as running once its first step is done.
     What the engine does is a span on a track of its own: busy, idle, paused, loading or asleep.
     """
 
     def __init__(self) -> None:
-        self._running, self._weighted, self._busy, self._tokens = 0, 0.0, 0.0, 0
+        self._requests = self._running = 0
+        self._weighted, self._busy, self._tokens = 0.0, 0.0, 0
         self._halt = ""  # why no sequence advances, if none does
         self._state, self._span = "", trace.INVALID_SPAN
         self._since = self._popped = time.monotonic()
+        self._show()
 
     def record(
         self,
@@ -63,6 +66,11 @@ class LoadRecorder:
             return
         self._advance()
         self._running = scheduler_stats.num_running_reqs
+
+    def requests(self, more: int) -> None:
+        """The engine has so many requests more, or less."""
+        self._advance()
+        self._requests += more
         self._show()
 
     def pause(self) -> None:
@@ -87,7 +95,7 @@ class LoadRecorder:
         self._show()
 
     def _show(self) -> None:
-        state = self._halt or ("busy" if self._running else "idle")
+        state = self._halt or ("busy" if self._requests else "idle")
         if state != self._state:
             self._span.end()
             self._state = state
@@ -95,7 +103,7 @@ class LoadRecorder:
 
     def _advance(self) -> None:
         now = time.monotonic()
-        if self._running and not self._halt:
+        if self._requests and not self._halt:
             self._weighted += self._running * (now - self._since)
             self._busy += now - self._since
         self._since = now
