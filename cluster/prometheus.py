@@ -116,4 +116,10 @@ class RunMetrics:
         if gauge is None:
             keys = ("run", metric.tag) if metric.tag else ("run",)
             gauge = self._gauges[metric.name] = Gauge(metric.name, metric.meaning, keys)
-        gauge.set(value, {"run": self._run} | ({metric.tag: tag} if metric.tag else {}))
+        tags = {"run": self._run} | ({metric.tag: tag} if metric.tag else {})
+        gauge.set(value, {key: _utf8(word) for key, word in tags.items()})
+
+
+def _utf8(word: str) -> str:
+    """The name of a run or variant; bytes in it that are no UTF-8 as Python writes them."""
+    return word.encode("utf-8", "backslashreplace").decode()

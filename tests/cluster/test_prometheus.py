@@ -76,6 +76,11 @@ def test_a_phase_that_an_update_did_not_have_took_no_time(gauges):
     }
 
 
+def test_a_name_that_is_no_utf8_is_written_as_python_writes_it(gauges):
+    RunMetrics("r\udcff").record("ppo", {"update": 1})
+    assert gauges == {("cardinal_ppo_update", ("r\\udcff",)): 1.0}
+
+
 def test_records_of_other_kinds_are_not_exported(gauges):
     RunMetrics("mine").record("placement", {"update": 1, "seconds": 2.0})
     assert gauges == {}
