@@ -114,7 +114,7 @@ class SpanFile:
         lines = [{"t": now} | line]
         if now - self._clocks >= CLOCKS_S:
             self._clocks = now
-            lines.insert(0, {"t": now, "clock": time.time(), **vars(self._process)})
+            lines.insert(0, {"t": now, "clock": now + _offset(), **vars(self._process)})
         text = "".join(json.dumps(each, separators=(",", ":")) + "\n" for each in lines)
         try:
             os.write(self._descriptor, text.encode())
@@ -185,6 +185,16 @@ def _until(life: _Life, lives: list[_Life]) -> float:
     last = max(other.last for other in lives if other.first <= life.last)
     names = (o.first for o in lives if o.process.name == life.process.name and o.first > life.first)
     return max(life.last, min([last, *names]))
+
+
+def _offset() -> float:
+    """Time of day less the monotonic clock; of three readings the least interrupted one."""
+
+    def reading() -> tuple[float, float]:
+        before, day, after = time.monotonic(), time.time(), time.monotonic()
+        return after - before, day - (before + after) / 2
+
+    return min(reading() for _ in range(3))[1]
 
 
 def _boot() -> str:

@@ -41,14 +41,16 @@ class LoadRecorder:
     """Time-weighted mean of running sequences, from vLLM's scheduler statistics.
 
     Busy is an engine that has a request: vLLM counts one as running once its first step is done.
-    What the engine does is a span on a track of its own: busy, idle, paused, loading or asleep.
+    What the engine does is a span on a track of its own.
+
+    state: busy, idle, paused, loading or asleep.
     """
 
     def __init__(self) -> None:
         self._requests = self._running = 0
         self._weighted, self._busy, self._tokens = 0.0, 0.0, 0
         self._halt = ""  # why no sequence advances, if none does
-        self._state, self._span = "", trace.INVALID_SPAN
+        self.state, self._span = "", trace.INVALID_SPAN
         self._since = self._popped = time.monotonic()
         self._show()
 
@@ -96,9 +98,9 @@ class LoadRecorder:
 
     def _show(self) -> None:
         state = self._halt or ("busy" if self._requests else "idle")
-        if state != self._state:
+        if state != self.state:
             self._span.end()
-            self._state = state
+            self.state = state
             self._span = TRACER.start_span(state, attributes={"track": "engine"})
 
     def _advance(self) -> None:
