@@ -13,6 +13,8 @@ import ray
 from ray import ObjectRef
 
 from cluster.handles import ChannelMessage, Environments, PackedBucket, SummaryColumns
+from cluster.run_folder import folder_of
+from cluster.tracing import record_spans
 from configs.schema import RunConfig
 from rollout.engine import InferenceEngine
 from rollout.engine_load import EngineLoad
@@ -36,7 +38,10 @@ class RolloutActor:
         folder: str,
         environments: Environments,
         channel: str = "object_store",
+        index: int = 0,
     ) -> None:
+        self._index = index
+        self._record_spans(cfg)
         self._starting = asyncio.Lock()
         renderer = Renderer.load(folder)
         settings = EngineSettings(
@@ -70,6 +75,7 @@ class RolloutActor:
     async def reconfigure(self, cfg: RunConfig, environments: Environments) -> None:
         """Forget the last run and take the environments of the next, whose weights will come."""
         await self._worker.reconfigure(environments, *_limits(cfg))
+        self._record_spans(cfg)
 
     async def node(self) -> str:
         """Ray's id of the node that this actor is on."""
@@ -119,6 +125,9 @@ class RolloutActor:
     async def shutdown(self) -> None:
         """End the engine's processes; the actor itself ends with its handle."""
         await self._worker.shutdown()
+
+    def _record_spans(self, cfg: RunConfig) -> None:
+        record_spans(folder_of(cfg), f"rollout worker {self._index}")
 
     def _engine(self) -> InferenceEngine:
         assert self._worker.engine is not None, "start() first"

@@ -15,11 +15,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import ray
+from opentelemetry import trace
 from ray import ObjectRef
 
 from cluster.failures import RunFailure, TooManyFailures, first_line
 from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share
 from cluster.ledger import Batch, Ledger, Stream
+from cluster.prometheus import QUEUES, RunMetrics
+from cluster.run_folder import folder_of
+from cluster.tracing import count, record_spans
 from cluster.training_episodes import training_groups
 from cluster.wait import wait_for_async
 from configs.schema import RunConfig
@@ -28,6 +32,9 @@ from rollout.trajectory import Block
 from rollout.trajectory_summary import TrajectorySummary, from_columns
 
 T = TypeVar("T")
+TRACER = trace.get_tracer("cardinal")
+QUEUED = ("queued", "running", "ready", "taken")  # of the ledger's states, those of now
+QUEUES_S = 0.1  # between two looks at how many episodes are where
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class TrajectoryBuffer:
     """
 
     def __init__(self, workers: list[RolloutWorkerHandle], cfg: RunConfig) -> None:
+        record_spans(folder_of(cfg), "trajectory buffer")
         self._workers, self._cfg = workers, cfg
         self._ledger: Ledger[BufferedTrajectory] = Ledger()
         self._versions = [-1] * len(workers)
@@ -61,6 +69,7 @@ class TrajectoryBuffer:
         self._collected: list[BufferedTrajectory] = []
         self._batches: dict[int, tuple[Batch[BufferedTrajectory], dict[int, list[BlockRows]]]] = {}
         self._taking = asyncio.Lock()
+        self._recording = False
 
     async def collect(self, requests: list[EpisodeRequest]) -> list[TrajectorySummary]:
         """Have episodes played before all others; `shards` and `first` speak of them then.
@@ -159,7 +168,9 @@ class TrajectoryBuffer:
         publishing = asyncio.ensure_future(self._publish(version, refs))
         self._publishing.add(publishing)
         publishing.add_done_callback(self._publishing.discard)
-        return await publishing
+        attributes = {"track": "weights", "version": version}
+        with TRACER.start_as_current_span("weights travel", attributes=attributes):
+            return await publishing
 
     async def _publish(
         self, version: int, refs: list[ObjectRef[PackedBucket]]
@@ -210,11 +221,25 @@ class TrajectoryBuffer:
         for index, requests in given.items():
             self._submissions += 1
             self._start(self._submit(index, requests))
+        if not self._recording:
+            self._recording = True
+            self._start(self._record_queues())
         while self._receivers < len(self._workers):
             self._start(self._receive_blocks(self._receivers))
             self._receivers += 1
         async with self._changed:
             self._changed.notify_all()
+
+    async def _record_queues(self) -> None:
+        """Record how many episodes are where, whenever that has changed."""
+        metrics, before = RunMetrics(self._cfg.name), dict[str, int]()
+        while True:
+            states = self._ledger.states()
+            if states != before:
+                before = states
+                count("episodes", {state: states[state] for state in QUEUED})
+                metrics.set_all(QUEUES, states)
+            await asyncio.sleep(QUEUES_S)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         async def guarded() -> None:

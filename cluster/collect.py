@@ -9,6 +9,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
+from opentelemetry import trace
 from ray import ObjectRef
 
 from cluster.handles import BlockRows, BufferHandle
@@ -22,6 +23,7 @@ from rollout.trajectory import Trajectory, from_block
 from rollout.trajectory_summary import TrajectorySummary
 
 T = TypeVar("T")
+TRACER = trace.get_tracer("cardinal")
 
 
 def collect(
@@ -115,6 +117,7 @@ class Collector:
             self.forget_loads()
         distributed.barrier()
 
+    @TRACER.start_as_current_span("take")
     def take(self, update: int) -> Batch:
         """This rank's part of the batch of an update, once it is complete.
 
@@ -132,6 +135,7 @@ class Collector:
         record = batch.record | {"waited_seconds": time.monotonic() - begin} | self._pop_loads()
         return batch._replace(record=record)
 
+    @TRACER.start_as_current_span("batch", attributes={"track": "next batch"})
     def _take(self, update: int) -> Batch:
         cfg = self._job.cfg
         ref = self._job.buffer.take.remote(update, self._rank)

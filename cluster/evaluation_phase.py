@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from opentelemetry import trace
+
 from cluster.collect import Collector
 from cluster.evaluate import Evaluation, evaluate
 from cluster.learner_rank import LearnerRank
@@ -21,6 +23,8 @@ from learner import distributed
 from learner.engine import TrainingEngine
 from learner.parity import parity
 from rollout.trajectory import Trajectory
+
+TRACER = trace.get_tracer("cardinal")
 
 
 @dataclass(frozen=True)
@@ -104,11 +108,13 @@ class EvaluationPhase:
         if under_way is None:
             return 0.0
         begin = time.monotonic()
-        if under_way.played is not None:
-            for i, evaluation in enumerate(under_way.played.result()):  # each wait has a deadline
-                check = under_way.check if i == 0 else {}
-                self._write(under_way.at, evaluation, check, under_way.kl_start)
-        distributed.barrier()
+        with TRACER.start_as_current_span("wait for the evaluation"):
+            if under_way.played is not None:
+                evaluations = under_way.played.result()  # each of its waits has a deadline
+                for i, evaluation in enumerate(evaluations):
+                    check = under_way.check if i == 0 else {}
+                    self._write(under_way.at, evaluation, check, under_way.kl_start)
+            distributed.barrier()
         return time.monotonic() - begin
 
     def _compare(
@@ -118,6 +124,7 @@ class EvaluationPhase:
         check_parity(self._rank.cfg, check, f"evaluation {stage}")
         return check
 
+    @TRACER.start_as_current_span("evaluate", attributes={"track": "evaluation"})
     def _play_all(self, stage: str) -> list[Evaluation]:
         return [self._play(stage, variant) for variant in self._rank.cfg.eval.variants]
 

@@ -8,14 +8,20 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from opentelemetry import trace
+
 from cluster.cursor import Cursor
 from cluster.failures import RunFailure
 from cluster.job import Job
+from cluster.prometheus import RunMetrics
+from cluster.tracing import record_spans
 from configs.schema import OptimizerConfig
 from learner import distributed
 from learner.engine import ReferencePolicy, TrainingEngine
 from report.metrics import RunLog
 from rollout.renderer import Renderer
+
+TRACER = trace.get_tracer("cardinal")
 
 
 class LearnerRank:
@@ -28,12 +34,14 @@ class LearnerRank:
 
     def __init__(self, job: Job, rank: int) -> None:
         self.job, self.cfg, self.rank = job, job.cfg, rank
+        record_spans(Path(job.folder), f"learner rank {rank}")
         self.checkpoints = Path(job.folder) / "checkpoints"
         self.cursor = Cursor.load(self.checkpoints)
         self.renderer = Renderer.load(job.model)
         check = job.token.check
         self.log = RunLog(job.folder, self.cursor.covers, check) if rank == 0 else None
         self.version = self.cursor.update
+        self._metrics = RunMetrics(job.cfg.name)
 
     def open_engine(
         self, folder: str, optimizer: OptimizerConfig, steps: int, value: bool
@@ -57,6 +65,7 @@ class LearnerRank:
         """A frozen copy of the folder's policy."""
         return ReferencePolicy(folder, self.cfg, self.renderer.forbidden)
 
+    @TRACER.start_as_current_span("checkpoint")
     def checkpoint(self, engine: TrainingEngine, cursor: Cursor) -> None:
         """Save the engine's state, then move the cursor to it: a crash between loses nothing."""
         name = f"{cursor.phase}-{cursor.step or cursor.update:06d}"
@@ -78,14 +87,16 @@ class LearnerRank:
         self.cursor = cursor
 
     def write(self, kind: str, **fields: object) -> None:
-        """Add a record to the run's metrics; see `RunLog.write`."""
+        """Add a record to the run's metrics, Prometheus's too; see `RunLog.write`."""
         if self.log is not None:
             self.log.write(kind, **fields)
+            self._metrics.record(kind, fields)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Record begin and end of what happens inside."""
         begin = time.monotonic()
         self.write("phase", phase=name, event="begin")
-        yield
+        with TRACER.start_as_current_span(name):
+            yield
         self.write("phase", phase=name, event="end", seconds=time.monotonic() - begin)

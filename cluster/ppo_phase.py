@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import time
 
+from opentelemetry import trace
+
 from cluster.collect import Collector
 from cluster.cursor import Cursor
 from cluster.evaluation_phase import EvaluationPhase
 from cluster.learner_rank import LearnerRank
 from cluster.publisher import Publisher
+from cluster.tracing import pop_seconds
 from cluster.weight_proof import check_correction, check_parity
 from learner.engine import ReferencePolicy, TrainingEngine
 from learner.ppo import ppo_steps, ppo_update
 from report.metrics import Record
+
+TRACER = trace.get_tracer("cardinal")
 
 
 class PPOPhase:
@@ -47,8 +52,10 @@ class PPOPhase:
         first = rank.cursor.update + 1
         with rank.phase("ppo"):
             self._collector.begin(first, rank.cursor.next_group(cfg.ppo))
+            pop_seconds()  # of what was before
             for update in range(first, cfg.ppo.updates + 1):
-                self._update(engine, update, reference)
+                with TRACER.start_as_current_span("update", attributes={"update": update}):
+                    self._update(engine, update, reference)
             self._evaluation.finish()
             self._publisher.finish()
         with rank.phase("export"):
@@ -66,8 +73,8 @@ class PPOPhase:
         """
         rank, cfg, begin = self._rank, self._rank.cfg, time.monotonic()
         batch = self._collector.take(update)
-        learning = time.monotonic()
         self._publisher.sleep_engines()
+        learning = time.monotonic()
         metrics = ppo_update(
             engine, batch.trajectories, cfg, update - 1, reference, version=rank.version
         )
@@ -86,6 +93,7 @@ class PPOPhase:
             learn_seconds=learned - learning,
             seconds=seconds,
             learner_idle=(learning - begin + sync["sync_waited_seconds"]) / seconds,
+            phase_seconds=pop_seconds(),
             learner_tokens_per_second=metrics["tokens"] / (learned - learning),
             **_rollout_rate(batch.record),
         )

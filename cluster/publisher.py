@@ -10,12 +10,15 @@ import time
 from dataclasses import asdict
 
 import torch
+from opentelemetry import trace
 
 from cluster.learner_rank import LearnerRank
 from cluster.wait import wait_for_all
 from cluster.weights.base import Publishing, WeightChannel
 from learner import distributed
 from learner.engine import TrainingEngine
+
+TRACER = trace.get_tracer("cardinal")
 
 
 class Publisher:
@@ -36,7 +39,8 @@ class Publisher:
         self.finish()
         if self._colocated:
             torch.cuda.empty_cache()  # what learning held, for the engines that wake
-        self._publishing = self._channel.publish(self._rank.version, engine)
+        with TRACER.start_as_current_span("publish"):
+            self._publishing = self._channel.publish(self._rank.version, engine)
 
     def finish(self) -> float:
         """Wait until all engines have the weights that were sent last; seconds since they were.
@@ -46,10 +50,12 @@ class Publisher:
         publishing, self._publishing = self._publishing, None
         if publishing is None:
             return 0.0
-        published = publishing()
+        with TRACER.start_as_current_span("wait for weights"):
+            published = publishing()
         self._rank.write("sync", **asdict(published), check=None)
         return published.seconds
 
+    @TRACER.start_as_current_span("wait for engines")
     def sleep_engines(self) -> None:
         """Colocated engines leave their GPUs to the learner until the next publish."""
         if not self._colocated:

@@ -20,6 +20,7 @@ from cluster.handles import BufferHandle, RolloutWorkerHandle, kill
 from cluster.placement.layout import weight_channel
 from cluster.placement.plan import cpus
 from cluster.placement.types import WORKER, Plan
+from cluster.run_folder import folder_of
 from cluster.session import session
 from cluster.wait import wait_for_all
 from configs.schema import RunConfig
@@ -76,7 +77,7 @@ class RolloutPool:
             self._reconfigure(cfg)
         options = buffer_options(self._plan)
         self._buffer = TrajectoryBuffer.options(**options).remote(  # type: ignore[attr-defined]
-            self._workers, cfg
+            self._workers, _sent(cfg)
         )
         return self._plan, self._workers, self._buffer
 
@@ -113,7 +114,8 @@ class RolloutPool:
 
     def _reconfigure(self, cfg: RunConfig) -> None:
         seconds, begin = cfg.cluster.start_deadline_s, time.monotonic()
-        calls = [worker.reconfigure.remote(cfg, environments(cfg)) for worker in self._workers]
+        sent, played = _sent(cfg), environments(cfg)
+        calls = [worker.reconfigure.remote(sent, played) for worker in self._workers]
         wait_for_all(calls, "rollout worker", "take up a run", seconds, "start_deadline_s", begin)
 
 
@@ -134,6 +136,11 @@ def sharing_key(cfg: RunConfig, model: str) -> dict[str, object]:
     }
 
 
+def _sent(cfg: RunConfig) -> RunConfig:
+    """The configuration for processes whose working directory may be another."""
+    return replace(cfg, cluster=replace(cfg.cluster, root=str(folder_of(cfg).parent)))
+
+
 def _start_workers(cfg: RunConfig, model: str, plan: Plan) -> list[RolloutWorkerHandle]:
     """Rollout actors on the nodes of the plan; their engines start in the background."""
     from cluster.actors import RolloutActor
@@ -141,9 +148,9 @@ def _start_workers(cfg: RunConfig, model: str, plan: Plan) -> list[RolloutWorker
 
     played, channel = environments(cfg), weight_channel(cfg, plan.gpu)
     workers: list[RolloutWorkerHandle] = []
-    for place in plan.of(WORKER):
+    for index, place in enumerate(plan.of(WORKER)):
         actor = RolloutActor.options(**worker_options(place))  # type: ignore[attr-defined]
-        workers.append(actor.remote(cfg, model, played, channel))
+        workers.append(actor.remote(_sent(cfg), model, played, channel, index))
     for worker in workers:
         worker.start.remote()
     return workers

@@ -24,6 +24,8 @@ from report.metrics import METRICS
 #   episodes.jsonl              sample conversations of evaluations        report/metrics.py
 #   outcomes.jsonl              one row per evaluated episode              report/metrics.py
 #   tensorboard/                the metrics again                          report/metrics.py
+#   trace/                      what each process did when              report/spans.py
+#   tracker.jsonl, wandb/       what was sent to cfg.tracker               report/tracker.py
 #   start/                      the start's episodes, for the KL to it     cluster/start_kl.py
 #   checkpoints/{sft,sft-N,ppo} Hugging Face folders                       the phases
 #   checkpoints/state/          the cursor and resumable states            cluster/cursor.py
@@ -37,13 +39,18 @@ CONFIG, FAILURE, STATUS = "config.yaml", "failure.json", "status.json"
 BEGUN = (METRICS, STATUS, LEASE, "model", "checkpoints")  # one tells a run from a project's folder
 
 
+def folder_of(cfg: RunConfig) -> Path:
+    """The run's folder, absolute, whatever is there."""
+    return (Path(cfg.cluster.root) / cfg.name).resolve()
+
+
 def run_folder(cfg: RunConfig) -> Path:
-    """The run's folder, absolute.
+    """The folder of a new run, absolute.
 
     Raises:
         ConfigError: it is in use, holds something already, is a file, or cannot be read.
     """
-    folder = (Path(cfg.cluster.root) / cfg.name).resolve()
+    folder = folder_of(cfg)
     try:
         refuse_if_owned(folder)
         taken = folder.exists() and (
@@ -92,7 +99,7 @@ def open_folder(cfg: RunConfig, resume: bool) -> Path:
         ConfigError: the folder is taken, or there is nothing to resume.
     """
     if resume:
-        folder = (Path(cfg.cluster.root) / cfg.name).resolve()
+        folder = folder_of(cfg)
         if not (folder / CONFIG).is_file():
             raise ConfigError(f"resume: {folder} holds no config.yaml, so it is no run folder")
         return folder

@@ -31,6 +31,7 @@ from configs.load import ConfigError
 from configs.schema import RunConfig
 from report.metrics import METRICS
 from report.summary import ended
+from report.tracker import forwarded
 
 
 def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None) -> int:
@@ -71,7 +72,8 @@ def _train(cfg: RunConfig, token: Token, pool: RolloutPool) -> None:
         with _recorded(token, pool):
             write_config(cfg, folder)
             _record_data(cfg, folder)
-            _run(cfg, token, prepare_model(cfg, folder), pool)
+            with forwarded(cfg, folder):
+                _run(cfg, token, prepare_model(cfg, folder), pool)
     except BaseException:
         with _uninterrupted():
             pool.close()  # once the end is recorded: Ray may take this process with it

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast, overload
 
 PRESETS = ("fixed", "paper_text", "paper_code")
+TRACKERS = ("none", "wandb", "mlflow")
 PACKINGS = ("auto", "padded", "packed", "flat")
 FLASH_ATTENTION = ("flash_attention_2", "flash_attention_3")
 GPU_ATTENTION = (*FLASH_ATTENTION, "flex_attention")  # no backward pass on a CPU
@@ -344,6 +345,12 @@ class RunConfig:
     seed: int = leaf(0, "of every draw: hands, demonstrations, minibatches, initial weights", low=0)
     preset: str = leaf(
         "fixed", "preset of the environments, SFT and PPO; see Presets", choices=PRESETS
+    )
+    tracker: str = leaf(
+        "none",
+        "where metrics are sent besides the run folder, as that package's own environment "
+        "variables say",
+        choices=TRACKERS,
     )
     model: ModelConfig = leaf(ModelConfig)
     env: EnvConfig = leaf(EnvConfig)

@@ -17,6 +17,7 @@ from pathlib import Path
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
+from opentelemetry import trace
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -43,6 +44,7 @@ Means = dict[str, torch.Tensor]
 LossFn = Callable[[Scores, MicroBatch], tuple[torch.Tensor, Means]]
 Forward = Callable[..., tuple[torch.Tensor, ...]]  # ActorCritic.forward, possibly wrapped
 STATE = "state"
+TRACER = trace.get_tracer("cardinal")
 
 
 class ReferencePolicy:
@@ -156,6 +158,7 @@ class TrainingEngine:
             sequences, budget.microbatch_tokens, self.packing, budget.microbatch_images
         )
 
+    @TRACER.start_as_current_span("step")
     def step(
         self,
         microbatches: list[MicroBatch],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from opentelemetry import trace
 
 from configs.schema import PPOConfig, RunConfig
 from learner import advantage, distributed
@@ -25,6 +26,8 @@ from learner.reasoning_weights import reasoning_weights
 from learner.training_trajectory import TrainingTrajectory, prepare, score, training_sequences
 from rollout.trajectory import Trajectory
 
+TRACER = trace.get_tracer("cardinal")
+
 
 def steps_per_update(cfg: PPOConfig) -> int:
     """Optimizer steps of one update, when none of its trajectories failed."""
@@ -36,6 +39,7 @@ def ppo_steps(cfg: PPOConfig) -> int:
     return cfg.updates * steps_per_update(cfg)
 
 
+@TRACER.start_as_current_span("learn")
 def ppo_update(
     engine: TrainingEngine,
     trajectories: list[Trajectory],

@@ -13,12 +13,14 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from opentelemetry import trace
 
 from learner import batch
 from learner.batch import MicroBatch
 from learner.model import ForwardOptions, Scores
 from rollout.trajectory import Segment, Trajectory
 
+TRACER = trace.get_tracer("cardinal")
 Floats = NDArray[np.float64]
 Float32s = NDArray[np.float32]
 
@@ -136,6 +138,7 @@ class PackingScorer(Scorer, Protocol):
         """Pack the sequences."""
 
 
+@TRACER.start_as_current_span("score")
 def score(
     policy: PackingScorer,
     trajectories: Sequence[TrainingTrajectory],

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 METRICS, EPISODES, OUTCOMES = "metrics.jsonl", "episodes.jsonl", "outcomes.jsonl"
+BY_ENGINE = ("engine_idle", "paused_seconds")  # lists, each number a scalar of TensorBoard's
 Record = dict[str, Any]  # a JSON object
 
 
@@ -102,9 +103,12 @@ class RunLog:
     def _scalars(self, record: Record) -> None:
         if record["kind"] == "phase":
             return
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _tags(record)]
-        step = next((record[k] for k in _steps(record["kind"]) if k in record), 0)
-        event = Event(wall_time=record["time"], step=int(step), summary=Summary(value=values))
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(record)]
+        if record.get("staleness"):
+            histogram = _histogram(record["staleness"])
+            values.append(Summary.Value(tag=f"{record['kind']}/staleness", histo=histogram))
+        summary = Summary(value=values)
+        event = Event(wall_time=record["time"], step=step_of(record), summary=summary)
         self._events.add_event(event)
 
 
@@ -177,12 +181,14 @@ def _rewrite(file: Path, keep: Callable[[Record], bool] | None) -> list[Record]:
     return kept
 
 
-def _steps(kind: str) -> tuple[str, ...]:
-    """Which field is TensorBoard's step; evaluations of all stages share the clock."""
-    return ("elapsed_s",) if kind == "eval" else ("step", "update", "version", "elapsed_s")
+def step_of(record: Record) -> int:
+    """The step of a record's numbers on a chart; evaluations of all stages share the clock."""
+    clock = ("elapsed_s",)
+    fields = clock if record["kind"] == "eval" else ("step", "update", "version", *clock)
+    return int(next((record[field] for field in fields if field in record), 0))
 
 
-def _tags(record: Record) -> Iterator[tuple[str, float]]:
+def scalars(record: Record) -> Iterator[tuple[str, float]]:
     """Every number of a record as (tag, value)."""
     prefix = [record["kind"]]
     if record["kind"] == "eval":
@@ -193,9 +199,25 @@ def _tags(record: Record) -> Iterator[tuple[str, float]]:
         if isinstance(value, dict):
             for name, item in value.items():
                 yield from walk([*path, name], item)
+        elif isinstance(value, list) and path[-1] in BY_ENGINE:
+            yield from walk(path, {str(engine): number for engine, number in enumerate(value)})
         elif isinstance(value, int | float):
             yield "/".join(path), float(value)
 
     for name, value in record.items():
         if name not in skipped:
             yield from walk([*prefix, name], value)
+
+
+def _histogram(counts: list[int]) -> HistogramProto:
+    """How many are 0, 1, … versions old."""
+    number = len(counts)
+    return HistogramProto(
+        min=0,
+        max=number - 1,
+        num=sum(counts),
+        sum=sum(i * n for i, n in enumerate(counts)),
+        sum_squares=sum(i * i * n for i, n in enumerate(counts)),
+        bucket_limit=[i + 0.5 for i in range(number)],
+        bucket=counts,
+    )

@@ -231,6 +231,11 @@ def panel(state: State, cfg: RunConfig, elapsed: float) -> Group:
             for name, value in numbers(state, kind):
                 row.append(f"  {name} ", style="dim").append(value)
             parts.append(row)
+    if "ppo" in state.last:
+        row = Text().append("TIME ", style="bold")
+        for name, value in times(state.last["ppo"]):
+            row.append(f"  {name} ", style="dim").append(value)
+        parts.append(row)
     if state.evals:
         parts.append(_evaluations(state))
     if state.parity:
@@ -261,7 +266,7 @@ def numbers(state: State, kind: str) -> list[tuple[str, str]]:
     if record is None:
         return []
     if kind == "ppo":
-        record = record | {"shown": _trained(record, state)}
+        record = record | {"shown": _trained(record, state), "engines_idle": _range(record)}
     shown = {
         "sft": [
             ("loss", "loss", ".4f"),
@@ -278,6 +283,8 @@ def numbers(state: State, kind: str) -> list[tuple[str, str]]:
             ("entropy", "entropy", ".3f"),
             ("rollout tok/s", "rollout_tokens_per_second", ",.0f"),
             ("learner tok/s", "learner_tokens_per_second", ",.0f"),
+            ("learner idle", "learner_idle", ".0%"),
+            ("engines idle", "engines_idle", ""),
             ("failed", "failed", ".0f"),
         ],
     }
@@ -286,6 +293,27 @@ def numbers(state: State, kind: str) -> list[tuple[str, str]]:
         for name, key, spec in shown[kind]
         if record.get(key) is not None and not (key in ("failed", "dropped") and record[key] == 0)
     ]
+
+
+def times(record: Record) -> list[tuple[str, str]]:
+    """Where the time and the episodes of the newest update went, as (name, value)."""
+    seconds = record.get("phase_seconds") or {}
+    largest = sorted(seconds.items(), key=lambda item: -item[1])
+    shown = [(name, f"{spent:.1f} s") for name, spent in largest if spent >= 0.05]
+    if record.get("staleness"):
+        counts = (f"{late}: {n}" for late, n in enumerate(record["staleness"]) if n)
+        shown.append(("staleness", ", ".join(counts)))
+    ledger = record.get("ledger") or {}
+    return shown + [(name, str(ledger[name])) for name in ("running", "ready") if name in ledger]
+
+
+def _range(record: Record) -> str | None:
+    """Least and most idle engine: '3%' or '3–10%'; None where nothing is known of them."""
+    idle = record.get("engine_idle")
+    if not idle:
+        return None
+    low, high = f"{100 * min(idle):.0f}", f"{100 * max(idle):.0f}"
+    return f"{low}%" if low == high else f"{low}–{high}%"
 
 
 def _trained(record: Record, state: State) -> str:

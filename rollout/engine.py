@@ -156,6 +156,7 @@ class InferenceEngine:
 
     async def _request(self, prompt: Any, parameters: SamplingParams) -> Completion:
         self._requests += 1
+        self._load.requests(1)
         try:
             async for output in self._llm.generate(prompt, parameters, f"r{self._requests}"):
                 final = output
@@ -164,6 +165,8 @@ class InferenceEngine:
                 raise EngineFailure(f"vLLM died: {self._log.explain(repr(error))}") from error
             cause = error.__cause__ or error  # what vLLM did not expect is wrapped without words
             raise RequestRefused(f"vLLM refused a request: {cause!r}") from error
+        finally:
+            self._load.requests(-1)
         self._require_alive()  # sequences of a lost engine end without an answer
         return self._completion(final)
 
@@ -260,6 +263,7 @@ class InferenceEngine:
             self._load.pause()
             await self._llm.pause_generation(mode="keep", clear_cache=True)
         self._update = "begun"
+        self._load.load()
         await self._llm.start_weight_update()
 
     async def update_weights(self, message: dict[str, object]) -> None:
@@ -278,7 +282,7 @@ class InferenceEngine:
             self._asleep = False
         else:
             await self._llm.resume_generation()
-            self._load.resume()
+        self._load.resume()
         self._update = "none"
 
     async def abort_weight_update(self) -> None:
@@ -312,6 +316,7 @@ class InferenceEngine:
         if not self._asleep:
             await self._llm.sleep(level=2, mode="wait")
             self._asleep = True
+            self._load.sleep()
 
     def pop_load(self) -> EngineLoad:
         """The load since the last call, from vLLM's scheduler."""

@@ -1,9 +1,13 @@
-"""How busy an engine is, from vLLM's scheduler statistics."""
+"""How busy an engine is, from vLLM's scheduler statistics: as numbers, and as spans."""
 
 from __future__ import annotations
 
 import time
 from typing import NamedTuple, Protocol
+
+from opentelemetry import trace
+
+TRACER = trace.get_tracer("cardinal")
 
 
 class SchedulerStats(Protocol):
@@ -21,8 +25,8 @@ class IterationStats(Protocol):
 class EngineLoad(NamedTuple):
     """How busy an engine was since it was last asked.
 
-    mean_running: sequences, while any ran.
-    busy_s: seconds in which any ran and the engine was not paused.
+    mean_running: sequences, while the engine was busy.
+    busy_s: seconds in which it had a request and was not paused.
     seconds: since it was last asked.
     tokens: that were sampled.
     """
@@ -34,12 +38,21 @@ class EngineLoad(NamedTuple):
 
 
 class LoadRecorder:
-    """Time-weighted mean of running sequences, from vLLM's scheduler statistics."""
+    """Time-weighted mean of running sequences, from vLLM's scheduler statistics.
+
+    Busy is an engine that has a request: vLLM counts one as running once its first step is done.
+    What the engine does is a span on a track of its own.
+
+    state: busy, idle, paused, loading or asleep.
+    """
 
     def __init__(self) -> None:
-        self._running, self._paused, self._weighted, self._busy = 0, False, 0.0, 0.0
-        self._tokens = 0
+        self._requests = self._running = 0
+        self._weighted, self._busy, self._tokens = 0.0, 0.0, 0
+        self._halt = ""  # why no sequence advances, if none does
+        self.state, self._span = "", trace.INVALID_SPAN
         self._since = self._popped = time.monotonic()
+        self._show()
 
     def record(
         self,
@@ -56,19 +69,43 @@ class LoadRecorder:
         self._advance()
         self._running = scheduler_stats.num_running_reqs
 
+    def requests(self, more: int) -> None:
+        """The engine has so many requests more, or less."""
+        self._advance()
+        self._requests += more
+        self._show()
+
     def pause(self) -> None:
         """Sequences in flight wait from now on: the engine is not busy."""
-        self._advance()
-        self._paused = True
+        self._halted("paused")
+
+    def load(self) -> None:
+        """New weights are loaded meanwhile."""
+        self._halted("loading")
+
+    def sleep(self) -> None:
+        """The engine sleeps until new weights are loaded."""
+        self._halted("asleep")
 
     def resume(self) -> None:
-        """They continue."""
+        """Sequences continue."""
+        self._halted("")
+
+    def _halted(self, why: str) -> None:
         self._advance()
-        self._paused = False
+        self._halt = why
+        self._show()
+
+    def _show(self) -> None:
+        state = self._halt or ("busy" if self._requests else "idle")
+        if state != self.state:
+            self._span.end()
+            self.state = state
+            self._span = TRACER.start_span(state, attributes={"track": "engine"})
 
     def _advance(self) -> None:
         now = time.monotonic()
-        if self._running and not self._paused:
+        if self._requests and not self._halt:
             self._weighted += self._running * (now - self._since)
             self._busy += now - self._since
         self._since = now

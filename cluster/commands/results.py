@@ -1,8 +1,9 @@
-"""Commands on what runs have left: eval, report, compare."""
+"""Commands on what runs have left: eval, report, compare, trace."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from cluster.commands.command import Commands, argument
@@ -91,4 +92,36 @@ def compare_command(options: argparse.Namespace) -> int:
     print_comparison(found)
     write_comparison(found, Path(options.out))
     print(options.out)
+    return 0
+
+
+@COMMANDS.add(
+    "trace",
+    RUN_FOLDER,
+    argument("--updates", help="a number, FIRST-LAST or all; the last three otherwise"),
+    argument("--out", help="file to write; trace.json in the run folder otherwise"),
+    argument("--png", help="also draw the trace to this file"),
+)
+def trace_command(options: argparse.Namespace) -> int:
+    """Write what every process did in some updates as a trace for Perfetto; print its shares."""
+    configuration_of(options.run)
+    from report.spans import read_spans
+    from report.trace import choose, shares, trace_events
+
+    recorded = read_spans(Path(options.run))
+    window = choose(recorded, options.updates)
+    out = Path(options.out or Path(options.run) / "trace.json")
+    for option, file in (("--out", options.out), ("--png", options.png)):
+        if file and not Path(file).parent.is_dir():
+            raise ConfigError(f"{option} {file}: there is no such folder to write it in")
+    out.write_text(json.dumps(trace_events(recorded, window)))
+    if options.png:
+        from report.trace_picture import draw_trace
+
+        draw_trace(recorded, window, Path(options.png))
+    print(f"{window.name}, {window.end - window.begin:.1f} s")
+    for (process, track), parts in shares(recorded, window).items():
+        spent = ", ".join(f"{name} {share:.1%}" for name, share in parts.items())
+        print(f"{process.name}, {track}: {spent}")
+    print(f"{out}: open it at https://ui.perfetto.dev")
     return 0

@@ -6,6 +6,7 @@ stay out. `cluster.preflight.check` does the rest for a new run.
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from cluster.data_fingerprint import check_unchanged, unread_data
@@ -17,6 +18,7 @@ from cluster.placement.nodes import address_of, reachable
 from cluster.preflight.machine import check_gpus, check_open_files, check_places, plan_here
 from cluster.run_folder import run_folder
 from configs.ancestors import check_ancestors
+from configs.load import ConfigError
 from configs.model_folder import (
     ModelSize,
     check_tokenizer,
@@ -65,6 +67,8 @@ def refuse_evaluation(cfg: RunConfig, folder: Path, model: str) -> None:
 
 def _refuse(cfg: RunConfig, model: str | None, data: str | None, learn: bool = True) -> None:
     """Refuse places, a model folder, demonstrations, an address, or too little of this machine."""
+    if learn:
+        _check_tracker(cfg)
     address = address_of(cfg.cluster.address)
     if address is None or "://" not in address:  # not sent to another machine
         check_places(cfg)
@@ -82,6 +86,18 @@ def _refuse(cfg: RunConfig, model: str | None, data: str | None, learn: bool = T
     size = _least_size(cfg, model)
     if size is not None:
         plan_here(cfg, size, available_bytes(), learn)
+
+
+def _check_tracker(cfg: RunConfig) -> None:
+    """Refuse a tracker whose package, which has its name, is not installed."""
+    if cfg.tracker == "none":
+        return
+    spec = importlib.util.find_spec(cfg.tracker)
+    if spec is None or spec.origin is None:  # no package, or a mere folder of that name
+        raise ConfigError(
+            f"tracker={cfg.tracker}: its package {cfg.tracker} is not installed; "
+            f"`pip install {cfg.tracker}`, or tracker=none"
+        )
 
 
 def _least_size(cfg: RunConfig, model: str | None) -> ModelSize | None:

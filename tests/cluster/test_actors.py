@@ -8,11 +8,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from opentelemetry import trace
 
 from cluster import actors
 from configs.load import load
+from report.spans import read_spans
 from rollout.environments import ProcessLimits
 
+TRACER = trace.get_tracer("cardinal")
 Actor = actors.RolloutActor.__ray_metadata__.modified_class
 
 
@@ -96,6 +99,20 @@ def test_the_engine_starts_once_whoever_asks(make):
 
     assert asyncio.run(start()) == [os.getpid()] * 2
     assert actor._worker.starts == 1
+
+
+def test_its_spans_are_in_the_folder_of_its_present_run(make, tmp_path):
+    def run(name):
+        (tmp_path / name).mkdir()
+        return debug(f"name={name}", f"cluster.root={tmp_path}")
+
+    actor = make(run("first"), index=3)
+    TRACER.start_span("busy").end()
+    asyncio.run(actor.reconfigure(run("second"), "environments"))
+    TRACER.start_span("idle").end()
+    for name, span in (("first", "busy"), ("second", "idle")):
+        (found,) = read_spans(tmp_path / name).spans
+        assert (found.process.name, found.name) == ("rollout worker 3", span)
 
 
 def test_the_next_run_brings_its_environments_and_limits(make):

@@ -11,6 +11,7 @@ import ray
 from cluster.buffer import TrajectoryBuffer
 from cluster.failures import DeadlineExceeded, RunFailure, TooManyFailures, WorkerLost
 from cluster.wait import wait_for
+from report.spans import read_spans
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import from_block, to_block
 from rollout.trajectory_summary import summarize, to_columns
@@ -157,6 +158,28 @@ def test_batches_are_played_ahead_by_the_bound_and_shared_by_ranks(workers, boun
             ids = [name for worker in workers for name, _ in ray.get(worker.seen.remote())[0]]
             assert len(ids) == begun
         ray.get(buffer.publish.remote(update, []))
+
+
+def test_queues_and_weights_on_their_way_are_in_the_run_folder(workers, tmp_path):
+    cfg = config(episodes=12, minibatch=4, updates=1)
+    cfg = replace(cfg, name="mine", cluster=replace(cfg.cluster, root=str(tmp_path)))
+    (tmp_path / "mine").mkdir()
+    buffer = TrajectoryBuffer.remote(workers, cfg)
+    ray.get(buffer.publish.remote(0, []))
+    ray.get(buffer.begin.remote(1, 0))
+    ray.get(buffer.take.remote(1, 0))
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        recorded = read_spans(tmp_path / "mine")
+        if recorded.counts and recorded.counts[-1].values["taken"]:
+            break
+        time.sleep(0.05)
+    assert {count.process.name for count in recorded.counts} == {"trajectory buffer"}
+    assert recorded.counts[-1].values == {"queued": 0, "running": 0, "ready": 0, "taken": 12}
+    assert all(sum(count.values.values()) <= 12 for count in recorded.counts)
+    (travel,) = recorded.spans
+    assert (travel.name, travel.track, travel.args) == ("weights travel", "weights", {"version": 0})
+    assert not travel.open
 
 
 def test_engines_of_a_node_load_one_after_another(workers):

@@ -27,6 +27,7 @@ def run(tmp_path):
         (["resume", "/nowhere"], "holds no config.yaml"),
         (["report", "/nowhere"], "holds no config.yaml"),
         (["report", "/nowhere", "x=1"], "unrecognized arguments: x=1"),
+        (["trace", "/nowhere"], "holds no config.yaml"),
         (["eval", "/nowhere"], "holds no config.yaml"),
         (["data", GP, "--n", "0", "--out", "x"], "--n 0: must be at least 1"),
         (["data", GP, "--seed", "-1", "--out", "x"], "--seed -1: must be at least 0"),
@@ -88,6 +89,6 @@ def test_every_command_says_what_it_does(capsys):
     shown = capsys.readouterr().out
     assert stop.value.code == 0
     names = [command.name for group in GROUPS for command in group.COMMANDS]
-    assert len(names) == len(set(names)) == 16
+    assert len(names) == len(set(names)) == 17
     for name in names:
         assert re.search(rf"\n    {name} +\w|\n    {name}\n +\w", shown), name

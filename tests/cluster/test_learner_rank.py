@@ -12,7 +12,9 @@ from cluster.cursor import Cursor
 from cluster.failures import RunFailure
 from cluster.learner_rank import LearnerRank
 from cluster.lease import LeaseLost
+from cluster.prometheus import RunMetrics
 from learner.isolation import PackingCheck
+from report.spans import read_spans
 from tests.cluster.fakes import FakeToken
 from tests.support.learner import config
 
@@ -56,6 +58,27 @@ def test_the_state_is_complete_before_the_cursor_names_it(made, tmp_path):
     assert cursors == [Cursor()]
     assert rank.cursor == Cursor("ppo", update=4, state="ppo-000004")
     assert Cursor.load(tmp_path / "checkpoints") == rank.cursor
+
+
+def test_what_it_does_is_in_the_run_folder(made, tmp_path):
+    rank = made(2)
+    with rank.phase("ppo"):
+        rank.checkpoint(SimpleNamespace(save=lambda folder: None), Cursor("ppo", update=4))
+    spans = read_spans(tmp_path).spans
+    assert [(s.process.name, s.name) for s in spans] == [
+        ("learner rank 2", "ppo"),
+        ("learner rank 2", "checkpoint"),
+    ]
+
+
+def test_records_are_exported_by_rank_0(made, monkeypatch):
+    exported = []
+    monkeypatch.setattr(
+        RunMetrics, "record", lambda metrics, kind, fields: exported.append((kind, fields))
+    )
+    for number in (0, 1):
+        made(number).write("ppo", update=3)
+    assert exported == [("ppo", {"update": 3})]
 
 
 @pytest.mark.parametrize(

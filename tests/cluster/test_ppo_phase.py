@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
+from opentelemetry import trace
 
 from cluster import ppo_phase
+from cluster.collect import Batch
 from cluster.cursor import Cursor
 from cluster.failures import ParityError
 from cluster.ppo_phase import PPOPhase
+from cluster.tracing import record_spans
 from learner.ppo import ppo_steps
+from report.spans import read_spans
 from tests.cluster.fakes import (
     CrashingRank,
     FakeCollector,
@@ -21,6 +26,8 @@ from tests.cluster.fakes import (
     after_every_crash,
 )
 from tests.support.learner import config
+
+TRACER = trace.get_tracer("cardinal")
 
 
 @pytest.fixture
@@ -109,6 +116,34 @@ def test_a_record_says_what_was_played_and_learned(tmp_path, updates):
     assert last["learn_seconds"] <= last["seconds"] * (1 - last["learner_idle"])
     assert last["rollout_tokens_per_second"] == 6 / 0.25
     assert last["learner_tokens_per_second"] * last["learn_seconds"] == pytest.approx(9)
+
+
+def test_a_learner_that_waits_for_engines_to_sleep_is_idle(tmp_path, updates, monkeypatch):
+    monkeypatch.setattr(FakePublisher, "sleep_engines", lambda publisher: time.sleep(0.05))
+    rank = FakeRank(config(updates=1), tmp_path)
+    phase(rank)[0].run()
+    (record,) = rank.of("ppo")
+    assert record["learner_idle"] * record["seconds"] >= 0.05
+    assert record["learn_seconds"] < 0.05
+
+
+def test_a_record_has_the_seconds_of_its_update_by_phase(tmp_path, updates, monkeypatch):
+    record_spans(tmp_path, "learner rank 0")
+    with TRACER.start_as_current_span("take"):  # before the phase
+        time.sleep(0.2)
+
+    @TRACER.start_as_current_span("take")
+    def take(collector, update):
+        time.sleep(0.02)
+        return Batch([], update, {})
+
+    monkeypatch.setattr(FakeCollector, "take", take)
+    rank = FakeRank(config(updates=2), tmp_path)
+    phase(rank)[0].run()
+    for record in rank.of("ppo"):
+        assert 0.02 <= record["phase_seconds"]["take"] < 0.2
+    spans = read_spans(tmp_path).spans
+    assert [s.args for s in spans if s.name == "update"] == [{"update": 1}, {"update": 2}]
 
 
 def test_it_goes_on_after_the_cursor(tmp_path, updates):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from configs.paths import ROOT
+from tests.support.seen import check_exported, check_seen
 
 STAGES = ("start", "sft", "ppo")
 
@@ -126,6 +127,11 @@ def test_the_checkpoint_loads_in_plain_transformers(job):
     assert answer.shape[1] > prompt["input_ids"].shape[1]
     with safe_open(folder / "value_head.safetensors", "pt") as head:
         assert len(list(head.keys())) > 0
+
+
+def test_its_trace_is_one_and_agrees_with_its_records(job):
+    check_seen(job[0])
+    check_exported(job[0])
 
 
 def test_nothing_stays_behind(job):

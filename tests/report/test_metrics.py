@@ -79,6 +79,27 @@ def test_tensorboard_has_the_numbers(tmp_path: Path) -> None:
     assert scalars(tmp_path, "eval/held_out/metrics/legal")[0][1] == 0.5
 
 
+def test_tensorboard_has_each_engine_and_the_staleness(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.write("ppo", update=4, engine_idle=[0.25, 0.5], staleness=[6, 0, 2], interval=[0.1, 0.2])
+    log.write("sync", version=4, paused_seconds=[0.125])
+    log.close()
+    assert scalars(tmp_path, "ppo/engine_idle/1") == [(4, 0.5)]
+    assert scalars(tmp_path, "sync/paused_seconds/0") == [(4, 0.125)]
+    accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
+    accumulator.Reload()
+    assert not any("interval" in tag for tag in accumulator.Tags()["scalars"])
+    (event,) = accumulator.Histograms("ppo/staleness")
+    histogram = event.histogram_value
+    assert (event.step, histogram.num, histogram.sum, histogram.max) == (4, 8, 4, 2)
+    # TensorBoard adds an empty bucket in front.
+    assert dict(zip(histogram.bucket_limit, histogram.bucket, strict=True)) == {
+        0.5: 6,
+        1.5: 0,
+        2.5: 2,
+    }
+
+
 def test_a_half_written_last_line_is_left_out_and_repaired(tmp_path: Path) -> None:
     RunLog(tmp_path).write("sft", step=1)
     file = tmp_path / "metrics.jsonl"

@@ -163,6 +163,32 @@ def test_a_terminal_shows_phase_numbers_and_evaluations(tmp_path: Path) -> None:
         assert expected in text
 
 
+def test_a_terminal_shows_where_the_time_and_the_episodes_of_an_update_went(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    view, out = shown(tmp_path, terminal=True)
+    with view:
+        log.write(
+            "ppo",
+            update=3,
+            updates=40,
+            learner_idle=0.034,
+            engine_idle=[0.071, 0.125, 0.09],
+            staleness=[0, 6, 2],
+            phase_seconds={"take": 0.21, "publish": 0.01, "step": 1.25},
+            ledger={"queued": 0, "running": 40, "ready": 7, "taken": 8},
+        )
+        view.update()
+    text = " ".join(out.getvalue().split())
+    assert "learner idle 3% engines idle 7–12%" in text
+    assert "TIME step 1.2 s take 0.2 s staleness 1: 6, 2: 2 running 40 ready 7" in text
+
+
+def test_engines_that_idle_alike_are_one_number() -> None:
+    state = state_of(record("ppo", 1, update=1, updates=2, engine_idle=[0.501, 0.504]))
+    assert dict(numbers(state, "ppo"))["engines idle"] == "50%"
+    assert module.times(record("ppo", 1)) == [], "an older run's"
+
+
 def test_without_a_terminal_a_plain_line_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,48 @@ def test_an_engine_that_sleeps_wakes_in_two_steps(engine):
     assert names(engine)[6:] == ["pause_generation", "start_weight_update"]  # awake again
 
 
+def test_what_it_does_is_known_at_each_step(engine):
+    class WatchingLLM:
+        def __getattr__(self, name):
+            async def call(*args, **keywords):
+                seen.append((name, engine._load.state))
+
+            return call
+
+    async def work():
+        for before in (None, engine.sleep):
+            if before:
+                await before()
+            await engine.start_weight_update()
+            await engine.update_weights({"names": []})
+            await engine.finish_weight_update(3)
+            seen.append(("played", engine._load.state))
+
+    seen, engine._llm = [], WatchingLLM()
+    asyncio.run(work())
+    load = [
+        ("start_weight_update", "loading"),
+        ("update_weights", "loading"),
+        ("finish_weight_update", "loading"),
+    ]
+    awake = [("pause_generation", "paused"), *load, ("resume_generation", "loading")]
+    asleep = [("sleep", "idle"), ("wake_up", "asleep"), *load, ("wake_up", "loading")]
+    assert seen == [*awake, ("played", "idle"), *asleep, ("played", "idle")]
+
+
+def test_it_is_busy_with_a_request_until_that_is_refused(engine):
+    async def generate(*given):
+        seen.append(engine._load.state)
+        raise ValueError("too long")
+        yield
+
+    seen = []
+    engine._llm = SimpleNamespace(generate=generate, errored=False)
+    with pytest.raises(RequestRefused, match="too long"):
+        asyncio.run(engine._request("prompt", None))
+    assert (seen, engine._load.state) == (["busy"], "idle")
+
+
 def test_a_sleeping_engine_does_not_play(engine):
     async def work():
         await engine.sleep()

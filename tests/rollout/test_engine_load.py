@@ -1,4 +1,4 @@
-"""An engine's load: sequences that run, seconds in which any does, pauses apart."""
+"""An engine's load: seconds in which it has requests, pauses apart, and sequences that run."""
 
 from types import SimpleNamespace
 
@@ -15,16 +15,35 @@ def clock(monkeypatch):
     return now
 
 
+@pytest.fixture
+def states(monkeypatch, clock):
+    """[state, seconds] of each span that has ended."""
+    ended = []
+
+    def start_span(name, attributes):
+        assert attributes == {"track": "engine"}
+        begin = clock.time
+        return SimpleNamespace(end=lambda: ended.append((name, clock.time - begin)))
+
+    monkeypatch.setattr(engine_load, "TRACER", SimpleNamespace(start_span=start_span))
+    return ended
+
+
 def made(tokens):
     return SimpleNamespace(num_generation_tokens=10 * tokens)
 
 
 def test_sequences_are_weighted_by_time_and_a_pause_is_idle(clock):
     recorder = LoadRecorder()
-    for seconds, running in ((1.0, 4), (3.0, 2), (2.0, 0)):
+    clock.time += 1.0
+    recorder.requests(4)
+    clock.time += 0.5  # the first step, at whose end vLLM says that they run
+    for seconds, running in ((0.0, 4), (3.0, 2), (2.0, 0)):
         clock.time += seconds
         recorder.record(SimpleNamespace(num_running_reqs=running), made(running))
-    clock.time += 4.0  # none runs
+    recorder.requests(-4)
+    clock.time += 4.0  # it has none
+    recorder.requests(6)
     recorder.record(SimpleNamespace(num_running_reqs=6))
     clock.time += 1.0
     recorder.pause()
@@ -32,13 +51,14 @@ def test_sequences_are_weighted_by_time_and_a_pause_is_idle(clock):
     recorder.resume()
     clock.time += 1.0
     load = recorder.pop()
-    assert (load.seconds, load.tokens) == (17.0, 60)
-    assert load.busy_s == 3.0 + 2.0 + 1.0 + 1.0
-    assert load.mean_running == pytest.approx((3 * 4 + 2 * 2 + 1 * 6 + 1 * 6) / 7)
+    assert (load.seconds, load.tokens) == (17.5, 60)
+    assert load.busy_s == 0.5 + 3.0 + 2.0 + 1.0 + 1.0
+    assert load.mean_running == pytest.approx((3 * 4 + 2 * 2 + 1 * 6 + 1 * 6) / 7.5)
 
 
 def test_each_call_begins_anew(clock):
     recorder = LoadRecorder()
+    recorder.requests(1)
     recorder.record(SimpleNamespace(num_running_reqs=1))
     clock.time += 2.0
     recorder.pop()
@@ -46,3 +66,37 @@ def test_each_call_begins_anew(clock):
     assert recorder.pop() == (1.0, 3.0, 3.0, 0)
     recorder.record(None)
     assert recorder.pop() == (0.0, 0.0, 0.0, 0)
+
+
+def test_an_engine_is_busy_while_it_has_a_request(clock, states):
+    recorder = LoadRecorder()
+    for more, seconds in ((1, 2.0), (1, 3.0), (-1, 1.0), (-1, 4.0), (1, 0.0)):
+        recorder.requests(more)
+        clock.time += seconds
+    assert states == [("idle", 0.0), ("busy", 6.0), ("idle", 4.0)]
+
+
+def test_while_weights_load_it_is_neither_busy_nor_idle(clock, states):
+    recorder = LoadRecorder()
+    recorder.requests(1)
+    for call, seconds in (
+        (recorder.pause, 1.0),
+        (recorder.load, 2.0),
+        (lambda: recorder.requests(1), 3.0),  # which waits
+        (recorder.resume, 4.0),
+        (recorder.sleep, 5.0),
+        (recorder.load, 6.0),
+        (recorder.resume, 0.0),
+    ):
+        call()
+        clock.time += seconds
+    assert states == [
+        ("idle", 0.0),
+        ("busy", 0.0),
+        ("paused", 1.0),
+        ("loading", 5.0),
+        ("busy", 4.0),
+        ("asleep", 5.0),
+        ("loading", 6.0),
+    ]
+    assert recorder.pop().busy_s == 4.0

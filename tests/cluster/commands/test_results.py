@@ -1,10 +1,14 @@
-"""eval and report: which variants are played, which page is written."""
+"""eval, report and trace: which variants are played, which page and trace is written."""
+
+import json
 
 import pytest
 
 from cluster.cli import main
 from configs.load import ConfigError
+from report.spans import SpanFile
 from tests.cluster.commands.folders import moved_run, said
+from tests.support.trace_format import check_trace
 
 
 @pytest.fixture
@@ -107,3 +111,56 @@ def test_what_cannot_be_compared(run, tmp_path, capsys, monkeypatch):
         assert main(["compare", *map(str, runs)]) == 2
         assert words in said(capsys)
     assert not (tmp_path / "compare.html").exists()
+
+
+@pytest.fixture
+def traced(run):
+    """A run folder with two updates."""
+    file = SpanFile(run, "learner rank 0")
+    for update in (1, 2):
+        file.begin(2 * update, "main", "update", {"update": update})
+        file.begin(2 * update + 1, "main", "take", {})
+        file.end(2 * update + 1)
+        file.end(2 * update)
+    return run
+
+
+def test_a_trace_is_written_into_the_run_folder_and_its_shares_are_printed(traced, capsys):
+    assert main(["trace", str(traced)]) == 0
+    trace = json.loads((traced / "trace.json").read_text())
+    check_trace(trace)
+    assert [e["name"] for e in trace["traceEvents"] if e["ph"] == "X"] == ["update", "take"] * 2
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("updates 1 to 2, ")
+    assert second.startswith("learner rank 0, main: ")
+    assert "take" in second
+    assert last == f"{traced}/trace.json: open it at https://ui.perfetto.dev"
+
+
+def test_a_trace_goes_where_it_is_asked_for_and_is_drawn(traced, tmp_path):
+    out, png = tmp_path / "one.json", tmp_path / "one.png"
+    options = ["--updates", "2", "--out", str(out), "--png", str(png)]
+    assert main(["trace", str(traced), *options]) == 0
+    assert json.loads(out.read_text())["otherData"]["shown"] == "update 2"
+    assert png.stat().st_size > 5_000
+    assert not (traced / "trace.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--updates", "3"], "--updates 3: the run has recorded updates 1 to 2"),
+        (["--updates", "1..2"], "--updates 1..2: must be a number, FIRST-LAST or all"),
+        (["--out", "/nowhere/x"], "--out /nowhere/x: there is no such folder to write it in"),
+        (["--png", "/nowhere/x"], "--png /nowhere/x: there is no such folder to write it in"),
+    ],
+)
+def test_a_trace_that_cannot_be_is_one_line(traced, capsys, options, words):
+    assert main(["trace", str(traced), *options]) == 2
+    assert words in said(capsys)
+    assert not (traced / "trace.json").exists()
+
+
+def test_a_run_that_recorded_no_spans_has_no_trace(run, capsys):
+    assert main(["trace", str(run)]) == 2
+    assert "has recorded no spans" in said(capsys)

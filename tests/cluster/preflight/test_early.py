@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -170,6 +171,24 @@ def test_the_folder_its_model_and_its_data_are_asked_for(roomy, tmp_path, tiny_m
     refused(lambda: refuse_new(new("/proc/x")), "cluster.root=/proc/x: cannot be written to")
     wrong = (f"model.path={tiny_model}", "model.lora_rank=4", "model.lora_targets=[q_prj]")
     refused(lambda: refuse_new(new(tmp_path, *wrong)), "model.lora_targets=q_prj", "q_proj")
+
+
+@pytest.mark.parametrize("folder", [None, SimpleNamespace(origin=None)])
+def test_a_tracker_needs_its_package(roomy, tmp_path, monkeypatch, folder):
+    """A folder of its name, as W&B leaves one, is no package."""
+    packages = {"wandb": folder, "mlflow": folder}
+    finder = SimpleNamespace(util=SimpleNamespace(find_spec=packages.get))
+    monkeypatch.setattr(early, "importlib", finder)
+    refused(
+        lambda: refuse_new(new(tmp_path, "tracker=wandb")),
+        "tracker=wandb: its package wandb is not installed; `pip install wandb`, or tracker=none",
+    )
+    run = begun(tmp_path, "tracker=mlflow")
+    cfg = load(run / "config.yaml")
+    refused(lambda: refuse_resume(cfg, run), "tracker=mlflow: its package mlflow is not")
+    early._refuse(cfg, None, None, learn=False)  # an evaluation sends nothing
+    packages["wandb"] = SimpleNamespace(origin="/there/__init__.py")
+    refuse_new(new(tmp_path, "tracker=wandb"))
 
 
 def test_a_job_is_not_held_to_this_machine(roomy, tmp_path, monkeypatch):

@@ -1,0 +1,125 @@
+"""A run's numbers as Ray's Prometheus metrics: those of `EXPORTED` and the depths of its queues.
+
+Ray exports each from the node of the process that sets it, under its name with `ray_` before it.
+`docs/grafana.json` is a dashboard of them, drawn by `tools/draw_grafana.py`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ray.util.metrics import Gauge
+
+from report.metrics import plain
+
+
+class Metric(NamedTuple):
+    """A gauge.
+
+    name: without Ray's prefix.
+    meaning: one phrase.
+    tag: by which it has several values beside `run`; none if empty.
+    """
+
+    name: str
+    meaning: str
+    tag: str = ""
+
+
+TOKENS = Metric("cardinal_tokens_per_second", "tokens of the last update or steps", "part")
+QUEUES = Metric("cardinal_episodes", "episodes by where the ledger has them", "state")
+# By kind and field of a record (report/metrics.py). A list's values are tagged by their index, a
+# dictionary's by their key, a number by the word beside its metric, or by that field of its record.
+EXPORTED: dict[tuple[str, str], tuple[Metric, str]] = {
+    ("sft", "step"): (Metric("cardinal_sft_step", "optimizer steps of SFT so far"), ""),
+    ("sft", "loss"): (Metric("cardinal_sft_loss", "loss of SFT"), ""),
+    ("sft", "tokens_per_second"): (TOKENS, "sft"),
+    ("ppo", "update"): (Metric("cardinal_ppo_update", "PPO updates so far"), ""),
+    ("ppo", "reward"): (Metric("cardinal_reward", "mean reward of the last update's episodes"), ""),
+    ("ppo", "success"): (Metric("cardinal_success", "their share that succeeded"), ""),
+    ("ppo", "kl"): (Metric("cardinal_kl", "KL of proximal to current policy"), ""),
+    ("ppo", "entropy"): (Metric("cardinal_entropy", "of the policy, nats a token"), ""),
+    ("ppo", "failed"): (Metric("cardinal_failed_episodes", "failed in the last update"), ""),
+    ("ppo", "correction_ess"): (
+        Metric("cardinal_effective_sample_size", "share of the last update's tokens"),
+        "",
+    ),
+    ("ppo", "parity_mean_abs"): (
+        Metric("cardinal_parity", "mean difference of log-probabilities, engine and learner"),
+        "",
+    ),
+    ("ppo", "learner_idle"): (
+        Metric("cardinal_learner_idle_ratio", "share of the last update that the learner waited"),
+        "",
+    ),
+    ("ppo", "engine_idle"): (
+        Metric(
+            "cardinal_engine_idle_ratio",
+            "share of the time that an engine sampled nothing",
+            "engine",
+        ),
+        "",
+    ),
+    ("ppo", "staleness"): (
+        Metric("cardinal_trajectories", "of the last update, by staleness", "staleness"),
+        "",
+    ),
+    ("ppo", "phase_seconds"): (
+        Metric("cardinal_phase_seconds", "of rank 0 since the update before, by phase", "phase"),
+        "",
+    ),
+    ("ppo", "seconds"): (Metric("cardinal_update_seconds", "of the last update"), ""),
+    ("ppo", "rollout_tokens_per_second"): (TOKENS, "rollout"),
+    ("ppo", "learner_tokens_per_second"): (TOKENS, "learner"),
+    ("sync", "seconds"): (Metric("cardinal_sync_seconds", "of the last publish"), ""),
+    ("sync", "paused_seconds"): (
+        Metric("cardinal_paused_seconds", "of each engine in the last publish", "engine"),
+        "",
+    ),
+    ("eval", "success"): (
+        Metric("cardinal_eval_success", "of the last evaluation, by variant", "variant"),
+        "variant",
+    ),
+}
+METRICS = {metric.name: metric for metric, _ in EXPORTED.values()} | {QUEUES.name: QUEUES}
+
+
+class RunMetrics:
+    """Exports the numbers of a run from this process."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._gauges: dict[str, Gauge] = {}
+        self._tags: dict[str, set[str]] = defaultdict(set)
+
+    def record(self, kind: str, fields: Mapping[str, object]) -> None:
+        """Export what a record has."""
+        for (of_kind, field), (metric, tag) in EXPORTED.items():
+            value = plain(fields.get(field)) if of_kind == kind else None
+            if isinstance(value, dict):
+                self.set_all(metric, value)
+            elif isinstance(value, list):
+                self.set_all(metric, {str(i): each for i, each in enumerate(value)})
+            elif value is not None:
+                self._set(metric, str(fields.get(tag, tag)), float(value))
+
+    def set_all(self, metric: Metric, values: Mapping[str, float]) -> None:
+        """Export a number for each tag; 0 for a tag that had one before and has none now."""
+        self._tags[metric.name] |= values.keys()
+        for tag in self._tags[metric.name]:
+            self._set(metric, tag, values.get(tag, 0.0))
+
+    def _set(self, metric: Metric, tag: str, value: float) -> None:
+        gauge = self._gauges.get(metric.name)
+        if gauge is None:
+            keys = ("run", metric.tag) if metric.tag else ("run",)
+            gauge = self._gauges[metric.name] = Gauge(metric.name, metric.meaning, keys)
+        tags = {"run": self._run} | ({metric.tag: tag} if metric.tag else {})
+        gauge.set(value, {key: _utf8(word) for key, word in tags.items()})
+
+
+def _utf8(word: str) -> str:
+    """The name of a run or variant; bytes in it that are no UTF-8 as Python writes them."""
+    return word.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,104 @@
+"""Spans of this process in its run's folder: which, on which track, and the seconds of each."""
+
+import threading
+import time
+
+import pytest
+from opentelemetry import trace
+
+from cluster import tracing
+from cluster.tracing import count, pop_seconds, record_spans
+from report.spans import read_spans
+
+TRACER = trace.get_tracer("cardinal")
+
+
+@TRACER.start_as_current_span("decorated")
+def decorated():
+    return 3
+
+
+@pytest.fixture
+def run(tmp_path):
+    record_spans(tmp_path, "learner rank 0")
+    pop_seconds()
+    yield tmp_path
+    tracing._SPANS.file.close()
+
+
+def test_spans_of_any_file_are_in_the_run_folder(run):
+    with TRACER.start_as_current_span("update", attributes={"update": 4}):
+        assert decorated() == 3
+    state = TRACER.start_span("busy", attributes={"track": "engine"})
+    count("episodes", {"ready": 1})
+    recorded = read_spans(run)
+    assert [(s.name, s.track, s.args, s.open) for s in recorded.spans] == [
+        ("update", "main", {"update": 4}, False),
+        ("decorated", "main", {}, False),
+        ("busy", "engine", {}, True),
+    ]
+    assert recorded.counts[0].values == {"ready": 1}
+    state.end()
+    assert not any(span.open for span in read_spans(run).spans)
+
+
+def test_those_of_libraries_are_not(run):
+    with trace.get_tracer("vllm").start_as_current_span("request"):
+        pass
+    assert read_spans(run).spans == []
+    assert pop_seconds() == {}
+
+
+def test_a_process_goes_over_to_its_next_run(run, tmp_path_factory):
+    following = tmp_path_factory.mktemp("next")
+    decorated()
+    record_spans(following, "learner rank 0")
+    decorated()
+    assert len(read_spans(run).spans) == len(read_spans(following).spans) == 1
+
+
+def test_seconds_are_those_of_the_span_without_what_is_inside(run):
+    with TRACER.start_as_current_span("learn"):
+        time.sleep(0.02)
+        for _ in range(2):
+            with TRACER.start_as_current_span("step"):
+                time.sleep(0.03)
+        with TRACER.start_as_current_span("busy", attributes={"track": "engine"}):
+            time.sleep(0.01)
+    seconds = pop_seconds()
+    assert set(seconds) == {"learn", "step"}
+    assert 0.06 <= seconds["step"] < 0.2
+    assert 0.03 <= seconds["learn"] < 0.2
+    assert pop_seconds() == {}
+
+
+def test_a_thread_of_its_own_has_a_track_of_its_own(run):
+    def fetch():
+        with TRACER.start_as_current_span("batch", attributes={"track": "next batch"}):
+            pass
+
+    with TRACER.start_as_current_span("learn"):
+        thread = threading.Thread(target=fetch)
+        thread.start()
+        thread.join()
+    assert [(s.name, s.track) for s in read_spans(run).spans] == [
+        ("learn", "main"),
+        ("batch", "next batch"),
+    ]
+
+
+def test_a_folder_that_is_not_there_is_not_made(tmp_path, capsys):
+    absent = tmp_path / "absent"
+    record_spans(absent, "learner rank 0")
+    decorated()
+    count("episodes", {})
+    assert not absent.exists()
+    assert f"{absent}: there is no such run folder" in capsys.readouterr().err
+
+
+def test_a_span_costs_little(run):
+    """Two lines each; an update has some dozens."""
+    begin = time.process_time()
+    for _ in range(500):
+        decorated()
+    assert (time.process_time() - begin) / 500 < 1e-3

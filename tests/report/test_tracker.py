@@ -1,0 +1,202 @@
+"""Records go to a tracker once each, whatever happens; the real packages take them."""
+
+import time
+
+import pytest
+
+from configs.load import ConfigError, load
+from report import tracker as module
+from report.metrics import RunLog, read_lines
+from report.tracker import SENT, Forwarding, forwarded
+
+
+class FakeTracker:
+    """Keeps what it is sent; breaks at a tag."""
+
+    def __init__(self, cfg=None, folder=None, run="", breaks=None):
+        self.run, self.breaks = run, breaks
+        self.logged, self.ended = [], []
+
+    def log(self, kind, step, seconds, numbers):
+        if self.breaks in numbers:
+            raise ConnectionError("the network is away\nand more")
+        self.logged.append((kind, step, numbers))
+
+    def end(self, well):
+        self.ended.append(well)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The trackers that were opened, as `tracker=wandb`."""
+    made = []
+
+    def open_one(cfg, folder, run):
+        made.append(FakeTracker(cfg, folder, run))
+        return made[-1]
+
+    monkeypatch.setitem(module.TRACKERS, "wandb", open_one)
+    monkeypatch.setattr(module, "EVERY_S", 0.01)
+    return made
+
+
+def config(tracker):
+    return load("gp_l_debug", [f"tracker={tracker}"])
+
+
+def write(log, *updates):
+    for update in updates:
+        log.write("ppo", update=update, reward=update / 10, engine_idle=[0.5], note="text")
+
+
+def test_numbers_are_sent_with_their_step(tmp_path):
+    tracker = FakeTracker()
+    forwarding = Forwarding(tmp_path, "wandb", tracker)
+    forwarding.send()  # before there is any record
+    log = RunLog(tmp_path)
+    log.write("phase", phase="ppo", event="begin")
+    write(log, 3)
+    log.write("eval", stage="sft", variant="train", success=0.25)
+    forwarding.send()
+    forwarding.send()
+    assert tracker.logged == [
+        ("ppo", 3, {"ppo/reward": 0.3, "ppo/engine_idle/0": 0.5}),
+        ("eval", 0, {"eval/train/success": 0.25}),
+    ]
+
+
+def test_a_resume_sends_what_is_new_and_nothing_twice(tmp_path):
+    log, first = RunLog(tmp_path), FakeTracker()
+    write(log, 1, 2, 3)
+    Forwarding(tmp_path, "wandb", first).send()
+    log = RunLog(tmp_path, keep=lambda r: r["update"] <= 1)  # 2 and 3 are played again
+    write(log, 2, 3, 4)
+    again = FakeTracker()
+    Forwarding(tmp_path, "wandb", again).send()
+    assert [step for _, step, _ in first.logged] == [1, 2, 3]
+    assert [step for _, step, _ in again.logged] == [4]
+    other = FakeTracker()
+    Forwarding(tmp_path, "mlflow", other).send()
+    assert [step for _, step, _ in other.logged] == [1, 2, 3, 4]
+
+
+def test_a_version_may_be_published_several_times(tmp_path):
+    tracker, log = FakeTracker(), RunLog(tmp_path)
+    log.write("sync", version=0, seconds=1.0)
+    time.sleep(0.002)
+    log.write("sync", version=0, seconds=2.0)
+    Forwarding(tmp_path, "wandb", tracker).send()
+    assert [numbers["sync/seconds"] for _, _, numbers in tracker.logged] == [1.0, 2.0]
+
+
+def test_records_are_sent_while_a_run_lasts_and_the_last_ones_at_its_end(tmp_path, opened):
+    with forwarded(config("wandb"), tmp_path):
+        write(RunLog(tmp_path), 1)
+        (tracker,) = opened
+        deadline = time.monotonic() + 20
+        while not tracker.logged and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(tracker.logged) == 1
+        write(RunLog(tmp_path), 2)
+    assert [step for _, step, _ in tracker.logged] == [1, 2]
+    assert tracker.ended == [True]
+
+
+def test_a_run_is_one_run_of_the_tracker_over_its_resumes(tmp_path, opened):
+    with pytest.raises(KeyboardInterrupt), forwarded(config("wandb"), tmp_path):
+        raise KeyboardInterrupt
+    with forwarded(config("wandb"), tmp_path):
+        pass
+    first, second = opened
+    assert first.run == second.run
+    assert len(first.run) == 12
+    assert (first.ended, second.ended) == ([False], [True])
+
+
+def test_an_error_of_the_tracker_ends_the_sending_and_not_the_run(tmp_path, opened, capsys):
+    with forwarded(config("wandb"), tmp_path):
+        opened[0].breaks = "ppo/reward"
+        write(RunLog(tmp_path), 1)
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: no more is sent to wandb: ConnectionError: the network is away; "
+        "metrics.jsonl has all, and a resume sends what is missing\n"
+    )
+    assert [line for line in read_lines(tmp_path / SENT) if "sent" in line] == []
+
+
+def test_one_that_does_not_end_is_told(tmp_path, opened, capsys, monkeypatch):
+    monkeypatch.setattr(module, "END_S", 0.05)
+    with forwarded(config("wandb"), tmp_path):
+        monkeypatch.setattr(opened[0], "end", lambda well: time.sleep(1))
+    assert "wandb did not end within 0.05 s" in capsys.readouterr().err
+
+
+def test_one_that_does_not_start_is_one_sentence(tmp_path, monkeypatch):
+    def refuses(cfg, folder, run):
+        raise RuntimeError("no API key configured\nUse `wandb login`")
+
+    monkeypatch.setitem(module.TRACKERS, "wandb", refuses)
+    with pytest.raises(ConfigError) as refused, forwarded(config("wandb"), tmp_path):
+        pass
+    assert str(refused.value) == (
+        "tracker=wandb: it does not start: RuntimeError: no API key configured"
+    )
+
+
+def test_without_one_nothing_is_written(tmp_path):
+    with forwarded(config("none"), tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wandb_itself_without_a_network(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for update in (1, 2):
+        with forwarded(config("wandb"), tmp_path):
+            write(RunLog(tmp_path), update)
+    files = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2
+    written = b"".join(file.read_bytes() for file in files)
+    run = read_lines(tmp_path / SENT)[0]["run"]
+    assert run.encode() in written
+    assert b"ppo/engine_idle/0" in written
+    assert [line["sent"] for line in read_lines(tmp_path / SENT)[1:]] == ["ppo    1", "ppo    2"]
+
+
+def test_wandb_without_a_key_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    refused = pytest.raises(ConfigError, match=r"tracker=wandb: it does not start: .*API key")
+    with refused, forwarded(config("wandb"), tmp_path):
+        pass
+
+
+def test_mlflow_itself(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)  # its artifacts are beside
+    for update in (1, 2):
+        with forwarded(config("mlflow"), tmp_path):
+            log = RunLog(tmp_path)
+            write(log, update)
+            log.write("eval", stage="sft", variant=f"two [{update}]", success=0.5)
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("cardinal")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "ppo/reward")
+    assert [(m.step, m.value) for m in history] == [(1, 0.1), (2, 0.2)]
+    assert run.data.metrics["eval/two _2_/success"] == 0.5
+
+
+def test_both_names_of_the_key_have_one():
+    from configs.schema import TRACKERS
+
+    assert set(TRACKERS) == {"none", *module.TRACKERS}
