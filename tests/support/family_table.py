@@ -18,13 +18,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+import tests.support.cpu_torchvision  # noqa: F401 - before transformers
 from configs.schema import RolloutConfig, RunConfig
 from tests.support.families import Family, families, given_up, save_tiny
 
@@ -127,10 +127,6 @@ class EngineModels:
 
     def __init__(self) -> None:
         os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-        if find_spec("torchvision") and torch.version.cuda is None:
-            for name in ("nms", "qnms"):  # PyPI's build has none for a CPU, and asks for these
-                schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                torch.library.define(f"torchvision::{name}", schema)
         from vllm.model_executor.models import registry
 
         torch.accelerator.empty_cache = lambda: None  # there is no accelerator to empty
