@@ -128,6 +128,7 @@ class EnvironmentServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
+                stdout=2,  # what environments print is no output of a command
                 env=os.environ | one_thread,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,

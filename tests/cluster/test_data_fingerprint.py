@@ -69,7 +69,9 @@ def test_pictures_that_rows_name_are_data_too(data, run, tmp_path):
     assert json.loads((run / "data.json").read_text()).keys() == {"a.jsonl", "b.jsonl", *names[:2]}
     check_unchanged(str(data), run)
     (data / names[0]).write_bytes(b"!")
-    refused(data, run, f"{names[0]} has other content than when the run began, in as many bytes")
+    refused(
+        data, run, f"{names[0]} has other content than when the run began, in as many bytes (1)"
+    )
     (data / names[0]).unlink()
     refused(data, run, f"{names[0]} was there when the run began, and is gone")
     (data / names[0]).write_bytes(b"\0")

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 import tests.support.cpu_torchvision  # noqa: F401 - before transformers
+from configs.model_claims import UNSYNCED
 from configs.schema import RolloutConfig, RunConfig
 from tests.support.families import Family, families, given_up, save_tiny
 
@@ -38,13 +39,6 @@ HEADINGS = {
 STEPS = ("loads", "packs", "trains", "exports")
 YES, NOT_RUN = "yes", "not run"
 LONGEST = 150  # characters of a reason in a cell
-# Why a sync is not complete, read in vLLM's classes; weights-are-proven refuses such a run.
-CAUSES = {
-    "gpt_oss": "vLLM's class copies sinks and biases into its parameters past its own reload, "
-    "which restores the old ones",
-    "laguna": "vLLM's class leaves out the routers' biases, when it loads a folder too",
-    "phi": "vLLM's class makes the output layer's bias anew, and its own reload takes it away",
-}
 
 
 @dataclass
@@ -225,8 +219,9 @@ def section(rows: list[Row], day: str) -> str:
         "- *trains*: one step of SFT changes its weights.",
         "- *exports*: the exported folder, opened again, has the same weights.",
         "- *syncs*: after the learner's buckets, vLLM's model in its worker's own code has every "
-        "tensor that it has when it loads the exported folder. Where it says no, some "
-        "of them differ. No text is generated here; whole runs play with Llama and Idefics3 only. "
+        "tensor that it has when it loads the exported folder. Where it says no, some of them "
+        "differ, and `cardinal check` refuses to train it. No text is generated here; whole runs "
+        "play with Llama and Idefics3 only. "
         "Most of vLLM's classes that take pictures import torchvision, which the CPU lock lacks "
         "because PyPI's build is for CUDA: for this column its Python code was there.",
         "",
@@ -241,7 +236,7 @@ def section(rows: list[Row], day: str) -> str:
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for row in built:
         name = f"{row.family} (vision)" if row.vision else row.family
-        cause = f"; {CAUSES[row.family]}" if kind(row.syncs) == "no" else ""
+        cause = f"; {UNSYNCED[row.architecture]}" if kind(row.syncs) == "no" else ""
         lines.append(
             f"| {name} | {row.loads} | {row.packs} | {row.trains} | {row.exports} "
             f"| {row.syncs}{cause} |"
