@@ -155,6 +155,6 @@ def _templates(folder: Path, key: str) -> list[str]:
             given = {one.get("name"): one.get("template") for one in given}
         if isinstance(given, dict):
             given = given.get("default")
-        if isinstance(given, str) and given:
+        if isinstance(given, str):
             sources.append(given)
-    return sources
+    return list(filter(None, sources))

@@ -142,6 +142,7 @@ class EngineModels:
             load_format=load_format,
             skip_tokenizer_init=True,
             max_model_len=128,
+            enable_prefix_caching=True,
             generation_config="vllm",
         ).create_engine_config()
         with set_current_vllm_config(config):

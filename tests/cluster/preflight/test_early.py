@@ -61,7 +61,7 @@ def model_with(tmp_path, changed, template="{{ messages }}"):
     )
     (folder / "tokenizer.json").write_text("{}")
     (folder / "chat_template.jinja").write_text(template)
-    return f"model.path={folder}"
+    return str(folder)
 
 
 MODELS = {  # the fault: config.json, chat template, words
@@ -89,7 +89,7 @@ def command_of(kind, tmp_path):
     new = ["gp_l", f"cluster.root={tmp_path}"]
     if kind in MODELS:
         changed, template, words = MODELS[kind]
-        return ["check", *new, model_with(tmp_path, changed, template)], words
+        return ["check", *new, f"model.path={model_with(tmp_path, changed, template)}"], words
     if kind == "resume whose data changed":
         data = data_folder(tmp_path)
         run = begun(tmp_path, f"sft.data={data}")
@@ -255,15 +255,14 @@ def test_an_evaluation_needs_no_learner_no_data_and_an_idle_folder(roomy, tmp_pa
     cfg = load(run / "config.yaml", ["learner.ranks=4"])
     size = early.tiny_size(cfg)
     monkeypatch.setattr(early, "weights_size", lambda model: size)
-    monkeypatch.setattr(early, "check_tokenizer", lambda model: None)
-    model = without_tokenizer(tmp_path)
+    model = model_with(tmp_path, {"architectures": ["PhiForCausalLM"]})
     asked = []
     monkeypatch.setattr(early, "plan_here", lambda *given: asked.append(given))
-    refuse_evaluation(cfg, run, str(model))
+    refuse_evaluation(cfg, run, model)
     ((_, planned, _, learn),) = asked
     assert (planned, learn) == (size, False)
     with Lease(run):
-        refused(lambda: refuse_evaluation(cfg, run, str(model)), "is in use by process")
+        refused(lambda: refuse_evaluation(cfg, run, model), "is in use by process")
 
 
 def test_a_studys_later_arm_has_no_model_yet(roomy, tmp_path):
