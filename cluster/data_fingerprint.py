@@ -1,18 +1,21 @@
 """Whether a run's demonstrations are still those that it began with.
 
-RUN/data.json holds the name, size and a hash of each file at sft.data. Of large files the hash is
-of pieces spread over them, so that any amount of data takes a few seconds at most.
+RUN/data.json holds the name, size and a hash of each file at sft.data, and of pictures that rows
+name. Of large files the hash is of pieces spread over them, of many rows some are read, so that any
+amount of data takes a few seconds at most.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
 from cluster.cursor import Cursor
-from cluster.demonstration_files import find_files, naming_data
+from cluster.demonstration_files import find_files, naming_data, rows, slices, spread
+from cluster.demonstration_rows import named_pictures
 from configs.load import ConfigError
 from configs.schema import RunConfig
 from configs.text import one_line
@@ -21,6 +24,7 @@ FILE = "data.json"
 PIECE = 2**14  # bytes
 PIECES = 4096  # of all files together: 64 MiB; at least LEAST of each
 LEAST = 2
+SLICES = 16  # whose rows are asked for the pictures that they name
 RULE = (
     "a resume goes on with the same demonstrations: put them back, or begin a new run with another "
     "name"
@@ -69,7 +73,7 @@ def check_unchanged(data: str, folder: Path) -> None:
 
 
 def fingerprint(data: str) -> Fingerprint:
-    """Of the files at a path.
+    """Of the files at a path, and of pictures that their rows name.
 
     Raises:
         ConfigError: there are none, or one cannot be read.
@@ -77,7 +81,19 @@ def fingerprint(data: str) -> Fingerprint:
     with naming_data(data):
         files = find_files(data)
         pieces = max(LEAST, PIECES // len(files))
-        return {file.name: _of_file(file, pieces) for file in files}
+        prints = {file.name: _of_file(file, pieces) for file in files}
+        pictures = {name: files[0].parent / name for name in _pictures(data)}
+        there = {name: file for name, file in pictures.items() if file.is_file()}
+        return prints | {name: _of_file(file, LEAST) for name, file in there.items()}
+
+
+def _pictures(data: str) -> set[str]:
+    """What rows name; whoever renders a file that cannot be read says so."""
+    names = set[str]()
+    with suppress(ConfigError):
+        for part in spread(slices(data), SLICES):
+            names.update(name for _, row in rows(part) for name in named_pictures(row))
+    return names
 
 
 def _of_file(file: Path, pieces: int) -> list[int | str]:

@@ -88,6 +88,13 @@ def ignored(data: str | Path) -> list[str]:
     return [f"{one.name}{'/' * one.is_dir()}" for one in _entries(path) if one not in read]
 
 
+def spread(parts: list[Slice], most: int) -> list[Slice]:
+    """At most so many slices of all, the first and the last among them."""
+    if len(parts) <= most:
+        return parts
+    return [parts[i * (len(parts) - 1) // (most - 1)] for i in range(most)]
+
+
 @contextmanager
 def naming_data(data: str) -> Iterator[None]:
     """Have a refusal inside begin with sft.data and its path, which then stands there once."""

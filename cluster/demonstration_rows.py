@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.demonstration_files import Slice, rows
-from cluster.picture_files import picture_bytes, read_picture
+from cluster.picture_files import picture_bytes, picture_path, read_picture
 from configs.load import ConfigError
 from envs.base import Message
 from rollout.messages import check_messages
@@ -122,6 +122,21 @@ def conversation(row: object, folder: Path) -> Conversation:
     Raises:
         ValueError: one sentence with the field, the value and the rule.
     """
+    messages, shown = _parse(row)
+    return Conversation(messages, [picture_bytes(picture, folder) for picture in shown])
+
+
+def named_pictures(row: object) -> list[str]:
+    """The paths of a row's pictures, as it has them; none of a row that `conversation` refuses."""
+    try:
+        _, shown = _parse(row)
+    except ValueError:  # whoever renders it names it
+        return []
+    return [path for path in map(picture_path, shown) if path]
+
+
+def _parse(row: object) -> tuple[list[Message], list[object]]:
+    """A row's messages, and its pictures as it has them."""
     if not isinstance(row, Mapping):
         raise ValueError(f"is {_name(row)}; it must be an object with messages")  # noqa: TRY004
     if row.get("tools"):
@@ -138,7 +153,7 @@ def conversation(row: object, folder: Path) -> Conversation:
     parts = [read(turn, f"{key}[{place}]") for place, turn in enumerate(turns)]
     messages = [message for message, _ in parts]
     check_messages(messages, key)
-    return Conversation(messages, _pictures(row, parts, key, folder))
+    return messages, _pictures(row, parts, key)
 
 
 Inline = list[object]  # a message's image parts: each a picture, or NO_PICTURE
@@ -213,9 +228,9 @@ def _inline(part: Mapping[str, object]) -> object:
 
 
 def _pictures(
-    row: Mapping[str, object], parts: Sequence[tuple[Message, Inline]], key: str, folder: Path
-) -> list[bytes]:
-    """The encoded pictures of a row, as many as its image parts, where it has any."""
+    row: Mapping[str, object], parts: Sequence[tuple[Message, Inline]], key: str
+) -> list[object]:
+    """The pictures of a row, as many as its image parts, where it has any."""
     first = next((p for p, (message, _) in enumerate(parts) if message["role"] == "user"), None)
     for place, (_, inline) in enumerate(parts):
         if inline and place != first:
@@ -230,8 +245,7 @@ def _pictures(
             f"images holds {len(column)}"
         )
     left = iter(column)
-    shown = [next(left) if one is NO_PICTURE else one for one in inline] or column
-    return [picture_bytes(picture, folder) for picture in shown]
+    return [next(left) if one is NO_PICTURE else one for one in inline] or column
 
 
 def _column(row: Mapping[str, object]) -> list[object]:

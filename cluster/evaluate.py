@@ -20,7 +20,7 @@ from configs.load import ConfigError
 from configs.schema import RunConfig
 from envs.registry import headline, overlap
 from report.metrics import Record
-from report.statistics import pass_at, summarise
+from report.statistics import passes_at, summarise
 from rollout.episode import EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.trajectory_summary import TrajectorySummary
@@ -168,17 +168,14 @@ def _shares(played: list[TrajectorySummary]) -> Record:
 
 
 def passes(sampled: Played) -> dict[str, float]:
-    """pass@k by k, the mean over the seeds with as many samples that did not fail."""
-    solved: dict[int, list[bool]] = defaultdict(list)
+    """pass@k by k, of the samples that did not fail; seeds may ask the same question."""
+    solved: dict[str, list[bool]] = defaultdict(list)
     for request, summary in zip(sampled.requests, sampled.summaries, strict=True):
         if summary.end != "failed":
-            solved[request.seed].append(summary.metrics["success"] > 0)
-    found = {}
-    for k in PASS_AT:
-        each = [pass_at(len(own), sum(own), k) for own in solved.values() if len(own) >= k]
-        if each:
-            found[str(k)] = sum(each) / len(each)
-    return found
+            question = summary.question or f"seed {request.seed}"
+            solved[question].append(summary.metrics["success"] > 0)
+    tallies = [(len(own), sum(own)) for own in solved.values()]
+    return {str(k): share for k, share in passes_at(tallies, PASS_AT).items()}
 
 
 def outcomes(played: Played, stage: str, variant: str) -> list[Record]:

@@ -28,18 +28,29 @@ def picture_bytes(picture: object, folder: Path) -> bytes:
     Raises:
         ValueError: it is none of these, or its file cannot be read.
     """
-    if isinstance(picture, Mapping):
-        inside = [picture.get(name) for name in ("bytes", "path")]
-        picture = next((one for one in inside if one is not None), None)
-    if isinstance(picture, bytes):
-        return picture
-    if not isinstance(picture, str) or not picture:
-        kind = type(picture).__name__
+    given = _bytes_or_path(picture)
+    if isinstance(given, bytes):
+        return given
+    if not isinstance(given, str) or not given:
+        kind = type(given).__name__
         raise ValueError(f"a picture is of type {kind}; it must be bytes or a path")
     try:
-        return (folder / picture).read_bytes()
+        return (folder / given).read_bytes()
     except (OSError, ValueError) as error:
-        raise ValueError(f"picture {picture} cannot be read: {one_line(error)}") from error
+        raise ValueError(f"picture {given} cannot be read: {one_line(error)}") from error
+
+
+def picture_path(picture: object) -> str | None:
+    """The path that names a picture, as it is written; None where it holds its bytes."""
+    given = _bytes_or_path(picture)
+    return given if isinstance(given, str) else None
+
+
+def _bytes_or_path(picture: object) -> object:
+    if not isinstance(picture, Mapping):
+        return picture
+    inside = [picture.get(name) for name in ("bytes", "path")]
+    return next((one for one in inside if one is not None), None)
 
 
 def read_picture(data: bytes) -> NDArray[np.uint8]:

@@ -128,7 +128,7 @@ def weight_shapes(folder: Path, key: str) -> dict[str, Shape]:
     Raises:
         ConfigError: a file is absent or damaged.
     """
-    return dict(t for file in _weight_files(folder, key) for t in _tensors(file, key))
+    return dict(t for file in weight_files(folder, key) for t in _tensors(file, key))
 
 
 def weights_size(path: str) -> ModelSize:
@@ -178,10 +178,10 @@ def check_tokenizer(path: str | Path) -> None:
         )
     for file in (folder / name for name in READ_AS_JSON):
         if file.is_file():
-            _json(file, f"model.path={path}")
+            read_json(file, f"model.path={path}")
 
 
-def _json(file: Path, key: str) -> dict[str, Any]:
+def read_json(file: Path, key: str) -> dict[str, Any]:
     """A file's keys and values; one that is not JSON is refused by name, as readers would not."""
     try:
         values = json.loads(file.read_text("utf-8"))
@@ -210,7 +210,12 @@ def _require_config(folder: Path, key: str) -> None:
         raise ConfigError(f"{key}: there is no such folder")
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}: holds no config.json, so it is no Hugging Face model folder")
-    config = _json(folder / "config.json", key)
+    config = read_json(folder / "config.json", key)
+    if named := config.get("transformers_weights"):
+        raise ConfigError(
+            f"{key}: config.json names its weights by transformers_weights={named}, which vLLM "
+            "does not read; name them model.safetensors, and leave the key out"
+        )
     quantized = config.get("quantization_config")
     if quantized:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else None
@@ -241,8 +246,12 @@ def _causal_config(folder: Path, key: str) -> PretrainedConfig:
     return config
 
 
-def _weight_files(folder: Path, key: str) -> list[Path]:
-    """The files that transformers would load: not the value head."""
+def weight_files(folder: Path, key: str) -> list[Path]:
+    """The files that transformers would load: not the value head.
+
+    Raises:
+        ConfigError: one is absent, or is not theirs to load.
+    """
     index, single = folder / INDEX, folder / "model.safetensors"
     if (folder / "adapter_config.json").is_file():
         raise ConfigError(

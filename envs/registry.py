@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from contextlib import redirect_stdout
 from dataclasses import fields
 from typing import Any, cast
 
@@ -61,13 +62,14 @@ def _words(error: BaseException) -> str:
 def _import(module: str) -> None:
     """Import a plugin; it may be a file in the current folder, whatever started this process."""
     try:
-        importlib.import_module(module)
+        with redirect_stdout(sys.stderr):  # what it prints is no output of a command
+            importlib.import_module(module)
     except ModuleNotFoundError as error:
         here = os.getcwd()
         if error.name != module.partition(".")[0] or here in sys.path or "" in sys.path:
             raise
         sys.path.append(here)
-        importlib.import_module(module)
+        _import(module)
 
 
 def env_class(env_id: str) -> type[TextEnv] | None:

@@ -6,18 +6,26 @@ runs on tensors without data, so that its renaming, merging, tying and exception
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import convert_and_load_state_dict_in_model
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+)
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils.loading_report import LoadStateDictInfo
 
 Shape = tuple[int, ...]
 NAMED = 3  # tensors in the sentence that refuses
+ROWS = 4096  # of two tensors that are compared at once
 
 
 def check_tensors(trunk: PreTrainedModel, shapes: Mapping[str, Shape]) -> None:
@@ -43,6 +51,53 @@ def check_tensors(trunk: PreTrainedModel, shapes: Mapping[str, Shape]) -> None:
         raise ValueError(
             f"the weights are not those of the {type(trunk).__name__} in config.json: "
             f"{'; '.join(differences[:NAMED])}{more}"
+        )
+
+
+def check_tied(trunk: PreTrainedModel, files: Sequence[Path]) -> None:
+    """Refuse an output layer of its own where config.json says that it is the embedding.
+
+    Transformers would go by the file, vLLM by config.json.
+
+    Args:
+        trunk: on the meta device.
+        files: its weight files.
+
+    Raises:
+        ValueError: names the two tensors.
+    """
+    origins = _origins(trunk, files)
+    for target, source in trunk.all_tied_weights_keys.items():
+        if target in origins and source in origins and not _equal(origins[target], origins[source]):
+            raise ValueError(
+                f"config.json ties {target} to {source} (tie_word_embeddings), and the files hold "
+                "both with different numbers; set it to false, or remove the one that is not meant"
+            )
+
+
+def _origins(trunk: PreTrainedModel, files: Sequence[Path]) -> dict[str, tuple[Path, str]]:
+    """By the model's name of a tensor: the file that holds it, and its name there."""
+    mapping = get_model_conversion_mapping(trunk)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    own, origins = trunk.state_dict(), {}
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            names = list(tensors.keys())
+        for name in names:
+            known, _ = rename_source_key(name, renamings, converters, trunk.base_model_prefix, own)
+            origins[known if known in own else name] = file, name
+    return origins
+
+
+def _equal(first: tuple[Path, str], second: tuple[Path, str]) -> bool:
+    """Whether two tensors of files have the same numbers; read a few rows at a time."""
+    with safe_open(first[0], "pt") as one, safe_open(second[0], "pt") as other:
+        these, those = one.get_slice(first[1]), other.get_slice(second[1])
+        shape = these.get_shape()
+        return bool(shape == those.get_shape()) and all(
+            torch.equal(these[i : i + ROWS].float(), those[i : i + ROWS].float())
+            for i in range(0, shape[0], ROWS)
         )
 
 

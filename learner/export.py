@@ -14,7 +14,11 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
-WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".gguf")
+WEIGHT_FILES = (  # of torch, TensorFlow, Flax, Rust, ONNX, TFLite and llama.cpp
+    *(".safetensors", ".bin", ".pt", ".pth", ".pkl", ".index.json"),
+    *(".h5", ".ckpt", ".data-00000-of-00001", ".index", ".msgpack", ".npz", ".ot"),
+    *(".onnx", ".onnx_data", ".onnx.data", ".tflite", ".gguf"),
+)
 
 
 def save_trunk(

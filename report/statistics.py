@@ -6,7 +6,7 @@ Input: counts, outcomes, or one number per seed; output: 95 % intervals and p-va
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -129,6 +129,21 @@ def pass_at(samples: int, solved: int, k: int) -> float:
             f"pass@{k} of {samples} samples, {solved} right: 1 to {samples} can be asked for"
         )
     return 1.0 - math.comb(samples - solved, k) / math.comb(samples, k)
+
+
+def passes_at(tallies: Collection[tuple[int, int]], ks: Iterable[int]) -> dict[int, float]:
+    """pass@k by k, the mean over questions; only of those k for which every one has the samples.
+
+    Args:
+        tallies: of each question, its samples and how many of them solved it.
+        ks: numbers of samples.
+    """
+    fewest = min((samples for samples, _ in tallies), default=0)
+    return {
+        k: math.fsum(pass_at(samples, solved, k) for samples, solved in tallies) / len(tallies)
+        for k in ks
+        if k <= fewest
+    }
 
 
 def summarise(

@@ -6,12 +6,12 @@ where the environment does: one of others in its own process.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from itertools import islice
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from envs.base import Demonstration, Message, TextEnv, offers, shows_pictures
 from envs.baselines import Floor, floors
@@ -21,10 +21,12 @@ from envs.registry import make
 OFFERS = ("expert", "demonstrations", "corpus", "baselines")
 CALLS = ("reset", "step", "expert", "demonstrations", "corpus", "baselines", "close")  # reported
 OTHER_PROCESS = "in another process"
+BETWEEN = ("contract", "inspect", "floors")  # a check's own work, by the call that asks for it
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Report = Callable[[str], None]  # is told the name of each call of the environment as it begins
+T = TypeVar("T")
+Report = Callable[[str], None]  # gets what begins: a call of the environment, or of BETWEEN
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ def broken_clause(
 
     make_env = partial(make, env_id, settings)
     try:
-        contract.check(partial(_reporting, make_env, report), episodes, folders, processes=False)
+        reporting = partial(_reporting, make_env, report, "contract")
+        contract.check(reporting, episodes, folders, processes=False)
         if processes:
             report(OTHER_PROCESS)
             contract.check_other_process(make_env, episodes)
@@ -110,22 +113,37 @@ def broken_clause(
     return ""
 
 
-def _reporting(make_env: Callable[[], TextEnv], report: Report) -> TextEnv:
-    """A new environment that reports its calls."""
-    report("make")
-    env = make_env()
+def _reporting(make_env: Callable[[], TextEnv], report: Report, between: str) -> TextEnv:
+    """A new environment that reports where its calls begin, and after each what goes on."""
+    env = _reported("make", make_env, report, between)()
     for name in CALLS:
-        setattr(env, name, _reported(name, getattr(env, name), report))
+        setattr(env, name, _reported(name, getattr(env, name), report, between))
     return env
 
 
-def _reported(name: str, method: Callable[P, R], report: Report) -> Callable[P, R]:
+def _reported(name: str, method: Callable[P, R], report: Report, between: str) -> Callable[P, R]:
     @wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         report(name)
-        return method(*args, **kwargs)
+        try:
+            returned = method(*args, **kwargs)
+        finally:
+            report(between)
+        if isinstance(returned, Iterator):  # which does its work when it is read
+            items = _reported(name, returned.__next__, report, between)
+            returned = cast(R, _until_stop(items))
+        return returned
 
     return call
+
+
+def _until_stop(items: Callable[[], T]) -> Iterator[T]:
+    while True:
+        try:
+            item = items()
+        except StopIteration:
+            return
+        yield item
 
 
 def baseline_floors(
@@ -136,6 +154,6 @@ def baseline_floors(
     Raises:
         EnvironmentFailure: it breaks.
     """
-    env = _reporting(partial(make, env_id, settings), report)
+    env = _reporting(partial(make, env_id, settings), report, "floors")
     with boundary("baselines"):
         return floors(env, episodes, seed)

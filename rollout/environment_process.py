@@ -98,7 +98,7 @@ def _answer(
         case "contract":
             call["folders"] = tuple(map(Path, call["folders"]))
             return pack({"broken": broken_clause(report=report, **call)})
-        case "baselines":
+        case "floors":
             return pack({"floors": list(map(_floor, baseline_floors(report=report, **call)))})
     return pack({})
 

@@ -1,7 +1,8 @@
 """The server that forks the processes of environments, and its client.
 
 The server has imported what environments need, and runs no thread, torch or Ray: forking it takes
-milliseconds and is safe. It ends its processes, and what they started, when they or its parent end.
+milliseconds and is safe. It ends its processes and their groups when they end, and all that they
+started, in sessions of their own too, when it or its parent ends.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, suppress
+from pathlib import Path
 from typing import TypeVar
 
 from rollout.environment_process import JSON, serve
 
 END_S = 5.0  # for a killed process to be gone
 PARENT_CHECK_S = 1.0  # a fork of the parent may hold the socket open after the parent's death
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 T = TypeVar("T")
 _CODE = (
     "import sys; sys.path[:] = {path!r}; from rollout.environment_server import main; "
@@ -126,6 +128,7 @@ class EnvironmentServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
+                stdout=2,  # what environments print is no output of a command
                 env=os.environ | one_thread,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
@@ -144,6 +147,7 @@ def main(control_fd: int, parent: int, modules: list[str]) -> None:
 
     modules: imported first, so that no process imports them again.
     """
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     for module in modules:
         importlib.import_module(module)
     control = socket.socket(fileno=control_fd)
@@ -157,9 +161,7 @@ def main(control_fd: int, parent: int, modules: list[str]) -> None:
         if not request:
             break
         control.send(json.dumps(_answer(control, children, json.loads(request), fds)).encode())
-    for pid, ending in children.items():
-        if not ending:
-            _kill(pid)
+    _end_all({pid for pid, ending in children.items() if not ending})
 
 
 def _answer(
@@ -199,6 +201,28 @@ def _reap(children: dict[int, str]) -> None:
     for pid, ending in children.items():
         if not ending and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             children[pid] = _end_group(pid)
+    for pid in _own_children() - children.keys():  # started in a session of their own
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _end_all(running: set[int]) -> None:
+    """End processes, and what they started in sessions of their own, which become its own then."""
+    for pid in running:
+        _kill(pid)
+    deadline = time.monotonic() + END_S
+    while (pids := _own_children()) and time.monotonic() < deadline:
+        for pid in pids:
+            _kill(pid)
+            os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.002)
+
+
+def _own_children() -> set[int]:
+    """Processes whose parent is this one, ended ones too that nobody has waited for."""
+    try:
+        return set(map(int, Path("/proc/thread-self/children").read_text().split()))
+    except FileNotFoundError:  # a kernel without the list
+        return set()
 
 
 def _end(children: dict[int, str], pid: int) -> str:

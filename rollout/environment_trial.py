@@ -101,7 +101,7 @@ class TriedEnvironment:
 
     async def floors(self, episodes: int, seed: int = 0) -> list[Floor]:
         """What its baselines score; none where it has none."""
-        reply, _ = await self._call("baselines", **self._maker(), episodes=episodes, seed=seed)
+        reply, _ = await self._call("floors", **self._maker(), episodes=episodes, seed=seed)
         rows = cast("list[dict[str, Any]]", reply["floors"])  # of `environment_process`
         return [
             Floor(Baseline(row.pop("name"), row.pop("description"), _answer_there), **row)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 from envs.base import EnvironmentFailure
 from envs.registry import BUILT_IN
-from rollout.environment_inspection import OTHER_PROCESS
+from rollout.environment_inspection import BETWEEN, OTHER_PROCESS
 from rollout.environment_process import HEADER, JSON, pack
 from rollout.environment_server import EnvironmentServer, retrieve
 from rollout.pictures import Picture
@@ -141,8 +141,8 @@ class EnvironmentProcess:
         return reply, data
 
     def _deadline(self, call: str) -> tuple[float, str]:
-        """Seconds of a call, and the key that sets them: imports take longer than steps."""
-        if call in ("make", OTHER_PROCESS):
+        """Seconds of a call, and the key that sets them: imports and checks have longer."""
+        if call in ("make", OTHER_PROCESS, *BETWEEN):
             return self.limits.make_deadline_s, "cluster.start_deadline_s"
         return self.limits.call_deadline_s, "cluster.env_deadline_s"
 

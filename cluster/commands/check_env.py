@@ -43,7 +43,7 @@ MISSING = {
 def check_env_command(options: argparse.Namespace) -> int:
     """Try an environment in a process of its own, hold it to the contract, play its baselines."""
     require_at_least(1, "--episodes", options.episodes)
-    env_id, settings, cfg = named_environment(options)
+    env_id, settings, cfg = named_environment(options, of_a_run=True)
     asyncio.run(_try(env_id, settings, cfg or RunConfig(), options))
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.commands.command import Commands, argument
@@ -15,6 +16,7 @@ from envs.base import TextEnv, offers
 
 DEMONSTRATIONS = 8192  # of an environment that no configuration names
 COMMANDS = Commands()
+READ = ("env.id", "env.settings", "preset")  # keys of a configuration that make an environment
 ENVIRONMENT = (
     argument("env", help="environment id, or a configuration"),
     argument("settings", nargs="*", default=[], metavar="key=value", help="of what is named"),
@@ -42,7 +44,7 @@ def data_command(options: argparse.Namespace) -> int:
 
         print(convert_demonstrations(options.env, options.out))
         return 0
-    env_id, settings, cfg = named_environment(options)
+    env_id, settings, cfg = named_environment(options, of_a_run=True)
     _require_demonstrations_or_nothing(options.out)
     _require("demonstrations", env_id, settings)
     from cluster.demonstrations import write_demonstrations
@@ -84,14 +86,22 @@ def baseline_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunConfig | None]:
+def named_environment(
+    options: argparse.Namespace, of_a_run: bool = False
+) -> tuple[str, Settings, RunConfig | None]:
     """Environment and settings that `options.env` names, and the configuration where it is one.
 
+    Args:
+        options: of the command.
+        of_a_run: whether the overrides are a run's, of which any may be given.
+
     Raises:
-        ConfigError: it names neither, or settings are refused.
+        ConfigError: it names neither, settings are refused, or a key would have no effect.
     """
     name = options.env
     if name.endswith((".yaml", ".yml")) or (FOLDER / f"{name}.yaml").is_file():
+        if not of_a_run:
+            _refuse_unread(options.command.name, options.settings)
         cfg = load_run(name, options.settings)
         env_id, settings = environments(cfg)[TRAINING]
     else:
@@ -100,6 +110,17 @@ def named_environment(options: argparse.Namespace) -> tuple[str, Settings, RunCo
         cfg, env_id, settings = None, name, parse(options.settings)
     _check_settings(env_id, settings)
     return env_id, settings, cfg
+
+
+def _refuse_unread(command: str, settings: Sequence[str]) -> None:
+    """Refuse an override that the command would pass over."""
+    for pair in settings:
+        key = pair.partition("=")[0]
+        if not any(f"{key}.".startswith(f"{k}.") or k.startswith(f"{key}.") for k in READ):
+            raise ConfigError(
+                f"{pair}: has no effect on {command}, which reads {', '.join(READ)} of a "
+                f"configuration; `cardinal {command} --help` has its own options"
+            )
 
 
 def _refuse_unknown(name: str) -> None:

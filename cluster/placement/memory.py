@@ -15,6 +15,7 @@ import psutil
 
 from cluster.placement.types import Needs, Node
 from configs.load import ConfigError
+from configs.model_claims import too_few_positions
 from configs.model_folder import ModelSize, Shape, adapter_parameters, size_of
 from configs.schema import RunConfig
 from rollout.environments import most_processes
@@ -173,8 +174,7 @@ def policy_size(cfg: RunConfig, model: ModelSize, tokens: int) -> ModelSize:
     """
     if model.positions and cfg.rollout.context_tokens > model.positions:
         raise ConfigError(
-            f"rollout.context_tokens={cfg.rollout.context_tokens}: the model at {cfg.model.path} "
-            f"knows {model.positions} positions"
+            too_few_positions(cfg.rollout.context_tokens, cfg.model.path, model.positions)
         )
     if tokens > model.vocabulary:
         raise ConfigError(

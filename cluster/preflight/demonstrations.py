@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from cluster.demonstration_files import Slice, ignored, naming_data, slices
+from cluster.demonstration_files import ignored, naming_data, slices, spread
 from cluster.demonstration_rows import LengthLimit, rendered_rows
 from configs.load import ConfigError
 from configs.schema import SFTConfig
@@ -50,7 +50,7 @@ def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> Dat
         limit = LengthLimit(positions, sft.max_tokens)
         sampled = [
             row
-            for part in _spread(parts)
+            for part in spread(parts, SLICES)
             for row in islice(rendered_rows(part, renderer, limit), ROWS)
         ]
     rows = sum(part.rows for part in parts)
@@ -85,10 +85,3 @@ def check_expert_data(
             limit.keeps(len(renderer.demonstration(one.messages, pictures)[0]))
         except ValueError as error:
             raise ConfigError(f"the expert's demonstration {number}: {error}") from error
-
-
-def _spread(parts: list[Slice]) -> list[Slice]:
-    """At most SLICES of all, the first and the last among them."""
-    if len(parts) <= SLICES:
-        return parts
-    return [parts[i * (len(parts) - 1) // (SLICES - 1)] for i in range(SLICES)]

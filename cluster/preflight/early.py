@@ -18,12 +18,13 @@ from cluster.placement.nodes import address_of, reachable
 from cluster.preflight.machine import check_gpus, check_open_files, check_places, plan_here
 from cluster.run_folder import run_folder
 from configs.ancestors import check_ancestors
-from configs.load import ConfigError
+from configs.model_claims import check_claims, check_synced
 from configs.model_folder import (
     ModelSize,
     check_tokenizer,
     on_hub,
     require_model_folder,
+    weight_shapes,
     weights_size,
 )
 from configs.schema import RunConfig
@@ -75,6 +76,10 @@ def _refuse(cfg: RunConfig, model: str | None, data: str | None, learn: bool = T
     if model is not None and not on_hub(model):
         require_model_folder(model)
         check_tokenizer(model)
+        folder, key = Path(model), f"model.path={model}"
+        check_claims(folder, key, weight_shapes(folder, key), cfg.rollout.context_tokens)
+        if learn:
+            check_synced(folder, key)
     if data is not None:
         with naming_data(data):
             find_files(data)

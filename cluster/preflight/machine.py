@@ -50,8 +50,9 @@ def check_places(cfg: RunConfig) -> None:
     _check_home()
     _check_temporary()
     for name in CACHES:
-        if os.environ.get(name):
-            _check_writable(f"{name}={os.environ[name]}", Path(os.environ[name]))
+        if place := os.environ.get(name):
+            _check_absolute(name, place)
+            _check_writable(f"{name}={place}", Path(place))
 
 
 def check_open_files(cfg: RunConfig) -> None:
@@ -171,6 +172,8 @@ def _check_home() -> None:
     except RuntimeError:  # a user without an entry in the system's list
         raise ConfigError(f"HOME is not set, and this user has no home folder; {RULE}") from None
     key = f"HOME={home}" if home else f"HOME is not set, and the user's is {folder}"
+    if home:
+        _check_absolute("HOME", home)
     try:
         there = folder.is_dir()
     except OSError as error:  # below a folder that this user may not enter
@@ -199,9 +202,16 @@ def _check_temporary() -> None:
         )
     for variable in ("RAY_TMPDIR", "TMPDIR"):
         if place := os.environ.get(variable):
+            _check_absolute(variable, place)
             _check_writable(f"{variable}={place}", Path(place))
     if not name:
         _check_writable(folder, Path(folder))
+
+
+def _check_absolute(variable: str, place: str) -> None:
+    """A run's processes start in folders of their own, from which a relative path is another."""
+    if not Path(place).is_absolute():
+        raise ConfigError(f"{variable}={place}: is a relative path; it must begin with /")
 
 
 def _check_writable(key: str, place: Path) -> None:

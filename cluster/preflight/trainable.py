@@ -6,7 +6,7 @@ The model is made without its weights, so this takes seconds for a model of any 
 from __future__ import annotations
 
 from configs.load import ConfigError
-from configs.model_folder import find_model, reason, weight_shapes
+from configs.model_folder import find_model, reason, weight_files, weight_shapes
 from configs.schema import RunConfig
 
 
@@ -26,7 +26,7 @@ def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool) -> None:
         return
     from learner.attention import attention_of
     from learner.checkpoint_layout import CheckpointLayout
-    from learner.checkpoint_match import check_tensors
+    from learner.checkpoint_match import check_tensors, check_tied
     from learner.model import empty_trunk, model_class, model_config
 
     folder, key = find_model(cfg.model.path), f"model.path={cfg.model.path}"
@@ -36,6 +36,7 @@ def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool) -> None:
         attention = attention_of(cls, cfg.model, gpu=gpu, packages=packages)
         trunk = empty_trunk(folder, attention)
         CheckpointLayout(trunk)
+        check_tied(trunk, weight_files(folder, key))
         check_tensors(trunk, shapes)
     except Exception as error:  # the boundary to transformers, which raises all kinds
         raise ConfigError(f"{key}: {reason(error)}") from error

@@ -16,7 +16,7 @@ from configs.load import ConfigError
 from configs.primary import MEASURES
 from report.evaluation import SUCCESS
 from report.metrics import OUTCOMES, Record, read, read_lines
-from report.statistics import clustered, pass_at
+from report.statistics import clustered, passes_at
 from report.study.compute import Spent, along
 
 UNKNOWN = Spent(sft_flops=math.nan, formula_flops=math.nan)
@@ -127,14 +127,8 @@ def pooled(points: Iterable[Point], measure: str = "success") -> dict[str, Tally
 
 
 def passes(point: Point) -> dict[int, float]:
-    """pass@k by k, the mean over questions; only of those k for which every one has the samples."""
-    fewest = min((tally.rows for tally in point.samples.values()), default=0)
-    return {
-        k: math.fsum(pass_at(t.rows, round(t.total), k) for t in point.samples.values())
-        / len(point.samples)
-        for k in KS
-        if k <= fewest
-    }
+    """pass@k by k; see `report.statistics.passes_at`."""
+    return passes_at([(tally.rows, round(tally.total)) for tally in point.samples.values()], KS)
 
 
 def read_points(

@@ -52,6 +52,33 @@ def test_what_stays_as_it_was_is_no_obstacle(data, run):
     assert [file.name for file in run.iterdir()] == ["data.json"]
 
 
+def test_pictures_that_rows_name_are_data_too(data, run, tmp_path):
+    asked, answered = {"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}
+    (data / "shown").mkdir()
+    names = ["shown/0.png", str(tmp_path / "1.png"), "shown/absent.png"]
+    for number, name in enumerate(names[:2]):
+        (data / name).write_bytes(bytes([number]))
+    lines = [
+        {"messages": [asked, answered], "images": names[:1]},
+        {"messages": [asked, answered], "image": {"path": names[1]}},
+        {"messages": [asked, answered], "images": names[2:]},
+        {"messages": "which whoever renders it names", "images": ["shown/0.png"]},
+    ]
+    (data / "a.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    record_data(str(data), run)
+    assert json.loads((run / "data.json").read_text()).keys() == {"a.jsonl", "b.jsonl", *names[:2]}
+    check_unchanged(str(data), run)
+    (data / names[0]).write_bytes(b"!")
+    refused(
+        data, run, f"{names[0]} has other content than when the run began, in as many bytes (1)"
+    )
+    (data / names[0]).unlink()
+    refused(data, run, f"{names[0]} was there when the run began, and is gone")
+    (data / names[0]).write_bytes(b"\0")
+    (data / names[2]).write_bytes(b"new")
+    refused(data, run, f"{names[2]} was not there when the run began")
+
+
 def test_the_first_file_that_is_another_is_named(data, run):
     record_data(str(data), run)
     (data / "b.jsonl").write_text('{"b": 2}\n')

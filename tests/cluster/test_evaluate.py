@@ -128,11 +128,20 @@ def test_intervals_count_questions_and_not_episodes():
     assert record["interval"] != alone["interval"]
 
 
-def test_pass_at_k_is_the_mean_over_seeds_with_enough_samples():
-    found = passes(sampled_of((True, False, False, False), (True, True, True, True), (True,)))
-    assert found == {"1": pytest.approx((0.25 + 1 + 1) / 3), "4": 1.0}
-    assert passes(sampled_of((False, False, False, None)))["1"] == 0.0
-    assert "4" not in passes(sampled_of((False, False, False, None)))
+def test_pass_at_k_is_the_mean_over_questions_if_all_have_the_samples():
+    found = passes(sampled_of((True, False, False, False), (True, True, True, True)))
+    assert found == {"1": pytest.approx((0.25 + 1) / 2), "4": 1.0}
+    assert passes(sampled_of((False, False, False, None))) == {"1": 0.0}
+    assert passes(sampled_of((True,) * 4, (None,) * 4)) == {"1": 1.0, "4": 1.0}
+    assert passes(NOTHING) == {}
+
+
+def test_seeds_that_ask_the_same_are_one_question():
+    """As the tables of a study have it, which read the rows of outcomes."""
+    played = sampled_of((True, False), (False, False), (True, True))
+    said = ["q", "q", "q", "q", "", ""]
+    same = [replace(s, question=q) for s, q in zip(played.summaries, said, strict=True)]
+    assert passes(played._replace(summaries=same)) == {"1": pytest.approx((0.25 + 1) / 2)}
 
 
 def test_an_outcome_says_decoding_seed_sample_and_question():

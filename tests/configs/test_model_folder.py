@@ -112,6 +112,11 @@ def test_quantized_weights_are_refused_by_name(model):
     refused(model, "LlamaForCausalLM with weights quantized by mxfp4", "float32 or bfloat16")
 
 
+def test_weights_of_another_name_are_refused(model):
+    configure(model, transformers_weights="other.safetensors")
+    refused(model, "transformers_weights=other.safetensors, which vLLM does not")
+
+
 def test_a_folder_without_a_tokenizer_says_so(model):
     check_tokenizer(model)
     (model / "tokenizer.json").rename(model / "vocab.json")  # the older form of one

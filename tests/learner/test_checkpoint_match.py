@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from configs.model_folder import weight_shapes
-from learner.checkpoint_match import check_tensors
+from learner.checkpoint_match import check_tensors, check_tied
 from learner.model import empty_trunk
 from tests.support.families import Family, families, save_tiny
 from tests.support.learner import save_llama
@@ -107,6 +110,40 @@ def test_an_output_layer_may_be_absent_where_it_is_the_embedding(tmp_path, tied)
         refused(folder, without, "config.json: lm_head.weight is absent and must be 48 x 32")
     unbedded = {n: s for n, s in without.items() if n != "model.embed_tokens.weight"}
     refused(folder, unbedded, "model.embed_tokens.weight is absent and must be 48 x 32")
+
+
+def test_an_output_layer_of_its_own_is_no_tied_one(tmp_path):
+    folder = save_llama(tmp_path, tied=True)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    embedding = tensors["model.embed_tokens.weight"]
+    for head in (embedding, embedding.bfloat16().float(), None):
+        own = {} if head is None else {"lm_head.weight": head.clone()}
+        save_file({"model.embed_tokens.weight": embedding} | own, file, {"format": "pt"})
+        if head is None or torch.equal(head, embedding):
+            check_tied(empty_trunk(folder, "eager"), [file])
+            continue
+        with pytest.raises(ValueError, match=r"ties lm_head\.weight to model\.embed_tokens"):
+            check_tied(empty_trunk(folder, "eager"), [file])
+    untied = save_llama(tmp_path / "untied", tied=False)
+    check_tied(empty_trunk(untied, "eager"), [untied / "model.safetensors"])
+
+
+def test_names_of_the_file_are_found_under_the_models(tmp_path):
+    """Qwen2-VL's files say model.embed_tokens where the class says model.language_model."""
+    save_tiny(FEW[4], tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+    tied = json.loads((tmp_path / "config.json").read_text())
+    tied |= {"tie_word_embeddings": True}
+    tied["text_config"] |= {"tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(tied))
+    save_file(tensors | {"lm_head.weight": 1 + tensors[name]}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"ties lm_head\.weight to model\.language_model"):
+        check_tied(empty_trunk(tmp_path, "eager"), [file])
+    save_file(tensors | {"lm_head.weight": tensors[name].clone()}, file, {"format": "pt"})
+    check_tied(empty_trunk(tmp_path, "eager"), [file])
 
 
 def test_experts_that_do_not_fit_together_are_named(mixtral):

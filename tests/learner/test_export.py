@@ -41,9 +41,10 @@ def test_a_trunk_is_saved_with_the_other_files_of_its_folder(tmp_path):
     (source / "generation_config.json").write_text(generation)
     (source / "tokenizer.json").write_text("{}")
     (source / "original").mkdir()
-    weights = {name: b"x" for name in ("pytorch_model.bin", "model.pth", "x.index.json")}
-    for name, content in weights.items():
-        (source / name).write_bytes(content)
+    of_torch = ("pytorch_model.bin", "model.pth", "x.index.json", "consolidated.pt")
+    of_others = ("tf_model.h5", "flax_model.msgpack", "rust_model.ot", "model.onnx", "model.gguf")
+    for name in (*of_torch, *of_others):
+        (source / name).write_bytes(b"x")
     trunk = load_trunk(source, torch.float32, "sdpa")
     for folder in (target, source):  # also in place
         save_trunk(trunk, source, folder, trunk.state_dict(), stop_ids=(5, 6))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError, field_validator
 
+from configs.model_claims import UNSYNCED
 from configs.paths import ROOT
 from learner.batch import Sequence
 from learner.engine import TrainingEngine
@@ -103,6 +104,14 @@ def test_families_that_vllm_has_given_up_are_on_the_page():
     assert not {*past} & {family.model_type for family in families() if not family.vision}
     page = PAGE.read_text()
     assert all(f"{family} (until {last})" in page for family, last in past.items())
+
+
+def test_families_that_do_not_sync_are_refused_by_name():
+    """See `configs.model_claims.check_synced`."""
+    page = table(PAGE.read_text())
+    classes = {key(family): family.architecture for family in families()}
+    incomplete = {classes[n] for n, row in page.items() if n in classes and kind(row[-1]) == "no"}
+    assert incomplete == UNSYNCED.keys()
 
 
 def test_the_table_has_every_family():

@@ -15,7 +15,13 @@ import pytest
 import torch
 
 from rollout.bucket import pack
-from rollout.engine import EngineFailure, InferenceEngine, _arguments, _environment
+from rollout.engine import (
+    EngineFailure,
+    InferenceEngine,
+    RequestRefused,
+    _arguments,
+    _environment,
+)
 from rollout.engine_load import LoadRecorder
 from rollout.engine_settings import BACKENDS, EngineSettings
 from rollout.renderer import FORBIDDEN_BIAS

@@ -1,6 +1,7 @@
 """What a check asks of an environment: its offers, the contract, and who is told of each call."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from envs.registry import make
 from rollout.environment_inspection import (
     OTHER_PROCESS,
     Inspection,
+    _reporting,
     baseline_floors,
     broken_clause,
     inspect,
@@ -72,11 +74,20 @@ def test_each_call_of_the_contract_is_told():
     assert broken_clause(GUESS, {"largest": 3}, 1, (), False, told.append) == ""
     assert {"make", "reset", "step"} <= set(told)
     assert OTHER_PROCESS not in told
-    assert told[0] == "make"
+    assert told[:2] == ["make", "contract"], "what a check does between two calls is its own"
+    assert told[1::2] == ["contract"] * (len(told) // 2)
     assert told.count("make") >= 4
+    assert "close" in told
     told.clear()
     assert broken_clause(TEACHER, {}, 1, (), True, told.append).startswith("seed 0: ")
     assert "expert" in told
+
+
+def test_each_item_of_an_iterator_is_a_call():
+    told = []
+    env = _reporting(partial(make, TEACHER, {}), told.append, "contract")
+    assert [one.seed for one in env.demonstrations(2, 3)] == [3, 4, 5]
+    assert told == ["make", "contract"] + ["demonstrations", "contract"] * (1 + 3 + 1)
     assert OTHER_PROCESS not in told, "the first broken clause ends it"
 
 
@@ -99,7 +110,7 @@ def test_baselines_are_played_and_told():
     (ten,) = baseline_floors(TEACHER, {}, 2, 5, told.append)
     assert (ten.baseline.name, ten.episodes, ten.metrics["success"]) == ("ten", 2, 1.0)
     assert told.count("reset") == 2
-    assert told[:2] == ["make", "baselines"]
+    assert told[:4] == ["make", "floors", "baselines", "floors"]
     assert baseline_floors(GUESS, {}, 2, 5, told.append) == []
     with pytest.raises(EnvironmentFailure, match="environment baselines: the map is missing"):
         baseline_floors(TEACHER, {"kind": "raising"}, 1, 0, told.append)

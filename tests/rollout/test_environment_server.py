@@ -10,6 +10,8 @@ import pytest
 
 from rollout.environment_process import HEADER, pack
 from rollout.environment_server import EnvironmentServer, words
+from tests.rollout.test_environments import gone
+from tests.support.plugins import PLUGIN
 
 
 def test_an_ending_has_words():
@@ -130,3 +132,31 @@ def test_closing_waits_for_no_request():
             await ending
 
     asyncio.run(work())
+
+
+def test_what_a_process_started_in_a_session_of_its_own_ends_with_the_server():
+    """It outlives its process, is waited for when it ends by itself, and is ended at the latest."""
+
+    async def started(server):
+        process = await server.fork(0)
+        call = {"call": "make", "slot": 0, "env": PLUGIN, "settings": {"kind": "daemon"}}
+        process[2].write(pack(call))
+        assert await process[1].readexactly(HEADER.size + 2) == pack({})
+        (child,) = children(process[0])
+        assert await server.end(process[0]) == "was ended by SIGKILL"
+        return child
+
+    async def work():
+        server = EnvironmentServer()
+        first = await started(server)
+        assert children(server._process.pid) == [first]
+        os.kill(int(first), signal.SIGTERM)
+        deadline = asyncio.get_running_loop().time() + 5.0
+        while children(server._process.pid):
+            assert asyncio.get_running_loop().time() < deadline, "it is a zombie"
+            await asyncio.sleep(0.02)
+        second = await started(server)
+        await server.close()
+        return second
+
+    assert gone([int(asyncio.run(work()))])

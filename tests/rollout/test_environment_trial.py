@@ -124,7 +124,14 @@ def test_episodes_are_the_same_in_a_process_with_another_hash_seed():
     assert on(GUESS, work, largest=3) == ""
 
 
-@pytest.mark.parametrize("kind", ["fork", "thread", "parent"])
+def test_a_close_that_hangs_is_named():
+    work = lambda env: env.broken_clause(1, processes=False)  # noqa: E731
+    hangs = "environment close: took longer than cluster.env_deadline_s = 2"
+    with pytest.raises(EnvironmentFailure, match=hangs):
+        on(TEACHER, work, SHORT, kind="closing")
+
+
+@pytest.mark.parametrize("kind", ["fork", "thread", "parent", "daemon"])
 def test_what_it_started_ends_with_the_trial(kind):
     async def work(env):
         tried = await env.play(2, 6)

@@ -146,9 +146,9 @@ def test_built_in_ones_share_processes_and_others_do_not():
 def test_imports_have_the_deadline_of_a_start():
     limits = ProcessLimits(call_deadline_s=3.0, make_deadline_s=70.0)
     process = EnvironmentProcess(EnvironmentServer(), limits)
-    for call in ("make", OTHER_PROCESS):
+    for call in ("make", OTHER_PROCESS, "contract", "inspect", "floors"):
         assert process._deadline(call) == (70.0, "cluster.start_deadline_s")
-    for call in ("step", "contract"):
+    for call in ("step", "baselines", "corpus"):
         assert process._deadline(call) == (3.0, "cluster.env_deadline_s")
 
 

@@ -88,14 +88,26 @@ HEAD: dict[str, object] = {"head_dim": 32}
 LATENT = EQUAL_HEADS | {"head_dim": 16}
 HYBRID: dict[str, object] = {
     "layer_types": ["conv", "full_attention"] * (LAYERS // 2),
-    "conv_dim": 64,
+    **dict.fromkeys(("conv_dim", "block_dim"), 64),
 }
 PARTICULAR: dict[str, dict[str, object]] = {
-    **dict.fromkeys(("axk1", "deepseek_v2", "deepseek_v3", "deepseek_v32"), LATENT),
-    **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "longcat_flash"), LATENT),
-    **dict.fromkeys(("kimi_linear", "minicpm3", "glm5_next.text_config"), EQUAL_HEADS),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa"), LATENT),
+    **dict.fromkeys(("kimi_linear", "minicpm3", "glm5_next.text_config", "zamba2"), EQUAL_HEADS),
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "glm4_moe"), HEAD),
     **dict.fromkeys(("lfm2", "lfm2_moe", "lfm2_vl.text_config"), HYBRID),
+    # What released files say, vLLM reads, and transformers' own classes have no default for.
+    "afmoe": {"score_func": "sigmoid", "route_norm": True, "n_group": 1, "topk_group": 1},
+    "axk1": LATENT | {"first_k_dense_replace": 0},
+    "falcon": {"ffn_hidden_size": 256},
+    "glm4_moe_lite": LATENT | {"first_k_dense_replace": 1},
+    "hy_v3": {"first_k_dense_replace": 1},
+    "longcat_flash": LATENT | {"mla_scale_q_lora": True, "mla_scale_kv_lora": True},
+    "mimo_v2_flash": {
+        **dict.fromkeys(("hybrid_layer_pattern", "moe_layer_freq"), [0, 1] * (LAYERS // 2)),
+        **dict.fromkeys(("swa_head_dim", "swa_v_head_dim"), 32),
+        **{"swa_num_attention_heads": 2, "swa_num_key_value_heads": 1, "layernorm_epsilon": 1e-5},
+    },
+    "minimax_m2": {"rotary_dim": 16},
     "dbrx": {
         "attn_config": {"kv_n_heads": 1, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},

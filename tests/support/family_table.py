@@ -18,13 +18,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+import tests.support.cpu_torchvision  # noqa: F401 - before transformers
+from configs.model_claims import UNSYNCED
 from configs.schema import RolloutConfig, RunConfig
 from tests.support.families import Family, families, given_up, save_tiny
 
@@ -38,13 +39,6 @@ HEADINGS = {
 STEPS = ("loads", "packs", "trains", "exports")
 YES, NOT_RUN = "yes", "not run"
 LONGEST = 150  # characters of a reason in a cell
-# Why a sync is not complete, read in vLLM's classes; weights-are-proven refuses such a run.
-CAUSES = {
-    "gpt_oss": "vLLM's class copies sinks and biases into its parameters past its own reload, "
-    "which restores the old ones",
-    "laguna": "vLLM's class leaves out the routers' biases, when it loads a folder too",
-    "phi": "vLLM's class makes the output layer's bias anew, and its own reload takes it away",
-}
 
 
 @dataclass
@@ -127,10 +121,6 @@ class EngineModels:
 
     def __init__(self) -> None:
         os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-        if find_spec("torchvision") and torch.version.cuda is None:
-            for name in ("nms", "qnms"):  # PyPI's build has none for a CPU, and asks for these
-                schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                torch.library.define(f"torchvision::{name}", schema)
         from vllm.model_executor.models import registry
 
         torch.accelerator.empty_cache = lambda: None  # there is no accelerator to empty
@@ -152,6 +142,7 @@ class EngineModels:
             load_format=load_format,
             skip_tokenizer_init=True,
             max_model_len=128,
+            enable_prefix_caching=True,
             generation_config="vllm",
         ).create_engine_config()
         with set_current_vllm_config(config):
@@ -229,8 +220,9 @@ def section(rows: list[Row], day: str) -> str:
         "- *trains*: one step of SFT changes its weights.",
         "- *exports*: the exported folder, opened again, has the same weights.",
         "- *syncs*: after the learner's buckets, vLLM's model in its worker's own code has every "
-        "tensor that it has when it loads the exported folder. Where it says no, some "
-        "of them differ. No text is generated here; whole runs play with Llama and Idefics3 only. "
+        "tensor that it has when it loads the exported folder. Where it says no, some of them "
+        "differ, and `cardinal check` refuses to train it. No text is generated here; whole runs "
+        "play with Llama and Idefics3 only. "
         "Most of vLLM's classes that take pictures import torchvision, which the CPU lock lacks "
         "because PyPI's build is for CUDA: for this column its Python code was there.",
         "",
@@ -245,7 +237,7 @@ def section(rows: list[Row], day: str) -> str:
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for row in built:
         name = f"{row.family} (vision)" if row.vision else row.family
-        cause = f"; {CAUSES[row.family]}" if kind(row.syncs) == "no" else ""
+        cause = f"; {UNSYNCED[row.architecture]}" if kind(row.syncs) == "no" else ""
         lines.append(
             f"| {name} | {row.loads} | {row.packs} | {row.trains} | {row.exports} "
             f"| {row.syncs}{cause} |"

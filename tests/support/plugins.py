@@ -44,6 +44,8 @@ class Plugin(TextEnv):
             self.held = bytearray(b"x") * 2**26
         if self.settings.kind == "parent":
             self.child = subprocess.Popen(["sleep", "600"])
+        if self.settings.kind == "daemon":
+            self.child = subprocess.Popen(["sleep", "600"], start_new_session=True)
         if self.settings.kind == "thread":
             threading.Thread(target=time.sleep, args=(600,), daemon=False).start()
 
@@ -111,6 +113,8 @@ class Plugin(TextEnv):
     def close(self):
         if self.settings.kind == "unclosable":
             raise RuntimeError("the door is stuck")
+        if self.settings.kind == "closing":
+            time.sleep(600)
 
 
 class Teacher(Plugin):

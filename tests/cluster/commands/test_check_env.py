@@ -1,5 +1,6 @@
 """check-env: an environment is tried, held to the contract, and its baselines are played."""
 
+import os
 import subprocess
 import sys
 import time
@@ -84,6 +85,30 @@ def test_what_hangs_is_named_at_the_deadline_of_its_configuration(kind, call, tm
     words = f"environment {call}: took longer than cluster.env_deadline_s = 2"
     assert words in said(capsys)
     assert set(psutil.Process().children(recursive=True)) <= before
+
+
+TALKATIVE = """
+import gymnasium
+from tests.support.plugins import Plugin
+print("hello from the import")
+class Talkative(Plugin):
+    def reset(self, **keywords):
+        print("hello from reset", flush=True)
+        return super().reset(**keywords)
+gymnasium.register("test/Talkative-v0", Talkative)
+"""
+
+
+def test_what_an_environment_prints_is_no_output_of_the_command(tmp_path):
+    (tmp_path / "talkative.py").write_text(TALKATIVE)
+    command = [sys.executable, "-m", "cluster.cli", "check-env", "talkative:test/Talkative-v0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ended.stdout.startswith("played 8 episodes"), ended.stderr
+    assert "hello" not in ended.stdout
+    assert {"hello from the import", "hello from reset"} <= {*ended.stderr.splitlines()}
 
 
 def test_a_thread_that_never_ends_does_not_keep_the_command():

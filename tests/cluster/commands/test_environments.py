@@ -52,6 +52,16 @@ def test_a_floor_that_cannot_be_measured(arguments, words, capsys):
     assert words in said(capsys)
 
 
+@pytest.mark.parametrize("command", ["baseline", "play", "gallery"])
+@pytest.mark.parametrize("pair", ["eval.episodes=60", "env.memory_gib=2", "env.settingsx=1"])
+def test_a_key_without_effect_is_refused(command, pair, capsys):
+    out = ["--out", "there"] if command == "gallery" else []
+    assert main([command, "gp_l_debug", "preset=paper", pair, *out]) == 2
+    assert f"{pair}: has no effect on {command}, which reads env.id, env.settings, preset" in said(
+        capsys
+    )
+
+
 def test_data_of_a_configuration_is_what_its_run_would_write(tmp_path):
     from cluster.train import prepare_demonstrations
 

@@ -17,6 +17,7 @@ from cluster.preflight import early
 from cluster.preflight.early import refuse_arm, refuse_evaluation, refuse_new, refuse_resume
 from configs.load import ConfigError, dump, load
 from configs.paths import ROOT
+from tests.support.learner import save_llama
 
 HEAVY = ("torch", "transformers", "ray", "vllm", "deepspeed", "scipy", "matplotlib")
 MOST_S = 1.5
@@ -52,9 +53,44 @@ def without_tokenizer(tmp_path):
     return folder
 
 
+def model_with(tmp_path, changed, template="{{ messages }}"):
+    """A folder of a tiny Llama, whose config.json has other values; its path."""
+    folder = save_llama(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"max_position_embeddings": 4096} | changed)
+    )
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+MODELS = {  # the fault: config.json, chat template, words
+    "unknown model": ({"model_type": "lama"}, "{{ messages }}", "its model_type is 'lama'"),
+    "no causal model": (
+        {"model_type": "bert", "architectures": ["BertModel"]},
+        "{{ messages }}",
+        "is BertModel, no causal LM",
+    ),
+    "too few positions": ({"max_position_embeddings": 16}, "{{ messages }}", "knows 16 positions"),
+    "other weights": ({"hidden_size": 64}, "{{ messages }}", "is 48 x 32 and must be 48 x 64"),
+    "fewer layers": ({"num_hidden_layers": 3}, "{{ messages }}", "they are of 2 layers"),
+    "unsynced": (
+        {"architectures": ["PhiForCausalLM"]},
+        "{{ messages }}",
+        "of whose weights engines would miss some",
+    ),
+    "no chat template": ({}, "", "has no chat template"),
+    "broken chat template": ({}, "{% for m in messages %}", "chat template cannot be read"),
+}
+
+
 def command_of(kind, tmp_path):
     """A command line that is refused, and the words of its sentence."""
     new = ["gp_l", f"cluster.root={tmp_path}"]
+    if kind in MODELS:
+        changed, template, words = MODELS[kind]
+        return ["check", *new, f"model.path={model_with(tmp_path, changed, template)}"], words
     if kind == "resume whose data changed":
         data = data_folder(tmp_path)
         run = begun(tmp_path, f"sft.data={data}")
@@ -104,6 +140,7 @@ KINDS = [
     "resume whose data changed",
     "eval beside a run",
     "study without data",
+    *MODELS,
 ]
 
 
@@ -237,15 +274,14 @@ def test_an_evaluation_needs_no_learner_no_data_and_an_idle_folder(roomy, tmp_pa
     cfg = load(run / "config.yaml", ["learner.ranks=4"])
     size = early.tiny_size(cfg)
     monkeypatch.setattr(early, "weights_size", lambda model: size)
-    monkeypatch.setattr(early, "check_tokenizer", lambda model: None)
-    model = without_tokenizer(tmp_path)
+    model = model_with(tmp_path, {"architectures": ["PhiForCausalLM"]})
     asked = []
     monkeypatch.setattr(early, "plan_here", lambda *given: asked.append(given))
-    refuse_evaluation(cfg, run, str(model))
+    refuse_evaluation(cfg, run, model)
     ((_, planned, _, learn),) = asked
     assert (planned, learn) == (size, False)
     with Lease(run):
-        refused(lambda: refuse_evaluation(cfg, run, str(model)), "is in use by process")
+        refused(lambda: refuse_evaluation(cfg, run, model), "is in use by process")
 
 
 def test_a_studys_later_arm_has_no_model_yet(roomy, tmp_path):

@@ -109,6 +109,14 @@ def test_a_temporary_folder_that_ray_cannot_use_is_named(home, monkeypatch, tmp_
     home()
 
 
+@pytest.mark.parametrize("name", ["HOME", "TMPDIR", "RAY_TMPDIR", *CACHES])
+def test_a_relative_place_is_another_for_each_process(home, monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv(name, "here")
+    refused(home, f"{name}=here: is a relative path; it must begin with /")
+
+
 def test_the_length_of_a_temporary_folder_is_that_of_rays_sockets():
     """Ray's own names, at their longest."""
     session = "session_2026-11-26_00-45-17_590026_4194304"
