@@ -77,10 +77,15 @@ def fingerprint(data: str) -> Fingerprint:
     with naming_data(data):
         files = find_files(data)
         pieces = max(LEAST, PIECES // len(files))
-        return {file.name: _of_file(file, pieces) for file in files}
+        return {file.name: file_fingerprint(file, pieces) for file in files}
 
 
-def _of_file(file: Path, pieces: int) -> list[int | str]:
+def file_fingerprint(file: Path, pieces: int) -> list[int | str]:
+    """A file's size in bytes, and the hash of at most so many pieces.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     digest = blake2b(digest_size=16)
     try:
         with file.open("rb") as stream:

@@ -37,6 +37,8 @@ class EvaluationPhase:
             step: SFT step after which this is; 0 at the ends of phases.
         """
         rank, at = self._rank, {"update": update, "step": step}
+        if rank.cfg.ppo.blocks is not None:
+            return  # no engine plays
         with rank.phase(f"eval {stage}"):
             kl_start: float | None = None
             for i, variant in enumerate(rank.cfg.eval.variants):

@@ -14,6 +14,7 @@ from cluster.cursor import Cursor
 from cluster.evaluation_phase import EvaluationPhase
 from cluster.learner_rank import LearnerRank
 from cluster.publisher import Publisher
+from cluster.run_folder import ppo_start
 from cluster.weight_proof import check_correction, check_parity
 from learner.engine import ReferencePolicy, TrainingEngine
 from learner.ppo import ppo_steps, ppo_update
@@ -36,8 +37,7 @@ class PPOPhase:
     def run(self) -> None:
         """From the cursor to the end of the run; a collective call."""
         rank, cfg = self._rank, self._rank.cfg
-        sft = rank.checkpoints / "sft"
-        start = str(sft) if sft.is_dir() else rank.job.model
+        start = ppo_start(rank.checkpoints, rank.job.model)
         self._publisher.sleep_engines()
         engine = rank.open_engine(
             start, cfg.ppo.optimizer, ppo_steps(cfg.ppo), value=cfg.ppo.estimator == "gae"
@@ -47,7 +47,7 @@ class PPOPhase:
         first = rank.cursor.update + 1
         with rank.phase("ppo"):
             self._collector.begin(first, rank.cursor.next_group(cfg.ppo))
-            for update in range(first, cfg.ppo.updates + 1):
+            for update in self._collector.updates(first):
                 self._update(engine, update, reference)
             self._publisher.finish()
         with rank.phase("export"):
