@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
 
 from configs.schema import RunConfig
 
@@ -50,9 +51,14 @@ class Speeds:
     load_s: float
 
 
+@cache
+def _mean_tokens() -> float:
+    return sum(map(episode_tokens, range(SAMPLED))) / SAMPLED
+
+
 def matched(cfg: RunConfig, episodes_per_s: float, load_s: float = 0.05) -> Speeds:
     """Speeds at which full engines finish so many episodes a second, and the learner a few more."""
-    mean = sum(episode_tokens(seed) for seed in range(SAMPLED)) / SAMPLED
+    mean = _mean_tokens()
     slots = cfg.rollout.workers * cfg.rollout.in_flight
     return Speeds(
         token_s=slots / (episodes_per_s * mean),
