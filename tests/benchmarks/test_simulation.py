@@ -12,9 +12,7 @@ from configs.schema import PPOConfig, RolloutConfig, RunConfig
 
 
 def config(staleness, engines=16, in_flight=4, episodes=512, group_size=1):
-    ppo = PPOConfig(
-        updates=1000, episodes=episodes, max_staleness=staleness, group_size=group_size
-    )
+    ppo = PPOConfig(updates=1000, episodes=episodes, max_staleness=staleness, group_size=group_size)
     return RunConfig(ppo=ppo, rollout=RolloutConfig(workers=engines, in_flight=in_flight, block=4))
 
 
