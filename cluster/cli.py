@@ -12,13 +12,13 @@ import sys
 from collections.abc import Sequence
 from itertools import chain
 
-from cluster.commands import check_env, environments, launches, results, runs, studies
+from cluster.commands import check_env, environments, halves, launches, results, runs, studies
 from cluster.commands.command import Parser
 from cluster.failures import PlacementError, RunFailure
 from configs.load import ConfigError
 from envs.base import EnvironmentFailure
 
-GROUPS = (runs, studies, results, launches, environments, check_env)  # as --help lists them
+GROUPS = (runs, halves, studies, results, launches, environments, check_env)  # as --help lists them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -117,6 +117,10 @@ class Collector:
             self.forget_loads()
         distributed.barrier()
 
+    def updates(self, first: int) -> range:
+        """The updates from `first` on that there are batches for."""
+        return range(first, self._job.cfg.ppo.updates + 1)
+
     @TRACER.start_as_current_span("take")
     def take(self, update: int) -> Batch:
         """This rank's part of the batch of an update, once it is complete.

@@ -81,10 +81,10 @@ def fingerprint(data: str) -> Fingerprint:
     with naming_data(data):
         files = find_files(data)
         pieces = max(LEAST, PIECES // len(files))
-        prints = {file.name: _of_file(file, pieces) for file in files}
+        prints = {file.name: file_fingerprint(file, pieces) for file in files}
         pictures = {name: files[0].parent / name for name in _pictures(data)}
         there = {name: file for name, file in pictures.items() if file.is_file()}
-        return prints | {name: _of_file(file, LEAST) for name, file in there.items()}
+        return prints | {name: file_fingerprint(file, LEAST) for name, file in there.items()}
 
 
 def _pictures(data: str) -> set[str]:
@@ -96,7 +96,12 @@ def _pictures(data: str) -> set[str]:
     return names
 
 
-def _of_file(file: Path, pieces: int) -> list[int | str]:
+def file_fingerprint(file: Path, pieces: int) -> list[int | str]:
+    """A file's size in bytes, and the hash of at most so many pieces.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     digest = blake2b(digest_size=16)
     try:
         with file.open("rb") as stream:

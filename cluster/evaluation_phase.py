@@ -61,6 +61,8 @@ class EvaluationPhase:
             step: SFT step after which this is; 0 at the ends of phases.
         """
         rank, at = self._rank, {"update": update, "step": step}
+        if rank.cfg.ppo.blocks is not None:
+            return  # no engine plays
         self.finish()
         with rank.phase(f"eval {stage}"):
             kl_start: float | None = None
@@ -84,7 +86,7 @@ class EvaluationPhase:
         """
         rank, cfg = self._rank, self._rank.cfg
         synchronous = stage == "ppo" and cfg.ppo.max_staleness == 0
-        if synchronous or cfg.cluster.layout == "colocated":
+        if synchronous or cfg.cluster.layout == "colocated" or cfg.ppo.blocks is not None:
             self.run(engine, stage, update, step)
             return
         self.finish()

@@ -15,12 +15,14 @@ import ray.train
 import torch
 
 from cluster.collect import Collector
+from cluster.cursor import Cursor
 from cluster.evaluation_phase import EvaluationPhase
 from cluster.failures import RunFailure
 from cluster.job import Job
 from cluster.learner_rank import LearnerRank
 from cluster.ppo_phase import PPOPhase
 from cluster.publisher import Publisher
+from cluster.recorded_batches import RecordedCollector, RecordingCollector
 from cluster.run_folder import write_failure
 from cluster.sft_data import Prefetched, batches, check_object_store
 from cluster.sft_phase import SFTPhase
@@ -46,16 +48,27 @@ def run_phases(rank: LearnerRank) -> None:
     """SFT and PPO, as far as the cursor leaves them, once the engines have started."""
     demonstrations = _demonstrations(rank)
     job = rank.job
-    collector = Collector(job, rank.rank)
+    collector = _collector(rank)
     channel = open_channel(job.channel, rank.cfg, job.workers, job.buffer, rank.rank)
     publisher, evaluation = Publisher(rank, channel), EvaluationPhase(rank, collector)
     _start_engines(rank)
     collector.reset()
+    if rank.cursor.phase == "sft" and rank.cfg.ppo.blocks is not None:
+        rank.move(Cursor("ppo"))
     if rank.cursor.phase == "sft":
         SFTPhase(rank, publisher, collector, evaluation, demonstrations).run()
     del demonstrations  # PPO needs the space in the object store
     if rank.cursor.phase == "ppo":
         PPOPhase(rank, publisher, collector, evaluation).run()
+
+
+def _collector(rank: LearnerRank) -> Collector:
+    """Where the rank's batches come from: engines, recorded or not, or what was recorded."""
+    if rank.cfg.ppo.blocks is not None:
+        return RecordedCollector(rank.job, rank.rank)
+    if rank.cfg.ppo.record:
+        return RecordingCollector(rank.job, rank.rank)
+    return Collector(rank.job, rank.rank)
 
 
 def _demonstrations(rank: LearnerRank) -> Iterator[list[Sequence]]:

@@ -105,7 +105,8 @@ class Ledger(Generic[S]):
         self._urgent: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of evaluations
         self._running: dict[str, tuple[int, EpisodeRequest, Group[S]]] = {}
         self._load: Counter[int] = Counter()  # running episodes by worker
-        self._ahead: deque[Group[S]] = deque()  # groups that no update has taken, as admitted
+        self._ahead: list[Group[S]] = []  # groups that no update has taken, as admitted
+        self._complete = 0  # of the first of them, those that were found finished
         self._taken: dict[int, list[Group[S]]] = {}  # by update
         self._update = 0  # the last one that took a batch
         self._stream: Stream | None = None
@@ -206,6 +207,7 @@ class Ledger(Generic[S]):
                 self._failures.append(result.summary)
             if group.failed:
                 self._ahead.remove(group)
+                self._complete = 0
 
     @property
     def failures(self) -> list[TrajectorySummary]:
@@ -230,19 +232,30 @@ class Ledger(Generic[S]):
         assert stream is not None, "take without begin"
         assert update == self._update + 1, f"update {update} takes after {self._update}"
         size = stream.groups_per_update
-        groups = [self._ahead[i] for i in range(min(size, len(self._ahead)))]
-        if len(groups) < size or not all(group.finished for group in groups):
+        if not self._first_finished(size):
             return None
+        groups = self._ahead[:size]
         for group in groups:
             self._drop_too_old(group, update - 1 - stream.max_staleness)
+        self._complete = 0
         if not all(group.finished for group in groups):
             return None
-        for _ in groups:
-            self._ahead.popleft()
+        del self._ahead[:size]
         self._taken[update], self._update = groups, update
         failed, self._failures, self.finished = len(self._failures), [], 0
         results = [r for group in groups for r in group.in_order() if r.summary.end != "failed"]
         return Batch(results, self._staleness(results), failed, self.next_group)
+
+    def _first_finished(self, size: int) -> bool:
+        """Whether so many groups are there and the first ones have all finished.
+
+        It is asked after every block, so it goes on where it found one that had not.
+        """
+        while self._complete < min(size, len(self._ahead)):
+            if not self._ahead[self._complete].finished:
+                return False
+            self._complete += 1
+        return self._complete >= size
 
     def _staleness(self, results: list[S]) -> list[int]:
         """Trajectories by staleness; the assertion is the invariant staleness-is-bounded."""

@@ -16,6 +16,7 @@ from cluster.cursor import Cursor
 from cluster.evaluation_phase import EvaluationPhase
 from cluster.learner_rank import LearnerRank
 from cluster.publisher import Publisher
+from cluster.run_folder import ppo_start
 from cluster.tracing import pop_seconds
 from cluster.weight_proof import check_correction, check_parity
 from learner.engine import ReferencePolicy, TrainingEngine
@@ -41,8 +42,7 @@ class PPOPhase:
     def run(self) -> None:
         """From the cursor to the end of the run; a collective call."""
         rank, cfg = self._rank, self._rank.cfg
-        sft = rank.checkpoints / "sft"
-        start = str(sft) if sft.is_dir() else rank.job.model
+        start = ppo_start(rank.checkpoints, rank.job.model)
         self._publisher.sleep_engines()
         engine = rank.open_engine(
             start, cfg.ppo.optimizer, ppo_steps(cfg.ppo), value=cfg.ppo.estimator == "gae"
@@ -53,7 +53,7 @@ class PPOPhase:
         with rank.phase("ppo"):
             self._collector.begin(first, rank.cursor.next_group(cfg.ppo))
             pop_seconds()  # of what was before
-            for update in range(first, cfg.ppo.updates + 1):
+            for update in self._collector.updates(first):
                 with TRACER.start_as_current_span("update", attributes={"update": update}):
                     self._update(engine, update, reference)
             self._evaluation.finish()

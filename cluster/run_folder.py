@@ -27,6 +27,7 @@ from report.metrics import METRICS
 #   trace/                      what each process did when              report/spans.py
 #   tracker.jsonl, wandb/       what was sent to cfg.tracker               report/tracker.py
 #   start/                      the start's episodes, for the KL to it     cluster/start_kl.py
+#   blocks/                     what PPO trained on, with ppo.record    cluster/recorded_blocks.py
 #   checkpoints/{sft,sft-N,ppo} Hugging Face folders                       the phases
 #   checkpoints/state/          the cursor and resumable states            cluster/cursor.py
 #   ray_train/                  Ray Train's own                            cluster/learner_group.py
@@ -112,6 +113,12 @@ def write_config(cfg: RunConfig, folder: Path) -> None:
     """Write the resolved configuration of a new run; that of a begun one stays."""
     if not (folder / CONFIG).exists():
         (folder / CONFIG).write_text(dump(cfg))
+
+
+def ppo_start(checkpoints: Path, model: str) -> str:
+    """Folder of the model that PPO begins with: the SFT checkpoint, or the initial model."""
+    sft = checkpoints / "sft"
+    return str(sft) if sft.is_dir() else model
 
 
 def write_failure(token: Token, cause: str) -> None:

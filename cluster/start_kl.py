@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
-
 from configs.schema import RunConfig
 from learner import distributed
 from learner.engine import TrainingEngine
 from learner.parity import parity
-from rollout.trajectory import Block, Trajectory, from_block, to_block
+from rollout.block_files import parts, read_block, write_block
+from rollout.trajectory import Trajectory
 
 EPISODES = 256  # kept, over all ranks
 VERSION = 0  # of every run's start
@@ -32,12 +31,8 @@ class StartKL:
 
     def keep(self, trajectories: list[Trajectory]) -> None:
         """Keep this rank's episodes of the start, for this run and for those that name it."""
-        self._folder.mkdir(exist_ok=True)
         kept = trajectories[: EPISODES // self._cfg.learner.ranks]
-        for name, batch in to_block(kept)._asdict().items():
-            file = self._folder / f"{name}-{self._rank}.arrow"
-            with pa.ipc.new_file(str(file), batch.schema) as writer:
-                writer.write_batch(batch)
+        write_block(self._folder, self._rank, kept)
         self._kept = None
         distributed.barrier()
 
@@ -48,14 +43,8 @@ class StartKL:
         (Shenfeld et al., "RL's Razor", 2025, arXiv 2509.04259). A collective call.
         """
         if self._kept is None:
-            files = sorted(self._folder.glob("trajectories-*.arrow"))
-            kept = [t for file in files for t in from_block(_read(file))]
+            kept = [t for file in parts(self._folder) for t in read_block(file)]
             self._kept = kept[self._rank :: self._cfg.learner.ranks]
         if not any(distributed.all_gather(len(self._kept))):
             return None  # its start was evaluated at another temperature, or by an older version
         return parity(engine, self._kept, self._cfg, VERSION)["parity_kl"]
-
-
-def _read(file: Path) -> Block:
-    pictures = file.with_name(file.name.replace("trajectories", "pictures"))
-    return Block(*(pa.ipc.open_file(pa.memory_map(str(f))).get_batch(0) for f in (file, pictures)))

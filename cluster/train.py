@@ -24,7 +24,7 @@ from cluster.deadlines import for_model
 from cluster.environments import TRAINING, environments
 from cluster.failures import RunFailure, first_line
 from cluster.lease import Lease, LeaseLost, Token
-from cluster.placement.layout import weight_channel
+from cluster.placement.layout import weight_channel, without_engines
 from cluster.rollout_pool import RolloutPool
 from cluster.run_folder import open_folder, write_config, write_status
 from configs.load import ConfigError
@@ -172,8 +172,9 @@ def _run(cfg: RunConfig, token: Token, model: str, pool: RolloutPool) -> None:
     from cluster.floors import write_floors
 
     folder, cfg = Path(token.folder), for_model(cfg, model)
-    plan, workers, buffer = pool.acquire(cfg, model)
-    write_floors(cfg, folder)  # while engines start
+    plan, workers, buffer = pool.acquire(without_engines(cfg), model)
+    if workers:
+        write_floors(cfg, folder)  # while engines start
     demonstrations = prepare_demonstrations(cfg, folder)
     from cluster.job import Job  # seconds of imports, while engines start too
     from cluster.learner_group import run_learner_group

@@ -216,6 +216,12 @@ class PPOConfig:
     correction_cap: float = leaf(2.0, "bound of proximal / behaviour", low=1)
     trunc_bootstrap: bool = leaf(False, "add gamma V(next prompt) where an episode is truncated")
     max_staleness: int = leaf(0, "policy versions a trajectory may lag; 0 is synchronous", low=0)
+    record: bool = leaf(False, "write what each update trains on to RUN/blocks, for a replay")
+    blocks: str | None = leaf(
+        None,
+        "folder of recorded blocks to train on: no engine is started, nothing is evaluated, and "
+        "the recorded updates are the last; null: engines play",
+    )
     target_kl: float = leaf(
         0.0, "stop an update's epochs when KL(proximal, current) passes this; 0 is off", low=0
     )

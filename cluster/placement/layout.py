@@ -33,6 +33,14 @@ def weight_channel(cfg: RunConfig, gpu: bool) -> str:
     return "ipc" if cluster.layout == "colocated" else "nccl"
 
 
+def without_engines(cfg: RunConfig) -> RunConfig:
+    """What a run starts: no rollout workers where it trains on recorded blocks (`ppo.blocks`)."""
+    if cfg.ppo.blocks is None:
+        return cfg
+    cluster = replace(cfg.cluster, layout="disaggregated")
+    return replace(cfg, rollout=replace(cfg.rollout, workers=0), cluster=cluster)
+
+
 def without_learner(cfg: RunConfig) -> RunConfig:
     """The configuration for evaluation alone: no learner shares GPUs or publishes weights."""
     cluster = replace(cfg.cluster, layout="disaggregated", channel="object_store")

@@ -112,7 +112,7 @@ def process_memory(
 ) -> ProcessMemory:
     """The share of one process in `memory_bytes`."""
     memory, ranks = memory_bytes(cfg, model, environment), cfg.learner.ranks
-    workers = cfg.rollout.workers
+    workers = cfg.rollout.workers or 1  # none where recorded blocks are trained on
     learner = sum(size for part, size in memory.items() if part.startswith("learner"))
     return ProcessMemory(
         engine_weights=memory["engine weights"] // workers,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from cluster.environments import Environment, settings_key
-from cluster.placement.layout import weight_channel
+from cluster.placement.layout import weight_channel, without_engines
 from cluster.placement.memory import (
     ENVIRONMENT_BYTES,
     available_bytes,
@@ -98,8 +98,9 @@ def check(cfg: RunConfig) -> CheckedRun:
     if address is None or "://" not in address:  # not sent to another machine
         check_room(cfg, run.model, local=address is None)
     environment = max(first.memory for first in prompts.values())
-    memory, available = memory_bytes(cfg, run.model, environment), available_bytes()
-    placement = _check_placement(cfg, run.model, available, environment)
+    started = without_engines(cfg)
+    memory, available = memory_bytes(started, run.model, environment), available_bytes()
+    placement = _check_placement(started, run.model, available, environment)
     check_trainable(cfg, gpu=placement.gpu, packages=address is None)
     longest = {name: first.longest for name, first in prompts.items()}
     ends = tuple(run.renderer.tokenizer.convert_ids_to_tokens(list(run.renderer.stop_ids)))

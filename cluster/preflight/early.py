@@ -12,12 +12,13 @@ from pathlib import Path
 from cluster.data_fingerprint import check_unchanged, unread_data
 from cluster.demonstration_files import find_files, naming_data
 from cluster.lease import refuse_if_owned
-from cluster.placement.layout import without_learner
+from cluster.placement.layout import without_engines, without_learner
 from cluster.placement.memory import available_bytes, tiny_size
 from cluster.placement.nodes import address_of, reachable
 from cluster.preflight.machine import check_gpus, check_open_files, check_places, plan_here
 from cluster.run_folder import run_folder
 from configs.ancestors import check_ancestors
+from configs.load import ConfigError
 from configs.model_claims import check_claims, check_synced
 from configs.model_folder import (
     ModelSize,
@@ -39,7 +40,8 @@ def refuse_new(cfg: RunConfig) -> None:
     """
     run_folder(cfg)
     check_ancestors(cfg)
-    _refuse(cfg, cfg.model.path, cfg.sft.data if cfg.sft.steps else None)
+    _refuse(without_engines(cfg), cfg.model.path, cfg.sft.data if cfg.sft.steps else None)
+    _refuse_blocks(cfg)
 
 
 def refuse_arm(cfg: RunConfig, model_made: bool) -> None:
@@ -55,7 +57,8 @@ def refuse_resume(cfg: RunConfig, folder: Path) -> None:
     """Refuse to go on with a run: as `refuse_new`, or its folder is in use, or its data changed."""
     refuse_if_owned(folder)
     data = unread_data(cfg, folder)
-    _refuse(cfg, cfg.model.path, data)
+    _refuse(without_engines(cfg), cfg.model.path, data)
+    _refuse_blocks(cfg)
     if data is not None:
         check_unchanged(data, folder)
 
@@ -64,6 +67,19 @@ def refuse_evaluation(cfg: RunConfig, folder: Path, model: str) -> None:
     """Refuse to evaluate a model of a run: as `refuse_new`, or its folder is in use."""
     refuse_if_owned(folder)
     _refuse(without_learner(cfg), model, data=None, learn=False)
+
+
+def refuse_rollouts(cfg: RunConfig) -> None:
+    """Refuse to play with a configuration's model: as `refuse_new`, without a learner."""
+    _refuse(without_learner(cfg), cfg.model.path, data=None, learn=False)
+
+
+def _refuse_blocks(cfg: RunConfig) -> None:
+    """Refuse `ppo.blocks` that cannot be trained on."""
+    if cfg.ppo.blocks is not None:
+        from cluster.recorded_blocks import check_blocks
+
+        check_blocks(cfg)
 
 
 def _refuse(cfg: RunConfig, model: str | None, data: str | None, learn: bool = True) -> None:

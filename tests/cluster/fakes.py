@@ -119,6 +119,9 @@ class FakeCollector:
     def forget_loads(self):
         pass
 
+    def updates(self, first):
+        return range(first, self._rank.cfg.ppo.updates + 1)
+
     def take(self, update):
         self._rank.done.append("take")
         self.collected.append(update)

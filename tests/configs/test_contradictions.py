@@ -11,6 +11,7 @@ from configs.schema import RunConfig
 GRPO = ["ppo.estimator=grpo", "ppo.group_size=2"]
 FLASH = "model.attention=flash_attention"
 SFT = ["sft.steps=9"]
+BLOCKS = ["ppo.blocks=x", "model.path=y"]
 COLOCATED = ["cluster.layout=colocated"]
 
 
@@ -27,6 +28,11 @@ def config(*overrides):
         ([f"{FLASH}_2"], "model.dtype=bfloat16", "_2 computes in bfloat16 and not in model.dtype="),
         ([f"{FLASH}_3"], "model.attention=sdpa", "_3 computes in bfloat16 and not in model.dtype="),
         (["ppo.minibatch=257"], "ppo.minibatch=256", "is more than ppo.episodes=256"),
+        (["ppo.blocks=x", *SFT], "ppo.blocks=null", "sft.steps=9 must be 0, and model.path the"),
+        (["ppo.blocks=x"], "model.path=y", "needs model.path: the folder of the model"),
+        ([*BLOCKS, "eval.every=2"], "eval.every=0", "eval.every=2 needs one; it must be 0"),
+        ([*BLOCKS, "ppo.record=true"], "ppo.record=false", "would record it again"),
+        ([*BLOCKS, "ppo.updates=0"], "ppo.updates=1", "ppo.updates=0 has no PPO"),
         (["ppo.group_size=3"], "ppo.group_size=4", "is no multiple of ppo.group_size=3"),
         (["ppo.estimator=grpo"], "ppo.group_size=2", "ppo.group_size must be at least 2"),
         (["ppo.estimator=rloo"], "ppo.group_size=2", "ppo.group_size must be at least 2"),

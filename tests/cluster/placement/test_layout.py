@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.placement.layout import weight_channel, without_learner
+from cluster.placement.layout import weight_channel, without_engines, without_learner
 from cluster.preflight.check import check
 from configs.contradictions import contradictions
 from configs.load import ConfigError, load
-from configs.schema import RunConfig
+from configs.schema import ClusterConfig, PPOConfig, RunConfig
 from tests.end_to_end.test_train import cardinal, finish
 
 BASE = RunConfig()
@@ -115,3 +115,10 @@ def test_what_saves_memory_runs_together(tmp_path):
     assert {"attention", "mlp", "head"} <= set(proof)
     assert all(check["parity_mean_abs"] < 1e-5 for check in proof.values())
     assert [line["version"] for line in lines if line["kind"] == "ppo"] == [1]
+
+
+def test_a_run_on_recorded_blocks_has_no_workers_and_others_are_left_alone():
+    cfg = RunConfig(cluster=ClusterConfig(layout="colocated"))
+    assert without_engines(cfg) is cfg
+    alone = without_engines(replace(cfg, ppo=PPOConfig(blocks="x")))
+    assert (alone.rollout.workers, alone.cluster.layout) == (0, "disaggregated")

@@ -1,0 +1,220 @@
+"""Rollouts and learner at once, on a cluster whose engines and learner only take time.
+
+`python -m benchmarks.simulated_cluster` prints JSON rows: idle shares of both sides and throughput
+by staleness, in virtual time on the real ledger and in real time on the real buffer and object
+store too; what ledger and buffer cost a trajectory; whether memory and queue stay flat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+import ray
+
+from benchmarks.simulation.actors import start_workers
+from benchmarks.simulation.durations import matched
+from benchmarks.simulation.learner import SimulatedLearner
+from benchmarks.simulation.virtual import VirtualCluster
+from cluster.buffer import TrajectoryBuffer
+from cluster.job import Job
+from cluster.lease import Token
+from cluster.ledger import Ledger
+from configs.paths import ROOT
+from configs.schema import ClusterConfig, LearnerConfig, PPOConfig, RolloutConfig, RunConfig
+from report.metrics import Record
+
+STALENESS = (0, 1, 2, 4)  # in virtual time; on processes: 0 and 2
+UPDATES = 1_000_000  # more than a run takes: its engines never run dry
+SAMPLE_S = 5.0  # between two looks at memory
+WARM_UP = 2  # updates before anything is measured
+MIB = 2**20
+
+
+def configuration(args: argparse.Namespace, staleness: int) -> RunConfig:
+    """The run of which engines and learner are simulated."""
+    return RunConfig(
+        ppo=PPOConfig(updates=UPDATES, episodes=args.episodes, max_staleness=staleness),
+        rollout=RolloutConfig(workers=args.engines, in_flight=args.in_flight, block=args.block),
+        learner=LearnerConfig(ranks=args.ranks),
+        cluster=ClusterConfig(object_store_gib=0.5),
+    )
+
+
+def row(name: str, cfg: RunConfig, **figures: object) -> None:
+    """Print one row."""
+    sizes = {
+        "engines": cfg.rollout.workers,
+        "in_flight": cfg.rollout.in_flight,
+        "ranks": cfg.learner.ranks,
+        "episodes": cfg.ppo.episodes,
+        "staleness": cfg.ppo.max_staleness,
+    }
+    shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
+    print(
+        json.dumps({"benchmark": "simulated_cluster", "name": name, **sizes, **shown}), flush=True
+    )
+
+
+def in_virtual_time(args: argparse.Namespace) -> None:
+    """Idle shares by staleness; what the ledger costs, with the simulation around it."""
+    for staleness in STALENESS:
+        cfg = configuration(args, staleness)
+        begin = time.process_time()
+        run = VirtualCluster(cfg, matched(cfg, args.rate), Ledger()).run(args.updates)
+        spent = time.process_time() - begin
+        row(
+            "virtual time",
+            cfg,
+            learner_idle=run.learner_idle,
+            rollout_idle=run.rollout_idle,
+            episodes_per_second=run.episodes_per_s,
+            microseconds_a_trajectory=1e6 * spent / len(run.trained),
+        )
+
+
+@dataclass
+class Memory:
+    """What processes and the object store held, a sample every SAMPLE_S, MiB."""
+
+    seconds: list[float] = field(default_factory=list)
+    buffer: list[float] = field(default_factory=list)
+    objects: list[float] = field(default_factory=list)
+
+    def growth(self, held: list[float]) -> float:
+        """MiB by which the second half's median is above the first's."""
+        half = len(held) // 2
+        return statistics.median(held[half:]) - statistics.median(held[:half] or held)
+
+
+@contextmanager
+def watched(process: psutil.Process) -> Iterator[Memory]:
+    """Sample memory on a thread."""
+    memory, over, begin = Memory(), threading.Event(), time.monotonic()
+    total = ray.cluster_resources()["object_store_memory"]
+
+    def watch() -> None:
+        while True:
+            memory.seconds.append(time.monotonic() - begin)
+            memory.buffer.append(process.memory_info().rss / MIB)
+            free = ray.available_resources().get("object_store_memory", total)
+            memory.objects.append((total - free) / MIB)
+            if over.wait(SAMPLE_S):
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        over.set()
+        thread.join()
+
+
+def buffer_process() -> psutil.Process:
+    """The process of the trajectory buffer that this session has started last."""
+    own = psutil.Process().children(recursive=True)
+    (found,) = [p for p in own if "ray::TrajectoryBuffer" in " ".join(p.cmdline())]
+    return found
+
+
+def in_real_time(args: argparse.Namespace, staleness: int, seconds: float) -> Record:
+    """A run over processes; returns its throughput."""
+    cfg = configuration(args, staleness)
+    speeds = matched(cfg, args.rate)
+    workers = start_workers(cfg, speeds, args.processes)
+    buffer = TrajectoryBuffer.remote(workers, cfg)  # type: ignore[attr-defined]
+    ray.get([worker.node.remote() for worker in workers] + [buffer.shards.remote(1)])
+    process = buffer_process()
+    learner = SimulatedLearner(Job(cfg, Token("", 0), "", workers, buffer), speeds)
+    begin, spent = time.monotonic(), _cpu_s(process)
+    with watched(process) as memory:
+        learner.run(seconds)
+    wall, spent = time.monotonic() - begin, _cpu_s(process) - spent
+    ray.kill(buffer)
+    for worker in workers:
+        worker.shutdown.remote()
+    return report(cfg, learner.records, memory, wall, spent)
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def report(
+    cfg: RunConfig, records: list[Record], memory: Memory, wall: float, buffer_s: float
+) -> Record:
+    """Print the row of a run over processes; returns it."""
+    measured = records[WARM_UP:] or records[-1:]
+    seconds = sum(r["seconds"] for r in measured)
+    taken = len(measured) * cfg.ppo.episodes
+    filled = [r["running"] * r["busy_seconds"] / r["seconds"] for r in measured]
+    queue = [
+        r["ledger"]["queued"] + r["ledger"]["running"] + r["ledger"]["ready"] for r in measured
+    ]
+    half = len(queue) // 2
+    figures: Record = {
+        "seconds": wall,
+        "updates": len(records),
+        "learner_idle": _weighted(measured, "learner_idle"),
+        "engine_idle": statistics.mean(x for r in measured for x in r["engine_idle"]),
+        "rollout_idle": 1 - statistics.mean(filled) / cfg.rollout.in_flight,
+        "episodes_per_minute": 60 * taken / seconds,
+        "buffer_microseconds_a_trajectory": 1e6 * buffer_s / (len(records) * cfg.ppo.episodes),
+        "oldest": max(age for r in measured for age, n in enumerate(r["staleness"]) if n),
+        "buffer_mib": memory.buffer[-1],
+        "buffer_growth_mib": memory.growth(memory.buffer),
+        "objects_mib": max(memory.objects),
+        "objects_growth_mib": memory.growth(memory.objects),
+        "queue": statistics.median(queue),
+        "queue_growth": statistics.median(queue[half:]) - statistics.median(queue[:half] or queue),
+    }
+    row("processes", cfg, **figures)
+    return figures
+
+
+def _weighted(records: list[Record], name: str) -> float:
+    return sum(r[name] * r["seconds"] for r in records) / sum(r["seconds"] for r in records)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engines", type=int, default=64)
+    parser.add_argument("--in-flight", type=int, default=4, help="sequences of an engine")
+    parser.add_argument("--block", type=int, default=4, help="trajectories of a block")
+    parser.add_argument("--ranks", type=int, default=8)
+    parser.add_argument("--episodes", type=int, default=2048, help="of an update")
+    parser.add_argument("--rate", type=float, default=175.0, help="episodes a second, full engines")
+    parser.add_argument("--updates", type=int, default=8, help="measured in virtual time")
+    parser.add_argument("--seconds", type=float, default=180.0, help="at staleness 2")
+    parser.add_argument("--synchronous", type=float, default=90.0, help="seconds at staleness 0")
+    parser.add_argument("--processes", type=int, default=2, help="that hold the engines")
+    args = parser.parse_args(arguments)
+    in_virtual_time(args)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=2**29,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+    )
+    try:
+        for staleness, seconds in ((0, args.synchronous), (2, args.seconds)):
+            if seconds:
+                in_real_time(args, staleness, seconds)
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Simulated rollout actors: many workers in few processes, each with a handle of its own.
+
+The trajectory buffer calls them as it calls a `cluster.actors.RolloutActor`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ray
+from ray import ObjectRef
+
+from benchmarks.simulation.durations import Speeds
+from benchmarks.simulation.engine import simulated_worker
+from cluster.handles import PackedBucket, SummaryColumns
+from configs.schema import RunConfig
+from rollout.engine_load import EngineLoad
+from rollout.episode import EpisodeRequest
+from rollout.trajectory import Block
+
+ENGINES_OF_A_NODE = 8  # load weights one after another
+CALLS = 1000  # at once, of all workers of a process
+METHODS = ("node", "submit", "drop", "next_block", "receive", "pop_load", "shutdown")
+
+
+@ray.remote(num_cpus=0, max_concurrency=CALLS)
+class SimulatedActor:
+    """A process with several workers; calls name theirs by number."""
+
+    def __init__(self, cfg: RunConfig, speeds: Speeds, workers: list[int]) -> None:
+        in_flight, block = cfg.rollout.in_flight, cfg.rollout.block
+        self._workers = {w: simulated_worker(speeds, in_flight, block) for w in workers}
+
+    async def node(self, worker: int) -> str:
+        """Where it would be."""
+        return f"node {worker // ENGINES_OF_A_NODE}"
+
+    async def submit(self, worker: int, requests: list[EpisodeRequest]) -> None:
+        """As of RolloutActor."""
+        await self._workers[worker].submit(requests)
+
+    async def drop(self, worker: int) -> None:
+        """As of RolloutActor."""
+        await self._workers[worker].drop()
+
+    @ray.method(num_returns=2)
+    async def next_block(self, worker: int) -> tuple[Block, SummaryColumns]:
+        """As of RolloutActor."""
+        return await self._workers[worker].next_block()
+
+    async def receive(
+        self, worker: int, version: int, refs: list[ObjectRef[PackedBucket]]
+    ) -> float:
+        """As of RolloutActor."""
+        buckets = [await ref for ref in refs]
+        return await self._workers[worker].engine.receive(version, buckets)
+
+    async def pop_load(self, worker: int) -> EngineLoad:
+        """As of RolloutActor."""
+        return self._workers[worker].pop_load()
+
+    async def shutdown(self, worker: int) -> None:
+        """As of RolloutActor."""
+        await self._workers[worker].shutdown()
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A method of one worker of an actor."""
+
+    actor: ray.actor.ActorHandle
+    name: str
+    worker: int
+
+    def remote(self, *args: object) -> object:
+        return getattr(self.actor, self.name).remote(self.worker, *args)
+
+
+class SimulatedHandle:
+    """As a `cluster.handles.RolloutWorkerHandle`."""
+
+    def __init__(self, actor: ray.actor.ActorHandle, worker: int) -> None:
+        for name in METHODS:
+            setattr(self, name, _Method(actor, name, worker))
+
+
+def start_workers(cfg: RunConfig, speeds: Speeds, processes: int) -> list[SimulatedHandle]:
+    """Handles of all workers of a configuration, spread over the processes."""
+    numbers = range(cfg.rollout.workers)
+    actors = [
+        SimulatedActor.remote(cfg, speeds, list(numbers[p::processes]))  # type: ignore[attr-defined]
+        for p in range(processes)
+    ]
+    return [SimulatedHandle(actors[n % processes], n) for n in numbers]

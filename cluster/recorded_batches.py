@@ -1,0 +1,67 @@
+"""Batches that are recorded while a learner trains on them, and batches that were recorded.
+
+Each stands in the place of `cluster.collect.Collector`.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from pathlib import Path
+
+from cluster.collect import Batch, Collector
+from cluster.job import Job
+from cluster.recorded_blocks import (
+    FOLDER,
+    metadata_of,
+    read_blocks,
+    recorded_updates,
+    write_blocks,
+)
+from cluster.run_folder import ppo_start
+
+
+class RecordingCollector(Collector):
+    """Writes what the rank trains on to RUN/blocks (`ppo.record`)."""
+
+    def take(self, update: int) -> Batch:
+        """As Collector.take."""
+        batch = super().take(update)
+        self._job.token.check()
+        folder = Path(self._job.folder) / FOLDER
+        write_blocks(folder, update, self._rank, batch.trajectories, self._metadata)
+        return batch
+
+    @cached_property
+    def _metadata(self) -> dict[str, str]:
+        job = self._job
+        start = ppo_start(Path(job.folder) / "checkpoints", job.model)
+        return metadata_of(job.cfg, start, job.cfg.learner.ranks)
+
+
+class RecordedCollector(Collector):
+    """Reads what was recorded (`ppo.blocks`); no engine plays."""
+
+    def __init__(self, job: Job, rank: int) -> None:
+        super().__init__(job, rank)
+        assert job.cfg.ppo.blocks is not None
+        self._folder = Path(job.cfg.ppo.blocks)
+
+    def reset(self) -> None:
+        """Nothing was requested."""
+
+    def begin(self, update: int, next_group: int) -> None:
+        """Nothing is played."""
+
+    def updates(self, first: int) -> range:
+        """Those that are recorded, at most `ppo.updates`."""
+        last = min(self._job.cfg.ppo.updates, recorded_updates(self._folder)[-1])
+        return range(first, last + 1)
+
+    def take(self, update: int) -> Batch:
+        """As Collector.take."""
+        begin, cfg = time.monotonic(), self._job.cfg
+        trajectories = read_blocks(self._folder, update, self._rank, cfg.learner.ranks)
+        next_group = update * (cfg.ppo.episodes // cfg.ppo.group_size)
+        record = {"failed": 0, "waited_seconds": time.monotonic() - begin}
+        return Batch(trajectories, next_group, record)
