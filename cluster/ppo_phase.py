@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 
-from cluster.collect import Collector
+from cluster.collect import Batch, Collector
 from cluster.cursor import Cursor
 from cluster.evaluation_phase import EvaluationPhase
+from cluster.failures import RunStopped
 from cluster.learner_rank import LearnerRank
 from cluster.publisher import Publisher
 from cluster.weight_proof import check_correction, check_parity
@@ -44,7 +45,7 @@ class PPOPhase:
         )
         reference = rank.open_reference(start) if cfg.ppo.kl_coef else None
         self._publisher.publish(engine)
-        first = rank.cursor.update + 1
+        first, self._cursor = rank.cursor.update + 1, rank.cursor
         with rank.phase("ppo"):
             self._collector.begin(first, rank.cursor.next_group(cfg.ppo))
             for update in range(first, cfg.ppo.updates + 1):
@@ -53,6 +54,7 @@ class PPOPhase:
         with rank.phase("export"):
             rank.export(engine, "ppo")
         self._evaluation.run(engine, "ppo")
+        rank.keep_best(engine)
         engine.close()
         rank.move(Cursor("done", update=cfg.ppo.updates))
 
@@ -64,7 +66,7 @@ class PPOPhase:
         In this order: the cursor moves past an evaluation only once its records are written.
         """
         rank, cfg, begin = self._rank, self._rank.cfg, time.monotonic()
-        batch = self._collector.take(update)
+        batch = self._take(engine, update)
         learning = time.monotonic()
         self._publisher.sleep_engines()
         metrics = ppo_update(
@@ -88,13 +90,21 @@ class PPOPhase:
             learner_tokens_per_second=metrics["tokens"] / (learned - learning),
             **_rollout_rate(batch.record),
         )
-        last, every = update == cfg.ppo.updates, cfg.learner.checkpoint_every
-        if cfg.eval.every and update % cfg.eval.every == 0 and not last:
+        if cfg.eval.every and update % cfg.eval.every == 0 and update < cfg.ppo.updates:
             self._publisher.finish()
             self._evaluation.run(engine, "ppo", update)
+            rank.keep_best(engine)
             self._collector.forget_loads()
-        if every and update % every == 0 and not last:
-            rank.checkpoint(engine, Cursor("ppo", update=update, group=batch.next_group))
+        self._cursor = Cursor("ppo", update=update, group=batch.next_group)
+        if rank.checkpoint_due(update):
+            rank.checkpoint(engine, self._cursor)
+
+    def _take(self, engine: TrainingEngine, update: int) -> Batch:
+        """The batch of an update; a run that is to stop does not wait for it."""
+        try:
+            return self._collector.take(update)
+        except RunStopped:
+            self._rank.save_and_stop(engine, self._cursor)
 
     def _publish(self, engine: TrainingEngine) -> dict[str, float]:
         """Send the weights, and wait for the engines only where they do not play ahead.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster.checkpoint_store import check_place
 from cluster.data_fingerprint import check_unchanged, unread_data
 from cluster.demonstration_files import find_files, naming_data
 from cluster.lease import refuse_if_owned
@@ -15,6 +16,7 @@ from cluster.placement.layout import without_learner
 from cluster.placement.memory import available_bytes, tiny_size
 from cluster.placement.nodes import address_of, reachable
 from cluster.preflight.machine import check_gpus, check_open_files, check_places, plan_here
+from cluster.preflight.resume import refuse_other_ranks
 from cluster.run_folder import run_folder
 from configs.ancestors import check_ancestors
 from configs.model_folder import (
@@ -34,8 +36,9 @@ def refuse_new(cfg: RunConfig) -> None:
         ConfigError: one sentence with the key, the value and the rule.
         PlacementError: it does not fit this machine.
     """
-    run_folder(cfg)
+    folder = run_folder(cfg)
     check_ancestors(cfg)
+    check_place(cfg, folder)
     _refuse(cfg, cfg.model.path, cfg.sft.data if cfg.sft.steps else None)
 
 
@@ -51,6 +54,8 @@ def refuse_arm(cfg: RunConfig, model_made: bool) -> None:
 def refuse_resume(cfg: RunConfig, folder: Path) -> None:
     """Refuse to go on with a run: as `refuse_new`, or its folder is in use, or its data changed."""
     refuse_if_owned(folder)
+    check_place(cfg, folder)
+    refuse_other_ranks(cfg, folder)
     data = unread_data(cfg, folder)
     _refuse(cfg, cfg.model.path, data)
     if data is not None:

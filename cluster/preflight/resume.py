@@ -5,10 +5,20 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from cluster.cursor import Cursor
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
 
-MAY_DIFFER = ("cluster.address", "cluster.root")  # where a run is, not what it is
+MAY_DIFFER = (  # where a run is and on how many machines, not what it is
+    *(f"cluster.{key}" for key in ("address", "root", "object_store_gib", "grace_s")),
+    *(f"cluster.{key}" for key in ("accelerator", "layout", "channel", "checkpoint_deadline_s")),
+    *(f"rollout.{key}" for key in ("workers", "in_flight", "env_processes", "cpus", "threads")),
+    *(f"rollout.{key}" for key in ("kv_cache_gib", "gpu_memory", "tensor_parallel")),
+    *(f"learner.{key}" for key in ("ranks", "cpus", "threads", "max_restarts")),
+    *(f"learner.{key}" for key in ("microbatch_tokens", "microbatch_images")),
+    *(f"learner.checkpoint_{key}" for key in ("minutes", "every")),
+    "learner.keep_checkpoints",
+)
 
 
 def was_begun(cfg: RunConfig) -> bool:
@@ -31,6 +41,21 @@ def was_begun(cfg: RunConfig) -> bool:
                 f"{key}={there.get(key)}, and this is {here.get(key)}; choose another name"
             )
     return True
+
+
+def refuse_other_ranks(cfg: RunConfig, folder: Path) -> None:
+    """Refuse to go on from a checkpoint that other ranks have written in parts of their own.
+
+    Raises:
+        ConfigError: names both numbers of ranks.
+    """
+    cursor = Cursor.load(folder / "checkpoints")
+    if cursor.state and cfg.learner.zero_stage and cursor.ranks not in (0, cfg.learner.ranks):
+        raise ConfigError(
+            f"learner.ranks={cfg.learner.ranks}: the last checkpoint of {folder}, after "
+            f"{cursor.place}, is in the parts of {cursor.ranks} ranks (learner.zero_stage="
+            f"{cfg.learner.zero_stage}); resume with learner.ranks={cursor.ranks}"
+        )
 
 
 def _by_key(section: object, key: str = "") -> dict[str, object]:
