@@ -80,17 +80,21 @@ class Checkpointer:
     def due(self, number: int) -> bool:
         """Whether a checkpoint is due after a step or update; one that is written counts now."""
         learner = self._cfg.learner
-        late = stop = False
+        late = stop = overdue = writing = False
         if self._rank == 0:
             minutes = (time.monotonic() - self._begun) / 60
             late = 0 < learner.checkpoint_minutes <= minutes
             stop = self._stop_soon()
             self._report_what_was_not_removed()
-        writing = self._writing is not None and not self._writing.written.done()
-        late, stop, writing = map(bool, distributed.all_max([late, stop, writing]))
+        if self._writing is not None:
+            writing = not self._writing.written.done()
+            overdue = self._left(self._writing) < 0
+        flags = distributed.all_max([late, stop, writing, overdue])
+        late, stop, writing, overdue = map(bool, flags)
         self.stopping = self.stopping or stop
-        if self._writing is not None and not writing:
+        if self._writing is not None and (overdue or not writing):
             self._settle()
+            writing = False
         by_number = bool(learner.checkpoint_every) and number % learner.checkpoint_every == 0
         return by_number or self.stopping or (late and not writing)
 
@@ -106,7 +110,7 @@ class Checkpointer:
         begun, self._last = time.monotonic(), cursor
         self._begun = begun
         state = f"{cursor.phase}-{cursor.step or cursor.update:06d}-{self._suffix}"
-        cursor = cursor.at(state, distributed.world_size())
+        cursor = cursor.at(state)
         snapshot = engine.snapshot()
         need = int(distributed.all_sum(snapshot_bytes(snapshot))[0])
         short = distributed.all_gather(self._shortage(need) if self._rank == 0 else "")[0]
@@ -139,10 +143,12 @@ class Checkpointer:
         """Wait until the state that was begun last is complete, or has failed."""
         if self._writing is None:
             return
-        seconds = self._cfg.cluster.checkpoint_deadline_s
-        left = self._writing.begun + seconds - time.monotonic()
-        wait([self._writing.written], timeout=max(0.0, left))
+        wait([self._writing.written], timeout=max(0.0, self._left(self._writing)))
         self._settle()
+
+    def _left(self, writing: Writing) -> float:
+        """Seconds until it is given up."""
+        return writing.begun + self._cfg.cluster.checkpoint_deadline_s - time.monotonic()
 
     def _settle(self) -> None:
         """Move the cursor to a state that all ranks have written; or say which did not, and why."""

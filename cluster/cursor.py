@@ -24,7 +24,6 @@ class Cursor:
         as the updates before it take without failures.
     state: name of the engine's saved state (cluster/checkpoint_store.py); "" begins the phase
         from its model folder.
-    ranks: of the learner group that saved it.
     """
 
     phase: str = "sft"
@@ -32,16 +31,15 @@ class Cursor:
     update: int = 0
     state: str = ""
     group: int | None = None
-    ranks: int = 0
 
     @classmethod
     def load(cls, checkpoints: Path) -> Cursor:
         """Read the cursor; a folder without one is at the beginning."""
         return cls(**{k: v for k, v in _read(checkpoints).items() if k != "kept"})
 
-    def at(self, state: str, ranks: int) -> Cursor:
+    def at(self, state: str) -> Cursor:
         """The same place with a saved state."""
-        return replace(self, state=state, ranks=ranks)
+        return replace(self, state=state)
 
     def save(self, checkpoints: Path, keep: int) -> list[str]:
         """Replace the cursor file; the newest `keep` states count. Those that count no more."""

@@ -85,6 +85,7 @@ def _recorded(token: Token, pool: RolloutPool, signals: StopSignals) -> Iterator
     try:
         yield
     except KeyboardInterrupt as signal:
+        signals.end()
         _record_failure(token, "interrupted", str(signal))
         raise
     except LeaseLost:

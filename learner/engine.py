@@ -18,6 +18,7 @@ from pathlib import Path
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.checkpoint.ds_to_universal import main as to_universal
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -38,10 +39,11 @@ from learner.snapshot import (
     HostFiles,
     OpenFile,
     Snapshot,
-    placeholders,
-    random_state,
-    read_file,
-    set_random_state,
+    load_random_state,
+    random_files,
+    ranks_of,
+    resharded_files,
+    saved_files,
 )
 
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
@@ -307,26 +309,26 @@ class TrainingEngine:
                 # Weights that adapters leave frozen are in the folder where the phase began.
                 exclude_frozen_parameters=bool(self._weights.adapters),
             )
-        return files.saved | {f"random-{distributed.rank():05d}.pt": random_state()}
+        return files.saved | random_files()
 
     def load(self, names: Sequence[str], open_file: OpenFile) -> None:
-        """Continue from the files of all ranks' snapshots; a collective call.
+        """Continue from the files of all ranks' snapshots, of any number of ranks; collective.
 
         Args:
             names: of the files.
             open_file: opens one of them.
-
-        Raises:
-            ValueError: they are not what as many ranks wrote.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            placeholders(folder, names)
-            self._deepspeed.checkpoint_engine = HostFiles(folder, open_file)
+        resharded = self._stage > 0 and ranks_of(names) not in (0, distributed.world_size())
+        opened = saved_files(names, open_file)
+        if resharded:
+            opened = resharded_files(names, open_file, STATE, to_universal)
+        with opened as (folder, self._deepspeed.checkpoint_engine):
+            self._deepspeed._config.load_universal_checkpoint = resharded
             _, state = self._deepspeed.load_checkpoint(
                 folder, STATE, load_module_strict=not self._weights.adapters
             )
         self.counters = dict(state["counters"])
-        set_random_state(read_file(open_file, f"random-{distributed.rank():05d}.pt"))
+        load_random_state(names, open_file)
 
     def close(self) -> None:
         """Free the engine's buffers and hooks; call before the next phase's engine."""

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from types import SimpleNamespace
+from typing import Any, BinaryIO, cast
+from uuid import uuid4
 
 import numpy as np
 import torch
 
+from learner import distributed
+
+COPY_BYTES = 2**24
+RANDOM = "random-"  # a file of each rank, whose number follows
 Snapshot = dict[str, object]  # by file name: dictionaries, lists and tensors, all on the host
 OpenFile = Callable[[str], BinaryIO]
 
@@ -115,32 +125,97 @@ def _tensors(value: object) -> Iterator[torch.Tensor]:
         yield from _tensors(item)
 
 
-def random_state() -> dict[str, object]:
+def random_files() -> Snapshot:
     """The state of every random generator of this process that a library may draw from."""
     _, keys, position, gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, object] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
-        "numpy": ("MT19937", torch.from_numpy(keys.astype(np.int64)), position, gauss, cached),
+        "numpy": (torch.from_numpy(keys.astype(np.int64)), position, gauss, cached),
     }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
-    return state
+    return {_random_file(): state}
 
 
-def set_random_state(state: dict[str, object]) -> None:
-    """Put every generator where `random_state` found it."""
-    kind, keys, *rest = state["numpy"]
+def load_random_state(names: Collection[str], open_file: OpenFile) -> None:
+    """Put every generator where this rank's file has it; a new rank's stay as they are."""
+    if _random_file() not in names:
+        return
+    state = cast(dict[str, Any], read_file(open_file, _random_file()))
+    keys, *rest = state["numpy"]
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def placeholders(folder: str, names: Iterable[str]) -> None:
-    """Make empty files of these names: DeepSpeed looks for its files before it loads them."""
-    for name in names:
-        file = Path(folder, name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+def _random_file() -> str:
+    return f"{RANDOM}{distributed.rank():05d}.pt"
+
+
+@contextmanager
+def saved_files(names: Iterable[str], open_file: OpenFile) -> Iterator[tuple[str, HostFiles]]:
+    """A folder that seems to hold the files: DeepSpeed looks for them before it loads them."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            _parent(folder, name).touch()
+        yield folder, HostFiles(folder, open_file)
+
+
+@contextmanager
+def resharded_files(
+    names: Iterable[str], open_file: OpenFile, tag: str, convert: Callable[[SimpleNamespace], None]
+) -> Iterator[tuple[str, HostFiles]]:
+    """A folder with DeepSpeed's universal checkpoint of the files, which any number of ranks load.
+
+    One rank of each node makes it; a collective call.
+
+    Args:
+        names: of the files.
+        open_file: opens one of them.
+        tag: folder of DeepSpeed's own files among them.
+        convert: DeepSpeed's own conversion.
+    """
+    unique = distributed.all_gather(uuid4().hex)[0]
+    folder = str(Path(tempfile.gettempdir(), f"cardinal-{unique}"))
+    makes = os.environ.get("LOCAL_RANK", "0") == "0"
+    try:
+        if makes:
+            for name in names:
+                with open_file(name) as source, _parent(f"{folder}/saved", name).open("wb") as copy:
+                    shutil.copyfileobj(source, copy, COPY_BYTES)
+            options = SimpleNamespace(
+                input_folder=f"{folder}/saved/{tag}",
+                output_folder=f"{folder}/{tag}",
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=False,
+                inject_missing_state=True,
+            )
+            with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
+                convert(options)
+        distributed.barrier()
+        yield folder, HostFiles(folder, partial(_open, folder))
+        distributed.barrier()
+    finally:
+        if makes:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open(folder: str, name: str) -> BinaryIO:
+    return Path(folder, name).open("rb")
+
+
+def _parent(folder: str, name: str) -> Path:
+    """The path of a file whose folder is there."""
+    file = Path(folder, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def ranks_of(names: Iterable[str]) -> int:
+    """How many ranks wrote a state's files."""
+    return sum(name.startswith(RANDOM) for name in names)

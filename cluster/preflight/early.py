@@ -16,7 +16,6 @@ from cluster.placement.layout import without_learner
 from cluster.placement.memory import available_bytes, tiny_size
 from cluster.placement.nodes import address_of, reachable
 from cluster.preflight.machine import check_gpus, check_open_files, check_places, plan_here
-from cluster.preflight.resume import refuse_other_ranks
 from cluster.run_folder import run_folder
 from configs.ancestors import check_ancestors
 from configs.model_folder import (
@@ -55,7 +54,6 @@ def refuse_resume(cfg: RunConfig, folder: Path) -> None:
     """Refuse to go on with a run: as `refuse_new`, or its folder is in use, or its data changed."""
     refuse_if_owned(folder)
     check_place(cfg, folder)
-    refuse_other_ranks(cfg, folder)
     data = unread_data(cfg, folder)
     _refuse(cfg, cfg.model.path, data)
     if data is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from cluster.cursor import Cursor
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
 
@@ -41,21 +40,6 @@ def was_begun(cfg: RunConfig) -> bool:
                 f"{key}={there.get(key)}, and this is {here.get(key)}; choose another name"
             )
     return True
-
-
-def refuse_other_ranks(cfg: RunConfig, folder: Path) -> None:
-    """Refuse to go on from a checkpoint that other ranks have written in parts of their own.
-
-    Raises:
-        ConfigError: names both numbers of ranks.
-    """
-    cursor = Cursor.load(folder / "checkpoints")
-    if cursor.state and cfg.learner.zero_stage and cursor.ranks not in (0, cfg.learner.ranks):
-        raise ConfigError(
-            f"learner.ranks={cfg.learner.ranks}: the last checkpoint of {folder}, after "
-            f"{cursor.place}, is in the parts of {cursor.ranks} ranks (learner.zero_stage="
-            f"{cfg.learner.zero_stage}); resume with learner.ranks={cursor.ranks}"
-        )
 
 
 def _by_key(section: object, key: str = "") -> dict[str, object]:

@@ -107,7 +107,6 @@ def test_the_cursor_moves_at_the_step_after_the_last_part_is_written(make, tmp_p
     assert Cursor.load(tmp_path) == Cursor()
     made.due(5)
     assert written(tmp_path) == (4, 4)
-    assert Cursor.load(tmp_path).ranks == 1
 
 
 def test_what_is_written_is_what_was_when_it_began(make, tmp_path, monkeypatch):

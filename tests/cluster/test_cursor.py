@@ -14,9 +14,9 @@ def test_a_folder_without_one_is_at_the_beginning(tmp_path):
 
 def test_round_trip_and_only_the_newest_states_are_kept(tmp_path):
     for step in range(1, 5):
-        dropped = Cursor("sft", step=step).at(f"sft-{step}", 3).save(tmp_path, keep=2)
+        dropped = Cursor("sft", step=step).at(f"sft-{step}").save(tmp_path, keep=2)
         assert dropped == ([f"sft-{step - 2}"] if step > 2 else [])
-    assert Cursor.load(tmp_path) == Cursor("sft", 4, 0, "sft-4", ranks=3)
+    assert Cursor.load(tmp_path) == Cursor("sft", 4, 0, "sft-4")
     assert kept_states(tmp_path) == ["sft-3", "sft-4"]
     assert Cursor("ppo").save(tmp_path, keep=2) == []
     assert kept_states(tmp_path) == ["sft-3", "sft-4"]
