@@ -18,7 +18,7 @@ import ray
 from opentelemetry import trace
 from ray import ObjectRef
 
-from cluster.failures import RunFailure, TooManyFailures, first_line
+from cluster.failures import RunFailure, RunStopped, TooManyFailures, first_line
 from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share
 from cluster.ledger import Batch, Ledger, Stream
 from cluster.prometheus import QUEUES, RunMetrics
@@ -66,6 +66,7 @@ class TrajectoryBuffer:
         self._submissions = 0  # that no worker has confirmed
         self._publishing: set[asyncio.Task[tuple[float, list[float]]]] = set()
         self._failure: RunFailure | None = None
+        self._stopping = False
         self._collected: list[BufferedTrajectory] = []
         self._batches: dict[int, tuple[Batch[BufferedTrajectory], dict[int, list[BlockRows]]]] = {}
         self._taking = asyncio.Lock()
@@ -142,6 +143,15 @@ class TrajectoryBuffer:
         if not shares:
             del self._batches[update]
         return Share(rows, batch.staleness, batch.failed, batch.next_group, states)
+
+    async def stop(self) -> None:
+        """The run is to end: whoever waits for episodes, now or later, gets RunStopped."""
+        self._stopping = True
+        await self._fail(RunStopped("the run was asked to stop"))
+
+    def stopping(self) -> bool:
+        """Whether the run is to end."""
+        return self._stopping
 
     def _complete(self, update: int) -> Batch[BufferedTrajectory] | None:
         too_old = self._ledger.dropped["too old"]

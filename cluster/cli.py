@@ -1,7 +1,6 @@
 """The command `cardinal`: arguments in, one of cluster/commands/ run, an exit code out.
 
-0 done; 1 the run failed; 2 what was asked for cannot be; 130 interrupted. Every error is one
-line. Heavy libraries are imported by the command that needs them.
+Every error is one line. Heavy libraries are imported by the command that needs them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ from itertools import chain
 
 from cluster.commands import check_env, environments, halves, launches, results, runs, studies
 from cluster.commands.command import Parser
-from cluster.failures import PlacementError, RunFailure
+from cluster.exit_codes import ExitCode
+from cluster.failures import OutOfMemory, PlacementError, RunFailure
+from cluster.stop_signals import Terminated, raising_terminated
 from configs.load import ConfigError
 from envs.base import EnvironmentFailure
 
@@ -25,16 +26,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parse(_parser(), arguments)
     try:
-        return options.command.run(options)
+        with raising_terminated():
+            return options.command.run(options)
     except (ConfigError, PlacementError) as error:
-        return _say(str(error), 2)
+        return _say(str(error), ExitCode.REFUSED)
+    except OutOfMemory as error:
+        return _say(str(error), ExitCode.OUT_OF_MEMORY)
     except (RunFailure, EnvironmentFailure) as error:
-        return _say(str(error), 1)
+        return _say(str(error), ExitCode.FAILED)
     except OSError as error:  # a full disk, a folder that may not be written
-        return _say(f"{type(error).__name__}: {error}", 1)
-    except KeyboardInterrupt:
+        return _say(f"{type(error).__name__}: {error}", ExitCode.FAILED)
+    except KeyboardInterrupt as signal:
         hint = "; `cardinal resume RUN` goes on from the last checkpoint"
-        return _say(f"interrupted{hint if options.command.resumable else ''}", 130)
+        taken = isinstance(signal, Terminated)
+        line = f"{'ended by SIGTERM' if taken else 'interrupted'}"
+        code = ExitCode.TAKEN_AWAY if taken else ExitCode.INTERRUPTED
+        return _say(f"{line}{hint if options.command.resumable else ''}", code)
 
 
 def _parser() -> Parser:
@@ -72,4 +79,5 @@ def _say(line: str, code: int) -> int:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    os._exit(code) if code == 130 else sys.exit(code)
+    stopped = code in (ExitCode.INTERRUPTED, ExitCode.TAKEN_AWAY)
+    os._exit(code) if stopped else sys.exit(code)  # threads of Ray may not let it end otherwise

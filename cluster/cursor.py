@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ class Cursor:
     phase: sft | ppo | done.
     group: number of the first group of episodes that no PPO update has taken; None: as many
         as the updates before it take without failures.
-    state: folder name under checkpoints/state with the engine's state; "" begins the phase
+    state: name of the engine's saved state (cluster/checkpoint_store.py); "" begins the phase
         from its model folder.
     """
 
@@ -36,26 +35,30 @@ class Cursor:
     @classmethod
     def load(cls, checkpoints: Path) -> Cursor:
         """Read the cursor; a folder without one is at the beginning."""
-        file = checkpoints / "state" / "cursor.json"
-        return cls(**json.loads(file.read_text())) if file.is_file() else cls()
+        return cls(**{k: v for k, v in _read(checkpoints).items() if k != "kept"})
 
     def at(self, state: str) -> Cursor:
         """The same place with a saved state."""
         return replace(self, state=state)
 
-    def save(self, checkpoints: Path, keep: int) -> None:
-        """Replace the cursor file, then remove states older than the newest `keep`."""
-        folder = checkpoints / "state"
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / "cursor.json.new"
-        draft.write_text(json.dumps(asdict(self)))
-        os.replace(draft, folder / "cursor.json")
-        states = sorted(
-            (p for p in folder.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime
-        )
-        for old in states[:-keep]:
-            if old.name != self.state:
-                shutil.rmtree(old)
+    def save(self, checkpoints: Path, keep: int) -> list[str]:
+        """Replace the cursor file; the newest `keep` states count. Those that count no more."""
+        known = [*kept_states(checkpoints), *filter(None, [self.state])]
+        kept = list(dict.fromkeys(known))[-keep:]
+        file = _file(checkpoints)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f"{file.name}.new")
+        with draft.open("w") as stream:
+            stream.write(json.dumps(asdict(self) | {"kept": kept}))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, file)
+        return [state for state in known if state not in kept]
+
+    @property
+    def place(self) -> str:
+        """The last step or update that it counts as done, for people."""
+        return f"SFT step {self.step}" if self.phase == "sft" else f"PPO update {self.update}"
 
     def next_group(self, ppo: PPOConfig) -> int:
         """The group of episodes that a resume plays first."""
@@ -66,18 +69,13 @@ class Cursor:
         """False where nothing at all is done yet."""
         return self.phase != "sft" or self.step > 0
 
-    def resumes(self, every: int) -> str:
-        """Where a resume goes on, as a sentence; `every` is learner.checkpoint_every."""
+    def resumes(self) -> str:
+        """Where a resume goes on, as a sentence."""
         if self.phase == "done":
             return "`cardinal resume` has only the run's end to write"
         if self.state:
-            done = f"SFT step {self.step}" if self.phase == "sft" else f"PPO update {self.update}"
-            return f"`cardinal resume` goes on after {done}, the last checkpoint"
-        why = f"learner.checkpoint_every={every}"
-        return (
-            f"`cardinal resume` begins the phase {self.phase} again: it has no checkpoint yet "
-            f"({why}{', which keeps none within a phase' if every == 0 else ''})"
-        )
+            return f"`cardinal resume` goes on after {self.place}, the last checkpoint"
+        return f"`cardinal resume` begins the phase {self.phase} again: it has no checkpoint yet"
 
     def covers(self, record: Record) -> bool:
         """Whether a metrics record is before this cursor; the others are written again."""
@@ -93,6 +91,21 @@ class Cursor:
         if kind == "eval":
             return _eval_covered(record, self)
         return True
+
+
+def _file(checkpoints: Path) -> Path:
+    return checkpoints / "state" / "cursor.json"
+
+
+def kept_states(checkpoints: Path) -> list[str]:
+    """The states that count, oldest first."""
+    fields = _read(checkpoints)
+    return list(dict.fromkeys([*fields.get("kept", []), *filter(None, [fields.get("state")])]))
+
+
+def _read(checkpoints: Path) -> Record:
+    file = _file(checkpoints)
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
 
 
 def _eval_covered(record: Record, cursor: Cursor) -> bool:

@@ -86,7 +86,8 @@ class EvaluationPhase:
         """
         rank, cfg = self._rank, self._rank.cfg
         synchronous = stage == "ppo" and cfg.ppo.max_staleness == 0
-        if synchronous or cfg.cluster.layout == "colocated" or cfg.ppo.blocks is not None:
+        weights_stay = cfg.cluster.layout != "colocated" and cfg.learner.keep_best is None
+        if synchronous or not weights_stay or cfg.ppo.blocks is not None:
             self.run(engine, stage, update, step)
             return
         self.finish()

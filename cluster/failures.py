@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+MEMORY = re.compile(r"out of memory|OutOfMemory|MemoryError|low on memory|lack of memory", re.I)
 LONGEST = 800  # characters of a cause
 
 
@@ -48,8 +49,21 @@ class ClusterBusyError(PlacementError):
     """The cluster is large enough, but others use what the run needs; it may be free later."""
 
 
+class RunStopped(RunFailure):
+    """The run was asked to end (a signal, `cardinal job stop`); what it has learned is saved."""
+
+
+class OutOfMemory(RunFailure):
+    """A process of the run took more memory than there is."""
+
+
 class ParityError(RunFailure):
     """Engine and learner disagree about log-probabilities (weights-are-proven)."""
+
+
+def out_of_memory(text: str) -> bool:
+    """Whether the words of a failure, by torch, Ray, the kernel or Python, speak of full memory."""
+    return MEMORY.search(text) is not None
 
 
 def first_line(error: BaseException) -> str:

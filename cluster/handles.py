@@ -96,6 +96,8 @@ class BufferHandle(Protocol):
     published: RemoteMethod[[int], None]
     shards: RemoteMethod[[int], list[list[BlockRows]]]
     first: RemoteMethod[[int], list[BlockRows]]
+    stop: RemoteMethod[[], None]
+    stopping: RemoteMethod[[], bool]
 
 
 def kill(handle: RolloutWorkerHandle | BufferHandle) -> None:

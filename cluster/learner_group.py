@@ -15,7 +15,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.cursor import Cursor
-from cluster.failures import RunFailure, first_line
+from cluster.failures import OutOfMemory, RunFailure, first_line, out_of_memory
 from cluster.job import Job
 from cluster.learner_loop import learner_loop
 from cluster.logs import (
@@ -28,6 +28,7 @@ from cluster.placement.plan import Plan
 from cluster.placement.ray_options import scaling, waiting_ranks
 from cluster.run_folder import clear_failure, read_failure
 from cluster.sft_data import render_demonstrations
+from cluster.stop_signals import StopSignals
 from configs.schema import RunConfig
 from report.progress import Progress
 
@@ -35,11 +36,16 @@ RETRIES = 3  # of starting the group, before it is given up
 WATCH_S = 0.5  # between looks at the run's records and at its failure
 
 
-def run_learner_group(job: Job, demonstrations: str | None, plan: Plan) -> None:
+def run_learner_group(
+    job: Job, demonstrations: str | None, plan: Plan, signals: StopSignals
+) -> None:
     """Run the group in a thread (its `fit` blocks), and show progress meanwhile.
+
+    After a signal it has `cluster.grace_s` for a last checkpoint, where it is training.
 
     Raises:
         RunFailure: a rank ended the run, the group failed, or the folder is no longer this run's.
+        KeyboardInterrupt: a signal ended it.
     """
     folder = Path(job.folder)
     clear_failure(folder)
@@ -55,10 +61,13 @@ def run_learner_group(job: Job, demonstrations: str | None, plan: Plan) -> None:
 
     thread = threading.Thread(target=fit, name="learner group", daemon=True)
     thread.start()
-    with Progress(folder, job.cfg) as progress:
+    with signals.asking(), Progress(folder, job.cfg) as progress:
         while thread.is_alive() and read_failure(folder) is None:
             job.token.check()
             progress.update()
+            ask = job.buffer.stop.remote if progress.state.counted else None
+            if signals.must_end(job.cfg.cluster.grace_s, ask):
+                break
             thread.join(WATCH_S)
         progress.update()
     failure = read_failure(folder)
@@ -69,7 +78,8 @@ def run_learner_group(job: Job, demonstrations: str | None, plan: Plan) -> None:
     if failure is not None:
         job.token.check()
         keep_logs_of_other_nodes(folder)
-        raise RunFailure(_with_evidence(failure, folder, killed))
+        sentence = _with_evidence(failure, folder, killed)
+        raise (OutOfMemory if out_of_memory(sentence) else RunFailure)(sentence)
 
 
 def _with_evidence(failure: str, folder: Path, killed: int) -> str:

@@ -17,7 +17,7 @@ import torch
 from cluster.collect import Collector
 from cluster.cursor import Cursor
 from cluster.evaluation_phase import EvaluationPhase
-from cluster.failures import RunFailure
+from cluster.failures import RunFailure, RunStopped
 from cluster.job import Job
 from cluster.learner_rank import LearnerRank
 from cluster.ppo_phase import PPOPhase
@@ -38,6 +38,8 @@ def learner_loop(config: dict[str, Job]) -> None:
     torch.set_num_threads(job.cfg.learner.threads)
     try:
         run_phases(LearnerRank(job, ray.train.get_context().get_world_rank()))
+    except RunStopped as stopped:
+        write_failure(job.token, str(stopped))  # the driver waits for this, and ends the run
     except RunFailure as failure:
         # Ray Train would restart the group; the file makes the driver end the run instead.
         write_failure(job.token, str(failure))

@@ -11,9 +11,10 @@ import time
 
 from opentelemetry import trace
 
-from cluster.collect import Collector
+from cluster.collect import Batch, Collector
 from cluster.cursor import Cursor
 from cluster.evaluation_phase import EvaluationPhase
+from cluster.failures import RunStopped
 from cluster.learner_rank import LearnerRank
 from cluster.publisher import Publisher
 from cluster.run_folder import ppo_start
@@ -49,7 +50,7 @@ class PPOPhase:
         )
         reference = rank.open_reference(start) if cfg.ppo.kl_coef else None
         self._publisher.publish(engine)
-        first = rank.cursor.update + 1
+        first, self._cursor = rank.cursor.update + 1, rank.cursor
         with rank.phase("ppo"):
             self._collector.begin(first, rank.cursor.next_group(cfg.ppo))
             pop_seconds()  # of what was before
@@ -61,6 +62,7 @@ class PPOPhase:
         with rank.phase("export"):
             rank.export(engine, "ppo")
         self._evaluation.run(engine, "ppo")
+        rank.keep_best(engine)
         engine.close()
         rank.move(Cursor("done", update=cfg.ppo.updates))
 
@@ -72,7 +74,7 @@ class PPOPhase:
         In this order: the cursor moves past an evaluation only once its records are written.
         """
         rank, cfg, begin = self._rank, self._rank.cfg, time.monotonic()
-        batch = self._collector.take(update)
+        batch = self._take(engine, update)
         self._publisher.sleep_engines()
         learning = time.monotonic()
         metrics = ppo_update(
@@ -97,14 +99,23 @@ class PPOPhase:
             learner_tokens_per_second=metrics["tokens"] / (learned - learning),
             **_rollout_rate(batch.record),
         )
-        last, every = update == cfg.ppo.updates, cfg.learner.checkpoint_every
-        if cfg.eval.every and update % cfg.eval.every == 0 and not last:
+        if cfg.eval.every and update % cfg.eval.every == 0 and update < cfg.ppo.updates:
             self._publisher.finish()
             self._evaluation.begin(engine, "ppo", update)
+            rank.keep_best(engine)
             self._collector.forget_loads()
-        if every and update % every == 0 and not last:
+        self._cursor = Cursor("ppo", update=update, group=batch.next_group)
+        if rank.checkpoint_due(update):
             self._evaluation.finish()
-            rank.checkpoint(engine, Cursor("ppo", update=update, group=batch.next_group))
+            rank.checkpoint(engine, self._cursor)
+
+    def _take(self, engine: TrainingEngine, update: int) -> Batch:
+        """The batch of an update; a run that is to stop does not wait for it."""
+        try:
+            return self._collector.take(update)
+        except RunStopped:
+            self._evaluation.finish()
+            self._rank.save_and_stop(engine, self._cursor)
 
     def _publish(self, engine: TrainingEngine) -> dict[str, float]:
         """Send the weights, and wait for the engines only where they do not play ahead.

@@ -28,8 +28,8 @@ from report.metrics import METRICS
 #   tracker.jsonl, wandb/       what was sent to cfg.tracker               report/tracker.py
 #   start/                      the start's episodes, for the KL to it     cluster/start_kl.py
 #   blocks/                     what PPO trained on, with ppo.record    cluster/recorded_blocks.py
-#   checkpoints/{sft,sft-N,ppo} Hugging Face folders                       the phases
-#   checkpoints/state/          the cursor and resumable states            cluster/cursor.py
+#   checkpoints/{sft,sft-N,ppo,best} Hugging Face folders                  the phases
+#   checkpoints/state/          the cursor and resumable states      cluster/checkpointer.py
 #   ray_train/                  Ray Train's own                            cluster/learner_group.py
 #   failure.json                why learner ranks end the run              here
 #   logs/                       of a failed run's processes on this machine  cluster/logs.py
@@ -110,9 +110,10 @@ def open_folder(cfg: RunConfig, resume: bool) -> Path:
 
 
 def write_config(cfg: RunConfig, folder: Path) -> None:
-    """Write the resolved configuration of a new run; that of a begun one stays."""
-    if not (folder / CONFIG).exists():
-        (folder / CONFIG).write_text(dump(cfg))
+    """Write the resolved configuration; a resume may go on with other machines."""
+    draft = folder / f"{CONFIG}.{uuid4().hex}"
+    draft.write_text(dump(cfg))
+    draft.replace(folder / CONFIG)
 
 
 def ppo_start(checkpoints: Path, model: str) -> str:
@@ -128,9 +129,7 @@ def write_failure(token: Token, cause: str) -> None:
         LeaseLost: another run has the folder: this failure is not its.
     """
     token.check()
-    draft = Path(token.folder, f"{FAILURE}.{uuid4().hex}")  # every rank may write at once
-    draft.write_text(json.dumps({"cause": cause}))
-    draft.replace(draft.with_name(FAILURE))  # the driver may read at any moment
+    _replace(Path(token.folder, FAILURE), {"cause": cause})
 
 
 def read_failure(folder: Path) -> str | None:
@@ -146,4 +145,11 @@ def clear_failure(folder: Path) -> None:
 
 def write_status(folder: Path, status: str, cause: str = "") -> None:
     """How the run ended: finished, interrupted or failed; `report.summary.ended` reads it."""
-    (folder / STATUS).write_text(json.dumps({"status": status, "cause": cause}))
+    _replace(folder / STATUS, {"status": status, "cause": cause})
+
+
+def _replace(file: Path, content: dict[str, str]) -> None:
+    """Write a file that others may read, or write too, at any moment."""
+    draft = file.with_name(f"{file.name}.{uuid4().hex}")
+    draft.write_text(json.dumps(content))
+    draft.replace(file)

@@ -9,7 +9,9 @@ import contextlib
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -20,6 +22,7 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 from cluster.failures import DeadlineExceeded, RunFailure, first_line
 from cluster.logs import last_words, session_logs
 from cluster.placement.nodes import address_of, live_nodes, local_cpus, reachable
+from cluster.stop_signals import Terminated
 from cluster.wait import wait_for
 from configs.load import ConfigError
 from configs.paths import ROOT
@@ -78,6 +81,7 @@ def _connect(cfg: RunConfig, address: str | None, cpus: float) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's own 15 starves a run on a machine that does anything else.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
@@ -86,10 +90,15 @@ def _connect(cfg: RunConfig, address: str | None, cpus: float) -> None:
             runtime_env["py_executable"] = shlex.quote(sys.executable)
             _use_token()
             _start_local(cfg, cpus, runtime_env)
+    except SystemExit:  # by Ray's own handler of SIGTERM
+        raise Terminated("SIGTERM") from None
     except Exception as error:  # the boundary to Ray, which raises all kinds at its start
         what = f"Ray at {address} does not answer" if address else "a local Ray does not start"
         words = "" if address else _last_words()
         raise RunFailure(f"{what}: {first_line(error)}{words}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _use_token() -> None:
@@ -114,7 +123,7 @@ def _start_local(cfg: RunConfig, cpus: float, runtime_env: dict[str, object]) ->
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-        except Exception as error:  # Ray has no type of its own for it
+        except BaseException as error:  # Ray has no type of its own for it; or a signal
             _end_processes_since(before)
             if "timed out during startup" not in str(error) or time.monotonic() > deadline:
                 raise

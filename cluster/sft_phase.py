@@ -56,17 +56,19 @@ class SFTPhase:
             with rank.phase("export"):
                 rank.export(engine, "sft")
             self._evaluation.run(engine, "sft")
+            rank.keep_best(engine)
         engine.close()
         rank.move(Cursor("ppo" if cfg.ppo.updates else "done"))
 
     def _train(self, engine: TrainingEngine, reference: ReferencePolicy | None, first: int) -> None:
         """The optimizer steps after `first`."""
-        rank, cfg, every = self._rank, self._rank.cfg, self._rank.cfg.learner.checkpoint_every
+        rank, cfg = self._rank, self._rank.cfg
         begin, tokens = time.monotonic(), 0
         for step in range(first + 1, cfg.sft.steps + 1):
             metrics = sft_step(engine, next(self._demonstrations), cfg.sft, reference)
             tokens += int(metrics["tokens"])
-            if log_due(cfg, step):
+            checkpoint = rank.checkpoint_due(step)
+            if checkpoint or log_due(cfg, step):
                 rate = {"tokens_per_second": tokens / (time.monotonic() - begin)}
                 counts = {"step": step, "steps": cfg.sft.steps, "tokens_trained": tokens}
                 rank.write("sft", **counts, **self._seen(step), **metrics | rate)
@@ -74,7 +76,7 @@ class SFTPhase:
             away = time.monotonic()
             self._milestone(engine, step)
             begin += time.monotonic() - away
-            if every and step % every == 0:
+            if checkpoint:
                 self._evaluation.finish()
                 rank.checkpoint(engine, Cursor("sft", step=step))
 
@@ -101,15 +103,16 @@ class SFTPhase:
             self._evaluation.finish()
             self._publisher.publish(engine)
             self._evaluation.begin(engine, "sft", step=step)
+            self._rank.keep_best(engine)
             self._publisher.sleep_engines()
 
 
 def log_due(cfg: RunConfig, step: int) -> bool:
     """Whether a record is due after a step.
 
-    A record counts the tokens since the last one. None spans a model that is kept or evaluated,
-    or a checkpoint: so every evaluation has its own count, and a resume loses none.
+    A record counts the tokens since the last one. None spans a model that is kept or evaluated
+    (nor a checkpoint): so every evaluation has its own count, and a resume loses none.
     """
     sft = cfg.sft
-    periods = (sft.log_every, sft.eval_every, cfg.learner.checkpoint_every)
+    periods = (sft.log_every, sft.eval_every)
     return step in (sft.steps, *sft.keep) or any(p and step % p == 0 for p in periods)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from cluster.checkpoint_store import check_place
 from cluster.cursor import Cursor
 from cluster.data_fingerprint import record_data, unread_data
 from cluster.deadlines import for_model
@@ -27,6 +26,7 @@ from cluster.lease import Lease, LeaseLost, Token
 from cluster.placement.layout import weight_channel, without_engines
 from cluster.rollout_pool import RolloutPool
 from cluster.run_folder import open_folder, write_config, write_status
+from cluster.stop_signals import StopSignals
 from configs.load import ConfigError
 from configs.schema import RunConfig
 from report.metrics import METRICS
@@ -45,7 +45,7 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
     Raises:
         ConfigError: the run folder is taken or in use, or there is nothing to resume.
         RunFailure: the run stopped; one line with who, what and why.
-        KeyboardInterrupt: passed on after every process has ended.
+        KeyboardInterrupt: of a signal; passed on after every process has ended.
     """
     folder = open_folder(cfg, resume)
     if ended(folder)["status"] == "finished":
@@ -53,59 +53,48 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
         return 0
     own = nullcontext(pool) if pool else RolloutPool(bool(cfg.sft.steps))
     lease = Lease(folder)
+    check_place(cfg, folder, take=True)
     try:
-        with lease as token, own as rollout_pool:
-            _train(cfg, token, rollout_pool)
+        with StopSignals() as signals, lease as token, own as rollout_pool:
+            _train(cfg, token, rollout_pool, signals)
     except KeyboardInterrupt:
         # The lease is given back: no rank writes another checkpoint.
         cursor = Cursor.load(folder / "checkpoints")
-        print(f"{folder}: {cursor.resumes(cfg.learner.checkpoint_every)}", file=sys.stderr)
+        print(f"{folder}: {cursor.resumes()}", file=sys.stderr)
         raise
     _show_result(folder)
     return 0
 
 
-def _train(cfg: RunConfig, token: Token, pool: RolloutPool) -> None:
+def _train(cfg: RunConfig, token: Token, pool: RolloutPool, signals: StopSignals) -> None:
     """The run, and however it ends the record of it; its processes then end."""
     folder = Path(token.folder)
     try:
-        with _recorded(token, pool):
+        with _recorded(token, pool, signals):
             write_config(cfg, folder)
             _record_data(cfg, folder)
             with forwarded(cfg, folder):
-                _run(cfg, token, prepare_model(cfg, folder), pool)
+                _run(cfg, token, prepare_model(cfg, folder), pool, signals)
     except BaseException:
-        with _uninterrupted():
-            pool.close()  # once the end is recorded: Ray may take this process with it
+        signals.end()
+        pool.close()  # once the end is recorded: Ray may take this process with it
         raise
     pool.release()
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ignore further Ctrl-C while a run ends: each step of that has a deadline."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _recorded(token: Token, pool: RolloutPool) -> Iterator[None]:
+def _recorded(token: Token, pool: RolloutPool, signals: StopSignals) -> Iterator[None]:
     """Record in the run folder how the run inside ends."""
     try:
         yield
-    except KeyboardInterrupt:
-        with _uninterrupted():
-            _record_failure(token, "interrupted")
+    except KeyboardInterrupt as signal:
+        signals.end()
+        _record_failure(token, "interrupted", str(signal))
         raise
     except LeaseLost:
         raise  # what is in the folder now is not this run's
     except Exception as error:
+        signals.end()
         known = isinstance(error, RunFailure | ConfigError)
         _record_failure(token, "failed", str(error) if known else first_line(error))
         _keep_logs(token, pool)
@@ -167,7 +156,7 @@ def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
     return str(target)
 
 
-def _run(cfg: RunConfig, token: Token, model: str, pool: RolloutPool) -> None:
+def _run(cfg: RunConfig, token: Token, model: str, pool: RolloutPool, signals: StopSignals) -> None:
     """Everything that needs Ray."""
     from cluster.floors import write_floors
 
@@ -180,7 +169,7 @@ def _run(cfg: RunConfig, token: Token, model: str, pool: RolloutPool) -> None:
     from cluster.learner_group import run_learner_group
 
     job = Job(cfg, token, model, workers, buffer, weight_channel(cfg, plan.gpu))
-    run_learner_group(job, demonstrations, plan)
+    run_learner_group(job, demonstrations, plan, signals)
 
 
 def _keep_logs(token: Token, pool: RolloutPool) -> None:

@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 
 from configs.schema import (
+    BEST_MEASURES,
     FLASH_ATTENTION,
     ModelConfig,
     OptimizerConfig,
@@ -39,6 +40,7 @@ def contradictions(cfg: RunConfig) -> list[str]:
         *_evaluation(cfg),
         *_gpu_layout(cfg),
         *_deadlines(cfg),
+        *_checkpoints(cfg),
         *_names(cfg),
     ]
 
@@ -217,6 +219,28 @@ def _deadlines(cfg: RunConfig) -> Iterator[str]:
         yield (
             f"cluster.env_deadline_s={cluster.env_deadline_s:g} of one call is longer than "
             f"cluster.episode_deadline_s={cluster.episode_deadline_s:g} of its whole episode"
+        )
+
+
+def _checkpoints(cfg: RunConfig) -> Iterator[str]:
+    learner, root = cfg.learner, cfg.learner.checkpoint_root
+    if learner.keep_best is not None:
+        variant, _, measure = learner.keep_best.rpartition("/")
+        if variant not in cfg.eval.variants or measure not in BEST_MEASURES:
+            yield (
+                f"learner.keep_best={learner.keep_best}: must be VARIANT/MEASURE with one of the "
+                f"eval.variants {', '.join(cfg.eval.variants)} and of the measures "
+                f"{', '.join(BEST_MEASURES)}"
+            )
+    if root is not None and "://" not in root and not Path(root).is_absolute():
+        yield (
+            f"learner.checkpoint_root={root}: must be absolute, or a URI: each rank would look for "
+            "a relative folder in its own"
+        )
+    if root is not None and "@" in root.partition("://")[2].partition("/")[0]:
+        yield (
+            "learner.checkpoint_root: holds credentials, which would be in config.yaml and in "
+            "logs; give them to the processes as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
 
 

@@ -14,7 +14,7 @@ TRACKERS = ("none", "wandb", "mlflow")
 PACKINGS = ("auto", "padded", "packed", "flat")
 FLASH_ATTENTION = ("flash_attention_2", "flash_attention_3")
 GPU_ATTENTION = (*FLASH_ATTENTION, "flex_attention")  # no backward pass on a CPU
-
+BEST_MEASURES = ("success", "first_try", "reward")  # of an evaluation, for learner.keep_best
 
 T = TypeVar("T")
 Choices = tuple[str | int | None, ...]
@@ -270,8 +270,23 @@ class LearnerConfig:
     microbatch_images: int = leaf(64, "image budget of a packed microbatch", low=1)
     cpus: float = leaf(1.0, "CPUs that a rank reserves in Ray", low=0)
     threads: int = leaf(1, "compute threads of a rank without a GPU", low=1)
-    checkpoint_every: int = leaf(0, "steps or updates between checkpoints; 0: phase ends", low=0)
+    checkpoint_minutes: float = leaf(
+        5.0, "minutes between checkpoints, by rank 0's clock; 0: by checkpoint_every alone", low=0
+    )
+    checkpoint_every: int = leaf(
+        0, "steps or updates between checkpoints; 0: by checkpoint_minutes alone", low=0
+    )
+    checkpoint_root: str | None = leaf(
+        None,
+        "folder of the runs' resumable states, or a URI that pyarrow opens, such as "
+        "s3://BUCKET/PREFIX; null: each in its run folder",
+    )
     keep_checkpoints: int = leaf(2, "how many resumable states to keep", low=1)
+    keep_best: str | None = leaf(
+        None,
+        "VARIANT/success, VARIANT/first_try or VARIANT/reward of the evaluations: the model with "
+        "the highest is kept as checkpoints/best; null: none is",
+    )
     max_restarts: int = leaf(2, "restarts of the group after a rank's death", low=0)
 
 
@@ -336,6 +351,14 @@ class ClusterConfig:
     )
     sync_deadline_s: float = leaf(
         120.0, "until an engine has received a publish, s; 4 s more a GiB of weights", low=1
+    )
+    checkpoint_deadline_s: float = leaf(
+        1800.0, "until a checkpoint is written, s; the run goes on without it", low=1
+    )
+    grace_s: float = leaf(
+        30.0,
+        "for a last checkpoint after SIGTERM or Ctrl-C, s; a second one ends all",
+        low=0,
     )
     max_failure_rate: float = leaf(
         0.05, "share of failed trajectories that stops the run", low=0, high=1

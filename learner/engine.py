@@ -10,6 +10,7 @@ import contextlib
 import functools
 import math
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.checkpoint.ds_to_universal import main as to_universal
 from opentelemetry import trace
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -34,6 +36,16 @@ from learner.isolation import check_packing
 from learner.lora import add_adapters
 from learner.model import VALUE_HEAD_FILE, ForwardOptions, Scores, load_actor_critic
 from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
+from learner.snapshot import (
+    HostFiles,
+    OpenFile,
+    Snapshot,
+    load_random_state,
+    random_files,
+    ranks_of,
+    resharded_files,
+    saved_files,
+)
 
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -285,31 +297,41 @@ class TrainingEngine:
                 write_index(target)
         distributed.barrier()  # no rank reads the folder before it is complete
 
-    def save(self, folder: str | Path) -> None:
-        """Write the resumable state: weights, optimizer, schedule, RNG, counters; collective."""
-        state = {"counters": dict(self.counters), "torch_rng": torch.get_rng_state()}
-        # Weights that adapters leave frozen are in the folder where the phase began.
-        self._deepspeed.save_checkpoint(
-            str(folder), STATE, state, exclude_frozen_parameters=bool(self._weights.adapters)
-        )
+    def snapshot(self) -> Snapshot:
+        """This rank's resumable state, copied to the host: files to write; a collective call.
 
-    def load(self, folder: str | Path) -> None:
-        """Resume from a state that `save` wrote with as many ranks; collective.
-
-        Raises:
-            ValueError: there is no such state.
+        Weights, optimizer, the schedule's position, counters, and the random generators.
         """
-        path = None
-        if (Path(folder) / STATE).is_dir():
-            path, state = self._deepspeed.load_checkpoint(
-                str(folder), STATE, load_module_strict=not self._weights.adapters
+        with tempfile.TemporaryDirectory() as folder:
+            files = self._deepspeed.checkpoint_engine = HostFiles(folder)
+            self._deepspeed.save_checkpoint(
+                folder,
+                STATE,
+                {"counters": dict(self.counters)},
+                save_latest=False,
+                # Weights that adapters leave frozen are in the folder where the phase began.
+                exclude_frozen_parameters=bool(self._weights.adapters),
             )
-        if path is None:
-            raise ValueError(
-                f"state folder is {folder}; it must hold what TrainingEngine.save wrote"
+        return files.saved | random_files()
+
+    def load(self, names: Sequence[str], open_file: OpenFile) -> None:
+        """Continue from the files of all ranks' snapshots, of any number of ranks; collective.
+
+        Args:
+            names: of the files.
+            open_file: opens one of them.
+        """
+        resharded = self._stage > 0 and ranks_of(names) not in (0, distributed.world_size())
+        opened = saved_files(names, open_file)
+        if resharded:
+            opened = resharded_files(names, open_file, STATE, to_universal)
+        with opened as (folder, self._deepspeed.checkpoint_engine):
+            self._deepspeed._config.load_universal_checkpoint = resharded
+            _, state = self._deepspeed.load_checkpoint(
+                folder, STATE, load_module_strict=not self._weights.adapters
             )
         self.counters = dict(state["counters"])
-        torch.set_rng_state(state["torch_rng"])
+        load_random_state(names, open_file)
 
     def close(self) -> None:
         """Free the engine's buffers and hooks; call before the next phase's engine."""

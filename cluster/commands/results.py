@@ -9,6 +9,7 @@ from pathlib import Path
 from cluster.commands.command import Commands, argument
 from cluster.commands.shared import RUN_FOLDER, configuration_of, require_at_least
 from cluster.environments import Settings
+from cluster.stop_signals import StopSignals
 from configs.load import ConfigError, parse
 from configs.schema import RunConfig
 
@@ -34,7 +35,8 @@ def eval_command(options: argparse.Namespace) -> int:
     folder = Path(options.run)
     _, model = checkpoint(folder, cfg, options.stage)
     refuse_evaluation(cfg, folder, model)
-    return evaluate_run(folder, cfg, options.stage, variants, options.episodes)
+    with StopSignals():
+        return evaluate_run(folder, cfg, options.stage, variants, options.episodes)
 
 
 def _variants(cfg: RunConfig, name: str | None, pairs: list[str]) -> dict[str, Settings]:

@@ -6,6 +6,7 @@ import argparse
 
 from cluster.commands.command import Commands, argument
 from cluster.commands.shared import require_at_least
+from cluster.stop_signals import StopSignals
 
 COMMANDS = Commands()
 
@@ -27,4 +28,5 @@ def study_command(options: argparse.Namespace) -> int:
     if options.check:
         return 0
     refuse_study(plan)
-    return study(plan, options.parallel)
+    with StopSignals():
+        return study(plan, options.parallel)

@@ -18,7 +18,8 @@ from configs.load import ConfigError
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-STOP_S = 60.0  # that a stopped job has to end by itself
+STOP_S = 60.0  # that a stopped job has to end by itself, after cluster.grace_s
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # Ray's own variable of a job
 SILENCE_S, LOST_S = 30.0, 60.0  # without a line; without an answer of the job server
 
 
@@ -33,8 +34,10 @@ def job(action: str, name: str, address: str | None = None) -> int:
     client = connect(address)
     try:
         if action == "stop":
+            variables = (client.get_job_info(name).runtime_env or {}).get("env_vars", {})
             client.stop_job(name)
-            deadline = time.monotonic() + STOP_S + 10  # Ray kills it before
+            seconds = float(variables.get(STOP_WAIT, STOP_S)) + 10  # Ray kills it before
+            deadline = time.monotonic() + seconds
             while not client.get_job_status(name).is_terminal() and time.monotonic() < deadline:
                 time.sleep(1)
         print(_state(client, name), flush=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cluster.environments import load_run
 from cluster.failures import RunFailure, first_line
 from cluster.launch.job_server import connect, use_token
-from cluster.launch.jobs import STOP_S, follow_log
+from cluster.launch.jobs import STOP_S, STOP_WAIT, follow_log
 from cluster.launch.working_dir import shipped_path
 from cluster.placement.nodes import plan_live
 from cluster.placement.types import Needs
@@ -70,7 +70,7 @@ def submit(
         name = client.submit_job(
             entrypoint=shlex.join(command),
             submission_id=f"{cfg.name}-{time.strftime('%m%d-%H%M%S')}",
-            runtime_env={"working_dir": str(root), "env_vars": _variables(variables or {})},
+            runtime_env={"working_dir": str(root), "env_vars": _variables(cfg, variables or {})},
             metadata={RUN: folder},
         )
     except (RuntimeError, OSError, ValueError) as error:
@@ -104,11 +104,11 @@ def validate(config: str, overrides: Sequence[str]) -> RunConfig:
     return cfg
 
 
-def _variables(given: Mapping[str, str]) -> dict[str, str]:
+def _variables(cfg: RunConfig, given: Mapping[str, str]) -> dict[str, str]:
     """The job's environment: the user's, and what makes a stopped job end as by Ctrl-C."""
     return {
         "RAY_JOB_STOP_SIGNAL": "SIGINT",
-        "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_S:g}",
+        STOP_WAIT: f"{cfg.cluster.grace_s + STOP_S:.0f}",
         **given,
     }
 

@@ -39,6 +39,7 @@ class ProcessMemory:
     engine_weights, kv_cache: of a rollout worker, over all GPUs of its engine.
     rank: of a learner rank, with its share of the reference policy.
     offloaded: of those, what learner.offload keeps in the host's memory.
+    copied: of a learner rank on its host, while a checkpoint is written; without ZeRO rank 0's.
     weights: one copy of the policy.
     environments: of a rollout worker's processes of environments, on its host.
     """
@@ -47,6 +48,7 @@ class ProcessMemory:
     kv_cache: int
     rank: int
     offloaded: int
+    copied: int
     weights: int
     environments: int
 
@@ -70,6 +72,7 @@ def memory_bytes(
         "learner weights": n * size * (1 if stage == 3 else ranks),
         "learner gradients": trained * size * (1 if stage >= 2 else ranks),
         "learner optimizer": trained * moments * (1 if stage >= 1 else ranks),
+        "checkpoint copy": _copied_bytes(cfg, trained * (size + moments)),
         "learner activations": kept * cfg.learner.microbatch_tokens * 4 * ranks,
         "reference policy": n * size if cfg.ppo.kl_coef or cfg.sft.loss == "ce_kl" else 0,
         "engine weights": n * size * cfg.rollout.workers,
@@ -87,6 +90,11 @@ def _trained(cfg: RunConfig, model: ModelSize) -> int:
     return sum(model.parameters.values())
 
 
+def _copied_bytes(cfg: RunConfig, state: int) -> int:
+    """Of the state's copy in the host's memory, from which a checkpoint is written."""
+    return state if cfg.learner.checkpoint_minutes or cfg.learner.checkpoint_every else 0
+
+
 def disk_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
     """Bytes by part that a run writes into its folder, as far as they depend on the model.
 
@@ -94,12 +102,15 @@ def disk_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
     checkpoint is a model: one a phase, and those of sft.keep.
     """
     size, trained = BYTES[cfg.model.dtype], _trained(cfg, model)
-    every = cfg.learner.checkpoint_every
-    states = 0
-    if every:
+    learner, due = cfg.learner, 0
+    if learner.checkpoint_minutes:
+        due = cfg.sft.steps + cfg.ppo.updates
+    elif learner.checkpoint_every:
+        every = learner.checkpoint_every
         due = cfg.sft.steps // every + cfg.ppo.updates // every
-        states = min(cfg.learner.keep_checkpoints + 1, due)
-    models = bool(cfg.sft.steps) + bool(cfg.ppo.updates) + len(cfg.sft.keep)
+    states = 0 if learner.checkpoint_root else min(learner.keep_checkpoints + 1, due)
+    models = 2 * (learner.keep_best is not None)  # the new one is complete before the old one goes
+    models += bool(cfg.sft.steps) + bool(cfg.ppo.updates) + len(cfg.sft.keep)
     models += cfg.model.path is None
     return {
         f"{states} resumable states": states * trained * (size + MOMENTS[cfg.model.dtype]),
@@ -119,6 +130,7 @@ def process_memory(
         kv_cache=memory["engine KV cache"] // workers,
         rank=(learner + memory["reference policy"]) // ranks,
         offloaded=memory["learner optimizer"] // ranks if cfg.learner.offload else 0,
+        copied=memory["checkpoint copy"] // (ranks if cfg.learner.zero_stage else 1),
         weights=sum(model.parameters.values()) * BYTES[cfg.model.dtype],
         environments=memory["environment processes"] // workers,
     )
@@ -135,10 +147,11 @@ def process_needs(
     host = 2 * PROCESS_BYTES + each.environments
     if not any(node.total.get("GPU", 0) for node in nodes):
         worker = each.engine_weights + each.kv_cache + host
-        return Needs(worker=worker, rank=each.rank + PROCESS_BYTES, weights=each.weights)
+        rank = each.rank + each.copied + PROCESS_BYTES
+        return Needs(worker=worker, rank=rank, weights=each.weights)
     return Needs(
         worker=host,
-        rank=PROCESS_BYTES + each.offloaded,
+        rank=PROCESS_BYTES + each.offloaded + each.copied,
         worker_gpu=each.engine_weights // cfg.rollout.tensor_parallel,
         rank_gpu=each.rank - each.offloaded,
         weights=each.weights,
@@ -154,11 +167,12 @@ def pod_needs(cfg: RunConfig, model: ModelSize, gpus: bool) -> tuple[Needs, int]
     each = process_memory(cfg, model)
     store = int(cfg.cluster.object_store_gib * GIB) + 2 * each.weights
     if gpus:
-        rank = GPU_PROCESS_BYTES + 2 * each.weights + each.offloaded
+        rank = GPU_PROCESS_BYTES + 2 * each.weights + each.offloaded + each.copied
         worker = GPU_PROCESS_BYTES + each.weights + each.environments
         return Needs(worker=worker, rank=rank), store
     worker = each.engine_weights + each.kv_cache + each.environments + 2 * PROCESS_BYTES
-    return Needs(worker=worker, rank=each.rank + each.weights + 2 * PROCESS_BYTES), store
+    rank = each.rank + each.copied + each.weights + 2 * PROCESS_BYTES
+    return Needs(worker=worker, rank=rank), store
 
 
 def policy_size(cfg: RunConfig, model: ModelSize, tokens: int) -> ModelSize:

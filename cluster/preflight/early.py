@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from cluster.checkpoint_store import check_place
 from cluster.data_fingerprint import check_unchanged, unread_data
 from cluster.demonstration_files import find_files, naming_data
 from cluster.lease import refuse_if_owned
@@ -38,8 +39,9 @@ def refuse_new(cfg: RunConfig) -> None:
         ConfigError: one sentence with the key, the value and the rule.
         PlacementError: it does not fit this machine.
     """
-    run_folder(cfg)
+    folder = run_folder(cfg)
     check_ancestors(cfg)
+    check_place(cfg, folder)
     _refuse(without_engines(cfg), cfg.model.path, cfg.sft.data if cfg.sft.steps else None)
     _refuse_blocks(cfg)
 
@@ -56,6 +58,7 @@ def refuse_arm(cfg: RunConfig, model_made: bool) -> None:
 def refuse_resume(cfg: RunConfig, folder: Path) -> None:
     """Refuse to go on with a run: as `refuse_new`, or its folder is in use, or its data changed."""
     refuse_if_owned(folder)
+    check_place(cfg, folder)
     data = unread_data(cfg, folder)
     _refuse(without_engines(cfg), cfg.model.path, data)
     _refuse_blocks(cfg)

@@ -8,7 +8,16 @@ from pathlib import Path
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
 
-MAY_DIFFER = ("cluster.address", "cluster.root")  # where a run is, not what it is
+MAY_DIFFER = (  # where a run is and on how many machines, not what it is
+    *(f"cluster.{key}" for key in ("address", "root", "object_store_gib", "grace_s")),
+    *(f"cluster.{key}" for key in ("accelerator", "layout", "channel", "checkpoint_deadline_s")),
+    *(f"rollout.{key}" for key in ("workers", "in_flight", "env_processes", "cpus", "threads")),
+    *(f"rollout.{key}" for key in ("kv_cache_gib", "gpu_memory", "tensor_parallel")),
+    *(f"learner.{key}" for key in ("ranks", "cpus", "threads", "max_restarts")),
+    *(f"learner.{key}" for key in ("microbatch_tokens", "microbatch_images")),
+    *(f"learner.checkpoint_{key}" for key in ("minutes", "every")),
+    "learner.keep_checkpoints",
+)
 
 
 def was_begun(cfg: RunConfig) -> bool:

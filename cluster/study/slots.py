@@ -47,7 +47,7 @@ class Slots:
     """
 
     def __init__(self, count: int, folder: Path) -> None:
-        self._count, self._folder = count, folder
+        self._count, self._folder, self._grace_s = count, folder, GRACE_S
         self._slots: list[_Slot | None] = [None] * count
 
     def __enter__(self) -> Slots:
@@ -60,7 +60,7 @@ class Slots:
                 assert slot.process.pid is not None
                 os.kill(slot.process.pid, signal.SIGINT)
         for slot in filter(None, self._slots):
-            slot.process.join(GRACE_S)
+            slot.process.join(self._grace_s)
             slot.process.kill()
 
     @property
@@ -73,6 +73,7 @@ class Slots:
         at = next(i for i, slot in enumerate(self._slots) if slot is None or slot.run is None)
         slot = self._slots[at] = self._slots[at] or self._start(at)
         slot.run = run
+        self._grace_s = max(self._grace_s, GRACE_S + cfg.cluster.grace_s)
         slot.jobs.send((cfg, resume))
 
     def wait(self) -> tuple[str, str]:
@@ -110,6 +111,7 @@ def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
 
     os.setpgrp()  # an interrupt from the terminal reaches the study, which tells its slots
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if log:
         sink = log.open("a", buffering=1)
         os.dup2(sink.fileno(), 1)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 from cluster.collect import Batch
 from cluster.cursor import Cursor
+from cluster.failures import RunStopped
 
 
 class FakeToken:
@@ -60,9 +61,20 @@ class FakeRank:
         self.opened.append(("reference", folder))
         return "reference"
 
+    def checkpoint_due(self, number):
+        every = self.cfg.learner.checkpoint_every
+        return bool(every) and number % every == 0
+
     def checkpoint(self, engine, cursor):
         self.done.append("checkpoint")
         self.move(cursor)
+
+    def save_and_stop(self, engine, cursor):
+        self.checkpoint(engine, cursor)
+        raise RunStopped("the run was asked to stop")
+
+    def keep_best(self, engine):
+        self.done.append("keep best")
 
     def export(self, engine, name):
         self.done.append(f"export {name}")

@@ -9,7 +9,13 @@ import pytest
 import ray
 
 from cluster.buffer import TrajectoryBuffer
-from cluster.failures import DeadlineExceeded, RunFailure, TooManyFailures, WorkerLost
+from cluster.failures import (
+    DeadlineExceeded,
+    RunFailure,
+    RunStopped,
+    TooManyFailures,
+    WorkerLost,
+)
 from cluster.wait import wait_for
 from report.spans import read_spans
 from rollout.episode import EpisodeRequest
@@ -245,3 +251,19 @@ def test_a_hanging_worker_is_named_with_the_deadline(workers):
 def test_a_dead_worker_is_named(workers):
     with pytest.raises(WorkerLost, match=r"rollout worker \d was lost while it should"):
         collect(workers, requests(2, "dies"))
+
+
+def test_a_run_that_is_to_stop_waits_for_no_episode(workers):
+    """All ranks get a batch that was complete before, or none does."""
+    buffer = buffer_of(workers, updates=3, episodes=4)
+    assert ray.get(buffer.stopping.remote()) is False
+    ray.get([buffer.begin.remote(1, 0), buffer.published.remote(0)])
+    first = ray.get(buffer.take.remote(1, 0))
+    waits = buffer.take.remote(2, 0)  # no engine has the weights of update 1
+    ray.get(buffer.stop.remote())
+    for call in (waits, buffer.take.remote(2, 1), buffer.collect.remote(requests(2))):
+        with pytest.raises(RunStopped):
+            wait_for(call, "the buffer", "give episodes", 20, "block_deadline_s")
+    second = ray.get(buffer.take.remote(1, 1))
+    assert len(trajectories(first.rows)) + len(trajectories(second.rows)) == 4
+    assert ray.get(buffer.stopping.remote()) is True

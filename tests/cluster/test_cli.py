@@ -1,11 +1,14 @@
 """The command line: one line with the right exit code for what cannot be, and the help."""
 
+import os
 import re
+import signal
 
 import pytest
 
 from cluster.cli import GROUPS, main
-from cluster.failures import PlacementError, RunFailure
+from cluster.failures import OutOfMemory, PlacementError, RunFailure
+from cluster.stop_signals import Terminated
 from tests.cluster.commands.folders import moved_run, said
 
 GP = "cardinal/GeneralPoints-v0"
@@ -57,6 +60,8 @@ def test_bad_input_is_one_line_and_2(arguments, words, capsys, tmp_path, monkeyp
         (PermissionError(13, "Permission denied", "/runs"), 1, "Permission denied: '/runs'"),
         (PlacementError("too few GPUs"), 2, "too few GPUs"),
         (KeyboardInterrupt(), 130, "interrupted; `cardinal resume RUN`"),
+        (Terminated("SIGTERM"), 75, "ended by SIGTERM; `cardinal resume RUN`"),
+        (OutOfMemory("rank 0: CUDA out of memory"), 12, "CUDA out of memory"),
     ],
 )
 def test_failures_have_their_codes(error, code, words, run, capsys, monkeypatch):
@@ -75,6 +80,17 @@ def test_only_what_can_be_resumed_says_so(run, capsys, monkeypatch):
     monkeypatch.setattr("report.page.write_report", interrupted)
     assert main(["report", str(run)]) == 130
     assert said(capsys) == "cardinal: interrupted\n"
+
+
+def test_sigterm_ends_any_command_as_ctrl_c_does(run, capsys, monkeypatch):
+    def terminated(folder):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("report.page.write_report", terminated)
+    assert main(["report", str(run)]) == 75
+    assert said(capsys) == "cardinal: ended by SIGTERM\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_keys_may_stand_after_options(run, capsys):

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from cluster.cursor import Cursor
+from cluster.cursor import Cursor, kept_states
+from configs.schema import PPOConfig
 
 
 def test_a_folder_without_one_is_at_the_beginning(tmp_path):
@@ -13,13 +14,20 @@ def test_a_folder_without_one_is_at_the_beginning(tmp_path):
 
 def test_round_trip_and_only_the_newest_states_are_kept(tmp_path):
     for step in range(1, 5):
-        (tmp_path / "state" / f"sft-{step:06d}").mkdir(parents=True)
-        Cursor("sft", step=step).at(f"sft-{step:06d}").save(tmp_path, keep=2)
-    assert Cursor.load(tmp_path) == Cursor("sft", 4, 0, "sft-000004")
-    assert sorted(p.name for p in (tmp_path / "state").iterdir() if p.is_dir()) == [
-        "sft-000003",
-        "sft-000004",
-    ]
+        dropped = Cursor("sft", step=step).at(f"sft-{step}").save(tmp_path, keep=2)
+        assert dropped == ([f"sft-{step - 2}"] if step > 2 else [])
+    assert Cursor.load(tmp_path) == Cursor("sft", 4, 0, "sft-4")
+    assert kept_states(tmp_path) == ["sft-3", "sft-4"]
+    assert Cursor("ppo").save(tmp_path, keep=2) == []
+    assert kept_states(tmp_path) == ["sft-3", "sft-4"]
+    assert [file.name for file in (tmp_path / "state").iterdir()] == ["cursor.json"]
+
+
+def test_the_state_of_a_cursor_without_a_list_is_kept(tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "cursor.json").write_text('{"phase": "sft", "state": "sft-000040"}')
+    assert kept_states(tmp_path) == ["sft-000040"]
+    assert kept_states(tmp_path / "nowhere") == []
 
 
 RECORDS = {
@@ -55,15 +63,26 @@ def test_records_after_the_cursor_are_written_again(cursor, last):
 
 
 @pytest.mark.parametrize(
-    ("cursor", "every", "words"),
+    ("cursor", "words"),
     [
-        (Cursor(), 0, "begins the phase sft again: .*checkpoint_every=0, which keeps none within"),
-        (Cursor("ppo"), 0, "begins the phase ppo again: it has no checkpoint yet"),
-        (Cursor("sft"), 50, r"no checkpoint yet \(learner.checkpoint_every=50\)$"),
-        (Cursor("sft", 40, 0, "sft-000040"), 20, "goes on after SFT step 40, the last checkpoint$"),
-        (Cursor("ppo", 0, 3, "ppo-000003"), 1, "goes on after PPO update 3, the last checkpoint$"),
-        (Cursor("done", 0, 3), 1, "only the run's end"),
+        (Cursor("ppo"), "begins the phase ppo again: it has no checkpoint yet$"),
+        (Cursor("sft", 40, 0, "sft-000040"), "goes on after SFT step 40, the last checkpoint$"),
+        (Cursor("ppo", 0, 3, "ppo-000003"), "goes on after PPO update 3, the last checkpoint$"),
+        (Cursor("done", 0, 3), "only the run's end"),
     ],
 )
-def test_where_a_resume_goes_on_is_told(cursor, every, words):
-    assert re.search(words, cursor.resumes(every))
+def test_where_a_resume_goes_on_is_told(cursor, words):
+    assert re.search(words, cursor.resumes())
+
+
+@pytest.mark.parametrize(
+    ("cursor", "group"),
+    [
+        (Cursor("ppo"), 0),
+        (Cursor("ppo", update=2), 2 * 6),
+        (Cursor("ppo", update=2, group=15), 15),
+        (Cursor("ppo", update=1, group=0), 0),
+    ],
+)
+def test_the_group_that_is_played_first(cursor, group):
+    assert cursor.next_group(PPOConfig(episodes=12, group_size=2)) == group

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from cluster import learner_group
 from cluster.cursor import Cursor
-from cluster.failures import RunFailure
+from cluster.failures import OutOfMemory, RunFailure
 from cluster.job import Job
 from cluster.learner_group import cause_of, make_trainer, run_learner_group, with_demonstrations
 from cluster.lease import LeaseLost
 from cluster.run_folder import read_failure, write_failure
+from cluster.stop_signals import StopSignals, Terminated
 from configs.load import load
 from tests.cluster.fakes import FakeToken
 
@@ -23,9 +27,12 @@ def group(monkeypatch, tmp_path):
     """run(fit) with a trainer whose `fit` is given; None is passed as plan."""
     token = FakeToken(tmp_path)
     job = SimpleNamespace(cfg=load("gp_l_debug"), token=token, folder=token.folder, model="initial")
-    shown = []
+    job.buffer = SimpleNamespace(stop=SimpleNamespace(remote=lambda: asked.append("stop")))
+    shown, asked, signals = [], [], StopSignals()
 
     class Progress:
+        state = SimpleNamespace(counted="ppo")
+
         def __init__(self, folder, cfg):
             assert folder == tmp_path
 
@@ -44,10 +51,12 @@ def group(monkeypatch, tmp_path):
     def run(fit):
         trainer = SimpleNamespace(fit=fit)
         monkeypatch.setattr(learner_group, "make_trainer", lambda *asked: trainer)
-        run_learner_group(job, None, None)
+        with signals:
+            run_learner_group(job, None, None, signals)
         return shown
 
-    run.token = token
+    run.job = job
+    run.token, run.asked, run.progress = token, asked, Progress
     return run
 
 
@@ -78,6 +87,64 @@ def test_a_folder_that_was_taken_over_ends_the_run(group):
     with pytest.raises(LeaseLost, match="another run has taken"):
         group(fit)
     assert time.monotonic() - begin < 10
+
+
+def test_a_signal_has_the_group_save_its_state_and_then_ends_the_run(group, tmp_path):
+    def fit():
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not group.asked:
+            time.sleep(0.01)
+        write_failure(FakeToken(tmp_path), "the run was asked to stop")
+
+    with pytest.raises(Terminated):
+        group(fit)
+    assert group.asked
+
+
+@pytest.mark.parametrize(("phase", "signals"), [("", 1), ("sft", 2)])
+def test_it_ends_at_once_where_nothing_is_learned_yet_or_at_a_second_signal(group, phase, signals):
+    def fit():
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+        time.sleep(20)
+
+    group.progress.state.counted = phase
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        group(fit)
+    assert time.monotonic() - begin < 5
+    assert bool(group.asked) == bool(phase)
+
+
+def test_a_state_that_is_not_written_in_time_is_not_waited_for(group, monkeypatch, capsys):
+    cluster = replace(group.job.cfg.cluster, grace_s=0.3)
+    group.job.cfg = replace(group.job.cfg, cluster=cluster)
+
+    def fit():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)
+
+    begin = time.monotonic()
+    with pytest.raises(Terminated):
+        group(fit)
+    assert 0.3 <= time.monotonic() - begin < 5
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "SIGTERM: a last checkpoint is written, for 0.3 s at most (cluster.grace_s)" in said
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", OutOfMemory),
+        ("an engine was lost", RunFailure),
+    ],
+)
+def test_a_full_memory_is_told_apart(group, tmp_path, cause, kind):
+    with pytest.raises(RunFailure) as error:
+        group(lambda: write_failure(FakeToken(tmp_path), cause))
+    assert type(error.value) is kind
 
 
 def test_its_line_wins_over_the_groups_own_error(group, tmp_path):

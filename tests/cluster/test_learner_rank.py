@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from cluster import learner_rank
-from cluster.cursor import Cursor
-from cluster.failures import RunFailure
+from cluster.cursor import Cursor, kept_states
+from cluster.failures import RunFailure, RunStopped
 from cluster.learner_rank import LearnerRank
 from cluster.lease import LeaseLost
 from cluster.prometheus import RunMetrics
@@ -25,8 +30,8 @@ class FakeEngine:
     def __init__(self, *arguments, **options):
         self.arguments, self.options, self.loaded = arguments, options, None
 
-    def load(self, folder):
-        self.loaded = folder
+    def load(self, names, open_file):
+        self.loaded = [open_file(name).read() for name in names]
 
 
 @pytest.fixture
@@ -39,7 +44,18 @@ def made(monkeypatch, tmp_path):
     monkeypatch.setattr(learner_rank, "ReferencePolicy", lambda *arguments: arguments)
     token = FakeToken(tmp_path)
     job = SimpleNamespace(cfg=config(), token=token, folder=token.folder, model="initial")
+    monkeypatch.setattr(learner_rank, "wait_for", lambda call, *_: call)
+    job.buffer = SimpleNamespace(stopping=SimpleNamespace(remote=lambda: False))
     return lambda rank: LearnerRank(job, rank)
+
+
+def state(value):
+    """An engine with one file of state."""
+    return SimpleNamespace(snapshot=lambda: {"state/part.pt": {"steps": value}})
+
+
+def states(folder):
+    return sorted(f.name for f in (folder / "checkpoints" / "state").glob("*-*"))
 
 
 def lines(folder):
@@ -49,15 +65,13 @@ def lines(folder):
 
 def test_the_state_is_complete_before_the_cursor_names_it(made, tmp_path):
     rank = made(0)
-    cursors = []
-
-    def save(folder):
-        cursors.append(Cursor.load(tmp_path / "checkpoints"))
-
-    rank.checkpoint(SimpleNamespace(save=save), Cursor("ppo", update=4))
-    assert cursors == [Cursor()]
-    assert rank.cursor == Cursor("ppo", update=4, state="ppo-000004")
-    assert Cursor.load(tmp_path / "checkpoints") == rank.cursor
+    rank.checkpoint(state(1), Cursor("ppo", update=4, group=9))
+    assert Cursor.load(tmp_path / "checkpoints") == Cursor()
+    rank.move(Cursor("ppo", update=5))  # which waits for what is being written
+    (name,) = kept_states(tmp_path / "checkpoints")
+    assert name.startswith("ppo-000004-")
+    assert states(tmp_path) == [name]
+    assert Cursor.load(tmp_path / "checkpoints") == Cursor("ppo", update=5)
 
 
 def test_what_it_does_is_in_the_run_folder(made, tmp_path):
@@ -90,6 +104,64 @@ def test_states_are_named_by_phase_and_count(made, tmp_path, cursor, name):
     assert saved == [str(tmp_path / "checkpoints" / "state" / name)]
 
 
+def test_what_a_crash_left_unfinished_is_removed(made, tmp_path):
+    first = made(0)
+    first.checkpoint(state(1), Cursor("sft", step=1))
+    assert first.checkpoint_due(2) is False
+    first.checkpoint(state(2), Cursor("sft", step=2))
+    first._checkpointer._writing.written.result()
+    assert len(states(tmp_path)) == 2  # of which the cursor does not name the second
+    made(1)
+    assert len(states(tmp_path)) == 2
+    made(0)
+    assert states(tmp_path) == kept_states(tmp_path / "checkpoints")
+    assert [name[:10] for name in states(tmp_path)] == ["sft-000001"]
+
+
+def test_a_run_that_is_to_stop_ends_with_its_state_written(made, tmp_path):
+    rank = made(0)
+    rank.job.buffer.stopping.remote = lambda: True
+    rank._checkpointer._looked = -10.0
+    assert rank.checkpoint_due(3)
+    with pytest.raises(RunStopped):
+        rank.checkpoint(state(1), Cursor("sft", step=3))
+    assert Cursor.load(tmp_path / "checkpoints").step == 3
+
+
+def test_a_run_that_stops_while_it_waits_writes_what_is_not_written_yet(made, tmp_path):
+    rank = made(0)
+    for update in (1, 1, 2):
+        with pytest.raises(RunStopped):
+            rank.save_and_stop(state(update), Cursor("ppo", update=update))
+        assert Cursor.load(tmp_path / "checkpoints").update == update
+    assert [name[:10] for name in states(tmp_path)] == ["ppo-000001", "ppo-000002"]
+    again = made(0)
+    with pytest.raises(RunStopped):
+        again.save_and_stop(SimpleNamespace(snapshot=pytest.fail), again.cursor)
+
+
+def test_the_best_model_is_kept(made, tmp_path):
+    rank, exported = made(0), []
+    learner = replace(rank.cfg.learner, keep_best="hard/success")
+    rank.cfg = replace(rank.cfg, learner=learner)
+    rank.export = lambda engine, name: exported.append((engine, name))
+
+    def evaluated(stage, success, variant="hard"):
+        rank.write("eval", stage=stage, variant=variant, success=success)
+
+    evaluated("start", 0.9)
+    rank.keep_best("untrained")
+    for number, success in enumerate([0.25, 0.125, None, 0.25, 0.5]):
+        evaluated("ppo", success)
+        evaluated("ppo", number, variant="train")
+        rank.keep_best(number)
+    assert exported == [(0, "best"), (4, "best")]
+    rank.cfg = config()
+    evaluated("ppo", 1.0)
+    rank.keep_best("none is asked for")
+    assert len(exported) == 2
+
+
 def test_other_ranks_follow_the_cursor_and_write_nothing(made, tmp_path):
     rank = made(1)
     rank.move(Cursor("ppo"))
@@ -105,12 +177,14 @@ def test_a_resumed_rank_has_the_cursors_version_state_and_records(made, tmp_path
     first = made(0)
     for update in (1, 2):
         first.write("ppo", update=update)
-    first.checkpoint(SimpleNamespace(save=lambda folder: None), Cursor("ppo", update=1))
+    first.checkpoint(state(7), Cursor("ppo", update=1))
+    first._checkpointer.finish()
     again = made(0)
-    assert (again.version, again.cursor) == (1, first.cursor)
+    assert (again.version, again.cursor.update) == (1, 1)
     assert [record["update"] for record in lines(tmp_path)] == [1]
     engine = again.open_engine("start", "optimizer", 8, True)
-    assert engine.loaded == str(tmp_path / "checkpoints" / "state" / "ppo-000001")
+    (content,) = engine.loaded
+    assert torch.load(io.BytesIO(content)) == {"steps": 7}
     assert engine.arguments == ("start", again.cfg, "optimizer", 8, True)
     assert engine.options == {"forbidden": (3,)}
 
@@ -157,7 +231,7 @@ def test_a_rank_whose_folder_is_anothers_writes_nothing(made, tmp_path):
     rank = made(0)
     before = sorted(tmp_path.rglob("*"))
     rank.job.token.lost = LeaseLost("taken")
-    engine = SimpleNamespace(save=pytest.fail, export=pytest.fail)
+    engine = SimpleNamespace(snapshot=pytest.fail, export=pytest.fail)
     for write in (
         lambda: rank.write("sft", step=1),
         lambda: rank.log.episode({}),
@@ -173,8 +247,22 @@ def test_a_rank_whose_folder_is_anothers_writes_nothing(made, tmp_path):
     assert lines(tmp_path) == []
 
 
-def test_a_model_is_exported_by_its_name_with_what_ends_its_answers(made, tmp_path):
-    exported = []
-    engine = SimpleNamespace(export=lambda *arguments: exported.append(arguments))
-    made(0).export(engine, "sft-3")
-    assert exported == [(str(tmp_path / "checkpoints" / "sft-3"), (5, 6))]
+def test_a_model_is_exported_whole_or_not_at_all(made, tmp_path):
+    """With what ends its answers; the model of before stays until the new one is complete."""
+    target = tmp_path / "checkpoints" / "sft-3"
+
+    def export(folder, stop_ids):
+        assert stop_ids == (5, 6)
+        assert not target.exists() or (target / "weights").read_text() == "first"
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "weights").write_text(content)
+        if content == "broken":
+            raise OSError("disk full")
+
+    engine = SimpleNamespace(export=export)
+    for content in ("first", "broken", "second"):
+        with pytest.raises(OSError, match="disk full") if content == "broken" else nullcontext():
+            made(0).export(engine, "sft-3")
+        expected = "first" if content == "broken" else content
+        assert (target / "weights").read_text() == expected
+    assert [file.name for file in target.parent.iterdir()] == ["sft-3"]

@@ -11,7 +11,7 @@ from opentelemetry import trace
 from cluster import ppo_phase
 from cluster.collect import Batch
 from cluster.cursor import Cursor
-from cluster.failures import ParityError
+from cluster.failures import ParityError, RunStopped
 from cluster.ppo_phase import PPOPhase
 from cluster.tracing import record_spans
 from learner.ppo import ppo_steps
@@ -60,6 +60,7 @@ def test_engines_sleep_while_the_learner_works_and_every_update_is_published(tmp
         *["take", "sleep", "learn", "send", "arrived"] * 2,
         "export ppo",
         "evaluate ppo",
+        "keep best",
         "close",
     ]
     assert rank.cursor == Cursor("done", update=2)
@@ -163,7 +164,7 @@ def test_a_resume_plays_no_group_again_that_was_trained_on(tmp_path, updates):
     rank.checkpoint = lambda engine, cursor: kept.append(cursor)
     kept = []
     phase(rank)[0].run()
-    assert kept == [Cursor("ppo", update=2, group=102)]
+    assert kept == [Cursor("ppo", update=2, group=102), Cursor("ppo", update=4, group=104)]
     again = FakeRank(cfg, tmp_path)
     again.cursor, again.version = kept[0], 2
     made, collector, _ = phase(again)
@@ -194,9 +195,39 @@ def test_checkpoints_and_evaluations_come_on_the_way_and_not_twice_at_the_end(tm
     rank = FakeRank(cfg, tmp_path)
     made, _, evaluation = phase(rank)
     made.run()
-    assert rank.done.count("checkpoint") == 1
-    assert rank.done[14:18] == ["evaluate ppo", "evaluated", "checkpoint", "take"]
+    assert rank.done.count("checkpoint") == 2
+    assert rank.done[14:18] == ["evaluate ppo", "keep best", "checkpoint", "take"]
+    assert rank.done[-5:-2] == ["checkpoint", "export ppo", "evaluate ppo"]
     assert evaluation.runs == [("ppo", 2, 0), ("ppo", 0, 0)]
+
+
+def test_a_run_that_stops_while_it_waits_is_saved_after_its_last_update(tmp_path, updates):
+    rank = FakeRank(config(updates=4), tmp_path)
+    made, collector, _ = phase(rank)
+
+    def take(update, take=collector.take):
+        if update == 3:
+            raise RunStopped("the run was asked to stop")
+        return take(update)
+
+    collector.take = take
+    with pytest.raises(RunStopped):
+        made.run()
+    assert rank.cursor == Cursor("ppo", update=2, group=102)
+    assert rank.done[-1] == "checkpoint"
+    again = FakeRank(config(updates=4), tmp_path)
+    again.cursor, again.version = rank.cursor, 2
+    made, collector, _ = phase(again)
+    made.run()
+    assert (collector.begun, collector.collected) == ((3, 102), [3, 4])
+
+
+def test_all_updates_done_it_goes_on_with_export_and_evaluation(tmp_path, updates):
+    rank = FakeRank(config(updates=2), tmp_path)
+    rank.cursor, rank.version = Cursor("ppo", update=2), 2
+    phase(rank)[0].run()
+    assert updates == []
+    assert rank.done[3:] == ["begin", "export ppo", "evaluate ppo", "keep best", "close"]
 
 
 def test_an_engine_with_other_weights_ends_the_run(tmp_path, monkeypatch):

@@ -35,14 +35,17 @@ def test_a_new_folder_gets_the_configuration_and_is_then_taken(cfg, tmp_path):
         open_folder(cfg, resume=False)
 
 
-def test_only_a_run_folder_is_resumed_and_its_configuration_stays(cfg, tmp_path):
+def test_only_a_run_folder_is_resumed_and_may_go_on_with_other_machines(cfg, tmp_path):
     with pytest.raises(ConfigError, match=r"holds no config\.yaml, so it is no run folder"):
         open_folder(cfg, resume=True)
     assert not (tmp_path / "one").exists()
     write_config(cfg, open_folder(cfg, resume=False))
-    assert open_folder(replace(cfg, seed=9), resume=True) == tmp_path / "one"
-    write_config(replace(cfg, seed=9), tmp_path / "one")
-    assert load(tmp_path / "one" / "config.yaml") == cfg
+    other = replace(cfg, rollout=replace(cfg.rollout, workers=3))
+    assert was_begun(other)
+    assert open_folder(other, resume=True) == tmp_path / "one"
+    write_config(other, tmp_path / "one")
+    assert load(tmp_path / "one" / "config.yaml") == other
+    assert [file.name for file in (tmp_path / "one").iterdir()] == ["config.yaml"]
 
 
 def test_a_failure_is_read_until_it_is_cleared(tmp_path):

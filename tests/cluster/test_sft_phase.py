@@ -60,6 +60,7 @@ def test_engines_sleep_before_every_piece_of_learning(tmp_path, learned):
         "publish",
         "export sft",
         "evaluate sft",
+        "keep best",
         "close",
     ]
     assert rank.cursor == Cursor("ppo")
@@ -111,6 +112,7 @@ def test_models_are_kept_evaluated_and_checkpointed_on_the_way(tmp_path, learned
         "export sft-3",
         "publish",
         "evaluate sft",
+        "keep best",
         "sleep",
         "evaluated",
         "checkpoint",
@@ -122,6 +124,7 @@ def test_models_are_kept_evaluated_and_checkpointed_on_the_way(tmp_path, learned
         "publish",
         "export sft",
         "evaluate sft",
+        "keep best",
         "close",
     ]
     assert evaluation.runs == [("start", 0, 0), ("sft", 0, 3), ("sft", 0, 0)]
@@ -154,11 +157,22 @@ def test_demonstrations_of_the_run_that_is_continued_count(tmp_path, learned):
 
 @pytest.mark.parametrize(
     ("step", "due"),
-    [(1, False), (5, True), (6, True), (8, True), (11, True), (19, False), (20, True)],
+    [(1, False), (5, True), (6, False), (8, True), (11, True), (19, False), (20, True)],
 )
 def test_when_a_record_is_due(step, due):
     cfg = configured(steps=20, log_every=8, eval_every=5, keep=[11])
-    assert log_due(replace(cfg, learner=replace(cfg.learner, checkpoint_every=6)), step) == due
+    assert log_due(cfg, step) == due
+
+
+def test_a_record_ends_where_a_checkpoint_is_due(tmp_path, learned):
+    """So that a resume has counted all tokens before it, and none after it."""
+    rank = FakeRank(configured(steps=5, log_every=5), tmp_path)
+    rank.checkpoint_due = lambda step: step == 3
+    rank.checkpoint = lambda engine, cursor: kept.append((cursor, rank.of("sft")[-1]["step"]))
+    kept = []
+    phase(rank)[0].run()
+    assert kept == [(Cursor("sft", step=3), 3)]
+    assert [r["tokens_trained"] for r in rank.of("sft")] == [10 + 20 + 30, 40 + 50]
 
 
 def test_no_token_of_sft_is_lost_or_counted_twice_over_a_resume(tmp_path, monkeypatch):

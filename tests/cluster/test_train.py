@@ -14,6 +14,7 @@ from cluster import train as module
 from cluster.cursor import Cursor
 from cluster.failures import RunFailure
 from cluster.lease import LeaseLost
+from cluster.stop_signals import Terminated
 from cluster.train import prepare_demonstrations, prepare_model, train
 from configs.load import ConfigError, load
 from report import page
@@ -51,7 +52,7 @@ def run(monkeypatch, tmp_path):
     def begin(error=None, resume=False):
         done = []
 
-        def group(job, demonstrations, plan):
+        def group(job, demonstrations, plan, signals):
             done.append((job.folder, job.model, job.workers, job.buffer, job.channel))
             done.append(demonstrations)
             if error is not None:
@@ -86,6 +87,7 @@ def test_actors_then_floors_and_demonstrations_then_the_group(run, tmp_path):
     [
         (RunFailure("an engine was lost"), "failed", "an engine was lost"),
         (KeyboardInterrupt(), "interrupted", ""),
+        (Terminated("SIGTERM"), "interrupted", "SIGTERM"),
     ],
 )
 def test_however_it_ends_actors_end_and_the_folder_says_how(run, tmp_path, error, status, cause):
@@ -115,7 +117,7 @@ def test_however_often_it_is_interrupted_it_names_the_last_checkpoint(
     def interrupt():
         os.kill(os.getpid(), signal.SIGINT)
 
-    def group(job, demonstrations, plan):
+    def group(job, demonstrations, plan, signals):
         tokens.append(job.token)
         interrupt()
 
@@ -157,7 +159,7 @@ def test_demonstrations_are_held_to_what_they_were(tmp_path, monkeypatch, capsys
     cfg = load("gp_l_debug", ["name=one", f"cluster.root={tmp_path}", f"sft.data={data}"])
     begins = []
 
-    def begin(cfg, token, model, pool):
+    def begin(cfg, token, model, pool, signals):
         begins.append(model)
         if len(begins) < 3:
             raise RunFailure("an engine was lost")

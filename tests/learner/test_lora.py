@@ -26,8 +26,10 @@ from tests.support.learner import (
     config,
     demonstrations,
     full_state,
+    load_state,
     save_idefics,
     save_llama,
+    save_state,
     spawn,
     trajectories,
     with_pictures,
@@ -167,12 +169,12 @@ def test_export_is_a_plain_merged_folder(folder, tmp_path, stage):
 def test_resume_continues_exactly(folder, tmp_path, stage):
     engine = start(folder, stage)
     train(engine, 2)
-    engine.save(tmp_path / "state")
+    save_state(engine, tmp_path / "state")
     expected, last = train(engine, 3, seed=20), full_state(engine)
     engine.close()
     resumed = start(folder, stage)
     assert train(resumed, 1) != expected[:1]
-    resumed.load(tmp_path / "state")
+    load_state(resumed, tmp_path / "state")
     assert train(resumed, 3, seed=20) == expected
     state = full_state(resumed)
     assert all(np.array_equal(state[name], last[name]) for name in last)

@@ -31,6 +31,7 @@ from learner.batch import Sequence
 from learner.engine import TrainingEngine
 from learner.init_model import init_model
 from learner.optimizer import ParameterGroup
+from learner.snapshot import write_file
 from rollout.pictures import Picture
 from rollout.processor import PictureProcessor
 from rollout.trajectory import Segment, Trajectory, Turn
@@ -183,6 +184,21 @@ def sgd_config(lr: float) -> OptimizerConfig:
 def full_state(engine: TrainingEngine) -> dict[str, np.ndarray]:
     """Full parameters of trunk and value head, on rank 0."""
     return {k: v.float().numpy() for k, v in engine._full_parameters(engine.model).items()}
+
+
+def save_state(engine: TrainingEngine, folder: Path) -> None:
+    """Write this rank's part of the resumable state."""
+    for name, content in engine.snapshot().items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("wb") as stream:
+            write_file(stream, content)
+
+
+def load_state(engine: TrainingEngine, folder: Path) -> None:
+    """Continue from what all ranks have written with `save_state`."""
+    names = [str(f.relative_to(folder)) for f in sorted(folder.rglob("*")) if f.is_file()]
+    engine.load(names, lambda name: (folder / name).open("rb"))
 
 
 def held_bytes(engine: TrainingEngine) -> int:

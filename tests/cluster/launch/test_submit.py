@@ -38,6 +38,13 @@ def test_a_model_of_the_hub_is_no_relative_path():
     assert submit.validate("gp_l_debug", named).model.path == "Qwen/Qwen2.5-0.5B"
 
 
+def test_a_job_that_is_stopped_has_the_time_of_its_last_checkpoint():
+    cfg = load("gp_l_debug", ["cluster.grace_s=100"])
+    variables = submit._variables(cfg, {"MINE": "x"})
+    assert variables["RAY_JOB_STOP_WAIT_TIME_S"] == "160"
+    assert (variables["RAY_JOB_STOP_SIGNAL"], variables["MINE"]) == ("SIGINT", "x")
+
+
 def test_a_run_is_not_submitted_twice_at_once():
     submit._refuse_a_running_twin(FakeClient("SUCCEEDED"), "/runs/a")
     submit._refuse_a_running_twin(FakeClient("RUNNING"), "/runs/b")

@@ -89,6 +89,7 @@ def test_parts_are_counted_by_hand():
     memory = memory_bytes(cfg, BILLION)
     assert memory["learner weights"] == 4 * 2 * 10**9
     assert memory["learner optimizer"] == 12 * 10**9 * (1 if cfg.learner.zero_stage else 4)
+    assert memory["checkpoint copy"] == 14 * 10**9  # each once, however many ranks have them
     assert memory["learner activations"] == 16 * 2 * 8 * cfg.learner.microbatch_tokens * 4 * 4
     assert memory["reference policy"] == 2 * 10**9
     assert memory["engine weights"] == 2 * 2 * 10**9
@@ -108,6 +109,12 @@ def test_what_one_process_takes():
     learner = sum(size for part, size in memory.items() if part.startswith("learner"))
     assert each.rank == (learner + memory["reference policy"]) // 4
     assert each.offloaded == memory["learner optimizer"] // 4
+    assert each.copied == 12 * 10**9 // 4
+    assert process_memory(debug(*SPLIT, "learner.zero_stage=0"), BILLION).copied == 12 * 10**9
+    none = debug(*SPLIT, "learner.checkpoint_minutes=0")
+    assert process_memory(none, BILLION).copied == 0
+    by_steps = debug(*SPLIT, "learner.checkpoint_minutes=0", "learner.checkpoint_every=5")
+    assert process_memory(by_steps, BILLION).copied == 12 * 10**9
     assert each.engine_weights == each.weights == 4 * 10**9
     assert each.kv_cache == memory["engine KV cache"] // 2
     assert process_memory(debug(*SPLIT), BILLION).offloaded == 0
@@ -128,13 +135,16 @@ def test_environments_of_others_have_a_process_for_each_episode():
 
 def test_what_is_offloaded_moves_from_the_gpu_to_the_host():
     nodes = [Node("a", "a", {"CPU": 8, "GPU": 8}, {})]
-    keys = (*SPLIT, "learner.zero_stage=1")
+    keys = (*SPLIT, "learner.zero_stage=1", "learner.checkpoint_minutes=0")
     kept = process_needs(debug(*keys), BILLION, nodes)
     moved = process_needs(debug(*keys, "learner.offload=true"), BILLION, nodes)
     assert kept.rank == PROCESS_BYTES
     assert kept.worker == 2 * PROCESS_BYTES + 2 * ENVIRONMENT_BYTES
     assert moved.rank - kept.rank == kept.rank_gpu - moved.rank_gpu == 2 * 10**9
     assert kept.worker_gpu == 2 * 10**9
+    saved = process_needs(debug(*keys[:-1]), BILLION, nodes)
+    assert saved.rank - kept.rank == 12 * 10**9 // 4  # the copy is on the host
+    assert saved.rank_gpu == kept.rank_gpu
 
 
 def test_a_pod_has_room_for_gathered_weights_and_two_versions():
@@ -146,9 +156,11 @@ def test_a_pod_has_room_for_gathered_weights_and_two_versions():
     assert store == int(cfg.cluster.object_store_gib * GIB) + 2 * each.weights
     needs, same = pod_needs(cfg, BILLION, gpus=True)
     assert same == store
-    assert needs.rank == 6 * GIB + 2 * each.weights
+    assert needs.rank == 6 * GIB + 2 * each.weights + each.copied
     assert needs.worker == 6 * GIB + each.weights + each.environments
-    offload = debug(*SPLIT, "learner.zero_stage=1", "learner.offload=true")
+    keys = (*SPLIT, "learner.zero_stage=1")
+    needs, _ = pod_needs(debug(*keys), BILLION, gpus=True)
+    offload = debug(*keys, "learner.offload=true")
     more, _ = pod_needs(offload, BILLION, gpus=True)
     assert more.rank - needs.rank == process_memory(offload, BILLION).offloaded > 0
 

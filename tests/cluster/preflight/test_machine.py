@@ -129,7 +129,8 @@ def room(monkeypatch, disk=1000, shared=1000, local=True, **changed):
         return SimpleNamespace(free=(shared if shm else disk) * GIB)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    keys = {"model.path": "x", "sft.steps": 40, "ppo.updates": 0, "ppo.kl_coef": 0} | changed
+    keys = {"model.path": "x", "sft.steps": 40, "ppo.updates": 0, "ppo.kl_coef": 0}
+    keys |= {"learner.checkpoint_minutes": 0} | changed
     cfg = load("gp_l_debug", [f"{key}={value}" for key, value in keys.items()])
     check_room(cfg, MODEL, local)
 
@@ -154,10 +155,14 @@ def test_checkpoints_need_their_room_on_disk(monkeypatch):
         ({"ppo.updates": 8, "sft.keep": "[1,2]"}, 0, 4),
         ({"model.path": "null"}, 0, 2),
         ({"learner.checkpoint_every": 1, "model.dtype": "bfloat16"}, 3 * 14 / 12, 0.5),
+        ({"learner.checkpoint_minutes": 1}, 3, 1),
+        ({"learner.checkpoint_minutes": 1, "sft.steps": 2}, 2, 1),
+        ({"learner.checkpoint_minutes": 1, "learner.checkpoint_root": "/away"}, 0, 1),
+        ({"learner.keep_best": "train/success"}, 0, 3),
     ],
 )
 def test_what_a_run_writes(changed, states, models):
-    keys = {"model.path": "x", "sft.steps": 40, "ppo.updates": 0, "learner.checkpoint_every": 0}
+    keys = {"model.path": "x", "sft.steps": 40, "ppo.updates": 0, "learner.checkpoint_minutes": 0}
     cfg = load("gp_l_debug", [f"{key}={value}" for key, value in (keys | changed).items()])
     written = list(disk_bytes(cfg, MODEL).values())
     assert written == pytest.approx([states * 3 * GIB, models * GIB])

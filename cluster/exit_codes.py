@@ -1,0 +1,20 @@
+"""The exit codes of `cardinal`, which a scheduler reads; docs/cluster.md has them as a table."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ended.
+
+    TAKEN_AWAY is EX_TEMPFAIL of sysexits.h, OUT_OF_MEMORY is ENOMEM; 130 is any shell's code of
+    Ctrl-C.
+    """
+
+    DONE = 0
+    FAILED = 1
+    REFUSED = 2
+    OUT_OF_MEMORY = 12
+    TAKEN_AWAY = 75
+    INTERRUPTED = 130

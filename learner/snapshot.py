@@ -1,0 +1,221 @@
+"""A rank's resumable state in host memory, so that it can be written while training goes on.
+
+Input: the state dictionaries that DeepSpeed saves. Output: copies of them by file name, which
+another thread writes as files, and the same dictionaries from such files.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO, cast
+from uuid import uuid4
+
+import numpy as np
+import torch
+
+from learner import distributed
+
+COPY_BYTES = 2**24
+RANDOM = "random-"  # a file of each rank, whose number follows
+Snapshot = dict[str, object]  # by file name: dictionaries, lists and tensors, all on the host
+OpenFile = Callable[[str], BinaryIO]
+
+
+class HostFiles:
+    """Stands in for DeepSpeed's checkpoint engine: what it saves stays in memory.
+
+    Args:
+        folder: where DeepSpeed believes its files to be.
+        open_file: opens a saved file by its name, for reading.
+    """
+
+    name = "HostFiles"
+
+    def __init__(self, folder: str, open_file: OpenFile | None = None) -> None:
+        self.saved: Snapshot = {}
+        self._folder, self._open = folder, open_file
+        self._copies: dict[tuple[object, ...], torch.Tensor] = {}
+
+    def save(self, state_dict: object, path: str) -> None:
+        """Copy a state dictionary."""
+        self._copies = {}  # only while these tensors live is each at an address of its own
+        self.saved[os.path.relpath(path, self._folder)] = self._copied(state_dict)
+
+    def load(self, path: str, map_location: object = None) -> object:
+        """Read what was saved under this path."""
+        assert self._open is not None, "files of a snapshot are not read"
+        return read_file(self._open, os.path.relpath(path, self._folder))
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Make nothing: folders come with the files."""
+
+    def create(self, info: object) -> None:
+        """Begin nothing."""
+
+    def commit(self, info: object) -> bool:
+        """End nothing: whoever writes the files says when they are complete."""
+        return True
+
+    def cleanup(self) -> None:
+        """Free nothing."""
+
+    def is_decoupled(self) -> bool:
+        """Whether DeepSpeed should commit later: no."""
+        return False
+
+    def is_data_parallel_writer(self, dp_rank: int) -> bool:
+        """Whether this rank saves what all ranks have."""
+        return dp_rank == 0
+
+    def preserves_storage_sharing(self) -> bool:
+        """Whether a view is saved with all of its storage: each tensor is copied alone."""
+        return False
+
+    def _copied(self, value: object) -> object:
+        """The value with copies of its tensors; one that occurs twice, as tied weights, is one."""
+        if isinstance(value, torch.Tensor):
+            place = value.data_ptr(), value.dtype, value.shape, value.stride(), value.device
+            if value.numel() == 0 or place not in self._copies:
+                self._copies[place] = value.detach().to("cpu", copy=True).contiguous()
+            return self._copies[place]
+        if isinstance(value, dict):
+            copied = ((key, self._copied(item)) for key, item in value.items())
+            return type(value)(copied) if type(value).__name__ == "OrderedDict" else dict(copied)
+        if isinstance(value, list):
+            return [self._copied(item) for item in value]
+        if type(value) is tuple:
+            return tuple(self._copied(item) for item in value)
+        return value
+
+
+def read_file(open_file: OpenFile, name: str) -> object:
+    """The dictionary in a file of a state, its tensors on the host."""
+    with open_file(name) as stream:
+        return torch.load(stream, map_location="cpu", weights_only=False)
+
+
+def write_file(stream: BinaryIO, content: object) -> None:
+    """Write one file of a snapshot."""
+    torch.save(content, stream)
+
+
+def snapshot_bytes(snapshot: Snapshot) -> int:
+    """Bytes of its tensors, each once."""
+    tensors = {id(t): t for t in _tensors(snapshot)}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    items: Iterable[object] = ()
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        items = value.values()
+    elif isinstance(value, list | tuple):
+        items = value
+    for item in items:
+        yield from _tensors(item)
+
+
+def random_files() -> Snapshot:
+    """The state of every random generator of this process that a library may draw from."""
+    _, keys, position, gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, object] = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (torch.from_numpy(keys.astype(np.int64)), position, gauss, cached),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return {_random_file(): state}
+
+
+def load_random_state(names: Collection[str], open_file: OpenFile) -> None:
+    """Put every generator where this rank's file has it; a new rank's stay as they are."""
+    if _random_file() not in names:
+        return
+    state = cast(dict[str, Any], read_file(open_file, _random_file()))
+    keys, *rest = state["numpy"]
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _random_file() -> str:
+    return f"{RANDOM}{distributed.rank():05d}.pt"
+
+
+@contextmanager
+def saved_files(names: Iterable[str], open_file: OpenFile) -> Iterator[tuple[str, HostFiles]]:
+    """A folder that seems to hold the files: DeepSpeed looks for them before it loads them."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            _parent(folder, name).touch()
+        yield folder, HostFiles(folder, open_file)
+
+
+@contextmanager
+def resharded_files(
+    names: Iterable[str], open_file: OpenFile, tag: str, convert: Callable[[SimpleNamespace], None]
+) -> Iterator[tuple[str, HostFiles]]:
+    """A folder with DeepSpeed's universal checkpoint of the files, which any number of ranks load.
+
+    One rank of each node makes it; a collective call.
+
+    Args:
+        names: of the files.
+        open_file: opens one of them.
+        tag: folder of DeepSpeed's own files among them.
+        convert: DeepSpeed's own conversion.
+    """
+    unique = distributed.all_gather(uuid4().hex)[0]
+    folder = str(Path(tempfile.gettempdir(), f"cardinal-{unique}"))
+    makes = os.environ.get("LOCAL_RANK", "0") == "0"
+    try:
+        if makes:
+            for name in names:
+                with open_file(name) as source, _parent(f"{folder}/saved", name).open("wb") as copy:
+                    shutil.copyfileobj(source, copy, COPY_BYTES)
+            options = SimpleNamespace(
+                input_folder=f"{folder}/saved/{tag}",
+                output_folder=f"{folder}/{tag}",
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=False,
+                inject_missing_state=True,
+            )
+            with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
+                convert(options)
+        distributed.barrier()
+        yield folder, HostFiles(folder, partial(_open, folder))
+        distributed.barrier()
+    finally:
+        if makes:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open(folder: str, name: str) -> BinaryIO:
+    return Path(folder, name).open("rb")
+
+
+def _parent(folder: str, name: str) -> Path:
+    """The path of a file whose folder is there."""
+    file = Path(folder, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def ranks_of(names: Iterable[str]) -> int:
+    """How many ranks wrote a state's files."""
+    return sum(name.startswith(RANDOM) for name in names)
