@@ -169,6 +169,13 @@ def test_what_must_wait_for_an_evaluation_waits(made, stage, staleness, layout, 
     assert len(rank.of("eval")) == 2
 
 
+def test_the_best_model_is_kept_before_the_learner_trains_on(made):
+    rank, evaluation = made(max_staleness=1)
+    rank.cfg = replace(rank.cfg, learner=replace(rank.cfg.learner, keep_best="train/success"))
+    evaluation.begin("engine", "ppo", update=2)
+    assert len(rank.of("eval")) == 2
+
+
 def test_a_failure_beside_learning_ends_the_wait(made, monkeypatch):
     def fail(*_):
         raise RunFailure("every evaluated episode failed")

@@ -77,7 +77,7 @@ def test_the_state_is_complete_before_the_cursor_names_it(made, tmp_path):
 def test_what_it_does_is_in_the_run_folder(made, tmp_path):
     rank = made(2)
     with rank.phase("ppo"):
-        rank.checkpoint(SimpleNamespace(save=lambda folder: None), Cursor("ppo", update=4))
+        rank.checkpoint(state(1), Cursor("ppo", update=4))
     spans = read_spans(tmp_path).spans
     assert [(s.process.name, s.name) for s in spans] == [
         ("learner rank 2", "ppo"),
@@ -93,15 +93,6 @@ def test_records_are_exported_by_rank_0(made, monkeypatch):
     for number in (0, 1):
         made(number).write("ppo", update=3)
     assert exported == [("ppo", {"update": 3})]
-
-
-@pytest.mark.parametrize(
-    ("cursor", "name"), [(Cursor("sft", step=12), "sft-000012"), (Cursor("ppo"), "ppo-000000")]
-)
-def test_states_are_named_by_phase_and_count(made, tmp_path, cursor, name):
-    saved = []
-    made(0).checkpoint(SimpleNamespace(save=saved.append), cursor)
-    assert saved == [str(tmp_path / "checkpoints" / "state" / name)]
 
 
 def test_what_a_crash_left_unfinished_is_removed(made, tmp_path):

@@ -92,10 +92,10 @@ def test_an_evaluation_waits_for_its_weights_and_the_next_weights_for_it(tmp_pat
     rank = FakeRank(replace(cfg, eval=replace(cfg.eval, every=1)), tmp_path)
     phase(rank)[0].run()
     assert rank.done[4:] == [
-        *["take", "sleep", "learn", "send", "arrived", "evaluate ppo"],
-        *["take", "sleep", "learn", "evaluated", "send", "arrived", "evaluate ppo"],
+        *["take", "sleep", "learn", "send", "arrived", "evaluate ppo", "keep best"],
+        *["take", "sleep", "learn", "evaluated", "send", "arrived", "evaluate ppo", "keep best"],
         *["take", "sleep", "learn", "evaluated", "send"],
-        *["arrived", "export ppo", "evaluate ppo", "close"],
+        *["arrived", "export ppo", "evaluate ppo", "keep best", "close"],
     ]
 
 
@@ -196,7 +196,8 @@ def test_checkpoints_and_evaluations_come_on_the_way_and_not_twice_at_the_end(tm
     made, _, evaluation = phase(rank)
     made.run()
     assert rank.done.count("checkpoint") == 2
-    assert rank.done[14:18] == ["evaluate ppo", "keep best", "checkpoint", "take"]
+    after = ["evaluate ppo", "keep best", "evaluated", "checkpoint", "take"]
+    assert rank.done[14:19] == after
     assert rank.done[-5:-2] == ["checkpoint", "export ppo", "evaluate ppo"]
     assert evaluation.runs == [("ppo", 2, 0), ("ppo", 0, 0)]
 

@@ -232,9 +232,9 @@ def test_the_learner_trains_on_while_it_is_evaluated_and_publishes_nothing(tmp_p
     rank = FakeRank(configured(steps=5, eval_every=2), tmp_path)
     phase(rank)[0].run()
     assert rank.done[5:] == [
-        *["learn", "learn", "publish", "evaluate sft", "sleep"],
-        *["learn", "learn", "evaluated", "publish", "evaluate sft", "sleep"],
-        *["learn", "evaluated", "publish", "export sft", "evaluate sft", "close"],
+        *["learn", "learn", "publish", "evaluate sft", "keep best", "sleep"],
+        *["learn", "learn", "evaluated", "publish", "evaluate sft", "keep best", "sleep"],
+        *["learn", "evaluated", "publish", "export sft", "evaluate sft", "keep best", "close"],
     ]
 
 
