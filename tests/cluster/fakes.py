@@ -44,7 +44,7 @@ class FakeRank:
     def __init__(self, cfg, folder, rank=0):
         self.cfg, self.rank, self.version, self.cursor = cfg, rank, 0, Cursor()
         self.checkpoints, self.log = folder, None
-        self.done, self.records, self.opened = [], [], []
+        self.done, self.records, self.opened, self.optimizers = [], [], [], []
         token = FakeToken(folder)
         self.job = SimpleNamespace(
             cfg=cfg, token=token, folder=str(folder), model="initial", workers=[]
@@ -54,6 +54,7 @@ class FakeRank:
     def open_engine(self, folder, optimizer, steps, value):
         self.done.append("build")
         self.opened.append((folder, steps, value))
+        self.optimizers.append(optimizer)
         return FakeEngine(self.done)
 
     def open_reference(self, folder):
@@ -107,7 +108,7 @@ class FakeCollector:
     """Every collection gives the same two trajectories."""
 
     def __init__(self, rank):
-        self._rank, self.collected = rank, []
+        self._rank, self.collected, self.forgotten = rank, [], 0
 
     def reset(self):
         self._rank.done.append("reset")
@@ -117,7 +118,7 @@ class FakeCollector:
         self.begun = (update, next_group)
 
     def forget_loads(self):
-        pass
+        self.forgotten += 1
 
     def take(self, update):
         self._rank.done.append("take")

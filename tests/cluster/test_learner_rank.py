@@ -58,6 +58,18 @@ def test_the_state_is_complete_before_the_cursor_names_it(made, tmp_path):
     assert Cursor.load(tmp_path / "checkpoints") == rank.cursor
 
 
+def test_no_cursor_moves_before_all_ranks_have_come_so_far(made, tmp_path, monkeypatch):
+    cursors = []
+
+    def barrier():
+        cursors.append(Cursor.load(tmp_path / "checkpoints"))
+
+    monkeypatch.setattr(learner_rank.distributed, "barrier", barrier)
+    made(0).move(Cursor("ppo"))
+    made(1).move(Cursor("done"))
+    assert cursors == [Cursor(), Cursor("ppo")]
+
+
 @pytest.mark.parametrize(
     ("cursor", "name"), [(Cursor("sft", step=12), "sft-000012"), (Cursor("ppo"), "ppo-000000")]
 )
