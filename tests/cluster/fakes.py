@@ -45,7 +45,7 @@ class FakeRank:
     def __init__(self, cfg, folder, rank=0):
         self.cfg, self.rank, self.version, self.cursor = cfg, rank, 0, Cursor()
         self.checkpoints, self.log = folder, None
-        self.done, self.records, self.opened = [], [], []
+        self.done, self.records, self.opened, self.optimizers = [], [], [], []
         token = FakeToken(folder)
         self.job = SimpleNamespace(
             cfg=cfg, token=token, folder=str(folder), model="initial", workers=[]
@@ -55,6 +55,7 @@ class FakeRank:
     def open_engine(self, folder, optimizer, steps, value):
         self.done.append("build")
         self.opened.append((folder, steps, value))
+        self.optimizers.append(optimizer)
         return FakeEngine(self.done)
 
     def open_reference(self, folder):
@@ -119,7 +120,7 @@ class FakeCollector:
     """Every collection gives the same two trajectories."""
 
     def __init__(self, rank):
-        self._rank, self.collected = rank, []
+        self._rank, self.collected, self.forgotten = rank, [], 0
 
     def reset(self):
         self._rank.done.append("reset")
@@ -129,7 +130,7 @@ class FakeCollector:
         self.begun = (update, next_group)
 
     def forget_loads(self):
-        pass
+        self.forgotten += 1
 
     def updates(self, first):
         return range(first, self._rank.cfg.ppo.updates + 1)

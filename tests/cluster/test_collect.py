@@ -91,6 +91,18 @@ def test_rank_0_begins_to_play_and_forgets_the_load_before(made):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_wait_until_rank_0_has_told_the_buffer(made, monkeypatch, rank):
+    collector, buffer = made[0](rank)
+    monkeypatch.setattr(module.distributed, "barrier", lambda: buffer.asked.append("barrier"))
+    buffer.shards = Method(lambda ranks: buffer.asked.append(ranks) or buffer._shards(ranks))
+    collector.reset()
+    collector.begin(3, 40)
+    collector.fetch()
+    reset, begin = [["reset"], [("begin", 3, 40)]] if rank == 0 else [[], []]
+    assert buffer.asked == [*reset, "barrier", *begin, "barrier", "barrier", 2]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_batch_is_the_ranks_own_share_and_rank_0_knows_how_it_was_played(made, rank):
     collector, buffer = made[0](rank, staleness=0)
     batch = collector.take(3)
@@ -114,8 +126,56 @@ def test_the_next_batch_is_fetched_meanwhile_where_engines_play_ahead(made):
     collector, buffer = made[0](1, staleness=1)
     for update in (2, 3, 4):
         assert collector.take(update).next_group == 77
+        collector._ahead.submit(bool).result(10)  # after what it fetches ahead
+        ahead = range(2, min(update + 1, 4) + 1)
+        assert buffer.asked == [("take", u, 1) for u in ahead], "and none after the last"
+
+
+def test_only_the_batch_that_is_asked_for_is_given(made):
+    collector, buffer = made[0](1, staleness=1)
+    collector.take(1)
+    collector.take(3)
     collector._ahead.shutdown()
-    assert buffer.asked == [("take", update, 1) for update in (2, 3, 4)], "and none after the last"
+    assert sorted(buffer.asked) == [("take", update, 1) for update in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("bound", "every", "blocks"), [(0, 0, 2), (0, 2, 2), (1, 0, 2), (1, 2, 2 + 9)]
+)
+def test_a_batch_may_take_as_long_as_its_blocks_and_an_evaluation_before_it(
+    made, bound, every, blocks
+):
+    """An evaluation of two variants, each 32 greedy episodes and 4 times 8 samples."""
+    collector, _ = made[0](0, bound)
+    job, variants = collector._job, {"a": {}, "b": {}}
+    evaluation = replace(
+        job.cfg.eval, every=every, episodes=32, sampled_questions=4, samples=8, variants=variants
+    )
+    job.cfg = replace(job.cfg, eval=evaluation)
+    collector.take(4)
+    what = "complete the batch of update 4"
+    assert made[1] == [("the buffer", what, 600.0 * blocks, "block_deadline_s")]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_engines_did_before_they_play_is_forgotten(made, rank):
+    collector, _ = made[0](rank)
+    popped = []
+    load = EngineLoad(1.0, 1.0, 1.0, 1)
+    worker = SimpleNamespace(pop_load=Method(lambda: popped.append("load") or load))
+    collector._job.workers = [worker]
+    collector.begin(1, 0)
+    assert popped == ["load"] * (rank == 0)
+    collector.forget_loads()
+    assert popped == ["load", "load"] * (rank == 0)
+
+
+def test_as_many_first_trajectories_as_asked_for():
+    buffer = SimpleNamespace(first=Method(lambda n: [BlockRows(to_block(PLAYED), [*range(n)])]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "wait_for_all", lambda values, *_: list(values))
+        first = module.first_trajectories(config(), buffer, 3)
+    assert [t.id for t in first] == [t.id for t in PLAYED[:3]]
 
 
 def test_each_rank_fetches_its_own_share(made):

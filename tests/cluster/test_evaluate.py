@@ -106,6 +106,12 @@ def test_success_is_that_of_greedy_answers():
     assert "sampled" not in variant_record(greedy, NOTHING, seconds=4.0)
 
 
+def test_a_reward_alone_is_no_success():
+    greedy = Played("greedy", [], [replace(PLAYED[1], reward=3.0)] * 2)
+    record = variant_record(greedy, NOTHING, seconds=4.0)
+    assert (record["success"], record["reward"]) == (0.0, 3.0)
+
+
 def test_failed_episodes_are_counted_and_no_more():
     record = variant_record(Played("greedy", [], PLAYED), NOTHING, seconds=4.0)
     assert record["interval"] == list(wilson(1, 2))
@@ -203,6 +209,15 @@ def test_a_variant_is_played_summed_up_and_sampled(play):
         *(("greedy", i) for i in range(3)),
         *(("sampled", i) for i in (0, 0, 1, 1)),
     ]
+
+
+def test_summaries_in_another_order_are_an_error(play, monkeypatch):
+    """Otherwise an outcome would be that of another seed."""
+    requests = greedy_requests(settings(episodes=2), "sft", "hard")
+    summaries = [replace(PLAYED[0], id=r.id) for r in reversed(requests)]
+    monkeypatch.setattr(module, "collect", lambda *_: summaries)
+    with pytest.raises(AssertionError, match="in another order"):
+        play(settings(episodes=2, variants={"hard": {}}))
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,18 @@ def test_the_best_model_is_kept(made, tmp_path):
     assert len(exported) == 2
 
 
+def test_no_cursor_moves_before_all_ranks_have_come_so_far(made, tmp_path, monkeypatch):
+    cursors = []
+
+    def barrier():
+        cursors.append(Cursor.load(tmp_path / "checkpoints"))
+
+    monkeypatch.setattr(learner_rank.distributed, "barrier", barrier)
+    made(0).move(Cursor("ppo"))
+    made(1).move(Cursor("done"))
+    assert cursors == [Cursor(), Cursor("ppo")]
+
+
 def test_other_ranks_follow_the_cursor_and_write_nothing(made, tmp_path):
     rank = made(1)
     rank.move(Cursor("ppo"))

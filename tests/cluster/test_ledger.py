@@ -139,6 +139,18 @@ def test_what_is_too_old_is_dropped_and_played_again():
     assert made.take(3).staleness == [4]
 
 
+def test_what_cannot_be_is_refused():
+    """Staleness-is-bounded: a batch of a later policy, before the one ahead of it, or of none."""
+    made = ledger()
+    made.finish([result(r, version=1) for r in all_given(made.assign([1], 100))])
+    with pytest.raises(AssertionError, match="update 2 takes after 0"):
+        made.take(2)
+    with pytest.raises(AssertionError, match="g0/0 is -1 versions old"):
+        made.take(1)
+    with pytest.raises(AssertionError, match="take without begin"):
+        Ledger().take(1)
+
+
 def test_a_lost_workers_episodes_are_played_first_by_another():
     made = ledger(per_update=8)
     given = made.assign([0, 0], 3)

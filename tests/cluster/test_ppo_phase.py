@@ -90,7 +90,9 @@ def test_where_engines_play_ahead_weights_travel_while_the_learner_goes_on(tmp_p
 def test_an_evaluation_waits_for_its_weights_and_the_next_weights_for_it(tmp_path, updates):
     cfg = config(updates=3, max_staleness=1)
     rank = FakeRank(replace(cfg, eval=replace(cfg.eval, every=1)), tmp_path)
-    phase(rank)[0].run()
+    made, collector, _ = phase(rank)
+    made.run()
+    assert collector.forgotten == 2  # what engines did before is no play
     assert rank.done[4:] == [
         *["take", "sleep", "learn", "send", "arrived", "evaluate ppo", "keep best"],
         *["take", "sleep", "learn", "evaluated", "send", "arrived", "evaluate ppo", "keep best"],
@@ -147,6 +149,50 @@ def test_a_record_has_the_seconds_of_its_update_by_phase(tmp_path, updates, monk
     assert [s.args for s in spans if s.name == "update"] == [{"update": 1}, {"update": 2}]
 
 
+class Clock:
+    """Time that passes only where a call takes some."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def taking(self, seconds, method):
+        def timed(*arguments, **options):
+            self.now += seconds
+            return method(*arguments, **options)
+
+        return timed
+
+
+@pytest.mark.parametrize("bound", [0, 1])
+def test_idle_are_the_seconds_in_which_batch_or_engines_are_waited_for(
+    tmp_path, updates, monkeypatch, bound
+):
+    """Sending is work. Where engines play ahead, weights are waited for before the next ones."""
+    clock, rank = Clock(), FakeRank(config(updates=2, max_staleness=bound), tmp_path)
+    publisher, collector = FakePublisher(rank), FakeCollector(rank)
+    publisher.begin = clock.taking(0.5, publisher.begin)
+    collector.take = clock.taking(2.0, collector.take)
+    finish = publisher.finish
+    publisher.finish = lambda: clock.taking(1.0, finish)() if publisher._sent else finish()
+    monkeypatch.setattr(ppo_phase, "ppo_update", clock.taking(3.0, ppo_phase.ppo_update))
+    monkeypatch.setattr(ppo_phase.time, "monotonic", lambda: clock.now)
+    PPOPhase(rank, publisher, collector, FakeEvaluation(rank)).run()
+    first, last = rank.of("ppo")
+    assert (last["learn_seconds"], last["learner_tokens_per_second"]) == (3.0, 9.0 / 3.0)
+    assert (last["sync_seconds"], last["sync_waited_seconds"]) == (1.5, 1.0)
+    assert (last["seconds"], last["learner_idle"]) == (6.5, (2.0 + 1.0) / 6.5)
+    waited = 1.0 if bound == 0 else 0.0  # nothing had been sent before
+    assert (first["sync_waited_seconds"], first["seconds"]) == (waited, 5.5 + waited)
+
+
+def test_a_rank_that_knows_no_load_records_no_rate(tmp_path, updates):
+    rank = FakeRank(config(updates=1), tmp_path)
+    made, collector, _ = phase(rank)
+    collector.take = lambda update: Batch(["a"], 1, {"failed": 0})
+    made.run()
+    assert "rollout_tokens_per_second" not in rank.of("ppo")[0]
+
+
 def test_it_goes_on_after_the_cursor(tmp_path, updates):
     rank = FakeRank(config(updates=3), tmp_path)
     rank.cursor, rank.version = Cursor("ppo", update=2), 2
@@ -182,6 +228,7 @@ def test_it_begins_from_sft_if_there_was_any(tmp_path, updates, trained, estimat
     phase(rank)[0].run()
     start = str(tmp_path / "sft") if trained else "initial"
     assert rank.opened == [(start, ppo_steps(cfg.ppo), value), ("reference", start)]
+    assert rank.optimizers == [cfg.ppo.optimizer]
     assert updates[0][2] == "reference"
 
 

@@ -43,6 +43,15 @@ def test_engines_are_waited_for_until_they_sleep(tmp_path, waits):
     assert waits == [(["asleep"] * 2, "rollout worker", "go to sleep", 120.0, "sync_deadline_s")]
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_no_rank_learns_before_all_engines_sleep(tmp_path, monkeypatch, number):
+    order = []
+    monkeypatch.setattr(module, "wait_for_all", lambda *_: order.append("asleep"))
+    monkeypatch.setattr(module.distributed, "barrier", lambda: order.append("barrier"))
+    made(tmp_path, number=number)[1].sleep_engines()
+    assert order == [*["asleep"] * (number == 0), "barrier"]
+
+
 @pytest.mark.parametrize(("layout", "number"), [("disaggregated", 0), ("colocated", 1)])
 def test_only_rank_0_sends_them_to_sleep_and_only_on_shared_gpus(tmp_path, waits, layout, number):
     made(tmp_path, layout, number)[1].sleep_engines()

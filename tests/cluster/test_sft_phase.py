@@ -67,6 +67,13 @@ def test_engines_sleep_before_every_piece_of_learning(tmp_path, learned):
     assert rank.opened == [("initial", 1, False)]
 
 
+def test_it_begins_from_the_initial_model_with_a_schedule_of_its_steps(tmp_path, learned):
+    rank = FakeRank(configured(steps=3), tmp_path)
+    phase(rank)[0].run()
+    assert rank.opened == [("initial", 3, False)]
+    assert rank.optimizers == [rank.cfg.sft.optimizer]
+
+
 def test_the_proof_comes_before_the_first_evaluation(tmp_path, learned, monkeypatch):
     monkeypatch.setattr(sft_phase, "prove", lambda rank, *_: rank.done.append("prove"))
     rank = FakeRank(configured(proof=True, steps=1), tmp_path)

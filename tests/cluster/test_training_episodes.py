@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 from cluster.training_episodes import training_groups
@@ -24,6 +25,12 @@ def test_every_update_plays_new_seeds_and_a_group_shares_one():
     assert {(r.variant, r.temperature, r.sampling_seed, r.bootstrap) for r in first} == {
         ("rollout", 1.0, 7, False)
     }
+
+
+def test_they_are_played_as_the_run_is_configured():
+    cfg = config(episodes=6, trunc_bootstrap=True, temperature=0.5)
+    _, group = next(training_groups(replace(cfg, seed=11), 0))
+    assert [(r.temperature, r.sampling_seed, r.bootstrap) for r in group] == [(0.5, 11, True)]
 
 
 def test_they_begin_where_they_are_told_to():

@@ -8,7 +8,7 @@ import pytest
 
 from cluster import weight_proof
 from cluster.failures import ParityError
-from cluster.weight_proof import check_parity, proof_requests, prove
+from cluster.weight_proof import check_correction, check_parity, proof_requests, prove
 from learner.model import WEIGHT_KINDS
 from tests.cluster.fakes import FakeCollector, FakeEngine, FakePublisher, FakeRank
 from tests.support.learner import config
@@ -73,6 +73,20 @@ def test_what_is_rounding_and_what_is_not(dtype, difference, refused):
             check_parity(cfg, {"parity_mean_abs": difference}, "it")
     else:
         check_parity(cfg, {"parity_mean_abs": difference}, "it")
+
+
+@pytest.mark.parametrize(
+    ("correction", "share", "refused"),
+    [("truncated", 0.19, True), ("truncated", 0.21, False), ("none", 0.01, False)],
+)
+def test_policies_that_have_parted_are_refused_where_they_are_weighed(correction, share, refused):
+    cfg, metrics = config(correction=correction), {"correction_ess": share}
+    check_correction(cfg, {}, "nothing was weighed")
+    if refused:
+        with pytest.raises(ParityError, match="it: the policies that sampled the batch"):
+            check_correction(cfg, metrics, "it")
+    else:
+        check_correction(cfg, metrics, "it")
 
 
 @pytest.mark.parametrize(("in_flight", "episodes"), [(8, 8), (500, 64)])

@@ -1,4 +1,7 @@
-"""One whole job on the debug configuration, as a user starts it: real Ray, vLLM and DeepSpeed."""
+"""Whole jobs, as a user starts them, on a game of which each stage has its own success.
+
+Real Ray, vLLM and DeepSpeed; on one rank, and on two with engines that play ahead.
+"""
 
 import json
 import os
@@ -6,15 +9,43 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count, islice, product
+from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
-import yaml
 
+from configs.load import load
 from configs.paths import ROOT
+from configs.schema import RunConfig
+from configs.seeds import update_seeds
+from tests.support.capitals import CAPITALS, LETTERS, broken
 from tests.support.seen import check_exported, check_seen
 
 STAGES = ("start", "sft", "ppo")
+CONFIGURATION = f"""
+seed: 3
+model: {{init: {{layers: 2, hidden: 64, heads: 2, mlp: 128}}}}
+env: {{id: '{CAPITALS}'}}
+sft: {{steps: 150, batch_size: 48, demonstrations: 720, optimizer: {{lr: 2e-3}}}}
+ppo:
+  updates: 12
+  episodes: 96
+  minibatch: 48
+  epochs: 4
+  critic_warmup: 0
+  clip: 0.3
+  kl_coef: 1e-3
+  optimizer: {{lr: 1e-3, schedule: linear}}
+rollout: {{in_flight: 96, block: 16, answer_tokens: 4, context_tokens: 32, kv_cache_gib: 0.25}}
+eval:
+  episodes: 48
+  sampled_questions: 8
+  samples: 4
+  variants: {{own: {{}}, next: {{answer: next}}}}
+cluster: {{object_store_gib: 0.25, max_failure_rate: 0.5}}
+"""
 
 
 def cardinal(*arguments, **options):
@@ -50,22 +81,90 @@ def marked(run):
     return {**os.environ, "CARDINAL_TEST": str(run)}
 
 
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    """(folder, stdout) of one finished run."""
+ONE_RANK, TWO_RANKS = "one rank", "two ranks, sharded, playing ahead"
+JOBS = {ONE_RANK: (), TWO_RANKS: ("learner.ranks=2", "learner.zero_stage=3", "ppo.max_staleness=1")}
+one_rank = pytest.mark.parametrize("job", [ONE_RANK], indirect=True)
+
+
+class Job(NamedTuple):
+    """A finished run: its folder, its configuration and what it recorded."""
+
+    folder: Path
+    cfg: RunConfig
+    records: list
+
+    def of(self, kind):
+        return [record for record in self.records if record["kind"] == kind]
+
+    def success(self, variant):
+        """Of the greedy answers, by stage."""
+        return {r["stage"]: r["success"] for r in self.of("eval") if r["variant"] == variant}
+
+
+@pytest.fixture(scope="module", params=JOBS)
+def job(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    run = root / "whole"
+    run, file, keys = root / "whole", root / "capitals.yaml", JOBS[request.param]
+    file.write_text(CONFIGURATION)
     begin = time.monotonic()
-    code, out, err = finish(
-        cardinal("train", "gp_l_debug", "name=whole", f"cluster.root={root}", env=marked(run))
+    code, _, err = finish(
+        cardinal("train", file, "name=whole", f"cluster.root={root}", *keys, env=marked(run))
     )
     assert code == 0, err[-3000:]
     print(f"the job took {time.monotonic() - begin:.0f} s")
-    return run, out
+    return Job(run, load(run / "config.yaml"), lines(run / "metrics.jsonl"))
+
+
+def by_update(seeds, size):
+    return [seeds[i : i + size] for i in range(0, len(seeds), size)]
+
+
+def lines(file):
+    return [json.loads(line) for line in file.open()]
+
+
+def test_each_stage_learns_what_it_is_taught(job):
+    """Nothing at first; then what the teacher mostly does; then what is rewarded, and only that."""
+    own, following = job.success("own"), job.success("next")
+    assert own["start"] <= 0.1 and following["start"] <= 0.1
+    assert 0.3 <= own["sft"] <= 0.7 and 0.3 <= following["sft"] <= 0.7
+    assert own["ppo"] >= 0.9 and following["ppo"] <= 0.1
+
+
+def test_every_stage_is_evaluated_on_the_same_questions(job):
+    """Each episode that breaks is recorded, and is in no denominator."""
+    cfg, rows = job.cfg.eval, lines(job.folder / "outcomes.jsonl")
+    seeds = range(cfg.seed, cfg.seed + cfg.episodes)
+    expected = [("greedy", seed, 0) for seed in seeds]
+    expected += [("sampled", s, n) for s in seeds[: cfg.sampled_questions] for n in range(4)]
+    for stage, variant in product(STAGES, cfg.variants):
+        own = [row for row in rows if (row["stage"], row["variant"]) == (stage, variant)]
+        assert [(r["decoding"], r["seed"], r["sample"]) for r in own] == expected
+        assert [r["end"] == "failed" for r in own] == [broken(r["seed"]) for r in own]
+    for record in job.of("eval"):
+        assert record["n"] == sum(not broken(seed) for seed in seeds)
+        assert record["ends"]["failed"] == sum(broken(seed) for _, seed, _ in expected)
+
+
+def test_each_update_trains_on_new_seeds_and_on_whole_episodes(job):
+    """In the order of the seeds; an episode that breaks is replaced by the next."""
+    ppo, start = job.cfg.ppo, update_seeds(job.cfg, 1).start
+    seeds = list(islice((s for s in count(start) if not broken(s)), ppo.updates * ppo.episodes))
+    updates = job.of("ppo")
+    assert [r["update"] for r in updates] == list(range(1, ppo.updates + 1))
+    for record, trained in zip(updates, by_update(seeds, ppo.episodes), strict=True):
+        assert record["episodes"] == ppo.episodes
+        assert record["turns"] == record["segments"] == 2 * ppo.episodes
+        assert record["metric_seed"] == pytest.approx(sum(trained) / len(trained), abs=1e-3)
+    assert sum(r["failed"] for r in updates) == seeds[-1] + 1 - start - len(seeds)
+
+
+def test_ppo_is_held_to_the_policy_that_it_began_with(job):
+    """To the initial model the divergence would be 5: about the logarithm of the vocabulary."""
+    assert 0 < job.of("ppo")[0]["kl_ref"] < 2
 
 
 def test_the_run_folder_is_complete(job):
-    run, _ = job
     for name in (
         "config.yaml",
         "metrics.jsonl",
@@ -77,20 +176,17 @@ def test_the_run_folder_is_complete(job):
         "checkpoints/ppo",
         "tensorboard",
     ):
-        assert (run / name).exists(), name
-    assert yaml.safe_load((run / "config.yaml").read_text())["ppo"]["updates"] == 3
+        assert (job.folder / name).exists(), name
 
 
 def test_the_summary_says_what_was_measured(job):
-    summary = json.loads((job[0] / "summary.json").read_text())
+    summary = json.loads((job.folder / "summary.json").read_text())
     assert summary["status"] == "finished"
-    for stage in STAGES:
-        for variant in ("train", "held_out"):
-            found = summary["stages"][stage][variant]
-            low, high = found["interval"]
-            assert found["n"] == 64
-            assert low <= found["success"] <= high
-            assert found["first_try"] <= found["success"]
+    for stage, variant in product(STAGES, ("own", "next")):
+        measured = summary["stages"][stage][variant]
+        low, high = measured["interval"]
+        assert low <= measured["success"] <= high
+        assert measured["success"] == job.success(variant)[stage]
     assert 0 < summary["parity"]["mean_abs"] <= 1e-4
     assert summary["parity"]["kl"] <= 1e-5
     assert summary["seconds"]["sft"] > 0
@@ -99,49 +195,61 @@ def test_the_summary_says_what_was_measured(job):
 
 
 def test_every_kind_of_weight_was_proven_and_every_sync_checked(job):
-    records = [json.loads(line) for line in (job[0] / "metrics.jsonl").open()]
-    (proof,) = [r["check"] for r in records if r["kind"] == "sync" and r["check"]]
+    (proof,) = [r["check"] for r in job.of("sync") if r["check"]]
     assert set(proof) == {"embedding", "attention", "mlp", "norm", "head"}
-    updates = [r for r in records if r["kind"] == "ppo"]
-    assert [r["version"] for r in updates] == [1, 2, 3]
-    assert all(r["parity_tokens"] > 0 and r["parity_mean_abs"] <= 1e-4 for r in updates)
-    assert all(r["staleness_max"] == 0 for r in updates)
-    stages = [r["stage"] for r in records if r["kind"] == "eval" and "parity_mean_abs" in r]
+    updates, bound = job.of("ppo"), job.cfg.ppo.max_staleness
+    assert [r["version"] for r in updates] == list(range(1, job.cfg.ppo.updates + 1))
+    assert all(r["parity_mean_abs"] <= 1e-4 for r in updates)
+    assert all(len(r["staleness"]) == bound + 1 for r in updates)
+    assert all(r["staleness_max"] <= bound for r in updates)
+    if bound == 0:
+        assert all(r["parity_tokens"] == r["action_tokens"] for r in updates)
+    else:
+        assert max(r["staleness_max"] for r in updates) == 1
+    stages = [r["stage"] for r in job.of("eval") if "parity_mean_abs" in r]
     assert stages == list(STAGES)
 
 
-def test_the_checkpoint_loads_in_plain_transformers(job):
+def test_the_checkpoints_answer_in_plain_transformers(job):
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = job[0] / "checkpoints" / "ppo"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "5 5 2 10"}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
-    answer = model.generate(**prompt, max_new_tokens=4)
-    assert answer.shape[1] > prompt["input_ids"].shape[1]
-    with safe_open(folder / "value_head.safetensors", "pt") as head:
+    said = {}
+    for stage in ("sft", "ppo"):
+        folder = job.folder / "checkpoints" / stage
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        for letter in LETTERS:
+            prompt = tokenizer.apply_chat_template(
+                [{"role": "user", "content": letter}],
+                add_generation_prompt=True,
+                return_tensors="pt",
+                return_dict=True,
+            )
+            answer = model.generate(**prompt, max_new_tokens=4, do_sample=False)
+            begin = prompt["input_ids"].shape[1]
+            text = tokenizer.decode(answer[0, begin:], skip_special_tokens=True)
+            said.setdefault(stage, []).append(text)
+    assert said["ppo"] == list(LETTERS.upper())
+    assert said["sft"] != said["ppo"]
+    with safe_open(job.folder / "checkpoints" / "ppo" / "value_head.safetensors", "pt") as head:
         assert len(list(head.keys())) > 0
 
 
 def test_its_trace_is_one_and_agrees_with_its_records(job):
-    check_seen(job[0])
-    check_exported(job[0])
+    check_seen(job.folder)
+    check_exported(job.folder)
 
 
 def test_nothing_stays_behind(job):
-    assert left_behind(job[0]) == []
+    assert left_behind(job.folder) == []
 
 
+@one_rank
 def test_a_taken_run_folder_is_refused(job):
-    run, _ = job
+    root = job.folder.parent
     code, _, err = finish(
-        cardinal("train", "gp_l_debug", "name=whole", f"cluster.root={run.parent}")
+        cardinal("train", root / "capitals.yaml", "name=whole", f"cluster.root={root}")
     )
     assert code == 2
     assert err.count("\n") == 1
@@ -169,13 +277,13 @@ def wait_for(run, condition, seconds=240):
 
 
 @pytest.mark.slow
+@one_rank
 def test_interrupted_and_resumed_it_ends_as_if_nothing_had_been(job, tmp_path):
     """Ctrl-C in SFT, SIGKILL in PPO: one line, no process left, the same losses at the end."""
-    whole, _ = job
     run = tmp_path / "whole"
     arguments = (
         "train",
-        "gp_l_debug",
+        job.folder.parent / "capitals.yaml",
         "name=whole",
         f"cluster.root={tmp_path}",
         "learner.checkpoint_every=1",
@@ -209,8 +317,8 @@ def test_interrupted_and_resumed_it_ends_as_if_nothing_had_been(job, tmp_path):
             r["update"] for r in records if r["kind"] == "ppo"
         ]
 
-    assert losses(run)[1] == [1, 2, 3]
-    there, here = losses(whole)[0], losses(run)[0]
+    assert losses(run)[1] == list(range(1, job.cfg.ppo.updates + 1))
+    there, here = losses(job.folder)[0], losses(run)[0]
     assert there.keys() <= here.keys()  # each checkpoint adds a line
     assert all(abs(there[step] - here[step]) < 1e-5 for step in there)
 

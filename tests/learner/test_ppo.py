@@ -247,6 +247,11 @@ def test_failed_trajectories_are_counted_and_not_trained_on(folder):
         update(folder, config(), broken[10:])
 
 
+def test_a_trajectory_that_two_ranks_were_given_is_an_error():
+    with pytest.raises(AssertionError, match="trajectory id train/000 is there more than once"):
+        ppo._counts(prepare([*trajectories(2), *trajectories(1)], "turn"))
+
+
 def test_outcomes_and_staleness(folder):
     played = trajectories(12)
     metrics, _, _ = update(folder, config(), played, number=3)

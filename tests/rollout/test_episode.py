@@ -21,11 +21,14 @@ class ScriptedEngine:
     def __init__(self, renderer, answers, stop=True):
         self.renderer, self.answers, self.stop = renderer, list(answers), stop
         self.prompts, self.caps, self.seeds = [], [], []
+        self.temperatures, self.pictures = [], []
 
     async def generate(self, prompt_ids, *, max_tokens, temperature, seed, pictures=()):
         self.prompts.append(list(prompt_ids))
         self.caps.append(max_tokens)
         self.seeds.append(seed)
+        self.temperatures.append(temperature)
+        self.pictures.append(pictures)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -153,6 +156,20 @@ def test_a_lost_engine_is_not_the_episodes_fault(renderer):
         run(renderer, [EngineFailure("gone")])
 
 
+def test_an_engine_that_read_other_tokens_stops_the_run(renderer):
+    """Token-in-token-out: what is trained on would not be what was sampled after."""
+    engine = ScriptedEngine(renderer, ["1+1"])
+    generate = engine.generate
+
+    async def other(prompt_ids, **options):
+        return await generate([*prompt_ids[:-1], prompt_ids[0]], **options)
+
+    engine.generate = other
+    request, env = EpisodeRequest("a", "v", 3, 3), make(GP, {"prompt_style": "brief"})
+    with pytest.raises(AssertionError, match="other tokens than the model's own processor"):
+        asyncio.run(run_episode(request, InProcess(env), engine, renderer, LIMITS))
+
+
 def test_each_sample_of_a_seed_draws_its_own_answers(renderer):
     def seeds(**request):
         return run(renderer, ["1+1", "1+1", "1+1"], **request)[1].seeds
@@ -175,16 +192,21 @@ def test_a_next_prompt_without_room_is_no_bootstrap(renderer):
 
 
 class Endless:
-    """An environment of three words that never ends; each message begins a new prompt."""
+    """An environment of three words that never ends; each message begins a new prompt.
 
-    def __init__(self, **first):
+    later: what other observations than the first have instead; flags: of every step.
+    """
+
+    def __init__(self, later=None, flags=(False, False), **first):
         self.spec, self.question, self.first = make(GP, {}).spec, "endless", first
+        self.later, self.flags = later or {}, flags
 
     def reset(self, *, seed):
         return {"message": "begin", "restart": 1} | self.first, {}
 
     def step(self, action):
-        return {"message": "go on", "restart": 1}, 0.25, False, False, {}
+        info = {"metrics": {"success": 0.0, "first_try": 0.0}} if any(self.flags) else {}
+        return {"message": "go on", "restart": 1} | self.later, 0.25, *self.flags, info
 
 
 def test_an_episode_that_never_ends_is_truncated_at_its_turns(renderer):
@@ -196,6 +218,72 @@ def test_an_episode_that_never_ends_is_truncated_at_its_turns(renderer):
     carried, _ = run(renderer, ["a"] * 9, env=Endless(), limits=limits, bootstrap=True)
     assert carried.bootstrap
     assert len(carried.segments) == 5
+
+
+def test_each_new_prompt_has_the_whole_context(renderer):
+    free, engine = run(renderer, ["a"] * 4, env=Endless(), limits=EpisodeLimits(16, 128, 5, 4))
+    room = EpisodeLimits(16, max(len(prompt) for prompt in engine.prompts) + 6, 5, 4)
+    t, engine = run(renderer, ["a"] * 4, env=Endless(), limits=room, temperature=0.25)
+    assert t.tokens == free.tokens > room.context_tokens
+    assert engine.caps == [min(16, room.context_tokens - len(p)) for p in engine.prompts]
+    assert engine.temperatures == [0.25] * 4
+    assert engine.prompts[0] != engine.prompts[1] == engine.prompts[2], "nothing of earlier turns"
+    for segment, prompt in zip(t.segments, engine.prompts, strict=True):
+        (turn,) = segment.turns
+        assert segment.token_ids[: turn.begin].tolist() == prompt
+        assert turn.reward == 0.25
+    assert [set(s.policy_versions[s.action_mask]) for s in t.segments] == [{1}, {2}, {3}, {4}]
+
+
+LONG = {"message": "1 " * 60}
+
+
+def test_a_new_prompt_without_room_truncates_and_is_left_out(renderer):
+    limits = EpisodeLimits(16, 40, episode_deadline_s=5)
+    t, engine = run(renderer, ["a"] * 2, env=Endless(later=LONG), limits=limits)
+    assert (t.end, len(engine.prompts), len(t.segments), len(t.turns)) == ("truncated", 1, 1, 1)
+    assert len(t.segments[0].token_ids) == t.turns[0].end
+
+
+@pytest.mark.parametrize(("later", "fits"), [({}, True), (LONG, False)])
+def test_the_prompt_that_would_have_come_next_is_carried_where_it_fits(renderer, later, fits):
+    """It is a segment of its own, without a turn."""
+    limits = EpisodeLimits(16, 40, episode_deadline_s=5, max_turns=1)
+    t, _ = run(renderer, ["a"], env=Endless(later=later), limits=limits, bootstrap=True)
+    assert (t.end, t.bootstrap, len(t.segments)) == ("truncated", fits, 1 + fits)
+    assert len(t.segments[-1].turns) == 1 - fits
+    if fits:
+        assert t.segments[-1].token_ids.tolist() == list(renderer.prompt("go on", ()).token_ids)
+
+
+@pytest.mark.parametrize(
+    ("flags", "end"),
+    [((True, False), "terminated"), ((False, True), "truncated"), ((True, True), "terminated")],
+)
+def test_an_episode_ends_as_its_environment_says(renderer, flags, end):
+    """Where both flags are up it has ended: no next prompt has a value."""
+    t, engine = run(renderer, ["a"], env=Endless(flags=flags), bootstrap=True)
+    assert (t.end, len(engine.prompts), t.bootstrap) == (end, 1, end == "truncated")
+
+
+def test_each_prompt_is_sent_with_its_own_picture_unexpanded(vision_model):
+    renderer = Renderer.load(vision_model)
+    shown = [np.full((128, 128, 3), value, np.uint8) for value in (0, 200)]
+    env = Endless(later={"image": shown[1]}, image=shown[0])
+    engine = ScriptedEngine(renderer, ["a"] * 3)
+    generate, token = engine.generate, renderer.processor.token_id
+
+    async def expanding(prompt_ids, *, pictures, **options):
+        assert list(prompt_ids).count(token) == len(pictures) == 1
+        ids = renderer.processor.expand(prompt_ids, pictures)
+        return await generate(ids, pictures=pictures, **options)
+
+    engine.generate = expanding
+    limits, request = EpisodeLimits(16, 128, 5, max_turns=3), EpisodeRequest("a", "v", 3, 3)
+    t = asyncio.run(run_episode(request, InProcess(env), engine, renderer, limits))
+    assert t.failure == ""
+    for pictures in (engine.pictures, [segment.pictures for segment in t.segments]):
+        assert [(p.pixels() == shown[i > 0]).all() for i, (p,) in enumerate(pictures)] == [True] * 3
 
 
 def test_a_first_prompt_without_room_has_no_score(renderer):

@@ -137,6 +137,26 @@ def test_misaligned_segments_are_refused(change):
         Segment(**fields)
 
 
+@pytest.mark.parametrize(
+    ("spans", "turns", "sentence"),
+    [
+        ([(0, 2)], [(0, 2)], r"Turn \[0, 2\) does not fit after 0 in 10"),
+        ([(3, 5)], [(3, 5), (4, 5)], r"Turn \[4, 5\) does not fit after 5"),
+        ([(8, 10)], [(8, 11)], r"Turn \[8, 11\) does not fit after 0 in 10"),
+        ([(3, 5), (7, 10)], [(2, 4), (7, 10)], r"Turn \[2, 4\) covers tokens not sampled"),
+        ([(3, 5), (7, 10)], [(3, 5)], "marks tokens that belong to no turn"),
+    ],
+)
+def test_turns_are_exactly_what_was_sampled(spans, turns, sentence):
+    """A prompt comes before the first; each has its own tokens, all of them sampled."""
+    mask = np.zeros(10, bool)
+    for begin, end in spans:
+        mask[begin:end] = True
+    arrays = np.arange(10, dtype=np.int32), mask, np.zeros(10, np.float32), np.zeros(10, np.int32)
+    with pytest.raises(ValueError, match=sentence):
+        Segment(*arrays, tuple(Turn(begin, end, 0.0) for begin, end in turns))
+
+
 def test_ends_are_three():
     with pytest.raises(ValueError, match="'done'"):
         trajectory(end="done")
