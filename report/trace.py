@@ -17,7 +17,12 @@ from report.metrics import Record
 from report.spans import MAIN, Count, Process, Recorded, Span
 
 RANK_0 = "learner rank 0"
-WAITS = ("take", "wait for weights", "wait for engines")  # a rank's spans without work
+WAITS = (
+    "take",
+    "wait for weights",
+    "wait for engines",
+    "wait for the evaluation",
+)  # a rank's spans without work
 LAST = 3  # updates that are shown unless others are named
 KINDS = ("learner", "trajectory", "rollout")  # processes in the order of the trace
 Track = tuple[Process, str]

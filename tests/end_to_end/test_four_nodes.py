@@ -104,13 +104,17 @@ def test_weights_cross_to_a_node_once_however_many_engines_it_holds(cluster):
     import torch
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    from cluster.buffer import TrajectoryBuffer
     from cluster.weights.object_store import publish
 
     class Receiver:
         """What RolloutActor.receive does with references, without an engine."""
 
         async def receive(self, version, refs):
-            return sum([len((await ref)[1]) for ref in refs])
+            return float(sum([len((await ref).parts) for ref in refs]))
+
+        def node(self):
+            return ray.get_runtime_context().get_node_id()
 
     actor = ray.remote(num_cpus=0)(Receiver)
     first, second, third = (n["NodeID"] for n in ray.nodes() if n["Resources"].get("CPU"))
@@ -120,7 +124,9 @@ def test_weights_cross_to_a_node_once_however_many_engines_it_holds(cluster):
     ]
     before = received()
     buckets = [[(f"w{i}", torch.rand(2**20))] for i in range(4)]
-    done = publish(1, buckets, workers, 60)
+    buffer = TrajectoryBuffer.remote(workers, load("gp_l_debug", SMALL))
+    done = publish(1, buckets, buffer, 60)()
+    assert done.paused == [4.0] * 4
     assert done.bytes == 16 * 2**20
     moved, deadline = {}, time.monotonic() + 30
     while time.monotonic() < deadline and moved.get(first, 0) < done.bytes:
@@ -261,7 +267,7 @@ def test_ranks_that_wait_for_a_placement_say_so_by_the_deadline(cluster, tmp_pat
     holds = [ray.remote(num_cpus=1)(Idle).remote() for _ in range(3)]
     ray.get([hold.ready.remote() for hold in holds], timeout=60)
     begin = time.monotonic()
-    trainer = make_trainer(Job(cfg, FakeToken(tmp_path), "", [], None), None, found)
+    trainer = make_trainer(Job(cfg, FakeToken(tmp_path), "", [], None), found)
     with pytest.raises(ControllerError) as error:
         trainer.fit()
     assert time.monotonic() - begin < 40

@@ -171,7 +171,7 @@ def test_a_submitted_run_is_stopped_and_goes_on(head, copy, tmp_path):
     assert steps and len(set(steps)) == len(steps), f"an SFT step was repeated: {steps}"
     log = run(cardinal("job", "logs", identity(done), "--address", address), copy, quiet, 60)
     assert log.returncode == 0
-    assert "see report.html" in log.stdout
+    assert f"report      {tmp_path / 'job' / 'report.html'}" in log.stdout
 
 
 def test_the_jobs_own_refusal_is_the_exit_code(head, copy, tmp_path):
