@@ -126,7 +126,7 @@ def test_weights_cross_to_a_node_once_however_many_engines_it_holds(cluster):
     buckets = [[(f"w{i}", torch.rand(2**20))] for i in range(4)]
     buffer = TrajectoryBuffer.remote(workers, load("gp_l_debug", SMALL))
     done = publish(1, buckets, buffer, 60)()
-    assert done.paused == [4.0] * 4
+    assert done.paused_seconds == [1.0] * 4
     assert done.bytes == 16 * 2**20
     moved, deadline = {}, time.monotonic() + 30
     while time.monotonic() < deadline and moved.get(first, 0) < done.bytes:
