@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -79,20 +80,26 @@ def make_trajectories(n: int, turns: int, seed: int, vocabulary: int) -> list[Tr
     return trajectories
 
 
-def rates(works: dict[str, tuple[int, Callable[[], object]]], seconds: float) -> dict[str, float]:
-    """Tokens/s of each work (tokens, callable): the best of rounds that take turns, so that
-    whatever else the machine does hits all alike.
+def rates(
+    works: dict[str, tuple[int, Callable[[], object]]], seconds: float
+) -> dict[str, list[float]]:
+    """Tokens/s of each work (tokens, callable) in each of several rounds.
+
+    In a round all works run once, one after the other, in every second round in reverse: whatever
+    else the machine does hits all alike, and figures of one round are compared with each other.
     """
-    best = dict.fromkeys(works, 0.0)
+    measured: dict[str, list[float]] = {name: [] for name in works}
     for _, work in works.values():
         work()
+    order = list(works.items())
     end = time.perf_counter() + seconds * len(works)
-    while time.perf_counter() < end:
-        for name, (tokens, work) in works.items():
+    while time.perf_counter() < end or not measured[order[0][0]]:
+        for name, (tokens, work) in order:
             begin = time.perf_counter()
             work()
-            best[name] = max(best[name], tokens / (time.perf_counter() - begin))
-    return best
+            measured[name].append(tokens / (time.perf_counter() - begin))
+        order.reverse()
+    return measured
 
 
 class Rows(NamedTuple):
@@ -177,21 +184,28 @@ def measure(threads: int, turns: int, seconds: float, count: int) -> list[dict[s
         works["sft"] = (tokens, sft(folder, data))
         works["ppo"] = (EPOCHS * tokens, ppo(folder, trajectories))
         measured = rates(works, seconds)
-    reference = max(measured[name] for name in groups)
+    medians = {name: statistics.median(values) for name, values in measured.items()}
+    fastest = max(groups, key=lambda name: medians[name])
     return [
         {
             "name": f"learner {name}, {threads} threads, up to {turns} turns",
-            "ours": round(measured[name]),
-            "reference": round(reference),
-            "ratio": round(measured[name] / reference, 3),
+            "ours": round(medians[name]),
+            "reference": round(medians[fastest]),
+            "ratio": round(median_ratio(measured[name], measured[fastest]), 3),
             "unit": "tokens/s",
-            "references": {k: round(measured[k]) for k in groups},
+            "references": {k: round(medians[k]) for k in groups},
+            "rounds": len(measured[name]),
             "parameters": parameters,
             "machine": platform.processor() or platform.machine(),
             "date": date.today().isoformat(),
         }
         for name in ("sft", "ppo")
     ]
+
+
+def median_ratio(ours: list[float], reference: list[float]) -> float:
+    """Median over the rounds of the ratio of both figures of a round."""
+    return statistics.median(a / b for a, b in zip(ours, reference, strict=True))
 
 
 def sft(folder: str, data: list[Sequence]) -> Callable[[], object]:

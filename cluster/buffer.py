@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from cluster.tracing import count, record_spans
 from cluster.training_episodes import training_groups
 from cluster.wait import wait_for_async
 from configs.schema import RunConfig
+from learner.minibatches import deal, update_minibatches
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import Block
 from rollout.trajectory_summary import TrajectorySummary, from_columns
@@ -135,7 +136,7 @@ class TrajectoryBuffer:
         async with self._taking:
             if update not in self._batches:
                 batch = await self._until(lambda: self._complete(update))
-                dealt = shards(batch.results, self._cfg.learner.ranks)
+                dealt = shards(batch.results, self._cfg.learner.ranks, self._steps(batch, update))
                 self._batches[update] = (batch, dict(enumerate(dealt)))
                 await self._play()
         batch, shares = self._batches[update]
@@ -152,6 +153,11 @@ class TrajectoryBuffer:
     def stopping(self) -> bool:
         """Whether the run is to end."""
         return self._stopping
+
+    def _steps(self, batch: Batch[BufferedTrajectory], update: int) -> list[list[str]]:
+        """The ids of each minibatch that the learner will make of the batch."""
+        trained = [t.summary.id for t in batch.results if t.summary.action_tokens]
+        return update_minibatches(trained, self._cfg.ppo, self._cfg.seed, update - 1)
 
     def _complete(self, update: int) -> Batch[BufferedTrajectory] | None:
         too_old = self._ledger.dropped["too old"]
@@ -325,16 +331,14 @@ class TrajectoryBuffer:
             )
 
 
-def shards(trajectories: list[BufferedTrajectory], ranks: int) -> list[list[BlockRows]]:
-    """The trajectories of each rank; balanced by tokens, deterministic."""
-    loads = [0] * ranks
+def shards(
+    trajectories: list[BufferedTrajectory], ranks: int, minibatches: Iterable[list[str]] = ()
+) -> list[list[BlockRows]]:
+    """The trajectories of each rank; each minibatch of ids balanced by tokens; deterministic."""
+    ordered = sorted(trajectories, key=lambda trajectory: trajectory.summary.id)
+    rank_of = deal({t.summary.id: t.summary.tokens for t in ordered}, minibatches, ranks)
     rows: list[dict[ObjectRef[Block], list[int]]] = [{} for _ in range(ranks)]
-    for trajectory in sorted(trajectories, key=_longest_first):
-        rank = loads.index(min(loads))
-        loads[rank] += trajectory.summary.tokens
-        rows[rank].setdefault(trajectory.block, []).append(trajectory.row)
+    for trajectory in ordered:
+        own = rows[rank_of[trajectory.summary.id]]
+        own.setdefault(trajectory.block, []).append(trajectory.row)
     return [[BlockRows(*item) for item in blocks.items()] for blocks in rows]
-
-
-def _longest_first(trajectory: BufferedTrajectory) -> tuple[int, str]:
-    return -trajectory.summary.tokens, trajectory.summary.id

@@ -10,6 +10,8 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from heapq import heapreplace
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -231,8 +233,7 @@ def _plan_padded(lengths: Ints, token_budget: int) -> PackingPlan:
     while b > 0:
         a = int(cut[b])
         indices, step = order[starts[a] : ends[b - 1]].tolist(), int(rows[a])
-        chunks = [indices[i : i + step] for i in range(0, len(indices), step)]
-        plan = [[[index] for index in chunk] for chunk in chunks] + plan
+        plan = _split_evenly([[index] for index in indices], step) + plan
         b = a
     return float(best[-1]), plan
 
@@ -252,9 +253,15 @@ def _plan_packed(lengths: Ints, token_budget: int) -> PackingPlan:
             free, row = room.pop(at)
         rows[row].append(index)
         insort(room, (free - length, row))
-    step = max(1, token_budget // width)
-    plan = [rows[i : i + step] for i in range(0, len(rows), step)]
+    plan = _split_evenly(rows, max(1, token_budget // width))
     return PACKED_FACTOR * len(rows) * width + MICROBATCH_COST * len(plan), plan
+
+
+def _split_evenly(rows: Rows, most: int) -> list[Rows]:
+    """As few microbatches of at most `most` rows as can be, of about equally many rows."""
+    count = math.ceil(len(rows) / most)
+    bounds = [len(rows) * i // count for i in range(count + 1)]
+    return [rows[begin:end] for begin, end in pairwise(bounds)]
 
 
 def _split_by_pictures(rows: Rows, pictures: list[int], picture_budget: int) -> Iterator[Rows]:
@@ -272,17 +279,30 @@ def _split_by_pictures(rows: Rows, pictures: list[int], picture_budget: int) -> 
 
 
 def _plan_flat(lengths: Ints, token_budget: int, pictures: list[int], picture_budget: int) -> Rows:
-    """One row per microbatch: next fit, in the given order."""
-    rows: Rows = []
-    tokens, count = math.inf, 0
-    for index, length in enumerate(lengths.tolist()):
-        if tokens + length > token_budget or (count + pictures[index] > picture_budget and count):
-            rows.append([])
-            tokens = count = 0
-        rows[-1].append(index)
-        tokens += length
-        count += pictures[index]
-    return rows
+    """One row per microbatch: as few as the budgets allow, of about equally many tokens."""
+    shown = np.array(pictures)
+    large = (lengths > token_budget) | (shown > picture_budget)  # each gets a row of its own
+    alone, rest = [[i] for i in np.flatnonzero(large).tolist()], np.flatnonzero(~large)
+    least = math.ceil(lengths[rest].sum() / token_budget)
+    for count in range(least, len(rest) + 1):
+        rows = _level(lengths, rest, count)
+        if all(
+            lengths[row].sum() <= token_budget and shown[row].sum() <= picture_budget
+            for row in rows
+        ):
+            return alone + rows
+    return alone
+
+
+def _level(lengths: Ints, indices: Ints, count: int) -> Rows:
+    """So many rows of about equally many tokens: the longest first, each to the shortest row."""
+    rows: Rows = [[] for _ in range(count)]
+    filled = [(0, row) for row in range(count)]
+    for index in indices[np.argsort(-lengths[indices], kind="stable")].tolist():
+        tokens, row = filled[0]
+        heapreplace(filled, (tokens + int(lengths[index]), row))
+        rows[row].append(index)
+    return [sorted(row) for row in rows if row]
 
 
 def _place(lengths: Ints, rows: Rows) -> tuple[Ints, Ints]:

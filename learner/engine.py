@@ -146,6 +146,9 @@ class TrainingEngine:
             config=deepspeed_config(cfg, optimizer, self._stage),
             dist_init_required=False,
         )
+        if self._stage == 0 and distributed.world_size() == 1:
+            # One rank has nothing to add up: DeepSpeed would copy all gradients and back.
+            self._deepspeed.enable_backward_allreduce = False
         self.packing_check = check_packing(self.score, trunk.config, cfg, forbidden)
         self.packing = self.packing_check.packing
 

@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from configs.schema import RunConfig
 from learner.attention import attention_of
+from learner.onednn import use_onednn
 from rollout.renderer import FORBIDDEN_BIAS
 
 logging.disable_progress_bar()  # a terminal full of bars hides the run's own progress
@@ -230,6 +231,8 @@ def load_actor_critic(
     if cfg.model.gradient_checkpointing:
         trunk.train()  # in eval mode transformers keeps all activations; there is no dropout
         trunk.gradient_checkpointing_enable({"use_reentrant": False})
+    if not torch.cuda.is_available():
+        use_onednn(trunk)
     head = None
     if value_seed is not None:
         head = load_value_head(folder, trunk.config.get_text_config().hidden_size, value_seed)

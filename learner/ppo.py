@@ -20,6 +20,7 @@ from learner import advantage, distributed
 from learner.batch import MicroBatch
 from learner.engine import LossFn, Means, ReferencePolicy, TrainingEngine
 from learner.loss import k3, policy_terms, value_terms
+from learner.minibatches import update_minibatches
 from learner.model import ForwardOptions, Scores
 from learner.parity import correction_metrics, parity_metrics
 from learner.reasoning_weights import reasoning_weights
@@ -183,12 +184,6 @@ def _counts(trajectories: list[TrainingTrajectory]) -> dict[str, Counts]:
     return dict(sorted(pairs, key=lambda pair: pair[0]))
 
 
-def minibatches(ids: list[str], size: int, seed: tuple[int, ...]) -> list[list[str]]:
-    """Cut a shuffled batch of ids into ceil(B / size) minibatches of about equal size."""
-    shuffled = np.random.default_rng(seed).permutation(len(ids))
-    return [[ids[i] for i in part] for part in np.array_split(shuffled, -(-len(ids) // size))]
-
-
 def _take_steps(
     engine: TrainingEngine,
     trajectories: list[TrainingTrajectory],
@@ -208,13 +203,8 @@ def _take_steps(
     own = {
         t.trajectory.id: training_sequences(t, _token_weights(t, engine, ppo)) for t in trajectories
     }
-    plan = [
-        ids
-        for epoch in range(ppo.epochs)
-        for ids in minibatches(list(counts), ppo.minibatch, (cfg.seed, update, epoch))
-    ]
     steps: list[dict[str, float]] = []
-    for ids in plan:
+    for ids in update_minibatches(counts, ppo, cfg.seed, update):
         sequences = [s for i in ids for s in own.get(i, ())]
         loss_fn = ppo_loss(ppo, _sum(counts[i] for i in ids), warmup)
         steps.append(engine.step(engine.microbatches(sequences), loss_fn, options))

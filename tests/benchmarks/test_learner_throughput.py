@@ -1,9 +1,9 @@
-"""The bare loop reads every token once, each sequence with positions of its own."""
+"""The bare loop reads every token once, at positions of its own sequence; rounds are paired."""
 
 import numpy as np
 import pytest
 
-from benchmarks.learner_throughput import fill_rows
+from benchmarks.learner_throughput import fill_rows, median_ratio, rates
 from learner.batch import Sequence
 
 
@@ -21,3 +21,15 @@ def test_rows_hold_each_sequence_whole(factor, shape):
         assert tokens[begin : begin + n].tolist() == [10 * n + i for i in range(n)]
         assert positions[begin : begin + n].tolist() == list(range(n))
     assert tokens[rows.actions].tolist() == [53, 54, 32, 21]
+
+
+def test_a_round_runs_all_works_and_its_figures_are_compared_with_each_other():
+    calls = []
+    works = {name: (100, lambda name=name: calls.append(name)) for name in "ab"}
+    measured = rates(works, 0.0)
+    assert calls == ["a", "b", "a", "b"]  # the first two warm up
+    assert [len(values) for values in measured.values()] == [1, 1]
+    measured = rates(works, 0.001)
+    assert len(measured["a"]) == len(measured["b"]) > 1
+    assert calls[6:10] == ["a", "b", "b", "a"]
+    assert median_ratio([1.0, 20.0, 9.0], [2.0, 10.0, 9.0]) == 1.0

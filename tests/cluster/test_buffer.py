@@ -17,6 +17,7 @@ from cluster.failures import (
     WorkerLost,
 )
 from cluster.wait import wait_for
+from learner.minibatches import deal, update_minibatches
 from report.spans import read_spans
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import from_block, to_block
@@ -145,6 +146,15 @@ def test_too_many_failures_stop_with_the_first_cause(workers):
         collect(workers, asked)
 
 
+def assert_minibatches_are_dealt(shares, update):
+    """The ranks' shares balance the minibatches that the learner will make."""
+    cfg = config()
+    tokens = {t.id: t.tokens for share in shares for t in share}
+    in_order = {name: tokens[name] for name in sorted(tokens)}
+    rank_of = deal(in_order, update_minibatches(tokens, cfg.ppo, cfg.seed, update - 1), 2)
+    assert rank_of == {t.id: rank for rank, share in enumerate(shares) for t in share}
+
+
 @pytest.mark.parametrize(("bound", "begun"), [(0, 12), (2, 36)])
 def test_batches_are_played_ahead_by_the_bound_and_shared_by_ranks(workers, bound, begun):
     buffer = buffer_of(workers, max_staleness=bound)
@@ -154,6 +164,7 @@ def test_batches_are_played_ahead_by_the_bound_and_shared_by_ranks(workers, boun
         shares = ray.get([buffer.take.remote(update, rank) for rank in (0, 1)], timeout=60)
         played = [t for share in shares for t in trajectories(share.rows)]
         assert sorted(t.id for t in played) == [f"ppo/{update:06d}/{i:06d}" for i in range(12)]
+        assert_minibatches_are_dealt([trajectories(share.rows) for share in shares], update)
         oldest = max(0, update - 1 - bound)
         assert {t.oldest_version for t in played} <= set(range(oldest, update))
         assert sum(shares[0].staleness) == 12

@@ -112,6 +112,39 @@ def test_auto_packs_where_padding_is_expensive():
     assert m.token_ids.shape == (2, 30)
 
 
+@pytest.mark.parametrize("packing", batch.PACKINGS)
+@pytest.mark.parametrize("n", [41, 97])
+def test_microbatches_are_as_few_as_can_be_and_about_equally_large(packing, n):
+    """Ranks whose shares are equally large then go through equally large microbatches."""
+    sequences = [Sequence(np.ones(20, int), np.arange(20) > 0)] * n
+    packed = microbatches(sequences, 400, packing)
+    sizes = [m.tokens for m in packed]
+    assert len(packed) == -(-n // 20)
+    assert max(sizes) - min(sizes) <= 20
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_flat_rows_are_level_and_keep_the_order(seed):
+    sequences = random_sequences(60, seed, longest=60)
+    tokens = sum(len(s.token_ids) for s in sequences)
+    packed = microbatches(sequences, 300, "flat")
+    sizes = [m.tokens for m in packed]
+    assert len(packed) <= -(-tokens // 300) + 1
+    assert max(sizes) - min(sizes) < 60
+    assert all(m.order.tolist() == sorted(m.order) for m in packed)
+
+
+def test_what_no_flat_row_holds_gets_its_own():
+    lengths, pictures = [6, 2, 3, 100, 1], [0, 0, 9, 0, 0]
+    picture = Picture.of(np.zeros((2, 2, 3), np.uint8))
+    sequences = [
+        Sequence(np.ones(n, int), np.arange(n) > 0, pictures=(picture,) * shown)
+        for n, shown in zip(lengths, pictures, strict=True)
+    ]
+    packed = microbatches(sequences, 9, "flat", picture_budget=4)
+    assert sorted(m.order.tolist() for m in packed) == [[0, 1, 4], [2], [3]]
+
+
 def test_to_moves_every_tensor():
     (m,) = microbatches(random_sequences(3, 0), 4096)
     moved = m.to("meta")

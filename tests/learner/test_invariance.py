@@ -10,6 +10,7 @@ import torch
 
 from learner import distributed
 from learner.engine import ReferencePolicy, TrainingEngine
+from learner.minibatches import deal, update_minibatches
 from learner.model import ForwardOptions
 from learner.ppo import ppo_update
 from learner.sft import sft_step
@@ -70,7 +71,34 @@ def one_step(folder: Path, reference: ReferencePolicy, variant: tuple) -> dict[s
     return result
 
 
+def minibatch_losses(folder: Path) -> list[float]:
+    """Of an update of two epochs of three minibatches, whose trajectories are dealt to ranks."""
+    cfg = config(budget=256)
+    engine = TrainingEngine(folder, cfg, cfg.ppo.optimizer, 6, True)
+    take_step, losses = engine.step, []
+
+    def step(microbatches, *rest):
+        own.append(sum(m.tokens for m in microbatches))
+        metrics = take_step(microbatches, *rest)
+        losses.append(metrics["loss"])
+        return metrics
+
+    own: list[int] = []
+    engine.step = step
+    ranks, rank = distributed.world_size(), distributed.rank()
+    played = trajectories(12)
+    tokens = {t.id: t.tokens for t in played}
+    rank_of = deal(tokens, update_minibatches(tokens, cfg.ppo, cfg.seed, 0), ranks)
+    ppo_update(engine, [t for t in played if rank_of[t.id] == rank], cfg, 0)
+    engine.close()
+    shares = np.array(distributed.all_gather(own))
+    assert len(losses) == 6
+    assert shares.max(0).sum() / shares.mean(0).sum() < 1.15  # of the slowest rank in each step
+    return losses
+
+
 def ranks_work(rank: int, folder: Path, out: Path) -> None:
+    np.save(out / f"losses.{rank}.npy", minibatch_losses(folder / "model"))
     reference = ReferencePolicy(folder / "reference", config(), FORBIDDEN)
     for i, variant in enumerate(VARIANTS):
         result = one_step(folder / "model", reference, variant)
@@ -166,6 +194,13 @@ def test_one_rank(folder: Path, baseline: dict[str, np.ndarray], variant: tuple)
 @pytest.mark.parametrize("index", range(len(VARIANTS)), ids=lambda i: str(VARIANTS[i]))
 def test_two_ranks(two_ranks: Path, baseline: dict[str, np.ndarray], index: int) -> None:
     assert_same(dict(np.load(two_ranks / f"{index}.0.npz")), baseline)
+
+
+def test_minibatches_dealt_to_two_ranks_have_the_losses_of_one(folder: Path, two_ranks: Path):
+    losses = minibatch_losses(folder / "model")
+    for rank in (0, 1):
+        assert np.load(two_ranks / f"losses.{rank}.npy") == pytest.approx(losses, rel=1e-4)
+    assert len({round(loss, 6) for loss in losses}) == 6
 
 
 @pytest.mark.parametrize(("budget", "packing"), [(4096, "auto"), (16, "padded"), (60, "packed")])

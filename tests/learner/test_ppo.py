@@ -218,16 +218,6 @@ def test_target_kl_ends_the_update_but_not_the_schedule(folder):
     assert steps == 6
 
 
-def test_minibatches_cover_the_batch_by_seed():
-    ids = [f"t/{i:02d}" for i in range(11)]
-    first = ppo.minibatches(ids, 4, (0, 0, 0))
-    assert sorted(len(part) for part in first) == [3, 4, 4]
-    assert sorted(i for part in first for i in part) == ids
-    assert first == ppo.minibatches(ids, 4, (0, 0, 0))
-    assert first != ppo.minibatches(ids, 4, (0, 0, 1))
-    assert first != ppo.minibatches(ids, 4, (0, 1, 0))
-
-
 def test_order_of_arrival_does_not_matter(folder):
     played = trajectories(12)
     a, _, _ = update(folder, config(), played)

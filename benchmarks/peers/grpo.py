@@ -1,0 +1,255 @@
+"""Cardinal against TRL: GRPO on one checkpoint, game, batch and number of passes, both in one run.
+
+`python -m benchmarks.peers.grpo` prints a JSON row for each staleness: episodes/s of both sides,
+medians over the updates of rounds that take turns. TRL lives in an environment of its own, made
+from benchmarks/peers/requirements.txt where there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import venv
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from configs.load import load
+from configs.paths import ROOT
+from configs.schema import RunConfig
+from configs.seeds import update_seeds
+from envs.registry import make, register, with_preset
+from report.metrics import read
+from rollout.renderer import Renderer
+
+PEERS = ROOT / "benchmarks" / "peers"
+SIZES = {  # settings beside those of the demo
+    "demo": ["ppo.optimizer.lr=4e-5"],
+    "smollm2": ["ppo.optimizer.lr=1e-6", "rollout.context_tokens=128", "rollout.kv_cache_gib=1"],
+}
+BRIEF = [  # hardly an evaluation: only updates are timed
+    *(f"eval.variants.{name}=null" for name in ("held_out", "rule_11_12_13", "three_tries")),
+    "eval.episodes=1",
+    "eval.samples=1",
+]
+GRPO = ["ppo.estimator=grpo", "ppo.optimizer.schedule=constant", "ppo.optimizer.warmup=0"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of each update after the warm-up: seconds, and CPU seconds of all processes; mean reward."""
+
+    seconds: list[float]
+    cpu_seconds: list[float]
+    reward: float
+
+
+class CpuClock:
+    """CPU seconds of a process and its descendants, sampled; `at` interpolates."""
+
+    def __init__(self, pid: int) -> None:
+        self._root, self._spent = psutil.Process(pid), dict[int, float]()
+        self.times, self.seconds = [time.time()], [0.0]
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+
+    def _sample(self) -> None:
+        while not self._ended.wait(0.2):
+            try:
+                for process in [self._root, *self._root.children(recursive=True)]:
+                    spent = process.cpu_times()
+                    self._spent[process.pid] = spent.user + spent.system
+            except psutil.NoSuchProcess:
+                continue
+            self.times.append(time.time())
+            self.seconds.append(sum(self._spent.values()))
+
+    def stop(self) -> None:
+        """Take no more samples."""
+        self._ended.set()
+        self._thread.join()
+
+    def at(self, moments: list[float]) -> list[float]:
+        """CPU seconds spent until each moment (Unix seconds)."""
+        return np.interp(moments, self.times, self.seconds).tolist()
+
+
+def timing(ends: list[float], rewards: list[float], clock: CpuClock, warmup: int) -> Timing:
+    """Of updates that ended at these times; the first `warmup` are left out."""
+    spent = clock.at(ends)
+    return Timing(
+        np.diff(ends[warmup - 1 :]).tolist(),
+        np.diff(spent[warmup - 1 :]).tolist(),
+        statistics.mean(rewards[warmup:]),
+    )
+
+
+def run(command: list[str], log: Path, env: dict[str, str] | None = None) -> CpuClock:
+    """Run a command to its end, its output in a file; its CPU clock."""
+    with log.open("w") as output:
+        variables = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT, env=variables)
+        clock = CpuClock(process.pid)
+        code = process.wait()
+        clock.stop()
+    if code:
+        raise SystemExit(f"{' '.join(command[:5])} … ended with {code}:\n{log.read_text()[-3000:]}")
+    return clock
+
+
+def cardinal(cfg: list[str], folder: Path, name: str) -> CpuClock:
+    """A run of `cardinal train gp_l` in folder/name."""
+    command = [sys.executable, "-m", "cluster.cli", "train", "gp_l", *cfg]
+    return run([*command, f"cluster.root={folder}", f"name={name}"], folder / f"{name}.log")
+
+
+def ours(cfg: list[str], folder: Path, name: str, warmup: int) -> Timing:
+    """PPO updates of a run of Cardinal."""
+    clock = cardinal(cfg, folder, name)
+    records = [r for r in read(folder / name) if r["kind"] == "ppo"]
+    return timing([r["time"] for r in records], [r["reward"] for r in records], clock, warmup)
+
+
+def theirs(python: Path, job: dict[str, object], folder: Path, name: str, warmup: int) -> Timing:
+    """Updates of TRL."""
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(job | {"folder": str(folder / name)}))
+    log = folder / f"{name}.log"
+    clock = run([str(python), str(PEERS / "trl_side.py"), str(file)], log)
+    lines = [json.loads(s) for s in log.read_text().splitlines() if s.startswith('{"update"')]
+    return timing([n["time"] for n in lines], [n["reward"] for n in lines], clock, warmup)
+
+
+def peer_job(cfg: RunConfig, model: str, threads: int) -> dict[str, object]:
+    """What TRL's side reads: the updates that `cfg` makes from a model's folder."""
+    register()
+    renderer = Renderer.load(model)
+    settings = with_preset(cfg.env.id, cfg.env.settings, cfg.preset)
+    env, prompts = make(cfg.env.id, settings), []
+    for update in range(1, cfg.ppo.updates + 1):
+        for seed in update_seeds(cfg, update):
+            ids = list(renderer.prompt(env.reset(seed=seed)[0]["message"]).token_ids)
+            text = renderer.tokenizer.decode(ids)
+            prompts.append({"text": text, "token_ids": ids, "seed": seed})
+    return {
+        "env": cfg.env.id,
+        "settings": settings,
+        "model": model,
+        "dtype": cfg.model.dtype,
+        "prompts": prompts,
+        "threads": threads,
+        "updates": cfg.ppo.updates,
+        "episodes": cfg.ppo.episodes,
+        "minibatch": cfg.ppo.minibatch,
+        "epochs": cfg.ppo.epochs,
+        "group": cfg.ppo.group_size,
+        "answer_tokens": cfg.rollout.answer_tokens,
+        "lr": cfg.ppo.optimizer.lr,
+    }
+
+
+def python_with_trl(folder: Path) -> Path:
+    """The Python of an environment with the peer's packages, made if it is not there."""
+    python = folder / "bin" / "python"
+    if not python.is_file():
+        venv.create(folder, with_pip=True)
+        install = ["-m", "pip", "install", "--quiet", "-r", str(PEERS / "requirements.txt")]
+        subprocess.run([str(python), *install], check=True)
+    return python
+
+
+def checkpoint(size: str, steps: int, folder: Path) -> str:
+    """The model that both sides begin with."""
+    if size == "smollm2":
+        target = folder / "smollm2"
+        subprocess.run([sys.executable, ROOT / "tools" / "fetch_smollm2.py", target], check=True)
+        return str(target)
+    cardinal([*BRIEF, f"sft.steps={steps}", "ppo.updates=0"], folder, "start")
+    return str(folder / "start" / "checkpoints" / "sft")
+
+
+def row(name: str, episodes: int, own: list[Timing], peer: list[Timing]) -> dict[str, object]:
+    """A printed row: medians over all updates of all rounds."""
+    seconds, cpu = (
+        [statistics.median(x for t in side for x in getattr(t, kind)) for side in (own, peer)]
+        for kind in ("seconds", "cpu_seconds")
+    )
+    return {
+        "name": name,
+        "ours": round(episodes / seconds[0], 1),
+        "reference": round(episodes / seconds[1], 1),
+        "ratio": round(seconds[1] / seconds[0], 3),
+        "unit": "episodes/s",
+        "update_seconds": [round(s, 3) for s in seconds],
+        "update_cpu_seconds": [round(s, 3) for s in cpu],
+        "updates": [sum(len(t.seconds) for t in side) for side in (own, peer)],
+        "reward": [round(statistics.mean(t.reward for t in side), 3) for side in (own, peer)],
+        "load": round(os.getloadavg()[0], 1),
+        "machine": platform.processor() or platform.machine(),
+        "date": date.today().isoformat(),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="demo")
+    parser.add_argument("--model", help="folder to begin with; default: SFT of the demo, SmolLM2")
+    parser.add_argument("--sft-steps", type=int, default=300, help="of the demo's checkpoint")
+    parser.add_argument("--updates", type=int, default=10, help="of a round")
+    parser.add_argument("--warmup", type=int, default=2, help="updates that are not counted")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--episodes", type=int, default=256)
+    parser.add_argument("--minibatch", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--ours", nargs="*", default=[], help="more settings of Cardinal's runs")
+    parser.add_argument("--venv", type=Path, default=Path(tempfile.gettempdir()) / "cardinal-trl")
+    args = parser.parse_args(arguments)
+    python = python_with_trl(args.venv)
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root)
+        model = args.model or checkpoint(args.size, args.sft_steps, folder)
+        batch = [f"ppo.{key}={getattr(args, key)}" for key in ("updates", "episodes", "minibatch")]
+        batch += [f"ppo.epochs={args.epochs}", f"ppo.group_size={args.group}"]
+        settings = [
+            "sft.steps=0",
+            *BRIEF,
+            *GRPO,
+            *SIZES[args.size],
+            *batch,
+            f"model.path={model}",
+            *args.ours,
+        ]
+        job = peer_job(load("gp_l", settings), model, args.threads)
+        peer: list[Timing] = []
+        own: dict[int, list[Timing]] = {bound: [] for bound in args.staleness}
+        for number in range(args.rounds):
+            peer.append(theirs(python, job, folder, f"trl-{number}", args.warmup))
+            for bound, timings in own.items():
+                # Engine and learner take turns at bound 0, and share the cores at others.
+                threads = args.threads if bound == 0 else max(1, args.threads // 2)
+                key = [f"{part}.threads={threads}" for part in ("learner", "rollout")]
+                cfg = [*key, *settings, f"ppo.max_staleness={bound}"]
+                timings.append(ours(cfg, folder, f"cardinal-{bound}-{number}", args.warmup))
+        for bound, timings in own.items():
+            name = f"GRPO against TRL, {args.size}, staleness {bound}"
+            print(json.dumps(row(name, args.episodes, timings, peer)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

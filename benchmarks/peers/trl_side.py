@@ -1,0 +1,88 @@
+"""TRL's side of benchmarks.peers.grpo: GRPO with Hugging Face's generate, by the peer's Python.
+
+Input: a job file, `peer_job` of benchmarks/peers/grpo.py as JSON. Output: a JSON line with the
+time at the end of each update. Of Cardinal it imports the environment alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from envs.registry import make, register
+
+
+class Clock(TrainerCallback):
+    """Prints a line at the end of each update, which is `steps` optimizer steps."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        """The trainer logs once an update, after its last step."""
+        if "reward" in logs:
+            line = {"update": state.global_step // self._steps, "time": time.time()}
+            line |= {"reward": float(logs["reward"]), "tokens": float(logs["num_tokens"])}
+            print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    """Run the job whose file is the first argument."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    torch.set_num_threads(job["threads"])
+    register()
+    env = make(job["env"], job["settings"])
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    read = tokenizer(text=[p["text"] for p in job["prompts"]])["input_ids"]
+    assert read == [p["token_ids"] for p in job["prompts"]], "both sides read the same tokens"
+
+    def reward(completions: list[str], seed: list[int], **_: object) -> list[float]:
+        rewards = []
+        for answer, episode in zip(completions, seed, strict=True):
+            env.reset(seed=episode)
+            rewards.append(float(env.step(answer)[1]))
+        return rewards
+
+    steps = job["epochs"] * job["episodes"] // job["minibatch"]
+    config = GRPOConfig(
+        output_dir=job["folder"],
+        use_cpu=True,
+        bf16=job["dtype"] == "bfloat16",
+        model_init_kwargs={"dtype": job["dtype"]},
+        per_device_train_batch_size=job["minibatch"],
+        steps_per_generation=job["episodes"] // job["minibatch"],
+        num_iterations=job["epochs"],
+        num_generations=job["group"],
+        max_steps=job["updates"] * steps,
+        max_completion_length=job["answer_tokens"],
+        learning_rate=job["lr"],
+        lr_scheduler_type="constant",
+        shuffle_dataset=False,
+        gradient_checkpointing=False,  # on by default: slower
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=steps,
+    )
+    rows = [{"prompt": p["text"], "seed": p["seed"]} for p in job["prompts"]]
+    trainer = GRPOTrainer(
+        model=job["model"],
+        reward_funcs=reward,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[Clock(steps)],
+    )
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()
