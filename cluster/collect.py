@@ -62,8 +62,7 @@ def fetch(cfg: RunConfig, shard: list[BlockRows]) -> list[Trajectory]:
     blocks = wait_for_all(refs, "block", what, seconds, "block_deadline_s", begin)
     trajectories = []
     for block, (_, rows) in zip(blocks, shard, strict=True):
-        played = from_block(block)
-        trajectories += [played[row] for row in rows]
+        trajectories += from_block(block, rows)
     return trajectories
 
 

@@ -6,6 +6,7 @@ of every [T] array belongs to `token_ids[t]`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -223,8 +224,13 @@ def _row(trajectory: Trajectory) -> dict[str, object]:
 _ARRAYS = ("token_ids", "action_mask", "behavior_logprobs", "policy_versions")
 
 
-def from_block(block: Block) -> list[Trajectory]:
-    """Unpack a block; [T] arrays and pictures are read-only views of its buffers, not copies."""
+def from_block(block: Block, rows: Sequence[int] | None = None) -> list[Trajectory]:
+    """Unpack a block; [T] arrays and pictures are read-only views of its buffers, not copies.
+
+    Args:
+        block: of `to_block`.
+        rows: which trajectories, in this order; None: all.
+    """
     batch, pictures_by_key = block.trajectories, pictures.from_arrow(block.pictures)
     views, bounds = {}, {}
     for name in _ARRAYS:
@@ -232,14 +238,16 @@ def from_block(block: Block) -> list[Trajectory]:
         views[name] = column.values.to_numpy(zero_copy_only=True)
         bounds[name] = column.offsets.to_numpy()
     views["action_mask"] = views["action_mask"].view(np.bool_)
-    rows = batch.drop_columns(list(_ARRAYS)).to_pylist()
+    others, chosen = batch.drop_columns(list(_ARRAYS)), list(range(batch.num_rows))
+    if rows is not None:
+        others, chosen = others.take(pa.array(rows, pa.int32())), list(rows)
     return [
         _trajectory(
             row,
             {n: view[bounds[n][i] : bounds[n][i + 1]] for n, view in views.items()},
             pictures_by_key,
         )
-        for i, row in enumerate(rows)
+        for i, row in zip(chosen, others.to_pylist(), strict=True)
     ]
 
 

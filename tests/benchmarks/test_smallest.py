@@ -14,6 +14,11 @@ SMALLEST = {  # arguments, and how many rows they print
     "pictures": ("--trajectories 4", 3),
     "rollout": ("--episodes 8 --in-flight 4 --rounds 1 --styles brief", 4),
     "checkpoints": ("--config gp_l_debug --blocks 1 --steps 1", 1),
+    "simulated_cluster": (
+        "--engines 4 --in-flight 2 --ranks 2 --episodes 32 --rate 40 --updates 3 --seconds 3 "
+        "--synchronous 3 --processes 1",
+        6,
+    ),
     "sync": ("--model tiny --rounds 1", 1),
     "demo_seeds": (
         "sft.steps=2 sft.batch_size=4 sft.demonstrations=4 sft.keep=[] sft.eval_every=0 "

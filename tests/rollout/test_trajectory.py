@@ -102,6 +102,14 @@ def test_arrays_of_a_block_are_views():
     assert not ids.flags.writeable
 
 
+def test_some_rows_of_a_block_are_read_in_their_order():
+    ts = [trajectory(str(i), (segment([(3, 5)], 6 + i, i),)) for i in range(4)]
+    block = to_block(ts)
+    assert [t.id for t in from_block(block, [3, 1])] == ["3", "1"]
+    assert all(same(a, b) for a, b in zip(from_block(block, [3, 1]), [ts[3], ts[1]], strict=True))
+    assert from_block(block, []) == []
+
+
 def test_a_picture_is_in_a_block_once_and_is_viewed():
     ts = [trajectory(str(i), (segment([(3, 5)], 5, 2),)) for i in range(5)]
     block = to_block(ts)
