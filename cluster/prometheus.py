@@ -20,7 +20,7 @@ class Metric(NamedTuple):
 
     name: without Ray's prefix.
     meaning: one phrase.
-    tag: by which it has several values beside `run`; none if empty.
+    tag: by which it has several values; every gauge has the tag `run` too.
     """
 
     name: str
@@ -28,62 +28,51 @@ class Metric(NamedTuple):
     tag: str = ""
 
 
-TOKENS = Metric("cardinal_tokens_per_second", "tokens of the last update or steps", "part")
 QUEUES = Metric("cardinal_episodes", "episodes by where the ledger has them", "state")
-# By kind and field of a record (report/metrics.py). A list's values are tagged by their index, a
-# dictionary's by their key, a number by the word beside its metric, or by that field of its record.
-EXPORTED: dict[tuple[str, str], tuple[Metric, str]] = {
-    ("sft", "step"): (Metric("cardinal_sft_step", "optimizer steps of SFT so far"), ""),
-    ("sft", "loss"): (Metric("cardinal_sft_loss", "loss of SFT"), ""),
-    ("sft", "tokens_per_second"): (TOKENS, "sft"),
-    ("ppo", "update"): (Metric("cardinal_ppo_update", "PPO updates so far"), ""),
-    ("ppo", "reward"): (Metric("cardinal_reward", "mean reward of the last update's episodes"), ""),
-    ("ppo", "success"): (Metric("cardinal_success", "their share that succeeded"), ""),
-    ("ppo", "kl"): (Metric("cardinal_kl", "KL of proximal to current policy"), ""),
-    ("ppo", "entropy"): (Metric("cardinal_entropy", "of the policy, nats a token"), ""),
-    ("ppo", "failed"): (Metric("cardinal_failed_episodes", "failed in the last update"), ""),
-    ("ppo", "correction_ess"): (
-        Metric("cardinal_effective_sample_size", "share of the last update's tokens"),
-        "",
+# By kind and field of a record (report/metrics.py). The values of a list are tagged by their
+# index, those of a dictionary by their key, a number by the record's field of the tag's name.
+EXPORTED = {
+    ("sft", "step"): Metric("cardinal_sft_step", "optimizer steps of SFT so far"),
+    ("sft", "loss"): Metric("cardinal_sft_loss", "loss of SFT"),
+    ("sft", "tokens_per_second"): Metric("cardinal_sft_tokens_per_second", "trained on by SFT"),
+    ("ppo", "update"): Metric("cardinal_ppo_update", "PPO updates so far"),
+    ("ppo", "seconds"): Metric("cardinal_update_seconds", "of the last update"),
+    ("ppo", "phase_seconds"): Metric(
+        "cardinal_phase_seconds", "of rank 0 since the update before, by span", "phase"
     ),
-    ("ppo", "parity_mean_abs"): (
-        Metric("cardinal_parity", "mean difference of log-probabilities, engine and learner"),
-        "",
+    ("ppo", "learner_idle"): Metric(
+        "cardinal_learner_idle_ratio", "share of the last update for which the learner waited"
     ),
-    ("ppo", "learner_idle"): (
-        Metric("cardinal_learner_idle_ratio", "share of the last update that the learner waited"),
-        "",
+    ("ppo", "engine_idle"): Metric(
+        "cardinal_engine_idle_ratio", "share of the time in which an engine was not busy", "engine"
     ),
-    ("ppo", "engine_idle"): (
-        Metric(
-            "cardinal_engine_idle_ratio",
-            "share of the time that an engine sampled nothing",
-            "engine",
-        ),
-        "",
+    ("ppo", "rollout_tokens_per_second"): Metric(
+        "cardinal_rollout_tokens_per_second", "sampled by all engines while they were busy"
     ),
-    ("ppo", "staleness"): (
-        Metric("cardinal_trajectories", "of the last update, by staleness", "staleness"),
-        "",
+    ("ppo", "learner_tokens_per_second"): Metric(
+        "cardinal_learner_tokens_per_second", "of the last update's trajectories, while learning"
     ),
-    ("ppo", "phase_seconds"): (
-        Metric("cardinal_phase_seconds", "of rank 0 since the update before, by phase", "phase"),
-        "",
+    ("ppo", "staleness"): Metric(
+        "cardinal_trajectories", "of the last update, by staleness", "staleness"
     ),
-    ("ppo", "seconds"): (Metric("cardinal_update_seconds", "of the last update"), ""),
-    ("ppo", "rollout_tokens_per_second"): (TOKENS, "rollout"),
-    ("ppo", "learner_tokens_per_second"): (TOKENS, "learner"),
-    ("sync", "seconds"): (Metric("cardinal_sync_seconds", "of the last publish"), ""),
-    ("sync", "paused_seconds"): (
-        Metric("cardinal_paused_seconds", "of each engine in the last publish", "engine"),
-        "",
+    ("ppo", "failed"): Metric("cardinal_failed_episodes", "failed in the last update"),
+    ("ppo", "reward"): Metric("cardinal_reward", "mean of the last update's episodes"),
+    ("ppo", "success"): Metric("cardinal_success", "share of the last update's episodes"),
+    ("ppo", "kl"): Metric("cardinal_kl", "of proximal to current policy"),
+    ("ppo", "entropy"): Metric("cardinal_entropy", "of the policy, nats a token"),
+    ("ppo", "correction_ess"): Metric(
+        "cardinal_effective_sample_size", "share of the last update's tokens"
     ),
-    ("eval", "success"): (
-        Metric("cardinal_eval_success", "of the last evaluation, by variant", "variant"),
-        "variant",
+    ("ppo", "parity_mean_abs"): Metric(
+        "cardinal_parity", "mean difference of log-probabilities, engine and learner"
     ),
+    ("sync", "seconds"): Metric("cardinal_sync_seconds", "of the last publish"),
+    ("sync", "paused_seconds"): Metric(
+        "cardinal_paused_seconds", "of each engine in the last publish", "engine"
+    ),
+    ("eval", "success"): Metric("cardinal_eval_success", "of the last evaluation", "variant"),
 }
-METRICS = {metric.name: metric for metric, _ in EXPORTED.values()} | {QUEUES.name: QUEUES}
+METRICS = {metric.name: metric for metric in (*EXPORTED.values(), QUEUES)}
 
 
 class RunMetrics:
@@ -96,14 +85,14 @@ class RunMetrics:
 
     def record(self, kind: str, fields: Mapping[str, object]) -> None:
         """Export what a record has."""
-        for (of_kind, field), (metric, tag) in EXPORTED.items():
+        for (of_kind, field), metric in EXPORTED.items():
             value = plain(fields.get(field)) if of_kind == kind else None
             if isinstance(value, dict):
                 self.set_all(metric, value)
             elif isinstance(value, list):
                 self.set_all(metric, {str(i): each for i, each in enumerate(value)})
             elif value is not None:
-                self._set(metric, str(fields.get(tag, tag)), float(value))
+                self._set(metric, str(fields.get(metric.tag)), float(value))
 
     def set_all(self, metric: Metric, values: Mapping[str, float]) -> None:
         """Export a number for each tag; 0 for a tag that had one before and has none now."""

@@ -20,7 +20,12 @@ PANELS = (  # title, unit as Grafana names it, whether values are stacked, metri
         False,
         ("cardinal_learner_idle_ratio", "cardinal_engine_idle_ratio"),
     ),
-    ("Tokens per second by part", "short", False, ("cardinal_tokens_per_second",)),
+    (
+        "Tokens per second by part",
+        "short",
+        False,
+        tuple(f"cardinal_{part}_tokens_per_second" for part in ("rollout", "learner", "sft")),
+    ),
     ("Episodes by where they are", "short", False, ("cardinal_episodes",)),
     ("Trajectories of an update by staleness", "short", True, ("cardinal_trajectories",)),
     ("Seconds of rank 0 by phase", "s", True, ("cardinal_phase_seconds",)),

@@ -14,7 +14,7 @@ from configs.paths import ROOT
 from tests.support.local_ray import local_ray
 from tools.draw_grafana import dashboard
 
-DASHBOARD = ROOT / "docs" / "grafana.json"
+DASHBOARD, PAGE = ROOT / "docs" / "grafana.json", ROOT / "docs" / "observability.md"
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def test_a_record_becomes_gauges(gauges):
         ("cardinal_engine_idle_ratio", ("1", "mine")): 0.75,
         ("cardinal_trajectories", ("mine", "0")): 4,
         ("cardinal_trajectories", ("mine", "1")): 2,
-        ("cardinal_tokens_per_second", ("rollout", "mine")): 10.0,
-        ("cardinal_tokens_per_second", ("learner", "mine")): 20.0,
+        ("cardinal_rollout_tokens_per_second", ("mine",)): 10.0,
+        ("cardinal_learner_tokens_per_second", ("mine",)): 20.0,
     }
 
 
@@ -106,6 +106,11 @@ def test_the_dashboard_asks_for_what_is_exported_by_its_exported_name():
             name = re.match(r"ray_(\w+)\{", target["expr"])[1]
             tags = re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])
             assert tags == [t for t in ("run", METRICS[name].tag) if t]
+
+
+def test_the_page_lists_what_is_exported():
+    rows = re.findall(r"^\| `ray_(\w+)` \| (\S+) \| (.*) \|$", PAGE.read_text(), re.M)
+    assert rows == [(m.name, m.tag or "–", m.meaning) for m in METRICS.values()]
 
 
 def test_no_panel_lies_on_another():
