@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -67,10 +67,12 @@ def pack(tensors: Iterable[NamedTensor]) -> PackedBucket:
     return PackedBucket(header, [tensor.view(torch.uint8).numpy() for tensor in flat])
 
 
-def write(bucket: PackedBucket, memory: NDArray[np.uint8]) -> None:
-    """Write a bucket's bytes, each tensor at its place."""
+def write(bucket: PackedBucket, file: IO[bytes], begin: int = 0) -> None:
+    """Write a bucket's bytes to a file, from byte `begin` on, each tensor at its place."""
     for offset, part in zip(bucket.header.offsets, bucket.parts, strict=True):
-        np.copyto(memory[offset : offset + part.nbytes], part)
+        file.seek(begin + offset)
+        file.write(part.data)
+    file.flush()
 
 
 def unpack(header: BucketHeader, data: NDArray[np.uint8]) -> list[NamedTensor]:

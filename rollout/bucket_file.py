@@ -12,8 +12,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from rollout.bucket import BucketHeader, PackedBucket, write
 
 
@@ -34,16 +32,17 @@ class BucketFile:
                 f"{folder} has {free / 2**20:.0f} MiB free, and weights on their way to the engine "
                 f"need {size / 2**20:.0f}; cluster.sync_bucket_mib sets how many"
             )
-        self._number, self._path = tempfile.mkstemp(prefix="cardinal-w-", dir=folder)
-        os.truncate(self._number, size)
-        self._memory = np.memmap(self._path, np.uint8, mode="r+")
+        number, self._path = tempfile.mkstemp(prefix="cardinal-w-", dir=folder)
+        self._file = os.fdopen(number, "wb")
+        self._file.truncate(size)
 
     def write(self, index: int, bucket: PackedBucket) -> None:
-        """Write bucket number `index` over number `index` - 2."""
-        begin = self._begin(index)
-        if index < 2:  # memory that cannot be had is an error here, and kills where it is written
-            os.posix_fallocate(self._number, begin, self._rooms[index])
-        write(bucket, self._memory[begin : begin + bucket.header.bytes])
+        """Write bucket number `index` over number `index` - 2.
+
+        It is written and not mapped: new pages cost half of that, and where there are none is an
+        error, not the end of the process.
+        """
+        write(bucket, self._file, self._begin(index))
 
     def message(self, index: int, header: BucketHeader) -> dict[str, object]:
         """The engine's message about bucket number `index`."""
@@ -56,8 +55,8 @@ class BucketFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._number)
         Path(self._path).unlink(missing_ok=True)
+        self._file.close()
 
 
 def _shared_memory() -> str:

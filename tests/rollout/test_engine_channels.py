@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from rollout import bucket_file
 from rollout.bucket import pack
 from rollout.engine import (
     EngineFailure,
@@ -308,15 +309,12 @@ def test_without_room_in_shared_memory_the_engine_is_not_paused(engine, monkeypa
 
 
 def test_room_that_is_gone_when_it_is_written_is_no_pause_either(engine, monkeypatch):
-    allocate = os.posix_fallocate
-
-    def full(number, begin, size):
+    def full(bucket, file, begin):
         if begin:
             raise OSError(errno.ENOSPC, "No space left on device")
-        allocate(number, begin, size)
 
     before = files()
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(bucket_file, "write", full)
     with pytest.raises(OSError, match="No space left on device"):
         receive(engine)
     assert names(engine) == []

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from rollout.bucket import pack, unpack, write
+from rollout.bucket import pack, unpack
 from rollout.load_plan import CopyRecorder
 
 HIDDEN, VOCABULARY, PADDED = 16, 6, 8
@@ -87,7 +87,8 @@ def buckets(named, count=1):
     for part in range(count):
         bucket = pack(named[part::count])
         data = np.zeros(bucket.header.bytes, np.uint8)
-        write(bucket, data)
+        for offset, tensor in zip(bucket.header.offsets, bucket.parts, strict=True):
+            data[offset : offset + tensor.nbytes] = tensor
         yield data, unpack(bucket.header, data)
         data[:] = 255
 
