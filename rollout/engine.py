@@ -101,10 +101,12 @@ class InferenceEngine:
         load, log = _load_recorder(), EngineLog()
         arguments: dict[str, Any] = _arguments(settings)
         try:
-            llm = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(**arguments),
-                stat_loggers=[lambda *_: load],  # type: ignore[list-item]
-            )
+            options = AsyncEngineArgs(**arguments)
+            if options.enable_chunked_prefill is False:  # vLLM caches other states only in chunks
+                attention = options.create_model_config().attn_type
+                options.enable_prefix_caching = attention == "decoder"
+            stats: list[Any] = [lambda *_: load]
+            llm = AsyncLLM.from_engine_args(options, stat_loggers=stats)
         except Exception as error:  # the boundary to vLLM: whatever it raises at start
             cause = log.explain(str(error))
             raise EngineFailure(f"vLLM cannot start on {settings.folder}: {cause}") from error
