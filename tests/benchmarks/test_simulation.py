@@ -78,7 +78,7 @@ def test_a_simulated_engine_plays_under_the_real_worker_and_weights_arrive_meanw
     speeds = Speeds(token_s=2e-4, learner_token_s=0.0, load_s=0.02)
 
     async def play():
-        worker = simulated_worker(speeds, in_flight=8, block=4)
+        worker = simulated_worker(speeds, in_flight=8, block=4, block_age_s=0.2)
         await worker.engine.receive(0, [])
         requests = [EpisodeRequest(f"{i:02d}", "rollout", i, i) for i in range(16)]
         await worker.submit(requests)
