@@ -119,3 +119,10 @@ def test_an_engine_with_other_weights_ends_the_run(made):
     _, evaluation = made(parity=0.1)
     with pytest.raises(ParityError, match="evaluation ppo: log-probabilities"):
         evaluation.run("engine", "ppo")
+
+
+def test_on_recorded_blocks_nothing_is_evaluated(made):
+    rank, evaluation = made()
+    rank.cfg = replace(rank.cfg, ppo=replace(rank.cfg.ppo, blocks="x"))
+    evaluation.run("engine", "ppo", update=3)
+    assert (rank.done, rank.records) == ([], [])
