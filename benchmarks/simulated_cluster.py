@@ -13,7 +13,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
@@ -147,9 +147,12 @@ def watched(process: psutil.Process) -> Iterator[Memory]:
 
 def buffer_process() -> psutil.Process:
     """The process of the trajectory buffer that this session has started last."""
-    own = psutil.Process().children(recursive=True)
-    (found,) = [p for p in own if "ray::TrajectoryBuffer" in " ".join(p.cmdline())]
-    return found
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if "ray::TrajectoryBuffer" in " ".join(process.cmdline()):
+                found.append(process)
+    return max(found, key=lambda process: process.create_time())
 
 
 def in_real_time(args: argparse.Namespace, staleness: int, seconds: float) -> Record:
