@@ -12,9 +12,10 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
 
 import psutil
 import ray
@@ -22,20 +23,23 @@ import ray
 from benchmarks.simulation.actors import start_workers
 from benchmarks.simulation.durations import matched
 from benchmarks.simulation.learner import SimulatedLearner
-from benchmarks.simulation.virtual import VirtualCluster
+from benchmarks.simulation.virtual import Finished, VirtualCluster
 from cluster.buffer import TrajectoryBuffer
 from cluster.job import Job
 from cluster.lease import Token
-from cluster.ledger import Ledger
+from cluster.ledger import Batch, Ledger
 from configs.paths import ROOT
 from configs.schema import ClusterConfig, LearnerConfig, PPOConfig, RolloutConfig, RunConfig
 from report.metrics import Record
+from rollout.episode import EpisodeRequest
 
 STALENESS = (0, 1, 2, 4)  # in virtual time; on processes: 0 and 2
 UPDATES = 1_000_000  # more than a run takes: its engines never run dry
 SAMPLE_S = 5.0  # between two looks at memory
 WARM_UP = 2  # updates before anything is measured
 MIB = 2**20
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def configuration(args: argparse.Namespace, staleness: int) -> RunConfig:
@@ -63,20 +67,43 @@ def row(name: str, cfg: RunConfig, **figures: object) -> None:
     )
 
 
+class TimedLedger(Ledger[Finished]):
+    """A ledger that knows for how many seconds of CPU it was asked."""
+
+    spent = 0.0
+
+    def assign(self, versions: list[int], capacity: int) -> dict[int, list[EpisodeRequest]]:
+        """As Ledger.assign."""
+        return self._timed(super().assign, versions, capacity)
+
+    def finish(self, results: list[Finished]) -> None:
+        """As Ledger.finish."""
+        self._timed(super().finish, results)
+
+    def take(self, update: int) -> Batch[Finished] | None:
+        """As Ledger.take."""
+        return self._timed(super().take, update)
+
+    def _timed(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        begin = time.process_time()
+        result = method(*args, **kwargs)
+        self.spent += time.process_time() - begin
+        return result
+
+
 def in_virtual_time(args: argparse.Namespace) -> None:
-    """Idle shares by staleness; what the ledger costs, with the simulation around it."""
+    """Idle shares by staleness, and what the ledger costs."""
     for staleness in STALENESS:
         cfg = configuration(args, staleness)
-        begin = time.process_time()
-        run = VirtualCluster(cfg, matched(cfg, args.rate), Ledger()).run(args.updates)
-        spent = time.process_time() - begin
+        ledger = TimedLedger()
+        run = VirtualCluster(cfg, matched(cfg, args.rate), ledger).run(args.updates)
         row(
             "virtual time",
             cfg,
             learner_idle=run.learner_idle,
             rollout_idle=run.rollout_idle,
             episodes_per_second=run.episodes_per_s,
-            microseconds_a_trajectory=1e6 * spent / len(run.trained),
+            ledger_microseconds_a_trajectory=1e6 * ledger.spent / len(run.trained),
         )
 
 
@@ -120,9 +147,12 @@ def watched(process: psutil.Process) -> Iterator[Memory]:
 
 def buffer_process() -> psutil.Process:
     """The process of the trajectory buffer that this session has started last."""
-    own = psutil.Process().children(recursive=True)
-    (found,) = [p for p in own if "ray::TrajectoryBuffer" in " ".join(p.cmdline())]
-    return found
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if "ray::TrajectoryBuffer" in " ".join(process.cmdline()):
+                found.append(process)
+    return max(found, key=lambda process: process.create_time())
 
 
 def in_real_time(args: argparse.Namespace, staleness: int, seconds: float) -> Record:

@@ -23,7 +23,7 @@ from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.trajectory import Block
-from rollout.worker import RolloutWorker
+from rollout.worker import RolloutWorker, block_age_s
 
 CONCURRENT_CALLS = 32  # a call that waits (next_block) must not keep weights or health out
 
@@ -60,9 +60,10 @@ class RolloutActor:
             channel=channel,
             sleep_mode=cfg.cluster.layout == "colocated",
         )
-        in_flight, block = cfg.rollout.in_flight, cfg.rollout.block
+        rollout = cfg.rollout
+        blocks = rollout.block, block_age_s(rollout.workers)
         self._worker = RolloutWorker(
-            settings, renderer, environments, *_limits(cfg), in_flight, block
+            settings, renderer, environments, *_limits(cfg), rollout.in_flight, *blocks
         )
 
     async def start(self) -> int:

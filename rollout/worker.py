@@ -19,7 +19,16 @@ from rollout.renderer import Renderer
 from rollout.trajectory import Block, Trajectory, to_block
 from rollout.trajectory_summary import SummaryColumns, summarize, to_columns
 
-BLOCK_AGE_S = 0.2  # a finished trajectory waits no longer for the rest of its block
+BLOCK_AGE_S, MOST_AGE_S = 0.2, 5.0  # for which a finished trajectory waits for its block's rest
+PARTIAL_BLOCKS_PER_S = 20.0  # of all workers, where that age allows it
+
+
+def block_age_s(workers: int) -> float:
+    """How long a finished trajectory waits for the rest of its block, beside so many workers.
+
+    One buffer serves them all, and a block costs it the same, however few trajectories it holds.
+    """
+    return min(MOST_AGE_S, max(BLOCK_AGE_S, workers / PARTIAL_BLOCKS_PER_S))
 
 
 class RolloutWorker:
@@ -28,6 +37,7 @@ class RolloutWorker:
     limits, process_limits: of its episodes, and of the processes of their environments.
     in_flight: most episodes at once (M).
     block_size: trajectories of a full block.
+    block_age_s: how long a finished trajectory waits for it to be full.
     """
 
     def __init__(
@@ -39,12 +49,13 @@ class RolloutWorker:
         process_limits: ProcessLimits,
         in_flight: int,
         block_size: int,
+        block_age_s: float = BLOCK_AGE_S,
     ) -> None:
         self._settings = settings
         self._renderer = renderer
         self._limits = limits
         self._in_flight = in_flight
-        self._block_size = block_size
+        self._block_size, self._block_age_s = block_size, block_age_s
         self._environments = EnvironmentPool(environments, process_limits, in_flight)
         self._queue: deque[EpisodeRequest] = deque()
         self._done: list[Trajectory] = []
@@ -81,7 +92,7 @@ class RolloutWorker:
         self._fill()
 
     async def next_block(self) -> tuple[Block, SummaryColumns]:
-        """Wait for a full block, or for BLOCK_AGE_S and then for any finished trajectory.
+        """Wait for a full block, or for its age and then for any finished trajectory.
 
         Returns:
             The block, and the summaries of its trajectories: none where nothing is in flight.
@@ -91,7 +102,7 @@ class RolloutWorker:
         """
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(BLOCK_AGE_S), self._changed:
+                async with asyncio.timeout(self._block_age_s), self._changed:
                     await self._changed.wait_for(self._block_ready)
             if self._error is not None:
                 raise self._error

@@ -17,6 +17,7 @@ from configs.schema import RunConfig
 from rollout.engine_load import EngineLoad
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import Block
+from rollout.worker import block_age_s
 
 ENGINES_OF_A_NODE = 8  # load weights one after another
 CALLS = 1000  # at once, of all workers of a process
@@ -28,8 +29,9 @@ class SimulatedActor:
     """A process with several workers; calls name theirs by number."""
 
     def __init__(self, cfg: RunConfig, speeds: Speeds, workers: list[int]) -> None:
-        in_flight, block = cfg.rollout.in_flight, cfg.rollout.block
-        self._workers = {w: simulated_worker(speeds, in_flight, block) for w in workers}
+        rollout = cfg.rollout
+        sizes = rollout.in_flight, rollout.block, block_age_s(rollout.workers)
+        self._workers = {w: simulated_worker(speeds, *sizes) for w in workers}
 
     async def node(self, worker: int) -> str:
         """Where it would be."""

@@ -149,11 +149,15 @@ class SimulatedRenderer:
         return ""
 
 
-def simulated_worker(speeds: Speeds, in_flight: int, block: int) -> RolloutWorker:
+def simulated_worker(
+    speeds: Speeds, in_flight: int, block: int, block_age_s: float
+) -> RolloutWorker:
     """The real rollout worker on a simulated engine and environment."""
     limits = EpisodeLimits(ANSWER_CAP, context_tokens=2**20, episode_deadline_s=3600.0)
     settings, renderer = EngineSettings(folder=""), SimulatedRenderer()
-    worker = RolloutWorker(settings, renderer, {}, limits, ProcessLimits(), in_flight, block)
+    worker = RolloutWorker(
+        settings, renderer, {}, limits, ProcessLimits(), in_flight, block, block_age_s
+    )
     worker.engine = SimulatedEngine(speeds)
     worker._environments = SimulatedEnvironments()
     return worker

@@ -110,8 +110,8 @@ def _place_policy(
     else:
         workers = _spread(worker, capacities)
         largest = sorted(capacities, key=lambda c: -c.fits(rank))
-        ranks = _pack(rank, largest) if workers else None
-    return [*workers, *ranks] if workers and ranks else None
+        ranks = _pack(rank, largest) if workers is not None else None
+    return [*workers, *ranks] if workers is not None and ranks else None
 
 
 def _pack(group: Group, capacities: Iterable[_Capacity]) -> list[Place] | None:

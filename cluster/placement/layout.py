@@ -38,7 +38,8 @@ def without_engines(cfg: RunConfig) -> RunConfig:
     if cfg.ppo.blocks is None:
         return cfg
     cluster = replace(cfg.cluster, layout="disaggregated")
-    return replace(cfg, rollout=replace(cfg.rollout, workers=0), cluster=cluster)
+    rollout = replace(cfg.rollout, workers=0, tensor_parallel=1)
+    return replace(cfg, rollout=rollout, cluster=cluster)
 
 
 def without_learner(cfg: RunConfig) -> RunConfig:

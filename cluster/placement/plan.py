@@ -65,7 +65,8 @@ def groups(cfg: RunConfig, gpu: bool, needs: Needs, learn: bool = True) -> tuple
         accelerator=cfg.cluster.accelerator,
     )
     data = Group(role=DATA, count=1 if cfg.sft.steps else 0, cpus=DATA_CPUS)
-    return tuple(g for g in (worker, rank, data) if g.count and (learn or g is worker))
+    others = [group for group in (rank, data) if group.count and learn]
+    return (worker, *others)  # there may be none: see `layout.without_engines`
 
 
 def cpus(cfg: RunConfig) -> float:

@@ -1,14 +1,18 @@
 """A cluster in virtual time: no episode is favoured, and at staleness 2 both sides are busy."""
 
+import asyncio
 from itertools import islice
 
 import pytest
 
-from benchmarks.simulation.durations import episode_tokens, matched
+from benchmarks.simulation.durations import Speeds, episode_tokens, matched, turns
+from benchmarks.simulation.engine import simulated_worker
 from benchmarks.simulation.virtual import VirtualCluster
 from cluster.ledger import Ledger
 from cluster.training_episodes import training_groups
 from configs.schema import PPOConfig, RolloutConfig, RunConfig
+from rollout.episode import EpisodeRequest
+from rollout.trajectory import from_block
 
 
 def config(staleness, engines=16, in_flight=4, episodes=512, group_size=1):
@@ -68,3 +72,32 @@ def test_lengths_have_a_heavy_tail_and_are_the_seeds_own():
     lengths = sorted(map(episode_tokens, range(4000)))
     assert lengths[-1] > 6 * sum(lengths) / len(lengths)
     assert [episode_tokens(7), episode_tokens(8)] == [episode_tokens(7), episode_tokens(8)]
+
+
+def test_a_simulated_engine_plays_under_the_real_worker_and_weights_arrive_meanwhile():
+    speeds = Speeds(token_s=2e-4, learner_token_s=0.0, load_s=0.02)
+
+    async def play():
+        worker = simulated_worker(speeds, in_flight=8, block=4, block_age_s=0.2)
+        await worker.engine.receive(0, [])
+        requests = [EpisodeRequest(f"{i:02d}", "rollout", i, i) for i in range(16)]
+        await worker.submit(requests)
+        await asyncio.sleep(0.02)
+        paused = await worker.engine.receive(1, [])
+        played = []
+        while len(played) < len(requests):
+            block, _ = await worker.next_block()
+            played += from_block(block)
+        load = worker.pop_load()
+        await worker.shutdown()
+        return requests, played, paused, load
+
+    requests, played, paused, load = asyncio.run(play())
+    assert sorted(t.id for t in played) == [r.id for r in requests]
+    assert all(len(t.turns) == turns(t.seed) for t in played)
+    assert 0.02 <= paused < 1.0
+    assert load.tokens == sum(t.action_tokens for t in played)
+    versions = [s.policy_versions[s.action_mask].tolist() for t in played for s in t.segments]
+    assert all(v == sorted(v) for v in versions), "a sequence goes on under newer weights"
+    assert any(set(v) == {0, 1} for v in versions)
+    assert {v for each in versions for v in each} == {0, 1}

@@ -208,3 +208,10 @@ def test_other_weights_in_the_engine_end_the_run_before_it_is_played(made):
     with pytest.raises(ParityError, match="evaluation ppo: log-probabilities"):
         evaluation.begin("engine", "ppo", update=2)
     assert all(what[0] != "buffer" for what in rank.done)
+
+
+def test_on_recorded_blocks_nothing_is_evaluated(made):
+    rank, evaluation = made()
+    rank.cfg = replace(rank.cfg, ppo=replace(rank.cfg.ppo, blocks="x"))
+    evaluation.run("engine", "ppo", update=3)
+    assert (rank.done, rank.records) == ([], [])

@@ -14,7 +14,7 @@ from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.trajectory import from_block
 from rollout.trajectory_summary import from_columns
-from rollout.worker import BLOCK_AGE_S, RolloutWorker
+from rollout.worker import BLOCK_AGE_S, RolloutWorker, block_age_s
 from tests.support.plugins import PLUGIN
 
 GP = "cardinal/GeneralPoints-v0"
@@ -229,3 +229,14 @@ def test_eight_broken_environments_cost_the_other_episodes_no_time(tiny_model):
     causes = {t.failure for t in others.values() if t.end == "failed"}
     assert len(causes) == 6
     assert "environment step: took longer than cluster.env_deadline_s = 2" in causes
+
+
+def test_many_workers_send_no_more_partial_blocks_than_the_buffer_can_bear():
+    assert [block_age_s(workers) for workers in (1, 4, 64, 512)] == [0.2, 0.2, 3.2, 5.0]
+
+
+def test_a_block_waits_as_long_as_the_worker_was_told(worker):
+    worker._block_age_s = 0.7
+    begin = time.monotonic()
+    asyncio.run(worker.next_block())
+    assert time.monotonic() - begin >= 0.7

@@ -3,6 +3,7 @@
 import pytest
 
 from cluster.failures import ClusterBusyError, PlacementError
+from cluster.placement.layout import without_engines
 from cluster.placement.plan import cpus, groups, plan
 from cluster.placement.types import DATA, RANK, WORKER, Group, Needs
 from tests.cluster.placement.clusters import GIB, LARGE, SMALL, debug, node
@@ -59,3 +60,11 @@ def test_tensor_parallelism_counts_gpus():
 
 def test_the_plan_holds_every_node_by_name():
     assert [n.name for n in plan(debug(), SMALL[::-1]).nodes] == ["a", "b", "c", "head"]
+
+
+@pytest.mark.parametrize("nodes", [SMALL, LARGE])
+def test_without_engines_there_are_ranks_alone(nodes):
+    settings = ["ppo.blocks=x", "model.path=y", "sft.steps=0", "learner.ranks=2"]
+    found = plan(without_engines(debug(*settings)), nodes)
+    assert [p.role for p in found.places] == [RANK, RANK]
+    assert len(found.hosts()) == 1
