@@ -52,6 +52,7 @@ class WandB:
             dir=str(folder),
             resume="allow",
             config=asdict(cfg),
+            settings=wandb.Settings(console="off"),  # the terminal shows the progress
         )
         for kind in SENT_KINDS:
             self._run.define_metric(f"{kind}/at")

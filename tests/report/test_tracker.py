@@ -149,8 +149,16 @@ def test_without_one_nothing_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wandb_itself_without_a_network(tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+@pytest.fixture
+def wandb():
+    """The package, which reads its environment once."""
+    package = pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+    package.teardown()
+    yield package
+    package.teardown()
+
+
+def test_wandb_itself_without_a_network(wandb, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     for update in (1, 2):
@@ -165,8 +173,7 @@ def test_wandb_itself_without_a_network(tmp_path, monkeypatch):
     assert [line["sent"] for line in read_lines(tmp_path / SENT)[1:]] == ["ppo    1", "ppo    2"]
 
 
-def test_wandb_without_a_key_is_refused(tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+def test_wandb_without_a_key_is_refused(wandb, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))

@@ -6,55 +6,64 @@ import json
 from pathlib import Path
 
 from cluster.prometheus import EXPORTED
-from report.metrics import read
+from report.metrics import Record, read
 from report.spans import Recorded, Span, read_spans
 from report.trace import RANK_0, WAITS, choose, clip, own_seconds, trace_events, updates
 from tests.support.trace_format import check_trace
 
-NEAR_S = 0.1  # a record is written a moment after its last span, on a busy machine later
-NEAR = 0.03
+NEAR, NEAR_S = 0.03, 0.1  # of all updates: a busy machine may stop a process between two clocks
+LEARNING = ("score", "learn", "step")
 
 
 def check_seen(run: Path) -> None:
-    """Assert that the trace is one, and that it and the records say the same of each update."""
+    """Assert that the trace is one, and that it and the records say the same of the updates."""
     recorded = read_spans(run)
     trace = trace_events(recorded, choose(recorded, "all"))
     check_trace(json.loads(json.dumps(trace)))
     records = {r["update"]: r for r in read(run) if r["kind"] == "ppo"}
     assert list(updates(recorded)) == list(records)
-    takes = [s for s in recorded.spans if s.name == "take" and s.process.name == RANK_0]
-    for number, record in records.items():
-        check_learner(recorded, number, record)
-        if number > 1:
-            ends = takes[number - 2].end, takes[number - 1].end
-            check_engines(recorded, *ends, record["engine_idle"])
+    check_learner(recorded, records)
+    for engine in range(len(records[1]["engine_idle"])):
+        check_engine(recorded, records, engine)
 
 
-def check_learner(recorded: Recorded, number: int, record: dict) -> None:
-    """The learner's seconds of an update, by its record and by its spans."""
-    window = updates(recorded)[number]
-    spans = [s for s in clip(recorded, window).spans if s.process.name == RANK_0]
-    own = own_seconds([s for s in spans if s.track == "main"])
-    seconds = window.end - window.begin
-    idle = sum(own.get(name, 0.0) for name in WAITS)
-    learned = sum(own[name] for name in ("score", "learn", "step"))
-    for by_record, by_trace in (
-        (record["seconds"], seconds),
-        (record["learner_idle"] * record["seconds"], idle),
-        (record["waited_seconds"], own["take"]),
-        (record["learn_seconds"], learned),
-        (sum(record["phase_seconds"][name] for name in ("score", "learn", "step")), learned),
+def check_learner(recorded: Recorded, records: dict[int, Record]) -> None:
+    """The learner's seconds in all updates, by records and by spans."""
+    seconds = own = idle = 0.0
+    by_trace: dict[str, float] = {"waited": 0.0, "learned": 0.0}
+    for number in records:
+        window = updates(recorded)[number]
+        spans = [s for s in clip(recorded, window).spans if s.process.name == RANK_0]
+        parts = own_seconds([s for s in spans if s.track == "main"])
+        seconds += window.end - window.begin
+        own += sum(parts.values())
+        idle += sum(parts.get(name, 0.0) for name in WAITS)
+        by_trace["waited"] += parts["take"]
+        by_trace["learned"] += sum(parts[name] for name in LEARNING)
+    assert abs(own - seconds) < 0.001 * seconds, "the spans inside an update fill it"
+    rows = records.values()
+    phases = sum(r["phase_seconds"][name] for r in rows for name in LEARNING)
+    for what, recorded_s, traced_s in (
+        ("seconds", sum(r["seconds"] for r in rows), seconds),
+        ("idle", sum(r["learner_idle"] * r["seconds"] for r in rows), idle),
+        ("waited", sum(r["waited_seconds"] for r in rows), by_trace["waited"]),
+        ("learned", sum(r["learn_seconds"] for r in rows), by_trace["learned"]),
+        ("phases", phases, by_trace["learned"]),
     ):
-        assert abs(by_record - by_trace) <= NEAR_S + NEAR * seconds, (number, own, record)
+        assert abs(recorded_s - traced_s) <= NEAR * seconds + NEAR_S, (what, recorded_s, traced_s)
 
 
-def check_engines(recorded: Recorded, begin: float, end: float, idle: list[float]) -> None:
-    """The engines' idle shares between two batches."""
-    for engine, by_record in enumerate(idle):
-        spans = [s for s in recorded.spans if s.process.name == f"rollout worker {engine}"]
-        busy = sum(_overlap(s, begin, end) for s in spans if s.name == "busy")
-        by_trace = 1 - busy / (end - begin)
-        assert abs(by_record - by_trace) <= NEAR + NEAR_S / (end - begin), (by_record, by_trace)
+def check_engine(recorded: Recorded, records: dict[int, Record], engine: int) -> None:
+    """An engine's idle seconds from the first batch to the last, by records and by spans."""
+    takes = [s.end for s in recorded.spans if s.name == "take" and s.process.name == RANK_0]
+    spans = [s for s in recorded.spans if s.process.name == f"rollout worker {engine}"]
+    busy = sum(_overlap(s, takes[0], takes[-1]) for s in spans if s.name == "busy")
+    seconds = takes[-1] - takes[0]
+    idle = sum(
+        records[number]["engine_idle"][engine] * (end - begin)
+        for number, begin, end in zip(list(records)[1:], takes, takes[1:], strict=False)
+    )
+    assert abs(idle - (seconds - busy)) <= NEAR * seconds + NEAR_S, (idle, seconds, busy)
 
 
 def _overlap(span: Span, begin: float, end: float) -> float:
