@@ -84,9 +84,11 @@ class LearnerRank:
         except ValueError as error:
             raise RunFailure(str(error)) from error
         self.write("packing", who="learner", **asdict(engine.packing_check))
-        state = self.cursor.state
-        if state:
-            engine.load(self._store.names(state), partial(self._store.open, state))
+        if state := self.cursor.state:
+            names = self._store.names(state)
+            if not names:
+                raise RunFailure(f"{self._store.place}/{state}: the last checkpoint is gone")
+            engine.load(names, partial(self._store.open, state))
         return engine
 
     def open_reference(self, folder: str) -> ReferencePolicy:

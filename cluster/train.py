@@ -53,7 +53,6 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
         return 0
     own = nullcontext(pool) if pool else RolloutPool(bool(cfg.sft.steps))
     lease = Lease(folder)
-    check_place(cfg, folder, take=True)
     try:
         with StopSignals() as signals, lease as token, own as rollout_pool:
             _train(cfg, token, rollout_pool, signals)
@@ -72,6 +71,7 @@ def _train(cfg: RunConfig, token: Token, pool: RolloutPool, signals: StopSignals
     try:
         with _recorded(token, pool, signals):
             write_config(cfg, folder)
+            check_place(cfg, folder, take=True)
             _record_data(cfg, folder)
             with forwarded(cfg, folder):
                 _run(cfg, token, prepare_model(cfg, folder), pool, signals)

@@ -12,8 +12,8 @@ from cluster import checkpointer
 from cluster.checkpoint_store import CheckpointStore
 from cluster.checkpointer import Checkpointer
 from cluster.cursor import Cursor, kept_states
+from configs.schema import RunConfig
 from learner.snapshot import read_file
-from tests.support.learner import config
 
 
 class Engine:
@@ -45,7 +45,7 @@ def make(tmp_path):
     """A function that makes one of learner keys, all on one folder; `reports` is what they said."""
 
     def make(**learner):
-        cfg = config()
+        cfg = RunConfig()
         make.store = CheckpointStore(str(tmp_path / "state"))
         made = Checkpointer(
             replace(cfg, learner=replace(cfg.learner, **learner)),
@@ -97,7 +97,7 @@ def test_a_state_is_due_by_time_since_the_last_one_was_begun(make, clock):
 
 
 def test_by_default_every_few_minutes():
-    assert config().learner.checkpoint_minutes == 5.0
+    assert RunConfig().learner.checkpoint_minutes == 5.0
 
 
 def test_the_cursor_moves_at_the_step_after_the_last_part_is_written(make, tmp_path):
@@ -228,7 +228,7 @@ def test_a_write_that_does_not_end_is_given_up(make, tmp_path, clock, monkeypatc
     held = hold(monkeypatch)
     made = make(checkpoint_minutes=5)
     save(made, 1)
-    clock.now = config().cluster.checkpoint_deadline_s - 0.01
+    clock.now = RunConfig().cluster.checkpoint_deadline_s - 0.01
     assert not made.due(2)
     clock.now += 1
     assert made.due(3)

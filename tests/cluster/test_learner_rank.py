@@ -192,6 +192,14 @@ def test_a_resumed_rank_has_the_cursors_version_state_and_records(made, tmp_path
     assert engine.options == {"forbidden": (3,)}
 
 
+def test_a_state_that_is_gone_is_named(made, tmp_path):
+    Cursor("sft", step=3, state="sft-000003-ab12").save(tmp_path / "checkpoints", keep=1)
+    rank = made(0)
+    place = tmp_path / "checkpoints" / "state" / "sft-000003-ab12"
+    with pytest.raises(RunFailure, match=rf"^{place}: the last checkpoint is gone$"):
+        rank.open_engine("start", "optimizer", 8, True)
+
+
 def test_a_phase_begins_from_its_folder(made):
     rank = made(0)
     assert rank.open_engine("start", "optimizer", 8, False).loaded is None
