@@ -15,7 +15,6 @@ from pathlib import Path
 
 from cluster.cursor import Cursor
 from cluster.demonstration_files import find_files, naming_data, rows, slices, spread
-from cluster.demonstration_rows import named_pictures
 from configs.load import ConfigError
 from configs.schema import RunConfig
 from configs.text import one_line
@@ -24,7 +23,7 @@ FILE = "data.json"
 PIECE = 2**14  # bytes
 PIECES = 4096  # of all files together: 64 MiB; at least LEAST of each
 LEAST = 2
-SLICES = 16  # whose rows are asked for the pictures that they name
+SLICES = 16  # whose rows are read for the pictures that they name
 RULE = (
     "a resume goes on with the same demonstrations: put them back, or begin a new run with another "
     "name"
@@ -89,6 +88,8 @@ def fingerprint(data: str) -> Fingerprint:
 
 def _pictures(data: str) -> set[str]:
     """What rows name; whoever renders a file that cannot be read says so."""
+    from cluster.demonstration_rows import named_pictures  # a renderer's imports take a while
+
     names = set[str]()
     with suppress(ConfigError):
         for part in spread(slices(data), SLICES):

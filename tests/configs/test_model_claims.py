@@ -140,3 +140,11 @@ def test_a_chat_template_that_cannot_be_read(model):
     refused(model, "its chat template cannot be read: Unexpected end of template")
     (model / "chat_template.jinja").write_text("{% generation %}{% endgeneration %}")
     claims(model)
+    (model / "tokenizer_config.json").write_text(json.dumps({"chat_template": broken}))
+    claims(model)  # the file of its own counts
+
+
+def test_mistrals_own_tokenizer_has_its_template_inside(model):
+    (model / "tokenizer_config.json").unlink()
+    (model / "tekken.json").write_text("{}")
+    claims(model)

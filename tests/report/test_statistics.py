@@ -17,6 +17,7 @@ from report.statistics import (
     over_seeds,
     paired_interval,
     pass_at,
+    passes_at,
     summarise,
     t975,
     wilson,
@@ -222,6 +223,12 @@ def test_pass_at_k_agrees_with_every_choice_of_k_samples() -> None:
                 choices = list(itertools.combinations([i < solved for i in range(n)], k))
                 expected = sum(any(choice) for choice in choices) / len(choices)
                 assert pass_at(n, solved, k) == pytest.approx(expected)
+
+
+def test_pass_at_k_of_questions_is_their_mean_where_all_have_the_samples() -> None:
+    found = passes_at([(4, 1), (2, 2)], (1, 2, 4))
+    assert found == {1: pytest.approx((0.25 + 1) / 2), 2: pytest.approx((0.5 + 1) / 2)}
+    assert passes_at([], (1, 4)) == {}
 
 
 def test_pass_at_k_is_unbiased_where_the_plug_in_is_not() -> None:
