@@ -312,6 +312,16 @@ class InferenceEngine:
             await self._llm.sleep(level=2, mode="wait")
             self._asleep = True
 
+    def death(self) -> str | None:
+        """Why the engine's processes are gone; None while they are there."""
+        if not self._llm.errored:
+            return None
+        return f"vLLM died: {self._log.explain(repr(self._llm.dead_error))}"
+
+    async def probe(self) -> None:
+        """A round trip through the loop that samples."""
+        await self._llm.is_paused()
+
     def pop_load(self) -> EngineLoad:
         """The load since the last call, from vLLM's scheduler."""
         return self._load.pop()
