@@ -8,7 +8,9 @@ the engine's pause, as multiples of one copy.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -20,9 +22,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cluster.buffer import TrajectoryBuffer
+from cluster.handles import BufferHandle, Environments
 from cluster.weights.object_store import publish
 from configs.load import load
 from configs.paths import ROOT
+from configs.schema import RunConfig
 from learner.tiny_tokenizer import train_tokenizer
 from rollout.bucket import PackedBucket, buckets
 from rollout.engine import EngineSettings, InferenceEngine
@@ -35,10 +39,21 @@ MIB = 2**20
 class EngineActor:
     """An engine that only receives weights; answers what a publish asks of a rollout actor."""
 
-    async def start(self, folder: str) -> None:
-        """Start the engine."""
+    async def start(self, folder: str = "") -> int:
+        """Start the engine of a folder; without one it has started."""
+        if not folder:
+            return os.getpid()
         settings = EngineSettings(folder, context_tokens=64, max_sequences=4, kv_cache_gib=0.05)
         self._engine = await InferenceEngine.start(settings)
+        return os.getpid()
+
+    async def reconfigure(self, cfg: RunConfig, environments: Environments) -> None:
+        """It plays nothing."""
+
+    async def heartbeat(self, seconds: float) -> int:
+        """As `RolloutActor.heartbeat`."""
+        await asyncio.sleep(seconds)
+        return os.getpid()
 
     async def node(self) -> str:
         """Ray's id of this node."""
@@ -80,7 +95,9 @@ def measure(model: LlamaForCausalLM, bucket_bytes: int, rounds: int) -> dict[str
         train_tokenizer(["1 + 1"]).save_pretrained(folder)
         actor = EngineActor.remote()  # type: ignore[attr-defined]
         ray.get(actor.start.remote(folder))
-        buffer = TrajectoryBuffer.remote([actor], load("gp_l"))  # type: ignore[attr-defined]
+        made = TrajectoryBuffer.remote([actor], load("gp_l"))  # type: ignore[attr-defined]
+        buffer = BufferHandle(made)
+        ray.get(buffer.start.remote())
         for version in range(rounds + 1):
             begin = time.monotonic()
             np.copyto(target, source)

@@ -314,9 +314,7 @@ class InferenceEngine:
 
     def death(self) -> str | None:
         """Why the engine's processes are gone; None while they are there."""
-        if not self._llm.errored:
-            return None
-        return f"vLLM died: {self._log.explain(repr(self._llm.dead_error))}"
+        return self._log.explain(repr(self._llm.dead_error)) if self._llm.errored else None
 
     async def probe(self) -> None:
         """A round trip through the loop that samples."""

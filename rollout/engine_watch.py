@@ -78,7 +78,8 @@ class EngineWatch:
         spent, probe = self._processor_seconds(), asyncio.ensure_future(self._engine.probe())
         while True:
             await asyncio.sleep(LOOK_S)
-            now, cause = self._clock(), self._engine.death()
+            now, death = self._clock(), self._engine.death()
+            cause = None if death is None else f"vLLM died: {death}"
             if cause is None and now - probed >= beat:
                 seconds = self._processor_seconds()
                 answered = probe.done() and probe.exception() is None

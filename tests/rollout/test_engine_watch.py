@@ -71,7 +71,7 @@ def test_work_has_its_result_or_its_own_error():
 
 def test_a_death_ends_work_at_once_and_all_later_work():
     async def scenario(engine, watch):
-        asyncio.get_running_loop().call_later(0.05, setattr, engine, "cause", "vLLM died: killed")
+        asyncio.get_running_loop().call_later(0.05, setattr, engine, "cause", "killed")
         await fails_within(watch, 0.3, "^vLLM died: killed$")
         await fails_within(watch, 0.1, "^vLLM died: killed$")
         with pytest.raises(EngineFailure):
