@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -27,9 +28,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cluster.buffer import TrajectoryBuffer
+from cluster.handles import BufferHandle, Environments
 from cluster.weights.object_store import publish
 from configs.load import load
 from configs.paths import ROOT
+from configs.schema import RunConfig
 from learner.tiny_tokenizer import train_tokenizer
 from rollout.bucket import NamedTensor, PackedBucket, buckets, pack
 from rollout.bucket_file import BucketFile
@@ -62,8 +65,10 @@ class CopyingLLM:
 class EngineActor:
     """An engine that only receives weights; answers what a publish asks of a rollout actor."""
 
-    async def start(self, folder: str, kind: str, largest: int) -> None:
-        """Start the engine."""
+    async def start(self, folder: str = "", kind: str = "vllm", largest: int = 0) -> int:
+        """Start the engine of a folder; without one it has started."""
+        if not folder:
+            return os.getpid()
         settings = EngineSettings(folder, context_tokens=64, max_sequences=4, kv_cache_gib=0.05)
         if kind == "copy":
             llm: Any = CopyingLLM(largest)
@@ -73,6 +78,15 @@ class EngineActor:
         self._loading = 0.0
         for step in ("start_weight_update", "update_weights", "finish_weight_update"):
             setattr(self._engine, step, self._timed(getattr(self._engine, step)))
+        return os.getpid()
+
+    async def reconfigure(self, cfg: RunConfig, environments: Environments) -> None:
+        """It plays nothing."""
+
+    async def heartbeat(self, seconds: float) -> int:
+        """As `RolloutActor.heartbeat`."""
+        await asyncio.sleep(seconds)
+        return os.getpid()
 
     def _timed(self, step: Any) -> Any:
         async def timed(*arguments: Any) -> None:
@@ -162,7 +176,9 @@ def measure(named: list[NamedTensor], actors: list[Any], args: argparse.Namespac
     """Figures of each round: a copy, a publish, and one call for each parameter."""
     size = sum(tensor.nbytes for _, tensor in named)
     source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
-    buffer = TrajectoryBuffer.remote(actors, load("gp_l"))  # type: ignore[attr-defined]
+    made = TrajectoryBuffer.remote(actors, load("gp_l"))  # type: ignore[attr-defined]
+    buffer = BufferHandle(made)
+    ray.get(buffer.start.remote())
     figures: dict[str, list[float]] = defaultdict(list)
     shared: list[int] = []
     for version in range(args.rounds + 2):  # the first two warm up
@@ -203,7 +219,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             EngineActor.remote()  # type: ignore[attr-defined]
             for _ in range(args.engines)
         ]
-        started: list[Awaitable[None]] = [
+        started: list[ray.ObjectRef[int]] = [
             actor.start.remote(folder, args.engine, largest + MIB) for actor in actors
         ]
         ray.get(started)

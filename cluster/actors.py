@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable
+from functools import partial
+from typing import TypeVar
 
+import psutil
 import ray
 from ray import ObjectRef
 
-from cluster.handles import ChannelMessage, Environments, PackedBucket, SummaryColumns
+from cluster.handles import BlockRows, ChannelMessage, Environments, Finished, PackedBucket
 from cluster.run_folder import folder_of
 from cluster.tracing import record_spans
 from configs.schema import RunConfig
 from rollout.engine import InferenceEngine
 from rollout.engine_load import EngineLoad
 from rollout.engine_settings import EngineSettings
+from rollout.engine_watch import EngineWatch, processor_seconds
 from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
-from rollout.trajectory import Block
+from rollout.replay import difference
+from rollout.trajectory import Block, Trajectory, from_block
 from rollout.worker import RolloutWorker, block_age_s
 
+T = TypeVar("T")
 CONCURRENT_CALLS = 32  # a call that waits (next_block) must not keep weights or health out
 
 
@@ -43,6 +50,8 @@ class RolloutActor:
         self._index = index
         self._record_spans(cfg)
         self._starting = asyncio.Lock()
+        self._watch: EngineWatch | None = None
+        self._heartbeat_s, self._epoch = cfg.cluster.heartbeat_s, 0
         renderer = Renderer.load(folder)
         settings = EngineSettings(
             folder=folder,
@@ -70,11 +79,23 @@ class RolloutActor:
         """Start the engine, once; every caller waits for it. Returns the process id."""
         async with self._starting:
             if self._worker.engine is None:
+                own = psutil.Process()
+                before = set(own.children(recursive=True))
                 await self._worker.start()
+                processes = [p for p in own.children(recursive=True) if p not in before]
+                self._watch = EngineWatch(
+                    self._engine(), self._heartbeat_s, partial(processor_seconds, processes)
+                )
+        return os.getpid()
+
+    async def heartbeat(self, seconds: float) -> int:
+        """A sign of life after so many seconds; its process id. Raises EngineFailure at once."""
+        await self._alive(asyncio.sleep(seconds))
         return os.getpid()
 
     async def reconfigure(self, cfg: RunConfig, environments: Environments) -> None:
         """Forget the last run and take the environments of the next, whose weights will come."""
+        self._epoch = 0
         await self._worker.reconfigure(environments, *_limits(cfg))
         self._record_spans(cfg)
 
@@ -82,42 +103,67 @@ class RolloutActor:
         """Ray's id of the node that this actor is on."""
         return str(ray.get_runtime_context().get_node_id())
 
-    async def submit(self, requests: list[EpisodeRequest]) -> None:
-        """Queue episodes."""
-        await self._worker.submit(requests)
+    async def enter(self, epoch: int) -> None:
+        """Forget all episodes of earlier epochs, those in flight included."""
+        if epoch > self._epoch:
+            self._epoch = epoch
+            await self._worker.drop()
 
-    async def drop(self) -> None:
-        """Forget all episodes, those in flight included."""
-        await self._worker.drop()
+    async def submit(self, epoch: int, requests: list[EpisodeRequest]) -> None:
+        """Queue episodes, unless their epoch is over."""
+        await self.enter(epoch)
+        if epoch == self._epoch:
+            await self._worker.submit(requests)
 
     @ray.method(num_returns=2)
-    async def next_block(self) -> tuple[Block, SummaryColumns]:
-        """The next Arrow block and its trajectories' summaries, as two objects."""
-        return await self._worker.next_block()
+    async def next_block(self) -> tuple[Block, Finished]:
+        """The next Arrow block, and its trajectories' summaries, as two objects."""
+        block, columns = await self._worker.next_block()
+        return block, Finished(self._epoch, columns)
+
+    async def replay(
+        self, requests: list[EpisodeRequest], played: list[BlockRows]
+    ) -> tuple[float, int]:
+        """Play episodes again that another engine has played, while there are no others.
+
+        Returns:
+            The mean absolute difference of log-probabilities, and of how many tokens.
+        """
+        before: dict[str, Trajectory] = {}
+        for ref, rows in played:
+            trajectories = from_block(await ref)
+            before |= {trajectories[row].id: trajectories[row] for row in rows}
+        await self._worker.submit(requests)
+        again: dict[str, Trajectory] = {}
+        while not before.keys() <= again.keys():
+            block, _ = await self._worker.next_block()
+            again |= {trajectory.id: trajectory for trajectory in from_block(block)}
+        return difference([(before[name], again[name]) for name in sorted(before)])
 
     async def receive(self, version: int, refs: list[ObjectRef[PackedBucket]]) -> float:
         """Replace the weights by those of the referenced buckets; returns seconds of the pause."""
-        return await self._engine().receive(version, [await ref for ref in refs])
+        buckets = [await ref for ref in refs]
+        return await self._alive(self._engine().receive(version, buckets))
 
     async def init_weight_transfer(self, info: ChannelMessage) -> None:
         """Join the learner's weight channel."""
-        await self._engine().init_weight_transfer(info)
+        await self._alive(self._engine().init_weight_transfer(info))
 
     async def start_weight_update(self) -> None:
         """Pause the engine and prepare it for new weights; see `cluster.weights.base`."""
-        await self._engine().start_weight_update()
+        await self._alive(self._engine().start_weight_update())
 
     async def update_weights(self, message: ChannelMessage) -> None:
         """Load the weights that the channel's message describes."""
-        await self._engine().update_weights(message)
+        await self._alive(self._engine().update_weights(message))
 
     async def finish_weight_update(self, version: int) -> None:
         """Go on with the episodes under the new weights."""
-        await self._engine().finish_weight_update(version)
+        await self._alive(self._engine().finish_weight_update(version))
 
     async def sleep(self) -> None:
         """Leave the GPUs to the learner until the next weights come."""
-        await self._engine().sleep()
+        await self._alive(self._engine().sleep())
 
     async def pop_load(self) -> EngineLoad:
         """How busy the engine was since the last call."""
@@ -125,10 +171,16 @@ class RolloutActor:
 
     async def shutdown(self) -> None:
         """End the engine's processes; the actor itself ends with its handle."""
+        if self._watch is not None:
+            self._watch.stop()
         await self._worker.shutdown()
 
     def _record_spans(self, cfg: RunConfig) -> None:
         record_spans(folder_of(cfg), f"rollout worker {self._index}")
+
+    async def _alive(self, work: Awaitable[T]) -> T:
+        """The result of work, or EngineFailure as soon as the engine is lost."""
+        return await (work if self._watch is None else self._watch.race(work))
 
     def _engine(self) -> InferenceEngine:
         assert self._worker.engine is not None, "start() first"

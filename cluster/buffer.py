@@ -8,8 +8,6 @@ is in the ledger; here are the waits.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,72 +16,112 @@ import ray
 from opentelemetry import trace
 from ray import ObjectRef
 
-from cluster.failures import RunFailure, RunStopped, TooManyFailures, first_line
+from cluster.engine_weights import EngineWeights
+from cluster.failures import EpochOver, RunFailure, RunStopped, TooManyFailures, first_line
 from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share
-from cluster.ledger import Batch, Ledger, Stream
-from cluster.prometheus import QUEUES, RunMetrics
+from cluster.ledger import QUARANTINE_LOSSES, Batch, Ledger, Stream
+from cluster.queue_lengths import record_queues
 from cluster.run_folder import folder_of
-from cluster.tracing import count, record_spans
+from cluster.supervisor import Supervisor, WorkerGone
+from cluster.tracing import record_spans
 from cluster.training_episodes import training_groups
-from cluster.wait import wait_for_async
 from configs.schema import RunConfig
 from learner.minibatches import deal, update_minibatches
+from report.metrics import Record
+from rollout.engine_load import EngineLoad
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import Block
 from rollout.trajectory_summary import TrajectorySummary, from_columns
 
 T = TypeVar("T")
 TRACER = trace.get_tracer("cardinal")
-QUEUED = ("queued", "running", "ready", "taken")  # of the ledger's states, those of now
-QUEUES_S = 0.1  # between two looks at how many episodes are where
 
 
 @dataclass(frozen=True)
 class BufferedTrajectory:
-    """Where a trajectory is stored, and its summary."""
+    """Where a trajectory is stored, and its summary; one that was quarantined is nowhere."""
 
-    block: ObjectRef[Block]
+    block: ObjectRef[Block] | None
     row: int
     summary: TrajectorySummary
+
+    @property
+    def rows(self) -> BlockRows:
+        """Its place in the object store."""
+        assert self.block is not None, "one that failed without a block is never handed out"
+        return BlockRows(self.block, [self.row])
 
 
 @ray.remote(num_cpus=0)
 class TrajectoryBuffer:
     """Plays training episodes ahead of the learner, and requested ones at once.
 
-    `cluster.handles.BufferHandle` is its handle. The first failure ends every wait.
+    `cluster.handles.BufferActor` is its handle. A worker that is lost is replaced, and its episodes
+    are played again; the first failure that cannot be mended so ends every wait.
+
+    replaceable: whether a new engine can get weights without the learner's part in it.
     """
 
-    def __init__(self, workers: list[RolloutWorkerHandle], cfg: RunConfig) -> None:
+    def __init__(
+        self, workers: list[RolloutWorkerHandle], cfg: RunConfig, replaceable: bool = True
+    ) -> None:
         record_spans(folder_of(cfg), "trajectory buffer")
         self._workers, self._cfg = workers, cfg
+        self._supervisor = Supervisor(workers, cfg, replaceable, self)
         self._ledger: Ledger[BufferedTrajectory] = Ledger()
-        self._versions = [-1] * len(workers)
+        self._weights = EngineWeights(workers, cfg, self._supervisor)
         # A worker's queue is a block longer than its flight, so that its batch never drains.
         self._capacity = cfg.rollout.in_flight + cfg.rollout.block
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._receivers, self._calls, self._epoch = 0, 0, 0
-        self._submissions = 0  # that no worker has confirmed
+        self._receivers, self._epoch = 0, 0
+        self._foreign = 0  # trajectories and calls of epochs that were over
         self._publishing: set[asyncio.Task[tuple[float, list[float]]]] = set()
         self._failure: RunFailure | None = None
-        self._stopping = False
+        self._stopping = self._recording = False
         self._collected: list[BufferedTrajectory] = []
         self._batches: dict[int, tuple[Batch[BufferedTrajectory], dict[int, list[BlockRows]]]] = {}
         self._taking = asyncio.Lock()
-        self._recording = False
 
-    async def collect(self, requests: list[EpisodeRequest]) -> list[TrajectorySummary]:
+    async def start(self) -> list[str]:
+        """Start all engines, once; ids of their nodes.
+
+        Raises:
+            RunFailure: one does not start; names the worker and the cause.
+        """
+        await self._supervisor.start()
+        return self._supervisor.nodes
+
+    async def heartbeat(self) -> None:
+        """A sign of life, for the driver."""
+
+    async def loads(self) -> list[EngineLoad]:
+        """How busy the engines at work were since the last call."""
+        what = "give its load"
+        calls = [(i, self._workers[i].pop_load.remote()) for i in self._supervisor.present()]
+        answers = [asyncio.ensure_future(self._ask(i, what, ref)) for i, ref in calls]
+        loads = await asyncio.gather(*answers, return_exceptions=True)
+        for load in loads:
+            if isinstance(load, BaseException) and not isinstance(load, WorkerGone):
+                raise load
+        return [load for load in loads if not isinstance(load, BaseException)]
+
+    def incidents(self) -> list[Record]:
+        """Losses and restarts of workers since the last call."""
+        incidents, self._supervisor.incidents = self._supervisor.incidents, []
+        return incidents
+
+    async def collect(self, epoch: int, requests: list[EpisodeRequest]) -> list[TrajectorySummary]:
         """Have episodes played before all others; `shards` and `first` speak of them then.
 
         Returns:
             Summaries of all trajectories, failed ones too, in the order of the requests.
 
         Raises:
-            DeadlineExceeded: a worker gave no block in time.
-            WorkerLost: a worker died.
             TooManyFailures: names the first cause.
+            RunFailure: a worker raised an error of its own, or was lost too often.
         """
+        self._refuse_foreign(epoch)
         group = self._ledger.request(requests)
         await self._play()
         await self._until(lambda: group.finished)
@@ -100,32 +138,44 @@ class TrajectoryBuffer:
     def first(self, n: int) -> list[BlockRows]:
         """The first n collected trajectories by id."""
         by_id = sorted(self._collected, key=lambda trajectory: trajectory.summary.id)
-        return [BlockRows(trajectory.block, [trajectory.row]) for trajectory in by_id[:n]]
+        return [trajectory.rows for trajectory in by_id[:n]]
 
-    async def reset(self) -> None:
-        """Begin an epoch: nothing that was requested or played before is handed out any more."""
+    async def reset(self) -> int:
+        """Begin an epoch of the run: the first act of a learner group that starts, or restarts.
+
+        Nothing that was requested, played or published before is handed out any more.
+
+        Returns:
+            Its number, which whoever belongs to it gives with each call.
+        """
         self._epoch += 1
         self._ledger, self._collected = Ledger(), []
         self._batches.clear()
+        self._weights.forget()
+        async with self._changed:
+            self._changed.notify_all()  # who still waits belongs to an epoch that is over
         # A dead learner's weights die with it, or arrive late: neither concerns the new epoch.
         await asyncio.gather(*self._publishing, return_exceptions=True)
         self._failure = None
-        # Ray may run two calls of an actor in another order than they were made.
-        await self._until(lambda: self._submissions == 0)
-        for index, worker in enumerate(self._workers):
-            await self._wait(index, "drop its episodes", worker.drop.remote())
-        await self._until(lambda: self._calls == 0)  # blocks on their way are of the old epoch
+        for index in self._supervisor.present():
+            self._start(self._enter(index, self._epoch))
+        return self._epoch
 
-    async def begin(self, update: int, next_group: int) -> None:
-        """Begin an epoch of training: play for `update` and those after it, from a group on."""
-        await self.reset()
+    def _refuse_foreign(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._foreign += 1
+            raise EpochOver("a restarted learner has begun a new epoch")
+
+    async def begin(self, epoch: int, update: int, next_group: int) -> None:
+        """Play for `update` and those after it, from a group on."""
+        self._refuse_foreign(epoch)
         ppo = self._cfg.ppo
         groups = training_groups(self._cfg, next_group)
         size = ppo.episodes // ppo.group_size
         self._ledger.begin(Stream(groups, size, ppo.max_staleness, update, ppo.updates))
         await self._play()
 
-    async def take(self, update: int, rank: int) -> Share:
+    async def take(self, epoch: int, update: int, rank: int) -> Share:
         """A rank's share of the batch of an update, once it is complete.
 
         Every rank asks once; all get theirs of the same batch.
@@ -134,30 +184,32 @@ class TrajectoryBuffer:
             RunFailure: as `collect`.
         """
         async with self._taking:
+            self._refuse_foreign(epoch)
             if update not in self._batches:
                 batch = await self._until(lambda: self._complete(update))
                 dealt = shards(batch.results, self._cfg.learner.ranks, self._steps(batch, update))
                 self._batches[update] = (batch, dict(enumerate(dealt)))
                 await self._play()
+        self._refuse_foreign(epoch)  # it may have ended while another rank was waited for
         batch, shares = self._batches[update]
-        rows, states = shares.pop(rank), self._ledger.states()
+        rows, states = shares.pop(rank), self._states()
         if not shares:
             del self._batches[update]
         return Share(rows, batch.staleness, batch.failed, batch.next_group, states)
-
-    async def stop(self) -> None:
-        """The run is to end: whoever waits for episodes, now or later, gets RunStopped."""
-        self._stopping = True
-        await self._fail(RunStopped("the run was asked to stop"))
-
-    def stopping(self) -> bool:
-        """Whether the run is to end."""
-        return self._stopping
 
     def _steps(self, batch: Batch[BufferedTrajectory], update: int) -> list[list[str]]:
         """The ids of each minibatch that the learner will make of the batch."""
         trained = [t.summary.id for t in batch.results if t.summary.action_tokens]
         return update_minibatches(trained, self._cfg.ppo, self._cfg.seed, update - 1)
+
+    async def stop(self) -> None:
+        """The run is to end: whoever waits for episodes, now or later, gets RunStopped."""
+        self._stopping = True
+        await self.fail(RunStopped("the run was asked to stop"))
+
+    def stopping(self) -> bool:
+        """Whether the run is to end."""
+        return self._stopping
 
     def _complete(self, update: int) -> Batch[BufferedTrajectory] | None:
         too_old = self._ledger.dropped["too old"]
@@ -167,159 +219,153 @@ class TrajectoryBuffer:
         return batch
 
     async def publish(
-        self, version: int, refs: list[ObjectRef[PackedBucket]]
+        self, epoch: int, version: int, refs: list[ObjectRef[PackedBucket]]
     ) -> tuple[float, list[float]]:
         """Bring weights to all engines; each plays with them as soon as it has them.
 
-        Those of one node load one after another: so most of them play meanwhile, and shared memory
-        holds one version and one engine's bucket. Where none plays, all begin together at the end.
+        Those of one node load one after another: so most of them play, and each copy in shared
+        memory is gone before the next one is made. One that is lost meanwhile is not waited for;
+        its successor gets these weights, or newer ones.
 
         Returns:
             Seconds until the last engine had them, and seconds that each was paused.
 
         Raises:
-            DeadlineExceeded: names the worker that did not confirm.
-            WorkerLost: a worker died or refused; names it and the cause.
+            RunFailure: a worker refused them; names it and the cause.
         """
-        publishing = asyncio.ensure_future(self._publish(version, refs))
+        self._refuse_foreign(epoch)
+        self._ledger.trained(version)
+        playing = bool(self._ledger.states()["running"])
+        work = self._weights.publish(version, refs, playing, self._play)
+        publishing = asyncio.ensure_future(work)
         self._publishing.add(publishing)
         publishing.add_done_callback(self._publishing.discard)
         attributes = {"track": "weights", "version": version}
-        with TRACER.start_as_current_span("weights travel", attributes=attributes):
-            return await publishing
-
-    async def _publish(
-        self, version: int, refs: list[ObjectRef[PackedBucket]]
-    ) -> tuple[float, list[float]]:
-        begin, epoch = time.monotonic(), self._epoch
-        nodes: dict[str, list[int]] = defaultdict(list)
-        for index, worker in enumerate(self._workers):
-            nodes[await self._receive(index, worker.node.remote(), version, epoch)] += [index]
-        paused = [0.0] * len(self._workers)
-        playing = self._ledger.states()["running"]
-
-        async def load(indices: list[int]) -> None:
-            for index in indices:
-                ref = self._workers[index].receive.remote(version, refs)
-                paused[index] = await self._receive(index, ref, version, epoch)
-                if playing and epoch == self._epoch:
-                    await self._loaded([index], version)
-
-        await asyncio.gather(*(load(indices) for indices in nodes.values()))
-        if not playing and epoch == self._epoch:  # or the first one would be given all episodes
-            await self._loaded([*range(len(self._workers))], version)
-        return time.monotonic() - begin, paused
-
-    async def _receive(self, index: int, ref: ObjectRef[T], version: int, epoch: int) -> T:
-        """A worker's answer in a publish; a failure ends the waits of the same epoch."""
-        who, what = f"rollout worker {index}", f"receive weights of version {version}"
-        seconds = self._cfg.cluster.sync_deadline_s
         try:
-            return await wait_for_async(ref, who, what, seconds, "sync_deadline_s")
+            with TRACER.start_as_current_span("weights travel", attributes=attributes):
+                return await publishing
         except RunFailure as failure:
             if epoch == self._epoch:
-                await self._fail(failure)
+                await self.fail(failure)
             raise
 
-    async def published(self, version: int) -> None:
+    async def published(self, epoch: int, version: int) -> None:
         """All engines have weights that came over another channel."""
-        await self._loaded(list(range(len(self._workers))), version)
-
-    async def _loaded(self, indices: list[int], version: int) -> None:
+        self._refuse_foreign(epoch)
         self._ledger.trained(version)
-        for index in indices:
-            self._versions[index] = version
+        self._weights.take_note(version)
+        await self._play()
+
+    def _states(self) -> dict[str, int]:
+        """As `Ledger.states`, with what was dropped in other epochs as foreign."""
+        states, key = self._ledger.states(), "dropped foreign"
+        foreign = self._foreign + states.get(key, 0)
+        return states | ({key: foreign} if foreign else {})
+
+    def lost(self, index: int, cause: str) -> Record:
+        """A worker is gone; see `cluster.supervisor.Fleet`."""
+
+        def failed(request: EpisodeRequest) -> BufferedTrajectory:
+            words = f"quarantined: {QUARANTINE_LOSSES} workers were lost with it; the last: {cause}"
+            return BufferedTrajectory(
+                None, 0, TrajectorySummary(request.id, "failed", words, 0.0, 0, 0, -1, {})
+            )
+
+        again, quarantined = self._ledger.lose(index, failed)
+        self._start(self._play())
+        return {"episodes": again, "quarantined": quarantined}
+
+    async def prepare(self, index: int) -> Record:
+        """Bring a new engine to where the others are; see `Fleet`."""
+        await self._enter(index, self._epoch)
+        return await self._weights.bring(index)
+
+    async def present(self) -> None:
+        """A worker serves, or serves again; see `Fleet`."""
         await self._play()
 
     async def _play(self) -> None:
         """Give workers what they may play now, and whoever waits a look at the ledger."""
-        given = self._ledger.assign(self._versions, self._capacity)
-        for index, requests in given.items():
-            self._submissions += 1
-            self._start(self._submit(index, requests))
+        serves = self._supervisor.serves
+        versions = [v if serves(index) else None for index, v in enumerate(self._weights.versions)]
+        for index, requests in self._ledger.assign(versions, self._capacity).items():
+            self._start(self._submit(index, self._epoch, requests))
         if not self._recording:
             self._recording = True
-            self._start(self._record_queues())
+            self._start(record_queues(self._cfg.name, lambda: self._ledger.states()))
         while self._receivers < len(self._workers):
             self._start(self._receive_blocks(self._receivers))
             self._receivers += 1
         async with self._changed:
             self._changed.notify_all()
 
-    async def _record_queues(self) -> None:
-        """Record how many episodes are where, whenever that has changed."""
-        metrics, before = RunMetrics(self._cfg.name), dict[str, int]()
-        while True:
-            states = self._ledger.states()
-            if states != before:
-                before = states
-                count("episodes", {state: states[state] for state in QUEUED})
-                metrics.set_all(QUEUES, states)
-            await asyncio.sleep(QUEUES_S)
-
     def _start(self, work: Coroutine[None, None, None]) -> None:
         async def guarded() -> None:
             try:
                 await work
+            except WorkerGone:
+                pass  # the ledger has its episodes again
             except RunFailure as failure:
-                await self._fail(failure)
+                await self.fail(failure)
             except Exception as error:  # noqa: BLE001 - a task's boundary; else all would wait
-                await self._fail(RunFailure(f"the trajectory buffer broke: {first_line(error)}"))
+                await self.fail(RunFailure(f"the trajectory buffer broke: {first_line(error)}"))
 
         task = asyncio.ensure_future(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _submit(self, index: int, requests: list[EpisodeRequest]) -> None:
-        await self._wait(index, "take requests", self._workers[index].submit.remote(requests))
-        self._submissions -= 1
-        async with self._changed:
-            self._changed.notify_all()
+    async def _submit(self, index: int, epoch: int, requests: list[EpisodeRequest]) -> None:
+        call = self._workers[index].submit.remote(epoch, requests)
+        await self._ask(index, "take requests", call)
+
+    async def _enter(self, index: int, epoch: int) -> None:
+        await self._ask(index, "drop its episodes", self._workers[index].enter.remote(epoch))
 
     async def _receive_blocks(self, index: int) -> None:
         """Take blocks from a worker whenever it plays."""
-        what = "finish a block of episodes"
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._ledger.running(index) > 0)
-            self._calls += 1
-            block, columns = self._workers[index].next_block.remote()
+            block, finished = self._workers[index].next_block.remote()
             try:
-                summaries = from_columns(await self._wait(index, what, columns))
-            finally:
-                self._calls -= 1
+                epoch, columns = await self._ask(index, "finish a block of episodes", finished)
+            except WorkerGone:
+                continue
+            summaries = from_columns(columns)
+            if epoch != self._epoch:
+                self._foreign += len(summaries)
+                continue
             stored = [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]
-            self._ledger.finish(stored)
+            for request, trajectory in self._ledger.finish(stored):
+                oldest = trajectory.summary.oldest_version
+                self._weights.keep_sample(request, trajectory.rows, oldest)
             episodes = max(self._ledger.finished, self._cfg.ppo.episodes)
             self._check_failures(self._ledger.failures, episodes)
             await self._play()
 
-    async def _wait(self, index: int, what: str, ref: ObjectRef[T]) -> T:
+    async def _ask(self, index: int, what: str, ref: ObjectRef[T]) -> T:
         seconds = self._cfg.cluster.block_deadline_s
-        return await wait_for_async(
-            ref, f"rollout worker {index}", what, seconds, "block_deadline_s"
-        )
+        return await self._supervisor.ask(index, what, ref, seconds, "block_deadline_s")
 
     async def _until(self, reached: Callable[[], T | None]) -> T:
         """Wait for a true answer; the first failure of any part is raised instead."""
         epoch = self._epoch
         while True:
+            if epoch != self._epoch:
+                raise EpochOver("a restarted learner has begun a new epoch")
             if self._failure is not None:
                 raise self._failure
-            if epoch != self._epoch:
-                raise RunFailure("a restarted learner has begun a new epoch")
             answer = reached()
             if answer:
                 return answer
             async with self._changed:
                 await self._changed.wait()
 
-    async def _fail(self, failure: RunFailure) -> RunFailure:
-        """Keep the first failure, for whoever waits now or later."""
+    async def fail(self, failure: RunFailure) -> None:
+        """Keep the first failure, for whoever waits now or later; see `Fleet`."""
         self._failure = self._failure or failure
         async with self._changed:
             self._changed.notify_all()
-        return failure
 
     def _check_failures(self, failed: list[TrajectorySummary], episodes: int) -> None:
         rate = self._cfg.cluster.max_failure_rate
@@ -339,6 +385,6 @@ def shards(
     rank_of = deal({t.summary.id: t.summary.tokens for t in ordered}, minibatches, ranks)
     rows: list[dict[ObjectRef[Block], list[int]]] = [{} for _ in range(ranks)]
     for trajectory in ordered:
-        own = rows[rank_of[trajectory.summary.id]]
-        own.setdefault(trajectory.block, []).append(trajectory.row)
+        block, (row,) = trajectory.rows
+        rows[rank_of[trajectory.summary.id]].setdefault(block, []).append(row)
     return [[BlockRows(*item) for item in blocks.items()] for blocks in rows]

@@ -6,6 +6,7 @@ Output: on each rank the trajectories of its own share, as views on shared memor
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -94,19 +95,12 @@ class Batch(NamedTuple):
 
 
 class Collector:
-    """Episodes for one learner rank."""
+    """Episodes for one learner rank; `write` adds a record to the run's metrics."""
 
-    def __init__(self, job: Job, rank: int) -> None:
-        self._job, self._rank = job, rank
+    def __init__(self, job: Job, rank: int, write: Callable[..., None]) -> None:
+        self._job, self._rank, self._write = job, rank, write
         self._ahead: ThreadPoolExecutor | None = None
         self._next: tuple[int, Future[Batch]] | None = None
-
-    def reset(self) -> None:
-        """Begin an epoch: a restarted learner gets nothing that was played for the one before."""
-        if self._rank == 0:
-            calls = [self._job.buffer.reset.remote()]
-            quick_answers(self._job.cfg, calls, "the buffer", "begin an epoch")
-        distributed.barrier()
 
     def begin(self, update: int, next_group: int) -> None:
         """Have the engines play for the update and those after it, with the published weights."""
@@ -160,14 +154,23 @@ class Collector:
         """Of the engines since the last call: sequences while any ran, seconds so, idle shares."""
         if self._rank != 0:
             return {}
-        calls = [worker.pop_load.remote() for worker in self._job.workers]
-        loads = quick_answers(self._job.cfg, calls, "rollout worker", "give its load")
+        calls = [self._job.buffer.loads.remote()]
+        (loads,) = quick_answers(self._job.cfg, calls, "the buffer", "give the engines' loads")
+        self._write_incidents()
+        engines = max(1, len(loads))  # none, while the only one is replaced
         return {
-            "running": sum(load.mean_running for load in loads) / len(loads),
+            "running": sum(load.mean_running for load in loads) / engines,
             "sampled_tokens": sum(load.tokens for load in loads),
-            "busy_seconds": sum(load.busy_s for load in loads) / len(loads),
+            "busy_seconds": sum(load.busy_s for load in loads) / engines,
             "engine_idle": [1 - load.busy_s / max(load.seconds, 1e-9) for load in loads],
         }
+
+    def _write_incidents(self) -> None:
+        """Add what has befallen rollout workers to the run's records."""
+        calls = [self._job.buffer.incidents.remote()]
+        (incidents,) = quick_answers(self._job.cfg, calls, "the buffer", "tell what has happened")
+        for incident in incidents:
+            self._write(**incident)
 
     def collect(self, requests: list[EpisodeRequest]) -> None:
         """Rank 0 has requested episodes played."""

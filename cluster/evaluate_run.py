@@ -96,11 +96,11 @@ def _play(cfg: RunConfig, model: str, stage: str) -> list[Record]:
 
     records, cfg = [], for_model(without_learner(cfg), model)
     with RolloutPool() as pool:
-        _, workers, buffer = pool.acquire(cfg, model, learn=False)
+        buffer = pool.acquire(cfg, model, learn=False)[2]
         deadline = cfg.cluster.start_deadline_s
-        for i, worker in enumerate(workers):
-            who = f"rollout worker {i}"
-            wait_for(worker.start.remote(), who, "start its engine", deadline, "start_deadline_s")
+        wait_for(
+            buffer.start.remote(), "the buffer", "start all engines", deadline, "start_deadline_s"
+        )
         for variant in cfg.eval.variants:
             evaluation = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
             (record,) = with_intervals([evaluation.record], partial(iter, evaluation.outcomes))

@@ -37,6 +37,14 @@ class WorkerLost(RunFailure):
         return self.line
 
 
+class EpochOver(RunFailure):
+    """A restarted learner group has begun another epoch: what the caller belongs to is no more."""
+
+
+class SourceLost(RunFailure):
+    """What a process should have read from the object store is gone with whoever put it there."""
+
+
 class TooManyFailures(RunFailure):
     """The share of failed trajectories passed the limit (failure-is-not-a-reward)."""
 

@@ -6,12 +6,14 @@ in tests answer the same calls.
 
 from __future__ import annotations
 
-from typing import NamedTuple, ParamSpec, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import ray
 from ray import ObjectRef
 
 from configs.schema import RunConfig
+from report.metrics import Record
 from rollout.bucket import PackedBucket
 from rollout.engine_load import EngineLoad
 from rollout.environments import Environments as Environments
@@ -59,11 +61,22 @@ class RemoteMethod(Protocol[P, T]):
         """Call it; the reference is to its result."""
 
 
+class Finished(NamedTuple):
+    """What is said of a block.
+
+    epoch: of the run, in which its episodes were requested.
+    columns: its trajectories' summaries.
+    """
+
+    epoch: int
+    columns: SummaryColumns
+
+
 class NextBlock(Protocol):
     """`RolloutActor.next_block`: its results are two objects, so that one can move alone."""
 
-    def remote(self) -> tuple[ObjectRef[Block], ObjectRef[SummaryColumns]]:
-        """Call it; the references are to the block and to its trajectories' summaries."""
+    def remote(self) -> tuple[ObjectRef[Block], ObjectRef[Finished]]:
+        """Call it; the references are to the block and to what is said of it."""
 
 
 class RolloutWorkerHandle(Protocol):
@@ -72,9 +85,11 @@ class RolloutWorkerHandle(Protocol):
     start: RemoteMethod[[], int]
     reconfigure: RemoteMethod[[RunConfig, Environments], None]
     node: RemoteMethod[[], str]
-    submit: RemoteMethod[[list[EpisodeRequest]], None]
-    drop: RemoteMethod[[], None]
+    heartbeat: RemoteMethod[[float], int]
+    enter: RemoteMethod[[int], None]
+    submit: RemoteMethod[[int, list[EpisodeRequest]], None]
     next_block: NextBlock
+    replay: RemoteMethod[[list[EpisodeRequest], list[BlockRows]], tuple[float, int]]
     receive: RemoteMethod[[int, list[ObjectRef[PackedBucket]]], float]
     init_weight_transfer: RemoteMethod[[ChannelMessage], None]
     start_weight_update: RemoteMethod[[], None]
@@ -85,21 +100,121 @@ class RolloutWorkerHandle(Protocol):
     shutdown: RemoteMethod[[], None]
 
 
-class BufferHandle(Protocol):
-    """Handle of a `cluster.buffer.TrajectoryBuffer`."""
+class BufferActor(Protocol):
+    """Handle of a `cluster.buffer.TrajectoryBuffer`; many calls begin with an epoch."""
 
-    collect: RemoteMethod[[list[EpisodeRequest]], list[TrajectorySummary]]
-    reset: RemoteMethod[[], None]
-    begin: RemoteMethod[[int, int], None]
-    take: RemoteMethod[[int, int], Share]
-    publish: RemoteMethod[[int, list[ObjectRef[PackedBucket]]], tuple[float, list[float]]]
-    published: RemoteMethod[[int], None]
+    start: RemoteMethod[[], list[str]]
+    reset: RemoteMethod[[], int]
+    heartbeat: RemoteMethod[[], None]
+    loads: RemoteMethod[[], list[EngineLoad]]
+    incidents: RemoteMethod[[], list[Record]]
+    collect: RemoteMethod[[int, list[EpisodeRequest]], list[TrajectorySummary]]
+    begin: RemoteMethod[[int, int, int], None]
+    take: RemoteMethod[[int, int, int], Share]
+    publish: RemoteMethod[[int, int, list[ObjectRef[PackedBucket]]], tuple[float, list[float]]]
+    published: RemoteMethod[[int, int], None]
     shards: RemoteMethod[[int], list[list[BlockRows]]]
     first: RemoteMethod[[int], list[BlockRows]]
     stop: RemoteMethod[[], None]
     stopping: RemoteMethod[[], bool]
 
 
-def kill(handle: RolloutWorkerHandle | BufferHandle) -> None:
+@dataclass(frozen=True)
+class InEpoch(Generic[P, T]):
+    """A method of the buffer, called with an epoch before its arguments."""
+
+    method: RemoteMethod[Concatenate[int, P], T]
+    epoch: int
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[T]:
+        """Call it."""
+        return self.method.remote(self.epoch, *args, **kwargs)
+
+
+@dataclass(frozen=True)
+class BufferHandle:
+    """The buffer, as those see it who belong to one epoch of the run.
+
+    What they request, take and publish carries its number; of an epoch that is over it is
+    refused, so that nothing of a lost timeline is trained on.
+    """
+
+    actor: BufferActor
+    epoch: int = 0
+
+    @property
+    def start(self) -> RemoteMethod[[], list[str]]:
+        """Start all engines; ids of their nodes."""
+        return self.actor.start
+
+    @property
+    def reset(self) -> RemoteMethod[[], int]:
+        """Begin an epoch; its number."""
+        return self.actor.reset
+
+    @property
+    def heartbeat(self) -> RemoteMethod[[], None]:
+        """A sign of life."""
+        return self.actor.heartbeat
+
+    @property
+    def loads(self) -> RemoteMethod[[], list[EngineLoad]]:
+        """How busy the engines were."""
+        return self.actor.loads
+
+    @property
+    def incidents(self) -> RemoteMethod[[], list[Record]]:
+        """Losses and restarts of workers since the last call."""
+        return self.actor.incidents
+
+    @property
+    def collect(self) -> RemoteMethod[[list[EpisodeRequest]], list[TrajectorySummary]]:
+        """Have episodes played."""
+        return InEpoch(self.actor.collect, self.epoch)
+
+    @property
+    def begin(self) -> RemoteMethod[[int, int], None]:
+        """Play for an update and those after it."""
+        return InEpoch(self.actor.begin, self.epoch)
+
+    @property
+    def take(self) -> RemoteMethod[[int, int], Share]:
+        """A rank's share of the batch of an update."""
+        return InEpoch(self.actor.take, self.epoch)
+
+    @property
+    def publish(
+        self,
+    ) -> RemoteMethod[[int, list[ObjectRef[PackedBucket]]], tuple[float, list[float]]]:
+        """Bring weights to all engines."""
+        return InEpoch(self.actor.publish, self.epoch)
+
+    @property
+    def published(self) -> RemoteMethod[[int], None]:
+        """All engines have weights."""
+        return InEpoch(self.actor.published, self.epoch)
+
+    @property
+    def stop(self) -> RemoteMethod[[], None]:
+        """The run is to end."""
+        return self.actor.stop
+
+    @property
+    def stopping(self) -> RemoteMethod[[], bool]:
+        """Whether the run is to end."""
+        return self.actor.stopping
+
+    @property
+    def shards(self) -> RemoteMethod[[int], list[list[BlockRows]]]:
+        """The collected trajectories of each rank."""
+        return self.actor.shards
+
+    @property
+    def first(self) -> RemoteMethod[[int], list[BlockRows]]:
+        """The first collected trajectories."""
+        return self.actor.first
+
+
+def kill(handle: RolloutWorkerHandle | BufferActor) -> None:
     """End an actor by force; a dead one is no obstacle."""
     ray.kill(handle)  # type: ignore[arg-type]

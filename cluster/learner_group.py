@@ -14,6 +14,7 @@ from pathlib import Path
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from cluster.buffer_watch import BufferWatch
 from cluster.cursor import Cursor
 from cluster.failures import OutOfMemory, RunFailure, first_line, out_of_memory
 from cluster.job import Job
@@ -33,6 +34,7 @@ from configs.schema import RunConfig
 from report.progress import Progress
 
 RETRIES = 3  # of starting the group, before it is given up
+HEALTH_CHECK_S = 1.0  # between Ray Train's looks at the ranks
 WATCH_S = 0.5  # between looks at the run's records and at its failure
 
 
@@ -61,9 +63,11 @@ def run_learner_group(
 
     thread = threading.Thread(target=fit, name="learner group", daemon=True)
     thread.start()
+    buffer = BufferWatch(job.buffer, job.cfg.cluster.heartbeat_s)
     with signals.asking(), Progress(folder, job.cfg) as progress:
         while thread.is_alive() and read_failure(folder) is None:
             job.token.check()
+            buffer.check()
             progress.update()
             ask = job.buffer.stop.remote if progress.state.counted else None
             if signals.must_end(job.cfg.cluster.grace_s, ask):
@@ -100,11 +104,16 @@ def with_demonstrations(job: Job, data: str | None) -> Job:
 
 
 def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
-    """Ray Train's trainer; a group whose placement is not met is given up by the deadline."""
+    """Ray Train's trainer; a group whose placement is not met is given up by the deadline.
+
+    When a rank dies, or is silent for the heartbeat, it ends all ranks and starts them again.
+    """
     cfg = job.cfg
     # Ray Train tries RETRIES times more; all attempts together have the deadline.
     deadline = cfg.cluster.start_deadline_s / (RETRIES + 1)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(deadline)
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_S)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cfg.cluster.heartbeat_s)
 
     return TorchTrainer(
         learner_loop,

@@ -1,14 +1,14 @@
 """What Ray Train runs on every learner rank: the phases of a run, from the cursor on.
 
 Rank 0 drives: it requests episodes, publishes, evaluates, writes metrics and moves the cursor;
-the other ranks follow in lockstep through collectives. Every entry into a phase publishes
-first, so that a restarted group never plays on old weights.
+the other ranks follow in lockstep through collectives. A group begins an epoch, and every entry
+into a phase publishes first: a restarted one plays on no old weights and trains on no old episode.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import ray
 import ray.train
@@ -17,7 +17,7 @@ import torch
 from cluster.collect import Collector
 from cluster.cursor import Cursor
 from cluster.evaluation_phase import EvaluationPhase
-from cluster.failures import RunFailure, RunStopped
+from cluster.failures import EpochOver, RunFailure, RunStopped
 from cluster.job import Job
 from cluster.learner_rank import LearnerRank
 from cluster.ppo_phase import PPOPhase
@@ -26,10 +26,12 @@ from cluster.recorded_batches import RecordedCollector, RecordingCollector
 from cluster.run_folder import write_failure
 from cluster.sft_data import Prefetched, batches, check_object_store
 from cluster.sft_phase import SFTPhase
-from cluster.wait import wait_for_all
+from cluster.wait import wait_for
 from cluster.weights.open_channel import open_channel
 from learner import distributed
 from learner.batch import Sequence
+
+GRACE_S = 2.0  # so that the buffer's own error, which names the worker, is raised first
 
 
 def learner_loop(config: dict[str, Job]) -> None:
@@ -40,6 +42,8 @@ def learner_loop(config: dict[str, Job]) -> None:
         run_phases(LearnerRank(job, ray.train.get_context().get_world_rank()))
     except RunStopped as stopped:
         write_failure(job.token, str(stopped))  # the driver waits for this, and ends the run
+    except EpochOver:
+        raise  # its successor is at work already
     except RunFailure as failure:
         # Ray Train would restart the group; the file makes the driver end the run instead.
         write_failure(job.token, str(failure))
@@ -49,12 +53,12 @@ def learner_loop(config: dict[str, Job]) -> None:
 def run_phases(rank: LearnerRank) -> None:
     """SFT and PPO, as far as the cursor leaves them, once the engines have started."""
     demonstrations = _demonstrations(rank)
+    _start_engines(rank)
+    _begin_epoch(rank)
     job = rank.job
     collector = _collector(rank)
     channel = open_channel(job.channel, rank.cfg, job.workers, job.buffer, rank.rank)
     publisher, evaluation = Publisher(rank, channel), EvaluationPhase(rank, collector)
-    _start_engines(rank)
-    collector.reset()
     if rank.cursor.phase == "sft" and rank.cfg.ppo.blocks is not None:
         rank.move(Cursor("ppo"))
     if rank.cursor.phase == "sft":
@@ -67,10 +71,25 @@ def run_phases(rank: LearnerRank) -> None:
 def _collector(rank: LearnerRank) -> Collector:
     """Where the rank's batches come from: engines, recorded or not, or what was recorded."""
     if rank.cfg.ppo.blocks is not None:
-        return RecordedCollector(rank.job, rank.rank)
+        return RecordedCollector(rank.job, rank.rank, rank.write)
     if rank.cfg.ppo.record:
-        return RecordingCollector(rank.job, rank.rank)
-    return Collector(rank.job, rank.rank)
+        return RecordingCollector(rank.job, rank.rank, rank.write)
+    return Collector(rank.job, rank.rank, rank.write)
+
+
+def _begin_epoch(rank: LearnerRank) -> None:
+    """All that this group requests and publishes is of a new epoch; the rest is foreign."""
+    epoch = 0
+    if rank.rank == 0:
+        what, seconds = "begin an epoch", rank.cfg.cluster.block_deadline_s
+        ref = rank.job.buffer.reset.remote()
+        epoch = wait_for(ref, "the buffer", what, seconds, "block_deadline_s")
+    epoch = max(distributed.all_gather(epoch))
+    if epoch > 1:
+        cursor = rank.cursor
+        place = f"{cursor.phase} {cursor.step or cursor.update}"
+        rank.write("restart", who="learner", cause=f"goes on after {place}", epoch=epoch)
+    rank.job = replace(rank.job, buffer=replace(rank.job.buffer, epoch=epoch))
 
 
 def _demonstrations(rank: LearnerRank) -> Iterator[list[Sequence]]:
@@ -87,10 +106,7 @@ def _start_engines(rank: LearnerRank) -> None:
     nodes = distributed.all_gather(ray.get_runtime_context().get_node_id())
     if rank.rank != 0:
         return
-    seconds, key, workers = rank.cfg.cluster.start_deadline_s, "start_deadline_s", rank.job.workers
-    who, begin = "rollout worker", time.monotonic()
-    starts = [worker.start.remote() for worker in workers]
-    wait_for_all(starts, who, "start its engine", seconds, key, begin)
-    nodes_of = [worker.node.remote() for worker in workers]
-    places = wait_for_all(nodes_of, who, "name its node", seconds, key, time.monotonic())
+    what, seconds = "start all engines", rank.cfg.cluster.start_deadline_s + GRACE_S
+    start = rank.job.buffer.start.remote()
+    places = wait_for(start, "the buffer", what, seconds, "start_deadline_s")
     rank.write("placement", ranks=nodes, workers=places)

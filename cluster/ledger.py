@@ -1,13 +1,14 @@
 """The ledger: where each requested episode is. Plain Python, without Ray, threads or a clock.
 
-Queued, running on a worker, ready, taken by an update, trained; or dropped: failed, too old or
-foreign. Training episodes are admitted in groups, by the rule of `Stream`; evaluation's come first.
+Queued, running on a worker, ready, taken by an update, trained; or dropped: failed, too old,
+foreign or quarantined. Training episodes are admitted in groups, by the rule of `Stream`;
+evaluation's come first.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -24,6 +25,9 @@ class Stored(Protocol):
 
 
 S = TypeVar("S", bound=Stored)
+Versions = Sequence[int | None]  # policy version of each worker's engine; None: it does not serve
+SUSPECT_LOSSES = 2  # of an episode's workers, after which it is played beside no other such one
+QUARANTINE_LOSSES = 3  # after which it is not played again
 
 
 @dataclass(eq=False)
@@ -103,6 +107,8 @@ class Ledger(Generic[S]):
     def __init__(self) -> None:
         self._queue: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of the stream
         self._urgent: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of evaluations
+        self._suspects: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of either
+        self._losses: Counter[str] = Counter()  # of an episode's workers, by its id
         self._running: dict[str, tuple[int, EpisodeRequest, Group[S]]] = {}
         self._load: Counter[int] = Counter()  # running episodes by worker
         self._ahead: list[Group[S]] = []  # groups that no update has taken, as admitted
@@ -136,33 +142,50 @@ class Ledger(Generic[S]):
         """How many episodes a worker has."""
         return self._load[worker]
 
-    def assign(self, versions: list[int], capacity: int) -> dict[int, list[EpisodeRequest]]:
+    def assign(self, versions: Versions, capacity: int) -> dict[int, list[EpisodeRequest]]:
         """Give queued episodes to workers, each to the one that has fewest; admits new groups.
 
         Args:
-            versions: policy version of each worker's engine; -1 before its first weights.
+            versions: of the workers; -1 before an engine's first weights.
             capacity: most episodes of a worker.
         """
         given: dict[int, list[EpisodeRequest]] = {}
-        while True:
-            entry = self._first(max(versions, default=-1))
-            if entry is None:
-                return given
-            request, group = entry
-            worker = self._least_loaded(versions, group.oldest_engine, capacity)
-            if worker is None:
-                return given
-            (self._urgent or self._queue).popleft()
+        while (chosen := self._next_suspect(versions, capacity)) or (
+            chosen := self._next_in_order(versions, capacity)
+        ):
+            queue, worker = chosen
+            request, group = queue.popleft()
             self._running[request.id] = (worker, request, group)
             self._load[worker] += 1
             given.setdefault(worker, []).append(request)
+        return given
 
-    def _first(self, newest: int) -> tuple[EpisodeRequest, Group[S]] | None:
-        if self._urgent:
-            return self._urgent[0]
-        if not self._queue:
-            self._admit(newest)
-        return self._queue[0] if self._queue else None
+    def _next_suspect(
+        self, versions: Versions, capacity: int
+    ) -> tuple[deque[tuple[EpisodeRequest, Group[S]]], int] | None:
+        """A worker for the first suspect: one at a time, so that the guilty one is found."""
+        if not self._suspects:
+            return None
+        occupied = {
+            worker
+            for worker, request, _ in self._running.values()
+            if self._losses[request.id] >= SUSPECT_LOSSES
+        }
+        others = [None if worker in occupied else v for worker, v in enumerate(versions)]
+        worker = self._least_loaded(others, self._suspects[0][1].oldest_engine, capacity)
+        return None if worker is None else (self._suspects, worker)
+
+    def _next_in_order(
+        self, versions: Versions, capacity: int
+    ) -> tuple[deque[tuple[EpisodeRequest, Group[S]]], int] | None:
+        """The queue whose first episode is next, and a worker for it."""
+        if not self._urgent and not self._queue:
+            self._admit(max((v for v in versions if v is not None), default=-1))
+        queue = self._urgent or self._queue
+        if not queue:
+            return None
+        worker = self._least_loaded(versions, queue[0][1].oldest_engine, capacity)
+        return None if worker is None else (queue, worker)
 
     def _admit(self, newest: int) -> None:
         """Queue the stream's next group, if an engine of the newest version may play it."""
@@ -179,48 +202,79 @@ class Ledger(Generic[S]):
         self._queue += [(request, group) for request in requests]
         self._next = next(stream.groups, None)
 
-    def _least_loaded(self, versions: list[int], oldest: int | None, capacity: int) -> int | None:
-        if oldest is not None and min(versions) < oldest:
+    def _least_loaded(self, versions: Versions, oldest: int | None, capacity: int) -> int | None:
+        serving = {worker: v for worker, v in enumerate(versions) if v is not None}
+        if oldest is not None and any(version < oldest for version in serving.values()):
             # Weights travel: the first engine that has them leaves the others their part.
-            capacity = min(capacity, -(-self._most // len(versions)))
+            capacity = min(capacity, -(-self._most // len(serving)))
         allowed = [
             worker
-            for worker, version in enumerate(versions)
+            for worker, version in serving.items()
             if self._load[worker] < capacity and (oldest is None or version >= oldest)
         ]
         return min(allowed, key=lambda worker: self._load[worker], default=None)
 
-    def finish(self, results: list[S]) -> None:
-        """Episodes have ended; those that the ledger does not know are foreign, and dropped."""
+    def finish(self, results: list[S], dropped: str = "failed") -> list[tuple[EpisodeRequest, S]]:
+        """Episodes have ended; those that the ledger does not know are foreign, and dropped.
+
+        Args:
+            results: of the episodes.
+            dropped: under which name failed ones are counted.
+
+        Returns:
+            The requests and results of those that it knows.
+        """
+        known = []
         for result in results:
-            worker, _, group = self._running.pop(result.summary.id, (None, None, None))
-            if worker is None or group is None:
+            worker, request, group = self._running.pop(result.summary.id, (None, None, None))
+            if worker is None or request is None or group is None:
                 self.dropped["foreign"] += 1
                 continue
+            known.append((request, result))
+            self._losses.pop(request.id, None)
             self._load[worker] -= 1
             group.results[result.summary.id] = result
             if group.number < 0:
                 continue
             self.finished += 1
             if result.summary.end == "failed":
-                self.dropped["failed"] += 1
+                self.dropped[dropped] += 1
                 self._failures.append(result.summary)
             if group.failed:
                 self._ahead.remove(group)
                 self._complete = 0
+        return known
 
     @property
     def failures(self) -> list[TrajectorySummary]:
         """Training episodes that failed since the last batch was taken."""
         return self._failures
 
-    def lose(self, worker: int) -> None:
-        """A worker is gone: its episodes are played elsewhere, before all that is queued."""
+    def lose(self, worker: int, failed: Callable[[EpisodeRequest], S]) -> tuple[int, int]:
+        """A worker is gone: its episodes are played elsewhere, before all that is queued.
+
+        One that was there at the loss of several is suspect, and quarantined at one more.
+
+        Args:
+            worker: its index.
+            failed: makes the result of an episode that is quarantined.
+
+        Returns:
+            How many are played again, and how many are quarantined.
+        """
         lost = [entry for entry in self._running.values() if entry[0] == worker]
+        self._losses.update(request.id for _, request, _ in lost)
+        guilty = [r for _, r, _ in lost if self._losses[r.id] >= QUARANTINE_LOSSES]
+        self.finish([failed(request) for request in guilty], "quarantined")
         for _, request, group in reversed(lost):
-            del self._running[request.id]
-            (self._urgent if group.number < 0 else self._queue).appendleft((request, group))
+            if self._running.pop(request.id, None) is None:
+                continue
+            if self._losses[request.id] >= SUSPECT_LOSSES:
+                self._suspects.appendleft((request, group))
+            else:
+                (self._urgent if group.number < 0 else self._queue).appendleft((request, group))
         self._load[worker] = 0
+        return len(lost) - len(guilty), len(guilty)
 
     def take(self, update: int) -> Batch[S] | None:
         """The batch of an update, once its groups have finished; None before.
@@ -294,7 +348,7 @@ class Ledger(Generic[S]):
             r.summary.end != "failed" for group in self._ahead for r in group.results.values()
         )
         return {
-            "queued": len(self._queue) + len(self._urgent),
+            "queued": len(self._queue) + len(self._urgent) + len(self._suspects),
             "running": len(self._running),
             "ready": ready,
             "taken": sum(len(g.requests) for groups in self._taken.values() for g in groups),

@@ -6,6 +6,7 @@ Each stands in the place of `cluster.collect.Collector`.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -42,13 +43,10 @@ class RecordingCollector(Collector):
 class RecordedCollector(Collector):
     """Reads what was recorded (`ppo.blocks`); no engine plays."""
 
-    def __init__(self, job: Job, rank: int) -> None:
-        super().__init__(job, rank)
+    def __init__(self, job: Job, rank: int, write: Callable[..., None]) -> None:
+        super().__init__(job, rank, write)
         assert job.cfg.ppo.blocks is not None
         self._folder = Path(job.cfg.ppo.blocks)
-
-    def reset(self) -> None:
-        """Nothing was requested."""
 
     def begin(self, update: int, next_group: int) -> None:
         """Nothing is played."""

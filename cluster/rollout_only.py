@@ -22,7 +22,7 @@ from cluster.placement.layout import without_learner
 from cluster.recorded_blocks import metadata_of, write_blocks
 from cluster.rollout_pool import RolloutPool
 from cluster.train import prepare_model
-from cluster.wait import wait_for, wait_for_all
+from cluster.wait import wait_for
 from configs.schema import RunConfig
 from report.metrics import EPISODES, append, plain
 from rollout.renderer import Renderer
@@ -65,13 +65,16 @@ def record_rollouts(cfg: RunConfig, out: Path, updates: int) -> None:
 def _started(job: Job) -> Collector:
     """Batches of engines that have started, and play with the model that they were started with."""
     seconds, key = job.cfg.cluster.start_deadline_s, "start_deadline_s"
-    starts, begin = [worker.start.remote() for worker in job.workers], time.monotonic()
-    wait_for_all(starts, "rollout worker", "start its engine", seconds, key, begin)
-    collector = Collector(job, 0)
+    wait_for(job.buffer.start.remote(), "the buffer", "start all engines", seconds, key)
+    collector = Collector(job, 0, write=_nowhere)
     collector.begin(1, 0)
     seconds, key = job.cfg.cluster.block_deadline_s, "block_deadline_s"
     wait_for(job.buffer.published.remote(VERSION), "the buffer", "begin to play", seconds, key)
     return collector
+
+
+def _nowhere(kind: str, **fields: object) -> None:
+    """There is no metrics file; a lost engine that comes again changes no block."""
 
 
 def _of_version(trajectory: Trajectory) -> Trajectory:

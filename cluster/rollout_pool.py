@@ -40,6 +40,7 @@ class RolloutPool:
     def __init__(self, demonstrations: bool = False) -> None:
         self._demonstrations = demonstrations
         self._session = ExitStack()
+        self._buffer: BufferHandle | None = None
         self._key: dict[str, object] | None = None  # runs with an equal one can use these actors
 
     def __enter__(self) -> RolloutPool:
@@ -76,9 +77,11 @@ class RolloutPool:
         else:
             self._reconfigure(cfg)
         options = buffer_options(self._plan)
-        self._buffer = TrajectoryBuffer.options(**options).remote(  # type: ignore[attr-defined]
-            self._workers, _sent(cfg)
+        replaceable = weight_channel(cfg, self._plan.gpu) == "object_store"
+        actor = TrajectoryBuffer.options(**options).remote(  # type: ignore[attr-defined]
+            self._workers, _sent(cfg), replaceable
         )
+        self._buffer = BufferHandle(actor)
         return self._plan, self._workers, self._buffer
 
     def release(self) -> None:
@@ -86,13 +89,19 @@ class RolloutPool:
         if self._key is None:
             self.close()
         else:
-            kill(self._buffer)
+            self._kill_buffer()
 
     def close(self) -> None:
         """End all actors and Ray; if an exception is propagating, Ray is left as after an error."""
+        self._kill_buffer()  # it would take the end of an engine for a loss
         ending, self._session = self._session, ExitStack()
         self._key = None
         ending.__exit__(*sys.exc_info())
+
+    def _kill_buffer(self) -> None:
+        if self._buffer is not None and ray.is_initialized():
+            kill(self._buffer.actor)
+        self._buffer = None
 
     def keep_logs(self, folder: Path) -> None:
         """Copy the logs of this run's processes to RUN/logs, of all nodes."""

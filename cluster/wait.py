@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
-from cluster.failures import DeadlineExceeded, RunFailure, WorkerLost, first_line
+from cluster.failures import DeadlineExceeded, RunFailure, SourceLost, WorkerLost, first_line
 
 T = TypeVar("T")
 
@@ -35,6 +35,7 @@ def wait_for(ref: ObjectRef[T], who: str, what: str, seconds: float, key: str) -
     Raises:
         DeadlineExceeded: no answer in time.
         WorkerLost: the other side died or raised; a RunFailure of its own is passed on.
+        SourceLost: the other side could not read what a third one had put.
     """
     with _typed_errors(who, what, seconds, key):
         return ray.get(ref, timeout=max(0.0, seconds))
@@ -85,6 +86,8 @@ def _typed_errors(who: str, what: str, seconds: float, key: str) -> Iterator[Non
         cause = getattr(error, "cause", None)
         if isinstance(cause, RunFailure):
             raise cause from error
+        if isinstance(cause, ObjectLostError):
+            raise SourceLost(f"{who} could not {what}: {first_line(cause)}") from error
         raise WorkerLost(who, what, first_line(error)) from error
     except TimeoutError as error:  # Ray's GetTimeoutError is one
         raise DeadlineExceeded(who, what, seconds, key) from error

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from cluster.collect import Collector
 from cluster.failures import ParityError
 from cluster.learner_rank import LearnerRank
+from cluster.parity_limit import parity_limit
 from cluster.publisher import Publisher
 from configs.schema import RunConfig
 from learner.engine import TrainingEngine
@@ -20,8 +21,6 @@ from rollout.episode import EpisodeRequest
 
 PROOF_EPISODES = 64  # at most, and at most one flight: run after each perturbation
 MIN_EFFECTIVE_SAMPLES = 0.2  # of a batch's tokens
-PARITY_MEAN_ABS = 1e-4  # in float32; bfloat16 engines and learners differ by rounding
-PARITY_MEAN_ABS_BF16 = 5e-2
 
 
 def prove(
@@ -52,7 +51,7 @@ def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> Non
     Raises:
         ParityError: cluster.weight_proof is on, and they do.
     """
-    limit = PARITY_MEAN_ABS if cfg.model.dtype == "float32" else PARITY_MEAN_ABS_BF16
+    limit = parity_limit(cfg)
     difference = metrics.get("parity_mean_abs", 0.0)
     if cfg.cluster.weight_proof and difference > limit:
         raise ParityError(

@@ -249,6 +249,9 @@ class RolloutConfig:
     tensor_parallel: int = leaf(1, "GPUs of an engine", low=1)
     cpus: float = leaf(1.0, "CPUs that an actor reserves in Ray", low=0)
     threads: int = leaf(1, "compute threads of an engine without a GPU", low=1)
+    max_restarts: int = leaf(
+        5, "restarts of an actor, or of its engine, one soon after another", low=0
+    )
 
 
 @dataclass(frozen=True)
@@ -359,6 +362,9 @@ class ClusterConfig:
         30.0,
         "for a last checkpoint after SIGTERM or Ctrl-C, s; a second one ends all",
         low=0,
+    )
+    heartbeat_s: float = leaf(
+        30.0, "without a sign of life, after which a process is taken to hang, s", low=1
     )
     max_failure_rate: float = leaf(
         0.05, "share of failed trajectories that stops the run", low=0, high=1

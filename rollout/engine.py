@@ -320,6 +320,14 @@ class InferenceEngine:
             self._asleep = True
             self._load.sleep()
 
+    def death(self) -> str | None:
+        """Why the engine's processes are gone; None while they are there."""
+        return self._log.explain(repr(self._llm.dead_error)) if self._llm.errored else None
+
+    async def probe(self) -> None:
+        """A round trip through the loop that samples."""
+        await self._llm.is_paused()
+
     def pop_load(self) -> EngineLoad:
         """The load since the last call, from vLLM's scheduler."""
         return self._load.pop()

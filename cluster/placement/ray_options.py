@@ -30,6 +30,7 @@ class ActorOptions(TypedDict, total=False):
 
     num_cpus: float
     num_gpus: float
+    max_restarts: int
     scheduling_strategy: NodeAffinitySchedulingStrategy
     runtime_env: dict[str, dict[str, str]]
 
@@ -55,15 +56,20 @@ def place(cfg: RunConfig, model: str, learn: bool = True) -> Plan:
 
 
 def worker_options(place: Place) -> ActorOptions:
-    """Ray's options of the rollout actor at this place, on its node and no other.
+    """Ray's options of the rollout actor at this place.
 
-    A colocated one reserves no GPU and sees those that its ranks reserve: Ray gives out a node's
-    GPUs in their order, so this holds where no other job is on the node.
+    On its node, or where that is gone on another one: Ray restarts an actor that dies, as often as
+    the supervisor lets it. A colocated one is bound to its node; it reserves no GPU and sees those
+    that its ranks reserve: Ray gives out a node's GPUs in their order, so this holds where no other
+    job is on the node.
     """
     options = ActorOptions(
         num_cpus=place.cpus,
         num_gpus=place.gpus,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(place.node.id, soft=False),
+        max_restarts=-1,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(
+            place.node.id, soft=not place.colocated_ranks
+        ),
     )
     if place.colocated_ranks:
         visible = ",".join(str(device) for device in place.devices)

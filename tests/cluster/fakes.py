@@ -122,9 +122,6 @@ class FakeCollector:
     def __init__(self, rank):
         self._rank, self.collected, self.forgotten = rank, [], 0
 
-    def reset(self):
-        self._rank.done.append("reset")
-
     def begin(self, update, next_group):
         self._rank.done.append("begin")
         self.begun = (update, next_group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,17 +12,33 @@ import pytest
 from opentelemetry import trace
 
 from cluster import actors
+from cluster.handles import BlockRows
 from configs.load import load
 from report.spans import read_spans
+from rollout.engine import EngineFailure
 from rollout.environments import ProcessLimits
+from rollout.episode import EpisodeRequest
+from rollout.trajectory import to_block
+from rollout.trajectory_summary import from_columns, summarize, to_columns
+from tests.support.learner import trajectories
 
 TRACER = trace.get_tracer("cardinal")
+PLAYED = trajectories(6)
 Actor = actors.RolloutActor.__ray_metadata__.modified_class
 
 
 class FakeEngine:
     def __init__(self):
-        self.received = []
+        self.received, self.cause = [], None
+
+    def death(self):
+        return self.cause
+
+    async def probe(self):
+        pass
+
+    async def sleep(self):
+        await asyncio.sleep(20)
 
     async def receive(self, version, buckets):
         self.received.append((version, buckets))
@@ -37,6 +54,20 @@ class FakeWorker:
         self.starts += 1
         await asyncio.sleep(0.01)
         self.engine = FakeEngine()
+
+    async def drop(self):
+        self.queue = []
+
+    async def submit(self, requests):
+        self.queue = [*getattr(self, "queue", []), *requests]
+
+    async def next_block(self):
+        block, self.queue = self.queue[:2], self.queue[2:]
+        played = [t for t in PLAYED if t.id in [r.id for r in block]]
+        return to_block(played), to_columns([summarize(t) for t in played])
+
+    async def shutdown(self):
+        self.engine.cause = "vLLM has ended"
 
     async def reconfigure(self, environments, limits, processes):
         self.environments, self.limits = environments, (limits, processes)
@@ -150,3 +181,88 @@ def test_weights_are_fetched_in_their_order_and_given_to_the_engine(make):
 
     assert asyncio.run(receive()) == 0.25
     assert actor._worker.engine.received == [(4, ["a", "b"])]
+
+
+def requests(first, last):
+    return [EpisodeRequest(t.id, "rollout", t.seed, t.group_id) for t in PLAYED[first:last]]
+
+
+def test_an_actor_without_an_engine_gives_signs_of_life_too(make):
+    assert asyncio.run(make(debug()).heartbeat(0.0)) == os.getpid()
+
+
+def test_a_sign_of_life_comes_after_the_beat_and_the_engines_death_at_once(make):
+    async def beat():
+        actor = make(debug())
+        await actor.start()
+        begin = time.monotonic()
+        assert await actor.heartbeat(0.1) == os.getpid()
+        assert time.monotonic() - begin >= 0.1
+        actor._worker.engine.cause = "killed"
+        for waiting in (actor.heartbeat(20.0), actor.sleep()):
+            with pytest.raises(EngineFailure, match="vLLM died: killed"):
+                await waiting
+        assert time.monotonic() - begin < 3
+
+    asyncio.run(beat())
+
+
+def test_an_engine_that_ends_by_request_is_no_loss(make):
+    async def end():
+        actor = make(debug())
+        await actor.start()
+        await actor.shutdown()
+        assert await actor.heartbeat(0.6) == os.getpid()
+
+    asyncio.run(end())
+
+
+def test_episodes_of_an_epoch_that_is_over_are_not_played(make):
+    async def play():
+        actor = make(debug())
+        await actor.submit(3, requests(0, 2))
+        await actor.submit(2, requests(2, 4))
+        assert [r.id for r in actor._worker.queue] == [t.id for t in PLAYED[:2]]
+        await actor.submit(3, requests(4, 5))
+        _, finished = await actor.next_block()
+        assert finished.epoch == 3
+        assert [s.id for s in from_columns(finished.columns)] == [t.id for t in PLAYED[:2]]
+        await actor.enter(4)
+        assert actor._worker.queue == []
+        await actor.enter(3)
+        await actor.submit(4, requests(5, 6))
+        assert (await actor.next_block())[1].epoch == 4
+
+    asyncio.run(play())
+
+
+def test_the_next_run_counts_its_epochs_anew(make):
+    async def play():
+        actor = make(debug())
+        await actor.submit(3, requests(0, 1))
+        await actor.reconfigure(debug(), "environments")
+        await actor.submit(1, requests(1, 2))
+        assert actor._worker.queue[-1].id == PLAYED[1].id
+
+    asyncio.run(play())
+
+
+def test_what_others_have_played_is_played_again_and_compared(make):
+    async def fetched(value):
+        return value
+
+    async def replay():
+        actor = make(debug())
+        apart = PLAYED[2].segments[0]
+        apart = replace(apart, behavior_logprobs=apart.behavior_logprobs - 1)
+        other = replace(PLAYED[2], segments=(apart, *PLAYED[2].segments[1:]))
+        played = [
+            BlockRows(fetched(to_block(PLAYED[:2])), [1]),
+            BlockRows(fetched(to_block([other])), [0]),
+        ]
+        return await actor.replay(requests(1, 3), played)
+
+    apart, tokens = asyncio.run(replay())
+    first = int(PLAYED[2].segments[0].action_mask.sum())
+    assert tokens == sum(t.action_tokens for t in PLAYED[1:3])
+    assert apart == pytest.approx(first / tokens)

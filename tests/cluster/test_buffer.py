@@ -2,20 +2,17 @@
 
 import asyncio
 import os
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
 
 from cluster.buffer import TrajectoryBuffer
-from cluster.failures import (
-    DeadlineExceeded,
-    RunFailure,
-    RunStopped,
-    TooManyFailures,
-    WorkerLost,
-)
+from cluster.failures import RunFailure, RunStopped, TooManyFailures
+from cluster.handles import BufferHandle, Finished
 from cluster.wait import wait_for
 from learner.minibatches import deal, update_minibatches
 from report.spans import read_spans
@@ -25,26 +22,32 @@ from rollout.trajectory_summary import summarize, to_columns
 from tests.rollout.test_trajectory import segment, trajectory
 from tests.support.learner import config
 from tests.support.local_ray import local_ray
+from tests.support.scripted_worker import ScriptedWorkerBase
 from tests.support.trajectories import mark_failed
 
+MARKS = tempfile.mkdtemp(prefix="cardinal-test-")
 
-@ray.remote(max_concurrency=8, num_cpus=0)
-class ScriptedWorker:
+
+@ray.remote(max_concurrency=8, num_cpus=0, max_restarts=-1)
+class ScriptedWorker(ScriptedWorkerBase):
     """Answers like a RolloutActor: blocks of three, behaviour by the request's variant."""
 
     def __init__(self):
         self.queue, self.played, self.version, self.loading = [], [], -1, []
         self.epoch = 0
 
-    async def submit(self, requests):
-        self.queue += requests
+    async def submit(self, epoch, requests):
+        await self.enter(epoch)
+        self.queue += requests if epoch == self.epoch else []
 
-    async def drop(self):
-        self.queue.clear()
-        self.epoch += 1
+    async def enter(self, epoch):
+        if epoch > self.epoch:
+            self.queue.clear()
+            self.epoch = epoch
 
-    async def node(self):
-        return "here"
+    async def replay(self, requests, rows):
+        self.loading.append([request.id for request in requests])
+        return 0.0, 7
 
     async def receive(self, version, refs):
         self.loading.append(time.monotonic())
@@ -58,11 +61,11 @@ class ScriptedWorker:
             await asyncio.sleep(0.05)
         block, self.queue = self.queue[:3], self.queue[3:]
         played = [await self._play(r) for r in block]
-        return to_block(played), to_columns([summarize(t) for t in played])
+        return to_block(played), Finished(self.epoch, to_columns([summarize(t) for t in played]))
 
     async def _play(self, request):
         self.played.append((request.id, self.version))
-        if request.variant == "dies":
+        if request.variant == "dies" or (request.variant == "dies once" and first(request.id)):
             os._exit(1)
         if request.variant == "hangs":
             epoch = self.epoch
@@ -76,6 +79,15 @@ class ScriptedWorker:
 
     def seen(self):
         return self.played, self.loading
+
+
+def first(name):
+    """Whether an episode is played for the first time, by whichever process."""
+    try:
+        Path(MARKS, name.replace("/", "-")).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,11 +108,21 @@ def requests(n, variant="plain"):
     return [EpisodeRequest(f"x/{i:04d}", variant, i, i) for i in range(n)]
 
 
-def buffer_of(workers, deadline=60.0, rate=0.1, **ppo):
+def buffer_of(workers, deadline=60.0, rate=0.1, most=5, **ppo):
+    """A buffer whose engines have started, and that is in its first epoch."""
     cfg = config(**ppo)
-    cluster = replace(cfg.cluster, block_deadline_s=deadline, max_failure_rate=rate)
-    learner = replace(cfg.learner, ranks=2)
-    return TrajectoryBuffer.remote(workers, replace(cfg, cluster=cluster, learner=learner))
+    cluster = replace(
+        cfg.cluster, block_deadline_s=deadline, max_failure_rate=rate, heartbeat_s=8.0
+    )
+    learner, rollout = replace(cfg.learner, ranks=2), replace(cfg.rollout, max_restarts=most)
+    cfg = replace(cfg, cluster=cluster, learner=learner, rollout=rollout)
+    buffer = BufferHandle(TrajectoryBuffer.remote(workers, cfg))
+    assert ray.get(buffer.start.remote(), timeout=120) == ["here", "here"]
+    return begin_epoch(buffer)
+
+
+def begin_epoch(buffer):
+    return replace(buffer, epoch=ray.get(buffer.reset.remote(), timeout=60))
 
 
 def collect(workers, asked, **options):
@@ -128,8 +150,8 @@ def test_every_request_comes_back_once_and_in_order(workers):
 def test_the_first_ones_by_id(workers):
     asked = [EpisodeRequest("x/0000", "fails", 1, 1), *requests(12)[1:]]
     buffer, _ = collect(workers, asked[::-1])
-    first = ray.get(buffer.first.remote(2))
-    assert [t.id for t in trajectories(first)] == ["x/0001", "x/0002"]
+    earliest = ray.get(buffer.first.remote(2))
+    assert [t.id for t in trajectories(earliest)] == ["x/0001", "x/0002"]
 
 
 def test_failed_ones_are_counted_and_never_handed_out(workers):
@@ -181,7 +203,8 @@ def test_queues_and_weights_on_their_way_are_in_the_run_folder(workers, tmp_path
     cfg = config(episodes=12, minibatch=4, updates=1)
     cfg = replace(cfg, name="mine", cluster=replace(cfg.cluster, root=str(tmp_path)))
     (tmp_path / "mine").mkdir()
-    buffer = TrajectoryBuffer.remote(workers, cfg)
+    buffer = BufferHandle(TrajectoryBuffer.remote(workers, cfg))
+    ray.get(buffer.start.remote())
     ray.get(buffer.publish.remote(0, []))
     ray.get(buffer.begin.remote(1, 0))
     ray.get(buffer.take.remote(1, 0))
@@ -230,14 +253,42 @@ def test_a_new_epoch_hands_out_nothing_of_the_old_one(workers):
     ray.get(buffer.begin.remote(1, 0))
     lost = buffer.take.remote(1, 0)
     old = buffer.collect.remote(requests(2, "hangs"))
-    ray.get(buffer.begin.remote(3, 24), timeout=60)
-    with pytest.raises(RunFailure, match="a restarted learner has begun a new epoch"):
-        wait_for(old, "the buffer", "collect", 60, "block_deadline_s")
-    ray.get(buffer.publish.remote(2, []))
-    share = ray.get(buffer.take.remote(3, 1), timeout=60)
+    new = begin_epoch(buffer)
+    assert new.epoch == buffer.epoch + 1
+    for late in (
+        old,
+        buffer.publish.remote(9, []),
+        buffer.published.remote(9),
+        buffer.begin.remote(1, 0),
+        buffer.take.remote(1, 1),
+        buffer.collect.remote(requests(2)),
+    ):
+        with pytest.raises(RunFailure, match="a restarted learner has begun a new epoch"):
+            wait_for(late, "the buffer", "answer", 60, "block_deadline_s")
+    ray.get(new.publish.remote(2, []))
+    ray.get(new.begin.remote(3, 24), timeout=60)
+    share = ray.get(new.take.remote(3, 1), timeout=60)
     assert {t.id.split("/")[1] for t in trajectories(share.rows)} == {"000003"}
     assert share.next_group == 36
+    assert share.states["dropped foreign"] >= 5
     del lost
+
+
+def test_a_learner_that_restarts_during_play_goes_on_with_the_same_episodes(workers):
+    """The old group's blocks have the ids of the new one's episodes, and come while it waits."""
+    buffer = buffer_of(workers, max_staleness=1)
+    ray.get(buffer.publish.remote(0, []))
+    ray.get(buffer.begin.remote(1, 0))
+    for version in (5, 6, 7):
+        old = buffer.take.remote(1, 0)
+        buffer = begin_epoch(buffer)
+        ray.get(buffer.publish.remote(version - 5, []))
+        ray.get(buffer.begin.remote(version - 4, 12 * (version - 5)))
+        shares = ray.get([buffer.take.remote(version - 4, rank) for rank in (0, 1)], timeout=60)
+        played = [t for share in shares for t in trajectories(share.rows)]
+        assert sorted(t.id for t in played) == [f"ppo/{version - 4:06d}/{i:06d}" for i in range(12)]
+        assert {t.oldest_version for t in played} == {version - 5}
+        del old
 
 
 def test_half_of_what_is_requested_may_not_fail(workers):
@@ -248,20 +299,30 @@ def test_half_of_what_is_requested_may_not_fail(workers):
         wait_for(failing, "the buffer", "collect", 60, "block_deadline_s")
 
 
-def test_a_hanging_worker_is_named_with_the_deadline(workers):
-    ray.get(
-        [w.seen.remote() for w in workers], timeout=120
-    )  # their start takes longer on a bad day
-    with pytest.raises(
-        DeadlineExceeded,
-        match=r"rollout worker \d did not (finish a block|take requests).* within 6 s",
-    ):
-        collect(workers, requests(2, "hangs"), deadline=6.0)
-
-
-def test_a_dead_worker_is_named(workers):
-    with pytest.raises(WorkerLost, match=r"rollout worker \d was lost while it should"):
-        collect(workers, requests(2, "dies"))
+def test_what_a_dead_worker_played_is_played_again_and_it_comes_back(workers):
+    buffer = buffer_of(workers)
+    ray.get(buffer.publish.remote(4, []))
+    asked = [*requests(10), EpisodeRequest("x/dies", "dies once", 1, 1), *requests(30)[10:]]
+    begin = time.monotonic()
+    found = ray.get(buffer.collect.remote(asked), timeout=60)
+    assert [n.id for n in found] == [r.id for r in asked]
+    assert all(n.end == "terminated" for n in found)
+    incidents = []
+    while len(incidents) < 2 and time.monotonic() - begin < 60:
+        time.sleep(0.1)
+        incidents += ray.get(buffer.incidents.remote())
+    failure, restart = incidents
+    assert (failure["kind"], restart["kind"]) == ("failure", "restart")
+    assert failure["who"] == restart["who"]
+    assert failure["episodes"] > 0
+    assert failure["quarantined"] == 0
+    (index,) = (i for i in (0, 1) if failure["who"] == f"rollout worker {i}")
+    _, loading = ray.get(workers[index].seen.remote())
+    samples = [entry for entry in loading if isinstance(entry, list)]
+    assert restart["proof"] == ("replayed" if samples else "left to the next batch")
+    again = ray.get(buffer.collect.remote(requests(20)), timeout=60)
+    assert len(again) == 20
+    assert ray.get(workers[index].seen.remote())[0][-1][1] == 4, "under the last weights"
 
 
 def test_a_run_that_is_to_stop_waits_for_no_episode(workers):
@@ -278,3 +339,29 @@ def test_a_run_that_is_to_stop_waits_for_no_episode(workers):
     second = ray.get(buffer.take.remote(1, 1))
     assert len(trajectories(first.rows)) + len(trajectories(second.rows)) == 4
     assert ray.get(buffer.stopping.remote()) is True
+
+
+@pytest.mark.slow
+def test_an_episode_that_kills_its_workers_is_quarantined_alone(workers):
+    buffer = buffer_of(workers)
+    asked = [*requests(19), EpisodeRequest("x/dies", "dies", 1, 1)]
+    found = ray.get(buffer.collect.remote(asked), timeout=120)
+    ends = {n.id: n.end for n in found}
+    assert ends.pop("x/dies") == "failed"
+    assert set(ends.values()) == {"terminated"}
+    (failure,) = (n.failure for n in found if n.failure)
+    assert failure.startswith("quarantined: 3 workers were lost with it; the last: rollout worker")
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_lost_again_and_again_ends_the_run(workers):
+    buffer = buffer_of(workers, most=1)
+    with pytest.raises(RunFailure, match=r"lost 2 times.*max_restarts=1\); first: rollout worker"):
+        wait_for(buffer.collect.remote(requests(2, "dies")), "the buffer", "collect", 120, "x")
+
+
+@pytest.mark.slow
+def test_a_hanging_worker_is_replaced_at_its_deadline_and_what_hangs_is_quarantined(workers):
+    buffer = buffer_of(workers, deadline=3.0, rate=1.0)
+    (found,) = ray.get(buffer.collect.remote(requests(1, "hangs")), timeout=120)
+    assert "did not finish a block of episodes within 3 s (cluster.block_dead" in found.failure

@@ -30,7 +30,10 @@ class FakeBuffer:
         self.asked = []
         self.collect, self.shards = Method(self._collect), Method(self._shards)
         self.begin, self.take = Method(self._begin), Method(self._take)
-        self.reset = Method(lambda: self.asked.append("reset"))
+        loads = [EngineLoad(n, n, 10.0, 100) for n in (3.0, 5.0)]
+        self.loads = Method(lambda: loads)
+        self.happened = [{"kind": "restart", "who": "rollout worker 1", "cause": "it is back"}]
+        self.incidents = Method(lambda: [self.happened.pop()] if self.happened else [])
 
     def _collect(self, requests):
         self.asked.append(requests)
@@ -65,12 +68,10 @@ def made(monkeypatch):
     def make(rank, staleness=2):
         cfg = config(max_staleness=staleness, updates=4)
         cfg = replace(cfg, learner=replace(cfg.learner, ranks=2))
-        loads = [
-            SimpleNamespace(pop_load=Method(lambda n=n: EngineLoad(n, n, 10.0, 100)))
-            for n in (3.0, 5.0)
-        ]
         buffer = FakeBuffer()
-        return Collector(SimpleNamespace(cfg=cfg, workers=loads, buffer=buffer), rank), buffer
+        job = SimpleNamespace(cfg=cfg, buffer=buffer)
+        written = buffer.written = []
+        return Collector(job, rank, lambda **fields: written.append(fields)), buffer
 
     return make, waits
 
@@ -83,11 +84,25 @@ def test_rank_0_has_requests_played_and_other_ranks_none(made):
 
 
 def test_rank_0_begins_to_play_and_forgets_the_load_before(made):
-    for rank, asked in ((0, [("begin", 3, 40), "reset"]), (1, [])):
+    for rank, asked in ((0, [("begin", 3, 40)]), (1, [])):
         collector, buffer = made[0](rank)
         collector.begin(3, 40)
-        collector.reset()
         assert buffer.asked == asked
+
+
+def test_rank_0_records_what_has_befallen_the_workers_once(made):
+    for rank, written in ((0, ["it is back"]), (1, [])):
+        collector, buffer = made[0](rank)
+        collector.forget_loads()
+        collector.forget_loads()
+        assert [record["cause"] for record in buffer.written] == written
+
+
+def test_while_the_only_engine_is_replaced_none_is_busy(made):
+    collector, buffer = made[0](0)
+    buffer.loads = Method(list)
+    record = collector.take(4).record
+    assert (record["running"], record["busy_seconds"], record["engine_idle"]) == (0.0, 0.0, [])
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -55,6 +55,19 @@ def group(monkeypatch, tmp_path):
             run_learner_group(job, None, None, signals)
         return shown
 
+    buffer_looks = []
+
+    class BufferWatch:
+        def __init__(self, buffer, heartbeat_s):
+            assert (buffer, heartbeat_s) == (job.buffer, 30.0)
+
+        def check(self):
+            buffer_looks.append(1)
+            if run.buffer_lost:
+                raise run.buffer_lost
+
+    monkeypatch.setattr(learner_group, "BufferWatch", BufferWatch)
+    run.token, run.buffer_lost, run.buffer_looks = token, None, buffer_looks
     run.job = job
     run.token, run.asked, run.progress = token, asked, Progress
     return run
@@ -63,6 +76,7 @@ def group(monkeypatch, tmp_path):
 def test_a_finished_run_was_shown_to_its_end(group):
     shown = group(lambda: time.sleep(0.1))
     assert shown.count("update") > 2
+    assert len(group.buffer_looks) > 2
     assert shown[-2:] == ["update", "end"]
 
 
@@ -147,6 +161,12 @@ def test_a_full_memory_is_told_apart(group, tmp_path, cause, kind):
     assert type(error.value) is kind
 
 
+def test_a_buffer_that_hangs_ends_the_run(group):
+    group.buffer_lost = RunFailure("the trajectory buffer did not give a sign of life")
+    with pytest.raises(RunFailure, match=r"^the trajectory buffer did not"):
+        group(lambda: time.sleep(20))
+
+
 def test_its_line_wins_over_the_groups_own_error(group, tmp_path):
     def fit():
         write_failure(FakeToken(tmp_path), "rollout worker 0 was lost")
@@ -202,6 +222,7 @@ def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
     job = SimpleNamespace(cfg=cfg, folder=str(tmp_path), model="initial")
     make_trainer(job, SimpleNamespace(gpu=gpu))
     assert learner_group.os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "10.0"
+    assert learner_group.os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "30.0"
     assert seen["torch_config"].backend == backend
     assert seen["torch_config"].timeout_s == cfg.cluster.block_deadline_s * 10
     assert seen["train_loop_config"] == {"job": job}

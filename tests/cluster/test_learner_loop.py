@@ -9,7 +9,9 @@ import pytest
 
 from cluster import learner_loop
 from cluster.cursor import Cursor
-from cluster.failures import RunFailure
+from cluster.failures import EpochOver, RunFailure
+from cluster.handles import BufferHandle
+from cluster.job import Job
 from cluster.learner_loop import run_phases
 from cluster.run_folder import read_failure
 from tests.cluster.fakes import FakeCollector, FakeRank, FakeToken
@@ -24,20 +26,25 @@ class Method:
         return self.value
 
 
+class FakeActor:
+    """The buffer's actor: it knows its engines' nodes, and which epoch begins."""
+
+    def __init__(self, epoch):
+        self.start, self.reset = Method(["node 0", "node 1"]), Method(epoch)
+
+
 @pytest.fixture
 def loop(monkeypatch, tmp_path):
     """make(cursor, …) gives a rank whose phases note their beginning."""
 
-    def make(cursor, number=0, steps=4):
+    def make(cursor, number=0, steps=4, epoch=1):
         cfg = config()
         cfg = replace(cfg, sft=replace(cfg.sft, steps=steps, batch_size=8))
         rank = FakeRank(cfg, tmp_path, number)
-        rank.cursor, rank.job.channel, rank.job.buffer = cursor, "object_store", None
+        rank.cursor = cursor
+        rank.job = Job(cfg, FakeToken(tmp_path), "initial", [], BufferHandle(FakeActor(epoch)))
         monkeypatch.setattr(learner_loop, "Collector", lambda *_: FakeCollector(rank))
-        rank.job.demonstrations = "rendered" if steps else None
-        rank.job.workers = [
-            SimpleNamespace(start=Method(f"start {i}"), node=Method(f"node {i}")) for i in range(2)
-        ]
+        rank.job = replace(rank.job, demonstrations="rendered" if steps else None)
 
         def sft(rank, publisher, collector, evaluation, demonstrations):
             def run():
@@ -64,28 +71,27 @@ def loop(monkeypatch, tmp_path):
         monkeypatch.setattr(learner_loop, "check_object_store", check_object_store)
         monkeypatch.setattr(learner_loop, "Prefetched", iter)
 
-        def wait_for_all(refs, who, what, seconds, key, begin):
-            rank.done.append((refs, who, what, seconds, key))
-            return refs
+        def wait_for(answer, who, what, seconds, key):
+            rank.done.append((who, what, seconds, key))
+            return answer
 
-        monkeypatch.setattr(learner_loop, "wait_for_all", wait_for_all)
+        monkeypatch.setattr(learner_loop, "wait_for", wait_for)
         monkeypatch.setattr(learner_loop.ray, "get_runtime_context", lambda: context)
         return rank
 
     return make
 
 
-STARTED, PLACED = (
-    ([f"{call} 0", f"{call} 1"], "rollout worker", what, 300.0, "start_deadline_s")
-    for call, what in (("start", "start its engine"), ("node", "name its node"))
-)
+STARTED = ("the buffer", "start all engines", 302.0, "start_deadline_s")
+BEGUN = ("the buffer", "begin an epoch", 600.0, "block_deadline_s")
 
 
 def test_engines_are_waited_for_then_sft_then_ppo(loop):
     rank = loop(Cursor("sft", step=3))
     run_phases(rank)
     sft = ("sft", [("rendered", 0, 3)])
-    assert rank.done == ["room for rendered", STARTED, PLACED, "reset", sft, "ppo"]
+    assert rank.done == ["room for rendered", STARTED, BEGUN, sft, "ppo"]
+    assert rank.job.buffer.epoch == 1
     places = {"ranks": ["here"], "workers": ["node 0", "node 1"]}
     assert rank.records == [{"kind": "placement"} | places]
 
@@ -93,7 +99,7 @@ def test_engines_are_waited_for_then_sft_then_ppo(loop):
 def test_other_ranks_wait_for_no_engine(loop):
     rank = loop(Cursor(), number=1)
     run_phases(rank)
-    assert rank.done == ["room for rendered", "reset", ("sft", [("rendered", 1, 0)]), "ppo"]
+    assert rank.done == ["room for rendered", ("sft", [("rendered", 1, 0)]), "ppo"]
     assert rank.records == []
 
 
@@ -126,11 +132,24 @@ def test_a_run_that_records_takes_its_batches_from_engines(loop, monkeypatch):
 def test_it_begins_at_the_cursor(loop, cursor, steps, phases):
     rank = loop(cursor, steps=steps)
     run_phases(rank)
-    assert rank.done[2:] == ["reset", *phases]
+    assert rank.done[2:] == phases
+
+
+def test_a_group_that_restarts_says_so_and_where_it_goes_on(loop):
+    rank = loop(Cursor("ppo", update=2), epoch=3)
+    run_phases(rank)
+    restart = {"who": "learner", "cause": "goes on after ppo 2", "epoch": 3}
+    assert rank.of("restart") == [{"kind": "restart"} | restart]
+    assert rank.job.buffer.epoch == 3
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(RunFailure("an engine was lost"), True), (OSError("a disk"), False)]
+    ("error", "told"),
+    [
+        (RunFailure("an engine was lost"), True),
+        (OSError("a disk"), False),
+        (EpochOver("a restarted learner has begun a new epoch"), False),
+    ],
 )
 def test_only_what_ends_the_run_is_told_to_the_driver(monkeypatch, tmp_path, error, told):
     def broken(job, rank):

@@ -25,6 +25,10 @@ def result(request, version=0, end="terminated"):
     return Result(TrajectorySummary(name, end, failure, 1.0, 5, 3, version, {}))
 
 
+def quarantined(request):
+    return result(request, -1, "failed")
+
+
 def groups(first=0, size=1):
     number = first
     while True:
@@ -155,13 +159,83 @@ def test_a_lost_workers_episodes_are_played_first_by_another():
     made = ledger(per_update=8)
     given = made.assign([0, 0], 3)
     lost = ids(given[0])
-    made.lose(0)
+    assert made.lose(0, quarantined) == (3, 0)
     assert made.running(0) == 0
     again = made.assign([0, 0], 6)
     assert sorted(name for requests in again.values() for name in ids(requests))[:3] == lost
     made.finish([result(name) for name in lost])
     made.finish([result(lost[0])])
     assert made.states()["dropped foreign"] == 1, "it comes a second time, from a worker given up"
+
+
+def lose(made, versions, times, capacity=100):
+    """Worker 0 is lost so often, each time after it was given what it may play."""
+    given = []
+    for _ in range(times):
+        given.append(ids(made.assign(versions, capacity).get(0, [])))
+        made.lose(0, quarantined)
+    return given
+
+
+def test_a_worker_that_does_not_serve_is_given_nothing_and_holds_nobody_back():
+    made = ledger(per_update=8)
+    assert made.assign([None, None], 100) == {}
+    assert {w: len(r) for w, r in made.assign([None, 0, None], 100).items()} == {1: 8}
+    made.finish([result(f"g{i}/0") for i in range(8)])
+    made.take(1)
+    assert {w: len(r) for w, r in made.assign([None, 1], 100).items()} == {1: 8}
+
+
+def test_after_two_losses_an_episode_is_played_beside_no_other_such_one():
+    made = ledger()
+    assert lose(made, [0], 2) == [["g0/0", "g1/0", "g2/0", "g3/0"]] * 2
+    assert made.states()["queued"] == 4
+    assert ids(made.assign([0], 100)[0]) == ["g0/0"]
+    assert {w: ids(r) for w, r in made.assign([0, 0], 100).items()} == {1: ["g1/0"]}
+    made.finish([result("g0/0")])
+    assert ids(made.assign([0, 0], 100)[0]) == ["g2/0"]
+    assert made.assign([0, 0], 100) == {}
+
+
+def test_those_that_were_never_there_play_beside_a_suspect():
+    made = ledger(staleness=1)
+    lose(made, [0], 2, capacity=2)
+    assert ids(made.assign([0], 3)[0]) == ["g0/0", "g2/0", "g3/0"]
+
+
+def test_the_episode_that_is_there_at_a_third_loss_is_quarantined_alone():
+    made = ledger()
+    lose(made, [0], 2)
+    made.assign([0], 100)
+    assert made.lose(0, quarantined) == (0, 1)
+    states = made.states()
+    assert (states["dropped quarantined"], states["running"], states["queued"]) == (1, 0, 3)
+    assert [summary.id for summary in made.failures] == ["g0/0"]
+    left = []
+    while given := made.assign([0], 100):
+        left += ids(given[0])
+        made.finish([result(r) for r in given[0]])
+    assert sorted(left) == ["g1/0", "g2/0", "g3/0", "g4/0"], "another one takes its place"
+    assert (made.take(1).failed, "dropped failed" in made.states()) == (1, False)
+
+
+def test_one_that_ends_well_is_no_suspect_any_more():
+    made = ledger(staleness=0, first=8, update=3)
+    lose(made, [2], 1)
+    given = all_given(made.assign([2], 100))
+    made.finish([result(r, version=1) for r in given])
+    assert made.take(3) is None, "too old: all are played again"
+    lost = lose(made, [2], 1)
+    assert sorted(lost[0]) == ["g10/0", "g11/0", "g8/0", "g9/0"]
+    assert len(all_given(made.assign([2], 100))) == 4, "as if lost once"
+
+
+def test_an_evaluations_episode_is_quarantined_too():
+    made = Ledger()
+    group = made.request([EpisodeRequest("eval/0", "e", 0, 0)])
+    lose(made, [-1], 3)
+    assert group.finished
+    assert group.in_order()[0].summary.end == "failed"
 
 
 def test_an_evaluation_comes_first_and_takes_no_room():
@@ -244,7 +318,7 @@ class Simulation:
         if action < 0.05 and busy:
             worker = self.random.choice(busy)
             self.playing[worker] = []
-            self.ledger.lose(worker)
+            self.ledger.lose(worker, quarantined)
         elif action < 0.3:
             worker = self.random.randrange(len(self.versions))
             self.versions[worker] = self.learner
@@ -294,7 +368,8 @@ def test_whatever_happens_no_batch_is_late_old_or_short_and_no_wait_is_forever(
         assert len(groups_in) == per_update
         assert sum(batch.staleness) == len(batch.results)
     if not run.fails:
-        assert len(seen) == run.updates * per_update * size
+        quarantined_ones = run.ledger.states().get("dropped quarantined", 0)
+        assert run.updates * per_update * size - len(seen) <= quarantined_ones
 
 
 @pytest.mark.parametrize("bound", [0, 1])
@@ -311,7 +386,7 @@ def test_the_first_engine_with_new_weights_leaves_the_others_their_part(bound):
 def test_what_was_lost_comes_again_in_its_order_and_before_what_waits():
     made = ledger()
     assert ids(made.assign([0], 3)[0]) == ["g0/0", "g1/0", "g2/0"]
-    made.lose(0)
+    assert made.lose(0, quarantined) == (3, 0)
     assert ids(made.assign([0], 9)[0]) == ["g0/0", "g1/0", "g2/0", "g3/0"]
 
 

@@ -80,11 +80,13 @@ def test_a_real_engine_is_kept_for_the_next_run_and_plays_its_rule(tiny_model):
     renderer = Renderer.load(tiny_model)
     with RolloutPool(demonstrations=True) as pool:
         _, workers, buffer = pool.acquire(first, tiny_model)
-        pid = ray.get(workers[0].start.remote(), timeout=200)
+        ray.get(buffer.start.remote(), timeout=200)
+        pid = ray.get(workers[0].start.remote(), timeout=5)
         evaluate(first, buffer, renderer, "start", "train")
         pool.release()
         _, again, other = pool.acquire(second, tiny_model)
         assert again is workers
+        ray.get(other.start.remote(), timeout=60)
         assert ray.get(again[0].start.remote(), timeout=5) == pid
         _, samples, rows = evaluate(second, other, renderer, "start", "new")
         assert sum(row["decoding"] == "greedy" for row in rows) == 32

@@ -6,8 +6,9 @@ import time
 
 import pytest
 import ray
+from ray.exceptions import OwnerDiedError
 
-from cluster.failures import DeadlineExceeded, TooManyFailures, WorkerLost
+from cluster.failures import DeadlineExceeded, SourceLost, TooManyFailures, WorkerLost
 from cluster.wait import wait_for, wait_for_all, wait_for_async
 from tests.support.local_ray import local_ray
 
@@ -76,6 +77,12 @@ def test_a_death_is_an_answer(processes, wait):
 def test_an_error_of_the_other_side_is_its_loss(processes, wait, error):
     words = f"^worker was lost while it should do it: {type(error).__name__}: no disk$"
     with pytest.raises(WorkerLost, match=words):
+        wait(processes[0].fail.remote(error), *ASKED)
+
+
+def test_what_a_third_process_took_with_it_is_nobodys_loss_who_would_have_read_it(processes, wait):
+    error = OwnerDiedError("0" * 56, None, "")
+    with pytest.raises(SourceLost, match=r"^worker could not do it: Owner"):
         wait(processes[0].fail.remote(error), *ASKED)
 
 

@@ -27,10 +27,11 @@ def node_of(options):
     return affinity.node_id, affinity.soft
 
 
-def test_a_worker_gets_its_place_and_no_other():
+def test_a_worker_gets_its_place_and_another_only_once_that_is_gone():
     (place,) = plan(debug("rollout.tensor_parallel=2", "rollout.cpus=3"), LARGE).of(WORKER)
     options = worker_options(place)
-    assert node_of(options) == (place.node.id, False)
+    assert node_of(options) == (place.node.id, True)
+    assert options["max_restarts"] == -1
     assert (options["num_cpus"], options["num_gpus"]) == (3, 2)
     assert "runtime_env" not in options
 
@@ -40,6 +41,7 @@ def test_a_colocated_worker_sees_the_gpus_of_its_ranks():
     places = plan(debug(*keys, "learner.ranks=4"), LARGE).of(WORKER)
     found = [worker_options(place) for place in places]
     assert [options["num_gpus"] for options in found] == [0, 0]
+    assert [node_of(o) for o in found] == [(place.node.id, False) for place in places]
     variables = [options["runtime_env"]["env_vars"] for options in found]
     assert [v["CUDA_VISIBLE_DEVICES"] for v in variables] == ["0,1", "2,3"]
 

@@ -10,12 +10,14 @@ import torch
 
 from cluster.buffer import TrajectoryBuffer
 from cluster.failures import DeadlineExceeded, WorkerLost
+from cluster.handles import BufferHandle
 from cluster.weights.object_store import ObjectStoreChannel, publish
 from tests.support.learner import config
+from tests.support.scripted_worker import ScriptedWorkerBase
 
 
 @ray.remote(max_concurrency=4, num_cpus=0)
-class Receiver:
+class Receiver(ScriptedWorkerBase):
     """Answers `receive` like a RolloutActor; keeps names and sums by version."""
 
     def __init__(self):
@@ -38,9 +40,6 @@ class Receiver:
             for bucket in buckets
         ]
         return 0.5
-
-    def node(self):
-        return "here"
 
     def got(self):
         return self.received
@@ -68,16 +67,21 @@ def workers():
         ray.kill(worker)
 
 
+def buffer_of(workers, cfg):
+    """A buffer that replaces none of its workers."""
+    buffer = BufferHandle(TrajectoryBuffer.remote(workers, cfg, False))
+    ray.get(buffer.start.remote(), timeout=60)
+    return buffer
+
+
 def channel(workers, rank=0, **cluster):
     cfg = config()
     cfg = replace(cfg, cluster=replace(cfg.cluster, **cluster))
-    buffer = TrajectoryBuffer.remote(workers, cfg)
-    ray.get(buffer.published.remote(-1), timeout=60)  # it has started
-    return ObjectStoreChannel(cfg, buffer, rank)
+    return ObjectStoreChannel(cfg, buffer_of(workers, cfg), rank)
 
 
 def send(version, workers):
-    buffer = TrajectoryBuffer.remote(workers, config())
+    buffer = buffer_of(workers, config())
     publish(version, [[("a", torch.zeros(4))]], buffer, deadline_s=120)()
 
 
@@ -100,9 +104,10 @@ def test_other_ranks_only_gather(workers):
 
 
 def test_a_publish_to_a_dead_worker_says_so(workers):
+    buffer = buffer_of(workers, config())
     ray.kill(workers[1])
-    with pytest.raises(WorkerLost, match=r"rollout worker 1 .* receive weights of version 8"):
-        send(8, workers)
+    with pytest.raises(WorkerLost, match="rollout worker 1 was lost"):
+        publish(8, [[("a", torch.zeros(4))]], buffer, deadline_s=120)()
 
 
 def test_a_worker_that_refuses_is_named_with_its_cause(workers):
