@@ -240,7 +240,7 @@ class TrajectoryBuffer:
         publishing = asyncio.ensure_future(work)
         self._publishing.add(publishing)
         publishing.add_done_callback(self._publishing.discard)
-        attributes = {"track": "weights", "version": version}
+        attributes: dict[str, str | int] = {"track": "weights", "version": version}
         try:
             with TRACER.start_as_current_span("weights travel", attributes=attributes):
                 return await publishing
@@ -328,11 +328,11 @@ class TrajectoryBuffer:
                 await self._changed.wait_for(lambda: self._ledger.running(index) > 0)
             block, finished = self._workers[index].next_block.remote()
             try:
-                epoch, columns = await self._ask(index, "finish a block of episodes", finished)
+                said = await self._ask(index, "finish a block of episodes", finished)
             except WorkerGone:
                 continue
-            summaries = from_columns(columns)
-            if epoch != self._epoch:
+            summaries = from_columns(said.columns)
+            if said.epoch != self._epoch:
                 self._foreign += len(summaries)
                 continue
             stored = [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -127,9 +128,7 @@ def _check_update(cfg: RunConfig, key: str, folder: Path, model: dict[str, str])
         _check_model(cfg, key, recorded, model)
 
 
-def _check_model(
-    cfg: RunConfig, key: str, recorded: dict[str, object], model: dict[str, str]
-) -> None:
+def _check_model(cfg: RunConfig, key: str, recorded: dict[str, Any], model: dict[str, str]) -> None:
     path = f"model.path={cfg.model.path}"
     if recorded["tokenizer"] != model["tokenizer"]:
         raise ConfigError(

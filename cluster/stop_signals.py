@@ -83,7 +83,7 @@ class StopSignals:
             raise self.error()
         self._raises = True
 
-    def must_end(self, seconds: float, ask: Callable[[], None] | None) -> bool:
+    def must_end(self, seconds: float, ask: Callable[[], object] | None) -> bool:
         """Whether a run that was asked to stop has no time left.
 
         Args:

@@ -128,6 +128,7 @@ def _tensors(value: object) -> Iterator[torch.Tensor]:
 def random_files() -> Snapshot:
     """The state of every random generator of this process that a library may draw from."""
     _, keys, position, gauss, cached = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)
     state: dict[str, object] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),

@@ -127,7 +127,7 @@ class Forwarding:
 
 def _identity(record: Record) -> str:
     """What a record is of; one that is written again after a resume has the same."""
-    keys = ("kind", "stage", "variant", "step", "update")
+    keys: tuple[str, ...] = ("kind", "stage", "variant", "step", "update")
     if record["kind"] == "sync":  # one version may be published several times
         keys = ("kind", "version", "elapsed_s")
     return " ".join(str(record.get(key, "")) for key in keys)

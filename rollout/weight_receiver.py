@@ -7,6 +7,7 @@ plugin.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,8 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
         self._file = None
         if self.plan is not None:
             self.plan.finish()
-            for layer in self.model.modules():
+            layers: Iterable[Any] = self.model.modules()
+            for layer in layers:
                 if is_deferred_attention_layer(layer):  # some keep products of others' weights
                     layer.process_weights_after_loading(self.model_config.dtype)
         else:

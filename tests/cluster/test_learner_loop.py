@@ -105,10 +105,10 @@ def test_other_ranks_wait_for_no_engine(loop):
 
 def test_on_recorded_blocks_there_is_no_sft_and_no_engine(loop, monkeypatch):
     rank = loop(Cursor(), steps=0)
-    rank.cfg, rank.job.workers = replace(rank.cfg, ppo=replace(rank.cfg.ppo, blocks="x")), []
+    rank.cfg = replace(rank.cfg, ppo=replace(rank.cfg.ppo, blocks="x"))
     monkeypatch.setattr(learner_loop, "RecordedCollector", lambda *_: FakeCollector(rank))
     run_phases(rank)
-    assert rank.done == [([], *STARTED[1:]), ([], *PLACED[1:]), "reset", "ppo"]
+    assert rank.done == [STARTED, BEGUN, "ppo"]
     assert rank.cursor == Cursor("ppo")
 
 
@@ -118,7 +118,7 @@ def test_a_run_that_records_takes_its_batches_from_engines(loop, monkeypatch):
     monkeypatch.setattr(learner_loop, "Collector", None)
     monkeypatch.setattr(learner_loop, "RecordingCollector", lambda *_: FakeCollector(rank))
     run_phases(rank)
-    assert rank.done[-2:] == ["reset", "ppo"]
+    assert rank.done[-2:] == [BEGUN, "ppo"]
 
 
 @pytest.mark.parametrize(
