@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.model_folder import write_index
 from configs.schema import OptimizerConfig, RunConfig
-from learner import batch, distributed
+from learner import batch, distributed, snapshot
 from learner.batch import MicroBatch
 from learner.checkpoint_layout import CheckpointLayout
 from learner.deepspeed_config import deepspeed_config, engine_clips_gradients
@@ -36,16 +36,7 @@ from learner.isolation import check_packing
 from learner.lora import add_adapters
 from learner.model import VALUE_HEAD_FILE, ForwardOptions, Scores, load_actor_critic
 from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
-from learner.snapshot import (
-    HostFiles,
-    OpenFile,
-    Snapshot,
-    load_random_state,
-    random_files,
-    ranks_of,
-    resharded_files,
-    saved_files,
-)
+from learner.snapshot import HostFiles, OpenFile, Snapshot
 
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -315,7 +306,7 @@ class TrainingEngine:
                 # Weights that adapters leave frozen are in the folder where the phase began.
                 exclude_frozen_parameters=bool(self._weights.adapters),
             )
-        return files.saved | random_files()
+        return files.saved | snapshot.random_files()
 
     def load(self, names: Sequence[str], open_file: OpenFile) -> None:
         """Continue from the files of all ranks' snapshots, of any number of ranks; collective.
@@ -324,17 +315,20 @@ class TrainingEngine:
             names: of the files.
             open_file: opens one of them.
         """
-        resharded = self._stage > 0 and ranks_of(names) not in (0, distributed.world_size())
-        opened = saved_files(names, open_file)
+        resharded = self._stage > 0 and snapshot.ranks_of(names) not in (
+            0,
+            distributed.world_size(),
+        )
+        opened = snapshot.saved_files(names, open_file)
         if resharded:
-            opened = resharded_files(names, open_file, STATE, to_universal)
+            opened = snapshot.resharded_files(names, open_file, STATE, to_universal)
         with opened as (folder, self._deepspeed.checkpoint_engine):
             self._deepspeed._config.load_universal_checkpoint = resharded
             _, state = self._deepspeed.load_checkpoint(
                 folder, STATE, load_module_strict=not self._weights.adapters
             )
         self.counters = dict(state["counters"])
-        load_random_state(names, open_file)
+        snapshot.load_random_state(names, open_file)
 
     def close(self) -> None:
         """Free the engine's buffers and hooks; call before the next phase's engine."""

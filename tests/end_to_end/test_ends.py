@@ -90,9 +90,8 @@ def test_taken_away_in_every_phase_it_comes_again(tmp_path):
     assert gone(run), left_behind(run)
 
     smooth = tmp_path / "smooth"
-    code, _, err = finish(
-        begin(smooth, "train", *KEYS, "name=smooth", f"cluster.root={tmp_path}"), 1500
-    )
+    again = begin(smooth, "train", *KEYS, "name=smooth", f"cluster.root={tmp_path}")
+    code, _, err = finish(again, 1500)
     assert code == 0, err[-3000:]
     (there_sft, there_ppo), (here_sft, here_ppo) = learned(smooth), learned(run)
     assert {step: here_sft[step] for step in there_sft} == there_sft

@@ -1,12 +1,10 @@
-"""An engine without vLLM's processes: its arguments, the order of its steps, its load."""
+"""An engine without vLLM's processes: the order of its steps, its load."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,16 +14,9 @@ import torch
 
 from rollout import bucket_file
 from rollout.bucket import pack
-from rollout.engine import (
-    EngineFailure,
-    InferenceEngine,
-    RequestRefused,
-    _arguments,
-    _environment,
-)
+from rollout.engine import EngineFailure, InferenceEngine, RequestRefused
 from rollout.engine_load import LoadRecorder
-from rollout.engine_settings import BACKENDS, EngineSettings
-from rollout.renderer import FORBIDDEN_BIAS
+from rollout.engine_settings import EngineSettings
 
 
 class RecordingLLM:
@@ -351,38 +342,6 @@ def test_a_sleeping_engine_whose_update_is_given_up_is_lost(engine):
     assert "given up in the middle" in engine.lost
 
 
-@pytest.mark.parametrize("channel", BACKENDS)
-def test_the_channel_becomes_vllms_backend(channel):
-    arguments = _arguments(EngineSettings("nowhere", channel=channel))
-    assert arguments["weight_transfer_config"].backend == BACKENDS[channel]
-    assert not arguments["enable_sleep_mode"]
-    assert _arguments(EngineSettings("nowhere", sleep_mode=True))["enable_sleep_mode"]
-
-
-def test_vllm_knows_the_backends():
-    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-
-    import rollout.weight_receiver  # noqa: F401 - registers ours
-
-    assert set(BACKENDS.values()) <= set(WeightTransferEngineFactory._registry)
-
-
-def test_only_ipc_lets_vllm_pickle_between_its_processes(monkeypatch):
-    key = "VLLM_ALLOW_INSECURE_SERIALIZATION"
-    monkeypatch.setenv(key, "0")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    _environment(EngineSettings("nowhere", channel="nccl"))
-    assert os.environ[key] == "0"
-    _environment(EngineSettings("nowhere", channel="ipc"))
-    assert os.environ[key] == "1"
-
-
-def test_a_cpu_engine_cannot_sleep(tiny_model):
-    settings = replace(EngineSettings(tiny_model), sleep_mode=True)
-    with pytest.raises(EngineFailure, match="Sleep mode is not supported on current platform"):
-        asyncio.run(InferenceEngine.start(settings))
-
-
 def test_a_completion_has_a_version_for_each_token(engine):
     span = SimpleNamespace(version="7", start=1, end=3)
     start = SimpleNamespace(version="start", start=0, end=1)  # vLLM's own name of the first weights
@@ -401,12 +360,3 @@ def test_a_completion_has_a_version_for_each_token(engine):
     assert not completion.stopped
     answer.finish_reason = "stop"
     assert engine._completion(output).stopped
-
-
-def test_forbidden_tokens_have_the_learners_bias():
-    settings = EngineSettings("nowhere", forbidden=(3, 9), stop_ids=(2,))
-    parameters = InferenceEngine(settings, RecordingLLM(), LoadRecorder())._parameters(5, 0.5)
-    assert parameters.logit_bias == {3: FORBIDDEN_BIAS, 9: FORBIDDEN_BIAS}
-    assert (parameters.max_tokens, parameters.temperature) == (5, 0.5)
-    assert parameters.stop_token_ids == [2]
-    assert parameters.ignore_eos

@@ -1,9 +1,8 @@
 """A game that a tiny model solves in seconds, of which each stage of a run has its own success.
 
-An episode asks for the capitals of two letters, each in a prompt of its own. The teacher knows
-those of even letters; for an odd one it mostly gives the next letter's. So a policy that imitates
-it greedily is right in half of the episodes, and in the other half where the next letter's capital
-is what counts (`answer: next`); one that has learned from rewards is right in all, or in none.
+An episode asks for the capitals of two letters. The teacher knows those of even letters; for an odd
+one it mostly gives the next letter's. So greedy imitation is right in half of the episodes, and in
+the other half where the next letter's counts (`answer: next`); rewards teach all, or none.
 """
 
 from __future__ import annotations

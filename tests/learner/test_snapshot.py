@@ -1,0 +1,96 @@
+"""Copies of a state in host memory, and what comes back of them."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections import OrderedDict
+
+import numpy as np
+import torch
+
+from learner.snapshot import (
+    HostFiles,
+    load_random_state,
+    random_files,
+    ranks_of,
+    read_file,
+    snapshot_bytes,
+    write_file,
+)
+
+
+def through_files(snapshot):
+    """open_file of what the snapshot's files hold."""
+    written = {}
+    for name, content in snapshot.items():
+        stream = io.BytesIO()
+        write_file(stream, content)
+        written[name] = stream.getvalue()
+    return lambda name: io.BytesIO(written[name])
+
+
+def test_what_training_changes_later_is_not_in_the_copy():
+    files, weight = HostFiles("/x"), torch.ones(3)
+    state = OrderedDict(weight=weight, deep=[{"again": weight}, (weight[:1], 2.5, "name")])
+    files.save(state, "/x/state/model.pt")
+    weight.add_(1.0)
+    (saved,) = files.saved.values()
+    assert [*files.saved] == ["state/model.pt"]
+    assert saved["weight"].tolist() == [1.0, 1.0, 1.0]
+    assert type(saved) is OrderedDict
+    tensor, number, name = saved["deep"][1]
+    assert (tensor.tolist(), number, name) == ([1.0], 2.5, "name")
+
+
+def test_tied_weights_are_copied_once_and_counted_once():
+    files, weight = HostFiles("/x"), torch.zeros(4, 4)
+    files.save({"input": weight, "head": weight, "view": weight[0]}, "/x/a.pt")
+    saved = files.saved["a.pt"]
+    assert saved["input"] is saved["head"]
+    assert saved["input"] is not weight
+    assert snapshot_bytes(files.saved) == 64 + 16
+
+
+def test_two_files_share_no_copy():
+    """A tensor that was freed between them may have left its address to another."""
+    files, weight = HostFiles("/x"), torch.zeros(4)
+    files.save({"w": weight}, "/x/a.pt")
+    weight.add_(1.0)
+    files.save({"w": weight}, "/x/b.pt")
+    assert files.saved["a.pt"]["w"].tolist() == [0.0] * 4
+    assert files.saved["b.pt"]["w"].tolist() == [1.0] * 4
+
+
+def test_files_give_back_what_was_saved():
+    files = HostFiles("/x")
+    files.save({"w": torch.arange(3.0), "step": 7}, "/x/a.pt")
+    back = read_file(through_files(files.saved), "a.pt")
+    assert (back["w"].tolist(), back["step"]) == ([0.0, 1.0, 2.0], 7)
+    again = HostFiles("/y", through_files(files.saved)).load("/y/a.pt")
+    assert again["step"] == 7
+
+
+def draws():
+    return random.random(), float(np.random.random()), float(torch.rand(()))
+
+
+def test_every_generator_goes_on_where_it_was():
+    np.random.standard_normal()  # leaves a cached draw
+    snapshot = random_files()
+    expected = draws()
+    assert draws() != expected
+    load_random_state([*snapshot], through_files(snapshot))
+    assert draws() == expected
+
+
+def test_the_generators_of_a_new_rank_stay_as_they_are():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    load_random_state(["random-00007.pt"], lambda name: None)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_ranks_of_a_state_are_counted_by_its_files():
+    names = ["state/a.pt", "random-00000.pt", "random-00001.pt"]
+    assert ranks_of(names) == 2
