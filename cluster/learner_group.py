@@ -62,9 +62,9 @@ def run_learner_group(
             errors.append(error)
 
     thread = threading.Thread(target=fit, name="learner group", daemon=True)
-    thread.start()
     buffer = BufferWatch(job.buffer, job.cfg.cluster.heartbeat_s)
     with signals.asking(), Progress(folder, job.cfg) as progress:
+        thread.start()
         while thread.is_alive() and read_failure(folder) is None:
             job.token.check()
             buffer.check()

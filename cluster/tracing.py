@@ -1,12 +1,13 @@
 """The spans of this process, as OpenTelemetry makes them, appended to its run's RUN/trace.
 
-Any file begins one by `trace.get_tracer("cardinal")`, with the attribute `track` where it does
-not follow what the process does otherwise. `report/spans.py` has the file.
+Any file begins one by `trace.get_tracer("cardinal")`. It is on the main track, or on that of its
+thread, or on the one that its attribute `track` names. `report/spans.py` has the file.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +25,13 @@ SCOPE = "cardinal"
 class RunSpans(SpanProcessor):
     """Writes spans to the file of the process's present run.
 
+    thread: whose spans are on the main track.
     seconds: by name, of ended spans of the main track without those inside them.
     """
 
     def __init__(self) -> None:
         self.file: SpanFile | None = None
+        self.thread = threading.get_ident()
         self.seconds: dict[str, float] = defaultdict(float)
         self._inside: dict[int, float] = defaultdict(float)  # by span: seconds of those inside
 
@@ -36,7 +39,7 @@ class RunSpans(SpanProcessor):
         """Write that it begins."""
         if self.file is not None and _ours(span):
             args = {name: value for name, value in _attributes(span).items() if name != "track"}
-            self.file.begin(_number(span), _track(span), span.name, args)
+            self.file.begin(_number(span), self._track(span), span.name, args)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Write that it ends, and count its seconds."""
@@ -44,13 +47,17 @@ class RunSpans(SpanProcessor):
             return
         if self.file is not None:
             self.file.end(_number(span))
-        if _track(span) == MAIN:
+        if self._track(span) == MAIN:
             assert span.end_time is not None
             assert span.start_time is not None
             seconds = (span.end_time - span.start_time) / 1e9
             self.seconds[span.name] += seconds - self._inside.pop(_number(span), 0.0)
             if span.parent is not None:
                 self._inside[span.parent.span_id] += seconds
+
+    def _track(self, span: ReadableSpan) -> str:
+        own = MAIN if threading.get_ident() == self.thread else threading.current_thread().name
+        return str(_attributes(span).get("track", own))
 
 
 _SPANS = RunSpans()
@@ -59,6 +66,7 @@ _SPANS = RunSpans()
 def record_spans(run: Path, process: str) -> None:
     """From now on, append the spans of this process to its file in a run's folder.
 
+    The calling thread's are on the main track.
     A folder that is not there is not made: the run's owner makes it, where all nodes see it.
     """
     if not isinstance(trace.get_tracer_provider(), TracerProvider):
@@ -67,6 +75,7 @@ def record_spans(run: Path, process: str) -> None:
         trace.set_tracer_provider(provider)
     if _SPANS.file is not None:
         _SPANS.file.close()
+    _SPANS.thread = threading.get_ident()
     _SPANS.file = SpanFile(run, process) if run.is_dir() else None
     if _SPANS.file is None:
         print(f"{run}: there is no such run folder; no spans are recorded", file=sys.stderr)
@@ -94,10 +103,6 @@ def _ours(span: ReadableSpan) -> bool:
 
 def _attributes(span: ReadableSpan) -> Mapping[str, object]:
     return span.attributes or {}
-
-
-def _track(span: ReadableSpan) -> str:
-    return str(_attributes(span).get("track", MAIN))
 
 
 def _number(span: ReadableSpan) -> int:

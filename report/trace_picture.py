@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from report.spans import Recorded, Span
@@ -37,6 +38,13 @@ AROUND = ("update", "ppo", "sft")  # spans that only hold others
 
 def draw_trace(recorded: Recorded, window: Window, file: Path) -> None:
     """Draw a window of a run to a PNG."""
+    figure = trace_figure(recorded, window)
+    figure.savefig(file, dpi=130)
+    pyplot.close(figure)
+
+
+def trace_figure(recorded: Recorded, window: Window) -> Figure:
+    """A window of a run: tracks above, counts below."""
     shown = clip(recorded, window)
     rows = tracks(span for span in shown.spans if span.name not in AROUND)
     figure, (top, bottom) = pyplot.subplots(
@@ -62,8 +70,7 @@ def draw_trace(recorded: Recorded, window: Window, file: Path) -> None:
     bottom.set_xlabel(f"seconds of {window.name}")
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=130)
-    pyplot.close(figure)
+    return figure
 
 
 def _bars(axes: Axes, row: int, spans: list[Span], window: Window) -> dict[str, str]:

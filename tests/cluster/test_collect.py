@@ -110,11 +110,10 @@ def test_ranks_wait_until_rank_0_has_told_the_buffer(made, monkeypatch, rank):
     collector, buffer = made[0](rank)
     monkeypatch.setattr(module.distributed, "barrier", lambda: buffer.asked.append("barrier"))
     buffer.shards = Method(lambda ranks: buffer.asked.append(ranks) or buffer._shards(ranks))
-    collector.reset()
     collector.begin(3, 40)
     collector.fetch()
-    reset, begin = [["reset"], [("begin", 3, 40)]] if rank == 0 else [[], []]
-    assert buffer.asked == [*reset, "barrier", *begin, "barrier", "barrier", 2]
+    begin = [("begin", 3, 40)] if rank == 0 else []
+    assert buffer.asked == [*begin, "barrier", "barrier", 2]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -174,11 +173,9 @@ def test_a_batch_may_take_as_long_as_its_blocks_and_an_evaluation_before_it(
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_what_engines_did_before_they_play_is_forgotten(made, rank):
-    collector, _ = made[0](rank)
+    collector, buffer = made[0](rank)
     popped = []
-    load = EngineLoad(1.0, 1.0, 1.0, 1)
-    worker = SimpleNamespace(pop_load=Method(lambda: popped.append("load") or load))
-    collector._job.workers = [worker]
+    buffer.loads = Method(lambda: popped.append("load") or [EngineLoad(1.0, 1.0, 1.0, 1)])
     collector.begin(1, 0)
     assert popped == ["load"] * (rank == 0)
     collector.forget_loads()

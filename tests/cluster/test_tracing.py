@@ -74,17 +74,20 @@ def test_seconds_are_those_of_the_span_without_what_is_inside(run):
 
 def test_a_thread_of_its_own_has_a_track_of_its_own(run):
     def fetch():
+        decorated()
         with TRACER.start_as_current_span("batch", attributes={"track": "next batch"}):
             pass
 
     with TRACER.start_as_current_span("learn"):
-        thread = threading.Thread(target=fetch)
+        thread = threading.Thread(target=fetch, name="fetcher")
         thread.start()
         thread.join()
     assert [(s.name, s.track) for s in read_spans(run).spans] == [
         ("learn", "main"),
+        ("decorated", "fetcher"),
         ("batch", "next batch"),
     ]
+    assert set(pop_seconds()) == {"learn"}
 
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path, capsys):

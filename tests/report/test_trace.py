@@ -7,7 +7,6 @@ import pytest
 from configs.load import ConfigError
 from report.spans import Count, Process, Recorded, Span
 from report.trace import choose, clip, own_seconds, shares, trace_events, updates
-from report.trace_picture import draw_trace
 from tests.support.trace_format import check_trace
 
 RANK_0 = Process("learner rank 0", 10, "node-1", "b1")
@@ -163,11 +162,6 @@ def test_a_process_that_only_counts_has_its_own_number():
     check_trace(trace)
     (counter,) = (e for e in trace["traceEvents"] if e["ph"] == "C")
     assert (counter["pid"], counter["ts"], counter["args"]) == (2, 2e6, {"ready": 3})
-
-
-def test_it_is_drawn(tmp_path):
-    draw_trace(recorded(), choose(recorded(), "2-3"), tmp_path / "trace.png")
-    assert (tmp_path / "trace.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

@@ -1,56 +1,55 @@
-"""The picture of a trace: a row for each track, a bar for each span."""
+"""What a trace's picture shows: a row for each track, bars in their places, counts below."""
 
-from __future__ import annotations
-
-import pytest
 from matplotlib import pyplot
+from matplotlib.colors import to_hex
 
-from report import trace_picture
 from report.trace import choose
-from report.trace_picture import COLOURS, draw_trace
+from report.trace_picture import COLOURS, draw_trace, trace_figure
 from tests.report.test_trace import recorded
 
 
-@pytest.fixture
-def drawn(monkeypatch, tmp_path):
-    """The two axes of a picture of updates 2 and 3."""
-    axes = []
-
-    monkeypatch.setattr(trace_picture.pyplot, "close", lambda figure: None)
-    original = pyplot.subplots
-
-    def subplots(*arguments, **options):
-        figure, made = original(*arguments, **options)
-        axes.extend(made)
-        return figure, made
-
-    monkeypatch.setattr(trace_picture.pyplot, "subplots", subplots)
-    file = tmp_path / "trace.png"
-    draw_trace(recorded(), choose(recorded(), "2-3"), file)
-    assert file.read_bytes().startswith(b"\x89PNG")
-    return axes
-
-
-def test_each_track_is_a_row_from_the_learner_down(drawn):
-    top, _ = drawn
-    labels = [text.get_text() for text in top.get_yticklabels()]
-    assert labels[0] == "learner rank 0"
-    assert len(labels) == len(set(labels)) > 3
-    assert top.yaxis_inverted()
-
-
-def test_bars_are_as_long_as_what_they_show(drawn):
-    top, _ = drawn
-    takes = [
-        path.get_extents().width
-        for bar in top.collections
-        for path in bar.get_paths()
-        if tuple(bar.get_facecolor()[0][:3]) == pyplot.matplotlib.colors.to_rgb(COLOURS["take"])
+def test_each_track_has_a_row_and_each_span_a_bar():
+    figure = trace_figure(recorded(), choose(recorded(), "2"))
+    top, bottom = figure.axes
+    assert [label.get_text() for label in top.get_yticklabels()] == [
+        "learner rank 0",
+        "learner rank 0: next batch",
+        "learner rank 1",
+        "trajectory buffer: weights",
+        *(f"rollout worker {i}: engine" for i in (0, 2, 10)),
     ]
-    assert takes.count(6.0) >= 2  # both updates take for 6 s
+    bars = [
+        (round(box.x0, 3), round(box.x1, 3), round(box.y0 + box.height / 2), to_hex(colour))
+        for bar in top.collections
+        for box, colour in [(bar.get_paths()[0].get_extents(), bar.get_facecolor()[0])]
+    ]
+    assert bars[:4] == [
+        (0.0, 6.0, 0, COLOURS["take"]),
+        (6.0, 9.0, 0, COLOURS["learn"]),
+        (7.0, 8.0, 0, COLOURS["step"]),
+        (9.0, 10.0, 0, COLOURS["wait for weights"]),
+    ]
+    assert bottom.get_xlim() == (0.0, 10.0)
+    pyplot.close(figure)
 
 
-def test_the_time_is_the_windows(drawn):
-    _, bottom = drawn
-    assert bottom.get_xlim() == (0.0, 20.0)
-    assert bottom.get_xlabel() == "seconds of updates 2 to 3"
+def test_counts_hold_until_the_end_of_the_window():
+    figure = trace_figure(recorded(), choose(recorded(), "2"))
+    (line,) = figure.axes[1].lines
+    assert line.get_label() == "ready"
+    assert line.get_xydata().tolist() == [[0.0, 1.0], [1.0, 2.0], [10.0, 2.0]]
+    pyplot.close(figure)
+
+
+def test_evaluations_have_one_colour_and_names_of_one_colour_one_entry():
+    figure = trace_figure(recorded(), choose(recorded(), "all"))
+    entries = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "evaluation" in entries
+    assert "learn, step" in entries
+    assert "take, wait for weights" in entries
+    pyplot.close(figure)
+
+
+def test_it_is_drawn(tmp_path):
+    draw_trace(recorded(), choose(recorded(), "2-3"), tmp_path / "trace.png")
+    assert (tmp_path / "trace.png").stat().st_size > 10_000
