@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from configs.schema import RunConfig
 from learner.attention import attention_of
-from learner.onednn import use_onednn
+from learner.cpu import keep_freed_memory, use_onednn
 from rollout.renderer import FORBIDDEN_BIAS
 
 logging.disable_progress_bar()  # a terminal full of bars hides the run's own progress
@@ -232,6 +232,7 @@ def load_actor_critic(
         trunk.train()  # in eval mode transformers keeps all activations; there is no dropout
         trunk.gradient_checkpointing_enable({"use_reentrant": False})
     if not torch.cuda.is_available():
+        keep_freed_memory()
         use_onednn(trunk)
     head = None
     if value_seed is not None:

@@ -43,19 +43,16 @@ def correction_metrics(
         (Kong 1992), 1 where all c are equal; correction_mean, the mean of proximal / behaviour;
         correction_kl: KL(behaviour ‖ proximal), the mean of k3. Over all ranks; a collective call.
     """
-    sums = np.zeros(5)
-    for t in trajectories:
-        behavior = torch.from_numpy(t.behavior_logprobs.astype(np.float64))
-        proximal = torch.from_numpy(t.proximal_logprobs.astype(np.float64))
-        turns = torch.from_numpy(np.repeat(np.arange(len(t.turn_lengths)), t.turn_lengths))
-        whole = ppo.correction == "sequence" or ppo.ratio_level == "turn"
-        log_w = proximal - behavior
-        c = correction_factor(
-            per_turn(log_w, turns)[turns] if whole else log_w, ppo.correction_cap, ppo.correction
-        )
-        w_sum, k3_sum = log_w.exp().sum(), k3(behavior, proximal).sum()
-        sums += [len(c), float(c.sum()), float(c.square().sum()), float(w_sum), float(k3_sum)]
-    tokens, c_sum, square_sum, w_sum, k3_sum = distributed.all_sum(sums).tolist()
+    behavior, proximal = _logprobs(trajectories)
+    log_w = log_ratio = proximal - behavior
+    if trajectories and (ppo.correction == "sequence" or ppo.ratio_level == "turn"):
+        lengths = np.concatenate([t.turn_lengths for t in trajectories])
+        turns = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
+        log_ratio = per_turn(log_w, turns)[turns]
+    c = correction_factor(log_ratio, ppo.correction_cap, ppo.correction)
+    terms = (torch.ones_like(c), c, c.square(), log_w.exp(), k3(behavior, proximal))
+    sums = distributed.all_sum([float(term.sum()) for term in terms])
+    tokens, c_sum, square_sum, w_sum, k3_sum = sums.tolist()
     tokens = max(tokens, 1)
     return {
         "correction_ess": c_sum**2 / max(tokens * square_sum, 1e-300),
@@ -71,17 +68,24 @@ def parity_metrics(trajectories: Sequence[TrainingTrajectory], version: int) -> 
         parity_tokens; parity_mean_abs; parity_kl: KL(behaviour ‖ proximal), the mean of k3. Over
         all ranks; a collective call.
     """
-    sums = np.zeros(3)
-    for t in trajectories:
-        current = t.policy_versions == version
-        # In float64: gaps are small, and k3 subtracts numbers near 1.
-        behavior = t.behavior_logprobs[current].astype(np.float64)
-        proximal = t.proximal_logprobs[current].astype(np.float64)
-        divergence = k3(torch.from_numpy(behavior), torch.from_numpy(proximal)).numpy()
-        sums += [current.sum(), np.abs(proximal - behavior).sum(), divergence.sum()]
+    behavior, proximal = _logprobs(trajectories)
+    own = [t.policy_versions == version for t in trajectories]
+    current = torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *own]))
+    gaps, divergence = (proximal - behavior).abs(), k3(behavior, proximal)
+    sums = [float(term[current].sum()) for term in (torch.ones_like(gaps), gaps, divergence)]
     tokens, gap_sum, k3_sum = distributed.all_sum(sums).tolist()
     return {
         "parity_tokens": tokens,
         "parity_mean_abs": gap_sum / max(tokens, 1),
         "parity_kl": k3_sum / max(tokens, 1),
     }
+
+
+def _logprobs(trajectories: Sequence[TrainingTrajectory]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Behaviour and proximal log-probabilities of all action tokens.
+
+    In float64: gaps are small, and k3 subtracts numbers near 1.
+    """
+    behavior = np.concatenate([np.zeros(0), *(t.behavior_logprobs for t in trajectories)])
+    proximal = np.concatenate([np.zeros(0), *(t.proximal_logprobs for t in trajectories)])
+    return torch.from_numpy(behavior), torch.from_numpy(proximal)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -59,7 +60,7 @@ class TrainingTrajectory:
         """Number of action tokens, A."""
         return int(self.turn_lengths.sum())
 
-    @property
+    @cached_property
     def behavior_logprobs(self) -> Float32s:
         """Behaviour log-probabilities float32 [A]."""
         segments = self.trajectory.segments

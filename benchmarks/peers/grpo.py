@@ -36,7 +36,7 @@ from rollout.renderer import Renderer
 PEERS = ROOT / "benchmarks" / "peers"
 SIZES = {  # settings beside those of the demo
     "demo": ["ppo.optimizer.lr=4e-5"],
-    "smollm2": ["ppo.optimizer.lr=1e-6", "rollout.context_tokens=128", "rollout.kv_cache_gib=1"],
+    "smollm2": ["ppo.optimizer.lr=1e-6", "rollout.context_tokens=128", "rollout.kv_cache_gib=2"],
 }
 BRIEF = [  # hardly an evaluation: only updates are timed
     *(f"eval.variants.{name}=null" for name in ("held_out", "rule_11_12_13", "three_tries")),
@@ -226,6 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = args.model or checkpoint(args.size, args.sft_steps, folder)
         batch = [f"ppo.{key}={getattr(args, key)}" for key in ("updates", "episodes", "minibatch")]
         batch += [f"ppo.epochs={args.epochs}", f"ppo.group_size={args.group}"]
+        batch += [f"rollout.in_flight={args.episodes}"]  # TRL generates all of them at once
         settings = [
             "sft.steps=0",
             *BRIEF,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from learner.engine import TrainingEngine
-from learner.parity import parity, parity_metrics
+from learner.parity import correction_metrics, parity, parity_metrics
 from learner.training_trajectory import prepare
 from tests.support.learner import config, save_llama, trajectories
 from tests.support.trajectories import mark_failed
@@ -52,6 +52,40 @@ def test_without_a_token_of_the_version_all_is_zero():
     metrics = parity_metrics(scored_trajectories(), 4)
     assert metrics == {"parity_tokens": 0, "parity_mean_abs": 0, "parity_kl": 0}
     assert parity_metrics([], 3) == metrics
+
+
+@pytest.mark.parametrize("level", ["token", "turn"])
+@pytest.mark.parametrize("correction", ["truncated", "masked", "sequence", "none"])
+def test_correction_metrics_are_of_all_tokens_factors(correction, level):
+    prepared = scored_trajectories()
+    ppo = config(correction=correction, correction_cap=1.1, ratio_level=level).ppo
+    weights, factors, divergences = [], [], []
+    for t in prepared:
+        gaps = t.proximal_logprobs.astype(float) - t.behavior_logprobs
+        weights += np.exp(gaps).tolist()
+        divergences += (np.exp(gaps) - 1 - gaps).tolist()
+        if correction == "sequence" or level == "turn":
+            turns = np.split(gaps, np.cumsum(t.turn_lengths)[:-1])
+            gaps = np.concatenate([np.full(len(turn), turn.sum()) for turn in turns])
+        factors += np.exp(gaps).tolist()
+    if correction == "masked":
+        factors = [w if 1 / 1.1 <= w <= 1.1 else 0.0 for w in factors]
+    else:
+        factors = [1.0 if correction == "none" else min(w, 1.1) for w in factors]
+    metrics = correction_metrics(prepared, ppo)
+    share = sum(factors) ** 2 / (len(factors) * sum(c * c for c in factors))
+    assert metrics["correction_ess"] == pytest.approx(share, rel=1e-9)
+    assert (share < 0.999) == (correction != "none")
+    assert metrics["correction_mean"] == pytest.approx(np.mean(weights), rel=1e-9)
+    assert metrics["correction_kl"] == pytest.approx(np.mean(divergences), rel=1e-9)
+
+
+def test_a_rank_without_trajectories_adds_nothing_to_the_correction():
+    assert correction_metrics([], config(correction="sequence").ppo) == {
+        "correction_ess": 0,
+        "correction_mean": 0,
+        "correction_kl": 0,
+    }
 
 
 def test_it_scores_at_the_temperature_of_sampling_and_leaves_failures_out(tmp_path):
