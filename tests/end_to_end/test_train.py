@@ -3,6 +3,7 @@
 Real Ray, vLLM and DeepSpeed; on one rank, and on two with engines that play ahead.
 """
 
+import functools
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from configs.load import load
 from configs.paths import ROOT
 from configs.schema import RunConfig
 from configs.seeds import update_seeds
-from tests.support.capitals import CAPITALS, LETTERS, broken
+from tests.support.capitals import CAPITALS, LETTERS, broken, capital, letters
 from tests.support.seen import check_exported, check_seen
 
 STAGES = ("start", "sft", "ppo")
@@ -30,7 +31,7 @@ model: {{init: {{layers: 2, hidden: 64, heads: 2, mlp: 128}}}}
 env: {{id: '{CAPITALS}'}}
 sft: {{steps: 150, batch_size: 48, demonstrations: 720, optimizer: {{lr: 2e-3}}}}
 ppo:
-  updates: 12
+  updates: 10
   episodes: 96
   minibatch: 48
   epochs: 4
@@ -101,18 +102,28 @@ class Job(NamedTuple):
         return {r["stage"]: r["success"] for r in self.of("eval") if r["variant"] == variant}
 
 
-@pytest.fixture(scope="module", params=JOBS)
-def job(request, tmp_path_factory):
-    root = tmp_path_factory.mktemp("runs")
-    run, file, keys = root / "whole", root / "capitals.yaml", JOBS[request.param]
-    file.write_text(CONFIGURATION)
-    begin = time.monotonic()
-    code, _, err = finish(
-        cardinal("train", file, "name=whole", f"cluster.root={root}", *keys, env=marked(run))
-    )
-    assert code == 0, err[-3000:]
-    print(f"the job took {time.monotonic() - begin:.0f} s")
-    return Job(run, load(run / "config.yaml"), lines(run / "metrics.jsonl"))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A function from a name in JOBS to that job, which runs once."""
+
+    @functools.cache
+    def run_job(name):
+        root = tmp_path_factory.mktemp("runs")
+        run, file = root / "whole", root / "capitals.yaml"
+        file.write_text(CONFIGURATION)
+        arguments = ("train", file, "name=whole", f"cluster.root={root}", *JOBS[name])
+        begin = time.monotonic()
+        code, _, err = finish(cardinal(*arguments, env=marked(run)))
+        assert code == 0, err[-3000:]
+        print(f"the job on {name} took {time.monotonic() - begin:.0f} s")
+        return Job(run, load(run / "config.yaml"), lines(run / "metrics.jsonl"))
+
+    return run_job
+
+
+@pytest.fixture(params=JOBS)
+def job(request, finished):
+    return finished(request.param)
 
 
 def by_update(seeds, size):
@@ -127,8 +138,13 @@ def test_each_stage_learns_what_it_is_taught(job):
     """Nothing at first; then what the teacher mostly does; then what is rewarded, and only that."""
     own, following = job.success("own"), job.success("next")
     assert own["start"] <= 0.1 and following["start"] <= 0.1
-    assert 0.3 <= own["sft"] <= 0.7 and 0.3 <= following["sft"] <= 0.7
-    assert own["ppo"] >= 0.9 and following["ppo"] <= 0.1
+    assert 0.3 <= own["sft"] <= 0.6 and 0.3 <= following["sft"] <= 0.6
+    assert own["ppo"] >= 0.7 and following["ppo"] <= 0.1
+
+
+def test_two_ranks_take_the_steps_of_one(finished):
+    one, two = ([r["loss"] for r in finished(name).of("sft")] for name in JOBS)
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 def test_every_stage_is_evaluated_on_the_same_questions(job):
@@ -210,16 +226,18 @@ def test_every_kind_of_weight_was_proven_and_every_sync_checked(job):
     assert stages == list(STAGES)
 
 
-def test_the_checkpoints_answer_in_plain_transformers(job):
+def test_the_checkpoints_are_the_policies_that_were_evaluated(job):
+    """In plain transformers they answer as well, letter by letter."""
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    said = {}
+    checkpoints, evaluation = job.folder / "checkpoints", job.cfg.eval
+    seeds = range(evaluation.seed, evaluation.seed + evaluation.episodes)
     for stage in ("sft", "ppo"):
-        folder = job.folder / "checkpoints" / stage
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder)
-        for letter in LETTERS:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoints / stage)
+        model = AutoModelForCausalLM.from_pretrained(checkpoints / stage)
+        right = []
+        for number, letter in enumerate(LETTERS):
             prompt = tokenizer.apply_chat_template(
                 [{"role": "user", "content": letter}],
                 add_generation_prompt=True,
@@ -227,12 +245,12 @@ def test_the_checkpoints_answer_in_plain_transformers(job):
                 return_dict=True,
             )
             answer = model.generate(**prompt, max_new_tokens=4, do_sample=False)
-            begin = prompt["input_ids"].shape[1]
-            text = tokenizer.decode(answer[0, begin:], skip_special_tokens=True)
-            said.setdefault(stage, []).append(text)
-    assert said["ppo"] == list(LETTERS.upper())
-    assert said["sft"] != said["ppo"]
-    with safe_open(job.folder / "checkpoints" / "ppo" / "value_head.safetensors", "pt") as head:
+            sampled = answer[0, prompt["input_ids"].shape[1] :]
+            text = tokenizer.decode(sampled, skip_special_tokens=True)
+            right.append(text == capital(number))
+        success = [all(right[n] for n in letters(seed)) for seed in seeds if not broken(seed)]
+        assert job.success("own")[stage] == pytest.approx(sum(success) / len(success))
+    with safe_open(checkpoints / "ppo" / "value_head.safetensors", "pt") as head:
         assert len(list(head.keys())) > 0
 
 
