@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ParamSpec, TypeVar
 
 import psutil
@@ -25,6 +25,7 @@ from benchmarks.simulation.durations import matched
 from benchmarks.simulation.learner import SimulatedLearner
 from benchmarks.simulation.virtual import Finished, VirtualCluster
 from cluster.buffer import TrajectoryBuffer
+from cluster.handles import BufferHandle
 from cluster.job import Job
 from cluster.lease import Token
 from cluster.ledger import Batch, Ledger
@@ -72,13 +73,13 @@ class TimedLedger(Ledger[Finished]):
 
     spent = 0.0
 
-    def assign(self, versions: list[int], capacity: int) -> dict[int, list[EpisodeRequest]]:
+    def assign(self, versions: list[int | None], capacity: int) -> dict[int, list[EpisodeRequest]]:
         """As Ledger.assign."""
         return self._timed(super().assign, versions, capacity)
 
-    def finish(self, results: list[Finished]) -> None:
+    def finish(self, results: list[Finished]) -> list[tuple[EpisodeRequest, Finished]]:
         """As Ledger.finish."""
-        self._timed(super().finish, results)
+        return self._timed(super().finish, results)
 
     def take(self, update: int) -> Batch[Finished] | None:
         """As Ledger.take."""
@@ -160,15 +161,17 @@ def in_real_time(args: argparse.Namespace, staleness: int, seconds: float) -> Re
     cfg = configuration(args, staleness)
     speeds = matched(cfg, args.rate)
     workers = start_workers(cfg, speeds, args.processes)
-    buffer = TrajectoryBuffer.remote(workers, cfg)  # type: ignore[attr-defined]
-    ray.get([worker.node.remote() for worker in workers] + [buffer.shards.remote(1)])
+    actor = TrajectoryBuffer.remote(workers, cfg)  # type: ignore[attr-defined]
+    buffer = BufferHandle(actor)
+    ray.get(buffer.start.remote())
+    buffer = replace(buffer, epoch=ray.get(buffer.reset.remote()))
     process = buffer_process()
     learner = SimulatedLearner(Job(cfg, Token("", 0), "", workers, buffer), speeds)
     begin, spent = time.monotonic(), _cpu_s(process)
     with watched(process) as memory:
         learner.run(seconds)
     wall, spent = time.monotonic() - begin, _cpu_s(process) - spent
-    ray.kill(buffer)
+    ray.kill(actor)
     for worker in workers:
         worker.shutdown.remote()
     return report(cfg, learner.records, memory, wall, spent)

@@ -5,6 +5,8 @@ The trajectory buffer calls them as it calls a `cluster.actors.RolloutActor`.
 
 from __future__ import annotations
 
+import asyncio
+import os
 from dataclasses import dataclass
 
 import ray
@@ -12,7 +14,7 @@ from ray import ObjectRef
 
 from benchmarks.simulation.durations import Speeds
 from benchmarks.simulation.engine import simulated_worker
-from cluster.handles import PackedBucket, SummaryColumns
+from cluster.handles import BlockRows, Environments, Finished, PackedBucket
 from configs.schema import RunConfig
 from rollout.engine_load import EngineLoad
 from rollout.episode import EpisodeRequest
@@ -21,7 +23,10 @@ from rollout.worker import block_age_s
 
 ENGINES_OF_A_NODE = 8  # load weights one after another
 CALLS = 1000  # at once, of all workers of a process
-METHODS = ("node", "submit", "drop", "next_block", "receive", "pop_load", "shutdown")
+METHODS = (
+    *("start", "reconfigure", "node", "heartbeat", "enter", "submit", "next_block", "replay"),
+    *("receive", "pop_load", "shutdown"),
+)
 
 
 @ray.remote(num_cpus=0, max_concurrency=CALLS)
@@ -32,23 +37,47 @@ class SimulatedActor:
         rollout = cfg.rollout
         sizes = rollout.in_flight, rollout.block, block_age_s(rollout.workers)
         self._workers = {w: simulated_worker(speeds, *sizes) for w in workers}
+        self._epochs = dict.fromkeys(workers, 0)
+
+    async def start(self, worker: int) -> int:
+        """As of RolloutActor."""
+        return os.getpid()
+
+    async def reconfigure(self, worker: int, cfg: RunConfig, environments: Environments) -> None:
+        """As of RolloutActor."""
+
+    async def heartbeat(self, worker: int, seconds: float) -> int:
+        """As of RolloutActor."""
+        await asyncio.sleep(seconds)
+        return os.getpid()
 
     async def node(self, worker: int) -> str:
         """Where it would be."""
         return f"node {worker // ENGINES_OF_A_NODE}"
 
-    async def submit(self, worker: int, requests: list[EpisodeRequest]) -> None:
+    async def enter(self, worker: int, epoch: int) -> None:
         """As of RolloutActor."""
-        await self._workers[worker].submit(requests)
+        if epoch > self._epochs[worker]:
+            self._epochs[worker] = epoch
+            await self._workers[worker].drop()
 
-    async def drop(self, worker: int) -> None:
+    async def submit(self, worker: int, epoch: int, requests: list[EpisodeRequest]) -> None:
         """As of RolloutActor."""
-        await self._workers[worker].drop()
+        await self.enter(worker, epoch)
+        if epoch == self._epochs[worker]:
+            await self._workers[worker].submit(requests)
 
     @ray.method(num_returns=2)
-    async def next_block(self, worker: int) -> tuple[Block, SummaryColumns]:
+    async def next_block(self, worker: int) -> tuple[Block, Finished]:
         """As of RolloutActor."""
-        return await self._workers[worker].next_block()
+        block, columns = await self._workers[worker].next_block()
+        return block, Finished(self._epochs[worker], columns)
+
+    async def replay(
+        self, worker: int, requests: list[EpisodeRequest], played: list[BlockRows]
+    ) -> tuple[float, int]:
+        """As of RolloutActor; there are no log-probabilities that could differ."""
+        return 0.0, len(requests)
 
     async def receive(
         self, worker: int, version: int, refs: list[ObjectRef[PackedBucket]]

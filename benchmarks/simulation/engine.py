@@ -89,6 +89,7 @@ class SimulatedEngine:
 
     def _record(self, sequences: int, tokens: int = 0) -> None:
         self._running += sequences
+        self._load.requests(sequences)
         self._load.record(
             SimpleNamespace(num_running_reqs=self._running),
             SimpleNamespace(num_generation_tokens=tokens),

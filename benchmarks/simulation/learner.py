@@ -22,6 +22,10 @@ from report.metrics import Record
 WEIGHTS = [[("weights", torch.zeros(2**18))]]  # one bucket of 1 MiB
 
 
+def _nowhere(kind: str, **fields: object) -> None:
+    """There is no metrics file."""
+
+
 class RankTimes(NamedTuple):
     """Of one rank in one update: seconds of training, and tokens that it trained on."""
 
@@ -35,7 +39,7 @@ class SimulatedLearner:
     def __init__(self, job: Job, speeds: Speeds) -> None:
         self._job, self._speeds, self._ranks = job, speeds, job.cfg.learner.ranks
         self._lockstep = threading.Barrier(self._ranks)
-        self._collectors = [Collector(job, rank) for rank in range(self._ranks)]
+        self._collectors = [Collector(job, rank, _nowhere) for rank in range(self._ranks)]
         self._times: list[RankTimes] = [RankTimes(0.0, 0)] * self._ranks
         self._publishing: Publishing | None = None
         self._over = False
