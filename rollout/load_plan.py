@@ -111,6 +111,7 @@ class CopyRecorder(TorchDispatchMode):
         self._arrays: list[tuple[weakref.ref[NDArray[np.uint8]], list[_Source]]] = []
         self._places: dict[int, Place] = {}
         self._targets: dict[Place, Target] = {}
+        self._hidden = False  # something was written whose memory is not to be seen
 
     def add_sources(self, data: NDArray[np.uint8], named: list[NamedTensor]) -> None:
         """Tensors that will be loaded, views of `data`, which is not kept alive."""
@@ -133,7 +134,7 @@ class CopyRecorder(TorchDispatchMode):
         Returns:
             None where a parameter is neither, or nothing was seen.
         """
-        if not self._targets:
+        if self._hidden or not self._targets:
             return None
         for target in self._targets.values():
             if target.foreign:
@@ -151,7 +152,9 @@ class CopyRecorder(TorchDispatchMode):
         """Run the operation, and note where it wrote to."""
         result = func(*args, **(kwargs or {}))
         for argument, value in zip(func._schema.arguments, args, strict=False):
-            if argument.is_write and isinstance(value, torch.Tensor) and not value.is_meta:
+            if not (argument.is_write and isinstance(value, torch.Tensor)):
+                continue
+            if value.numel() and not value.is_meta:
                 self._note(func, value, args)
         return result
 
@@ -165,7 +168,7 @@ class CopyRecorder(TorchDispatchMode):
             self._targets[place] = Target(*place, shape, parameter.dtype, [])
         target = self._targets[place]
         source = self._source(args[1]) if func is aten.copy_.default else None
-        if source is None or args[1].shape != written.shape:
+        if source is None or (args[1].shape, parameter.dtype) != (written.shape, written.dtype):
             target.foreign = str(func)
             return
         part = Strided.of(written, parameter.data_ptr())
@@ -174,7 +177,8 @@ class CopyRecorder(TorchDispatchMode):
 
     def _place(self, tensor: torch.Tensor) -> Place | None:
         """The parameter or buffer that a tensor is a part of."""
-        pointer = tensor.untyped_storage().data_ptr()
+        pointer = _pointer(tensor)
+        self._hidden |= not pointer
         place = self._places.get(pointer)
         if place is None or _pointer(getattr(*place, None)) != pointer:
             self._places = {
@@ -299,4 +303,8 @@ def _samples(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _pointer(tensor: torch.Tensor | None) -> int:
-    return 0 if tensor is None else tensor.untyped_storage().data_ptr()
+    """Where a tensor's memory begins; 0 where it has none, or a subclass hides it."""
+    try:
+        return 0 if tensor is None else tensor.untyped_storage().data_ptr()
+    except (RuntimeError, ValueError):
+        return 0

@@ -59,7 +59,8 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
     The first update goes through vLLM's layerwise reload, which builds every layer anew and takes
     many times as long as a copy. What it copies is recorded: the following updates make the same
     copies, straight from shared memory, where that gives the same (`LoadPlan`). Where it does not,
-    because a layer is quantized or a mixture of experts, each update is as the first.
+    because a layer is quantized or a mixture of experts, or the engine sleeps and loses its memory,
+    each update is as the first.
     """
 
     init_info_cls = ObjectStoreInit
@@ -116,7 +117,8 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
             for method, kernel in self._expert_kernels:
                 if method.moe_kernel is None:  # nothing of this layer has arrived
                     method.moe_kernel = kernel
-            self.plan = self._recorder.plan(_may_copy, _is_packed)
+            if not self.vllm_config.model_config.enable_sleep_mode:  # what is not copied is lost
+                self.plan = self._recorder.plan(_may_copy, _is_packed)
         self.refresh_packed_linears()
 
     def _read(self, message: BucketMessage) -> NDArray[np.uint8]:

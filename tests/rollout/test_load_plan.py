@@ -202,6 +202,32 @@ def test_a_copy_from_elsewhere_is_no_copy_of_a_source():
     assert recorder.plan(lambda module: True, repacked) is None
 
 
+class Hidden(torch.Tensor):
+    """A tensor without memory of its own, as quantized ones are."""
+
+    @staticmethod
+    def __new__(cls, shape):
+        return torch.Tensor._make_wrapper_subclass(cls, shape)
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return args[0]
+
+
+def test_a_write_to_memory_that_is_not_seen_has_no_plan():
+    model = Model()
+    recorder = CopyRecorder(model)
+    for data, views in buckets(weights(0)):
+        recorder.add_sources(data, views)
+        with recorder:
+            model.load_weights(views)
+            torch.zeros(0).copy_(torch.zeros(0))  # nothing is written
+    assert recorder.plan(lambda module: True, repacked) is not None
+    with recorder:
+        Hidden((HIDDEN,)).copy_(torch.zeros(HIDDEN))
+    assert recorder.plan(lambda module: True, repacked) is None
+
+
 def test_an_update_may_leave_weights_out_but_not_a_part_of_one():
     model = Model()
     plan = record(model, weights(0))

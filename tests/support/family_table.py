@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
@@ -27,7 +28,12 @@ from safetensors.torch import load_file, save_file
 import tests.support.cpu_torchvision  # noqa: F401 - before transformers
 from configs.model_claims import UNSYNCED
 from configs.schema import RolloutConfig, RunConfig
+from rollout.bucket import NamedTensor, pack
+from rollout.bucket_file import BucketFile
 from tests.support.families import Family, families, given_up, save_tiny
+
+if TYPE_CHECKING:
+    from rollout.weight_receiver import ObjectStoreReceiver
 
 PAGE = Path(__file__).parents[2] / "docs/compatibility.md"
 BEGIN, END = "<!-- families -->", "<!-- /families -->"
@@ -157,9 +163,9 @@ class EngineModels:
 
     def sync(self, folder: Path) -> str:
         """What the column says: after a sync, the model is the one loaded from the export."""
-        from vllm.config import set_current_vllm_config
+        from vllm.config import WeightTransferConfig, set_current_vllm_config
 
-        from rollout.weight_receiver import ObjectStoreReceiver
+        from rollout.weight_receiver import CHANNEL, ObjectStoreReceiver
 
         (folder / "export/value_head.safetensors").unlink(missing_ok=True)
         try:
@@ -169,22 +175,43 @@ class EngineModels:
             return f"vLLM does not load it here: {_why(_innermost(error))}"
         try:
             published = list(load_file(folder / "published.safetensors").items())
-            receiver = object.__new__(ObjectStoreReceiver)  # without a worker around it
-            receiver.model, receiver.model_config = model, config.model_config  # type: ignore[attr-defined]
+            receiver = ObjectStoreReceiver(  # without a worker around it
+                WeightTransferConfig(backend=CHANNEL),
+                config,  # type: ignore[arg-type]
+                torch.device("cpu"),
+                model,
+            )
             with set_current_vllm_config(config):  # type: ignore[arg-type]
-                receiver.start_weight_update()
-                for begin in range(0, len(published), 7):
-                    model.load_weights(published[begin : begin + 7])  # type: ignore[operator]
-                receiver.finish_weight_update()
+                for factor in (1.5, 1.0):  # the second update may be made of copies
+                    receiver.start_weight_update()
+                    for begin in range(0, len(published), 7):
+                        _load(receiver, published[begin : begin + 7], factor)
+                    receiver.finish_weight_update()
             assert_equal(_state(expected), _state(model))
         except Exception as error:  # noqa: BLE001 - likewise
             return f"no: {_why(_innermost(error))}"
         return YES
 
 
+def _load(receiver: ObjectStoreReceiver, named: list[NamedTensor], factor: float) -> None:
+    bucket = pack([(n, t * factor if t.is_floating_point() else t) for n, t in named])
+    with BucketFile([bucket.header]) as file:
+        file.write(0, bucket)
+        message = file.message(0, bucket.header)
+        receiver.receive_weights(receiver.parse_update_info(message))
+
+
 def _state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every tensor, and of linear layers that keep a packed copy alone what they compute."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: tensor.detach().float() for name, tensor in tensors.items() if tensor.numel()}
+    state = {name: tensor.detach().float() for name, tensor in tensors.items() if tensor.numel()}
+    module: Any
+    for name, module in model.named_modules():
+        if hasattr(module, "cpu_linear") and hasattr(module, "input_size_per_partition"):
+            inputs = torch.linspace(-1, 1, 3 * module.input_size_per_partition).view(3, -1)
+            weight = module.weight
+            state[f"{name}.output"] = module.cpu_linear(inputs, weight, None).detach().float()
+    return state
 
 
 def _innermost(error: BaseException) -> BaseException:
