@@ -23,7 +23,8 @@ from configs.schema import PACKINGS
 from rollout.pictures import Picture
 
 # Costs of a plan in tokens' worth of compute, measured on a CPU with 1-3M parameters.
-MICROBATCH_COST = 32  # one more forward and backward pass
+MICROBATCH_COST = 64  # one more forward and backward pass
+RECURRING_TOKENS = 512  # a bucket's rows are a multiple of 2^k, which have at most so many tokens
 PACKED_FACTOR = 1.2  # the block mask, and attention that cannot use the causal kernel
 
 Ints = NDArray[np.integer]
@@ -213,12 +214,12 @@ def append_rows(microbatch: MicroBatch, other: MicroBatch) -> MicroBatch:
 def _plan_padded(lengths: Ints, token_budget: int) -> PackingPlan:
     """Cut the sequences, sorted by length, where padding costs more than another microbatch.
 
-    Exact dynamic programme over distinct lengths: a bucket of n sequences padded to its
+    Exact dynamic programme over the places to cut at: a bucket of n sequences padded to its
     longest costs n * longest tokens and one MICROBATCH_COST for each budget's worth of rows.
     """
     order = np.argsort(-lengths, kind="stable")
     longest = lengths[order]
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(longest)) + 1])
+    starts = np.append(0, np.flatnonzero(_may_cut(longest)) + 1)
     ends = np.append(starts[1:], len(order))
     widths = longest[starts]
     rows = np.maximum(1, token_budget // widths)
@@ -236,6 +237,19 @@ def _plan_padded(lengths: Ints, token_budget: int) -> PackingPlan:
         plan = _split_evenly([[index] for index in indices], step) + plan
         b = a
     return float(best[-1]), plan
+
+
+def _may_cut(lengths: Ints) -> NDArray[np.bool_]:
+    """Whether a bucket may end after each of the descending lengths but the last.
+
+    Short sequences are cut at every 2^k-th, so that shapes recur: oneDNN compiles kernels for
+    each new one, which takes longer than a small microbatch.
+    """
+    step = 1 << max(0, int(RECURRING_TOKENS // lengths[0]).bit_length() - 1)
+    if step == 1:
+        return lengths[1:] < lengths[:-1]
+    places = np.arange(1, len(lengths))
+    return (places % step == 0) | (lengths[1:] < 0.75 * lengths[:-1])
 
 
 def _plan_packed(lengths: Ints, token_budget: int) -> PackingPlan:

@@ -106,6 +106,26 @@ def test_padded_rows_hold_sequences_of_similar_length():
     assert sorted(m.token_ids.shape for m in packed) == [(50, 10), (50, 100)]
 
 
+def test_shapes_of_short_sequences_recur():
+    shapes, tokens, rng = set(), 0, np.random.default_rng(0)
+    for _ in range(50):
+        lengths = 7 + rng.binomial(18, 0.5, 64)
+        sequences = [Sequence(np.ones(n, int), np.arange(n) > 0) for n in lengths]
+        packed = microbatches(sequences, 4096, "padded")
+        tokens += sum(m.token_ids.numel() for m in packed) / lengths.sum() / 50
+        assert all(len(m.token_ids) % 16 == 0 for m in packed)
+        shapes |= {tuple(m.token_ids.shape) for m in packed}
+    assert len(shapes) < 40
+    assert tokens < 1.2
+
+
+def test_long_sequences_are_cut_at_every_length():
+    lengths = [900, 600, 590, 300]
+    sequences = [Sequence(np.ones(n, int), np.arange(n) > 0) for n in lengths]
+    packed = microbatches(sequences, 4096, "padded")
+    assert sorted(m.token_ids.shape for m in packed) == [(1, 300), (1, 900), (2, 600)]
+
+
 def test_auto_packs_where_padding_is_expensive():
     sequences = [Sequence(np.ones(n, int), np.arange(n) > 0) for n in [30] + [3] * 10]
     (m,) = microbatches(sequences, 4096, "auto")
