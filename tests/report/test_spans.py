@@ -92,6 +92,17 @@ def test_it_lasts_until_another_process_takes_its_place_or_the_run_is_killed(
     assert found["idle"] == (5000.0, 5007.0, True)
 
 
+def test_it_lasts_at_least_until_its_own_last_line(tmp_path, clocks, monkeypatch):
+    old = SpanFile(tmp_path, "learner rank 0")
+    old.begin(1, "main", "take", {})
+    monkeypatch.setattr(module.os, "getpid", lambda: 2)
+    clocks["monotonic"], clocks["time"] = 101.0, 5001.0
+    SpanFile(tmp_path, "learner rank 0").begin(1, "main", "publish", {})
+    clocks["monotonic"] = 105.0  # its successor has begun, and it does not know
+    old.begin(2, "main", "learn", {})
+    assert times(read_spans(tmp_path))["learn"] == (5005.0, 5005.0, True)
+
+
 def test_every_line_is_on_disk_when_the_call_returns(tmp_path):
     file = SpanFile(tmp_path, "rollout worker 1")
     file.begin(1, "engine", "busy", {})

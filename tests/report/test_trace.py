@@ -6,13 +6,13 @@ import pytest
 
 from configs.load import ConfigError
 from report.spans import Count, Process, Recorded, Span
-from report.trace import choose, clip, own_seconds, shares, trace_events, updates
+from report.trace import choose, clip, own_seconds, shares, trace_events, tracks, updates
 from tests.support.trace_format import check_trace
 
 RANK_0 = Process("learner rank 0", 10, "node-1", "b1")
 RANK_1 = Process("learner rank 1", 10, "node-2", "b2")
 BUFFER = Process("trajectory buffer", 11, "node-1", "b1")
-WORKERS = [Process(f"rollout worker {i}", 20 + i, "node-2", "b2") for i in (0, 2, 10)]
+WORKERS = [Process(f"rollout worker {i}", 40 - i, "node-2", "b2") for i in (0, 2, 10)]
 
 
 def span(process, name, begin, end, track="main", **args):
@@ -32,6 +32,7 @@ def recorded():
             span(RANK_0, "step", at + 7, at + 8),
             span(RANK_0, "wait for weights", at + 9, at + 10),
             span(RANK_0, "batch", at + 6, at + 12, "next batch"),
+            span(RANK_1, "update", at + 1, at + 9, update=update),
             span(RANK_1, "learn", at + 6, at + 9),
             span(BUFFER, "weights travel", at + 9, at + 10, "weights", version=update),
         ]
@@ -108,6 +109,11 @@ def test_seconds_inside_another_span_are_not_its_own():
         "step": 2.0,
         "wait for weights": 2.0,
     }
+
+
+def test_the_main_track_comes_first():
+    spans = [span(RANK_0, name, 0, 1, name) for name in ("a thread", "main", "next batch")]
+    assert [track for _, track in tracks(spans)] == ["main", "a thread", "next batch"]
 
 
 def test_shares_say_who_waits():
