@@ -46,3 +46,14 @@ def test_each_call_begins_anew(clock):
     assert recorder.pop() == (1.0, 3.0, 3.0, 0)
     recorder.record(None)
     assert recorder.pop() == (0.0, 0.0, 0.0, 0)
+
+
+def test_tokens_count_once_also_without_statistics_of_the_scheduler(clock):
+    """A step without them says nothing of what runs."""
+    recorder = LoadRecorder()
+    recorder.record(SimpleNamespace(num_running_reqs=2), made(1))
+    clock.time += 1.0
+    recorder.record(None, made(3))
+    clock.time += 1.0
+    assert recorder.pop() == (2.0, 2.0, 2.0, 40)
+    assert recorder.pop().tokens == 0
