@@ -230,7 +230,7 @@ async def test_nothing_that_was_collected_or_taken_outlives_a_restart():
     call = await begun(run.collect(requests(4)))
     await worker.finish()
     await call
-    assert len(buffer.first(9)) == 4
+    assert buffer.first(9) == [("block 1", [row]) for row in range(4)]
     for _ in range(2):  # the second time after rank 1 had died before it took its share
         run = await entered(buffer)
         await run.publish(0, [])
@@ -264,7 +264,7 @@ async def test_weights_of_a_dead_learner_count_for_nothing(playing):
     assert worker.playing == [], "update 3 needs weights of version 2"
     await run.publish(2, [])
     await settle()
-    assert len(worker.playing) == EPISODES
+    assert worker.playing == [f"ppo/000003/{i:06d}" for i in range(EPISODES)]
 
 
 @asynchronous

@@ -100,3 +100,15 @@ def test_while_weights_load_it_is_neither_busy_nor_idle(clock, states):
         ("loading", 6.0),
     ]
     assert recorder.pop().busy_s == 4.0
+
+
+def test_tokens_count_once_also_without_statistics_of_the_scheduler(clock):
+    """A step without them says nothing of what runs."""
+    recorder = LoadRecorder()
+    recorder.requests(1)
+    recorder.record(SimpleNamespace(num_running_reqs=2), made(1))
+    clock.time += 1.0
+    recorder.record(None, made(3))
+    clock.time += 1.0
+    assert recorder.pop() == (2.0, 2.0, 2.0, 40)
+    assert recorder.pop().tokens == 0

@@ -1,6 +1,7 @@
 """Episodes: tokens stay as sampled across turns, limits end as they should, failures are failed."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,33 @@ def test_a_retry_grows_the_same_segment(renderer):
     assert engine.seeds[0] != engine.seeds[1]
 
 
+def test_a_turn_says_what_its_verifier_said(renderer):
+    t, _ = run(renderer, ["1+1", gold()])
+    env = make(GP, {"prompt_style": "brief", "verify_iter": 3})
+    env.reset(seed=3)
+    said = [env.step(answer)[-1]["message"] for answer in ("1+1", gold())]
+    assert [turn.message for turn in t.turns] == said
+    assert said[0] != said[1]
+
+
+def test_each_token_has_the_version_that_sampled_it(renderer):
+    """Weights may arrive within an answer."""
+    engine = ScriptedEngine(renderer, [gold()])
+    generate = engine.generate
+
+    async def updated(prompt_ids, **options):
+        completion = await generate(prompt_ids, **options)
+        return replace(completion, versions=[4 + i // 2 for i in range(len(completion.versions))])
+
+    engine.generate = updated
+    request, env = EpisodeRequest("a", "v", 3, 3), make(GP, {"prompt_style": "brief"})
+    t = asyncio.run(run_episode(request, InProcess(env), engine, renderer, LIMITS))
+    (segment,) = t.segments
+    versions = segment.policy_versions[segment.action_mask].tolist()
+    assert versions == [4 + i // 2 for i in range(len(versions))]
+    assert t.oldest_version == 4 < max(versions)
+
+
 def test_an_episode_renders_like_a_demonstration(renderer):
     """SFT and PPO see the same tokens for the same conversation."""
     t, _ = run(renderer, ["1+1", gold()])
@@ -113,6 +141,13 @@ def test_only_an_exhausted_context_truncates(renderer):
     assert t.end == "truncated"
     assert t.metrics["success"] == 0.0
     assert len(t.segments[0].token_ids) == t.segments[0].turns[-1].end
+
+
+def test_one_token_of_room_is_room(renderer):
+    prompt = len(run(renderer, [gold()])[1].prompts[0])
+    limits = EpisodeLimits(answer_tokens=16, context_tokens=prompt + 1, episode_deadline_s=5)
+    t, engine = run(renderer, [""], limits=limits)
+    assert (engine.caps, t.end, len(t.turns)) == ([1], "truncated", 1)
 
 
 def test_exhausted_attempts_truncate_and_may_carry_the_next_prompt(renderer):

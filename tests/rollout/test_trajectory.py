@@ -90,7 +90,8 @@ def test_arrow_round_trip(shape):
             spans.append((at + 2, at + 2 + length))
             at += 2 + length
         segments.append(segment(spans, at + 1, i))
-    ts = [trajectory("a", tuple(segments)), trajectory("b"), mark_failed(trajectory("c"), "why")]
+    ts = [trajectory("a", tuple(segments)), mark_failed(trajectory("b"), "why")]
+    ts += [trajectory("c"), trajectory("d", end="truncated", bootstrap=True)]
     back = from_block(Block(*(travelled(table) for table in to_block(ts))))
     assert all(same(a, b) for a, b in zip(ts, back, strict=True))
 
