@@ -46,9 +46,10 @@ class FakeEngine:
 
 
 class FakeWorker:
-    def __init__(self, settings, renderer, environments, limits, processes, in_flight, block):
+    def __init__(self, settings, renderer, environments, limits, processes, in_flight, block, age):
         self.settings, self.environments, self.limits = settings, environments, (limits, processes)
         self.in_flight, self.block, self.engine, self.starts = in_flight, block, None, 0
+        self.age = age
 
     async def start(self):
         self.starts += 1
@@ -90,6 +91,10 @@ def debug(*overrides):
     return load("gp_l_debug", overrides)
 
 
+def test_a_worker_among_many_sends_partial_blocks_less_often(make):
+    assert make(debug("rollout.workers=40"))._worker.age == 2.0
+
+
 def test_the_engine_is_started_as_the_run_is_configured(make):
     overrides = (
         "rollout.in_flight=7",
@@ -102,7 +107,7 @@ def test_the_engine_is_started_as_the_run_is_configured(make):
     )
     worker = make(debug(*overrides), channel="nccl")._worker
     settings = worker.settings
-    assert (worker.in_flight, worker.block) == (7, 5)
+    assert (worker.in_flight, worker.block, worker.age) == (7, 5, 0.2)
     assert (settings.folder, settings.channel, settings.dtype) == ("folder", "nccl", "float32")
     assert (settings.max_sequences, settings.context_tokens, settings.threads) == (7, 99, 2)
     assert (settings.kv_cache_gib, settings.gpu_memory, settings.seed) == (0.5, 0.4, 3)
