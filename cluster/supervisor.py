@@ -229,7 +229,9 @@ class Supervisor:
         self.nodes[index] = await wait_for_async(node, name, "name its node", seconds, key)
 
     def _note(self, kind: str, index: int, cause: str, **fields: object) -> None:
-        incident = {"kind": kind, "who": _name(index), "cause": cause, "at": time.time()}
+        who = _name(index)
+        cause = cause.removeprefix(f"{who} ")
+        incident = {"kind": kind, "who": who, "cause": cause, "at": time.time()}
         self.incidents.append(incident | fields)
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
