@@ -272,17 +272,22 @@ def measure(
 
 
 def write(page: Path, results: list[Result]) -> None:
-    """Replace the page's table."""
+    """Replace the page's rows of the parts that were measured; those of others stay."""
     text = page.read_text()
-    before, after = text.split(TABLE_BEGIN)[0], text.split(TABLE_END)[1]
+    before, old = text.split(TABLE_BEGIN)
+    old, after = old.split(TABLE_END)
+    measured = {result.part for result in results}
+    rows = [row for row in old.splitlines() if row.startswith("| ")][2:]
+    rows = [row for row in rows if row.split(" | ")[0].removeprefix("| ") not in measured]
+    rows += [result.row() for result in results]
     head = (
         "| part | fault | phase | found after, s | full speed after, s | episodes played again "
         "| outcome |\n| --- | --- | --- | --- | --- | --- | --- |"
     )
     load = f"{os.getloadavg()[0]:.0f}"
     stamp = f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, load {load} at the end."
-    rows = "\n".join(result.row() for result in results)
-    page.write_text(f"{before}{TABLE_BEGIN}\n{stamp}\n\n{head}\n{rows}\n{TABLE_END}{after}")
+    table = "\n".join([head, *rows])
+    page.write_text(f"{before}{TABLE_BEGIN}\n{stamp}\n\n{table}\n{TABLE_END}{after}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -298,7 +303,7 @@ def main(arguments: list[str] | None = None) -> None:
         for result in measure(Path(root), options.only, options.phases, options.signals):
             print(result.row(), flush=True)
             results.append(result)
-    if options.write:
+    if options.write and results:
         write(options.write, results)
 
 

@@ -22,7 +22,9 @@ from configs.schema import RunConfig
 from report.metrics import Record
 from rollout.episode import EpisodeRequest
 
+PROOF_S = 5.0  # to wait for a trajectory of the last weights, where others play
 SAMPLES = 4  # trajectories of the last weights, against which a new engine is compared
+LATER = "left to the next batch"
 Loaded = Callable[[], Awaitable[None]]
 
 
@@ -47,7 +49,8 @@ class EngineWeights:
         self.versions = [-1] * len(workers)
         self.last: Weights | None = None
         self._samples: list[tuple[EpisodeRequest, BlockRows]] = []
-        self._changed = asyncio.Event()
+        self._news = asyncio.Event()  # of samples, or of other weights
+        self._joining = asyncio.Lock()  # no publish begins while a new engine joins
 
     def forget(self) -> None:
         """An epoch has begun: what engines have is of a learner that is no more."""
@@ -63,8 +66,7 @@ class EngineWeights:
     def _replace_last(self, weights: Weights | None) -> None:
         self.last = weights
         self._samples.clear()
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._news.set()
 
     async def publish(
         self, version: int, refs: list[ObjectRef[PackedBucket]], playing: bool, loaded: Loaded
@@ -85,8 +87,9 @@ class EngineWeights:
             As `TrajectoryBuffer.publish`.
         """
         weights = Weights(version, refs)
-        self._replace_last(weights)
-        begin, present = time.monotonic(), self._supervisor.present()
+        async with self._joining:
+            self._replace_last(weights)
+            begin, present = time.monotonic(), self._supervisor.present()
         paused = dict.fromkeys(range(len(self._workers)), 0.0)
 
         async def load(indices: list[int]) -> None:
@@ -121,50 +124,69 @@ class EngineWeights:
         return await self._supervisor.ask(index, what, ref, seconds, "sync_deadline_s")
 
     async def bring(self, index: int) -> Record:
-        """Bring the last weights to a new engine, newer ones too if they come meanwhile.
+        """Bring the last weights to a new engine, and prove them; it then joins the others.
 
         Returns:
             How they were proven.
         """
-        proof: Record = {"proof": "there are none yet"}
         self.versions[index] = -1
-        while (weights := self.last) is not None:
-            changed = self._changed
-            try:
-                await self._receive(index, weights)
-            except SourceLost:  # the learner died with them; the next one publishes first
-                await changed.wait()
-                continue
-            proof = await self._prove(index, weights.version)
-            if self.last is weights:
-                self.versions[index] = weights.version
+        proof, weights, end = None, None, time.monotonic() + PROOF_S
+        while proof is None and time.monotonic() < end:
+            weights = await self._receive_last(index, weights)
+            if weights is None:
                 break
-        return proof
+            proof = await self._prove(index, weights)
+        async with self._joining:
+            weights = await self._receive_last(index, weights)
+            if weights is not None and self.last is weights:
+                self.versions[index] = weights.version
+        return proof or {"proof": LATER}
 
-    async def _prove(self, index: int, version: int) -> Record:
+    async def _receive_last(self, index: int, held: Weights | None) -> Weights | None:
+        """The last weights, once an engine that has `held` has them; None: there are none.
+
+        They may have died with the learner; the next one publishes before anything else.
+        """
+        weights = self.last
+        if weights is None or weights is held:
+            return weights
+        try:
+            await self._receive(index, weights)
+        except SourceLost:
+            return None
+        return weights
+
+    async def _prove(self, index: int, weights: Weights) -> Record | None:
         """Have a new engine play again what others have played under the same weights.
 
-        Where there is nothing, the learner compares the batch that it plays with its own weights,
+        Where it is alone, the learner compares the batch that it plays with its own weights,
         before those of the update go anywhere.
+
+        Returns:
+            How it went; None where others have played nothing yet under these weights.
 
         Raises:
             ParityError: it plays with other weights.
         """
         if not self._cfg.cluster.weight_proof:
             return {"proof": "cluster.weight_proof=false"}
-        samples = list(self._samples)
-        if not samples:
-            return {"proof": "left to the next batch"}
-        requests, rows = [request for request, _ in samples], [rows for _, rows in samples]
-        call, seconds = self._workers[index].replay.remote(requests, rows), self._cfg.cluster
-        apart, tokens = await self._supervisor.ask(
-            index, "play a few episodes again", call, seconds.block_deadline_s, "block_deadline_s"
-        )
+        if not self._samples:
+            if not self._supervisor.present():
+                return {"proof": LATER}
+            self._news.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), PROOF_S)
+        if not self._samples or self.last is not weights:
+            return None
+        requests, rows = map(list, zip(*self._samples, strict=True))
+        call, what = self._workers[index].replay.remote(requests, rows), "play episodes again"
+        seconds, key = self._cfg.cluster.block_deadline_s, "block_deadline_s"
+        apart, tokens = await self._supervisor.ask(index, what, call, seconds, key)
         limit = parity_limit(self._cfg)
         if apart > limit:
             raise ParityError(
-                f"its log-probabilities under weights of version {version} differ by {apart:.2g} "
-                f"on average from those of the engines before, more than {limit:g}"
+                f"its log-probabilities under weights of version {weights.version} differ by "
+                f"{apart:.2g} on average from those of other engines, more than {limit:g}"
             )
         return {"proof": "replayed", "proof_tokens": tokens, "proof_mean_abs": apart}
 
@@ -174,3 +196,4 @@ class EngineWeights:
         wholly = self.last is not None and oldest_version == self.last.version
         if drawn and wholly and len(self._samples) < SAMPLES:
             self._samples.append((request, rows))
+            self._news.set()

@@ -65,7 +65,7 @@ class Supervisor:
         self._parts = [Part(cfg.rollout.max_restarts, now) for _ in workers]
         self._pids = [0] * len(workers)
         self.nodes = [""] * len(workers)
-        self._gone: list[asyncio.Future[str]] = []
+        self._gone: list[asyncio.Future[RunFailure]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Future[list[None]] | None = None
         self.incidents: list[Record] = []
@@ -112,12 +112,10 @@ class Supervisor:
                 if not _tells_of_a_loss(failure):
                     raise
                 await self._lose(index, failure)
-                if not self._replaceable:
-                    raise
         answer.add_done_callback(_forget)
-        raise WorkerGone(gone.result())
+        raise WorkerGone(str(gone.result())) if self._replaceable else gone.result()
 
-    async def _watch(self, index: int, gone: asyncio.Future[str]) -> None:
+    async def _watch(self, index: int, gone: asyncio.Future[RunFailure]) -> None:
         """Ask a worker for signs of life, until it is lost.
 
         Its answer comes after a beat; an end of the actor or of its engine comes at once.
@@ -149,7 +147,7 @@ class Supervisor:
         if gone.done():
             return
         cause, served = str(failure), part.present
-        gone.set_result(cause)
+        gone.set_result(failure)
         if not served:
             return  # it had not served yet: `_bring_back` is at it
         part.lose(cause, time.monotonic())
@@ -229,7 +227,9 @@ class Supervisor:
         self.nodes[index] = await wait_for_async(node, name, "name its node", seconds, key)
 
     def _note(self, kind: str, index: int, cause: str, **fields: object) -> None:
-        incident = {"kind": kind, "who": _name(index), "cause": cause, "at": time.time()}
+        who = _name(index)
+        cause = cause.removeprefix(f"{who} ")
+        incident = {"kind": kind, "who": who, "cause": cause, "at": time.time()}
         self.incidents.append(incident | fields)
 
     def _run(self, work: Coroutine[None, None, None]) -> None:

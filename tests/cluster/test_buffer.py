@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,6 @@ from tests.support.learner import config
 from tests.support.local_ray import local_ray
 from tests.support.scripted_worker import ScriptedWorkerBase
 from tests.support.trajectories import mark_failed
-
-MARKS = tempfile.mkdtemp(prefix="cardinal-test-")
 
 
 @ray.remote(max_concurrency=8, num_cpus=0, max_restarts=-1)
@@ -65,7 +62,7 @@ class ScriptedWorker(ScriptedWorkerBase):
 
     async def _play(self, request):
         self.played.append((request.id, self.version))
-        if request.variant == "dies" or (request.variant == "dies once" and first(request.id)):
+        if request.variant == "dies" or first_time(request.variant):
             os._exit(1)
         if request.variant == "hangs":
             epoch = self.epoch
@@ -81,12 +78,12 @@ class ScriptedWorker(ScriptedWorkerBase):
         return self.played, self.loading
 
 
-def first(name):
-    """Whether an episode is played for the first time, by whichever process."""
-    try:
-        Path(MARKS, name.replace("/", "-")).touch(exist_ok=False)
-    except FileExistsError:
+def first_time(variant):
+    """Whether `dies once` is said with a file that is not there yet; it is then."""
+    words, _, file = variant.partition(": ")
+    if words != "dies once" or Path(file).exists():
         return False
+    Path(file).touch()
     return True
 
 
@@ -299,16 +296,20 @@ def test_half_of_what_is_requested_may_not_fail(workers):
         wait_for(failing, "the buffer", "collect", 60, "block_deadline_s")
 
 
-def test_what_a_dead_worker_played_is_played_again_and_it_comes_back(workers):
+def test_what_a_dead_worker_played_is_played_again_and_it_comes_back(workers, tmp_path):
     buffer = buffer_of(workers)
     ray.get(buffer.publish.remote(4, []))
-    asked = [*requests(10), EpisodeRequest("x/dies", "dies once", 1, 1), *requests(30)[10:]]
+    asked = [
+        *requests(10),
+        EpisodeRequest("x/dies", f"dies once: {tmp_path / 'mark'}", 1, 1),
+        *requests(30)[10:],
+    ]
     begin = time.monotonic()
     found = ray.get(buffer.collect.remote(asked), timeout=60)
     assert [n.id for n in found] == [r.id for r in asked]
     assert all(n.end == "terminated" for n in found)
     incidents = []
-    while len(incidents) < 2 and time.monotonic() - begin < 60:
+    while len(incidents) < 2 and time.monotonic() - begin < 120:
         time.sleep(0.1)
         incidents += ray.get(buffer.incidents.remote())
     failure, restart = incidents

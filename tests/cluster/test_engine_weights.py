@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cluster import engine_weights
 from cluster.engine_weights import SAMPLES, EngineWeights
 from cluster.failures import ParityError, RunFailure, SourceLost
 from cluster.handles import BlockRows
@@ -134,11 +135,11 @@ def test_a_publish_of_an_epoch_that_ends_meanwhile_counts_for_nothing(playing):
     played(scenario)
 
 
-def test_a_new_engine_gets_the_last_weights_and_waits_for_none():
+def test_a_new_engine_without_others_gets_the_last_weights_and_waits_for_none():
     async def scenario(weights, workers, fleet, changes, loaded):
-        assert await weights.bring(0) == {"proof": "there are none yet"}
+        assert await weights.bring(0) == {"proof": "left to the next batch"}
         await weights.publish(7, ["ref"], False, loaded)
-        weights.versions[0] = 7
+        fleet.gone |= {0, 1, 2}
         assert await weights.bring(0) == {"proof": "left to the next batch"}
         assert workers[0].received == [(7, ["ref"])] * 2
         assert weights.versions == [7] * 3
@@ -165,8 +166,6 @@ def test_it_plays_again_the_first_few_that_others_played_wholly_under_them():
         ((names, rows),) = workers[1].replayed
         assert names == [f"x/{n}" for n in range(3, 3 + SAMPLES)]
         assert rows[0] == BlockRows("block 3", [3])
-        await weights.publish(8, [], False, loaded)
-        assert (await weights.bring(1))["proof"] == "left to the next batch"
 
     played(scenario)
 
@@ -193,35 +192,69 @@ def test_without_the_proof_none_is_played_again():
     played(scenario, weight_proof=False)
 
 
-def test_weights_that_come_meanwhile_are_received_too():
+def test_it_waits_a_little_for_others_to_play_and_takes_newer_weights_meanwhile():
     async def scenario(weights, workers, fleet, changes, loaded):
         await weights.publish(7, ["old"], False, loaded)
         fleet.gone.add(1)
-        workers[1].loading.clear()
         workers[1].received.clear()
         bringing = asyncio.ensure_future(weights.bring(1))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)
         await weights.publish(8, ["new"], False, loaded)
-        workers[1].loading.set()
-        await bringing
+        await asyncio.sleep(0.02)
         assert workers[1].received == [(7, ["old"]), (8, ["new"])]
+        assert not bringing.done()
+        sample(weights, 0, version=8)
+        assert (await asyncio.wait_for(bringing, 1))["proof"] == "replayed"
         assert weights.versions == [8, 8, 8]
 
     played(scenario)
 
 
-def test_weights_that_died_with_the_learner_are_waited_for_from_the_next():
+def test_where_others_play_nothing_it_joins_all_the_same(monkeypatch):
+    monkeypatch.setattr(engine_weights, "PROOF_S", 0.05)
+
     async def scenario(weights, workers, fleet, changes, loaded):
-        await weights.publish(7, ["old"], False, loaded)
-        fleet.gone.add(1)
-        workers[1].errors = [SourceLost("its owner is dead")]
-        workers[1].received.clear()
+        await weights.publish(7, [], False, loaded)
+        assert await weights.bring(1) == {"proof": "left to the next batch"}
+        assert weights.versions[1] == 7
+
+    played(scenario)
+
+
+def test_a_publish_does_not_begin_while_it_joins():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        fleet.gone |= {0, 1, 2}
+        await weights.publish(7, [], False, loaded)
+        sample(weights, 0)
+
+        async def replay(*asked):
+            await weights.publish(8, ["new"], False, loaded)
+            workers[1].loading.clear()
+            return 0.0, 3
+
+        workers[1].replay.remote = replay
         bringing = asyncio.ensure_future(weights.bring(1))
         await asyncio.sleep(0.02)
-        assert not bringing.done()
+        publishing = asyncio.ensure_future(weights.publish(9, [], False, loaded))
+        await asyncio.sleep(0.02)
+        assert weights.last.version == 8
+        fleet.gone.remove(1)
+        workers[1].loading.set()
+        await bringing
+        await publishing
+        assert [version for version, _ in workers[1].received] == [7, 8, 9]
+        assert weights.versions[1] == 9
+
+    played(scenario)
+
+
+def test_weights_that_died_with_the_learner_are_not_waited_for():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["old"], False, loaded)
+        workers[1].errors = [SourceLost("its owner is dead")] * 2
+        assert await weights.bring(1) == {"proof": "left to the next batch"}
+        assert weights.versions[1] == -1
         await weights.publish(3, ["new"], False, loaded)
-        await asyncio.wait_for(bringing, 1)
-        assert workers[1].received == [(3, ["new"])]
         assert weights.versions == [3, 3, 3]
 
     played(scenario)
@@ -229,10 +262,9 @@ def test_weights_that_died_with_the_learner_are_waited_for_from_the_next():
 
 def test_weights_of_an_earlier_epoch_are_others_though_their_version_is_the_same():
     async def scenario(weights, workers, fleet, changes, loaded):
+        fleet.gone |= {0, 1, 2}
         await weights.publish(7, ["old"], False, loaded)
-        fleet.gone.add(1)
         workers[1].loading.clear()
-        workers[1].received.clear()
         bringing = asyncio.ensure_future(weights.bring(1))
         await asyncio.sleep(0.01)
         weights.forget()
@@ -246,6 +278,7 @@ def test_weights_of_an_earlier_epoch_are_others_though_their_version_is_the_same
 
 def test_where_the_learner_restarts_meanwhile_it_joins_without_any():
     async def scenario(weights, workers, fleet, changes, loaded):
+        fleet.gone |= {0, 1, 2}
         await weights.publish(7, [], False, loaded)
         workers[1].loading.clear()
         bringing = asyncio.ensure_future(weights.bring(1))

@@ -1,0 +1,32 @@
+"""The table of faults: its rows, and that a part's rows replace its own alone."""
+
+from __future__ import annotations
+
+from benchmarks.faults import TABLE_BEGIN, TABLE_END, Result, write
+
+
+def result(part, detected=1.25, outcome="replaced"):
+    return Result(part, "SIGKILL", "idle", detected, 30.0, 7, outcome)
+
+
+def rows(page):
+    return [line for line in page.read_text().splitlines() if line.startswith("| ")]
+
+
+def test_a_row_has_a_dash_for_what_does_not_apply():
+    assert result("engine").row() == "| engine | SIGKILL | idle | 1.2 | 30.0 | 7 | replaced |"
+    ended = Result("driver", "SIGKILL", "idle", 2.0, None, None, "the run ends")
+    assert ended.row() == "| driver | SIGKILL | idle | 2.0 | – | – | the run ends |"
+
+
+def test_the_page_keeps_its_words_and_the_rows_of_other_parts(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{TABLE_BEGIN}\n{TABLE_END}\nafter\n")
+    write(page, [result("engine"), result("actor")])
+    write(page, [result("engine", outcome="again"), result("driver")])
+    text = page.read_text()
+    assert text.startswith(f"before\n{TABLE_BEGIN}")
+    assert text.endswith(f"{TABLE_END}\nafter\n")
+    assert [row.split(" | ")[0] for row in rows(page)[2:]] == ["| actor", "| engine", "| driver"]
+    assert text.count("again") == 1
+    assert text.count("| part |") == 1
