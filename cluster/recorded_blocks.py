@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -18,6 +17,7 @@ from configs.load import ConfigError
 from configs.model_folder import VOCABULARIES, find_model
 from configs.schema import RunConfig
 from configs.text import one_line
+from report.metrics import Record
 from rollout.block_files import parts, read_block, read_metadata, write_block
 from rollout.trajectory import Trajectory
 
@@ -128,7 +128,7 @@ def _check_update(cfg: RunConfig, key: str, folder: Path, model: dict[str, str])
         _check_model(cfg, key, recorded, model)
 
 
-def _check_model(cfg: RunConfig, key: str, recorded: dict[str, Any], model: dict[str, str]) -> None:
+def _check_model(cfg: RunConfig, key: str, recorded: Record, model: dict[str, str]) -> None:
     path = f"model.path={cfg.model.path}"
     if recorded["tokenizer"] != model["tokenizer"]:
         raise ConfigError(
