@@ -204,8 +204,8 @@ def row(name: str, episodes: int, own: list[Timing], peer: list[Timing]) -> dict
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the rows."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line's options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="demo")
     parser.add_argument("--model", help="folder to begin with; default: SFT of the demo, SmolLM2")
@@ -224,6 +224,12 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if not 1 <= args.warmup < args.updates:  # an update is timed from the end of the one before
         parser.error(f"--warmup is {args.warmup}; it must be from 1 to --updates - 1")
+    return args
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the rows."""
+    args = parse(arguments)
     python = python_with_trl(args.venv)
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
