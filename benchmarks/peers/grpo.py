@@ -102,8 +102,10 @@ def run(command: list[str], log: Path, env: dict[str, str] | None = None) -> Cpu
         variables = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT, env=variables)
         clock = CpuClock(process.pid)
-        code = process.wait()
-        clock.stop()
+        try:
+            code = process.wait()
+        finally:
+            clock.stop()
     if code:
         raise SystemExit(f"{' '.join(command[:5])} … ended with {code}:\n{log.read_text()[-3000:]}")
     return clock
@@ -202,8 +204,8 @@ def row(name: str, episodes: int, own: list[Timing], peer: list[Timing]) -> dict
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the rows."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line's options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="demo")
     parser.add_argument("--model", help="folder to begin with; default: SFT of the demo, SmolLM2")
@@ -220,6 +222,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ours", nargs="*", default=[], help="more settings of Cardinal's runs")
     parser.add_argument("--venv", type=Path, default=Path(tempfile.gettempdir()) / "cardinal-trl")
     args = parser.parse_args(arguments)
+    if not 1 <= args.warmup < args.updates:  # an update is timed from the end of the one before
+        parser.error(f"--warmup is {args.warmup}; it must be from 1 to --updates - 1")
+    return args
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the rows."""
+    args = parse(arguments)
     python = python_with_trl(args.venv)
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)

@@ -199,7 +199,7 @@ def test_two_ranks(two_ranks: Path, baseline: dict[str, np.ndarray], index: int)
 def test_minibatches_dealt_to_two_ranks_have_the_losses_of_one(folder: Path, two_ranks: Path):
     losses = minibatch_losses(folder / "model")
     for rank in (0, 1):
-        assert np.load(two_ranks / f"losses.{rank}.npy") == pytest.approx(losses, rel=1e-4)
+        assert np.load(two_ranks / f"losses.{rank}.npy") == pytest.approx(losses, rel=1e-3)
     assert len({round(loss, 6) for loss in losses}) == 6
 
 

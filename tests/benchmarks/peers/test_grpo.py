@@ -72,6 +72,13 @@ def test_updates_are_timed_from_end_to_end_after_the_warmup():
     assert timed == grpo.Timing([3.0, 4.0], [6.0, 8.0], 1.5)
 
 
+@pytest.mark.parametrize("warmup", ["0", "10"])
+def test_a_warmup_that_leaves_nothing_to_time_is_refused(warmup, capsys):
+    with pytest.raises(SystemExit):
+        grpo.main(["--warmup", warmup, "--updates", "10"])
+    assert f"--warmup is {warmup}; it must be from 1 to" in capsys.readouterr().err
+
+
 def test_a_row_compares_medians_over_all_rounds():
     own = [grpo.Timing([1.0, 2.0], [3.0, 3.0], 0.5), grpo.Timing([2.0], [3.0], 0.7)]
     row = grpo.row("x", 256, own, [grpo.Timing([4.0], [6.0], 0.0)])
