@@ -17,6 +17,7 @@ from pyarrow import ArrowException, fs
 
 from cluster.cursor import Cursor
 from configs.load import ConfigError
+from configs.paths import below
 from configs.schema import RunConfig
 from configs.text import one_line
 
@@ -166,5 +167,4 @@ def state_place(cfg: RunConfig, folder: Path) -> str:
     """Where a run's states are, as a folder or a URI."""
     if cfg.learner.checkpoint_root is None:
         return str(folder / "checkpoints" / "state")
-    root, mark, query = cfg.learner.checkpoint_root.partition("?")
-    return f"{root.rstrip('/')}/{cfg.name}{mark}{query}"
+    return below(cfg.learner.checkpoint_root, cfg.name)

@@ -16,6 +16,7 @@ from typing import cast
 import yaml
 
 from configs.load import ConfigError, load
+from configs.paths import below
 from configs.primary import MIN_SEEDS, START, Primary, parse_primary
 from configs.schema import RunConfig
 from configs.seeds import intersect, ppo_seeds
@@ -89,6 +90,9 @@ class StudyConfig:
         root = _json(str(self.folder / arm))
         overrides += [f"seed={seed}", f"name=seed{seed}", f"cluster.root={root}"]
         cfg = _loaded(self.base, tuple(overrides))
+        if cfg.learner.checkpoint_root:  # every arm has a run of this name
+            states = below(cfg.learner.checkpoint_root, self.name, arm)
+            cfg = replace(cfg, learner=replace(cfg.learner, checkpoint_root=states))
         if source and cfg.sft.steps and _data(source) == _data(cfg):
             skip = source.sft.skip + self._steps(this, seed, source) * source.sft.batch_size
             return replace(cfg, sft=replace(cfg.sft, skip=skip))

@@ -69,8 +69,16 @@ def group(monkeypatch, tmp_path):
     monkeypatch.setattr(learner_group, "BufferWatch", BufferWatch)
     run.token, run.buffer_lost, run.buffer_looks = token, None, buffer_looks
     run.job = job
-    run.token, run.asked, run.progress = token, asked, Progress
+    run.token, run.asked, run.shown, run.progress = token, asked, shown, Progress
     return run
+
+
+def until(happened):
+    """Wait for the first entry of a list."""
+    deadline = time.monotonic() + 20
+    while not happened:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_finished_run_was_shown_to_its_end(group):
@@ -105,9 +113,9 @@ def test_a_folder_that_was_taken_over_ends_the_run(group):
 
 def test_a_signal_has_the_group_save_its_state_and_then_ends_the_run(group, tmp_path):
     def fit():
+        until(group.shown)
         os.kill(os.getpid(), signal.SIGTERM)
-        while not group.asked:
-            time.sleep(0.01)
+        until(group.asked)
         write_failure(FakeToken(tmp_path), "the run was asked to stop")
 
     with pytest.raises(Terminated):
@@ -118,9 +126,11 @@ def test_a_signal_has_the_group_save_its_state_and_then_ends_the_run(group, tmp_
 @pytest.mark.parametrize(("phase", "signals"), [("", 1), ("sft", 2)])
 def test_it_ends_at_once_where_nothing_is_learned_yet_or_at_a_second_signal(group, phase, signals):
     def fit():
-        for _ in range(signals):
+        until(group.shown)
+        os.kill(os.getpid(), signal.SIGINT)
+        if signals > 1:
+            until(group.asked)
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
         time.sleep(20)
 
     group.progress.state.counted = phase
@@ -136,6 +146,7 @@ def test_a_state_that_is_not_written_in_time_is_not_waited_for(group, monkeypatc
     group.job.cfg = replace(group.job.cfg, cluster=cluster)
 
     def fit():
+        until(group.shown)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(20)
 

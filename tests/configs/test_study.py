@@ -68,6 +68,13 @@ def test_defaults_and_a_base_next_to_the_study(tmp_path):
     assert run.cluster.root == str(own.folder / "a")
 
 
+def test_each_arm_has_its_own_place_of_states(tmp_path):
+    head = 'base: gp_l\nset: {learner.checkpoint_root: "s3://b/c?region=x"}\narms: {a: , b: }\n'
+    own = study(tmp_path, head)
+    places = [own.run(arm, 0).learner.checkpoint_root for arm in own.arms]
+    assert places == [f"s3://b/c/{own.name}/{arm}?region=x" for arm in ("a", "b")]
+
+
 def test_a_sweep_is_an_arm_for_each_combination(tmp_path):
     arms = "arms: {a: {set: {seed: 1}, sweep: {ppo.clip: [0.1, 0.2], ppo.epochs: [1, 2]}}}"
     swept = study(tmp_path, HEAD.replace("0}", "1}") + arms)

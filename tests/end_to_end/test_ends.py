@@ -46,53 +46,58 @@ def gone(run):
     return False
 
 
+def taken_away(run, *arguments, when, signals=(signal.SIGTERM,)):
+    """Begin a run, and send signals once a record fulfils the condition; its code and last words."""
+    process = begin(run, *arguments)
+    wait_for(run, when, 900)
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.05)
+    code, _, err = finish(process, 300)
+    assert gone(run), left_behind(run)
+    return code, err
+
+
+def finished(run, *arguments):
+    code, _, err = finish(begin(run, *arguments), 1500)
+    assert code == 0, err[-3000:]
+    assert gone(run), left_behind(run)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_taken_away_in_every_phase_it_comes_again(tmp_path):
-    run = tmp_path / "one"
-    process = begin(run, "train", *KEYS, "name=one", f"cluster.root={tmp_path}")
-    wait_for(run, lambda r: r["kind"] == "sft" and r["step"] >= 10, 900)
-    process.send_signal(signal.SIGTERM)
-    code, _, err = finish(process, 300)
-    assert (code, json.loads((run / "status.json").read_text())) == (
-        75,
-        {"status": "interrupted", "cause": "SIGTERM"},
-    ), err[-3000:]
+    run, smooth = tmp_path / "one", tmp_path / "smooth"
+    new = ("train", *KEYS, f"cluster.root={tmp_path}")
+    code, err = taken_away(
+        run, *new, "name=one", when=lambda r: r["kind"] == "sft" and r["step"] >= 10
+    )
+    assert code == 75, err[-3000:]
+    status = json.loads((run / "status.json").read_text())
+    assert status == {"status": "interrupted", "cause": "SIGTERM"}
     assert err.strip().splitlines()[-1].startswith("cardinal: ended by SIGTERM; `cardinal resume")
     at = cursor(run)
-    assert at["phase"] == "sft"
-    assert at["step"] == max(r["step"] for r in records(run) if r["kind"] == "sft")
+    assert (at["phase"], at["step"]) == ("sft", max(learned(run)[0]))
     assert f"goes on after SFT step {at['step']}, the last checkpoint" in err
-    assert gone(run), left_behind(run)
 
-    process = begin(run, "resume", run)
-    wait_for(run, lambda r: r["kind"] == "ppo" and r["update"] >= 2, 900)
-    process.send_signal(signal.SIGTERM)
-    code, _, err = finish(process, 300)
+    code, err = taken_away(
+        run, "resume", run, when=lambda r: r["kind"] == "ppo" and r["update"] >= 2
+    )
     assert code == 75, err[-3000:]
     at = cursor(run)
-    assert at["phase"] == "ppo"
-    assert at["update"] == max(r["update"] for r in records(run) if r["kind"] == "ppo")
-    assert gone(run), left_behind(run)
+    assert (at["phase"], at["update"]) == ("ppo", max(learned(run)[1]))
 
-    process = begin(run, "resume", run)
-    wait_for(run, lambda r: r["kind"] == "ppo" and r["update"] > at["update"], 900)
-    for _ in range(3):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
-    code, _, err = finish(process, 300)
+    code, err = taken_away(
+        run,
+        *("resume", run),
+        when=lambda r: r["kind"] == "ppo" and r["update"] > at["update"],
+        signals=[signal.SIGINT] * 3,
+    )
     assert code == 130, err[-3000:]
     assert f"goes on after PPO update {cursor(run)['update']}, the last checkpoint" in err
-    assert gone(run), left_behind(run)
 
-    code, _, err = finish(begin(run, "resume", run), 1500)
-    assert code == 0, err[-3000:]
-    assert gone(run), left_behind(run)
-
-    smooth = tmp_path / "smooth"
-    again = begin(smooth, "train", *KEYS, "name=smooth", f"cluster.root={tmp_path}")
-    code, _, err = finish(again, 1500)
-    assert code == 0, err[-3000:]
+    finished(run, "resume", run)
+    finished(smooth, *new, "name=smooth")
     (there_sft, there_ppo), (here_sft, here_ppo) = learned(smooth), learned(run)
     assert {step: here_sft[step] for step in there_sft} == there_sft
     print("PPO, smooth and taken away:", there_ppo, here_ppo)
