@@ -28,6 +28,7 @@ from envs.registry import headline as env_headline
 from report.evaluation import MEASURES, WITHIN, Headline, headline, with_intervals
 from report.metrics import Record, append, plain
 
+GRACE_S = 2.0  # so that the buffer's own error, which names the worker, is raised first
 COUNTS = ("n", "distinct", "beside it")  # columns between the headline and recognition
 
 
@@ -97,10 +98,8 @@ def _play(cfg: RunConfig, model: str, stage: str) -> list[Record]:
     records, cfg = [], for_model(without_learner(cfg), model)
     with RolloutPool() as pool:
         buffer = pool.acquire(cfg, model, learn=False)[2]
-        deadline = cfg.cluster.start_deadline_s
-        wait_for(
-            buffer.start.remote(), "the buffer", "start all engines", deadline, "start_deadline_s"
-        )
+        start, seconds = buffer.start.remote(), cfg.cluster.start_deadline_s + GRACE_S
+        wait_for(start, "the buffer", "start all engines", seconds, "start_deadline_s")
         for variant in cfg.eval.variants:
             evaluation = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
             (record,) = with_intervals([evaluation.record], partial(iter, evaluation.outcomes))

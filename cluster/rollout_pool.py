@@ -5,7 +5,6 @@ so that a study starts its engines once: a start takes longer than a short arm.
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from hashlib import blake2b
@@ -22,7 +21,6 @@ from cluster.placement.plan import cpus
 from cluster.placement.types import WORKER, Plan
 from cluster.run_folder import folder_of
 from cluster.session import session
-from cluster.wait import wait_for_all
 from configs.schema import RunConfig
 
 NON_WEIGHT_FILES = ("*.json", "*.jinja", "*.model", "merges.txt")  # of a model folder
@@ -54,6 +52,8 @@ class RolloutPool:
     ) -> tuple[Plan, list[RolloutWorkerHandle], BufferHandle]:
         """Where processes go, the rollout actors, and a new buffer over them.
 
+        The buffer's `start` has them take up this run.
+
         Args:
             cfg: the run.
             model: folder of its initial model; its weights come from the learner, so engines
@@ -74,8 +74,6 @@ class RolloutPool:
             self._start(cfg, model, learn)
             reusable = learn and weight_channel(cfg, self._plan.gpu) == "object_store"
             self._key = key if reusable else None  # nccl and ipc tie engines to one learner
-        else:
-            self._reconfigure(cfg)
         options = buffer_options(self._plan)
         replaceable = weight_channel(cfg, self._plan.gpu) == "object_store"
         actor = TrajectoryBuffer.options(**options).remote(  # type: ignore[attr-defined]
@@ -120,12 +118,6 @@ class RolloutPool:
         self._plan = place(cfg, model, learn)
         self._workers = _start_workers(cfg, model, self._plan)
         self._session.callback(_stop_workers, self._workers)
-
-    def _reconfigure(self, cfg: RunConfig) -> None:
-        seconds, begin = cfg.cluster.start_deadline_s, time.monotonic()
-        sent, played = _sent(cfg), environments(cfg)
-        calls = [worker.reconfigure.remote(sent, played) for worker in self._workers]
-        wait_for_all(calls, "rollout worker", "take up a run", seconds, "start_deadline_s", begin)
 
 
 def sharing_key(cfg: RunConfig, model: str) -> dict[str, object]:

@@ -76,7 +76,12 @@ def _address(cfg: RunConfig) -> str | None:
 
 
 def _connect(cfg: RunConfig, address: str | None, cpus: float) -> None:
-    environment = {"PYTHONPATH": _python_path(), "RAY_TRAIN_V2_ENABLED": "1"}
+    environment = {
+        "PYTHONPATH": _python_path(),
+        "RAY_TRAIN_V2_ENABLED": "1",
+        # Ray Train's own 30 s keep a group with a rank that hangs from being started again.
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
+    }
     runtime_env: dict[str, object] = {"env_vars": environment | _own_cluster(address) | _quiet()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's own 15 starves a run on a machine that does anything else.

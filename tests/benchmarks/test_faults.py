@@ -23,10 +23,10 @@ def test_the_page_keeps_its_words_and_the_rows_of_other_parts(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{TABLE_BEGIN}\n{TABLE_END}\nafter\n")
     write(page, [result("engine"), result("actor")])
-    write(page, [result("engine", outcome="again"), result("driver")])
+    write(page, [result("engine", outcome="anew"), result("driver")])
     text = page.read_text()
     assert text.startswith(f"before\n{TABLE_BEGIN}")
     assert text.endswith(f"{TABLE_END}\nafter\n")
     assert [row.split(" | ")[0] for row in rows(page)[2:]] == ["| actor", "| engine", "| driver"]
-    assert text.count("again") == 1
+    assert text.count("anew") == 1
     assert text.count("| part |") == 1
