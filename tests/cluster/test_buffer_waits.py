@@ -196,10 +196,11 @@ async def test_nothing_that_was_collected_or_taken_outlives_a_restart():
         assert buffer.first(9) == buffer.shards(1)[0] == []
         await settle()
         await worker.finish()
-        blocks = {rows.block for rows in (await buffer.take(1, 0)).rows}
-        assert blocks == {f"block {worker.number}"}, "of this epoch"
+        ((block, rows),) = (await buffer.take(1, 0)).rows
+        assert block == f"block {worker.number}", "of this epoch"
         assert len(buffer._batches) == 1
-    await buffer.take(1, 1)
+    ((block, others),) = (await buffer.take(1, 1)).rows
+    assert sorted([*rows, *others]) == list(range(EPISODES))
     assert buffer._batches == {}, "once every rank has its share"
 
 
@@ -242,6 +243,22 @@ async def test_a_publish_that_fails_ends_every_wait_but_none_of_the_next_epoch()
     call = await begun(buffer.collect(requests(3)))
     await worker.finish()
     assert len(await call) == 3
+
+
+@pytest.mark.parametrize("playing", [True, False])
+@asynchronous
+async def test_engines_of_a_node_load_in_turn_while_they_play_and_else_together(playing):
+    buffer, workers = made(workers=2)
+    if playing:
+        await begun(buffer.collect(requests(2)))
+    for worker in workers:
+        worker.gates["receive"].clear()
+    publish = await begun(buffer.publish(1, []))
+    assert [("receive", 1) in worker.calls for worker in workers] == [True, not playing]
+    for worker in workers:
+        worker.gates["receive"].set()
+    await publish
+    assert all(("receive", 1) in worker.calls for worker in workers)
 
 
 @asynchronous
