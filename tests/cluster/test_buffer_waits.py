@@ -33,7 +33,7 @@ class FakeWorker:
     """Answers calls while their gate is open; episodes end when the test says so."""
 
     def __init__(self):
-        self.playing, self.epoch, self.number = [], 0, 0
+        self.playing, self.received, self.epoch, self.number = [], [], 0, 0
         self.blocks = asyncio.Queue()
         self.gates = {name: asyncio.Event() for name in ("submit", "receive")}
         for gate in self.gates.values():
@@ -61,6 +61,7 @@ class FakeWorker:
             self.playing += [request.id for request in requests]
 
     async def _receive(self, version, refs):
+        self.received.append(version)
         await self.gates["receive"].wait()
         if self.error is not None:
             raise self.error
@@ -238,10 +239,11 @@ async def test_nothing_that_was_collected_or_taken_outlives_a_restart():
         assert buffer.first(9) == buffer.shards(1)[0] == []
         await settle()
         await worker.finish()
-        blocks = {rows.block for rows in (await run.take(1, 0)).rows}
-        assert blocks == {f"block {worker.number}"}, "of this epoch"
+        ((block, rows),) = (await run.take(1, 0)).rows
+        assert block == f"block {worker.number}", "of this epoch"
         assert len(buffer._batches) == 1
-    await run.take(1, 1)
+    ((block, others),) = (await run.take(1, 1)).rows
+    assert sorted([*rows, *others]) == list(range(EPISODES))
     assert buffer._batches == {}, "once every rank has its share"
 
 
@@ -286,6 +288,22 @@ async def test_a_publish_that_is_refused_ends_every_wait_but_none_of_the_next_ep
     call = await begun(Epoch(buffer).collect(requests(3)))
     await worker.finish()
     assert len(await call) == 3
+
+
+@pytest.mark.parametrize("playing", [True, False])
+@asynchronous
+async def test_engines_of_a_node_load_in_turn_whether_they_play_or_not(playing):
+    _, run, workers = await made(workers=2)
+    if playing:
+        await begun(run.collect(requests(2)))
+    for worker in workers:
+        worker.gates["receive"].clear()
+    publish = await begun(run.publish(1, []))
+    assert [worker.received for worker in workers] == [[1], []]
+    for worker in workers:
+        worker.gates["receive"].set()
+    await publish
+    assert [worker.received for worker in workers] == [[1], [1]]
 
 
 @asynchronous
