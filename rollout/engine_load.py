@@ -50,7 +50,8 @@ class LoadRecorder:
         self._requests = self._running = 0
         self._weighted, self._busy, self._tokens = 0.0, 0.0, 0
         self._halt = ""  # why no sequence advances, if none does
-        self.state, self._span = "", trace.INVALID_SPAN
+        self.state = ""
+        self._span: trace.Span = trace.INVALID_SPAN
         self._since = self._popped = time.monotonic()
         self._show()
 
