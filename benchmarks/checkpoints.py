@@ -73,6 +73,7 @@ def measure(config: str, blocks: int, steps: int) -> dict[str, float | str | int
     pairs = zip(seconds[True], seconds[False], strict=True)
     added = statistics.median(a - b for a, b in pairs)
     return {
+        "benchmark": "checkpoints",
         "config": config,
         "pairs": blocks,
         "state_mib": round(size / 2**20, 2),

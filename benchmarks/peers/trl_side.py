@@ -40,7 +40,7 @@ def main() -> None:
     torch.set_num_threads(job["threads"])
     register()
     env = make(job["env"], job["settings"])
-    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    tokenizer = AutoTokenizer.from_pretrained(job["model"], trust_remote_code=False)
     read = tokenizer(text=[p["text"] for p in job["prompts"]])["input_ids"]
     assert read == [p["token_ids"] for p in job["prompts"]], "both sides read the same tokens"
 

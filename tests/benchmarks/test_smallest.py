@@ -32,7 +32,7 @@ SLOW = {"rollout", "demo_seeds", "sync"}  # start an engine, a run
 
 def test_none_is_left_out():
     names = {file.stem for file in (ROOT / "benchmarks").glob("[a-z]*.py")}
-    assert names == set(SMALLEST)
+    assert names == {*SMALLEST, "faults"}  # that one: tests/end_to_end/test_faults.py
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def recording(tmp_path, monkeypatch):
         token = FakeToken(run, lost)
         cfg = config(record=True)
         job = SimpleNamespace(cfg=cfg, token=token, folder=str(run), model=str(model))
-        return RecordingCollector(job, rank)
+        return RecordingCollector(job, rank, print)
 
     return make
 
@@ -41,7 +41,7 @@ def blocks_of(recorder):
 
 def reading(recorder, updates=4):
     cfg = config(blocks=str(blocks_of(recorder)), updates=updates)
-    return RecordedCollector(SimpleNamespace(cfg=cfg), 0)
+    return RecordedCollector(SimpleNamespace(cfg=cfg), 0, print)
 
 
 def losses(model, collector):
@@ -77,7 +77,7 @@ def test_what_is_recorded_ends_the_updates_and_so_does_the_configuration(recordi
     assert list(reading(recorder).updates(1)) == [1, 2, 3]
     assert list(reading(recorder).updates(3)) == [3]
     assert list(reading(recorder, updates=2).updates(1)) == [1, 2]
-    assert list(Collector(SimpleNamespace(cfg=config(updates=5)), 0).updates(4)) == [4, 5]
+    assert list(Collector(SimpleNamespace(cfg=config(updates=5)), 0, print).updates(4)) == [4, 5]
 
 
 def test_a_batch_that_is_read_names_the_group_that_a_resume_would_play(recording):

@@ -63,6 +63,9 @@ class LedgerCollector:
         size = ppo.episodes // ppo.group_size
         self._ledger.begin(Stream(groups, size, ppo.max_staleness, update, ppo.updates))
 
+    def updates(self, first: int) -> range:
+        return range(first, self._rank.cfg.ppo.updates + 1)
+
     def take(self, update: int) -> Batch:
         while (batch := self._ledger.take(update)) is None:
             self._life.act()

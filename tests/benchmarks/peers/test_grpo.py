@@ -92,7 +92,7 @@ def test_cpu_seconds_of_descendants_are_counted_and_kept_after_their_end(tmp_pat
     burn = "import time; t = time.process_time()\nwhile time.process_time() < t + 0.5: pass"
     parent = (
         "import subprocess, sys, time\n"
-        f"subprocess.run([sys.executable, '-c', {burn!r} + '; time.sleep(0.5)'])\n"
+        f"subprocess.run([sys.executable, '-c', {burn + chr(10) + 'time.sleep(0.5)'!r}])\n"
         "time.sleep(0.5)"
     )
     clock = grpo.run([sys.executable, "-c", parent], tmp_path / "log")

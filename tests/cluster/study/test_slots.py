@@ -4,6 +4,7 @@ import fcntl
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +38,12 @@ def fake_work(jobs, folder, log):
             return
 
 
+class Word(str):
+    """As far as a slot reads a run's configuration; it says what the run does."""
+
+    cluster = SimpleNamespace(grace_s=1.0)
+
+
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch):
     monkeypatch.setattr(module, "_work", fake_work)
@@ -51,7 +58,7 @@ def test_one_slot_does_run_after_run_in_one_process(tmp_path):
     with Slots(1, tmp_path) as slots:
         for name, resume in (("first", False), ("second", True)):
             assert slots.free
-            slots.begin(f"arm/{name}", name, resume)
+            slots.begin(f"arm/{name}", Word(name), resume)
             assert not slots.free
             assert slots.wait() == (f"arm/{name}", FINISHED)
         process = slots._slots[0].process
@@ -71,10 +78,10 @@ def test_one_slot_does_run_after_run_in_one_process(tmp_path):
 )
 def test_after_a_run_that_did_not_end_well_the_next_gets_a_new_process(tmp_path, word, status):
     with Slots(1, tmp_path) as slots:
-        slots.begin("arm/one", word, False)
+        slots.begin("arm/one", Word(word), False)
         assert slots.wait() == ("arm/one", status)
         assert slots.free
-        slots.begin("arm/two", "fine", False)
+        slots.begin("arm/two", Word("fine"), False)
         assert slots.wait() == ("arm/two", FINISHED)
     assert len(begun(tmp_path)) == 2
 
@@ -82,9 +89,9 @@ def test_after_a_run_that_did_not_end_well_the_next_gets_a_new_process(tmp_path,
 def broken_study(slots, folder):
     """Two runs, one of which still runs when the study breaks."""
     with slots:
-        slots.begin("arm/slow", "hang", False)
+        slots.begin("arm/slow", Word("hang"), False)
         assert slots.free
-        slots.begin("arm/quick", "fine", False)
+        slots.begin("arm/quick", Word("fine"), False)
         assert not slots.free
         assert slots.wait() == ("arm/quick", FINISHED)  # whichever ends first
         deadline = time.monotonic() + 30
