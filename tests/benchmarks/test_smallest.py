@@ -27,7 +27,7 @@ SMALLEST = {  # arguments, and how many rows they print
         1,
     ),
 }
-SLOW = {"rollout", "demo_seeds", "sync"}  # start an engine, a run
+SLOW = {"rollout", "demo_seeds", "sync", "simulated_cluster"}  # start an engine, a run, Ray
 
 
 def test_none_is_left_out():
