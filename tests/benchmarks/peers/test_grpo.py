@@ -89,10 +89,15 @@ def test_a_row_compares_medians_over_all_rounds():
 
 
 def test_cpu_seconds_of_descendants_are_counted_and_kept_after_their_end(tmp_path):
-    burn = "import time; t = time.process_time()\nwhile time.process_time() < t + 0.5: pass"
+    burn = (
+        "import time\n"
+        "begin = time.process_time()\n"
+        "while time.process_time() < begin + 0.5: pass\n"
+        "time.sleep(0.5)"
+    )
     parent = (
         "import subprocess, sys, time\n"
-        f"subprocess.run([sys.executable, '-c', {burn + chr(10) + 'time.sleep(0.5)'!r}])\n"
+        f"subprocess.run([sys.executable, '-c', {burn!r}])\n"
         "time.sleep(0.5)"
     )
     clock = grpo.run([sys.executable, "-c", parent], tmp_path / "log")
