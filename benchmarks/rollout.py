@@ -1,8 +1,8 @@
-"""Rollouts against bare vLLM: how much the episode runner costs, and how full the engine is.
+"""Rollouts against bare vLLM, one JSON row per figure: `python -m benchmarks.rollout`.
 
-A round plays the same episodes and gives the same prompts, answer lengths, seeds and token mask to
-vLLM's AsyncLLM directly, as many at once. "streaming" ends with the last start: till then all
-places are taken. "turn by turn" gives vLLM a prompt when the answer before it has come.
+A round plays episodes, and gives vLLM alone the same prompts, answer lengths and seeds, as many at
+once; who begins alternates. "streaming" ends with the last start: till then all places are taken.
+"turn by turn" gives vLLM a prompt when the answer before it has come.
 """
 
 from __future__ import annotations

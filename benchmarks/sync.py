@@ -1,8 +1,8 @@
-"""A publish of weights over Ray's object store to engines on this machine.
+"""A publish of a Llama of SmolLM2-135M's shapes over Ray's object store; prints one JSON row.
 
-A round is a memory copy of a Llama of SmolLM2-135M's shapes (float32, 538 MB), its publish to vLLM,
-and the same weights with one call a parameter. `--engines 4` has four engines; `--engine copy` has
-a process in vLLM's place that only copies each bucket, which leaves the channel.
+A round of `python -m benchmarks.sync` is a memory copy of all weights, a publish, and the same with
+one call for each parameter. `--engines 4` has four engines on the node; `--engine copy` has a
+process in vLLM's place that only copies each bucket, which leaves the channel.
 """
 
 from __future__ import annotations

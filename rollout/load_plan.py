@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rollout.bucket import NamedTensor
+from rollout.bucket import BucketHeader, NamedTensor
 
 Module = torch.nn.Module
 Place = tuple[Module, str]  # of a parameter or buffer: the module that has it, and its name there
@@ -213,25 +213,22 @@ class LoadPlan:
         self._partial: dict[Target, torch.Tensor] = {}
         self._came: Counter[Target] = Counter()
 
+    def covers(self, header: BucketHeader) -> bool:
+        """Whether the recorded update had all of a bucket's tensors, in these shapes."""
+        named = zip(header.names, header.shapes, strict=True)
+        return all(self._shapes.get(name) == tuple(shape) for name, shape in named)
+
     def load(
         self, named: Iterable[NamedTensor], repack: Callable[[Module, torch.Tensor], None]
     ) -> None:
         """Copy tensors into the model; after it, none of their memory is used any more.
 
         Args:
-            named: tensors, under the names and in the shapes of the update that was recorded.
+            named: tensors of a bucket that it covers.
             repack: takes a module and all of its new weight, which it must not keep.
-
-        Raises:
-            ValueError: a tensor is none of the recorded ones.
         """
         parts: dict[Target, list[tuple[Region, torch.Tensor]]] = defaultdict(list)
         for name, tensor in named:
-            if self._shapes.get(name) != tuple(tensor.shape):
-                raise ValueError(
-                    f"weight {name} of shape {tuple(tensor.shape)} is none of the first update, "
-                    f"which had {self._shapes.get(name, 'no such name')}"
-                )
             for target, region in self._copies.get(name, ()):
                 source = region.source_part.view(tensor)
                 if target.repacked:

@@ -85,13 +85,20 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
     def start_weight_update(self) -> None:
         """Prepare the layers to be loaded again."""
         if self.plan is None:
-            self._recorder = CopyRecorder(self.model)
-            self._expert_kernels = self._take_expert_kernels()
-            initialize_layerwise_reload(self.model)
+            self._begin_reload()
+
+    def _begin_reload(self) -> None:
+        self._recorder = CopyRecorder(self.model)
+        self._expert_kernels = self._take_expert_kernels()
+        initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: BucketMessage) -> None:
         """Load one bucket; its memory holds another one afterwards."""
         header, data = BucketHeader(**update_info.header), self._read(update_info)
+        if self.plan is not None and not self.plan.covers(header):
+            self.plan.finish()  # nothing of it waits for the rest of a weight
+            self.plan = None
+            self._begin_reload()  # layers that have their weights keep them
         if self.plan is not None:
             self.plan.load(unpack(header, data), self._repack)
             return
