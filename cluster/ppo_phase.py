@@ -51,6 +51,7 @@ class PPOPhase:
             for update in range(first, cfg.ppo.updates + 1):
                 self._update(engine, update, reference)
             self._publisher.finish()
+            rank.save(engine, self._cursor)
         with rank.phase("export"):
             rank.export(engine, "ppo")
         self._evaluation.run(engine, "ppo")

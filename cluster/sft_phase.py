@@ -51,6 +51,8 @@ class SFTPhase:
             with rank.phase("sft"):
                 self._publisher.sleep_engines()
                 self._train(engine, reference, first)
+                if first < steps:
+                    rank.save(engine, Cursor("sft", step=steps))
             self._publisher.publish(engine)
             with rank.phase("export"):
                 rank.export(engine, "sft")
