@@ -35,6 +35,7 @@ from report.progress import Progress
 
 RETRIES = 3  # of starting the group, before it is given up
 HEALTH_CHECK_S = 1.0  # between Ray Train's looks at the ranks
+END_S = 5.0  # that a group has to end, where it has nothing to save or has saved it
 WATCH_S = 0.5  # between looks at the run's records and at its failure
 
 
@@ -69,10 +70,13 @@ def run_learner_group(
             job.token.check()
             buffer.check()
             progress.update()
-            ask = job.buffer.stop.remote if progress.state.counted else None
-            if signals.must_end(job.cfg.cluster.grace_s, ask):
+            grace = job.cfg.cluster.grace_s
+            seconds = grace if progress.state.counted else min(grace, END_S)
+            if signals.must_end(seconds, job.buffer.stop.remote):
                 break
             thread.join(WATCH_S)
+        if len(signals.received) == 1:
+            thread.join(END_S)  # a thread that still asks Ray after its end ends this process
         progress.update()
     failure = read_failure(folder)
     if failure is None and errors:

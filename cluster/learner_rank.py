@@ -113,6 +113,18 @@ class LearnerRank:
         if self._checkpointer.stopping:
             self._stop()
 
+    def save(self, engine: TrainingEngine, cursor: Cursor) -> None:
+        """Save the state at the end of a phase's training, and wait for it; a collective call.
+
+        So that no end of an export or evaluation after it costs the phase.
+        """
+        learner = self.cfg.learner
+        if learner.checkpoint_minutes or learner.checkpoint_every:
+            if cursor != self.cursor and not self._checkpointer.has(cursor):
+                self.job.token.check()
+                self._checkpointer.begin(engine, cursor)
+            self._checkpointer.finish()
+
     def save_and_stop(self, engine: TrainingEngine, cursor: Cursor) -> NoReturn:
         """End as a run that was asked to, with its state saved at the cursor; a collective call."""
         if cursor != self.cursor and not self._checkpointer.has(cursor):

@@ -59,6 +59,7 @@ class PPOPhase:
                     self._update(engine, update, reference)
             self._evaluation.finish()
             self._publisher.finish()
+            rank.save(engine, self._cursor)
         with rank.phase("export"):
             rank.export(engine, "ppo")
         self._evaluation.run(engine, "ppo")

@@ -51,7 +51,9 @@ class SFTPhase:
             with rank.phase("sft"):
                 self._publisher.sleep_engines()
                 self._train(engine, reference, first)
-            self._evaluation.finish()
+                self._evaluation.finish()
+                if first < steps:
+                    rank.save(engine, Cursor("sft", step=steps))
             self._publisher.publish(engine)
             with rank.phase("export"):
                 rank.export(engine, "sft")

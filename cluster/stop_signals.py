@@ -83,23 +83,23 @@ class StopSignals:
             raise self.error()
         self._raises = True
 
-    def must_end(self, seconds: float, ask: Callable[[], object] | None) -> bool:
+    def must_end(self, seconds: float, ask: Callable[[], object]) -> bool:
         """Whether a run that was asked to stop has no time left.
 
         Args:
             seconds: from the first signal on; a second one leaves none.
-            ask: asks the run to stop; None where nothing would be saved.
+            ask: asks the run to stop.
         """
         if not self.received:
             return False
-        if ask is None or len(self.received) > 1:
+        if len(self.received) > 1:
             return True
         if self._ends_at is None:
             self._ends_at = time.monotonic() + seconds
             name = signal.Signals(self.received[0]).name
             print(
-                f"{name}: a last checkpoint is written, for {seconds:g} s at most "
-                "(cluster.grace_s); another signal ends the run at once",
+                f"{name}: the run ends within {seconds:g} s, with a last checkpoint if it trains; "
+                "another signal ends it at once",
                 file=sys.stderr,
             )
         ask()

@@ -131,6 +131,19 @@ def test_a_run_that_stops_while_it_waits_writes_what_is_not_written_yet(made, tm
         again.save_and_stop(SimpleNamespace(snapshot=pytest.fail), again.cursor)
 
 
+def test_the_end_of_training_is_saved_before_what_follows(made, tmp_path):
+    rank = made(0)
+    for value, at in ((1, 5), (2, 5), (3, 6)):
+        rank.save(state(value), Cursor("ppo", update=at))
+        assert Cursor.load(tmp_path / "checkpoints").update == at
+    assert [name[:10] for name in states(tmp_path)] == ["ppo-000005", "ppo-000006"]
+    again = made(0)
+    again.save(SimpleNamespace(snapshot=pytest.fail), again.cursor)
+    learner = replace(rank.cfg.learner, checkpoint_minutes=0)
+    rank.cfg = replace(rank.cfg, learner=learner)
+    rank.save(SimpleNamespace(snapshot=pytest.fail), Cursor("ppo", update=7))
+
+
 def test_the_best_model_is_kept(made, tmp_path):
     rank, exported = made(0), []
     learner = replace(rank.cfg.learner, keep_best="hard/success")

@@ -47,7 +47,7 @@ def gone(run):
 
 
 def taken_away(run, *arguments, when, signals=(signal.SIGTERM,)):
-    """Begin a run, and send signals once a record fulfils a condition; its code and last words."""
+    """Begin a run, and signal it once a record fulfils the condition; its code and last words."""
     process = begin(run, *arguments)
     wait_for(run, when, 900)
     for number in signals:
