@@ -130,7 +130,9 @@ class EngineWeights:
             How they were proven.
         """
         self.versions[index] = -1
-        proof, weights, end = None, None, time.monotonic() + PROOF_S
+        proof: Record | None = None
+        weights: Weights | None = None
+        end = time.monotonic() + PROOF_S
         while proof is None and time.monotonic() < end:
             weights = await self._receive_last(index, weights)
             if weights is None:
@@ -178,7 +180,8 @@ class EngineWeights:
                 await asyncio.wait_for(self._news.wait(), PROOF_S)
         if not self._samples or self.last is not weights:
             return None
-        requests, rows = map(list, zip(*self._samples, strict=True))
+        requests = [request for request, _ in self._samples]
+        rows = [block_rows for _, block_rows in self._samples]
         call, what = self._workers[index].replay.remote(requests, rows), "play episodes again"
         seconds, key = self._cfg.cluster.block_deadline_s, "block_deadline_s"
         apart, tokens = await self._supervisor.ask(index, what, call, seconds, key)

@@ -185,10 +185,13 @@ class Supervisor:
         )
 
     async def _start_and_prepare(self, index: int) -> Record:
-        self._gone[index] = asyncio.get_running_loop().create_future()
+        gone = self._gone[index] = asyncio.get_running_loop().create_future()
         await self._start_engine(index)
-        self._run(self._watch(index, self._gone[index]))
-        return await self._fleet.prepare(index)
+        self._run(self._watch(index, gone))
+        proof = await self._fleet.prepare(index)
+        if gone.done():  # while nothing was asked of it
+            raise gone.result()
+        return proof
 
     async def _restart_actor(self, index: int, dead: bool) -> None:
         """Wait until Ray has a new actor; one that is not dead is ended first."""

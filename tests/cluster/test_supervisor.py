@@ -340,6 +340,25 @@ def test_a_loss_while_it_is_brought_back_is_found_too():
     supervised(scenario)
 
 
+def test_a_loss_that_its_preparation_does_not_meet_is_found_too():
+    async def scenario(supervisor, workers, fleet):
+        async def prepare(index):
+            workers[index].die()
+            fleet.prepare = FleetLog().prepare
+            await asyncio.sleep(0.05)
+            return {"proof": "there are no weights"}
+
+        fleet.prepare = prepare
+        workers[0].die()
+        await until(lambda: fleet.losses)
+        await until(lambda: supervisor.serves(0))
+        assert workers[0].starts == 3
+        assert supervisor.incidents[-1]["proof"] == "replayed"
+        assert await work(supervisor, workers, 0, "again") == "again"
+
+    supervised(scenario)
+
+
 def test_where_none_can_be_replaced_a_loss_ends_the_run():
     async def scenario(supervisor, workers, fleet):
         waiting = asyncio.ensure_future(work(supervisor, workers, 0, "x", 100.0, deadline=0.05))
