@@ -11,6 +11,7 @@ from cluster.recorded_batches import RecordedCollector, RecordingCollector
 from cluster.recorded_blocks import FOLDER, recorded_updates
 from learner.engine import TrainingEngine
 from learner.ppo import ppo_steps, ppo_update
+from rollout.trajectory import from_block, to_block
 from tests.cluster.fakes import FakeToken
 from tests.support.learner import config, save_llama, trajectories
 
@@ -22,7 +23,8 @@ def recording(tmp_path, monkeypatch):
     (model / "tokenizer.json").write_text("{}")
 
     def take(self, update):
-        return Batch(trajectories(12, seed=update), 12 * update, {"failed": 0})
+        played = from_block(to_block(trajectories(12, seed=update)))  # rewards in float32
+        return Batch(played, 12 * update, {"failed": 0})
 
     monkeypatch.setattr(collect.Collector, "take", take)
 
@@ -85,7 +87,6 @@ def test_a_batch_that_is_read_names_the_group_that_a_resume_would_play(recording
     recorder.take(1)
     recorder.take(2)
     reader = reading(recorder)
-    reader.reset()
     reader.begin(1, 0)
     batch = reader.take(2)
     assert batch.next_group == 24
