@@ -108,6 +108,12 @@ def in_virtual_time(args: argparse.Namespace) -> None:
         )
 
 
+def growth(values: list[float]) -> float:
+    """By how much the second half's median is above the first's; 0 where it is below."""
+    half = len(values) // 2
+    return max(0.0, statistics.median(values[half:]) - statistics.median(values[:half] or values))
+
+
 @dataclass
 class Memory:
     """What processes and the object store held, a sample every SAMPLE_S, MiB."""
@@ -115,11 +121,6 @@ class Memory:
     seconds: list[float] = field(default_factory=list)
     buffer: list[float] = field(default_factory=list)
     objects: list[float] = field(default_factory=list)
-
-    def growth(self, held: list[float]) -> float:
-        """MiB by which the second half's median is above the first's."""
-        half = len(held) // 2
-        return statistics.median(held[half:]) - statistics.median(held[:half] or held)
 
 
 @contextmanager
@@ -193,22 +194,21 @@ def report(
     queue = [
         r["ledger"]["queued"] + r["ledger"]["running"] + r["ledger"]["ready"] for r in measured
     ]
-    half = len(queue) // 2
     figures: Record = {
         "seconds": wall,
         "updates": len(records),
         "learner_idle": _weighted(measured, "learner_idle"),
         "engine_idle": statistics.mean(x for r in measured for x in r["engine_idle"]),
-        "rollout_idle": 1 - statistics.mean(filled) / cfg.rollout.in_flight,
+        "rollout_idle": max(0.0, 1 - statistics.mean(filled) / cfg.rollout.in_flight),
         "episodes_per_minute": 60 * taken / seconds,
         "buffer_microseconds_a_trajectory": 1e6 * buffer_s / (len(records) * cfg.ppo.episodes),
         "oldest": max(age for r in measured for age, n in enumerate(r["staleness"]) if n),
         "buffer_mib": memory.buffer[-1],
-        "buffer_growth_mib": memory.growth(memory.buffer),
+        "buffer_growth_mib": growth(memory.buffer),
         "objects_mib": max(memory.objects),
-        "objects_growth_mib": memory.growth(memory.objects),
+        "objects_growth_mib": growth(memory.objects),
         "queue": statistics.median(queue),
-        "queue_growth": statistics.median(queue[half:]) - statistics.median(queue[:half] or queue),
+        "queue_growth": growth(queue),
     }
     row("processes", cfg, **figures)
     return figures
