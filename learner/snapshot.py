@@ -132,7 +132,7 @@ def random_files() -> Snapshot:
     state: dict[str, object] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
-        "numpy": (torch.from_numpy(keys.astype(np.int64)), position, gauss, cached),
+        "numpy": (torch.from_numpy(np.asarray(keys, np.int64)), position, gauss, cached),
     }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
