@@ -95,7 +95,7 @@ PARTICULAR: dict[str, dict[str, object]] = {
     **dict.fromkeys(("kimi_linear", "minicpm3", "glm5_next.text_config", "zamba2"), EQUAL_HEADS),
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "glm4_moe"), HEAD),
     **dict.fromkeys(("lfm2", "lfm2_moe", "lfm2_vl.text_config"), HYBRID),
-    # What released files say, vLLM reads, and transformers' own classes have no default for.
+    # What vLLM reads, and transformers' own classes have no default or no free choice for.
     "afmoe": {"score_func": "sigmoid", "route_norm": True, "n_group": 1, "topk_group": 1},
     "axk1": LATENT | {"first_k_dense_replace": 0},
     "falcon": {"ffn_hidden_size": 256},
