@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 from numpy.typing import NDArray
@@ -33,7 +32,6 @@ from configs.load import ConfigError
 from configs.model_folder import check_model
 from configs.schema import RunConfig
 from learner.batch import Sequence
-from learner.minibatches import deal
 from rollout.pictures import SCHEMA as PICTURE
 from rollout.pictures import Picture
 from rollout.renderer import Renderer
@@ -164,7 +162,7 @@ def check_object_store(rendered: RenderedDemonstrations) -> None:
 def batches(
     rendered: RenderedDemonstrations, cfg: RunConfig, rank: int, skip: int
 ) -> Iterator[list[Sequence]]:
-    """A rank's share of endless batches, from the one after `skip` on; balanced by tokens.
+    """A rank's endless batches, from the one after `skip` on.
 
     Args:
         rendered: all demonstrations.
@@ -178,9 +176,7 @@ def batches(
     order = DemonstrationOrder(rendered.rows, cfg.seed, cfg.sft.skip)
     table = DemonstrationTable(_blocks(rendered, cfg.cluster.start_deadline_s))
     for number in count(skip):
-        rows = order.batch(number, cfg.sft.batch_size)
-        rank_of = deal(dict(enumerate(table.lengths(rows))), [], cfg.learner.ranks)
-        yield table.sequences(rows[[rank_of[place] == rank for place in range(len(rows))]])
+        yield table.sequences(order.batch(number, cfg.sft.batch_size, rank, cfg.learner.ranks))
 
 
 def _blocks(rendered: RenderedDemonstrations, seconds: float) -> list[pa.Table]:
@@ -201,12 +197,6 @@ class DemonstrationTable:
             for block in filled
         ]
         self._starts = np.cumsum([0, *(len(block) for block in filled[:-1])])
-        counts = [pc.list_value_length(column[0]).to_numpy() for column in self._blocks]
-        self._lengths = np.concatenate(counts)
-
-    def lengths(self, rows: NDArray[np.int64]) -> list[int]:
-        """Tokens of each of these rows, counted over all blocks."""
-        return self._lengths[rows].tolist()
 
     def sequences(self, rows: NDArray[np.int64]) -> list[Sequence]:
         """The learner's sequences of these rows, counted over all blocks."""

@@ -8,10 +8,15 @@ import pytest
 from cluster.demonstration_order import DemonstrationOrder
 
 
-def stream(order, size, batches, first=0):
-    """Rows of some batches, one after the other."""
-    numbers = range(first, first + batches)
-    return [row for number in numbers for row in order.batch(number, size).tolist()]
+def stream(order, size, batches, first=0, ranks=1):
+    """Rows of some batches, put together from the ranks' shares."""
+    rows = []
+    for number in range(first, first + batches):
+        batch = np.full(size, -1)
+        for rank in range(ranks):
+            batch[rank::ranks] = order.batch(number, size, rank, ranks)
+        rows += batch.tolist()
+    return rows
 
 
 def epochs(rows, n):
@@ -44,6 +49,12 @@ def test_the_order_is_that_of_the_published_runs():
         *np.random.default_rng([3, 0]).permutation(6),
         *np.random.default_rng([3, 1]).permutation(6),
     ]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 12])
+def test_a_batch_does_not_depend_on_the_number_of_ranks(ranks):
+    alone, shared = DemonstrationOrder(17, 1), DemonstrationOrder(17, 1)
+    assert stream(shared, 12, 9, ranks=ranks) == stream(alone, 12, 9)
 
 
 @pytest.mark.parametrize("skip", [1, 2, 7, 40])

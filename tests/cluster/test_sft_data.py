@@ -70,9 +70,7 @@ def test_rows_are_counted_over_all_blocks(table):
     empty = table.slice(0, 0)
     parts = [empty, table.slice(0, 3), empty, table.slice(3, 1), table.slice(4), empty]
     rows = np.array([7, 0, 2, 3, 4, 0])
-    cut = DemonstrationTable(parts)
-    assert keys(cut.sequences(rows)) == [whole[row] for row in rows]
-    assert cut.lengths(rows) == [len(s.token_ids) for s in cut.sequences(rows)]
+    assert keys(DemonstrationTable(parts).sequences(rows)) == [whole[row] for row in rows]
     two = pa.concat_tables([table.slice(0, 3), table.slice(3)])
     assert two["token_ids"].num_chunks == 2
     assert keys(DemonstrationTable([two]).sequences(np.arange(8))) == whole
@@ -138,14 +136,10 @@ def test_a_run_that_continues_another_begins_after_what_that_saw(table, local):
 
 def test_the_ranks_share_what_one_rank_would_train_on(table, local):
     rendered = local([table.slice(0, 5), table.slice(5)])
-    alone = list(islice(batches(rendered, configured(4), 0, 0), 6))
-    ranks = [
-        list(islice(batches(rendered, configured(4, ranks=2), rank, 0), 6)) for rank in range(2)
-    ]
-    for batch, first, second in zip(alone, *ranks, strict=True):
-        assert sorted(keys(first) + keys(second)) == sorted(keys(batch))
-        lengths = [[len(s.token_ids) for s in share] for share in (first, second)]
-        assert abs(sum(lengths[0]) - sum(lengths[1])) <= max(lengths[0] + lengths[1])
+    alone = taken(rendered, configured(4), 6)
+    shares = [taken(rendered, configured(4, ranks=2), 6, rank) for rank in range(2)]
+    for batch, first, second in zip(alone, *shares, strict=True):
+        assert (batch[::2], batch[1::2]) == (first, second)
 
 
 def test_a_damaged_picture_names_its_file_and_row(vision_model, tmp_path):
@@ -251,9 +245,13 @@ def test_two_ranks_read_all_blocks_in_the_files_order(rendered):
         return ray.get(calls, timeout=120)
 
     shares = played(0, 25)
-    steps = list(zip(*shares, strict=True))
-    assert sorted(row for step in steps for share in step for row in share) == sorted(4 * ids)
-    assert {len(first) + len(second) for first, second in steps} == {16}
+    steps = zip(*shares, strict=True)
+    stream = [
+        row for first, second in steps for pair in zip(first, second, strict=True) for row in pair
+    ]
+    for epoch in range(4):
+        assert sorted(stream[100 * epoch : 100 * epoch + 100]) == sorted(ids)
+    assert stream[:100] != stream[100:200]
     assert played(9, 16) == [share[9:] for share in shares]
 
 
