@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import ray
 from ray import ObjectRef
@@ -67,7 +67,7 @@ class Supervisor:
         self.nodes = [""] * len(workers)
         self._gone: list[asyncio.Future[RunFailure]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._starting: asyncio.Future[None] | None = None
+        self._starting: asyncio.Future[list[None]] | None = None
         self.incidents: list[Record] = []
 
     async def start(self) -> None:
@@ -104,7 +104,8 @@ class Supervisor:
         """
         gone = self._gone[index]
         answer = asyncio.ensure_future(wait_for_async(ref, _name(index), what, seconds, key))
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [answer, gone]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not gone.done():
             try:
                 return answer.result()
@@ -127,12 +128,11 @@ class Supervisor:
             answer = asyncio.ensure_future(
                 wait_for_async(ref, _name(index), what, seconds, "heartbeat_s")
             )
-            await asyncio.wait(
-                {answer, gone}, timeout=2 * beat, return_when=asyncio.FIRST_COMPLETED
-            )
+            either: list[asyncio.Future[Any]] = [answer, gone]
+            await asyncio.wait(either, timeout=2 * beat, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done() and part.state == State.SERVING:
                 part.move(State.SUSPECT, time.monotonic())
-            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 answer.add_done_callback(_forget)
                 return

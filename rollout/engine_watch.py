@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psutil
 
@@ -64,8 +64,9 @@ class EngineWatch:
             EngineFailure: the engine is lost, before the work or during it.
         """
         task = asyncio.ensure_future(work)
+        either: list[asyncio.Future[Any]] = [task, self._lost]
         try:
-            await asyncio.wait({task, self._lost}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if self._lost.done():
                 raise self._lost.result()
             return task.result()
