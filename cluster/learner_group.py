@@ -57,7 +57,7 @@ def run_learner_group(job: Job, demonstrations: str | None, plan: Plan) -> None:
 
     thread = threading.Thread(target=fit, name="learner group", daemon=True)
     thread.start()
-    buffer = BufferWatch(job.buffer, job.cfg.cluster.heartbeat_s)
+    buffer = BufferWatch(job.buffer, job.cfg.cluster.heartbeat_s, job.cfg.cluster.start_deadline_s)
     with Progress(folder, job.cfg) as progress:
         while thread.is_alive() and read_failure(folder) is None:
             job.token.check()
