@@ -142,14 +142,18 @@ class FaultyRun:
     def end(self) -> None:
         """End the driver and all that was ever seen below it."""
         self._tree()
-        for process in [*self.seen.values(), psutil.Process(self.driver.pid)]:
+        for process in self.seen.values():
             if _lives(process):
                 process.kill()
+        self.driver.kill()
         self.driver.wait()
 
 
 def _lives(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _title(process: psutil.Process) -> str:

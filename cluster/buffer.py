@@ -234,6 +234,8 @@ class TrajectoryBuffer:
             RunFailure: a worker refused them; names it and the cause.
         """
         self._refuse_foreign(epoch)
+        if self._failure is not None:
+            raise self._failure
         self._ledger.trained(version)
         playing = bool(self._ledger.states()["running"])
         work = self._weights.publish(version, refs, playing, self._play)
@@ -326,13 +328,13 @@ class TrajectoryBuffer:
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._ledger.running(index) > 0)
-            block, finished = self._workers[index].next_block.remote()
+            block, ref = self._workers[index].next_block.remote()
             try:
-                said = await self._ask(index, "finish a block of episodes", finished)
+                finished = await self._ask(index, "finish a block of episodes", ref)
             except WorkerGone:
                 continue
-            summaries = from_columns(said.columns)
-            if said.epoch != self._epoch:
+            summaries = from_columns(finished.columns)
+            if finished.epoch != self._epoch:
                 self._foreign += len(summaries)
                 continue
             stored = [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]

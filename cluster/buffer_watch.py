@@ -24,9 +24,14 @@ class BufferWatch:
     """Asks for a sign of life, one at a time."""
 
     def __init__(
-        self, buffer: BufferHandle, heartbeat_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        buffer: BufferHandle,
+        heartbeat_s: float,
+        start_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._buffer, self._seconds, self._clock = buffer, heartbeat_s, clock
+        self._limit, self._key = start_s, "start_deadline_s"  # its process may still start
         self._sign: ObjectRef[None] | None = None
         self._asked = clock() - heartbeat_s
 
@@ -43,6 +48,7 @@ class BufferWatch:
                 self._sign, self._asked = self._buffer.heartbeat.remote(), now
         elif ray.wait([self._sign], timeout=0)[0]:
             sign, self._sign = self._sign, None
-            wait_for(sign, WHO, WHAT, self._seconds, "heartbeat_s")
-        elif now - self._asked >= self._seconds:
-            raise DeadlineExceeded(WHO, WHAT, self._seconds, "heartbeat_s")
+            wait_for(sign, WHO, WHAT, self._limit, self._key)
+            self._limit, self._key = self._seconds, "heartbeat_s"
+        elif now - self._asked >= self._limit:
+            raise DeadlineExceeded(WHO, WHAT, self._limit, self._key)

@@ -63,7 +63,7 @@ def run_learner_group(
             errors.append(error)
 
     thread = threading.Thread(target=fit, name="learner group", daemon=True)
-    buffer = BufferWatch(job.buffer, job.cfg.cluster.heartbeat_s)
+    buffer = BufferWatch(job.buffer, job.cfg.cluster.heartbeat_s, job.cfg.cluster.start_deadline_s)
     with signals.asking(), Progress(folder, job.cfg) as progress:
         thread.start()
         while thread.is_alive() and read_failure(folder) is None:

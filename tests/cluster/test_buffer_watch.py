@@ -35,7 +35,7 @@ def watched(monkeypatch):
         buffer_watch.ray, "wait", lambda refs, timeout: (refs if buffer.answers else [], [])
     )
     monkeypatch.setattr(wait.ray, "get", buffer.get)
-    watch = BufferWatch(buffer, 8.0, lambda: now[0])
+    watch = BufferWatch(buffer, 8.0, 60.0, lambda: now[0])
 
     def pass_time(seconds, step=0.5):
         for _ in range(int(seconds / step)):
@@ -68,6 +68,14 @@ def test_a_dead_one_is_told_at_the_next_look(watched):
     buffer.error = ActorDiedError()
     with pytest.raises(WorkerLost, match="the trajectory buffer was lost"):
         pass_time(0.5)
+
+
+def test_its_first_sign_has_the_time_that_a_process_has_to_start(watched):
+    buffer, pass_time = watched
+    buffer.answers = False
+    pass_time(59.0)
+    with pytest.raises(DeadlineExceeded, match=r"within 60 s \(cluster.start_deadline_s\)"):
+        pass_time(2.0)
 
 
 def test_one_that_answers_late_lives(watched):

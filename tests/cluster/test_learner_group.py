@@ -59,8 +59,8 @@ def group(monkeypatch, tmp_path):
     buffer_looks = []
 
     class BufferWatch:
-        def __init__(self, buffer, heartbeat_s):
-            assert (buffer, heartbeat_s) == (job.buffer, 30.0)
+        def __init__(self, buffer, heartbeat_s, start_s):
+            assert (buffer, heartbeat_s, start_s) == (job.buffer, 30.0, 300.0)
 
         def check(self):
             buffer_looks.append(1)
