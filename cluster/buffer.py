@@ -34,7 +34,6 @@ from rollout.trajectory import Block
 from rollout.trajectory_summary import TrajectorySummary, from_columns
 
 T = TypeVar("T")
-TRACER = trace.get_tracer("cardinal")
 
 
 @dataclass(frozen=True)
@@ -244,7 +243,9 @@ class TrajectoryBuffer:
         publishing.add_done_callback(self._publishing.discard)
         attributes: dict[str, str | int] = {"track": "weights", "version": version}
         try:
-            with TRACER.start_as_current_span("weights travel", attributes=attributes):
+            # Not a global: Ray sends this class by value, and a tracer in use cannot be sent.
+            tracer = trace.get_tracer("cardinal")
+            with tracer.start_as_current_span("weights travel", attributes=attributes):
                 return await publishing
         except RunFailure as failure:
             if epoch == self._epoch:

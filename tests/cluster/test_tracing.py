@@ -6,7 +6,7 @@ import time
 import pytest
 from opentelemetry import trace
 
-from cluster import tracing
+from cluster import actors, buffer, tracing
 from cluster.tracing import count, pop_seconds, record_spans
 from report.spans import read_spans
 
@@ -105,3 +105,9 @@ def test_a_span_costs_little(run):
     for _ in range(500):
         decorated()
     assert (time.process_time() - begin) / 500 < 1e-3
+
+
+def test_no_tracer_is_a_global_of_what_ray_sends_by_value():
+    """A tracer in use holds locks, so its actor's class could not be sent."""
+    for module in (actors, buffer):
+        assert [n for n, value in vars(module).items() if isinstance(value, trace.Tracer)] == []
