@@ -17,7 +17,14 @@ from opentelemetry import trace
 from ray import ObjectRef
 
 from cluster.engine_weights import EngineWeights
-from cluster.failures import EpochOver, RunFailure, RunStopped, TooManyFailures, first_line
+from cluster.failures import (
+    EpochOver,
+    RunFailure,
+    RunStopped,
+    SourceLost,
+    TooManyFailures,
+    first_line,
+)
 from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share
 from cluster.ledger import QUARANTINE_LOSSES, Batch, Ledger, Stream
 from cluster.queue_lengths import record_queues
@@ -243,12 +250,12 @@ class TrajectoryBuffer:
         publishing.add_done_callback(self._publishing.discard)
         attributes: dict[str, str | int] = {"track": "weights", "version": version}
         try:
-            # Not a global: Ray sends this class by value, and a tracer in use cannot be sent.
-            tracer = trace.get_tracer("cardinal")
+            tracer = trace.get_tracer("cardinal")  # no global: Ray could not send this class
             with tracer.start_as_current_span("weights travel", attributes=attributes):
                 return await publishing
         except RunFailure as failure:
-            if epoch == self._epoch:
+            # Weights are lost with the rank that sent them: its successor begins an epoch.
+            if epoch == self._epoch and not isinstance(failure, SourceLost):
                 await self.fail(failure)
             raise
 

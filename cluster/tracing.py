@@ -31,6 +31,7 @@ class RunSpans(SpanProcessor):
 
     def __init__(self) -> None:
         self.file: SpanFile | None = None
+        self.added = False  # to the provider
         self.thread = threading.get_ident()
         self.seconds: dict[str, float] = defaultdict(float)
         self._inside: dict[int, float] = defaultdict(float)  # by span: seconds of those inside
@@ -70,9 +71,11 @@ def record_spans(run: Path, process: str) -> None:
     A folder that is not there is not made: the run's owner makes it, where all nodes see it.
     """
     if not isinstance(trace.get_tracer_provider(), TracerProvider):
-        provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
+        trace.set_tracer_provider(TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False))
+    provider = trace.get_tracer_provider()  # perhaps another one's, as of Ray's own tracing
+    if isinstance(provider, TracerProvider) and not _SPANS.added:
         provider.add_span_processor(_SPANS)
-        trace.set_tracer_provider(provider)
+        _SPANS.added = True
     if _SPANS.file is not None:
         _SPANS.file.close()
     _SPANS.thread = threading.get_ident()

@@ -36,7 +36,8 @@ def use_onednn(model: nn.Module) -> None:
 
     The rule reads the processor alone, so that a resumed run computes with the same kernels.
     """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.enabled:
+    onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not onednn:
         return
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.dtype == torch.float32:

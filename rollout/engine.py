@@ -170,6 +170,12 @@ class InferenceEngine:
         finally:
             self._load.requests(-1)
         self._require_alive()  # sequences of a lost engine end without an answer
+        reason = final.outputs[0].finish_reason
+        if reason not in (
+            "stop",
+            "length",
+        ):  # vLLM raises nothing, as for a lost picture
+            raise RequestRefused(f"vLLM gave no answer: the request ended with {reason!r}")
         return self._completion(final)
 
     @cache  # noqa: B019 - an engine lives as long as its process
@@ -230,8 +236,7 @@ class InferenceEngine:
                 for index, bucket in enumerate(buckets):
                     loading = self.update_weights(file.message(index, bucket.header))
                     if 0 < index < len(buckets) - 1:
-                        following = index + 1, buckets[index + 1]
-                        writing = asyncio.to_thread(file.write, *following)
+                        writing = asyncio.to_thread(file.write, index + 1, buckets[index + 1])
                         await asyncio.gather(loading, writing)
                     else:
                         await loading

@@ -160,7 +160,7 @@ class CopyRecorder(TorchDispatchMode):
 
     def _note(self, func: Any, written: torch.Tensor, args: tuple[Any, ...]) -> None:
         place = self._place(written)
-        if place is None or func.overloadpacket in CONSTANTS:
+        if place is None or func.overloadpacket in CONSTANTS or _onto_itself(func, written, args):
             return
         parameter = getattr(*place).data
         if place not in self._targets:
@@ -285,6 +285,15 @@ def _adjacent(target: Target, copies: list[tuple[Region, torch.Tensor]]) -> bool
         and source.data_ptr() - begin == region.target_part.offset * source.element_size()
         for region, source in copies
     )
+
+
+def _onto_itself(func: Any, written: torch.Tensor, args: tuple[Any, ...]) -> bool:
+    """Whether a tensor is copied to where it is: so vLLM puts a bias back, which stayed live."""
+    if func is not aten.copy_.default:
+        return False
+    source, same = args[1], ("shape", "dtype", "device")
+    alike = all(getattr(source, name) == getattr(written, name) for name in same)
+    return alike and source.stride() == written.stride() and source.data_ptr() == written.data_ptr()
 
 
 def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.buffer import BufferedTrajectory, TrajectoryBuffer, shards
-from cluster.failures import EpochOver, RunFailure, TooManyFailures
+from cluster.failures import EpochOver, RunFailure, SourceLost, TooManyFailures
 from cluster.handles import Finished
 from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import TrajectorySummary, to_columns
@@ -179,7 +179,6 @@ async def test_training_stops_when_too_many_of_an_update_failed_and_not_before()
 
 @asynchronous
 async def test_requests_of_an_epoch_that_is_over_are_not_played_in_whatever_order_they_come():
-    """Ray may run `submit` and `enter` in another order than they were called in."""
     buffer, run, (worker,) = await made()
     worker.gates["submit"].clear()
     lost = await begun(run.collect(requests(3)))
@@ -206,16 +205,10 @@ async def test_the_last_block_of_an_epoch_that_is_over_is_dropped_and_counted():
     assert buffer._states()["dropped foreign"] == 3
 
 
-@pytest.mark.parametrize(
-    ("call", "arguments"),
-    [
-        ("collect", ([],)),
-        ("begin", (1, 0)),
-        ("take", (1, 0)),
-        ("publish", (1, [])),
-        ("published", (1,)),
-    ],
-)
+OF_AN_EPOCH = {"begin": (1, 0), "take": (1, 0), "publish": (1, []), "published": (1,)}
+
+
+@pytest.mark.parametrize(("call", "arguments"), OF_AN_EPOCH.items())
 @asynchronous
 async def test_no_call_of_an_epoch_that_is_over_is_answered(call, arguments):
     buffer, run, _ = await made()
@@ -286,6 +279,17 @@ async def test_a_publish_that_is_refused_ends_every_wait_but_none_of_the_next_ep
     with pytest.raises(RunFailure, match="no room"):
         await late
     call = await begun(Epoch(buffer).collect(requests(3)))
+    await worker.finish()
+    assert len(await call) == 3
+
+
+@asynchronous
+async def test_weights_that_are_lost_with_their_rank_end_no_other_wait():
+    _, run, (worker,) = await made()
+    call = await begun(run.collect(requests(3)))
+    worker.error = SourceLost("the weights are gone with rank 0")
+    with pytest.raises(SourceLost):
+        await run.publish(1, [])
     await worker.finish()
     assert len(await call) == 3
 

@@ -154,6 +154,33 @@ def test_it_is_busy_with_a_request_until_that_is_refused(engine):
     assert (seen, engine._load.state) == (["busy"], "idle")
 
 
+@pytest.mark.parametrize("pictures", [True, False])
+def test_an_answer_that_vllm_could_not_give_is_none(engine, pictures):
+    """Its request ends with a reason; one with pictures, whose cache was missed, comes again."""
+
+    async def generate(*given):
+        asked.append(given)
+        reason = "error" if len(asked) == 1 else "stop"
+        answer = SimpleNamespace(
+            token_ids=[5] * (len(asked) - 1),
+            logprobs=SimpleNamespace(logprobs=[-1.0]),
+            weight_versions=None,
+            finish_reason=reason,
+        )
+        yield SimpleNamespace(outputs=[answer], prompt_token_ids=[1])
+
+    asked = []
+    engine._llm = SimpleNamespace(generate=generate, errored=False)
+    shown = (SimpleNamespace(to_pil=lambda: "pixels", key="k"),) if pictures else ()
+    call = engine.generate([1], max_tokens=1, temperature=0.0, pictures=shown)
+    if pictures:
+        assert asyncio.run(call).token_ids == [5]
+    else:
+        with pytest.raises(RequestRefused, match="the request ended with 'error'"):
+            asyncio.run(call)
+    assert len(asked) == 1 + pictures
+
+
 def test_a_sleeping_engine_does_not_play(engine):
     async def work():
         await engine.sleep()

@@ -47,6 +47,19 @@ class Norm(nn.Module):
             self.weight.data.index_fill_(0, torch.tensor([3]), 7.0)
 
 
+def test_a_bias_that_is_put_back_where_it_was_is_no_other_value():
+    """VLLM leaves biases live, and copies each onto itself when it ends a reload."""
+    model = Model()
+    recorder = CopyRecorder(model)
+    with recorder:
+        model.qkv.bias.data.copy_(model.qkv.bias.data)
+    assert recorder._targets == {}
+    with recorder:
+        model.qkv.bias.data.copy_(torch.ones(3 * HIDDEN))
+    (target,) = recorder._targets.values()
+    assert target.foreign
+
+
 class Model(nn.Module):
     """Loads as an inference engine does: names are mapped, weights fused, a vocabulary padded."""
 
