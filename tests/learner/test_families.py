@@ -47,6 +47,8 @@ FEW = [  # one of each kind
     Family("qwen2_vl", "Qwen2VLForConditionalGeneration", vision=True),  # three dimensions
 ]
 
+BIASED = Family("qwen2", "Qwen2ForCausalLM", vision=False)  # in its attention
+
 
 def cells(row: Row) -> list[str]:
     return [getattr(row, column) for column in (*STEPS, "syncs")]
@@ -123,7 +125,7 @@ def test_the_table_has_every_family():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [FEW[1], FEW[3]], ids=key)
+@pytest.mark.parametrize("family", [FEW[1], BIASED], ids=key)
 def test_a_real_engine_samples_from_what_is_published(family, tmp_path, monkeypatch):
     """Log-probabilities of the engine and of the learner agree before and after a training step."""
     arguments = inference._arguments
