@@ -17,7 +17,7 @@ import torch
 from cluster.collect import Collector
 from cluster.cursor import Cursor
 from cluster.evaluation_phase import EvaluationPhase
-from cluster.failures import EpochOver, RunFailure, RunStopped
+from cluster.failures import EpochOver, RunFailure, RunStopped, SourceLost
 from cluster.job import Job
 from cluster.learner_rank import LearnerRank
 from cluster.ppo_phase import PPOPhase
@@ -44,6 +44,8 @@ def learner_loop(config: dict[str, Job]) -> None:
         write_failure(job.token, str(stopped))  # the driver waits for this, and ends the run
     except EpochOver:
         raise  # its successor is at work already
+    except SourceLost:
+        raise  # a block is gone with its node: Ray Train restarts the group, which plays again
     except RunFailure as failure:
         # Ray Train would restart the group; the file makes the driver end the run instead.
         write_failure(job.token, str(failure))

@@ -91,5 +91,7 @@ def _typed_errors(who: str, what: str, seconds: float, key: str) -> Iterator[Non
         raise WorkerLost(who, what, first_line(error)) from error
     except TimeoutError as error:  # Ray's GetTimeoutError is one
         raise DeadlineExceeded(who, what, seconds, key) from error
-    except RayError as error:  # an object is lost with its owner, a process to a full memory
+    except ObjectLostError as error:  # with its owner, or with the node that it was on
+        raise SourceLost(f"{who} could not {what}: {first_line(error)}") from error
+    except RayError as error:  # as a process that is lost to a full memory
         raise WorkerLost(who, what, first_line(error)) from error

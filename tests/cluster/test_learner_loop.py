@@ -9,7 +9,7 @@ import pytest
 
 from cluster import learner_loop
 from cluster.cursor import Cursor
-from cluster.failures import EpochOver, RunFailure
+from cluster.failures import EpochOver, RunFailure, SourceLost
 from cluster.handles import BufferHandle
 from cluster.job import Job
 from cluster.learner_loop import run_phases
@@ -149,6 +149,7 @@ def test_a_group_that_restarts_says_so_and_where_it_goes_on(loop):
         (RunFailure("an engine was lost"), True),
         (OSError("a disk"), False),
         (EpochOver("a restarted learner has begun a new epoch"), False),
+        (SourceLost("block 3 could not reach this node: its node is gone"), False),
     ],
 )
 def test_only_what_ends_the_run_is_told_to_the_driver(monkeypatch, tmp_path, error, told):

@@ -6,10 +6,10 @@ import time
 
 import pytest
 import ray
-from ray.exceptions import OwnerDiedError
+from ray.exceptions import ObjectLostError, OwnerDiedError, WorkerCrashedError
 
 from cluster.failures import DeadlineExceeded, SourceLost, TooManyFailures, WorkerLost
-from cluster.wait import wait_for, wait_for_all, wait_for_async
+from cluster.wait import _typed_errors, wait_for, wait_for_all, wait_for_async
 from tests.support.local_ray import local_ray
 
 ASKED = ("worker", "do it", 30.0, "block_deadline_s")
@@ -84,6 +84,13 @@ def test_what_a_third_process_took_with_it_is_nobodys_loss_who_would_have_read_i
     error = OwnerDiedError("0" * 56, None, "")
     with pytest.raises(SourceLost, match=r"^worker could not do it: Owner"):
         wait(processes[0].fail.remote(error), *ASKED)
+
+
+def test_an_object_that_is_gone_with_its_node_is_told_as_that():
+    refs = [ObjectLostError("0" * 56, None, ""), WorkerCrashedError()]
+    for error, kind in zip(refs, (SourceLost, WorkerLost), strict=True):
+        with pytest.raises(kind, match=r"^block 3 "), _typed_errors("block 3", *ASKED[1:]):
+            raise error
 
 
 def test_a_failure_of_the_run_is_passed_on(processes, wait):
