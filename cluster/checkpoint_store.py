@@ -7,6 +7,7 @@ A state is a folder of files, some from each rank. Which states count is in the 
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -59,9 +60,14 @@ class CheckpointStore:
                 self._system.create_dir(str(path.parent), recursive=True)
             with self._system.open_output_stream(str(path)) as stream:
                 yield stream
-        except (OSError, ArrowException) as error:
+            if isinstance(self._system, fs.LocalFileSystem):
+                _to_disk(Path(path))  # before the cursor, which is, names it
+        except Exception as error:
+            cause = _io_error(error)
+            if cause is None:
+                raise
             place = f"{self.place}/{PurePosixPath(state, name)}"
-            raise OSError(f"{place}: {one_line(error)}") from error
+            raise OSError(f"{place}: {one_line(cause)}") from error
 
     def names(self, state: str) -> list[str]:
         """The files of a state, in order; none where there is no such state.
@@ -168,3 +174,23 @@ def state_place(cfg: RunConfig, folder: Path) -> str:
     if cfg.learner.checkpoint_root is None:
         return str(folder / "checkpoints" / "state")
     return below(cfg.learner.checkpoint_root, cfg.name)
+
+
+def _to_disk(file: Path) -> None:
+    """Have the kernel write a file, and its folder's entry, to the disk."""
+    for place in (file, file.parent):
+        number = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _io_error(error: BaseException) -> Exception | None:
+    """What the file system said, where another error hides it: torch ends its file even then."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError | ArrowException):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -137,3 +138,30 @@ def test_what_stops_a_write_is_named_with_the_place():
     store = CheckpointStore("/dev")
     with pytest.raises(OSError, match=r"^/dev/full: .*No space left"):
         write(store, ".", "full", "x" * 2**20)
+
+
+def test_an_error_that_hides_the_file_systems_is_told_as_that(tmp_path):
+    """As torch's, which ends its file even where the disk is full."""
+    store = CheckpointStore(str(tmp_path))
+    with pytest.raises(OSError, match=rf"^{tmp_path}/sft-1/a.pt: .*no space"), hiding(store):
+        raise OSError("no space left")
+    with pytest.raises(RuntimeError, match="no disk's fault"), store.create("sft-1", "a.pt"):
+        raise RuntimeError("no disk's fault")
+
+
+@contextmanager
+def hiding(store):
+    with store.create("sft-1", "a.pt"):
+        try:
+            yield
+        except OSError:
+            raise RuntimeError("unexpected pos 64")  # noqa: B904 - as torch does
+
+
+def test_a_file_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}"))
+    )
+    write(CheckpointStore(str(tmp_path)), "sft-1", "a.pt", "x")
+    assert synced == [str(tmp_path / "sft-1" / "a.pt"), str(tmp_path / "sft-1")]
