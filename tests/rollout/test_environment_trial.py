@@ -115,7 +115,7 @@ def test_the_contract_is_held_where_the_environment_is_and_each_call_has_its_dea
         broken(kind="picky")
     assert time.monotonic() - begin < 60.0, "it sleeps for 600 s"
     # Three slow episodes take longer than the deadline, no single call does: this is no hang.
-    slow = {"kind": "slow", "seconds": 1.2}
+    slow = {"kind": "slow", "seconds": 0.7}
     assert broken(TEACHER, episodes=3, **slow) == "seed 0: nonsense ended terminated"
 
 
