@@ -78,14 +78,19 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
         )
     if ppo.estimator != "gae":
         yield from _no_critic(ppo)
-    elif ppo.advantage_level == "token" and ppo.value_level == "turn":
+    elif ppo.baseline == "optimal" and not ppo.normalize_advantages:
+        yield (
+            "ppo.baseline=optimal is taken when advantages are normalised, which "
+            "ppo.normalize_advantages=false leaves out"
+        )
+    if ppo.estimator == "gae" and ppo.advantage_level == "token" and ppo.value_level == "turn":
         yield "ppo.advantage_level=token needs ppo.value_level=token"
 
 
 def _no_critic(ppo: PPOConfig) -> Iterator[str]:
     """Keys of the critic that an estimator without one would ignore in silence."""
     default = PPOConfig()
-    for key in ("value_level", "advantage_level", "value_clip", "trunc_bootstrap"):
+    for key in ("value_level", "advantage_level", "value_clip", "trunc_bootstrap", "value_lr"):
         if getattr(ppo, key) != getattr(default, key):
             yield (
                 f"ppo.{key}={getattr(ppo, key)} has no use for ppo.estimator={ppo.estimator}, "

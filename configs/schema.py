@@ -190,6 +190,11 @@ class PPOConfig:
     lam: float = leaf(0.95, "GAE's lambda", low=0, high=1)
     clip: float = leaf(0.1, "ratio clip epsilon", low=0)
     value_coef: float = leaf(0.5, "weight of the value loss", low=0)
+    value_lr: float | None = leaf(
+        None,
+        "peak learning rate of the value head, by the optimizer's schedule; null: optimizer.lr",
+        low=0,
+    )
     value_clip: float = leaf(0.0, "clip of the value's move; 0 is off", low=0)
     value_level: str = leaf(
         "turn", "one value per turn or per action token", choices=("turn", "token")
@@ -200,6 +205,12 @@ class PPOConfig:
     critic_warmup: int = leaf(2, "first updates that train the value head alone", low=0)
     advantage_level: str = leaf("turn", "GAE over turns or over tokens", choices=("turn", "token"))
     normalize_advantages: bool = leaf(True, "over the whole batch of the update")
+    baseline: str = leaf(
+        "mean",
+        "what advantages are compared with, in the batch or the group. mean: their mean; optimal: "
+        "the mean weighted by the squared norm of the score function, which has the least variance",
+        choices=("mean", "optimal"),
+    )
     ratio_level: str = leaf("token", "ratio per token or per answer", choices=("token", "turn"))
     thought_coef: float = leaf(
         1.0, "weight of an answer's tokens before its final field, in the policy loss", low=0

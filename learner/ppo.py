@@ -72,7 +72,8 @@ def ppo_update(
     """
     _check_policies(cfg.ppo, engine, reference)
     prepared = prepare(trajectories, cfg.ppo.value_level)
-    score(engine, prepared, cfg.rollout.temperature, reference)
+    optimal = cfg.ppo.baseline == "optimal"
+    score(engine, prepared, cfg.rollout.temperature, reference, score_norms=optimal)
     _set_advantages(prepared, cfg.ppo)
     counts = _counts(prepared)
     if not counts:
@@ -113,15 +114,14 @@ def _set_advantages(trajectories: list[TrainingTrajectory], ppo: PPOConfig) -> N
         pairs = [_gae(t, ppo) for t in trajectories]
         advantages, targets = [a for a, _ in pairs], [v for _, v in pairs]
     else:
-        by_trajectory = _compare_returns(trajectories, ppo.estimator)
+        by_trajectory = _compare_returns(trajectories, ppo)
         advantages = [
             np.full(len(t.rewards), a) for t, a in zip(trajectories, by_trajectory, strict=True)
         ]
         targets = [np.zeros(len(t.values)) for t in trajectories]
     # GRPO has divided by its group's deviation; REINFORCE++ needs the batch's as its baseline.
     if ppo.estimator == "reinforce_pp" or (ppo.normalize_advantages and ppo.estimator != "grpo"):
-        batch_moments = distributed.all_sum(advantage.moments(advantages))
-        advantages = [advantage.normalize(a, batch_moments) for a in advantages]
+        advantages = _normalize(trajectories, advantages, ppo)
     for t, own, own_targets in zip(trajectories, advantages, targets, strict=True):
         per_turn = len(own) == len(t.turn_lengths)
         t.advantages = np.repeat(own, t.turn_lengths) if per_turn else own
@@ -141,18 +141,50 @@ def _gae(t: TrainingTrajectory, ppo: PPOConfig) -> tuple[NDArray[np.float64], ND
     return advantages, np.repeat(targets, t.turn_lengths)
 
 
-def _compare_returns(trajectories: list[TrainingTrajectory], estimator: str) -> NDArray[np.float64]:
+def _normalize(
+    trajectories: list[TrainingTrajectory], advantages: list[NDArray[np.float64]], ppo: PPOConfig
+) -> list[NDArray[np.float64]]:
+    """Over the batch of all ranks, around its mean or its optimal baseline; collective."""
+    weights = [_score_norms(t, len(a), ppo) for t, a in zip(trajectories, advantages, strict=True)]
+    sums = distributed.all_sum(
+        [*advantage.moments(advantages), *advantage.weighted_sums(advantages, weights)]
+    )
+    around = sums[3:] if ppo.baseline == "optimal" else None
+    return [advantage.normalize(a, sums[:3], around) for a in advantages]
+
+
+def _score_norms(t: TrainingTrajectory, units: int, ppo: PPOConfig) -> NDArray[np.float64]:
+    """Squared norms of the score functions of a trajectory's tokens [A] or turns [K], by `units`.
+
+    The gradients of the tokens of a turn count as orthogonal: their squared norms add up. Where
+    the whole trajectory has one advantage, so has each of its turns.
+    """
+    norms = t.score_norms.astype(np.float64)
+    if units == len(norms):
+        return norms
+    return np.add.reduceat(norms, np.cumsum(t.turn_lengths) - t.turn_lengths)
+
+
+def _compare_returns(trajectories: list[TrainingTrajectory], ppo: PPOConfig) -> NDArray[np.float64]:
     """One advantage for each trajectory [B] of this rank, from the groups of all ranks."""
-    own = [(t.trajectory.group_id, t.trajectory.total_reward) for t in trajectories]
+    optimal = ppo.baseline == "optimal"
+    own = [
+        (
+            t.trajectory.group_id,
+            t.trajectory.total_reward,
+            float(t.score_norms.sum()) if optimal else 1.0,
+        )
+        for t in trajectories
+    ]
     shares = distributed.all_gather(own)
-    everyone = [pair for share in shares for pair in share]
-    groups, returns = [g for g, _ in everyone], [r for _, r in everyone]
-    if estimator == "grpo":
-        advantages = advantage.grpo(returns, groups)
-    elif estimator == "rloo":
-        advantages = advantage.rloo(returns, groups)
+    everyone = [row for share in shares for row in share]
+    groups, returns, weights = ([row[i] for row in everyone] for i in range(3))
+    if ppo.estimator == "grpo":
+        advantages = advantage.grpo(returns, groups, weights)
+    elif ppo.estimator == "rloo":
+        advantages = advantage.rloo(returns, groups, weights)
     else:
-        assert estimator == "reinforce_pp", estimator
+        assert ppo.estimator == "reinforce_pp", ppo.estimator
         advantages = advantage.reinforce_pp(returns)
     start = sum(len(share) for share in shares[: distributed.rank()])
     return advantages[start : start + len(own)]

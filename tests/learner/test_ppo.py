@@ -111,10 +111,20 @@ def by_hand(folder, other, played, cfg):
         for (_, _, rewards, last), old_values in zip(plays, numbers, strict=True)
     ]
     flat = np.array([a for of_play in advantages for a in of_play])
+    norms = [
+        sum(
+            float(1 - 2 * logp.detach().exp() + (2 * dist.detach()).exp().sum())
+            for k, logp, _, dist, _ in tokens
+            if k == turn
+        )
+        for tokens, values, _, _ in plays
+        for turn in range(len(values))
+    ]
+    center = np.average(flat, weights=norms if p.baseline == "optimal" else None)
     policy, entropy, kl, squares, n, m = 0.0, 0.0, 0.0, 0.0, 0, 0
     for (tokens, values, _, _), own, old_values in zip(plays, advantages, numbers, strict=True):
         for turn, logp, ref, dist, behavior in tokens:
-            a = (own[turn] - flat.mean()) / flat.std()
+            a = (own[turn] - center) / flat.std()
             ratio = (logp - logp.detach()).exp()
             correction = min(float((logp.detach() - behavior).exp()), p.correction_cap)
             policy = policy - correction * ratio * a
@@ -132,10 +142,11 @@ def by_hand(folder, other, played, cfg):
     return {k: float(v.detach()) for k, v in terms.items()}, gradient
 
 
-@pytest.mark.parametrize("packing", ["padded", "packed"])
-def test_update_is_the_one_written_by_hand(folder, reference, packing):
+@pytest.mark.parametrize(("packing", "baseline"), [("padded", "mean"), ("packed", "optimal")])
+def test_update_is_the_one_written_by_hand(folder, reference, packing, baseline):
     other, frozen = reference
     coefficients = {"kl_coef": 0.05, "entropy_coef": 0.02, "optimizer": sgd_config(LR)}
+    coefficients["baseline"] = baseline
     cfg = config(temperature=0.8, budget=256, epochs=1, minibatch=10, episodes=10, **coefficients)
     played = trajectories(10)
     terms, gradient = by_hand(folder, other, played, cfg)
@@ -180,9 +191,10 @@ def test_critic_warmup_trains_the_value_head_alone(folder):
         assert any(k.startswith("trunk.") for k in update(folder, cfg, trajectories(12), 1)[1])
 
 
+@pytest.mark.parametrize("baseline", ["mean", "optimal"])
 @pytest.mark.parametrize("estimator", ["grpo", "rloo", "reinforce_pp"])
-def test_other_estimators_need_no_critic(folder, estimator):
-    cfg = config(estimator=estimator, critic_warmup=2)
+def test_other_estimators_need_no_critic(folder, estimator, baseline):
+    cfg = config(estimator=estimator, critic_warmup=2, baseline=baseline)
     metrics, moved, _ = update(folder, cfg, trajectories(12), value=False)
     assert metrics["value_loss"] == 0
     assert metrics["policy_loss"] != 0
@@ -198,6 +210,8 @@ def test_other_estimators_need_no_critic(folder, estimator):
         {"ratio_level": "turn"},
         {"value_clip": 0.2},
         {"normalize_advantages": False},
+        {"baseline": "optimal"},
+        {"baseline": "optimal", "value_level": "token", "advantage_level": "token"},
     ],
 )
 def test_levels_run_and_learn_differently(folder, settings):
@@ -319,6 +333,13 @@ def test_levels_that_the_configuration_refuses_trip_the_invariant(folder):
     assert "ppo.advantage_level=token needs ppo.value_level=token" in contradictions(cfg)
     with pytest.raises(AssertionError):
         update(folder, cfg, trajectories(4))
+    cfg = config(baseline="optimal", normalize_advantages=False)
+    assert any("ppo.baseline=optimal" in sentence for sentence in contradictions(cfg))
+    assert not any(
+        "baseline" in sentence for sentence in contradictions(config(baseline="optimal"))
+    )
+    cfg = config(estimator="reinforce_pp", value_lr=1.0)
+    assert any(sentence.startswith("ppo.value_lr=1.0") for sentence in contradictions(cfg))
 
 
 def test_other_metrics_are_means_over_the_trajectories_that_have_them():
