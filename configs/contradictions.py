@@ -71,6 +71,19 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
         yield f"ppo.minibatch={ppo.minibatch} is more than ppo.episodes={ppo.episodes}"
     if ppo.episodes % ppo.group_size != 0:
         yield f"ppo.episodes={ppo.episodes} is no multiple of ppo.group_size={ppo.group_size}"
+    if 0 < ppo.dual_clip <= 1:
+        yield f"ppo.dual_clip={ppo.dual_clip} must be above 1; 0 is off"
+    for key, value, where in (
+        ("dual_clip", ppo.surrogate == "clip", "ppo.surrogate=clip"),
+        ("group_deviation", ppo.estimator == "grpo", "ppo.estimator=grpo"),
+        ("aggregation", ppo.ratio_level == "token", "ppo.ratio_level=token"),
+        ("kl_estimator", ppo.kl_in == "loss", "ppo.kl_in=loss"),
+        ("kl_in", ppo.kl_coef > 0, "a ppo.kl_coef above 0"),
+    ):
+        if not value and getattr(ppo, key) != getattr(PPOConfig(), key):
+            yield f"ppo.{key}={getattr(ppo, key)} has no use without {where}"
+    if ppo.surrogate == "sapo" and ppo.clip_high is not None:
+        yield "ppo.clip_high has no use for ppo.surrogate=sapo, which does not clip"
     if ppo.estimator in ("grpo", "rloo") and ppo.group_size < 2:
         yield (
             f"ppo.estimator={ppo.estimator} compares plays of one seed: ppo.group_size must be at "

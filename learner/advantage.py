@@ -71,20 +71,33 @@ def token_rewards(rewards: ArrayLike, lengths: ArrayLike, gamma: float) -> tuple
     return per_token, discounts
 
 
-def grpo(returns: ArrayLike, groups: Iterable[Hashable], weights: ArrayLike) -> Floats:
+def grpo(
+    returns: ArrayLike,
+    groups: Iterable[Hashable],
+    weights: ArrayLike,
+    deviation: str = "sample",
+) -> Floats:
     """Return minus the group's mean, over the group's standard deviation (Shao et al. 2024).
 
     Args:
         returns: [B], undiscounted sum of each trajectory's rewards.
         groups: [B], group of each trajectory: those of one seed share one.
         weights: [B], of the returns in the mean; ones, or see `baseline`.
+        deviation: the sample's (over n - 1), the population's (over n), or none: 1.
 
     Returns:
         advantages [B]; 0 where all returns of a group are equal.
     """
-    return _by_group(
-        returns, groups, weights, lambda r, w: (r - baseline([r], [w])) / (r.std() + EPS)
-    )
+
+    def compared(r: Floats, w: Floats) -> Floats:
+        if len(r) == 1:
+            return np.zeros(1)
+        center = r - baseline([r], [w])
+        if deviation == "none":
+            return center
+        return center / (r.std(ddof=1 if deviation == "sample" else 0) + EPS)
+
+    return _by_group(returns, groups, weights, compared)
 
 
 def rloo(returns: ArrayLike, groups: Iterable[Hashable], weights: ArrayLike) -> Floats:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from configs.schema import PPOConfig, RunConfig
 from learner import advantage, distributed
 from learner.batch import MicroBatch
 from learner.engine import LossFn, Means, ReferencePolicy, TrainingEngine
-from learner.loss import k3, policy_terms, value_terms
+from learner.loss import Counts, k2, k3, policy_terms, token_shares, value_terms
 from learner.minibatches import update_minibatches
 from learner.model import ForwardOptions, Scores
 from learner.parity import correction_metrics, parity_metrics
@@ -74,6 +73,8 @@ def ppo_update(
     prepared = prepare(trajectories, cfg.ppo.value_level)
     optimal = cfg.ppo.baseline == "optimal"
     score(engine, prepared, cfg.rollout.temperature, reference, score_norms=optimal)
+    if cfg.ppo.kl_in == "reward":
+        _subtract_kl(prepared, cfg.ppo.kl_coef)
     _set_advantages(prepared, cfg.ppo)
     counts = _counts(prepared)
     if not counts:
@@ -106,6 +107,17 @@ def _check_policies(
             )
     if ppo.kl_coef > 0 and reference is None:
         raise ValueError(f"ppo.kl_coef is {ppo.kl_coef}; it needs the SFT policy as reference")
+
+
+def _subtract_kl(trajectories: list[TrainingTrajectory], kl_coef: float) -> None:
+    """Take kl_coef * log(proximal / reference) of its tokens from each turn's reward.
+
+    The KL to the SFT policy as a part of the reward (Ziegler et al. 2019, eq. 2).
+    """
+    for t in trajectories:
+        log_ratio = t.proximal_logprobs.astype(np.float64) - t.reference_logprobs
+        first = np.cumsum(t.turn_lengths) - t.turn_lengths
+        t.rewards = t.rewards - kl_coef * np.add.reduceat(log_ratio, first)
 
 
 def _set_advantages(trajectories: list[TrainingTrajectory], ppo: PPOConfig) -> None:
@@ -171,7 +183,7 @@ def _compare_returns(trajectories: list[TrainingTrajectory], ppo: PPOConfig) -> 
     own = [
         (
             t.trajectory.group_id,
-            t.trajectory.total_reward,
+            t.trajectory.total_reward if ppo.kl_in == "loss" else float(t.rewards.sum()),
             float(t.score_norms.sum()) if optimal else 1.0,
         )
         for t in trajectories
@@ -180,7 +192,7 @@ def _compare_returns(trajectories: list[TrainingTrajectory], ppo: PPOConfig) -> 
     everyone = [row for share in shares for row in share]
     groups, returns, weights = ([row[i] for row in everyone] for i in range(3))
     if ppo.estimator == "grpo":
-        advantages = advantage.grpo(returns, groups, weights)
+        advantages = advantage.grpo(returns, groups, weights, ppo.group_deviation)
     elif ppo.estimator == "rloo":
         advantages = advantage.rloo(returns, groups, weights)
     else:
@@ -188,15 +200,6 @@ def _compare_returns(trajectories: list[TrainingTrajectory], ppo: PPOConfig) -> 
         advantages = advantage.reinforce_pp(returns)
     start = sum(len(share) for share in shares[: distributed.rank()])
     return advantages[start : start + len(own)]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Action tokens, turns and values of a trajectory or of a minibatch: denominators of means."""
-
-    tokens: int
-    turns: int
-    values: int
 
 
 def _sum(counts: Iterable[Counts]) -> Counts:
@@ -238,7 +241,8 @@ def _take_steps(
     steps: list[dict[str, float]] = []
     for ids in update_minibatches(counts, ppo, cfg.seed, update):
         sequences = [s for i in ids for s in own.get(i, ())]
-        loss_fn = ppo_loss(ppo, _sum(counts[i] for i in ids), warmup)
+        minibatch = _sum(counts[i] for i in ids)
+        loss_fn = ppo_loss(ppo, minibatch, warmup, cfg.rollout.answer_tokens)
         steps.append(engine.step(engine.microbatches(sequences), loss_fn, options))
         if 0 < ppo.target_kl < steps[-1]["kl"]:
             break
@@ -265,12 +269,12 @@ def _token_weights(
     return np.concatenate(weights)
 
 
-def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool) -> LossFn:
+def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool, answer_tokens: int) -> LossFn:
     """The loss function, for TrainingEngine.step, of a global minibatch with these counts.
 
-    policy + value_coef * value - entropy_coef * entropy + kl_coef * KL(current, reference);
-    during critic warm-up, the value's term alone. Means are over action tokens (policy at
-    ratio_level=turn: over turns) and over values.
+    policy + value_coef * value - entropy_coef * entropy + kl_coef * KL(current, reference), the
+    last unless it is in the reward; during critic warm-up, the value's term alone. Means are over
+    values and over action tokens; the policy's as `token_shares`, of whole answers over turns.
     """
 
     def loss_fn(scores: Scores, microbatch: MicroBatch) -> tuple[torch.Tensor, Means]:
@@ -281,14 +285,14 @@ def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool) -> LossFn:
             columns["behavior"],
             columns["advantages"],
             columns["weights"],
-            clip=ppo.clip,
-            cap=ppo.correction_cap,
-            turns=microbatch.turns if ppo.ratio_level == "turn" else None,
-            correction=ppo.correction,
-            answers=microbatch.turns,
+            microbatch.turns,
+            ppo,
         )
-        units = counts.turns if ppo.ratio_level == "turn" else counts.tokens
-        policy = terms.loss.sum() / units
+        if ppo.ratio_level == "token":
+            policy = (terms.loss * token_shares(microbatch.turns, ppo, counts, answer_tokens)).sum()
+            clipped = terms.clipped.sum() / counts.tokens
+        else:
+            policy, clipped = terms.loss.sum() / counts.turns, terms.clipped.sum() / counts.turns
         entropy = scores.entropy.sum() / counts.tokens
         value = policy.new_zeros(())
         if ppo.estimator == "gae":
@@ -298,17 +302,19 @@ def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool) -> LossFn:
             value = squares.sum() / counts.values
         kl_ref = policy.new_zeros(())
         if "reference" in columns:
-            kl_ref = k3(scores.logprobs, columns["reference"]).sum() / counts.tokens
+            kl = {"k2": k2, "k3": k3}[ppo.kl_estimator]
+            kl_ref = kl(scores.logprobs, columns["reference"]).sum() / counts.tokens
         loss = ppo.value_coef * value
         if not warmup:
-            loss = loss + policy - ppo.entropy_coef * entropy + ppo.kl_coef * kl_ref
+            kl_coef = ppo.kl_coef if ppo.kl_in == "loss" else 0.0
+            loss = loss + policy - ppo.entropy_coef * entropy + kl_coef * kl_ref
         return loss, {
             "policy_loss": policy.detach(),
             "value_loss": value.detach(),
             "entropy": entropy.detach(),
             "kl": k3(columns["proximal"], scores.logprobs).detach().sum() / counts.tokens,
             "kl_ref": kl_ref.detach(),
-            "clip_fraction": terms.clipped.sum() / units,
+            "clip_fraction": clipped,
         }
 
     return loss_fn

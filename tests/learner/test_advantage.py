@@ -63,19 +63,23 @@ def test_one_token_a_turn_makes_token_gae_turn_gae():
     np.testing.assert_allclose(a, b)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_group_estimators(seed):
+@pytest.mark.parametrize("deviation", ["sample", "population", "none"])
+@pytest.mark.parametrize("seed", range(5))
+def test_group_estimators(seed, deviation):
     rng = np.random.default_rng(seed)
     groups = rng.integers(0, 5, 20).tolist()
     returns = rng.normal(size=20)
     ones = np.ones(20)
-    grpo, rloo = advantage.grpo(returns, groups, ones), advantage.rloo(returns, groups, ones)
+    grpo = advantage.grpo(returns, groups, ones, deviation)
+    rloo = advantage.rloo(returns, groups, ones)
     for i in range(20):
         group_returns = [returns[j] for j in range(20) if groups[j] == groups[i]]
         others = [returns[j] for j in range(20) if groups[j] == groups[i] and j != i]
         mean = sum(group_returns) / len(group_returns)
-        deviation = (sum((m - mean) ** 2 for m in group_returns) / len(group_returns)) ** 0.5
-        assert grpo[i] == pytest.approx((returns[i] - mean) / (deviation + 1e-8), abs=1e-6)
+        squares = sum((m - mean) ** 2 for m in group_returns)
+        count = len(group_returns) - (deviation == "sample")
+        scale = 1.0 if deviation == "none" else (squares / max(count, 1)) ** 0.5 + 1e-8
+        assert grpo[i] == pytest.approx((returns[i] - mean) / scale, abs=1e-6)
         expected = returns[i] - sum(others) / len(others) if others else 0.0
         assert rloo[i] == pytest.approx(expected)
     np.testing.assert_array_equal(advantage.reinforce_pp(returns), returns)
@@ -131,7 +135,7 @@ def test_the_optimal_baseline_has_the_least_variance():
 
 def test_group_estimators_weigh_the_returns_that_they_compare_with():
     returns, weights, groups = [1.0, 0.0, 4.0, 3.0], [1.0, 3.0, 0.0, 2.0], [0, 0, 0, 1]
-    deviation = np.std(returns[:3]) + advantage.EPS
+    deviation = np.std(returns[:3], ddof=1) + advantage.EPS
     np.testing.assert_allclose(
         advantage.grpo(returns, groups, weights), [*(np.array([0.75, -0.25, 3.75]) / deviation), 0]
     )
