@@ -34,7 +34,7 @@ def bounds(ppo: PPOConfig) -> tuple[float, float]:
 
 
 def clip(ppo: PPOConfig, log_ratio: Tensor, advantages: Tensor) -> Surrogate:
-    """Schulman et al. 2017, eq. 7: the lesser of r A and clip(r) A; with dual_clip, at least c A.
+    """PPO with its clip (Schulman et al. 2017, eq. 7); with dual_clip, the value is at least c A.
 
     The dual clip bounds what a bad answer of a large ratio may cost (Ye et al. 2020, eq. 2).
     """
