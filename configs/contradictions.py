@@ -71,6 +71,19 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
         yield f"ppo.minibatch={ppo.minibatch} is more than ppo.episodes={ppo.episodes}"
     if ppo.episodes % ppo.group_size != 0:
         yield f"ppo.episodes={ppo.episodes} is no multiple of ppo.group_size={ppo.group_size}"
+    if 0 < ppo.dual_clip <= 1:
+        yield f"ppo.dual_clip={ppo.dual_clip} must be above 1; 0 is off"
+    for key, value, where in (
+        ("dual_clip", ppo.surrogate == "clip", "ppo.surrogate=clip"),
+        ("group_deviation", ppo.estimator == "grpo", "ppo.estimator=grpo"),
+        ("aggregation", ppo.ratio_level == "token", "ppo.ratio_level=token"),
+        ("kl_estimator", ppo.kl_in == "loss", "ppo.kl_in=loss"),
+        ("kl_in", ppo.kl_coef > 0, "a ppo.kl_coef above 0"),
+    ):
+        if not value and getattr(ppo, key) != getattr(PPOConfig(), key):
+            yield f"ppo.{key}={getattr(ppo, key)} has no use without {where}"
+    if ppo.surrogate == "sapo" and ppo.clip_high is not None:
+        yield "ppo.clip_high has no use for ppo.surrogate=sapo, which does not clip"
     if ppo.estimator in ("grpo", "rloo") and ppo.group_size < 2:
         yield (
             f"ppo.estimator={ppo.estimator} compares plays of one seed: ppo.group_size must be at "
@@ -78,14 +91,19 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
         )
     if ppo.estimator != "gae":
         yield from _no_critic(ppo)
-    elif ppo.advantage_level == "token" and ppo.value_level == "turn":
+    elif ppo.baseline == "optimal" and not ppo.normalize_advantages:
+        yield (
+            "ppo.baseline=optimal is taken when advantages are normalised, which "
+            "ppo.normalize_advantages=false leaves out"
+        )
+    if ppo.estimator == "gae" and ppo.advantage_level == "token" and ppo.value_level == "turn":
         yield "ppo.advantage_level=token needs ppo.value_level=token"
 
 
 def _no_critic(ppo: PPOConfig) -> Iterator[str]:
     """Keys of the critic that an estimator without one would ignore in silence."""
     default = PPOConfig()
-    for key in ("value_level", "advantage_level", "value_clip", "trunc_bootstrap"):
+    for key in ("value_level", "advantage_level", "value_clip", "trunc_bootstrap", "value_lr"):
         if getattr(ppo, key) != getattr(default, key):
             yield (
                 f"ppo.{key}={getattr(ppo, key)} has no use for ppo.estimator={ppo.estimator}, "

@@ -188,8 +188,28 @@ class PPOConfig:
     group_size: int = leaf(1, "episodes of one seed; above 1 for grpo and rloo", low=1)
     gamma: float = leaf(0.9, "discount per turn", low=0, high=1)
     lam: float = leaf(0.95, "GAE's lambda", low=0, high=1)
+    group_deviation: str = leaf(
+        "sample",
+        "what grpo divides by: the sample's deviation (over n - 1), the population's, or none",
+        choices=("sample", "population", "none"),
+    )
+    surrogate: str = leaf(
+        "clip",
+        "the policy's objective: PPO's clip; cispo: the clipped ratio weighs log pi; sapo: a soft "
+        "gate in place of the clip",
+        choices=("clip", "cispo", "sapo"),
+    )
     clip: float = leaf(0.1, "ratio clip epsilon", low=0)
+    clip_high: float | None = leaf(None, "epsilon above 1; null: as clip", low=0)
+    dual_clip: float = leaf(
+        0.0, "bound of the ratio where the advantage is negative, above 1; 0 is off", low=0
+    )
     value_coef: float = leaf(0.5, "weight of the value loss", low=0)
+    value_lr: float | None = leaf(
+        None,
+        "peak learning rate of the value head, by the optimizer's schedule; null: optimizer.lr",
+        low=0,
+    )
     value_clip: float = leaf(0.0, "clip of the value's move; 0 is off", low=0)
     value_level: str = leaf(
         "turn", "one value per turn or per action token", choices=("turn", "token")
@@ -200,12 +220,34 @@ class PPOConfig:
     critic_warmup: int = leaf(2, "first updates that train the value head alone", low=0)
     advantage_level: str = leaf("turn", "GAE over turns or over tokens", choices=("turn", "token"))
     normalize_advantages: bool = leaf(True, "over the whole batch of the update")
-    ratio_level: str = leaf("token", "ratio per token or per answer", choices=("token", "turn"))
+    baseline: str = leaf(
+        "mean",
+        "what advantages are compared with, in the batch or the group. mean: their mean; optimal: "
+        "the mean weighted by the squared norm of the score function, which has the least variance",
+        choices=("mean", "optimal"),
+    )
+    ratio_level: str = leaf(
+        "token",
+        "ratio per token, per answer, or an answer's geometric mean over its tokens",
+        choices=("token", "turn", "turn_mean"),
+    )
+    aggregation: str = leaf(
+        "token",
+        "how tokens' terms are averaged. token: all alike; turn: within their answer, then over "
+        "answers; constant: their sum by rollout.answer_tokens, then over answers",
+        choices=("token", "turn", "constant"),
+    )
     thought_coef: float = leaf(
         1.0, "weight of an answer's tokens before its final field, in the policy loss", low=0
     )
     entropy_coef: float = leaf(0.0, "weight of the entropy bonus", low=0)
-    kl_coef: float = leaf(0.0, "weight of the k3 KL to the SFT policy; 0 keeps no copy", low=0)
+    kl_coef: float = leaf(0.0, "weight of the KL to the SFT policy; 0 keeps no copy", low=0)
+    kl_in: str = leaf(
+        "loss", "where the KL counts: in the loss or in the reward", choices=("loss", "reward")
+    )
+    kl_estimator: str = leaf(
+        "k3", "of the KL in the loss; k2 has the exact KL's gradient", choices=("k2", "k3")
+    )
     correction: str = leaf(
         "truncated",
         "for tokens of an older policy, by w = proximal / behaviour. truncated: min(w, cap); "

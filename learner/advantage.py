@@ -71,31 +71,48 @@ def token_rewards(rewards: ArrayLike, lengths: ArrayLike, gamma: float) -> tuple
     return per_token, discounts
 
 
-def grpo(returns: ArrayLike, groups: Iterable[Hashable]) -> Floats:
+def grpo(
+    returns: ArrayLike,
+    groups: Iterable[Hashable],
+    weights: ArrayLike,
+    deviation: str = "sample",
+) -> Floats:
     """Return minus the group's mean, over the group's standard deviation (Shao et al. 2024).
 
     Args:
         returns: [B], undiscounted sum of each trajectory's rewards.
         groups: [B], group of each trajectory: those of one seed share one.
+        weights: [B], of the returns in the mean; ones, or see `baseline`.
+        deviation: the sample's (over n - 1), the population's (over n), or none: 1.
 
     Returns:
         advantages [B]; 0 where all returns of a group are equal.
     """
-    return _by_group(returns, groups, lambda r: (r - r.mean()) / (r.std() + EPS))
 
-
-def rloo(returns: ArrayLike, groups: Iterable[Hashable]) -> Floats:
-    """Return minus the mean return of the others in its group (Ahmadian et al. 2024); [B] to [B].
-
-    A trajectory alone in its group gets 0.
-    """
-
-    def leave_one_out(r: Floats) -> Floats:
+    def compared(r: Floats, w: Floats) -> Floats:
         if len(r) == 1:
             return np.zeros(1)
-        return r - (r.sum() - r) / (len(r) - 1)
+        center = r - baseline([r], [w])
+        if deviation == "none":
+            return center
+        return center / (r.std(ddof=1 if deviation == "sample" else 0) + EPS)
 
-    return _by_group(returns, groups, leave_one_out)
+    return _by_group(returns, groups, weights, compared)
+
+
+def rloo(returns: ArrayLike, groups: Iterable[Hashable], weights: ArrayLike) -> Floats:
+    """Return minus the mean return of the others in its group (Ahmadian et al. 2024).
+
+    Arguments and result as of `grpo`. A trajectory alone in its group gets 0.
+    """
+
+    def leave_one_out(r: Floats, w: Floats) -> Floats:
+        if len(r) == 1:
+            return np.zeros(1)
+        others = w.sum() - w
+        return np.where(others > EPS, r - ((w * r).sum() - w * r) / np.maximum(others, EPS), 0.0)
+
+    return _by_group(returns, groups, weights, leave_one_out)
 
 
 def reinforce_pp(returns: ArrayLike) -> Floats:
@@ -104,15 +121,18 @@ def reinforce_pp(returns: ArrayLike) -> Floats:
 
 
 def _by_group(
-    returns: ArrayLike, groups: Iterable[Hashable], advantage: Callable[[Floats], Floats]
+    returns: ArrayLike,
+    groups: Iterable[Hashable],
+    weights: ArrayLike,
+    advantage: Callable[[Floats, Floats], Floats],
 ) -> Floats:
-    values = np.asarray(returns, np.float64)
+    values, factors = np.asarray(returns, np.float64), np.asarray(weights, np.float64)
     members: dict[Hashable, list[int]] = {}
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)
     result = np.zeros_like(values)
     for indices in members.values():
-        result[indices] = advantage(values[indices])
+        result[indices] = advantage(values[indices], factors[indices])
     return result
 
 
@@ -124,14 +144,39 @@ def moments(values: Iterable[ArrayLike]) -> Floats:
     )
 
 
-def normalize(values: ArrayLike, batch_moments: ArrayLike) -> Floats:
-    """(values - mean) / standard deviation, both of the whole batch, given its `moments`."""
+def weighted_sums(values: Iterable[ArrayLike], weights: Iterable[ArrayLike]) -> Floats:
+    """Sums of the weights and of weight times value, float64 [2]; those of ranks add up."""
+    pairs = [
+        (np.asarray(v, np.float64), np.asarray(w, np.float64))
+        for v, w in zip(values, weights, strict=True)
+    ]
+    return np.array([sum(w.sum() for _, w in pairs), sum((w * v).sum() for v, w in pairs)])
+
+
+def baseline(values: Iterable[ArrayLike], weights: Iterable[ArrayLike]) -> float:
+    """Weighted mean of the values; 0 where there is no weight.
+
+    With W the squared norm of each value's score function (that of the log-probability of what
+    was done), E[R W] / E[W] is the constant of least variance in REINFORCE (Weaver and Tao 2001).
+    """
+    weight, total = weighted_sums(values, weights)
+    return float(total / weight) if weight > EPS else 0.0
+
+
+def normalize(values: ArrayLike, batch_moments: ArrayLike, sums: ArrayLike | None = None) -> Floats:
+    """(values - mean) / standard deviation, both of the whole batch, given its `moments`.
+
+    With the batch's `weighted_sums` the mean is the weighted one; the deviation is not.
+    """
     count, total, squares = np.asarray(batch_moments, np.float64)
     if count == 0:
         return np.asarray(values, np.float64)
-    mean = total / count
+    mean = center = total / count
+    if sums is not None:
+        weight, weighted = np.asarray(sums, np.float64)
+        center = weighted / weight if weight > EPS else mean
     deviation = np.sqrt(max(squares / count - mean * mean, 0.0))
-    return (np.asarray(values, np.float64) - mean) / (deviation + EPS)
+    return (np.asarray(values, np.float64) - center) / (deviation + EPS)
 
 
 def explained_variance(error_moments: ArrayLike, target_moments: ArrayLike) -> float:

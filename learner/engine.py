@@ -35,7 +35,13 @@ from learner.image_inputs import ImageInputs, pad_to_lockstep
 from learner.isolation import check_packing
 from learner.lora import add_adapters
 from learner.model import VALUE_HEAD_FILE, ForwardOptions, Scores, load_actor_critic
-from learner.optimizer import MakeOptimizer, adamw, learning_rate, parameter_groups
+from learner.optimizer import (
+    MakeOptimizer,
+    adamw,
+    learning_rate,
+    parameter_groups,
+    set_learning_rates,
+)
 from learner.snapshot import HostFiles, OpenFile, Snapshot
 
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
@@ -195,10 +201,9 @@ class TrainingEngine:
         return {**distributed.all_sum_named(shares), "lr": rate, "grad_norm": norm}
 
     def _set_learning_rate(self, freeze_trunk: bool) -> float:
-        """Set this step's learning rate, 0 for a frozen trunk's weights."""
+        """Set this step's learning rate, 0 for a frozen trunk's weights; returns the trunk's."""
         rate = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = 0.0 if freeze_trunk and group["part"] == "trunk" else rate
+        set_learning_rates(self._optimizer.param_groups, self._cfg.ppo, rate, freeze_trunk)
         return rate
 
     def _backward(

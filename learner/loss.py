@@ -6,15 +6,28 @@ that the loss does not depend on ranks, microbatches or packing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from configs.schema import PPOConfig
+from learner.surrogate import surrogate
+
 Tensor = torch.Tensor
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Action tokens, turns and values of a trajectory or of a minibatch: denominators of means."""
+
+    tokens: int
+    turns: int
+    values: int
+
+
 class PolicyTerms(NamedTuple):
-    """loss: [N] at token level, [turns] at turn level; clipped: bool, which terms were clipped."""
+    """loss: [N] at token level, [turns] of whole answers; clipped: bool, which were clipped."""
 
     loss: Tensor
     clipped: Tensor
@@ -26,50 +39,63 @@ def policy_terms(
     behavior: Tensor,
     advantages: Tensor,
     weights: Tensor,
-    *,
-    clip: float,
-    cap: float,
-    turns: Tensor | None = None,
-    correction: str = "truncated",
-    answers: Tensor | None = None,
+    turns: Tensor,
+    ppo: PPOConfig,
 ) -> PolicyTerms:
-    """Clipped surrogate of decoupled PPO (Schulman et al. 2017, eq. 7; Hilton et al. 2021).
+    """Decoupled PPO's terms (Hilton et al. 2021): -c(proximal / behaviour) * surrogate.
 
-    -c(proximal / behaviour) * min(ratio * A, clip(ratio, 1 ± clip) * A), the ratio
-    current / proximal, the first factor without gradient.
+    The surrogate is of the ratio current / proximal (`learner.surrogate`); c has no gradient.
 
     Args:
         logprobs: float32 [N], current, with gradient.
         proximal: float32 [N], of the policy when the update began.
         behavior: float32 [N], of the policy that sampled.
         advantages: float32 [N].
-        weights: float32 [N]: factors on the tokens' terms; at turn level on their log-ratios.
-        clip: epsilon of the ratio.
-        cap: bound of proximal / behaviour.
-        correction: c. truncated: min(w, cap) (Ionides 2008); masked: w where 1 / cap ≤ w ≤ cap,
-            else 0; sequence: the truncated w of the whole answer, for each of its tokens; none:
-            1, and the ratio is current / behaviour, as in PPO without the decoupling.
-        answers: int64 [N], the turn of each token; needed by correction=sequence.
-        turns: int64 [N], the turn of each token; when given, the ratio is of whole answers and
-            a turn's advantage is the mean of its tokens'.
+        weights: float32 [N]: factors on the tokens' terms; of whole answers on their log-ratios.
+        turns: int64 [N], the turn of each token.
+        ppo: surrogate and its bounds. ratio_level: token, a term each; turn, a term for each
+            answer, of its ratio; turn_mean, of its ratio's geometric mean over the tokens (Zheng
+            et al. 2025, GSPO, eq. 7). correction: c. truncated: min(w, cap) (Ionides 2008);
+            masked: w where 1 / cap ≤ w ≤ cap, else 0; sequence: the truncated w of the whole
+            answer, for each of its tokens; none: 1, and the ratio is current / behaviour, as in
+            PPO without the decoupling.
     """
-    proximal = behavior if correction == "none" else proximal
+    proximal = behavior if ppo.correction == "none" else proximal
     log_ratio, log_correction = logprobs - proximal, proximal - behavior
-    if correction == "sequence" and turns is None:  # at turn level it is of whole answers anyway
-        assert answers is not None
-        log_correction = per_turn(log_correction, answers)[answers]
-    if turns is not None:
-        log_ratio = per_turn(weights * log_ratio, turns)
-        log_correction = per_turn(weights * log_correction, turns)
-        tokens = per_turn(torch.ones_like(advantages), turns)
-        advantages = per_turn(advantages, turns) / tokens
+    if ppo.ratio_level == "token":
+        if ppo.correction == "sequence":
+            log_correction = per_turn(log_correction, turns)[turns]
+    else:
+        log_ratio = of_answers(weights * log_ratio, turns, ppo)
+        log_correction = of_answers(weights * log_correction, turns, ppo)
+        advantages = per_turn(advantages, turns) / per_turn(torch.ones_like(advantages), turns)
         weights = torch.ones_like(advantages)
-    ratio = log_ratio.exp()
-    bounded = ratio.clamp(1 - clip, 1 + clip)
-    surrogate = torch.minimum(ratio * advantages, bounded * advantages)
-    factor = correction_factor(log_correction.detach(), cap, correction)
-    clipped = (bounded * advantages < ratio * advantages).detach()
-    return PolicyTerms(-weights * factor * surrogate, clipped)
+    value, clipped = surrogate(ppo, log_ratio, advantages)
+    factor = correction_factor(log_correction.detach(), ppo.correction_cap, ppo.correction)
+    return PolicyTerms(-weights * factor * value, clipped)
+
+
+def of_answers(log_ratios: Tensor, turns: Tensor, ppo: PPOConfig) -> Tensor:
+    """Log-ratios [turns] of whole answers, from their tokens' [N]; see `policy_terms`."""
+    sums = per_turn(log_ratios, turns)
+    if ppo.ratio_level == "turn_mean":
+        return sums / per_turn(torch.ones_like(log_ratios), turns)
+    return sums
+
+
+def token_shares(turns: Tensor, ppo: PPOConfig, counts: Counts, answer_tokens: int) -> Tensor:
+    """What the term of each token [N] counts in the loss of a global minibatch.
+
+    `ppo.aggregation`. token: each the same, over all answers (DAPO); turn: the mean over the
+    tokens of an answer, then over answers (GRPO); constant: their sum by the longest answer that
+    is allowed, then the mean over answers (Liu et al. 2025, Dr. GRPO).
+    """
+    ones = torch.ones_like(turns, dtype=torch.float32)
+    if ppo.aggregation == "turn":
+        return ones / per_turn(ones, turns)[turns] / counts.turns
+    if ppo.aggregation == "constant":
+        return ones / answer_tokens / counts.turns
+    return ones / counts.tokens
 
 
 def correction_factor(log_correction: Tensor, cap: float, correction: str) -> Tensor:
@@ -96,6 +122,14 @@ def value_terms(values: Tensor, old: Tensor, targets: Tensor, clip: float) -> Te
         near = old + (values - old).clamp(-clip, clip)
         terms = torch.maximum(terms, (near - targets).square())
     return terms
+
+
+def k2(policy: Tensor, other: Tensor) -> Tensor:
+    """(log r)² / 2 [N], arguments as of `k3`: its gradient is that of KL(policy ‖ other).
+
+    On the policy's own tokens, in expectation (Schulman 2020; Tang and Munos 2025).
+    """
+    return (other - policy).square() / 2
 
 
 def k3(policy: Tensor, other: Tensor) -> Tensor:

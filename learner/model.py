@@ -41,6 +41,8 @@ class Scores(NamedTuple):
     logprobs: float32 [N], of the action tokens under softmax((logits + bias) / temperature).
     entropy: float32 [N], of the distributions that they were drawn from, nats.
     values: float32 [M]; zeros without a value head.
+    score_norms: float32 [N], squared norm of each log-probability's gradient by the logits,
+        without gradient; zeros without ForwardOptions.score_norms.
     distribution: float32 [N, V] log-probabilities of all tokens, with
         ForwardOptions.distribution.
     reference_distribution: float32 [N, V], the same of the reference policy, if there is one.
@@ -49,6 +51,7 @@ class Scores(NamedTuple):
     logprobs: torch.Tensor
     entropy: torch.Tensor
     values: torch.Tensor
+    score_norms: torch.Tensor
     distribution: torch.Tensor | None = None
     reference_distribution: torch.Tensor | None = None
 
@@ -61,6 +64,7 @@ class ForwardOptions:
     value_trunk_grad: factor on the gradient of the values into the trunk, 0 to 1.
     freeze_trunk: train the value head alone; only the values carry gradient.
     entropy_grad: whether the entropies carry gradient.
+    score_norms: whether to compute Scores.score_norms.
     distribution: whether to return all tokens' log-probabilities.
     """
 
@@ -68,6 +72,7 @@ class ForwardOptions:
     value_trunk_grad: float = 1.0
     freeze_trunk: bool = False
     entropy_grad: bool = False
+    score_norms: bool = False
     distribution: bool = False
 
     def __post_init__(self) -> None:
@@ -159,9 +164,12 @@ class ActorCritic(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and options.entropy_grad):
             entropy = -(distribution.exp() * distribution).sum(-1)
         values = self._values(hidden, value_positions, options.value_trunk_grad)
+        norms = torch.zeros_like(logprobs, requires_grad=False)
+        if options.score_norms:
+            norms = _score_norms(distribution.detach(), logprobs.detach())
         if options.distribution:
-            return logprobs, entropy, values, distribution
-        return logprobs, entropy, values
+            return logprobs, entropy, values, norms, distribution
+        return logprobs, entropy, values, norms
 
     def _positions(self, position_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """The trunk's keyword for positions of text; none where it computes its own from none."""
@@ -205,6 +213,11 @@ class ActorCritic(nn.Module):
         elif trunk_grad < 1.0:
             states = trunk_grad * states + (1.0 - trunk_grad) * states.detach()
         return self.value_head(states)
+
+
+def _score_norms(distribution: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
+    """|| onehot(a) - p ||² = 1 - 2 p_a + Σ_v p_v² [N], of all tokens' [N, V] and the sampled's."""
+    return 1 - 2 * logprobs.exp() + (2 * distribution).exp().sum(-1)
 
 
 def load_actor_critic(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from configs.schema import OptimizerConfig
+from configs.schema import OptimizerConfig, PPOConfig
 from learner.model import ActorCritic
 
 ParameterGroup = dict[str, object]
@@ -40,6 +40,18 @@ def learning_rate(cfg: OptimizerConfig, step: int, steps: int) -> float:
     if cfg.schedule == "cosine":
         share = (1 - math.cos(math.pi * share)) / 2
     return cfg.lr + (cfg.lr_end - cfg.lr) * share
+
+
+def set_learning_rates(
+    groups: list[ParameterGroup], cfg: PPOConfig, rate: float, freeze_trunk: bool
+) -> None:
+    """Set the trunk's learning rate, 0 when it is frozen, and the value head's (ppo.value_lr)."""
+    head = rate
+    if cfg.value_lr is not None and cfg.optimizer.lr:  # by the same schedule
+        head = rate * cfg.value_lr / cfg.optimizer.lr
+    rates = {"trunk": 0.0 if freeze_trunk else rate, "head": head}
+    for group in groups:
+        group["lr"] = rates[str(group["part"])]
 
 
 def parameter_groups(model: ActorCritic, cfg: OptimizerConfig) -> list[ParameterGroup]:

@@ -14,7 +14,7 @@ import torch
 from configs.schema import PPOConfig, RunConfig
 from learner import distributed
 from learner.engine import TrainingEngine
-from learner.loss import correction_factor, k3, per_turn
+from learner.loss import correction_factor, k3, of_answers
 from learner.training_trajectory import TrainingTrajectory, prepare, score
 from rollout.trajectory import Trajectory
 
@@ -45,10 +45,10 @@ def correction_metrics(
     """
     behavior, proximal = _logprobs(trajectories)
     log_w = log_ratio = proximal - behavior
-    if trajectories and (ppo.correction == "sequence" or ppo.ratio_level == "turn"):
+    if trajectories and (ppo.correction == "sequence" or ppo.ratio_level != "token"):
         lengths = np.concatenate([t.turn_lengths for t in trajectories])
         turns = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
-        log_ratio = per_turn(log_w, turns)[turns]
+        log_ratio = of_answers(log_w, turns, ppo)[turns]
     c = correction_factor(log_ratio, ppo.correction_cap, ppo.correction)
     terms = (torch.ones_like(c), c, c.square(), log_w.exp(), k3(behavior, proximal))
     sums = distributed.all_sum([float(term.sum()) for term in terms])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from configs.schema import PPOConfig, RunConfig
 from learner import advantage, distributed
 from learner.batch import MicroBatch
 from learner.engine import LossFn, Means, ReferencePolicy, TrainingEngine
-from learner.loss import k3, policy_terms, value_terms
+from learner.loss import Counts, k2, k3, policy_terms, token_shares, value_terms
 from learner.minibatches import update_minibatches
 from learner.model import ForwardOptions, Scores
 from learner.parity import correction_metrics, parity_metrics
@@ -72,7 +71,10 @@ def ppo_update(
     """
     _check_policies(cfg.ppo, engine, reference)
     prepared = prepare(trajectories, cfg.ppo.value_level)
-    score(engine, prepared, cfg.rollout.temperature, reference)
+    optimal = cfg.ppo.baseline == "optimal"
+    score(engine, prepared, cfg.rollout.temperature, reference, score_norms=optimal)
+    if cfg.ppo.kl_in == "reward":
+        _subtract_kl(prepared, cfg.ppo.kl_coef)
     _set_advantages(prepared, cfg.ppo)
     counts = _counts(prepared)
     if not counts:
@@ -107,21 +109,31 @@ def _check_policies(
         raise ValueError(f"ppo.kl_coef is {ppo.kl_coef}; it needs the SFT policy as reference")
 
 
+def _subtract_kl(trajectories: list[TrainingTrajectory], kl_coef: float) -> None:
+    """Take kl_coef * log(proximal / reference) of its tokens from each turn's reward.
+
+    The KL to the SFT policy as a part of the reward (Ziegler et al. 2019, eq. 2).
+    """
+    for t in trajectories:
+        log_ratio = t.proximal_logprobs.astype(np.float64) - t.reference_logprobs
+        first = np.cumsum(t.turn_lengths) - t.turn_lengths
+        t.rewards = t.rewards - kl_coef * np.add.reduceat(log_ratio, first)
+
+
 def _set_advantages(trajectories: list[TrainingTrajectory], ppo: PPOConfig) -> None:
     """Advantages and value targets, normalised over the batch of all ranks; collective."""
     if ppo.estimator == "gae":
         pairs = [_gae(t, ppo) for t in trajectories]
         advantages, targets = [a for a, _ in pairs], [v for _, v in pairs]
     else:
-        by_trajectory = _compare_returns(trajectories, ppo.estimator)
+        by_trajectory = _compare_returns(trajectories, ppo)
         advantages = [
             np.full(len(t.rewards), a) for t, a in zip(trajectories, by_trajectory, strict=True)
         ]
         targets = [np.zeros(len(t.values)) for t in trajectories]
     # GRPO has divided by its group's deviation; REINFORCE++ needs the batch's as its baseline.
     if ppo.estimator == "reinforce_pp" or (ppo.normalize_advantages and ppo.estimator != "grpo"):
-        batch_moments = distributed.all_sum(advantage.moments(advantages))
-        advantages = [advantage.normalize(a, batch_moments) for a in advantages]
+        advantages = _normalize(trajectories, advantages, ppo)
     for t, own, own_targets in zip(trajectories, advantages, targets, strict=True):
         per_turn = len(own) == len(t.turn_lengths)
         t.advantages = np.repeat(own, t.turn_lengths) if per_turn else own
@@ -141,30 +153,53 @@ def _gae(t: TrainingTrajectory, ppo: PPOConfig) -> tuple[NDArray[np.float64], ND
     return advantages, np.repeat(targets, t.turn_lengths)
 
 
-def _compare_returns(trajectories: list[TrainingTrajectory], estimator: str) -> NDArray[np.float64]:
+def _normalize(
+    trajectories: list[TrainingTrajectory], advantages: list[NDArray[np.float64]], ppo: PPOConfig
+) -> list[NDArray[np.float64]]:
+    """Over the batch of all ranks, around its mean or its optimal baseline; collective."""
+    weights = [_score_norms(t, len(a), ppo) for t, a in zip(trajectories, advantages, strict=True)]
+    sums = distributed.all_sum(
+        [*advantage.moments(advantages), *advantage.weighted_sums(advantages, weights)]
+    )
+    around = sums[3:] if ppo.baseline == "optimal" else None
+    return [advantage.normalize(a, sums[:3], around) for a in advantages]
+
+
+def _score_norms(t: TrainingTrajectory, units: int, ppo: PPOConfig) -> NDArray[np.float64]:
+    """Squared norms of the score functions of a trajectory's tokens [A] or turns [K], by `units`.
+
+    The gradients of the tokens of a turn count as orthogonal: their squared norms add up. Where
+    the whole trajectory has one advantage, so has each of its turns.
+    """
+    norms = t.score_norms.astype(np.float64)
+    if units == len(norms):
+        return norms
+    return np.add.reduceat(norms, np.cumsum(t.turn_lengths) - t.turn_lengths)
+
+
+def _compare_returns(trajectories: list[TrainingTrajectory], ppo: PPOConfig) -> NDArray[np.float64]:
     """One advantage for each trajectory [B] of this rank, from the groups of all ranks."""
-    own = [(t.trajectory.group_id, t.trajectory.total_reward) for t in trajectories]
+    optimal = ppo.baseline == "optimal"
+    own = [
+        (
+            t.trajectory.group_id,
+            t.trajectory.total_reward if ppo.kl_in == "loss" else float(t.rewards.sum()),
+            float(t.score_norms.sum()) if optimal else 1.0,
+        )
+        for t in trajectories
+    ]
     shares = distributed.all_gather(own)
-    everyone = [pair for share in shares for pair in share]
-    groups, returns = [g for g, _ in everyone], [r for _, r in everyone]
-    if estimator == "grpo":
-        advantages = advantage.grpo(returns, groups)
-    elif estimator == "rloo":
-        advantages = advantage.rloo(returns, groups)
+    everyone = [row for share in shares for row in share]
+    groups, returns, weights = ([row[i] for row in everyone] for i in range(3))
+    if ppo.estimator == "grpo":
+        advantages = advantage.grpo(returns, groups, weights, ppo.group_deviation)
+    elif ppo.estimator == "rloo":
+        advantages = advantage.rloo(returns, groups, weights)
     else:
-        assert estimator == "reinforce_pp", estimator
+        assert ppo.estimator == "reinforce_pp", ppo.estimator
         advantages = advantage.reinforce_pp(returns)
     start = sum(len(share) for share in shares[: distributed.rank()])
     return advantages[start : start + len(own)]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Action tokens, turns and values of a trajectory or of a minibatch: denominators of means."""
-
-    tokens: int
-    turns: int
-    values: int
 
 
 def _sum(counts: Iterable[Counts]) -> Counts:
@@ -206,7 +241,8 @@ def _take_steps(
     steps: list[dict[str, float]] = []
     for ids in update_minibatches(counts, ppo, cfg.seed, update):
         sequences = [s for i in ids for s in own.get(i, ())]
-        loss_fn = ppo_loss(ppo, _sum(counts[i] for i in ids), warmup)
+        minibatch = _sum(counts[i] for i in ids)
+        loss_fn = ppo_loss(ppo, minibatch, warmup, cfg.rollout.answer_tokens)
         steps.append(engine.step(engine.microbatches(sequences), loss_fn, options))
         if 0 < ppo.target_kl < steps[-1]["kl"]:
             break
@@ -233,12 +269,12 @@ def _token_weights(
     return np.concatenate(weights)
 
 
-def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool) -> LossFn:
+def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool, answer_tokens: int) -> LossFn:
     """The loss function, for TrainingEngine.step, of a global minibatch with these counts.
 
-    policy + value_coef * value - entropy_coef * entropy + kl_coef * KL(current, reference);
-    during critic warm-up, the value's term alone. Means are over action tokens (policy at
-    ratio_level=turn: over turns) and over values.
+    policy + value_coef * value - entropy_coef * entropy + kl_coef * KL(current, reference), the
+    last unless it is in the reward; during critic warm-up, the value's term alone. Means are over
+    values and over action tokens; the policy's as `token_shares`, of whole answers over turns.
     """
 
     def loss_fn(scores: Scores, microbatch: MicroBatch) -> tuple[torch.Tensor, Means]:
@@ -249,14 +285,14 @@ def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool) -> LossFn:
             columns["behavior"],
             columns["advantages"],
             columns["weights"],
-            clip=ppo.clip,
-            cap=ppo.correction_cap,
-            turns=microbatch.turns if ppo.ratio_level == "turn" else None,
-            correction=ppo.correction,
-            answers=microbatch.turns,
+            microbatch.turns,
+            ppo,
         )
-        units = counts.turns if ppo.ratio_level == "turn" else counts.tokens
-        policy = terms.loss.sum() / units
+        if ppo.ratio_level == "token":
+            policy = (terms.loss * token_shares(microbatch.turns, ppo, counts, answer_tokens)).sum()
+            clipped = terms.clipped.sum() / counts.tokens
+        else:
+            policy, clipped = terms.loss.sum() / counts.turns, terms.clipped.sum() / counts.turns
         entropy = scores.entropy.sum() / counts.tokens
         value = policy.new_zeros(())
         if ppo.estimator == "gae":
@@ -266,17 +302,19 @@ def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool) -> LossFn:
             value = squares.sum() / counts.values
         kl_ref = policy.new_zeros(())
         if "reference" in columns:
-            kl_ref = k3(scores.logprobs, columns["reference"]).sum() / counts.tokens
+            kl = {"k2": k2, "k3": k3}[ppo.kl_estimator]
+            kl_ref = kl(scores.logprobs, columns["reference"]).sum() / counts.tokens
         loss = ppo.value_coef * value
         if not warmup:
-            loss = loss + policy - ppo.entropy_coef * entropy + ppo.kl_coef * kl_ref
+            kl_coef = ppo.kl_coef if ppo.kl_in == "loss" else 0.0
+            loss = loss + policy - ppo.entropy_coef * entropy + kl_coef * kl_ref
         return loss, {
             "policy_loss": policy.detach(),
             "value_loss": value.detach(),
             "entropy": entropy.detach(),
             "kl": k3(columns["proximal"], scores.logprobs).detach().sum() / counts.tokens,
             "kl_ref": kl_ref.detach(),
-            "clip_fraction": terms.clipped.sum() / units,
+            "clip_fraction": clipped,
         }
 
     return loss_fn

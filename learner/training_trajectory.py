@@ -38,6 +38,7 @@ class TrainingTrajectory:
     rewards: float64 [K]; turn_lengths: int64 [K], action tokens of each turn.
     sequences: one for each segment, to be scored.
     proximal_logprobs, reference_logprobs: float32 [A], set by `score`.
+    score_norms: float32 [A], see `learner.model.Scores`, set by `score`.
     values: float32, [K] or [A] by value_level, set by `score`.
     bootstrap_value: of the state after a truncated last turn, set by `score`; else 0.
     advantages, value_targets: float64, [A] and like values, set by the caller.
@@ -50,6 +51,7 @@ class TrainingTrajectory:
     sequences: list[batch.Sequence]
     proximal_logprobs: Float32s = field(default_factory=_empty)
     reference_logprobs: Float32s = field(default_factory=_empty)
+    score_norms: Float32s = field(default_factory=_empty)
     values: Float32s = field(default_factory=_empty)
     bootstrap_value: float = 0.0
     advantages: Floats = field(default_factory=lambda: np.zeros(0))
@@ -145,21 +147,24 @@ def score(
     trajectories: Sequence[TrainingTrajectory],
     temperature: float,
     reference: Scorer | None = None,
+    score_norms: bool = False,
 ) -> None:
     """Set the trajectories' proximal (and reference) log-probabilities, values and bootstraps.
 
-    A collective call where the policies' `score` is one.
+    And with score_norms their squared norms, else zeros. A collective call where the policies'
+    `score` is one.
     """
     microbatches = policy.microbatches([s for t in trajectories for s in t.sequences])
-    options = ForwardOptions(temperature=temperature)
-    logprobs, values = split_scores(microbatches, policy.score(microbatches, options))
-    for t, own_logprobs, own_values in zip(
-        trajectories, _join(trajectories, logprobs), _join(trajectories, values), strict=True
-    ):
-        t.proximal_logprobs, t.values = own_logprobs, own_values
+    options = ForwardOptions(temperature=temperature, score_norms=score_norms)
+    scores = policy.score(microbatches, options)
+    parts = [*split_scores(microbatches, scores), split_norms(microbatches, scores)]
+    joined = zip(*(_join(trajectories, part) for part in parts), strict=True)
+    for t, (own_logprobs, own_values, own_norms) in zip(trajectories, joined, strict=True):
+        t.proximal_logprobs, t.values, t.score_norms = own_logprobs, own_values, own_norms
         if t.trajectory.bootstrap:
             t.values, t.bootstrap_value = own_values[:-1], float(own_values[-1])
     if reference is not None:
+        options = ForwardOptions(temperature=temperature)
         logprobs, _ = split_scores(microbatches, reference.score(microbatches, options))
         for t, own_logprobs in zip(trajectories, _join(trajectories, logprobs), strict=True):
             t.reference_logprobs = own_logprobs
@@ -169,18 +174,28 @@ def split_scores(
     microbatches: list[MicroBatch], scores: list[Scores]
 ) -> tuple[list[Float32s], list[Float32s]]:
     """Log-probabilities and values of each sequence, in the order before they were packed."""
-
-    def split(flat: list[torch.Tensor], counts: list[NDArray[np.integer]]) -> list[Float32s]:
-        by_sequence: dict[int, Float32s] = {}
-        for microbatch, tensor, sizes in zip(microbatches, flat, counts, strict=True):
-            parts = np.split(tensor.float().cpu().numpy(), np.cumsum(sizes)[:-1])
-            by_sequence |= zip(microbatch.order.tolist(), parts, strict=True)
-        return [by_sequence[index] for index in range(len(by_sequence))]
-
+    actions = [m.action_counts for m in microbatches]
+    values = [m.value_counts for m in microbatches]
     return (
-        split([s.logprobs for s in scores], [m.action_counts for m in microbatches]),
-        split([s.values for s in scores], [m.value_counts for m in microbatches]),
+        _split(microbatches, [s.logprobs for s in scores], actions),
+        _split(microbatches, [s.values for s in scores], values),
     )
+
+
+def split_norms(microbatches: list[MicroBatch], scores: list[Scores]) -> list[Float32s]:
+    """Score norms of each sequence, in the order before they were packed."""
+    actions = [m.action_counts for m in microbatches]
+    return _split(microbatches, [s.score_norms for s in scores], actions)
+
+
+def _split(
+    microbatches: list[MicroBatch], flat: list[torch.Tensor], counts: list[NDArray[np.integer]]
+) -> list[Float32s]:
+    by_sequence: dict[int, Float32s] = {}
+    for microbatch, tensor, sizes in zip(microbatches, flat, counts, strict=True):
+        parts = np.split(tensor.float().cpu().numpy(), np.cumsum(sizes)[:-1])
+        by_sequence |= zip(microbatch.order.tolist(), parts, strict=True)
+    return [by_sequence[index] for index in range(len(by_sequence))]
 
 
 def _join(trajectories: Sequence[TrainingTrajectory], parts: list[Float32s]) -> Iterator[Float32s]:

@@ -38,6 +38,8 @@ LINES = {
         "ppo.estimator=grpo ppo.group_size=8",
         "ppo.estimator=rloo ppo.group_size=8",
         "ppo.estimator=reinforce_pp",
+        "ppo.baseline=optimal",
+        "ppo.value_lr=1e-3",
         "ppo.advantage_level=token ppo.value_level=token",
         "ppo.ratio_level=turn",
         "ppo.kl_coef=0.1",

@@ -63,25 +63,30 @@ def test_one_token_a_turn_makes_token_gae_turn_gae():
     np.testing.assert_allclose(a, b)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_group_estimators(seed):
+@pytest.mark.parametrize("deviation", ["sample", "population", "none"])
+@pytest.mark.parametrize("seed", range(5))
+def test_group_estimators(seed, deviation):
     rng = np.random.default_rng(seed)
     groups = rng.integers(0, 5, 20).tolist()
     returns = rng.normal(size=20)
-    grpo, rloo = advantage.grpo(returns, groups), advantage.rloo(returns, groups)
+    ones = np.ones(20)
+    grpo = advantage.grpo(returns, groups, ones, deviation)
+    rloo = advantage.rloo(returns, groups, ones)
     for i in range(20):
         group_returns = [returns[j] for j in range(20) if groups[j] == groups[i]]
         others = [returns[j] for j in range(20) if groups[j] == groups[i] and j != i]
         mean = sum(group_returns) / len(group_returns)
-        deviation = (sum((m - mean) ** 2 for m in group_returns) / len(group_returns)) ** 0.5
-        assert grpo[i] == pytest.approx((returns[i] - mean) / (deviation + 1e-8), abs=1e-6)
+        squares = sum((m - mean) ** 2 for m in group_returns)
+        count = len(group_returns) - (deviation == "sample")
+        scale = 1.0 if deviation == "none" else (squares / max(count, 1)) ** 0.5 + 1e-8
+        assert grpo[i] == pytest.approx((returns[i] - mean) / scale, abs=1e-6)
         expected = returns[i] - sum(others) / len(others) if others else 0.0
         assert rloo[i] == pytest.approx(expected)
     np.testing.assert_array_equal(advantage.reinforce_pp(returns), returns)
 
 
 def test_a_group_that_does_equally_well_teaches_nothing():
-    np.testing.assert_array_equal(advantage.grpo([5.0, 5.0, 1.0], [0, 0, 1]), [0, 0, 0])
+    np.testing.assert_array_equal(advantage.grpo([5.0, 5.0, 1.0], [0, 0, 1], [1, 1, 1]), [0, 0, 0])
 
 
 def test_normalize_with_sums_added_over_parts():
@@ -106,3 +111,53 @@ def test_explained_variance():
     )
     assert explained == pytest.approx(1 - (targets - values).var() / targets.var())
     assert advantage.explained_variance([3, 0, 1], [3, 3, 3]) == 0.0
+
+
+def test_the_optimal_baseline_has_the_least_variance():
+    """REINFORCE's gradient of a softmax over three actions, exactly, for each constant."""
+    logits, rewards = np.array([1.0, 0.0, -2.0]), np.array([0.0, 1.0, 5.0])
+    p = np.exp(logits) / np.exp(logits).sum()
+    scores = np.eye(3) - p  # of each action, by the logits
+
+    def moments(constant):
+        gradients = (rewards - constant)[:, None] * scores
+        mean = p @ gradients
+        return mean, p @ ((gradients - mean) ** 2).sum(1)
+
+    norms = (scores**2).sum(1)
+    best = advantage.baseline([rewards], [p * norms])
+    mean, least = moments(best)
+    np.testing.assert_allclose(mean, moments(p @ rewards)[0])  # of any constant: unbiased
+    assert least < 0.8 * moments(p @ rewards)[1]
+    for constant in (best - 0.1, best + 0.1):
+        assert moments(constant)[1] > least
+
+
+def test_group_estimators_weigh_the_returns_that_they_compare_with():
+    returns, weights, groups = [1.0, 0.0, 4.0, 3.0], [1.0, 3.0, 0.0, 2.0], [0, 0, 0, 1]
+    deviation = np.std(returns[:3], ddof=1) + advantage.EPS
+    np.testing.assert_allclose(
+        advantage.grpo(returns, groups, weights), [*(np.array([0.75, -0.25, 3.75]) / deviation), 0]
+    )
+    np.testing.assert_allclose(
+        advantage.rloo(returns, groups, weights), [1 - 0.0, 0.0 - 1.0, 4 - 0.25, 0.0]
+    )
+    np.testing.assert_array_equal(advantage.rloo([1.0, 2.0], [0, 0], [0.0, 0.0]), [0, 0])
+    assert advantage.baseline([[3.0], [4.0]], [[0.0], [0.0]]) == 0.0
+
+
+def test_normalize_around_the_weighted_mean_of_all_parts():
+    rng = np.random.default_rng(0)
+    parts, weights = [rng.normal(3, 2, 5), rng.normal(3, 2, 3)], [rng.random(5), rng.random(3)]
+    sums = advantage.weighted_sums(parts[:1], weights[:1])
+    sums += advantage.weighted_sums(parts[1:], weights[1:])
+    values, factors = np.concatenate(parts), np.concatenate(weights)
+    center = np.average(values, weights=factors)
+    np.testing.assert_allclose(
+        advantage.normalize(parts[1], advantage.moments(parts), sums),
+        (parts[1] - center) / values.std(),
+        rtol=1e-6,
+    )
+    plain = advantage.normalize(parts[1], advantage.moments(parts))
+    unweighted = advantage.normalize(parts[1], advantage.moments(parts), [0.0, 0.0])
+    np.testing.assert_array_equal(unweighted, plain)

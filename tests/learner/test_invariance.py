@@ -45,7 +45,7 @@ ONE_RANK = [
     (0, 256, "padded", 8),
     (0, 256, "packed", 8),
 ]
-EXTRA = {"entropy_coef": 0.01, "kl_coef": 0.05, "epochs": 1, "minibatch": 12}
+EXTRA = {"entropy_coef": 0.01, "kl_coef": 0.05, "epochs": 1, "minibatch": 12, "baseline": "optimal"}
 
 
 def one_step(folder: Path, reference: ReferencePolicy, variant: tuple) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ def fake(in_row=0.0, padded=0.0, influence=0.0, of=-1):
     """
 
     def score(microbatches):
-        return [Scores(logprobs(m), torch.zeros(0), torch.zeros(0)) for m in microbatches]
+        return [Scores(logprobs(m), *[torch.zeros(0)] * 3) for m in microbatches]
 
     def logprobs(m):
         right = -(m.token_ids.flatten()[m.actions].float() + 1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from configs.schema import PPOConfig
 from learner import loss
 
 
@@ -28,7 +29,8 @@ def surrogate(log_ratio, log_correction, advantage, clip, cap):
 def test_token_level(seed):
     current, proximal, behavior, advantages, weights = random_tokens(seed)
     tensors = [torch.tensor(x) for x in (current, proximal, behavior, advantages, weights)]
-    terms = loss.policy_terms(*tensors, clip=0.1, cap=1.3)
+    turns = torch.arange(len(current))
+    terms = loss.policy_terms(*tensors, turns, PPOConfig(clip=0.1, correction_cap=1.3))
     for i in range(len(current)):
         expected = weights[i] * surrogate(
             current[i] - proximal[i], proximal[i] - behavior[i], advantages[i], 0.1, 1.3
@@ -39,19 +41,22 @@ def test_token_level(seed):
         assert bool(terms.clipped[i]) == clipped
 
 
+@pytest.mark.parametrize("level", ["turn", "turn_mean"])
 @pytest.mark.parametrize("seed", range(5))
-def test_turn_level(seed):
+def test_levels_of_whole_answers(seed, level):
     current, proximal, behavior, _, weights = random_tokens(seed, 12)
     turns = np.array([0, 0, 0, 1, 2, 2, 2, 2, 3, 3, 4, 4])
     advantages = np.random.default_rng(seed).normal(size=5)
     tensors = [torch.tensor(x) for x in (current, proximal, behavior, advantages[turns], weights)]
-    terms = loss.policy_terms(*tensors, clip=0.1, cap=2.0, turns=torch.tensor(turns))
+    ppo = PPOConfig(clip=0.1, ratio_level=level)
+    terms = loss.policy_terms(*tensors, torch.tensor(turns), ppo)
     assert len(terms.loss) == 5
     for k in range(5):
         mine = turns == k
+        size = mine.sum() if level == "turn_mean" else 1
         expected = surrogate(
-            sum(weights[mine] * (current - proximal)[mine]),
-            sum(weights[mine] * (proximal - behavior)[mine]),
+            sum(weights[mine] * (current - proximal)[mine]) / size,
+            sum(weights[mine] * (proximal - behavior)[mine]) / size,
             advantages[k],
             0.1,
             2.0,
@@ -62,8 +67,9 @@ def test_turn_level(seed):
 def test_gradient_is_that_of_the_policy_and_not_of_the_correction():
     logprobs = torch.tensor([-1.0, -1.0], dtype=torch.float64, requires_grad=True)
     ones = torch.ones(2, dtype=torch.float64)
+    advantages = torch.tensor([2.0, -3.0]).double()
     terms = loss.policy_terms(
-        logprobs, -ones, -1.2 * ones, torch.tensor([2.0, -3.0]).double(), ones, clip=0.1, cap=2.0
+        logprobs, -ones, -1.2 * ones, advantages, ones, torch.tensor([0, 1]), PPOConfig()
     )
     terms.loss.sum().backward()
     correction = math.exp(0.2)  # proximal / behaviour; the ratio is 1, its gradient too
@@ -74,7 +80,7 @@ def test_clipped_tokens_have_no_gradient():
     logprobs = torch.tensor([-0.5, -0.5], requires_grad=True)
     ones = torch.ones(2)
     terms = loss.policy_terms(
-        logprobs, -ones, -ones, torch.tensor([1.0, -1.0]), ones, clip=0.1, cap=2.0
+        logprobs, -ones, -ones, torch.tensor([1.0, -1.0]), ones, torch.tensor([0, 1]), PPOConfig()
     )
     terms.loss.sum().backward()
     assert logprobs.grad[0] == 0
@@ -99,6 +105,38 @@ def test_k3_is_unbiased_and_never_negative():
     assert float(loss.kl_terms(p[None], q[None])[0]) == pytest.approx(float(exact))
 
 
+def test_k2_has_the_gradient_of_the_exact_kl_where_k3_has_not():
+    torch.manual_seed(0)
+    logits = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    other = torch.randn(6, dtype=torch.float64).log_softmax(-1)
+
+    def gradient(value):
+        return torch.autograd.grad(value, logits)[0]
+
+    exact = gradient(loss.kl_terms(logits.log_softmax(-1), other))
+    policy = logits.log_softmax(-1)
+    k2 = gradient((policy.detach().exp() * loss.k2(policy, other)).sum())
+    policy = logits.log_softmax(-1)
+    k3 = gradient((policy.detach().exp() * loss.k3(policy, other)).sum())
+    torch.testing.assert_close(k2, exact)
+    assert not torch.allclose(k3, exact, atol=1e-3)
+    assert loss.k2(torch.tensor([-1.0]), torch.tensor([-3.0])).tolist() == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [
+        ("token", [1 / 20] * 6),
+        ("turn", [1 / 2 / 7] * 2 + [1 / 7] + [1 / 3 / 7] * 3),
+        ("constant", [1 / 16 / 7] * 6),
+    ],
+)
+def test_what_a_token_counts_in_the_loss(aggregation, expected):
+    turns, counts = torch.tensor([0, 0, 1, 2, 2, 2]), loss.Counts(tokens=20, turns=7, values=7)
+    shares = loss.token_shares(turns, PPOConfig(aggregation=aggregation), counts, 16)
+    torch.testing.assert_close(shares, torch.tensor(expected))
+
+
 def test_sft_terms():
     logprobs = torch.tensor([-0.1, -2.0], requires_grad=True)
     assert loss.cross_entropy_terms(logprobs).tolist() == pytest.approx([0.1, 2.0])
@@ -119,11 +157,8 @@ def test_older_policies_tokens_are_weighed_by_the_chosen_correction(correction, 
         behavior,
         advantages,
         torch.ones(3),
-        clip=0.1,
-        cap=2.0,
-        turns=turns if level == "turn" else None,
-        correction=correction,
-        answers=turns,
+        turns,
+        PPOConfig(clip=0.1, correction_cap=2.0, ratio_level=level, correction=correction),
     )
     w, ratio = (proximal - behavior).exp(), (current - proximal).exp()
     if correction == "none":

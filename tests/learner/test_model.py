@@ -94,6 +94,19 @@ def test_entropy_and_distribution(folder):
     assert torch.equal(score.logprobs, score.distribution[torch.arange(len(p)), targets])
 
 
+def test_score_norms_are_those_of_the_gradient_by_the_logits(folder):
+    forbidden, options = (3, 4), ForwardOptions(distribution=True, score_norms=True)
+    packed, (score,) = run(actor_critic(folder, forbidden), demonstrations(2), "auto", options)
+    targets = packed[0].token_ids.flatten()[packed[0].actions]
+    for n, target in enumerate(targets):
+        logits = score.distribution[n].clone().requires_grad_()
+        logits.log_softmax(-1)[target].backward()
+        assert score.score_norms[n] == pytest.approx(float(logits.grad.square().sum()), abs=1e-6)
+    _, (score,) = run(actor_critic(folder, forbidden), demonstrations(2), "auto", ForwardOptions())
+    assert not score.score_norms.any()
+    assert not score.score_norms.requires_grad
+
+
 def trunk_gradient(actor, m, options):
     actor.zero_grad()
     scores = Scores(*actor(m.token_ids, m.position_ids, m.actions, m.value_positions, options))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from configs.schema import OptimizerConfig
+from configs.schema import OptimizerConfig, PPOConfig
 from learner.model import ActorCritic, ValueHead, load_trunk
-from learner.optimizer import adamw, learning_rate, parameter_groups
+from learner.optimizer import adamw, learning_rate, parameter_groups, set_learning_rates
 from tests.support.learner import save_llama
 
 
@@ -41,3 +41,24 @@ def test_groups(tmp_path):
     for group in optimizer.param_groups:
         assert all((p.dim() > 1) == (group["weight_decay"] == 0.1) for p in group["params"])
     assert [g["part"] for g in parameter_groups(ActorCritic(trunk, None), cfg)] == ["trunk"] * 2
+
+
+@pytest.mark.parametrize(
+    ("value_lr", "freeze", "expected"),
+    [
+        (None, False, [0.5, 0.5]),
+        (None, True, [0.0, 0.5]),
+        (8.0, False, [0.5, 2.0]),
+        (8.0, True, [0.0, 2.0]),
+        (0.0, False, [0.5, 0.0]),
+    ],
+)
+def test_the_value_head_has_a_rate_of_its_own_by_the_same_schedule(value_lr, freeze, expected):
+    groups = [{"part": "trunk"}, {"part": "head"}]
+    cfg = PPOConfig(value_lr=value_lr, optimizer=OptimizerConfig(lr=2.0))
+    set_learning_rates(groups, cfg, 0.5, freeze)
+    assert [group["lr"] for group in groups] == expected
+    set_learning_rates(
+        groups, PPOConfig(value_lr=1.0, optimizer=OptimizerConfig(lr=0.0)), 0.0, False
+    )
+    assert [group["lr"] for group in groups] == [0.0, 0.0]

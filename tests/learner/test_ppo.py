@@ -105,37 +105,68 @@ def by_hand(folder, other, played, cfg):
     """
     p = cfg.ppo
     model, w, plays = turns_by_hand(folder, other, played, cfg)
+    if p.kl_in == "reward":
+        for tokens, _, rewards, _ in plays:
+            for turn, logp, ref, _, _ in tokens:
+                rewards[turn] -= p.kl_coef * float(logp.detach() - ref)
     numbers = [[float(v.detach()) for v in values] for _, values, _, _ in plays]
     advantages = [
         gae(rewards, old_values, last, p.gamma, p.lam)
         for (_, _, rewards, last), old_values in zip(plays, numbers, strict=True)
     ]
     flat = np.array([a for of_play in advantages for a in of_play])
+    norms = [
+        sum(
+            float(1 - 2 * logp.detach().exp() + (2 * dist.detach()).exp().sum())
+            for k, logp, _, dist, _ in tokens
+            if k == turn
+        )
+        for tokens, values, _, _ in plays
+        for turn in range(len(values))
+    ]
+    center = np.average(flat, weights=norms if p.baseline == "optimal" else None)
     policy, entropy, kl, squares, n, m = 0.0, 0.0, 0.0, 0.0, 0, 0
     for (tokens, values, _, _), own, old_values in zip(plays, advantages, numbers, strict=True):
         for turn, logp, ref, dist, behavior in tokens:
-            a = (own[turn] - flat.mean()) / flat.std()
+            a = (own[turn] - center) / flat.std()
             ratio = (logp - logp.detach()).exp()
             correction = min(float((logp.detach() - behavior).exp()), p.correction_cap)
-            policy = policy - correction * ratio * a
+            share = 1.0
+            if p.aggregation == "turn":
+                share = 1 / sum(k == turn for k, *_ in tokens)
+            elif p.aggregation == "constant":
+                share = 1 / cfg.rollout.answer_tokens
+            policy = policy - correction * ratio * a * share
             entropy = entropy - (dist.exp() * dist).sum()
-            kl = kl + (ref - logp).exp() - 1 - (ref - logp)
+            k2 = (ref - logp) ** 2 / 2
+            kl = kl + (k2 if p.kl_estimator == "k2" else (ref - logp).exp() - 1 - (ref - logp))
             n += 1
         for v, a, old_value in zip(values, own, old_values, strict=True):
             squares, m = squares + (v - (a + old_value)) ** 2, m + 1
-    loss = policy / n + p.value_coef * squares / m - p.entropy_coef * entropy / n
-    loss = loss + p.kl_coef * kl / n
+    policy = policy / (n if p.aggregation == "token" else m)
+    loss = policy + p.value_coef * squares / m - p.entropy_coef * entropy / n
+    if p.kl_in == "loss":
+        loss = loss + p.kl_coef * kl / n
     loss.backward()
     gradient = {f"trunk.{k}": v.grad for k, v in model.named_parameters()}
     gradient |= {f"value_head.{k}": v.grad for k, v in w.items()}
-    terms = {"policy_loss": policy / n, "value_loss": squares / m, "kl_ref": kl / n, "loss": loss}
+    terms = {"policy_loss": policy, "value_loss": squares / m, "kl_ref": kl / n, "loss": loss}
     return {k: float(v.detach()) for k, v in terms.items()}, gradient
 
 
-@pytest.mark.parametrize("packing", ["padded", "packed"])
-def test_update_is_the_one_written_by_hand(folder, reference, packing):
+@pytest.mark.parametrize(
+    ("packing", "settings"),
+    [
+        ("padded", {}),
+        ("packed", {"baseline": "optimal", "kl_estimator": "k2"}),
+        ("packed", {"kl_in": "reward", "aggregation": "turn"}),
+        ("packed", {"aggregation": "constant"}),
+    ],
+)
+def test_update_is_the_one_written_by_hand(folder, reference, packing, settings):
     other, frozen = reference
     coefficients = {"kl_coef": 0.05, "entropy_coef": 0.02, "optimizer": sgd_config(LR)}
+    coefficients |= settings
     cfg = config(temperature=0.8, budget=256, epochs=1, minibatch=10, episodes=10, **coefficients)
     played = trajectories(10)
     terms, gradient = by_hand(folder, other, played, cfg)
@@ -180,9 +211,10 @@ def test_critic_warmup_trains_the_value_head_alone(folder):
         assert any(k.startswith("trunk.") for k in update(folder, cfg, trajectories(12), 1)[1])
 
 
+@pytest.mark.parametrize("baseline", ["mean", "optimal"])
 @pytest.mark.parametrize("estimator", ["grpo", "rloo", "reinforce_pp"])
-def test_other_estimators_need_no_critic(folder, estimator):
-    cfg = config(estimator=estimator, critic_warmup=2)
+def test_other_estimators_need_no_critic(folder, estimator, baseline):
+    cfg = config(estimator=estimator, critic_warmup=2, baseline=baseline)
     metrics, moved, _ = update(folder, cfg, trajectories(12), value=False)
     assert metrics["value_loss"] == 0
     assert metrics["policy_loss"] != 0
@@ -198,6 +230,8 @@ def test_other_estimators_need_no_critic(folder, estimator):
         {"ratio_level": "turn"},
         {"value_clip": 0.2},
         {"normalize_advantages": False},
+        {"baseline": "optimal"},
+        {"baseline": "optimal", "value_level": "token", "advantage_level": "token"},
     ],
 )
 def test_levels_run_and_learn_differently(folder, settings):
@@ -314,11 +348,30 @@ def test_missing_policies_are_refused(folder):
         update(folder, config(temperature=0.0), played)
 
 
-def test_levels_that_the_configuration_refuses_trip_the_invariant(folder):
+def test_what_has_no_effect_is_refused_and_trips_the_invariant(folder):
     cfg = config(advantage_level="token")
     assert "ppo.advantage_level=token needs ppo.value_level=token" in contradictions(cfg)
     with pytest.raises(AssertionError):
         update(folder, cfg, trajectories(4))
+    cfg = config(baseline="optimal", normalize_advantages=False)
+    assert any("ppo.baseline=optimal" in sentence for sentence in contradictions(cfg))
+    assert not any(
+        "baseline" in sentence for sentence in contradictions(config(baseline="optimal"))
+    )
+    refused = {
+        "dual_clip=0.5": {"dual_clip": 0.5},
+        "dual_clip=3": {"dual_clip": 3, "surrogate": "cispo"},
+        "group_deviation": {"group_deviation": "none"},
+        "aggregation": {"aggregation": "turn", "ratio_level": "turn"},
+        "kl_estimator": {"kl_estimator": "k2", "kl_in": "reward", "kl_coef": 0.1},
+        "kl_in": {"kl_in": "reward"},
+        "clip_high": {"surrogate": "sapo", "clip_high": 0.3},
+    }
+    for start, settings in refused.items():
+        (sentence,) = contradictions(config(**settings))
+        assert sentence.startswith(f"ppo.{start}"), sentence
+    cfg = config(estimator="reinforce_pp", value_lr=1.0)
+    assert any(sentence.startswith("ppo.value_lr=1.0") for sentence in contradictions(cfg))
 
 
 def test_other_metrics_are_means_over_the_trajectories_that_have_them():

@@ -31,6 +31,7 @@ class TokenScorer:
                 m.token_ids.flatten()[m.actions].float() + self.offset,
                 m.actions.float(),
                 m.token_ids.flatten()[m.value_positions].float() + self.offset,
+                2.0 * m.token_ids.flatten()[m.actions] if options.score_norms else m.actions * 0.0,
             )
             for m in packed
         ]
@@ -91,13 +92,14 @@ def test_scores_come_back_to_their_own_tokens(level):
     """Each score names its token; scores and columns of the training sequences agree with it."""
     prepared = prepare(trajectories(9), level)
     policy, reference = TokenScorer(), TokenScorer(offset=100)
-    score(policy, prepared, 0.7, reference)
+    score(policy, prepared, 0.7, reference, score_norms=True)
     assert policy.temperatures == reference.temperatures == [0.7]
     for t in prepared:
         segments = t.trajectory.segments
         actions = np.concatenate([s.token_ids[s.action_mask] for s in segments])
         assert np.array_equal(t.proximal_logprobs, actions)
         assert np.array_equal(t.reference_logprobs, actions + 100)
+        assert np.array_equal(t.score_norms, 2 * actions)
         assert t.bootstrap_value == (segments[-1].token_ids[-1] if t.trajectory.bootstrap else 0)
         t.advantages, t.value_targets = actions + 0.5, t.values + 1
         for s in training_sequences(t, actions.astype(np.float32) + 2):
