@@ -6,6 +6,7 @@ values at its value positions; logits are computed at action tokens only.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from transformers.utils import logging
 from configs.schema import RunConfig
 from learner.attention import attention_of
 from learner.cpu import keep_freed_memory, use_onednn
+from learner.output_layer import OutputLayer, TokenScores, token_scores
 from rollout.renderer import FORBIDDEN_BIAS
 
 logging.disable_progress_bar()  # a terminal full of bars hides the run's own progress
@@ -125,6 +127,7 @@ class ActorCritic(nn.Module):
         self.forbidden = tuple(forbidden)
         self._takes_positions = "position_ids" in inspect.signature(type(trunk).forward).parameters
         self._three_dimensional = rope_index(trunk) is not None
+        self._output_layer = OutputLayer(trunk)
         self._rows: torch.Tensor | None = None
         self._hidden: torch.Tensor | None = None
         trunk.get_output_embeddings().register_forward_pre_hook(self._select_rows)
@@ -151,25 +154,39 @@ class ActorCritic(nn.Module):
 
         image_inputs: the model's keywords for its pictures (`ImageInputs.model_inputs`).
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not options.freeze_trunk):
-            inputs = {
-                "input_ids": token_ids,
-                **self._positions(position_ids),
-                **(image_inputs or {}),
-            }
-            logits, hidden = self._run_trunk(inputs, actions - 1)
-            distribution = self._log_softmax(logits, options.temperature)
         targets = token_ids.view(-1).index_select(0, actions)
-        logprobs = distribution.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and options.entropy_grad):
-            entropy = -(distribution.exp() * distribution).sum(-1)
+        inputs = {"input_ids": token_ids, **self._positions(position_ids), **(image_inputs or {})}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not options.freeze_trunk):
+            hidden, scores, distribution = self._score(inputs, actions - 1, targets, options)
         values = self._values(hidden, value_positions, options.value_trunk_grad)
-        norms = torch.zeros_like(logprobs, requires_grad=False)
-        if options.score_norms:
-            norms = _score_norms(distribution.detach(), logprobs.detach())
-        if options.distribution:
-            return logprobs, entropy, values, norms, distribution
-        return logprobs, entropy, values, norms
+        outputs = (scores.logprobs, scores.entropy, values, scores.score_norms)
+        return outputs if distribution is None else (*outputs, distribution)
+
+    def _score(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        rows: torch.Tensor,
+        targets: torch.Tensor,
+        options: ForwardOptions,
+    ) -> tuple[torch.Tensor, TokenScores, torch.Tensor | None]:
+        """All final hidden states; scores at rows; with options.distribution all tokens' there."""
+        score = functools.partial(
+            token_scores, entropy_grad=options.entropy_grad, score_norms=options.score_norms
+        )
+
+        def score_logits(logits: torch.Tensor, tokens: torch.Tensor) -> TokenScores:
+            return score(self._log_softmax(logits, options.temperature), tokens)
+
+        layer = self._output_layer
+        if layer.chunked(len(rows)) and not options.distribution:
+            logits, hidden = self._run_trunk(inputs, rows[:1])
+            states = hidden.index_select(0, rows)
+            if layer.matches(states[:1], logits):
+                return hidden, layer.scores(states, targets, score_logits), None
+        logits, hidden = self._run_trunk(inputs, rows)
+        distribution = self._log_softmax(logits, options.temperature)
+        scores = score(distribution, targets)
+        return hidden, scores, distribution if options.distribution else None
 
     def _positions(self, position_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """The trunk's keyword for positions of text; none where it computes its own from none."""
@@ -213,11 +230,6 @@ class ActorCritic(nn.Module):
         elif trunk_grad < 1.0:
             states = trunk_grad * states + (1.0 - trunk_grad) * states.detach()
         return self.value_head(states)
-
-
-def _score_norms(distribution: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
-    """|| onehot(a) - p ||² = 1 - 2 p_a + Σ_v p_v² [N], of all tokens' [N, V] and the sampled's."""
-    return 1 - 2 * logprobs.exp() + (2 * distribution).exp().sum(-1)
 
 
 def load_actor_critic(

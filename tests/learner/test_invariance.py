@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner import distributed
+from learner import distributed, output_layer
 from learner.engine import ReferencePolicy, TrainingEngine
 from learner.minibatches import deal, update_minibatches
 from learner.model import ForwardOptions
@@ -16,6 +16,7 @@ from learner.ppo import ppo_update
 from learner.sft import sft_step
 from tests.support.learner import (
     FORBIDDEN,
+    VOCABULARY,
     config,
     demonstrations,
     full_state,
@@ -52,9 +53,12 @@ def one_step(folder: Path, reference: ReferencePolicy, variant: tuple) -> dict[s
     """Metrics, gradient and parameters of one update of one SGD step."""
     stage, budget, packing, share = variant
     cfg = config(stage=stage, budget=budget, temperature=0.7, **EXTRA, optimizer=sgd_config(LR))
-    engine = TrainingEngine(
-        folder, cfg, cfg.ppo.optimizer, 4, True, make_optimizer=sgd, forbidden=FORBIDDEN
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        if packing == "packed":  # with its logits in chunks
+            patch.setattr(output_layer, "CHUNK_ELEMENTS", 20 * VOCABULARY)
+        engine = TrainingEngine(
+            folder, cfg, cfg.ppo.optimizer, 4, True, make_optimizer=sgd, forbidden=FORBIDDEN
+        )
     engine.packing = packing
     before, held = full_state(engine), held_bytes(engine)
     played = trajectories(12)

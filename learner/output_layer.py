@@ -1,0 +1,130 @@
+"""A model's output layer on hidden states: from final hidden states to what is known of tokens.
+
+Rows of logits are as wide as the vocabulary. They are made a chunk at a time and made again in
+the backward pass, so that never more than a chunk of them is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+CHUNK_ELEMENTS = 2**25  # of logits: 128 MiB in float32
+TOLERANCE = 1e-4  # between logits of one row, computed alone and among others
+
+
+class TokenScores(NamedTuple):
+    """Of N tokens: logprobs, entropy, score_norms, float32 [N]; see `learner.model.Scores`."""
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor
+    score_norms: torch.Tensor
+
+
+def token_scores(
+    distribution: torch.Tensor, targets: torch.Tensor, entropy_grad: bool, score_norms: bool
+) -> TokenScores:
+    """Scores of the targets int64 [N] by all tokens' log-probabilities [N, V].
+
+    The score norm of token a is || onehot(a) - p ||² = 1 - 2 p_a + Σ_v p_v².
+    """
+    logprobs = distribution.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_grad):
+        entropy = -(distribution.exp() * distribution).sum(-1)
+    norms = torch.zeros_like(logprobs, requires_grad=False)
+    if score_norms:
+        squares = (2 * distribution.detach()).exp().sum(-1)
+        norms = 1 - 2 * logprobs.detach().exp() + squares
+    return TokenScores(logprobs, entropy, norms)
+
+
+class OutputLayer:
+    """What a model does behind its trunk, whatever that is: bias, scale, soft cap.
+
+    The model itself is run, with hidden states in place of what its trunk would compute.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self.rows = max(1, CHUNK_ELEMENTS // model.config.get_text_config().vocab_size)
+        # A model whose trunk is no module of its own cannot be run without it.
+        self._usable = model.base_model is not model
+        self._checked = False
+
+    def chunked(self, rows: int) -> bool:
+        """Whether so many rows are to be scored in chunks: they are several, and it can be done."""
+        return self._usable and rows > self.rows
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [N, V] of final hidden states [N, H]."""
+        tokens = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+        with _forward(self._model.base_model, _TrunkOutput(hidden.unsqueeze(0))):
+            return self._model(input_ids=tokens, use_cache=False).logits[0]
+
+    def matches(self, hidden: torch.Tensor, logits: torch.Tensor) -> bool:
+        """Whether states [N, H] give the logits [N, V] that the whole model made of them.
+
+        It is asked once; where they do not, there are no chunks from then on.
+        """
+        if not self._checked:
+            with torch.no_grad():
+                own = self.logits(hidden).float()
+            self._usable = torch.allclose(own, logits.float(), rtol=TOLERANCE, atol=TOLERANCE)
+            self._checked = True
+        return self._usable
+
+    def scores(
+        self,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        score: Callable[[torch.Tensor, torch.Tensor], TokenScores],
+    ) -> TokenScores:
+        """`score` of the logits and targets of each chunk, put together.
+
+        Args:
+            hidden: [N, H].
+            targets: int64 [N].
+            score: of logits [n, V] and targets [n].
+        """
+
+        def run(states: torch.Tensor, tokens: torch.Tensor) -> TokenScores:
+            return score(self.logits(states), tokens)
+
+        parts = [
+            checkpoint(run, states, tokens, use_reentrant=False, preserve_rng_state=False)
+            for states, tokens in zip(
+                hidden.split(self.rows), targets.split(self.rows), strict=True
+            )
+        ]
+        return TokenScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+class _TrunkOutput:
+    """In place of a trunk's output: hidden states, and nothing else that it might have."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index != 0:
+            raise IndexError(index)
+        return self.last_hidden_state
+
+
+@contextmanager
+def _forward(module: torch.nn.Module, output: Any) -> Iterator[None]:
+    """The module gives this output, whatever its input is."""
+    module.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        del module.forward
