@@ -178,11 +178,12 @@ class ActorCritic(nn.Module):
             return score(self._log_softmax(logits, options.temperature), tokens)
 
         layer = self._output_layer
-        if layer.chunked(len(rows)) and not options.distribution:
+        chunks = 1 if options.distribution else layer.chunks(len(rows))
+        if chunks > 1:
             logits, hidden = self._run_trunk(inputs, rows[:1])
             states = hidden.index_select(0, rows)
             if layer.matches(states[:1], logits):
-                return hidden, layer.scores(states, targets, score_logits), None
+                return hidden, layer.scores(states, targets, chunks, score_logits), None
         logits, hidden = self._run_trunk(inputs, rows)
         distribution = self._log_softmax(logits, options.temperature)
         scores = score(distribution, targets)

@@ -14,6 +14,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from learner import distributed
+
 CHUNK_ELEMENTS = 2**25  # of logits: 128 MiB in float32
 TOLERANCE = 1e-4  # between logits of one row, computed alone and among others
 
@@ -56,9 +58,15 @@ class OutputLayer:
         self._usable = model.base_model is not model
         self._checked = False
 
-    def chunked(self, rows: int) -> bool:
-        """Whether so many rows are to be scored in chunks: they are several, and it can be done."""
-        return self._usable and rows > self.rows
+    def chunks(self, rows: int) -> int:
+        """In how many chunks so many rows are scored; 1 where they are not divided.
+
+        Collective at ZeRO-3: a chunk gathers the layer's weight, so all ranks have as many.
+        """
+        own = -(-rows // self.rows) if self._usable else 1
+        if hasattr(self._model.get_output_embeddings().weight, "ds_id"):
+            return int(distributed.all_max([own])[0])
+        return own
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [N, V] of final hidden states [N, H]."""
@@ -82,26 +90,30 @@ class OutputLayer:
         self,
         hidden: torch.Tensor,
         targets: torch.Tensor,
+        chunks: int,
         score: Callable[[torch.Tensor, torch.Tensor], TokenScores],
     ) -> TokenScores:
         """`score` of the logits and targets of each chunk, put together.
 
+        A rank of fewer rows scores its first row again, to no effect.
+
         Args:
             hidden: [N, H].
             targets: int64 [N].
+            chunks: how many.
             score: of logits [n, V] and targets [n].
         """
 
         def run(states: torch.Tensor, tokens: torch.Tensor) -> TokenScores:
             return score(self.logits(states), tokens)
 
+        pairs = [*zip(hidden.split(self.rows), targets.split(self.rows), strict=True)]
+        pairs += [(hidden[:1], targets[:1])] * (chunks - len(pairs))
         parts = [
-            checkpoint(run, states, tokens, use_reentrant=False, preserve_rng_state=False)
-            for states, tokens in zip(
-                hidden.split(self.rows), targets.split(self.rows), strict=True
-            )
+            checkpoint(run, *pair, use_reentrant=False, preserve_rng_state=False) for pair in pairs
         ]
-        return TokenScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        columns = [torch.cat(column)[: len(targets)] for column in zip(*parts, strict=True)]
+        return TokenScores(*columns)
 
 
 class _TrunkOutput:

@@ -61,7 +61,7 @@ def scores_and_gradients(folder, options=None):
 @pytest.mark.parametrize("rows", [1, 7, 32])
 def test_scores_and_gradients_are_those_of_all_rows_at_once(folder, rows, monkeypatch):
     expected, gradients, actor = scores_and_gradients(folder)
-    assert not actor._output_layer.chunked(len(expected.logprobs))
+    assert actor._output_layer.chunks(len(expected.logprobs)) == 1
     monkeypatch.setattr(output_layer, "CHUNK_ELEMENTS", rows * VOCABULARY + VOCABULARY // 2)
     widths = []
     log_softmax = ActorCritic._log_softmax
@@ -104,7 +104,7 @@ def test_a_model_whose_logits_need_more_than_the_hidden_states_has_no_chunks(fol
         output_layer.OutputLayer, "logits", lambda self, hidden: logits(self, hidden) + 0.01
     )
     scores, whole, actor = scores_and_gradients(folder)
-    assert not actor._output_layer.chunked(1000)
+    assert actor._output_layer.chunks(1000) == 1
     torch.testing.assert_close(scores.logprobs, expected.logprobs)
     for name, gradient in gradients.items():
         torch.testing.assert_close(whole[name], gradient)
