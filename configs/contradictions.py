@@ -103,7 +103,7 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
 def _no_critic(ppo: PPOConfig) -> Iterator[str]:
     """Keys of the critic that an estimator without one would ignore in silence."""
     default = PPOConfig()
-    for key in ("value_level", "advantage_level", "value_clip", "trunc_bootstrap", "value_lr"):
+    for key in ("value_level", "advantage_level", "value_clip", "trunc_bootstrap"):
         if getattr(ppo, key) != getattr(default, key):
             yield (
                 f"ppo.{key}={getattr(ppo, key)} has no use for ppo.estimator={ppo.estimator}, "
