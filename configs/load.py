@@ -30,7 +30,7 @@ class ConfigError(ValueError):
 
 
 def build(cls: type[T], values: Mapping[str, object], where: str) -> T:
-    """Make an instance of a dataclass whose fields are `configs.schema.leaf`.
+    """Make an instance of a dataclass whose fields are `configs.leaf.leaf`.
 
     Args:
         cls: the dataclass.

@@ -6,8 +6,10 @@ Each section is a frozen dataclass, each key a `leaf`. `configs.load` reads YAML
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast, overload
+from dataclasses import dataclass
+from typing import Any
+
+from configs.leaf import leaf
 
 PRESETS = ("fixed", "paper_text", "paper_code")
 TRACKERS = ("none", "wandb", "mlflow")
@@ -15,50 +17,6 @@ PACKINGS = ("auto", "padded", "packed", "flat")
 FLASH_ATTENTION = ("flash_attention_2", "flash_attention_3")
 GPU_ATTENTION = (*FLASH_ATTENTION, "flex_attention")  # no backward pass on a CPU
 BEST_MEASURES = ("success", "first_try", "reward")  # of an evaluation, for learner.keep_best
-
-T = TypeVar("T")
-Choices = tuple[str | int | None, ...]
-
-
-@overload
-def leaf(default: type[T], doc: str = "") -> T: ...
-
-
-@overload
-def leaf(
-    default: T,
-    doc: str,
-    *,
-    choices: Choices | None = None,
-    low: float | None = None,
-    high: float | None = None,
-) -> T: ...
-
-
-def leaf(
-    default: T | type[T],
-    doc: str = "",
-    *,
-    choices: Choices | None = None,
-    low: float | None = None,
-    high: float | None = None,
-) -> T:
-    """One configuration key: a dataclass field, typed as its value.
-
-    Args:
-        default: value when the key is not given; of a type, what it makes; a list or dict is
-            copied.
-        doc: one sentence, with the unit where there is one.
-        choices: the only values allowed, if not None.
-        low: smallest value allowed, if not None.
-        high: largest value allowed, if not None.
-    """
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high}
-    if isinstance(default, type):
-        return cast(T, field(default_factory=default, metadata=metadata))
-    if isinstance(default, dict | list):
-        return cast(T, field(default_factory=default.copy, metadata=metadata))
-    return cast(T, field(default=default, metadata=metadata))
 
 
 @dataclass(frozen=True)

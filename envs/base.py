@@ -104,7 +104,7 @@ class TextEnv(gymnasium.Env[Observation, str]):
     environment's own list), `message` (what the verifier says about the answer, for people and
     logs) and, on the last step, `metrics`. The observation of the last step carries the message
     that would have come next.
-    A subclass sets `Settings`, a frozen dataclass made of `configs.schema.leaf`, takes exactly
+    A subclass sets `Settings`, a frozen dataclass made of `configs.leaf.leaf`, takes exactly
     its fields as keywords, and raises EnvironmentFailure when something of its own breaks.
     Of the methods below none is required: demonstrations of its own serve SFT, its corpus a tiny
     model; see `offers`.

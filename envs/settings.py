@@ -21,7 +21,7 @@ def check_types(settings: DataclassInstance, where: str) -> None:
     """Refuse fields of the wrong type; a whole number may stand for a number.
 
     Args:
-        settings: a dataclass made of `configs.schema.leaf`.
+        settings: a dataclass made of `configs.leaf.leaf`.
         where: the name before the field's in an error.
 
     Raises:

@@ -194,17 +194,12 @@ class TrainingEngine:
             FloatingPointError: the gradient is not finite; the weights are as they were.
         """
         options = options or ForwardOptions()
-        rate = self._set_learning_rate(options.freeze_trunk)
+        rate = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
+        set_learning_rates(self._optimizer.param_groups, self._cfg.ppo, rate, options.freeze_trunk)
         shares = self._backward(microbatches, loss_fn, options, reference)
         norm = self._update_weights()
         self.counters["steps"] += 1
         return {**distributed.all_sum_named(shares), "lr": rate, "grad_norm": norm}
-
-    def _set_learning_rate(self, freeze_trunk: bool) -> float:
-        """Set this step's learning rate, 0 for a frozen trunk's weights; returns the trunk's."""
-        rate = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
-        set_learning_rates(self._optimizer.param_groups, self._cfg.ppo, rate, freeze_trunk)
-        return rate
 
     def _backward(
         self,

@@ -71,10 +71,7 @@ def ppo_update(
     """
     _check_policies(cfg.ppo, engine, reference)
     prepared = prepare(trajectories, cfg.ppo.value_level)
-    optimal = cfg.ppo.baseline == "optimal"
-    score(engine, prepared, cfg.rollout.temperature, reference, score_norms=optimal)
-    if cfg.ppo.kl_in == "reward":
-        _subtract_kl(prepared, cfg.ppo.kl_coef)
+    _score(engine, prepared, cfg, reference)
     _set_advantages(prepared, cfg.ppo)
     counts = _counts(prepared)
     if not counts:
@@ -109,15 +106,25 @@ def _check_policies(
         raise ValueError(f"ppo.kl_coef is {ppo.kl_coef}; it needs the SFT policy as reference")
 
 
-def _subtract_kl(trajectories: list[TrainingTrajectory], kl_coef: float) -> None:
-    """Take kl_coef * log(proximal / reference) of its tokens from each turn's reward.
+def _score(
+    engine: TrainingEngine,
+    trajectories: list[TrainingTrajectory],
+    cfg: RunConfig,
+    reference: ReferencePolicy | None,
+) -> None:
+    """Score them; with kl_in=reward, take the KL to the SFT policy from the rewards; collective.
 
-    The KL to the SFT policy as a part of the reward (Ziegler et al. 2019, eq. 2).
+    Each turn's reward less kl_coef * log(proximal / reference) of its tokens (Ziegler et al.
+    2019, eq. 2).
     """
+    norms = cfg.ppo.baseline == "optimal"
+    score(engine, trajectories, cfg.rollout.temperature, reference, score_norms=norms)
+    if cfg.ppo.kl_in == "loss":
+        return
     for t in trajectories:
         log_ratio = t.proximal_logprobs.astype(np.float64) - t.reference_logprobs
         first = np.cumsum(t.turn_lengths) - t.turn_lengths
-        t.rewards = t.rewards - kl_coef * np.add.reduceat(log_ratio, first)
+        t.rewards = t.rewards - cfg.ppo.kl_coef * np.add.reduceat(log_ratio, first)
 
 
 def _set_advantages(trajectories: list[TrainingTrajectory], ppo: PPOConfig) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from string import Template
 
-from configs.schema import PRESETS, leaf
+from configs.leaf import leaf
+from configs.schema import PRESETS
 from envs.general_points.prompts import TEMPLATES
 from envs.general_points.rules import FACE_VALUES, RULES
 from envs.rewards import Rewards, merge_rewards

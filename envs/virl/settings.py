@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from string import Template
 
-from configs.schema import PRESETS, leaf
+from configs.leaf import leaf
+from configs.schema import PRESETS
 from envs.rewards import Rewards, merge_rewards
 from envs.settings import check_types
 from envs.templates import Fields, read_templates

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import gymnasium
 
-from configs.schema import leaf
+from configs.leaf import leaf
 from envs.base import Demonstration, Message, TextEnv
 
 

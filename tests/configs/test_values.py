@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.leaf import leaf
 from configs.load import build, dump
-from configs.schema import RunConfig, leaf
+from configs.schema import RunConfig
 from configs.values import Plain, read_yaml, rule, typed, untyped, write_yaml
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from configs.schema import leaf
+from configs.leaf import leaf
 from envs.base import MAX_TEXT, TextEnv, UnicodeText, shows_pictures
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from configs.schema import leaf
+from configs.leaf import leaf
 from envs.general_points.settings import Settings as GeneralPointsSettings
 from envs.settings import check_types
 

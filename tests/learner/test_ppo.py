@@ -105,10 +105,9 @@ def by_hand(folder, other, played, cfg):
     """
     p = cfg.ppo
     model, w, plays = turns_by_hand(folder, other, played, cfg)
-    if p.kl_in == "reward":
-        for tokens, _, rewards, _ in plays:
-            for turn, logp, ref, _, _ in tokens:
-                rewards[turn] -= p.kl_coef * float(logp.detach() - ref)
+    for tokens, _, rewards, _ in plays:
+        for turn, logp, ref, _, _ in tokens:
+            rewards[turn] -= p.kl_coef * float(logp.detach() - ref) * (p.kl_in == "reward")
     numbers = [[float(v.detach()) for v in values] for _, values, _, _ in plays]
     advantages = [
         gae(rewards, old_values, last, p.gamma, p.lam)
@@ -131,12 +130,9 @@ def by_hand(folder, other, played, cfg):
             a = (own[turn] - center) / flat.std()
             ratio = (logp - logp.detach()).exp()
             correction = min(float((logp.detach() - behavior).exp()), p.correction_cap)
-            share = 1.0
-            if p.aggregation == "turn":
-                share = 1 / sum(k == turn for k, *_ in tokens)
-            elif p.aggregation == "constant":
-                share = 1 / cfg.rollout.answer_tokens
-            policy = policy - correction * ratio * a * share
+            length = {"turn": sum(k == turn for k, *_ in tokens)}
+            length["constant"] = cfg.rollout.answer_tokens
+            policy = policy - correction * ratio * a / length.get(p.aggregation, 1)
             entropy = entropy - (dist.exp() * dist).sum()
             k2 = (ref - logp) ** 2 / 2
             kl = kl + (k2 if p.kl_estimator == "k2" else (ref - logp).exp() - 1 - (ref - logp))
@@ -145,8 +141,7 @@ def by_hand(folder, other, played, cfg):
             squares, m = squares + (v - (a + old_value)) ** 2, m + 1
     policy = policy / (n if p.aggregation == "token" else m)
     loss = policy + p.value_coef * squares / m - p.entropy_coef * entropy / n
-    if p.kl_in == "loss":
-        loss = loss + p.kl_coef * kl / n
+    loss = loss + p.kl_coef * kl / n * (p.kl_in == "loss")
     loss.backward()
     gradient = {f"trunk.{k}": v.grad for k, v in model.named_parameters()}
     gradient |= {f"value_head.{k}": v.grad for k, v in w.items()}

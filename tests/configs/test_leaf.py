@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from configs.schema import EvalConfig, ModelConfig, leaf
+from configs.leaf import leaf
+from configs.schema import EvalConfig, ModelConfig
 
 
 def test_mutable_defaults_are_copied():
