@@ -54,7 +54,7 @@ def test_without_a_token_of_the_version_all_is_zero():
     assert parity_metrics([], 3) == metrics
 
 
-@pytest.mark.parametrize("level", ["token", "turn"])
+@pytest.mark.parametrize("level", ["token", "turn", "turn_mean"])
 @pytest.mark.parametrize("correction", ["truncated", "masked", "sequence", "none"])
 def test_correction_metrics_are_of_all_tokens_factors(correction, level):
     prepared = scored_trajectories()
@@ -64,9 +64,10 @@ def test_correction_metrics_are_of_all_tokens_factors(correction, level):
         gaps = t.proximal_logprobs.astype(float) - t.behavior_logprobs
         weights += np.exp(gaps).tolist()
         divergences += (np.exp(gaps) - 1 - gaps).tolist()
-        if correction == "sequence" or level == "turn":
+        if correction == "sequence" or level != "token":
             turns = np.split(gaps, np.cumsum(t.turn_lengths)[:-1])
-            gaps = np.concatenate([np.full(len(turn), turn.sum()) for turn in turns])
+            whole = np.mean if level == "turn_mean" else np.sum
+            gaps = np.concatenate([np.full(len(turn), whole(turn)) for turn in turns])
         factors += np.exp(gaps).tolist()
     if correction == "masked":
         factors = [w if 1 / 1.1 <= w <= 1.1 else 0.0 for w in factors]

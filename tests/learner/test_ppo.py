@@ -218,6 +218,30 @@ def test_other_estimators_need_no_critic(folder, estimator, baseline):
 
 
 @pytest.mark.parametrize(
+    ("estimator", "settings"),
+    [
+        ("grpo", {"baseline": "optimal"}),
+        ("rloo", {"baseline": "optimal"}),
+        ("reinforce_pp", {"baseline": "optimal"}),
+        ("grpo", {"group_deviation": "none"}),
+        ("grpo", {"kl_in": "reward", "kl_coef": 1.0}),
+        ("rloo", {"kl_in": "reward", "kl_coef": 1.0}),
+    ],
+)
+def test_what_returns_are_compared_with_changes_what_is_learnt(
+    folder, reference, estimator, settings
+):
+    def norm(**keys):
+        cfg = config(estimator=estimator, **keys)
+        engine = start(folder, cfg, value=False)
+        metrics = ppo_update(engine, trajectories(12), cfg, 0, reference[1])
+        engine.close()
+        return metrics["policy_loss"], metrics["grad_norm"]
+
+    assert norm(**settings) != pytest.approx(norm(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"value_level": "token"},
