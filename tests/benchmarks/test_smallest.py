@@ -19,6 +19,7 @@ SMALLEST = {  # arguments, and how many rows they print
         "--synchronous 3 --processes 1",
         6,
     ),
+    "soak": ("--minutes 2 --every 0.5", 1),
     "sync": ("--model tiny --rounds 1", 1),
     "demo_seeds": (
         "sft.steps=2 sft.batch_size=4 sft.demonstrations=4 sft.keep=[] sft.eval_every=0 "
@@ -27,7 +28,7 @@ SMALLEST = {  # arguments, and how many rows they print
         1,
     ),
 }
-SLOW = {"rollout", "demo_seeds", "sync", "simulated_cluster"}  # start an engine, a run, Ray
+SLOW = {"rollout", "demo_seeds", "soak", "sync", "simulated_cluster"}  # start an engine, a run, Ray
 
 
 def test_none_is_left_out():
