@@ -62,7 +62,16 @@ def _mended_by_a_restart(failure: RunFailure, channel: str) -> bool:
 
 
 def run_phases(rank: LearnerRank) -> None:
-    """SFT and PPO, as far as the cursor leaves them, once the engines have started."""
+    """SFT and PPO, as far as the cursor leaves them; a run that is to stop has its last state."""
+    try:
+        _run_phases(rank)
+    except RunStopped:
+        rank.settle()
+        raise
+
+
+def _run_phases(rank: LearnerRank) -> None:
+    """Each phase once the engines have started."""
     demonstrations = _demonstrations(rank)
     _start_engines(rank)
     _begin_epoch(rank)

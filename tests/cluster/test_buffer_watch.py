@@ -127,10 +127,8 @@ def test_one_that_dies_is_left_to_ray(watched, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     buffer.error = None
     pass_time(4.0)
-    assert [note["cause"] for note in buffer.notes] == [
-        "was lost while it should give a sign of life: ActorUnavailableError: "
-        "The actor is unavailable: socket closed"
-    ]
+    (note,) = buffer.notes
+    assert note["cause"].startswith("was lost while it should give a sign of life: ActorUnavail")
 
 
 @replaceable

@@ -10,7 +10,7 @@ from ray.exceptions import ActorUnavailableError
 
 from cluster import learner_loop
 from cluster.cursor import Cursor
-from cluster.failures import EpochOver, RunFailure, SourceLost, WorkerLost
+from cluster.failures import EpochOver, RunFailure, RunStopped, SourceLost, WorkerLost
 from cluster.handles import BufferHandle
 from cluster.job import Job
 from cluster.learner_loop import run_phases
@@ -73,7 +73,7 @@ def loop(monkeypatch, tmp_path):
         monkeypatch.setattr(learner_loop, "Prefetched", iter)
 
         def wait_for(answer, who, what, seconds, key):
-            rank.done.append((who, what, seconds, key))
+            rank.done.append((who, what, round(seconds), key))
             return answer
 
         monkeypatch.setattr(learner_loop, "wait_for", wait_for)
@@ -89,8 +89,8 @@ def buffer_lost():
     return error
 
 
-STARTED = ("the buffer", "start all engines", 302.0, "start_deadline_s")
-BEGUN = ("the buffer", "begin an epoch", 600.0, "block_deadline_s")
+STARTED = ("the buffer", "start all engines", 302, "start_deadline_s")
+BEGUN = ("the buffer", "begin an epoch", 600, "block_deadline_s")
 
 
 def test_engines_are_waited_for_then_sft_then_ppo(loop):
@@ -223,3 +223,15 @@ def test_a_buffer_that_never_comes_back_is_an_error_at_the_deadline(loop, monkey
     with pytest.raises(WorkerLost):
         run_phases(rank)
     assert 2 < len(calls) < 40
+
+
+def test_a_run_that_is_to_stop_has_its_last_state_complete(loop, monkeypatch):
+    rank = loop(Cursor("ppo"))
+
+    def stopped():
+        raise RunStopped("the run was asked to stop")
+
+    monkeypatch.setattr(learner_loop, "PPOPhase", lambda *_: SimpleNamespace(run=stopped))
+    with pytest.raises(RunStopped):
+        run_phases(rank)
+    assert rank.done[-1] == "settle"
