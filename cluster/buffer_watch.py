@@ -8,20 +8,24 @@ group then begins an epoch with it.
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import ray
 from ray import ObjectRef
 from ray.exceptions import ActorDiedError
 
 from cluster.failures import DeadlineExceeded, RunFailure, WorkerLost
-from cluster.handles import BufferHandle, restart
+from cluster.handles import BufferHandle, kill, restart
 from cluster.wait import is_dead, wait_for
+from configs.schema import ClusterConfig
 from report.metrics import Record
 
 WHO, WHAT = "the trajectory buffer", "give a sign of life"
-BEATS = 4  # in a heartbeat
+BEATS, BEAT_S = 4, 1.0  # in a heartbeat; at most so long, for Ray tells a death at the next one
+LOOK_S = 0.5
 
 
 class BufferWatch:
@@ -63,7 +67,7 @@ class BufferWatch:
                 self._lose(failure)
             else:
                 self._serve()
-        elif self._sign is None and now - self._asked >= self._heartbeat_s / BEATS:
+        elif self._sign is None and now - self._asked >= min(BEAT_S, self._heartbeat_s / BEATS):
             self._sign, self._asked = self._buffer.heartbeat.remote(), now
         if self._starting_since is not None:
             if now - self._starting_since >= self._start_s:
@@ -89,3 +93,27 @@ class BufferWatch:
         cause = str(failure).removeprefix(f"{WHO} ")
         self._loss = {"kind": "failure", "who": WHO, "cause": cause, "at": time.time()}
         print(f"{failure}; it is restarted, and the learner group with it", file=sys.stderr)
+
+
+@contextmanager
+def watched(buffer: BufferHandle, cluster: ClusterConfig) -> Iterator[None]:
+    """End a buffer that hangs, so that whoever waits for it inside is told of its death."""
+    watch = BufferWatch(buffer, cluster.heartbeat_s, cluster.start_deadline_s, replaceable=False)
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            try:
+                watch.check()
+            except RunFailure as failure:
+                print(failure, file=sys.stderr)
+                kill(buffer.actor)
+                return
+
+    thread = threading.Thread(target=look, name="buffer watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
