@@ -160,8 +160,9 @@ def full_disk(root: Path, part: str) -> Result:
     if subprocess.run(mount, check=False).returncode:
         return Result(part, "full", "–", None, None, None, "not measured: needs root, to mount")
     states = (f"learner.checkpoint_root={disk}",) if part == "state disk" else ()
+    keys = states or ("learner.max_restarts=1",)
     log = root / f"{disk.name}.log"
-    run = FaultyRun(root if states else disk, f"{part.split()[0]}-run", *states, log=log)
+    run = FaultyRun(root if states else disk, f"{part.split()[0]}-run", *keys, log=log)
     try:
         steady(run)
         at = time.time()
@@ -169,7 +170,8 @@ def full_disk(root: Path, part: str) -> Result:
         if states:
             run.until(lambda: run.read("failure", at), "the failed state is recorded")
             found = float(str(run.read("failure", at)[0]["time"])) - at
-            run.until(lambda: len(run.read("ppo", time.time() - 60)) >= 2, "the run goes on")
+            told = time.time()
+            run.until(lambda: len(run.read("ppo", told)) >= 2, "two updates without a state")
             cause = str(run.read("failure", at)[0]["cause"])
             (disk / "filler").unlink()
             freed = time.time()

@@ -232,8 +232,8 @@ def test_where_the_run_is_to_stop_all_ranks_stop_together(made, monkeypatch, num
         return [1.0]  # rank 0 was stopped
 
     evaluation.begin("engine", "ppo", update=1)
-    monkeypatch.setattr(evaluation_phase, "evaluate", stopped)
     evaluation.finish()
+    monkeypatch.setattr(evaluation_phase, "evaluate", stopped)
     monkeypatch.setattr(evaluation_phase.distributed, "all_max", all_max)
     for ask in (
         lambda: evaluation.run("engine", "ppo", update=2),

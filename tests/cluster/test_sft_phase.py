@@ -282,7 +282,8 @@ def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(tmp_path, m
     ]
     crashed = after_every_crash(begin)
     assert len(crashed) > 30
-    assert all(recorded(records) == wanted for records in crashed)
+    # An evaluation that a resume plays is recorded while training goes on.
+    assert all(sorted(recorded(found), key=str) == sorted(wanted, key=str) for found in crashed)
 
 
 def test_the_state_is_saved_before_an_evaluation_which_a_resume_plays_first(tmp_path, monkeypatch):
