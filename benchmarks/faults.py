@@ -29,6 +29,7 @@ PARTS = (*MENDED, "driver", *DISKS)
 Fault = tuple[str, str, str]  # part, signal, phase
 EVALUATES = "eval.every=5"
 DISK_MIB = 256
+LEFT_S = 90.0  # for the last processes to end, Ray's own that look for their parent now and then
 TABLE_BEGIN, TABLE_END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
@@ -137,7 +138,7 @@ def driver(root: Path, name: str, phase: str) -> Result:
             goes_on = "the run goes on without it"
             return Result("driver", name, phase, None, None, 0, goes_on)
         run.driver.wait()
-        orphans = run.left_behind(30.0)
+        orphans = run.left_behind(LEFT_S)
         seconds = time.monotonic() - begin
         left = f"{len(orphans)} processes left: {orphans}" if orphans else "no process left"
         began = time.time()
@@ -180,7 +181,7 @@ def full_disk(root: Path, part: str) -> Result:
             outcome = f"the run goes on, `{cause[:160]}`; states again once there is room"
             return Result(part, "full", "–", found, time.time() - freed, 0, outcome)
         code = run.driver.wait(PATIENCE_S)
-        seconds, orphans = time.time() - at, run.left_behind(30.0)
+        seconds, orphans = time.time() - at, run.left_behind(LEFT_S)
         left = f"{len(orphans)} processes left" if orphans else "no process left"
         (disk / "filler").unlink()
         began, said = time.time(), run.last_line()[:200]
