@@ -1,4 +1,4 @@
-"""Faults on a real run: SIGKILL and SIGSTOP of each part in each phase, and what each costs.
+"""Faults on a real run: SIGKILL and SIGSTOP of each part in each phase, full disks; what they cost.
 
 `python -m benchmarks.faults --write docs/faults.md` trains a tiny model on this machine with two
 rollout workers, puts one fault after another into the run, and writes the table of the page.
@@ -8,43 +8,29 @@ rollout workers, puts one fault after another into the run, and writes the table
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from configs.paths import ROOT
+from benchmarks.chaos.phases import PHASES, await_phase, steady
+from benchmarks.chaos.run import PATIENCE_S, FaultyRun, lives
 
-HEARTBEAT_S = 10.0
-PATIENCE_S = 400.0  # of any one wait here, on a busy machine
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
-PHASES = ("idle", "generating", "mid-sync")
-TITLES = {"actor": "ray::RolloutActor", "rank": "ray::RayTrainWorker", "buffer": "ray::Traject"}
-MENDED, FATAL = ("engine", "actor", "rank"), ("buffer", "driver")
+MENDED = ("engine", "actor", "rank", "buffer", "environment")
+DISKS = ("state disk", "run disk")
+PARTS = (*MENDED, "driver", *DISKS)
+Fault = tuple[str, str, str]  # part, signal, phase
+EVALUATES = "eval.every=5"
+DISK_MIB = 256
+LEFT_S = 90.0  # for the last processes to end, Ray's own that look for their parent now and then
 TABLE_BEGIN, TABLE_END = "<!-- table: begin -->", "<!-- table: end -->"
-SETTINGS = (
-    "model.init.layers=4",
-    "model.init.hidden=192",
-    "sft.steps=0",
-    "ppo.updates=100000",
-    "rollout.workers=2",
-    "rollout.cpus=0.5",
-    "learner.cpus=0.5",
-    "learner.checkpoint_every=1",
-    "learner.max_restarts=100",
-    "rollout.max_restarts=100",
-    "eval.episodes=8",
-    "eval.sampled_questions=0",
-    f"cluster.heartbeat_s={HEARTBEAT_S:g}",
-)
 
 
 @dataclass(frozen=True)
@@ -69,140 +55,19 @@ class Result:
         return f"| {' | '.join(cells)} |"
 
 
-class FaultyRun:
-    """A run in a process of its own, and its processes by part."""
-
-    def __init__(self, root: Path, name: str, *overrides: str) -> None:
-        self.folder = root / name
-        keys = (*SETTINGS, f"name={name}", f"cluster.root={root}", *overrides)
-        command = [sys.executable, "-m", "cluster.cli", "train", "gp_l_debug", *keys]
-        self.log = root / f"{name}.log"
-        with self.log.open("w") as log:
-            self.driver = subprocess.Popen(
-                command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-            )
-        self._offset = 0
-        self.records: list[dict[str, object]] = []
-        self.seen: dict[int, psutil.Process] = {}
-
-    def processes(self, part: str) -> list[psutil.Process]:
-        """The living processes of a part, in the order of their start."""
-        if part == "driver":
-            return [psutil.Process(self.driver.pid)]
-        tree = self._tree()
-        if part == "engine":
-            return [p for p in tree if "EngineCore" in _title(p)]
-        return [p for p in tree if _title(p).startswith(TITLES[part])]
-
-    def _tree(self) -> list[psutil.Process]:
-        try:
-            tree = psutil.Process(self.driver.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-        self.seen |= {process.pid: process for process in tree}
-        return sorted(tree, key=lambda process: process.pid)
-
-    def read(self, kind: str, since: float) -> list[dict[str, object]]:
-        """Records of a kind, of something that happened after a Unix time."""
-        file = self.folder / "metrics.jsonl"
-        if file.exists():
-            lines = file.read_bytes()
-            if len(lines) < self._offset:  # a restarted learner has written it anew
-                self._offset, self.records = 0, []
-            new = lines[self._offset : lines.rfind(b"\n") + 1]
-            self._offset += len(new)
-            self.records += [json.loads(line) for line in new.splitlines()]
-        happened = [r for r in self.records if r["kind"] == kind]
-        return [r for r in happened if float(str(r.get("at", r["time"]))) > since]
-
-    def until(self, reached: Callable[[], object], what: str) -> None:
-        """Wait for something to be so.
-
-        Raises:
-            TimeoutError: names it.
-        """
-        begin = time.monotonic()
-        while not reached():
-            if self.driver.poll() is not None:
-                raise TimeoutError(f"the run ended before {what}: {self.last_line()}")
-            if time.monotonic() - begin > PATIENCE_S:
-                raise TimeoutError(f"{what}: not within {PATIENCE_S:g} s; see {self.log}")
-            time.sleep(0.1)
-
-    def last_line(self) -> str:
-        """What the run said last."""
-        lines = [line for line in self.log.read_text().splitlines() if line.strip()]
-        return lines[-1] if lines else ""
-
-    def left_behind(self, seconds: float) -> list[str]:
-        """Processes that are still there so long after the driver's end."""
-        psutil.wait_procs([*self.seen.values()], timeout=seconds)
-        return [_title(process) for process in self.seen.values() if _lives(process)]
-
-    def end(self) -> None:
-        """End the driver and all that was ever seen below it."""
-        self._tree()
-        for process in self.seen.values():
-            if _lives(process):
-                process.kill()
-        self.driver.kill()
-        self.driver.wait()
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline()) or process.name()
-    except psutil.Error:
-        return ""
-
-
-def await_phase(run: FaultyRun, phase: str, worker: int) -> None:
-    """Return while a worker's engine is in a phase.
-
-    mid-sync: it has a file of weights in its memory. generating, idle: it works, or does not, and
-    has none.
-    """
-    core = run.processes("engine")[worker]
-    begin = time.monotonic()
-    while time.monotonic() - begin < PATIENCE_S:
-        maps = Path(f"/proc/{core.pid}/maps")
-        if phase == "mid-sync":
-            if "cardinal-w-" in maps.read_text():
-                return
-            time.sleep(0.002)
-            continue
-        before = sum(core.cpu_times()[:2])
-        time.sleep(0.2)
-        spent = sum(core.cpu_times()[:2]) - before
-        if "cardinal-w-" not in maps.read_text() and (spent > 0.05) == (phase == "generating"):
-            return
-    raise TimeoutError(f"engine {worker} was not {phase} within {PATIENCE_S:g} s")
-
-
-def steady(run: FaultyRun) -> None:
-    """Wait until the run has made two updates from now on, with all parts there."""
-    now = time.time()
-    run.until(lambda: len(run.read("ppo", now)) >= 2, "two updates")
-    run.until(lambda: len(run.processes("engine")) == 2, "two engines")
-
-
 def mended(run: FaultyRun, part: str, name: str, phase: str, worker: int) -> Result:
     """Put a fault into a part that is replaced, and see what it costs."""
     steady(run)
-    target = run.processes(part)[worker if part != "rank" else 0]
+    found = run.processes(part)
+    target = found[min(worker, len(found) - 1)]
     await_phase(run, phase, worker)
-    at = time.time()
+    engines, at = run.engine_pids(), time.time()
     target.send_signal(SIGNALS[name])
     try:
-        if part == "rank":
-            return _rank_mended(run, target, name, phase, at)
+        if part in ("rank", "buffer"):
+            return _group_restarted(run, target, part, name, phase, at, engines)
+        if part == "environment":
+            return _played_again(run, target, name, phase, at)
         run.until(lambda: run.read("restart", at), f"a {part} serves again after {name} {phase}")
     except TimeoutError as error:
         return Result(part, name, phase, None, None, None, str(error))
@@ -218,73 +83,165 @@ def mended(run: FaultyRun, part: str, name: str, phase: str, worker: int) -> Res
     )
 
 
-def _rank_mended(
-    run: FaultyRun, target: psutil.Process, name: str, phase: str, at: float
+def _group_restarted(
+    run: FaultyRun,
+    target: psutil.Process,
+    part: str,
+    name: str,
+    phase: str,
+    at: float,
+    engines: list[int],
 ) -> Result:
-    run.until(lambda: not _lives(target), "the old rank is gone")
-    # Of a killed one it is not seen when Ray Train finds it, only when the group is back.
+    """The learner group begins an epoch, because a rank or the buffer was lost."""
+    run.until(lambda: not lives(target), f"the old {part} is gone")
+    # Of a killed rank it is not seen when Ray Train finds it, only when the group is back.
     found = time.time() - at if name == "SIGSTOP" else None
-    engines = [process.pid for process in run.processes("engine")]
     run.until(lambda: run.read("restart", at), "the learner group restarts")
     run.until(lambda: run.read("ppo", float(str(run.read("restart", at)[0]["time"]))), "an update")
     seconds = time.time() - at
-    kept = engines == [process.pid for process in run.processes("engine")]
+    if part == "buffer":
+        run.until(lambda: run.read("failure", at), "the loss of the buffer is recorded")
+        found = float(str(run.read("failure", at)[0]["at"])) - at
+    kept = set(engines) <= set(run.engine_pids())
     outcome = f"group restarted, engines {'kept' if kept else 'replaced too'}"
-    return Result("learner rank", name, phase, found, seconds, 64, outcome)
+    title = "learner rank" if part == "rank" else part
+    return Result(title, name, phase, found, seconds, 64, outcome)
 
 
-def fatal(run: FaultyRun, part: str, name: str, phase: str) -> Result:
-    """Put a fault into a part without which the run ends, and see how."""
-    steady(run)
-    target = run.processes(part)[0]
-    await_phase(run, phase, 0)
-    run.processes("actor")
-    begin = time.monotonic()
-    target.send_signal(SIGNALS[name])
+def _played_again(
+    run: FaultyRun, target: psutil.Process, name: str, phase: str, at: float
+) -> Result:
+    """An environment's process is lost, and the run goes on without a loss of a worker."""
+    run.until(lambda: not lives(target), "the environment's process is gone")
+    gone = time.time()
+    run.until(lambda: len(run.read("ppo", gone)) >= 2, "two updates")
+    updates = run.read("ppo", at)
+    failed = sum(int(str(update["failed"])) for update in updates)
+    seconds = float(str(run.read("ppo", gone)[0]["time"])) - at
+    lost = run.read("failure", at)
+    outcome = f"in another process, {failed} episodes failed" + "; a worker was lost" * bool(lost)
+    return Result("environment", name, phase, gone - at, seconds, None, outcome)
+
+
+def driver(root: Path, name: str, phase: str) -> Result:
+    """Put a fault into the driver: the run ends and can be resumed, or goes on without it."""
+    run = FaultyRun(root, f"driver-{name}-{phase}", EVALUATES)
     try:
-        code = run.driver.wait(PATIENCE_S if (part, name) != ("driver", "SIGSTOP") else 20)
-    except subprocess.TimeoutExpired:
+        steady(run)
+        await_phase(run, phase)
+        run.processes("actor")
+        begin, at = time.monotonic(), time.time()
+        run.driver.send_signal(SIGNALS[name])
+        if name == "SIGSTOP":
+            run.until(lambda: len(run.read("ppo", at)) >= 3, "three updates without a driver")
+            run.driver.send_signal(signal.SIGCONT)
+            goes_on = "the run goes on without it"
+            return Result("driver", name, phase, None, None, 0, goes_on)
+        run.driver.wait()
+        orphans = run.left_behind(LEFT_S)
+        seconds = time.monotonic() - begin
+        left = f"{len(orphans)} processes left: {orphans}" if orphans else "no process left"
+        began = time.time()
+        run.resume()
+        run.until(lambda: run.read("ppo", began), "an update of the resumed run")
+        again = time.time() - began
+        outcome = f"all processes end; {left}; `cardinal resume` goes on"
+        return Result("driver", name, phase, seconds, again, 64, outcome)
+    except TimeoutError as error:
+        return Result("driver", name, phase, None, None, None, str(error))
+    finally:
         run.end()
-        return Result(part, name, phase, None, None, None, "nothing, until it continues")
-    seconds = time.monotonic() - begin
-    orphans = run.left_behind(30.0)
-    left = f"{len(orphans)} processes left" if orphans else "no process left"
-    said = "" if part == "driver" else f", `{run.last_line()[:160]}`"
-    return Result(
-        part, name, phase, seconds, None, None, f"the run ends, code {code}{said}; {left}"
-    )
 
 
-def measure(
-    root: Path, parts: list[str], phases: list[str], signals: list[str]
-) -> Iterator[Result]:
-    """All faults of parts that are replaced in one run, then a run for each of the others."""
-    todo = [(p, s, f) for p in parts if p in MENDED for s in signals for f in phases]
-    if todo:
-        run = FaultyRun(root, "mended")
+def full_disk(root: Path, part: str) -> Result:
+    """Fill the disk that the run's states are on, or all of the run folder; then free it again."""
+    disk = root / part.replace(" ", "-")
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False).returncode:
+        return Result(part, "full", "–", None, None, None, "not measured: needs root, to mount")
+    states = (f"learner.checkpoint_root={disk}",) if part == "state disk" else ()
+    keys = states or ("learner.max_restarts=1",)
+    log = root / f"{disk.name}.log"
+    run = FaultyRun(root if states else disk, f"{part.split()[0]}-run", *keys, log=log)
+    try:
+        steady(run)
+        at = time.time()
+        _fill(disk / "filler")
+        if states:
+            run.until(lambda: run.read("failure", at), "the failed state is recorded")
+            found = float(str(run.read("failure", at)[0]["time"])) - at
+            told = time.time()
+            run.until(lambda: len(run.read("ppo", told)) >= 2, "two updates without a state")
+            cause = str(run.read("failure", at)[0]["cause"])
+            (disk / "filler").unlink()
+            freed = time.time()
+            folder = disk / run.folder.name
+            run.until(lambda: _newest(folder) > freed, "a state is written again")
+            outcome = f"the run goes on, `{cause[:160]}`; states again once there is room"
+            return Result(part, "full", "–", found, time.time() - freed, 0, outcome)
+        code = run.driver.wait(PATIENCE_S)
+        seconds, orphans = time.time() - at, run.left_behind(LEFT_S)
+        left = f"{len(orphans)} processes left" if orphans else "no process left"
+        (disk / "filler").unlink()
+        began, said = time.time(), run.last_line()[:200]
+        run.resume()
+        run.until(lambda: run.read("ppo", began), "an update of the resumed run")
+        outcome = f"the run ends, code {code}, `{said}`; {left}; `cardinal resume` goes on"
+        return Result(part, "full", "–", seconds, time.time() - began, 64, outcome)
+    except (TimeoutError, subprocess.TimeoutExpired) as error:
+        return Result(part, "full", "–", None, None, None, str(error))
+    finally:
+        run.end()
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def _fill(file: Path) -> None:
+    """Write until there is no room."""
+    with file.open("wb", buffering=0) as stream:
+        for size in (2**20, 2**10, 1):
+            try:
+                while stream.write(b"x" * size) == size:
+                    pass
+            except OSError:
+                continue
+
+
+def _newest(folder: Path) -> float:
+    return max((path.stat().st_mtime for path in folder.glob("*/*/*")), default=0.0)
+
+
+def measure(root: Path, faults: list[Fault]) -> Iterator[Result]:
+    """Faults of parts that are replaced in one run, then each of the others in its own."""
+    together = [fault for fault in faults if fault[0] in MENDED]
+    if together:
+        run = FaultyRun(root, "mended", EVALUATES)
         try:
-            for number, (part, name, phase) in enumerate(todo):
+            for number, (part, name, phase) in enumerate(together):
                 yield mended(run, part, name, phase, number % 2)
         finally:
             run.end()
-    for part in (p for p in parts if p in FATAL):
-        for name in signals:
-            run = FaultyRun(root, f"{part}-{name}")
-            try:
-                yield fatal(run, part, name, "generating")
-            finally:
-                run.end()
+    for part, name, phase in faults:
+        if part == "driver":
+            yield driver(root, name, phase)
+        elif part not in MENDED:
+            yield full_disk(root, part)
+
+
+def chosen(parts: list[str], signals: list[str], phases: list[str]) -> list[Fault]:
+    """All faults of these; a disk is full whatever the phase."""
+    faults = [(p, s, f) for p in parts if p in (*MENDED, "driver") for s in signals for f in phases]
+    return faults + [(part, "full", "–") for part in parts if part in DISKS]
 
 
 def write(page: Path, results: list[Result]) -> None:
-    """Replace the page's rows of the parts that were measured; those of others stay."""
+    """Replace the page's rows of the faults that were measured; those of others stay."""
     text = page.read_text()
     before, old = text.split(TABLE_BEGIN)
     old, after = old.split(TABLE_END)
-    measured = {result.part for result in results}
+    new = {_fault(result.row()): result.row() for result in results}
     rows = [row for row in old.splitlines() if row.startswith("| ")][2:]
-    rows = [row for row in rows if row.split(" | ")[0].removeprefix("| ") not in measured]
-    rows += [result.row() for result in results]
+    rows = [new.pop(_fault(row), row) for row in rows] + [*new.values()]
     head = (
         "| part | fault | phase | found after, s | full speed after, s | episodes played again "
         "| outcome |\n| --- | --- | --- | --- | --- | --- | --- |"
@@ -295,21 +252,25 @@ def write(page: Path, results: list[Result]) -> None:
     page.write_text(f"{before}{TABLE_BEGIN}\n{stamp}\n\n{table}\n{TABLE_END}{after}")
 
 
+def _fault(row: str) -> str:
+    """Part, fault and phase of a row."""
+    return " | ".join(row.split(" | ")[:3])
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print each row as it comes; write the page's table at the end."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", default=[*MENDED, *FATAL], choices=[*MENDED, *FATAL])
+    parser.add_argument("--only", nargs="*", default=[*PARTS], choices=PARTS)
     parser.add_argument("--phases", nargs="*", default=[*PHASES], choices=PHASES)
     parser.add_argument("--signals", nargs="*", default=[*SIGNALS], choices=[*SIGNALS])
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
     options = parser.parse_args(arguments)
-    results = []
     with tempfile.TemporaryDirectory(prefix="cardinal-faults-", ignore_cleanup_errors=True) as root:
-        for result in measure(Path(root), options.only, options.phases, options.signals):
+        faults = chosen(options.only, options.signals, options.phases)
+        for result in measure(Path(root), faults):
             print(result.row(), flush=True)
-            results.append(result)
-    if options.write and results:
-        write(options.write, results)
+            if options.write:
+                write(options.write, [result])
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class RolloutActor:
     ) -> None:
         self._index = index
         self._record_spans(cfg)
-        self._starting = asyncio.Lock()
+        self._starting, self._receiving = asyncio.Lock(), asyncio.Lock()
         self._watch: EngineWatch | None = None
         self._heartbeat_s, self._epoch = cfg.cluster.heartbeat_s, 0
         renderer = Renderer.load(folder)
@@ -142,8 +142,9 @@ class RolloutActor:
 
     async def receive(self, version: int, refs: list[ObjectRef[PackedBucket]]) -> float:
         """Replace the weights by those of the referenced buckets; returns seconds of the pause."""
-        buckets = [await ref for ref in refs]
-        return await self._alive(self._engine().receive(version, buckets))
+        async with self._receiving:  # a buffer that died may have begun what another begins anew
+            buckets = [await ref for ref in refs]
+            return await self._alive(self._engine().receive(version, buckets))
 
     async def init_weight_transfer(self, info: ChannelMessage) -> None:
         """Join the learner's weight channel."""

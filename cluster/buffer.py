@@ -8,6 +8,7 @@ is in the ledger; here are the waits.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -73,14 +74,16 @@ class TrajectoryBuffer:
     ) -> None:
         record_spans(folder_of(cfg), "trajectory buffer")
         self._workers, self._cfg = workers, cfg
-        self._supervisor = Supervisor(workers, cfg, replaceable, self)
+        takes_over = ray.get_runtime_context().was_current_actor_reconstructed
+        self._supervisor = Supervisor(workers, cfg, replaceable, self, takes_over)
         self._ledger: Ledger[BufferedTrajectory] = Ledger()
         self._weights = EngineWeights(workers, cfg, self._supervisor)
         # A worker's queue is a block longer than its flight, so that its batch never drains.
         self._capacity = cfg.rollout.in_flight + cfg.rollout.block
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._receivers, self._epoch = 0, 0
+        self._receivers = 0
+        self._epoch = int(time.time()) if takes_over else 0  # higher than any of the lost one
         self._foreign = 0  # trajectories and calls of epochs that were over
         self._publishing: set[asyncio.Task[tuple[float, list[float]]]] = set()
         self._failure: RunFailure | None = None
@@ -103,9 +106,8 @@ class TrajectoryBuffer:
 
     async def loads(self) -> list[EngineLoad]:
         """How busy the engines at work were since the last call."""
-        what = "give its load"
         calls = [(i, self._workers[i].pop_load.remote()) for i in self._supervisor.present()]
-        answers = [asyncio.ensure_future(self._ask(i, what, ref)) for i, ref in calls]
+        answers = [asyncio.ensure_future(self._ask(i, "give its load", ref)) for i, ref in calls]
         loads = await asyncio.gather(*answers, return_exceptions=True)
         for load in loads:
             if isinstance(load, BaseException) and not isinstance(load, WorkerGone):
@@ -113,9 +115,13 @@ class TrajectoryBuffer:
         return [load for load in loads if not isinstance(load, BaseException)]
 
     def incidents(self) -> list[Record]:
-        """Losses and restarts of workers since the last call."""
+        """Losses and restarts of workers, and of this buffer, since the last call."""
         incidents, self._supervisor.incidents = self._supervisor.incidents, []
         return incidents
+
+    def note(self, incident: Record) -> None:
+        """Add to the incidents."""
+        self._supervisor.incidents.append(incident)
 
     async def collect(self, epoch: int, requests: list[EpisodeRequest]) -> list[TrajectorySummary]:
         """Have episodes played before all others; `shards` and `first` speak of them then.
@@ -143,16 +149,13 @@ class TrajectoryBuffer:
 
     def first(self, n: int) -> list[BlockRows]:
         """The first n collected trajectories by id."""
-        by_id = sorted(self._collected, key=lambda trajectory: trajectory.summary.id)
-        return [trajectory.rows for trajectory in by_id[:n]]
+        return [t.rows for t in sorted(self._collected, key=lambda t: t.summary.id)[:n]]
 
     async def reset(self) -> int:
         """Begin an epoch of the run: the first act of a learner group that starts, or restarts.
 
-        Nothing that was requested, played or published before is handed out any more.
-
-        Returns:
-            Its number, which whoever belongs to it gives with each call.
+        Nothing that was requested, played or published before is handed out any more. Whoever
+        belongs to it gives its number, which is returned, with each call.
         """
         self._epoch += 1
         self._ledger, self._collected = Ledger(), []
@@ -277,9 +280,8 @@ class TrajectoryBuffer:
 
         def failed(request: EpisodeRequest) -> BufferedTrajectory:
             words = f"quarantined: {QUARANTINE_LOSSES} workers were lost with it; the last: {cause}"
-            return BufferedTrajectory(
-                None, 0, TrajectorySummary(request.id, "failed", words, 0.0, 0, 0, -1, {})
-            )
+            summary = TrajectorySummary(request.id, "failed", words, 0.0, 0, 0, -1, {})
+            return BufferedTrajectory(None, 0, summary)
 
         again, quarantined = self._ledger.lose(index, failed)
         self._start(self._play())
@@ -325,8 +327,7 @@ class TrajectoryBuffer:
         task.add_done_callback(self._tasks.discard)
 
     async def _submit(self, index: int, epoch: int, requests: list[EpisodeRequest]) -> None:
-        call = self._workers[index].submit.remote(epoch, requests)
-        await self._ask(index, "take requests", call)
+        await self._ask(index, "take requests", self._workers[index].submit.remote(epoch, requests))
 
     async def _enter(self, index: int, epoch: int) -> None:
         await self._ask(index, "drop its episodes", self._workers[index].enter.remote(epoch))
@@ -365,8 +366,7 @@ class TrajectoryBuffer:
                 raise EpochOver("a restarted learner has begun a new epoch")
             if self._failure is not None:
                 raise self._failure
-            answer = reached()
-            if answer:
+            if answer := reached():
                 return answer
             async with self._changed:
                 await self._changed.wait()

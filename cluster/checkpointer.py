@@ -109,7 +109,8 @@ class Checkpointer:
         self.finish()
         begun, self._last = time.monotonic(), cursor
         self._begun = begun
-        state = f"{cursor.phase}-{cursor.step or cursor.update:06d}-{self._suffix}"
+        number = f"{cursor.step or cursor.update:06d}{'e' * cursor.unevaluated}"
+        state = f"{cursor.phase}-{number}-{self._suffix}"
         cursor = cursor.at(state)
         snapshot = engine.snapshot()
         need = int(distributed.all_sum(snapshot_bytes(snapshot))[0])

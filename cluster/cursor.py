@@ -22,6 +22,7 @@ class Cursor:
     phase: sft | ppo | done.
     group: number of the first group of episodes that no PPO update has taken; None: as many
         as the updates before it take without failures.
+    unevaluated: the evaluation that is due after it is still to be recorded.
     state: name of the engine's saved state (cluster/checkpoint_store.py); "" begins the phase
         from its model folder.
     """
@@ -31,6 +32,7 @@ class Cursor:
     update: int = 0
     state: str = ""
     group: int | None = None
+    unevaluated: bool = False
 
     @classmethod
     def load(cls, checkpoints: Path) -> Cursor:
@@ -112,5 +114,7 @@ def _eval_covered(record: Record, cursor: Cursor) -> bool:
     if record.get("stage") == "start":
         return cursor.begun
     if record.get("stage") == "sft":
-        return cursor.phase == "ppo" or 0 < record.get("step", 0) <= cursor.step
-    return cursor.phase == "ppo" and 0 < record.get("update", 0) <= cursor.update
+        last = cursor.step - cursor.unevaluated
+        return cursor.phase == "ppo" or 0 < record.get("step", 0) <= last
+    last = cursor.update - cursor.unevaluated
+    return cursor.phase == "ppo" and 0 < record.get("update", 0) <= last

@@ -89,6 +89,7 @@ def checkpoint(folder: Path, cfg: RunConfig, stage: str | None) -> tuple[str, st
 
 
 def _play(cfg: RunConfig, model: str, stage: str) -> list[Record]:
+    from cluster.buffer_watch import watched
     from cluster.evaluate import evaluate
     from cluster.placement.layout import without_learner
     from cluster.rollout_pool import RolloutPool
@@ -100,10 +101,11 @@ def _play(cfg: RunConfig, model: str, stage: str) -> list[Record]:
         buffer = pool.acquire(cfg, model, learn=False)[2]
         start, seconds = buffer.start.remote(), cfg.cluster.start_deadline_s + GRACE_S
         wait_for(start, "the buffer", "start all engines", seconds, "start_deadline_s")
-        for variant in cfg.eval.variants:
-            evaluation = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
-            (record,) = with_intervals([evaluation.record], partial(iter, evaluation.outcomes))
-            records.append(plain({"time": time.time(), **record}))
+        with watched(buffer, cfg.cluster):
+            for variant in cfg.eval.variants:
+                evaluation = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
+                (record,) = with_intervals([evaluation.record], partial(iter, evaluation.outcomes))
+                records.append(plain({"time": time.time(), **record}))
     return records
 
 

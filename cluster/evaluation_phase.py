@@ -7,14 +7,18 @@ way is played beside learning where the engines keep its weights until the next 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from opentelemetry import trace
 
 from cluster.collect import Collector
 from cluster.evaluate import Evaluation, evaluate
+from cluster.failures import RunStopped
 from cluster.learner_rank import LearnerRank
 from cluster.start_kl import StartKL
 from cluster.weight_proof import check_parity, proof_requests
@@ -24,6 +28,7 @@ from learner.engine import TrainingEngine
 from learner.parity import parity
 from rollout.trajectory import Trajectory
 
+T = TypeVar("T")
 TRACER = trace.get_tracer("cardinal")
 
 
@@ -67,7 +72,9 @@ class EvaluationPhase:
         with rank.phase(f"eval {stage}"):
             kl_start: float | None = None
             for i, variant in enumerate(rank.cfg.eval.variants):
-                evaluation = self._play(stage, variant) if rank.log is not None else None
+                evaluation = self._agreed(
+                    lambda name=variant: self._play(stage, name) if rank.log is not None else None
+                )
                 check: dict[str, float] = {}
                 if i == 0 and _scored(rank.cfg):
                     trajectories = self._collector.fetch()
@@ -94,7 +101,8 @@ class EvaluationPhase:
         check: dict[str, float] = {}
         kl_start: float | None = None
         if _scored(cfg):
-            self._collector.collect(proof_requests(cfg, f"{stage} {update or step}"))
+            requests = proof_requests(cfg, f"{stage} {update or step}")
+            self._agreed(lambda: self._collector.collect(requests))
             check = self._compare(engine, self._collector.fetch(), stage)
             kl_start = self._start_kl.kl(engine)
         played = self._thread.submit(self._play_all, stage) if rank.log is not None else None
@@ -112,13 +120,26 @@ class EvaluationPhase:
             return 0.0
         begin = time.monotonic()
         with TRACER.start_as_current_span("wait for the evaluation"):
-            if under_way.played is not None:
-                evaluations = under_way.played.result()  # each of its waits has a deadline
-                for i, evaluation in enumerate(evaluations):
-                    check = under_way.check if i == 0 else {}
-                    self._write(under_way.at, evaluation, check, under_way.kl_start)
+            played = under_way.played  # each of its waits has a deadline
+            evaluations = self._agreed(lambda: played.result() if played is not None else [])
+            for i, evaluation in enumerate(evaluations):
+                check = under_way.check if i == 0 else {}
+                self._write(under_way.at, evaluation, check, under_way.kl_start)
             distributed.barrier()
         return time.monotonic() - begin
+
+    def _agreed(self, work: Callable[[], T]) -> T:
+        """What rank 0 waits for; all ranks stop where the run is to stop before it has come.
+
+        Raises:
+            RunStopped: on every rank, so that they complete the last checkpoint together.
+        """
+        result: list[T] = []
+        with suppress(RunStopped):
+            result.append(work())
+        if distributed.all_max([not result])[0]:
+            raise RunStopped("the run was asked to stop")
+        return result[0]
 
     def _compare(
         self, engine: TrainingEngine, trajectories: list[Trajectory], stage: str

@@ -117,6 +117,7 @@ class BufferActor(Protocol):
     first: RemoteMethod[[int], list[BlockRows]]
     stop: RemoteMethod[[], None]
     stopping: RemoteMethod[[], bool]
+    note: RemoteMethod[[Record], None]
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,11 @@ class BufferHandle:
         return self.actor.stopping
 
     @property
+    def note(self) -> RemoteMethod[[Record], None]:
+        """Add an incident to those of workers."""
+        return self.actor.note
+
+    @property
     def shards(self) -> RemoteMethod[[int], list[list[BlockRows]]]:
         """The collected trajectories of each rank."""
         return self.actor.shards
@@ -218,3 +224,8 @@ class BufferHandle:
 def kill(handle: RolloutWorkerHandle | BufferActor) -> None:
     """End an actor by force; a dead one is no obstacle."""
     ray.kill(handle)  # type: ignore[arg-type]
+
+
+def restart(handle: RolloutWorkerHandle | BufferActor) -> None:
+    """End an actor by force; Ray starts it anew."""
+    ray.kill(handle, no_restart=False)  # type: ignore[arg-type]

@@ -63,7 +63,8 @@ def run_learner_group(
             errors.append(error)
 
     thread = threading.Thread(target=fit, name="learner group", daemon=True)
-    buffer = BufferWatch(job.buffer, job.cfg.cluster.heartbeat_s, job.cfg.cluster.start_deadline_s)
+    cluster, replaceable = job.cfg.cluster, job.channel == "object_store"
+    buffer = BufferWatch(job.buffer, cluster.heartbeat_s, cluster.start_deadline_s, replaceable)
     with signals.asking(), Progress(folder, job.cfg) as progress:
         thread.start()
         while thread.is_alive() and read_failure(folder) is None:

@@ -7,6 +7,7 @@ into a phase publishes first: a restarted one plays on no old weights and trains
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ import torch
 from cluster.collect import Collector
 from cluster.cursor import Cursor
 from cluster.evaluation_phase import EvaluationPhase
-from cluster.failures import EpochOver, RunFailure, RunStopped, SourceLost
+from cluster.failures import EpochOver, RunFailure, RunStopped, SourceLost, WorkerLost
 from cluster.job import Job
 from cluster.learner_rank import LearnerRank
 from cluster.ppo_phase import PPOPhase
@@ -26,11 +27,12 @@ from cluster.recorded_batches import RecordedCollector, RecordingCollector
 from cluster.run_folder import write_failure
 from cluster.sft_data import Prefetched, batches, check_object_store
 from cluster.sft_phase import SFTPhase
-from cluster.wait import wait_for
+from cluster.wait import is_dead, wait_for
 from cluster.weights.open_channel import open_channel
 from learner import distributed
 from learner.batch import Sequence
 
+AGAIN_S = 0.5  # between two calls to a buffer that restarts
 GRACE_S = 2.0  # so that the buffer's own error, which names the worker, is raised first
 
 
@@ -42,18 +44,34 @@ def learner_loop(config: dict[str, Job]) -> None:
         run_phases(LearnerRank(job, ray.train.get_context().get_world_rank()))
     except RunStopped as stopped:
         write_failure(job.token, str(stopped))  # the driver waits for this, and ends the run
-    except EpochOver:
-        raise  # its successor is at work already
-    except SourceLost:
-        raise  # a block is gone with its node: Ray Train restarts the group, which plays again
     except RunFailure as failure:
-        # Ray Train would restart the group; the file makes the driver end the run instead.
-        write_failure(job.token, str(failure))
+        if not _mended_by_a_restart(failure, job.channel):
+            # Ray Train would restart the group; the file makes the driver end the run instead.
+            write_failure(job.token, str(failure))
         raise
 
 
+def _mended_by_a_restart(failure: RunFailure, channel: str) -> bool:
+    """Whether the group is to start again: its next epoch is not touched by the failure.
+
+    Its successor is at work already; a block is gone with its node, and is played again; or the
+    buffer is gone, the only actor that ranks ask over the object store, and Ray restarts it.
+    """
+    buffer_lost = channel == "object_store" and is_dead(failure)
+    return isinstance(failure, EpochOver | SourceLost) or buffer_lost
+
+
 def run_phases(rank: LearnerRank) -> None:
-    """SFT and PPO, as far as the cursor leaves them, once the engines have started."""
+    """SFT and PPO, as far as the cursor leaves them; a run that is to stop has its last state."""
+    try:
+        _run_phases(rank)
+    except RunStopped:
+        rank.settle()
+        raise
+
+
+def _run_phases(rank: LearnerRank) -> None:
+    """Each phase once the engines have started."""
     demonstrations = _demonstrations(rank)
     _start_engines(rank)
     _begin_epoch(rank)
@@ -108,7 +126,18 @@ def _start_engines(rank: LearnerRank) -> None:
     nodes = distributed.all_gather(ray.get_runtime_context().get_node_id())
     if rank.rank != 0:
         return
-    what, seconds = "start all engines", rank.cfg.cluster.start_deadline_s + GRACE_S
-    start = rank.job.buffer.start.remote()
-    places = wait_for(start, "the buffer", what, seconds, "start_deadline_s")
-    rank.write("placement", ranks=nodes, workers=places)
+    rank.write("placement", ranks=nodes, workers=_engine_nodes(rank))
+
+
+def _engine_nodes(rank: LearnerRank) -> list[str]:
+    """The nodes of all engines, once they have started; a buffer that restarts is waited for."""
+    what, key = "start all engines", "start_deadline_s"
+    end = time.monotonic() + rank.cfg.cluster.start_deadline_s + GRACE_S
+    while True:
+        seconds, start = end - time.monotonic(), rank.job.buffer.start.remote()
+        try:
+            return wait_for(start, "the buffer", what, seconds, key)
+        except WorkerLost as failure:
+            if rank.job.channel != "object_store" or not is_dead(failure) or seconds < 0:
+                raise
+            time.sleep(AGAIN_S)

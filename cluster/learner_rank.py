@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -112,6 +112,17 @@ class LearnerRank:
         self._checkpointer.begin(engine, cursor)
         if self._checkpointer.stopping:
             self._stop()
+
+    def checkpoint_before_evaluation(self, engine: TrainingEngine, cursor: Cursor) -> None:
+        """As `checkpoint`: an evaluation that is cut short costs no training; a collective call."""
+        learner = self.cfg.learner
+        if learner.checkpoint_minutes or learner.checkpoint_every:
+            self.job.token.check()
+            self._checkpointer.begin(engine, replace(cursor, unevaluated=True))
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that was begun last; a collective call."""
+        self._checkpointer.finish()
 
     def save(self, engine: TrainingEngine, cursor: Cursor) -> None:
         """Save the state at the end of a phase's training, and wait for it; a collective call.

@@ -54,6 +54,8 @@ class PPOPhase:
         with rank.phase("ppo"):
             self._collector.begin(first, rank.cursor.next_group(cfg.ppo))
             pop_seconds()  # of what was before
+            if rank.cursor.unevaluated:
+                self._evaluate(engine, rank.cursor.update)
             for update in self._collector.updates(first):
                 with TRACER.start_as_current_span("update", attributes={"update": update}):
                     self._update(engine, update, reference)
@@ -100,15 +102,19 @@ class PPOPhase:
             learner_tokens_per_second=metrics["tokens"] / (learned - learning),
             **_rollout_rate(batch.record),
         )
-        if cfg.eval.every and update % cfg.eval.every == 0 and update < cfg.ppo.updates:
-            self._publisher.finish()
-            self._evaluation.begin(engine, "ppo", update)
-            rank.keep_best(engine)
-            self._collector.forget_loads()
         self._cursor = Cursor("ppo", update=update, group=batch.next_group)
+        if cfg.eval.every and update % cfg.eval.every == 0 and update < cfg.ppo.updates:
+            rank.checkpoint_before_evaluation(engine, self._cursor)
+            self._evaluate(engine, update)
         if rank.checkpoint_due(update):
             self._evaluation.finish()
             rank.checkpoint(engine, self._cursor)
+
+    def _evaluate(self, engine: TrainingEngine, update: int) -> None:
+        self._publisher.finish()
+        self._evaluation.begin(engine, "ppo", update)
+        self._rank.keep_best(engine)
+        self._collector.forget_loads()
 
     def _take(self, engine: TrainingEngine, update: int) -> Batch:
         """The batch of an update; a run that is to stop does not wait for it."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.buffer_watch import watched
 from cluster.collect import Batch, Collector
 from cluster.conversation import conversation
 from cluster.job import Job
@@ -49,7 +50,8 @@ def record_rollouts(cfg: RunConfig, out: Path, updates: int) -> None:
         collector = _started(job)
         for update in range(1, updates + 1):
             begin = time.monotonic()
-            batch = collector.take(update)
+            with watched(buffer, cfg.cluster):
+                batch = collector.take(update)
             played = [_of_version(trajectory) for trajectory in batch.trajectories]
             write_blocks(out, update, 0, played, metadata)
             told = [{"update": update} | conversation(t, renderer) for t in played[:CONVERSATIONS]]

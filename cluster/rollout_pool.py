@@ -74,8 +74,8 @@ class RolloutPool:
             self._start(cfg, model, learn)
             reusable = learn and weight_channel(cfg, self._plan.gpu) == "object_store"
             self._key = key if reusable else None  # nccl and ipc tie engines to one learner
-        options = buffer_options(self._plan)
         replaceable = weight_channel(cfg, self._plan.gpu) == "object_store"
+        options = buffer_options(self._plan, replaceable)
         actor = TrajectoryBuffer.options(**options).remote(  # type: ignore[attr-defined]
             self._workers, _sent(cfg), replaceable
         )

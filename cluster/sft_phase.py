@@ -49,6 +49,8 @@ class SFTPhase:
             self._evaluation.run(engine, "start")
         if steps:
             with rank.phase("sft"):
+                if rank.cursor.unevaluated:
+                    self._evaluate(engine, first)
                 self._publisher.sleep_engines()
                 self._train(engine, reference, first)
                 self._evaluation.finish()
@@ -103,10 +105,14 @@ class SFTPhase:
             self._rank.export(engine, f"sft-{step}")
         if sft.eval_every and step % sft.eval_every == 0 and step < sft.steps:
             self._evaluation.finish()
+            self._rank.checkpoint_before_evaluation(engine, Cursor("sft", step=step))
             self._publisher.publish(engine)
-            self._evaluation.begin(engine, "sft", step=step)
-            self._rank.keep_best(engine)
+            self._evaluate(engine, step)
             self._publisher.sleep_engines()
+
+    def _evaluate(self, engine: TrainingEngine, step: int) -> None:
+        self._evaluation.begin(engine, "sft", step=step)
+        self._rank.keep_best(engine)
 
 
 def log_due(cfg: RunConfig, step: int) -> bool:

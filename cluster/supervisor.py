@@ -12,20 +12,20 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
-import ray
 from ray import ObjectRef
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError
 
 from cluster.environments import environments
-from cluster.failures import DeadlineExceeded, RunFailure, SourceLost, WorkerLost
-from cluster.handles import RolloutWorkerHandle
+from cluster.failures import DeadlineExceeded, RunFailure, WorkerLost
+from cluster.handles import RolloutWorkerHandle, restart
 from cluster.part import Part, State
-from cluster.wait import wait_for_async
+from cluster.wait import is_dead, wait_for_async
 from configs.schema import RunConfig
 from report.metrics import Record
 from rollout.engine import EngineFailure
 
 BEATS = 4  # of an actor in its heartbeat
+SIGN = "give a sign of life"
 AGAIN_S = 0.2  # between looks at whether Ray has restarted an actor
 T = TypeVar("T")
 
@@ -53,14 +53,21 @@ class Fleet(Protocol):
 class Supervisor:
     """The workers by index, each a `Part`.
 
+    takes_over: the workers have served before, under a buffer that was lost: one of them may be
+        lost too.
     incidents: what has happened since they were read last: records for metrics.jsonl.
     """
 
     def __init__(
-        self, workers: list[RolloutWorkerHandle], cfg: RunConfig, replaceable: bool, fleet: Fleet
+        self,
+        workers: list[RolloutWorkerHandle],
+        cfg: RunConfig,
+        replaceable: bool,
+        fleet: Fleet,
+        takes_over: bool = False,
     ) -> None:
         self.workers, self._cfg, self._fleet = workers, cfg, fleet
-        self._replaceable = replaceable
+        self._replaceable, self._takes_over = replaceable, takes_over
         now = time.monotonic()
         self._parts = [Part(cfg.rollout.max_restarts, now) for _ in workers]
         self._pids = [0] * len(workers)
@@ -83,9 +90,24 @@ class Supervisor:
         await self._starting
 
     async def _first_start(self, index: int) -> None:
-        await self._start_engine(index)
-        self._parts[index].move(State.SERVING, time.monotonic())
-        self._run(self._watch(index, self._gone[index]))
+        part = self._parts[index]
+        try:
+            if self._takes_over:
+                await self._give_sign(index)
+            await self._start_engine(index)
+        except RunFailure as failure:
+            if not self._takes_over:
+                raise
+            part.lose(str(failure), time.monotonic())
+            self._note("failure", index, str(failure))
+            self._run(self._bring_back(index, is_dead(failure)))
+        else:
+            part.move(State.SERVING, time.monotonic())
+            self._run(self._watch(index, self._gone[index]))
+
+    async def _give_sign(self, index: int) -> None:
+        sign, seconds = self.workers[index].heartbeat.remote(0.0), self._cfg.cluster.heartbeat_s
+        await wait_for_async(sign, _name(index), SIGN, seconds, "heartbeat_s")
 
     def present(self) -> list[int]:
         """The workers that are at work."""
@@ -121,11 +143,11 @@ class Supervisor:
         Its answer comes after a beat; an end of the actor or of its engine comes at once.
         """
         part, seconds = self._parts[index], self._cfg.cluster.heartbeat_s
-        beat, what = seconds / BEATS, "give a sign of life"
+        beat = seconds / BEATS
         while not gone.done():
             ref = self.workers[index].heartbeat.remote(beat)
             answer = asyncio.ensure_future(
-                wait_for_async(ref, _name(index), what, seconds, "heartbeat_s")
+                wait_for_async(ref, _name(index), SIGN, seconds, "heartbeat_s")
             )
             await _first(answer, gone, timeout=2 * beat)
             if not answer.done() and part.state == State.SERVING:
@@ -153,7 +175,7 @@ class Supervisor:
         part.lose(cause, time.monotonic())
         self._note("failure", index, cause, **self._fleet.lost(index, cause))
         if self._replaceable:
-            self._run(self._bring_back(index, _is_dead(failure)))
+            self._run(self._bring_back(index, is_dead(failure)))
         else:
             await self._fleet.fail(failure)
 
@@ -170,7 +192,7 @@ class Supervisor:
             except RunFailure as failure:
                 part.lose(str(failure), time.monotonic())
                 self._note("failure", index, str(failure))
-                dead = _is_dead(failure)
+                dead = is_dead(failure)
                 continue
             part.move(State.SERVING, time.monotonic())
             seconds = time.monotonic() - begin
@@ -199,7 +221,7 @@ class Supervisor:
         name, key = _name(index), "start_deadline_s"
         seconds, begin = self._cfg.cluster.start_deadline_s, time.monotonic()
         if not dead:
-            _restart(worker)
+            restart(worker)
         while True:
             left = begin + seconds - time.monotonic()
             if left <= 0:
@@ -215,7 +237,7 @@ class Supervisor:
             if pid != old:
                 self._pids[index] = pid
                 return
-            _restart(worker)  # it could not be reached, and can now
+            restart(worker)  # it could not be reached, and can now
             await asyncio.sleep(AGAIN_S)
 
     async def _start_engine(self, index: int) -> None:
@@ -261,19 +283,7 @@ def _tells_of_a_loss(failure: RunFailure) -> bool:
     if isinstance(failure, DeadlineExceeded):
         return True
     cause = getattr(failure.__cause__, "cause", None)
-    return _is_dead(failure) or isinstance(cause, EngineFailure)
-
-
-def _is_dead(failure: RunFailure) -> bool:
-    """Whether the actor's own process is gone, or out of reach."""
-    error = failure.__cause__
-    task = isinstance(error, RayTaskError) or isinstance(failure, SourceLost)
-    return isinstance(error, RayError) and not task
-
-
-def _restart(worker: RolloutWorkerHandle) -> None:
-    """End an actor by force; Ray starts it anew."""
-    ray.kill(worker, no_restart=False)  # type: ignore[arg-type]
+    return is_dead(failure) or isinstance(cause, EngineFailure)
 
 
 def _forget(answer: asyncio.Future[T]) -> None:

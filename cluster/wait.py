@@ -78,6 +78,13 @@ def wait_for_all(
     return [values[ref] for ref in refs]
 
 
+def is_dead(failure: RunFailure) -> bool:
+    """Whether who was waited for is gone, or out of reach; else it has raised an error."""
+    error = failure.__cause__
+    task = isinstance(error, RayTaskError) or isinstance(failure, SourceLost)
+    return isinstance(error, RayError) and not task
+
+
 @contextmanager
 def _typed_errors(who: str, what: str, seconds: float, key: str) -> Iterator[None]:
     try:

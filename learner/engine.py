@@ -19,6 +19,9 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.checkpoint.ds_to_universal import main as to_universal
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 from opentelemetry import trace
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -48,6 +51,10 @@ from learner.snapshot import HostFiles, OpenFile, Snapshot
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 deepspeed.utils.logger.setLevel("ERROR")
 warnings.filterwarnings("ignore", message=".*is deprecated.*", module="torch.distributed")
+# What states hold besides tensors and plain values; one with anything else is refused.
+torch.serialization.add_safe_globals(
+    [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+)
 
 Means = dict[str, torch.Tensor]
 LossFn = Callable[[Scores, MicroBatch], tuple[torch.Tensor, Means]]

@@ -14,16 +14,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
 from uuid import uuid4
 
 import numpy as np
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from learner import distributed
 
-COPY_BYTES = 2**24
 RANDOM = "random-"  # a file of each rank, whose number follows
 Snapshot = dict[str, object]  # by file name: dictionaries, lists and tensors, all on the host
 OpenFile = Callable[[str], BinaryIO]
@@ -97,9 +98,21 @@ class HostFiles:
 
 
 def read_file(open_file: OpenFile, name: str) -> object:
-    """The dictionary in a file of a state, its tensors on the host."""
+    """The dictionary in a file of a state, its tensors on the host.
+
+    Raises:
+        ValueError: it holds an object of another kind than states do: reading it could run code.
+    """
     with open_file(name) as stream:
-        return torch.load(stream, map_location="cpu", weights_only=False)
+        try:
+            return torch.load(stream, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:
+            stream.seek(0)
+            kinds = ", ".join(get_unsafe_globals_in_checkpoint(stream)) or error
+            raise ValueError(
+                f"{name} of the last checkpoint holds {kinds}, which no state does; it is not "
+                "read, for it could run code"
+            ) from error
 
 
 def write_file(stream: BinaryIO, content: object) -> None:
@@ -185,8 +198,9 @@ def resharded_files(
     try:
         if makes:
             for name in names:
-                with open_file(name) as source, _parent(f"{folder}/saved", name).open("wb") as copy:
-                    shutil.copyfileobj(source, copy, COPY_BYTES)
+                content = read_file(open_file, name)  # DeepSpeed would read anything
+                with _parent(f"{folder}/saved", name).open("wb") as copy:
+                    write_file(copy, content)
             options = SimpleNamespace(
                 input_folder=f"{folder}/saved/{tag}",
                 output_folder=f"{folder}/{tag}",

@@ -1,18 +1,24 @@
 """A file in shared memory through which an actor hands weight buckets to its engine's process.
 
-It has room for two buckets: one is written while the engine loads the other.
+It has room for two buckets: one is written while the engine loads the other. Its lock says that
+its actor lives: the file of one that was killed goes when the next one is made.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from rollout.bucket import BucketHeader, PackedBucket, write
+
+PREFIX = "cardinal-w-"
 
 
 class BucketFile:
@@ -26,14 +32,14 @@ class BucketFile:
         pages = [-(-header.bytes // mmap.PAGESIZE) * mmap.PAGESIZE for header in headers]
         self._rooms = [max(pages[::2]), max(pages[1::2], default=0)]
         size, folder = sum(self._rooms), _shared_memory()
+        _remove_orphans(folder)
         free = shutil.disk_usage(folder).free
         if free < size:
             raise OSError(
                 f"{folder} has {free / 2**20:.0f} MiB free, and weights on their way to the engine "
                 f"need {size / 2**20:.0f}; cluster.sync_bucket_mib sets how many"
             )
-        number, self._path = tempfile.mkstemp(prefix="cardinal-w-", dir=folder)
-        self._file = os.fdopen(number, "wb")
+        self._file, self._path = _locked_file(folder)
         self._file.truncate(size)
 
     def write(self, index: int, bucket: PackedBucket) -> None:
@@ -57,6 +63,24 @@ class BucketFile:
     def __exit__(self, *_: object) -> None:
         Path(self._path).unlink(missing_ok=True)
         self._file.close()
+
+
+def _locked_file(folder: str) -> tuple[BinaryIO, str]:
+    """A new file, and its path; another actor may take it for an orphan before it is locked."""
+    while True:
+        number, path = tempfile.mkstemp(prefix=PREFIX, dir=folder)
+        fcntl.flock(number, fcntl.LOCK_EX)
+        if os.fstat(number).st_nlink:
+            return os.fdopen(number, "wb"), path
+        os.close(number)
+
+
+def _remove_orphans(folder: str) -> None:
+    """Remove the files that nobody has locked: their actors were killed while weights loaded."""
+    for path in Path(folder).glob(f"{PREFIX}*"):
+        with suppress(OSError), path.open("rb") as file:  # another user's, gone, or locked
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _shared_memory() -> str:

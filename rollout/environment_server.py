@@ -27,6 +27,7 @@ from rollout.environment_process import JSON, serve
 
 END_S = 5.0  # for a killed process to be gone
 PARENT_CHECK_S = 1.0  # a fork of the parent may hold the socket open after the parent's death
+WITH_SERVER = "ended with its server"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 T = TypeVar("T")
 _CODE = (
@@ -73,7 +74,7 @@ class EnvironmentServer:
         try:
             return str((await self._ask({"end": pid}))["status"])
         except OSError as error:
-            return f"was ended with its server: {error}"
+            return f"was {WITH_SERVER}: {error}"
 
     async def close(self) -> None:
         """End the server and all its processes, for good."""
@@ -227,7 +228,7 @@ def _own_children() -> set[int]:
 
 def _end(children: dict[int, str], pid: int) -> str:
     """End a process, unless it has ended; how it ended, in words."""
-    return children.pop(pid, "ended with its server") or _end_group(pid)
+    return children.pop(pid, WITH_SERVER) or _end_group(pid)
 
 
 def _end_group(pid: int) -> str:
@@ -246,6 +247,11 @@ def _kill(pid: int) -> None:
     for kill in (os.killpg, os.kill):  # the group is there once the process has made it
         with suppress(ProcessLookupError, PermissionError):
             kill(pid, signal.SIGKILL)
+
+
+def ended_from_outside(ending: str) -> bool:
+    """Whether a process that ended in these words was killed: for memory, by a person, or so."""
+    return WITH_SERVER in ending or ending == words(signal.SIGKILL)
 
 
 def words(status: int) -> str:

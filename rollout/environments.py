@@ -1,7 +1,8 @@
 """The processes that run a worker's environments: forked, called with deadlines, replaced.
 
 Input: variants by name. Output: environments that an episode can play; a call that fails, takes
-too long or loses its process raises EnvironmentFailure, for the episodes in that process alone.
+too long or loses its process raises EnvironmentFailure. An episode whose process ended through no
+call of its own gets ProcessLost.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from envs.base import EnvironmentFailure
 from envs.registry import BUILT_IN
 from rollout.environment_inspection import BETWEEN, OTHER_PROCESS
 from rollout.environment_process import HEADER, JSON, pack
-from rollout.environment_server import EnvironmentServer, retrieve
+from rollout.environment_server import EnvironmentServer, ended_from_outside, retrieve
 from rollout.pictures import Picture
 
 Environments: TypeAlias = Mapping[str, tuple[str, dict[str, object]]]
@@ -28,6 +29,10 @@ Environments: TypeAlias = Mapping[str, tuple[str, dict[str, object]]]
 
 CLOSE_S = 5.0  # for all environments to close at the end
 SHARED = 2  # processes of the built-in environments, which neither hang nor crash
+
+
+class ProcessLost(EnvironmentFailure):
+    """The process ended under another episode's call, or was killed: no fault of this episode."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class EnvironmentProcess:
         begun = str(call["call"])
         async with self._one_call:
             if self.lost:
-                raise _failure(begun, f"its process {self.lost}")
+                raise ProcessLost(_words(begun, f"its process {self.lost}"))
             try:
                 async with asyncio.timeout(self._deadline(begun)[0]) as limit:
                     reply, data = await self._exchange(call)
@@ -129,13 +134,14 @@ class EnvironmentProcess:
                 seconds, key = self._deadline(begun)
                 cause = f"took longer than {key} = {seconds:g}"
                 await self._end(f"was killed: {begun} {cause}")
-                raise _failure(begun, cause) from None
+                raise EnvironmentFailure(_words(begun, cause)) from None
             except (OSError, EOFError) as error:  # it died, or could not be started
                 self.lost = await self._end("died") or f"cannot be started: {error}"
-                raise _failure(begun, f"its process {self.lost}") from None
+                kind = ProcessLost if ended_from_outside(self.lost) else EnvironmentFailure
+                raise kind(_words(begun, f"its process {self.lost}")) from None
             if reply.get("memory"):
                 await self._end(f"needed more than env.memory_gib = {self.limits.memory_gib:g}")
-                raise _failure(begun, f"its process {self.lost}")
+                raise EnvironmentFailure(_words(begun, f"its process {self.lost}"))
         if "failure" in reply:
             raise EnvironmentFailure(str(reply["failure"]))
         return reply, data
@@ -285,5 +291,5 @@ async def _close(process: EnvironmentProcess, slot: int) -> None:
         print(failure, file=sys.stderr)
 
 
-def _failure(call: str, cause: str) -> EnvironmentFailure:
-    return EnvironmentFailure(f"environment {call}: {cause}")
+def _words(call: str, cause: str) -> str:
+    return f"environment {call}: {cause}"

@@ -17,10 +17,12 @@ import numpy as np
 
 from envs.base import EnvironmentFailure
 from rollout.engine import Completion, RequestRefused
-from rollout.environments import EnvironmentStep
+from rollout.environments import EnvironmentStep, ProcessLost
 from rollout.pictures import Picture
 from rollout.renderer import Prompt, Renderer
 from rollout.trajectory import Segment, Trajectory, Turn
+
+PLAYS = 3  # of an episode whose environment's process is lost each time, before it has failed
 
 
 class Environment(Protocol):
@@ -146,20 +148,26 @@ async def run_episode(
     renderer: Renderer,
     limits: EpisodeLimits,
 ) -> Trajectory:
-    """Run one episode to its end or its deadline.
+    """Run one episode to its end or its deadline; again from its seed if its process is lost.
 
     Raises:
         rollout.engine.EngineFailure: the engine is lost, so no episode can continue.
     """
     name = environments.name(request.variant)
-    try:
-        async with environments.borrow(request.variant) as env:
-            async with asyncio.timeout(limits.episode_deadline_s):
-                return await _run(request, name, env, engine, renderer, limits)
-    except TimeoutError:
-        cause = f"episode took longer than episode_deadline_s = {limits.episode_deadline_s:g}"
-    except (EnvironmentFailure, RequestRefused, _EpisodeFailure) as failure:
-        cause = str(failure)
+    cause = ""
+    for _ in range(PLAYS):
+        try:
+            async with environments.borrow(request.variant) as env:
+                async with asyncio.timeout(limits.episode_deadline_s):
+                    return await _run(request, name, env, engine, renderer, limits)
+        except ProcessLost as failure:
+            cause = str(failure)
+            continue
+        except TimeoutError:
+            cause = f"episode took longer than episode_deadline_s = {limits.episode_deadline_s:g}"
+        except (EnvironmentFailure, RequestRefused, _EpisodeFailure) as failure:
+            cause = str(failure)
+        break
     return Trajectory(
         id=request.id,
         environment=name,

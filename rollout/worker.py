@@ -62,6 +62,7 @@ class RolloutWorker:
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._error: BaseException | None = None
+        self._drops = 0
         self.engine: InferenceEngine | None = None
 
     async def start(self) -> None:
@@ -85,6 +86,9 @@ class RolloutWorker:
         """Forget all episodes: queued, in flight and finished."""
         await self._cancel()
         self._done.clear()
+        self._drops += 1
+        async with self._changed:
+            self._changed.notify_all()  # who waits for one of them gets no later one
 
     async def submit(self, requests: Iterable[EpisodeRequest]) -> None:
         """Queue episodes; at most M are in flight."""
@@ -95,17 +99,23 @@ class RolloutWorker:
         """Wait for a full block, or for its age and then for any finished trajectory.
 
         Returns:
-            The block, and the summaries of its trajectories: none where nothing is in flight.
+            The block, and the summaries of its trajectories: none where nothing is in flight, or
+            all that was in flight at the call has been dropped.
 
         Raises:
             rollout.engine.EngineFailure: the engine was lost.
         """
+        drops = self._drops
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._block_age_s), self._changed:
-                    await self._changed.wait_for(self._block_ready)
+                    await self._changed.wait_for(
+                        lambda: self._block_ready() or drops != self._drops
+                    )
             if self._error is not None:
                 raise self._error
+            if drops != self._drops:
+                return to_block([]), to_columns([])
             if self._done or not self._running:
                 break
         block, self._done = self._done[: self._block_size], self._done[self._block_size :]

@@ -77,14 +77,15 @@ def worker_options(place: Place) -> ActorOptions:
     return options
 
 
-def buffer_options(plan: Plan) -> ActorOptions:
+def buffer_options(plan: Plan, replaceable: bool) -> ActorOptions:
     """Ray's options of the trajectory buffer: where rank 0 (or a worker) is, so off an idle head.
 
-    Soft: it may live elsewhere if that node is gone.
+    Soft: it may live elsewhere if that node is gone. Ray restarts it where a new one could bring
+    weights to the engines.
     """
     neighbour = (plan.of(RANK) or plan.of(WORKER))[0]
     affinity = NodeAffinitySchedulingStrategy(neighbour.node.id, soft=True)
-    return ActorOptions(scheduling_strategy=affinity)
+    return ActorOptions(max_restarts=-1 if replaceable else 0, scheduling_strategy=affinity)
 
 
 def scaling(cfg: RunConfig, plan: Plan) -> ray.train.ScalingConfig:

@@ -19,7 +19,7 @@ def test_a_row_has_a_dash_for_what_does_not_apply():
     assert ended.row() == "| driver | SIGKILL | idle | 2.0 | – | – | the run ends |"
 
 
-def test_the_page_keeps_its_words_and_the_rows_of_other_parts(tmp_path):
+def test_the_page_keeps_its_words_and_the_rows_of_other_faults(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{TABLE_BEGIN}\n{TABLE_END}\nafter\n")
     write(page, [result("engine"), result("actor")])
@@ -27,6 +27,6 @@ def test_the_page_keeps_its_words_and_the_rows_of_other_parts(tmp_path):
     text = page.read_text()
     assert text.startswith(f"before\n{TABLE_BEGIN}")
     assert text.endswith(f"{TABLE_END}\nafter\n")
-    assert [row.split(" | ")[0] for row in rows(page)[2:]] == ["| actor", "| engine", "| driver"]
+    assert [row.split(" | ")[0] for row in rows(page)[2:]] == ["| engine", "| actor", "| driver"]
     assert text.count("anew") == 1
     assert text.count("| part |") == 1

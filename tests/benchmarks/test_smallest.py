@@ -20,6 +20,7 @@ SMALLEST = {  # arguments, and how many rows they print
         6,
     ),
     "vocabulary": ("--vocabulary 300 --tokens 64 --steps 1", 1),
+    "soak": ("--minutes 2 --every 0.5", 1),
     "sync": ("--model tiny --rounds 1", 1),
     "demo_seeds": (
         "sft.steps=2 sft.batch_size=4 sft.demonstrations=4 sft.keep=[] sft.eval_every=0 "
@@ -33,6 +34,7 @@ SLOW = {
     "demo_seeds",
     "sync",
     "simulated_cluster",
+    "soak",
     "vocabulary",
 }  # start an engine, a run, Ray
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 from cluster.collect import Batch
@@ -69,6 +70,12 @@ class FakeRank:
     def checkpoint(self, engine, cursor):
         self.done.append("checkpoint")
         self.move(cursor)
+
+    def checkpoint_before_evaluation(self, engine, cursor):
+        """It would be written; a rank that crashes has it."""
+
+    def settle(self):
+        self.done.append("settle")
 
     def save(self, engine, cursor):
         self.move(cursor)
@@ -197,6 +204,9 @@ class CrashingRank(FakeRank):
     def move(self, cursor):
         self.act()
         self._disk["cursor"] = self.cursor = cursor
+
+    def checkpoint_before_evaluation(self, engine, cursor):
+        self.move(replace(cursor, unevaluated=True))
 
     def write(self, kind, **fields):
         self.act()

@@ -188,6 +188,25 @@ def test_weights_are_fetched_in_their_order_and_given_to_the_engine(make):
     assert actor._worker.engine.received == [(4, ["a", "b"])]
 
 
+def test_one_load_of_weights_is_over_before_the_next_begins(make):
+    """A buffer that died may have begun one, and its successor begins another."""
+    actor, events = make(debug()), []
+
+    async def receive(version, buckets):
+        events.append(("begin", version))
+        await asyncio.sleep(0.02)
+        events.append(("end", version))
+        return 0.0
+
+    async def both():
+        await actor.start()
+        actor._worker.engine.receive = receive
+        await asyncio.gather(actor.receive(4, []), actor.receive(5, []))
+
+    asyncio.run(both())
+    assert events == [("begin", 4), ("end", 4), ("begin", 5), ("end", 5)]
+
+
 def requests(first, last):
     return [EpisodeRequest(t.id, "rollout", t.seed, t.group_id) for t in PLAYED[first:last]]
 

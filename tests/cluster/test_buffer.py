@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 import ray
 
 from cluster.buffer import TrajectoryBuffer
-from cluster.failures import RunFailure, RunStopped, TooManyFailures
-from cluster.handles import BufferHandle, Finished
-from cluster.wait import wait_for
+from cluster.failures import RunFailure, RunStopped, TooManyFailures, WorkerLost
+from cluster.handles import BufferHandle, Finished, restart
+from cluster.wait import is_dead, wait_for
 from learner.minibatches import deal, update_minibatches
 from report.spans import read_spans
 from rollout.episode import EpisodeRequest
@@ -286,6 +287,38 @@ def test_a_learner_that_restarts_during_play_goes_on_with_the_same_episodes(work
         assert sorted(t.id for t in played) == [f"ppo/{version - 4:06d}/{i:06d}" for i in range(12)]
         assert {t.oldest_version for t in played} == {version - 5}
         del old
+
+
+def test_a_buffer_that_dies_comes_back_with_its_workers_and_a_higher_epoch(workers):
+    """Its workers play on for it, and what belonged to the lost one is refused."""
+    cfg = config(episodes=12, minibatch=4)
+    cfg = replace(cfg, learner=replace(cfg.learner, ranks=2))
+    made = TrajectoryBuffer.options(max_restarts=-1).remote(workers, cfg)
+    ray.get(made.start.remote(), timeout=120)
+    old = begin_epoch(BufferHandle(made))
+    ray.get([old.publish.remote(0, []), old.begin.remote(1, 0)], timeout=60)
+    late = old.take.remote(1, 0)
+    restart(made)
+    with pytest.raises(WorkerLost) as lost:
+        wait_for(late, "the buffer", "deal", 60, "block_deadline_s")
+    assert is_dead(lost.value)
+    begin, answer = time.monotonic(), None
+    while answer is None:
+        assert time.monotonic() - begin < 60
+        with suppress(WorkerLost):
+            answer = wait_for(old.start.remote(), "the buffer", "start", 60, "start_deadline_s")
+    assert answer == ["here", "here"]
+    made.note.remote({"kind": "failure"})
+    new = begin_epoch(old)
+    assert new.epoch > old.epoch + 1000
+    with pytest.raises(RunFailure, match="a restarted learner has begun a new epoch"):
+        wait_for(old.take.remote(1, 0), "the buffer", "deal", 60, "block_deadline_s")
+    ray.get([new.publish.remote(0, []), new.begin.remote(1, 0)], timeout=60)
+    shares = ray.get([new.take.remote(1, rank) for rank in (0, 1)], timeout=60)
+    played = [t.id for share in shares for t in trajectories(share.rows)]
+    assert sorted(played) == [f"ppo/000001/{i:06d}" for i in range(12)]
+    assert ray.get(new.incidents.remote()) == [{"kind": "failure"}]
+    ray.kill(made)
 
 
 def test_half_of_what_is_requested_may_not_fail(workers):

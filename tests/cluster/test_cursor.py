@@ -86,3 +86,14 @@ def test_where_a_resume_goes_on_is_told(cursor, words):
 )
 def test_the_group_that_is_played_first(cursor, group):
     assert cursor.next_group(PPOConfig(episodes=12, group_size=2)) == group
+
+
+@pytest.mark.parametrize("phase", ["sft", "ppo"])
+def test_an_evaluation_that_is_still_due_is_recorded_anew(phase):
+    place = {"step": 4} if phase == "sft" else {"update": 4}
+    key = next(iter(place))
+    records = [{"kind": "eval", "stage": phase, key: number} for number in (3, 4, 5)]
+    done, due = Cursor(phase, **place), Cursor(phase, **place, unevaluated=True)
+    assert [done.covers(record) for record in records] == [True, True, False]
+    assert [due.covers(record) for record in records] == [True, False, False]
+    assert due.covers({"kind": phase, key: 4}), "what was trained stays"

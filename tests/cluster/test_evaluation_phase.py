@@ -10,7 +10,7 @@ import pytest
 from cluster import evaluation_phase
 from cluster.evaluate import Evaluation
 from cluster.evaluation_phase import EvaluationPhase
-from cluster.failures import ParityError, RunFailure
+from cluster.failures import ParityError, RunFailure, RunStopped
 from tests.cluster.fakes import FakeCollector, FakeRank
 from tests.support.learner import config
 
@@ -215,3 +215,45 @@ def test_on_recorded_blocks_nothing_is_evaluated(made):
     rank.cfg = replace(rank.cfg, ppo=replace(rank.cfg.ppo, blocks="x"))
     evaluation.run("engine", "ppo", update=3)
     assert (rank.done, rank.records) == ([], [])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("beside", [False, True])
+def test_where_the_run_is_to_stop_all_ranks_stop_together(made, monkeypatch, number, beside):
+    _, evaluation = made(number=number, max_staleness=int(beside))
+
+    def stopped(*_):
+        raise RunStopped("the run was asked to stop")
+
+    asked = []
+
+    def all_max(values):
+        asked.append([bool(value) for value in values])
+        return [1.0]  # rank 0 was stopped
+
+    evaluation.begin("engine", "ppo", update=1)
+    evaluation.finish()
+    monkeypatch.setattr(evaluation_phase, "evaluate", stopped)
+    monkeypatch.setattr(evaluation_phase.distributed, "all_max", all_max)
+    for ask in (
+        lambda: evaluation.run("engine", "ppo", update=2),
+        lambda: evaluation.begin("engine", "ppo", update=2),
+    ):
+        with pytest.raises(RunStopped):
+            ask()
+    if not beside:
+        assert asked == [[number == 0]] * 2
+
+
+def test_an_evaluation_that_was_cut_short_is_not_recorded(made, monkeypatch):
+    rank, evaluation = made(max_staleness=1)
+
+    def stopped(*_):
+        raise RunStopped("the run was asked to stop")
+
+    monkeypatch.setattr(evaluation_phase, "evaluate", stopped)
+    evaluation.begin("engine", "ppo", update=2)
+    with pytest.raises(RunStopped):
+        evaluation.finish()
+    assert rank.of("eval") == []
+    assert evaluation.finish() == 0.0

@@ -27,6 +27,7 @@ def group(monkeypatch, tmp_path):
     """run(fit) with a trainer whose `fit` is given; None is passed as plan."""
     token = FakeToken(tmp_path)
     job = SimpleNamespace(cfg=load("gp_l_debug"), token=token, folder=token.folder, model="initial")
+    job.channel = "object_store"
     job.buffer = SimpleNamespace(stop=SimpleNamespace(remote=lambda: asked.append("stop")))
     shown, asked, signals = [], [], StopSignals()
 
@@ -59,8 +60,9 @@ def group(monkeypatch, tmp_path):
     buffer_looks = []
 
     class BufferWatch:
-        def __init__(self, buffer, heartbeat_s, start_s):
+        def __init__(self, buffer, heartbeat_s, start_s, replaceable):
             assert (buffer, heartbeat_s, start_s) == (job.buffer, 30.0, 300.0)
+            assert replaceable == (job.channel == "object_store")
 
         def check(self):
             buffer_looks.append(1)
@@ -173,7 +175,9 @@ def test_a_full_memory_is_told_apart(group, tmp_path, cause, kind):
     assert type(error.value) is kind
 
 
-def test_a_buffer_that_hangs_ends_the_run(group):
+@pytest.mark.parametrize("channel", ["object_store", "nccl"])
+def test_a_buffer_that_is_lost_for_good_ends_the_run(group, channel):
+    group.job.channel = channel
     group.buffer_lost = RunFailure("the trajectory buffer did not give a sign of life")
     with pytest.raises(RunFailure, match=r"^the trajectory buffer did not"):
         group(lambda: time.sleep(20))

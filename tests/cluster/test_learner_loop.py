@@ -6,10 +6,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import ActorUnavailableError
 
 from cluster import learner_loop
 from cluster.cursor import Cursor
-from cluster.failures import EpochOver, RunFailure, SourceLost
+from cluster.failures import EpochOver, RunFailure, RunStopped, SourceLost, WorkerLost
 from cluster.handles import BufferHandle
 from cluster.job import Job
 from cluster.learner_loop import run_phases
@@ -72,7 +73,7 @@ def loop(monkeypatch, tmp_path):
         monkeypatch.setattr(learner_loop, "Prefetched", iter)
 
         def wait_for(answer, who, what, seconds, key):
-            rank.done.append((who, what, seconds, key))
+            rank.done.append((who, what, round(seconds), key))
             return answer
 
         monkeypatch.setattr(learner_loop, "wait_for", wait_for)
@@ -82,8 +83,14 @@ def loop(monkeypatch, tmp_path):
     return make
 
 
-STARTED = ("the buffer", "start all engines", 302.0, "start_deadline_s")
-BEGUN = ("the buffer", "begin an epoch", 600.0, "block_deadline_s")
+def buffer_lost():
+    error = WorkerLost("the buffer", "complete the batch of update 3", "ActorUnavailableError")
+    error.__cause__ = ActorUnavailableError("socket closed", None)
+    return error
+
+
+STARTED = ("the buffer", "start all engines", 302, "start_deadline_s")
+BEGUN = ("the buffer", "begin an epoch", 600, "block_deadline_s")
 
 
 def test_engines_are_waited_for_then_sft_then_ppo(loop):
@@ -144,15 +151,18 @@ def test_a_group_that_restarts_says_so_and_where_it_goes_on(loop):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "told", "channel"),
     [
-        (RunFailure("an engine was lost"), True),
-        (OSError("a disk"), False),
-        (EpochOver("a restarted learner has begun a new epoch"), False),
-        (SourceLost("block 3 could not reach this node: its node is gone"), False),
+        (RunFailure("an engine was lost"), True, "object_store"),
+        (WorkerLost("the buffer", "deal", "KeyError: 3"), True, "object_store"),
+        (OSError("a disk"), False, "object_store"),
+        (EpochOver("a restarted learner has begun a new epoch"), False, "nccl"),
+        (SourceLost("block 3 could not reach this node: its node is gone"), False, "nccl"),
+        (buffer_lost(), False, "object_store"),
+        (buffer_lost(), True, "nccl"),
     ],
 )
-def test_only_what_ends_the_run_is_told_to_the_driver(monkeypatch, tmp_path, error, told):
+def test_only_what_ends_the_run_is_told_to_the_driver(monkeypatch, tmp_path, error, told, channel):
     def broken(job, rank):
         assert rank == 1
         raise error
@@ -161,7 +171,67 @@ def test_only_what_ends_the_run_is_told_to_the_driver(monkeypatch, tmp_path, err
     monkeypatch.setattr(learner_loop, "LearnerRank", broken)
     monkeypatch.setattr(learner_loop.ray.train, "get_context", lambda: context)
     monkeypatch.setattr(learner_loop.torch, "set_num_threads", lambda n: None)
-    job = SimpleNamespace(cfg=config(), token=FakeToken(tmp_path))
+    job = SimpleNamespace(cfg=config(), token=FakeToken(tmp_path), channel=channel)
     with pytest.raises(type(error)):
         learner_loop.learner_loop({"job": job})
-    assert read_failure(tmp_path) == ("an engine was lost" if told else None)
+    assert read_failure(tmp_path) == (str(error) if told else None)
+
+
+@pytest.mark.parametrize(
+    ("channel", "error", "calls"),
+    [
+        ("object_store", buffer_lost(), 3),
+        ("nccl", buffer_lost(), 1),
+        ("object_store", WorkerLost("the buffer", "start", "OSError: no room"), 1),
+    ],
+)
+def test_a_buffer_that_restarts_is_waited_for(loop, monkeypatch, channel, error, calls):
+    rank, asked, answers = loop(Cursor("done")), [], [error, error, ["node 0"]]
+    rank.job = replace(rank.job, channel=channel)
+
+    def wait_for(answer, who, what, seconds, key):
+        if what != "start all engines":
+            return answer
+        asked.append(seconds)
+        if isinstance(answers[0], WorkerLost):
+            raise answers.pop(0)
+        return answers[0]
+
+    monkeypatch.setattr(learner_loop, "wait_for", wait_for)
+    monkeypatch.setattr(learner_loop, "AGAIN_S", 0.05)
+    if calls == 1:
+        with pytest.raises(WorkerLost):
+            run_phases(rank)
+    else:
+        run_phases(rank)
+        assert rank.of("placement")[0]["workers"] == ["node 0"]
+        assert asked[0] - asked[2] == pytest.approx(0.1, abs=0.05), "one deadline for all"
+    assert len(asked) == calls
+
+
+def test_a_buffer_that_never_comes_back_is_an_error_at_the_deadline(loop, monkeypatch):
+    rank, calls = loop(Cursor("done")), []
+
+    def wait_for(answer, who, what, seconds, key):
+        calls.append(seconds)
+        raise buffer_lost()
+
+    monkeypatch.setattr(learner_loop, "wait_for", wait_for)
+    monkeypatch.setattr(learner_loop, "AGAIN_S", 0.01)
+    cluster = replace(rank.cfg.cluster, start_deadline_s=-1.8)
+    rank.cfg = replace(rank.cfg, cluster=cluster)
+    with pytest.raises(WorkerLost):
+        run_phases(rank)
+    assert 2 < len(calls) < 40
+
+
+def test_a_run_that_is_to_stop_has_its_last_state_complete(loop, monkeypatch):
+    rank = loop(Cursor("ppo"))
+
+    def stopped():
+        raise RunStopped("the run was asked to stop")
+
+    monkeypatch.setattr(learner_loop, "PPOPhase", lambda *_: SimpleNamespace(run=stopped))
+    with pytest.raises(RunStopped):
+        run_phases(rank)
+    assert rank.done[-1] == "settle"

@@ -290,3 +290,19 @@ def test_a_model_is_exported_whole_or_not_at_all(made, tmp_path):
         expected = "first" if content == "broken" else content
         assert (target / "weights").read_text() == expected
     assert [file.name for file in target.parent.iterdir()] == ["sft-3"]
+
+
+@pytest.mark.parametrize("every", [1, 0])
+def test_an_evaluation_that_is_due_has_a_state_of_its_own(made, tmp_path, every):
+    rank, cursor = made(0), Cursor("sft", step=2)
+    learner = replace(rank.cfg.learner, checkpoint_every=every, checkpoint_minutes=0)
+    rank.cfg = replace(rank.cfg, learner=learner)
+    rank.checkpoint_before_evaluation(state(1), cursor)
+    rank.settle()
+    saved = Cursor.load(tmp_path / "checkpoints")
+    assert (saved.step, saved.unevaluated) == ((2, True) if every else (0, False))
+    rank.checkpoint(state(1), cursor)
+    rank.settle()
+    again = Cursor.load(tmp_path / "checkpoints")
+    assert (again.step, again.unevaluated) == (2, False)
+    assert again.state != saved.state

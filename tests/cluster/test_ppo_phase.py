@@ -315,3 +315,25 @@ def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(
     crashed = after_every_crash(begin)
     assert len(crashed) > 40
     assert all(recorded(records) == wanted for records in crashed)
+
+
+def test_the_state_is_saved_before_an_evaluation_which_a_resume_plays_first(tmp_path, updates):
+    cfg = config(updates=3, max_staleness=1)
+    cfg = replace(cfg, eval=replace(cfg.eval, every=2))
+    rank, saved = FakeRank(cfg, tmp_path), []
+
+    def save(engine, cursor):
+        rank.done.append("save")
+        saved.append(cursor)
+
+    rank.checkpoint_before_evaluation = save
+    phase(rank)[0].run()
+    assert rank.done[8:15] == ["take", "sleep", "learn", "arrived", "send", "save", "arrived"]
+    assert rank.done[15] == "evaluate ppo"
+    assert saved == [Cursor("ppo", update=2, group=102)]
+    again = FakeRank(cfg, tmp_path)
+    again.cursor, again.version = replace(saved[0], unevaluated=True), 2
+    made, _, evaluation = phase(again)
+    made.run()
+    assert again.done[2:6] == ["publish", "begin", "evaluate ppo", "keep best"]
+    assert evaluation.runs == [("ppo", 2, 0), ("ppo", 0, 0)]

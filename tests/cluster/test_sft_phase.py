@@ -282,4 +282,27 @@ def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(tmp_path, m
     ]
     crashed = after_every_crash(begin)
     assert len(crashed) > 30
-    assert all(recorded(records) == wanted for records in crashed)
+    # An evaluation that a resume plays is recorded while training goes on.
+    assert all(sorted(recorded(found), key=str) == sorted(wanted, key=str) for found in crashed)
+
+
+def test_the_state_is_saved_before_an_evaluation_which_a_resume_plays_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(sft_phase, "sft_step", lambda *_: {"tokens": 1.0})
+    cfg = configured(steps=4, eval_every=3)
+    rank, saved = FakeRank(cfg, tmp_path), []
+
+    def save(engine, cursor):
+        rank.done.append("save")
+        saved.append(cursor)
+
+    rank.checkpoint_before_evaluation = save
+    made = FakePublisher(rank), FakeCollector(rank), FakeEvaluation(rank)
+    SFTPhase(rank, *made, iter(range(99))).run()
+    index = rank.done.index("save")
+    assert rank.done[index : index + 3] == ["save", "publish", "evaluate sft"]
+    assert saved == [Cursor("sft", step=3)]
+    again = FakeRank(cfg, tmp_path)
+    again.cursor = replace(saved[0], unevaluated=True)
+    evaluation = FakeEvaluation(again)
+    SFTPhase(again, FakePublisher(again), FakeCollector(again), evaluation, iter(range(99))).run()
+    assert evaluation.runs == [("sft", 0, 3), ("sft", 0, 0)]

@@ -114,17 +114,19 @@ class FleetLog:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(module, "AGAIN_S", 0.01)
-    monkeypatch.setattr(module, "_restart", lambda worker: worker.kill())
+    monkeypatch.setattr(module, "restart", lambda worker: worker.kill())
     monkeypatch.setattr(Part, "backoff_s", 0.0)
 
 
-def supervised(scenario, workers=2, replaceable=True, most=3):
+def supervised(scenario, workers=2, replaceable=True, most=3, before=None):
     async def run():
         cfg = RunConfig()
         cluster = replace(cfg.cluster, heartbeat_s=HEARTBEAT_S)
         cfg = replace(cfg, cluster=cluster, rollout=replace(cfg.rollout, max_restarts=most))
         made, fleet = [Worker() for _ in range(workers)], FleetLog()
-        supervisor = Supervisor(made, cfg, replaceable, fleet)
+        if before is not None:  # they have served another buffer, and are as it left them
+            before(made)
+        supervisor = Supervisor(made, cfg, replaceable, fleet, takes_over=before is not None)
         await supervisor.start()
         await scenario(supervisor, made, fleet)
 
@@ -167,6 +169,39 @@ def test_an_engine_that_does_not_start_at_first_ends_the_run():
                 await supervisor.start()
 
     asyncio.run(run())
+
+
+def hangs(worker):
+    worker.fate = "hangs"
+
+
+def has_lost_its_engine(worker):
+    worker.start_fates = [task_error(EngineFailure("vLLM died: killed"))]
+
+
+@pytest.mark.parametrize(
+    ("leave", "words", "kills"),
+    [
+        (Worker.die, "socket closed", 0),
+        (hangs, "did not give a sign of life within 0.4 s", 1),
+        (has_lost_its_engine, "vLLM died: killed", 1),
+    ],
+)
+def test_who_takes_over_replaces_a_worker_that_was_lost_meanwhile(leave, words, kills):
+    async def scenario(supervisor, workers, fleet):
+        assert supervisor.present() == [1]
+        await until(lambda: supervisor.serves(0))
+        assert (workers[0].kills, workers[0].starts) == (kills, 1)
+        assert (workers[1].kills, workers[1].starts) == (0, 1)
+        assert supervisor.nodes == ["node 2", "node 1"]
+        failure, back = supervisor.incidents
+        assert (failure["kind"], failure["who"]) == ("failure", "rollout worker 0")
+        assert words in failure["cause"]
+        assert (back["kind"], back["proof"]) == ("restart", "replayed")
+        assert not fleet.failures
+        assert await work(supervisor, workers, 0, "done") == "done"
+
+    supervised(scenario, before=lambda workers: leave(workers[0]))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import random
 from collections import OrderedDict
 
 import numpy as np
+import pytest
 import torch
 
 from learner.snapshot import (
@@ -15,6 +16,7 @@ from learner.snapshot import (
     random_files,
     ranks_of,
     read_file,
+    resharded_files,
     snapshot_bytes,
     write_file,
 )
@@ -94,3 +96,23 @@ def test_the_generators_of_a_new_rank_stay_as_they_are():
 def test_the_ranks_of_a_state_are_counted_by_its_files():
     names = ["state/a.pt", "random-00000.pt", "random-00001.pt"]
     assert ranks_of(names) == 2
+
+
+class Hostile:
+    """What a state must not hold: reading it would call a function."""
+
+    def __reduce__(self):
+        return print, ("code of a state has run",)
+
+
+def test_a_state_that_would_run_code_is_not_read(capsys):
+    files = through_files({"state/model.pt": {"w": torch.zeros(2), "more": Hostile()}})
+    for read in (lambda: read_file(files, "state/model.pt"), lambda: convert(files)):
+        with pytest.raises(ValueError, match=r"state/model.pt of .* holds .*\.print, which"):
+            read()
+    assert "has run" not in capsys.readouterr().out
+
+
+def convert(files):
+    with resharded_files(["state/model.pt"], files, "state", lambda options: None):
+        pass

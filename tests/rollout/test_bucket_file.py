@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rollout import bucket_file
 from rollout.bucket import BucketHeader, pack, unpack
 from rollout.bucket_file import BucketFile
 
@@ -50,3 +51,39 @@ def test_the_file_is_removed_where_the_update_fails():
         path = Path(file.message(0, buckets[0].header)["path"])
         raise KeyError("an update that fails")
     assert not path.exists()
+
+
+@pytest.fixture
+def shared_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(bucket_file, "_shared_memory", lambda: str(tmp_path))
+    return tmp_path
+
+
+def test_what_a_killed_actor_left_goes_and_what_a_living_one_has_stays(shared_memory):
+    headers = [bucket.header for bucket in many()]
+    with BucketFile(headers) as living:
+        orphan, other = shared_memory / "cardinal-w-left", shared_memory / "of-others"
+        orphan.write_bytes(b"x")
+        other.write_bytes(b"x")
+        with BucketFile(headers) as file:
+            assert not orphan.exists()
+            paths = {Path(f.message(0, headers[0])["path"]) for f in (living, file)}
+            assert {*shared_memory.iterdir()} == paths | {other}
+    assert [*shared_memory.iterdir()] == [other]
+
+
+def test_a_file_that_was_taken_for_an_orphan_is_made_again(shared_memory, monkeypatch):
+    lock, locked = bucket_file.fcntl.flock, []
+
+    def late(number, how):
+        if not locked:
+            (path,) = shared_memory.iterdir()
+            path.unlink()
+        locked.append(number)
+        lock(number, how)
+
+    monkeypatch.setattr(bucket_file.fcntl, "flock", late)
+    headers = [bucket.header for bucket in many()]
+    with BucketFile(headers) as file:
+        assert Path(file.message(0, headers[0])["path"]).exists()
+    assert len(locked) == 2

@@ -15,7 +15,13 @@ from configs.paths import ROOT
 from envs.base import EnvironmentFailure
 from rollout.environment_inspection import OTHER_PROCESS
 from rollout.environment_server import EnvironmentServer
-from rollout.environments import SHARED, EnvironmentPool, EnvironmentProcess, ProcessLimits
+from rollout.environments import (
+    SHARED,
+    EnvironmentPool,
+    EnvironmentProcess,
+    ProcessLimits,
+    ProcessLost,
+)
 from tests.support.plugins import PLUGIN, TURNS
 
 GP = "cardinal/GeneralPoints-v0"
@@ -114,6 +120,26 @@ def test_episodes_that_share_a_process_fail_with_it_and_the_next_begin_in_a_new_
     assert after.question == "9"
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
+def test_who_is_innocent_of_the_end_of_its_process_can_be_played_again(number):
+    """One episode meets the end in its own call; the other one finds it."""
+
+    async def work(pool):
+        async with pool.borrow("good") as first, pool.borrow("good") as second:
+            await first.reset(0)
+            await second.reset(1)
+            os.kill(pool._processes[0]._pid, number)
+            calls = [env.step("10") for env in (first, second)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    limits = ProcessLimits(processes=1, call_deadline_s=1.0)
+    met, found = run(work, variants("good"), 2, limits)
+    assert type(met) is (ProcessLost if number == signal.SIGKILL else EnvironmentFailure), met
+    assert type(found) is ProcessLost
+    ending = "was killed: step took" if number == signal.SIGSTOP else f"was ended by {number.name}"
+    assert f"its process {ending}" in str(found)
+
+
 def test_an_environment_is_used_again_unless_its_episode_failed(capfd):
     async def work(pool):
         pids = [(await play(pool, "good", seed)).metrics["pid"] for seed in range(2)]
@@ -200,8 +226,10 @@ def test_a_server_that_died_is_started_again():
         first = await play(pool, "good")
         os.kill(pool._server._process.pid, signal.SIGKILL)
         assert gone([int(first.metrics["pid"])]), "its processes end with it"
-        lost = await play(pool, "good")
-        return lost, await play(pool, "good", 3)
+        with pytest.raises(ProcessLost) as lost:
+            async with pool.borrow("good") as env:
+                await env.reset(0)
+        return str(lost.value), await play(pool, "good", 3)
 
     lost, after = run(work, variants("good"))
     assert lost.startswith("environment reset: its process ")

@@ -1,6 +1,7 @@
 """Episodes: tokens stay as sampled across turns, limits end as they should, failures are failed."""
 
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 
 from envs.registry import make
 from rollout.engine import Completion, EngineFailure, RequestRefused
-from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
+from rollout.environments import ProcessLost
+from rollout.episode import PLAYS, EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import Renderer
-from tests.support.environments import InProcess
+from tests.support.environments import InProcess, Played
 
 LIMITS = EpisodeLimits(answer_tokens=16, context_tokens=128, episode_deadline_s=5)
 GP = "cardinal/GeneralPoints-v0"
@@ -347,3 +349,39 @@ def test_a_solved_episode_carries_no_next_prompt(renderer):
     plain, _ = run(renderer, [gold()])
     carried, _ = run(renderer, [gold()], bootstrap=True)
     assert (carried.end, carried.bootstrap, carried.tokens) == ("terminated", False, plain.tokens)
+
+
+class LosesItsProcess(InProcess):
+    """A source whose environments lose their process at a step, so often."""
+
+    def __init__(self, losses):
+        super().__init__(make(GP, {"prompt_style": "brief", "verify_iter": 3}))
+        self.losses, self.resets = losses, []
+
+    @asynccontextmanager
+    async def borrow(self, variant):
+        self.played = Played(self.env)
+        yield self
+
+    async def reset(self, seed):
+        self.resets.append(seed)
+        return await self.played.reset(seed)
+
+    async def step(self, answer):
+        if self.losses:
+            self.losses -= 1
+            raise ProcessLost("environment step: its process was ended by SIGKILL")
+        return await self.played.step(answer)
+
+
+@pytest.mark.parametrize(("losses", "end"), [(PLAYS - 1, "terminated"), (PLAYS, "failed")])
+def test_an_episode_that_loses_its_process_is_played_again_the_same(renderer, losses, end):
+    source = LosesItsProcess(losses)
+    engine = ScriptedEngine(renderer, [gold()] * PLAYS)
+    request = EpisodeRequest("a", "v", 3, 3)
+    t = asyncio.run(run_episode(request, source, engine, renderer, LIMITS))
+    assert t.end == end
+    assert source.resets == [3] * PLAYS
+    assert engine.seeds == [engine.seeds[0]] * PLAYS
+    assert len(t.segments) == (end == "terminated")
+    assert ("SIGKILL" in (t.failure or "")) == (end == "failed")

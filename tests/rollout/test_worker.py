@@ -155,6 +155,25 @@ def test_dropped_episodes_never_come_back(worker):
     assert run(worker, work()) == ([], ["x/0", "x/1"])
 
 
+def test_who_waited_for_a_dropped_episode_is_given_no_later_one(worker):
+    """A buffer that has died still waits here; the next one's episodes are not for it."""
+    worker.engine.seconds = 0.3
+
+    async def work():
+        await worker.submit(requests(4))
+        waiting = asyncio.ensure_future(worker.next_block())
+        await asyncio.sleep(0.05)
+        await worker.drop()
+        await worker.submit([EpisodeRequest("y/0", "v", 0, 0)])
+        block, columns = await asyncio.wait_for(waiting, 0.2)
+        assert from_block(block) == []
+        assert from_columns(columns) == []
+        return await blocks_of(worker, 1)
+
+    ((block, _),) = run(worker, work())
+    assert [t.id for t in from_block(block)] == ["y/0"]
+
+
 def test_reconfigured_it_forgets_its_episodes_and_runs_the_new_ones(worker):
     async def work():
         await worker.submit(requests(9))

@@ -48,9 +48,11 @@ def test_a_colocated_worker_sees_the_gpus_of_its_ranks():
 
 def test_the_buffer_lives_where_rank_0_does_or_a_worker():
     whole = plan(debug(), SMALL)
-    assert node_of(buffer_options(whole)) == (whole.of(RANK)[0].node.id, True)
+    assert node_of(buffer_options(whole, True)) == (whole.of(RANK)[0].node.id, True)
     alone = plan(debug(), SMALL, learn=False)
-    assert node_of(buffer_options(alone)) == (alone.of(WORKER)[0].node.id, True)
+    assert node_of(buffer_options(alone, True)) == (alone.of(WORKER)[0].node.id, True)
+    restarts = [buffer_options(whole, replaceable)["max_restarts"] for replaceable in (True, False)]
+    assert restarts == [-1, 0]
 
 
 def test_ranks_keep_off_the_nodes_of_others():

@@ -1,0 +1,156 @@
+"""A real run in a process of its own, into which faults are put, and what can be seen of it.
+
+A tiny model, two rollout workers and one rank, with a checkpoint after every update.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from configs.paths import ROOT
+
+HEARTBEAT_S = 10.0
+PATIENCE_S = 400.0  # of any one wait here, on a busy machine
+ENVIRONMENT = "rollout.environment_server"
+TITLES = {"actor": "ray::RolloutActor", "rank": "ray::RayTrainWorker", "buffer": "ray::Traject"}
+SETTINGS = (
+    "model.init.layers=4",
+    "model.init.hidden=192",
+    "sft.steps=0",
+    "ppo.updates=100000",
+    "rollout.workers=2",
+    "rollout.cpus=0.5",
+    "learner.cpus=0.5",
+    "learner.checkpoint_every=1",
+    "learner.max_restarts=100",
+    "rollout.max_restarts=100",
+    "eval.episodes=8",
+    "eval.sampled_questions=0",
+    f"cluster.heartbeat_s={HEARTBEAT_S:g}",
+)
+
+
+class FaultyRun:
+    """A run in a process of its own, and its processes by part."""
+
+    def __init__(self, root: Path, name: str, *overrides: str, log: Path | None = None) -> None:
+        self.folder = root / name
+        keys = (*SETTINGS, f"name={name}", f"cluster.root={root}", *overrides)
+        self.log = log or root / f"{name}.log"
+        self._begin("train", "gp_l_debug", *keys)
+        self._file = self._offset = 0
+        self.records: list[dict[str, object]] = []
+        self.seen: dict[int, psutil.Process] = {}
+
+    def _begin(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "cluster.cli", *arguments]
+        with self.log.open("a") as log:
+            self.driver = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def resume(self) -> None:
+        """Begin again where it has ended."""
+        self._begin("resume", str(self.folder))
+
+    def engine_pids(self) -> list[int]:
+        """The ids of the engines' processes."""
+        return [process.pid for process in self.processes("engine")]
+
+    def processes(self, part: str) -> list[psutil.Process]:
+        """The living processes of a part, in the order of their start."""
+        if part == "driver":
+            return [psutil.Process(self.driver.pid)]
+        tree = self._tree()
+        if part == "engine":
+            return [p for p in tree if "EngineCore" in _title(p)]
+        if part == "environment":  # a fork of a server, which has its title
+            return [p for p in tree if ENVIRONMENT in _title(p) and ENVIRONMENT in _parent(p)]
+        return [p for p in tree if _title(p).startswith(TITLES[part])]
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            tree = psutil.Process(self.driver.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        self.seen |= {process.pid: process for process in tree}
+        return sorted(tree, key=lambda process: process.pid)
+
+    def read(self, kind: str, since: float) -> list[dict[str, object]]:
+        """Records of a kind, of something that happened after a Unix time."""
+        file = self.folder / "metrics.jsonl"
+        if file.exists():
+            with file.open("rb") as stream:
+                lines, number = stream.read(), os.fstat(stream.fileno()).st_ino
+            if number != self._file:  # a restarted learner has written it anew
+                self._file, self._offset, self.records = number, 0, []
+            new = lines[self._offset : lines.rfind(b"\n") + 1]
+            self._offset += len(new)
+            self.records += [json.loads(line) for line in new.splitlines()]
+        happened = [r for r in self.records if r["kind"] == kind]
+        return [r for r in happened if float(str(r.get("at", r["time"]))) > since]
+
+    def until(self, reached: Callable[[], object], what: str) -> None:
+        """Wait for something to be so.
+
+        Raises:
+            TimeoutError: names it.
+        """
+        begin = time.monotonic()
+        while not reached():
+            if self.driver.poll() is not None:
+                raise TimeoutError(f"the run ended before {what}: {self.last_line()}")
+            if time.monotonic() - begin > PATIENCE_S:
+                raise TimeoutError(f"{what}: not within {PATIENCE_S:g} s; see {self.log}")
+            time.sleep(0.1)
+
+    def last_line(self) -> str:
+        """What the run said last."""
+        lines = [line for line in self.log.read_text().splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+    def left_behind(self, seconds: float) -> list[str]:
+        """Processes that are still there so long after the driver's end."""
+        psutil.wait_procs([*self.seen.values()], timeout=seconds)
+        return [_title(process) for process in self.seen.values() if lives(process)]
+
+    def end(self) -> None:
+        """End the driver and all that was ever seen below it."""
+        self._tree()
+        for process in self.seen.values():
+            if lives(process):
+                process.kill()
+        self.driver.kill()
+        self.driver.wait()
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process is there, and not only its exit code."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _parent(process: psutil.Process) -> str:
+    """The title of a process's parent."""
+    try:
+        parent = process.parent()
+    except psutil.NoSuchProcess:
+        return ""
+    return _title(parent) if parent else ""
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()) or process.name()
+    except psutil.Error:
+        return ""
