@@ -171,10 +171,7 @@ class InferenceEngine:
             self._load.requests(-1)
         self._require_alive()  # sequences of a lost engine end without an answer
         reason = final.outputs[0].finish_reason
-        if reason not in (
-            "stop",
-            "length",
-        ):  # vLLM raises nothing, as for a lost picture
+        if reason not in ("stop", "length"):  # vLLM raises nothing, as for a lost picture
             raise RequestRefused(f"vLLM gave no answer: the request ended with {reason!r}")
         return self._completion(final)
 
@@ -193,6 +190,7 @@ class InferenceEngine:
             stop_token_ids=list(self.settings.stop_ids),
             logit_bias={i: FORBIDDEN_BIAS for i in self.settings.forbidden} or None,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # they are never changed: vLLM need not copy them in depth
         )
 
     def _completion(self, output: RequestOutput) -> Completion:

@@ -53,3 +53,14 @@ def test_forbidden_tokens_have_the_learners_bias():
     assert (parameters.max_tokens, parameters.temperature) == (5, 0.5)
     assert parameters.stop_token_ids == [2]
     assert parameters.ignore_eos
+
+
+def test_requests_share_the_parts_of_their_parameters_and_have_a_seed_each():
+    settings = EngineSettings("nowhere", forbidden=(3,), stop_ids=(2,))
+    engine = InferenceEngine(settings, None, LoadRecorder())
+    shared = engine._parameters(5, 0.5)
+    assert shared is engine._parameters(5, 0.5)
+    one = shared.clone()  # as vLLM does with those of a request
+    one.seed = 7
+    assert one.logit_bias is shared.logit_bias
+    assert shared.seed is None
