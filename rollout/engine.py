@@ -347,6 +347,8 @@ def _environment(settings: EngineSettings) -> None:
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is the caller's
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    # Threads that spin where they wait take the cores of the worker and its environments.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if settings.channel == "ipc":  # vLLM's frontend and core pickle CUDA handles to each other
         os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
 

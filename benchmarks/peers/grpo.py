@@ -34,8 +34,8 @@ from report.metrics import read
 from rollout.renderer import Renderer
 
 PEERS = ROOT / "benchmarks" / "peers"
-SIZES = {  # settings beside those of the demo, whose engine gains nothing by a second thread
-    "demo": ["ppo.optimizer.lr=4e-5", "rollout.threads=1"],
+SIZES = {  # settings beside those of the demo
+    "demo": ["ppo.optimizer.lr=4e-5"],
     "smollm2": ["ppo.optimizer.lr=1e-6", "rollout.context_tokens=128", "rollout.kv_cache_gib=2"],
 }
 BRIEF = [  # hardly an evaluation: only updates are timed

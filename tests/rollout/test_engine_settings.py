@@ -40,6 +40,17 @@ def test_only_ipc_lets_vllm_pickle_between_its_processes(monkeypatch):
     assert os.environ[key] == "1"
 
 
+@pytest.mark.parametrize(("own", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_an_engine_do_not_spin_unless_the_user_has_them_spin(monkeypatch, own, policy):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # put back after the test, whatever it was
+    os.environ.pop("OMP_WAIT_POLICY")
+    if own:
+        os.environ["OMP_WAIT_POLICY"] = own
+    _environment(EngineSettings("nowhere", threads=2))
+    assert os.environ["OMP_WAIT_POLICY"] == policy
+
+
 def test_a_cpu_engine_cannot_sleep(tiny_model):
     settings = replace(EngineSettings(tiny_model), sleep_mode=True)
     with pytest.raises(EngineFailure, match="Sleep mode is not supported on current platform"):
