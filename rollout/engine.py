@@ -171,10 +171,7 @@ class InferenceEngine:
             self._load.requests(-1)
         self._require_alive()  # sequences of a lost engine end without an answer
         reason = final.outputs[0].finish_reason
-        if reason not in (
-            "stop",
-            "length",
-        ):  # vLLM raises nothing, as for a lost picture
+        if reason not in ("stop", "length"):  # vLLM raises nothing, as for a lost picture
             raise RequestRefused(f"vLLM gave no answer: the request ended with {reason!r}")
         return self._completion(final)
 
@@ -193,6 +190,7 @@ class InferenceEngine:
             stop_token_ids=list(self.settings.stop_ids),
             logit_bias={i: FORBIDDEN_BIAS for i in self.settings.forbidden} or None,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # they are never changed: vLLM need not copy them in depth
         )
 
     def _completion(self, output: RequestOutput) -> Completion:
@@ -349,6 +347,8 @@ def _environment(settings: EngineSettings) -> None:
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is the caller's
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    # Threads that spin where they wait take the cores of the worker and its environments.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if settings.channel == "ipc":  # vLLM's frontend and core pickle CUDA handles to each other
         os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
 

@@ -40,6 +40,17 @@ def test_only_ipc_lets_vllm_pickle_between_its_processes(monkeypatch):
     assert os.environ[key] == "1"
 
 
+@pytest.mark.parametrize(("own", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_an_engine_do_not_spin_unless_the_user_has_them_spin(monkeypatch, own, policy):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # put back after the test, whatever it was
+    os.environ.pop("OMP_WAIT_POLICY")
+    if own:
+        os.environ["OMP_WAIT_POLICY"] = own
+    _environment(EngineSettings("nowhere", threads=2))
+    assert os.environ["OMP_WAIT_POLICY"] == policy
+
+
 def test_a_cpu_engine_cannot_sleep(tiny_model):
     settings = replace(EngineSettings(tiny_model), sleep_mode=True)
     with pytest.raises(EngineFailure, match="Sleep mode is not supported on current platform"):
@@ -53,3 +64,14 @@ def test_forbidden_tokens_have_the_learners_bias():
     assert (parameters.max_tokens, parameters.temperature) == (5, 0.5)
     assert parameters.stop_token_ids == [2]
     assert parameters.ignore_eos
+
+
+def test_requests_share_the_parts_of_their_parameters_and_have_a_seed_each():
+    settings = EngineSettings("nowhere", forbidden=(3,), stop_ids=(2,))
+    engine = InferenceEngine(settings, None, LoadRecorder())
+    shared = engine._parameters(5, 0.5)
+    assert shared is engine._parameters(5, 0.5)
+    one = shared.clone()  # as vLLM does with those of a request
+    one.seed = 7
+    assert one.logit_bias is shared.logit_bias
+    assert shared.seed is None

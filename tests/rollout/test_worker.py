@@ -1,12 +1,14 @@
 """A rollout worker: how many episodes run at once, how blocks are cut, what errors do."""
 
 import asyncio
+import gc
 import statistics
 import time
+import weakref
 
 import pytest
 
-from rollout.engine import Completion, EngineFailure
+from rollout.engine import Completion, EngineFailure, InferenceEngine
 from rollout.engine_load import EngineLoad
 from rollout.engine_settings import EngineSettings
 from rollout.environments import ProcessLimits
@@ -91,6 +93,31 @@ def test_episodes_run_at_once_and_leave_in_blocks(worker):
     assert worker.engine.most == 4
     for trajectories, (_, columns) in zip(played, blocks, strict=True):
         assert [s.id for s in from_columns(columns)] == [t.id for t in trajectories]
+
+
+def test_a_collection_passes_over_what_was_there_at_the_start_but_not_over_garbage(
+    worker, monkeypatch
+):
+    class Cycle:
+        def __init__(self):
+            self.own = self
+
+    dead = weakref.ref(Cycle())
+    kept = Cycle()
+
+    async def start(_):
+        return worker.engine
+
+    monkeypatch.setattr(InferenceEngine, "start", start)
+    gc.disable()  # or a collection by chance would find the garbage
+    try:
+        asyncio.run(worker.start())
+        assert dead() is None
+        assert gc.get_freeze_count() > 0
+        assert not any(tracked is kept for tracked in gc.get_objects())
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 def test_a_lost_engine_is_raised_and_starts_nothing_more(worker):
