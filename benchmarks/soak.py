@@ -123,10 +123,9 @@ def soak(root: Path, minutes: float, every: float, seed: int) -> Record:
     finally:
         run.end()
     updates = [record for record in read(run.folder) if record["kind"] == "ppo"]
-    cfg = load(run.folder / "config.yaml")
     blocks = [_ids(run.folder / FOLDER, int(record["update"])) for record in updates]
     ends = [float(r["time"]) for r in updates if begin <= float(r["time"]) <= finish]
-    accounted = account(updates, blocks, cfg.ppo.episodes)
+    accounted = account(updates, blocks, load(run.folder / "config.yaml").ppo.episodes)
     return {
         "benchmark": "soak",
         "minutes": minutes,

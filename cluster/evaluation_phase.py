@@ -72,9 +72,11 @@ class EvaluationPhase:
         with rank.phase(f"eval {stage}"):
             kl_start: float | None = None
             for i, variant in enumerate(rank.cfg.eval.variants):
-                evaluation = self._agreed(
-                    lambda name=variant: self._play(stage, name) if rank.log is not None else None
-                )
+
+                def play(name: str = variant) -> Evaluation | None:
+                    return self._play(stage, name) if rank.log is not None else None
+
+                evaluation = self._agreed(play)
                 check: dict[str, float] = {}
                 if i == 0 and _scored(rank.cfg):
                     trajectories = self._collector.fetch()

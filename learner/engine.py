@@ -33,6 +33,7 @@ from learner.batch import MicroBatch
 from learner.checkpoint_layout import CheckpointLayout
 from learner.deepspeed_config import deepspeed_config, engine_clips_gradients
 from learner.export import save_trunk
+from learner.forward import Forward, run_forward, score_all, zero_loss
 from learner.gathered_weights import Bucket, GatheredWeights, WeightShapes
 from learner.image_inputs import ImageInputs, pad_to_lockstep
 from learner.isolation import check_packing
@@ -58,7 +59,6 @@ torch.serialization.add_safe_globals(
 
 Means = dict[str, torch.Tensor]
 LossFn = Callable[[Scores, MicroBatch], tuple[torch.Tensor, Means]]
-Forward = Callable[..., tuple[torch.Tensor, ...]]  # ActorCritic.forward, possibly wrapped
 STATE = "state"
 TRACER = trace.get_tracer("cardinal")
 
@@ -88,13 +88,13 @@ class ReferencePolicy:
     @torch.no_grad()
     def forward(self, microbatch: MicroBatch, options: ForwardOptions) -> Scores:
         """Scores of one microbatch on the device; every rank must run equally many."""
-        return _run(self._forward, self._image_inputs, microbatch, options)
+        return run_forward(self._forward, self._image_inputs, microbatch, options)
 
     def score(
         self, microbatches: list[MicroBatch], options: ForwardOptions | None = None
     ) -> list[Scores]:
         """Scores of each microbatch, on the device; a collective call."""
-        return _score(self._forward, self._image_inputs, microbatches, options)
+        return score_all(self._forward, self._image_inputs, microbatches, options, _device())
 
 
 class TrainingEngine:
@@ -220,11 +220,11 @@ class TrainingEngine:
         shares: list[Means] = []
         for i, microbatch in enumerate(passes):
             moved = microbatch.to(self.device)
-            scores = _run(self._deepspeed, self._image_inputs, moved, options)
+            scores = run_forward(self._deepspeed, self._image_inputs, moved, options)
             if reference is not None:
                 distribution = reference.forward(moved, options).distribution
                 scores = scores._replace(reference_distribution=distribution)
-            loss = _zero_loss(scores)
+            loss = zero_loss(scores)
             if i < len(microbatches):  # else it pads this rank's passes to the others' number
                 share, means = loss_fn(scores, moved)
                 shares.append({"loss": share.detach(), **means})
@@ -260,7 +260,7 @@ class TrainingEngine:
         self, microbatches: list[MicroBatch], options: ForwardOptions | None = None
     ) -> list[Scores]:
         """Scores of each microbatch without gradients, on the device; a collective call."""
-        return _score(self._deepspeed, self._image_inputs, microbatches, options)
+        return score_all(self._deepspeed, self._image_inputs, microbatches, options, self.device)
 
     def weight_shapes(self) -> WeightShapes:
         """Name, dtype and full shape of what `weights` yields, in its order; not collective."""
@@ -370,36 +370,3 @@ def _join_process_group() -> None:
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it; launchers set it
-
-
-def _run(
-    forward: Forward,
-    image_inputs: ImageInputs | None,
-    microbatch: MicroBatch,
-    options: ForwardOptions,
-) -> Scores:
-    """One forward pass over a microbatch on the device."""
-    m = microbatch
-    images = image_inputs.model_inputs(m, m.token_ids.device) if image_inputs else {}
-    return Scores(
-        *forward(m.token_ids, m.position_ids, m.actions, m.value_positions, options, images)
-    )
-
-
-def _zero_loss(scores: Scores) -> torch.Tensor:
-    """0 as a function of every output: ZeRO-3 needs the same backward pass on every rank."""
-    parts = [t.reshape(-1)[:0].sum() for t in scores if t is not None and t.requires_grad]
-    return torch.stack(parts).sum()
-
-
-@torch.no_grad()
-def _score(
-    forward: Forward,
-    image_inputs: ImageInputs | None,
-    microbatches: list[MicroBatch],
-    options: ForwardOptions | None,
-) -> list[Scores]:
-    passes = pad_to_lockstep(microbatches, image_inputs)
-    options = options or ForwardOptions()
-    scores = [_run(forward, image_inputs, m.to(_device()), options) for m in passes]
-    return scores[: len(microbatches)]

@@ -303,8 +303,7 @@ def test_a_buffer_that_dies_comes_back_with_its_workers_and_a_higher_epoch(worke
         wait_for(late, "the buffer", "deal", 60, "block_deadline_s")
     assert is_dead(lost.value)
     begin, answer = time.monotonic(), None
-    while answer is None:
-        assert time.monotonic() - begin < 60
+    while answer is None and time.monotonic() - begin < 60:
         with suppress(WorkerLost):
             answer = wait_for(old.start.remote(), "the buffer", "start", 60, "start_deadline_s")
     assert answer == ["here", "here"]

@@ -70,8 +70,7 @@ def group(monkeypatch, tmp_path):
                 raise run.buffer_lost
 
     monkeypatch.setattr(learner_group, "BufferWatch", BufferWatch)
-    run.token, run.buffer_lost, run.buffer_looks = token, None, buffer_looks
-    run.job = job
+    run.job, run.buffer_lost, run.buffer_looks = job, None, buffer_looks
     run.token, run.asked, run.shown, run.progress = token, asked, shown, Progress
     return run
 
