@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError, field_validator
 
-from configs.model_claims import UNSYNCED
+from configs.model_claims import UNSYNCED, UNTRAINED
 from configs.paths import ROOT
 from learner.batch import Sequence
 from learner.engine import TrainingEngine
@@ -108,12 +108,13 @@ def test_families_that_vllm_has_given_up_are_on_the_page():
     assert all(f"{family} (until {last})" in page for family, last in past.items())
 
 
-def test_families_that_do_not_sync_are_refused_by_name():
-    """See `configs.model_claims.check_synced`."""
+def test_families_that_do_not_train_or_sync_are_refused_by_name():
+    """See `configs.model_claims.check_class`; others are refused by `learner.model.empty_trunk`."""
     page = table(PAGE.read_text())
     classes = {key(family): family.architecture for family in families()}
-    incomplete = {classes[n] for n, row in page.items() if n in classes and kind(row[-1]) == "no"}
-    assert incomplete == UNSYNCED.keys()
+    rows = {classes[name]: row for name, row in page.items() if name in classes}
+    assert {n for n, row in rows.items() if kind(row[-1]) == "no"} == UNSYNCED.keys()
+    assert {n for n, row in rows.items() if "forward pass fails" in row[0]} == UNTRAINED.keys()
 
 
 def test_the_table_has_every_family():

@@ -1,7 +1,8 @@
 """The table of docs/compatibility.md: what each model family does with the learner and vLLM.
 
 Run once after a change of versions, in three steps, because DeepSpeed and vLLM each make a process
-group: `python -m tests.support.family_table learn DIR`, then `sync DIR`, then `page DIR`.
+group: `python -m tests.support.family_table learn DIR`, then `sync DIR`, then `page DIR`. Each keeps
+its rows in DIR; `sync DIR lfm2 gemma3-vision` does these alone, and again.
 """
 
 # `sync` needs torchvision for most vision-language models, which no lock has: `pip install
@@ -14,7 +15,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
@@ -304,10 +305,14 @@ def write_section(text: str) -> None:
     PAGE.write_text(f"{before}{BEGIN}\n{text}\n{after}")
 
 
-def _each(folder: Path, measure: Callable[[Family, Path], Row | None]) -> None:
+def _each(
+    folder: Path, names: Sequence[str], measure: Callable[[Family, Path], Row | None]
+) -> None:
     """One row a family, as folder/FAMILY/row.json; those that are there are left out."""
     for family in families():
         own = folder / (f"{family.model_type}-vision" if family.vision else family.model_type)
+        if names and own.name not in names:
+            continue
         own.mkdir(parents=True, exist_ok=True)
         row = measure(family, own)
         if row is not None:
@@ -315,21 +320,25 @@ def _each(folder: Path, measure: Callable[[Family, Path], Row | None]) -> None:
             print(row, flush=True)
 
 
-def main(step: str, folder: Path) -> None:
-    """One of the three steps."""
+def main(step: str, folder: Path, *names: str) -> None:
+    """One of the three steps, of the families named or of those that have not had it."""
     rows = folder.glob("*/row.json")
     if step == "learn":
-        _each(folder, lambda f, own: None if (own / "row.json").is_file() else learn(f, own))
+
+        def learn_once(family: Family, own: Path) -> Row | None:
+            return learn(family, own) if names or not (own / "row.json").is_file() else None
+
+        _each(folder, names, learn_once)
     elif step == "sync":
         models = EngineModels()
 
         def sync(family: Family, own: Path) -> Row | None:
             row = Row(**json.loads((own / "row.json").read_text()))
-            if row.exports != YES or row.syncs != NOT_RUN:
+            if row.exports != YES or not (names or row.syncs == NOT_RUN):
                 return None
             return replace(row, syncs=models.sync(own))
 
-        _each(folder, sync)
+        _each(folder, names, sync)
     else:
         read = {file.parent.name: Row(**json.loads(file.read_text())) for file in rows}
         ordered = sorted(read.values(), key=lambda row: (row.vision, row.family))
@@ -337,4 +346,4 @@ def main(step: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
