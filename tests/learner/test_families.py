@@ -35,6 +35,7 @@ from tests.support.family_table import (
     learn,
     settings,
     table,
+    title,
 )
 from tests.support.learner import demonstrations
 
@@ -55,7 +56,7 @@ def cells(row: Row) -> list[str]:
 
 
 def key(family: Family) -> str:
-    return f"{family.model_type} (vision)" if family.vision else family.model_type
+    return title(family.model_type, family.vision)
 
 
 @pytest.mark.parametrize("family", FEW, ids=key)
@@ -182,9 +183,8 @@ def test_the_table_is_what_is_measured(tmp_path):
     rows = [Row(**json.loads(file.read_text())) for file in tmp_path.glob("*/row.json")]
     page = table(PAGE.read_text())
     for row in rows:
-        name = f"{row.family} (vision)" if row.vision else row.family
         if not row.loads.startswith("no tiny model"):
-            measured, written = ([kind(c) for c in cs] for cs in (cells(row), page[name]))
+            measured, written = ([kind(c) for c in cs] for cs in (cells(row), page[row.title]))
             if measured[-1] == "not run" and not find_spec("torchvision"):
                 written[-1] = "not run"  # it may need torchvision, which the CPU lock lacks
-            assert measured == written, name
+            assert measured == written, row.title
