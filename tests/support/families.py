@@ -87,6 +87,10 @@ def _sections(*sizes: int) -> dict[str, object]:
 EQUAL_HEADS: dict[str, object] = {"num_key_value_heads": 2}  # latent attention has no groups
 HEAD: dict[str, object] = {"head_dim": 32}
 LATENT = EQUAL_HEADS | {"head_dim": 16}
+FIRST_DENSE: dict[str, object] = {
+    "first_k_dense_replace": 1,
+    "mlp_layer_types": ["dense"] + ["sparse"] * (LAYERS - 1),
+}
 HYBRID: dict[str, object] = {
     "layer_types": ["conv", "full_attention"] * (LAYERS // 2),
     **dict.fromkeys(("conv_dim", "block_dim"), 64),
@@ -114,9 +118,9 @@ PARTICULAR: dict[str, dict[str, object]] = {
             **dict.fromkeys(("mm_embed_dim", "output_proj_dims"), 64),
         }
     },
-    "glm4_moe_lite": LATENT
-    | {"first_k_dense_replace": 1, "mlp_layer_types": ["dense"] + ["sparse"] * (LAYERS - 1)},
-    "hy_v3": {"first_k_dense_replace": 1, "expert_hidden_dim": 64}
+    "glm4_moe_lite": LATENT | FIRST_DENSE,
+    "hy_v3": FIRST_DENSE
+    | {"expert_hidden_dim": 64}
     | dict.fromkeys(("route_norm", "qk_norm"), True),
     "longcat_flash": LATENT
     | {"mla_scale_q_lora": True, "mla_scale_kv_lora": True, "zero_expert_type": "identity"},
@@ -153,6 +157,7 @@ for vision_type in ("glm4v", "glm4v_moe", "glm_ocr"):  # which turn half of a he
     PARTICULAR[f"{vision_type}.text_config"] = HEAD | {
         "rope_parameters": _sections(2, 3, 3) | {"partial_rotary_factor": 0.5}
     }
+PARTICULAR["glm4v_moe.text_config"]["use_qk_norm"] = False
 PARTICULAR["deepseek_v3"] = LATENT | {"topk_method": "noaux_tc"}  # as released ones say
 PARTICULAR["deepseek_v2"] = LATENT | {"num_experts_per_tok": 2}
 
