@@ -242,10 +242,12 @@ def tiny_model(family: Family) -> PreTrainedModel:
 def save_tiny(family: Family, folder: Path) -> Path:
     """Write a family's tiny model into a folder, with the names that released weights have.
 
-    A model that was not loaded would be saved without the prefixes that loading takes away.
+    A model that was not loaded is saved without the prefixes that loading takes away. Those of a
+    language model are of the release with pictures, which has another class.
     """
     model = tiny_model(family)
-    model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
+    if family.vision:
+        model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
     model.save_pretrained(folder)
     return folder
 
