@@ -28,6 +28,11 @@ UNSYNCED = {
     "PhiForCausalLM": "vLLM's class makes the output layer's bias anew, and its own reload takes "
     "it away",
 }
+# Classes of transformers' whose forward pass fails in the learner, and why.
+UNTRAINED = {
+    "Cosmos3EdgeForConditionalGeneration": "its class takes positions in three dimensions without "
+    "those of the text, by which sequences in a row are told apart",
+}
 PARTS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
 
 
@@ -51,13 +56,15 @@ def check_claims(folder: Path, key: str, shapes: Mapping[str, Shape], tokens: in
     _check_template(folder, key)
 
 
-def check_synced(folder: Path, key: str) -> None:
-    """Refuse to train a model whose new weights engines would not have in full.
+def check_class(folder: Path, key: str) -> None:
+    """Refuse to train a class that the learner cannot run, or whose weights engines would miss.
 
     Raises:
         ConfigError: its class, and why.
     """
     for name in read_json(folder / "config.json", key).get("architectures") or []:
+        if name in UNTRAINED:
+            raise ConfigError(f"{key}: is {name}, which cannot be trained: {UNTRAINED[name]}")
         if name in UNSYNCED:
             raise ConfigError(
                 f"{key}: is {name}, of whose weights engines would miss some: {UNSYNCED[name]}"

@@ -51,7 +51,11 @@ class OneDNNLinear(nn.Linear):
         """Of [..., K], as nn.Linear."""
         if inputs.device.type != "cpu" or inputs.dtype != torch.float32 or not inputs.numel():
             return super().forward(inputs)
-        return cast(Tensor, _Linear.apply(inputs, self.weight, self.bias))
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        # Made a view here, not by oneDNN in the function: that one no model may change in place.
+        return cast(Tensor, _Linear.apply(rows, self.weight, self.bias)).view(
+            *inputs.shape[:-1], self.out_features
+        )
 
 
 class _Linear(torch.autograd.Function):
@@ -66,14 +70,14 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         of_inputs, of_weight, of_bias = ctx.needs_input_grad  # type: ignore[attr-defined]
-        rows = gradient.reshape(-1, gradient.shape[-1]).contiguous()
+        rows = gradient.contiguous()
         return (
-            _product(rows, weight.t()).view(inputs.shape) if of_inputs else None,
-            _product(rows.t(), inputs.reshape(-1, inputs.shape[-1]).t()) if of_weight else None,
+            _product(rows, weight.t()) if of_inputs else None,
+            _product(rows.t(), inputs.t()) if of_weight else None,
             rows.sum(0) if of_bias else None,
         )
 
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear by oneDNN: inputs [..., K], weight [N, K] of any strides, bias [N]."""
+    """F.linear by oneDNN: inputs [R, K], weight [N, K] of any strides, bias [N]."""
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], ""))

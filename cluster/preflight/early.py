@@ -20,7 +20,7 @@ from cluster.preflight.machine import check_gpus, check_open_files, check_places
 from cluster.run_folder import run_folder
 from configs.ancestors import check_ancestors
 from configs.load import ConfigError
-from configs.model_claims import check_claims, check_synced
+from configs.model_claims import check_claims, check_class
 from configs.model_folder import (
     ModelSize,
     check_tokenizer,
@@ -98,7 +98,7 @@ def _refuse(cfg: RunConfig, model: str | None, data: str | None, learn: bool = T
         folder, key = Path(model), f"model.path={model}"
         check_claims(folder, key, weight_shapes(folder, key), cfg.rollout.context_tokens)
         if learn:
-            check_synced(folder, key)
+            check_class(folder, key)
     if data is not None:
         with naming_data(data):
             find_files(data)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from configs.load import ConfigError
-from configs.model_claims import check_claims, check_synced
+from configs.model_claims import check_claims, check_class
 from configs.model_folder import check_model, weight_shapes
 from tests.support.families import Family, families, save_tiny
 from tests.support.learner import save_llama
@@ -87,13 +87,18 @@ def test_a_model_that_is_no_causal_one(model):
     refused(model, "is of no named kind, no causal LM")
 
 
-def test_weights_that_engines_would_miss(model):
-    check_synced(model, "")
-    configure(model, architectures=["PhiForCausalLM"])
-    with pytest.raises(
-        ConfigError, match=r"^it: is PhiForCausalLM, .* the output layer's bias anew"
-    ):
-        check_synced(model, "it")
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("PhiForCausalLM", r"PhiForCausalLM, .* the output layer's bias anew"),
+        ("Cosmos3EdgeForConditionalGeneration", r"\w+, which cannot be trained: its class"),
+    ],
+)
+def test_classes_that_cannot_be_trained_or_synced(model, name, sentence):
+    check_class(model, "")
+    configure(model, architectures=[name])
+    with pytest.raises(ConfigError, match=f"^it: is {sentence}"):
+        check_class(model, "it")
 
 
 def test_positions_that_are_too_few(model):

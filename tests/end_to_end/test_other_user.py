@@ -19,6 +19,7 @@ import pytest
 from configs.paths import ROOT
 
 USER = 12345  # has no entry in the system's list
+AGAIN = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
 PARTS = ("configs", "envs", "rollout", "learner", "report", "cluster", "pyproject.toml")
 AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=-all")
 SMALL = (
@@ -33,9 +34,11 @@ SMALL = (
 
 
 def can_be_another() -> bool:
+    """Whether this interpreter runs as another user, and from there, as Ray starts its workers."""
     if os.geteuid() or not shutil.which("setpriv"):
         return False
-    return subprocess.run([*AS_USER, sys.executable, "-c", ""], check=False).returncode == 0
+    command = [*AS_USER, sys.executable, "-c", AGAIN]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 pytestmark = [

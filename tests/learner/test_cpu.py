@@ -50,6 +50,20 @@ def test_values_and_gradients_are_those_of_torch(shape, bias):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("shape", [(3, 7), (2, 3, 7)])
+def test_outputs_may_be_changed_in_place(shape):
+    """As Gemma 3n does."""
+    plain, other = both()
+    inputs = torch.ones(shape)
+    gradients = []
+    for model in (plain, other):
+        outputs = model(inputs)
+        outputs[..., 0] *= 2
+        gradients.append(torch.autograd.grad(outputs.mul_(3).sum(), [*model.parameters()]))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_gradients_that_nobody_needs_are_none():
     _, other = both()
     other[0].weight.requires_grad_(False)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError, field_validator
 
-from configs.model_claims import UNSYNCED
+from configs.model_claims import UNSYNCED, UNTRAINED
 from configs.paths import ROOT
 from learner.batch import Sequence
 from learner.engine import TrainingEngine
@@ -35,6 +35,7 @@ from tests.support.family_table import (
     learn,
     settings,
     table,
+    title,
 )
 from tests.support.learner import demonstrations
 
@@ -55,7 +56,7 @@ def cells(row: Row) -> list[str]:
 
 
 def key(family: Family) -> str:
-    return f"{family.model_type} (vision)" if family.vision else family.model_type
+    return title(family.model_type, family.vision)
 
 
 @pytest.mark.parametrize("family", FEW, ids=key)
@@ -108,12 +109,13 @@ def test_families_that_vllm_has_given_up_are_on_the_page():
     assert all(f"{family} (until {last})" in page for family, last in past.items())
 
 
-def test_families_that_do_not_sync_are_refused_by_name():
-    """See `configs.model_claims.check_synced`."""
+def test_families_that_do_not_train_or_sync_are_refused_by_name():
+    """See `configs.model_claims.check_class`; others are refused by `learner.model.empty_trunk`."""
     page = table(PAGE.read_text())
     classes = {key(family): family.architecture for family in families()}
-    incomplete = {classes[n] for n, row in page.items() if n in classes and kind(row[-1]) == "no"}
-    assert incomplete == UNSYNCED.keys()
+    rows = {classes[name]: row for name, row in page.items() if name in classes}
+    assert {n for n, row in rows.items() if kind(row[-1]) == "no"} == UNSYNCED.keys()
+    assert {n for n, row in rows.items() if "forward pass fails" in row[0]} == UNTRAINED.keys()
 
 
 def test_the_table_has_every_family():
@@ -181,9 +183,8 @@ def test_the_table_is_what_is_measured(tmp_path):
     rows = [Row(**json.loads(file.read_text())) for file in tmp_path.glob("*/row.json")]
     page = table(PAGE.read_text())
     for row in rows:
-        name = f"{row.family} (vision)" if row.vision else row.family
         if not row.loads.startswith("no tiny model"):
-            measured, written = ([kind(c) for c in cs] for cs in (cells(row), page[name]))
+            measured, written = ([kind(c) for c in cs] for cs in (cells(row), page[row.title]))
             if measured[-1] == "not run" and not find_spec("torchvision"):
                 written[-1] = "not run"  # it may need torchvision, which the CPU lock lacks
-            assert measured == written, name
+            assert measured == written, row.title

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -86,6 +87,10 @@ def _sections(*sizes: int) -> dict[str, object]:
 EQUAL_HEADS: dict[str, object] = {"num_key_value_heads": 2}  # latent attention has no groups
 HEAD: dict[str, object] = {"head_dim": 32}
 LATENT = EQUAL_HEADS | {"head_dim": 16}
+FIRST_DENSE: dict[str, object] = {
+    "first_k_dense_replace": 1,
+    "mlp_layer_types": ["dense"] + ["sparse"] * (LAYERS - 1),
+}
 HYBRID: dict[str, object] = {
     "layer_types": ["conv", "full_attention"] * (LAYERS // 2),
     **dict.fromkeys(("conv_dim", "block_dim"), 64),
@@ -99,15 +104,33 @@ PARTICULAR: dict[str, dict[str, object]] = {
     "afmoe": {"score_func": "sigmoid", "route_norm": True, "n_group": 1, "topk_group": 1},
     "axk1": LATENT | {"first_k_dense_replace": 0},
     "falcon": {"ffn_hidden_size": 256},
-    "glm4_moe_lite": LATENT | {"first_k_dense_replace": 1},
-    "hy_v3": {"first_k_dense_replace": 1},
-    "longcat_flash": LATENT | {"mla_scale_q_lora": True, "mla_scale_kv_lora": True},
+    "exaone4_5.vision_config": {"num_key_value_heads": 2},
+    "gemma4": {
+        "vision_config": {
+            **{"model_type": "gemma4_vision", "head_dim": 32, "position_embedding_size": 64},
+            **dict.fromkeys(("hidden_size", "intermediate_size"), 64),
+            **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_hidden_layers"), 2),
+        }
+    },
+    "gemma4_unified": {
+        "vision_config": {
+            **{"model_type": "gemma4_unified_vision", "mm_posemb_size": 64},
+            **dict.fromkeys(("mm_embed_dim", "output_proj_dims"), 64),
+        }
+    },
+    "glm4_moe_lite": LATENT | FIRST_DENSE,
+    "hy_v3": FIRST_DENSE
+    | {"expert_hidden_dim": 64}
+    | dict.fromkeys(("route_norm", "qk_norm"), True),
+    "longcat_flash": LATENT
+    | {"mla_scale_q_lora": True, "mla_scale_kv_lora": True, "zero_expert_type": "identity"},
     "mimo_v2_flash": {
         **dict.fromkeys(("hybrid_layer_pattern", "moe_layer_freq"), [0, 1] * (LAYERS // 2)),
         **dict.fromkeys(("swa_head_dim", "swa_v_head_dim"), 32),
         **{"swa_num_attention_heads": 2, "swa_num_key_value_heads": 1, "layernorm_epsilon": 1e-5},
+        "sliding_window_size": 16,
     },
-    "minimax_m2": {"rotary_dim": 16},
+    "minimax_m2": {"rotary_dim": 16, "scoring_func": "sigmoid"},
     "dbrx": {
         "attn_config": {"kv_n_heads": 1, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
@@ -115,19 +138,26 @@ PARTICULAR: dict[str, dict[str, object]] = {
     "ernie4_5_vl_moe.text_config": {"moe_intermediate_size": [64, 64]},
     "granite4_vision.text_config": {"model_type": "granite"},
     "mamba2": {"num_heads": 4},
+    "minimax_m3_vl.vision_config": {
+        "img_token_compression_config": {"temporal_patch_size": 2, "spatial_merge_size": 2}
+    },
+    "muse_glimmer.vision_config": {"output_dim": 256},
     "nemotron": {"head_dim": 32, "num_key_value_heads": 1},
     "nemotron_h_omni.vision_config": {"video_temporal_patch_size": 2},
     "phi3": {"pad_token_id": 0},
+    "qwen3_vl_moe.text_config": {"norm_topk_prob": True},
     "step3p7.text_config": {"sliding_window": 16},
 }
-for vision_type in ("qwen2_vl", "qwen2_5_vl", "paddleocr_vl", "glm4v", "glm_ocr"):
+for vision_type in ("qwen2_vl", "qwen2_5_vl", "paddleocr_vl"):
     PARTICULAR[f"{vision_type}.text_config"] = {"rope_parameters": _sections(4, 6, 6)}
 PARTICULAR["hunyuan_vl.text_config"] = HEAD | {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 4, 4, 4]}
 }
-PARTICULAR["glm4v_moe.text_config"] = {
-    "rope_parameters": _sections(2, 3, 3) | {"partial_rotary_factor": 0.5}
-}
+for vision_type in ("glm4v", "glm4v_moe", "glm_ocr"):  # which turn half of a head
+    PARTICULAR[f"{vision_type}.text_config"] = HEAD | {
+        "rope_parameters": _sections(2, 3, 3) | {"partial_rotary_factor": 0.5}
+    }
+PARTICULAR["glm4v_moe.text_config"]["use_qk_norm"] = False
 PARTICULAR["deepseek_v3"] = LATENT | {"topk_method": "noaux_tc"}  # as released ones say
 PARTICULAR["deepseek_v2"] = LATENT | {"num_experts_per_tok": 2}
 
@@ -210,8 +240,15 @@ def tiny_model(family: Family) -> PreTrainedModel:
 
 
 def save_tiny(family: Family, folder: Path) -> Path:
-    """Write a family's tiny model into a folder."""
-    tiny_model(family).save_pretrained(folder)
+    """Write a family's tiny model into a folder, with the names that released weights have.
+
+    A model that was not loaded is saved without the prefixes that loading takes away. Those of a
+    language model are of the release with pictures, which has another class.
+    """
+    model = tiny_model(family)
+    if family.vision:
+        model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
+    model.save_pretrained(folder)
     return folder
 
 

@@ -1,7 +1,8 @@
 """The table of docs/compatibility.md: what each model family does with the learner and vLLM.
 
 Run once after a change of versions, in three steps, because DeepSpeed and vLLM each make a process
-group: `python -m tests.support.family_table learn DIR`, then `sync DIR`, then `page DIR`.
+group: `python -m tests.support.family_table learn DIR`, then `sync DIR`, then `page DIR`. An ended
+one goes on where it was; `sync DIR lfm2 gemma3-vision` does these families alone, and again.
 """
 
 # `sync` needs torchvision for most vision-language models, which no lock has: `pip install
@@ -14,7 +15,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from safetensors.torch import load_file, save_file
 
 import tests.support.cpu_torchvision  # noqa: F401 - before transformers
 from configs.model_claims import UNSYNCED
+from configs.model_folder import weight_shapes
 from configs.schema import RolloutConfig, RunConfig
 from rollout.bucket import NamedTensor, pack
 from rollout.bucket_file import BucketFile
@@ -60,6 +62,16 @@ class Row:
     exports: str = NOT_RUN
     syncs: str = NOT_RUN
 
+    @property
+    def title(self) -> str:
+        """How the page names the family."""
+        return title(self.family, self.vision)
+
+
+def title(family: str, vision: bool) -> str:
+    """How the page names a family."""
+    return f"{family} (vision)" if vision else family
+
 
 def settings() -> RunConfig:
     """A small run, whose rows are longer than the tiny models' windows and chunks."""
@@ -73,7 +85,9 @@ def learn(family: Family, folder: Path) -> Row:
 
     folder/published.safetensors gets the weights that engines would be sent.
     """
+    from learner.checkpoint_match import check_tensors
     from learner.engine import TrainingEngine
+    from learner.model import empty_trunk
     from learner.sft import sft_step
     from tests.support.learner import demonstrations
 
@@ -85,6 +99,8 @@ def learn(family: Family, folder: Path) -> Row:
         except Exception as error:  # noqa: BLE001 - what a family raises is its row
             row.loads = f"no tiny model: {_why(_innermost(error))}"
             return row
+        shapes = weight_shapes(folder / "model", family.model_type)
+        check_tensors(empty_trunk(folder / "model", "eager"), shapes)
         engine = TrainingEngine(folder / "model", cfg, cfg.sft.optimizer, 4, True)
         check = engine.packing_check
         row.loads, step = YES, "trains"
@@ -241,7 +257,8 @@ def section(rows: list[Row], day: str) -> str:
         f"tiny and random from their default configuration. Measured on {day}, on a CPU in "
         "float32, by `tests/support/family_table.py`.",
         "",
-        "- *loads*: `learner/engine.py` opens the folder, and its own start check passes.",
+        "- *loads*: the folder that transformers writes has the names and shapes of its class, "
+        "`learner/engine.py` opens it, and its own start check passes.",
         "- *packs isolated*: sequences that share a row have the log-probabilities that they have "
         "alone; otherwise the difference in nats, and the learner pads by itself.",
         "- *trains*: one step of SFT changes its weights.",
@@ -263,17 +280,15 @@ def section(rows: list[Row], day: str) -> str:
     lines += ["", "| family | loads | packs isolated | trains | exports | syncs |"]
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for row in built:
-        name = f"{row.family} (vision)" if row.vision else row.family
         cause = f"; {UNSYNCED[row.architecture]}" if kind(row.syncs) == "no" else ""
         lines.append(
-            f"| {name} | {row.loads} | {row.packs} | {row.trains} | {row.exports} "
+            f"| {row.title} | {row.loads} | {row.packs} | {row.trains} | {row.exports} "
             f"| {row.syncs}{cause} |"
         )
     lines += ["", "No tiny model of these could be made from the default configuration:", ""]
     for row in rows:
         if row not in built:
-            name = f"{row.family} (vision)" if row.vision else row.family
-            lines.append(f"- {name}: {row.loads.removeprefix('no tiny model: ')}")
+            lines.append(f"- {row.title}: {row.loads.removeprefix('no tiny model: ')}")
     past = ", ".join(f"{family} (until {last})" for family, last in given_up().items())
     lines += ["", f"vLLM no longer has a class of its own for: {past}."]
     return "\n".join(lines)
@@ -304,10 +319,14 @@ def write_section(text: str) -> None:
     PAGE.write_text(f"{before}{BEGIN}\n{text}\n{after}")
 
 
-def _each(folder: Path, measure: Callable[[Family, Path], Row | None]) -> None:
+def _each(
+    folder: Path, names: Sequence[str], measure: Callable[[Family, Path], Row | None]
+) -> None:
     """One row a family, as folder/FAMILY/row.json; those that are there are left out."""
     for family in families():
         own = folder / (f"{family.model_type}-vision" if family.vision else family.model_type)
+        if names and own.name not in names:
+            continue
         own.mkdir(parents=True, exist_ok=True)
         row = measure(family, own)
         if row is not None:
@@ -315,21 +334,25 @@ def _each(folder: Path, measure: Callable[[Family, Path], Row | None]) -> None:
             print(row, flush=True)
 
 
-def main(step: str, folder: Path) -> None:
-    """One of the three steps."""
+def main(step: str, folder: Path, *names: str) -> None:
+    """One of the three steps, of the families named or of those that have not had it."""
     rows = folder.glob("*/row.json")
     if step == "learn":
-        _each(folder, lambda f, own: None if (own / "row.json").is_file() else learn(f, own))
+
+        def learn_once(family: Family, own: Path) -> Row | None:
+            return learn(family, own) if names or not (own / "row.json").is_file() else None
+
+        _each(folder, names, learn_once)
     elif step == "sync":
         models = EngineModels()
 
         def sync(family: Family, own: Path) -> Row | None:
             row = Row(**json.loads((own / "row.json").read_text()))
-            if row.exports != YES or row.syncs != NOT_RUN:
+            if row.exports != YES or not (names or row.syncs == NOT_RUN):
                 return None
             return replace(row, syncs=models.sync(own))
 
-        _each(folder, sync)
+        _each(folder, names, sync)
     else:
         read = {file.parent.name: Row(**json.loads(file.read_text())) for file in rows}
         ordered = sorted(read.values(), key=lambda row: (row.vision, row.family))
@@ -337,4 +360,4 @@ def main(step: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
