@@ -11,6 +11,7 @@ import pytest
 from cluster.buffer import TrajectoryBuffer
 from cluster.failures import EpochOver, RunFailure, SourceLost, TooManyFailures
 from cluster.handles import Finished
+from cluster.part import State
 from cluster.shares import shards
 from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import TrajectorySummary, to_columns
@@ -179,11 +180,27 @@ async def test_requests_that_have_not_left_are_given_back_with_their_worker():
     collecting = asyncio.ensure_future(run.collect(requests(4)))
     while not buffer._next_requests:
         await asyncio.sleep(0)
-    buffer._supervisor._parts[0].lose("it fell", 0.0)
+    part = buffer._supervisor._parts[0]
+    part.lose("it fell", 0.0)
     buffer.lost(0, "it fell")
     await settle()
     assert [worker.playing for worker in workers] == [[], ["x/01", "x/03", "x/00", "x/02"]]
+    for state in (State.REPLACING, State.STARTING, State.SERVING):
+        part.move(state, 0.0)
+    again = await begun(run.collect(requests(1, 9)))
+    assert workers[0].playing == ["x/09"], "and nothing of what it was given before"
     collecting.cancel()
+    again.cancel()
+
+
+@asynchronous
+async def test_requests_that_have_not_left_wait_for_each_other():
+    _, run, (worker,) = await made()
+    calls = [asyncio.ensure_future(run.collect(requests(2, begin))) for begin in (0, 5)]
+    await settle()
+    assert (worker.playing, worker.calls) == (["x/00", "x/01", "x/05", "x/06"], 0)
+    for call in calls:
+        call.cancel()
 
 
 @asynchronous
