@@ -116,8 +116,11 @@ class RolloutActor:
             await self._worker.submit(requests)
 
     @ray.method(num_returns=2)
-    async def next_block(self) -> tuple[Block, Finished]:
-        """The next Arrow block, and its trajectories' summaries, as two objects."""
+    async def next_block(
+        self, epoch: int, requests: list[EpisodeRequest]
+    ) -> tuple[Block, Finished]:
+        """Queue episodes as `submit` does; the next block, and its trajectories' summaries."""
+        await self.submit(epoch, requests)
         block, columns = await self._worker.next_block()
         return block, Finished(self._epoch, columns)
 

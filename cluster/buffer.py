@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 import ray
@@ -30,33 +30,18 @@ from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share
 from cluster.ledger import QUARANTINE_LOSSES, Batch, Ledger, Stream
 from cluster.queue_lengths import record_queues
 from cluster.run_folder import folder_of
+from cluster.shares import BufferedTrajectory, shards
 from cluster.supervisor import Supervisor, WorkerGone
 from cluster.tracing import record_spans
 from cluster.training_episodes import training_groups
 from configs.schema import RunConfig
-from learner.minibatches import deal, update_minibatches
+from learner.minibatches import update_minibatches
 from report.metrics import Record
 from rollout.engine_load import EngineLoad
 from rollout.episode import EpisodeRequest
-from rollout.trajectory import Block
 from rollout.trajectory_summary import TrajectorySummary, from_columns
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class BufferedTrajectory:
-    """Where a trajectory is stored, and its summary; one that was quarantined is nowhere."""
-
-    block: ObjectRef[Block] | None
-    row: int
-    summary: TrajectorySummary
-
-    @property
-    def rows(self) -> BlockRows:
-        """Its place in the object store."""
-        assert self.block is not None, "one that failed without a block is never handed out"
-        return BlockRows(self.block, [self.row])
 
 
 @ray.remote(num_cpus=0)
@@ -84,11 +69,14 @@ class TrajectoryBuffer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._receivers = 0
         self._epoch = int(time.time()) if takes_over else 0  # higher than any of the lost one
+        self._asked: set[int] = set()  # workers that have been asked for a block
+        self._next_requests: dict[int, list[EpisodeRequest]] = defaultdict(list)  # of the others
         self._foreign = 0  # trajectories and calls of epochs that were over
         self._publishing: set[asyncio.Task[tuple[float, list[float]]]] = set()
         self._failure: RunFailure | None = None
         self._stopping = self._recording = False
         self._collected: list[BufferedTrajectory] = []
+        self._collected_shards: list[list[BlockRows]] = []  # dealt out once a rank wants its own
         self._batches: dict[int, tuple[Batch[BufferedTrajectory], dict[int, list[BlockRows]]]] = {}
         self._taking = asyncio.Lock()
 
@@ -124,7 +112,7 @@ class TrajectoryBuffer:
         self._supervisor.incidents.append(incident)
 
     async def collect(self, epoch: int, requests: list[EpisodeRequest]) -> list[TrajectorySummary]:
-        """Have episodes played before all others; `shards` and `first` speak of them then.
+        """Have episodes played before all others; `shard` and `first` speak of them then.
 
         Returns:
             Summaries of all trajectories, failed ones too, in the order of the requests.
@@ -140,12 +128,17 @@ class TrajectoryBuffer:
         trajectories = group.in_order()
         summaries = [trajectory.summary for trajectory in trajectories]
         self._check_failures([s for s in summaries if s.end == "failed"], len(summaries))
-        self._collected = [t for t in trajectories if t.summary.end != "failed"]
+        self._hold([t for t in trajectories if t.summary.end != "failed"])
         return summaries
 
-    def shards(self, ranks: int) -> list[list[BlockRows]]:
-        """The collected trajectories of each rank; balanced by tokens, deterministic."""
-        return shards(self._collected, ranks)
+    def _hold(self, collected: list[BufferedTrajectory]) -> None:
+        self._collected, self._collected_shards = collected, []
+
+    def shard(self, rank: int) -> list[BlockRows]:
+        """A rank's part of the collected trajectories; balanced by tokens, deterministic."""
+        if not self._collected_shards:
+            self._collected_shards = shards(self._collected, self._cfg.learner.ranks)
+        return self._collected_shards[rank]
 
     def first(self, n: int) -> list[BlockRows]:
         """The first n collected trajectories by id."""
@@ -158,8 +151,10 @@ class TrajectoryBuffer:
         belongs to it gives its number, which is returned, with each call.
         """
         self._epoch += 1
-        self._ledger, self._collected = Ledger(), []
+        self._ledger = Ledger()
+        self._hold([])
         self._batches.clear()
+        self._next_requests.clear()
         self._weights.forget()
         async with self._changed:
             self._changed.notify_all()  # who still waits belongs to an epoch that is over
@@ -196,8 +191,7 @@ class TrajectoryBuffer:
             self._refuse_foreign(epoch)
             if update not in self._batches:
                 batch = await self._until(lambda: self._complete(update))
-                dealt = shards(batch.results, self._cfg.learner.ranks, self._steps(batch, update))
-                self._batches[update] = (batch, dict(enumerate(dealt)))
+                self._batches[update] = (batch, dict(enumerate(self._dealt(batch, update))))
                 await self._play()
         self._refuse_foreign(epoch)  # it may have ended while another rank was waited for
         batch, shares = self._batches[update]
@@ -206,10 +200,13 @@ class TrajectoryBuffer:
             del self._batches[update]
         return Share(rows, batch.staleness, batch.failed, batch.next_group, states)
 
-    def _steps(self, batch: Batch[BufferedTrajectory], update: int) -> list[list[str]]:
-        """The ids of each minibatch that the learner will make of the batch."""
+    def _dealt(self, batch: Batch[BufferedTrajectory], update: int) -> list[list[BlockRows]]:
+        """Each rank's part of a batch, by the minibatches that the learner will make of it."""
+        cfg = self._cfg
         trained = [t.summary.id for t in batch.results if t.summary.action_tokens]
-        return update_minibatches(trained, self._cfg.ppo, self._cfg.seed, update - 1)
+        steps = update_minibatches(trained, cfg.ppo, cfg.seed, update - 1)
+        by_block = cfg.ppo.max_staleness > 0  # at 0 a run can be repeated to the bit
+        return shards(batch.results, cfg.learner.ranks, steps, by_block=by_block)
 
     async def stop(self) -> None:
         """The run is to end: whoever waits for episodes, now or later, gets RunStopped."""
@@ -283,6 +280,7 @@ class TrajectoryBuffer:
             summary = TrajectorySummary(request.id, "failed", words, 0.0, 0, 0, -1, {})
             return BufferedTrajectory(None, 0, summary)
 
+        self._next_requests.pop(index, None)
         again, quarantined = self._ledger.lose(index, failed)
         self._start(self._play())
         return {"episodes": again, "quarantined": quarantined}
@@ -301,7 +299,10 @@ class TrajectoryBuffer:
         serves = self._supervisor.serves
         versions = [v if serves(index) else None for index, v in enumerate(self._weights.versions)]
         for index, requests in self._ledger.assign(versions, self._capacity).items():
-            self._start(self._submit(index, self._epoch, requests))
+            if index in self._asked:
+                self._start(self._submit(index, self._epoch, requests))
+            else:
+                self._next_requests[index] += requests
         if not self._recording:
             self._recording = True
             self._start(record_queues(self._cfg.name, lambda: self._ledger.states()))
@@ -333,15 +334,19 @@ class TrajectoryBuffer:
         await self._ask(index, "drop its episodes", self._workers[index].enter.remote(epoch))
 
     async def _receive_blocks(self, index: int) -> None:
-        """Take blocks from a worker whenever it plays."""
+        """Take blocks from a worker whenever it plays; the call for one brings it new requests."""
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._ledger.running(index) > 0)
-            block, ref = self._workers[index].next_block.remote()
+            requests = self._next_requests.pop(index, [])
+            block, ref = self._workers[index].next_block.remote(self._epoch, requests)
+            self._asked.add(index)
             try:
                 finished = await self._ask(index, "finish a block of episodes", ref)
             except WorkerGone:
                 continue
+            finally:
+                self._asked.discard(index)
             summaries = from_columns(finished.columns)
             if finished.epoch != self._epoch:
                 self._foreign += len(summaries)
@@ -385,16 +390,3 @@ class TrajectoryBuffer:
                 f"cluster.max_failure_rate = {rate:g}; the first, "
                 f"{failed[0].id}: {failed[0].failure}"
             )
-
-
-def shards(
-    trajectories: list[BufferedTrajectory], ranks: int, minibatches: Iterable[list[str]] = ()
-) -> list[list[BlockRows]]:
-    """The trajectories of each rank; each minibatch of ids balanced by tokens; deterministic."""
-    ordered = sorted(trajectories, key=lambda trajectory: trajectory.summary.id)
-    rank_of = deal({t.summary.id: t.summary.tokens for t in ordered}, minibatches, ranks)
-    rows: list[dict[ObjectRef[Block], list[int]]] = [{} for _ in range(ranks)]
-    for trajectory in ordered:
-        block, (row,) = trajectory.rows
-        rows[rank_of[trajectory.summary.id]].setdefault(block, []).append(row)
-    return [[BlockRows(*item) for item in blocks.items()] for blocks in rows]

@@ -5,17 +5,19 @@ Output: on each rank the trajectories of its own share, as views on shared memor
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from opentelemetry import trace
 from ray import ObjectRef
 
-from cluster.handles import BlockRows, BufferHandle
+from cluster.handles import BlockRows, BufferHandle, Share
 from cluster.job import Job
-from cluster.wait import wait_for, wait_for_all
+from cluster.wait import wait_for, wait_for_all, wait_until_ready
 from configs.schema import RunConfig
 from learner import distributed
 from report.metrics import Record
@@ -23,7 +25,9 @@ from rollout.episode import EpisodeRequest
 from rollout.trajectory import Trajectory, from_block
 from rollout.trajectory_summary import TrajectorySummary
 
+R = TypeVar("R")
 T = TypeVar("T")
+RECEIVING = threading.Lock()  # references to blocks
 TRACER = trace.get_tracer("cardinal")
 
 
@@ -67,11 +71,33 @@ def fetch(cfg: RunConfig, shard: list[BlockRows]) -> list[Trajectory]:
     return trajectories
 
 
+def receive(
+    call: Callable[[], ObjectRef[T]], use: Callable[[T], R], what: str, seconds: float
+) -> R:
+    """Read an answer of the buffer's that holds references, by one thread of the process at a time.
+
+    Ray 2.60 never resolves a reference that is dropped in one thread while it arrives anew in
+    another, as that of a block can that has episodes of an update and of an evaluation.
+
+    Args:
+        call: asks the buffer.
+        use: reads what the answer refers to; the references are gone once it has returned.
+        what: the buffer should do, an infinitive, for the error.
+        seconds: how long to wait for the answer.
+    """
+    ref, asked = call(), ("the buffer", what, seconds, "block_deadline_s")
+    wait_until_ready(ref, *asked)
+    with RECEIVING:
+        try:
+            return use(wait_for(ref, *asked))
+        finally:
+            del ref
+
+
 def first_trajectories(cfg: RunConfig, buffer: BufferHandle, number: int) -> list[Trajectory]:
     """The first trajectories that the buffer holds, for people to read."""
-    calls = [buffer.first.remote(number)]
-    (shard,) = quick_answers(cfg, calls, "the buffer", "name its first trajectories")
-    return fetch(cfg, shard)
+    what, seconds = "name its first trajectories", cfg.cluster.block_deadline_s
+    return receive(lambda: buffer.first.remote(number), partial(fetch, cfg), what, seconds)
 
 
 def quick_answers(cfg: RunConfig, calls: list[ObjectRef[T]], who: str, what: str) -> list[T]:
@@ -134,17 +160,19 @@ class Collector:
 
     @TRACER.start_as_current_span("batch", attributes={"track": "next batch"})
     def _take(self, update: int) -> Batch:
-        cfg = self._job.cfg
-        ref = self._job.buffer.take.remote(update, self._rank)
+        cfg, buffer = self._job.cfg, self._job.buffer
         seconds = play_deadline_s(cfg, cfg.ppo.episodes)
         if cfg.ppo.max_staleness and cfg.eval.every:  # it may begin before an evaluation
             seconds += play_deadline_s(cfg, evaluation_episodes(cfg))
         what = f"complete the batch of update {update}"
-        share = wait_for(ref, "the buffer", what, seconds, "block_deadline_s")
+        call = partial(buffer.take.remote, update, self._rank)
+        return receive(call, self._batch, what, seconds)
+
+    def _batch(self, share: Share) -> Batch:
         record: Record = {"failed": share.failed}
         if self._rank == 0:
             record |= {"staleness": share.staleness, "ledger": share.states}
-        return Batch(fetch(cfg, share.rows), share.next_group, record)
+        return Batch(fetch(self._job.cfg, share.rows), share.next_group, record)
 
     def forget_loads(self) -> None:
         """Begin to count anew how busy the engines are: they did other things than to play."""
@@ -181,6 +209,6 @@ class Collector:
         """This rank's trajectories of what was collected last."""
         distributed.barrier()
         cfg = self._job.cfg
-        calls = [self._job.buffer.shards.remote(cfg.learner.ranks)]
-        (shards,) = quick_answers(cfg, calls, "the buffer", "deal out the trajectories")
-        return fetch(cfg, shards[self._rank])
+        call = partial(self._job.buffer.shard.remote, self._rank)
+        seconds = cfg.cluster.block_deadline_s
+        return receive(call, partial(fetch, cfg), "deal out the trajectories", seconds)

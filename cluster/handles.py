@@ -75,7 +75,9 @@ class Finished(NamedTuple):
 class NextBlock(Protocol):
     """`RolloutActor.next_block`: its results are two objects, so that one can move alone."""
 
-    def remote(self) -> tuple[ObjectRef[Block], ObjectRef[Finished]]:
+    def remote(
+        self, epoch: int, requests: list[EpisodeRequest], /
+    ) -> tuple[ObjectRef[Block], ObjectRef[Finished]]:
         """Call it; the references are to the block and to what is said of it."""
 
 
@@ -113,7 +115,7 @@ class BufferActor(Protocol):
     take: RemoteMethod[[int, int, int], Share]
     publish: RemoteMethod[[int, int, list[ObjectRef[PackedBucket]]], tuple[float, list[float]]]
     published: RemoteMethod[[int, int], None]
-    shards: RemoteMethod[[int], list[list[BlockRows]]]
+    shard: RemoteMethod[[int], list[BlockRows]]
     first: RemoteMethod[[int], list[BlockRows]]
     stop: RemoteMethod[[], None]
     stopping: RemoteMethod[[], bool]
@@ -206,14 +208,15 @@ class BufferHandle:
         return self.actor.stopping
 
     @property
+    @property
     def note(self) -> RemoteMethod[[Record], None]:
         """Add an incident to those of workers."""
         return self.actor.note
 
     @property
-    def shards(self) -> RemoteMethod[[int], list[list[BlockRows]]]:
-        """The collected trajectories of each rank."""
-        return self.actor.shards
+    def shard(self) -> RemoteMethod[[int], list[BlockRows]]:
+        """A rank's part of the collected trajectories."""
+        return self.actor.shard
 
     @property
     def first(self) -> RemoteMethod[[int], list[BlockRows]]:

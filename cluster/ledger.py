@@ -8,8 +8,9 @@ evaluation's come first.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heapreplace
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from rollout.episode import EpisodeRequest
@@ -98,6 +99,45 @@ class Batch(NamedTuple, Generic[S]):
     next_group: int
 
 
+class Places:
+    """Room for episodes at the workers that serve, while episodes are given out and none ends.
+
+    Args:
+        versions: of all workers.
+        capacity: most episodes of a worker.
+        most: training episodes at once, of all workers together.
+        load: episodes by worker; whoever gives them out counts them there.
+    """
+
+    def __init__(
+        self, versions: Versions, capacity: int, most: int, load: Mapping[int, int]
+    ) -> None:
+        self._serving = {worker: v for worker, v in enumerate(versions) if v is not None}
+        self.newest = max(self._serving.values(), default=-1)
+        self._oldest = min(self._serving.values(), default=-1)
+        self._capacity, self._load = capacity, load
+        # Weights travel: the first engine that has them leaves the others their part.
+        self._part = min(capacity, -(-most // max(1, len(self._serving))))
+        self._by_load: dict[int | None, list[tuple[int, int]]] = {}  # heaps, by oldest version
+
+    def least_loaded(self, oldest: int | None) -> int | None:
+        """The worker with fewest episodes, of those with room and weights of that version or newer.
+
+        None: there is no such worker.
+        """
+        heap = self._by_load.get(oldest)
+        if heap is None:
+            versions = self._serving.items()
+            heap = [(self._load[w], w) for w, v in versions if oldest is None or v >= oldest]
+            heapify(heap)
+            self._by_load[oldest] = heap
+        while heap and heap[0][0] < self._load[heap[0][1]]:  # it was given some since
+            heapreplace(heap, (self._load[heap[0][1]], heap[0][1]))
+        waiting = oldest is not None and self._oldest < oldest
+        capacity = self._part if waiting else self._capacity
+        return heap[0][1] if heap and heap[0][0] < capacity else None
+
+
 class Ledger(Generic[S]):
     """Keeps the state of every episode of the run's present epoch.
 
@@ -113,7 +153,8 @@ class Ledger(Generic[S]):
         self._load: Counter[int] = Counter()  # running episodes by worker
         self._ahead: list[Group[S]] = []  # groups that no update has taken, as admitted
         self._complete = 0  # of the first of them, those that were found finished
-        self._taken: dict[int, list[Group[S]]] = {}  # by update
+        self._ready = 0  # episodes of these groups that have ended well
+        self._taken: dict[int, int] = {}  # episodes, by update
         self._update = 0  # the last one that took a batch
         self._stream: Stream | None = None
         self._next: tuple[int, list[EpisodeRequest]] | None = None
@@ -150,8 +191,9 @@ class Ledger(Generic[S]):
             capacity: most episodes of a worker.
         """
         given: dict[int, list[EpisodeRequest]] = {}
+        places = Places(versions, capacity, self._most, self._load)
         while (chosen := self._next_suspect(versions, capacity)) or (
-            chosen := self._next_in_order(versions, capacity)
+            chosen := self._next_in_order(places)
         ):
             queue, worker = chosen
             request, group = queue.popleft()
@@ -172,19 +214,20 @@ class Ledger(Generic[S]):
             if self._losses[request.id] >= SUSPECT_LOSSES
         }
         others = [None if worker in occupied else v for worker, v in enumerate(versions)]
-        worker = self._least_loaded(others, self._suspects[0][1].oldest_engine, capacity)
+        places = Places(others, capacity, self._most, self._load)
+        worker = places.least_loaded(self._suspects[0][1].oldest_engine)
         return None if worker is None else (self._suspects, worker)
 
     def _next_in_order(
-        self, versions: Versions, capacity: int
+        self, places: Places
     ) -> tuple[deque[tuple[EpisodeRequest, Group[S]]], int] | None:
         """The queue whose first episode is next, and a worker for it."""
         if not self._urgent and not self._queue:
-            self._admit(max((v for v in versions if v is not None), default=-1))
+            self._admit(places.newest)
         queue = self._urgent or self._queue
         if not queue:
             return None
-        worker = self._least_loaded(versions, queue[0][1].oldest_engine, capacity)
+        worker = places.least_loaded(queue[0][1].oldest_engine)
         return None if worker is None else (queue, worker)
 
     def _admit(self, newest: int) -> None:
@@ -201,18 +244,6 @@ class Ledger(Generic[S]):
         self._ahead.append(group)
         self._queue += [(request, group) for request in requests]
         self._next = next(stream.groups, None)
-
-    def _least_loaded(self, versions: Versions, oldest: int | None, capacity: int) -> int | None:
-        serving = {worker: v for worker, v in enumerate(versions) if v is not None}
-        if oldest is not None and any(version < oldest for version in serving.values()):
-            # Weights travel: the first engine that has them leaves the others their part.
-            capacity = min(capacity, -(-self._most // len(serving)))
-        allowed = [
-            worker
-            for worker, version in serving.items()
-            if self._load[worker] < capacity and (oldest is None or version >= oldest)
-        ]
-        return min(allowed, key=lambda worker: self._load[worker], default=None)
 
     def finish(self, results: list[S], dropped: str = "failed") -> list[tuple[EpisodeRequest, S]]:
         """Episodes have ended; those that the ledger does not know are foreign, and dropped.
@@ -240,6 +271,8 @@ class Ledger(Generic[S]):
             if result.summary.end == "failed":
                 self.dropped[dropped] += 1
                 self._failures.append(result.summary)
+            else:
+                self._ready += 1
             if group.failed:
                 self._ahead.remove(group)
                 self._complete = 0
@@ -295,9 +328,11 @@ class Ledger(Generic[S]):
         if not all(group.finished for group in groups):
             return None
         del self._ahead[:size]
-        self._taken[update], self._update = groups, update
+        self._taken[update] = sum(len(group.requests) for group in groups)
+        self._update = update
         failed, self._failures, self.finished = len(self._failures), [], 0
         results = [r for group in groups for r in group.in_order() if r.summary.end != "failed"]
+        self._ready -= len(results)
         return Batch(results, self._staleness(results), failed, self.next_group)
 
     def _first_finished(self, size: int) -> bool:
@@ -326,14 +361,14 @@ class Ledger(Generic[S]):
         """Play episodes again whose oldest action token is of an older version."""
         for request in group.requests:
             if 0 <= group.results[request.id].summary.oldest_version < oldest:
-                del group.results[request.id]
+                self._ready -= group.results.pop(request.id).summary.end != "failed"
                 self.dropped["too old"] += 1
                 self._queue.appendleft((request, group))
                 group.oldest_engine = max(0, oldest)
 
     def trained(self, update: int) -> None:
         """The update has ended: what it took is trained on."""
-        self._trained += sum(len(group.requests) for group in self._taken.pop(update, []))
+        self._trained += self._taken.pop(update, 0)
 
     @property
     def next_group(self) -> int:
@@ -344,14 +379,11 @@ class Ledger(Generic[S]):
 
     def states(self) -> dict[str, int]:
         """How many episodes are where now, and how many were trained on and dropped so far."""
-        ready = sum(
-            r.summary.end != "failed" for group in self._ahead for r in group.results.values()
-        )
         return {
             "queued": len(self._queue) + len(self._urgent) + len(self._suspects),
             "running": len(self._running),
-            "ready": ready,
-            "taken": sum(len(g.requests) for groups in self._taken.values() for g in groups),
+            "ready": self._ready,
+            "taken": sum(self._taken.values()),
             "trained": self._trained,
             **{f"dropped {why}": n for why, n in sorted(self.dropped.items())},
         }

@@ -41,10 +41,22 @@ def wait_for(ref: ObjectRef[T], who: str, what: str, seconds: float, key: str) -
         return ray.get(ref, timeout=max(0.0, seconds))
 
 
+def wait_until_ready(ref: ObjectRef[T], who: str, what: str, seconds: float, key: str) -> None:
+    """Wait for an answer, or an error, without reading it; arguments as of `wait_for`.
+
+    Raises:
+        DeadlineExceeded: neither in time.
+    """
+    ready, _ = ray.wait([ref], timeout=max(0.0, seconds))
+    if not ready:
+        raise DeadlineExceeded(who, what, seconds, key)
+
+
 async def wait_for_async(ref: ObjectRef[T], who: str, what: str, seconds: float, key: str) -> T:
     """As `wait_for`, inside an actor whose other calls continue meanwhile."""
     with _typed_errors(who, what, seconds, key):
-        return await asyncio.wait_for(ref, seconds)
+        async with asyncio.timeout(seconds):
+            return await ref
 
 
 def wait_for_all(

@@ -14,6 +14,7 @@ import numpy as np
 from configs.schema import PPOConfig
 
 Key = TypeVar("Key", bound=Hashable)
+SLACK = 0.02  # of a rank's tokens of a minibatch, for which a block stays together
 
 
 def update_minibatches(
@@ -43,25 +44,45 @@ def minibatches(ids: list[str], size: int, seed: tuple[int, ...]) -> list[list[s
     return [[ids[i] for i in part] for part in np.array_split(shuffled, -(-len(ids) // size))]
 
 
-def deal(tokens: Mapping[Key, int], parts: Iterable[Iterable[Key]], ranks: int) -> dict[Key, int]:
+def deal(
+    tokens: Mapping[Key, int],
+    parts: Iterable[Iterable[Key]],
+    ranks: int,
+    block_of: Mapping[Key, Hashable] | None = None,
+) -> dict[Key, int]:
     """A rank for each item, so that the tokens of each part are about the same on all ranks.
 
     Greedy: the longest item first, each to the rank that has the fewest tokens in the parts that
-    the item belongs to (vector scheduling by list, Chekuri and Khanna 2004).
+    the item belongs to (vector scheduling by list, Chekuri and Khanna 2004); or to one that has
+    items of its block and at most SLACK more, so that few ranks fetch the same block.
 
     Args:
         tokens: of each item; of equally long ones the first comes first.
         parts: the items of each part; an item may be in several, or in none.
         ranks: how many there are.
+        block_of: of each item, the block that a rank fetches for it; None: each item is one.
     """
     numbers: dict[Key, list[int]] = {key: [0] for key in tokens}  # 0: the part that holds all
-    count = 1
-    for count, part in enumerate(parts, 2):
+    sizes = [sum(tokens.values())]
+    for count, part in enumerate(parts, 1):
+        sizes.append(0)
         for key in part:
-            numbers[key].append(count - 1)
-    loads = np.zeros((count, ranks), np.int64)
+            numbers[key].append(count)
+            sizes[count] += tokens[key]
+    loads = np.zeros((len(sizes), ranks), np.int64)
+    slack = SLACK * min(sizes) / ranks
+    ranks_of: dict[Hashable, list[int]] = {}  # that have items of a block
     rank_of: dict[Key, int] = {}
     for key in sorted(tokens, key=lambda key: -tokens[key]):
-        rank_of[key] = rank = int(loads[numbers[key]].sum(0).argmin())
+        load = loads[numbers[key]].sum(0).tolist()
+        rank = load.index(min(load))
+        holders = ranks_of.setdefault(key if block_of is None else block_of[key], [])
+        if rank not in holders:
+            nearest = min(holders, key=load.__getitem__, default=rank)
+            if nearest != rank and load[nearest] - load[rank] <= slack * len(numbers[key]):
+                rank = nearest
+            else:
+                holders.append(rank)
+        rank_of[key] = rank
         loads[numbers[key], rank] += tokens[key]
     return rank_of

@@ -90,22 +90,26 @@ def to_columns(rows: list[TrajectorySummary]) -> SummaryColumns:
 def from_columns(columns: SummaryColumns) -> list[TrajectorySummary]:
     """Unpack what `to_columns` packed."""
     names, metrics = columns["metric_names"], columns["metrics"].tolist()
+    questions, failures = columns["questions"], columns["failures"]
     ids = columns["id"].split("\n") if columns["end"] else []  # a block may be empty
+    question, reward = columns["question"].tolist(), columns["reward"].tolist()
+    tokens, action_tokens = columns["tokens"].tolist(), columns["action_tokens"].tolist()
+    oldest_version = columns["oldest_version"].tolist()
     return [
         TrajectorySummary(
             id=name,
-            question=columns["questions"][columns["question"][i]],
-            end=ENDS[columns["end"][i]],
-            failure=columns["failures"].get(i, ""),
-            reward=float(columns["reward"][i]),
-            tokens=int(columns["tokens"][i]),
-            action_tokens=int(columns["action_tokens"][i]),
-            oldest_version=int(columns["oldest_version"][i]),
+            question=questions[question[i]],
+            end=ENDS[end],
+            failure=failures.get(i, ""),
+            reward=reward[i],
+            tokens=tokens[i],
+            action_tokens=action_tokens[i],
+            oldest_version=oldest_version[i],
             metrics={
                 metric: value
                 for metric, value in zip(names, metrics[i], strict=True)
                 if value == value  # not NaN
             },
         )
-        for i, name in enumerate(ids)
+        for i, (name, end) in enumerate(zip(ids, columns["end"], strict=True))
     ]

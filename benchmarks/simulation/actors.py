@@ -68,8 +68,11 @@ class SimulatedActor:
             await self._workers[worker].submit(requests)
 
     @ray.method(num_returns=2)
-    async def next_block(self, worker: int) -> tuple[Block, Finished]:
+    async def next_block(
+        self, worker: int, epoch: int, requests: list[EpisodeRequest]
+    ) -> tuple[Block, Finished]:
         """As of RolloutActor."""
+        await self.submit(worker, epoch, requests)
         block, columns = await self._workers[worker].next_block()
         return block, Finished(self._epochs[worker], columns)
 

@@ -54,7 +54,8 @@ class ScriptedWorker(ScriptedWorkerBase):
         return 0.2
 
     @ray.method(num_returns=2)
-    async def next_block(self):
+    async def next_block(self, epoch, requests):
+        await self.submit(epoch, requests)
         if not self.queue:
             await asyncio.sleep(0.05)
         block, self.queue = self.queue[:3], self.queue[3:]
@@ -136,12 +137,12 @@ def trajectories(rows):
 def test_every_request_comes_back_once_and_in_order(workers):
     buffer, found = collect(workers, requests(20))
     assert [n.id for n in found] == [f"x/{i:04d}" for i in range(20)]
-    shards = ray.get(buffer.shards.remote(2))
+    shards = [ray.get(buffer.shard.remote(rank)) for rank in range(2)]
     dealt = [trajectories(shard) for shard in shards]
     assert sorted(t.id for share in dealt for t in share) == [n.id for n in found]
     loads = [sum(t.tokens for t in share) for share in dealt]
     assert abs(loads[0] - loads[1]) <= 21  # one trajectory at most
-    again = ray.get(buffer.shards.remote(2))
+    again = [ray.get(buffer.shard.remote(rank)) for rank in range(2)]
     assert [[rows for _, rows in s] for s in again] == [[rows for _, rows in s] for s in shards]
 
 
@@ -156,8 +157,8 @@ def test_failed_ones_are_counted_and_never_handed_out(workers):
     asked = [*requests(19), EpisodeRequest("x/9999", "fails", 1, 1)]
     buffer, found = collect(workers, asked)
     assert sum(n.end == "failed" for n in found) == 1
-    (shard,) = ray.get(buffer.shards.remote(1))
-    assert sum(len(rows) for _, rows in shard) == 19
+    shards = [ray.get(buffer.shard.remote(rank)) for rank in range(2)]
+    assert sum(len(rows) for shard in shards for _, rows in shard) == 19
 
 
 def test_too_many_failures_stop_with_the_first_cause(workers):

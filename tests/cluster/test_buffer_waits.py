@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.buffer import BufferedTrajectory, TrajectoryBuffer, shards
+from cluster.buffer import TrajectoryBuffer
 from cluster.failures import EpochOver, RunFailure, SourceLost, TooManyFailures
 from cluster.handles import Finished
+from cluster.part import State
+from cluster.shares import shards
 from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import TrajectorySummary, to_columns
 from tests.support.learner import config
@@ -34,6 +36,7 @@ class FakeWorker:
 
     def __init__(self):
         self.playing, self.received, self.epoch, self.number = [], [], 0, 0
+        self.calls = 0  # that only brought requests
         self.blocks = asyncio.Queue()
         self.gates = {name: asyncio.Event() for name in ("submit", "receive")}
         for gate in self.gates.values():
@@ -41,7 +44,7 @@ class FakeWorker:
         self.start, self.node = Method(lambda: answer(7)), Method(lambda: answer("here"))
         self.reconfigure = Method(lambda cfg, environments: answer(None))
         self.heartbeat = Method(self._heartbeat)
-        self.enter, self.submit = Method(self._enter), Method(self._submit)
+        self.enter, self.submit = Method(self._enter), Method(self._submit_alone)
         self.receive, self.next_block = Method(self._receive), Method(self._next_block)
         self.error = None  # of the next `receive`
 
@@ -53,6 +56,10 @@ class FakeWorker:
         if epoch > self.epoch:
             self.epoch = epoch
             self.playing.clear()
+
+    async def _submit_alone(self, epoch, requests):
+        self.calls += 1
+        await self._submit(epoch, requests)
 
     async def _submit(self, epoch, requests):
         await self.gates["submit"].wait()
@@ -67,11 +74,12 @@ class FakeWorker:
             raise self.error
         return 0.5
 
-    def _next_block(self):
+    def _next_block(self, epoch, requests):
         self.number += 1
-        return f"block {self.number}", self._block()
+        return f"block {self.number}", self._block(epoch, requests)
 
-    async def _block(self):
+    async def _block(self, epoch, requests):
+        await self._submit(epoch, requests)
         said = await self.blocks.get()
         if isinstance(said, Exception):
             raise said
@@ -154,6 +162,101 @@ async def test_a_workers_queue_is_a_block_longer_than_its_flight():
 
 
 @asynchronous
+async def test_requests_come_with_the_call_for_a_block_or_at_once_where_one_is_waited_for():
+    _, run, (worker,) = await made(flight=3)
+    await begun(run.collect(requests(9)))
+    for name in ("x/00", "x/01", "x/02"):
+        await worker.finish(name)
+    assert (len(worker.playing), worker.calls) == (5, 0)
+    await worker.finish("x/03", "x/04", "x/05")
+    await begun(run.collect(requests(1, 20)))
+    assert worker.playing == ["x/06", "x/07", "x/08", "x/20"]
+    assert worker.calls == 1
+
+
+@asynchronous
+async def test_requests_that_have_not_left_are_given_back_with_their_worker():
+    buffer, run, workers = await made(workers=2)
+    collecting = asyncio.ensure_future(run.collect(requests(4)))
+    while not buffer._next_requests:
+        await asyncio.sleep(0)
+    part = buffer._supervisor._parts[0]
+    part.lose("it fell", 0.0)
+    buffer.lost(0, "it fell")
+    await settle()
+    assert [worker.playing for worker in workers] == [[], ["x/01", "x/03", "x/00", "x/02"]]
+    for state in (State.REPLACING, State.STARTING, State.SERVING):
+        part.move(state, 0.0)
+    again = await begun(run.collect(requests(1, 9)))
+    assert workers[0].playing == ["x/09"], "and nothing of what it was given before"
+    collecting.cancel()
+    again.cancel()
+
+
+@asynchronous
+async def test_requests_that_have_not_left_wait_for_each_other():
+    _, run, (worker,) = await made()
+    calls = [asyncio.ensure_future(run.collect(requests(2, begin))) for begin in (0, 5)]
+    await settle()
+    assert (worker.playing, worker.calls) == (["x/00", "x/01", "x/05", "x/06"], 0)
+    for call in calls:
+        call.cancel()
+
+
+@asynchronous
+async def test_requests_that_have_not_left_belong_to_their_epoch():
+    buffer, run, (worker,) = await made()
+    lost = asyncio.ensure_future(run.collect(requests(3)))
+    while not buffer._next_requests:
+        await asyncio.sleep(0)
+    run = await entered(buffer)
+    await begun(run.collect(requests(1, 9)))
+    assert worker.playing == ["x/09"]
+    with pytest.raises(EpochOver):
+        await lost
+
+
+@asynchronous
+async def test_collected_trajectories_are_dealt_out_once(monkeypatch):
+    buffer, run, (worker,) = await made()
+    dealt = []
+
+    def deal(*arguments):
+        dealt.append(arguments)
+        return shards(*arguments)
+
+    monkeypatch.setattr("cluster.buffer.shards", deal)
+    for n in (4, 6):
+        call = await begun(run.collect(requests(n)))
+        await worker.finish()
+        await call
+        rows = [row for rank in range(2) for _, rows in buffer.shard(rank) for row in rows]
+        assert sorted(rows) == list(range(n))
+    assert len(dealt) == 2, "once for all ranks"
+
+
+@pytest.mark.parametrize(("bound", "by_block"), [(0, False), (1, True)])
+@asynchronous
+async def test_who_shares_a_block_decides_on_ranks_only_where_time_does_anyway(
+    monkeypatch, bound, by_block
+):
+    _, run, (worker,) = await made(max_staleness=bound)
+    asked = []
+
+    def deal(*arguments, **options):
+        asked.append(options)
+        return shards(*arguments, **options)
+
+    monkeypatch.setattr("cluster.buffer.shards", deal)
+    await run.publish(0, [])
+    await run.begin(1, 0)
+    await settle()
+    await worker.finish()
+    await run.take(1, 0)
+    assert asked == [{"by_block": by_block}]
+
+
+@asynchronous
 async def test_as_many_may_fail_as_the_rate_says():
     buffer, run, (worker,) = await made(rate=0.1)
     call = await begun(run.collect(requests(10)))
@@ -229,7 +332,7 @@ async def test_nothing_that_was_collected_or_taken_outlives_a_restart():
         run = await entered(buffer)
         await run.publish(0, [])
         await run.begin(1, 0)
-        assert buffer.first(9) == buffer.shards(1)[0] == []
+        assert buffer.first(9) == buffer.shard(0) == []
         await settle()
         await worker.finish()
         ((block, rows),) = (await run.take(1, 0)).rows
@@ -386,11 +489,3 @@ async def test_what_breaks_in_the_buffer_itself_ends_the_wait():
     worker.blocks.put_nowait(Finished(worker.epoch, {"id": "no columns"}))
     with pytest.raises(RunFailure, match="the trajectory buffer broke: "):
         await call
-
-
-def test_ranks_get_equally_many_tokens_longest_first():
-    lengths = {"a": 3, "b": 9, "c": 4, "d": 3, "e": 1}
-    stored = [BufferedTrajectory(n, 0, summary(n, tokens=t)) for n, t in lengths.items()]
-    dealt = [[rows.block for rows in share] for share in shards(stored, 2)]
-    assert dealt == [["b", "e"], ["a", "c", "d"]]
-    assert shards(stored[::-1], 2) == shards(stored, 2), "whatever order they came in"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ class FakeBuffer:
 
     def __init__(self):
         self.asked = []
-        self.collect, self.shards = Method(self._collect), Method(self._shards)
+        self.collect, self.shard = Method(self._collect), Method(self._shard)
         self.begin, self.take = Method(self._begin), Method(self._take)
         loads = [EngineLoad(n, n, 10.0, 100) for n in (3.0, 5.0)]
         self.loads = Method(lambda: loads)
@@ -45,12 +46,10 @@ class FakeBuffer:
 
     def _take(self, update, rank):
         self.asked.append(("take", update, rank))
-        (rows,) = self._shards(2)[rank]
-        return Share([rows], [5, 1], 2, 77, {"ready": 9})
+        return Share(self._shard(rank), [5, 1], 2, 77, {"ready": 9})
 
-    def _shards(self, ranks):
-        block = to_block(PLAYED)
-        return [[BlockRows(block, list(range(r, 6, ranks)))] for r in range(ranks)]
+    def _shard(self, rank):
+        return [BlockRows(to_block(PLAYED), list(range(rank, 6, 2)))]
 
 
 @pytest.fixture
@@ -63,6 +62,7 @@ def made(monkeypatch):
         return value
 
     monkeypatch.setattr(module, "wait_for", wait_for)
+    monkeypatch.setattr(module, "wait_until_ready", lambda value, *asked: None)
     monkeypatch.setattr(module, "wait_for_all", lambda values, *asked: list(values))
 
     def make(rank, staleness=2):
@@ -109,11 +109,11 @@ def test_while_the_only_engine_is_replaced_none_is_busy(made):
 def test_ranks_wait_until_rank_0_has_told_the_buffer(made, monkeypatch, rank):
     collector, buffer = made[0](rank)
     monkeypatch.setattr(module.distributed, "barrier", lambda: buffer.asked.append("barrier"))
-    buffer.shards = Method(lambda ranks: buffer.asked.append(ranks) or buffer._shards(ranks))
+    buffer.shard = Method(lambda of: buffer.asked.append(of) or buffer._shard(of))
     collector.begin(3, 40)
     collector.fetch()
     begin = [("begin", 3, 40)] if rank == 0 else []
-    assert buffer.asked == [*begin, "barrier", "barrier", 2]
+    assert buffer.asked == [*begin, "barrier", "barrier", rank]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -185,9 +185,44 @@ def test_what_engines_did_before_they_play_is_forgotten(made, rank):
 def test_as_many_first_trajectories_as_asked_for():
     buffer = SimpleNamespace(first=Method(lambda n: [BlockRows(to_block(PLAYED), [*range(n)])]))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "wait_until_ready", lambda *_: None)
+        patch.setattr(module, "wait_for", lambda value, *_: value)
         patch.setattr(module, "wait_for_all", lambda values, *_: list(values))
         first = module.first_trajectories(config(), buffer, 3)
     assert [t.id for t in first] == [t.id for t in PLAYED[:3]]
+
+
+class Reference:
+    """One that weak references can watch."""
+
+
+class WatchedLock:
+    """Knows which references are still there when it is given back."""
+
+    def __init__(self):
+        self.held, self.references, self.left = False, [], None
+
+    def __enter__(self):
+        self.held = True
+
+    def __exit__(self, *error):
+        self.held, self.left = False, [r() for r in self.references if r() is not None]
+
+
+def test_references_arrive_and_are_gone_before_another_thread_may_read_some(monkeypatch):
+    lock, seen = WatchedLock(), []
+    monkeypatch.setattr(module, "RECEIVING", lock)
+    monkeypatch.setattr(module, "wait_until_ready", lambda *_: seen.append(("waits", lock.held)))
+    monkeypatch.setattr(module, "wait_for", lambda ref, *_: seen.append(("arrives", lock.held)))
+
+    def call():
+        reference = Reference()
+        lock.references.append(weakref.ref(reference))
+        return reference
+
+    read = module.receive(call, lambda _: ("read", lock.held), "name some", 9.0)
+    assert [*seen, read] == [("waits", False), ("arrives", True), ("read", True)]
+    assert (lock.left, len(lock.references)) == ([], 1)
 
 
 def test_each_rank_fetches_its_own_share(made):

@@ -230,6 +230,15 @@ def test_one_that_ends_well_is_no_suspect_any_more():
     assert len(all_given(made.assign([2], 100))) == 4, "as if lost once"
 
 
+def test_what_is_too_old_is_ready_no_more():
+    made = ledger(staleness=0, per_update=2, size=2, first=4, update=3)
+    failed, *old, new = all_given(made.assign([2], 100))
+    made.finish([result(failed, 1, "failed"), *(result(r, 1) for r in old), result(new, 2)])
+    assert made.states()["ready"] == 3
+    assert made.take(3) is None
+    assert (made.states()["ready"], made.states()["dropped too old"]) == (1, 3)
+
+
 def test_an_evaluations_episode_is_quarantined_too():
     made = Ledger()
     group = made.request([EpisodeRequest("eval/0", "e", 0, 0)])

@@ -9,7 +9,13 @@ import ray
 from ray.exceptions import ObjectLostError, OwnerDiedError, WorkerCrashedError
 
 from cluster.failures import DeadlineExceeded, SourceLost, TooManyFailures, WorkerLost
-from cluster.wait import _typed_errors, wait_for, wait_for_all, wait_for_async
+from cluster.wait import (
+    _typed_errors,
+    wait_for,
+    wait_for_all,
+    wait_for_async,
+    wait_until_ready,
+)
 from tests.support.local_ray import local_ray
 
 ASKED = ("worker", "do it", 30.0, "block_deadline_s")
@@ -119,3 +125,11 @@ def test_several_share_one_deadline_from_their_beginning(processes):
     with pytest.raises(DeadlineExceeded, match="within 30 s"):
         wait_for_all(refs[1:], *ASKED, begin - 40)
     assert time.monotonic() - begin < 2
+
+
+def test_an_answer_or_an_error_is_waited_for_and_not_read(processes):
+    for call in ("echo", "fail"):
+        ref = getattr(processes[0], call).remote(ValueError("wrong"))
+        wait_until_ready(ref, "worker", "do it", 60.0, "block_deadline_s")
+    with pytest.raises(DeadlineExceeded, match=r"worker did not do it .*block_deadline_s"):
+        wait_until_ready(processes[0].sleep.remote(2.0), *SOON)

@@ -81,3 +81,19 @@ def test_each_item_has_one_rank_whatever_the_parts(lengths, ranks, size, epochs)
     assert sorted(rank_of) == sorted(tokens)
     assert set(rank_of.values()) <= set(range(ranks))
     assert rank_of == deal(dict(tokens), [list(step) for step in steps], ranks)
+
+
+@pytest.mark.parametrize(("minibatch", "most", "share"), [(1024, 1.01, 0.4), (256, 1.02, 0.65)])
+def test_a_block_stays_on_few_ranks_and_every_minibatch_balanced(minibatch, most, share):
+    rng = np.random.default_rng(4)
+    tokens = {f"t/{i:04d}": int(n) for i, n in enumerate(rng.lognormal(6, 0.8, 1024))}
+    finished = rng.permutation(1024)  # in blocks of 16, as they finished
+    block_of = {f"t/{i:04d}": place // 16 for place, i in enumerate(finished)}
+    steps = update_minibatches(tokens, PPOConfig(epochs=2, minibatch=minibatch), 0, 0)
+    fetches = {}
+    for blocks in (None, block_of):
+        rank_of = deal(tokens, steps, 4, blocks)
+        table = loads(tokens, steps, rank_of, 4)
+        assert table.max(1).sum() / table.mean(1).sum() < most
+        fetches[blocks is None] = len({(rank_of[key], block_of[key]) for key in tokens})
+    assert fetches[False] < share * fetches[True]
