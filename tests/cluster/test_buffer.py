@@ -297,8 +297,7 @@ def test_a_buffer_that_dies_comes_back_with_its_workers_and_a_higher_epoch(worke
     made = TrajectoryBuffer.options(max_restarts=-1).remote(workers, cfg)
     ray.get(made.start.remote(), timeout=120)
     old = begin_epoch(BufferHandle(made))
-    ray.get([old.publish.remote(0, []), old.begin.remote(1, 0)], timeout=60)
-    late = old.take.remote(1, 0)
+    _, _, late = old.publish.remote(0, []), old.begin.remote(1, 0), old.take.remote(1, 0)
     restart(made)
     with pytest.raises(WorkerLost) as lost:
         wait_for(late, "the buffer", "deal", 60, "block_deadline_s")
