@@ -240,7 +240,7 @@ class TrajectoryBuffer:
             RunFailure: a worker refused them; names it and the cause.
         """
         self._refuse_foreign(epoch)
-        if self._failure is not None:
+        if self._failure is not None and not self._stopping:  # a run that stops ends its update
             raise self._failure
         self._ledger.trained(version)
         playing = bool(self._ledger.states()["running"])

@@ -208,7 +208,6 @@ class BufferHandle:
         return self.actor.stopping
 
     @property
-    @property
     def note(self) -> RemoteMethod[[Record], None]:
         """Add an incident to those of workers."""
         return self.actor.note

@@ -307,7 +307,7 @@ def test_a_buffer_that_dies_comes_back_with_its_workers_and_a_higher_epoch(worke
         with suppress(WorkerLost):
             answer = wait_for(old.start.remote(), "the buffer", "start", 60, "start_deadline_s")
     assert answer == ["here", "here"]
-    made.note.remote({"kind": "failure"})
+    old.note.remote({"kind": "failure"})
     new = begin_epoch(old)
     assert new.epoch > old.epoch + 1000
     with pytest.raises(RunFailure, match="a restarted learner has begun a new epoch"):
@@ -361,11 +361,11 @@ def test_what_a_dead_worker_played_is_played_again_and_it_comes_back(workers, tm
 def test_a_run_that_is_to_stop_waits_for_no_episode(workers):
     """All ranks get a batch that was complete before, or none does."""
     buffer = buffer_of(workers, updates=3, episodes=4)
-    assert ray.get(buffer.stopping.remote()) is False
     ray.get([buffer.begin.remote(1, 0), buffer.published.remote(0)])
     first = ray.get(buffer.take.remote(1, 0))
     waits = buffer.take.remote(2, 0)  # no engine has the weights of update 1
     ray.get(buffer.stop.remote())
+    ray.get(buffer.publish.remote(1, []))  # of the update that it was stopped in, which ends
     for call in (waits, buffer.take.remote(2, 1), buffer.collect.remote(requests(2))):
         with pytest.raises(RunStopped):
             wait_for(call, "the buffer", "give episodes", 20, "block_deadline_s")
