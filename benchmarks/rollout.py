@@ -19,13 +19,13 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from datetime import date
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from configs.load import build
 from configs.schema import RunConfig
 from envs.registry import make
 from learner.init_model import init_model
-from rollout.engine import FORBIDDEN_BIAS
+from rollout.engine import FORBIDDEN_BIAS, InferenceEngine
 from rollout.engine_settings import EngineSettings
 from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
@@ -66,13 +66,18 @@ def calls(played: list[Trajectory]) -> list[list[Call]]:
 
 
 async def bare(
-    llm: Any, work: list[list[Call]], at_once: int, forbidden: tuple[int, ...], started: Started
+    engine: InferenceEngine,
+    work: list[list[Call]],
+    at_once: int,
+    forbidden: tuple[int, ...],
+    started: Started,
 ) -> None:
-    """Give vLLM alone lists of calls, those of each list one after another."""
+    """Give the engine's vLLM alone lists of calls, those of each list one after another."""
     from vllm import SamplingParams
     from vllm.inputs import tokens_input
     from vllm.sampling_params import RequestOutputKind
 
+    llm, load = engine._llm, engine._load
     gate = asyncio.Semaphore(at_once)
 
     async def one(number: int, requests: list[Call]) -> None:
@@ -89,8 +94,10 @@ async def bare(
                     output_kind=RequestOutputKind.FINAL_ONLY,
                     logit_bias=dict.fromkeys(forbidden, FORBIDDEN_BIAS),
                 )
+                load.requests(1)
                 async for _ in llm.generate(tokens_input(prompt), parameters, f"b{number}.{turn}"):
                     pass
+                load.requests(-1)
 
     await asyncio.gather(*(one(number, requests) for number, requests in enumerate(work)))
 
@@ -174,13 +181,13 @@ async def compare(
 ) -> dict[str, list[float]]:
     """Figures of each round; those of ours are shares of the bare ones of the same round."""
     assert worker.engine is not None
-    llm, figures = worker.engine._llm, defaultdict(list)
+    engine, figures = worker.engine, defaultdict(list)
     whole: dict[str, float] = {}
     started: dict[str, Started] = {}
     work: list[list[Call]] = []
 
     async def timed(name: str, playing: Callable[[Started], Awaitable[T]], count: int) -> T:
-        await llm.reset_prefix_cache()
+        await engine._llm.reset_prefix_cache()
         started[name] = Started(worker, count)
         begin = time.perf_counter()
         result = await playing(started[name])
@@ -199,7 +206,7 @@ async def compare(
                 work = work or calls(played)
                 continue
             lists = work if name == "turns" else [[call] for one in work for call in one]
-            await timed(name, partial(bare, llm, lists, in_flight, forbidden), len(lists))
+            await timed(name, partial(bare, engine, lists, in_flight, forbidden), len(lists))
         if not number:
             continue
         tokens = sum(length for one in work for _, length in one)

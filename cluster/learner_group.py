@@ -27,6 +27,7 @@ from cluster.logs import (
 )
 from cluster.placement.plan import Plan
 from cluster.placement.ray_options import scaling, waiting_ranks
+from cluster.restart_limit import RestartLimit
 from cluster.run_folder import clear_failure, read_failure
 from cluster.sft_data import render_demonstrations
 from cluster.stop_signals import StopSignals
@@ -132,8 +133,9 @@ def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
             name="ray_train",
             storage_path=job.folder,
             failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
-                max_failures=cfg.learner.max_restarts, controller_failure_limit=RETRIES
+                max_failures=-1, controller_failure_limit=RETRIES
             ),
+            callbacks=[RestartLimit(job.token, cfg.learner.max_restarts)],
         ),
     )
 

@@ -290,7 +290,9 @@ class LearnerConfig:
         "VARIANT/success, VARIANT/first_try or VARIANT/reward of the evaluations: the model with "
         "the highest is kept as checkpoints/best; null: none is",
     )
-    max_restarts: int = leaf(2, "restarts of the group after a rank's death", low=0)
+    max_restarts: int = leaf(
+        2, "restarts of the group, after a loss of it, from one checkpoint", low=0
+    )
 
 
 @dataclass(frozen=True)

@@ -234,14 +234,15 @@ def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
     monkeypatch.setattr(learner_group, "scaling", lambda cfg, plan: "scaling")
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "")
     cfg = load("gp_l_debug", ["cluster.start_deadline_s=40", "learner.max_restarts=5"])
-    job = SimpleNamespace(cfg=cfg, folder=str(tmp_path), model="initial")
+    job = SimpleNamespace(cfg=cfg, folder=str(tmp_path), token=FakeToken(tmp_path), model="initial")
     make_trainer(job, SimpleNamespace(gpu=gpu))
     assert learner_group.os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "10.0"
     assert learner_group.os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "30.0"
     assert seen["torch_config"].backend == backend
     assert seen["torch_config"].timeout_s == cfg.cluster.block_deadline_s * 10
     assert seen["train_loop_config"] == {"job": job}
-    assert seen["run_config"].failure_config.max_failures == 5
+    assert seen["run_config"].failure_config.max_failures == -1
+    assert [limit._most for limit in seen["run_config"].callbacks] == [5]
     assert seen["run_config"].storage_path == str(tmp_path)
 
 
