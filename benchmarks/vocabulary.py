@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     """Print the row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vocabulary", type=int, default=151_936)
-    parser.add_argument("--tokens", type=int, default=2048, help="action tokens of the step")
+    parser.add_argument("--tokens", type=int, default=4096, help="action tokens of the step")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--side", choices=("chunks", "whole"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

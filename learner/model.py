@@ -41,7 +41,8 @@ class Scores(NamedTuple):
     """Output of a forward pass over one microbatch with N action tokens and M values.
 
     logprobs: float32 [N], of the action tokens under softmax((logits + bias) / temperature).
-    entropy: float32 [N], of the distributions that they were drawn from, nats.
+    entropy: float32 [N], of the distributions that they were drawn from, nats; zeros without
+        ForwardOptions.entropy.
     values: float32 [M]; zeros without a value head.
     score_norms: float32 [N], squared norm of each log-probability's gradient by the logits,
         without gradient; zeros without ForwardOptions.score_norms.
@@ -65,7 +66,7 @@ class ForwardOptions:
     temperature: divides the logits, as in sampling; above 0.
     value_trunk_grad: factor on the gradient of the values into the trunk, 0 to 1.
     freeze_trunk: train the value head alone; only the values carry gradient.
-    entropy_grad: whether the entropies carry gradient.
+    entropy: whether to compute Scores.entropy.
     score_norms: whether to compute Scores.score_norms.
     distribution: whether to return all tokens' log-probabilities.
     """
@@ -73,7 +74,7 @@ class ForwardOptions:
     temperature: float = 1.0
     value_trunk_grad: float = 1.0
     freeze_trunk: bool = False
-    entropy_grad: bool = False
+    entropy: bool = False
     score_norms: bool = False
     distribution: bool = False
 
@@ -171,11 +172,11 @@ class ActorCritic(nn.Module):
     ) -> tuple[torch.Tensor, TokenScores, torch.Tensor | None]:
         """All final hidden states; scores at rows; with options.distribution all tokens' there."""
         score = functools.partial(
-            token_scores, entropy_grad=options.entropy_grad, score_norms=options.score_norms
+            token_scores, entropy=options.entropy, score_norms=options.score_norms
         )
 
         def score_logits(logits: torch.Tensor, tokens: torch.Tensor) -> TokenScores:
-            return score(self._log_softmax(logits, options.temperature), tokens)
+            return score(self._sampled_from(logits, options.temperature), tokens)
 
         layer = self._output_layer
         chunks = 1 if options.distribution else layer.chunks(len(rows))
@@ -185,9 +186,10 @@ class ActorCritic(nn.Module):
             if layer.matches(states[:1], logits):
                 return hidden, layer.scores(states, targets, chunks, score_logits), None
         logits, hidden = self._run_trunk(inputs, rows)
-        distribution = self._log_softmax(logits, options.temperature)
-        scores = score(distribution, targets)
-        return hidden, scores, distribution if options.distribution else None
+        logits = self._sampled_from(logits, options.temperature)
+        if options.distribution:
+            logits = logits.log_softmax(-1)
+        return hidden, score(logits, targets), logits if options.distribution else None
 
     def _positions(self, position_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """The trunk's keyword for positions of text; none where it computes its own from none."""
@@ -203,14 +205,15 @@ class ActorCritic(nn.Module):
         """Logits [N, V] at flat rows [N], and all final hidden states [R * L, H]."""
         self._rows = rows  # index t's log-probability comes from the state at t - 1
         try:
-            logits = self.trunk(**inputs, use_cache=False).logits[0]
+            logits = self.trunk(**inputs, use_cache=False).logits.squeeze(0)
             hidden = self._hidden
         finally:
             self._rows = self._hidden = None
         assert hidden is not None, "the model's output layer did not run"
         return logits, hidden
 
-    def _log_softmax(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    def _sampled_from(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The logits whose softmax tokens are drawn from."""
         logits = logits.float()
         if self.forbidden:
             bias = torch.zeros(logits.shape[-1], device=logits.device)
@@ -218,7 +221,7 @@ class ActorCritic(nn.Module):
             logits = logits + bias
         if temperature != 1.0:
             logits = logits / temperature
-        return logits.log_softmax(-1)
+        return logits
 
     def _values(
         self, hidden: torch.Tensor, positions: torch.Tensor, trunk_grad: float

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from learner import distributed
 
-CHUNK_ELEMENTS = 2**25  # of logits: 128 MiB in float32
+CHUNK_ELEMENTS = 2**25  # of logits: 256 MiB in float32
 TOLERANCE = 1e-4  # between logits of one row, computed alone and among others
 
 
@@ -28,21 +28,44 @@ class TokenScores(NamedTuple):
     score_norms: torch.Tensor
 
 
+class _TargetLogprobs(torch.autograd.Function):
+    """log softmax(logits)[target], with one tensor as large as the logits in the backward pass.
+
+    By autograd alone there are three, and most of a step at a large vocabulary is their traffic.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        targets, total = targets.unsqueeze(-1), logits.logsumexp(-1, keepdim=True)
+        ctx.save_for_backward(logits, targets, total)
+        return (logits.gather(-1, targets) - total).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, targets, total = ctx.saved_tensors
+        grad = grads[0].unsqueeze(-1)
+        probabilities = torch.sub(logits, total).exp_()
+        return probabilities.mul_(-grad).scatter_add_(-1, targets, grad), None
+
+
 def token_scores(
-    distribution: torch.Tensor, targets: torch.Tensor, entropy_grad: bool, score_norms: bool
+    logits: torch.Tensor, targets: torch.Tensor, entropy: bool, score_norms: bool
 ) -> TokenScores:
-    """Scores of the targets int64 [N] by all tokens' log-probabilities [N, V].
+    """Scores of the targets int64 [N] by the logits float32 [N, V].
 
     The score norm of token a is || onehot(a) - p ||² = 1 - 2 p_a + Σ_v p_v².
     """
-    logprobs = distribution.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_grad):
-        entropy = -(distribution.exp() * distribution).sum(-1)
-    norms = torch.zeros_like(logprobs, requires_grad=False)
+    logprobs: torch.Tensor = _TargetLogprobs.apply(logits, targets)
+    entropies = norms = torch.zeros_like(logprobs, requires_grad=False)
+    if not entropy and not score_norms:
+        return TokenScores(logprobs, entropies, norms)
+    distribution = logits.log_softmax(-1)
+    if entropy:
+        entropies = -(distribution.exp() * distribution).sum(-1)
     if score_norms:
         squares = (2 * distribution.detach()).exp().sum(-1)
         norms = 1 - 2 * logprobs.detach().exp() + squares
-    return TokenScores(logprobs, entropy, norms)
+    return TokenScores(logprobs, entropies, norms)
 
 
 class OutputLayer:
@@ -72,7 +95,7 @@ class OutputLayer:
         """Logits [N, V] of final hidden states [N, H]."""
         tokens = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
         with _forward(self._model.base_model, _TrunkOutput(hidden.unsqueeze(0))):
-            return self._model(input_ids=tokens, use_cache=False).logits[0]
+            return self._model(input_ids=tokens, use_cache=False).logits.squeeze(0)
 
     def matches(self, hidden: torch.Tensor, logits: torch.Tensor) -> bool:
         """Whether states [N, H] give the logits [N, V] that the whole model made of them.

@@ -61,8 +61,8 @@ def ppo_update(
     Returns:
         reward, success, first_try, metric_NAME (the environment's other metrics), episodes,
         failed, tokens and segments (of all ranks), action_tokens, turns, steps, staleness_max;
-        loss, policy_loss, value_loss, entropy, kl (proximal to current, k3), kl_ref,
-        clip_fraction, grad_norm (means over the steps), lr (of the last step),
+        loss, policy_loss, value_loss, kl (proximal to current, k3), kl_ref, clip_fraction,
+        grad_norm (means over the steps), lr (of the last step), entropy (proximal, a token),
         explained_variance (of V_old); parity_mean_abs, parity_kl (k3), parity_tokens:
         as `parity_metrics`; correction_{ess, mean, kl}: as `correction_metrics`. On every rank.
 
@@ -85,6 +85,7 @@ def ppo_update(
         "steps": float(len(steps)),
         "turns": float(total.turns),
         "action_tokens": float(total.tokens),
+        "entropy": _entropy(prepared),
         "explained_variance": _explained_variance(prepared),
         **_trajectory_metrics(trajectories, version),
         **parity_metrics(prepared, version),
@@ -240,7 +241,7 @@ def _take_steps(
         temperature=cfg.rollout.temperature,
         value_trunk_grad=ppo.value_trunk_grad,
         freeze_trunk=warmup,
-        entropy_grad=ppo.entropy_coef > 0,
+        entropy=ppo.entropy_coef > 0,
     )
     own = {
         t.trajectory.id: training_sequences(t, _token_weights(t, engine, ppo)) for t in trajectories
@@ -318,13 +319,19 @@ def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool, answer_tokens: int) -
         return loss, {
             "policy_loss": policy.detach(),
             "value_loss": value.detach(),
-            "entropy": entropy.detach(),
             "kl": k3(columns["proximal"], scores.logprobs).detach().sum() / counts.tokens,
             "kl_ref": kl_ref.detach(),
             "clip_fraction": clipped,
         }
 
     return loss_fn
+
+
+def _entropy(trajectories: list[TrainingTrajectory]) -> float:
+    """Mean over the action tokens of all ranks, nats; collective."""
+    own = np.concatenate([np.zeros(0), *(t.entropies for t in trajectories)])
+    tokens, total = distributed.all_sum([float(len(own)), float(own.sum())])
+    return float(total / tokens)
 
 
 def _explained_variance(trajectories: list[TrainingTrajectory]) -> float:

@@ -38,7 +38,7 @@ class TrainingTrajectory:
     rewards: float64 [K]; turn_lengths: int64 [K], action tokens of each turn.
     sequences: one for each segment, to be scored.
     proximal_logprobs, reference_logprobs: float32 [A], set by `score`.
-    score_norms: float32 [A], see `learner.model.Scores`, set by `score`.
+    entropies, score_norms: float32 [A], see `learner.model.Scores`, set by `score`.
     values: float32, [K] or [A] by value_level, set by `score`.
     bootstrap_value: of the state after a truncated last turn, set by `score`; else 0.
     advantages, value_targets: float64, [A] and like values, set by the caller.
@@ -51,6 +51,7 @@ class TrainingTrajectory:
     sequences: list[batch.Sequence]
     proximal_logprobs: Float32s = field(default_factory=_empty)
     reference_logprobs: Float32s = field(default_factory=_empty)
+    entropies: Float32s = field(default_factory=_empty)
     score_norms: Float32s = field(default_factory=_empty)
     values: Float32s = field(default_factory=_empty)
     bootstrap_value: float = 0.0
@@ -151,16 +152,21 @@ def score(
 ) -> None:
     """Set the trajectories' proximal (and reference) log-probabilities, values and bootstraps.
 
-    And with score_norms their squared norms, else zeros. A collective call where the policies'
-    `score` is one.
+    And the tokens' entropies and, with score_norms, their score norms, else zeros. A collective
+    call where the policies' `score` is one.
     """
     microbatches = policy.microbatches([s for t in trajectories for s in t.sequences])
-    options = ForwardOptions(temperature=temperature, score_norms=score_norms)
+    options = ForwardOptions(temperature=temperature, entropy=True, score_norms=score_norms)
     scores = policy.score(microbatches, options)
-    parts = [*split_scores(microbatches, scores), split_norms(microbatches, scores)]
+    parts = [
+        *split_scores(microbatches, scores),
+        split_tokens(microbatches, [s.entropy for s in scores]),
+        split_tokens(microbatches, [s.score_norms for s in scores]),
+    ]
     joined = zip(*(_join(trajectories, part) for part in parts), strict=True)
-    for t, (own_logprobs, own_values, own_norms) in zip(trajectories, joined, strict=True):
-        t.proximal_logprobs, t.values, t.score_norms = own_logprobs, own_values, own_norms
+    for t, (own_logprobs, own_values, entropies, norms) in zip(trajectories, joined, strict=True):
+        t.proximal_logprobs, t.values = own_logprobs, own_values
+        t.entropies, t.score_norms = entropies, norms
         if t.trajectory.bootstrap:
             t.values, t.bootstrap_value = own_values[:-1], float(own_values[-1])
     if reference is not None:
@@ -174,18 +180,16 @@ def split_scores(
     microbatches: list[MicroBatch], scores: list[Scores]
 ) -> tuple[list[Float32s], list[Float32s]]:
     """Log-probabilities and values of each sequence, in the order before they were packed."""
-    actions = [m.action_counts for m in microbatches]
     values = [m.value_counts for m in microbatches]
     return (
-        _split(microbatches, [s.logprobs for s in scores], actions),
+        split_tokens(microbatches, [s.logprobs for s in scores]),
         _split(microbatches, [s.values for s in scores], values),
     )
 
 
-def split_norms(microbatches: list[MicroBatch], scores: list[Scores]) -> list[Float32s]:
-    """Score norms of each sequence, in the order before they were packed."""
-    actions = [m.action_counts for m in microbatches]
-    return _split(microbatches, [s.score_norms for s in scores], actions)
+def split_tokens(microbatches: list[MicroBatch], flat: list[torch.Tensor]) -> list[Float32s]:
+    """What is known of action tokens, by sequences in the order before they were packed."""
+    return _split(microbatches, flat, [m.action_counts for m in microbatches])
 
 
 def _split(

@@ -84,14 +84,13 @@ def test_packing_isolates(folder):
 
 
 def test_entropy_and_distribution(folder):
-    packed, (score,) = run(
-        actor_critic(folder), demonstrations(2), "auto", ForwardOptions(distribution=True)
-    )
+    options = ForwardOptions(distribution=True, entropy=True)
+    packed, (score,) = run(actor_critic(folder), demonstrations(2), "auto", options)
     p = score.distribution.exp()
     assert torch.allclose(p.sum(-1), torch.ones(len(p)))
     assert torch.allclose(score.entropy, torch.distributions.Categorical(p).entropy(), atol=1e-5)
     targets = packed[0].token_ids.flatten()[packed[0].actions]
-    assert torch.equal(score.logprobs, score.distribution[torch.arange(len(p)), targets])
+    assert torch.allclose(score.logprobs, score.distribution[torch.arange(len(p)), targets])
 
 
 def test_score_norms_are_those_of_the_gradient_by_the_logits(folder):

@@ -16,6 +16,7 @@ from transformers import (
 from learner import output_layer
 from learner.batch import microbatches
 from learner.model import ActorCritic, ForwardOptions, Scores, ValueHead, load_trunk
+from learner.output_layer import token_scores
 from tests.support.learner import VOCABULARY, demonstrations, save_llama
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -48,7 +49,7 @@ def scores_and_gradients(folder, options=None):
     torch.nn.init.normal_(head.outer.weight)
     actor = ActorCritic(load_trunk(folder, torch.float32, "eager"), head, (3, 4))
     (m,) = microbatches(demonstrations(10), 10_000, "padded")
-    options = options or ForwardOptions(0.7, entropy_grad=True, score_norms=True)
+    options = options or ForwardOptions(0.7, entropy=True, score_norms=True)
     positions = m.actions[:3]
     scores = Scores(*actor(m.token_ids, m.position_ids, m.actions, positions, options))
     factors = torch.linspace(-1, 1, len(scores.logprobs))
@@ -64,13 +65,13 @@ def test_scores_and_gradients_are_those_of_all_rows_at_once(folder, rows, monkey
     assert actor._output_layer.chunks(len(expected.logprobs)) == 1
     monkeypatch.setattr(output_layer, "CHUNK_ELEMENTS", rows * VOCABULARY + VOCABULARY // 2)
     widths = []
-    log_softmax = ActorCritic._log_softmax
+    sampled_from = ActorCritic._sampled_from
 
     def seen(self, logits, temperature):
         widths.append(len(logits))
-        return log_softmax(self, logits, temperature)
+        return sampled_from(self, logits, temperature)
 
-    monkeypatch.setattr(ActorCritic, "_log_softmax", seen)
+    monkeypatch.setattr(ActorCritic, "_sampled_from", seen)
     scores, chunked, actor = scores_and_gradients(folder)
     assert max(widths) <= rows
     assert len(scores.logprobs) > 2 * rows
@@ -108,3 +109,16 @@ def test_a_model_whose_logits_need_more_than_the_hidden_states_has_no_chunks(fol
     torch.testing.assert_close(scores.logprobs, expected.logprobs)
     for name, gradient in gradients.items():
         torch.testing.assert_close(whole[name], gradient)
+
+
+@pytest.mark.parametrize("shift", [0.0, 80.0])
+def test_target_logprobs_are_those_of_the_softmax(shift):
+    logits = (5 * torch.randn(6, 9, generator=torch.Generator().manual_seed(0)) + shift).double()
+    logits.requires_grad_()
+    targets, factors = torch.tensor([0, 8, 3, 3, 1, 2]), torch.arange(1.0, 7.0).double()
+    own = token_scores(logits, targets, entropy=False, score_norms=False).logprobs
+    expected = logits.log_softmax(-1)[torch.arange(6), targets]
+    torch.testing.assert_close(own, expected)
+    (gradient,) = torch.autograd.grad((factors * own).sum(), logits)
+    (by_autograd,) = torch.autograd.grad((factors * expected).sum(), logits)
+    torch.testing.assert_close(gradient, by_autograd)

@@ -146,6 +146,7 @@ def by_hand(folder, other, played, cfg):
     gradient = {f"trunk.{k}": v.grad for k, v in model.named_parameters()}
     gradient |= {f"value_head.{k}": v.grad for k, v in w.items()}
     terms = {"policy_loss": policy, "value_loss": squares / m, "kl_ref": kl / n, "loss": loss}
+    terms["entropy"] = entropy / n
     return {k: float(v.detach()) for k, v in terms.items()}, gradient
 
 
