@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeVar
 
 import ray
@@ -26,7 +26,7 @@ from cluster.failures import (
     TooManyFailures,
     first_line,
 )
-from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share
+from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share, find_worker
 from cluster.ledger import QUARANTINE_LOSSES, Batch, Ledger, Stream
 from cluster.queue_lengths import record_queues
 from cluster.run_folder import folder_of
@@ -51,18 +51,19 @@ class TrajectoryBuffer:
     `cluster.handles.BufferActor` is its handle. A worker that is lost is replaced, and its episodes
     are played again; the first failure that cannot be mended so ends every wait.
 
+    workers: names or handles.
     replaceable: whether a new engine can get weights without the learner's part in it.
     """
 
     def __init__(
-        self, workers: list[RolloutWorkerHandle], cfg: RunConfig, replaceable: bool = True
+        self, workers: Sequence[RolloutWorkerHandle | str], cfg: RunConfig, replaceable: bool = True
     ) -> None:
         record_spans(folder_of(cfg), "trajectory buffer")
-        self._workers, self._cfg = workers, cfg
+        self._workers, self._cfg = [find_worker(w) for w in workers], cfg
         takes_over = ray.get_runtime_context().was_current_actor_reconstructed
-        self._supervisor = Supervisor(workers, cfg, replaceable, self, takes_over)
+        self._supervisor = Supervisor(self._workers, cfg, replaceable, self, takes_over)
         self._ledger: Ledger[BufferedTrajectory] = Ledger()
-        self._weights = EngineWeights(workers, cfg, self._supervisor)
+        self._weights = EngineWeights(self._workers, cfg, self._supervisor)
         # A worker's queue is a block longer than its flight, so that its batch never drains.
         self._capacity = cfg.rollout.in_flight + cfg.rollout.block
         self._changed = asyncio.Condition()

@@ -5,6 +5,7 @@ so that a study starts its engines once: a start takes longer than a short arm.
 from __future__ import annotations
 
 import sys
+import uuid
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from hashlib import blake2b
@@ -77,10 +78,10 @@ class RolloutPool:
         replaceable = weight_channel(cfg, self._plan.gpu) == "object_store"
         options = buffer_options(self._plan, replaceable)
         actor = TrajectoryBuffer.options(**options).remote(  # type: ignore[attr-defined]
-            self._workers, _sent(cfg), replaceable
+            [*self._workers], _sent(cfg), replaceable
         )
         self._buffer = BufferHandle(actor)
-        return self._plan, self._workers, self._buffer
+        return self._plan, [*self._workers.values()], self._buffer
 
     def release(self) -> None:
         """A run has ended well: its buffer goes; actors stay where another run may use them."""
@@ -117,7 +118,7 @@ class RolloutPool:
         self._session.enter_context(session(cfg, cpus(cfg)))
         self._plan = place(cfg, model, learn)
         self._workers = _start_workers(cfg, model, self._plan)
-        self._session.callback(_stop_workers, self._workers)
+        self._session.callback(_stop_workers, [*self._workers.values()])
 
 
 def sharing_key(cfg: RunConfig, model: str) -> dict[str, object]:
@@ -142,17 +143,18 @@ def _sent(cfg: RunConfig) -> RunConfig:
     return replace(cfg, cluster=replace(cfg.cluster, root=str(folder_of(cfg).parent)))
 
 
-def _start_workers(cfg: RunConfig, model: str, plan: Plan) -> list[RolloutWorkerHandle]:
-    """Rollout actors on the nodes of the plan; their engines start in the background."""
+def _start_workers(cfg: RunConfig, model: str, plan: Plan) -> dict[str, RolloutWorkerHandle]:
+    """Rollout actors on the nodes of the plan, by name; their engines start in the background."""
     from cluster.actors import RolloutActor
     from cluster.placement.ray_options import worker_options
 
     played, channel = environments(cfg), weight_channel(cfg, plan.gpu)
-    workers: list[RolloutWorkerHandle] = []
+    workers: dict[str, RolloutWorkerHandle] = {}
     for index, place in enumerate(plan.of(WORKER)):
-        actor = RolloutActor.options(**worker_options(place))  # type: ignore[attr-defined]
-        workers.append(actor.remote(_sent(cfg), model, played, channel, index))
-    for worker in workers:
+        name = f"rollout worker {index} {uuid.uuid4().hex}"  # one that ends keeps its name a while
+        actor = RolloutActor.options(name=name, **worker_options(place))  # type: ignore[attr-defined]
+        workers[name] = actor.remote(_sent(cfg), model, played, channel, index)
+    for worker in workers.values():
         worker.start.remote()
     return workers
 

@@ -36,7 +36,12 @@ from rollout.renderer import Renderer
 PEERS = ROOT / "benchmarks" / "peers"
 SIZES = {  # settings beside those of the demo
     "demo": ["ppo.optimizer.lr=4e-5"],
-    "smollm2": ["ppo.optimizer.lr=1e-6", "rollout.context_tokens=128", "rollout.kv_cache_gib=2"],
+    "smollm2": [
+        "ppo.optimizer.lr=1e-6",
+        "rollout.context_tokens=128",
+        "rollout.kv_cache_gib=2",
+        "cluster.object_store_gib=2",
+    ],
 }
 BRIEF = [  # hardly an evaluation: only updates are timed
     *(f"eval.variants.{name}=null" for name in ("held_out", "rule_11_12_13", "three_tries")),
