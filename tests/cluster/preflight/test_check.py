@@ -121,14 +121,15 @@ def test_an_environment_of_others_is_played_with_deadlines(monkeypatch):
     def resolved(kind):
         return ResolvedRun(cfg, {"rollout": (PLUGIN, {"kind": kind})}, Renderer(), None)
 
-    cfg = debug("cluster.env_deadline_s=0.5")
+    cfg = debug()
     (first,) = checking._check_prompts(resolved("good")).values()
     assert first.longest == len("5+5")
     assert 2**20 < first.memory < 2**28
-    for kind, words in {
-        "number": "the observation's message is the int 5; it must be a text",
-        "stuck": "took longer than cluster.env_deadline_s = 0.5",
-    }.items():
+    for kind, seconds, words in (
+        ("number", 30.0, "the observation's message is the int 5; it must be a text"),
+        ("stuck", 0.5, "took longer than cluster.env_deadline_s = 0.5"),
+    ):
+        cfg = debug(f"cluster.env_deadline_s={seconds}")
         monkeypatch.setattr(checking, "resolve", lambda cfg, kind=kind: resolved(kind))
         refused(cfg, f"env.settings: {PLUGIN} cannot be played: environment reset: {words}")
 
