@@ -317,9 +317,7 @@ def test_a_cancelled_receive_is_given_up_too(engine):
     assert "given up in the middle" in engine.lost
 
 
-def test_without_room_in_shared_memory_the_engine_is_not_paused(
-    engine, monkeypatch, shared_memory
-):
+def test_without_room_in_shared_memory_the_engine_is_not_paused(engine, monkeypatch, shared_memory):
     usage = shutil.disk_usage(shared_memory)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8191))
     words = f"{shared_memory} has 0 MiB free, and weights .* engine need 0; cluster.sync_bucket_mib"

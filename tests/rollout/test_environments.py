@@ -114,13 +114,17 @@ async def hangs_in(env, call_deadline_s):
 
 @pytest.mark.parametrize("kind", ["busy", "hanging"])
 def test_a_call_that_does_not_end_is_ended_at_its_deadline_and_breaks_no_other(kind):
+    async def fail(pool, others):
+        async with pool.borrow(kind) as env:
+            await hangs_in(env, 0.5)
+            others.append(asyncio.ensure_future(play(pool, "good")))
+            await env.step("10")
+
     async def work(pool):
+        others = []
         with pytest.raises(EnvironmentFailure) as failure:
-            async with pool.borrow(kind) as env:
-                await hangs_in(env, 0.5)
-                good = asyncio.ensure_future(play(pool, "good"))
-                await env.step("10")
-        return str(failure.value), await good
+            await fail(pool, others)
+        return str(failure.value), await others[0]
 
     failure, good = run(work, variants(kind, "good"), 2)
     assert failure == "environment step: took longer than cluster.env_deadline_s = 0.5"
