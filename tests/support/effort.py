@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -36,3 +39,27 @@ def _seconds(work: Callable[[], object]) -> float:
     begin = time.thread_time()
     work()
     return time.thread_time() - begin
+
+
+def assert_starts(run: Callable[[], object], most: float) -> None:
+    """Assert that the processes that `run` waits for cost at most so many interpreters' starts.
+
+    A start imports numpy: about a tenth of a second. The best of up to four tries counts.
+    """
+    cost = float("inf")
+    for _ in range(4):
+        cost = min(cost, _children_seconds(run) / _children_seconds(_start))
+        if cost <= most:
+            return
+    raise AssertionError(f"it costs {cost:.0f} starts of an interpreter, more than {most:.0f}")
+
+
+def _start() -> None:
+    subprocess.run([sys.executable, "-c", "import numpy"], check=True)
+
+
+def _children_seconds(run: Callable[[], object]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -22,6 +22,7 @@ from cluster.preflight.resolve import ResolvedRun
 from cluster.preflight.show import show
 from configs.load import ConfigError, load
 from configs.paths import ROOT
+from tests.support.effort import assert_starts
 from tests.support.plugins import PLUGIN
 
 NOWHERE = f"cluster.root={tempfile.gettempdir()}/nowhere"
@@ -234,22 +235,18 @@ def test_an_expert_that_breaks(monkeypatch):
 
 def test_it_answers_in_seconds_and_imports_neither_engine_nor_torch():
     code = (
-        "import sys, time; from cluster.cli import main;"
+        "import sys; from cluster.cli import main;"
         f"code = main(['check', 'gp_l', {NOWHERE!r}]);"
-        "print(code, [m for m in ('ray', 'vllm', 'deepspeed', 'torch') if m in sys.modules]);"
-        "print(time.process_time())"
+        "print(code, [m for m in ('ray', 'vllm', 'deepspeed', 'torch') if m in sys.modules])"
     )
-    seconds = []
-    for _ in range(2):  # of CPU, the better of two: others share the machine and its caches
+
+    def answer():
         found = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=500
         )
-        *_, answer, used = found.stdout.splitlines()
-        assert answer == "0 []", found.stderr
-        seconds.append(float(used))
-        if seconds[-1] < 4:
-            break
-    assert min(seconds) < 4
+        assert found.stdout.splitlines()[-1] == "0 []", found.stderr
+
+    assert_starts(answer, 40)
 
 
 def test_demonstrations_that_cannot_be_used(tmp_path, capsys, monkeypatch):
