@@ -59,7 +59,9 @@ def test_whoever_gives_up_leaves_the_next_reply_to_the_next_request(tmp_path, mo
     """A deadline ends during the server's start, then during a fork."""
     (tmp_path / "starts_slowly.py").write_text(
         "import pathlib, time\n"
-        f"while not pathlib.Path({str(tmp_path / 'goes on')!r}).exists(): time.sleep(0.01)"
+        "for _ in range(60_000):\n"
+        f"    if pathlib.Path({str(tmp_path / 'goes on')!r}).exists(): break\n"
+        "    time.sleep(0.01)"
     )
     monkeypatch.syspath_prepend(tmp_path)
 
