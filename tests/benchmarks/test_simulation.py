@@ -2,9 +2,11 @@
 
 import asyncio
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.simulation import engine
 from benchmarks.simulation.durations import Speeds, episode_tokens, matched, turns
 from benchmarks.simulation.engine import simulated_worker
 from benchmarks.simulation.virtual import VirtualCluster
@@ -13,6 +15,7 @@ from cluster.training_episodes import training_groups
 from configs.schema import PPOConfig, RolloutConfig, RunConfig
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import from_block
+from tests.support import virtual_time
 
 
 def config(staleness, engines=16, in_flight=4, episodes=512, group_size=1):
@@ -74,7 +77,8 @@ def test_lengths_have_a_heavy_tail_and_are_the_seeds_own():
     assert [episode_tokens(7), episode_tokens(8)] == [episode_tokens(7), episode_tokens(8)]
 
 
-def test_a_simulated_engine_plays_under_the_real_worker_and_weights_arrive_meanwhile():
+def test_a_simulated_engine_plays_under_the_real_worker_and_weights_arrive_meanwhile(monkeypatch):
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=virtual_time.now))
     speeds = Speeds(token_s=2e-4, learner_token_s=0.0, load_s=0.02)
 
     async def play():
@@ -92,10 +96,10 @@ def test_a_simulated_engine_plays_under_the_real_worker_and_weights_arrive_meanw
         await worker.shutdown()
         return requests, played, paused, load
 
-    requests, played, paused, load = asyncio.run(play())
+    requests, played, paused, load = virtual_time.run(play())
     assert sorted(t.id for t in played) == [r.id for r in requests]
     assert all(len(t.turns) == turns(t.seed) for t in played)
-    assert 0.02 <= paused < 1.0
+    assert paused == pytest.approx(0.02)
     assert load.tokens == sum(t.action_tokens for t in played)
     versions = [s.policy_versions[s.action_mask].tolist() for t in played for s in t.segments]
     assert all(v == sorted(v) for v in versions), "a sequence goes on under newer weights"

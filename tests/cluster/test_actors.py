@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,6 +19,7 @@ from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import to_block
 from rollout.trajectory_summary import from_columns, summarize, to_columns
+from tests.support import virtual_time
 from tests.support.learner import trajectories
 
 TRACER = trace.get_tracer("cardinal")
@@ -219,16 +219,16 @@ def test_a_sign_of_life_comes_after_the_beat_and_the_engines_death_at_once(make)
     async def beat():
         actor = make(debug())
         await actor.start()
-        begin = time.monotonic()
+        begin = virtual_time.now()
         assert await actor.heartbeat(0.1) == os.getpid()
-        assert time.monotonic() - begin >= 0.1
+        assert virtual_time.now() - begin >= 0.1
         actor._worker.engine.cause = "killed"
         for waiting in (actor.heartbeat(20.0), actor.sleep()):
             with pytest.raises(EngineFailure, match="vLLM died: killed"):
                 await waiting
-        assert time.monotonic() - begin < 3
+        assert virtual_time.now() - begin < 3
 
-    asyncio.run(beat())
+    virtual_time.run(beat())
 
 
 def test_an_engine_that_ends_by_request_is_no_loss(make):
@@ -238,7 +238,7 @@ def test_an_engine_that_ends_by_request_is_no_loss(make):
         await actor.shutdown()
         assert await actor.heartbeat(0.6) == os.getpid()
 
-    asyncio.run(end())
+    virtual_time.run(end())
 
 
 def test_episodes_of_an_epoch_that_is_over_are_not_played(make):

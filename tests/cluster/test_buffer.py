@@ -1,92 +1,25 @@
 """The buffer on a real Ray: it owns references, keeps its promises, and says who failed how."""
 
-import asyncio
-import os
 import time
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import ray
 
 from cluster.buffer import TrajectoryBuffer
 from cluster.failures import RunFailure, RunStopped, TooManyFailures, WorkerLost
-from cluster.handles import BufferHandle, Finished, restart
+from cluster.handles import BufferHandle, restart
 from cluster.wait import is_dead, wait_for
 from learner.minibatches import deal, update_minibatches
 from report.spans import read_spans
 from rollout.episode import EpisodeRequest
-from rollout.trajectory import from_block, to_block
-from rollout.trajectory_summary import summarize, to_columns
-from tests.rollout.test_trajectory import segment, trajectory
+from rollout.trajectory import from_block
 from tests.support.learner import config
 from tests.support.local_ray import local_ray
-from tests.support.scripted_worker import ScriptedWorkerBase
-from tests.support.trajectories import mark_failed
+from tests.support.scripted_worker import ScriptedWorker
 
-
-@ray.remote(max_concurrency=8, num_cpus=0, max_restarts=-1)
-class ScriptedWorker(ScriptedWorkerBase):
-    """Answers like a RolloutActor: blocks of three, behaviour by the request's variant."""
-
-    def __init__(self):
-        self.queue, self.played, self.version, self.loading = [], [], -1, []
-        self.epoch = 0
-
-    async def submit(self, epoch, requests):
-        await self.enter(epoch)
-        self.queue += requests if epoch == self.epoch else []
-
-    async def enter(self, epoch):
-        if epoch > self.epoch:
-            self.queue.clear()
-            self.epoch = epoch
-
-    async def replay(self, requests, rows):
-        self.loading.append([request.id for request in requests])
-        return 0.0, 7
-
-    async def receive(self, version, refs):
-        self.loading.append(time.monotonic())
-        await asyncio.sleep(0.2)
-        self.version = version
-        return 0.2
-
-    @ray.method(num_returns=2)
-    async def next_block(self, epoch, requests):
-        await self.submit(epoch, requests)
-        if not self.queue:
-            await asyncio.sleep(0.05)
-        block, self.queue = self.queue[:3], self.queue[3:]
-        played = [await self._play(r) for r in block]
-        return to_block(played), Finished(self.epoch, to_columns([summarize(t) for t in played]))
-
-    async def _play(self, request):
-        self.played.append((request.id, self.version))
-        if request.variant == "dies" or first_time(request.variant):
-            os._exit(1)
-        if request.variant == "hangs":
-            epoch = self.epoch
-            for _ in range(600):
-                await asyncio.sleep(0.1 * (epoch == self.epoch))
-        length = 5 + request.seed % 17
-        made = segment([(2, length)], length)
-        made.policy_versions[2:length] = self.version
-        t = trajectory(request.id, (made,), variant=request.variant)
-        return mark_failed(t, "a card fell off") if request.variant == "fails" else t
-
-    def seen(self):
-        return self.played, self.loading
-
-
-def first_time(variant):
-    """Whether `dies once` is said with a file that is not there yet; it is then."""
-    words, _, file = variant.partition(": ")
-    if words != "dies once" or Path(file).exists():
-        return False
-    Path(file).touch()
-    return True
+WAIT_S = 300.0  # reached only where an answer never comes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -107,27 +40,27 @@ def requests(n, variant="plain"):
     return [EpisodeRequest(f"x/{i:04d}", variant, i, i) for i in range(n)]
 
 
-def buffer_of(workers, deadline=60.0, rate=0.1, most=5, **ppo):
+def buffer_of(workers, deadline=200.0, rate=0.1, most=5, **ppo):
     """A buffer whose engines have started, and that is in its first epoch."""
     cfg = config(**ppo)
     cluster = replace(
-        cfg.cluster, block_deadline_s=deadline, max_failure_rate=rate, heartbeat_s=8.0
+        cfg.cluster, block_deadline_s=deadline, max_failure_rate=rate, heartbeat_s=60.0
     )
     learner, rollout = replace(cfg.learner, ranks=2), replace(cfg.rollout, max_restarts=most)
     cfg = replace(cfg, cluster=cluster, learner=learner, rollout=rollout)
     buffer = BufferHandle(TrajectoryBuffer.remote(workers, cfg))
-    assert ray.get(buffer.start.remote(), timeout=120) == ["here", "here"]
+    assert ray.get(buffer.start.remote(), timeout=WAIT_S) == ["here", "here"]
     return begin_epoch(buffer)
 
 
 def begin_epoch(buffer):
-    return replace(buffer, epoch=ray.get(buffer.reset.remote(), timeout=60))
+    return replace(buffer, epoch=ray.get(buffer.reset.remote(), timeout=WAIT_S))
 
 
 def collect(workers, asked, **options):
     buffer = buffer_of(workers, **options)
     ref = buffer.collect.remote(asked)
-    return buffer, wait_for(ref, "the buffer", "collect", 120, "block_deadline_s")
+    return buffer, wait_for(ref, "the buffer", "collect", WAIT_S, "block_deadline_s")
 
 
 def trajectories(rows):
@@ -176,13 +109,24 @@ def assert_minibatches_are_dealt(shares, update):
     assert rank_of == {t.id: rank for rank, share in enumerate(shares) for t in share}
 
 
+def until(happened):
+    """Wait for it; the assertion that follows says what it is."""
+    deadline = time.monotonic() + WAIT_S
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def episodes_of(workers):
+    return sum(len(ray.get(worker.seen.remote())[0]) for worker in workers)
+
+
 @pytest.mark.parametrize(("bound", "begun"), [(0, 12), (2, 36)])
 def test_batches_are_played_ahead_by_the_bound_and_shared_by_ranks(workers, bound, begun):
     buffer = buffer_of(workers, max_staleness=bound)
     ray.get(buffer.publish.remote(0, []))
     ray.get(buffer.begin.remote(1, 0))
     for update in (1, 2, 3):
-        shares = ray.get([buffer.take.remote(update, rank) for rank in (0, 1)], timeout=60)
+        shares = ray.get([buffer.take.remote(update, rank) for rank in (0, 1)], timeout=WAIT_S)
         played = [t for share in shares for t in trajectories(share.rows)]
         assert sorted(t.id for t in played) == [f"ppo/{update:06d}/{i:06d}" for i in range(12)]
         assert_minibatches_are_dealt([trajectories(share.rows) for share in shares], update)
@@ -192,9 +136,9 @@ def test_batches_are_played_ahead_by_the_bound_and_shared_by_ranks(workers, boun
         assert len(shares[0].staleness) == bound + 1
         assert (shares[0].failed, shares[0].next_group) == (0, 12 * update)
         if update == 1:
-            time.sleep(1.0)
-            ids = [name for worker in workers for name, _ in ray.get(worker.seen.remote())[0]]
-            assert len(ids) == begun
+            until(lambda: episodes_of(workers) >= begun)
+            time.sleep(0.3)  # more would come
+            assert episodes_of(workers) == begun
         ray.get(buffer.publish.remote(update, []))
 
 
@@ -207,12 +151,9 @@ def test_queues_and_weights_on_their_way_are_in_the_run_folder(workers, tmp_path
     ray.get(buffer.publish.remote(0, []))
     ray.get(buffer.begin.remote(1, 0))
     ray.get(buffer.take.remote(1, 0))
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        recorded = read_spans(tmp_path / "mine")
-        if recorded.counts and recorded.counts[-1].values["taken"]:
-            break
-        time.sleep(0.05)
+    counts = lambda: read_spans(tmp_path / "mine").counts  # noqa: E731
+    until(lambda: counts() and counts()[-1].values["taken"])
+    recorded = read_spans(tmp_path / "mine")
     assert {count.process.name for count in recorded.counts} == {"trajectory buffer"}
     assert recorded.counts[-1].values == {"queued": 0, "running": 0, "ready": 0, "taken": 12}
     assert all(sum(count.values.values()) <= 12 for count in recorded.counts)
@@ -229,7 +170,7 @@ def test_engines_of_a_node_load_one_after_another(workers):
     first = [ray.get(worker.seen.remote())[1][-1] for worker in workers]
     assert abs(first[0] - first[1]) >= 0.2
     hanging = buffer.collect.remote(requests(2, "hangs"))
-    time.sleep(0.5)
+    until(lambda: episodes_of(workers) == 2)
     ray.get(buffer.publish.remote(3, []))
     second = [ray.get(worker.seen.remote())[1][-1] for worker in workers]
     assert abs(second[0] - second[1]) >= 0.2
@@ -242,7 +183,7 @@ def test_engines_that_did_not_play_begin_together(workers):
     buffer = buffer_of(workers)
     ray.get(buffer.begin.remote(1, 0))
     ray.get(buffer.publish.remote(0, []))
-    ray.get([buffer.take.remote(1, rank) for rank in (0, 1)], timeout=60)
+    ray.get([buffer.take.remote(1, rank) for rank in (0, 1)], timeout=WAIT_S)
     assert all(ray.get(worker.seen.remote())[0] for worker in workers)
 
 
@@ -263,10 +204,10 @@ def test_a_new_epoch_hands_out_nothing_of_the_old_one(workers):
         buffer.collect.remote(requests(2)),
     ):
         with pytest.raises(RunFailure, match="a restarted learner has begun a new epoch"):
-            wait_for(late, "the buffer", "answer", 60, "block_deadline_s")
+            wait_for(late, "the buffer", "answer", WAIT_S, "block_deadline_s")
     ray.get(new.publish.remote(2, []))
-    ray.get(new.begin.remote(3, 24), timeout=60)
-    share = ray.get(new.take.remote(3, 1), timeout=60)
+    ray.get(new.begin.remote(3, 24), timeout=WAIT_S)
+    share = ray.get(new.take.remote(3, 1), timeout=WAIT_S)
     assert {t.id.split("/")[1] for t in trajectories(share.rows)} == {"000003"}
     assert share.next_group == 36
     assert share.states["dropped foreign"] >= 5
@@ -283,7 +224,7 @@ def test_a_learner_that_restarts_during_play_goes_on_with_the_same_episodes(work
         buffer = begin_epoch(buffer)
         ray.get(buffer.publish.remote(version - 5, []))
         ray.get(buffer.begin.remote(version - 4, 12 * (version - 5)))
-        shares = ray.get([buffer.take.remote(version - 4, rank) for rank in (0, 1)], timeout=60)
+        shares = ray.get([buffer.take.remote(version - 4, rank) for rank in (0, 1)], timeout=WAIT_S)
         played = [t for share in shares for t in trajectories(share.rows)]
         assert sorted(t.id for t in played) == [f"ppo/{version - 4:06d}/{i:06d}" for i in range(12)]
         assert {t.oldest_version for t in played} == {version - 5}
@@ -295,25 +236,25 @@ def test_a_buffer_that_dies_comes_back_with_its_workers_and_a_higher_epoch(worke
     cfg = config(episodes=12, minibatch=4)
     cfg = replace(cfg, learner=replace(cfg.learner, ranks=2))
     made = TrajectoryBuffer.options(max_restarts=-1).remote(workers, cfg)
-    ray.get(made.start.remote(), timeout=120)
+    ray.get(made.start.remote(), timeout=WAIT_S)
     old = begin_epoch(BufferHandle(made))
     _, _, late = old.publish.remote(0, []), old.begin.remote(1, 0), old.take.remote(1, 0)
     restart(made)
     with pytest.raises(WorkerLost) as lost:
-        wait_for(late, "the buffer", "deal", 60, "block_deadline_s")
+        wait_for(late, "the buffer", "deal", WAIT_S, "block_deadline_s")
     assert is_dead(lost.value)
     begin, answer = time.monotonic(), None
-    while answer is None and time.monotonic() - begin < 60:
+    while answer is None and time.monotonic() - begin < WAIT_S:
         with suppress(WorkerLost):
-            answer = wait_for(old.start.remote(), "the buffer", "start", 60, "start_deadline_s")
+            answer = wait_for(old.start.remote(), "the buffer", "start", WAIT_S, "start_deadline_s")
     assert answer == ["here", "here"]
     old.note.remote({"kind": "failure"})
     new = begin_epoch(old)
     assert new.epoch > old.epoch + 1000
     with pytest.raises(RunFailure, match="a restarted learner has begun a new epoch"):
-        wait_for(old.take.remote(1, 0), "the buffer", "deal", 60, "block_deadline_s")
-    ray.get([new.publish.remote(0, []), new.begin.remote(1, 0)], timeout=60)
-    shares = ray.get([new.take.remote(1, rank) for rank in (0, 1)], timeout=60)
+        wait_for(old.take.remote(1, 0), "the buffer", "deal", WAIT_S, "block_deadline_s")
+    ray.get([new.publish.remote(0, []), new.begin.remote(1, 0)], timeout=WAIT_S)
+    shares = ray.get([new.take.remote(1, rank) for rank in (0, 1)], timeout=WAIT_S)
     played = [t.id for share in shares for t in trajectories(share.rows)]
     assert sorted(played) == [f"ppo/000001/{i:06d}" for i in range(12)]
     assert ray.get(new.incidents.remote()) == [{"kind": "failure"}]
@@ -325,7 +266,7 @@ def test_half_of_what_is_requested_may_not_fail(workers):
     buffer = buffer_of(workers)
     failing = buffer.collect.remote(asked)
     with pytest.raises(TooManyFailures, match="2 of 4 trajectories failed"):
-        wait_for(failing, "the buffer", "collect", 60, "block_deadline_s")
+        wait_for(failing, "the buffer", "collect", WAIT_S, "block_deadline_s")
 
 
 def test_what_a_dead_worker_played_is_played_again_and_it_comes_back(workers, tmp_path):
@@ -336,14 +277,11 @@ def test_what_a_dead_worker_played_is_played_again_and_it_comes_back(workers, tm
         EpisodeRequest("x/dies", f"dies once: {tmp_path / 'mark'}", 1, 1),
         *requests(30)[10:],
     ]
-    begin = time.monotonic()
-    found = ray.get(buffer.collect.remote(asked), timeout=60)
+    found = ray.get(buffer.collect.remote(asked), timeout=WAIT_S)
     assert [n.id for n in found] == [r.id for r in asked]
     assert all(n.end == "terminated" for n in found)
     incidents = []
-    while len(incidents) < 2 and time.monotonic() - begin < 120:
-        time.sleep(0.1)
-        incidents += ray.get(buffer.incidents.remote())
+    until(lambda: incidents.extend(ray.get(buffer.incidents.remote())) or len(incidents) >= 2)
     failure, restart = incidents
     assert (failure["kind"], restart["kind"]) == ("failure", "restart")
     assert failure["who"] == restart["who"]
@@ -353,7 +291,7 @@ def test_what_a_dead_worker_played_is_played_again_and_it_comes_back(workers, tm
     _, loading = ray.get(workers[index].seen.remote())
     samples = [entry for entry in loading if isinstance(entry, list)]
     assert restart["proof"] == ("replayed" if samples else "left to the next batch")
-    again = ray.get(buffer.collect.remote(requests(20)), timeout=60)
+    again = ray.get(buffer.collect.remote(requests(20)), timeout=WAIT_S)
     assert len(again) == 20
     assert ray.get(workers[index].seen.remote())[0][-1][1] == 4, "under the last weights"
 
@@ -368,7 +306,7 @@ def test_a_run_that_is_to_stop_waits_for_no_episode(workers):
     ray.get(buffer.publish.remote(1, []))  # of the update that it was stopped in, which ends
     for call in (waits, buffer.take.remote(2, 1), buffer.collect.remote(requests(2))):
         with pytest.raises(RunStopped):
-            wait_for(call, "the buffer", "give episodes", 20, "block_deadline_s")
+            wait_for(call, "the buffer", "give episodes", WAIT_S, "block_deadline_s")
     second = ray.get(buffer.take.remote(1, 1))
     assert len(trajectories(first.rows)) + len(trajectories(second.rows)) == 4
     assert ray.get(buffer.stopping.remote()) is True
@@ -378,7 +316,7 @@ def test_a_run_that_is_to_stop_waits_for_no_episode(workers):
 def test_an_episode_that_kills_its_workers_is_quarantined_alone(workers):
     buffer = buffer_of(workers)
     asked = [*requests(19), EpisodeRequest("x/dies", "dies", 1, 1)]
-    found = ray.get(buffer.collect.remote(asked), timeout=120)
+    found = ray.get(buffer.collect.remote(asked), timeout=WAIT_S)
     ends = {n.id: n.end for n in found}
     assert ends.pop("x/dies") == "failed"
     assert set(ends.values()) == {"terminated"}
@@ -390,11 +328,11 @@ def test_an_episode_that_kills_its_workers_is_quarantined_alone(workers):
 def test_a_worker_that_is_lost_again_and_again_ends_the_run(workers):
     buffer = buffer_of(workers, most=1)
     with pytest.raises(RunFailure, match=r"lost 2 times.*max_restarts=1\); first: rollout worker"):
-        wait_for(buffer.collect.remote(requests(2, "dies")), "the buffer", "collect", 120, "x")
+        wait_for(buffer.collect.remote(requests(2, "dies")), "the buffer", "collect", WAIT_S, "x")
 
 
 @pytest.mark.slow
 def test_a_hanging_worker_is_replaced_at_its_deadline_and_what_hangs_is_quarantined(workers):
     buffer = buffer_of(workers, deadline=3.0, rate=1.0)
-    (found,) = ray.get(buffer.collect.remote(requests(1, "hangs")), timeout=120)
+    (found,) = ray.get(buffer.collect.remote(requests(1, "hangs")), timeout=WAIT_S)
     assert "did not finish a block of episodes within 3 s (cluster.block_dead" in found.failure

@@ -124,7 +124,7 @@ def hold(monkeypatch):
     event, write = threading.Event(), checkpointer.write_file
 
     def held(stream, content):
-        assert event.wait(20)
+        assert event.wait(200)
         write(stream, content)
 
     monkeypatch.setattr(checkpointer, "write_file", held)

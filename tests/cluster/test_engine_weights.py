@@ -15,6 +15,12 @@ from cluster.handles import BlockRows
 from cluster.supervisor import WorkerGone
 from configs.schema import RunConfig
 from rollout.episode import EpisodeRequest
+from tests.support import virtual_time
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    monkeypatch.setattr(engine_weights, "time", SimpleNamespace(monotonic=virtual_time.now))
 
 
 class Worker:
@@ -68,15 +74,17 @@ def played(scenario, **cluster):
 
         await scenario(weights, workers, fleet, changes, loaded)
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 def test_while_nobody_plays_all_load_at_once_and_are_told_together():
     async def scenario(weights, workers, fleet, changes, loaded):
+        workers[1].loading.clear()
+        asyncio.get_running_loop().call_later(2.0, workers[1].loading.set)
         seconds, paused = await weights.publish(7, ["ref"], False, loaded)
         assert [w.received for w in workers] == [[(7, ["ref"])]] * 3
         assert (paused, weights.versions, changes) == ([0.5] * 3, [7] * 3, [[7] * 3])
-        assert seconds < 5
+        assert seconds == pytest.approx(2.0)
         assert fleet.asked[0] == (0, "receive weights of version 7", 120.0, "sync_deadline_s")
 
     played(scenario)

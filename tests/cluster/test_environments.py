@@ -88,24 +88,28 @@ def test_an_environment_that_is_not_there_is_one_sentence(env_id, keys):
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "seconds", "sentence"),
     [
         (
             "import time; time.sleep(600)",
-            "importing plugin took longer than .*start_deadline_s = 2$",
+            1,
+            "importing plugin took longer than .*start_deadline_s = 1$",
         ),
         (
             "import os; print('imported'); os._exit(0)",
+            300,
             "importing plugin ends its process, with code 0",
         ),
-        ("import os; os.abort()", "importing plugin ends its process, with code -6"),
+        ("import os; os.abort()", 300, "importing plugin ends its process, with code -6"),
     ],
 )
-def test_a_module_that_hangs_or_ends_its_process_is_refused(tmp_path, monkeypatch, text, sentence):
+def test_a_module_that_hangs_or_ends_its_process_is_refused(
+    tmp_path, monkeypatch, text, seconds, sentence
+):
     (tmp_path / "plugin.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=sentence):
-        load_run("gp_l_debug", ["env.id=plugin:X-v0", "cluster.start_deadline_s=2"])
+        load_run("gp_l_debug", ["env.id=plugin:X-v0", f"cluster.start_deadline_s={seconds}"])
 
 
 def test_a_module_that_raises_is_named_by_the_import_here(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from envs.base import EnvironmentFailure, TextEnv
 from envs.baselines import floors
 from envs.general_points import baselines
 from envs.registry import make
+from tests.support.environments import only_deadline
 from tests.support.plugins import TEACHER
 
 
@@ -80,12 +81,15 @@ def test_what_cannot_be_played_leaves_no_file(tmp_path, monkeypatch, capsys, kin
     )
 
 
-def test_baselines_of_others_are_played_where_they_may_hang(capsys):
+def test_baselines_of_others_are_played_where_they_may_hang(capsys, monkeypatch):
+    only_deadline(monkeypatch, "baselines")
     keys = [f"env.id={TEACHER}", "eval.variants={a: {}}", "eval.episodes=2", "sft.steps=0"]
-    cfg = load("gp_l_debug", [*keys, "env.settings={}", "cluster.env_deadline_s=2"])
+    cfg = load("gp_l_debug", [*keys, "env.settings={}"])
     (ten,) = floors_of_variants(cfg)["a"]
     assert (ten.baseline.name, ten.episodes, ten.metrics["success"]) == ("ten", 2, 1.0)
-    stuck = replace(cfg, env=replace(cfg.env, settings={"kind": "stuck_baselines"}))
+    cluster = replace(cfg.cluster, env_deadline_s=2.0)
+    env = replace(cfg.env, settings={"kind": "stuck_baselines"})
+    stuck = replace(cfg, env=env, cluster=cluster)
     assert floors_of_variants(stuck) == {"a": []}
     words = "eval/a: its floors are not known: environment baselines: took longer than "
     assert capsys.readouterr().out == f"{words}cluster.env_deadline_s = 2\n"

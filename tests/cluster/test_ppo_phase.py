@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -28,6 +27,29 @@ from tests.cluster.fakes import (
 from tests.support.learner import config
 
 TRACER = trace.get_tracer("cardinal")
+
+
+class Clock:
+    """Time that passes only where a call takes some."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def taking(self, seconds, method):
+        def timed(*arguments, **options):
+            self.now += seconds
+            return method(*arguments, **options)
+
+        return timed
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of the phase and of its spans."""
+    clock = Clock()
+    monkeypatch.setattr(ppo_phase.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr("opentelemetry.sdk.trace.time_ns", lambda: int(clock.now * 1e9))
+    return clock
 
 
 @pytest.fixture
@@ -121,61 +143,48 @@ def test_a_record_says_what_was_played_and_learned(tmp_path, updates):
     assert last["learner_tokens_per_second"] * last["learn_seconds"] == pytest.approx(9)
 
 
-def test_a_learner_that_waits_for_engines_to_sleep_is_idle(tmp_path, updates, monkeypatch):
-    monkeypatch.setattr(FakePublisher, "sleep_engines", lambda publisher: time.sleep(0.05))
+def test_a_learner_that_waits_for_engines_to_sleep_is_idle(tmp_path, updates, clock, monkeypatch):
+    sleep_engines = clock.taking(2.0, FakePublisher.sleep_engines)
+    monkeypatch.setattr(FakePublisher, "sleep_engines", sleep_engines)
+    monkeypatch.setattr(ppo_phase, "ppo_update", clock.taking(3.0, ppo_phase.ppo_update))
     rank = FakeRank(config(updates=1), tmp_path)
     phase(rank)[0].run()
     (record,) = rank.of("ppo")
-    assert record["learner_idle"] * record["seconds"] >= 0.05
-    assert record["learn_seconds"] < 0.05
+    assert record["learner_idle"] == 2.0 / record["seconds"] == 2.0 / 5.0
+    assert record["learn_seconds"] == 3.0
 
 
-def test_a_record_has_the_seconds_of_its_update_by_phase(tmp_path, updates, monkeypatch):
+def test_a_record_has_the_seconds_of_its_update_by_phase(tmp_path, updates, clock, monkeypatch):
     record_spans(tmp_path, "learner rank 0")
     with TRACER.start_as_current_span("take"):  # before the phase
-        time.sleep(0.2)
+        clock.now += 2.0
 
     @TRACER.start_as_current_span("take")
     def take(collector, update):
-        time.sleep(0.02)
+        clock.now += 0.25
         return Batch([], update, {})
 
     monkeypatch.setattr(FakeCollector, "take", take)
+    monkeypatch.setattr(ppo_phase, "ppo_update", clock.taking(3.0, ppo_phase.ppo_update))
     rank = FakeRank(config(updates=2), tmp_path)
     phase(rank)[0].run()
-    for record in rank.of("ppo"):
-        assert 0.02 <= record["phase_seconds"]["take"] < 0.2
+    assert [record["phase_seconds"]["take"] for record in rank.of("ppo")] == [0.25, 0.25]
     spans = read_spans(tmp_path).spans
     assert [s.args for s in spans if s.name == "update"] == [{"update": 1}, {"update": 2}]
 
 
-class Clock:
-    """Time that passes only where a call takes some."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def taking(self, seconds, method):
-        def timed(*arguments, **options):
-            self.now += seconds
-            return method(*arguments, **options)
-
-        return timed
-
-
 @pytest.mark.parametrize("bound", [0, 1])
 def test_idle_are_the_seconds_in_which_batch_or_engines_are_waited_for(
-    tmp_path, updates, monkeypatch, bound
+    tmp_path, updates, clock, monkeypatch, bound
 ):
     """Sending is work. Where engines play ahead, weights are waited for before the next ones."""
-    clock, rank = Clock(), FakeRank(config(updates=2, max_staleness=bound), tmp_path)
+    rank = FakeRank(config(updates=2, max_staleness=bound), tmp_path)
     publisher, collector = FakePublisher(rank), FakeCollector(rank)
     publisher.begin = clock.taking(0.5, publisher.begin)
     collector.take = clock.taking(2.0, collector.take)
     finish = publisher.finish
     publisher.finish = lambda: clock.taking(1.0, finish)() if publisher._sent else finish()
     monkeypatch.setattr(ppo_phase, "ppo_update", clock.taking(3.0, ppo_phase.ppo_update))
-    monkeypatch.setattr(ppo_phase.time, "monotonic", lambda: clock.now)
     PPOPhase(rank, publisher, collector, FakeEvaluation(rank)).run()
     first, last = rank.of("ppo")
     assert (last["learn_seconds"], last["learner_tokens_per_second"]) == (3.0, 9.0 / 3.0)

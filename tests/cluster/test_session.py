@@ -118,7 +118,7 @@ def test_a_busy_machine_is_given_the_deadline_to_start_ray(connected, monkeypatc
 
 def test_a_start_that_failed_leaves_no_process(connected, monkeypatch):
     """Those that ran before it are not its own."""
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     before, left = subprocess.Popen(sleep), []
 
     def init(**given):

@@ -1,7 +1,6 @@
 """SFT input: demonstrations become sequences with their pictures, batch after batch."""
 
 import json
-import os
 import threading
 from dataclasses import replace
 from itertools import chain, islice
@@ -30,6 +29,7 @@ from envs.registry import make
 from rollout.renderer import Renderer
 from tests.conftest import BRIEF, VISION
 from tests.support.learner import config
+from tests.support.local_ray import local_ray
 
 GP = "cardinal/GeneralPoints-v0"
 TURNS = [{"role": "user", "content": "1 2"}, {"role": "assistant", "content": "3"}]
@@ -170,10 +170,10 @@ def test_the_next_batch_is_made_while_the_last_is_trained_on():
             yield number
 
     ahead = Prefetched(stream())
-    assert made[0].wait(10)
+    assert made[0].wait(120)
     assert not made[1].wait(0.1)
     assert next(ahead) == 0
-    assert made[1].wait(10)
+    assert made[1].wait(120)
     assert not made[2].is_set()
     assert list(ahead) == [1, 2]
 
@@ -191,16 +191,8 @@ def test_an_error_ahead_arrives_with_its_batch():
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=2**27,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
-    )
-    yield
-    ray.shutdown()
+    with local_ray():
+        yield
 
 
 @ray.remote(num_cpus=0)
@@ -231,7 +223,7 @@ def rendered(cluster, tiny_model, tmp_path_factory):
         part = whole.slice(40 * number, 40)
         pq.write_table(part, folder / f"part-{number}.parquet", row_group_size=16)
     ids = [renderer.demonstration(row["messages"], [])[0].tolist() for row in whole.to_pylist()]
-    return render_demonstrations(str(folder), tiny_model, 240), ids
+    return render_demonstrations(str(folder), tiny_model, 500), ids
 
 
 def test_two_ranks_read_all_blocks_in_the_files_order(rendered):
@@ -246,7 +238,7 @@ def test_two_ranks_read_all_blocks_in_the_files_order(rendered):
 
     def played(skip, n):
         calls = [r.batches.remote(found, cfg, i, skip, n) for i, r in enumerate(ranks)]
-        return ray.get(calls, timeout=120)
+        return ray.get(calls, timeout=300)
 
     shares = played(0, 25)
     steps = zip(*shares, strict=True)
@@ -290,7 +282,7 @@ def test_what_cannot_be_rendered_is_told_with_its_file(cluster, vision_model, tm
         RunFailure,
         match=r"^demonstrations cannot be rendered: .*Error: .*part-7\.parquet, row 1: a picture",
     ):
-        render_demonstrations(str(tmp_path), vision_model, 240)
+        render_demonstrations(str(tmp_path), vision_model, 500)
     assert capfd.readouterr().err.count("part-7.parquet") == 0
 
 
@@ -309,7 +301,7 @@ def test_no_demonstrations_are_refused(cluster, tiny_model, tmp_path):
     none = pa.Table.from_pylist([{"messages": TURNS}]).slice(0, 0)
     pq.write_table(none, tmp_path / "part-0.parquet")
     with pytest.raises(RunFailure, match=r": holds no demonstrations; SFT needs at least one$"):
-        render_demonstrations(str(tmp_path), tiny_model, 240)
+        render_demonstrations(str(tmp_path), tiny_model, 500)
 
 
 def test_every_format_gives_the_same_and_what_is_dropped_is_counted(cluster, tiny_model, tmp_path):
@@ -320,7 +312,7 @@ def test_every_format_gives_the_same_and_what_is_dropped_is_counted(cluster, tin
     (tmp_path / "a.json").write_text(json.dumps(records))
 
     def rendered(name, most=None):
-        found = render_demonstrations(str(tmp_path / name), tiny_model, 240, most)
+        found = render_demonstrations(str(tmp_path / name), tiny_model, 500, most)
         return found, [ids for t in ray.get(found.blocks) for ids in t["token_ids"].to_pylist()]
 
     found, ids = rendered("own")

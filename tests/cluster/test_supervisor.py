@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 
 import pytest
@@ -15,6 +14,7 @@ from cluster.part import Part, State
 from cluster.supervisor import Supervisor, WorkerGone
 from configs.schema import RunConfig
 from rollout.engine import EngineFailure
+from tests.support import virtual_time
 from tests.support.fleet import FleetLog, Worker, unavailable
 
 HEARTBEAT_S = 0.4
@@ -43,15 +43,15 @@ def supervised(scenario, workers=2, replaceable=True, most=3, before=None):
         await supervisor.start()
         await scenario(supervisor, made, fleet)
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 async def until(reached, seconds=3.0):
-    begin = time.monotonic()
+    begin = virtual_time.now()
     while not reached():
-        assert time.monotonic() - begin < seconds, "in vain"
+        assert virtual_time.now() - begin < seconds, "in vain"
         await asyncio.sleep(0.005)
-    return time.monotonic() - begin
+    return virtual_time.now() - begin
 
 
 def work(supervisor, workers, index, *asked, deadline=30.0):
@@ -81,7 +81,7 @@ def test_an_engine_that_does_not_start_at_first_ends_the_run():
             with pytest.raises(WorkerLost, match=r"worker 0 .* start its engine: .* no room"):
                 await supervisor.start()
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 def hangs(worker):

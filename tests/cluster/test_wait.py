@@ -18,7 +18,7 @@ from cluster.wait import (
 )
 from tests.support.local_ray import local_ray
 
-ASKED = ("worker", "do it", 30.0, "block_deadline_s")
+ASKED = ("worker", "do it", 120.0, "block_deadline_s")
 SOON = ("worker", "do it", 0.3, "block_deadline_s")
 
 
@@ -46,7 +46,7 @@ def cluster():
 @pytest.fixture
 def processes():
     made = [Process.remote() for _ in range(2)]
-    ray.get([process.echo.remote(0) for process in made], timeout=120)  # they have started
+    ray.get([process.echo.remote(0) for process in made], timeout=300)  # they have started
     yield made
     for process in made:
         ray.kill(process)
@@ -71,7 +71,7 @@ def test_a_value(processes, wait):
 def test_the_deadline_names_who_what_how_long_and_the_key(processes, wait):
     words = r"^worker did not do it within 0\.3 s \(cluster\.block_deadline_s\)$"
     with pytest.raises(DeadlineExceeded, match=words):
-        wait(processes[0].sleep.remote(3), *SOON)
+        wait(processes[0].sleep.remote(600), *SOON)
 
 
 def test_a_death_is_an_answer(processes, wait):
@@ -110,26 +110,25 @@ def test_all_of_several(processes):
 
 
 def test_the_first_error_of_several_is_raised_at_once_with_its_index(processes):
-    begin = time.monotonic()
-    refs = [processes[0].sleep.remote(20), processes[1].fail.remote(OSError("no disk"))]
+    refs = [processes[0].sleep.remote(600), processes[1].fail.remote(OSError("no disk"))]
     with pytest.raises(WorkerLost, match=r"^worker 1 was lost"):
-        wait_for_all(refs, *ASKED, begin)
-    assert time.monotonic() - begin < 10
+        wait_for_all(refs, *ASKED, time.monotonic())
 
 
 def test_several_share_one_deadline_from_their_beginning(processes):
-    refs = [processes[0].echo.remote(0), processes[1].sleep.remote(3)]
+    refs = [processes[0].echo.remote(0), processes[1].sleep.remote(600)]
+    wait_until_ready(refs[0], *ASKED)
     begin = time.monotonic()
     with pytest.raises(DeadlineExceeded, match=r"^worker 1 did not do it within 0\.3 s"):
         wait_for_all(refs, *SOON, begin)
-    with pytest.raises(DeadlineExceeded, match="within 30 s"):
-        wait_for_all(refs[1:], *ASKED, begin - 40)
-    assert time.monotonic() - begin < 2
+    with pytest.raises(DeadlineExceeded, match="within 120 s"):
+        wait_for_all(refs[1:], *ASKED, begin - 121)
+    assert time.monotonic() - begin < 60
 
 
 def test_an_answer_or_an_error_is_waited_for_and_not_read(processes):
     for call in ("echo", "fail"):
         ref = getattr(processes[0], call).remote(ValueError("wrong"))
-        wait_until_ready(ref, "worker", "do it", 60.0, "block_deadline_s")
+        wait_until_ready(ref, *ASKED)
     with pytest.raises(DeadlineExceeded, match=r"worker did not do it .*block_deadline_s"):
-        wait_until_ready(processes[0].sleep.remote(2.0), *SOON)
+        wait_until_ready(processes[0].sleep.remote(600), *SOON)

@@ -61,7 +61,7 @@ def cardinal(*arguments, **options):
     )
 
 
-def finish(process, seconds=400):
+def finish(process, seconds=1500):
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from envs.answers import MAX_ANSWER, MAX_DEPTH, last_answer, last_text, string_field
+from tests.support.effort import assert_turns
 
 WORDS = st.text(st.characters(exclude_categories=[])) | st.text(
     "{}[]\"'\\:,\n </think>ué𝄞", max_size=30
@@ -253,10 +253,4 @@ HOSTILE = [
 @pytest.mark.parametrize("other", ["", '{"a":"', "'", '"', ",", ":", "}", "{"])
 def test_time_is_linear(unit, other):
     text = ((unit + other) * MAX_ANSWER)[:MAX_ANSWER]
-    seconds = []
-    while len(seconds) < 3 and (not seconds or min(seconds) >= 0.5):  # noise only adds
-        begun = time.process_time()
-        last_answer('{"a":' + text)
-        last_text(text)
-        seconds.append(time.process_time() - begun)
-    assert min(seconds) < 0.5
+    assert_turns(lambda: (last_answer('{"a":' + text), last_text(text)), 15e6)

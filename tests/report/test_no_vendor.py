@@ -41,6 +41,6 @@ def test_every_file_of_report_is_imported_without_ray_vllm_deepspeed_and_torch()
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
     )
     assert (done.returncode, done.stdout.split()) == (0, ["imported", str(len(names))]), done.stderr

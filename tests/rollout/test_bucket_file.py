@@ -43,6 +43,7 @@ def test_one_bucket_takes_the_room_of_one():
         file.write(0, bucket)
         path = Path(file.message(0, bucket.header)["path"])
         assert path.stat().st_size == 3 * 4096
+        assert path.parent == Path("/dev/shm")
 
 
 def test_the_file_is_removed_where_the_update_fails():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,6 +67,15 @@ def engine():
     return InferenceEngine(
         EngineSettings("nowhere", sleep_mode=True), RecordingLLM(), LoadRecorder()
     )
+
+
+@pytest.fixture(autouse=True)
+def shared_memory(monkeypatch, tmp_path):
+    """A folder of this test's own: engines of other tests have their files in the real one."""
+    folder = tmp_path / "shm"
+    folder.mkdir()
+    monkeypatch.setattr(bucket_file, "_shared_memory", lambda: str(folder))
+    return folder
 
 
 def names(engine):
@@ -218,16 +226,11 @@ def versions(engine):
     return asyncio.run(engine.generate([1], max_tokens=1, temperature=1.0)).versions.tolist()
 
 
-def files():
-    return list(Path("/dev/shm").glob("cardinal-w-*"))
-
-
-def test_each_bucket_is_loaded_as_it_was_written(engine):
-    before = files()
+def test_each_bucket_is_loaded_as_it_was_written(engine, shared_memory):
     receive(engine)
     assert engine._llm.loaded == [[float(i)] * 3 for i in range(4)]
     assert versions(engine) == [5]
-    assert files() == before
+    assert list(shared_memory.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -259,11 +262,11 @@ def test_where_no_weights_are_mixed_the_engine_goes_on(call, version, calls):
         ([("update_weights", 0), ("pause_generation", 1)], "given up in the middle"),
     ],
 )
-def test_where_they_may_be_the_engine_is_lost_and_its_sequences_end(fails, cause):
-    engine, before = failing(*fails), files()
+def test_where_they_may_be_the_engine_is_lost_and_its_sequences_end(fails, cause, shared_memory):
+    engine = failing(*fails)
     with pytest.raises(EngineFailure, match=FAILED):
         receive(engine)
-    assert files() == before
+    assert list(shared_memory.iterdir()) == []
     for refused in (versions, receive):
         with pytest.raises(EngineFailure, match=f"the engine is lost: .*{cause}"):
             refused(engine)
@@ -314,29 +317,30 @@ def test_a_cancelled_receive_is_given_up_too(engine):
     assert "given up in the middle" in engine.lost
 
 
-def test_without_room_in_shared_memory_the_engine_is_not_paused(engine, monkeypatch):
-    before, usage = files(), shutil.disk_usage("/dev/shm")
+def test_without_room_in_shared_memory_the_engine_is_not_paused(engine, monkeypatch, shared_memory):
+    usage = shutil.disk_usage(shared_memory)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8191))
-    words = "/dev/shm has 0 MiB free, and weights .* engine need 0; cluster.sync_bucket_mib"
+    words = f"{shared_memory} has 0 MiB free, and weights .* engine need 0; cluster.sync_bucket_mib"
     with pytest.raises(OSError, match=words):
         receive(engine)
     assert names(engine) == []
-    assert files() == before
+    assert list(shared_memory.iterdir()) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8192))
     receive(engine)
 
 
-def test_room_that_is_gone_when_it_is_written_is_no_pause_either(engine, monkeypatch):
+def test_room_that_is_gone_when_it_is_written_is_no_pause_either(
+    engine, monkeypatch, shared_memory
+):
     def full(bucket, file, begin):
         if begin:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    before = files()
     monkeypatch.setattr(bucket_file, "write", full)
     with pytest.raises(OSError, match="No space left on device"):
         receive(engine)
     assert names(engine) == []
-    assert files() == before
+    assert list(shared_memory.iterdir()) == []
 
 
 def test_an_update_is_given_up_when_the_next_one_begins(engine):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import psutil
@@ -14,6 +13,7 @@ import pytest
 from rollout import engine_watch
 from rollout.engine import EngineFailure
 from rollout.engine_watch import EngineWatch, processor_seconds
+from tests.support import virtual_time
 
 HEARTBEAT_S = 0.4
 
@@ -41,20 +41,20 @@ class Engine:
 def watched(scenario):
     async def run():
         engine = Engine()
-        watch = EngineWatch(engine, HEARTBEAT_S, lambda: engine.spent)
+        watch = EngineWatch(engine, HEARTBEAT_S, lambda: engine.spent, virtual_time.now)
         try:
             return await scenario(engine, watch)
         finally:
             watch.stop()
 
-    return asyncio.run(run())
+    return virtual_time.run(run())
 
 
 async def fails_within(watch, seconds, words):
-    begin = time.monotonic()
+    begin = virtual_time.now()
     with pytest.raises(EngineFailure, match=words):
         await watch.race(asyncio.sleep(20))
-    assert time.monotonic() - begin < seconds
+    assert virtual_time.now() - begin < seconds
 
 
 def test_work_has_its_result_or_its_own_error():

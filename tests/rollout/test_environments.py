@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,11 @@ from rollout.environments import (
     ProcessLimits,
     ProcessLost,
 )
+from tests.support import virtual_time
 from tests.support.plugins import PLUGIN, TURNS
 
 GP = "cardinal/GeneralPoints-v0"
-LIMITS = ProcessLimits(call_deadline_s=2.0, memory_gib=0.5)
+LIMITS = ProcessLimits(call_deadline_s=200.0, memory_gib=0.5)
 
 
 def variants(*kinds):
@@ -64,7 +67,7 @@ def alive(pid):
         return False
 
 
-def gone(pids, seconds=10.0):
+def gone(pids, seconds=60.0):
     deadline = time.monotonic() + seconds
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -79,7 +82,6 @@ BROKEN = {
     "leak": "environment step: its process needed more than env.memory_gib = 0.5",
     "exit": "environment step: its process exited with code 7",
     "segfault": "environment step: its process was ended by SIGSEGV",
-    "busy": "environment step: took longer than cluster.env_deadline_s = 2",
     "unmakeable": "environment make: LookupError: no licence",
 }
 
@@ -103,6 +105,32 @@ def test_each_way_to_break_is_named_and_breaks_no_other():
     assert [step.question for step in again] == ["0", "1", "2", "3"]
 
 
+async def hangs_in(env, call_deadline_s):
+    """Bring an environment to the step in which it hangs; that one has this deadline."""
+    await env.reset(0)
+    await env.step("10")
+    env.process.limits = replace(env.process.limits, call_deadline_s=call_deadline_s)
+
+
+@pytest.mark.parametrize("kind", ["busy", "hanging"])
+def test_a_call_that_does_not_end_is_ended_at_its_deadline_and_breaks_no_other(kind):
+    async def fail(pool, others):
+        async with pool.borrow(kind) as env:
+            await hangs_in(env, 0.5)
+            others.append(asyncio.ensure_future(play(pool, "good")))
+            await env.step("10")
+
+    async def work(pool):
+        others = []
+        with pytest.raises(EnvironmentFailure) as failure:
+            await fail(pool, others)
+        return str(failure.value), await others[0]
+
+    failure, good = run(work, variants(kind, "good"), 2)
+    assert failure == "environment step: took longer than cluster.env_deadline_s = 0.5"
+    assert good.terminated
+
+
 def test_episodes_that_share_a_process_fail_with_it_and_the_next_begin_in_a_new_one():
     async def work(pool):
         barrier = asyncio.Barrier(3)
@@ -114,7 +142,7 @@ def test_episodes_that_share_a_process_fail_with_it_and_the_next_begin_in_a_new_
         assert process.episodes == 0
         return lost, await play(pool, "good", 9)
 
-    limits = ProcessLimits(processes=1, call_deadline_s=5.0)
+    limits = ProcessLimits(processes=1, call_deadline_s=200.0)
     lost, after = run(work, variants("exit", "good"), 3, limits)
     assert [failure.endswith("its process exited with code 7") for failure in lost] == [True] * 3
     assert after.question == "9"
@@ -128,11 +156,14 @@ def test_who_is_innocent_of_the_end_of_its_process_can_be_played_again(number):
         async with pool.borrow("good") as first, pool.borrow("good") as second:
             await first.reset(0)
             await second.reset(1)
-            os.kill(pool._processes[0]._pid, number)
+            (process,) = pool._processes
+            if number == signal.SIGSTOP:
+                process.limits = replace(process.limits, call_deadline_s=0.5)
+            os.kill(process._pid, number)
             calls = [env.step("10") for env in (first, second)]
             return await asyncio.gather(*calls, return_exceptions=True)
 
-    limits = ProcessLimits(processes=1, call_deadline_s=1.0)
+    limits = ProcessLimits(processes=1, call_deadline_s=200.0)
     met, found = run(work, variants("good"), 2, limits)
     assert type(met) is (ProcessLost if number == signal.SIGKILL else EnvironmentFailure), met
     assert type(found) is ProcessLost
@@ -178,6 +209,29 @@ def test_imports_have_the_deadline_of_a_start():
         assert process._deadline(call) == (3.0, "cluster.env_deadline_s")
 
 
+@pytest.mark.parametrize(("last", "seconds"), [({}, 6.0), (None, 6.5)])
+def test_each_call_within_a_call_has_its_own_deadline(last, seconds):
+    """Together they take longer than it; the last one answers, or hangs."""
+    replies = [{"begun": name} for name in ("reset", "step", "step")]
+    process = EnvironmentProcess(EnvironmentServer(), ProcessLimits(None, 2.0, 2.0))
+
+    async def read(call=None):
+        await asyncio.sleep(1.5 if replies or last is not None else 600.0)
+        return (replies.pop(0) if replies else last), b""
+
+    process._exchange = process._read = read
+    hangs = "environment step: took longer than cluster.env_deadline_s = 2"
+    expected = nullcontext() if last == {} else pytest.raises(EnvironmentFailure, match=hangs)
+
+    async def call():
+        begin = virtual_time.now()
+        with expected:
+            await process.call("contract", 0)
+        return virtual_time.now() - begin
+
+    assert virtual_time.run(call()) == pytest.approx(seconds)
+
+
 def test_whoever_gives_up_leaves_the_process_in_order():
     """A call is abandoned half-way: the next call of its process does not read its reply."""
 
@@ -197,26 +251,28 @@ def test_whoever_gives_up_leaves_the_process_in_order():
 def test_an_abandoned_call_harms_no_other_episode(caplog):
     """An episode's own deadline ends in a call that hangs: the next ones begin elsewhere."""
 
+    async def abandon(pool):
+        async with pool.borrow("busy") as env:
+            await hangs_in(env, 200.0)
+            await asyncio.wait_for(env.step("10"), 0.1)
+
     async def work(pool):
-        await play(pool, "good", 1)  # the server has started
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(play(pool, "busy"), 0.3)
+            await abandon(pool)
         (hanging,) = pool._processes
-        assert len(hanging.abandoned) == 1
-        begin = time.monotonic()
-        after = [await play(pool, "good", seed) for seed in range(2)]
-        seconds = time.monotonic() - begin
-        assert len(pool._processes) == 2
         (call,) = hanging.abandoned
+        after = [await play(pool, "good", seed) for seed in range(2)]
+        assert len(pool._processes) == 2
+        assert not call.done(), "they have not waited for it"
+        os.kill(hanging._pid, signal.SIGKILL)
         await asyncio.wait([call])
         assert hanging.lost
         assert not hanging.abandoned
-        return after, seconds
+        return after
 
-    limits = ProcessLimits(processes=1, call_deadline_s=1.5)
-    after, seconds = run(work, variants("good", "busy"), 2, limits)
+    limits = ProcessLimits(processes=1, call_deadline_s=200.0)
+    after = run(work, variants("good", "busy"), 2, limits)
     assert [step.question for step in after] == ["0", "1"]
-    assert seconds < 1.0
     gc.collect()
     assert "never retrieved" not in caplog.text
 

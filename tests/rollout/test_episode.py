@@ -14,7 +14,7 @@ from rollout.episode import PLAYS, EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import Renderer
 from tests.support.environments import InProcess, Played
 
-LIMITS = EpisodeLimits(answer_tokens=16, context_tokens=128, episode_deadline_s=5)
+LIMITS = EpisodeLimits(answer_tokens=16, context_tokens=128, episode_deadline_s=60)
 GP = "cardinal/GeneralPoints-v0"
 
 
@@ -136,7 +136,7 @@ def test_an_answer_cut_by_its_cap_is_graded_and_play_goes_on(renderer):
 
 def test_only_an_exhausted_context_truncates(renderer):
     prompt = len(run(renderer, [gold()])[1].prompts[0])
-    limits = EpisodeLimits(answer_tokens=16, context_tokens=prompt + 6, episode_deadline_s=5)
+    limits = EpisodeLimits(answer_tokens=16, context_tokens=prompt + 6, episode_deadline_s=60)
     t, engine = run(renderer, ["1+1", "unused"], limits=limits)
     assert engine.caps == [6]
     assert len(t.turns) == 1
@@ -147,7 +147,7 @@ def test_only_an_exhausted_context_truncates(renderer):
 
 def test_one_token_of_room_is_room(renderer):
     prompt = len(run(renderer, [gold()])[1].prompts[0])
-    limits = EpisodeLimits(answer_tokens=16, context_tokens=prompt + 1, episode_deadline_s=5)
+    limits = EpisodeLimits(answer_tokens=16, context_tokens=prompt + 1, episode_deadline_s=60)
     t, engine = run(renderer, [""], limits=limits)
     assert (engine.caps, t.end, len(t.turns)) == ([1], "truncated", 1)
 
@@ -222,7 +222,7 @@ def test_a_next_prompt_without_room_is_no_bootstrap(renderer):
     plain, _ = run(renderer, ["1+1"] * 3)
     carried, _ = run(renderer, ["1+1"] * 3, bootstrap=True)
     for context, expected in ((carried.tokens, True), (carried.tokens - 1, False)):
-        limits = EpisodeLimits(answer_tokens=16, context_tokens=context, episode_deadline_s=5)
+        limits = EpisodeLimits(answer_tokens=16, context_tokens=context, episode_deadline_s=60)
         t, _ = run(renderer, ["1+1"] * 3, limits=limits, bootstrap=True)
         assert t.bootstrap is expected
         assert t.tokens == (carried if expected else plain).tokens
@@ -247,7 +247,7 @@ class Endless:
 
 
 def test_an_episode_that_never_ends_is_truncated_at_its_turns(renderer):
-    limits = EpisodeLimits(16, 128, episode_deadline_s=5, max_turns=4)
+    limits = EpisodeLimits(16, 128, episode_deadline_s=60, max_turns=4)
     t, engine = run(renderer, ["a"] * 9, env=Endless(), limits=limits)
     assert (t.end, len(t.turns), len(engine.prompts)) == ("truncated", 4, 4)
     assert t.metrics == {"success": 0.0, "first_try": 0.0}
@@ -258,8 +258,8 @@ def test_an_episode_that_never_ends_is_truncated_at_its_turns(renderer):
 
 
 def test_each_new_prompt_has_the_whole_context(renderer):
-    free, engine = run(renderer, ["a"] * 4, env=Endless(), limits=EpisodeLimits(16, 128, 5, 4))
-    room = EpisodeLimits(16, max(len(prompt) for prompt in engine.prompts) + 6, 5, 4)
+    free, engine = run(renderer, ["a"] * 4, env=Endless(), limits=EpisodeLimits(16, 128, 60, 4))
+    room = EpisodeLimits(16, max(len(prompt) for prompt in engine.prompts) + 6, 60, 4)
     t, engine = run(renderer, ["a"] * 4, env=Endless(), limits=room, temperature=0.25)
     assert t.tokens == free.tokens > room.context_tokens
     assert engine.caps == [min(16, room.context_tokens - len(p)) for p in engine.prompts]
@@ -276,7 +276,7 @@ LONG = {"message": "1 " * 60}
 
 
 def test_a_new_prompt_without_room_truncates_and_is_left_out(renderer):
-    limits = EpisodeLimits(16, 40, episode_deadline_s=5)
+    limits = EpisodeLimits(16, 40, episode_deadline_s=60)
     t, engine = run(renderer, ["a"] * 2, env=Endless(later=LONG), limits=limits)
     assert (t.end, len(engine.prompts), len(t.segments), len(t.turns)) == ("truncated", 1, 1, 1)
     assert len(t.segments[0].token_ids) == t.turns[0].end
@@ -285,7 +285,7 @@ def test_a_new_prompt_without_room_truncates_and_is_left_out(renderer):
 @pytest.mark.parametrize(("later", "fits"), [({}, True), (LONG, False)])
 def test_the_prompt_that_would_have_come_next_is_carried_where_it_fits(renderer, later, fits):
     """It is a segment of its own, without a turn."""
-    limits = EpisodeLimits(16, 40, episode_deadline_s=5, max_turns=1)
+    limits = EpisodeLimits(16, 40, episode_deadline_s=60, max_turns=1)
     t, _ = run(renderer, ["a"], env=Endless(later=later), limits=limits, bootstrap=True)
     assert (t.end, t.bootstrap, len(t.segments)) == ("truncated", fits, 1 + fits)
     assert len(t.segments[-1].turns) == 1 - fits
@@ -316,7 +316,7 @@ def test_each_prompt_is_sent_with_its_own_picture_unexpanded(vision_model):
         return await generate(ids, pictures=pictures, **options)
 
     engine.generate = expanding
-    limits, request = EpisodeLimits(16, 128, 5, max_turns=3), EpisodeRequest("a", "v", 3, 3)
+    limits, request = EpisodeLimits(16, 128, 60, max_turns=3), EpisodeRequest("a", "v", 3, 3)
     t = asyncio.run(run_episode(request, InProcess(env), engine, renderer, limits))
     assert t.failure == ""
     for pictures in (engine.pictures, [segment.pictures for segment in t.segments]):
@@ -324,7 +324,7 @@ def test_each_prompt_is_sent_with_its_own_picture_unexpanded(vision_model):
 
 
 def test_a_first_prompt_without_room_has_no_score(renderer):
-    limits = EpisodeLimits(answer_tokens=16, context_tokens=4, episode_deadline_s=5)
+    limits = EpisodeLimits(answer_tokens=16, context_tokens=4, episode_deadline_s=60)
     t, engine = run(renderer, [], limits=limits)
     assert t.end == "failed"
     assert "the first prompt has" in t.failure

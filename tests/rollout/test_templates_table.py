@@ -26,7 +26,7 @@ from tests.support.real_templates import BY_NAME, TEMPLATES
 TURNS = (1, 2, 5)
 QUESTIONS = ["Which numbers make 24?", "Try again:\n12 12", " hello there ", "one two", "three?"]
 ANSWERS = ["8 * 3", "12 + 12 = 24", "Hi!", "forward()\nthen stop", "stop"]
-LIMITS = EpisodeLimits(answer_tokens=256, context_tokens=4096, episode_deadline_s=30)
+LIMITS = EpisodeLimits(answer_tokens=256, context_tokens=4096, episode_deadline_s=300)
 WITHOUT_END = {"falcon"}
 WITHOUT_SYSTEM = {"gemma-2", "mistral-v0.1", "mistral-v0.3", "mistral-nemo"}
 NOT_FROM_TEXT = {"gpt-oss"}

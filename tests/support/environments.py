@@ -1,11 +1,11 @@
-"""Environments played in the test's own process: the same checks, no server."""
+"""Environments played in the test's own process: the same checks, no server; and deadlines."""
 
 import json
 from contextlib import asynccontextmanager
 
 from envs import checked
 from rollout.environment_process import HEADER, pack_step
-from rollout.environments import unpack_step
+from rollout.environments import EnvironmentProcess, unpack_step
 
 
 def over_the_socket(step):
@@ -40,3 +40,14 @@ class InProcess:
     @asynccontextmanager
     async def borrow(self, variant):
         yield Played(self.env)
+
+
+def only_deadline(monkeypatch, call):
+    """This call of an environment alone keeps its deadline: a slow machine ends no other one."""
+    own = EnvironmentProcess._deadline
+
+    def deadline(process, name):
+        seconds, key = own(process, name)
+        return seconds if name == call else 300.0, key
+
+    monkeypatch.setattr(EnvironmentProcess, "_deadline", deadline)

@@ -7,6 +7,7 @@ import functools
 
 from cluster.handles import Finished
 from rollout.trajectory_summary import TrajectorySummary, to_columns
+from tests.support import virtual_time
 
 
 def summary(name, end="terminated", version=0, tokens=5):
@@ -105,6 +106,6 @@ class Epoch:
 def asynchronous(test):
     @functools.wraps(test)
     def run(*arguments, **options):
-        asyncio.run(asyncio.wait_for(test(*arguments, **options), 20))
+        virtual_time.run(asyncio.wait_for(test(*arguments, **options), 20))
 
     return run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import socket
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -213,25 +213,24 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def spawn(work: Callable[..., None], ranks: int, *args: object) -> None:
-    """Run work(rank, *args) in as many processes, joined by gloo on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (work, ranks, port, args), nprocs=ranks)
+    """Run work(rank, *args) in as many processes, joined by gloo through a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = f"{folder}/ranks"
+        torch.multiprocessing.spawn(_rank, (work, ranks, place, args), nprocs=ranks)
 
 
 def _rank(
-    rank: int, work: Callable[..., None], ranks: int, port: int, args: tuple[object, ...]
+    rank: int, work: Callable[..., None], ranks: int, place: str, args: tuple[object, ...]
 ) -> None:
     faulthandler.enable()  # an abort in a library says where
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
     torch.distributed.init_process_group(
         "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
+        init_method=f"file://{place}",
         rank=rank,
         world_size=ranks,
-        timeout=timedelta(seconds=90),
+        timeout=timedelta(seconds=500),
     )
     work(rank, *args)
     torch.distributed.destroy_process_group()

@@ -48,6 +48,6 @@ def test_a_refused_configuration_imports_nothing_heavy(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
     )
     assert done.stdout.splitlines() == ["2 []"] * len(commands), done.stderr

@@ -27,31 +27,30 @@ from tests.cluster.placement.clusters import debug, node
 
 
 def refused(call, *arguments):
-    begin = time.monotonic()
     with pytest.raises(ConfigError) as error:
         call(*arguments)
-    assert time.monotonic() - begin < 10
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def test_an_unreachable_address():
-    for address in (f"127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"):
-        assert refused(live_nodes, address).startswith(
-            f"cluster.address={address}: nothing answers"
-        )
+    with socket.socket() as silent:  # which does not listen
+        silent.bind(("127.0.0.1", 0))
+        there = f"127.0.0.1:{silent.getsockname()[1]}"
+        for address in (there, f"http://{there}"):
+            assert refused(live_nodes, address).startswith(
+                f"cluster.address={address}: nothing answers"
+            )
 
 
-def test_somebody_else_listens_there():
+def test_somebody_else_listens_there(monkeypatch):
     """A port that is open and says nothing: Ray's own client would wait for 40 s."""
+    assert nodes.CONNECT_S + nodes.ANSWER_S <= 10
+    monkeypatch.setattr(nodes, "ANSWER_S", 1.0)
+    begin = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as server:
         said = refused(live_nodes, f"127.0.0.1:{server.getsockname()[1]}")
+    assert time.monotonic() - begin < 35
     assert "no Ray answers" in said
 
 
@@ -145,13 +144,11 @@ def test_colocated_engines_are_numbered_from_the_first_gpu_on(gpus, named, fits)
 
 def test_a_call_that_hangs_is_given_up():
     release = threading.Event()
-    begin = time.monotonic()
     assert "it hangs (nothing came within 0.2 s)" in refused(
         with_deadline, 0.2, release.wait, "it hangs"
     )
-    assert time.monotonic() - begin < 5
     release.set()
-    assert with_deadline(5, lambda: 3, "never") == 3
+    assert with_deadline(120, lambda: 3, "never") == 3
 
 
 def test_a_busy_cluster_is_asked_again_for_a_while(monkeypatch):
@@ -164,6 +161,7 @@ def test_a_busy_cluster_is_asked_again_for_a_while(monkeypatch):
         return answers[min(len(asked), 2) - 1]
 
     monkeypatch.setattr(nodes, "live_nodes", live)
+    monkeypatch.setattr(nodes, "SETTLE_S", 300.0)
     cfg = debug()
     assert plan_live(cfg, "head:1", lambda found: Needs()).hosts() == answers[1]
     assert asked == ["head:1"] * 2

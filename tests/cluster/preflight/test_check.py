@@ -22,6 +22,7 @@ from cluster.preflight.resolve import ResolvedRun
 from cluster.preflight.show import show
 from configs.load import ConfigError, load
 from configs.paths import ROOT
+from tests.support.effort import assert_starts
 from tests.support.plugins import PLUGIN
 
 NOWHERE = f"cluster.root={tempfile.gettempdir()}/nowhere"
@@ -121,14 +122,15 @@ def test_an_environment_of_others_is_played_with_deadlines(monkeypatch):
     def resolved(kind):
         return ResolvedRun(cfg, {"rollout": (PLUGIN, {"kind": kind})}, Renderer(), None)
 
-    cfg = debug("cluster.env_deadline_s=0.5")
+    cfg = debug()
     (first,) = checking._check_prompts(resolved("good")).values()
     assert first.longest == len("5+5")
     assert 2**20 < first.memory < 2**28
-    for kind, words in {
-        "number": "the observation's message is the int 5; it must be a text",
-        "stuck": "took longer than cluster.env_deadline_s = 0.5",
-    }.items():
+    for kind, seconds, words in (
+        ("number", 30.0, "the observation's message is the int 5; it must be a text"),
+        ("stuck", 0.5, "took longer than cluster.env_deadline_s = 0.5"),
+    ):
+        cfg = debug(f"cluster.env_deadline_s={seconds}")
         monkeypatch.setattr(checking, "resolve", lambda cfg, kind=kind: resolved(kind))
         refused(cfg, f"env.settings: {PLUGIN} cannot be played: environment reset: {words}")
 
@@ -233,22 +235,18 @@ def test_an_expert_that_breaks(monkeypatch):
 
 def test_it_answers_in_seconds_and_imports_neither_engine_nor_torch():
     code = (
-        "import sys, time; from cluster.cli import main;"
+        "import sys; from cluster.cli import main;"
         f"code = main(['check', 'gp_l', {NOWHERE!r}]);"
-        "print(code, [m for m in ('ray', 'vllm', 'deepspeed', 'torch') if m in sys.modules]);"
-        "print(time.process_time())"
+        "print(code, [m for m in ('ray', 'vllm', 'deepspeed', 'torch') if m in sys.modules])"
     )
-    seconds = []
-    for _ in range(2):  # of CPU, the better of two: others share the machine and its caches
+
+    def answer():
         found = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=500
         )
-        *_, answer, used = found.stdout.splitlines()
-        assert answer == "0 []", found.stderr
-        seconds.append(float(used))
-        if seconds[-1] < 4:
-            break
-    assert min(seconds) < 4
+        assert found.stdout.splitlines()[-1] == "0 []", found.stderr
+
+    assert_starts(answer, 40)
 
 
 def test_demonstrations_that_cannot_be_used(tmp_path, capsys, monkeypatch):

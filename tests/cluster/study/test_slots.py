@@ -27,7 +27,7 @@ def fake_work(jobs, folder, log):
         if word == "hang":
             (folder / "hangs").touch()
             try:
-                time.sleep(60)
+                time.sleep(600)
             except KeyboardInterrupt:
                 (folder / "interrupted").touch()
                 sys.exit(0)
@@ -41,7 +41,7 @@ def fake_work(jobs, folder, log):
 class Word(str):
     """As far as a slot reads a run's configuration; it says what the run does."""
 
-    cluster = SimpleNamespace(grace_s=1.0)
+    cluster = SimpleNamespace(grace_s=60.0)
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def broken_study(slots, folder):
         slots.begin("arm/quick", Word("fine"), False)
         assert not slots.free
         assert slots.wait() == ("arm/quick", FINISHED)  # whichever ends first
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 200
         while not (folder / "hangs").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -174,7 +174,8 @@ def test_slots_that_a_dead_study_left_are_waited_for(tmp_path, capsys, monkeypat
         if len(waited) == 2:
             left.close()  # its last process has ended
 
-    monkeypatch.setattr(module.time, "sleep", sleep)
+    clock = SimpleNamespace(monotonic=lambda: float(len(waited)), sleep=sleep)
+    monkeypatch.setattr(module, "time", clock)
     with alone(tmp_path), (tmp_path / LOCK).open() as mine:
         fcntl.flock(mine, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a slot of this study
     assert waited == [1, 1]

@@ -11,6 +11,7 @@ import torch
 from cluster.buffer import TrajectoryBuffer
 from cluster.failures import DeadlineExceeded, WorkerLost
 from cluster.handles import BufferHandle
+from cluster.weights import object_store
 from cluster.weights.object_store import ObjectStoreChannel, publish
 from tests.support.learner import config
 from tests.support.scripted_worker import ScriptedWorkerBase
@@ -26,7 +27,7 @@ class Receiver(ScriptedWorkerBase):
     async def receive(self, version, refs):
         buckets = [await ref for ref in refs]
         if version == 0:
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         if version < 0:
             raise RuntimeError("no room\nand much more")
         for part in (part for bucket in buckets for part in bucket.parts):
@@ -61,7 +62,7 @@ class Gathered:
 @pytest.fixture
 def workers():
     made = [Receiver.remote() for _ in range(2)]
-    ray.get([worker.got.remote() for worker in made], timeout=120)  # they have started
+    ray.get([worker.got.remote() for worker in made], timeout=300)  # they have started
     yield made
     for worker in made:
         ray.kill(worker)
@@ -70,7 +71,7 @@ def workers():
 def buffer_of(workers, cfg):
     """A buffer that replaces none of its workers."""
     buffer = BufferHandle(TrajectoryBuffer.remote(workers, cfg, False))
-    ray.get(buffer.start.remote(), timeout=60)
+    ray.get(buffer.start.remote(), timeout=300)
     return buffer
 
 
@@ -116,6 +117,7 @@ def test_a_worker_that_refuses_is_named_with_its_cause(workers):
         send(-1, workers)
 
 
-def test_the_deadline_is_the_clusters_own(workers):
+def test_the_deadline_is_the_clusters_own(workers, monkeypatch):
+    monkeypatch.setattr(object_store, "GRACE_S", 200.0)
     with pytest.raises(DeadlineExceeded, match=r"within 1 s \(cluster.sync_deadline_s\)"):
         channel(workers, sync_deadline_s=1.0).publish(0, Gathered())()

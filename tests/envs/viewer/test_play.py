@@ -128,7 +128,7 @@ def test_the_command_plays_through_a_pipe():
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     assert "seed 5" in done.stdout

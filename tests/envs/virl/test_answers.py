@@ -1,13 +1,13 @@
 """Reading answers: which of several counts, what near-JSON is accepted, that no text does harm."""
 
 import json
-import time
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from envs.virl.answers import Answer, read_brief, read_full, read_legacy
+from tests.support.effort import assert_turns
 
 ACTION, SEEN = "turn_direction(north)", "Joe's Cafe is on your left; You observe an intersection"
 
@@ -101,10 +101,11 @@ def test_brief_reader() -> None:
 @example("9" * 20_000)
 @example('"action": "' * 100_000)
 def test_any_text_is_read_in_bounded_time(text) -> None:
-    begin = time.perf_counter()
-    for answer in (read_full(text), read_legacy(text), read_brief(text, True)):
-        assert answer.action is None or isinstance(answer.action, str)
-    assert time.perf_counter() - begin < 1.0
+    def read():
+        for answer in (read_full(text), read_legacy(text), read_brief(text, True)):
+            assert answer.action is None or isinstance(answer.action, str)
+
+    assert_turns(read, 15e6)
 
 
 @pytest.mark.parametrize("said", ["turn_direction（north）", " turn_direction( north ) "])

@@ -112,7 +112,7 @@ def test_store_is_shared_by_threads() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=300)
     assert not faults
     assert store.held_bytes <= 4 * size == store.bound_bytes
 

@@ -74,7 +74,11 @@ NAMES = st.text(min_size=1, max_size=10).filter(
 
 
 @pytest.mark.parametrize("preset", ["fixed", "paper_text", "paper_code"])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+)
 @example(["翠華餐廳", "Straße", "Joe’s “Diner” – 5°"])
 @given(st.lists(st.one_of(st.sampled_from(HARD), NAMES), min_size=2, max_size=4))
 def test_the_experts_answers_are_right_whatever_the_names(tmp_path_factory, preset, names) -> None:

@@ -299,7 +299,7 @@ def test_a_real_browser_shows_it_and_asks_for_nothing_else(
                 ],
                 capture_output=True,
                 text=True,
-                timeout=90,
+                timeout=500,
                 check=True,
             ).stdout
         finally:
