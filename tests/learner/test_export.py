@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from learner.export import save_trunk
-from learner.model import load_trunk
+from learner.trunk import load_trunk
 from rollout.renderer import Renderer
 from tests.support.learner import save_llama
 from tests.support.real_templates import BY_NAME

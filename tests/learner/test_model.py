@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from learner import model
 from learner.batch import Sequence, microbatches
-from learner.model import ActorCritic, ForwardOptions, Scores, ValueHead, load_trunk
+from learner.model import ActorCritic, ForwardOptions, Scores, ValueHead
 from learner.training_trajectory import split_scores
+from learner.trunk import load_trunk
 from tests.support.learner import VOCABULARY, demonstrations, save_llama
 
 
