@@ -85,7 +85,7 @@ def empty_trunk(folder: Path) -> PreTrainedModel:
 
     Raises:
         ValueError: the folder holds no model, one without an output layer, one that needs more
-            than tokens, or one whose attention is not causal.
+            than tokens, or one whose attention is not causal, also of prompts alone.
     """
     config = model_config(folder)
     with torch.device("meta"):
@@ -111,5 +111,10 @@ def _trainable(trunk: PreTrainedModel) -> PreTrainedModel:
         raise ValueError(
             f"{name} cannot be trained: the attention of its language model is not causal, so a "
             "token's log-probability would depend on the tokens after it"
+        )
+    if hasattr(trunk.config.get_text_config(), "prefix_lm"):
+        raise ValueError(
+            f"{name} cannot be trained: it is made to read its prompts in both directions "
+            "(prefix_lm), which vLLM does and the learner's causal attention does not"
         )
     return trunk

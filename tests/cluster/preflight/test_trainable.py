@@ -51,6 +51,15 @@ def test_a_model_that_reads_ahead_is_refused(tmp_path):
         check_trainable(run(folder), gpu=False, packages=True)
 
 
+@pytest.mark.parametrize("prefix_lm", [True, False])  # vLLM's class does not ask
+def test_a_model_that_reads_ahead_in_its_prompts_is_refused(tmp_path, prefix_lm):
+    folder = save_tiny(Family("hrm_text", "HrmTextForCausalLM", vision=False), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"prefix_lm": prefix_lm}))
+    with pytest.raises(ConfigError, match=r"HrmTextForCausalLM cannot be trained: .*\(prefix_lm\)"):
+        check_trainable(run(folder), gpu=False, packages=True)
+
+
 def test_weights_that_cannot_be_published_are_refused(tiny_model, monkeypatch):
     from learner import checkpoint_layout
 
