@@ -250,9 +250,7 @@ def load_actor_critic(
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.model.dtype]
     attention = attention_of(empty_trunk(folder), cfg, gpu=torch.cuda.is_available())
     trunk = load_trunk(folder, dtype, attention)
-    for name, parameter in trunk.named_parameters():
-        if weight_kind(name, trunk) in FROZEN_KINDS[cfg.model.freeze]:
-            parameter.requires_grad_(False)
+    freeze(trunk, cfg.model.freeze)
     if cfg.model.gradient_checkpointing:
         trunk.train()  # in eval mode transformers keeps all activations; there is no dropout
         trunk.gradient_checkpointing_enable({"use_reentrant": False})
@@ -263,6 +261,13 @@ def load_actor_critic(
     if value_seed is not None:
         head = load_value_head(folder, trunk.config.get_text_config().hidden_size, value_seed)
     return ActorCritic(trunk, head, forbidden).to(dtype)
+
+
+def freeze(trunk: PreTrainedModel, parts: str) -> None:
+    """Leave the weights of some parts out of training, by `model.freeze`."""
+    for name, parameter in trunk.named_parameters():
+        if weight_kind(name, trunk) in FROZEN_KINDS[parts]:
+            parameter.requires_grad_(False)
 
 
 def load_value_head(folder: Path, hidden: int, seed: int) -> ValueHead:
