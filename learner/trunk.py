@@ -114,7 +114,7 @@ def _trainable(trunk: PreTrainedModel) -> PreTrainedModel:
         )
     if hasattr(trunk.config.get_text_config(), "prefix_lm"):
         raise ValueError(
-            f"{name} cannot be trained: it is made to read its prompts in both directions "
-            "(prefix_lm), which vLLM does and the learner's causal attention does not"
+            f"{name} cannot be trained: vLLM lets its prompts read ahead (prefix_lm), and the "
+            "learner's attention is causal"
         )
     return trunk
