@@ -41,6 +41,7 @@ def empty(cls, config) -> PreTrainedModel:
 
 LLAMA = empty(LlamaForCausalLM, LlamaConfig(**SIZES))
 WINDOWED = empty(Windowed, LlamaConfig(**SIZES))
+LARGEST_HEADS = empty(LlamaForCausalLM, LlamaConfig(**SIZES, head_dim=256))
 LARGE_HEADS = empty(LlamaForCausalLM, LlamaConfig(**SIZES, head_dim=288))
 BLOOM = empty(BloomForCausalLM, BloomConfig(vocab_size=48, hidden_size=48, n_layer=1, n_head=2))
 CAPPED = empty(Gemma2ForCausalLM, Gemma2Config(**SIZES, head_dim=32))
@@ -79,6 +80,7 @@ def test_auto_is_flash_where_it_can_run(installed):
     assert auto(gpu=False, **HALF) == "sdpa"
     assert auto(WINDOWED, **HALF) == "sdpa"
     assert auto(BLOOM, **HALF) == "eager"
+    assert auto(LARGEST_HEADS, **HALF) == "flash_attention_2"
     assert auto(LARGE_HEADS, **HALF) == "sdpa"
     assert auto(packing="padded", **HALF) == auto(packing="flat", **HALF) == "flash_attention_2"
     assert auto(packing="packed", **HALF) == "sdpa"  # flash mixes up such rows
