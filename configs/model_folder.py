@@ -128,7 +128,7 @@ def longrope_positions(config: Mapping[str, Any]) -> int | None:
     Longer ones have other factors (Phi-3.5, Phi-4-mini). Transformers takes these for a whole
     batch where one of its sequences is longer, vLLM for all where its context is.
     """
-    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    rope = config.get("rope_scaling") or config.get("rope_parameters")
     if isinstance(rope, Mapping):
         for part in (rope, *rope.values()):  # or one for each kind of layer
             if isinstance(part, Mapping) and part.get("rope_type", part.get("type")) in LONGROPE:
