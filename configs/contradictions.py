@@ -28,7 +28,7 @@ def contradictions(cfg: RunConfig) -> list[str]:
     """Every contradiction of a configuration, a sentence each."""
     return [
         *_tiny_model(cfg.model),
-        *_attention(cfg.model),
+        *_attention(cfg),
         *_ppo(cfg.ppo),
         *_context(cfg.rollout),
         *_sft(cfg),
@@ -58,11 +58,18 @@ def _tiny_model(model: ModelConfig) -> Iterator[str]:
         )
 
 
-def _attention(model: ModelConfig) -> Iterator[str]:
+def _attention(cfg: RunConfig) -> Iterator[str]:
+    model = cfg.model
     if model.attention in FLASH_ATTENTION and model.dtype != "bfloat16":
         yield (
             f"model.attention={model.attention} computes in bfloat16 and not in "
             f"model.dtype={model.dtype}"
+        )
+    if model.attention in FLASH_ATTENTION and cfg.learner.packing == "packed":
+        yield (
+            f"learner.packing=packed has rows of several sequences, which "
+            f"model.attention={model.attention} tells apart only in a microbatch of one row "
+            "(learner.packing=flat)"
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError
-from configs.model_folder import Shape, read_json
+from configs.model_folder import Shape, longrope_positions, read_json
 from configs.text import one_line
 
 CLASSES = ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES")
@@ -106,6 +106,13 @@ def _check_positions(config: Mapping[str, Any], key: str, tokens: int) -> None:
     if isinstance(positions, int) and tokens > positions:
         path = key.removeprefix("model.path=")
         raise ConfigError(too_few_positions(tokens, path, positions))
+    original = longrope_positions(config)
+    if original and tokens > original:
+        raise ConfigError(
+            f"rollout.context_tokens={tokens}: {key} has rotary positions of type longrope, whose "
+            f"factors change beyond original_max_position_embeddings={original}, also those of "
+            "shorter sequences beside; the context must not be longer"
+        )
 
 
 def too_few_positions(tokens: int, path: str | None, positions: int) -> str:

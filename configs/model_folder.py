@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,8 @@ PARTS = (  # the first with a mark in a tensor's name
     ("embedding", ("embed_tokens", "wte.", "embed_in")),
     ("head", ("lm_head", "embed_out")),
 )
+LONGROPE = ("longrope", "su")  # "su" in Phi-3's first files
+ORIGINAL_POSITIONS = "original_max_position_embeddings"
 Shape = tuple[int, ...]
 
 
@@ -49,7 +51,8 @@ class ModelSize:
     parameters: number of parameters by part (`part_of`).
     layers, hidden: depth and width of the text trunk.
     vocabulary: number of token ids.
-    positions: longest sequence, tokens; None without a limit.
+    positions: longest sequence, tokens; None without a limit. Of longrope the original ones: past
+        them a sequence has other factors, and so has what stands in its microbatch.
     matrices: shapes of the linear layers' weights, without embedding and output layer.
     """
 
@@ -114,8 +117,23 @@ def check_model(path: str | Path) -> ModelSize:
         layers=getattr(text, "num_hidden_layers", 0),
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
-        positions=getattr(text, "max_position_embeddings", None),
+        positions=longrope_positions(text.to_dict())
+        or getattr(text, "max_position_embeddings", None),
     )
+
+
+def longrope_positions(config: Mapping[str, Any]) -> int | None:
+    """Positions that longrope's short factors are for, by the keys of a config.json.
+
+    Longer ones have other factors (Phi-3.5, Phi-4-mini). Transformers takes these for a whole
+    batch where one of its sequences is longer, vLLM for all where its context is.
+    """
+    rope = config.get("rope_scaling") or config.get("rope_parameters")
+    if isinstance(rope, Mapping):
+        for part in (rope, *rope.values()):  # or one for each kind of layer
+            if isinstance(part, Mapping) and part.get("rope_type", part.get("type")) in LONGROPE:
+                return part.get(ORIGINAL_POSITIONS) or config.get(ORIGINAL_POSITIONS)
+    return None
 
 
 def weight_shapes(folder: Path, key: str) -> dict[str, Shape]:

@@ -60,7 +60,7 @@ class ModelConfig:
     attention: str = leaf(
         "auto",
         "the learner's implementation, as transformers names it; auto: flash_attention_2 where it "
-        "can run, else sdpa, else eager",
+        "can run, else sdpa, else eager; none that would compute another model",
         choices=("auto", "sdpa", "eager", *GPU_ATTENTION),
     )
     freeze: str = leaf(

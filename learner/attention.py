@@ -6,39 +6,44 @@ from importlib.util import find_spec
 
 from transformers import PreTrainedModel
 
-from configs.schema import FLASH_ATTENTION, GPU_ATTENTION, ModelConfig
+from configs.schema import FLASH_ATTENTION, GPU_ATTENTION, RunConfig
 
 PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+FLASH_HEAD = 256  # the largest head of both
 
 
 def attention_of(
-    model: type[PreTrainedModel], cfg: ModelConfig, *, gpu: bool, packages: bool = True
+    trunk: PreTrainedModel, cfg: RunConfig, *, gpu: bool, packages: bool = True
 ) -> str:
     """The implementation, as transformers names it.
 
     Args:
-        model: the model's class.
-        cfg: attention and dtype are read.
+        trunk: the model, which may be empty (`empty_trunk`).
+        cfg: model.attention, model.dtype and learner.packing are read.
         gpu: whether the learner has GPUs.
         packages: whether this process has the learner's packages; False does not look for them.
 
     Raises:
-        ValueError: the requested one cannot run here, or the class does not have it.
+        ValueError: the requested one cannot run here, or would compute another model.
     """
-    key = f"model.attention={cfg.attention}"
-    supported = implementations(model)
-    if cfg.attention == "auto":
-        flash = cfg.dtype == "bfloat16" and gpu and find_spec(PACKAGES["flash_attention_2"])
-        best = ("flash_attention_2", "sdpa") if flash else ("sdpa",)
-        return next((name for name in best if name in supported), "eager")
-    if cfg.attention not in supported:
-        raise ValueError(f"{key}: {model.__name__} has {', '.join(supported)} only")
-    if cfg.attention in GPU_ATTENTION and not gpu:
+    name, model = cfg.model.attention, type(trunk).__name__
+    key = f"model.attention={name}"
+    supported = implementations(type(trunk))
+    if name == "auto":
+        flash = cfg.model.dtype == "bfloat16" and gpu and find_spec(PACKAGES["flash_attention_2"])
+        # Rows of several sequences it tells apart in a microbatch of one row only.
+        best = ("flash_attention_2",) if flash and cfg.learner.packing != "packed" else ()
+        return next((n for n in (*best, "sdpa") if n in supported and not lacks(trunk, n)), "eager")
+    if name not in supported:
+        raise ValueError(f"{key}: {model} has {', '.join(supported)} only")
+    if name in GPU_ATTENTION and not gpu:
         raise ValueError(f"{key} trains on GPUs only, and the learner has none")
-    package = PACKAGES.get(cfg.attention)
+    if missing := lacks(trunk, name):
+        raise ValueError(f"{key}: {model} has {missing}")
+    package = PACKAGES.get(name)
     if package and packages and find_spec(package) is None:
         raise ValueError(f"{key} needs the package {package}, which is not installed")
-    return cfg.attention
+    return name
 
 
 def implementations(model: type[PreTrainedModel]) -> list[str]:
@@ -52,3 +57,15 @@ def implementations(model: type[PreTrainedModel]) -> list[str]:
     if model._supports_flex_attn:
         names.append("flex_attention")
     return names
+
+
+def lacks(trunk: PreTrainedModel, implementation: str) -> str:
+    """What a model has and an implementation that its class claims has not; "" if nothing."""
+    cap = getattr(trunk.config.get_text_config(), "attn_logit_softcapping", None)
+    if implementation == "sdpa" and cap:
+        return f"attn_logit_softcapping={cap}, which sdpa would leave out; it needs eager"
+    sizes = [getattr(module, "head_dim", None) for module in trunk.modules()]
+    largest = max((size for size in sizes if isinstance(size, int)), default=0)
+    if implementation in FLASH_ATTENTION and largest > FLASH_HEAD:
+        return f"heads of {largest}, and flash attention takes up to {FLASH_HEAD}"
+    return ""

@@ -180,33 +180,34 @@ def dummy(token_ids: list[int] | None = None, pictures: tuple[Picture, ...] = ()
     return build([Sequence(ids, mask, np.zeros(1, np.int64), pictures=pictures)], [[0]])
 
 
-def append_rows(microbatch: MicroBatch, other: MicroBatch) -> MicroBatch:
-    """The microbatch with another's rows and pictures below its own.
+def append(microbatch: MicroBatch, other: MicroBatch) -> MicroBatch:
+    """The microbatch with the row of another, and its pictures, behind its own.
 
-    The other's actions and values are left out: its tokens pass through the model, no more.
+    It continues a single row, because flash attention tells the sequences of a row apart only
+    where there is no second one; else it is a row below. The other's actions and values are left
+    out: its tokens pass through the model, no more.
     """
-    old_width = microbatch.token_ids.shape[1]
+    rows, old_width = microbatch.token_ids.shape
     width = max(old_width, other.token_ids.shape[1])
 
-    def stack(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
-        rows = (functional.pad(t, (0, width - t.shape[1])) for t in (above, below))
-        return torch.cat(tuple(rows))
+    def join(own: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        if rows == 1:
+            return torch.cat((own, new), 1)
+        return torch.cat(tuple(functional.pad(t, (0, width - t.shape[1])) for t in (own, new)))
 
     def widen(flat: Indices) -> Indices:
         return flat // old_width * width + flat % old_width
 
+    begin = old_width if rows == 1 else rows * width
     return replace(
         microbatch,
-        token_ids=stack(microbatch.token_ids, other.token_ids),
-        position_ids=stack(microbatch.position_ids, other.position_ids),
+        token_ids=join(microbatch.token_ids, other.token_ids),
+        position_ids=join(microbatch.position_ids, other.position_ids),
         actions=widen(microbatch.actions),
         value_positions=widen(microbatch.value_positions),
         pictures=microbatch.pictures + other.pictures,
         picture_counts=np.append(microbatch.picture_counts, other.picture_counts),
-        sequence_starts=np.append(
-            widen(microbatch.sequence_starts),
-            other.sequence_starts + len(microbatch.token_ids) * width,
-        ),
+        sequence_starts=np.append(widen(microbatch.sequence_starts), begin + other.sequence_starts),
         lengths=np.append(microbatch.lengths, other.lengths),
     )
 

@@ -1,6 +1,7 @@
 """Writes a trunk into a Hugging Face folder, with the other files of the folder it came from.
 
-What it writes, plain transformers and vLLM load; they end an answer where the run did.
+What it writes, plain transformers and vLLM load; they end an answer where the run did. Its
+config.json is the source's: vLLM may read names there that transformers would replace.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 WEIGHT_FILES = (  # of torch, TensorFlow, Flax, Rust, ONNX, TFLite and llama.cpp
     *(".safetensors", ".bin", ".pt", ".pth", ".pkl", ".index.json"),
     *(".h5", ".ckpt", ".data-00000-of-00001", ".index", ".msgpack", ".npz", ".ot"),
     *(".onnx", ".onnx_data", ".onnx.data", ".tflite", ".gguf"),
 )
+DTYPES = ("dtype", "torch_dtype")  # keys of config.json
 
 
 def save_trunk(
@@ -45,6 +47,7 @@ def save_trunk(
         other = file.is_file() and not file.name.endswith(WEIGHT_FILES)
         if other and file.resolve() != copy.resolve():
             shutil.copyfile(file, copy)
+    config = (source / CONFIG_NAME).read_text("utf-8")
     given = source / GENERATION_CONFIG_NAME
     if given.is_file():
         generation = _ended_by(given.read_text("utf-8"), stop_ids)
@@ -55,6 +58,7 @@ def save_trunk(
     own, trunk.generation_config = trunk.generation_config, GenerationConfig()
     trunk.save_pretrained(target, state_dict=dict(state))  # would refuse an invalid one
     trunk.generation_config = own
+    (target / CONFIG_NAME).write_text(_of_dtype(config, trunk.dtype), "utf-8")
     (target / GENERATION_CONFIG_NAME).write_text(generation, "utf-8")
 
 
@@ -67,3 +71,18 @@ def _ended_by(text: str, stop_ids: Sequence[int]) -> str:
     if not missing:
         return text
     return json.dumps(values | {"eos_token_id": known + missing}, indent=2) + "\n"
+
+
+def _of_dtype(text: str, dtype: torch.dtype) -> str:
+    """A config.json that says so of the dtype of its weights; all else as it is."""
+    name = str(dtype).removeprefix("torch.")
+
+    def replaced(values: dict[str, object]) -> dict[str, object]:
+        return {
+            key: name if key in DTYPES else replaced(value) if isinstance(value, dict) else value
+            for key, value in values.items()
+        }
+
+    given = json.loads(text)
+    values = replaced(given if any(key in given for key in DTYPES) else given | {"dtype": name})
+    return text if values == given else json.dumps(values, indent=2, ensure_ascii=False) + "\n"

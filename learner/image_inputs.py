@@ -108,5 +108,5 @@ def pad_to_lockstep(
     if not (any_pictures and image_inputs):
         return microbatches + [batch.dummy()] * padding
     dummy = image_inputs.dummy
-    padded = [m if m.pictures else batch.append_rows(m, dummy) for m in microbatches]
+    padded = [m if m.pictures else batch.append(m, dummy) for m in microbatches]
     return padded + [dummy] * padding

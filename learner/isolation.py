@@ -34,7 +34,8 @@ class PackingCheck:
 
     packing: one of PACKINGS.
     row_gap: nats, the largest mean difference between a sequence's log-probabilities in a row with
-        others and alone; 0 where learner.packing=padded, which has no such rows.
+        others, or in one of two such rows, and alone; 0 where learner.packing=padded, which has
+        no such rows.
     influence: nats, how much the last sequence of such a row changes with the tokens of the others;
         of the same shape, so it is 0 but for rounding where they are isolated.
     padded_gap: as row_gap, for one sequence a row, padded to the longest.
@@ -67,7 +68,8 @@ def check_packing(
     name = config.architectures[0] if config.architectures else config.model_type
     sequences = probe(config, cfg, flat, forbidden)
     try:
-        gaps = _measure(score, sequences, several_in_a_row=requested != "padded")
+        rows = 0 if requested == "padded" else 1 if flat else 2
+        gaps = _measure(score, sequences, rows)
     except Exception as error:  # the boundary to transformers: a model's first forward pass
         raise ValueError(
             f"{name} cannot be trained: its forward pass fails: {one_line(error)}"
@@ -91,17 +93,45 @@ def check_packing(
 
 
 def _measure(
-    score: ScoreFn, sequences: list[batch.Sequence], *, several_in_a_row: bool
+    score: ScoreFn, sequences: list[batch.Sequence], rows: int
 ) -> tuple[float, float, float]:
-    """The gaps of a PackingCheck: row, influence, padded; the first two 0 where not asked for."""
+    """The gaps of a PackingCheck: row, influence, padded.
+
+    Args:
+        score: as of `check_packing`.
+        sequences: those of a row.
+        rows: most rows of several sequences in a microbatch of the run, 2 for any number; 0 if
+            there are no such rows, and then the first two gaps are 0.
+    """
     every = list(range(len(sequences)))
     alone = _logprobs(score, sequences, [[[i]] for i in every])
     padded = _gap(alone, _logprobs(score, sequences, [[[i] for i in every]]))
-    if not several_in_a_row:
+    if not rows:
         return 0.0, 0.0, padded
     together = _logprobs(score, sequences, [[every]])
     beside_others = _logprobs(score, _others_reversed(sequences), [[every]])
-    return _gap(alone, together), _gap(together[-1:], beside_others[-1:]), padded
+    gap = _gap(alone, together)
+    if rows > 1:
+        gap = max(gap, _gap_in_two_rows(score, sequences))
+    return gap, _gap(together[-1:], beside_others[-1:]), padded
+
+
+def _gap_in_two_rows(score: ScoreFn, sequences: list[batch.Sequence]) -> float:
+    """As row_gap, in two rows, which together have the tokens of the one.
+
+    Flash attention, and whatever else looks for several sequences in a batch of one row only,
+    leaks here and not there.
+    """
+    halves = [_first_half(s) for s in sequences]
+    every = list(range(len(halves)))
+    alone = _logprobs(score, halves, [[[i]] for i in every])
+    rows = [every, [len(halves) + i for i in every]]
+    return _gap(alone * 2, _logprobs(score, halves * 2, [rows]))
+
+
+def _first_half(sequence: batch.Sequence) -> batch.Sequence:
+    length = math.ceil(len(sequence.token_ids) / 2)
+    return batch.Sequence(sequence.token_ids[:length], _ends(length))
 
 
 def probe(

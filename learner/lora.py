@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Protocol, cast
 
 import torch
@@ -33,7 +33,7 @@ def add_adapters(trunk: PreTrainedModel, cfg: ModelConfig, seed: int) -> None:
     They start as zero, so the policy does not change. They are equal on every rank.
 
     Raises:
-        ValueError: one of model.lora_targets names no trainable layer.
+        ValueError: see `target_layers`.
     """
     if not cfg.lora_rank:
         return
@@ -42,7 +42,7 @@ def add_adapters(trunk: PreTrainedModel, cfg: ModelConfig, seed: int) -> None:
     settings = LoraConfig(
         r=cfg.lora_rank,
         lora_alpha=cfg.lora_alpha,
-        target_modules=_target_layers(trunk, cfg.lora_targets),
+        target_modules=target_layers(trunk, cfg),
         lora_dropout=0.0,  # log-probabilities must be those of the policy that sampled
         bias="none",
     )
@@ -52,21 +52,30 @@ def add_adapters(trunk: PreTrainedModel, cfg: ModelConfig, seed: int) -> None:
     nn.Module.to(trunk, next(trunk.parameters()).dtype)
 
 
-def _target_layers(trunk: PreTrainedModel, targets: Sequence[str]) -> list[str]:
-    """Names of the linear layers that get adapters: trainable ones, without the output layer."""
+def target_layers(trunk: PreTrainedModel, cfg: ModelConfig) -> list[str]:
+    """Names of the linear layers that get adapters: trainable ones, without the output layer.
+
+    Raises:
+        ValueError: one of model.lora_targets names no trainable layer, or there is none.
+    """
     output = trunk.get_output_embeddings()  # may share the embedding's weight
     layers = [
         name
         for name, module in trunk.named_modules()
         if isinstance(module, nn.Linear) and module is not output and module.weight.requires_grad
     ]
-    for target in targets:
+    if not layers:
+        raise ValueError(
+            f"model.lora_rank={cfg.lora_rank}: {type(trunk).__name__} has no linear layer that "
+            "learns between its embedding and its output"
+        )
+    for target in cfg.lora_targets:
         if not any(name.endswith(f".{target}") for name in layers):
             raise ValueError(
                 f"model.lora_targets={target}: no linear layer that learns, between the embedding "
                 "and the output, has this name"
             )
-    suffixes = tuple(f".{target}" for target in targets) or ("",)
+    suffixes = tuple(f".{target}" for target in cfg.lora_targets) or ("",)
     return [name for name in layers if name.endswith(suffixes)]
 
 

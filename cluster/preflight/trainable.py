@@ -27,15 +27,19 @@ def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool) -> None:
     from learner.attention import attention_of
     from learner.checkpoint_layout import CheckpointLayout
     from learner.checkpoint_match import check_tensors, check_tied
-    from learner.model import empty_trunk, model_class, model_config
+    from learner.lora import target_layers
+    from learner.model import freeze
+    from learner.trunk import empty_trunk
 
     folder, key = find_model(cfg.model.path), f"model.path={cfg.model.path}"
     shapes = weight_shapes(folder, key)
     try:
-        cls = model_class(model_config(folder))
-        attention = attention_of(cls, cfg.model, gpu=gpu, packages=packages)
-        trunk = empty_trunk(folder, attention)
+        trunk = empty_trunk(folder)
+        attention_of(trunk, cfg, gpu=gpu, packages=packages)
         CheckpointLayout(trunk)
+        freeze(trunk, cfg.model.freeze)
+        if cfg.model.lora_rank:
+            target_layers(trunk, cfg.model)
         check_tied(trunk, weight_files(folder, key))
         check_tensors(trunk, shapes)
     except Exception as error:  # the boundary to transformers, which raises all kinds

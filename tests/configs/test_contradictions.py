@@ -65,6 +65,11 @@ def config(*overrides):
         (["ppo.optimizer.lr_end=1"], "ppo.optimizer.schedule=constant", "its peak"),
         (["ppo.optimizer.lr_end=1"], "ppo.updates=0", "ppo.optimizer.lr_end=1 is above"),
         (["rollout.temperature=0"], "ppo.updates=0", "samples nothing to learn from"),
+        (
+            [f"{FLASH}_2", "model.dtype=bfloat16", "learner.packing=packed"],
+            "learner.packing=flat",
+            "learner.packing=packed has rows of several sequences, which model.attention=flash",
+        ),
         (["learner.offload=true"], "learner.zero_stage=1", "needs learner.zero_stage of 1 to 3"),
         (["model.lora_targets=[q]"], "model.lora_rank=1", "model.lora_rank=0 makes none"),
         (

@@ -110,6 +110,34 @@ def test_positions_that_are_too_few(model):
     claims(model, tokens=31)
 
 
+LONG = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+LONGROPE = [
+    {"rope_scaling": LONG | {"type": "su"}, "original_max_position_embeddings": 24},
+    {"rope_scaling": LONG | {"type": "longrope"}, "original_max_position_embeddings": 24},
+    {
+        "rope_parameters": LONG
+        | {"rope_type": "longrope", "original_max_position_embeddings": 24, "rope_theta": 1e4}
+    },
+    {"rope_parameters": {"a": None, "full_attention": LONG | {"rope_type": "longrope"}}}
+    | {"original_max_position_embeddings": 24},
+]
+
+
+@pytest.mark.parametrize("rope", LONGROPE, ids=["su", "old", "new", "by layer"])
+def test_a_context_in_which_longrope_changes_its_factors(model, rope):
+    configure(model, max_position_embeddings=64, **rope)
+    claims(model, tokens=24)
+    with pytest.raises(ConfigError, match=r"^rollout\.context_tokens=25: .* longrope, .*=24, "):
+        claims(model, tokens=25)
+
+
+def test_other_rotary_positions_have_all_of_theirs(model):
+    rope = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 24}
+    for given in (rope, None, "default"):
+        configure(model, max_position_embeddings=64, rope_parameters=given)
+        claims(model, tokens=64)
+
+
 def test_weights_of_other_sizes(model):
     configure(model, vocab_size=47)
     words = "the weights are not those of its config.json: model.embed_tokens.weight is 48 x 32"

@@ -47,6 +47,16 @@ def test_sizes(model):
     assert size.parameters["embedding"] == size.parameters["head"] == size.vocabulary * 128
 
 
+def test_positions_of_longrope_are_those_of_its_short_factors(model):
+    """As demonstrations are bounded by: a longer one changes what stands in its microbatch."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 256}
+    factors = {"short_factor": [1.0] * 16, "long_factor": [2.0] * 16}
+    configure(model, rope_parameters=rope | factors)
+    assert check_model(model).positions == 256
+    configure(model, rope_parameters=rope | {"rope_type": "yarn", "factor": 4.0})
+    assert check_model(model).positions == 1024
+
+
 def test_sizes_of_the_weight_files_alone(model):
     """Of a folder whose config.json transformers has not read."""
     size = check_model(model)

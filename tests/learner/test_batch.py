@@ -186,3 +186,24 @@ def test_bad_input():
     with pytest.raises(ValueError, match="packing is 'dense'"):
         microbatches([], 10, "dense")
     assert microbatches([], 10) == []
+
+
+@pytest.mark.parametrize("length", [3, 30], ids=["shorter", "longer"])
+@pytest.mark.parametrize("rows", [[[0, 1, 2]], [[0]], [[0, 1], [2]]], ids=str)
+def test_what_is_appended_leaves_one_row_one_and_moves_nothing(rows, length):
+    """Flash attention isolates the sequences of a row only where there is no second one."""
+    own = batch.build(random_sequences(3, seed=1), rows)
+    joined = batch.append(own, batch.dummy(list(range(100, 100 + length))))
+    assert len(joined.token_ids) == (1 if len(rows) == 1 else len(rows) + 1)
+    flat, before = joined.token_ids.flatten(), own.token_ids.flatten()
+    assert torch.equal(flat[joined.actions], before[own.actions])
+    assert torch.equal(flat[joined.value_positions], before[own.value_positions])
+    positions = joined.position_ids.flatten()
+    for i, start in enumerate(own.sequence_starts):
+        at, n = joined.sequence_starts[i], own.lengths[i]
+        assert torch.equal(flat[at : at + n], before[start : start + n])
+        assert positions[at : at + n].tolist() == list(range(n))
+    at = joined.sequence_starts[-1]
+    assert flat[at : at + length].tolist() == list(range(100, 100 + length))
+    assert positions[at : at + length].tolist() == list(range(length))
+    assert joined.lengths.tolist() == [*own.lengths, length]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from configs.model_folder import weight_shapes
 from learner.checkpoint_match import check_tensors, check_tied
-from learner.model import empty_trunk
+from learner.trunk import empty_trunk
 from tests.support.families import Family, save_tiny
 from tests.support.learner import save_llama
 
@@ -26,7 +26,7 @@ FEW = [
 
 
 def check(folder, shapes=None):
-    check_tensors(empty_trunk(folder, "eager"), shapes or weight_shapes(folder, ""))
+    check_tensors(empty_trunk(folder), shapes or weight_shapes(folder, ""))
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +117,12 @@ def test_an_output_layer_of_its_own_is_no_tied_one(tmp_path):
         own = {} if head is None else {"lm_head.weight": head.clone()}
         save_file({"model.embed_tokens.weight": embedding} | own, file, {"format": "pt"})
         if head is None or torch.equal(head, embedding):
-            check_tied(empty_trunk(folder, "eager"), [file])
+            check_tied(empty_trunk(folder), [file])
             continue
         with pytest.raises(ValueError, match=r"ties lm_head\.weight to model\.embed_tokens"):
-            check_tied(empty_trunk(folder, "eager"), [file])
+            check_tied(empty_trunk(folder), [file])
     untied = save_llama(tmp_path / "untied", tied=False)
-    check_tied(empty_trunk(untied, "eager"), [untied / "model.safetensors"])
+    check_tied(empty_trunk(untied), [untied / "model.safetensors"])
 
 
 def test_names_of_the_file_are_found_under_the_models(tmp_path):
@@ -137,9 +137,9 @@ def test_names_of_the_file_are_found_under_the_models(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(tied))
     save_file(tensors | {"lm_head.weight": 1 + tensors[name]}, file, {"format": "pt"})
     with pytest.raises(ValueError, match=r"ties lm_head\.weight to model\.language_model"):
-        check_tied(empty_trunk(tmp_path, "eager"), [file])
+        check_tied(empty_trunk(tmp_path), [file])
     save_file(tensors | {"lm_head.weight": tensors[name].clone()}, file, {"format": "pt"})
-    check_tied(empty_trunk(tmp_path, "eager"), [file])
+    check_tied(empty_trunk(tmp_path), [file])
 
 
 def test_experts_that_do_not_fit_together_are_named(mixtral):

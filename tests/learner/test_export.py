@@ -6,10 +6,10 @@ import json
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import AutoConfig, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from learner.export import save_trunk
-from learner.model import load_trunk
+from learner.trunk import load_trunk
 from rollout.renderer import Renderer
 from tests.support.learner import save_llama
 from tests.support.real_templates import BY_NAME
@@ -89,3 +89,43 @@ def test_what_ends_a_turn_by_the_template_ends_it_for_who_loads_the_export(tmp_p
     read = GenerationConfig.from_pretrained(target)
     assert set(read.eos_token_id) == {own, end} == set(stop_ids)
     assert (read.do_sample, read.top_p) == (True, 0.8)
+
+
+def test_its_config_json_is_the_sources(tmp_path):
+    """With dropout, which training turns off, and in names that transformers would replace."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1)).save_pretrained(source)
+    config = json.loads((source / "config.json").read_text())
+    config |= {"hidden_size": config.pop("n_embd"), "attn_pdrop": 0.25, "of_vllm": {"é": [448]}}
+    text = json.dumps(config, ensure_ascii=False)
+    (source / "config.json").write_text(text, "utf-8")
+    trunk = load_trunk(source, torch.float32, "sdpa")
+    for folder in (target, source):  # also in place
+        save_trunk(trunk, source, folder, trunk.state_dict())
+        assert (folder / "config.json").read_text("utf-8") == text
+    again = AutoConfig.from_pretrained(target)
+    assert (again.n_embd, again.attn_pdrop, again.resid_pdrop) == (8, 0.25, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ({}, {"dtype": "bfloat16"}),
+        ({"dtype": None}, {"dtype": "bfloat16"}),
+        ({"torch_dtype": "float32"}, {"torch_dtype": "bfloat16"}),
+        (
+            {"dtype": "float32", "part": {"dtype": "float32", "depth": 2}},
+            {"dtype": "bfloat16", "part": {"dtype": "bfloat16", "depth": 2}},
+        ),
+    ],
+    ids=["absent", "null", "of old", "of parts"],
+)
+def test_its_config_json_says_the_dtype_of_the_weights(tmp_path, given, written):
+    source, target = save_llama(tmp_path / "source"), tmp_path / "target"
+    config = json.loads((source / "config.json").read_text())
+    del config["dtype"]
+    (source / "config.json").write_text(json.dumps(config | given))
+    trunk = load_trunk(source, torch.bfloat16, "sdpa")
+    save_trunk(trunk, source, target, trunk.state_dict())
+    assert json.loads((target / "config.json").read_text()) == config | written
+    assert AutoConfig.from_pretrained(target).dtype == torch.bfloat16

@@ -110,7 +110,7 @@ def test_families_that_vllm_has_given_up_are_on_the_page():
 
 
 def test_families_that_do_not_train_or_sync_are_refused_by_name():
-    """See `configs.model_claims.check_class`; others are refused by `learner.model.empty_trunk`."""
+    """See `configs.model_claims.check_class`; others are refused by `learner.trunk.empty_trunk`."""
     page = table(PAGE.read_text())
     classes = {key(family): family.architecture for family in families()}
     rows = {classes[name]: row for name, row in page.items() if name in classes}

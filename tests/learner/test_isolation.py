@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from transformers import Idefics3Config, LlamaConfig
+from torch.nn import functional
+from transformers import (
+    Idefics3Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    modeling_flash_attention_utils,
+)
 
 from configs.schema import ModelConfig, RolloutConfig, RunConfig
-from learner import distributed
+from learner import batch, distributed
 from learner.isolation import INFLUENCE, ROUNDING, SCORED, PackingCheck, check_packing, probe
-from learner.model import Scores
+from learner.model import ActorCritic, ForwardOptions, Scores
 from tests.support.learner import config
 
 
@@ -33,11 +40,12 @@ def llama(attention="sdpa", **changes):
     return made
 
 
-def fake(in_row=0.0, padded=0.0, influence=0.0, of=-1):
+def fake(in_row=0.0, padded=0.0, influence=0.0, of=-1, in_rows=0.0):
     """A model whose log-probabilities in a shared row, or a padded one, are off for sequence `of`.
 
     Influence: half of it is added or taken away in a shared row, by the row's first two tokens.
-    A row that is as long as its sequence, alone in its microbatch, is right.
+    A row that is as long as its sequence, alone in its microbatch, is right. In_rows is added
+    where there are several shared rows.
     """
 
     def score(microbatches):
@@ -48,6 +56,8 @@ def fake(in_row=0.0, padded=0.0, influence=0.0, of=-1):
         begins = np.cumsum(m.action_counts) - m.action_counts
         rows, sequences = len(m.token_ids), len(m.order)
         error = in_row if sequences > rows else padded
+        if sequences > rows > 1:
+            error += in_rows
         if sequences > rows:
             first, second = m.token_ids.flatten()[:2]
             error += influence / 2 if first < second else -influence / 2
@@ -84,6 +94,74 @@ def test_a_leak_is_answered_by_one_sequence_a_row(of):
             check_packing(score, llama(), settings(packing))
     padded = PackingCheck("padded", 0.0, 0.0, 0.0)
     assert check_packing(score, llama(), settings("padded")) == padded
+
+
+def test_a_leak_between_rows_counts_where_there_are_several():
+    score = fake(in_rows=0.25)
+    assert check_packing(score, llama(), settings()).row_gap == pytest.approx(0.25)
+    assert check_packing(score, llama(), settings()).packing == "padded"
+    with pytest.raises(ValueError, match=r"^learner.packing=packed: .* by 0.25 nats"):
+        check_packing(score, llama(), settings("packed"))
+    flat = check_packing(score, llama("flash_attention_2"), settings())
+    assert (flat.packing, flat.row_gap) == ("flat", 0.0)
+    assert check_packing(score, llama(), settings("padded")).packing == "padded"
+
+
+def causal(q, k, v, softmax_scale):
+    k, v = (t.repeat_interleave(q.shape[2] // t.shape[2], 2).transpose(1, 2) for t in (k, v))
+    scores = functional.scaled_dot_product_attention
+    return scores(q.transpose(1, 2), k, v, is_causal=True, scale=softmax_scale).transpose(1, 2)
+
+
+def flash(q, k, v, softmax_scale=None, **_):
+    """What flash_attn_func computes."""
+    return causal(q, k, v, softmax_scale)
+
+
+def flash_varlen(q, k, v, cu_seqlens_q, softmax_scale=None, **_):
+    """What flash_attn_varlen_func computes, of sequences that begin and end there."""
+    bounds = pairwise(cu_seqlens_q.tolist())
+    parts = [causal(q[None, a:b], k[None, a:b], v[None, a:b], softmax_scale) for a, b in bounds]
+    return torch.cat(parts, 1)[0]
+
+
+@pytest.fixture
+def flash_score(monkeypatch):
+    """Scores of a tiny Llama by transformers' own way to flash attention, computed on a CPU."""
+
+    def functions(*_, **__):
+        return (flash, flash_varlen, None, None, None), (lambda **given: given, None)
+
+    monkeypatch.setattr(modeling_flash_attention_utils, "lazy_import_flash_attention", functions)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.3}
+    trunk = LlamaForCausalLM(LlamaConfig(vocab_size=48, **sizes, **heads)).eval()
+    trunk.config._attn_implementation = "flash_attention_2"
+    actor = ActorCritic(trunk, None)
+
+    @torch.no_grad()
+    def score(microbatches):
+        arguments = [
+            (m.token_ids, m.position_ids, m.actions, m.value_positions) for m in microbatches
+        ]
+        return [Scores(*actor(*given, ForwardOptions())) for given in arguments]
+
+    return score
+
+
+def test_flash_attention_isolates_in_one_row_only(flash_score):
+    with pytest.raises(ValueError, match=r"^learner.packing=packed: sequences that share a row"):
+        check_packing(flash_score, llama("flash_attention_2"), settings("packed"))
+    check = check_packing(flash_score, llama("flash_attention_2"), settings())
+    assert (check.packing, check.row_gap < 1e-5) == ("flat", True)
+
+
+def test_a_picture_for_lockstep_leaves_flat_rows_isolated(flash_score):
+    """The dummy of `pad_to_lockstep` beside microbatches without pictures."""
+    flat = batch.build(probe(llama(), settings(), True, ()), [[0, 1, 2, 3]])
+    (before,), (after,) = flash_score([flat]), flash_score([batch.append(flat, batch.dummy())])
+    assert torch.allclose(before.logprobs, after.logprobs, atol=1e-5)
 
 
 def test_what_others_beside_it_change_is_a_leak_however_small():

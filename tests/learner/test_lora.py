@@ -18,9 +18,10 @@ from configs.model_folder import ModelSize, adapter_parameters, check_model, is_
 from configs.schema import ModelConfig
 from learner.engine import ReferencePolicy, TrainingEngine
 from learner.lora import Adapters, add_adapters
-from learner.model import WEIGHT_KINDS, load_trunk
+from learner.model import WEIGHT_KINDS
 from learner.ppo import ppo_update
 from learner.sft import sft_step
+from learner.trunk import load_trunk
 from rollout.bucket import pack, unpack, write
 from tests.support.learner import (
     config,

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from configs.schema import OptimizerConfig, PPOConfig
-from learner.model import ActorCritic, ValueHead, load_trunk
+from learner.model import ActorCritic, ValueHead
 from learner.optimizer import adamw, learning_rate, parameter_groups, set_learning_rates
+from learner.trunk import load_trunk
 from tests.support.learner import save_llama
 
 

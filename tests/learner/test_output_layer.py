@@ -15,8 +15,9 @@ from transformers import (
 
 from learner import output_layer
 from learner.batch import microbatches
-from learner.model import ActorCritic, ForwardOptions, Scores, ValueHead, load_trunk
+from learner.model import ActorCritic, ForwardOptions, Scores, ValueHead
 from learner.output_layer import token_scores
+from learner.trunk import load_trunk
 from tests.support.learner import VOCABULARY, demonstrations, save_llama
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}

@@ -87,8 +87,8 @@ def learn(family: Family, folder: Path) -> Row:
     """
     from learner.checkpoint_match import check_tensors
     from learner.engine import TrainingEngine
-    from learner.model import empty_trunk
     from learner.sft import sft_step
+    from learner.trunk import empty_trunk
     from tests.support.learner import demonstrations
 
     row, cfg = Row(family.model_type, family.architecture, family.vision), settings()
@@ -100,7 +100,7 @@ def learn(family: Family, folder: Path) -> Row:
             row.loads = f"no tiny model: {_why(_innermost(error))}"
             return row
         shapes = weight_shapes(folder / "model", family.model_type)
-        check_tensors(empty_trunk(folder / "model", "eager"), shapes)
+        check_tensors(empty_trunk(folder / "model"), shapes)
         engine = TrainingEngine(folder / "model", cfg, cfg.sft.optimizer, 4, True)
         check = engine.packing_check
         row.loads, step = YES, "trains"

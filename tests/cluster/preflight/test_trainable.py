@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from cluster.preflight.trainable import check_trainable
 from configs.load import ConfigError, build
+from configs.model_folder import weight_shapes
 from configs.schema import RunConfig
 from tests.support.families import Family, save_tiny
 
@@ -32,6 +33,7 @@ def test_attention_is_checked_against_device_and_packages(tiny_model):
         check_trainable(flash, gpu=False, packages=False)
     with pytest.raises(ConfigError, match="needs the package flash_attn"):
         check_trainable(flash, gpu=True, packages=True)
+    check_trainable(flash, gpu=True, packages=False)  # for a cluster: this machine has none
 
 
 def test_a_class_that_its_configuration_does_not_have_is_named(tiny_model, tmp_path):
@@ -50,6 +52,15 @@ def test_a_model_that_reads_ahead_is_refused(tmp_path):
         check_trainable(run(folder), gpu=False, packages=True)
 
 
+@pytest.mark.parametrize("prefix_lm", [True, False])  # vLLM's class does not ask
+def test_a_model_that_reads_ahead_in_its_prompts_is_refused(tmp_path, prefix_lm):
+    folder = save_tiny(Family("hrm_text", "HrmTextForCausalLM", vision=False), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"prefix_lm": prefix_lm}))
+    with pytest.raises(ConfigError, match=r"HrmTextForCausalLM cannot be trained: .*\(prefix_lm\)"):
+        check_trainable(run(folder), gpu=False, packages=True)
+
+
 def test_weights_that_cannot_be_published_are_refused(tiny_model, monkeypatch):
     from learner import checkpoint_layout
 
@@ -59,6 +70,34 @@ def test_weights_that_cannot_be_published_are_refused(tiny_model, monkeypatch):
     monkeypatch.setattr(checkpoint_layout, "CheckpointLayout", refuse)
     with pytest.raises(ConfigError, match=r"LlamaForCausalLM: merges layers$"):
         check_trainable(run(tiny_model), gpu=False, packages=True)
+
+
+def test_adapters_need_linear_layers_of_the_class(tmp_path):
+    """Files hold matrices; the class may have no linear layers of them (Conv1D, merged experts)."""
+    gpt2 = save_tiny(Family("gpt2", "GPT2LMHeadModel", vision=False), tmp_path / "gpt2")
+    mixtral = save_tiny(Family("mixtral", "MixtralForCausalLM", vision=False), tmp_path / "moe")
+    with pytest.raises(ConfigError, match=r"model\.lora_rank=4: GPT2LMHeadModel has no linear"):
+        check_trainable(run(gpt2, lora_rank=4), gpu=False, packages=True)
+    experts = run(mixtral, lora_rank=4, lora_targets=["q_proj", "w1"])
+    with pytest.raises(ConfigError, match=r"model\.lora_targets=w1: no linear layer that learns"):
+        check_trainable(experts, gpu=False, packages=True)
+    for targets in ([], ["q_proj"]):
+        cfg = run(mixtral, lora_rank=4, lora_targets=targets)
+        check_trainable(cfg, gpu=False, packages=True)
+    check_trainable(run(gpt2), gpu=False, packages=True)
+
+
+def test_adapters_of_a_frozen_part_are_refused(vision_model):
+    target = next(
+        name.split(".")[-2]
+        for name in weight_shapes(Path(vision_model), "")
+        if "vision_model" in name and name.endswith("fc1.weight")
+    )
+    cfg = run(vision_model, lora_rank=4, lora_targets=[target])
+    check_trainable(cfg, gpu=False, packages=True)
+    cfg = run(vision_model, lora_rank=4, lora_targets=[target], freeze="vision")
+    with pytest.raises(ConfigError, match=f"model.lora_targets={target}: no linear layer that"):
+        check_trainable(cfg, gpu=False, packages=True)
 
 
 @pytest.fixture

@@ -1,0 +1,120 @@
+"""The trunk in a Hugging Face folder: its class and configuration, with its weights or without.
+
+Input: a folder. Output: the (vision-)language model of transformers, or one sentence that says why
+it cannot be trained.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
+
+
+def model_config(folder: Path) -> PretrainedConfig:
+    """The configuration in a Hugging Face folder, without dropout.
+
+    Dropout is off because log-probabilities must be those of the policy that sampled.
+
+    Raises:
+        ValueError: the folder holds no model.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"model.path is {folder}; there is no config.json in it")
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    parts = (config, config.get_text_config(), getattr(config, "vision_config", None))
+    for part in {id(c): c for c in parts if c is not None}.values():
+        for name, value in list(vars(part).items()):
+            if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
+                setattr(part, name, 0.0)
+    return config
+
+
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class of the (vision-)language model that a configuration names.
+
+    Raises:
+        ValueError: transformers has no causal language model of this configuration.
+    """
+    mappings = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    classes = [
+        cast("type[PreTrainedModel]", mapping[type(config)])
+        for mapping in mappings
+        if type(config) in mapping
+    ]
+    names = config.architectures or ()
+    for cls in classes:
+        if cls.__name__ in names:
+            return cls
+    raise ValueError(
+        f"the model is {', '.join(names) or 'of no named kind'}; the (vision-)language models that "
+        f"transformers has for {config.model_type} are "
+        f"{', '.join(cls.__name__ for cls in classes) or 'none'}"
+    )
+
+
+def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    """A (vision-)language model from a Hugging Face folder, in dtype, without dropout.
+
+    Raises:
+        ValueError: the folder holds no model that can be trained; see `empty_trunk`.
+    """
+    config = model_config(folder)
+    return _trainable(
+        model_class(config).from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+        )
+    )
+
+
+def empty_trunk(folder: Path) -> PreTrainedModel:
+    """The same model without weights, on torch's meta device: its modules, names and shapes.
+
+    Its attention is eager, which every class has and which needs no package.
+
+    Raises:
+        ValueError: the folder holds no model, one without an output layer, one that needs more
+            than tokens, or one whose attention is not causal, also of prompts alone.
+    """
+    config = model_config(folder)
+    with torch.device("meta"):
+        return _trainable(model_class(config)._from_config(config, attn_implementation="eager"))
+
+
+def _trainable(trunk: PreTrainedModel) -> PreTrainedModel:
+    """The trunk itself, if it gives logits for tokens alone, each by the tokens before it."""
+    name = type(trunk).__name__
+    if trunk.get_output_embeddings() is None:
+        raise ValueError(f"{name} has no output layer that gives logits")
+    required = [
+        parameter.name
+        for parameter in inspect.signature(type(trunk).forward).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    more = [key for key in required if key not in ("self", "input_ids")]
+    if more:
+        raise ValueError(f"{name} cannot be run on tokens alone: it needs {', '.join(more)} too")
+    layers = (trunk.get_decoder() or trunk).modules()
+    if any(getattr(layer, "is_causal", None) is False for layer in layers):
+        raise ValueError(
+            f"{name} cannot be trained: the attention of its language model is not causal, so a "
+            "token's log-probability would depend on the tokens after it"
+        )
+    if hasattr(trunk.config.get_text_config(), "prefix_lm"):
+        raise ValueError(
+            f"{name} cannot be trained: vLLM lets its prompts read ahead (prefix_lm), and the "
+            "learner's attention is causal"
+        )
+    return trunk
