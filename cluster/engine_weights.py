@@ -94,6 +94,8 @@ class EngineWeights:
 
         async def load(indices: list[int]) -> None:
             for index in indices:
+                if index not in self._supervisor.present():
+                    continue  # lost before its turn
                 with suppress(WorkerGone):  # its successor gets these weights, or newer ones
                     paused[index] = await self._receive(index, weights)
                     if playing:

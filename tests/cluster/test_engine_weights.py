@@ -110,6 +110,24 @@ def test_one_that_is_lost_meanwhile_is_not_waited_for(playing):
     played(scenario)
 
 
+@pytest.mark.parametrize("playing", [False, True])
+def test_one_that_is_lost_before_its_turn_is_asked_for_nothing(playing):
+    """Its successor has no engine yet: it would answer with an error of its own."""
+
+    async def scenario(weights, workers, fleet, changes, loaded):
+        workers[0].loading.clear()
+        workers[1].errors = [RunFailure("start() first")]
+        publishing = asyncio.ensure_future(weights.publish(7, ["ref"], playing, loaded))
+        await asyncio.sleep(0.01)
+        fleet.gone.add(1)
+        workers[0].loading.set()
+        _, paused = await publishing
+        assert [asked[0] for asked in fleet.asked] == [0, 2]
+        assert (weights.versions, paused) == ([7, -1, 7], [0.5, 0.0, 0.5])
+
+    played(scenario)
+
+
 def test_one_that_refuses_ends_the_publish():
     async def scenario(weights, workers, fleet, changes, loaded):
         workers[2].errors = [RunFailure("no room")]
