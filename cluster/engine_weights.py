@@ -29,7 +29,7 @@ Loaded = Callable[[], Awaitable[None]]
 
 
 class Weights(NamedTuple):
-    """A publish; without references, where they came over another channel."""
+    """A publish; without references, where they came over another channel or with the engine."""
 
     version: int
     refs: list[ObjectRef[PackedBucket]]
@@ -94,6 +94,8 @@ class EngineWeights:
 
         async def load(indices: list[int]) -> None:
             for index in indices:
+                if index not in self._supervisor.present():
+                    continue  # lost before its turn
                 with suppress(WorkerGone):  # its successor gets these weights, or newer ones
                     paused[index] = await self._receive(index, weights)
                     if playing:
@@ -135,7 +137,7 @@ class EngineWeights:
         end = time.monotonic() + PROOF_S
         while proof is None and time.monotonic() < end:
             weights = await self._receive_last(index, weights)
-            if weights is None:
+            if weights is None or not weights.refs:
                 break
             proof = await self._prove(index, weights)
         async with self._joining:
@@ -147,10 +149,11 @@ class EngineWeights:
     async def _receive_last(self, index: int, held: Weights | None) -> Weights | None:
         """The last weights, once an engine that has `held` has them; None: there are none.
 
-        They may have died with the learner; the next one publishes before anything else.
+        They may have died with the learner; the next one publishes before anything else. Without
+        references they are those that every engine starts with (`cardinal rollout`).
         """
         weights = self.last
-        if weights is None or weights is held:
+        if weights is None or weights is held or not weights.refs:
             return weights
         try:
             await self._receive(index, weights)

@@ -154,7 +154,7 @@ class Ledger(Generic[S]):
         self._ahead: list[Group[S]] = []  # groups that no update has taken, as admitted
         self._complete = 0  # of the first of them, those that were found finished
         self._ready = 0  # episodes of these groups that have ended well
-        self._taken: dict[int, int] = {}  # episodes, by update
+        self._taken: dict[int, int] = {}  # episodes that ended well, by update
         self._update = 0  # the last one that took a batch
         self._stream: Stream | None = None
         self._next: tuple[int, list[EpisodeRequest]] | None = None
@@ -328,11 +328,11 @@ class Ledger(Generic[S]):
         if not all(group.finished for group in groups):
             return None
         del self._ahead[:size]
-        self._taken[update] = sum(len(group.requests) for group in groups)
         self._update = update
         failed, self._failures, self.finished = len(self._failures), [], 0
         results = [r for group in groups for r in group.in_order() if r.summary.end != "failed"]
         self._ready -= len(results)
+        self._taken[update] = len(results)
         return Batch(results, self._staleness(results), failed, self.next_group)
 
     def _first_finished(self, size: int) -> bool:

@@ -118,6 +118,24 @@ def test_one_that_is_lost_meanwhile_is_not_waited_for(playing):
     played(scenario)
 
 
+@pytest.mark.parametrize("playing", [False, True])
+def test_one_that_is_lost_before_its_turn_is_asked_for_nothing(playing):
+    """Its successor has no engine yet: it would answer with an error of its own."""
+
+    async def scenario(weights, workers, fleet, changes, loaded):
+        workers[0].loading.clear()
+        workers[1].errors = [RunFailure("start() first")]
+        publishing = asyncio.ensure_future(weights.publish(7, ["ref"], playing, loaded))
+        await asyncio.sleep(0.01)
+        fleet.gone.add(1)
+        workers[0].loading.set()
+        _, paused = await publishing
+        assert [asked[0] for asked in fleet.asked] == [0, 2]
+        assert (weights.versions, paused) == ([7, -1, 7], [0.5, 0.0, 0.5])
+
+    played(scenario)
+
+
 def test_one_that_refuses_ends_the_publish():
     async def scenario(weights, workers, fleet, changes, loaded):
         workers[2].errors = [RunFailure("no room")]
@@ -163,7 +181,7 @@ def sample(weights, number, version=7, temperature=1.0):
 def test_it_plays_again_the_first_few_that_others_played_wholly_under_them():
     async def scenario(weights, workers, fleet, changes, loaded):
         sample(weights, 0)
-        await weights.publish(7, [], False, loaded)
+        await weights.publish(7, ["ref"], False, loaded)
         sample(weights, 1, version=6)
         sample(weights, 2, temperature=0.0)
         for number in range(3, 9):
@@ -180,7 +198,7 @@ def test_it_plays_again_the_first_few_that_others_played_wholly_under_them():
 
 def test_an_engine_with_other_weights_does_not_come_to_serve():
     async def scenario(weights, workers, fleet, changes, loaded):
-        await weights.publish(7, [], False, loaded)
+        await weights.publish(7, ["ref"], False, loaded)
         sample(weights, 0)
         workers[1].apart = 2e-4
         with pytest.raises(ParityError, match=r"version 7 differ by 0.0002 .* more than 0.0001$"):
@@ -192,7 +210,7 @@ def test_an_engine_with_other_weights_does_not_come_to_serve():
 
 def test_without_the_proof_none_is_played_again():
     async def scenario(weights, workers, fleet, changes, loaded):
-        await weights.publish(7, [], False, loaded)
+        await weights.publish(7, ["ref"], False, loaded)
         sample(weights, 0)
         assert await weights.bring(1) == {"proof": "cluster.weight_proof=false"}
         assert workers[1].replayed == []
@@ -222,7 +240,7 @@ def test_where_others_play_nothing_it_joins_all_the_same(monkeypatch):
     monkeypatch.setattr(engine_weights, "PROOF_S", 0.05)
 
     async def scenario(weights, workers, fleet, changes, loaded):
-        await weights.publish(7, [], False, loaded)
+        await weights.publish(7, ["ref"], False, loaded)
         assert await weights.bring(1) == {"proof": "left to the next batch"}
         assert weights.versions[1] == 7
 
@@ -232,7 +250,7 @@ def test_where_others_play_nothing_it_joins_all_the_same(monkeypatch):
 def test_a_publish_does_not_begin_while_it_joins():
     async def scenario(weights, workers, fleet, changes, loaded):
         fleet.gone |= {0, 1, 2}
-        await weights.publish(7, [], False, loaded)
+        await weights.publish(7, ["ref"], False, loaded)
         sample(weights, 0)
 
         async def replay(*asked):
@@ -243,7 +261,7 @@ def test_a_publish_does_not_begin_while_it_joins():
         workers[1].replay.remote = replay
         bringing = asyncio.ensure_future(weights.bring(1))
         await asyncio.sleep(0.02)
-        publishing = asyncio.ensure_future(weights.publish(9, [], False, loaded))
+        publishing = asyncio.ensure_future(weights.publish(9, ["ref"], False, loaded))
         await asyncio.sleep(0.02)
         assert weights.last.version == 8
         fleet.gone.remove(1)
@@ -287,7 +305,7 @@ def test_weights_of_an_earlier_epoch_are_others_though_their_version_is_the_same
 def test_where_the_learner_restarts_meanwhile_it_joins_without_any():
     async def scenario(weights, workers, fleet, changes, loaded):
         fleet.gone |= {0, 1, 2}
-        await weights.publish(7, [], False, loaded)
+        await weights.publish(7, ["ref"], False, loaded)
         workers[1].loading.clear()
         bringing = asyncio.ensure_future(weights.bring(1))
         await asyncio.sleep(0.01)
@@ -304,5 +322,19 @@ def test_weights_of_another_channel_are_noted():
         fleet.gone.add(2)
         weights.take_note(4)
         assert weights.versions == [4, 4, -1]
+
+    played(scenario)
+
+
+def test_a_new_engine_has_the_weights_that_none_was_sent():
+    """As `cardinal rollout`: all play with the model that they have started with."""
+
+    async def scenario(weights, workers, fleet, changes, loaded):
+        weights.take_note(0)
+        weights.versions[1] = -1
+        workers[1].errors = [ValueError("max() arg is an empty sequence")]
+        assert await asyncio.wait_for(weights.bring(1), 1) == {"proof": "left to the next batch"}
+        assert weights.versions == [0, 0, 0]
+        assert fleet.asked == []
 
     played(scenario)

@@ -258,6 +258,17 @@ def test_states_add_up():
     assert made.states() == {"queued": 1, "running": 1, "ready": 0, "taken": 0, "trained": 2}
 
 
+def test_an_episode_that_failed_in_a_group_that_goes_on_is_not_trained_on():
+    made = ledger(per_update=2, size=2)
+    failed, *others = all_given(made.assign([0], 9))
+    made.finish([result(failed, end="failed"), *map(result, others)])
+    made.take(1)
+    rest = {"queued": 0, "running": 0, "ready": 0, "dropped failed": 1}
+    assert made.states() == rest | {"taken": 3, "trained": 0}
+    made.trained(1)
+    assert made.states() == rest | {"taken": 0, "trained": 3}
+
+
 def test_a_batch_can_be_taken_while_the_one_before_is_trained_on():
     made = ledger(staleness=1, per_update=2)
     made.finish([result(r) for r in all_given(made.assign([0], 9))])
@@ -334,6 +345,7 @@ def test_whatever_happens_no_batch_is_late_old_or_short_and_no_wait_is_forever(
     assert len(set(seen)) == len(seen)
     numbers = [int(name[1:].split("/")[0]) for name in seen]
     assert numbers == sorted(numbers), "first admitted, first taken"
+    assert run.ledger.states()["trained"] == len(seen)
     for batch in run.batches:
         groups_in = {r.summary.id.split("/")[0] for r in batch.results}
         assert len(groups_in) == per_update
