@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
+from uuid import uuid4
 
 from pyarrow import ArrowException, fs
 
@@ -23,7 +26,27 @@ from configs.schema import RunConfig
 from configs.text import one_line
 
 KEY = "learner.checkpoint_root"
-CLAIM = "run.txt"  # at a URI: the run folder that the states belong to
+CLAIM = "run.txt"  # at a place of its own: the run that the states belong to
+RUN_ID = "run_id.txt"  # in the run folder, beside the cursor: the same run's id
+STATE_NAME = re.compile(r"(sft|ppo)-\d{6,}e?-[0-9a-f]{4}")
+
+
+def state_name(cursor: Cursor, suffix: str) -> str:
+    """A state's name; of two at one place of a run the suffix differs, or `unevaluated` does."""
+    number = f"{cursor.step or cursor.update:06d}{'e' * cursor.unevaluated}"
+    return f"{cursor.phase}-{number}-{suffix}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Whose states a place holds.
+
+    id: the run's own: another run's folder may have the same path, on another machine or later.
+    folder: its run folder: a copy of that has the same id.
+    """
+
+    id: str
+    folder: str
 
 
 class CheckpointStore:
@@ -86,14 +109,16 @@ class CheckpointStore:
         return io.BufferedReader(cast(io.RawIOBase, file))
 
     def keep(self, states: Collection[str]) -> None:
-        """Remove all other states: those that a crash has left unfinished.
+        """Remove all other states: those that a crash has left unfinished. No other folder.
 
         Raises:
             OSError: the place does not allow it, or does not answer.
         """
         found = self._system.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
         for folder in found:
-            if folder.type == fs.FileType.Directory and folder.base_name not in states:
+            name = folder.base_name
+            is_state = folder.type == fs.FileType.Directory and STATE_NAME.fullmatch(name)
+            if is_state and name not in states:
                 self._system.delete_dir(folder.path)
 
     def remove(self, state: str) -> None:
@@ -113,8 +138,24 @@ class CheckpointStore:
         folder = Path(self._folder)
         return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
 
-    def owner(self) -> str | None:
-        """The run folder that a place at a URI belongs to; None while it belongs to none.
+    def entries(self) -> list[str]:
+        """What lies at the place, states and others, in order.
+
+        Raises:
+            OSError: it does not answer.
+        """
+        found = self._system.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
+        return sorted(file.base_name for file in found)
+
+    def meets(self, folder: Path) -> bool:
+        """Whether the place is this folder of this machine, lies in it, or holds it."""
+        if not isinstance(self._system, fs.LocalFileSystem):
+            return False
+        place, folder = Path(self._folder).resolve(), folder.resolve()
+        return place.is_relative_to(folder) or folder.is_relative_to(place)
+
+    def owner(self) -> Claim | None:
+        """The run that the place belongs to; None while it belongs to none.
 
         Raises:
             OSError: the place does not answer.
@@ -123,20 +164,21 @@ class CheckpointStore:
         if self._system.get_file_info(file).type == fs.FileType.NotFound:
             return None
         with self._system.open_input_stream(file) as stream:
-            return str(stream.read(), "utf-8")
+            folder, _, run_id = str(stream.read(), "utf-8").partition("\n")
+        return Claim(run_id.strip(), folder)
 
-    def claim(self, folder: Path) -> None:
+    def claim(self, claim: Claim) -> None:
         """Have the place belong to a run.
 
         Raises:
             OSError: it cannot be written to.
         """
         with self.create(".", CLAIM) as stream:
-            stream.write(str(folder).encode())
+            stream.write(f"{claim.folder}\n{claim.id}\n".encode())
 
 
 def check_place(cfg: RunConfig, folder: Path, *, take: bool = False) -> None:
-    """Refuse a place that does not answer, holds another run's states, or has lost this run's.
+    """Refuse a place that does not answer, holds what is not this run's, or has lost its states.
 
     Args:
         cfg: the run.
@@ -149,24 +191,55 @@ def check_place(cfg: RunConfig, folder: Path, *, take: bool = False) -> None:
     if cfg.learner.checkpoint_root is None:
         return
     store = CheckpointStore(state_place(cfg, folder))
-    state = Cursor.load(folder / "checkpoints").state
     try:
-        owner = store.owner()
-        lost = bool(state) and not store.names(state)
-        free = owner in (None, str(folder)) or bool(state)  # else the run folder was moved
-        if take and free and not lost:
-            store.claim(folder)
+        refusal = _refusal(store, folder)
+        if take and not refusal:
+            store.claim(Claim(_make_id(folder), str(folder)))
     except OSError as error:
         raise ConfigError(
             f"{KEY}: {store.place} cannot be read or written: {one_line(error)}"
         ) from error
-    if lost:
-        raise ConfigError(f"{KEY}: {store.place} does not hold {state}, the run's last checkpoint")
-    if not free:
-        raise ConfigError(
-            f"{KEY}: {store.place} holds the states of the run {owner}; choose another name or "
-            "another place"
+    if refusal:
+        raise ConfigError(f"{KEY}: {store.place} {refusal}")
+
+
+def _refusal(store: CheckpointStore, folder: Path) -> str:
+    """Why a run may not have the place; nothing if it may."""
+    if store.meets(folder):
+        return f"meets the run folder {folder}; it must lie apart from it"
+    state, owner = Cursor.load(folder / "checkpoints").state, store.owner()
+    has_state = bool(state) and bool(store.names(state))
+    if owner is not None and owner != Claim(_read_id(folder), str(folder)):
+        sentence = f"holds the states of the run {owner.folder}; choose another name or "
+        if not has_state:
+            return sentence + "another place"
+        return (
+            f"{sentence}another place for a copy of it, or, if it was moved to {folder}, remove "
+            f"{store.place}/{CLAIM}"
         )
+    if state and not has_state:
+        return f"does not hold {state}, the run's last checkpoint"
+    others = [] if owner or has_state else store.entries()
+    if others:
+        return f"holds {others[0]}, which is not this run's; choose another name or another place"
+    return ""
+
+
+def _read_id(folder: Path) -> str:
+    """A run's id; nothing while it has none."""
+    file = folder / "checkpoints" / "state" / RUN_ID
+    return file.read_text() if file.is_file() else ""
+
+
+def _make_id(folder: Path) -> str:
+    """A run's id, which is made once."""
+    if run_id := _read_id(folder):
+        return run_id
+    run_id, file = uuid4().hex, folder / "checkpoints" / "state" / RUN_ID
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(run_id)
+    _to_disk(file)  # before the claim, which would be another run's
+    return run_id
 
 
 def state_place(cfg: RunConfig, folder: Path) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
 
-from cluster.checkpoint_store import KEY, CheckpointStore
+from cluster.checkpoint_store import KEY, CheckpointStore, state_name
 from cluster.cursor import Cursor
 from configs.schema import RunConfig
 from configs.text import one_line
@@ -109,8 +109,7 @@ class Checkpointer:
         self.finish()
         begun, self._last = time.monotonic(), cursor
         self._begun = begun
-        number = f"{cursor.step or cursor.update:06d}{'e' * cursor.unevaluated}"
-        state = f"{cursor.phase}-{number}-{self._suffix}"
+        state = state_name(cursor, self._suffix)
         cursor = cursor.at(state)
         snapshot = engine.snapshot()
         need = int(distributed.all_sum(snapshot_bytes(snapshot))[0])

@@ -328,7 +328,8 @@ class TrainingEngine:
         )
         opened = snapshot.saved_files(names, open_file)
         if resharded:
-            opened = snapshot.resharded_files(names, open_file, STATE, to_universal)
+            own = self.model.state_dict().keys()
+            opened = snapshot.resharded_files(names, open_file, STATE, own, to_universal)
         with opened as (folder, self._deepspeed.checkpoint_engine):
             self._deepspeed._config.load_universal_checkpoint = resharded
             _, state = self._deepspeed.load_checkpoint(

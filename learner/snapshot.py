@@ -26,6 +26,8 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from learner import distributed
 
 RANDOM = "random-"  # a file of each rank, whose number follows
+NAMES = ("module", "param_shapes", "param_slice_mappings")  # what DeepSpeed keeps by parameter
+EXPERTS = ("ds_autoep_layers", "autoep_layers")  # of a parallelism that Cardinal does not use
 Snapshot = dict[str, object]  # by file name: dictionaries, lists and tensors, all on the host
 OpenFile = Callable[[str], BinaryIO]
 
@@ -115,6 +117,35 @@ def read_file(open_file: OpenFile, name: str) -> object:
             ) from error
 
 
+def check_names(name: str, content: object, parameters: Collection[str]) -> None:
+    """Refuse a file whose names are not the model's: DeepSpeed's conversion makes paths of them.
+
+    It would write there, and run what code it finds there.
+
+    Raises:
+        ValueError: a name is not among the model's.
+    """
+    assert isinstance(content, dict), f"{name}: not a dictionary"
+    optimizer = content.get("optimizer_state_dict")
+    parts = content | optimizer if isinstance(optimizer, dict) else content
+    named = {key for part in NAMES for key in _keys(parts.get(part))} - set(parameters)
+    named |= {key for key in EXPERTS if parts.get(key) is not None}
+    if named:
+        raise ValueError(
+            f"{name} of the last checkpoint names {min(named, key=str)}, which is no parameter of "
+            "the model; it is not converted to another number of ranks"
+        )
+
+
+def _keys(value: object) -> Iterator[object]:
+    """Of all dictionaries in it, as deep as there are lists of them."""
+    if isinstance(value, dict):
+        yield from value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _keys(item)
+
+
 def write_file(stream: BinaryIO, content: object) -> None:
     """Write one file of a snapshot."""
     torch.save(content, stream)
@@ -180,7 +211,11 @@ def saved_files(names: Iterable[str], open_file: OpenFile) -> Iterator[tuple[str
 
 @contextmanager
 def resharded_files(
-    names: Iterable[str], open_file: OpenFile, tag: str, convert: Callable[[SimpleNamespace], None]
+    names: Iterable[str],
+    open_file: OpenFile,
+    tag: str,
+    parameters: Collection[str],
+    convert: Callable[[SimpleNamespace], None],
 ) -> Iterator[tuple[str, HostFiles]]:
     """A folder with DeepSpeed's universal checkpoint of the files, which any number of ranks load.
 
@@ -190,6 +225,7 @@ def resharded_files(
         names: of the files.
         open_file: opens one of them.
         tag: folder of DeepSpeed's own files among them.
+        parameters: names of the model's weights and buffers.
         convert: DeepSpeed's own conversion.
     """
     unique = distributed.all_gather(uuid4().hex)[0]
@@ -199,6 +235,8 @@ def resharded_files(
         if makes:
             for name in names:
                 content = read_file(open_file, name)  # DeepSpeed would read anything
+                if not name.startswith(RANDOM):
+                    check_names(name, content, parameters)
                 with _parent(f"{folder}/saved", name).open("wb") as copy:
                     write_file(copy, content)
             options = SimpleNamespace(
@@ -225,8 +263,14 @@ def _open(folder: str, name: str) -> BinaryIO:
 
 
 def _parent(folder: str, name: str) -> Path:
-    """The path of a file whose folder is there."""
+    """The path of a file whose folder is there.
+
+    Raises:
+        ValueError: it is not in the folder; the names in an object store may be any text.
+    """
     file = Path(folder, name)
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"the last checkpoint holds {name}; its files must lie in its own folder")
     file.parent.mkdir(parents=True, exist_ok=True)
     return file
 

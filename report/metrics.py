@@ -6,6 +6,7 @@ of records are listed at `RunLog.write`.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -163,11 +164,19 @@ def plain(value: object) -> Any:
 
 
 def append(file: Path, *records: Record) -> None:
-    """Add JSON lines to a file."""
+    """Add JSON lines to a file, all of them or none.
+
+    Raises:
+        OSError: the disk is full; the file is as it was.
+    """
     # One write per call, and the file is opened again: other processes may append or replace it.
     lines = [json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in records]
+    text = "".join(lines).encode()
     with file.open("ab", buffering=0) as stream:
-        stream.write("".join(lines).encode())
+        written = stream.write(text)
+        if written < len(text):  # a last line in part: the next one would be glued to it
+            stream.truncate(stream.tell() - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
 
 def _rewrite(file: Path, keep: Callable[[Record], bool] | None) -> list[Record]:

@@ -6,6 +6,7 @@ machine's monotonic clock; lines of both clocks say what time of day that is.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -116,8 +117,10 @@ class SpanFile:
             self._clocks = now
             lines.insert(0, {"t": now, "clock": now + _offset(), **vars(self._process)})
         text = "".join(json.dumps(each, separators=(",", ":")) + "\n" for each in lines)
+        data = text.encode()
         try:
-            os.write(self._descriptor, text.encode())
+            if os.write(self._descriptor, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # no line follows this half
         except OSError as error:
             self._give_up(error)
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 
-from cluster.checkpoint_store import CheckpointStore, check_place, state_place
+from cluster.checkpoint_store import (
+    STATE_NAME,
+    CheckpointStore,
+    check_place,
+    state_name,
+    state_place,
+)
 from cluster.cursor import Cursor
 from configs.load import ConfigError, load
 
@@ -16,7 +24,7 @@ from configs.load import ConfigError, load
 @pytest.fixture(params=["folder", "file", "s3"])
 def place(request, tmp_path):
     if request.param == "s3":
-        return f"{request.getfixturevalue('s3')}/states"
+        return f"{request.getfixturevalue('s3')}/{uuid4().hex}"
     return str(tmp_path / "states") if request.param == "folder" else f"file://{tmp_path}/states"
 
 
@@ -64,18 +72,36 @@ def test_states_are_written_read_listed_and_removed(place):
     store.remove("sft-2")
     store.remove("sft-2")
     assert store.names("sft-2") == []
-    store.keep(["sft-3"])
-    assert store.names("sft-1") == []
-    assert len(store.names("sft-3")) == 2
+
+
+def test_what_is_no_state_is_never_removed(place):
+    """As what else a user keeps in the folder that he has named."""
+    store, states = CheckpointStore(place), ["sft-000001-00ab", "ppo-1000000e-9f3c"]
+    others = ["sft-1", "ppo-000002-data", "my-sft-000001-00ab", "model", "sft-000001-00abc"]
+    for folder in states + others:
+        write(store, folder, "a.pt", "x")
+    write(store, ".", "ppo-000004-00ab", "a file")
+    store.keep(["ppo-000003-1234", states[1]])
+    assert store.entries() == sorted([*others, states[1], "ppo-000004-00ab"])
+    store.keep([])
+    assert store.entries() == sorted([*others, "ppo-000004-00ab"])
+
+
+@pytest.mark.parametrize("unevaluated", [False, True])
+@pytest.mark.parametrize("cursor", [Cursor("sft", step=7), Cursor("ppo", update=12345678)])
+def test_a_state_is_known_by_its_name(cursor, unevaluated):
+    name = state_name(replace(cursor, unevaluated=unevaluated), "0f3c")
+    assert STATE_NAME.fullmatch(name)
 
 
 def test_a_state_that_is_being_written_does_not_count(place):
     store = CheckpointStore(place)
-    with suppress(ValueError), store.create("sft-9", "part.pt") as stream:
+    state = "sft-000009-00ab"
+    with suppress(ValueError), store.create(state, "part.pt") as stream:
         stream.write(b"x")
         raise ValueError("broken")
     store.keep([])
-    assert store.names("sft-9") == []
+    assert store.names(state) == []
 
 
 def test_free_bytes_are_known_of_a_folder_alone(place):
@@ -84,29 +110,88 @@ def test_free_bytes_are_known_of_a_folder_alone(place):
     assert free is None or free > 0
 
 
-def run(tmp_path, root, name="one"):
-    cfg = load("gp_l_debug", [f"name={name}", f"learner.checkpoint_root={root}"])
-    folder = tmp_path / name
-    folder.mkdir(exist_ok=True)
+def run(folder, root):
+    cfg = load("gp_l_debug", [f"name={folder.name}", f"learner.checkpoint_root={root}"])
+    folder.mkdir(parents=True, exist_ok=True)
     return cfg, folder
 
 
+def save(run, state):
+    """The run's state and its cursor."""
+    write(CheckpointStore(state_place(*run)), state, "a.pt", "x")
+    Cursor("ppo", update=1, state=state).save(run[1] / "checkpoints", keep=1)
+
+
 def test_a_place_belongs_to_the_run_that_took_it(place, tmp_path):
-    mine, another = run(tmp_path, place), run(tmp_path / "..", place)
-    another = replace(another[0]), tmp_path / "elsewhere" / "one"
+    mine, another = run(tmp_path / "one", place), run(tmp_path / "elsewhere" / "one", place)
     check_place(*mine)
     check_place(*mine, take=True)
     check_place(*mine, take=True)  # a resume
-    with pytest.raises(ConfigError, match=f"{place}/one holds the states of the run {mine[1]};"):
+    save(mine, "ppo-000001-00ab")
+    check_place(*mine, take=True)
+    refused = f"{place}/one holds the states of the run {mine[1]}; choose another name or another "
+    with pytest.raises(ConfigError, match=rf"{refused}place$"):
         check_place(*another, take=True)
-    write(CheckpointStore(state_place(*mine)), "sft-1", "a.pt", "x")
-    Cursor("sft", step=1, state="sft-1").save(another[1] / "checkpoints", keep=1)
-    check_place(*another, take=True)  # it is the same run, moved
-    with pytest.raises(ConfigError, match="holds the states of the run"):
+    shutil.rmtree(mine[1])
+    mine[1].mkdir()  # a new run, of the same name
+    with pytest.raises(ConfigError, match=rf"{refused}place$"):
+        check_place(*mine, take=True)
+
+
+def test_a_copy_of_a_run_has_no_right_to_its_states(place, tmp_path):
+    """It would remove those that the run has saved since."""
+    mine, copy = run(tmp_path / "one", place), tmp_path / "elsewhere" / "one"
+    check_place(*mine, take=True)
+    save(mine, "ppo-000001-00ab")
+    shutil.copytree(mine[1], copy)
+    moved = rf"for a copy of it, or, if it was moved to {copy}, remove {place}/one/run.txt$"
+    with pytest.raises(ConfigError, match=moved):
+        check_place(mine[0], copy, take=True)
+    check_place(*mine, take=True)
+
+
+def test_a_run_that_was_moved_takes_its_place_along_by_hand(tmp_path):
+    mine, moved = run(tmp_path / "one", tmp_path / "states"), tmp_path / "elsewhere" / "one"
+    check_place(*mine, take=True)
+    save(mine, "ppo-000001-00ab")
+    moved.parent.mkdir()
+    mine[1].rename(moved)
+    (tmp_path / "states" / "one" / "run.txt").unlink()
+    check_place(mine[0], moved)
+    check_place(mine[0], moved, take=True)
+    check_place(mine[0], moved, take=True)
+
+
+def test_a_place_that_has_lost_the_last_state_is_named(place, tmp_path):
+    mine = run(tmp_path / "one", place)
+    check_place(*mine, take=True)
+    Cursor("ppo", update=2, state="ppo-000002-00ab").save(mine[1] / "checkpoints", keep=1)
+    with pytest.raises(ConfigError, match=f"{place}/one does not hold ppo-000002-00ab, the run's"):
         check_place(*mine)
-    Cursor("sft", step=2, state="sft-2").save(mine[1] / "checkpoints", keep=1)
-    with pytest.raises(ConfigError, match=f"{place}/one does not hold sft-2, the run's last"):
-        check_place(*mine)
+
+
+def test_a_place_that_holds_what_is_no_runs_is_refused(place, tmp_path):
+    mine = run(tmp_path / "one", place)
+    write(CheckpointStore(state_place(*mine)), "thesis", "chapter.tex", "x")
+    for take in (False, True):
+        with pytest.raises(ConfigError, match=f"{place}/one holds thesis, which is not this run's"):
+            check_place(*mine, take=take)
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/one", "", "file://", "link"])
+def test_a_place_that_meets_the_run_folder_is_refused(tmp_path, place):
+    """Its name is added: runs/one, the run folder; runs/one/one, in it; one, which holds it."""
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    roots = {"": tmp_path / "one", "file://": f"file://{tmp_path}/runs"}
+    mine = run(tmp_path / "runs" / "one", "/unused")
+    if place == "":
+        mine = run(tmp_path / "one" / "runs" / "one", "/unused")
+        roots[""] = tmp_path
+    cfg, folder = run(mine[1], roots.get(place, tmp_path / place))
+    with pytest.raises(ConfigError, match=f"one meets the run folder {folder}; it must lie apart"):
+        check_place(cfg, folder, take=True)
+    assert list(folder.iterdir()) == []
+    check_place(run(folder, tmp_path / "states")[0], folder, take=True)
 
 
 def test_without_a_root_states_are_in_the_run_folder(tmp_path):
@@ -117,7 +202,7 @@ def test_without_a_root_states_are_in_the_run_folder(tmp_path):
 
 
 def test_the_runs_name_comes_before_a_uris_options(tmp_path):
-    cfg, folder = run(tmp_path, "s3://b/c/?region=eu-1&scheme=http")
+    cfg, folder = run(tmp_path / "one", "s3://b/c/?region=eu-1&scheme=http")
     assert state_place(cfg, folder) == "s3://b/c/one?region=eu-1&scheme=http"
 
 
@@ -129,7 +214,7 @@ def test_a_uri_that_cannot_be_opened_is_named(uri):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    cfg, folder = run(tmp_path, tmp_path / "file")
+    cfg, folder = run(tmp_path / "one", tmp_path / "file")
     with pytest.raises(ConfigError, match=rf"checkpoint_root: {tmp_path}/file/one cannot be"):
         check_place(cfg, folder, take=True)
 

@@ -18,6 +18,7 @@ from learner.snapshot import (
     ranks_of,
     read_file,
     resharded_files,
+    saved_files,
     snapshot_bytes,
     write_file,
 )
@@ -119,5 +120,50 @@ def test_a_state_that_would_run_code_is_not_read(tmp_path):
 
 
 def convert(files):
-    with resharded_files(["state/model.pt"], files, "state", lambda options: None):
+    with resharded_files(["state/model.pt"], files, "state", ["w", "b"], lambda options: None):
+        pass
+
+
+def model_state(name, **more):
+    """A file of DeepSpeed's with a name in each place that its conversion makes paths of."""
+    shapes = [OrderedDict({"w": torch.Size([2])}), OrderedDict({name: torch.Size([1])})]
+    optimizer = {"param_slice_mappings": [OrderedDict(w=1), OrderedDict({name: 2})]}
+    return [
+        {"module": {"w": torch.zeros(2), name: torch.zeros(1)}} | more,
+        {"module": {"b": torch.zeros(1)}, "param_shapes": shapes} | more,
+        {"param_shapes": {name: torch.Size([1])}} | more,
+        {"optimizer_state_dict": optimizer} | more,
+    ]
+
+
+@pytest.mark.parametrize("name", ["/tmp/evil", "../../evil", "another"])
+@pytest.mark.parametrize("place", range(4))
+def test_a_state_that_names_what_the_model_has_not_is_not_converted(name, place):
+    """DeepSpeed would write to these paths, and unpickle whatever lies there."""
+    files = through_files({"state/model.pt": model_state(name)[place]})
+    rule = rf"^state/model.pt of the last checkpoint names {name}, which is no parameter of"
+    with pytest.raises(ValueError, match=rule):
+        convert(files)
+
+
+def test_a_state_of_the_model_is_converted():
+    for content in model_state("b", ds_autoep_layers=None):
+        convert(through_files({"state/model.pt": content}))
+
+
+@pytest.mark.parametrize("key", ["ds_autoep_layers", "autoep_layers"])
+def test_a_state_of_expert_layers_is_not_converted(key):
+    files = through_files({"state/model.pt": {key: [{"expert_key_prefix": "/tmp/evil"}]}})
+    with pytest.raises(ValueError, match=f"names {key}, which is no parameter"):
+        convert(files)
+
+
+@pytest.mark.parametrize("name", ["../up.pt", "state/../../up.pt", "/up.pt"])
+def test_no_file_of_a_state_leaves_its_folder(name):
+    """As the names of an object store may."""
+    files = through_files({name: {}})
+    rule = rf"^the last checkpoint holds {name}; its files must lie in its own folder$"
+    with pytest.raises(ValueError, match=rule), saved_files([name], files):
+        pass
+    with pytest.raises(ValueError, match=rule), resharded_files([name], files, "state", [], None):
         pass

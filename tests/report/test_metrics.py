@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from errno import ENOSPC
 from pathlib import Path
+from resource import RLIMIT_FSIZE, getrlimit, setrlimit
 
 import numpy as np
 import pytest
@@ -23,6 +25,23 @@ def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
     accumulator = EventAccumulator(str(folder / "tensorboard"))
     accumulator.Reload()
     return [(e.step, e.value) for e in accumulator.Scalars(tag)]
+
+
+def test_a_record_that_the_disk_has_no_room_for_leaves_none_of_it(tmp_path: Path) -> None:
+    """With room again the next one begins a line of its own."""
+    log = RunLog(tmp_path)
+    log.write("sft", step=1)
+    before, (_, most) = (tmp_path / "metrics.jsonl").stat().st_size, getrlimit(RLIMIT_FSIZE)
+    setrlimit(RLIMIT_FSIZE, (before + 20, most))
+    try:
+        with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl") as full:
+            log.write("sft", step=2)
+    finally:
+        setrlimit(RLIMIT_FSIZE, (most, most))
+    assert full.value.errno == ENOSPC
+    assert (tmp_path / "metrics.jsonl").stat().st_size == before
+    log.write("sft", step=3)
+    assert [record["step"] for record in read(tmp_path)] == [1, 3]
 
 
 def test_numbers_of_all_kinds_come_back(tmp_path: Path) -> None:

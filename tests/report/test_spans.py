@@ -2,6 +2,7 @@
 
 import json
 import os
+from resource import RLIMIT_FSIZE, getrlimit, setrlimit
 
 import pytest
 
@@ -176,3 +177,19 @@ def test_after_close_nothing_is_written(tmp_path):
 
 def test_a_run_without_spans_has_none(tmp_path):
     assert read_spans(tmp_path).spans == []
+
+
+def test_a_disk_that_takes_half_a_line_ends_the_file_with_it(tmp_path, capsys):
+    """Nothing is glued to it, and what came before is read."""
+    file = SpanFile(tmp_path, "learner rank 0")
+    file.begin(1, "main", "take", {})
+    (path,) = (tmp_path / "trace").iterdir()
+    _, most = getrlimit(RLIMIT_FSIZE)
+    setrlimit(RLIMIT_FSIZE, (path.stat().st_size + 5, most))
+    try:
+        file.end(1)
+    finally:
+        setrlimit(RLIMIT_FSIZE, (most, most))
+    file.begin(2, "main", "update", {})
+    assert "no longer recorded: [Errno 28] No space left" in capsys.readouterr().err
+    assert [span.name for span in read_spans(tmp_path).spans] == ["take"]
