@@ -73,16 +73,25 @@ def group(monkeypatch, tmp_path):
     monkeypatch.setattr(learner_group, "BufferWatch", BufferWatch)
     run.job, run.buffer_lost, run.buffer_looks = job, None, buffer_looks
     run.token, run.asked, run.shown, run.progress = token, asked, shown, Progress
-    over, run.waited_for = threading.Event(), []
+    return run
 
-    def endless():
-        """As a `fit` that does not end by itself; `waited_for` says if it was waited for."""
-        over.wait(300)
-        run.waited_for.append(1)
 
-    run.endless = endless
-    yield run
-    over.set()
+class Endless:
+    """A `fit` that does not end by itself; `waited_for` says whether it was waited for."""
+
+    def __init__(self):
+        self.over, self.waited_for = threading.Event(), False
+
+    def __call__(self):
+        self.over.wait(300)
+        self.waited_for = True
+
+
+@pytest.fixture
+def endless():
+    made = Endless()
+    yield made
+    made.over.set()
 
 
 def until(happened, times=1):
@@ -100,24 +109,24 @@ def test_a_finished_run_was_shown_to_its_end(group):
     assert shown[-2:] == ["update", "end"]
 
 
-def test_a_rank_that_ends_the_run_is_heard_while_the_group_goes_on(group, tmp_path):
+def test_a_rank_that_ends_the_run_is_heard_while_the_group_goes_on(group, endless, tmp_path):
     def fit():
         write_failure(FakeToken(tmp_path), "rollout worker 0 was lost")
-        group.endless()
+        endless()
 
     with pytest.raises(RunFailure, match=r"^rollout worker 0 was lost$"):
         group(fit)
-    assert not group.waited_for
+    assert not endless.waited_for
 
 
-def test_a_folder_that_was_taken_over_ends_the_run(group):
+def test_a_folder_that_was_taken_over_ends_the_run(group, endless):
     def fit():
         group.token.lost = LeaseLost("another run has taken this run folder")
-        group.endless()
+        endless()
 
     with pytest.raises(LeaseLost, match="another run has taken"):
         group(fit)
-    assert not group.waited_for
+    assert not endless.waited_for
 
 
 def test_a_signal_has_the_group_save_its_state_and_then_ends_the_run(group, tmp_path):
@@ -138,36 +147,38 @@ def grace(group, seconds):
 
 
 @pytest.mark.parametrize(("phase", "signals"), [("", 1), ("sft", 2)])
-def test_it_ends_soon_where_nothing_is_learned_yet_or_at_a_second_signal(group, phase, signals):
+def test_it_ends_soon_where_nothing_is_learned_yet_or_at_a_second_signal(
+    group, endless, phase, signals
+):
     def fit():
         until(group.shown)
         os.kill(os.getpid(), signal.SIGINT)
         if signals > 1:
             until(group.asked)
             os.kill(os.getpid(), signal.SIGINT)
-        group.endless()
+        endless()
 
     group.progress.state.counted = phase
     grace(group, 1000.0)
     with pytest.raises(KeyboardInterrupt):
         group(fit)
-    assert not group.waited_for
+    assert not endless.waited_for
     assert group.asked
 
 
-def test_a_state_that_is_not_written_in_time_is_not_waited_for(group, capsys):
+def test_a_state_that_is_not_written_in_time_is_not_waited_for(group, endless, capsys):
     grace(group, 0.3)
 
     def fit():
         until(group.shown)
         os.kill(os.getpid(), signal.SIGTERM)
-        group.endless()
+        endless()
 
     begin = time.monotonic()
     with pytest.raises(Terminated):
         group(fit)
     assert time.monotonic() - begin >= 0.3
-    assert not group.waited_for
+    assert not endless.waited_for
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "SIGTERM: the run ends within 0.3 s, with a last checkpoint if it trains" in said
@@ -187,11 +198,11 @@ def test_a_full_memory_is_told_apart(group, tmp_path, cause, kind):
 
 
 @pytest.mark.parametrize("channel", ["object_store", "nccl"])
-def test_a_buffer_that_is_lost_for_good_ends_the_run(group, channel):
+def test_a_buffer_that_is_lost_for_good_ends_the_run(group, endless, channel):
     group.job.channel = channel
     group.buffer_lost = RunFailure("the trajectory buffer did not give a sign of life")
     with pytest.raises(RunFailure, match=r"^the trajectory buffer did not"):
-        group(group.endless)
+        group(endless)
 
 
 def test_its_line_wins_over_the_groups_own_error(group, tmp_path):
