@@ -26,7 +26,7 @@ from cluster.failures import (
     TooManyFailures,
     first_line,
 )
-from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share, find_worker
+from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share
 from cluster.ledger import QUARANTINE_LOSSES, Batch, Ledger, Stream
 from cluster.queue_lengths import record_queues
 from cluster.run_folder import folder_of
@@ -59,7 +59,9 @@ class TrajectoryBuffer:
         self, workers: Sequence[RolloutWorkerHandle | str], cfg: RunConfig, replaceable: bool = True
     ) -> None:
         record_spans(folder_of(cfg), "trajectory buffer")
-        self._workers, self._cfg = [find_worker(w) for w in workers], cfg
+        # Names where Ray may restart it: handles among such an actor's arguments look lost to Ray.
+        self._workers = [ray.get_actor(w) if isinstance(w, str) else w for w in workers]
+        self._cfg = cfg
         takes_over = ray.get_runtime_context().was_current_actor_reconstructed
         self._supervisor = Supervisor(self._workers, cfg, replaceable, self, takes_over)
         self._ledger: Ledger[BufferedTrajectory] = Ledger()

@@ -63,8 +63,7 @@ def ppo_update(
         failed, tokens and segments (of all ranks), action_tokens, turns, steps, staleness_max;
         loss, policy_loss, value_loss, kl (proximal to current, k3), kl_ref, clip_fraction,
         grad_norm (means over the steps), lr (of the last step), entropy (proximal, a token),
-        explained_variance (of V_old); parity_mean_abs, parity_kl (k3), parity_tokens:
-        as `parity_metrics`; correction_{ess, mean, kl}: as `correction_metrics`. On every rank.
+        explained_variance (of V_old); those of `parity_metrics`, `correction_metrics`.
 
     Raises:
         ValueError: no value head or no reference where one is needed, or nothing to learn from.

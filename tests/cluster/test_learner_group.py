@@ -23,14 +23,8 @@ from configs.load import load
 from tests.cluster.fakes import FakeToken
 
 
-@pytest.fixture
-def group(monkeypatch, tmp_path):
-    """run(fit) with a trainer whose `fit` is given; None is passed as plan."""
-    token = FakeToken(tmp_path)
-    job = SimpleNamespace(cfg=load("gp_l_debug"), token=token, folder=token.folder, model="initial")
-    job.channel = "object_store"
-    job.buffer = SimpleNamespace(stop=SimpleNamespace(remote=lambda: asked.append("stop")))
-    shown, asked, signals = [], [], StopSignals()
+def progress(tmp_path, shown):
+    """A class in the place of Progress that takes note of its calls."""
 
     class Progress:
         state = SimpleNamespace(counted="ppo")
@@ -47,6 +41,18 @@ def group(monkeypatch, tmp_path):
         def update(self):
             shown.append("update")
 
+    return Progress
+
+
+@pytest.fixture
+def group(monkeypatch, tmp_path):
+    """run(fit) with a trainer whose `fit` is given; None is passed as plan."""
+    token = FakeToken(tmp_path)
+    job = SimpleNamespace(cfg=load("gp_l_debug"), token=token, folder=token.folder, model="initial")
+    job.channel = "object_store"
+    job.buffer = SimpleNamespace(stop=SimpleNamespace(remote=lambda: asked.append("stop")))
+    shown, asked, signals = [], [], StopSignals()
+    Progress = progress(tmp_path, shown)
     monkeypatch.setattr(learner_group, "Progress", Progress)
     monkeypatch.setattr(learner_group, "WATCH_S", 0.01)
     monkeypatch.setattr(learner_group, "END_S", 0.5)
