@@ -60,7 +60,9 @@ class TrajectoryBuffer:
     ) -> None:
         record_spans(folder_of(cfg), "trajectory buffer")
         # Names where Ray may restart it: handles among such an actor's arguments look lost to Ray.
-        self._workers = [ray.get_actor(w) if isinstance(w, str) else w for w in workers]
+        self._workers: list[RolloutWorkerHandle] = [
+            ray.get_actor(w) if isinstance(w, str) else w for w in workers
+        ]
         self._cfg = cfg
         takes_over = ray.get_runtime_context().was_current_actor_reconstructed
         self._supervisor = Supervisor(self._workers, cfg, replaceable, self, takes_over)

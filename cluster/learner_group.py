@@ -135,7 +135,7 @@ def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
             failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
                 max_failures=-1, controller_failure_limit=RETRIES
             ),
-            callbacks=[RestartLimit(job.token, cfg.learner.max_restarts)],
+            callbacks=[RestartLimit(job.token, cfg.learner.max_restarts)],  # type: ignore[list-item]
         ),
     )
 
