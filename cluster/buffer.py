@@ -68,14 +68,14 @@ class TrajectoryBuffer:
         self._capacity = cfg.rollout.in_flight + cfg.rollout.block
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._receivers = 0
         self._epoch = int(time.time()) if takes_over else 0  # higher than any of the lost one
         self._asked: set[int] = set()  # workers that have been asked for a block
         self._next_requests: dict[int, list[EpisodeRequest]] = defaultdict(list)  # of the others
         self._foreign = 0  # trajectories and calls of epochs that were over
         self._publishing: set[asyncio.Task[tuple[float, list[float]]]] = set()
-        self._failure: RunFailure | None = None
-        self._stopping = self._recording = False
+        self._failure: RunFailure | None = None  # of this epoch
+        self._end: RunFailure | None = None  # of the run, whatever epoch
+        self._stopping = self._begun = False
         self._collected: list[BufferedTrajectory] = []
         self._collected_shards: list[list[BlockRows]] = []  # dealt out once a rank wants its own
         self._batches: dict[int, tuple[Batch[BufferedTrajectory], dict[int, list[BlockRows]]]] = {}
@@ -161,7 +161,7 @@ class TrajectoryBuffer:
             self._changed.notify_all()  # who still waits belongs to an epoch that is over
         # A dead learner's weights die with it, or arrive late: neither concerns the new epoch.
         await asyncio.gather(*self._publishing, return_exceptions=True)
-        self._failure = None
+        self._failure = self._end
         for index in self._supervisor.present():
             self._start(self._enter(index, self._epoch))
         return self._epoch
@@ -257,7 +257,7 @@ class TrajectoryBuffer:
         except RunFailure as failure:
             # Weights are lost with the rank that sent them: its successor begins an epoch.
             if epoch == self._epoch and not isinstance(failure, SourceLost):
-                await self.fail(failure)
+                await self._fail(failure)
             raise
 
     async def published(self, epoch: int, version: int) -> None:
@@ -304,29 +304,28 @@ class TrajectoryBuffer:
                 self._start(self._submit(index, self._epoch, requests))
             else:
                 self._next_requests[index] += requests
-        if not self._recording:
-            self._recording = True
+        if not self._begun:
+            self._begun = True
             self._start(record_queues(self._cfg.name, lambda: self._ledger.states()))
-        while self._receivers < len(self._workers):
-            self._start(self._receive_blocks(self._receivers))
-            self._receivers += 1
+            for index in range(len(self._workers)):
+                self._start(self._receive_blocks(index))
         async with self._changed:
             self._changed.notify_all()
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
-        async def guarded() -> None:
-            try:
-                await work
-            except WorkerGone:
-                pass  # the ledger has its episodes again
-            except RunFailure as failure:
-                await self.fail(failure)
-            except Exception as error:  # noqa: BLE001 - a task's boundary; else all would wait
-                await self.fail(RunFailure(f"the trajectory buffer broke: {first_line(error)}"))
-
-        task = asyncio.ensure_future(guarded())
+        task = asyncio.ensure_future(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except WorkerGone:
+            pass  # the ledger has its episodes again
+        except RunFailure as failure:
+            await self._fail(failure)
+        except Exception as error:  # noqa: BLE001 - a task's boundary; else all would wait
+            await self._fail(RunFailure(f"the trajectory buffer broke: {first_line(error)}"))
 
     async def _submit(self, index: int, epoch: int, requests: list[EpisodeRequest]) -> None:
         await self._ask(index, "take requests", self._workers[index].submit.remote(epoch, requests))
@@ -338,27 +337,30 @@ class TrajectoryBuffer:
         """Take blocks from a worker whenever it plays; the call for one brings it new requests."""
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self._ledger.running(index) > 0)
-            requests = self._next_requests.pop(index, [])
-            block, ref = self._workers[index].next_block.remote(self._epoch, requests)
-            self._asked.add(index)
-            try:
-                finished = await self._ask(index, "finish a block of episodes", ref)
-            except WorkerGone:
-                continue
-            finally:
-                self._asked.discard(index)
-            summaries = from_columns(finished.columns)
-            if finished.epoch != self._epoch:
-                self._foreign += len(summaries)
-                continue
-            stored = [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]
-            for request, trajectory in self._ledger.finish(stored):
-                oldest = trajectory.summary.oldest_version
-                self._weights.keep_sample(request, trajectory.rows, oldest)
-            episodes = max(self._ledger.finished, self._cfg.ppo.episodes)
-            self._check_failures(self._ledger.failures, episodes)
-            await self._play()
+                await self._changed.wait_for(
+                    lambda: self._failure is None and self._ledger.running(index) > 0
+                )
+            await self._guarded(self._receive_block(index))
+
+    async def _receive_block(self, index: int) -> None:
+        """Take a block from a worker; the call for it brings new requests."""
+        requests = self._next_requests.pop(index, [])
+        block, ref = self._workers[index].next_block.remote(self._epoch, requests)
+        self._asked.add(index)
+        try:
+            finished = await self._ask(index, "finish a block of episodes", ref)
+        finally:
+            self._asked.discard(index)
+        summaries = from_columns(finished.columns)
+        if finished.epoch != self._epoch:
+            self._foreign += len(summaries)
+            return
+        stored = [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]
+        for request, trajectory in self._ledger.finish(stored):
+            self._weights.keep_sample(request, trajectory.rows, trajectory.summary.oldest_version)
+        episodes = max(self._ledger.finished, self._cfg.ppo.episodes)
+        self._check_failures(self._ledger.failures, episodes)
+        await self._play()
 
     async def _ask(self, index: int, what: str, ref: ObjectRef[T]) -> T:
         seconds = self._cfg.cluster.block_deadline_s
@@ -378,7 +380,12 @@ class TrajectoryBuffer:
                 await self._changed.wait()
 
     async def fail(self, failure: RunFailure) -> None:
-        """Keep the first failure, for whoever waits now or later; see `Fleet`."""
+        """The run cannot continue, nor in another epoch; see `Fleet`."""
+        self._end = self._end or failure
+        await self._fail(failure)
+
+    async def _fail(self, failure: RunFailure) -> None:
+        """Keep the epoch's first failure, for whoever waits now or later."""
         self._failure = self._failure or failure
         async with self._changed:
             self._changed.notify_all()
