@@ -198,7 +198,9 @@ def report(
         "seconds": wall,
         "updates": len(records),
         "learner_idle": _weighted(measured, "learner_idle"),
-        "engine_idle": statistics.mean(x for r in measured for x in r["engine_idle"]),
+        "engine_idle": statistics.mean(
+            idle for r in measured for idle in r["engine_idle"] if idle is not None
+        ),
         "rollout_idle": max(0.0, 1 - statistics.mean(filled) / cfg.rollout.in_flight),
         "episodes_per_minute": 60 * taken / seconds,
         "buffer_microseconds_a_trajectory": 1e6 * buffer_s / (len(records) * cfg.ppo.episodes),

@@ -17,6 +17,7 @@ import ray
 from opentelemetry import trace
 from ray import ObjectRef
 
+from cluster.engine_loads import engine_loads
 from cluster.engine_weights import EngineWeights
 from cluster.failures import (
     EpochOver,
@@ -93,15 +94,9 @@ class TrajectoryBuffer:
     async def heartbeat(self) -> None:
         """A sign of life, for the driver."""
 
-    async def loads(self) -> list[EngineLoad]:
-        """How busy the engines at work were since the last call."""
-        calls = [(i, self._workers[i].pop_load.remote()) for i in self._supervisor.present()]
-        answers = [asyncio.ensure_future(self._ask(i, "give its load", ref)) for i, ref in calls]
-        loads = await asyncio.gather(*answers, return_exceptions=True)
-        for load in loads:
-            if isinstance(load, BaseException) and not isinstance(load, WorkerGone):
-                raise load
-        return [load for load in loads if not isinstance(load, BaseException)]
+    async def loads(self) -> list[EngineLoad | None]:
+        """How busy each engine was since the last call; see `cluster.engine_loads`."""
+        return await engine_loads(self._workers, self._supervisor)
 
     def incidents(self) -> list[Record]:
         """Losses and restarts of workers, and of this buffer, since the last call."""

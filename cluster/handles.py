@@ -108,7 +108,7 @@ class BufferActor(Protocol):
     start: RemoteMethod[[], list[str]]
     reset: RemoteMethod[[], int]
     heartbeat: RemoteMethod[[], None]
-    loads: RemoteMethod[[], list[EngineLoad]]
+    loads: RemoteMethod[[], list[EngineLoad | None]]
     incidents: RemoteMethod[[], list[Record]]
     collect: RemoteMethod[[int, list[EpisodeRequest]], list[TrajectorySummary]]
     begin: RemoteMethod[[int, int, int], None]
@@ -161,7 +161,7 @@ class BufferHandle:
         return self.actor.heartbeat
 
     @property
-    def loads(self) -> RemoteMethod[[], list[EngineLoad]]:
+    def loads(self) -> RemoteMethod[[], list[EngineLoad | None]]:
         """How busy the engines were."""
         return self.actor.loads
 
