@@ -145,6 +145,9 @@ class Collector:
         """The updates from `first` on that there are batches for."""
         return range(first, self._job.cfg.ppo.updates + 1)
 
+    def write_batch(self, update: int, batch: Batch) -> None:
+        """Nothing is kept of what the rank trains on."""
+
     @TRACER.start_as_current_span("take")
     def take(self, update: int) -> Batch:
         """This rank's part of the batch of an update, once it is complete.

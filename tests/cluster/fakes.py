@@ -156,6 +156,12 @@ class FakeCollector:
         return ["a", "b"]
 
 
+    def release(self):
+        self.released += 1
+
+    def write_batch(self, update, batch):
+        self.written.append(update)
+
 class FakeEvaluation:
     def __init__(self, rank):
         self._rank, self.runs, self._under_way = rank, [], None
