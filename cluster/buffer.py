@@ -140,6 +140,11 @@ class TrajectoryBuffer:
         """The first n collected trajectories by id."""
         return [t.rows for t in sorted(self._collected, key=lambda t: t.summary.id)[:n]]
 
+    def release(self, epoch: int) -> None:
+        """Nobody needs what was collected any more."""
+        if epoch == self._epoch:
+            self._hold([])
+
     async def reset(self) -> int:
         """Begin an epoch of the run: the first act of a learner group that starts, or restarts.
 
@@ -329,7 +334,7 @@ class TrajectoryBuffer:
         await self._ask(index, "drop its episodes", self._workers[index].enter.remote(epoch))
 
     async def _receive_blocks(self, index: int) -> None:
-        """Take blocks from a worker whenever it plays; the call for one brings it new requests."""
+        """Take blocks from a worker whenever it plays, and nothing has failed in the epoch."""
         while True:
             async with self._changed:
                 await self._changed.wait_for(

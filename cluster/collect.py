@@ -213,6 +213,11 @@ class Collector:
         if self._rank == 0:
             collect(self._job.cfg, self._job.buffer, requests)
 
+    def release(self) -> None:
+        """What was collected last is needed no more: the buffer lets go of its blocks."""
+        if self._rank == 0:
+            self._job.buffer.release.remote()
+
     def fetch(self) -> list[Trajectory]:
         """This rank's trajectories of what was collected last."""
         distributed.barrier()

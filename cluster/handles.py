@@ -117,6 +117,7 @@ class BufferActor(Protocol):
     published: RemoteMethod[[int, int], None]
     shard: RemoteMethod[[int], list[BlockRows]]
     first: RemoteMethod[[int], list[BlockRows]]
+    release: RemoteMethod[[int], None]
     stop: RemoteMethod[[], None]
     stopping: RemoteMethod[[], bool]
     note: RemoteMethod[[Record], None]
@@ -221,6 +222,11 @@ class BufferHandle:
     def first(self) -> RemoteMethod[[int], list[BlockRows]]:
         """The first collected trajectories."""
         return self.actor.first
+
+    @property
+    def release(self) -> RemoteMethod[[], None]:
+        """Let go of the collected trajectories."""
+        return InEpoch(self.actor.release, self.epoch)
 
 
 def find_worker(worker: RolloutWorkerHandle | str) -> RolloutWorkerHandle:

@@ -1,4 +1,4 @@
-"""What a failure in the buffer ends: its epoch, or the run."""
+"""What a failure in the buffer ends: its epoch, or the run; and what it lets go of."""
 
 from __future__ import annotations
 
@@ -48,3 +48,23 @@ async def test_a_run_that_is_to_stop_is_so_in_the_next_epoch_too():
     await run.begin(1, 0)
     with pytest.raises(RunStopped):
         await run.take(1, 0)
+
+
+@asynchronous
+async def test_blocks_that_were_collected_are_kept_until_their_epoch_needs_them_no_more():
+    buffer, run, (worker,) = await made()
+    call = await begun(run.collect(requests(4)))
+    await worker.finish()
+    await call
+    buffer.release(0)
+    assert len(buffer.first(9)) == 4, "an epoch that is over has no say"
+    assert buffer.shard(0)
+    run.release()
+    assert buffer.first(9) == buffer.shard(0) == []
+
+
+@asynchronous
+async def test_each_engines_load_is_at_its_place():
+    buffer, _, _ = await made(workers=3)
+    buffer._supervisor._parts[1].lose("it fell", 0.0)
+    assert await buffer.loads() == ["load", None, "load"]

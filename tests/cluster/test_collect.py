@@ -83,6 +83,14 @@ def test_rank_0_has_requests_played_and_other_ranks_none(made):
         assert buffer.asked == asked
 
 
+def test_rank_0_says_when_what_was_collected_is_needed_no_more(made):
+    for rank, said in ((0, ["release"]), (1, [])):
+        collector, buffer = made[0](rank)
+        buffer.release = Method(lambda asked=buffer.asked: asked.append("release"))
+        collector.release()
+        assert buffer.asked == said
+
+
 def test_rank_0_begins_to_play_and_forgets_the_load_before(made):
     for rank, asked in ((0, [("begin", 3, 40)]), (1, [])):
         collector, buffer = made[0](rank)
