@@ -139,12 +139,13 @@ def make_model(name: str) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def one_by_one(version: int, named: list[NamedTensor], actor: Any) -> None:
-    """An update with one call for each parameter."""
-    ray.get(actor.call.remote("start_weight_update"))
+def one_by_one(version: int, named: list[NamedTensor], actors: list[Any]) -> None:
+    """An update of all engines with one call of each for each parameter."""
+    ray.get([actor.call.remote("start_weight_update") for actor in actors])
     for tensor in named:
-        ray.get(actor.load_parameter.remote(ray.put(pack([tensor]))))
-    ray.get(actor.call.remote("finish_weight_update", version))
+        bucket = ray.put(pack([tensor]))
+        ray.get([actor.load_parameter.remote(bucket) for actor in actors])
+    ray.get([actor.call.remote("finish_weight_update", version) for actor in actors])
 
 
 @contextmanager
@@ -189,7 +190,7 @@ def measure(named: list[NamedTensor], actors: list[Any], args: argparse.Namespac
             result = publish(version, halves, buffer, 600.0)()
         loading = ray.get([actor.loading.remote() for actor in actors])
         begin = time.monotonic()
-        one_by_one(version, named, actors[0])
+        one_by_one(version, named, actors)
         single = time.monotonic() - begin
         if version > 1:
             pauses = zip(result.paused_seconds, loading, strict=True)
