@@ -193,11 +193,12 @@ def measure(named: list[NamedTensor], actors: list[Any], args: argparse.Namespac
         one_by_one(version, named, actors)
         single = time.monotonic() - begin
         if version > 1:
-            pauses = zip(result.paused_seconds, loading, strict=True)
+            paused = [seconds for seconds in result.paused_seconds if seconds is not None]
+            pauses = zip(paused, loading, strict=True)
             figures["copy_seconds"].append(copied)
             figures["whole_seconds"].append(result.seconds)
             figures["learner_seconds"].append(result.sent_seconds)
-            figures["pause_seconds"].append(max(result.paused_seconds))
+            figures["pause_seconds"].append(max(paused))
             figures["one_by_one_seconds"].append(single)
             figures["whole_in_copies"].append(result.seconds / copied)
             figures["pause_in_loads"].append(max(pause / own for pause, own in pauses))

@@ -27,7 +27,7 @@ from cluster.failures import (
     TooManyFailures,
     first_line,
 )
-from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share, find_worker
+from cluster.handles import BlockRows, PackedBucket, Paused, RolloutWorkerHandle, Share, find_worker
 from cluster.ledger import QUARANTINE_LOSSES, Batch, Ledger, Stream
 from cluster.queue_lengths import record_queues
 from cluster.run_folder import folder_of
@@ -73,7 +73,7 @@ class TrajectoryBuffer:
         self._asked: set[int] = set()  # workers that have been asked for a block
         self._next_requests: dict[int, list[EpisodeRequest]] = defaultdict(list)  # of the others
         self._foreign = 0  # trajectories and calls of epochs that were over
-        self._publishing: set[asyncio.Task[tuple[float, list[float]]]] = set()
+        self._publishing: set[asyncio.Task[Paused]] = set()
         self._failure: RunFailure | None = None  # of this epoch
         self._end: RunFailure | None = None  # of the run, whatever epoch
         self._stopping = self._begun = False
@@ -227,7 +227,7 @@ class TrajectoryBuffer:
 
     async def publish(
         self, epoch: int, version: int, refs: list[ObjectRef[PackedBucket]]
-    ) -> tuple[float, list[float]]:
+    ) -> Paused:
         """Bring weights to all engines; each plays with them as soon as it has them.
 
         Those of one node load one after another: so most of them play, and each copy in shared
@@ -235,7 +235,7 @@ class TrajectoryBuffer:
         its successor gets these weights, or newer ones.
 
         Returns:
-            Seconds until the last engine had them, and seconds that each was paused.
+            Seconds until the last engine had them, and seconds of each one's pause, if it has them.
 
         Raises:
             RunFailure: a worker refused them; names it and the cause.

@@ -23,6 +23,9 @@ from rollout.trajectory_summary import SummaryColumns, TrajectorySummary
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# Of a publish: seconds until the last engine had the weights, and seconds for which each was
+# paused; None of one that was lost.
+Paused = tuple[float, list[float | None]]
 ChannelMessage = dict[str, object]  # vLLM's own init and update info, as keyword arguments
 
 
@@ -113,7 +116,7 @@ class BufferActor(Protocol):
     collect: RemoteMethod[[int, list[EpisodeRequest]], list[TrajectorySummary]]
     begin: RemoteMethod[[int, int, int], None]
     take: RemoteMethod[[int, int, int], Share]
-    publish: RemoteMethod[[int, int, list[ObjectRef[PackedBucket]]], tuple[float, list[float]]]
+    publish: RemoteMethod[[int, int, list[ObjectRef[PackedBucket]]], Paused]
     published: RemoteMethod[[int, int], None]
     shard: RemoteMethod[[int], list[BlockRows]]
     first: RemoteMethod[[int], list[BlockRows]]
@@ -189,7 +192,7 @@ class BufferHandle:
     @property
     def publish(
         self,
-    ) -> RemoteMethod[[int, list[ObjectRef[PackedBucket]]], tuple[float, list[float]]]:
+    ) -> RemoteMethod[[int, list[ObjectRef[PackedBucket]]], Paused]:
         """Bring weights to all engines."""
         return InEpoch(self.actor.publish, self.epoch)
 
