@@ -69,9 +69,9 @@ def row(name: str, cfg: RunConfig, **figures: object) -> None:
 
 
 class TimedLedger(Ledger[Finished]):
-    """A ledger that knows for how many seconds of CPU it was asked."""
+    """A ledger that knows for how many seconds of CPU it was asked, and how many have finished."""
 
-    spent = 0.0
+    spent, played = 0.0, 0
 
     def assign(self, versions: list[int | None], capacity: int) -> dict[int, list[EpisodeRequest]]:
         """As Ledger.assign."""
@@ -79,6 +79,7 @@ class TimedLedger(Ledger[Finished]):
 
     def finish(self, results: list[Finished]) -> list[tuple[EpisodeRequest, Finished]]:
         """As Ledger.finish."""
+        self.played += len(results)
         return self._timed(super().finish, results)
 
     def take(self, update: int) -> Batch[Finished] | None:
@@ -104,7 +105,7 @@ def in_virtual_time(args: argparse.Namespace) -> None:
             learner_idle=run.learner_idle,
             rollout_idle=run.rollout_idle,
             episodes_per_second=run.episodes_per_s,
-            ledger_microseconds_a_trajectory=1e6 * ledger.spent / len(run.trained),
+            ledger_microseconds_a_trajectory=1e6 * ledger.spent / ledger.played,
         )
 
 
@@ -191,6 +192,8 @@ def report(
     seconds = sum(r["seconds"] for r in measured)
     taken = len(measured) * cfg.ppo.episodes
     filled = [r["running"] * r["busy_seconds"] / r["seconds"] for r in measured]
+    last = records[-1]["ledger"]
+    played = sum(n for state, n in last.items() if state not in ("queued", "running"))
     queue = [
         r["ledger"]["queued"] + r["ledger"]["running"] + r["ledger"]["ready"] for r in measured
     ]
@@ -198,10 +201,12 @@ def report(
         "seconds": wall,
         "updates": len(records),
         "learner_idle": _weighted(measured, "learner_idle"),
-        "engine_idle": statistics.mean(x for r in measured for x in r["engine_idle"]),
+        "engine_idle": statistics.mean(
+            idle for r in measured for idle in r["engine_idle"] if idle is not None
+        ),
         "rollout_idle": max(0.0, 1 - statistics.mean(filled) / cfg.rollout.in_flight),
         "episodes_per_minute": 60 * taken / seconds,
-        "buffer_microseconds_a_trajectory": 1e6 * buffer_s / (len(records) * cfg.ppo.episodes),
+        "buffer_microseconds_a_trajectory": 1e6 * buffer_s / played,
         "oldest": max(age for r in measured for age, n in enumerate(r["staleness"]) if n),
         "buffer_mib": memory.buffer[-1],
         "buffer_growth_mib": growth(memory.buffer),

@@ -139,12 +139,13 @@ def make_model(name: str) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def one_by_one(version: int, named: list[NamedTensor], actor: Any) -> None:
-    """An update with one call for each parameter."""
-    ray.get(actor.call.remote("start_weight_update"))
+def one_by_one(version: int, named: list[NamedTensor], actors: list[Any]) -> None:
+    """An update of all engines with one call of each for each parameter."""
+    ray.get([actor.call.remote("start_weight_update") for actor in actors])
     for tensor in named:
-        ray.get(actor.load_parameter.remote(ray.put(pack([tensor]))))
-    ray.get(actor.call.remote("finish_weight_update", version))
+        bucket = ray.put(pack([tensor]))
+        ray.get([actor.load_parameter.remote(bucket) for actor in actors])
+    ray.get([actor.call.remote("finish_weight_update", version) for actor in actors])
 
 
 @contextmanager
@@ -189,14 +190,15 @@ def measure(named: list[NamedTensor], actors: list[Any], args: argparse.Namespac
             result = publish(version, halves, buffer, 600.0)()
         loading = ray.get([actor.loading.remote() for actor in actors])
         begin = time.monotonic()
-        one_by_one(version, named, actors[0])
+        one_by_one(version, named, actors)
         single = time.monotonic() - begin
         if version > 1:
-            pauses = zip(result.paused_seconds, loading, strict=True)
+            paused = [seconds for seconds in result.paused_seconds if seconds is not None]
+            pauses = zip(paused, loading, strict=True)
             figures["copy_seconds"].append(copied)
             figures["whole_seconds"].append(result.seconds)
             figures["learner_seconds"].append(result.sent_seconds)
-            figures["pause_seconds"].append(max(result.paused_seconds))
+            figures["pause_seconds"].append(max(paused))
             figures["one_by_one_seconds"].append(single)
             figures["whole_in_copies"].append(result.seconds / copied)
             figures["pause_in_loads"].append(max(pause / own for pause, own in pauses))

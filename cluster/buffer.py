@@ -17,6 +17,7 @@ import ray
 from opentelemetry import trace
 from ray import ObjectRef
 
+from cluster.engine_loads import engine_loads
 from cluster.engine_weights import EngineWeights
 from cluster.failures import (
     EpochOver,
@@ -26,7 +27,7 @@ from cluster.failures import (
     TooManyFailures,
     first_line,
 )
-from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle, Share
+from cluster.handles import BlockRows, PackedBucket, Paused, RolloutWorkerHandle, Share
 from cluster.ledger import QUARANTINE_LOSSES, Batch, Ledger, Stream
 from cluster.queue_lengths import record_queues
 from cluster.run_folder import folder_of
@@ -72,14 +73,14 @@ class TrajectoryBuffer:
         self._capacity = cfg.rollout.in_flight + cfg.rollout.block
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._receivers = 0
         self._epoch = int(time.time()) if takes_over else 0  # higher than any of the lost one
         self._asked: set[int] = set()  # workers that have been asked for a block
         self._next_requests: dict[int, list[EpisodeRequest]] = defaultdict(list)  # of the others
         self._foreign = 0  # trajectories and calls of epochs that were over
-        self._publishing: set[asyncio.Task[tuple[float, list[float]]]] = set()
-        self._failure: RunFailure | None = None
-        self._stopping = self._recording = False
+        self._publishing: set[asyncio.Task[Paused]] = set()
+        self._failure: RunFailure | None = None  # of this epoch
+        self._end: RunFailure | None = None  # of the run, whatever epoch
+        self._stopping = self._begun = False
         self._collected: list[BufferedTrajectory] = []
         self._collected_shards: list[list[BlockRows]] = []  # dealt out once a rank wants its own
         self._batches: dict[int, tuple[Batch[BufferedTrajectory], dict[int, list[BlockRows]]]] = {}
@@ -97,15 +98,9 @@ class TrajectoryBuffer:
     async def heartbeat(self) -> None:
         """A sign of life, for the driver."""
 
-    async def loads(self) -> list[EngineLoad]:
-        """How busy the engines at work were since the last call."""
-        calls = [(i, self._workers[i].pop_load.remote()) for i in self._supervisor.present()]
-        answers = [asyncio.ensure_future(self._ask(i, "give its load", ref)) for i, ref in calls]
-        loads = await asyncio.gather(*answers, return_exceptions=True)
-        for load in loads:
-            if isinstance(load, BaseException) and not isinstance(load, WorkerGone):
-                raise load
-        return [load for load in loads if not isinstance(load, BaseException)]
+    async def loads(self) -> list[EngineLoad | None]:
+        """How busy each engine was since the last call; see `cluster.engine_loads`."""
+        return await engine_loads(self._workers, self._supervisor)
 
     def incidents(self) -> list[Record]:
         """Losses and restarts of workers, and of this buffer, since the last call."""
@@ -149,6 +144,11 @@ class TrajectoryBuffer:
         """The first n collected trajectories by id."""
         return [t.rows for t in sorted(self._collected, key=lambda t: t.summary.id)[:n]]
 
+    def release(self, epoch: int) -> None:
+        """Nobody needs what was collected any more."""
+        if epoch == self._epoch:
+            self._hold([])
+
     async def reset(self) -> int:
         """Begin an epoch of the run: the first act of a learner group that starts, or restarts.
 
@@ -165,7 +165,7 @@ class TrajectoryBuffer:
             self._changed.notify_all()  # who still waits belongs to an epoch that is over
         # A dead learner's weights die with it, or arrive late: neither concerns the new epoch.
         await asyncio.gather(*self._publishing, return_exceptions=True)
-        self._failure = None
+        self._failure = self._end
         for index in self._supervisor.present():
             self._start(self._enter(index, self._epoch))
         return self._epoch
@@ -231,7 +231,7 @@ class TrajectoryBuffer:
 
     async def publish(
         self, epoch: int, version: int, refs: list[ObjectRef[PackedBucket]]
-    ) -> tuple[float, list[float]]:
+    ) -> Paused:
         """Bring weights to all engines; each plays with them as soon as it has them.
 
         Those of one node load one after another: so most of them play, and each copy in shared
@@ -239,7 +239,7 @@ class TrajectoryBuffer:
         its successor gets these weights, or newer ones.
 
         Returns:
-            Seconds until the last engine had them, and seconds that each was paused.
+            Seconds until the last engine had them, and seconds of each one's pause, if it has them.
 
         Raises:
             RunFailure: a worker refused them; names it and the cause.
@@ -261,7 +261,7 @@ class TrajectoryBuffer:
         except RunFailure as failure:
             # Weights are lost with the rank that sent them: its successor begins an epoch.
             if epoch == self._epoch and not isinstance(failure, SourceLost):
-                await self.fail(failure)
+                await self._fail(failure)
             raise
 
     async def published(self, epoch: int, version: int) -> None:
@@ -308,29 +308,28 @@ class TrajectoryBuffer:
                 self._start(self._submit(index, self._epoch, requests))
             else:
                 self._next_requests[index] += requests
-        if not self._recording:
-            self._recording = True
+        if not self._begun:
+            self._begun = True
             self._start(record_queues(self._cfg.name, lambda: self._ledger.states()))
-        while self._receivers < len(self._workers):
-            self._start(self._receive_blocks(self._receivers))
-            self._receivers += 1
+            for index in range(len(self._workers)):
+                self._start(self._receive_blocks(index))
         async with self._changed:
             self._changed.notify_all()
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
-        async def guarded() -> None:
-            try:
-                await work
-            except WorkerGone:
-                pass  # the ledger has its episodes again
-            except RunFailure as failure:
-                await self.fail(failure)
-            except Exception as error:  # noqa: BLE001 - a task's boundary; else all would wait
-                await self.fail(RunFailure(f"the trajectory buffer broke: {first_line(error)}"))
-
-        task = asyncio.ensure_future(guarded())
+        task = asyncio.ensure_future(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except WorkerGone:
+            pass  # the ledger has its episodes again
+        except RunFailure as failure:
+            await self._fail(failure)
+        except Exception as error:  # noqa: BLE001 - a task's boundary; else all would wait
+            await self._fail(RunFailure(f"the trajectory buffer broke: {first_line(error)}"))
 
     async def _submit(self, index: int, epoch: int, requests: list[EpisodeRequest]) -> None:
         await self._ask(index, "take requests", self._workers[index].submit.remote(epoch, requests))
@@ -339,30 +338,33 @@ class TrajectoryBuffer:
         await self._ask(index, "drop its episodes", self._workers[index].enter.remote(epoch))
 
     async def _receive_blocks(self, index: int) -> None:
-        """Take blocks from a worker whenever it plays; the call for one brings it new requests."""
+        """Take blocks from a worker whenever it plays, and nothing has failed in the epoch."""
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self._ledger.running(index) > 0)
-            requests = self._next_requests.pop(index, [])
-            block, ref = self._workers[index].next_block.remote(self._epoch, requests)
-            self._asked.add(index)
-            try:
-                finished = await self._ask(index, "finish a block of episodes", ref)
-            except WorkerGone:
-                continue
-            finally:
-                self._asked.discard(index)
-            summaries = from_columns(finished.columns)
-            if finished.epoch != self._epoch:
-                self._foreign += len(summaries)
-                continue
-            stored = [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]
-            for request, trajectory in self._ledger.finish(stored):
-                oldest = trajectory.summary.oldest_version
-                self._weights.keep_sample(request, trajectory.rows, oldest)
-            episodes = max(self._ledger.finished, self._cfg.ppo.episodes)
-            self._check_failures(self._ledger.failures, episodes)
-            await self._play()
+                await self._changed.wait_for(
+                    lambda: self._failure is None and self._ledger.running(index) > 0
+                )
+            await self._guarded(self._receive_block(index))
+
+    async def _receive_block(self, index: int) -> None:
+        """Take a block from a worker; the call for it brings new requests."""
+        requests = self._next_requests.pop(index, [])
+        block, ref = self._workers[index].next_block.remote(self._epoch, requests)
+        self._asked.add(index)
+        try:
+            finished = await self._ask(index, "finish a block of episodes", ref)
+        finally:
+            self._asked.discard(index)
+        summaries = from_columns(finished.columns)
+        if finished.epoch != self._epoch:
+            self._foreign += len(summaries)
+            return
+        stored = [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]
+        for request, trajectory in self._ledger.finish(stored):
+            self._weights.keep_sample(request, trajectory.rows, trajectory.summary.oldest_version)
+        episodes = max(self._ledger.finished, self._cfg.ppo.episodes)
+        self._check_failures(self._ledger.failures, episodes)
+        await self._play()
 
     async def _ask(self, index: int, what: str, ref: ObjectRef[T]) -> T:
         seconds = self._cfg.cluster.block_deadline_s
@@ -382,7 +384,12 @@ class TrajectoryBuffer:
                 await self._changed.wait()
 
     async def fail(self, failure: RunFailure) -> None:
-        """Keep the first failure, for whoever waits now or later; see `Fleet`."""
+        """The run cannot continue, nor in another epoch; see `Fleet`."""
+        self._end = self._end or failure
+        await self._fail(failure)
+
+    async def _fail(self, failure: RunFailure) -> None:
+        """Keep the epoch's first failure, for whoever waits now or later."""
         self._failure = self._failure or failure
         async with self._changed:
             self._changed.notify_all()

@@ -21,6 +21,7 @@ from cluster.wait import wait_for, wait_for_all, wait_until_ready
 from configs.schema import RunConfig
 from learner import distributed
 from report.metrics import Record
+from rollout.engine_load import EngineLoad
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import Trajectory, from_block
 from rollout.trajectory_summary import TrajectorySummary
@@ -100,10 +101,14 @@ def first_trajectories(cfg: RunConfig, buffer: BufferHandle, number: int) -> lis
     return receive(lambda: buffer.first.remote(number), partial(fetch, cfg), what, seconds)
 
 
-def quick_answers(cfg: RunConfig, calls: list[ObjectRef[T]], who: str, what: str) -> list[T]:
-    """Answers to calls that do no work; they may stand behind one that does."""
-    seconds, begin = cfg.cluster.block_deadline_s, time.monotonic()
-    return wait_for_all(calls, who, what, seconds, "block_deadline_s", begin)
+def quick_answer(cfg: RunConfig, call: ObjectRef[T], what: str) -> T:
+    """The buffer's answer to a call that does no work; it may stand behind one that does."""
+    return wait_for(call, "the buffer", what, cfg.cluster.block_deadline_s, "block_deadline_s")
+
+
+def _idle(load: EngineLoad | None) -> float | None:
+    """Share of the time in which an engine was not busy, where that is known."""
+    return None if load is None else 1 - load.busy_s / max(load.seconds, 1e-9)
 
 
 class Batch(NamedTuple):
@@ -131,14 +136,17 @@ class Collector:
     def begin(self, update: int, next_group: int) -> None:
         """Have the engines play for the update and those after it, with the published weights."""
         if self._rank == 0:
-            calls = [self._job.buffer.begin.remote(update, next_group)]
-            quick_answers(self._job.cfg, calls, "the buffer", "begin to play")
+            call = self._job.buffer.begin.remote(update, next_group)
+            quick_answer(self._job.cfg, call, "begin to play")
             self.forget_loads()
         distributed.barrier()
 
     def updates(self, first: int) -> range:
         """The updates from `first` on that there are batches for."""
         return range(first, self._job.cfg.ppo.updates + 1)
+
+    def write_batch(self, update: int, batch: Batch) -> None:
+        """Nothing is kept of what the rank trains on."""
 
     @TRACER.start_as_current_span("take")
     def take(self, update: int) -> Batch:
@@ -182,28 +190,33 @@ class Collector:
         """Of the engines since the last call: sequences while any ran, seconds so, idle shares."""
         if self._rank != 0:
             return {}
-        calls = [self._job.buffer.loads.remote()]
-        (loads,) = quick_answers(self._job.cfg, calls, "the buffer", "give the engines' loads")
+        call = self._job.buffer.loads.remote()
+        loads = quick_answer(self._job.cfg, call, "give the engines' loads")
         self._write_incidents()
-        engines = max(1, len(loads))  # none, while the only one is replaced
+        known = [load for load in loads if load is not None]
+        engines = max(1, len(known))  # none, while the only one is replaced
         return {
-            "running": sum(load.mean_running for load in loads) / engines,
-            "sampled_tokens": sum(load.tokens for load in loads),
-            "busy_seconds": sum(load.busy_s for load in loads) / engines,
-            "engine_idle": [1 - load.busy_s / max(load.seconds, 1e-9) for load in loads],
+            "running": sum(load.mean_running for load in known) / engines,
+            "sampled_tokens": sum(load.tokens for load in known),
+            "busy_seconds": sum(load.busy_s for load in known) / engines,
+            "engine_idle": [_idle(load) for load in loads],
         }
 
     def _write_incidents(self) -> None:
         """Add what has befallen rollout workers to the run's records."""
-        calls = [self._job.buffer.incidents.remote()]
-        (incidents,) = quick_answers(self._job.cfg, calls, "the buffer", "tell what has happened")
-        for incident in incidents:
+        call = self._job.buffer.incidents.remote()
+        for incident in quick_answer(self._job.cfg, call, "tell what has happened"):
             self._write(**incident)
 
     def collect(self, requests: list[EpisodeRequest]) -> None:
         """Rank 0 has requested episodes played."""
         if self._rank == 0:
             collect(self._job.cfg, self._job.buffer, requests)
+
+    def release(self) -> None:
+        """What was collected last is needed no more: the buffer lets go of its blocks."""
+        if self._rank == 0:
+            self._job.buffer.release.remote()
 
     def fetch(self) -> list[Trajectory]:
         """This rank's trajectories of what was collected last."""

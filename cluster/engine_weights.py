@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ray import ObjectRef
 
 from cluster.failures import ParityError, SourceLost
-from cluster.handles import BlockRows, PackedBucket, RolloutWorkerHandle
+from cluster.handles import BlockRows, PackedBucket, Paused, RolloutWorkerHandle
 from cluster.parity_limit import parity_limit
 from cluster.supervisor import Supervisor, WorkerGone
 from configs.schema import RunConfig
@@ -70,7 +70,7 @@ class EngineWeights:
 
     async def publish(
         self, version: int, refs: list[ObjectRef[PackedBucket]], playing: bool, loaded: Loaded
-    ) -> tuple[float, list[float]]:
+    ) -> Paused:
         """Bring weights to all engines.
 
         Args:
@@ -90,7 +90,7 @@ class EngineWeights:
         async with self._joining:
             self._replace_last(weights)
             begin, present = time.monotonic(), self._supervisor.present()
-        paused = dict.fromkeys(range(len(self._workers)), 0.0)
+        paused: list[float | None] = [None] * len(self._workers)
 
         async def load(indices: list[int]) -> None:
             for index in indices:
@@ -110,7 +110,7 @@ class EngineWeights:
         await asyncio.gather(*(load(indices) for indices in self._by_node(present)))
         if not playing:
             await arrived([index for index in present if index in self._supervisor.present()])
-        return time.monotonic() - begin, [*paused.values()]
+        return time.monotonic() - begin, paused
 
     def _by_node(self, indices: list[int]) -> list[list[int]]:
         nodes: dict[str, list[int]] = defaultdict(list)

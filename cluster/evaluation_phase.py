@@ -86,6 +86,7 @@ class EvaluationPhase:
                         self._start_kl.keep(trajectories)
                     kl_start = self._start_kl.kl(engine)
                 self._write(at, evaluation, check, kl_start)
+            self._collector.release()
 
     def begin(self, engine: TrainingEngine, stage: str, update: int = 0, step: int = 0) -> None:
         """As `run`, but the learner trains on meanwhile where its engines can play with it.
@@ -152,7 +153,9 @@ class EvaluationPhase:
 
     @TRACER.start_as_current_span("evaluate", attributes={"track": "evaluation"})
     def _play_all(self, stage: str) -> list[Evaluation]:
-        return [self._play(stage, variant) for variant in self._rank.cfg.eval.variants]
+        played = [self._play(stage, variant) for variant in self._rank.cfg.eval.variants]
+        self._collector.release()
+        return played
 
     def _play(self, stage: str, variant: str) -> Evaluation:
         rank = self._rank

@@ -23,6 +23,9 @@ from rollout.trajectory_summary import SummaryColumns, TrajectorySummary
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# Of a publish: seconds until the last engine had the weights, and seconds for which each was
+# paused; None of one that was lost.
+Paused = tuple[float, list[float | None]]
 ChannelMessage = dict[str, object]  # vLLM's own init and update info, as keyword arguments
 
 
@@ -108,15 +111,16 @@ class BufferActor(Protocol):
     start: RemoteMethod[[], list[str]]
     reset: RemoteMethod[[], int]
     heartbeat: RemoteMethod[[], None]
-    loads: RemoteMethod[[], list[EngineLoad]]
+    loads: RemoteMethod[[], list[EngineLoad | None]]
     incidents: RemoteMethod[[], list[Record]]
     collect: RemoteMethod[[int, list[EpisodeRequest]], list[TrajectorySummary]]
     begin: RemoteMethod[[int, int, int], None]
     take: RemoteMethod[[int, int, int], Share]
-    publish: RemoteMethod[[int, int, list[ObjectRef[PackedBucket]]], tuple[float, list[float]]]
+    publish: RemoteMethod[[int, int, list[ObjectRef[PackedBucket]]], Paused]
     published: RemoteMethod[[int, int], None]
     shard: RemoteMethod[[int], list[BlockRows]]
     first: RemoteMethod[[int], list[BlockRows]]
+    release: RemoteMethod[[int], None]
     stop: RemoteMethod[[], None]
     stopping: RemoteMethod[[], bool]
     note: RemoteMethod[[Record], None]
@@ -161,7 +165,7 @@ class BufferHandle:
         return self.actor.heartbeat
 
     @property
-    def loads(self) -> RemoteMethod[[], list[EngineLoad]]:
+    def loads(self) -> RemoteMethod[[], list[EngineLoad | None]]:
         """How busy the engines were."""
         return self.actor.loads
 
@@ -188,7 +192,7 @@ class BufferHandle:
     @property
     def publish(
         self,
-    ) -> RemoteMethod[[int, list[ObjectRef[PackedBucket]]], tuple[float, list[float]]]:
+    ) -> RemoteMethod[[int, list[ObjectRef[PackedBucket]]], Paused]:
         """Bring weights to all engines."""
         return InEpoch(self.actor.publish, self.epoch)
 
@@ -221,6 +225,11 @@ class BufferHandle:
     def first(self) -> RemoteMethod[[int], list[BlockRows]]:
         """The first collected trajectories."""
         return self.actor.first
+
+    @property
+    def release(self) -> RemoteMethod[[], None]:
+        """Let go of the collected trajectories."""
+        return InEpoch(self.actor.release, self.epoch)
 
 
 def kill(handle: RolloutWorkerHandle | BufferActor) -> None:

@@ -79,6 +79,8 @@ class PPOPhase:
         rank, cfg, begin = self._rank, self._rank.cfg, time.monotonic()
         batch = self._take(engine, update)
         self._publisher.sleep_engines()
+        taken = time.monotonic()
+        self._collector.write_batch(update, batch)
         learning = time.monotonic()
         metrics = ppo_update(
             engine, batch.trajectories, cfg, update - 1, reference, version=rank.version
@@ -97,7 +99,7 @@ class PPOPhase:
             **(metrics | batch.record | sync),
             learn_seconds=learned - learning,
             seconds=seconds,
-            learner_idle=(learning - begin + sync["sync_waited_seconds"]) / seconds,
+            learner_idle=(taken - begin + sync["sync_waited_seconds"]) / seconds,
             phase_seconds=pop_seconds(),
             learner_tokens_per_second=metrics["tokens"] / (learned - learning),
             **_rollout_rate(batch.record),

@@ -6,6 +6,7 @@ Ray exports each from the node of the process that sets it, under its name with 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -21,11 +22,13 @@ class Metric(NamedTuple):
     name: without Ray's prefix.
     meaning: one phrase.
     tag: by which it has several values; every gauge has the tag `run` too.
+    count: the record's field that says of how many values it is the mean, if one does.
     """
 
     name: str
     meaning: str
     tag: str = ""
+    count: str = ""
 
 
 QUEUES = Metric("cardinal_episodes", "episodes by where the ledger has them", "state")
@@ -64,7 +67,9 @@ EXPORTED = {
         "cardinal_effective_sample_size", "share of the last update's tokens"
     ),
     ("ppo", "parity_mean_abs"): Metric(
-        "cardinal_parity", "mean difference of log-probabilities, engine and learner"
+        "cardinal_parity",
+        "mean difference of log-probabilities, engine and learner",
+        count="parity_tokens",
     ),
     ("sync", "seconds"): Metric("cardinal_sync_seconds", "of the last publish"),
     ("sync", "paused_seconds"): Metric(
@@ -86,27 +91,33 @@ class RunMetrics:
     def record(self, kind: str, fields: Mapping[str, object]) -> None:
         """Export what a record has."""
         for (of_kind, field), metric in EXPORTED.items():
-            value = plain(fields.get(field)) if of_kind == kind else None
+            if of_kind != kind or field not in fields:
+                continue
+            value = plain(fields[field]) if fields.get(metric.count, 1) else None
             if isinstance(value, dict):
                 self.set_all(metric, value)
             elif isinstance(value, list):
                 self.set_all(metric, {str(i): each for i, each in enumerate(value)})
-            elif value is not None:
-                self._set(metric, str(fields.get(metric.tag)), float(value))
+            else:
+                self._set(metric, str(fields.get(metric.tag)), value)
 
-    def set_all(self, metric: Metric, values: Mapping[str, float]) -> None:
+    def set_all(self, metric: Metric, values: Mapping[str, float | None]) -> None:
         """Export a number for each tag; 0 for a tag that had one before and has none now."""
-        self._tags[metric.name] |= values.keys()
-        for tag in self._tags[metric.name]:
+        for tag in self._tags[metric.name] | values.keys():
             self._set(metric, tag, values.get(tag, 0.0))
 
-    def _set(self, metric: Metric, tag: str, value: float) -> None:
+    def _set(self, metric: Metric, tag: str, value: float | None) -> None:
+        """Export a number; where there is none, NaN in the place of an earlier one: a gap."""
+        if value is None and tag not in self._tags[metric.name]:
+            return
+        self._tags[metric.name].add(tag)
         gauge = self._gauges.get(metric.name)
         if gauge is None:
             keys = ("run", metric.tag) if metric.tag else ("run",)
             gauge = self._gauges[metric.name] = Gauge(metric.name, metric.meaning, keys)
         tags = {"run": self._run} | ({metric.tag: tag} if metric.tag else {})
-        gauge.set(value, {key: _utf8(word) for key, word in tags.items()})
+        words = {key: _utf8(word) for key, word in tags.items()}
+        gauge.set(math.nan if value is None else float(value), words)
 
 
 def _utf8(word: str) -> str:

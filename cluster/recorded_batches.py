@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from cluster.collect import Batch, Collector
+from cluster.collect import TRACER, Batch, Collector
 from cluster.job import Job
 from cluster.recorded_blocks import (
     FOLDER,
@@ -25,13 +25,12 @@ from cluster.run_folder import ppo_start
 class RecordingCollector(Collector):
     """Writes what the rank trains on to RUN/blocks (`ppo.record`)."""
 
-    def take(self, update: int) -> Batch:
-        """As Collector.take."""
-        batch = super().take(update)
+    @TRACER.start_as_current_span("record")
+    def write_batch(self, update: int, batch: Batch) -> None:
+        """Write the blocks of an update."""
         self._job.token.check()
         folder = Path(self._job.folder) / FOLDER
         write_blocks(folder, update, self._rank, batch.trajectories, self._metadata)
-        return batch
 
     @cached_property
     def _metadata(self) -> dict[str, str]:

@@ -94,10 +94,11 @@ def summary(update: int, played: list[Trajectory], batch: Batch, seconds: float)
     success = np.mean([trajectory.metrics.get("success", 0.0) for trajectory in played])
     reward = np.mean([trajectory.total_reward for trajectory in played])
     tokens = sum(trajectory.action_tokens for trajectory in played)
-    idle = np.mean(batch.record["engine_idle"])
+    known = [idle for idle in batch.record["engine_idle"] if idle is not None]
+    idle = f", engines idle {np.mean(known):.0%}" if known else ""
     shown = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
     return (
         f"update {update}: {len(played)} episodes ({shown}, {batch.record['failed']} failed) in "
-        f"{seconds:.1f} s; success {success:.1%}, reward {reward:.2f}, {tokens:,} sampled tokens, "
-        f"engines idle {idle:.0%}"
+        f"{seconds:.1f} s; success {success:.1%}, reward {reward:.2f}, {tokens:,} sampled tokens"
+        f"{idle}"
     )

@@ -41,6 +41,7 @@ def prove(
             checks[kind] = parity(engine, collector.fetch(), rank.cfg, rank.version)
             engine.restore()
             check_parity(rank.cfg, checks[kind], f"the proof of {kind} weights")
+        collector.release()
         publisher.publish(engine)
         rank.write("sync", version=rank.version, seconds=0.0, bytes=0, buckets=0, check=checks)
 

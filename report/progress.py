@@ -308,8 +308,8 @@ def times(record: Record) -> list[tuple[str, str]]:
 
 
 def _range(record: Record) -> str | None:
-    """Least and most idle engine: '3%' or '3–10%'; None where nothing is known of them."""
-    idle = record.get("engine_idle")
+    """Least and most idle engine: '3%' or '3–10%'; None where nothing is known of any."""
+    idle = [share for share in record.get("engine_idle") or [] if share is not None]
     if not idle:
         return None
     low, high = f"{100 * min(idle):.0f}", f"{100 * max(idle):.0f}"

@@ -30,7 +30,7 @@ from configs.paths import ROOT
 from configs.schema import RunConfig
 from configs.seeds import update_seeds
 from envs.registry import make, register, with_preset
-from report.metrics import read
+from report.metrics import Record, read
 from rollout.renderer import Renderer
 
 PEERS = ROOT / "benchmarks" / "peers"
@@ -48,16 +48,27 @@ BRIEF = [  # hardly an evaluation: only updates are timed
     "eval.episodes=1",
     "eval.samples=1",
 ]
-GRPO = ["ppo.estimator=grpo", "ppo.optimizer.schedule=constant", "ppo.optimizer.warmup=0"]
+GRPO = [  # as TRL computes it
+    "ppo.estimator=grpo",
+    "ppo.baseline=mean",
+    "ppo.optimizer.schedule=constant",
+    "ppo.optimizer.warmup=0",
+]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Of each update after the warm-up: seconds, and CPU seconds of all processes; mean reward."""
+    """Of the updates after the warm-up.
+
+    seconds, cpu_seconds: of each; CPU of all processes.
+    reward: the mean.
+    tokens: sampled, an update.
+    """
 
     seconds: list[float]
     cpu_seconds: list[float]
     reward: float
+    tokens: float
 
 
 class CpuClock:
@@ -91,13 +102,15 @@ class CpuClock:
         return np.interp(moments, self.times, self.seconds).tolist()
 
 
-def timing(ends: list[float], rewards: list[float], clock: CpuClock, warmup: int) -> Timing:
-    """Of updates that ended at these times; the first `warmup` are left out."""
-    spent = clock.at(ends)
+def timing(updates: list[Record], clock: CpuClock, warmup: int) -> Timing:
+    """Of updates, each with the time of its end, reward and tokens; `warmup` are left out."""
+    ends = [update["time"] for update in updates]
+    counted, spent = updates[warmup:], clock.at(ends)
     return Timing(
         np.diff(ends[warmup - 1 :]).tolist(),
         np.diff(spent[warmup - 1 :]).tolist(),
-        statistics.mean(rewards[warmup:]),
+        statistics.mean(update["reward"] for update in counted),
+        statistics.mean(update["tokens"] for update in counted),
     )
 
 
@@ -126,7 +139,7 @@ def ours(cfg: list[str], folder: Path, name: str, warmup: int) -> Timing:
     """PPO updates of a run of Cardinal."""
     clock = cardinal(cfg, folder, name)
     records = [r for r in read(folder / name) if r["kind"] == "ppo"]
-    return timing([r["time"] for r in records], [r["reward"] for r in records], clock, warmup)
+    return timing([r | {"tokens": r["action_tokens"]} for r in records], clock, warmup)
 
 
 def theirs(python: Path, job: dict[str, object], folder: Path, name: str, warmup: int) -> Timing:
@@ -136,7 +149,7 @@ def theirs(python: Path, job: dict[str, object], folder: Path, name: str, warmup
     log = folder / f"{name}.log"
     clock = run([str(python), str(PEERS / "trl_side.py"), str(file)], log)
     lines = [json.loads(s) for s in log.read_text().splitlines() if s.startswith('{"update"')]
-    return timing([n["time"] for n in lines], [n["reward"] for n in lines], clock, warmup)
+    return timing(lines, clock, warmup)
 
 
 def peer_job(cfg: RunConfig, model: str, threads: int) -> dict[str, object]:
@@ -203,6 +216,7 @@ def row(name: str, episodes: int, own: list[Timing], peer: list[Timing]) -> dict
         "update_cpu_seconds": [round(s, 3) for s in cpu],
         "updates": [sum(len(t.seconds) for t in side) for side in (own, peer)],
         "reward": [round(statistics.mean(t.reward for t in side), 3) for side in (own, peer)],
+        "sampled_tokens": [round(statistics.mean(t.tokens for t in side)) for side in (own, peer)],
         "load": round(os.getloadavg()[0], 1),
         "machine": platform.processor() or platform.machine(),
         "date": date.today().isoformat(),

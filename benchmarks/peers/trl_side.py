@@ -1,7 +1,7 @@
 """TRL's side of benchmarks.peers.grpo: GRPO with Hugging Face's generate, by the peer's Python.
 
-Input: a job file, `peer_job` of benchmarks/peers/grpo.py as JSON. Output: a JSON line with the
-time at the end of each update. Of Cardinal it imports the environment alone.
+Input: a job file, `peer_job` of benchmarks/peers/grpo.py as JSON. Output: a JSON line at the
+end of each update: time, mean reward, sampled tokens. Of Cardinal it imports the environment alone.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from envs.registry import make, register
 class Clock(TrainerCallback):
     """Prints a line at the end of each update, which is `steps` optimizer steps."""
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
+    def __init__(self, steps: int, episodes: int) -> None:
+        self._steps, self._episodes = steps, episodes
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         """The trainer logs once an update, after its last step."""
         if "reward" in logs:
             line = {"update": state.global_step // self._steps, "time": time.time()}
-            line |= {"reward": float(logs["reward"]), "tokens": float(logs["num_tokens"])}
+            sampled = float(logs["completions/mean_length"]) * self._episodes
+            line |= {"reward": float(logs["reward"]), "tokens": sampled}
             print(json.dumps(line), flush=True)
 
 
@@ -79,7 +80,7 @@ def main() -> None:
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        callbacks=[Clock(steps)],
+        callbacks=[Clock(steps, job["episodes"])],
     )
     trainer.train()
 

@@ -17,7 +17,8 @@ class PublishResult:
     bytes: of the payload.
     buckets: objects that were sent over object_store; 1 over nccl and ipc, whatever vLLM packed.
     sent_seconds: for which the learner's weights had to stay as they were.
-    paused_seconds: of each engine; empty over nccl and ipc, where all pause for all of it.
+    paused_seconds: of each engine, None of one that was lost; empty over nccl and ipc, where all
+        pause for all of it.
     """
 
     version: int
@@ -25,7 +26,7 @@ class PublishResult:
     bytes: int
     buckets: int
     sent_seconds: float
-    paused_seconds: list[float] = field(default_factory=list)
+    paused_seconds: list[float | None] = field(default_factory=list)
 
 
 Publishing = Callable[[], PublishResult]  # waits until all engines have the weights

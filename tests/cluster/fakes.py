@@ -130,7 +130,8 @@ class FakeCollector:
     """Every collection gives the same two trajectories."""
 
     def __init__(self, rank):
-        self._rank, self.collected, self.forgotten = rank, [], 0
+        self._rank, self.collected, self.forgotten, self.released = rank, [], 0, 0
+        self.written = []
 
     def begin(self, update, next_group):
         self._rank.done.append("begin")
@@ -154,6 +155,12 @@ class FakeCollector:
 
     def fetch(self):
         return ["a", "b"]
+
+    def release(self):
+        self.released += 1
+
+    def write_batch(self, update, batch):
+        self.written.append(update)
 
 
 class FakeEvaluation:

@@ -3,61 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
-from cluster import buffer as module
-from cluster.buffer import TrajectoryBuffer
 from cluster.failures import EpochOver, RunFailure, SourceLost, TooManyFailures
 from cluster.handles import Finished
 from cluster.part import State
 from cluster.shares import shards
-from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import to_columns
-from tests.support.fake_worker import Epoch, FakeWorker, asynchronous, settle, summary
-from tests.support.learner import config
-
-Buffer = TrajectoryBuffer.__ray_metadata__.modified_class
-EPISODES = 12  # of an update, in `config`
-
-
-@pytest.fixture(autouse=True)
-def _new(monkeypatch):
-    """No buffer was lost before these."""
-    context = SimpleNamespace(was_current_actor_reconstructed=False)
-    monkeypatch.setattr(module.ray, "get_runtime_context", lambda: context)
-
-
-async def made(workers=1, rate=0.1, flight=64, **ppo):
-    """(buffer of two ranks, its calls in its first epoch, its workers)."""
-    cfg = config(**{"updates": 9} | ppo)
-    cluster = replace(cfg.cluster, max_failure_rate=rate, block_deadline_s=60.0)
-    rollout = replace(cfg.rollout, in_flight=flight, block=2)
-    learner = replace(cfg.learner, ranks=2)
-    staff = [FakeWorker() for _ in range(workers)]
-    buffer = Buffer(staff, replace(cfg, cluster=cluster, rollout=rollout, learner=learner))
-    await buffer.start()
-    return buffer, await entered(buffer), staff
-
-
-async def entered(buffer):
-    """Begin an epoch."""
-    await buffer.reset()
-    await settle()
-    return Epoch(buffer)
-
-
-def requests(n, begin=0):
-    return [EpisodeRequest(f"x/{i:02d}", "v", i, i) for i in range(begin, begin + n)]
-
-
-async def begun(call):
-    """A call of the buffer's that goes on by itself."""
-    task = asyncio.ensure_future(call)
-    await settle()
-    return task
+from tests.support.buffers import EPISODES, begun, entered, made, requests
+from tests.support.fake_worker import Epoch, asynchronous, settle, summary
 
 
 @asynchronous

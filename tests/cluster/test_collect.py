@@ -83,6 +83,14 @@ def test_rank_0_has_requests_played_and_other_ranks_none(made):
         assert buffer.asked == asked
 
 
+def test_rank_0_says_when_what_was_collected_is_needed_no_more(made):
+    for rank, said in ((0, ["release"]), (1, [])):
+        collector, buffer = made[0](rank)
+        buffer.release = Method(lambda asked=buffer.asked: asked.append("release"))
+        collector.release()
+        assert buffer.asked == said
+
+
 def test_rank_0_begins_to_play_and_forgets_the_load_before(made):
     for rank, asked in ((0, [("begin", 3, 40)]), (1, [])):
         collector, buffer = made[0](rank)
@@ -100,9 +108,24 @@ def test_rank_0_records_what_has_befallen_the_workers_once(made):
 
 def test_while_the_only_engine_is_replaced_none_is_busy(made):
     collector, buffer = made[0](0)
-    buffer.loads = Method(list)
+    buffer.loads = Method(lambda: [None])
     record = collector.take(4).record
-    assert (record["running"], record["busy_seconds"], record["engine_idle"]) == (0.0, 0.0, [])
+    assert (record["running"], record["busy_seconds"], record["engine_idle"]) == (0.0, 0.0, [None])
+
+
+def test_shares_stand_at_the_places_of_their_engines_though_one_is_lost(made):
+    collector, buffer = made[0](0)
+    buffer.loads = Method(lambda: [None, EngineLoad(4.0, 6.0, 8.0, 30)])
+    record = collector.take(4).record
+    assert (record["running"], record["busy_seconds"]) == (4.0, 6.0), "of those that are known"
+    assert (record["engine_idle"], record["sampled_tokens"]) == ([None, 0.25], 30)
+
+
+def test_whoever_does_not_answer_at_once_is_named(made):
+    collector, _ = made[0](0)
+    collector.begin(1, 0)
+    whats = ("begin to play", "give the engines' loads", "tell what has happened")
+    assert made[1] == [("the buffer", what, 600.0, "block_deadline_s") for what in whats]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -168,7 +191,7 @@ def test_a_batch_may_take_as_long_as_its_blocks_and_an_evaluation_before_it(
     job.cfg = replace(job.cfg, eval=evaluation)
     collector.take(4)
     what = "complete the batch of update 4"
-    assert made[1] == [("the buffer", what, 600.0 * blocks, "block_deadline_s")]
+    assert made[1][0] == ("the buffer", what, 600.0 * blocks, "block_deadline_s")
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -113,7 +113,7 @@ def test_one_that_is_lost_meanwhile_is_not_waited_for(playing):
 
         workers[1].receive.remote = lost
         _, paused = await weights.publish(7, [], playing, loaded)
-        assert (weights.versions, paused) == ([7, -1, 7], [0.5, 0.0, 0.5])
+        assert (weights.versions, paused) == ([7, -1, 7], [0.5, None, 0.5])
 
     played(scenario)
 
@@ -131,7 +131,7 @@ def test_one_that_is_lost_before_its_turn_is_asked_for_nothing(playing):
         workers[0].loading.set()
         _, paused = await publishing
         assert [asked[0] for asked in fleet.asked] == [0, 2]
-        assert (weights.versions, paused) == ([7, -1, 7], [0.5, 0.0, 0.5])
+        assert (weights.versions, paused) == ([7, -1, 7], [0.5, None, 0.5])
 
     played(scenario)
 

@@ -92,6 +92,17 @@ def test_every_variant_has_a_record_and_the_first_one_parity(made):
     assert rank.log.rows == [{"seed": 2, "update": 0, "step": 3}] * 2
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_buffer_keeps_no_episodes_of_an_evaluation_that_has_ended(made, beside):
+    rank, evaluation = made(max_staleness=int(beside))
+    collector = evaluation._collector
+    collector.release = lambda: rank.done.append("release")
+    evaluation.begin("engine", "ppo", update=2)
+    evaluation.finish()
+    assert rank.done.count("release") == 1
+    assert rank.done[-2:] == [("buffer", "renderer", "ppo", "other"), "release"]
+
+
 def test_other_ranks_score_their_share_and_play_nothing(made):
     rank, evaluation = made(number=1)
     evaluation.run("engine", "ppo", update=2)

@@ -177,11 +177,12 @@ def test_a_record_has_the_seconds_of_its_update_by_phase(tmp_path, updates, cloc
 def test_idle_are_the_seconds_in_which_batch_or_engines_are_waited_for(
     tmp_path, updates, clock, monkeypatch, bound
 ):
-    """Sending is work. Where engines play ahead, weights are waited for before the next ones."""
+    """Sending and writing are work. Where engines play ahead, weights are waited for later."""
     rank = FakeRank(config(updates=2, max_staleness=bound), tmp_path)
     publisher, collector = FakePublisher(rank), FakeCollector(rank)
     publisher.begin = clock.taking(0.5, publisher.begin)
     collector.take = clock.taking(2.0, collector.take)
+    collector.write_batch = clock.taking(0.25, collector.write_batch)
     finish = publisher.finish
     publisher.finish = lambda: clock.taking(1.0, finish)() if publisher._sent else finish()
     monkeypatch.setattr(ppo_phase, "ppo_update", clock.taking(3.0, ppo_phase.ppo_update))
@@ -189,9 +190,10 @@ def test_idle_are_the_seconds_in_which_batch_or_engines_are_waited_for(
     first, last = rank.of("ppo")
     assert (last["learn_seconds"], last["learner_tokens_per_second"]) == (3.0, 9.0 / 3.0)
     assert (last["sync_seconds"], last["sync_waited_seconds"]) == (1.5, 1.0)
-    assert (last["seconds"], last["learner_idle"]) == (6.5, (2.0 + 1.0) / 6.5)
+    assert (last["seconds"], last["learner_idle"]) == (6.75, (2.0 + 1.0) / 6.75)
     waited = 1.0 if bound == 0 else 0.0  # nothing had been sent before
-    assert (first["sync_waited_seconds"], first["seconds"]) == (waited, 5.5 + waited)
+    assert (first["sync_waited_seconds"], first["seconds"]) == (waited, 5.75 + waited)
+    assert collector.written == [1, 2]
 
 
 def test_a_rank_that_knows_no_load_records_no_rate(tmp_path, updates):

@@ -1,6 +1,7 @@
 """What is exported to Prometheus, by which name, and that the dashboard asks for just that."""
 
 import json
+import math
 import re
 import time
 import urllib.request
@@ -74,6 +75,29 @@ def test_a_phase_that_an_update_did_not_have_took_no_time(gauges):
         ("cardinal_phase_seconds", ("take", "mine")): 3.0,
         ("cardinal_phase_seconds", ("checkpoint", "mine")): 0.0,
     }
+
+
+def test_an_engine_that_was_lost_has_no_number_until_it_is_back(gauges):
+    metrics = RunMetrics("mine")
+    metrics.record("ppo", {"engine_idle": [None, 0.5]})
+    assert gauges == {("cardinal_engine_idle_ratio", ("1", "mine")): 0.5}
+    metrics.record("ppo", {"engine_idle": [0.25, None]})
+    assert gauges.pop(("cardinal_engine_idle_ratio", ("0", "mine"))) == 0.25
+    ((name, shown),) = gauges.items()
+    assert name == ("cardinal_engine_idle_ratio", ("1", "mine"))
+    assert math.isnan(shown)
+    metrics.record("ppo", {"engine_idle": [0.25, 0.5]})
+    assert gauges[name] == 0.5
+
+
+def test_where_no_token_was_compared_there_is_no_parity(gauges):
+    metrics, name = RunMetrics("mine"), ("cardinal_parity", ("mine",))
+    metrics.record("ppo", {"parity_mean_abs": 0.0, "parity_tokens": 0})
+    assert gauges == {}
+    metrics.record("ppo", {"parity_mean_abs": 2e-6, "parity_tokens": 9.0})
+    assert gauges == {name: 2e-6}
+    metrics.record("ppo", {"parity_mean_abs": 0.0, "parity_tokens": 0.0})
+    assert math.isnan(gauges[name])
 
 
 def test_a_name_that_is_no_utf8_is_written_as_python_writes_it(gauges):

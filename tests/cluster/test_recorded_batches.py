@@ -41,6 +41,13 @@ def blocks_of(recorder):
     return Path(recorder._job.folder) / FOLDER
 
 
+def record(recorder, update):
+    """What a PPO phase does at an update."""
+    batch = recorder.take(update)
+    recorder.write_batch(update, batch)
+    return batch
+
+
 def reading(recorder, updates=4):
     cfg = config(blocks=str(blocks_of(recorder)), updates=updates)
     return RecordedCollector(SimpleNamespace(cfg=cfg), 0, print)
@@ -50,7 +57,7 @@ def losses(model, collector):
     cfg = config()
     engine = TrainingEngine(model, cfg, cfg.ppo.optimizer, ppo_steps(cfg.ppo), True)
     found = [
-        ppo_update(engine, collector.take(update).trajectories, cfg, update - 1)
+        ppo_update(engine, record(collector, update).trajectories, cfg, update - 1)
         for update in (1, 2)
     ]
     engine.close()
@@ -67,14 +74,14 @@ def test_a_learner_takes_the_same_steps_on_what_it_recorded(recording):
 
 def test_nothing_is_recorded_by_a_run_that_may_no_longer_write(recording, tmp_path):
     with pytest.raises(OSError, match="taken over"):
-        recording(lost=OSError("taken over")).take(1)
+        record(recording(lost=OSError("taken over")), 1)
     assert not (tmp_path / "run").exists()
 
 
 def test_what_is_recorded_ends_the_updates_and_so_does_the_configuration(recording):
     recorder = recording()
     for update in (1, 2, 3):
-        recorder.take(update)
+        record(recorder, update)
     assert recorded_updates(blocks_of(recorder)) == [1, 2, 3]
     assert list(reading(recorder).updates(1)) == [1, 2, 3]
     assert list(reading(recorder).updates(3)) == [3]
@@ -84,8 +91,8 @@ def test_what_is_recorded_ends_the_updates_and_so_does_the_configuration(recordi
 
 def test_a_batch_that_is_read_names_the_group_that_a_resume_would_play(recording):
     recorder = recording()
-    recorder.take(1)
-    recorder.take(2)
+    record(recorder, 1)
+    record(recorder, 2)
     reader = reading(recorder)
     reader.begin(1, 0)
     batch = reader.take(2)

@@ -90,6 +90,12 @@ class LedgerCollector:
     def forget_loads(self) -> None:
         pass
 
+    def release(self) -> None:
+        pass
+
+    def write_batch(self, update, batch) -> None:
+        pass
+
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ def test_every_kind_that_there_is_is_proven_and_put_back(rank, monkeypatch):
         f"proof/{kind}/000000" for kind in known
     ]
     (record,) = rank.of("sync")
+    assert collector.released == 1
     assert list(record["check"]) == known
     assert (record["version"], record["bytes"], record["buckets"]) == (3, 0, 0)
 

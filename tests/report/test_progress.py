@@ -189,6 +189,12 @@ def test_engines_that_idle_alike_are_one_number() -> None:
     assert module.times(record("ppo", 1)) == [], "an older run's"
 
 
+@pytest.mark.parametrize(("idle", "shown"), [([None, 0.5, None, 0.6], "50–60%"), ([None], None)])
+def test_an_engine_that_was_lost_counts_as_none(idle, shown) -> None:
+    state = state_of(record("ppo", 1, update=1, updates=2, engine_idle=idle))
+    assert dict(numbers(state, "ppo")).get("engines idle") == shown
+
+
 def test_without_a_terminal_a_plain_line_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def test_its_settings_are_a_configuration(size):
     cfg = load("gp_l", [*grpo.BRIEF, *grpo.GRPO, *grpo.SIZES[size], *BATCH])
     assert list(cfg.eval.variants) == ["train"]
     assert (cfg.ppo.estimator, cfg.ppo.epochs, cfg.env.settings["verify_iter"]) == ("grpo", 2, 1)
+    assert cfg.ppo.baseline == "mean", "as TRL's"
 
 
 def test_the_peer_gets_the_prompts_of_our_episodes_in_their_order(cfg, model):
@@ -69,8 +70,13 @@ def test_its_packages_are_pinned_and_its_transformers_is_ours():
 
 def test_updates_are_timed_from_end_to_end_after_the_warmup():
     clock = SimpleNamespace(at=lambda moments: [2 * m for m in moments])
-    timed = grpo.timing([10.0, 20.0, 23.0, 27.0], [9.0, 9.0, 1.0, 2.0], clock, warmup=2)
-    assert timed == grpo.Timing([3.0, 4.0], [6.0, 8.0], 1.5)
+    ends, rewards, tokens = (10.0, 20.0, 23.0, 27.0), (9.0, 9.0, 1.0, 2.0), (8, 8, 4, 6)
+    updates = [
+        {"time": end, "reward": reward, "tokens": n}
+        for end, reward, n in zip(ends, rewards, tokens, strict=True)
+    ]
+    timed = grpo.timing(updates, clock, warmup=2)
+    assert timed == grpo.Timing([3.0, 4.0], [6.0, 8.0], 1.5, 5)
 
 
 @pytest.mark.parametrize("warmup", ["0", "10"])
@@ -81,12 +87,13 @@ def test_a_warmup_that_leaves_nothing_to_time_is_refused(warmup, capsys):
 
 
 def test_a_row_compares_medians_over_all_rounds():
-    own = [grpo.Timing([1.0, 2.0], [3.0, 3.0], 0.5), grpo.Timing([2.0], [3.0], 0.7)]
-    row = grpo.row("x", 256, own, [grpo.Timing([4.0], [6.0], 0.0)])
+    own = [grpo.Timing([1.0, 2.0], [3.0, 3.0], 0.5, 40), grpo.Timing([2.0], [3.0], 0.7, 44)]
+    row = grpo.row("x", 256, own, [grpo.Timing([4.0], [6.0], 0.0, 48.2)])
     assert (row["ours"], row["reference"], row["ratio"]) == (128.0, 64.0, 2.0)
     assert row["update_cpu_seconds"] == [3.0, 6.0]
     assert row["updates"] == [3, 1]
     assert row["reward"] == [0.6, 0.0]
+    assert row["sampled_tokens"] == [42, 48]
 
 
 def test_cpu_seconds_of_descendants_are_counted_and_kept_after_their_end(tmp_path, monkeypatch):

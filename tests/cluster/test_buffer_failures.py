@@ -1,0 +1,71 @@
+"""What a failure in the buffer ends: its epoch, or the run; and what it lets go of."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.failures import RunFailure, RunStopped
+from tests.support.buffers import EPISODES, begun, entered, made, requests
+from tests.support.fake_worker import asynchronous, settle
+
+
+@asynchronous
+async def test_an_epoch_after_one_with_too_many_failures_plays_on():
+    """As when the learner group restarts just then: nobody was there to be told."""
+    buffer, run, (worker,) = await made(rate=0.1)
+    await run.publish(0, [])
+    await run.begin(1, 0)
+    await settle()
+    await worker.finish(*worker.playing[:2], end="failed")
+    assert worker.number == 1, "no block is asked for after a failure, or it might fail for ever"
+    run = await entered(buffer)
+    await run.publish(0, [])
+    await run.begin(1, 0)
+    call = await begun(run.take(1, 0))
+    assert len(worker.playing) == EPISODES
+    await worker.finish()
+    assert (await call).failed == 0
+
+
+@asynchronous
+async def test_what_ends_the_run_ends_every_epoch():
+    buffer, run, _ = await made()
+    call = await begun(run.collect(requests(2)))
+    await buffer.fail(RunFailure("worker 0 was lost for good"))
+    await buffer.fail(RunFailure("and so was worker 1"))
+    run = await entered(buffer)
+    for wait in (call, run.collect(requests(2)), run.publish(0, [])):
+        with pytest.raises(RunFailure, match=r"for good|new epoch"):
+            await wait
+
+
+@asynchronous
+async def test_a_run_that_is_to_stop_is_so_in_the_next_epoch_too():
+    buffer, _, (worker,) = await made()
+    await buffer.stop()
+    run = await entered(buffer)
+    await run.publish(0, [])
+    assert worker.received == [0], "of an update that ends"
+    await run.begin(1, 0)
+    with pytest.raises(RunStopped):
+        await run.take(1, 0)
+
+
+@asynchronous
+async def test_blocks_that_were_collected_are_kept_until_their_epoch_needs_them_no_more():
+    buffer, run, (worker,) = await made()
+    call = await begun(run.collect(requests(4)))
+    await worker.finish()
+    await call
+    buffer.release(0)
+    assert len(buffer.first(9)) == 4, "an epoch that is over has no say"
+    assert buffer.shard(0)
+    run.release()
+    assert buffer.first(9) == buffer.shard(0) == []
+
+
+@asynchronous
+async def test_each_engines_load_is_at_its_place():
+    buffer, _, _ = await made(workers=3)
+    buffer._supervisor._parts[1].lose("it fell", 0.0)
+    assert await buffer.loads() == ["load", None, "load"]
