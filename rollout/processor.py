@@ -6,6 +6,7 @@ Expansion, resizing and normalisation are the library's; no model is treated apa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ class PictureProcessor:
         self.tokenizer = processor.tokenizer
         self.placeholder: str = processor.image_token  # type: ignore[attr-defined] # `load` checks
         self.token_id = int(self.tokenizer.convert_tokens_to_ids(self.placeholder))
-        self._expansions: dict[tuple[int, int], list[int]] = {}
+        self._expansions: dict[tuple[int, int], tuple[list[int], str]] = {}  # by size
 
     @classmethod
     def load(cls, folder: str | Path) -> PictureProcessor | None:
@@ -51,23 +52,15 @@ class PictureProcessor:
             )
         return cls(processor)
 
-    def expand(self, token_ids: Sequence[int], pictures: Sequence[Picture]) -> list[int]:
-        """Tokens with each placeholder replaced by its picture's own tokens, in order.
+    def text(self, picture: Picture) -> str:
+        """What stands in a conversation for a picture: the text of `tokens`.
+
+        Its ends may join with what stands beside it, so a conversation is tokenised with it.
 
         Raises:
-            ValueError: there are not as many placeholders as pictures, or as `tokens`.
+            ValueError: it is larger than the processor's limit.
         """
-        places = [i for i, token in enumerate(token_ids) if token == self.token_id]
-        if len(places) != len(pictures):
-            raise ValueError(
-                f"a prompt holds {len(places)} of the picture token {self.placeholder} for "
-                f"{len(pictures)} pictures; the chat template must place one for each"
-            )
-        expanded, start = [], 0
-        for place, picture in zip(places, pictures, strict=True):
-            expanded += [*token_ids[start:place], *self.tokens(picture)]
-            start = place + 1
-        return expanded + list(token_ids[start:])
+        return self._expansion(picture)[1]
 
     def tokens(self, picture: Picture) -> list[int]:
         """The tokens that stand for a picture; they depend on its size alone.
@@ -75,14 +68,34 @@ class PictureProcessor:
         Raises:
             ValueError: it is larger than the processor's limit.
         """
+        return self._expansion(picture)[0]
+
+    def _expansion(self, picture: Picture) -> tuple[list[int], str]:
         size = (picture.height, picture.width)
         if size not in self._expansions:
             self._refuse_large(picture)
             encoded = self.processor(
                 text=[self.placeholder], images=[picture.to_pil()], add_special_tokens=False
             )
-            self._expansions[size] = [int(token) for token in encoded["input_ids"][0]]
+            ids = [int(token) for token in encoded["input_ids"][0]]
+            self._expansions[size] = ids, self._spelled(ids)
         return self._expansions[size]
+
+    def _spelled(self, ids: list[int]) -> str:
+        """The text of tokens, which is tokenised into the same."""
+        added = self.tokenizer.added_tokens_decoder
+        text = "".join(
+            "".join(added[i].content for i in run)
+            if spelled
+            else self.tokenizer.decode(list(run), clean_up_tokenization_spaces=False)
+            for spelled, run in groupby(ids, added.__contains__)
+        )
+        if self.tokenizer(text, add_special_tokens=False)["input_ids"] != ids:
+            raise ValueError(
+                f"the tokens of a picture read {text[:40]!r}, which the tokenizer gives other "
+                "tokens, so a conversation with a picture cannot be tokenised"
+            )
+        return text
 
     def features(self, picture: Picture) -> int:
         """Number of the picture's tokens that carry a feature."""

@@ -132,8 +132,9 @@ class Renderer:
             chat.append(self._message("user", text, 0 if chat else len(pictures)))
             if answer is not None:
                 chat.append(self._message("assistant", answer))
-        ids = self._control.encode(self._template.render(chat, answer_next=True))
-        return Prompt(self._expand(ids, pictures), ids)
+        text = self._template.render(chat, answer_next=True)
+        ids = self._control.encode(text)
+        return Prompt(self._encode(text, pictures) if pictures else ids, ids)
 
     def follow_up(self, message: str, answer: Sequence[int]) -> list[int]:
         """Tokens from the end of a sampled answer to where the next answer begins.
@@ -200,15 +201,13 @@ class Renderer:
         start, before = 0, ""
         for number in (i for i, message in enumerate(messages) if message["train"]):
             begin, end = self._answer_in(chat, number, text)
-            prompt = self._control.encode(before + text[start:begin])
-            both = self._control.encode(before + text[start:end])
+            shown = pictures if not before else ()
+            prompt = self._encode(before + text[start:begin], shown)
+            both = self._encode(before + text[start:end], shown)
             self._check_answer(number, prompt, both)
             known = 1 if before else 0
-            shown = pictures if not before else ()
-            part = self._expand(prompt[known:], shown)
-            answer = both[len(prompt) :]
-            ids += part + answer
-            mask += [False] * len(part) + [True] * len(answer)
+            ids += both[known:]
+            mask += [False] * (len(prompt) - known) + [True] * (len(both) - len(prompt))
             start, before = end, self._format.end
         return np.asarray(ids, np.int32), np.asarray(mask, np.bool_)
 
@@ -217,15 +216,17 @@ class Renderer:
         keep = self._sampled if role == "assistant" else ()
         return self._template.message(role, self._control.quote(text, keep), pictures)
 
-    def _expand(self, ids: list[int], pictures: Sequence[Picture]) -> list[int]:
+    def _encode(self, text: str, pictures: Sequence[Picture]) -> list[int]:
+        """Tokens of a rendered text, each picture's placeholder replaced by its own tokens."""
         if not pictures:
-            return ids
+            return self._control.encode(text)
         if self.processor is None:
             raise ValueError(
                 f"{self.tokenizer.name_or_path} is a model of text alone; an environment that "
                 "shows pictures needs a vision-language model"
             )
-        return self.processor.expand(ids, pictures)
+        shown = [self.processor.text(picture) for picture in pictures]
+        return self._control.encode(self._control.replace(text, self.processor.placeholder, shown))
 
     def _never_sampled(self) -> set[int]:
         tokenizer, ids = self.tokenizer, self._control.ids

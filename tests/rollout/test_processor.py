@@ -5,7 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
+from transformers import Gemma3ImageProcessorPil, Gemma3Processor, PreTrainedTokenizerFast
 
+from learner.tiny_tokenizer import train_tokenizer
 from rollout.pictures import Picture
 from rollout.processor import PictureProcessor
 from rollout.renderer import Renderer
@@ -24,14 +26,69 @@ def test_a_model_of_text_has_none(tiny_model):
     assert PictureProcessor.load(tiny_model) is None
 
 
-def test_expansion_is_that_of_the_processor_itself(processor):
-    shown = [picture(), picture(64, 128, 1)]
-    text = f"1 {processor.placeholder} 2 {processor.placeholder} 3"
-    encoded = processor.processor(
-        text=[text], images=[[p.pixels() for p in shown]], add_special_tokens=False
+def read_by_itself(renderer, text, pictures):
+    """Token ids of a rendered text with pictures, by the library's processor alone."""
+    encoded = renderer.processor.processor(
+        text=[text], images=[[p.to_pil() for p in pictures]], add_special_tokens=False
     )
-    sent = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert processor.expand(sent, shown) == list(encoded["input_ids"][0])
+    return [int(token) for token in encoded["input_ids"][0]]
+
+
+def gemma3():
+    """A Gemma 3 processor: a picture's text begins and ends with newlines, as messages do."""
+    tokenizer = train_tokenizer(["one two \n \n\n \n\n\n \n\n\n\n user model"] * 9)
+    named = {"boi_token": "<boi>", "eoi_token": "<eoi>", "image_token": "<soft>", "end": "<end>"}
+    template = (
+        "{% for m in messages %}<user>{{ m['role'] }}\n{% for p in m['content'] %}"
+        "{{ '<boi>' if p['type'] == 'image' else p['text'] }}{% endfor %}<end>\n{% endfor %}"
+        "{% if add_generation_prompt %}<user>assistant\n{% endif %}"
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        additional_special_tokens=["<user>"],
+        extra_special_tokens=named,
+        chat_template=template,
+    )
+    pixels = Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
+    library = Gemma3Processor(pixels, tokenizer, chat_template=template, image_seq_length=4)
+    return Renderer(tokenizer, [tokenizer.eos_token_id], PictureProcessor(library))
+
+
+@pytest.mark.parametrize("family", ["idefics3", "gemma3"])
+def test_a_conversation_has_the_tokens_of_the_processor_itself(family, vision_model):
+    """Also where a picture's text joins with what stands beside it."""
+    renderer = gemma3() if family == "gemma3" else Renderer.load(vision_model)
+    shown, token = [picture(28, 28), picture(14, 28, 1)], renderer.processor.placeholder
+    prompt = renderer.prompt("one two", shown)
+    text = renderer.tokenizer.decode(prompt.unexpanded_ids)
+    assert text.count(token) == 2
+    assert prompt.token_ids == read_by_itself(renderer, text, shown)
+    said = [
+        {"role": "user", "content": "one two", "train": False},
+        {"role": "assistant", "content": "two", "train": True},
+    ]
+    ids, mask = renderer.demonstration(said, shown)
+    assert list(ids[: len(prompt.token_ids)]) == prompt.token_ids
+    assert list(np.flatnonzero(mask)) == list(range(len(prompt.token_ids), len(ids)))
+    spelled = renderer.prompt(f"{token}one two", shown)
+    counts = [p.token_ids.count(renderer.processor.token_id) for p in (spelled, prompt)]
+    assert counts[0] == counts[1], "what a message spells is no picture"
+    assert f"{token}one two" in renderer.tokenizer.decode(spelled.token_ids)
+
+
+def test_a_picture_whose_text_is_read_otherwise_is_refused(processor):
+    class Own:
+        image_token, tokenizer = processor.placeholder, processor.tokenizer
+
+        def __call__(self, **_):
+            two = processor.tokenizer("1 2", add_special_tokens=False)["input_ids"]
+            halves = [i for c in "card" for i in processor.tokenizer(c)["input_ids"]]
+            return {"input_ids": [two + halves]}
+
+    with pytest.raises(ValueError, match=r"tokens of a picture read '1 2card', which"):
+        PictureProcessor(Own()).tokens(picture())
 
 
 def test_features_are_as_many_as_the_tokens(processor, vision_model):
@@ -44,9 +101,12 @@ def test_features_are_as_many_as_the_tokens(processor, vision_model):
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_one_placeholder_for_each_picture(processor, count):
-    with pytest.raises(ValueError, match=f"holds {count} of the picture token"):
-        processor.expand([processor.token_id] * count, [picture()])
+def test_one_placeholder_for_each_picture(vision_model, tmp_path, count):
+    folder = shutil.copytree(vision_model, tmp_path / "other")
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text().replace("'<image>'", f"'{'<image>' * count}'"))
+    with pytest.raises(ValueError, match=f"holds {count} of the picture token <image> for 1"):
+        Renderer.load(str(folder)).prompt("one", [picture()])
 
 
 def test_a_picture_that_would_shrink_is_refused(processor):
