@@ -259,6 +259,12 @@ def weight_files(folder: Path, key: str) -> list[Path]:
         )
     if not index.is_file():
         files = [single]
+        others = sorted(f.name for f in folder.glob("*.safetensors") if f != single)
+        if single.is_file() and others:
+            raise ConfigError(
+                f"{key}: holds {', '.join(others)} beside {single.name} and no {index.name}; vLLM "
+                "would load all of them: remove what is not the model's, or write the index"
+            )
     else:
         try:
             names = json.loads(index.read_text())["weight_map"].values()
