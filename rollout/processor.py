@@ -5,10 +5,15 @@ Expansion, resizing and normalisation are the library's; no model is treated apa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
 
 from rollout.pictures import Picture
 
@@ -23,7 +28,8 @@ class PictureProcessor:
     """Turns pictures into the tokens and the inputs of one model.
 
     placeholder: text of the token that stands for a picture in a rendered chat template.
-    token_id: its id, which the tokens that carry the picture's features have as well.
+    token_id: its id.
+    feature_id: that of the tokens which carry a picture's features; most often the same.
     """
 
     def __init__(self, processor: ProcessorMixin) -> None:
@@ -31,6 +37,8 @@ class PictureProcessor:
         self.tokenizer = processor.tokenizer
         self.placeholder: str = processor.image_token  # type: ignore[attr-defined] # `load` checks
         self.token_id = int(self.tokenizer.convert_tokens_to_ids(self.placeholder))
+        marks = [i for i in getattr(processor, "image_token_ids", ()) if i is not None]
+        self.feature_id = marks[0] if marks and self.token_id not in marks else self.token_id
         self._expansions: dict[tuple[int, int], tuple[list[int], str]] = {}  # by size
 
     @classmethod
@@ -44,7 +52,9 @@ class PictureProcessor:
             return None
         from transformers import AutoProcessor
 
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(
+            folder, trust_remote_code=False, mistral_format=False
+        )
         if not hasattr(processor, "image_processor") or not hasattr(processor, "image_token"):
             raise ValueError(
                 f"{folder}: its {type(processor).__name__} has no image_processor with an "
@@ -77,6 +87,7 @@ class PictureProcessor:
             encoded = self.processor(
                 text=[self.placeholder], images=[picture.to_pil()], add_special_tokens=False
             )
+            self._require_same(encoded, picture)
             ids = [int(token) for token in encoded["input_ids"][0]]
             self._expansions[size] = ids, self._spelled(ids)
         return self._expansions[size]
@@ -99,29 +110,63 @@ class PictureProcessor:
 
     def features(self, picture: Picture) -> int:
         """Number of the picture's tokens that carry a feature."""
-        return self.tokens(picture).count(self.token_id)
+        return self.tokens(picture).count(self.feature_id)
 
     def inputs(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
         """The model's keywords (pixel_values, …) for pictures in the order of their tokens."""
         import torch  # seconds, which rendering does not need
 
-        features = self.processor.image_processor(
-            images=[picture.to_pil() for picture in pictures], return_tensors="pt"
-        )
+        features = self._features(pictures, return_tensors="pt")
         return {name: value for name, value in features.items() if torch.is_tensor(value)}
 
-    def limit(self) -> int | None:
-        """Longest side that the processor does not shrink, pixels; None without a limit."""
+    def _features(self, pictures: Sequence[Picture], **options: str) -> dict[str, object]:
+        """What the image processor makes of pictures, with the processor's own options.
+
+        The processor itself takes pictures only with their text, and nests them by model.
+        """
+        processor = self.processor
+        merged = processor._merge_kwargs(
+            processor.valid_processor_kwargs, processor.tokenizer.init_kwargs, **options
+        )
+        images = [picture.to_pil() for picture in pictures]
+        features = processor.image_processor(images=images, **merged["images_kwargs"])
+        unused = processor.unused_input_names
+        return {name: value for name, value in features.items() if name not in unused}
+
+    def _require_same(self, encoded: Mapping[str, object], picture: Picture) -> None:
+        """Refuse a processor that gives a picture other pixels with its tokens than without."""
+        own, other = (
+            [int(side) for side in np.shape(values.get("pixel_values", ()))]
+            for values in (encoded, self._features([picture]))
+        )
+        if math.prod(own) != math.prod(other):
+            raise ValueError(
+                f"{type(self.processor).__name__} gives a picture of {picture.width} x "
+                f"{picture.height} pixel values of shape {own} with its tokens and {other} "
+                "without; a picture and its tokens must stay together"
+            )
+
+    def _refuse_large(self, picture: Picture) -> None:
+        side, longest = self._side, max(picture.height, picture.width)
+        if side is not None and longest > side and not self._tiles:
+            raise ValueError(
+                f"a picture is {picture.width} x {picture.height} pixels; the model's processor "
+                f"would shrink what is over {side} a side (see the environment's image_size)"
+            )
+
+    @cached_property
+    def _side(self) -> int | None:
+        """Pixels of the side of what the model's vision tower reads at once; None without."""
         size = self.processor.image_processor.size
         sides = [getattr(size, name, None) for name in ("longest_edge", "height", "width")]
         known = [int(side) for side in sides if side]
         # In Qwen's processors longest_edge is an area, in pixels of the whole picture.
         return min(known) if known and min(known) < 100_000 else None
 
-    def _refuse_large(self, picture: Picture) -> None:
-        limit, longest = self.limit(), max(picture.height, picture.width)
-        if limit is not None and longest > limit:
-            raise ValueError(
-                f"a picture is {picture.width} x {picture.height} pixels; the model's processor "
-                f"would shrink what is over {limit} a side (see the environment's image_size)"
-            )
+    @cached_property
+    def _tiles(self) -> bool:
+        """Whether a larger picture is read in tiles, so that twice the side gets more tokens."""
+        assert self._side is not None
+        grey = [Image.new("RGB", (n, n), "grey") for n in (self._side, 2 * self._side)]
+        once, twice = (self.processor(text=[self.placeholder], images=[one]) for one in grey)
+        return len(twice["input_ids"][0]) > len(once["input_ids"][0])

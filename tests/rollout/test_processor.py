@@ -5,12 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from transformers import Gemma3ImageProcessorPil, Gemma3Processor, PreTrainedTokenizerFast
+from transformers.processing_utils import ProcessingKwargs
 
-from learner.tiny_tokenizer import train_tokenizer
 from rollout.pictures import Picture
 from rollout.processor import PictureProcessor
 from rollout.renderer import Renderer
+from tests.support.processors import SIDE, gemma3, internvl
 
 
 def picture(height=128, width=128, seed=0):
@@ -32,28 +32,6 @@ def read_by_itself(renderer, text, pictures):
         text=[text], images=[[p.to_pil() for p in pictures]], add_special_tokens=False
     )
     return [int(token) for token in encoded["input_ids"][0]]
-
-
-def gemma3():
-    """A Gemma 3 processor: a picture's text begins and ends with newlines, as messages do."""
-    tokenizer = train_tokenizer(["one two \n \n\n \n\n\n \n\n\n\n user model"] * 9)
-    named = {"boi_token": "<boi>", "eoi_token": "<eoi>", "image_token": "<soft>", "end": "<end>"}
-    template = (
-        "{% for m in messages %}<user>{{ m['role'] }}\n{% for p in m['content'] %}"
-        "{{ '<boi>' if p['type'] == 'image' else p['text'] }}{% endfor %}<end>\n{% endfor %}"
-        "{% if add_generation_prompt %}<user>assistant\n{% endif %}"
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        additional_special_tokens=["<user>"],
-        extra_special_tokens=named,
-        chat_template=template,
-    )
-    pixels = Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
-    library = Gemma3Processor(pixels, tokenizer, chat_template=template, image_seq_length=4)
-    return Renderer(tokenizer, [tokenizer.eos_token_id], PictureProcessor(library))
 
 
 @pytest.mark.parametrize("family", ["idefics3", "gemma3"])
@@ -78,17 +56,66 @@ def test_a_conversation_has_the_tokens_of_the_processor_itself(family, vision_mo
     assert f"{token}one two" in renderer.tokenizer.decode(spelled.token_ids)
 
 
+class Fixed:
+    """A processor that gives every picture these tokens, and pixel values of its own."""
+
+    valid_processor_kwargs = ProcessingKwargs
+    unused_input_names = ()
+
+    def __init__(self, processor, ids, pixels=()):
+        self.library, self.ids, self.pixels = processor.processor, ids, pixels
+        self.tokenizer, self.image_token = processor.tokenizer, processor.placeholder
+        self.image_processor = processor.processor.image_processor
+
+    def __call__(self, **given):
+        pixels = self.library(**given)["pixel_values"]
+        return {"input_ids": [self.ids], "pixel_values": [*pixels, *self.pixels]}
+
+    def _merge_kwargs(self, *given, **options):
+        return self.library._merge_kwargs(*given, **options)
+
+
 def test_a_picture_whose_text_is_read_otherwise_is_refused(processor):
-    class Own:
-        image_token, tokenizer = processor.placeholder, processor.tokenizer
+    word = next(
+        word for word in processor.tokenizer.get_vocab() if word.isalpha() and len(word) > 3
+    )
+    ids = processor.tokenizer.convert_tokens_to_ids([*word])  # which it has as one token
+    with pytest.raises(ValueError, match=f"tokens of a picture read '{word}', which the tokenizer"):
+        PictureProcessor(Fixed(processor, ids)).tokens(picture())
 
-        def __call__(self, **_):
-            two = processor.tokenizer("1 2", add_special_tokens=False)["input_ids"]
-            halves = [i for c in "card" for i in processor.tokenizer(c)["input_ids"]]
-            return {"input_ids": [two + halves]}
 
-    with pytest.raises(ValueError, match=r"tokens of a picture read '1 2card', which"):
-        PictureProcessor(Own()).tokens(picture())
+def test_pixel_values_are_those_of_the_tokens():
+    """InternVL's processor cuts a picture into tiles, as its image processor alone does not."""
+    processor = internvl()
+    shown = [picture(SIDE, SIDE), picture(SIDE, 3 * SIDE), picture(2 * SIDE, SIDE)]
+    for pictures in ([shown[0]], shown):
+        tiles = len(processor.inputs(pictures)["pixel_values"])
+        assert 4 * tiles == sum(processor.features(p) for p in pictures)
+        assert tiles > len(pictures) or len(pictures) == 1
+
+
+def test_a_processor_with_other_pixel_values_than_its_image_processor_is_refused(processor):
+    encoded = processor.processor(text=[processor.placeholder], images=[picture().to_pil()])
+    more = Fixed(processor, processor.tokens(picture()), encoded["pixel_values"])
+    with pytest.raises(ValueError, match=r"Fixed gives a picture of 128 x 128 pixel values of .*2"):
+        PictureProcessor(more).tokens(picture())
+
+
+def test_a_size_of_tiles_is_no_limit():
+    """One that reads a larger picture in more tokens does not shrink it to its size."""
+    assert internvl().features(picture(2 * SIDE, 2 * SIDE)) > 4
+    fixed = gemma3().processor
+    assert fixed.features(picture(SIDE, SIDE)) == 4
+    with pytest.raises(ValueError, match=f"would shrink what is over {SIDE} a side"):
+        fixed.tokens(picture(SIDE, 2 * SIDE))
+
+
+def test_the_token_of_features_is_never_sampled():
+    """Gemma 3 has another one than the placeholder of its template."""
+    renderer = gemma3()
+    assert "num_crops" not in renderer.processor.inputs([picture()]), "no keyword of the model's"
+    assert renderer.processor.feature_id == renderer.tokenizer.convert_tokens_to_ids("<soft>")
+    assert {renderer.processor.feature_id, renderer.processor.token_id} <= {*renderer.forbidden}
 
 
 def test_features_are_as_many_as_the_tokens(processor, vision_model):
