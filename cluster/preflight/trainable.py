@@ -10,13 +10,14 @@ from configs.model_folder import find_model, reason, weight_files, weight_shapes
 from configs.schema import RunConfig
 
 
-def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool) -> None:
+def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool, pictures: bool = False) -> None:
     """Refuse a model at model.path that the learner could not load, train or publish.
 
     Args:
         cfg: the run's configuration.
         gpu: whether the learner has GPUs.
         packages: whether this machine has the learner's packages.
+        pictures: whether the run shows any.
 
     Raises:
         ConfigError: one sentence with the model's class and what it lacks, or with the tensors of
@@ -27,6 +28,7 @@ def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool) -> None:
     from learner.attention import attention_of
     from learner.checkpoint_layout import CheckpointLayout
     from learner.checkpoint_match import check_tensors, check_tied
+    from learner.image_inputs import check_pictures
     from learner.model import empty_trunk, model_class, model_config
 
     folder, key = find_model(cfg.model.path), f"model.path={cfg.model.path}"
@@ -38,5 +40,7 @@ def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool) -> None:
         CheckpointLayout(trunk)
         check_tied(trunk, weight_files(folder, key))
         check_tensors(trunk, shapes)
+        if pictures:
+            check_pictures(folder, trunk)
     except Exception as error:  # the boundary to transformers, which raises all kinds
         raise ConfigError(f"{key}: {reason(error)}") from error

@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import (
     AutoModelForImageTextToText,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
 )
@@ -17,11 +19,12 @@ from transformers import (
 from learner import batch, distributed
 from learner.batch import Sequence
 from learner.engine import TrainingEngine
-from learner.image_inputs import ImageInputs
+from learner.image_inputs import ImageInputs, check_pictures
 from learner.ppo import ppo_update
 from learner.training_trajectory import prepare, split_scores
 from rollout.pictures import Picture
 from rollout.processor import PictureProcessor
+from rollout.renderer import Renderer
 from tests.support.learner import (
     config,
     full_state,
@@ -33,6 +36,7 @@ from tests.support.learner import (
     trajectories,
     with_pictures,
 )
+from tests.support.processors import SIDE, gemma3
 
 LR = 1e3
 EXTRA = {"entropy_coef": 0.01, "epochs": 1, "minibatch": 12, "optimizer": sgd_config(LR)}
@@ -246,7 +250,7 @@ def test_three_dimensional_positions_restart_with_each_sequence() -> None:
     sequences = [[1, 61, *[60] * 4, 5, 6, 7], [2, 3, 61, *[60] * 8, 9, 8]]
 
     class Processor:
-        token_id = 60
+        feature_id = 60
 
         def inputs(self, pictures):
             return {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.cat(grids)}
@@ -272,3 +276,136 @@ def test_three_dimensional_positions_restart_with_each_sequence() -> None:
             ).logits[0]
             assert (together[start : start + len(ids)] - alone).abs().max() < 1e-5
             start += len(ids)
+
+
+def random_gemma(renderer: Renderer) -> Gemma3ForConditionalGeneration:
+    """A tiny Gemma 3 for a renderer's tokens, one of its layers with a sliding window."""
+    torch.manual_seed(0)
+    ids = renderer.tokenizer.convert_tokens_to_ids
+    text = {
+        "vocab_size": len(renderer.tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": SIDE,
+        "patch_size": SIDE // 2,
+    }
+    cfg = Gemma3Config(
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        boi_token_index=ids("<boi>"),
+        eoi_token_index=ids("<eoi>"),
+        image_token_index=ids("<soft>"),
+    )
+    model = Gemma3ForConditionalGeneration(cfg).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.2)
+    return model
+
+
+def shown_to_gemma(renderer: Renderer) -> list[Sequence]:
+    rng = np.random.default_rng(0)
+    sequences = []
+    for words in ("one", "two one two"):
+        picture = Picture.of(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8))
+        ids = np.array(renderer.prompt(words, [picture]).token_ids)
+        sequences.append(Sequence(ids, np.arange(len(ids)) == len(ids) - 1, pictures=(picture,)))
+    return sequences
+
+
+def test_a_model_that_reads_pictures_in_both_directions_does_so_packed() -> None:
+    """As transformers does with the processor's own marks, one sequence at a time."""
+    renderer = gemma3()
+    model = random_gemma(renderer)
+    sequences = shown_to_gemma(renderer)
+    images = ImageInputs(renderer.processor, model)
+    (packed,) = batch.microbatches(sequences, 128, "flat")
+    ordered = [sequences[i] for i in packed.order]
+    with torch.no_grad():
+        together = model(
+            input_ids=packed.token_ids,
+            position_ids=packed.position_ids,
+            use_cache=False,
+            **images.model_inputs(packed, torch.device("cpu")),
+        ).logits[0]
+        start = 0
+        for sequence in ordered:
+            images.check_alignment(sequence)
+            ids = torch.from_numpy(sequence.token_ids)[None]
+            marks = renderer.processor.processor.create_mm_token_type_ids(ids.tolist())
+            pixels = renderer.processor.inputs(sequence.pictures)
+            alone, causal = (
+                model(input_ids=ids, token_type_ids=types, use_cache=False, **pixels).logits[0]
+                for types in (torch.tensor(marks), None)
+            )
+            own = together[start : start + ids.shape[1]]
+            assert (own - alone).abs().max() < 1e-4
+            assert (own - causal).abs().max() > 1e-2
+            start += ids.shape[1]
+
+
+def test_features_are_counted_where_the_placeholder_is_another_token() -> None:
+    """A sequence that lost some of its picture's tokens, not the one that stands for it."""
+    renderer = gemma3()
+    sequence = shown_to_gemma(renderer)[0]
+    images = ImageInputs(renderer.processor, random_gemma(renderer))
+    (at, *_) = np.flatnonzero(sequence.token_ids == renderer.processor.feature_id)
+    ids, mask = (np.delete(a, at) for a in (sequence.token_ids, sequence.action_mask))
+    with pytest.raises(ValueError, match="has 3 picture tokens and 1 pictures with 4 features"):
+        images.check_alignment(replace(sequence, token_ids=ids, action_mask=mask))
+
+
+def test_flash_attention_that_reads_in_one_direction_is_refused() -> None:
+    renderer = gemma3()
+    model = random_gemma(renderer)
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match=r"Gemma3.* both directions.*model.attention must be sdpa"):
+        ImageInputs(renderer.processor, model)
+
+
+class Positioned(torch.nn.Module):
+    """A model whose positions have so many axes."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def get_rope_index(self, ids, mm_token_type_ids, image_grid_thw):
+        return torch.zeros(self.axes, *ids.shape, dtype=torch.long), None
+
+
+@pytest.mark.parametrize(
+    ("axes", "grids", "words"),
+    [
+        (4, "image_grid_thw", "takes positions of pictures in 4 dimensions; they must be in 3"),
+        (3, "target_sizes", "gives pixel_values, target_sizes without the image_grid_thw"),
+    ],
+)
+def test_positions_of_another_kind_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, axes: int, grids: str, words: str
+) -> None:
+    """HunYuan-VL's have four axes; MiniCPM-V's are made of target_sizes."""
+    inputs = {"pixel_values": torch.zeros(1), grids: torch.ones(1, 3, dtype=torch.long)}
+    monkeypatch.setattr(PictureProcessor, "inputs", lambda self, pictures: dict(inputs))
+    with pytest.raises(ValueError, match=words):
+        check_pictures(folder, Positioned(axes))
+
+
+def test_a_picture_is_tried_at_check(folder: Path, tmp_path: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    check_pictures(folder, model)
+    check_pictures(tmp_path, model)  # of text alone
