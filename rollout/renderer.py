@@ -59,8 +59,12 @@ class Renderer:
         tokenizer: PreTrainedTokenizerBase,
         stop_ids: Sequence[int],
         processor: PictureProcessor | None = None,
+        rows: int | None = None,
     ) -> None:
-        """Raises ValueError where answers could not be begun, ended or continued."""
+        """Prepare for a model with so many rows of embeddings; None where it is made to fit.
+
+        Raises ValueError where answers could not be begun, ended or continued.
+        """
         self.tokenizer, self.processor = tokenizer, processor
         self._template = ChatTemplate(tokenizer, processor)
         self._control = ControlTokens(tokenizer, self._template.source)
@@ -69,8 +73,10 @@ class Renderer:
         self._follow_ups = lru_cache(FOLLOW_UPS)(self._render_follow_up)  # many are of few messages
         ids = self._control.ids
         self.stop_ids = tuple(sorted({*stop_ids, ids[self._format.end]}))
-        self.forbidden = tuple(sorted(self._never_sampled() - set(self.stop_ids)))
-        barred = {*self.stop_ids, *self.forbidden}
+        beyond = {i for i in ids.values() if rows is not None and i >= rows}
+        never = self._never_sampled() - set(self.stop_ids)
+        self.forbidden = tuple(sorted(never - beyond))
+        barred = {*self.stop_ids, *never, *beyond}
         self._sampled = frozenset(token for token, i in ids.items() if i not in barred)
         self._unread = frozenset(barred)
         if self.appends:
@@ -83,7 +89,7 @@ class Renderer:
         Raises:
             ValueError: no tokenizer, no chat template, or one that cannot be used.
         """
-        from transformers import AutoTokenizer, GenerationConfig
+        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
         if not holds_tokenizer(Path(folder)):
             raise ValueError(
@@ -93,7 +99,9 @@ class Renderer:
         if processor:
             tokenizer = processor.tokenizer
         else:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, mistral_format=False
+            )
         stop_ids = {tokenizer.eos_token_id} - {None}
         try:
             eos = GenerationConfig.from_pretrained(folder).eos_token_id
@@ -108,7 +116,29 @@ class Renderer:
                     f"from 0 to {len(tokenizer) - 1}"
                 )
             stop_ids.add(token)
-        return cls(tokenizer, sorted(stop_ids), processor)
+        rows = None
+        if (Path(folder) / "config.json").is_file():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            rows = getattr(config.get_text_config(), "vocab_size", None)
+        return cls(tokenizer, sorted(stop_ids), processor, rows)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids that a model needs for what is rendered.
+
+        Of a model of text alone without the control tokens that its template never writes: where
+        a message spells one, it stays text (Gemma 3's for pictures has no row in its text models).
+        """
+        known = {*self.tokenizer.get_vocab().values()}
+        if self.processor is None:
+            source, named = self._template.source, self.tokenizer.special_tokens_map
+            written = {token for name, token in named.items() if name in source}
+            known -= {
+                i
+                for token, i in self._control.ids.items()
+                if token not in source and token not in written and i not in self.stop_ids
+            }
+        return 1 + max(known)
 
     def prompt(
         self,
@@ -239,6 +269,7 @@ class Renderer:
                 for message in (self._message("user", "", n) for n in (0, 1))
             )
             spelled |= {*shown} - {*plain} | {*map(str, vars(self.processor.processor).values())}
+            barred.add(self.processor.feature_id)
         return barred | {ids[token] for token in spelled if token in ids}
 
     def _check_turns(self) -> None:
@@ -308,7 +339,7 @@ class Renderer:
                 f"message {number}: the tokenizer joins the beginning of its answer with the end "
                 "of the prompt, so the answer could not be sampled"
             )
-        barred = {*self.forbidden} & {*answer} | {*self.stop_ids} & {*answer[:-1]}
+        barred = self._unread & {*answer} - {*self.stop_ids} | {*self.stop_ids} & {*answer[:-1]}
         if barred:
             token = self.tokenizer.convert_ids_to_tokens(min(barred))
             raise ValueError(
