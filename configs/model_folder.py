@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
+from configs.positions import longest_sequence
 from configs.schema import ModelConfig
 from configs.text import nearest, one_line
 
@@ -109,12 +110,13 @@ def check_model(path: str | Path) -> ModelSize:
     folder, key = find_model(str(path)), f"model.path={path}"
     config = _causal_config(folder, key)
     text = config.get_text_config()
+    named = {"max_position_embeddings": getattr(text, "max_position_embeddings", None)}
     return size_of(
         weight_shapes(folder, key).items(),
         layers=getattr(text, "num_hidden_layers", 0),
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
-        positions=getattr(text, "max_position_embeddings", None),
+        positions=longest_sequence(text.to_dict() | named),
     )
 
 
