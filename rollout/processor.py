@@ -12,7 +12,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
 
 from rollout.pictures import Picture
@@ -126,7 +125,9 @@ class PictureProcessor:
         """
         processor = self.processor
         merged = processor._merge_kwargs(
-            processor.valid_processor_kwargs, processor.tokenizer.init_kwargs, **options
+            processor.valid_processor_kwargs,  # type: ignore[arg-type] # it takes the class
+            processor.tokenizer.init_kwargs,
+            **options,
         )
         images = [picture.to_pil() for picture in pictures]
         features = processor.image_processor(images=images, **merged["images_kwargs"])
@@ -135,15 +136,13 @@ class PictureProcessor:
 
     def _require_same(self, encoded: Mapping[str, object], picture: Picture) -> None:
         """Refuse a processor that gives a picture other pixels with its tokens than without."""
-        own, other = (
-            [int(side) for side in np.shape(values.get("pixel_values", ()))]
-            for values in (encoded, self._features([picture]))
-        )
-        if math.prod(own) != math.prod(other):
+        both = encoded, self._features([picture])
+        own, other = (_count(features.get("pixel_values")) for features in both)
+        if own != other:
             raise ValueError(
                 f"{type(self.processor).__name__} gives a picture of {picture.width} x "
-                f"{picture.height} pixel values of shape {own} with its tokens and {other} "
-                "without; a picture and its tokens must stay together"
+                f"{picture.height} pixels {own} values with its tokens and {other} without; a "
+                "picture and its tokens must stay together"
             )
 
     def _refuse_large(self, picture: Picture) -> None:
@@ -170,3 +169,10 @@ class PictureProcessor:
         grey = [Image.new("RGB", (n, n), "grey") for n in (self._side, 2 * self._side)]
         once, twice = (self.processor(text=[self.placeholder], images=[one]) for one in grey)
         return len(twice["input_ids"][0]) > len(once["input_ids"][0])
+
+
+def _count(values: object) -> int:
+    """Number of values in arrays or tensors, however they are nested."""
+    if isinstance(values, list | tuple):
+        return sum(_count(part) for part in values)
+    return math.prod(getattr(values, "shape", (0,)))
