@@ -119,14 +119,15 @@ class ImageInputs:
 def _token_types(trunk: PreTrainedModel) -> str | None:
     """The keyword that marks tokens of pictures for attention in both directions (Gemma's).
 
-    None where a model takes none, or takes it for its positions.
+    None where a model makes its attention masks without; Gemma 3n takes one that it ignores.
 
     Raises:
         ValueError: its attention, FlashAttention, reads in one direction only.
     """
-    names = inspect.signature(type(trunk).forward).parameters
+    masks = getattr(type(trunk), "create_masks_for_generate", None)
+    names = inspect.signature(masks).parameters if masks else ()
     mark = next((n for n in ("token_type_ids", "mm_token_type_ids") if n in names), None)
-    if mark is None or rope_index(trunk) is not None:
+    if mark is None:
         return None
     text = trunk.config.get_text_config()
     both_ways = mark == "token_type_ids" or getattr(text, "use_bidirectional_attention", None)
