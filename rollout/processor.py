@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,13 +92,7 @@ class PictureProcessor:
 
     def _spelled(self, ids: list[int]) -> str:
         """The text of tokens, which is tokenised into the same."""
-        added = self.tokenizer.added_tokens_decoder
-        text = "".join(
-            "".join(added[i].content for i in run)
-            if spelled
-            else self.tokenizer.decode(list(run), clean_up_tokenization_spaces=False)
-            for spelled, run in groupby(ids, added.__contains__)
-        )
+        text = str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
         if self.tokenizer(text, add_special_tokens=False)["input_ids"] != ids:
             raise ValueError(
                 f"the tokens of a picture read {text[:40]!r}, which the tokenizer gives other "
