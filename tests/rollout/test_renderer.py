@@ -363,35 +363,3 @@ def test_an_end_that_is_no_token_is_refused(tiny_model, tmp_path, token):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, token]}))
     with pytest.raises(ValueError, match=f"eos_token_id={token!r}: must be a token's number"):
         Renderer.load(str(folder))
-
-
-def test_mistrals_own_tokenizer_beside_it_is_not_read(tiny_model, tmp_path):
-    folder = shutil.copytree(tiny_model, tmp_path / "model")
-    (folder / "tekken.json").write_text("{}")
-    ids = Renderer.load(tiny_model).prompt("1 2").token_ids
-    assert Renderer.load(str(folder)).prompt("1 2").token_ids == ids
-
-
-@pytest.mark.parametrize("written", [False, True])
-def test_a_control_token_without_a_row_is_needed_where_the_template_writes_it(
-    tiny_model, tmp_path, written
-):
-    """Gemma 3's text models have none for the token of pictures, which they never read."""
-    folder = shutil.copytree(tiny_model, tmp_path / "model")
-    plain = Renderer.load(tiny_model)
-    rows = len(plain.tokenizer)
-    assert plain.vocabulary == rows
-    r = plain.tokenizer
-    r.add_special_tokens({"extra_special_tokens": ["<soft>"]}, replace_extra_special_tokens=False)
-    if written:
-        r.chat_template = r.chat_template.replace("'<user>'", "'<user><soft>'")
-    (folder / "chat_template.jinja").unlink(missing_ok=True)
-    r.save_pretrained(folder)
-    own = Renderer.load(str(folder))
-    assert own.tokenizer.convert_tokens_to_ids("<soft>") == rows
-    assert own.vocabulary == rows + written
-    assert max(own.forbidden) < rows, "no engine or learner could forbid it"
-    if not written:
-        assert max(own.prompt("see <soft>").token_ids) < rows, "what a message spells is text"
-        with pytest.raises(ValueError, match=r"its answer holds <soft>, which .* never sampled"):
-            own.demonstration(talk(USER, ("assistant", "<soft>")))
