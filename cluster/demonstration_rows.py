@@ -192,7 +192,7 @@ def _fields(turn: object, where: str, known: Sequence[str]) -> Mapping[str, obje
     if not isinstance(turn, Mapping):
         raise ValueError(f"{where}: is {_name(turn)}; it must have {' and '.join(known[:2])}")  # noqa: TRY004
     for name, value in turn.items():
-        if name not in known and value is not None:
+        if name not in known and not _absent(value):
             raise ValueError(f"{where}.{name}: is not rendered; a turn has {', '.join(known)}")
     return turn
 
@@ -259,10 +259,15 @@ def _column(row: Mapping[str, object]) -> list[object]:
     return cast("list[object]", images or [])
 
 
+def _absent(value: object) -> bool:
+    """Whether a field holds nothing, as where other rows of a file hold something."""
+    return value is None or (isinstance(value, list | Mapping | str) and not value)
+
+
 def _name(value: object) -> str:
     """What a value is, in words."""
     if value is None:
         return "null"
-    if isinstance(value, list | Mapping | str) and not value:
+    if _absent(value):
         return "empty"
     return f"of type {type(value).__name__}"

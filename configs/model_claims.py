@@ -14,6 +14,7 @@ from typing import Any
 
 from configs.load import ConfigError
 from configs.model_folder import Shape, longrope_positions, read_json
+from configs.positions import longest_sequence
 from configs.text import one_line
 
 CLASSES = ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES")
@@ -102,8 +103,8 @@ def _table(source: str, name: str) -> str:
 
 
 def _check_positions(config: Mapping[str, Any], key: str, tokens: int) -> None:
-    positions = config.get("max_position_embeddings")
-    if isinstance(positions, int) and tokens > positions:
+    positions = longest_sequence(config)
+    if positions is not None and tokens > positions:
         path = key.removeprefix("model.path=")
         raise ConfigError(too_few_positions(tokens, path, positions))
     original = longrope_positions(config)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
+from configs.positions import longest_sequence
 from configs.schema import ModelConfig
 from configs.text import nearest, one_line
 
@@ -112,13 +113,13 @@ def check_model(path: str | Path) -> ModelSize:
     folder, key = find_model(str(path)), f"model.path={path}"
     config = _causal_config(folder, key)
     text = config.get_text_config()
+    named = {"max_position_embeddings": getattr(text, "max_position_embeddings", None)}
     return size_of(
         weight_shapes(folder, key).items(),
         layers=getattr(text, "num_hidden_layers", 0),
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
-        positions=longrope_positions(text.to_dict())
-        or getattr(text, "max_position_embeddings", None),
+        positions=longrope_positions(text.to_dict()) or longest_sequence(text.to_dict() | named),
     )
 
 
@@ -277,6 +278,12 @@ def weight_files(folder: Path, key: str) -> list[Path]:
         )
     if not index.is_file():
         files = [single]
+        others = sorted(f.name for f in folder.glob("*.safetensors") if f != single)
+        if single.is_file() and others:
+            raise ConfigError(
+                f"{key}: holds {', '.join(others)} beside {single.name} and no {index.name}; vLLM "
+                "would load all of them: remove what is not the model's, or write the index"
+            )
     else:
         try:
             names = json.loads(index.read_text())["weight_map"].values()

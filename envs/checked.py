@@ -209,7 +209,12 @@ def _metrics(value: object) -> dict[str, float]:
         raise EnvironmentFailure(
             f"the last info's metrics are {short(value)}; they must hold {' and '.join(METRICS)}",
         )
-    return {_text(k, "a metric's name"): number(v, f"the metric {k!r}") for k, v in value.items()}
+    return {
+        _text(name, "a metric's name"): number(
+            float(given) if isinstance(given, bool | np.bool_) else given, f"the metric {name!r}"
+        )
+        for name, given in value.items()
+    }
 
 
 def number(value: object, what: str) -> float:

@@ -159,7 +159,9 @@ class TrainingEngine:
     @functools.cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the folder where the phase began."""
-        return AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            self._folder, trust_remote_code=False, mistral_format=False
+        )
 
     def microbatches(self, sequences: list[batch.Sequence]) -> list[MicroBatch]:
         """Pack sequences within the learner's budgets.

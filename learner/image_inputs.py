@@ -6,6 +6,7 @@ library's processor and the model's own methods.
 
 from __future__ import annotations
 
+import inspect
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from configs.schema import FLASH_ATTENTION
 from learner import batch, distributed
 from learner.batch import MicroBatch, Sequence
 from learner.model import rope_index
@@ -32,7 +34,9 @@ class ImageInputs:
 
     def __init__(self, processor: PictureProcessor, trunk: PreTrainedModel) -> None:
         self._processor = processor
+        self._name = type(trunk).__name__
         self._rope_index = rope_index(trunk)
+        self._token_types = _token_types(trunk)
 
     @classmethod
     def load(cls, folder: str | Path, trunk: PreTrainedModel) -> ImageInputs | None:
@@ -46,7 +50,7 @@ class ImageInputs:
         Raises:
             ValueError: both numbers.
         """
-        is_picture = np.asarray(sequence.token_ids) == self._processor.token_id
+        is_picture = np.asarray(sequence.token_ids) == self._processor.feature_id
         tokens = int(np.count_nonzero(is_picture))
         features = sum(self._processor.features(picture) for picture in sequence.pictures)
         if tokens != features:
@@ -59,13 +63,25 @@ class ImageInputs:
         """The model's keywords for a microbatch's pictures; empty without pictures.
 
         Besides the processor's own (pixel_values, …), for a model with positions in three
-        dimensions position_ids int64 [4, R, L]: the text's, then the three dimensions'.
+        dimensions position_ids int64 [4, R, L]: the text's, then the three dimensions'; for one
+        that reads a picture in both directions int64 [R, L], 1 where a token is a picture's.
+
+        Raises:
+            ValueError: the model's positions are of another kind.
         """
         if not microbatch.pictures:
             return {}
         inputs = self._processor.inputs(microbatch.pictures)
         if self._rope_index is not None:
+            if "image_grid_thw" not in inputs:
+                raise ValueError(
+                    f"{self._name} takes positions in several dimensions, and its processor gives "
+                    f"{', '.join(inputs)} without the image_grid_thw that they are made of"
+                )
             inputs["position_ids"] = self._positions(microbatch, inputs["image_grid_thw"])
+        if self._token_types is not None:
+            is_picture = microbatch.token_ids.cpu() == self._processor.feature_id
+            inputs[self._token_types] = is_picture.long()
         return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
 
     def _positions(self, microbatch: MicroBatch, grids: torch.Tensor) -> torch.Tensor:
@@ -79,9 +95,14 @@ class ImageInputs:
             microbatch.sequence_starts, microbatch.lengths, microbatch.picture_counts, strict=True
         ):
             ids = flat[start : start + length].unsqueeze(0)
-            token_types = (ids == self._processor.token_id).int()
+            token_types = (ids == self._processor.feature_id).int()
             grid = grids[first : first + count] if count else None
             own, _ = self._rope_index(ids, mm_token_type_ids=token_types, image_grid_thw=grid)
+            if len(own) != 3:
+                raise ValueError(
+                    f"{self._name} takes positions of pictures in {len(own)} dimensions; they must "
+                    "be in 3"
+                )
             rows[1:, start : start + length] = own[:, 0]
             first += count
         return positions
@@ -93,6 +114,40 @@ class ImageInputs:
         picture = Picture.of(shade.reshape(DUMMY_SIDE, DUMMY_SIDE, 3))
         tokens = self._processor.tokens(picture)
         return batch.dummy([*tokens, tokens[-1]], (picture,))
+
+
+def _token_types(trunk: PreTrainedModel) -> str | None:
+    """The keyword that marks tokens of pictures for attention in both directions (Gemma's).
+
+    None where a model makes its attention masks without; Gemma 3n takes one that it ignores.
+
+    Raises:
+        ValueError: its attention, FlashAttention, reads in one direction only.
+    """
+    masks = getattr(type(trunk), "create_masks_for_generate", None)
+    names = inspect.signature(masks).parameters if masks else ()
+    mark = next((n for n in ("token_type_ids", "mm_token_type_ids") if n in names), None)
+    if mark is None:
+        return None
+    text = trunk.config.get_text_config()
+    both_ways = mark == "token_type_ids" or getattr(text, "use_bidirectional_attention", None)
+    if both_ways and trunk.config._attn_implementation in FLASH_ATTENTION:
+        raise ValueError(
+            f"{type(trunk).__name__} reads a picture in both directions, which FlashAttention does "
+            "not; model.attention must be sdpa or eager"
+        )
+    return mark
+
+
+def check_pictures(folder: Path, trunk: PreTrainedModel) -> None:
+    """Make the inputs of one picture, without the model's weights.
+
+    Raises:
+        ValueError: they cannot be made.
+    """
+    inputs = ImageInputs.load(folder, trunk)
+    if inputs is not None:
+        inputs.model_inputs(inputs.dummy, torch.device("cpu"))
 
 
 def pad_to_lockstep(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
@@ -65,6 +65,21 @@ class ControlTokens:
             lambda found: found[0] if found[0] in keep else QUOTE + found[0],
             text.replace(QUOTE, QUOTE + QUOTE),
         )
+
+    def replace(self, text: str, token: str, by: Sequence[str]) -> str:
+        """A rendered text with other text at each place where the template wrote a token.
+
+        Raises:
+            ValueError: there are not as many places as texts.
+        """
+        places = sum(found == token for found in self._marked.findall(text))
+        if places != len(by):
+            raise ValueError(
+                f"a prompt holds {places} of the picture token {token} for {len(by)} pictures; "
+                "the chat template must place one for each"
+            )
+        texts = iter(by)
+        return self._marked.sub(lambda found: next(texts) if found[0] == token else found[0], text)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered text."""

@@ -22,7 +22,7 @@ from rollout.bucket import PackedBucket
 from rollout.bucket_file import BucketFile
 from rollout.engine_load import EngineLoad, LoadRecorder
 from rollout.engine_log import EngineLog
-from rollout.engine_settings import BACKENDS, EngineSettings
+from rollout.engine_settings import BACKENDS, FORMATS, EngineSettings
 from rollout.pictures import Picture
 from rollout.renderer import FORBIDDEN_BIAS
 
@@ -76,8 +76,7 @@ class InferenceEngine:
 
     def __init__(self, settings: EngineSettings, llm: AsyncLLM, load: LoadRecorder) -> None:
         self.settings = settings
-        self.version = -1
-        self.lost = ""
+        self.version, self.lost = -1, ""
         self._update: Literal["none", "paused", "begun", "loading"] = "none"
         self._llm = llm
         self._load, self._log = load, EngineLog()
@@ -360,6 +359,7 @@ def _arguments(settings: EngineSettings) -> dict[str, object]:
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     arguments: dict[str, object] = {
+        **FORMATS,
         "model": settings.folder,
         "dtype": settings.dtype,
         "max_num_seqs": settings.max_sequences,

@@ -10,6 +10,9 @@ BACKENDS = {  # vLLM's names of the channels; EXTENSION registers the first
     "nccl": "nccl",
     "ipc": "ipc",
 }
+# Some folders hold a model twice, the other time in Mistral's own files, which vLLM prefers; it
+# must read those that were checked and that the learner reads.
+FORMATS = {"config_format": "hf", "load_format": "hf", "tokenizer_mode": "hf"}
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,12 @@ class Renderer:
         tokenizer: PreTrainedTokenizerBase,
         stop_ids: Sequence[int],
         processor: PictureProcessor | None = None,
+        rows: int | None = None,
     ) -> None:
-        """Raises ValueError where answers could not be begun, ended or continued."""
+        """Prepare for a model with so many rows of embeddings; None where it is made to fit.
+
+        Raises ValueError where answers could not be begun, ended or continued.
+        """
         self.tokenizer, self.processor = tokenizer, processor
         self._template = ChatTemplate(tokenizer, processor)
         self._control = ControlTokens(tokenizer, self._template.source)
@@ -69,8 +73,10 @@ class Renderer:
         self._follow_ups = lru_cache(FOLLOW_UPS)(self._render_follow_up)  # many are of few messages
         ids = self._control.ids
         self.stop_ids = tuple(sorted({*stop_ids, ids[self._format.end]}))
-        self.forbidden = tuple(sorted(self._never_sampled() - set(self.stop_ids)))
-        barred = {*self.stop_ids, *self.forbidden}
+        beyond = {i for i in ids.values() if rows is not None and i >= rows}
+        never = self._never_sampled() - set(self.stop_ids)
+        self.forbidden = tuple(sorted(never - beyond))
+        barred = {*self.stop_ids, *never, *beyond}
         self._sampled = frozenset(token for token, i in ids.items() if i not in barred)
         self._unread = frozenset(barred)
         if self.appends:
@@ -83,7 +89,7 @@ class Renderer:
         Raises:
             ValueError: no tokenizer, no chat template, or one that cannot be used.
         """
-        from transformers import AutoTokenizer, GenerationConfig
+        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
         if not holds_tokenizer(Path(folder)):
             raise ValueError(
@@ -93,7 +99,9 @@ class Renderer:
         if processor:
             tokenizer = processor.tokenizer
         else:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, mistral_format=False
+            )
         stop_ids = {tokenizer.eos_token_id} - {None}
         try:
             eos = GenerationConfig.from_pretrained(folder).eos_token_id
@@ -108,7 +116,29 @@ class Renderer:
                     f"from 0 to {len(tokenizer) - 1}"
                 )
             stop_ids.add(token)
-        return cls(tokenizer, sorted(stop_ids), processor)
+        rows = None
+        if (Path(folder) / "config.json").is_file():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            rows = getattr(config.get_text_config(), "vocab_size", None)
+        return cls(tokenizer, sorted(stop_ids), processor, rows)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids that a model needs for what is rendered.
+
+        Of a model of text alone without the control tokens that its template never writes: where
+        a message spells one, it stays text (Gemma 3's for pictures has no row in its text models).
+        """
+        known = {*self.tokenizer.get_vocab().values()}
+        if self.processor is None:
+            source, named = self._template.source, self.tokenizer.special_tokens_map
+            written = {token for name, token in named.items() if name in source}
+            known -= {
+                i
+                for token, i in self._control.ids.items()
+                if token not in source and token not in written and i not in self.stop_ids
+            }
+        return 1 + max(known)
 
     def prompt(
         self,
@@ -132,8 +162,9 @@ class Renderer:
             chat.append(self._message("user", text, 0 if chat else len(pictures)))
             if answer is not None:
                 chat.append(self._message("assistant", answer))
-        ids = self._control.encode(self._template.render(chat, answer_next=True))
-        return Prompt(self._expand(ids, pictures), ids)
+        text = self._template.render(chat, answer_next=True)
+        ids = self._control.encode(text)
+        return Prompt(self._encode(text, pictures) if pictures else ids, ids)
 
     def follow_up(self, message: str, answer: Sequence[int]) -> list[int]:
         """Tokens from the end of a sampled answer to where the next answer begins.
@@ -200,15 +231,13 @@ class Renderer:
         start, before = 0, ""
         for number in (i for i, message in enumerate(messages) if message["train"]):
             begin, end = self._answer_in(chat, number, text)
-            prompt = self._control.encode(before + text[start:begin])
-            both = self._control.encode(before + text[start:end])
+            shown = pictures if not before else ()
+            prompt = self._encode(before + text[start:begin], shown)
+            both = self._encode(before + text[start:end], shown)
             self._check_answer(number, prompt, both)
             known = 1 if before else 0
-            shown = pictures if not before else ()
-            part = self._expand(prompt[known:], shown)
-            answer = both[len(prompt) :]
-            ids += part + answer
-            mask += [False] * len(part) + [True] * len(answer)
+            ids += both[known:]
+            mask += [False] * (len(prompt) - known) + [True] * (len(both) - len(prompt))
             start, before = end, self._format.end
         return np.asarray(ids, np.int32), np.asarray(mask, np.bool_)
 
@@ -217,15 +246,17 @@ class Renderer:
         keep = self._sampled if role == "assistant" else ()
         return self._template.message(role, self._control.quote(text, keep), pictures)
 
-    def _expand(self, ids: list[int], pictures: Sequence[Picture]) -> list[int]:
+    def _encode(self, text: str, pictures: Sequence[Picture]) -> list[int]:
+        """Tokens of a rendered text, each picture's placeholder replaced by its own tokens."""
         if not pictures:
-            return ids
+            return self._control.encode(text)
         if self.processor is None:
             raise ValueError(
                 f"{self.tokenizer.name_or_path} is a model of text alone; an environment that "
                 "shows pictures needs a vision-language model"
             )
-        return self.processor.expand(ids, pictures)
+        shown = [self.processor.text(picture) for picture in pictures]
+        return self._control.encode(self._control.replace(text, self.processor.placeholder, shown))
 
     def _never_sampled(self) -> set[int]:
         tokenizer, ids = self.tokenizer, self._control.ids
@@ -238,6 +269,7 @@ class Renderer:
                 for message in (self._message("user", "", n) for n in (0, 1))
             )
             spelled |= {*shown} - {*plain} | {*map(str, vars(self.processor.processor).values())}
+            barred.add(self.processor.feature_id)
         return barred | {ids[token] for token in spelled if token in ids}
 
     def _check_turns(self) -> None:
@@ -307,7 +339,7 @@ class Renderer:
                 f"message {number}: the tokenizer joins the beginning of its answer with the end "
                 "of the prompt, so the answer could not be sampled"
             )
-        barred = {*self.forbidden} & {*answer} | {*self.stop_ids} & {*answer[:-1]}
+        barred = self._unread & {*answer} - {*self.stop_ids} | {*self.stop_ids} & {*answer[:-1]}
         if barred:
             token = self.tokenizer.convert_ids_to_tokens(min(barred))
             raise ValueError(

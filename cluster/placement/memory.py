@@ -181,7 +181,7 @@ def policy_size(cfg: RunConfig, model: ModelSize, tokens: int) -> ModelSize:
     Args:
         cfg: the run.
         model: of the folder at model.path, or of the tiny model.
-        tokens: of its tokenizer.
+        tokens: token ids that its tokenizer needs (`Renderer.vocabulary`).
 
     Raises:
         ConfigError: the model is too small for the context or for its tokenizer.

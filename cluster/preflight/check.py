@@ -75,10 +75,12 @@ class FirstPrompts:
 
     longest: tokens of the longest.
     memory: bytes of a process of its environments.
+    pictures: whether one shows any.
     """
 
     longest: int
     memory: int
+    pictures: bool
 
 
 def check(cfg: RunConfig) -> CheckedRun:
@@ -101,7 +103,8 @@ def check(cfg: RunConfig) -> CheckedRun:
     started = without_engines(cfg)
     memory, available = memory_bytes(started, run.model, environment), available_bytes()
     placement = _check_placement(started, run.model, available, environment)
-    check_trainable(cfg, gpu=placement.gpu, packages=address is None)
+    pictures = any(first.pictures for first in prompts.values()) or bool(data and data.pictures)
+    check_trainable(cfg, gpu=placement.gpu, packages=address is None, pictures=pictures)
     longest = {name: first.longest for name, first in prompts.items()}
     ends = tuple(run.renderer.tokenizer.convert_ids_to_tokens(list(run.renderer.stop_ids)))
     return CheckedRun(cfg, run.model.parameters, memory, available, longest, placement, ends, data)
@@ -156,7 +159,7 @@ def _try_prompts(run: ResolvedRun, name: str, environment: Environment) -> First
         longest = max(len(run.renderer.prompt(*prompt).token_ids) for prompt in prompts)
     except ValueError as error:
         raise ConfigError(f"{settings_key(name)}: {environment[0]}: {error}") from error
-    return FirstPrompts(longest, memory)
+    return FirstPrompts(longest, memory, any(pictures for _, pictures in prompts))
 
 
 def _first_prompts(

@@ -26,6 +26,7 @@ class DataSample:
     rendered: of them, and `dropped` of these for being longer than sft.max_tokens.
     longest: tokens of the longest of these that is kept.
     ignored: names in the folder that are not read.
+    pictures: whether one of those rendered has any.
     """
 
     rows: int
@@ -34,6 +35,7 @@ class DataSample:
     dropped: int
     longest: int
     ignored: tuple[str, ...] = ()
+    pictures: bool = False
 
 
 def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> DataSample:
@@ -67,7 +69,9 @@ def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> Dat
     files = len({part.file for part in parts})
     dropped = len(sampled) - len(lengths)
     longest = max(lengths, default=0)
-    return DataSample(rows, files, len(sampled), dropped, longest, tuple(ignored(sft.data)))
+    pictures = any(row.pictures for row in sampled if row is not None)
+    names = tuple(ignored(sft.data))
+    return DataSample(rows, files, len(sampled), dropped, longest, names, pictures)
 
 
 def check_expert_data(

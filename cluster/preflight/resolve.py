@@ -63,7 +63,7 @@ def resolve(cfg: RunConfig) -> ResolvedRun:
     else:
         renderer = _tiny_renderer(cfg, seen)
     size = folder_size or _tiny_size(cfg, renderer)
-    policy = policy_size(cfg, size, len(renderer.tokenizer))
+    policy = policy_size(cfg, size, renderer.vocabulary)
     return ResolvedRun(cfg, environments, renderer, policy, seen.demonstrations)
 
 

@@ -10,13 +10,14 @@ from configs.model_folder import find_model, reason, weight_files, weight_shapes
 from configs.schema import RunConfig
 
 
-def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool) -> None:
+def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool, pictures: bool = False) -> None:
     """Refuse a model at model.path that the learner could not load, train or publish.
 
     Args:
         cfg: the run's configuration.
         gpu: whether the learner has GPUs.
         packages: whether this machine has the learner's packages.
+        pictures: whether the run shows any.
 
     Raises:
         ConfigError: one sentence with the model's class and what it lacks, or with the tensors of
@@ -27,6 +28,7 @@ def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool) -> None:
     from learner.attention import attention_of
     from learner.checkpoint_layout import CheckpointLayout
     from learner.checkpoint_match import check_tensors, check_tied
+    from learner.image_inputs import check_pictures
     from learner.lora import target_layers
     from learner.model import freeze
     from learner.trunk import empty_trunk
@@ -42,5 +44,7 @@ def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool) -> None:
             target_layers(trunk, cfg.model)
         check_tied(trunk, weight_files(folder, key))
         check_tensors(trunk, shapes)
+        if pictures:
+            check_pictures(folder, trunk)
     except Exception as error:  # the boundary to transformers, which raises all kinds
         raise ConfigError(f"{key}: {reason(error)}") from error

@@ -66,6 +66,7 @@ def shown(*parts):
             },
             [ONE, TWO],
         ),
+        ({"messages": [USER | {"tool_calls": []}, ANSWER | {"name": "", "tool_calls": {}}]}, []),
         ({"conversations": [HUMAN, GPT]}, []),
         (
             {

@@ -96,6 +96,15 @@ def test_an_index_names_the_model_and_not_the_value_head(model):
     assert check_model(model) == size
 
 
+def test_weights_that_vllm_would_load_besides_are_refused_without_an_index(model):
+    """It takes every *.safetensors that no index leaves out."""
+    tensors = load_file(model / "model.safetensors")
+    save_file({"ema": tensors.popitem()[1]}, model / "ema.safetensors")
+    refused(model, "holds ema.safetensors beside model.safetensors and no model.safetensors.index")
+    write_index(model)
+    check_model(model)
+
+
 def test_folders_that_hold_no_policy(model):
     configure(model, architectures=["BertModel"])
     refused(model, "BertModel", "no causal LM")

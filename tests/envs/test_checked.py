@@ -99,8 +99,12 @@ def test_what_is_no_finite_number_is_no_reward_and_no_metric(reward, said):
         step(reward=reward)
     assert f"is {said}" in str(failure.value)
     assert str(failure.value).endswith("it must be a finite number")
+    metrics = METRICS | {"length": reward}
+    if isinstance(reward, bool | np.bool_):  # of a metric it says whether
+        assert step(terminated=True, info={"metrics": metrics}).metrics["length"] == float(reward)
+        return
     with pytest.raises(EnvironmentFailure, match="the metric 'length' is "):
-        step(terminated=True, info={"metrics": METRICS | {"length": reward}})
+        step(terminated=True, info={"metrics": metrics})
 
 
 @pytest.mark.parametrize("metrics", [None, {}, {"success": 1.0}, {"first_try": 1.0}, 3])

@@ -17,7 +17,7 @@ from transformers import (
 from learner import batch, distributed
 from learner.batch import Sequence
 from learner.engine import TrainingEngine
-from learner.image_inputs import ImageInputs
+from learner.image_inputs import ImageInputs, check_pictures
 from learner.ppo import ppo_update
 from learner.training_trajectory import prepare, split_scores
 from rollout.pictures import Picture
@@ -246,7 +246,7 @@ def test_three_dimensional_positions_restart_with_each_sequence() -> None:
     sequences = [[1, 61, *[60] * 4, 5, 6, 7], [2, 3, 61, *[60] * 8, 9, 8]]
 
     class Processor:
-        token_id = 60
+        feature_id = 60
 
         def inputs(self, pictures):
             return {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.cat(grids)}
@@ -272,3 +272,37 @@ def test_three_dimensional_positions_restart_with_each_sequence() -> None:
             ).logits[0]
             assert (together[start : start + len(ids)] - alone).abs().max() < 1e-5
             start += len(ids)
+
+
+class Positioned(torch.nn.Module):
+    """A model whose positions have so many axes."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def get_rope_index(self, ids, mm_token_type_ids, image_grid_thw):
+        return torch.zeros(self.axes, *ids.shape, dtype=torch.long), None
+
+
+@pytest.mark.parametrize(
+    ("axes", "grids", "words"),
+    [
+        (4, "image_grid_thw", "takes positions of pictures in 4 dimensions; they must be in 3"),
+        (3, "target_sizes", "gives pixel_values, target_sizes without the image_grid_thw"),
+    ],
+)
+def test_positions_of_another_kind_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, axes: int, grids: str, words: str
+) -> None:
+    """HunYuan-VL's have four axes; MiniCPM-V's are made of target_sizes."""
+    inputs = {"pixel_values": torch.zeros(1), grids: torch.ones(1, 3, dtype=torch.long)}
+    monkeypatch.setattr(PictureProcessor, "inputs", lambda self, pictures: dict(inputs))
+    with pytest.raises(ValueError, match=words):
+        check_pictures(folder, Positioned(axes))
+
+
+def test_a_picture_is_tried_at_check(folder: Path, tmp_path: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    check_pictures(folder, model)
+    check_pictures(tmp_path, model)  # of text alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from dataclasses import replace
 
@@ -20,6 +21,22 @@ def test_the_channel_becomes_vllms_backend(channel):
     assert arguments["weight_transfer_config"].backend == BACKENDS[channel]
     assert not arguments["enable_sleep_mode"]
     assert _arguments(EngineSettings("nowhere", sleep_mode=True))["enable_sleep_mode"]
+
+
+def test_of_a_folder_that_holds_a_model_twice_the_checked_files_are_read(tmp_path):
+    """Mistral's releases hold theirs too, which vLLM prefers."""
+    from vllm.config.load import LoadConfig
+    from vllm.model_executor.model_loader import get_model_loader
+
+    for name in ("consolidated.safetensors", "model-00001-of-00001.safetensors"):
+        (tmp_path / name).touch()
+    weights = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(weights))
+    arguments = _arguments(EngineSettings(str(tmp_path)))
+    loader = get_model_loader(LoadConfig(load_format=arguments["load_format"]))
+    _, files, safe, _ = loader._prepare_weights(str(tmp_path), None, None, False, None)
+    assert (files, safe) == ([str(tmp_path / "model-00001-of-00001.safetensors")], True)
+    assert [arguments[key] for key in ("config_format", "tokenizer_mode")] == ["hf", "hf"]
 
 
 def test_vllm_knows_the_backends():

@@ -12,6 +12,7 @@ from rollout.engine import Completion, EngineFailure, RequestRefused
 from rollout.environments import ProcessLost
 from rollout.episode import PLAYS, EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import Renderer
+from tests.support.engines import expanded
 from tests.support.environments import InProcess, Played
 
 LIMITS = EpisodeLimits(answer_tokens=16, context_tokens=128, episode_deadline_s=60)
@@ -312,7 +313,7 @@ def test_each_prompt_is_sent_with_its_own_picture_unexpanded(vision_model):
 
     async def expanding(prompt_ids, *, pictures, **options):
         assert list(prompt_ids).count(token) == len(pictures) == 1
-        ids = renderer.processor.expand(prompt_ids, pictures)
+        ids = expanded(renderer.processor, prompt_ids, pictures)
         return await generate(ids, pictures=pictures, **options)
 
     engine.generate = expanding

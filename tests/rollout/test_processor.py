@@ -5,10 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from transformers.processing_utils import ProcessingKwargs
 
 from rollout.pictures import Picture
 from rollout.processor import PictureProcessor
 from rollout.renderer import Renderer
+from tests.support.processors import SIDE, gemma3, internvl
 
 
 def picture(height=128, width=128, seed=0):
@@ -24,14 +26,95 @@ def test_a_model_of_text_has_none(tiny_model):
     assert PictureProcessor.load(tiny_model) is None
 
 
-def test_expansion_is_that_of_the_processor_itself(processor):
-    shown = [picture(), picture(64, 128, 1)]
-    text = f"1 {processor.placeholder} 2 {processor.placeholder} 3"
-    encoded = processor.processor(
-        text=[text], images=[[p.pixels() for p in shown]], add_special_tokens=False
+def read_by_itself(renderer, text, pictures):
+    """Token ids of a rendered text with pictures, by the library's processor alone."""
+    encoded = renderer.processor.processor(
+        text=[text], images=[[p.to_pil() for p in pictures]], add_special_tokens=False
     )
-    sent = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert processor.expand(sent, shown) == list(encoded["input_ids"][0])
+    return [int(token) for token in encoded["input_ids"][0]]
+
+
+@pytest.mark.parametrize("family", ["idefics3", "gemma3"])
+def test_a_conversation_has_the_tokens_of_the_processor_itself(family, vision_model):
+    """Also where a picture's text joins with what stands beside it."""
+    renderer = gemma3() if family == "gemma3" else Renderer.load(vision_model)
+    shown, token = [picture(28, 28), picture(14, 28, 1)], renderer.processor.placeholder
+    prompt = renderer.prompt("one two", shown)
+    text = renderer.tokenizer.decode(prompt.unexpanded_ids)
+    assert text.count(token) == 2
+    assert prompt.token_ids == read_by_itself(renderer, text, shown)
+    said = [
+        {"role": "user", "content": "one two", "train": False},
+        {"role": "assistant", "content": "two", "train": True},
+    ]
+    ids, mask = renderer.demonstration(said, shown)
+    assert list(ids[: len(prompt.token_ids)]) == prompt.token_ids
+    assert list(np.flatnonzero(mask)) == list(range(len(prompt.token_ids), len(ids)))
+    spelled = renderer.prompt(f"{token}one two", shown)
+    counts = [p.token_ids.count(renderer.processor.token_id) for p in (spelled, prompt)]
+    assert counts[0] == counts[1], "what a message spells is no picture"
+    assert f"{token}one two" in renderer.tokenizer.decode(spelled.token_ids)
+
+
+class Fixed:
+    """A processor that gives every picture these tokens, and pixel values of its own."""
+
+    valid_processor_kwargs = ProcessingKwargs
+    unused_input_names = ()
+
+    def __init__(self, processor, ids, pixels=()):
+        self.library, self.ids, self.pixels = processor.processor, ids, pixels
+        self.tokenizer, self.image_token = processor.tokenizer, processor.placeholder
+        self.image_processor = processor.processor.image_processor
+
+    def __call__(self, **given):
+        pixels = self.library(**given)["pixel_values"]
+        return {"input_ids": [self.ids], "pixel_values": [*pixels, *self.pixels]}
+
+    def _merge_kwargs(self, *given, **options):
+        return self.library._merge_kwargs(*given, **options)
+
+
+def test_a_picture_whose_text_is_read_otherwise_is_refused(processor):
+    words = processor.tokenizer.get_vocab()
+    word = next(word for word in words if word.isascii() and word.isalpha() and len(word) > 3)
+    ids = processor.tokenizer.convert_tokens_to_ids([*word])  # which it has as one token
+    with pytest.raises(ValueError, match=f"tokens of a picture read '{word}', which the tokenizer"):
+        PictureProcessor(Fixed(processor, ids)).tokens(picture())
+
+
+def test_pixel_values_are_those_of_the_tokens():
+    """InternVL's processor cuts a picture into tiles, as its image processor alone does not."""
+    processor = internvl()
+    shown = [picture(SIDE, SIDE), picture(SIDE, 3 * SIDE), picture(2 * SIDE, SIDE)]
+    for pictures in ([shown[0]], shown):
+        tiles = len(processor.inputs(pictures)["pixel_values"])
+        assert 4 * tiles == sum(processor.features(p) for p in pictures)
+        assert tiles > len(pictures) or len(pictures) == 1
+
+
+def test_a_processor_with_other_pixel_values_than_its_image_processor_is_refused(processor):
+    encoded = processor.processor(text=[processor.placeholder], images=[picture().to_pil()])
+    more = Fixed(processor, processor.tokens(picture()), encoded["pixel_values"])
+    with pytest.raises(ValueError, match="128 pixels 98304 values with its tokens and 49152 with"):
+        PictureProcessor(more).tokens(picture())
+
+
+def test_a_size_of_tiles_is_no_limit():
+    """One that reads a larger picture in more tokens does not shrink it to its size."""
+    assert internvl().features(picture(2 * SIDE, 2 * SIDE)) > 4
+    fixed = gemma3().processor
+    assert fixed.features(picture(SIDE, SIDE)) == 4
+    with pytest.raises(ValueError, match=f"would shrink what is over {SIDE} a side"):
+        fixed.tokens(picture(SIDE, 2 * SIDE))
+
+
+def test_the_token_of_features_is_never_sampled():
+    """Gemma 3 has another one than the placeholder of its template."""
+    renderer = gemma3()
+    assert "num_crops" not in renderer.processor.inputs([picture()]), "no keyword of the model's"
+    assert renderer.processor.feature_id == renderer.tokenizer.convert_tokens_to_ids("<soft>")
+    assert {renderer.processor.feature_id, renderer.processor.token_id} <= {*renderer.forbidden}
 
 
 def test_features_are_as_many_as_the_tokens(processor, vision_model):
@@ -44,9 +127,12 @@ def test_features_are_as_many_as_the_tokens(processor, vision_model):
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_one_placeholder_for_each_picture(processor, count):
-    with pytest.raises(ValueError, match=f"holds {count} of the picture token"):
-        processor.expand([processor.token_id] * count, [picture()])
+def test_one_placeholder_for_each_picture(vision_model, tmp_path, count):
+    folder = shutil.copytree(vision_model, tmp_path / "other")
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text().replace("'<image>'", f"'{'<image>' * count}'"))
+    with pytest.raises(ValueError, match=f"holds {count} of the picture token <image> for 1"):
+        Renderer.load(str(folder)).prompt("one", [picture()])
 
 
 def test_a_picture_that_would_shrink_is_refused(processor):

@@ -3,6 +3,16 @@
 from rollout.engine import Completion
 
 
+def expanded(processor, prompt_ids, pictures):
+    """Tokens of a prompt with each picture's own in its place, as vLLM puts them there."""
+    left = iter(pictures)
+    return [
+        token
+        for i in prompt_ids
+        for token in (processor.tokens(next(left)) if i == processor.token_id else [i])
+    ]
+
+
 class ScriptedEngine:
     """A `rollout.episode.TokenGenerator`: prepared token ids in order; remembers its prompts.
 
@@ -15,5 +25,5 @@ class ScriptedEngine:
     async def generate(self, prompt_ids, *, max_tokens, temperature, seed, pictures=()):
         self.prompts.append(list(prompt_ids))
         ids = self.answers.pop(0)
-        read = self.expand.expand(prompt_ids, pictures) if self.expand else prompt_ids
+        read = expanded(self.expand, prompt_ids, pictures) if self.expand else prompt_ids
         return Completion(read, ids, [-0.5] * len(ids), [0] * len(ids), True)

@@ -83,7 +83,15 @@ def test_the_models_class_is_checked(tiny_model, monkeypatch):
     asked = []
     monkeypatch.setattr(checking, "check_trainable", lambda cfg, **where: asked.append(where))
     check(with_model(tiny_model))
-    assert asked == [{"gpu": False, "packages": True}]
+    assert asked == [{"gpu": False, "packages": True, "pictures": False}]
+
+
+def test_a_picture_is_tried_where_the_run_shows_one(vision_model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(checking, "check_trainable", lambda cfg, **where: asked.append(where))
+    free(monkeypatch, 2**40)
+    check(load("gp_vl", [NOWHERE, f"model.path={vision_model}", "rollout.context_tokens=1024"]))
+    assert asked == [{"gpu": False, "packages": True, "pictures": True}]
 
 
 def test_a_run_on_a_cluster_is_planned_there(monkeypatch):

@@ -53,6 +53,11 @@ def test_pictures_that_the_model_sees(tmp_path, renderer):
     assert (found.rows, found.files, found.rendered, found.dropped) == (2, 1, 2, 0)
 
 
+def test_whether_there_are_pictures_is_seen(tmp_path, renderer):
+    for images in ([], [picture()]):
+        assert checked(write(tmp_path, [], images), renderer).pictures == bool(images)
+
+
 def test_a_damaged_picture(tmp_path, renderer):
     good = picture()
     data = write(tmp_path, [good], [good[: len(good) // 2]])

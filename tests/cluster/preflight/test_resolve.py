@@ -10,6 +10,7 @@ import pytest
 from cluster.environments import environments
 from cluster.preflight.resolve import resolve
 from configs.load import ConfigError, load
+from rollout.renderer import Renderer
 from tests.support.environments import only_deadline
 from tests.support.plugins import TEACHER
 
@@ -91,6 +92,15 @@ def test_models_too_small_for_the_run(model):
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
     refused(with_model(model), "its tokenizer has", "more than the 100")
+
+
+def test_a_token_that_nothing_writes_needs_no_row(model):
+    tokenizer = Renderer.load(str(model)).tokenizer
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": ["<soft>"]}, replace_extra_special_tokens=False
+    )
+    tokenizer.save_pretrained(model)
+    assert resolve(with_model(model)).model.vocabulary == len(tokenizer) - 1
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"version": "1.0", "added_tokens": []}'])

@@ -61,6 +61,18 @@ def test_a_model_that_reads_ahead_in_its_prompts_is_refused(tmp_path, prefix_lm)
         check_trainable(run(folder), gpu=False, packages=True)
 
 
+def test_a_picture_is_tried_where_the_run_shows_one(vision_model, monkeypatch):
+    from learner import image_inputs
+
+    def refuse(folder, trunk):
+        raise ValueError(f"{type(trunk).__name__} has four axes")
+
+    monkeypatch.setattr(image_inputs, "check_pictures", refuse)
+    check_trainable(run(vision_model), gpu=False, packages=True)
+    with pytest.raises(ConfigError, match="Idefics3ForConditionalGeneration has four axes"):
+        check_trainable(run(vision_model), gpu=False, packages=True, pictures=True)
+
+
 def test_weights_that_cannot_be_published_are_refused(tiny_model, monkeypatch):
     from learner import checkpoint_layout
 
