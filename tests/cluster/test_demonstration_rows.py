@@ -113,6 +113,7 @@ def test_turns_of_all_roles_keep_their_place(tmp_path):
         ({"messages": "hello"}, "messages: is of type str; it must be a list"),
         ({"conversations": []}, "conversations: is empty"),
         ({"messages": [USER]}, "messages: has no assistant turn"),
+        ({"messages": [USER, ANSWER | {"weight": 0}]}, r"messages\[1\].weight: is not rendered"),
         ({"messages": [USER, ANSWER | {"train": False}]}, "messages: train is false for every"),
         ({"messages": ["a"]}, r"messages\[0\]: is of type str; it must have role and content"),
         ({"messages": [None]}, r"messages\[0\]: is null; it must have role and content"),
