@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import ray
 from opentelemetry import trace
@@ -61,8 +61,9 @@ class TrajectoryBuffer:
     ) -> None:
         record_spans(folder_of(cfg), "trajectory buffer")
         # Names where Ray may restart it: handles among such an actor's arguments look lost to Ray.
-        self._workers: list[RolloutWorkerHandle] = [
-            ray.get_actor(w) if isinstance(w, str) else w for w in workers
+        self._workers = [
+            cast("RolloutWorkerHandle", ray.get_actor(w)) if isinstance(w, str) else w
+            for w in workers
         ]
         self._cfg = cfg
         takes_over = ray.get_runtime_context().was_current_actor_reconstructed

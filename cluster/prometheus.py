@@ -22,13 +22,13 @@ class Metric(NamedTuple):
     name: without Ray's prefix.
     meaning: one phrase.
     tag: by which it has several values; every gauge has the tag `run` too.
-    count: the record's field that says of how many values it is the mean, if one does.
+    counted_by: the record's field that says of how many values it is the mean, if one does.
     """
 
     name: str
     meaning: str
     tag: str = ""
-    count: str = ""
+    counted_by: str = ""
 
 
 QUEUES = Metric("cardinal_episodes", "episodes by where the ledger has them", "state")
@@ -69,7 +69,7 @@ EXPORTED = {
     ("ppo", "parity_mean_abs"): Metric(
         "cardinal_parity",
         "mean difference of log-probabilities, engine and learner",
-        count="parity_tokens",
+        counted_by="parity_tokens",
     ),
     ("sync", "seconds"): Metric("cardinal_sync_seconds", "of the last publish"),
     ("sync", "paused_seconds"): Metric(
@@ -93,7 +93,7 @@ class RunMetrics:
         for (of_kind, field), metric in EXPORTED.items():
             if of_kind != kind or field not in fields:
                 continue
-            value = plain(fields[field]) if fields.get(metric.count, 1) else None
+            value = plain(fields[field]) if fields.get(metric.counted_by, 1) else None
             if isinstance(value, dict):
                 self.set_all(metric, value)
             elif isinstance(value, list):
