@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import ray
 from opentelemetry import trace
@@ -27,7 +27,7 @@ from cluster.failures import (
     TooManyFailures,
     first_line,
 )
-from cluster.handles import BlockRows, PackedBucket, Paused, RolloutWorkerHandle, Share
+from cluster.handles import BlockRows, PackedBucket, Paused, RolloutWorkerHandle, Share, find_worker
 from cluster.ledger import QUARANTINE_LOSSES, Batch, Ledger, Stream
 from cluster.queue_lengths import record_queues
 from cluster.run_folder import folder_of
@@ -60,12 +60,7 @@ class TrajectoryBuffer:
         self, workers: Sequence[RolloutWorkerHandle | str], cfg: RunConfig, replaceable: bool = True
     ) -> None:
         record_spans(folder_of(cfg), "trajectory buffer")
-        # Names where Ray may restart it: handles among such an actor's arguments look lost to Ray.
-        self._workers = [
-            cast("RolloutWorkerHandle", ray.get_actor(w)) if isinstance(w, str) else w
-            for w in workers
-        ]
-        self._cfg = cfg
+        self._workers, self._cfg = [find_worker(w) for w in workers], cfg
         takes_over = ray.get_runtime_context().was_current_actor_reconstructed
         self._supervisor = Supervisor(self._workers, cfg, replaceable, self, takes_over)
         self._ledger: Ledger[BufferedTrajectory] = Ledger()

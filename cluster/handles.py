@@ -232,6 +232,15 @@ class BufferHandle:
         return InEpoch(self.actor.release, self.epoch)
 
 
+def find_worker(worker: RolloutWorkerHandle | str) -> RolloutWorkerHandle:
+    """A worker by its name, or as it is.
+
+    An actor that Ray may restart is given names: for handles among its constructor's arguments
+    Ray prints an error, though they can be had again.
+    """
+    return ray.get_actor(worker) if isinstance(worker, str) else worker
+
+
 def kill(handle: RolloutWorkerHandle | BufferActor) -> None:
     """End an actor by force; a dead one is no obstacle."""
     ray.kill(handle)  # type: ignore[arg-type]

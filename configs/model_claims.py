@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError
-from configs.model_folder import Shape, longrope_positions, read_json
-from configs.positions import longest_sequence
+from configs.model_folder import Shape, read_json
+from configs.positions import longest_sequence, longrope_positions
 from configs.text import one_line
 
 CLASSES = ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES")

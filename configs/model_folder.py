@@ -9,13 +9,13 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.load import ConfigError
-from configs.positions import longest_sequence
+from configs.positions import longest_sequence, longrope_positions
 from configs.schema import ModelConfig
 from configs.text import nearest, one_line
 
@@ -40,8 +40,6 @@ PARTS = (  # the first with a mark in a tensor's name
     ("embedding", ("embed_tokens", "wte.", "embed_in")),
     ("head", ("lm_head", "embed_out")),
 )
-LONGROPE = ("longrope", "su")  # "su" in Phi-3's first files
-ORIGINAL_POSITIONS = "original_max_position_embeddings"
 Shape = tuple[int, ...]
 
 
@@ -121,20 +119,6 @@ def check_model(path: str | Path) -> ModelSize:
         vocabulary=text.vocab_size,
         positions=longrope_positions(text.to_dict()) or longest_sequence(text.to_dict() | named),
     )
-
-
-def longrope_positions(config: Mapping[str, Any]) -> int | None:
-    """Positions that longrope's short factors are for, by the keys of a config.json.
-
-    Longer ones have other factors (Phi-3.5, Phi-4-mini). Transformers takes these for a whole
-    batch where one of its sequences is longer, vLLM for all where its context is.
-    """
-    rope = config.get("rope_scaling") or config.get("rope_parameters")
-    if isinstance(rope, Mapping):
-        for part in (rope, *rope.values()):  # or one for each kind of layer
-            if isinstance(part, Mapping) and part.get("rope_type", part.get("type")) in LONGROPE:
-                return part.get(ORIGINAL_POSITIONS) or config.get(ORIGINAL_POSITIONS)
-    return None
 
 
 def weight_shapes(folder: Path, key: str) -> dict[str, Shape]:

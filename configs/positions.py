@@ -15,6 +15,8 @@ KEYS = (
     "max_seq_length",
     "seq_len",
 )
+LONGROPE = ("longrope", "su")  # "su" in Phi-3's first files
+ORIGINAL_POSITIONS = "original_max_position_embeddings"
 
 
 def longest_sequence(config: Mapping[str, Any]) -> int | None:
@@ -28,7 +30,25 @@ def longest_sequence(config: Mapping[str, Any]) -> int | None:
     longest = config.get("model_max_length") or min(named, default=None)
     if longest is None or "gemma3" in str(config.get("model_type")):  # named stretched there, too
         return longest
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kinds = [part for part in (rope, *rope.values()) if isinstance(part, Mapping)]
-    linear = (kind for kind in kinds if kind.get("rope_type", kind.get("type")) == "linear")
-    return int(longest * max((kind.get("factor") or 1.0 for kind in linear), default=1.0))
+    linear = (kind.get("factor") or 1.0 for kind in _rotary(config, ("linear",)))
+    return int(longest * max(linear, default=1.0))
+
+
+def longrope_positions(config: Mapping[str, Any]) -> int | None:
+    """Positions that longrope's short factors are for, by the keys of a config.json.
+
+    Longer ones have other factors (Phi-3.5, Phi-4-mini). Transformers takes these for a whole
+    batch where one of its sequences is longer, vLLM for all where its context is.
+    """
+    for kind in _rotary(config, LONGROPE):
+        return kind.get(ORIGINAL_POSITIONS) or config.get(ORIGINAL_POSITIONS)
+    return None
+
+
+def _rotary(config: Mapping[str, Any], types: tuple[str, ...]) -> list[Mapping[str, Any]]:
+    """The model's parameters of rotary positions, or those of each kind of layer, of some types."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters")  # transformers' order
+    if not isinstance(rope, Mapping):
+        return []
+    parts = [part for part in (rope, *rope.values()) if isinstance(part, Mapping)]
+    return [part for part in parts if part.get("rope_type", part.get("type")) in types]
