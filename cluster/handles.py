@@ -238,7 +238,8 @@ def find_worker(worker: RolloutWorkerHandle | str) -> RolloutWorkerHandle:
     An actor that Ray may restart is given names: for handles among its constructor's arguments
     Ray prints an error, though they can be had again.
     """
-    return ray.get_actor(worker) if isinstance(worker, str) else worker
+    handle = ray.get_actor(worker) if isinstance(worker, str) else worker
+    return handle  # type: ignore[return-value]
 
 
 def kill(handle: RolloutWorkerHandle | BufferActor) -> None:
