@@ -119,10 +119,12 @@ class SpanFile:
         text = "".join(json.dumps(each, separators=(",", ":")) + "\n" for each in lines)
         data = text.encode()
         try:
-            if os.write(self._descriptor, data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # no line follows this half
+            written = os.write(self._descriptor, data)
         except OSError as error:
             self._give_up(error)
+        else:
+            if written < len(data):  # no line may follow this half
+                self._give_up(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
     def _give_up(self, error: OSError) -> None:
         self.close()
