@@ -22,6 +22,7 @@ class DeadlineExceeded(RunFailure):
 
     def __init__(self, who: str, what: str, seconds: float, key: str) -> None:
         super().__init__(who, what, seconds, key)
+        self.seconds = seconds
         self.line = f"{who} did not {what} within {seconds:g} s (cluster.{key})"
 
     def __str__(self) -> str:
