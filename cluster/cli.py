@@ -14,7 +14,7 @@ from itertools import chain
 from cluster.commands import check_env, environments, halves, launches, results, runs, studies
 from cluster.commands.command import Parser
 from cluster.exit_codes import ExitCode
-from cluster.failures import OutOfMemory, PlacementError, RunFailure
+from cluster.failures import ClusterBusyError, OutOfMemory, PlacementError, RunFailure
 from cluster.stop_signals import Terminated, raising_terminated
 from configs.load import ConfigError
 from envs.base import EnvironmentFailure
@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with raising_terminated():
             return options.command.run(options)
+    except ClusterBusyError as error:
+        return _say(str(error), ExitCode.TAKEN_AWAY)
     except (ConfigError, PlacementError) as error:
         return _say(str(error), ExitCode.REFUSED)
     except OutOfMemory as error:

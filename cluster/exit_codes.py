@@ -8,8 +8,8 @@ from enum import IntEnum
 class ExitCode(IntEnum):
     """How a command ended.
 
-    TAKEN_AWAY is EX_TEMPFAIL of sysexits.h, OUT_OF_MEMORY is ENOMEM; 130 is any shell's code of
-    Ctrl-C.
+    TAKEN_AWAY is EX_TEMPFAIL of sysexits.h: also where others use what a run needs. OUT_OF_MEMORY
+    is ENOMEM; 130 is any shell's code of Ctrl-C.
     """
 
     DONE = 0

@@ -6,9 +6,11 @@ Messages are one line, for the terminal; the traceback of the cause stays in Ray
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 MEMORY = re.compile(r"out of memory|OutOfMemory|MemoryError|low on memory|lack of memory", re.I)
 LONGEST = 800  # characters of a cause
+DIED = "health_check_failure"  # of Ray Train's error for a rank that is gone: what Ray said of it
 
 
 class RunFailure(RuntimeError):
@@ -20,6 +22,7 @@ class DeadlineExceeded(RunFailure):
 
     def __init__(self, who: str, what: str, seconds: float, key: str) -> None:
         super().__init__(who, what, seconds, key)
+        self.seconds = seconds
         self.line = f"{who} did not {what} within {seconds:g} s (cluster.{key})"
 
     def __str__(self) -> str:
@@ -76,9 +79,26 @@ def out_of_memory(text: str) -> bool:
 
 def first_line(error: BaseException) -> str:
     """The innermost cause of an error that crossed Ray, on one line."""
-    cause = getattr(error, "cause", None) or error
+    cause = error
+    while inner := _cause_in_ray(cause):
+        cause = inner
     text = str(cause).strip() or type(cause).__name__
     return f"{type(cause).__name__}: {_death(text) or text.splitlines()[0].strip()}"[:LONGEST]
+
+
+def cause_of_ranks(errors: Mapping[int, Exception]) -> str:
+    """Why a learner group is lost, by its ranks' errors, on one line.
+
+    That of a rank that died, where one did: the others then fail for want of it.
+    """
+    rank = min(errors, key=lambda rank: (not hasattr(errors[rank], DIED), rank))
+    return f"rank {rank}: {first_line(errors[rank])}"
+
+
+def _cause_in_ray(error: BaseException) -> BaseException | None:
+    """What an error of Ray's wraps."""
+    inner = getattr(error, DIED, None) or getattr(error, "cause", None)
+    return inner if isinstance(inner, BaseException) else None
 
 
 def _death(text: str) -> str | None:

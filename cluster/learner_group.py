@@ -16,7 +16,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.buffer_watch import BufferWatch
 from cluster.cursor import Cursor
-from cluster.failures import OutOfMemory, RunFailure, first_line, out_of_memory
+from cluster.failures import (
+    OutOfMemory,
+    RunFailure,
+    cause_of_ranks,
+    first_line,
+    out_of_memory,
+)
 from cluster.job import Job
 from cluster.learner_loop import learner_loop
 from cluster.logs import (
@@ -28,7 +34,7 @@ from cluster.logs import (
 from cluster.placement.plan import Plan
 from cluster.placement.ray_options import scaling, waiting_ranks
 from cluster.restart_limit import RestartLimit
-from cluster.run_folder import clear_failure, read_failure
+from cluster.run_folder import clear_failure, read_failure, take_loss
 from cluster.sft_data import render_demonstrations
 from cluster.stop_signals import StopSignals
 from configs.schema import RunConfig
@@ -53,6 +59,7 @@ def run_learner_group(
     """
     folder = Path(job.folder)
     clear_failure(folder)
+    take_loss(folder)  # of a run that ended before its group started again
     killed = killed_for_memory()
     errors: list[Exception] = []
 
@@ -147,7 +154,5 @@ def cause_of(error: Exception, cfg: RunConfig, plan: Plan) -> str:
         return waiting_ranks(plan, cfg.cluster.start_deadline_s)
     if cause is not None:
         return first_line(cause)
-    failures = getattr(error, "worker_failures", None) or {}
-    for rank, failure in sorted(failures.items()):
-        return f"rank {rank}: {first_line(failure)}"
-    return first_line(error)
+    failures = getattr(error, "worker_failures", None)
+    return cause_of_ranks(failures) if failures else first_line(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import ray
 import ray.train
@@ -24,7 +25,7 @@ from cluster.learner_rank import LearnerRank
 from cluster.ppo_phase import PPOPhase
 from cluster.publisher import Publisher
 from cluster.recorded_batches import RecordedCollector, RecordingCollector
-from cluster.run_folder import write_failure
+from cluster.run_folder import take_loss, write_failure
 from cluster.sft_data import Prefetched, batches, check_object_store
 from cluster.sft_phase import SFTPhase
 from cluster.wait import is_dead, wait_for
@@ -106,6 +107,8 @@ def _begin_epoch(rank: LearnerRank) -> None:
         epoch = wait_for(ref, "the buffer", what, seconds, "block_deadline_s")
     epoch = max(distributed.all_gather(epoch))
     if epoch > 1:
+        if rank.rank == 0 and (cause := take_loss(Path(rank.job.folder))):
+            rank.write("failure", who="learner", cause=cause)
         cursor = rank.cursor
         place = f"{cursor.phase} {cursor.step or cursor.update}"
         rank.write("restart", who="learner", cause=f"goes on after {place}", epoch=epoch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-SOUND_S = 30.0  # a part that has served as long is sound: an earlier loss is no cause of a new one
+SOUND_S = 30.0  # a part that has served well for so long is sound: earlier losses no longer count
 LONGEST_BACKOFF_S = 60.0
 
 
@@ -57,9 +57,9 @@ class Part:
             self._serving_since = now
         self._move(state, now)
 
-    def lose(self, cause: str, now: float) -> None:
-        """It is dead, or silent for too long."""
-        if self.present and now - self._serving_since >= SOUND_S:
+    def lose(self, cause: str, now: float, silent_s: float = 0.0) -> None:
+        """It is dead, or was silent for so long: of that time nobody knows that it served."""
+        if self.present and now - self._serving_since - silent_s >= SOUND_S:
             self._causes.clear()
         self._move(State.LOST, now)
         self._causes.append(cause)

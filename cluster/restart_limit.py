@@ -11,9 +11,9 @@ from pathlib import Path
 from ray.train import UserCallback
 
 from cluster.cursor import Cursor
-from cluster.failures import first_line
+from cluster.failures import cause_of_ranks
 from cluster.lease import Token
-from cluster.run_folder import write_failure
+from cluster.run_folder import write_failure, write_loss
 
 
 class RestartLimit(UserCallback):
@@ -32,8 +32,9 @@ class RestartLimit(UserCallback):
         cursor = Cursor.load(Path(self._token.folder) / "checkpoints")
         if cursor != self._cursor:
             self._cursor, self._causes = cursor, []
-        rank = min(worker_exceptions)
-        self._causes.append(f"rank {rank}: {first_line(worker_exceptions[rank])}")
+        cause = cause_of_ranks(worker_exceptions)
+        self._causes.append(cause)
+        write_loss(self._token, cause)
         times = len(self._causes)
         if times > self._most:
             sentence = f"the learner group failed: {self._causes[0]}"

@@ -32,11 +32,13 @@ from report.metrics import METRICS
 #   checkpoints/state/          the cursor and resumable states      cluster/checkpointer.py
 #   ray_train/                  Ray Train's own                            cluster/learner_group.py
 #   failure.json                why learner ranks end the run              here
+#   loss.json                   why a learner group was lost, until the next begins  here
 #   logs/                       of a failed run's processes on this machine  cluster/logs.py
 #   status.json                 how the run ended                          here
 #   evaluations.jsonl           of `cardinal eval`                         cluster/evaluate_run.py
 #   summary.json, report.*      what the run came to                       report/page.py
 CONFIG, FAILURE, STATUS = "config.yaml", "failure.json", "status.json"
+LOSS = "loss.json"
 BEGUN = (METRICS, STATUS, LEASE, "model", "checkpoints")  # one tells a run from a project's folder
 
 
@@ -141,6 +143,31 @@ def read_failure(folder: Path) -> str | None:
 def clear_failure(folder: Path) -> None:
     """Forget the failure of an earlier attempt."""
     (folder / FAILURE).unlink(missing_ok=True)
+
+
+def write_loss(token: Token, cause: str) -> None:
+    """Tell the next learner group why this one was lost; for it to record.
+
+    Raises:
+        LeaseLost: another run has the folder.
+    """
+    token.check()
+    _replace(Path(token.folder, LOSS), {"cause": cause})
+
+
+def take_loss(folder: Path) -> str | None:
+    """Why the group before this one was lost, once; None where nobody knows."""
+    file = folder / LOSS
+    if not file.exists():
+        return None
+    cause = str(json.loads(file.read_text())["cause"])
+    file.unlink()
+    return cause
+
+
+def clear_status(folder: Path) -> None:
+    """Forget how an earlier attempt ended: a run that is killed from now on says nothing."""
+    (folder / STATUS).unlink(missing_ok=True)
 
 
 def write_status(folder: Path, status: str, cause: str = "") -> None:

@@ -172,7 +172,8 @@ class Supervisor:
         gone.set_result(failure)
         if not served:
             return  # it had not served yet: `_bring_back` is at it
-        part.lose(cause, time.monotonic())
+        silent_s = failure.seconds if isinstance(failure, DeadlineExceeded) else 0.0
+        part.lose(cause, time.monotonic(), silent_s)
         self._note("failure", index, cause, **self._fleet.lost(index, cause))
         if self._replaceable:
             self._run(self._bring_back(index, is_dead(failure)))

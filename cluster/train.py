@@ -25,7 +25,7 @@ from cluster.failures import RunFailure, first_line
 from cluster.lease import Lease, LeaseLost, Token
 from cluster.placement.layout import weight_channel, without_engines
 from cluster.rollout_pool import RolloutPool
-from cluster.run_folder import open_folder, write_config, write_status
+from cluster.run_folder import clear_status, open_folder, write_config, write_status
 from cluster.stop_signals import StopSignals
 from configs.load import ConfigError
 from configs.schema import RunConfig
@@ -49,6 +49,7 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
     """
     folder = open_folder(cfg, resume)
     if ended(folder)["status"] == "finished":
+        _write_report(folder)  # which may not have been written when the run ended
         print(f"{folder}: this run has finished, nothing is left to do; see report.html")
         return 0
     own = nullcontext(pool) if pool else RolloutPool(bool(cfg.sft.steps))
@@ -70,6 +71,7 @@ def _train(cfg: RunConfig, token: Token, pool: RolloutPool, signals: StopSignals
     folder = Path(token.folder)
     try:
         with _recorded(token, pool, signals):
+            clear_status(folder)
             write_config(cfg, folder)
             check_place(cfg, folder, take=True)
             _record_data(cfg, folder)
@@ -187,11 +189,16 @@ def _record(token: Token, status: str, cause: str = "") -> None:
     Raises:
         LeaseLost: the folder is another run's, or gone.
     """
-    from report.page import write_report
-
     token.check()
     folder = Path(token.folder)
     write_status(folder, status, cause)
+    _write_report(folder)
+
+
+def _write_report(folder: Path) -> None:
+    """Write what the run came to, where it came to anything."""
+    from report.page import write_report
+
     if (folder / METRICS).is_file():
         write_report(folder)
 

@@ -92,9 +92,9 @@ def wait_for_all(
 
 def is_dead(failure: RunFailure) -> bool:
     """Whether who was waited for is gone, or out of reach; else it has raised an error."""
-    error = failure.__cause__
-    task = isinstance(error, RayTaskError) or isinstance(failure, SourceLost)
-    return isinstance(error, RayError) and not task
+    error = failure.__cause__  # of a missed deadline it is Ray's GetTimeoutError, a RayError
+    lives = isinstance(error, RayTaskError) or isinstance(failure, SourceLost | DeadlineExceeded)
+    return isinstance(error, RayError) and not lives
 
 
 @contextmanager

@@ -6,9 +6,13 @@ every few seconds where no terminal is attached.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -135,8 +139,16 @@ class State:
         return max(0.0, (total - done) * each - (clock - self.seen))
 
 
+class RunConsole(Console):
+    """A console whose reader may end before the run does."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error, where rich's own would end the process."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 class Progress:
-    """Shows a run while it lasts::
+    """Shows a run while it lasts, or until nothing can be shown any more::
 
     with Progress(folder, cfg) as progress:
         while running:
@@ -146,7 +158,7 @@ class Progress:
     def __init__(self, folder: str | Path, cfg: RunConfig, console: Console | None = None) -> None:
         self._since = time.time()
         self.cfg, self.state = cfg, State(self._since)
-        self.console = console or Console()
+        self.console = console or RunConsole()
         self._tail = Tail(Path(folder) / METRICS)
         self._begin = time.monotonic()
         self._live: Live | None = None
@@ -165,8 +177,7 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self.update(last=True)
-        if self._live:
-            self._live.stop()
+        self._stop()
 
     def update(self, last: bool = False) -> None:
         """Read what is new and show it; `last` prints the plain line whatever the clock says."""
@@ -176,9 +187,24 @@ class Progress:
             self.state = State(self._since)
         for record in records:
             self.state.add(record, clock)
+        try:
+            self._show(clock, last)
+        except OSError as error:
+            self.console.quiet = True
+            self._stop()
+            with suppress(OSError):
+                print(f"{self._tail.file}: no more is shown: {error}", file=sys.stderr)
+
+    def _stop(self) -> None:
+        """Give the terminal back."""
+        live, self._live = self._live, None
+        if live:
+            live.stop()
+
+    def _show(self, clock: float, last: bool) -> None:
         if self._live:
             self._live.update(panel(self.state, self.cfg, self._elapsed(clock)), refresh=True)
-        elif last or clock - self._printed >= PLAIN_EVERY_S:
+        elif not self.console.quiet and (last or clock - self._printed >= PLAIN_EVERY_S):
             line = plain_line(self.state, clock)
             if line != self._line:
                 self.console.print(line, markup=False, highlight=False, soft_wrap=True)

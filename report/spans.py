@@ -122,9 +122,9 @@ class SpanFile:
             written = os.write(self._descriptor, data)
         except OSError as error:
             self._give_up(error)
-            return
-        if written < len(data):  # no line follows this half
-            self._give_up(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        else:
+            if written < len(data):  # no line may follow this half
+                self._give_up(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
     def _give_up(self, error: OSError) -> None:
         self.close()

@@ -7,6 +7,7 @@ workers, pods of learner ranks, one storage claim. Nothing is started, no cluste
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from configs.model_folder import on_hub
 from configs.schema import RunConfig
 
 CONFIG = "/etc/cardinal/config.yaml"
+END_S = 30.0  # that a driver has to end its processes, after cluster.grace_s
 RAY = "2.60.0"  # of the images in docker/
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")  # that Kubernetes takes
 
@@ -45,7 +47,12 @@ def manifest(cfg: RunConfig, options: ManifestOptions) -> list[Manifest]:
     job = {
         "entrypoint": f"python -m cluster.cli train {CONFIG} --resume",
         "runtimeEnvYAML": yaml.safe_dump(
-            {"env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}}
+            {
+                "env_vars": {
+                    "RAY_JOB_STOP_SIGNAL": "SIGINT",
+                    "RAY_JOB_STOP_WAIT_TIME_S": f"{_end_s(cfg)}",
+                }
+            }
         ),
         "backoffLimit": 2,  # each try has a new cluster, on which the run continues
         "preRunningDeadlineSeconds": 1800,  # for pods that find no node; the job then fails
@@ -62,14 +69,23 @@ def manifest(cfg: RunConfig, options: ManifestOptions) -> list[Manifest]:
 
 def cluster_spec(cfg: RunConfig, options: ManifestOptions) -> Manifest:
     """RayClusterSpec: the head, and a group of pods for each of `worker_pods`."""
+    head = head_group(options)
+    workers = [worker_group(pods, options) for pods in worker_pods(cfg, options)]
+    for group in (head, *workers):
+        group["template"]["spec"]["terminationGracePeriodSeconds"] = _end_s(cfg)
     return {
         "rayVersion": RAY,
         "authOptions": {"mode": "token"},  # an open job server runs anyone's code
         "enableInTreeAutoscaling": True,
         "autoscalerOptions": {"idleTimeoutSeconds": 600, "upscalingMode": "Default"},
-        "headGroupSpec": head_group(options),
-        "workerGroupSpecs": [worker_group(pods, options) for pods in worker_pods(cfg, options)],
+        "headGroupSpec": head,
+        "workerGroupSpecs": workers,
     }
+
+
+def _end_s(cfg: RunConfig) -> int:
+    """Seconds between a signal and a kill."""
+    return math.ceil(cfg.cluster.grace_s + END_S)
 
 
 def on_storage(cfg: RunConfig) -> RunConfig:

@@ -74,7 +74,6 @@ def _pod_spec(container: Manifest, pods: Pods, options: ManifestOptions) -> Mani
             "fsGroup": USER,
             "fsGroupChangePolicy": "OnRootMismatch",
         },
-        "terminationGracePeriodSeconds": 60,
         "containers": [container],
     }
     limit = _mebibytes(pods.object_store + GIB)  # NCCL's shared memory, too

@@ -146,6 +146,8 @@ def _attempt(cfg: RunConfig, resume: bool, pool: RolloutPool) -> str:
         return f"{BUSY}{error}"
     except (ConfigError, RunFailure) as error:
         return f"failed: {error}"
+    except OSError as error:  # as the command line has it: a full disk
+        return f"failed: {type(error).__name__}: {error}"
     return FINISHED if code == 0 else f"failed: exit code {code}"
 
 

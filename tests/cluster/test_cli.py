@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from cluster.cli import GROUPS, main
-from cluster.failures import OutOfMemory, PlacementError, RunFailure
+from cluster.failures import ClusterBusyError, OutOfMemory, PlacementError, RunFailure
 from cluster.stop_signals import Terminated
 from tests.cluster.commands.folders import moved_run, said
 
@@ -59,6 +59,7 @@ def test_bad_input_is_one_line_and_2(arguments, words, capsys, tmp_path, monkeyp
         (RunFailure("an engine was lost"), 1, "an engine was lost"),
         (PermissionError(13, "Permission denied", "/runs"), 1, "Permission denied: '/runs'"),
         (PlacementError("too few GPUs"), 2, "too few GPUs"),
+        (ClusterBusyError("no GPU is free"), 75, "no GPU is free"),
         (KeyboardInterrupt(), 130, "interrupted; `cardinal resume RUN`"),
         (Terminated("SIGTERM"), 75, "ended by SIGTERM; `cardinal resume RUN`"),
         (OutOfMemory("rank 0: CUDA out of memory"), 12, "CUDA out of memory"),

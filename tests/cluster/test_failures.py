@@ -3,8 +3,15 @@
 import pickle
 
 import pytest
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from cluster.failures import DeadlineExceeded, WorkerLost, first_line
+from cluster.failures import (
+    DeadlineExceeded,
+    WorkerLost,
+    cause_of_ranks,
+    first_line,
+    out_of_memory,
+)
 
 LATE = (DeadlineExceeded, ("the buffer", "collect", 0.5, "block_deadline_s"))
 LOST = (WorkerLost, ("rollout worker 1", "take requests", "OSError: no disk"))
@@ -63,3 +70,23 @@ class Wrapped(Exception):
 )
 def test_the_first_line_is_that_of_the_innermost_cause(error, line):
     assert first_line(error) == line
+
+
+def dead(words):
+    """As Ray Train has it: its own words, and what Ray said."""
+    return WorkerHealthCheckFailedError("A worker health check failed.\nWorker info: …", words)
+
+
+def test_a_rank_that_died_is_named_with_how_it_ended():
+    killed = "rank 0: OSError: process 27144 ended: Worker unexpectedly exits with code 2"
+    assert cause_of_ranks({0: dead(OSError(DIED))}) == killed
+    memory = cause_of_ranks({3: dead(Wrapped(OSError(OUT_OF_MEMORY)))})
+    assert memory.startswith("rank 3: OSError: process 7 ended: Task was killed due to the node")
+    assert out_of_memory(memory)
+
+
+def test_a_death_comes_before_what_it_does_to_other_ranks():
+    closed = RuntimeError("gloo: Connection closed by peer")
+    errors = {0: closed, 2: dead(OSError("two")), 1: dead(OSError("one")), 3: closed}
+    assert cause_of_ranks(errors) == "rank 1: OSError: one"
+    assert cause_of_ranks({3: closed, 2: OSError("own")}) == "rank 2: OSError: own"

@@ -17,7 +17,7 @@ from cluster.failures import OutOfMemory, RunFailure
 from cluster.job import Job
 from cluster.learner_group import cause_of, make_trainer, run_learner_group, with_demonstrations
 from cluster.lease import LeaseLost
-from cluster.run_folder import read_failure, write_failure
+from cluster.run_folder import read_failure, take_loss, write_failure, write_loss
 from cluster.stop_signals import StopSignals, Terminated
 from configs.load import load
 from tests.cluster.fakes import FakeToken
@@ -228,10 +228,12 @@ def test_a_group_that_fails_is_told_with_its_cause(group):
         group(fit)
 
 
-def test_the_failure_of_an_earlier_attempt_is_forgotten(group, tmp_path):
+def test_failure_and_loss_of_an_earlier_attempt_are_forgotten(group, tmp_path):
     write_failure(FakeToken(tmp_path), "long ago")
+    write_loss(FakeToken(tmp_path), "long ago")
     group(lambda: None)
     assert read_failure(tmp_path) is None
+    assert take_loss(tmp_path) is None
 
 
 class TrainError(Exception):

@@ -6,15 +6,23 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorUnavailableError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError
 
 from cluster import learner_loop
 from cluster.cursor import Cursor
-from cluster.failures import EpochOver, RunFailure, RunStopped, SourceLost, WorkerLost
+from cluster.failures import (
+    DeadlineExceeded,
+    EpochOver,
+    RunFailure,
+    RunStopped,
+    SourceLost,
+    WorkerLost,
+)
 from cluster.handles import BufferHandle
 from cluster.job import Job
 from cluster.learner_loop import run_phases
-from cluster.run_folder import read_failure
+from cluster.run_folder import read_failure, write_loss
+from cluster.wait import _typed_errors
 from tests.cluster.fakes import FakeCollector, FakeRank, FakeToken
 from tests.support.learner import config
 
@@ -163,6 +171,24 @@ def test_a_group_that_restarts_says_so_and_where_it_goes_on(loop):
     assert rank.job.buffer.epoch == 3
 
 
+def too_late():
+    """As `wait_for` raises it where Ray's own deadline has passed."""
+    try:
+        with _typed_errors("the buffer", "collect", 5.0, "block_deadline_s"):
+            raise GetTimeoutError("not ready")
+    except DeadlineExceeded as failure:
+        return failure
+
+
+def test_a_group_that_restarts_records_once_why_the_one_before_was_lost(loop, tmp_path):
+    write_loss(FakeToken(tmp_path), "rank 1: ActorDiedError: process 7 ended")
+    for expected in ([{"who": "learner", "cause": "rank 1: ActorDiedError: process 7 ended"}], []):
+        rank = loop(Cursor("ppo", update=2), epoch=3)
+        run_phases(loop(Cursor("ppo"), number=1, epoch=3))  # which records nothing
+        run_phases(rank)
+        assert rank.of("failure") == [{"kind": "failure"} | record for record in expected]
+
+
 @pytest.mark.parametrize(
     ("error", "told", "channel"),
     [
@@ -173,6 +199,7 @@ def test_a_group_that_restarts_says_so_and_where_it_goes_on(loop):
         (SourceLost("block 3 could not reach this node: its node is gone"), False, "nccl"),
         (buffer_lost(), False, "object_store"),
         (buffer_lost(), True, "nccl"),
+        (too_late(), True, "object_store"),
     ],
 )
 def test_only_what_ends_the_run_is_told_to_the_driver(monkeypatch, tmp_path, error, told, channel):

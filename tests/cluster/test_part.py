@@ -98,6 +98,32 @@ def test_one_that_serves_a_little_less_is_not_sound():
     assert part.given_up == "first"
 
 
+@pytest.mark.parametrize("silent", [30.0, 600.0])
+def test_one_that_hangs_at_once_is_not_sound_however_late_that_is_found(silent):
+    part = Part(2, 0.0)
+    part.move(SERVING, 0.0)
+    part.lose("first", silent + SOUND_S - 1, silent)
+    for now in (1000.0, 3000.0):
+        part.move(REPLACING, now)
+        part.move(STARTING, now)
+        part.move(SERVING, now)
+        part.lose("again", now + silent + SOUND_S - 1, silent)
+    assert part.given_up == "first"
+    assert part.backoff_s == 2.0
+
+
+def test_one_that_served_well_before_it_hung_is_sound():
+    part = Part(1, 0.0)
+    part.move(SERVING, 0.0)
+    part.lose("first", 0.0)
+    part.move(REPLACING, 0.0)
+    part.move(STARTING, 0.0)
+    part.move(SERVING, 0.0)
+    part.lose("second", SOUND_S + 600.0, 600.0)
+    assert part.given_up is None
+    assert part.backoff_s == 0.0
+
+
 def test_silence_in_between_does_not_make_it_unsound():
     part = Part(0, 0.0)
     part.move(SERVING, 0.0)

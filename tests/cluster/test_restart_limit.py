@@ -4,7 +4,7 @@ import pytest
 
 from cluster.cursor import Cursor
 from cluster.restart_limit import RestartLimit
-from cluster.run_folder import read_failure
+from cluster.run_folder import read_failure, take_loss
 from tests.cluster.fakes import FakeToken
 
 
@@ -39,3 +39,11 @@ def test_one_more_than_is_borne_from_one_checkpoint_ends_the_run_with_the_first_
 def test_where_none_is_borne_the_first_is_the_end(tmp_path):
     RestartLimit(FakeToken(tmp_path), 0).after_exception(None, {0: OSError("dead")})
     assert read_failure(tmp_path) == "the learner group failed: rank 0: OSError: dead"
+
+
+def test_each_loss_is_told_to_the_next_group(lose, tmp_path):
+    assert take_loss(tmp_path) is None
+    lose(1, r0="first")
+    lose(1, r1="second")
+    assert take_loss(tmp_path) == "rank 1: OSError: second"
+    assert take_loss(tmp_path) is None

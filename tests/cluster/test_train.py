@@ -188,6 +188,39 @@ def test_an_error_of_any_kind_leaves_a_status(run, tmp_path, error, cause):
     assert ended(tmp_path / "one") == {"status": "failed", "cause": cause}
 
 
+def test_a_run_that_is_killed_after_a_resume_does_not_say_how_it_ended_before(run, tmp_path):
+    with pytest.raises(RunFailure):
+        run(RunFailure("an engine was lost"))
+
+    def look():
+        during.append(ended(tmp_path / "one"))
+        return RunFailure("another")
+
+    during = []
+    with pytest.raises(RunFailure):
+        run(look, resume=True)
+    assert during == [{"status": "interrupted", "cause": ""}]  # as of a killed driver
+
+
+def test_a_report_that_failed_at_a_runs_end_is_written_by_its_resume(run, tmp_path, monkeypatch):
+    def full(folder):
+        raise OSError("no disk")
+
+    folder, write = tmp_path / "one", page.write_report
+    monkeypatch.setattr(page, "write_report", full)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_run", lambda *given: make_run(folder))
+        with pytest.raises(OSError, match="no disk"):
+            run()
+    assert ended(folder)["status"] == "finished"
+    with pytest.raises(OSError, match="no disk"):
+        run(resume=True)
+    monkeypatch.setattr(page, "write_report", write)
+    assert run(resume=True) == []
+    assert (folder / "report.html").is_file()
+
+
 def test_a_finished_run_is_not_started_again(run, tmp_path, capsys):
     run()
     assert run(resume=True) == []

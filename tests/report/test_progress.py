@@ -13,7 +13,16 @@ from rich.console import Console
 from configs.schema import RunConfig
 from report import progress as module
 from report.metrics import RunLog
-from report.progress import Progress, State, Tail, duration, numbers, plain_line, share
+from report.progress import (
+    Progress,
+    RunConsole,
+    State,
+    Tail,
+    duration,
+    numbers,
+    plain_line,
+    share,
+)
 
 
 def record(kind: str, at: float, **numbers: Any) -> dict[str, Any]:
@@ -294,3 +303,42 @@ def test_what_ran_before_a_resume_has_ended() -> None:
     for number, record in enumerate(old):
         state.add(record | {"time": 100.0 + number, "elapsed_s": 5.0 + number}, 0.0)
     assert (state.phases, state.done()) == (["sft"], (2, 9))
+
+
+class Full(io.StringIO):
+    """As standard output on a full disk, or whose reader has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: OSError | None = None
+
+    def flush(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left"), BrokenPipeError(32, "Broken pipe")]
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_an_output_that_takes_nothing_does_not_end_the_run(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    terminal: bool,
+    error: OSError,
+    first: bool,
+) -> None:
+    out = Full()
+    console = RunConsole(file=out, force_terminal=terminal, width=160)
+    log = RunLog(tmp_path)
+    out.error = error if first and not terminal else None
+    with Progress(tmp_path, RunConfig(name="demo"), console) as progress:
+        out.error = error if first else None
+        progress.update(last=True)
+        out.error = error
+        log.write("phase", phase="sft", event="begin")
+        for _ in range(3):
+            progress.update(last=True)
+        assert progress.state.counted == "sft"  # by which the run is given its time to end
+    assert capsys.readouterr().err.count(f"no more is shown: {error}") == 1

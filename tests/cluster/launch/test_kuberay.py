@@ -93,6 +93,18 @@ def test_the_schemas_refuse_what_is_wrong(validators):
         assert errors(validators, wrong), path
 
 
+@pytest.mark.parametrize(("grace", "seconds"), [(30, 60), (240.5, 271)])
+def test_a_run_is_given_its_time_for_a_last_checkpoint(grace, seconds):
+    cfg = load("gp_l", [f"cluster.grace_s={grace}"])
+    _, job = manifest(cfg, ManifestOptions())
+    spec = job["spec"]["rayClusterSpec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    periods = {g["template"]["spec"]["terminationGracePeriodSeconds"] for g in groups}
+    assert periods == {seconds}
+    variables = yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]
+    assert variables["RAY_JOB_STOP_WAIT_TIME_S"] == str(seconds)
+
+
 def test_the_head_has_no_work_and_runs_the_configuration():
     configuration, found = manifest(
         load("gp_l", ["name=gp_l.7", "ppo.updates=9"]), ManifestOptions()

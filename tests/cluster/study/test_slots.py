@@ -125,6 +125,7 @@ def raises(error):
         (raises(ClusterBusyError("no GPU is free")), f"{BUSY}no GPU is free"),
         (raises(RunFailure("an engine was lost")), "failed: an engine was lost"),
         (raises(ConfigError("seed: no")), "failed: seed: no"),
+        (raises(OSError("no disk")), "failed: OSError: no disk"),
     ],
 )
 def test_how_a_run_ended_in_words(monkeypatch, train, status):
