@@ -79,8 +79,7 @@ def run_learner_group(
             job.token.check()
             buffer.check()
             progress.update()
-            grace = job.cfg.cluster.grace_s
-            seconds = grace if progress.state.counted else min(grace, END_S)
+            seconds = cluster.grace_s if progress.state.counted else min(cluster.grace_s, END_S)
             if signals.must_end(seconds, job.buffer.stop.remote):
                 break
             thread.join(WATCH_S)
