@@ -17,7 +17,7 @@ import yaml
 
 from configs.load import ConfigError, load
 from configs.paths import below
-from configs.primary import MIN_SEEDS, START, Primary, parse_primary
+from configs.primary import START, Primary, check_primary, parse_primary
 from configs.schema import RunConfig
 from configs.seeds import intersect, ppo_seeds
 from configs.text import one_line
@@ -193,10 +193,10 @@ def _load(file: Path) -> StudyConfig:
     )
     for arm in study.arms.values():
         _check_arm(study, arm)
-    variants = {arm: list(study.run(arm, study.seeds[0]).eval.variants) for arm in study.arms}
-    every = dict.fromkeys(itertools.chain.from_iterable(variants.values()))
+    runs = {arm: study.run(arm, seeds[0]) for arm in study.arms}
+    every = dict.fromkeys(variant for run in runs.values() for variant in run.eval.variants)
     primary = parse_primary(values.get("primary"), study.arms, every)
-    _check_primary(primary, seeds, variants)
+    check_primary(primary, seeds, runs, {arm: study.origin(arm) for arm in runs})
     return replace(study, primary=primary)
 
 
@@ -236,24 +236,6 @@ def _all_arms(given: object, file: Path) -> dict[str, Arm]:
                 raise ConfigError(f"arms.{arm.name}: there are two arms of this name")
             arms[arm.name] = arm
     return arms
-
-
-def _check_primary(
-    primary: tuple[Primary, ...], seeds: tuple[int, ...], variants: dict[str, list[str]]
-) -> None:
-    """Refuse comparisons that can never be decided."""
-    if primary and len(seeds) < MIN_SEEDS:
-        raise ConfigError(
-            f"seeds={list(seeds)}: primary comparisons are tested over training seeds and need at "
-            f"least {MIN_SEEDS}; add seeds, or leave out primary"
-        )
-    for place, comparison in enumerate(primary):
-        for arm in {comparison.arm, comparison.against} - {START}:
-            if comparison.variant not in variants[arm]:
-                raise ConfigError(
-                    f"primary[{place}].variant={comparison.variant}: arm {arm} does not evaluate "
-                    f"it; it evaluates {', '.join(variants[arm])}"
-                )
 
 
 def _check_arm(study: StudyConfig, arm: Arm) -> None:
