@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from configs.load import ConfigError
@@ -13,6 +13,8 @@ START = "start"  # stands for the initial model
 MEASURES = ("success", "first_try", "recognition", "per_step_accuracy")
 MIN_SEEDS = 3  # fewer training seeds have no test over them
 MOST = 4  # corrected together: each more makes the others harder to show
+VIRL = "cardinal/VIRL-v0"
+BUILT_IN = ("cardinal/GeneralPoints-v0", VIRL)
 FIRST_TRY, ENV_ID = "first_try", "env.id"
 TRIES = "verify_iter"  # graded answers an episode: every measure but FIRST_TRY depends on them
 # Settings of rewards and demonstrations: an evaluation asks and grades the same without them.
@@ -93,8 +95,7 @@ def evaluated(
     env_id: str, preset: object, settings: Mapping[str, object], variant: Mapping[str, object]
 ) -> dict[str, object]:
     """What an arm plays as a variant: the settings that it trains with, under the variant's own."""
-    built_in = env_id.rpartition(":")[2].startswith("cardinal/")  # others take no preset
-    own = {"preset": preset} if built_in else {}
+    own = {"preset": preset} if env_id.rpartition(":")[2] in BUILT_IN else {}  # others take none
     return {ENV_ID: env_id, **own, **settings, **variant}
 
 
@@ -137,7 +138,27 @@ def check_primary(
                     f"{where}.variant={comparison.variant}: arm {arm} does not evaluate "
                     f"it; it evaluates {', '.join(runs[arm].eval.variants)}"
                 )
+        _check_measured(where, comparison, [runs[arm] for arm in arms])
         _check_same_task(where, comparison, arms, runs)
+
+
+def _check_measured(where: str, comparison: Primary, runs: Sequence[RunConfig]) -> None:
+    """Refuse a measure that a built-in environment never has on this variant."""
+    measure = comparison.measure
+    for cfg in runs:
+        env_id = cfg.env.id.rpartition(":")[2]
+        settings = cfg.env.settings | cfg.eval.variants[comparison.variant]
+        if env_id not in BUILT_IN:
+            continue
+        if measure == "recognition" and settings.get("modality", "language") == "language":
+            raise ConfigError(
+                f"{where}.measure=recognition: on {comparison.variant} nothing is seen; it needs "
+                "modality=vision"
+            )
+        if measure == "per_step_accuracy" and env_id != VIRL:
+            raise ConfigError(
+                f"{where}.measure=per_step_accuracy: {cfg.env.id} does not measure it; {VIRL} does"
+            )
 
 
 def _check_same_task(

@@ -22,15 +22,15 @@ def bars(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> list[Re
     one = axes[0]
     rows: list[Record] = []
     arms = study.of_kind(*TRAINED)
-    shown: list[tuple[str, str, Arm | None]] = [("start", KIND_COLORS["start"], None)]
-    shown += [(arm.name, KIND_COLORS[arm.kind], arm) for arm in arms]
+    shown = [(name, KIND_COLORS["start"]) for name in study.starts]
+    shown += [(arm.name, KIND_COLORS[arm.kind]) for arm in arms]
     ordered = [*study.inside, *study.outside]
     thick = 0.84 / len(shown)
-    for j, (name, color, arm) in enumerate(shown):
-        again = sum(c == color for _, c, _ in shown[:j])
+    for j, (name, color) in enumerate(shown):
+        again = sum(c == color for _, c in shown[:j])
         pale = _pale(color, 0.35 * min(again, 2))
         for i, variant in enumerate(ordered):
-            points = study.ends(arm.name if arm else None, variant)
+            points = study.ends(name, variant)
             if points:
                 at = i + (j - (len(shown) - 1) / 2) * thick
                 label = None if any(row["arm"] == name for row in rows) else name

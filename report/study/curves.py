@@ -150,7 +150,7 @@ def forgetting(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> l
     """Success against the start, by KL to the start."""
 
     def change(p: Point) -> float | None:
-        start = study.start(p.seed, p.variant)
+        start = study.start(p.arm, p.seed, p.variant)
         return study.lead(p) - study.lead(start) if start else None
 
     arms = study.of_kind(*TRAINED)

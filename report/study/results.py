@@ -6,13 +6,15 @@ as it goes.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import yaml
 
 from configs.load import ConfigError
-from configs.primary import MEASURES, Primary, parse_primary
+from configs.primary import MEASURES, START, TRAINING_ALONE, Primary, evaluated, parse_primary
 from configs.study import PRETRAIN
 from configs.text import one_line
 from report.evaluation import FIRST_TRY, SUCCESS, questions_name
@@ -115,20 +117,59 @@ class Study:
             found = [p for p in found if p.phase != "start"]
         return found[-1] if found else None
 
-    def start(self, seed: int, variant: str) -> Point | None:
-        """The initial model's point, whichever arm of the seed began with it."""
-        pretrained = {arm.name for arm in self.of_kind("pretrain")}
-        first = {a.name for a in self.arms if a.source in {None, *pretrained}} - pretrained
-        found = (p for p in self.points if p.phase == "start" and p.arm in first)
-        return next((p for p in found if (p.seed, p.variant) == (seed, variant)), None)
+    def plays(self, arm: str, variant: str) -> dict[str, object]:
+        """The settings of a variant in an arm's evaluations (`configs.primary.evaluated`)."""
+        config = self.configs.get(arm) or {}
+        env, variants = config.get("env") or {}, (config.get("eval") or {}).get("variants") or {}
+        settings, own = env.get("settings") or {}, variants.get(variant) or {}
+        return evaluated(str(env.get("id", "")), config.get("preset"), settings, own)
 
-    def ends(self, arm: str | None, variant: str) -> list[Point]:
-        """An arm's (None: the initial model's) end of each training seed that has one."""
-        return [
-            p
-            for seed in self.seeds
-            if (p := self.last(arm, seed, variant) if arm else self.start(seed, variant))
-        ]
+    def origin(self, arm: str) -> str:
+        """The arm whose first model is the initial model of this one: it follows pretraining."""
+        source = self.arm(arm).source
+        first = source is None or self.arm(source).kind == "pretrain"
+        return arm if source is None or first else self.origin(source)
+
+    @cached_property
+    def starts(self) -> dict[str, list[str]]:
+        """The initial models, by name: the arms that begin with each and evaluate it alike.
+
+        Mostly one, START. Arms that begin with other models, or play a variant otherwise, have
+        one of their own.
+        """
+        found: dict[str, list[str]] = {}
+        for arm in self.arms:
+            if arm.kind not in ("pretrain", "not begun") and self.origin(arm.name) == arm.name:
+                played = [self._asked(arm.name, variant) for variant in self.variants]
+                model = (self.configs.get(arm.name) or {}).get("model") or {}
+                made = (model.get("path"), model.get("init")) if arm.source is None else arm.at
+                key = json.dumps([arm.source, made, played], sort_keys=True)
+                found.setdefault(key, []).append(arm.name)
+        several = len(found) > 1
+        return {f"{START} of {a[0]}" if several else START: a for a in found.values()}
+
+    def _asked(self, arm: str, variant: str) -> dict[str, object]:
+        played = self.plays(arm, variant).items()
+        return {key: value for key, value in played if key not in TRAINING_ALONE}
+
+    def initial(self, arm: str) -> str | None:
+        """The name in `starts` of an arm's initial model; None where it was not begun."""
+        first = self.origin(arm)
+        return next((name for name, arms in self.starts.items() if first in arms), None)
+
+    def start(self, arm: str, seed: int, variant: str) -> Point | None:
+        """The point of an arm's initial model, of whichever arm of the seed began with it."""
+        return self._started(self.initial(arm), seed, variant)
+
+    def _started(self, start: str | None, seed: int, variant: str) -> Point | None:
+        first = self.starts.get(start or "", ())
+        found = (p for arm in first for p in self.at(arm, seed, variant) if p.phase == "start")
+        return next(found, None)
+
+    def ends(self, name: str, variant: str) -> list[Point]:
+        """An arm's end, or an initial model of `starts`, of each training seed that has one."""
+        of = self._started if name in self.starts else self.last
+        return [p for seed in self.seeds if (p := of(name, seed, variant))]
 
     def arm(self, name: str) -> Arm:
         """The arm of a name."""

@@ -209,6 +209,16 @@ TWO = "base: gp_l_debug\nseeds: [0, 1, 2]\n"
             "; compare arms of one environment",
         ),
         (
+            "{a: {}, b: {}}",
+            "{arm: a, against: b, variant: train, measure: recognition}",
+            "primary[0].measure=recognition: on train nothing is seen; it needs modality=vision",
+        ),
+        (
+            "{a: {}, b: {}}",
+            "{arm: a, against: start, variant: train, measure: per_step_accuracy}",
+            "cardinal/GeneralPoints-v0 does not measure it; cardinal/VIRL-v0 does",
+        ),
+        (
             "{a: {}, b: {set: {env.settings.rewards: {solved: 1}}}}",
             "{arm: a, against: b, variant: train}",
             None,
@@ -223,3 +233,10 @@ def test_a_comparison_is_of_one_task(tmp_path, arms, primary, words):
     with pytest.raises(ConfigError) as error:
         study(tmp_path, text)
     assert words in str(error.value)
+
+
+def test_a_measure_that_its_environment_has_is_taken(tmp_path):
+    head = "base: virl_vl\nseeds: [0, 1, 2]\narms: {a: {}, b: {}}\n"
+    for measure in ("recognition", "per_step_accuracy"):
+        named = f"primary: [{{arm: a, against: b, variant: train, measure: {measure}}}]\n"
+        assert study(tmp_path, head + named).primary[0].measure == measure

@@ -24,7 +24,7 @@ def test_rows_of_a_whole_study(tmp_path: Path) -> None:
     assert (study.from_scratch, study.missing) == (True, [])
     points = study.at("sft", 1, "train")
     assert [(p.phase, p.step) for p in points][:2] == [("start", 0), ("sft", 100)]
-    start = study.start(0, "train")
+    start = study.start("sft", 0, "train")
     assert start is not None
     assert start.arm == "sft"
     last = study.last("sft_ppo", 2, "all_5")
@@ -46,7 +46,7 @@ def test_a_pretrained_arm_stands_for_the_initial_model(tmp_path: Path) -> None:
         make_study(tmp_path, arms, n=5, seeds=(0,), ends=ENDS | {"pretrain": (0.2, 0.1)})
     )
     assert [a.kind for a in study.arms] == ["pretrain", "sft", "rl", "rl_without_sft"]
-    start = study.start(0, "train")
+    start = study.start("sft", 0, "train")
     assert start is not None
     assert (start.arm, start.flops) == ("sft", 0.0)
 
@@ -88,7 +88,7 @@ def test_a_run_that_was_evaluated_at_its_start_alone_has_no_end(tmp_path: Path) 
     file.write_text("".join(rows))
     study = read_study(tmp_path)
     assert study.last("sft", 0, "train") is None
-    assert study.start(0, "train") is not None
+    assert study.start("sft", 0, "train") is not None
 
 
 def test_primary_comparisons_are_read_and_checked(tmp_path: Path) -> None:

@@ -144,17 +144,17 @@ def test_each_comparison_stands_once_the_primary_ones_first() -> None:
         [-0.2, -0.21, -0.19], primary=False, shares=(0.3, 0.5), interval=(-0.3, -0.1)
     )
     claims = [Claim("one", "higher", [other, named]), Claim("two", "higher", [other])]
-    _, *body = rows(tables.comparisons(Findings([named], [], claims)))
+    _, *body = rows(tables.comparisons(Findings([named], {}, claims)))
     assert [line[0] for line in body] == ["primary", "exploratory"]
     assert body[0][1:5] == ["a at end − b at end", "success on v", "100", "+20.0"]
     assert body[0][5] == "[+10.0, +30.0]"
     assert body[1][4] == "−20.0"
     assert body[1][10] == "lower"
-    assert tables.comparisons(Findings([], [], [])) == ""
+    assert tables.comparisons(Findings([], {}, [])) == ""
 
 
 def test_a_comparison_that_cannot_be_judged_has_no_p() -> None:
-    (line,) = rows(tables.comparisons(Findings([comparison([0.2])], [], [])))[1:]
+    (line,) = rows(tables.comparisons(Findings([comparison([0.2])], {}, [])))[1:]
     assert line[6:10] == ["unknown", "1", "–", "–"]
 
 
