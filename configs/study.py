@@ -93,10 +93,19 @@ class StudyConfig:
         if cfg.learner.checkpoint_root:  # every arm has a run of this name
             states = below(cfg.learner.checkpoint_root, self.name, arm)
             cfg = replace(cfg, learner=replace(cfg.learner, checkpoint_root=states))
-        if source and cfg.sft.steps and _data(source) == _data(cfg):
-            skip = source.sft.skip + self._steps(this, seed, source) * source.sft.batch_size
-            return replace(cfg, sft=replace(cfg.sft, skip=skip))
+        if cfg.sft.steps and (skip := self._seen(this, seed, cfg)):
+            return replace(cfg, sft=replace(cfg.sft, skip=cfg.sft.skip + skip))
         return cfg
+
+    def _seen(self, arm: Arm, seed: int, cfg: RunConfig) -> int:
+        """Demonstrations of `cfg` that all arms before this one took."""
+        if arm.source is None:
+            return 0
+        before, source = self.run(arm.source, seed), self.arms[arm.source]
+        own = 0
+        if before.sft.steps and _data(before) == _data(cfg):
+            own = self._steps(arm, seed, before) * before.sft.batch_size
+        return own + self._seen(source, seed, cfg)
 
     def _steps(self, arm: Arm, seed: int, source: RunConfig) -> int:
         """The source's SFT steps that an arm's initial model has made.

@@ -7,9 +7,12 @@ as it goes.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
@@ -24,6 +27,7 @@ from report.study.compute import before
 from report.study.points import KS, Point, interval, passes, read_points
 from report.summary import ended, load_config, parameters
 
+Found = TypeVar("Found")
 KINDS = ("pretrain", "start", "sft", "rl", "rl_without_sft", "rl_overfit", "not begun")
 # Settings that change no rule and no picture.
 SAME_RULE = {"hands", "require_face", "verify_iter", "feedback"}
@@ -52,6 +56,7 @@ class Study:
     configs: of each arm's first run that was begun, empty before that.
     finished: arm and training seed of the runs that have ended as planned.
     floors: by arm, of its first run that has them.
+    damaged: runs that cannot be read, and why; nothing of them is in points.
     """
 
     name: str
@@ -71,6 +76,7 @@ class Study:
     samples: list[Record]
     finished: set[tuple[str, int]]
     floors: dict[str, Floors] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @property
     def questions(self) -> str:
@@ -198,7 +204,7 @@ def read_study(folder: str | Path) -> Study:
     evaluation (`RunLog.outcomes`). An `eval` record of metrics.jsonl may carry kl_start.
 
     Raises:
-        ConfigError: study.yaml or a row of outcomes is missing a part.
+        ConfigError: study.yaml cannot be read or is missing a part.
     """
     folder = Path(folder)
     said = _definition(folder)
@@ -208,10 +214,10 @@ def read_study(folder: str | Path) -> Study:
     variants: dict[str, Record] = {}
     for config in configs.values():
         variants |= (config.get("eval") or {}).get("variants") or {}
-    points, samples, finished = _runs(folder, arms, seeds, configs)
+    points, samples, finished, damaged = _runs(folder, arms, seeds, configs)
     first = next((config for config in configs.values() if config), {})
     path = (first.get("model") or {}).get("path")
-    sizes = (_size(run_folder(folder, a, s)) for a in configs for s in seeds)
+    sizes = (_of_some_run(folder, arm, seeds, _size) for arm in configs)
     return Study(
         name=folder.name,
         folder=folder,
@@ -230,34 +236,48 @@ def read_study(folder: str | Path) -> Study:
         samples=samples,
         finished=finished,
         floors=_floors(folder, list(configs), seeds),
+        damaged=damaged,
     )
 
 
 def _runs(
     folder: Path, arms: list[Arm], seeds: list[int], configs: dict[str, Record]
-) -> tuple[list[Point], list[Record], set[tuple[str, int]]]:
-    """Points and sample episodes of all runs, and which of them have finished."""
+) -> tuple[list[Point], list[Record], set[tuple[str, int]], dict[str, str]]:
+    """Points and sample episodes of all runs, which have finished, and which cannot be read."""
     sources = {arm.name: (arm.source, arm.at) for arm in arms}
     points: list[Point] = []
     samples: list[Record] = []
-    finished = set()
+    finished, damaged = set[tuple[str, int]](), dict[str, str]()
     for arm, seed in ((arm.name, seed) for arm in arms for seed in seeds):
         run = run_folder(folder, arm, seed)
+        temperature = (configs[arm].get("eval") or {}).get("temperature", 1.0)
         if not (run / OUTCOMES).is_file():
             continue
-        if ended(run)["status"] == "finished":
+        try:
+            load_config(run)
+            spent, status = before(folder, sources, arm, seed), ended(run)["status"]
+            mine, played = read_points(run, arm, seed, spent, temperature), episodes(run)
+        except ConfigError as error:
+            damaged[f"{arm}, seed {seed}"] = str(error)
+            continue
+        if status == "finished":
             finished.add((arm, seed))
-        temperature = (configs[arm].get("eval") or {}).get("temperature", 1.0)
-        points += read_points(run, arm, seed, before(folder, sources, arm, seed), temperature)
-        samples += [{"arm": arm, "arm_seed": seed} | e for e in episodes(run)]
-    return points, samples, finished
+        points += mine
+        samples += [{"arm": arm, "arm_seed": seed} | e for e in played]
+    return points, samples, finished, damaged
+
+
+def _of_some_run(folder: Path, arm: str, seeds: list[int], read: Callable[[Path], Found]) -> Found:
+    """What the first of an arm's runs has that has it and can be read; else what none has."""
+    found = read(folder / "nowhere")
+    for seed in seeds:
+        with suppress(ConfigError):  # `_runs` names it
+            found = found or read(run_folder(folder, arm, seed))
+    return found
 
 
 def _floors(folder: Path, arms: list[str], seeds: list[int]) -> dict[str, Floors]:
-    found = {
-        arm: next(filter(None, (read_floors(run_folder(folder, arm, s)) for s in seeds)), {})
-        for arm in arms
-    }
+    found = {arm: _of_some_run(folder, arm, seeds, read_floors) for arm in arms}
     return {arm: floors for arm, floors in found.items() if floors}
 
 
@@ -280,8 +300,8 @@ def _definition(folder: Path) -> Record:
     if not file.is_file():
         raise ConfigError(f"{folder}: holds no study.yaml, so it is no study's folder")
     try:
-        said = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
+        said = yaml.safe_load(file.read_bytes()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not YAML: {one_line(error, None)}") from error
     for key in ("seeds", "arms"):
         if not (isinstance(said, dict) and said.get(key)):
@@ -297,7 +317,7 @@ def _definition(folder: Path) -> Record:
 
 def _config(folder: Path, arm: str, seeds: list[int]) -> Record:
     """The configuration of the first of an arm's runs that was begun; empty without one."""
-    return next(filter(None, (load_config(run_folder(folder, arm, s)) for s in seeds)), {})
+    return _of_some_run(folder, arm, seeds, load_config)
 
 
 def _arms(folder: Path, said: Record, configs: dict[str, Record]) -> list[Arm]:

@@ -110,7 +110,7 @@ def decodings(study: Study) -> str:
         for variant in study.variants:
             points = study.ends(name, variant)
             columns: list[list[float | None]] = [
-                [p.success if p.decoding == "greedy" else None for p in points],
+                [p.greedy for p in points],
                 [p.sampled for p in points],
                 *([passes(p).get(k) for p in points] for k in KS),
             ]
@@ -120,9 +120,9 @@ def decodings(study: Study) -> str:
     several = any(study.headline(v) == FIRST_TRY for v in study.variants)
     note = (
         f"{f'Success {WITHIN}; m' if several else 'M'}eans over training seeds. "
-        "Greedy: the likeliest answer. Sampled: one answer at the "
-        "evaluation's temperature. pass@k: at least one of k sampled answers solves the question "
-        "(unbiased, Chen et al. 2021); '–' where a question has fewer samples."
+        "Greedy: the likeliest answer, to the questions that have samples. Sampled: one answer at "
+        "the evaluation's temperature. pass@k: at least one of k sampled answers solves the "
+        "question (unbiased, Chen et al. 2021); '–' where a question has fewer samples."
     )
     return table(head, rows) + _note(note)
 

@@ -116,6 +116,8 @@ def test_sft_that_continues_sft_continues_its_order(tmp_path):
         "longest": {"from": "longer", "set": {"sft.steps": 1}},
         "early": {"from": "sft", "at": 4, "set": {"sft.steps": 20}},
         "ppo": {"from": "sft", "set": {"sft.steps": 0, "ppo.updates": 1}},
+        "again": {"from": "ppo", "set": {"sft.steps": 2}},
+        "back": {"from": "longer", "set": {"env.settings.face_rule": "any", "sft.steps": 1}},
         "matched": {"from": "sft", "match": "ppo"},
         "after_matched": {"from": "matched", "set": {"sft.steps": 3}},
     }
@@ -132,6 +134,8 @@ def test_sft_that_continues_sft_continues_its_order(tmp_path):
         "longest": 180,
         "early": 24,
         "ppo": 0,
+        "again": 60,  # PPO took no demonstration
+        "back": 30,  # those of `other`
         "matched": 60,
         "after_matched": 60,  # nobody knows the steps of `matched` yet
     }

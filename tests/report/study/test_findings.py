@@ -358,7 +358,7 @@ def test_another_rule_in_one_arm_is_not_compared_and_said(tmp_path: Path) -> Non
     for file in tmp_path.glob("sft_ppo/seed*/config.yaml"):
         file.write_text(file.read_text().replace("hands: train", "hands: train\n    suits: black"))
     found = next(c for c in found_in(tmp_path).claims if OWN in c.text)
-    assert found.comparisons == []  # but for red_suits, all variants inherit the arm's suits
+    assert [c.variant for c in found.comparisons] == ["red_suits"]  # which has suits of its own
     assert found.left_out["all_5"] == "another task on each side: suits differ"
     assert "not compared</b> on all_5: another task" in claims(found_in(tmp_path))
 

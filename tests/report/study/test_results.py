@@ -11,6 +11,7 @@ import yaml
 
 from configs.load import ConfigError
 from configs.primary import Primary
+from report.study.page import write_study_report
 from report.study.results import OUTCOMES, is_study, read_study, run_folder, table_rows
 from tests.support.example_study import ENDS, VARIANTS, make_study
 
@@ -156,5 +157,50 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
     make_study(tmp_path, n=5, seeds=(0,))
     with (run_folder(tmp_path, "sft", 0) / OUTCOMES).open("a") as stream:
         stream.write('{"stage": "sft", "variant": "train", "success": 1.0}\n')
-    with pytest.raises(ConfigError, match="a row has no seed"):
+    study = read_study(tmp_path)
+    assert "a row has no seed" in study.damaged["sft, seed 0"]
+    assert ("sft", 0) not in study.finished
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("status.json", b"", "status.json is not a JSON object"),
+        ("status.json", b"[1]", "status.json is not a JSON object: [1]"),
+        ("metrics.jsonl", b'{"kind"\n{}\n', "metrics.jsonl, line 1, is not a JSON object"),
+        ("metrics.jsonl", b"null\n", "metrics.jsonl, line 1, is not a JSON object: None"),
+        ("outcomes.jsonl", b"null\n", "outcomes.jsonl, line 1, is not a JSON object"),
+        ("episodes.jsonl", b"null\n", "episodes.jsonl, line 1, is not a JSON object"),
+        ("config.yaml", b"name: seed0\n", "config.yaml: model is missing"),
+        ("config.yaml", b"a: [", "config.yaml: not YAML"),
+        ("config.yaml", b"\xff\xfe\x00", "config.yaml: not YAML"),
+        ("config.yaml", b"- a", "config.yaml: must hold keys and values"),
+    ],
+)
+def test_a_damaged_run_is_named_and_the_others_are_read(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    make_study(tmp_path, {"ppo": {}}, n=5, seeds=(0, 1), ends=ENDS | {"ppo": (0.2, 0.1)})
+    file = run_folder(tmp_path, "ppo", 0) / name
+    file.write_bytes(content)
+    study = read_study(tmp_path)
+    assert words in study.damaged["ppo, seed 0"]
+    assert str(file) in study.damaged["ppo, seed 0"]
+    assert "\n" not in study.damaged["ppo, seed 0"]
+    assert {p.seed for p in study.points} == {1}
+    assert study.finished == {("ppo", 1)}
+    assert [arm.kind for arm in study.arms] == ["rl_without_sft"]
+    page = write_study_report(tmp_path).read_text("utf-8")
+    assert "Left out: ppo, seed 0." in page
+
+
+def test_floors_that_cannot_be_read_are_those_of_another_run(tmp_path: Path) -> None:
+    make_study(tmp_path, {"sft": {}}, n=5, seeds=(0, 1), samples=1)
+    (run_folder(tmp_path, "sft", 0) / "floors.json").write_text("")
+    assert "train" in read_study(tmp_path).floors["sft"]
+
+
+def test_a_study_of_bytes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"study\.yaml: not YAML"):
         read_study(tmp_path)
