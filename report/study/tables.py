@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
+from configs.primary import TRIES
 from report.demonstrations_seen import demonstrations_seen
 from report.evaluation import FIRST_TRY, MEASURES, SUCCESS, WITHIN, overlap_words
 from report.floors import floor_table
@@ -67,7 +68,14 @@ def _lead(study: Study, arm: str, variant: str) -> str:
     cell, within = _share(study, arm, variant, measure), mean(pooled(study.ends(arm, variant)))
     if measure == SUCCESS or within is None:
         return cell
-    return f'{cell}<br><span class="faint">{100 * within:.1f} {WITHIN}</span>'
+    tries = _tries(study, arm, variant)
+    words = WITHIN if tries is None else f"within {tries} tries"
+    return f'{cell}<br><span class="faint">{100 * within:.1f} {words}</span>'
+
+
+def _tries(study: Study, name: str, variant: str) -> object:
+    """Graded answers an episode on a variant: arms may differ in them, and so in success."""
+    return study.plays(study.starts.get(name, [name])[0], variant).get(TRIES)
 
 
 def _checkpoint(study: Study, name: str) -> str:
@@ -106,6 +114,9 @@ def decodings(study: Study) -> str:
         return ""
     head = ["arm", "variant", "greedy, %", "sampled, %", *(f"pass@{k}, %" for k in KS)]
     rows = []
+    tries = {(n, v): _tries(study, n, v) for n in _arms(study) for v in study.variants}
+    uneven = len(set(tries.values())) > 1
+    head[2:2] = ["tries"] * uneven
     for name in _arms(study):
         for variant in study.variants:
             points = study.ends(name, variant)
@@ -116,7 +127,8 @@ def decodings(study: Study) -> str:
             ]
             if points:
                 cells = [_mean_of(values) for values in columns]
-                rows.append([escape(name), escape(variant), *cells])
+                own = [escape(str(tries[name, variant] or "default"))] * uneven
+                rows.append([escape(name), escape(variant), *own, *cells])
     several = any(study.headline(v) == FIRST_TRY for v in study.variants)
     note = (
         f"{f'Success {WITHIN}; m' if several else 'M'}eans over training seeds. "

@@ -173,7 +173,7 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
         ("episodes.jsonl", b"null\n", "episodes.jsonl, line 1, is not a JSON object"),
         ("config.yaml", b"name: seed0\n", "config.yaml: model is missing"),
         ("config.yaml", b"a: [", "config.yaml: not YAML"),
-        ("config.yaml", b"\xff\xfe\x00", "config.yaml: not YAML"),
+        ("config.yaml", b"\x80\x81", "config.yaml: not YAML"),
         ("config.yaml", b"- a", "config.yaml: must hold keys and values"),
     ],
 )
@@ -201,6 +201,6 @@ def test_floors_that_cannot_be_read_are_those_of_another_run(tmp_path: Path) -> 
 
 
 def test_a_study_of_bytes_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_bytes(b"\xff\xfe")
+    (tmp_path / "study.yaml").write_bytes(b"\x80\x81")
     with pytest.raises(ConfigError, match=r"study\.yaml: not YAML"):
         read_study(tmp_path)

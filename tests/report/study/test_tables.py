@@ -210,3 +210,21 @@ def test_sft_that_began_where_rl_did_is_set_against_it() -> None:
     points += [point("half", "ppo", 5, 0.4, variant="rule")]
     study = study_of(points, SFT, longer, half, configs={"sft": RULE})
     assert rows(tables.beside_published(study))[2][0] == "this study , sft and half"
+
+
+def test_arms_with_other_numbers_of_tries_say_so() -> None:
+    few = {f"q{i}": Tally(1.0, 4) for i in range(10)}
+    first = {"first_try": {f"q{i}": Tally(float(i < 3), 1) for i in range(10)}}
+    points = [
+        point(arm, phase, step, 0.6, samples=few, measures=first, headline="first_try")
+        for arm, phase, step in (("sft", "sft", 8), ("rl", "ppo", 5))
+    ]
+    tries = {"sft": 1, "rl": 5}
+    configs = {a: {"env": {"settings": {"verify_iter": n}}} for a, n in tries.items()}
+    study = study_of(points, SFT, RL, configs=configs)
+    ended = tables.ends(study)
+    assert "60.0 within 1 tries" in ended
+    assert "60.0 within 5 tries" in ended
+    head, *body = rows(tables.decodings(study))
+    assert head[:4] == ["arm", "variant", "tries", "greedy, %"]
+    assert [line[:3] for line in body] == [["sft", "in", "1"], ["rl", "in", "5"]]
