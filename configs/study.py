@@ -17,7 +17,7 @@ import yaml
 
 from configs.load import ConfigError, load
 from configs.paths import below
-from configs.primary import MIN_SEEDS, START, Primary, parse_primary
+from configs.primary import START, Primary, check_primary, parse_primary
 from configs.schema import RunConfig
 from configs.seeds import intersect, ppo_seeds
 from configs.text import one_line
@@ -93,10 +93,19 @@ class StudyConfig:
         if cfg.learner.checkpoint_root:  # every arm has a run of this name
             states = below(cfg.learner.checkpoint_root, self.name, arm)
             cfg = replace(cfg, learner=replace(cfg.learner, checkpoint_root=states))
-        if source and cfg.sft.steps and _data(source) == _data(cfg):
-            skip = source.sft.skip + self._steps(this, seed, source) * source.sft.batch_size
-            return replace(cfg, sft=replace(cfg.sft, skip=skip))
+        if cfg.sft.steps and (skip := self._seen(this, seed, cfg)):
+            return replace(cfg, sft=replace(cfg.sft, skip=cfg.sft.skip + skip))
         return cfg
+
+    def _seen(self, arm: Arm, seed: int, cfg: RunConfig) -> int:
+        """Demonstrations of `cfg` that all arms before this one took."""
+        if arm.source is None:
+            return 0
+        before, source = self.run(arm.source, seed), self.arms[arm.source]
+        own = 0
+        if before.sft.steps and _data(before) == _data(cfg):
+            own = self._steps(arm, seed, before) * before.sft.batch_size
+        return own + self._seen(source, seed, cfg)
 
     def _steps(self, arm: Arm, seed: int, source: RunConfig) -> int:
         """The source's SFT steps that an arm's initial model has made.
@@ -193,10 +202,10 @@ def _load(file: Path) -> StudyConfig:
     )
     for arm in study.arms.values():
         _check_arm(study, arm)
-    variants = {arm: list(study.run(arm, study.seeds[0]).eval.variants) for arm in study.arms}
-    every = dict.fromkeys(itertools.chain.from_iterable(variants.values()))
+    runs = {arm: study.run(arm, seeds[0]) for arm in study.arms}
+    every = dict.fromkeys(variant for run in runs.values() for variant in run.eval.variants)
     primary = parse_primary(values.get("primary"), study.arms, every)
-    _check_primary(primary, seeds, variants)
+    check_primary(primary, seeds, runs, {arm: study.origin(arm) for arm in runs})
     return replace(study, primary=primary)
 
 
@@ -236,24 +245,6 @@ def _all_arms(given: object, file: Path) -> dict[str, Arm]:
                 raise ConfigError(f"arms.{arm.name}: there are two arms of this name")
             arms[arm.name] = arm
     return arms
-
-
-def _check_primary(
-    primary: tuple[Primary, ...], seeds: tuple[int, ...], variants: dict[str, list[str]]
-) -> None:
-    """Refuse comparisons that can never be decided."""
-    if primary and len(seeds) < MIN_SEEDS:
-        raise ConfigError(
-            f"seeds={list(seeds)}: primary comparisons are tested over training seeds and need at "
-            f"least {MIN_SEEDS}; add seeds, or leave out primary"
-        )
-    for place, comparison in enumerate(primary):
-        for arm in {comparison.arm, comparison.against} - {START}:
-            if comparison.variant not in variants[arm]:
-                raise ConfigError(
-                    f"primary[{place}].variant={comparison.variant}: arm {arm} does not evaluate "
-                    f"it; it evaluates {', '.join(variants[arm])}"
-                )
 
 
 def _check_arm(study: StudyConfig, arm: Arm) -> None:

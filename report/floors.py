@@ -12,7 +12,7 @@ from pathlib import Path
 
 from report.evaluation import FIRST_TRY, SUCCESS
 from report.html import table
-from report.metrics import Record
+from report.metrics import Record, read_object
 
 FLOORS = "floors.json"
 COLUMNS = {
@@ -26,9 +26,7 @@ Floors = Mapping[str, Sequence[Record]]  # variant to rows of baseline, descript
 
 def read_floors(folder: Path) -> dict[str, list[Record]]:
     """A run's floors; empty where it has none, as older runs and environments without baselines."""
-    file = folder / FLOORS
-    found: dict[str, list[Record]] = json.loads(file.read_text()) if file.is_file() else {}
-    return found
+    return read_object(folder / FLOORS)
 
 
 def best(rows: Sequence[Record], measure: str) -> Record | None:

@@ -20,6 +20,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from configs.load import ConfigError
+
 METRICS, EPISODES, OUTCOMES = "metrics.jsonl", "episodes.jsonl", "outcomes.jsonl"
 BY_ENGINE = ("engine_idle", "paused_seconds")  # lists, each number a scalar of TensorBoard's
 Record = dict[str, Any]  # a JSON object
@@ -117,7 +119,7 @@ def read(folder: str | Path) -> list[Record]:
     """All records of a run folder; none when there is no file yet.
 
     Raises:
-        ValueError: a line other than the last is not JSON.
+        ConfigError: a line is no JSON object, but for half of a last one.
     """
     return read_lines(Path(folder) / METRICS)
 
@@ -140,12 +142,32 @@ def read_lines(file: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{file}, line {number}, is not a JSON object: {error}") from error
+            raise ConfigError(f"{file}, line {number}, is not a JSON object: {error}") from error
+        if not isinstance(record, dict):
+            raise ConfigError(f"{file}, line {number}, is not a JSON object: {str(record)[:80]}")
+        records.append(record)
     return records
+
+
+def read_object(file: Path) -> Record:
+    """A file with one JSON object; empty when it is not there.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{file} is not a JSON object: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{file} is not a JSON object: {str(found)[:80]}")
+    return found
 
 
 def plain(value: object) -> Any:

@@ -201,7 +201,7 @@ def _decodings(stages: dict[str, dict[str, Record]]) -> str:
         name = plots.stage_name(stage, {"": r})
         row = [escape(variant), f'<span class="{stage}">{name}</span>']
         row += [
-            f"{_percent(d.get('success'))} {_interval(d.get('interval'))}"
+            f"{_percent(d.get('success'))} {_interval(d.get('interval'))} {_count(d)}"
             for d in (greedy, sampled)
         ]
         rows.append([*row, *(_percent(passes.get(str(k))) for k in ks)])
@@ -210,9 +210,19 @@ def _decodings(stages: dict[str, dict[str, Record]]) -> str:
     note = (
         f"Greedy: the likeliest answer, which success above is about{tries}. Sampled: one answer "
         "at the evaluation's temperature. pass@k: at least one of k sampled answers solves the "
-        "question (unbiased, Chen et al. 2021)."
+        "question (unbiased, Chen et al. 2021). n: answers to distinct questions; those of "
+        "samples and pass@k are the first ones alone."
     )
     return f'{table(head, rows)}\n<p class="faint">{note}</p>'
+
+
+def _count(decoding: Record) -> str:
+    """'n = 256 of 64': answers, of so many distinct questions where that is recorded."""
+    n, questions = decoding.get("n"), decoding.get("questions")
+    if n is None:
+        return ""
+    of = "" if questions is None else f" of {questions}"
+    return f'<span class="faint">n = {n}{of}</span>'
 
 
 def _recognition(record: Record | None) -> float | None:

@@ -105,6 +105,11 @@ def _shade(axes: Axes, phases: list[Span], unit: float) -> None:
             )
 
 
+def plain(name: str) -> str:
+    """A name as text of a picture: between two dollar signs matplotlib reads formulas."""
+    return name.replace("$", r"\$")
+
+
 def _success(axes: Axes, records: list[Record], variants: list[str], unit: float) -> None:
     """Success over time: evaluations of each variant, and the training episodes of PPO."""
     evaluated = [headline(r) for r in records if r["kind"] == "eval"]
@@ -142,7 +147,9 @@ def _evaluated(
         color = COLORS[r["stage"]]
         axes.errorbar(x, y, _error(one), color=color, zorder=4, clip_on=False, **mark)
     first = ", first answer" if any(one.several for one in shown) else ""
-    return Line2D([], [], marker=marker, ms=5.5, label=f"evaluation: {variant}{first}", **style)
+    return Line2D(
+        [], [], marker=marker, ms=5.5, label=f"evaluation: {plain(variant)}{first}", **style
+    )
 
 
 def _trained(axes: Axes, records: list[Record], variants: list[str], unit: float) -> list[Line2D]:
@@ -189,7 +196,9 @@ def _recognition(
         return []
     x, y = zip(*sorted(points), strict=True)
     axes.plot(x, y, **style)
-    return [Line2D([], [], label=f"recognition (line: {variants[0]}, markers as above)", **style)]
+    return [
+        Line2D([], [], label=f"recognition (line: {plain(variants[0])}, markers as above)", **style)
+    ]
 
 
 def _learning(axes: Axes, records: list[Record], unit: float) -> None:
@@ -259,7 +268,9 @@ def _bars(
         mine = [found[variant] for found in shown.values() if variant in found]
         counts = dict.fromkeys(episodes_of(one, questions) for one in mine)
         several = "\nat the first answer" if any(one.several for one in mine) else ""
-        labels.append(f"{variant}{several}\nn = {', '.join(counts)}".replace(" of ", "\nof "))
+        labels.append(
+            f"{plain(variant)}{several}\nn = {', '.join(counts)}".replace(" of ", "\nof ")
+        )
     axes.set_yticks(range(len(variants)), labels)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -305,7 +316,7 @@ def _floors(
             value = 100 * floor["metrics"][measure]
             reach = max(reach, value)
             axes.plot([value, value], [i - 0.46, i + 0.46], color=FLOOR, **FLOOR_LINE)
-            text = f" {floor['baseline']}"
+            text = f" {plain(floor['baseline'])}"
             side = "right" if value > 0.6 * reach else "left"
             axes.text(value, i - 0.47, text, ha=side, va="bottom", fontsize=6.5, color=FAINT)
     axes.set_xlim(0, reach * 1.13)

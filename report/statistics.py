@@ -211,7 +211,7 @@ def over_seeds(
         half = t975(n - 1) * error
         interval = (max(bounds[0], mean - half), min(bounds[1], mean + half))
         if n >= MIN_SEEDS:
-            p = 1.0 - _central(abs(mean) / error, n - 1)
+            p = max(0.0, 1.0 - _central(abs(mean) / error, n - 1))  # rounding may leave -2e-16
     return OverSeeds(mean, min(values), max(values), n, interval, p)
 
 

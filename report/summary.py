@@ -5,16 +5,17 @@ Input: a run folder, complete or not; output: one dictionary.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from safetensors import safe_open
 
+from configs.load import ConfigError
+from configs.text import one_line
 from report.evaluation import questions_name, with_intervals
 from report.floors import read_floors
-from report.metrics import Record, is_incident, outcomes, read
+from report.metrics import Record, is_incident, outcomes, read, read_object
 
 STAGES = ("start", "sft", "ppo")
 COUNTED = ("sft", "ppo")  # phases that may hold others
@@ -73,9 +74,21 @@ def read_evaluated(folder: Path) -> list[Record]:
 
 
 def load_config(folder: Path) -> Record:
-    """The run's resolved configuration as plain values; empty when it is not there."""
+    """The run's resolved configuration as plain values; empty when it is not there.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
     file = folder / "config.yaml"
-    return (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        config = yaml.safe_load(file.read_bytes()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not YAML: {one_line(error, None)}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{file}: must hold keys and values")
+    return config
 
 
 def stages(records: list[Record]) -> dict[str, dict[str, Record]]:
@@ -139,8 +152,7 @@ def seconds(phases: list[Span]) -> dict[str, float]:
 
 def ended(folder: Path) -> dict[str, str]:
     """How the driver says that the run ended; a killed driver says nothing."""
-    file = folder / "status.json"
-    end = json.loads(file.read_text()) if file.is_file() else {}
+    end = read_object(folder / "status.json")
     return {"status": end.get("status", "interrupted"), "cause": end.get("cause", "")}
 
 

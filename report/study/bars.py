@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 
 from report.evaluation import FIRST_TRY, SUCCESS, WITHIN
 from report.metrics import Record
-from report.plots import COLORS, FAINT, INK
+from report.plots import COLORS, FAINT, INK, plain
 from report.statistics import over_seeds
 from report.study.panels import KIND_COLORS, TRAINED, distribution, name_left, name_panel
 from report.study.points import Point, interval, mean, pooled
@@ -22,18 +22,18 @@ def bars(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> list[Re
     one = axes[0]
     rows: list[Record] = []
     arms = study.of_kind(*TRAINED)
-    shown: list[tuple[str, str, Arm | None]] = [("start", KIND_COLORS["start"], None)]
-    shown += [(arm.name, KIND_COLORS[arm.kind], arm) for arm in arms]
+    shown = [(name, KIND_COLORS["start"]) for name in study.starts]
+    shown += [(arm.name, KIND_COLORS[arm.kind]) for arm in arms]
     ordered = [*study.inside, *study.outside]
     thick = 0.84 / len(shown)
-    for j, (name, color, arm) in enumerate(shown):
-        again = sum(c == color for _, c, _ in shown[:j])
+    for j, (name, color) in enumerate(shown):
+        again = sum(c == color for _, c in shown[:j])
         pale = _pale(color, 0.35 * min(again, 2))
         for i, variant in enumerate(ordered):
-            points = study.ends(arm.name if arm else None, variant)
+            points = study.ends(name, variant)
             if points:
                 at = i + (j - (len(shown) - 1) / 2) * thick
-                label = None if any(row["arm"] == name for row in rows) else name
+                label = None if any(row["arm"] == name for row in rows) else plain(name)
                 rows.append(_bar(one, at, thick, points, pale, label, study.headline(variant)))
                 rows[-1] |= {"arm": name, "variant": variant}
     border = len(study.inside) - 0.5
@@ -41,7 +41,7 @@ def bars(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> list[Re
         one.axvline(border, color=FAINT, lw=0.8, dashes=(3, 3))
     several = {v for v in ordered if study.headline(v) == FIRST_TRY}
     first = {v: "\nat the first answer" if v in several else "" for v in ordered}
-    labels = [f"{v}\n{distribution(study, v)}{first[v]}" for v in ordered]
+    labels = [f"{plain(v)}\n{distribution(study, v)}{first[v]}" for v in ordered]
     if several:
         one.bar(0, 0, fill=False, ec=FAINT, lw=0.8, label=f"outline: {WITHIN}")
     one.set_xticks(range(len(ordered)), labels, fontsize=9 if len(ordered) < 6 else 7.5)

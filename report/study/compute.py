@@ -47,10 +47,17 @@ class Spent:
 
 
 def along(run: Path) -> Iterator[tuple[Record, Spent]]:
-    """A run's records with what it had spent by then; what its model had cost is left out."""
+    """A run's records with what it had spent by then; what its model had cost is left out.
+
+    Raises:
+        ConfigError: a file of the run is damaged.
+    """
     cfg = load_config(run)
     if not cfg:  # not begun
         return
+    for section in ("model", "env", "sft", "ppo"):
+        if not isinstance(cfg.get(section), dict):
+            raise ConfigError(f"{run / 'config.yaml'}: {section} is missing; a run writes it whole")
     size, parameters = _size(run, cfg)
     reread = flops.REREAD.get(str(cfg["env"]["id"]).rpartition(":")[2], math.nan)
     total, step = Spent(), 0

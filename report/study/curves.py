@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from report.evaluation import WITHIN
 from report.metrics import Record
-from report.plots import FAINT
+from report.plots import FAINT, plain
 from report.study.panels import (
     TRAINED,
     Step,
@@ -29,11 +28,15 @@ def compute(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> list
     """Success against compute."""
     arms = study.of_kind(*TRAINED)
     rows = curves(study, axes, variants, arms, lambda p: p.flops, "flops", study.lead)
+    formula = {
+        (arm.name, variant, step.phase, step.step): step.x
+        for arm in arms
+        for variant in variants
+        for step in along(study, arm, variant, lambda p: p.flops_formula, study.lead)
+    }
     for row in rows:
-        place = (row["arm"], row["phase"], row["step"])
-        spent = [p.flops_formula for p in study.points if (p.arm, p.phase, p.step) == place]
-        known = [value for value in spent if value is not None]
-        row["flops_formula"] = float(np.mean(known)) if known else None
+        place = (row["arm"], row["variant"], row["phase"], row["step"])
+        row["flops_formula"] = formula.get(place)
     share_axes(axes, "compute since the initial model, FLOPs")
     for one in axes:  # the usual "1e10" at the axis' end would cover its label
         one.xaxis.set_major_locator(MaxNLocator(4))
@@ -75,7 +78,7 @@ def frontier(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> lis
     arms = study.of_kind(*TRAINED)
     name = f"success_on_{reference}"
     rows = curves(study, axes, variants, arms, in_distribution, name, study.lead, end=True)
-    share_axes(axes, f"episodes of {reference} solved, %", "episodes of the panel solved, %")
+    share_axes(axes, f"episodes of {plain(reference)} solved, %", "episodes of the panel solved, %")
     return rows
 
 
@@ -83,7 +86,7 @@ def sharpness(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> li
     """Sampled success against greedy success, along training."""
 
     def greedy(p: Point) -> float | None:
-        return 100 * p.success if p.decoding == "greedy" and p.samples else None
+        return None if p.greedy is None or not p.samples else 100 * p.greedy
 
     def sampled(p: Point) -> float | None:
         return p.sampled
@@ -122,7 +125,9 @@ def sweep(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> list[R
     arms = study.of_kind("sft")
 
     def steps(p: Point) -> float | None:
-        return None if p.phase == "ppo" else float(p.step) + _before(study, study.arm(p.arm))
+        return (
+            None if p.phase == "ppo" else float(p.step) + _before(study, study.arm(p.arm), p.seed)
+        )
 
     rows = curves(study, axes, variants, arms, steps, "sft_step", study.lead)
     if len({(r["arm"], r["step"]) for r in rows}) < 3:
@@ -137,20 +142,20 @@ def sweep(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> list[R
     return rows
 
 
-def _before(study: Study, arm: Arm) -> float:
-    """SFT steps of the arms that an arm begins with."""
+def _before(study: Study, arm: Arm, seed: int) -> float:
+    """SFT steps of the arms that an arm begins with; `match` gives each seed its own number."""
     if arm.source is None or study.arm(arm.source).kind != "sft":
         return 0.0
     source = study.arm(arm.source)
-    done = max((p.step for p in study.points if p.arm == source.name), default=0)
-    return (arm.at or done) + _before(study, source)
+    mine = (p.step for p in study.points if (p.arm, p.seed) == (source.name, seed))
+    return (arm.at or max(mine, default=0)) + _before(study, source, seed)
 
 
 def forgetting(study: Study, axes: Sequence[Axes], variants: Sequence[str]) -> list[Record]:
     """Success against the start, by KL to the start."""
 
     def change(p: Point) -> float | None:
-        start = study.start(p.seed, p.variant)
+        start = study.start(p.arm, p.seed, p.variant)
         return study.lead(p) - study.lead(start) if start else None
 
     arms = study.of_kind(*TRAINED)

@@ -69,17 +69,19 @@ def draw(study: Study, drawing: Drawing, file: Path) -> list[Record]:
 
 def played(study: Study) -> str:
     """How much stands behind a figure: training seeds, episodes and distinct questions."""
-    if not study.points:
+    pretrained = {arm.name for arm in study.of_kind("pretrain")}  # no figure has them
+    points = [p for p in study.points if p.arm not in pretrained]
+    if not points:
         return ""
-    decodings = " and ".join(sorted({p.decoding for p in study.points}))
-    several = [p for p in study.points if p.samples and p.decoding == "greedy"]
+    decodings = " and ".join(sorted({p.decoding for p in points}))
+    several = [p for p in points if p.samples and p.decoding == "greedy"]
     answers = {tally.rows for p in several for tally in p.samples.values()}
     some = {len(p.samples) for p in several}
     sampled = f", and {_span(answers)} sampled ones to {_span(some)} of them" if answers else ""
     return (
         f"n = {len(study.seeds)} training seeds; an evaluation has "
-        f"{_span({p.rows for p in study.points})} episodes of "
-        f"{_span({len(p.measures['success']) for p in study.points})} distinct {study.questions}, "
+        f"{_span({p.rows for p in points})} episodes of "
+        f"{_span({len(p.measures['success']) for p in points})} distinct {study.questions}, "
         f"{decodings} answers{sampled}."
     )
 

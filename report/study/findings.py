@@ -7,10 +7,10 @@ study named before it began, are tested over training seeds; all others hold for
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from configs.primary import MIN_SEEDS, START, Primary
+from configs.primary import FIRST_TRY, MIN_SEEDS, START, Primary, differing
 from report.metrics import Record
 from report.statistics import OverSeeds, holm, mcnemar, over_seeds, paired_interval
 from report.study.points import Point
@@ -180,22 +180,24 @@ class Claim:
     """A sentence of the literature, and the comparisons that bear on it.
 
     expected: 'higher' or 'lower', what the sentence says of first against second.
+    left_out: variants that are another task in one arm than in the other, and why.
     """
 
     text: str
     expected: str
     comparisons: list[Comparison]
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Findings:
     """A study's comparisons; a claim's are among the primary ones or exploratory.
 
-    waiting: primary comparisons whose arms have not finished.
+    waiting: primary comparisons that are not measured, and why: mostly 'not finished'.
     """
 
     primary: list[Comparison]
-    waiting: list[Primary]
+    waiting: dict[Primary, str]
     claims: list[Claim]
 
     @property
@@ -208,12 +210,13 @@ class Findings:
 def findings(study: Study) -> Findings:
     """All primary comparisons, and all claims that the study's arms bear on.
 
-    Claims are about the measure of the first primary comparison, or each variant's headline.
+    Claims are about the measure of the first primary comparison, or each variant's headline; about
+    the first answer where the arms have different numbers of tries.
     Holm's correction is over all primary comparisons that were named, measured or not, and apart
     from that over all exploratory ones.
     """
     compared = {
-        p: _compare(study, p.arm, p.against, p.variant, p.measure, True) for p in study.primary
+        p: None if _differing(study, p) else _compare(study, p, primary=True) for p in study.primary
     }
     primary = {p: c for p, c in compared.items() if c is not None}
     corrected = holm([1.0 if c is None or c.p is None else c.p for c in compared.values()])
@@ -227,19 +230,44 @@ def findings(study: Study) -> Findings:
     }
     drafts: list[Claim] = []
     for text, expected, first, second, variants in _sentences(study):
-        pairs = (Primary(first, second, variant, measures[variant]) for variant in variants)
-        group = [
-            decided.get(p) or _compare(study, p.arm, p.against, p.variant, p.measure, False)
-            for p in pairs
-        ]
-        drafts.append(Claim(text, expected, [c for c in group if c is not None]))
-    waiting = [p for p in study.primary if p not in primary]
+        claim = Claim(text, expected, [])
+        for variant in variants:
+            pair = _comparable(study, Primary(first, second, variant, measures[variant]))
+            found = decided.get(pair) or _compare(study, pair, primary=False)
+            if found is not None and (why := _differing(study, pair)):
+                claim.left_out[variant] = why
+            elif found is not None:
+                claim.comparisons.append(found)
+        drafts.append(claim)
+    waiting = {p: _why_not(study, p) for p in study.primary if p not in primary}
     return Findings(list(decided.values()), waiting, _corrected(drafts))
+
+
+def _differing(study: Study, pair: Primary) -> str:
+    """Why a measure is not of one task on both sides; empty where it is."""
+    other = study.origin(pair.arm) if pair.against == START else pair.against
+    sides = (study.plays(arm, pair.variant) for arm in (pair.arm, other))
+    keys = differing(*sides, pair.measure)
+    return f"another task on each side: {', '.join(keys)} differ" if keys else ""
+
+
+def _comparable(study: Study, pair: Primary) -> Primary:
+    """The comparison, by the first answer where nothing but the number of tries differs."""
+    first = replace(pair, measure=FIRST_TRY)
+    return first if _differing(study, pair) and not _differing(study, first) else pair
+
+
+def _why_not(study: Study, pair: Primary) -> str:
+    """Why a primary comparison is not measured."""
+    arms = {pair.arm, study.origin(pair.arm) if pair.against == START else pair.against}
+    if not {(arm, seed) for arm in arms for seed in study.seeds} <= study.finished:
+        return "not finished"
+    return _differing(study, pair) or f"never measured: {pair.measure} of both on {pair.variant}"
 
 
 def _corrected(claims: Iterable[Claim]) -> list[Claim]:
     """Claims that have comparisons, the exploratory ones of all of them corrected together."""
-    kept = [claim for claim in claims if claim.comparisons]
+    kept = [claim for claim in claims if claim.comparisons or claim.left_out]
     exploratory = [c for claim in kept for c in claim.comparisons if not c.primary]
     corrected = iter(holm([c.p_questions for c in exploratory]))
     return [
@@ -282,10 +310,9 @@ def _sentences(study: Study) -> Iterator[tuple[str, str, str, str, list[str]]]:
             yield text, "lower", other.name, rl.name, outside
 
 
-def _compare(
-    study: Study, first: str, second: str, variant: str, measure: str, primary: bool
-) -> Comparison | None:
+def _compare(study: Study, pair: Primary, primary: bool) -> Comparison | None:
     """Over the seeds that both arms have finished, on the questions that all of them answered."""
+    first, second, variant, measure = pair.arm, pair.against, pair.variant, pair.measure
     both = [
         (one, other)
         for seed in study.seeds
@@ -340,9 +367,13 @@ def _flops(points: Iterable[Point]) -> float | None:
 def _point(study: Study, name: str, seed: int, variant: str, rival: str) -> Point | None:
     """An arm's end; where its rival begins with an earlier step of it, that step."""
     if name == START:
-        return study.start(seed, variant)
+        return study.start(rival, seed, variant)
     later: Arm | None = None if rival == START else study.arm(rival)
     if later is not None and later.source == name and later.at is not None:
         steps = study.at(name, seed, variant)
-        return next((p for p in steps if (p.phase, p.step) == ("sft", later.at)), None)
+        if at := [p for p in steps if (p.phase, p.step) == ("sft", later.at)]:
+            return at[0]
+        # Not evaluated there: the rival's first evaluation is of the same model.
+        begun = [p for p in study.at(rival, seed, variant) if p.phase == "start"]
+        return replace(begun[0], arm=name, phase="sft", step=later.at) if begun else None
     return study.last(name, seed, variant)

@@ -77,6 +77,10 @@ def _page(study: Study, found: Findings, place: Path) -> str:
         f'<p class="lead">{_model_note(study)}</p>',
         f"<p>{escape(played(study))}</p>",
         f"<p>Not finished: {names}. They stand in curves and in no comparison.</p>" * bool(names),
+        *(
+            f'<p class="failed">{escape(f"Left out: {n}. {why}")}</p>'
+            for n, why in study.damaged.items()
+        ),
         section("Primary comparisons", verdicts.primary(study, found)),
         section("What the literature says, and what these runs show", verdicts.claims(found)),
         *(section(d.title, _figure(study, d, place)) for d in FIGURES),

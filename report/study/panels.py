@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 
 from report.evaluation import FIRST_TRY
 from report.metrics import Record
-from report.plots import COLORS, INK, MARKERS
+from report.plots import COLORS, INK, MARKERS, plain
 from report.statistics import over_seeds
-from report.study.points import Point
+from report.study.points import ORDER, Point
 from report.study.results import Arm, Study
 
 KIND_COLORS = {
@@ -60,19 +60,26 @@ def distribution(study: Study, variant: str) -> str:
 def name_panel(study: Study, one: Axes, variant: str, counted: str = "at the first answer") -> None:
     """Title a panel with its variant and distribution; with several tries, with what counts."""
     solved = f", {counted}" if study.headline(variant) == FIRST_TRY else ""
-    one.set_title(f"{variant}\n({distribution(study, variant)}{solved})", fontsize=9.5)
+    one.set_title(f"{plain(variant)}\n({distribution(study, variant)}{solved})", fontsize=9.5)
 
 
 def along(study: Study, arm: Arm, variant: str, x: Value, y: Value) -> list[Step]:
-    """An arm's steps in order of training; a point without x or y is left out."""
-    steps: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    """An arm's steps in order of training; a point without x or y is left out.
+
+    The ends of all seeds are one step, also where `match` gave each its own number of steps.
+    """
+    ends = [p for seed in study.seeds if (p := study.last(arm.name, seed, variant))]
+    end = round(sum(p.step for p in ends) / len(ends)) if ends else 0
+    last = {(p.seed, p.phase, p.step) for p in ends}
+    steps: dict[tuple[int, int, str], list[tuple[float, float]]] = {}
     for p in study.points:
         if (p.arm, p.variant) == (arm.name, variant):
             at, value = x(p), y(p)
             if at is not None and value is not None:
-                steps.setdefault((p.phase, p.step), []).append((at, value))
+                step = end if (p.seed, p.phase, p.step) in last else p.step
+                steps.setdefault((ORDER.get(p.phase, 3), step, p.phase), []).append((at, value))
     found = []
-    for (phase, step), pairs in steps.items():
+    for (_, step, phase), pairs in sorted(steps.items()):
         spread = over_seeds([value for _, value in pairs])
         at = float(np.mean([at for at, _ in pairs]))
         found.append(Step(at, spread.mean, spread.low, spread.high, spread.n, phase, step))
@@ -108,7 +115,7 @@ def curves(
             line = along(study, arm, variant, x, y)
             if len(line) < 2:
                 continue
-            _line(one, line, arm_style(study, arm), arm.name, end)
+            _line(one, line, arm_style(study, arm), plain(arm.name), end)
             side = {"arm": arm.name, "variant": variant}
             side |= {"distribution": distribution(study, variant).split()[0]}
             rows += [side | _row(step, name) for step in line]
@@ -122,9 +129,9 @@ def _line(one: Axes, line: Sequence[Step], style: Record, label: str, end: bool)
         for values in zip(*((step.low, step.mean, step.high) for step in line), strict=True)
     )
     one.fill_between(at, low, high, color=style["color"], alpha=0.14, lw=0)
-    one.plot(at, mean, label=label, lw=1.8, ms=5, mec="white", mew=0.7, **style)
+    one.plot(at, mean, label=label, lw=1.8, ms=5, mec="white", mew=0.7, clip_on=False, **style)
     if end:
-        mark = {"color": style["color"], "marker": style["marker"]}
+        mark = {"color": style["color"], "marker": style["marker"], "clip_on": False}
         one.plot(at[-1:], mean[-1:], ms=10, mec="white", zorder=4, **mark)
 
 

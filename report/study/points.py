@@ -88,6 +88,19 @@ class Point:
         return mean(self.measures.get(measure, {}))
 
     @property
+    def greedy(self) -> float | None:
+        """Success of greedy answers, where there are samples on their questions, weighed as they.
+
+        None where nothing was played greedily.
+        """
+        if self.decoding != "greedy" or not self.samples:
+            return self.success if self.decoding == "greedy" else None
+        own = self.measures["success"]
+        return mean(
+            {q: Tally(own[q].mean * t.rows, t.rows) for q, t in self.samples.items() if q in own}
+        )
+
+    @property
     def sampled(self) -> float | None:
         """The share of sampled answers that solve; None where all was greedy."""
         return mean(self.samples)

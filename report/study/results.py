@@ -6,13 +6,18 @@ as it goes.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
 from configs.load import ConfigError
-from configs.primary import MEASURES, Primary, parse_primary
+from configs.primary import MEASURES, START, TRAINING_ALONE, Primary, evaluated, parse_primary
 from configs.study import PRETRAIN
 from configs.text import one_line
 from report.evaluation import FIRST_TRY, SUCCESS, questions_name
@@ -22,6 +27,7 @@ from report.study.compute import before
 from report.study.points import KS, Point, interval, passes, read_points
 from report.summary import ended, load_config, parameters
 
+Found = TypeVar("Found")
 KINDS = ("pretrain", "start", "sft", "rl", "rl_without_sft", "rl_overfit", "not begun")
 # Settings that change no rule and no picture.
 SAME_RULE = {"hands", "require_face", "verify_iter", "feedback"}
@@ -50,6 +56,7 @@ class Study:
     configs: of each arm's first run that was begun, empty before that.
     finished: arm and training seed of the runs that have ended as planned.
     floors: by arm, of its first run that has them.
+    damaged: runs that cannot be read, and why; nothing of them is in points.
     """
 
     name: str
@@ -69,6 +76,7 @@ class Study:
     samples: list[Record]
     finished: set[tuple[str, int]]
     floors: dict[str, Floors] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @property
     def questions(self) -> str:
@@ -115,20 +123,59 @@ class Study:
             found = [p for p in found if p.phase != "start"]
         return found[-1] if found else None
 
-    def start(self, seed: int, variant: str) -> Point | None:
-        """The initial model's point, whichever arm of the seed began with it."""
-        pretrained = {arm.name for arm in self.of_kind("pretrain")}
-        first = {a.name for a in self.arms if a.source in {None, *pretrained}} - pretrained
-        found = (p for p in self.points if p.phase == "start" and p.arm in first)
-        return next((p for p in found if (p.seed, p.variant) == (seed, variant)), None)
+    def plays(self, arm: str, variant: str) -> dict[str, object]:
+        """The settings of a variant in an arm's evaluations (`configs.primary.evaluated`)."""
+        config = self.configs.get(arm) or {}
+        env, variants = config.get("env") or {}, (config.get("eval") or {}).get("variants") or {}
+        settings, own = env.get("settings") or {}, variants.get(variant) or {}
+        return evaluated(str(env.get("id", "")), config.get("preset"), settings, own)
 
-    def ends(self, arm: str | None, variant: str) -> list[Point]:
-        """An arm's (None: the initial model's) end of each training seed that has one."""
-        return [
-            p
-            for seed in self.seeds
-            if (p := self.last(arm, seed, variant) if arm else self.start(seed, variant))
-        ]
+    def origin(self, arm: str) -> str:
+        """The arm whose first model is the initial model of this one: it follows pretraining."""
+        source = self.arm(arm).source
+        first = source is None or self.arm(source).kind == "pretrain"
+        return arm if source is None or first else self.origin(source)
+
+    @cached_property
+    def starts(self) -> dict[str, list[str]]:
+        """The initial models, by name: the arms that begin with each and evaluate it alike.
+
+        Mostly one, START. Arms that begin with other models, or play a variant otherwise, have
+        one of their own.
+        """
+        found: dict[str, list[str]] = {}
+        for arm in self.arms:
+            if arm.kind not in ("pretrain", "not begun") and self.origin(arm.name) == arm.name:
+                played = [self._asked(arm.name, variant) for variant in self.variants]
+                model = (self.configs.get(arm.name) or {}).get("model") or {}
+                made = (model.get("path"), model.get("init")) if arm.source is None else arm.at
+                key = json.dumps([arm.source, made, played], sort_keys=True)
+                found.setdefault(key, []).append(arm.name)
+        several = len(found) > 1
+        return {f"{START} of {a[0]}" if several else START: a for a in found.values()}
+
+    def _asked(self, arm: str, variant: str) -> dict[str, object]:
+        played = self.plays(arm, variant).items()
+        return {key: value for key, value in played if key not in TRAINING_ALONE}
+
+    def initial(self, arm: str) -> str | None:
+        """The name in `starts` of an arm's initial model; None where it was not begun."""
+        first = self.origin(arm)
+        return next((name for name, arms in self.starts.items() if first in arms), None)
+
+    def start(self, arm: str, seed: int, variant: str) -> Point | None:
+        """The point of an arm's initial model, of whichever arm of the seed began with it."""
+        return self._started(self.initial(arm), seed, variant)
+
+    def _started(self, start: str | None, seed: int, variant: str) -> Point | None:
+        first = self.starts.get(start or "", ())
+        found = (p for arm in first for p in self.at(arm, seed, variant) if p.phase == "start")
+        return next(found, None)
+
+    def ends(self, name: str, variant: str) -> list[Point]:
+        """An arm's end, or an initial model of `starts`, of each training seed that has one."""
+        of = self._started if name in self.starts else self.last
+        return [p for seed in self.seeds if (p := of(name, seed, variant))]
 
     def arm(self, name: str) -> Arm:
         """The arm of a name."""
@@ -157,7 +204,7 @@ def read_study(folder: str | Path) -> Study:
     evaluation (`RunLog.outcomes`). An `eval` record of metrics.jsonl may carry kl_start.
 
     Raises:
-        ConfigError: study.yaml or a row of outcomes is missing a part.
+        ConfigError: study.yaml cannot be read or is missing a part.
     """
     folder = Path(folder)
     said = _definition(folder)
@@ -167,10 +214,10 @@ def read_study(folder: str | Path) -> Study:
     variants: dict[str, Record] = {}
     for config in configs.values():
         variants |= (config.get("eval") or {}).get("variants") or {}
-    points, samples, finished = _runs(folder, arms, seeds, configs)
+    points, samples, finished, damaged = _runs(folder, arms, seeds, configs)
     first = next((config for config in configs.values() if config), {})
     path = (first.get("model") or {}).get("path")
-    sizes = (_size(run_folder(folder, a, s)) for a in configs for s in seeds)
+    sizes = (_of_some_run(folder, arm, seeds, _size) for arm in configs)
     return Study(
         name=folder.name,
         folder=folder,
@@ -189,34 +236,48 @@ def read_study(folder: str | Path) -> Study:
         samples=samples,
         finished=finished,
         floors=_floors(folder, list(configs), seeds),
+        damaged=damaged,
     )
 
 
 def _runs(
     folder: Path, arms: list[Arm], seeds: list[int], configs: dict[str, Record]
-) -> tuple[list[Point], list[Record], set[tuple[str, int]]]:
-    """Points and sample episodes of all runs, and which of them have finished."""
+) -> tuple[list[Point], list[Record], set[tuple[str, int]], dict[str, str]]:
+    """Points and sample episodes of all runs, which have finished, and which cannot be read."""
     sources = {arm.name: (arm.source, arm.at) for arm in arms}
     points: list[Point] = []
     samples: list[Record] = []
-    finished = set()
+    finished, damaged = set[tuple[str, int]](), dict[str, str]()
     for arm, seed in ((arm.name, seed) for arm in arms for seed in seeds):
         run = run_folder(folder, arm, seed)
+        temperature = (configs[arm].get("eval") or {}).get("temperature", 1.0)
         if not (run / OUTCOMES).is_file():
             continue
-        if ended(run)["status"] == "finished":
+        try:
+            load_config(run)
+            spent, status = before(folder, sources, arm, seed), ended(run)["status"]
+            mine, played = read_points(run, arm, seed, spent, temperature), episodes(run)
+        except ConfigError as error:
+            damaged[f"{arm}, seed {seed}"] = str(error)
+            continue
+        if status == "finished":
             finished.add((arm, seed))
-        temperature = (configs[arm].get("eval") or {}).get("temperature", 1.0)
-        points += read_points(run, arm, seed, before(folder, sources, arm, seed), temperature)
-        samples += [{"arm": arm, "arm_seed": seed} | e for e in episodes(run)]
-    return points, samples, finished
+        points += mine
+        samples += [{"arm": arm, "arm_seed": seed} | e for e in played]
+    return points, samples, finished, damaged
+
+
+def _of_some_run(folder: Path, arm: str, seeds: list[int], read: Callable[[Path], Found]) -> Found:
+    """What the first of an arm's runs has that has it and can be read; else what none has."""
+    found = read(folder / "nowhere")
+    for seed in seeds:
+        with suppress(ConfigError):  # `_runs` names it
+            found = found or read(run_folder(folder, arm, seed))
+    return found
 
 
 def _floors(folder: Path, arms: list[str], seeds: list[int]) -> dict[str, Floors]:
-    found = {
-        arm: next(filter(None, (read_floors(run_folder(folder, arm, s)) for s in seeds)), {})
-        for arm in arms
-    }
+    found = {arm: _of_some_run(folder, arm, seeds, read_floors) for arm in arms}
     return {arm: floors for arm, floors in found.items() if floors}
 
 
@@ -239,8 +300,8 @@ def _definition(folder: Path) -> Record:
     if not file.is_file():
         raise ConfigError(f"{folder}: holds no study.yaml, so it is no study's folder")
     try:
-        said = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
+        said = yaml.safe_load(file.read_bytes()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not YAML: {one_line(error, None)}") from error
     for key in ("seeds", "arms"):
         if not (isinstance(said, dict) and said.get(key)):
@@ -256,7 +317,7 @@ def _definition(folder: Path) -> Record:
 
 def _config(folder: Path, arm: str, seeds: list[int]) -> Record:
     """The configuration of the first of an arm's runs that was begun; empty without one."""
-    return next(filter(None, (load_config(run_folder(folder, arm, s)) for s in seeds)), {})
+    return _of_some_run(folder, arm, seeds, load_config)
 
 
 def _arms(folder: Path, said: Record, configs: dict[str, Record]) -> list[Arm]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
+from configs.primary import TRIES
 from report.demonstrations_seen import demonstrations_seen
 from report.evaluation import FIRST_TRY, MEASURES, SUCCESS, WITHIN, overlap_words
 from report.floors import floor_table
@@ -17,12 +18,13 @@ from report.study.points import KS, interval, mean, passes, pooled
 from report.study.results import Arm, Study
 from report.study.verdicts import bounds, p_value, signed
 
-Cell = Callable[[Study, str | None, str], str]
+Cell = Callable[[Study, str, str], str]
 
 
-def _arms(study: Study) -> list[str | None]:
-    """The rows of a table: None is the initial model, which a pretraining arm ends with."""
-    return [None, *(arm.name for arm in study.arms if arm.kind not in ("pretrain", "start"))]
+def _arms(study: Study) -> list[str]:
+    """The rows of a table: the initial model, which a pretraining arm ends with, and the arms."""
+    arms = [arm.name for arm in study.arms if arm.kind not in ("pretrain", "start")]
+    return [*study.starts, *arms]
 
 
 def _note(text: str) -> str:
@@ -34,9 +36,10 @@ def ends(study: Study) -> str:
     head = ["arm", "kind", "checkpoint", *(_headed(study, v) for v in study.variants)]
     rows = []
     for name in _arms(study):
-        kind = study.arm(name).kind.replace("_", " ") if name else "the initial model"
+        first = name in study.starts
+        kind = "the initial model" if first else study.arm(name).kind.replace("_", " ")
         cells = [_lead(study, name, v) for v in study.variants]
-        rows.append([escape(name or "start"), kind, escape(_checkpoint(study, name)), *cells])
+        rows.append([escape(name), kind, escape(_checkpoint(study, name)), *cells])
     outside = ", ".join(study.outside) or "none"
     decodings = " and ".join(sorted({p.decoding for p in study.points})) or "no"
     several = any(study.headline(v) == FIRST_TRY for v in study.variants)
@@ -59,27 +62,34 @@ def _headed(study: Study, variant: str) -> str:
     return escape(variant) + first
 
 
-def _lead(study: Study, arm: str | None, variant: str) -> str:
+def _lead(study: Study, arm: str, variant: str) -> str:
     """A variant's headline, and success within all tries where that is another number."""
     measure = study.headline(variant)
     cell, within = _share(study, arm, variant, measure), mean(pooled(study.ends(arm, variant)))
     if measure == SUCCESS or within is None:
         return cell
-    return f'{cell}<br><span class="faint">{100 * within:.1f} {WITHIN}</span>'
+    tries = _tries(study, arm, variant)
+    words = WITHIN if tries is None else f"within {tries} tries"
+    return f'{cell}<br><span class="faint">{100 * within:.1f} {words}</span>'
 
 
-def _checkpoint(study: Study, name: str | None) -> str:
-    if name is None:
+def _tries(study: Study, name: str, variant: str) -> object:
+    """Graded answers an episode on a variant: arms may differ in them, and so in success."""
+    return study.plays(study.starts.get(name, [name])[0], variant).get(TRIES)
+
+
+def _checkpoint(study: Study, name: str) -> str:
+    if name in study.starts:
         return "–"
     places = [p.place for variant in study.variants for p in study.ends(name, variant)]
     return " / ".join(dict.fromkeys(places)) or "not finished"
 
 
-def _success(study: Study, arm: str | None, variant: str) -> str:
+def _success(study: Study, arm: str, variant: str) -> str:
     return _share(study, arm, variant, "success")
 
 
-def _share(study: Study, arm: str | None, variant: str, measure: str) -> str:
+def _share(study: Study, arm: str, variant: str, measure: str) -> str:
     points = [p for p in study.ends(arm, variant) if p.share(measure) is not None]
     if not points:
         return "–"
@@ -104,23 +114,27 @@ def decodings(study: Study) -> str:
         return ""
     head = ["arm", "variant", "greedy, %", "sampled, %", *(f"pass@{k}, %" for k in KS)]
     rows = []
+    tries = {(n, v): _tries(study, n, v) for n in _arms(study) for v in study.variants}
+    uneven = len(set(tries.values())) > 1
+    head[2:2] = ["tries"] * uneven
     for name in _arms(study):
         for variant in study.variants:
             points = study.ends(name, variant)
             columns: list[list[float | None]] = [
-                [p.success if p.decoding == "greedy" else None for p in points],
+                [p.greedy for p in points],
                 [p.sampled for p in points],
                 *([passes(p).get(k) for p in points] for k in KS),
             ]
             if points:
                 cells = [_mean_of(values) for values in columns]
-                rows.append([escape(name or "start"), escape(variant), *cells])
+                own = [escape(str(tries[name, variant] or "default"))] * uneven
+                rows.append([escape(name), escape(variant), *own, *cells])
     several = any(study.headline(v) == FIRST_TRY for v in study.variants)
     note = (
         f"{f'Success {WITHIN}; m' if several else 'M'}eans over training seeds. "
-        "Greedy: the likeliest answer. Sampled: one answer at the "
-        "evaluation's temperature. pass@k: at least one of k sampled answers solves the question "
-        "(unbiased, Chen et al. 2021); '–' where a question has fewer samples."
+        "Greedy: the likeliest answer, to the questions that have samples. Sampled: one answer at "
+        "the evaluation's temperature. pass@k: at least one of k sampled answers solves the "
+        "question (unbiased, Chen et al. 2021); '–' where a question has fewer samples."
     )
     return table(head, rows) + _note(note)
 
@@ -135,8 +149,7 @@ def accuracy(study: Study) -> str:
     if not any(p.share("per_step_accuracy") is not None for p in study.points):
         return ""
     rows = [
-        [escape(arm or "start"), *(_accuracy(study, arm, v) for v in study.variants)]
-        for arm in _arms(study)
+        [escape(arm), *(_accuracy(study, arm, v) for v in study.variants)] for arm in _arms(study)
     ]
     note = (
         "Percent of answers whose action was right, mean over episodes and training seeds [95 % "
@@ -146,7 +159,7 @@ def accuracy(study: Study) -> str:
     return table(["arm", *(escape(v) for v in study.variants)], rows) + _note(note)
 
 
-def _accuracy(study: Study, arm: str | None, variant: str) -> str:
+def _accuracy(study: Study, arm: str, variant: str) -> str:
     return _share(study, arm, variant, "per_step_accuracy")
 
 
@@ -250,7 +263,10 @@ def beside_published(study: Study) -> str:
             continue
         ours = [
             [name, escape(v), r.measure, model]
-            + [cells[r.measure](study, arm, v) for arm in (None, sft.name, rl.name)]
+            + [
+                cells[r.measure](study, arm, v)
+                for arm in (study.initial(rl.name) or "", sft.name, rl.name)
+            ]
             for v in study.outside
             if published.shift(study, v) == r.shift
             and study.ends(sft.name, v)

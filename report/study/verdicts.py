@@ -18,8 +18,8 @@ def primary(study: Study, found: Findings) -> str:
     items = [f"<li>{_primary(c)}</li>" for c in found.primary]
     items += [
         f"<li>{escape(f'{p.arm} against {p.against}, {p.measure} on {p.variant}')}: "
-        '<b class="faint">not finished</b></li>'
-        for p in found.waiting
+        f'<b class="faint">{escape(why)}</b></li>'
+        for p, why in found.waiting.items()
     ]
     note = (
         "Named before the study began. The test is over training seeds: the difference of each "
@@ -61,6 +61,10 @@ def _claim(claim: Claim) -> str:
             f'<li><b class="{tone}">{escape(word)}</b> on {escape(c.variant)} ({kind})'
             f"{_unequal(c)}: {_numbers(c, f'{c.label}: ')}</li>"
         )
+    parts += [
+        f'<li><b class="faint">not compared</b> on {escape(variant)}: {escape(why)}</li>'
+        for variant, why in claim.left_out.items()
+    ]
     return f"{escape(claim.text)}<ul>{''.join(parts)}</ul>"
 
 

@@ -93,6 +93,12 @@ def test_the_first_questions_are_sampled_several_times():
     assert sampled_requests(settings(sampled_questions=0), "sft", "hard") == []
 
 
+def test_no_question_is_sampled_that_is_not_asked_greedily():
+    cfg = settings(episodes=2, sampled_questions=5, samples=1)
+    greedy = {r.seed for r in greedy_requests(cfg, "sft", "hard")}
+    assert [r.seed for r in sampled_requests(cfg, "sft", "hard")] == sorted(greedy)
+
+
 def test_success_is_that_of_greedy_answers():
     greedy = Played("greedy", [], PLAYED)
     sampled = sampled_of((True, False, False, None))

@@ -116,6 +116,8 @@ def test_sft_that_continues_sft_continues_its_order(tmp_path):
         "longest": {"from": "longer", "set": {"sft.steps": 1}},
         "early": {"from": "sft", "at": 4, "set": {"sft.steps": 20}},
         "ppo": {"from": "sft", "set": {"sft.steps": 0, "ppo.updates": 1}},
+        "again": {"from": "ppo", "set": {"sft.steps": 2}},
+        "back": {"from": "longer", "set": {"env.settings.face_rule": "any", "sft.steps": 1}},
         "matched": {"from": "sft", "match": "ppo"},
         "after_matched": {"from": "matched", "set": {"sft.steps": 3}},
     }
@@ -132,6 +134,8 @@ def test_sft_that_continues_sft_continues_its_order(tmp_path):
         "longest": 180,
         "early": 24,
         "ppo": 0,
+        "again": 60,  # PPO took no demonstration
+        "back": 30,  # those of `other`
         "matched": 60,
         "after_matched": 60,  # nobody knows the steps of `matched` yet
     }
@@ -163,3 +167,80 @@ def test_what_can_never_be_decided(tmp_path, change, words):
     good = values | {"arms": {"a": {}, "b": {}}, "seeds": [0, 1, 2]}
     good["primary"] = [{"arm": "b", "against": "start", "variant": "train"}]
     assert len(study(tmp_path, yaml.safe_dump(good)).primary) == 1
+
+
+TWO = "base: gp_l_debug\nseeds: [0, 1, 2]\n"
+
+
+@pytest.mark.parametrize(
+    ("arms", "primary", "words"),
+    [
+        (
+            "{a: {set: {env.settings.verify_iter: 5}}, b: {}}",
+            "{arm: a, against: b, variant: train}",
+            "primary[0].measure=success: on train, arm a plays verify_iter=5 and b verify_iter=2: "
+            "that is not the same task; set eval.variants.train.verify_iter for both, or compare "
+            "by first_try",
+        ),
+        (
+            "{a: {set: {env.settings.verify_iter: 5}}, b: {}}",
+            "{arm: a, against: b, variant: train, measure: first_try}",
+            None,
+        ),
+        (
+            "{a: {set: {env.settings.verify_iter: 5, eval.variants.train.verify_iter: 2}}, b: {}}",
+            "{arm: a, against: b, variant: train}",
+            None,
+        ),
+        (
+            "{a: {}, b: {from: a, set: {env.settings.face_rule: ranks}}}",
+            "{arm: b, against: a, variant: train, measure: first_try}",
+            "on train, arm b plays face_rule=ranks and a face_rule=its default",
+        ),
+        (  # the initial model is played by the first arm of the chain
+            "{a: {}, b: {from: a, set: {env.settings.verify_iter: 5}}}",
+            "{arm: b, against: start, variant: train}",
+            "on train, arm b plays verify_iter=5 and a verify_iter=2",
+        ),
+        (
+            "{a: {}, b: {set: {preset: paper_code}}}",
+            "{arm: a, against: b, variant: train}",
+            "arm a plays preset=fixed and b preset=paper_code",
+        ),
+        (
+            "{a: {}, b: {set: {env.id: cardinal/VIRL-v0, env.settings: {}}}}",
+            "{arm: a, against: b, variant: train}",
+            "; compare arms of one environment",
+        ),
+        (
+            "{a: {}, b: {}}",
+            "{arm: a, against: b, variant: train, measure: recognition}",
+            "primary[0].measure=recognition: on train nothing is seen; it needs modality=vision",
+        ),
+        (
+            "{a: {}, b: {}}",
+            "{arm: a, against: start, variant: train, measure: per_step_accuracy}",
+            "cardinal/GeneralPoints-v0 does not measure it; cardinal/VIRL-v0 does",
+        ),
+        (
+            "{a: {}, b: {set: {env.settings.rewards: {solved: 1}}}}",
+            "{arm: a, against: b, variant: train}",
+            None,
+        ),
+    ],
+)
+def test_a_comparison_is_of_one_task(tmp_path, arms, primary, words):
+    text = f"{TWO}arms: {arms}\nprimary: [{primary}]\n"
+    if words is None:
+        assert len(study(tmp_path, text).primary) == 1
+        return
+    with pytest.raises(ConfigError) as error:
+        study(tmp_path, text)
+    assert words in str(error.value)
+
+
+def test_a_measure_that_its_environment_has_is_taken(tmp_path):
+    head = "base: virl_vl\nseeds: [0, 1, 2]\narms: {a: {}, b: {}}\n"
+    for measure in ("recognition", "per_step_accuracy"):
+        named = f"primary: [{{arm: a, against: b, variant: train, measure: {measure}}}]\n"
+        assert study(tmp_path, head + named).primary[0].measure == measure

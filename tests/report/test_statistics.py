@@ -261,3 +261,13 @@ def test_holm_by_hand() -> None:
 )
 def test_few_clusters_have_wide_intervals(totals, rows, low, high):
     assert clustered(totals, [rows] * len(totals)) == pytest.approx((low, high), abs=6e-4)
+
+
+@pytest.mark.parametrize("n", [15, 25, 27, 28, 31])
+def test_no_p_is_below_0(n: int) -> None:
+    """Rounding left −2e-16 of these."""
+    for ratio in (20, 50, 100):
+        half = (n - 1) ** 0.5 / ratio
+        p = over_seeds([1 + half * (-1) ** k for k in range(n)]).p
+        assert p is not None
+        assert p >= 0

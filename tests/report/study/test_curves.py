@@ -68,7 +68,7 @@ def test_sharpness_is_sampled_success_against_greedy_success(
     figure, rows = drawn(monkeypatch, study, "sharpness")
     row = next(r for r in rows if (r["step"], r["variant"]) == (400, "train"))
     points = [p for p in study.points if (p.step, p.variant) == (400, "train")]
-    assert row["greedy"] == pytest.approx(100 * np.mean([p.success for p in points]))
+    assert row["greedy"] == pytest.approx(100 * np.mean([p.greedy for p in points]))
     assert row["mean"] == pytest.approx(np.mean([p.sampled for p in points]))
     (caption,) = [figure.get_suptitle().replace("\n", " ")]
     assert (
@@ -107,16 +107,17 @@ def test_the_frontier_needs_a_variant_in_distribution_and_pairs_by_checkpoint() 
 
 
 def test_sharpness_is_of_checkpoints_with_both_decodings() -> None:
-    few = {"q": Tally(1.0, 4)}
+    few = {f"q{i}": Tally(0.4, 4) for i in range(10)}
+    most = {f"q{i}": Tally(3.0, 4) for i in range(10)}
     points = [
         point("sft", "start", 0, 0.1, samples=few),
         point("sft", "sft", 4, 0.3),
-        point("sft", "sft", 8, 0.6, samples={"q": Tally(3.0, 4)}),
+        point("sft", "sft", 8, 0.6, samples=most),
         point("sft", "sft", 9, 0.7, samples=few, decoding="sampled"),
     ]
     (axes,) = panels(1)
     rows = curves.sharpness(study_of(points, SFT), [axes], ["in"])
-    assert [(r["greedy"], r["mean"]) for r in rows] == [(10, 0.25), (60, 0.75)]
+    assert [(r["greedy"], r["mean"]) for r in rows] == [(10, 0.1), (60, 0.75)]
     assert axes.get_xlim() == axes.get_ylim()  # the diagonal is one
 
 
@@ -176,3 +177,21 @@ def test_forgetting_is_success_minus_the_starts_by_kl() -> None:
     rows = curves.forgetting(study_of(points, SFT), [axes], ["in"])
     assert [(r["kl_start"], r["mean"]) for r in rows] == [(0, 0), (0.3, pytest.approx(-0.3))]
     assert axes.get_ylim()[0] < -20
+
+
+def test_sharpness_compares_the_same_questions() -> None:
+    """Samples are of the first questions; greedy answers to the others say nothing about them."""
+    samples = {"q0": Tally(1.0, 4), "q9": Tally(2.0, 8)}  # of which q0 alone is solved greedily
+    points = [point("sft", p, s, 0.6, samples=samples) for p, s in (("start", 0), ("sft", 4))]
+    rows = curves.sharpness(study_of(points, SFT), panels(1), ["in"])
+    assert [r["greedy"] for r in rows] == pytest.approx([100 / 3] * 2)
+    assert [r["mean"] for r in rows] == pytest.approx([0.25] * 2)
+
+
+def test_steps_before_are_those_of_the_same_seed() -> None:
+    longer = Arm("longer", "sft", "sft", None, None)
+    points = [point("sft", "sft", s, 0.5, seed=k) for k, s in enumerate((4, 8))]
+    points += [point("longer", "start", 0, 0.5, seed=k) for k in (0, 1)]
+    points += [point("longer", "sft", 2, 0.6, seed=k) for k in (0, 1)]
+    rows = curves.sweep(study_of([*points, START], SFT, longer), panels(1), ["in"])
+    assert [r["sft_step"] for r in rows if r["arm"] == "longer"] == [6, 8]

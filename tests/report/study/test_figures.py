@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from matplotlib.text import Text
 
-from report.study.figures import draw
-from report.study.results import read_study
-from tests.report.study.drawing import BY_KEY, drawn
+from report.study.figures import draw, played
+from report.study.points import Tally
+from report.study.results import Arm, read_study
+from tests.report.study.drawing import BY_KEY, drawn, point, study_of
 from tests.support.example_study import ARMS, make_study
 
 
@@ -43,3 +44,11 @@ def test_no_text_of_a_figure_covers_another(
         wide = min(first.x1, second.x1) - max(first.x0, second.x0)
         high = min(first.y1, second.y1) - max(first.y0, second.y0)
         assert min(wide, high) < 2, (one.get_text(), other.get_text())
+
+
+def test_a_caption_counts_what_is_drawn() -> None:
+    """Pretraining stands for the initial model: no figure has its evaluations."""
+    pretrain, sft = (Arm(n, k, None, None, None) for n, k in (("pre", "pretrain"), ("a", "sft")))
+    few = {"success": {"q": Tally(1.0, 3)}}
+    points = [point("pre", "sft", 4, 0.5, measures=few), point("a", "sft", 4, 0.5)]
+    assert "an evaluation has 10 episodes of 10 distinct" in played(study_of(points, pretrain, sft))

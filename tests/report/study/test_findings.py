@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from scipy.stats import binomtest, ttest_1samp
 
 from configs.primary import Primary
 from report.statistics import holm, over_seeds
+from report.study import curves
 from report.study.findings import Claim, Comparison, Findings, Side, _corrected, findings
-from report.study.results import OUTCOMES, read_study, run_folder
+from report.study.results import OUTCOMES, Arm, read_study, run_folder
+from report.study.verdicts import claims
+from tests.report.study.drawing import panels, point, study_of
 from tests.support.example_study import ARMS, ENDS, SAME_COMPUTE, make_study
 
 OWN = "better than its own SFT"
@@ -83,7 +87,7 @@ def test_primary_comparisons_are_tested_over_seeds_and_corrected_together(tmp_pa
     assert [c.p_holm for c in found.primary] == pytest.approx(
         holm([1.0 if q is None else q for q in p])
     )
-    assert found.waiting == []
+    assert found.waiting == {}
     # In claims the same comparison stands as primary, every other one as exploratory.
     shown = [c for claim in found.claims for c in claim.comparisons]
     assert {c for c in shown if c.primary} == set(found.primary)
@@ -101,7 +105,7 @@ def test_a_primary_comparison_that_is_not_measured_yet_counts_in_the_correction(
     for seed in (0, 1, 2):
         (run_folder(tmp_path, "sft", seed) / "status.json").unlink()
     found = found_in(tmp_path)
-    assert found.waiting == [Primary("sft_ppo", "sft", "all_5", "success")]
+    assert found.waiting == {Primary("sft_ppo", "sft", "all_5", "success"): "not finished"}
     assert found.primary[0].p_holm >= before
     p = [c.seeds.p for c in found.primary]
     assert found.primary[0].p_holm == holm([*(1.0 if q is None else q for q in p), 1.0])[0]
@@ -332,3 +336,73 @@ def test_greedy_answers_are_not_compared_with_sampled_ones(tmp_path: Path) -> No
         change = {"decoding": "greedy"}
         rewrite(run_folder(tmp_path, name, seed), lambda row, change=change: [row | change])
     assert by_text(tmp_path, OWN)["all_5"].seeds.n == 1  # seed 0, greedy on both sides
+
+
+def test_arms_with_other_numbers_of_tries_are_compared_by_the_first_answer(tmp_path: Path) -> None:
+    arms: dict[str, dict[str, Any]] = {
+        "sft": {"verify_iter": 1},
+        "sft_ppo": {"from": "sft", "verify_iter": 5},
+    }
+    primary = [{"arm": "sft_ppo", "against": "sft", "variant": "all_5", "measure": "success"}]
+    found = found_in(make_study(tmp_path, arms, n=30, primary=primary))
+    why = "another task on each side: verify_iter differ"
+    assert (found.primary, list(found.waiting.values())) == ([], [why])
+    mixed = [c for claim in found.claims for c in claim.comparisons if c.first.arm == "sft_ppo"]
+    assert {c.measure for c in mixed} == {"first_try"}
+    alone = [c for claim in found.claims for c in claim.comparisons if c.first.arm == "sft"]
+    assert {c.measure for c in alone} == {"success"}
+
+
+def test_another_rule_in_one_arm_is_not_compared_and_said(tmp_path: Path) -> None:
+    make_study(tmp_path, {"sft": {}, "sft_ppo": {"from": "sft"}}, n=20)
+    for file in tmp_path.glob("sft_ppo/seed*/config.yaml"):
+        file.write_text(file.read_text().replace("hands: train", "hands: train\n    suits: black"))
+    found = next(c for c in found_in(tmp_path).claims if OWN in c.text)
+    assert [c.variant for c in found.comparisons] == ["red_suits"]  # which has suits of its own
+    assert found.left_out["all_5"] == "another task on each side: suits differ"
+    assert "not compared</b> on all_5: another task" in claims(found_in(tmp_path))
+
+
+def test_the_initial_model_is_that_of_the_arms_own_chain() -> None:
+    one, other = Arm("one", "sft", None, None, None), Arm("other", "sft", None, None, None)
+    shares = {("one", "start"): 0.1, ("one", "sft"): 0.6, ("other", "start"): 0.8}
+    points = [
+        point(arm, phase, 4 * (phase == "sft"), share, seed=seed)
+        for (arm, phase), share in (shares | {("other", "sft"): 0.5}).items()
+        for seed in (0, 1, 2)
+    ]
+    configs = {name: {"model": {"path": name}} for name in ("one", "other")}
+    study = study_of(points, one, other, configs=configs)
+    assert study.starts == {"start of one": ["one"], "start of other": ["other"]}
+    found = {c.label: c.difference for x in findings(study).claims for c in x.comparisons}
+    assert found == {
+        "one at SFT step 4 − the initial model": pytest.approx(0.5),
+        "other at SFT step 4 − the initial model": pytest.approx(-0.3),
+    }
+    rows = curves.forgetting(
+        study_of([replace(p, kl=1.0 + p.step) for p in points], one, other, configs=configs),
+        panels(1),
+        ["in"],
+    )
+    assert [r["mean"] for r in rows] == pytest.approx([0, 0.5, 0, -0.3])
+    assert [p.success for p in study.ends("start of other", "in")] == [0.8] * 3
+
+
+def test_a_step_that_its_arm_did_not_evaluate_is_evaluated_by_what_begins_there() -> None:
+    sft, rl = Arm("sft", "sft", None, None, None), Arm("rl", "rl", "sft", 2, None)
+    points = [point("sft", "start", 0, 0.1), point("sft", "sft", 4, 0.9)]
+    points += [point("rl", "start", 0, 0.3), point("rl", "ppo", 5, 0.7)]
+    found = next(c for c in findings(study_of(points, sft, rl)).claims if "improves" in c.text)
+    (compared,) = found.comparisons
+    assert compared.label == "rl at PPO update 5 − sft at SFT step 2"
+    assert compared.difference == pytest.approx(0.4)
+
+
+def test_what_is_never_measured_is_not_called_unfinished() -> None:
+    sft, rl = Arm("sft", "sft", None, None, None), Arm("rl", "rl", "sft", None, None)
+    points = [point("sft", "sft", 4, 0.9), point("rl", "ppo", 5, 0.7)]
+    pair = Primary("rl", "sft", "in", "recognition")
+    study = study_of(points, sft, rl, primary=(pair,))
+    assert findings(study).waiting == {pair: "never measured: recognition of both on in"}
+    unfinished = study_of(points, sft, rl, primary=(pair,), finished={("sft", 0)})
+    assert findings(unfinished).waiting == {pair: "not finished"}

@@ -17,7 +17,7 @@ from report.study.panels import (
 )
 from report.study.points import Point
 from report.study.results import Arm
-from tests.report.study.drawing import panels, point, study_of
+from tests.report.study.drawing import drawn, panels, point, study_of
 
 SFT, MORE = Arm("sft", "sft", None, None, None), Arm("more", "sft", None, None, None)
 RL = Arm("rl", "rl", "sft", None, None)
@@ -118,3 +118,35 @@ def test_the_first_panel_of_each_row_is_named() -> None:
     axes = list(Figure().subplots(2, 2).flatten())
     name_left(axes, "share")
     assert [one.get_ylabel() for one in axes] == ["share", "", "share", ""]
+
+
+def test_the_ends_of_all_seeds_are_one_step_where_match_chose_their_number() -> None:
+    steps = (313, 316, 314)
+    shares = {"start": 0.1, "sft": 0.4}
+    points = [
+        point("sft", phase, 200 * (phase == "sft"), share, seed=seed)
+        for seed in (0, 1, 2)
+        for phase, share in shares.items()
+    ]
+    points += [point("sft", "sft", s, 0.5 + 0.1 * k, seed=k) for k, s in enumerate(steps)]
+    found = along(study_of(points, SFT), SFT, "in", lambda p: p.flops, success)
+    assert [(step.step, step.seeds) for step in found] == [(0, 3), (200, 3), (314, 3)]
+    assert (found[-1].mean, found[-1].low, found[-1].high) == pytest.approx((0.6, 0.5, 0.7))
+
+
+def test_steps_are_in_order_of_training_whatever_the_order_of_seeds() -> None:
+    points = [point("sft", "sft", s, 0.1, seed=k) for k, s in ((0, 8), (1, 4), (1, 8), (1, 12))]
+    study = study_of(points, SFT, finished=set())
+    assert [s.step for s in along(study, SFT, "in", lambda p: p.flops, success)] == [4, 8, 12]
+
+
+def test_a_name_with_dollar_signs_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = [
+        point(r"$\frac$", phase, step, share, variant=r"$\frac$")
+        for phase, step, share in (("start", 0, 0.1), ("sft", 4, 0.5))
+    ]
+    study = study_of(odd, Arm(r"$\frac$", "sft", None, None, None), inside=[r"$\frac$"])
+    for key in ("compute", "bars"):
+        figure, rows = drawn(monkeypatch, study, key)
+        assert {row["variant"] for row in rows} == {r"$\frac$"}
+        assert figure.axes

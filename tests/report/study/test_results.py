@@ -11,6 +11,7 @@ import yaml
 
 from configs.load import ConfigError
 from configs.primary import Primary
+from report.study.page import write_study_report
 from report.study.results import OUTCOMES, is_study, read_study, run_folder, table_rows
 from tests.support.example_study import ENDS, VARIANTS, make_study
 
@@ -24,7 +25,7 @@ def test_rows_of_a_whole_study(tmp_path: Path) -> None:
     assert (study.from_scratch, study.missing) == (True, [])
     points = study.at("sft", 1, "train")
     assert [(p.phase, p.step) for p in points][:2] == [("start", 0), ("sft", 100)]
-    start = study.start(0, "train")
+    start = study.start("sft", 0, "train")
     assert start is not None
     assert start.arm == "sft"
     last = study.last("sft_ppo", 2, "all_5")
@@ -46,7 +47,7 @@ def test_a_pretrained_arm_stands_for_the_initial_model(tmp_path: Path) -> None:
         make_study(tmp_path, arms, n=5, seeds=(0,), ends=ENDS | {"pretrain": (0.2, 0.1)})
     )
     assert [a.kind for a in study.arms] == ["pretrain", "sft", "rl", "rl_without_sft"]
-    start = study.start(0, "train")
+    start = study.start("sft", 0, "train")
     assert start is not None
     assert (start.arm, start.flops) == ("sft", 0.0)
 
@@ -88,7 +89,7 @@ def test_a_run_that_was_evaluated_at_its_start_alone_has_no_end(tmp_path: Path) 
     file.write_text("".join(rows))
     study = read_study(tmp_path)
     assert study.last("sft", 0, "train") is None
-    assert study.start(0, "train") is not None
+    assert study.start("sft", 0, "train") is not None
 
 
 def test_primary_comparisons_are_read_and_checked(tmp_path: Path) -> None:
@@ -156,5 +157,50 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
     make_study(tmp_path, n=5, seeds=(0,))
     with (run_folder(tmp_path, "sft", 0) / OUTCOMES).open("a") as stream:
         stream.write('{"stage": "sft", "variant": "train", "success": 1.0}\n')
-    with pytest.raises(ConfigError, match="a row has no seed"):
+    study = read_study(tmp_path)
+    assert "a row has no seed" in study.damaged["sft, seed 0"]
+    assert ("sft", 0) not in study.finished
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("status.json", b"", "status.json is not a JSON object"),
+        ("status.json", b"[1]", "status.json is not a JSON object: [1]"),
+        ("metrics.jsonl", b'{"kind"\n{}\n', "metrics.jsonl, line 1, is not a JSON object"),
+        ("metrics.jsonl", b"null\n", "metrics.jsonl, line 1, is not a JSON object: None"),
+        ("outcomes.jsonl", b"null\n", "outcomes.jsonl, line 1, is not a JSON object"),
+        ("episodes.jsonl", b"null\n", "episodes.jsonl, line 1, is not a JSON object"),
+        ("config.yaml", b"name: seed0\n", "config.yaml: model is missing"),
+        ("config.yaml", b"a: [", "config.yaml: not YAML"),
+        ("config.yaml", b"\x80\x81", "config.yaml: not YAML"),
+        ("config.yaml", b"- a", "config.yaml: must hold keys and values"),
+    ],
+)
+def test_a_damaged_run_is_named_and_the_others_are_read(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    make_study(tmp_path, {"ppo": {}}, n=5, seeds=(0, 1), ends=ENDS | {"ppo": (0.2, 0.1)})
+    file = run_folder(tmp_path, "ppo", 0) / name
+    file.write_bytes(content)
+    study = read_study(tmp_path)
+    assert words in study.damaged["ppo, seed 0"]
+    assert str(file) in study.damaged["ppo, seed 0"]
+    assert "\n" not in study.damaged["ppo, seed 0"]
+    assert {p.seed for p in study.points} == {1}
+    assert study.finished == {("ppo", 1)}
+    assert [arm.kind for arm in study.arms] == ["rl_without_sft"]
+    page = write_study_report(tmp_path).read_text("utf-8")
+    assert "Left out: ppo, seed 0." in page
+
+
+def test_floors_that_cannot_be_read_are_those_of_another_run(tmp_path: Path) -> None:
+    make_study(tmp_path, {"sft": {}}, n=5, seeds=(0, 1), samples=1)
+    (run_folder(tmp_path, "sft", 0) / "floors.json").write_text("")
+    assert "train" in read_study(tmp_path).floors["sft"]
+
+
+def test_a_study_of_bytes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_bytes(b"\x80\x81")
+    with pytest.raises(ConfigError, match=r"study\.yaml: not YAML"):
         read_study(tmp_path)

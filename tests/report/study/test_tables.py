@@ -69,12 +69,12 @@ def test_names_are_escaped() -> None:
 
 
 def test_decodings_need_samples_of_greedy_answers_or_several() -> None:
-    few = {"q": Tally(1.0, 4), "r": Tally(3.0, 4)}
+    few = {"q0": Tally(1.0, 4), "q9": Tally(3.0, 4)}  # greedy answers solve q0 alone
     start = point("sft", "start", 0, 0.1, samples=few)
     html = tables.decodings(study_of([start, POINTS[1]], SFT))
     head, first, second = rows(html)
     assert head[2:] == ["greedy, %", "sampled, %", "pass@1, %", "pass@4, %", "pass@16, %"]
-    assert first == ["start", "in", "10.0", "50.0", "50.0", "100.0", "–"]
+    assert first == ["start", "in", "50.0", "50.0", "50.0", "100.0", "–"]
     assert second == ["sft", "in", "60.0", "–", "–", "–", "–"]
     assert tables.decodings(study_of(POINTS, SFT, RL)) == ""
     one = point("sft", "sft", 8, 0.6, decoding="sampled", samples={"q": Tally(1.0, 1)})
@@ -84,7 +84,7 @@ def test_decodings_need_samples_of_greedy_answers_or_several() -> None:
 
 
 def test_a_mean_over_seeds_needs_all_of_them() -> None:
-    few = {"q": Tally(1.0, 2)}
+    few = {f"q{i}": Tally(1.0, 2) for i in range(10)}
     points = [
         point("sft", "sft", 8, 0.6, samples=few),
         point("sft", "sft", 8, 0.2, seed=1),
@@ -144,17 +144,17 @@ def test_each_comparison_stands_once_the_primary_ones_first() -> None:
         [-0.2, -0.21, -0.19], primary=False, shares=(0.3, 0.5), interval=(-0.3, -0.1)
     )
     claims = [Claim("one", "higher", [other, named]), Claim("two", "higher", [other])]
-    _, *body = rows(tables.comparisons(Findings([named], [], claims)))
+    _, *body = rows(tables.comparisons(Findings([named], {}, claims)))
     assert [line[0] for line in body] == ["primary", "exploratory"]
     assert body[0][1:5] == ["a at end − b at end", "success on v", "100", "+20.0"]
     assert body[0][5] == "[+10.0, +30.0]"
     assert body[1][4] == "−20.0"
     assert body[1][10] == "lower"
-    assert tables.comparisons(Findings([], [], [])) == ""
+    assert tables.comparisons(Findings([], {}, [])) == ""
 
 
 def test_a_comparison_that_cannot_be_judged_has_no_p() -> None:
-    (line,) = rows(tables.comparisons(Findings([comparison([0.2])], [], [])))[1:]
+    (line,) = rows(tables.comparisons(Findings([comparison([0.2])], {}, [])))[1:]
     assert line[6:10] == ["unknown", "1", "–", "–"]
 
 
@@ -210,3 +210,21 @@ def test_sft_that_began_where_rl_did_is_set_against_it() -> None:
     points += [point("half", "ppo", 5, 0.4, variant="rule")]
     study = study_of(points, SFT, longer, half, configs={"sft": RULE})
     assert rows(tables.beside_published(study))[2][0] == "this study , sft and half"
+
+
+def test_arms_with_other_numbers_of_tries_say_so() -> None:
+    few = {f"q{i}": Tally(1.0, 4) for i in range(10)}
+    first = {"first_try": {f"q{i}": Tally(float(i < 3), 1) for i in range(10)}}
+    points = [
+        point(arm, phase, step, 0.6, samples=few, measures=first, headline="first_try")
+        for arm, phase, step in (("sft", "sft", 8), ("rl", "ppo", 5))
+    ]
+    tries = {"sft": 1, "rl": 5}
+    configs = {a: {"env": {"settings": {"verify_iter": n}}} for a, n in tries.items()}
+    study = study_of(points, SFT, RL, configs=configs)
+    ended = tables.ends(study)
+    assert "60.0 within 1 tries" in ended
+    assert "60.0 within 5 tries" in ended
+    head, *body = rows(tables.decodings(study))
+    assert head[:4] == ["arm", "variant", "tries", "greedy, %"]
+    assert [line[:3] for line in body] == [["sft", "in", "1"], ["rl", "in", "5"]]

@@ -16,7 +16,7 @@ EQUAL = comparison([0.2, 0.21, 0.19], p_holm=0.5)
 
 
 def found(*compared: Comparison, waiting: tuple[Primary, ...] = ()) -> Findings:
-    return Findings(list(compared), list(waiting), [])
+    return Findings(list(compared), dict.fromkeys(waiting, "not finished"), [])
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_unequal_compute_is_said_beside_the_verdict() -> None:
 def test_a_claim_holds_fails_or_stays_open(
     compared: Comparison, expected: str, tone: str, words: str
 ) -> None:
-    text = claims(Findings([], [], [Claim("RL < SFT", expected, [compared])]))
+    text = claims(Findings([], {}, [Claim("RL < SFT", expected, [compared])]))
     assert text.startswith('<ul class="claims">\n<li>RL &lt; SFT<ul>')
     kind = "primary" if compared.primary else "exploratory"
     assert f'<b class="{tone}">{words}</b> on v ({kind})' in text
@@ -116,6 +116,6 @@ def test_a_claim_holds_fails_or_stays_open(
 
 def test_exploratory_comparisons_are_counted() -> None:
     other = comparison([0.2, 0.21, 0.19], primary=False)
-    text = claims(Findings([], [], [Claim("x", "higher", [HIGHER, other, other])]))
+    text = claims(Findings([], {}, [Claim("x", "higher", [HIGHER, other, other])]))
     assert "The other 2 comparisons are exploratory" in text
     assert "No two arms are finished" in claims(found())
