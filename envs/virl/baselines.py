@@ -19,7 +19,7 @@ from envs.virl.rail import Point
 from envs.virl.verifier import ACTIONS
 
 STUDIED = 2000
-"""Training episodes that the look-up policy has seen."""
+"""Training episodes that the look-up policy has seen, of each environment that was trained in."""
 
 
 @dataclass(frozen=True)
