@@ -83,6 +83,11 @@ def policies(
             lambda now: draw(now, rng),
         ),
         baseline(
+            "standing",
+            "stops where it begins, and states no landmark",
+            lambda now: answer(now, "stop()", []),
+        ),
+        baseline(
             "blind",
             "sees no landmark: turns at intersections, else walks on, stops when that was wrong",
             lambda now: follow(now, walk(now, None)),

@@ -216,9 +216,9 @@ class VIRL(TextEnv):
     def _metrics(self, reached: bool) -> dict[str, float]:
         """Figures of the episode.
 
-        recognition: share of the points reached at which the first answer stated exactly what is
-        there, a landmark with its side or none; recognition_all: 1 where it did at every point of
-        the route; neither where answers state nothing.
+        recognition: share of the route's points at which the first answer stated exactly what is
+        there, a landmark with its side or none; points never reached count as not recognised.
+        recognition_all: 1 where it did at every point. Neither where answers state nothing.
         """
         metrics = {
             "success": float(reached),
@@ -227,7 +227,7 @@ class VIRL(TextEnv):
             "progress": self.position / len(self.rail),
         }
         if self.recognised:
-            metrics["recognition"] = sum(self.recognised) / len(self.recognised)
+            metrics["recognition"] = sum(self.recognised) / len(self.rail)
             metrics["recognition_all"] = float(sum(self.recognised) == len(self.rail))
         return metrics
 
