@@ -13,7 +13,7 @@ from configs.schema import PRESETS
 from envs.general_points.prompts import TEMPLATES
 from envs.general_points.rules import FACE_VALUES, RULES
 from envs.rewards import Rewards, merge_rewards
-from envs.settings import check_types
+from envs.settings import check_values
 from envs.templates import read_templates
 
 REWARDS = {
@@ -118,7 +118,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        check_types(self, "GeneralPoints")
+        check_values(self, "GeneralPoints")
         if sentence := contradiction(self):
             raise ValueError(f"GeneralPoints: {sentence}")
         message_templates(self)
