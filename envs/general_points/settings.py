@@ -107,8 +107,10 @@ class Settings:
     )
     trajectories: str = leaf(
         "optimal",
-        "demonstrations: one right answer, or wrong ones and the feedback before it",
-        choices=("optimal", "suboptimal"),
+        "demonstrations: one right answer (optimal); 1 to verify_iter - 1 wrong ones with their "
+        "feedback before it, trained on too (suboptimal); or 0 to as many, not trained on "
+        "(corrected)",
+        choices=("optimal", "suboptimal", "corrected"),
     )
     formulas: str = leaf(
         "canonical",
@@ -231,7 +233,7 @@ def _answer_contradictions(s: Settings) -> dict[str, bool]:
         "rewards are not those of the released verifier, which preset=paper_code grades with": (
             bool(s.rewards) and resolved.released
         ),
-        "trajectories=suboptimal needs verify_iter of at least 2": (
-            s.trajectories == "suboptimal" and s.verify_iter < 2
+        f"trajectories={s.trajectories} needs verify_iter of at least 2": (
+            s.trajectories != "optimal" and s.verify_iter < 2
         ),
     }
