@@ -56,7 +56,7 @@ def _section(cls: type[T], values: Mapping[str, object], where: str) -> T:
             raise ConfigError(f"{key}: there is no such key; {hint}")
         given[name] = _value_of(kinds[name], value, key)
         if not _is_section(kinds[name]):
-            check_value(leaves[name].metadata, given[name], key)
+            check_value(leaves[name], given[name], key)
     try:
         return cls(**given)
     except ValueError as error:  # of the dataclass's own __post_init__
@@ -232,17 +232,18 @@ def _merge(below: dict[str, object], above: dict[str, object], section: type) ->
     return merged
 
 
-def check_value(rule: Mapping[str, Any], value: Any, key: str) -> None:
+def check_value(leaf: dataclasses.Field[object], value: object, key: str) -> None:
     """Refuse a value that the choices or the range of its leaf exclude.
 
     Args:
-        rule: the metadata of the leaf.
+        leaf: made by `configs.leaf.leaf`.
         value: of the leaf's type.
         key: its name in the error.
 
     Raises:
         ConfigError: names the key, the value and the rule.
     """
+    rule = leaf.metadata
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key}={value}: must be a finite number")
     if rule.get("choices") and value not in rule["choices"]:
@@ -251,9 +252,11 @@ def check_value(rule: Mapping[str, Any], value: Any, key: str) -> None:
         hint = f"; the nearest is {near}" if near else ""
         raise ConfigError(f"{key}={value}: must be one of {allowed}{hint}")
     low, high = rule.get("low"), rule.get("high")
-    if low is not None and value is not None and value < low:
+    if not isinstance(value, int | float):
+        return
+    if low is not None and value < low:
         raise ConfigError(f"{key}={value}: must be at least {low:g}")
-    if high is not None and value is not None and value > high:
+    if high is not None and value > high:
         raise ConfigError(f"{key}={value}: must be at most {high:g}")
 
 

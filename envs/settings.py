@@ -37,7 +37,7 @@ def check_values(settings: DataclassInstance, where: str) -> None:
             rule = " or ".join(RULES[kind] for kind in allowed)
             raise ValueError(f"{where}.{name}={value!r}: must be {rule}")
     for field in fields(settings):
-        check_value(field.metadata, getattr(settings, field.name), f"{where}.{field.name}")
+        check_value(field, getattr(settings, field.name), f"{where}.{field.name}")
 
 
 @cache
