@@ -10,7 +10,8 @@ import asyncio
 import json
 from pathlib import Path
 
-from cluster.environments import TRAINING, Environment, environments
+from cluster.environments import TRAINING, Environment, Settings, environments
+from configs.ancestors import ancestors
 from configs.schema import RunConfig
 from configs.text import one_line
 from envs.base import shows_pictures
@@ -56,7 +57,7 @@ def _play(name: str, environment: Environment, cfg: RunConfig) -> list[Floor]:
         if environment[0] not in BUILT_IN:  # it may hang
             return asyncio.run(_play_apart(environment, cfg))
         env = make(*environment)
-        return floors(env, _episodes(cfg, shows_pictures(env)), cfg.eval.seed)
+        return floors(env, _episodes(cfg, shows_pictures(env)), cfg.eval.seed, _trained(cfg))
     except Exception as error:  # noqa: BLE001 - the boundary to environments of anybody
         print(f"{name}: its floors are not known: {one_line(error)}", flush=True)
         return []
@@ -66,7 +67,14 @@ async def _play_apart(environment: Environment, cfg: RunConfig) -> list[Floor]:
     """By the process of an environment of others, each call with its deadline."""
     async with tried(*environment, trial_limits(cfg)) as env:
         pictures = (await env.inspect()).pictures
-        return await env.floors(_episodes(cfg, pictures), cfg.eval.seed)
+        return await env.floors(_episodes(cfg, pictures), cfg.eval.seed, _trained(cfg))
+
+
+def _trained(cfg: RunConfig) -> list[Settings]:
+    """What the policy was trained in, by this run and those that it continues."""
+    runs = [run for run in (cfg, *ancestors(cfg)) if run.env.id == cfg.env.id]
+    trained = [run for run in runs if run.sft.steps or run.ppo.updates]
+    return [environments(run)[TRAINING][1] for run in trained or [cfg]]
 
 
 def _episodes(cfg: RunConfig, pictures: bool) -> int:

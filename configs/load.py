@@ -41,14 +41,13 @@ def build(cls: type[T], values: Mapping[str, object], where: str) -> T:
         ConfigError: an unknown key (with the nearest valid name), a wrong type, a value that the
             leaf's choices or range exclude, or one that the dataclass itself refuses.
     """
-    built = _section(cls, values, where)
-    _refuse_values(built, where)
-    return built
+    return _section(cls, values, where)
 
 
 def _section(cls: type[T], values: Mapping[str, object], where: str) -> T:
-    """An instance of a section's dataclass, its values typed but not yet compared with bounds."""
+    """An instance of a section's dataclass."""
     kinds, given = _kinds(cls), dict[str, object]()
+    leaves = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
     for name, value in values.items():
         key = _join(where, name)
         if name not in kinds:
@@ -56,6 +55,8 @@ def _section(cls: type[T], values: Mapping[str, object], where: str) -> T:
             hint = f"the nearest is {near}" if near else f"there are {', '.join(kinds)}"
             raise ConfigError(f"{key}: there is no such key; {hint}")
         given[name] = _value_of(kinds[name], value, key)
+        if not _is_section(kinds[name]):
+            check_value(leaves[name], given[name], key)
     try:
         return cls(**given)
     except ValueError as error:  # of the dataclass's own __post_init__
@@ -231,26 +232,32 @@ def _merge(below: dict[str, object], above: dict[str, object], section: type) ->
     return merged
 
 
-def _refuse_values(built: object, where: str) -> None:
-    """Refuse values that the choices or the range of their leaf exclude."""
-    for field in dataclasses.fields(typing.cast(Any, built)):
-        key, value = _join(where, field.name), getattr(built, field.name)
-        if dataclasses.is_dataclass(value):
-            _refuse_values(value, key)
-            continue
-        rule = field.metadata
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{key}={value}: must be a finite number")
-        if rule.get("choices") and value not in rule["choices"]:
-            allowed = ", ".join("null" if c is None else str(c) for c in rule["choices"])
-            near = nearest(value, map(str, rule["choices"]))
-            hint = f"; the nearest is {near}" if near else ""
-            raise ConfigError(f"{key}={value}: must be one of {allowed}{hint}")
-        low, high = rule.get("low"), rule.get("high")
-        if low is not None and value is not None and value < low:
-            raise ConfigError(f"{key}={value}: must be at least {low:g}")
-        if high is not None and value is not None and value > high:
-            raise ConfigError(f"{key}={value}: must be at most {high:g}")
+def check_value(leaf: dataclasses.Field[object], value: object, key: str) -> None:
+    """Refuse a value that the choices or the range of its leaf exclude.
+
+    Args:
+        leaf: made by `configs.leaf.leaf`.
+        value: of the leaf's type.
+        key: its name in the error.
+
+    Raises:
+        ConfigError: names the key, the value and the rule.
+    """
+    rule = leaf.metadata
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: must be a finite number")
+    if rule.get("choices") and value not in rule["choices"]:
+        allowed = ", ".join("null" if c is None else str(c) for c in rule["choices"])
+        near = nearest(value, map(str, rule["choices"]))
+        hint = f"; the nearest is {near}" if near else ""
+        raise ConfigError(f"{key}={value}: must be one of {allowed}{hint}")
+    low, high = rule.get("low"), rule.get("high")
+    if not isinstance(value, int | float):
+        return
+    if low is not None and value < low:
+        raise ConfigError(f"{key}={value}: must be at least {low:g}")
+    if high is not None and value > high:
+        raise ConfigError(f"{key}={value}: must be at most {high:g}")
 
 
 def _join(where: str, key: object) -> str:

@@ -16,7 +16,12 @@ RUN_CYCLE = 4_236_067_977
 
 
 def demonstration_seeds(cfg: RunConfig) -> range:
-    """Seeds of the expert's episodes: at most one each; empty without SFT or with own data."""
+    """Seeds kept for the expert's episodes: at most one each; empty without SFT or with own data.
+
+    An environment may draw others of its own from `cfg.seed`, as GeneralPoints does from 2^31, so
+    that a demonstration can have an evaluation's seed. What tells whether an evaluation asks what
+    was trained on is therefore `TextEnv.overlap`, which compares questions.
+    """
     own = cfg.sft.steps > 0 and cfg.sft.data is None
     return range(cfg.seed, cfg.seed + cfg.sft.demonstrations) if own else range(0)
 

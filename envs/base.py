@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypedDict
 
@@ -159,8 +159,14 @@ class TextEnv(gymnasium.Env[Observation, str]):
         tries = settings.get("verify_iter", default.get("verify_iter"))
         return "success" if tries == 1 else "first_try"
 
-    def baselines(self, seed: int) -> list[Baseline]:
-        """Policies without a model for this environment; seed: of what they draw."""
+    def baselines(self, seed: int, trained: Sequence[Mapping[str, object]] = ()) -> list[Baseline]:
+        """Policies without a model for this environment.
+
+        Args:
+            seed: of what they draw.
+            trained: keywords of each environment that the policy they are compared with was
+                trained in, of this id; none where that is not known.
+        """
         return []
 
     def demonstrations(self, n: int, seed: int) -> Iterator[Demonstration]:

@@ -62,9 +62,12 @@ def floor(env: TextEnv, baseline: Baseline, seeds: Sequence[int]) -> Floor:
     return Floor(baseline, len(seeds), len(questions), means)
 
 
-def floors(env: TextEnv, episodes: int, seed: int) -> list[Floor]:
-    """Each baseline on the episodes of seed, seed + 1, ..."""
-    return [floor(env, baseline, range(seed, seed + episodes)) for baseline in env.baselines(seed)]
+def floors(
+    env: TextEnv, episodes: int, seed: int, trained: Sequence[Mapping[str, object]] = ()
+) -> list[Floor]:
+    """Each baseline on the episodes of seed, seed + 1, ...; trained: as `TextEnv.baselines`."""
+    seeds = range(seed, seed + episodes)
+    return [floor(env, baseline, seeds) for baseline in env.baselines(seed, trained)]
 
 
 def table(rows: list[Floor], headline: str) -> str:

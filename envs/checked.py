@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from envs.base import MAX_PIXELS, MAX_TEXT, SURROGATE, EnvironmentFailure, Observation
 
 OBSERVATION = ("message", "restart", "image")
-METRICS = ("success", "first_try")
+METRICS = ("success", "first_try")  # of every episode: 0 or 1
+SHARES = ("per_step_accuracy", "recognition", "recognition_all")  # shown in per cent
 _LARGEST = float(np.finfo(np.float32).max)  # rewards and metrics are kept as float32
 
 
@@ -209,12 +210,17 @@ def _metrics(value: object) -> dict[str, float]:
         raise EnvironmentFailure(
             f"the last info's metrics are {short(value)}; they must hold {' and '.join(METRICS)}",
         )
-    return {
-        _text(name, "a metric's name"): number(
-            float(given) if isinstance(given, bool | np.bool_) else given, f"the metric {name!r}"
-        )
-        for name, given in value.items()
-    }
+    return {_text(k, "a metric's name"): _metric(k, v) for k, v in value.items()}
+
+
+def _metric(name: str, value: object) -> float:
+    what = f"the metric {name!r}"
+    figure = number(float(value) if isinstance(value, bool | np.bool_) else value, what)
+    if name in METRICS and figure not in (0.0, 1.0):
+        raise EnvironmentFailure(f"{what} is {figure:g}; it must be 0 or 1")
+    if name in SHARES and not 0.0 <= figure <= 1.0:
+        raise EnvironmentFailure(f"{what} is {figure:g}; it must be from 0 to 1")
+    return figure
 
 
 def number(value: object, what: str) -> float:

@@ -1,7 +1,7 @@
-"""The types of settings, checked where an instance is made.
+"""The values of settings, checked where an instance is made.
 
 `configs.load.build` checks types, choices and ranges of keywords; an environment's `Settings`
-that are made directly call `check_types` in `__post_init__`.
+that are made directly call `check_values` in `__post_init__`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING
 
+from configs.load import check_value
 from configs.values import RULES, members
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
-def check_types(settings: DataclassInstance, where: str) -> None:
-    """Refuse fields of the wrong type; a whole number may stand for a number.
+def check_values(settings: DataclassInstance, where: str) -> None:
+    """Refuse fields of the wrong type, or that their leaf's choices or range exclude.
+
+    A whole number may stand for a number.
 
     Args:
         settings: a dataclass made of `configs.leaf.leaf`.
@@ -33,6 +36,8 @@ def check_types(settings: DataclassInstance, where: str) -> None:
         if type(value) not in allowed and not (type(value) is int and float in allowed):
             rule = " or ".join(RULES[kind] for kind in allowed)
             raise ValueError(f"{where}.{name}={value!r}: must be {rule}")
+    for field in fields(settings):
+        check_value(field, getattr(settings, field.name), f"{where}.{field.name}")
 
 
 @cache

@@ -6,7 +6,7 @@ where the environment does: one of others in its own process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from itertools import islice
@@ -147,7 +147,12 @@ def _until_stop(items: Callable[[], T]) -> Iterator[T]:
 
 
 def baseline_floors(
-    env_id: str, settings: dict[str, object], episodes: int, seed: int, report: Report
+    env_id: str,
+    settings: dict[str, object],
+    episodes: int,
+    seed: int,
+    trained: Sequence[Mapping[str, object]],
+    report: Report,
 ) -> list[Floor]:
     """What its baselines score on the episodes of seed, seed + 1, …; none where it has none.
 
@@ -156,4 +161,4 @@ def baseline_floors(
     """
     env = _reporting(partial(make, env_id, settings), report, "floors")
     with boundary("baselines"):
-        return floors(env, episodes, seed)
+        return floors(env, episodes, seed, trained)

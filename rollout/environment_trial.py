@@ -7,7 +7,7 @@ what of the contract it breaks; or the first failure.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +99,13 @@ class TriedEnvironment:
         )
         return str(reply["broken"])
 
-    async def floors(self, episodes: int, seed: int = 0) -> list[Floor]:
+    async def floors(
+        self, episodes: int, seed: int = 0, trained: Sequence[Mapping[str, object]] = ()
+    ) -> list[Floor]:
         """What its baselines score; none where it has none."""
-        reply, _ = await self._call("floors", **self._maker(), episodes=episodes, seed=seed)
+        reply, _ = await self._call(
+            "floors", **self._maker(), episodes=episodes, seed=seed, trained=trained
+        )
         rows = cast("list[dict[str, Any]]", reply["floors"])  # of `environment_process`
         return [
             Floor(Baseline(row.pop("name"), row.pop("description"), _answer_there), **row)

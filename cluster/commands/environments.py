@@ -70,7 +70,7 @@ def _require_demonstrations_or_nothing(out: str) -> None:
     "baseline",
     *ENVIRONMENT,
     argument("--episodes", type=int, default=200, help="of each policy"),
-    argument("--seed", type=int, default=0, help="of the first episode"),
+    argument("--seed", type=int, help="of the first episode; that of the evaluation (eval.seed)"),
 )
 def baseline_command(options: argparse.Namespace) -> int:
     """Play policies without a model on an environment: the floor under its results."""
@@ -78,9 +78,10 @@ def baseline_command(options: argparse.Namespace) -> int:
 
     require_at_least(1, "--episodes", options.episodes)
     require_seed(options.seed)
-    env_id, settings, _ = named_environment(options)
+    env_id, settings, cfg = named_environment(options)
+    seed = options.seed if options.seed is not None else (cfg or RunConfig()).eval.seed
     try:
-        show(make_environment(env_id, settings), settings, options.episodes, options.seed)
+        show(make_environment(env_id, settings), settings, options.episodes, seed)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return 0

@@ -1,12 +1,12 @@
 """GeneralPoints without a model: formulas at random, answers learned by heart, no answer.
 
-Input: the hand of the running episode, and an environment of training hands. Output: answers.
+Input: the hand of the running episode, and environments of training hands. Output: answers.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from envs.general_points.settings import Settings
 from envs.general_points.verifier import Hand
 
 STUDIED = 20_000
-"""Training hands that the look-up table has seen."""
+"""Training hands that the look-up table has seen, of each environment that was trained in."""
 
 
 class Player(Protocol):
@@ -32,34 +32,40 @@ class Player(Protocol):
         """Deal a hand."""
 
 
-def training(settings: Settings) -> Settings:
-    """The settings of the hands that are learned: the training split under the training rule."""
-    mixed = settings.face_rule in ("mixed", "any")
-    return replace(
-        settings,
-        modality="language",
-        suits="mixed",
-        hands="train",
-        face_rule=settings.face_rule if mixed else "ten",
-        fake_rule=None,
-        require_face=False,
-    )
+def training(settings: Settings, trained: Sequence[Settings]) -> list[Settings]:
+    """The settings of the hands that are learned by heart, shown as text.
+
+    Those that were trained with, and the rules that their demonstrations draw; where they are not
+    known, the training side of the split that is played, of which hold_out=1 leaves nothing.
+    """
+    learned = list(trained)
+    if not learned and settings.hold_out < 1:
+        learned = [replace(settings, hands="train")]
+    learned += [replace(s, face_rule="mixed") for s in learned if s.prompt_diversity]
+    shown: list[Settings] = []
+    for one in learned:
+        as_text = replace(one, modality="language", suits="mixed")
+        if as_text not in shown:
+            shown.append(as_text)
+    return shown
 
 
-def policies(player: Player, trainer: Callable[[], Player], seed: int) -> list[Baseline]:
+def policies(player: Player, trainers: Callable[[], Iterable[Player]], seed: int) -> list[Baseline]:
     """The baselines of an environment.
 
-    trainer: makes the environment of `training`; called at most once, when an answer needs it.
+    trainers: makes the environments of `training`; called at most once, when an answer needs it.
     seed: of what is drawn.
     """
     rng = np.random.default_rng(seed)
-    known = functools.cache(lambda: study(trainer()))
+    known = functools.cache(lambda: study(trainers()))
 
     def baseline(name: str, description: str, act: Callable[[Hand], str]) -> Baseline:
         return Baseline(name, description, lambda observation: act(player.hand))
 
     def guess(hand: Hand) -> str:
         hands = list(known().values())
+        if not hands:
+            return answer(player.settings, hand, "")
         shown = hands[int(rng.integers(len(hands)))]
         return answer(player.settings, shown, formula(shown))
 
@@ -85,12 +91,13 @@ def policies(player: Player, trainer: Callable[[], Player], seed: int) -> list[B
     ]
 
 
-def study(trainer: Player) -> dict[tuple[int, ...], Hand]:
-    """A training hand by its numbers, sorted, as many as STUDIED episodes show."""
+def study(trainers: Iterable[Player]) -> dict[tuple[int, ...], Hand]:
+    """A training hand by its numbers, sorted, as many as STUDIED episodes of each trainer show."""
     known: dict[tuple[int, ...], Hand] = {}
-    for seed in range(STUDIED):
-        trainer.reset(seed=seed)
-        known.setdefault(trainer.hand.key, trainer.hand)
+    for trainer in trainers:
+        for seed in range(STUDIED):
+            trainer.reset(seed=seed)
+            known.setdefault(trainer.hand.key, trainer.hand)
     return known
 
 

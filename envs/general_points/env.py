@@ -6,7 +6,7 @@ has the texts, `expert` the demonstrations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import cast
 
@@ -243,10 +243,11 @@ class GeneralPoints(TextEnv):
         """Yield n conversations to imitate, on hands drawn with these settings."""
         return expert.demonstrations(type(self)(**asdict(self.settings)), n, seed)
 
-    def baselines(self, seed: int) -> list[Baseline]:
+    def baselines(self, seed: int, trained: Sequence[Mapping[str, object]] = ()) -> list[Baseline]:
         """Policies without a model: at random, by heart, no answer."""
-        trainer = lambda: GeneralPoints(**asdict(training(self.settings)))  # noqa: E731
-        return policies(self, trainer, seed)
+        given = [build(Settings, keywords, "GeneralPoints") for keywords in trained]
+        learned = training(self.settings, given)
+        return policies(self, lambda: (GeneralPoints(**asdict(s)) for s in learned), seed)
 
     def corpus(self) -> Iterator[str]:
         """Yield texts of this prompt style with every symbol of any rule, target or feedback."""

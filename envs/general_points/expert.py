@@ -107,11 +107,12 @@ def demonstrations(env: Episode, n: int, seed: int) -> Iterator[Demonstration]:
             options = {"face_rule": rules.MIXED[rule], "wording": int(wording)}
         observation, _ = env.reset(seed=episode_seed, options=options)
         messages = [Message(role="user", content=observation["message"], train=False)]
-        if settings.trajectories == "suboptimal":
-            for _ in range(int(rng.integers(1, settings.verify_iter))):
+        if settings.trajectories != "optimal":
+            least = 1 if settings.trajectories == "suboptimal" else 0
+            for _ in range(int(rng.integers(least, settings.verify_iter))):
                 wrong = answer(env, wrong_formula(env.hand, rng))
-                observation = env.step(wrong)[0]
-                messages += _exchange(wrong, observation["message"])
+                feedback = env.step(wrong)[0]["message"]
+                messages += _exchange(wrong, feedback, settings.trajectories == "suboptimal")
         style = settings.formulas
         right = answer(env, formula(env.hand, style, rng.random() if style == "any" else 0.0))
         messages.append(Message(role="assistant", content=right, train=True))
@@ -119,9 +120,9 @@ def demonstrations(env: Episode, n: int, seed: int) -> Iterator[Demonstration]:
         yield Demonstration(tuple(messages), images, episode_seed)
 
 
-def _exchange(wrong: str, feedback: str) -> list[Message]:
+def _exchange(wrong: str, feedback: str, train: bool) -> list[Message]:
     return [
-        Message(role="assistant", content=wrong, train=True),
+        Message(role="assistant", content=wrong, train=train),
         Message(role="user", content=feedback, train=False),
     ]
 

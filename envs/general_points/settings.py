@@ -13,7 +13,7 @@ from configs.schema import PRESETS
 from envs.general_points.prompts import TEMPLATES
 from envs.general_points.rules import FACE_VALUES, RULES
 from envs.rewards import Rewards, merge_rewards
-from envs.settings import check_types
+from envs.settings import check_values
 from envs.templates import read_templates
 
 REWARDS = {
@@ -107,8 +107,10 @@ class Settings:
     )
     trajectories: str = leaf(
         "optimal",
-        "demonstrations: one right answer, or wrong ones and the feedback before it",
-        choices=("optimal", "suboptimal"),
+        "demonstrations: one right answer (optimal); 1 to verify_iter - 1 wrong ones with their "
+        "feedback before it, trained on too (suboptimal); or 0 to as many, not trained on "
+        "(corrected)",
+        choices=("optimal", "suboptimal", "corrected"),
     )
     formulas: str = leaf(
         "canonical",
@@ -118,7 +120,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        check_types(self, "GeneralPoints")
+        check_values(self, "GeneralPoints")
         if sentence := contradiction(self):
             raise ValueError(f"GeneralPoints: {sentence}")
         message_templates(self)
@@ -231,7 +233,7 @@ def _answer_contradictions(s: Settings) -> dict[str, bool]:
         "rewards are not those of the released verifier, which preset=paper_code grades with": (
             bool(s.rewards) and resolved.released
         ),
-        "trajectories=suboptimal needs verify_iter of at least 2": (
-            s.trajectories == "suboptimal" and s.verify_iter < 2
+        f"trajectories={s.trajectories} needs verify_iter of at least 2": (
+            s.trajectories != "optimal" and s.verify_iter < 2
         ),
     }

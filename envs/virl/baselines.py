@@ -19,7 +19,7 @@ from envs.virl.rail import Point
 from envs.virl.verifier import ACTIONS
 
 STUDIED = 2000
-"""Training episodes that the look-up policy has seen."""
+"""Training episodes that the look-up policy has seen, of each environment that was trained in."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ def policies(
             "random",
             "any action, any landmark of the directions or none",
             lambda now: draw(now, rng),
+        ),
+        baseline(
+            "standing",
+            "stops where it begins, and states no landmark",
+            lambda now: answer(now, "stop()", []),
         ),
         baseline(
             "blind",

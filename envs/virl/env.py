@@ -6,7 +6,7 @@ messages are the next user messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -216,9 +216,9 @@ class VIRL(TextEnv):
     def _metrics(self, reached: bool) -> dict[str, float]:
         """Figures of the episode.
 
-        recognition: share of the points reached at which the first answer stated exactly what is
-        there, a landmark with its side or none; recognition_all: 1 where it did at every point of
-        the route; neither where answers state nothing.
+        recognition: share of the route's points at which the first answer stated exactly what is
+        there, a landmark with its side or none; points never reached count as not recognised.
+        recognition_all: 1 where it did at every point. Neither where answers state nothing.
         """
         metrics = {
             "success": float(reached),
@@ -227,7 +227,7 @@ class VIRL(TextEnv):
             "progress": self.position / len(self.rail),
         }
         if self.recognised:
-            metrics["recognition"] = sum(self.recognised) / len(self.recognised)
+            metrics["recognition"] = sum(self.recognised) / len(self.rail)
             metrics["recognition_all"] = float(sum(self.recognised) == len(self.rail))
         return metrics
 
@@ -279,21 +279,27 @@ class VIRL(TextEnv):
             refused=self.settings.verify_iter - self.left,
         )
 
-    def baselines(self, seed: int) -> list[Baseline]:
+    def baselines(self, seed: int, trained: Sequence[Mapping[str, object]] = ()) -> list[Baseline]:
         """Policies that do not see the landmark where they stand."""
-        return policies(self.facts, self._study, seed)
+        given = [build(Settings, keywords, "VIRL") for keywords in trained]
+        return policies(self.facts, lambda: self._study(given), seed)
 
-    def _study(self) -> Habit:
-        """What training routes teach of the last leg: these settings, in the training city."""
-        settings = replace(self.settings, modality="language")
-        if settings.world == "procedural":
-            settings = replace(settings, city=None, split=None)
-        student = VIRL(**vars(settings))
+    def _study(self, trained: list[Settings]) -> Habit:
+        """What training routes teach of the last leg.
+
+        trained: the settings of training; where there are none, those of this environment count,
+        in the training city.
+        """
+        own = self.settings
+        if own.world == "procedural":
+            own = replace(own, city=None, split=None)
+        students = [VIRL(**vars(replace(s, modality="language"))) for s in trained or [own]]
 
         def rails() -> Iterator[list[Point]]:
-            for seed in range(STUDIED):
-                student.reset(seed=seed)
-                yield student.rail
+            for student in students:
+                for seed in range(STUDIED):
+                    student.reset(seed=seed)
+                    yield student.rail
 
         return study(rails())
 

@@ -11,7 +11,7 @@ from string import Template
 from configs.leaf import leaf
 from configs.schema import PRESETS
 from envs.rewards import Rewards, merge_rewards
-from envs.settings import check_types
+from envs.settings import check_values
 from envs.templates import Fields, read_templates
 from envs.virl.names import CITY_WORDS
 
@@ -123,7 +123,7 @@ class Settings:
     cache_mib: int = leaf(256, "bound on the panoramas kept in memory, a process, MiB", low=1)
 
     def __post_init__(self) -> None:
-        check_types(self, "VIRL")
+        check_values(self, "VIRL")
         if sentence := contradiction(self):
             raise ValueError(sentence)
         resolve(self)

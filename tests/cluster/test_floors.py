@@ -10,7 +10,7 @@ import pytest
 from cluster import floors as module
 from cluster.environments import environments
 from cluster.floors import floors_of_variants, write_floors
-from configs.load import load
+from configs.load import dump, load
 from envs.base import EnvironmentFailure, TextEnv
 from envs.baselines import floors
 from envs.general_points import baselines
@@ -30,7 +30,8 @@ def test_each_variant_has_its_baselines_on_its_own_episodes(tmp_path):
     found = json.loads((tmp_path / "floors.json").read_text())
     assert list(found) == list(cfg.eval.variants)
     assert [file.name for file in tmp_path.iterdir()] == ["floors.json"]
-    played = floors(make(*environments(cfg)["eval/three_tries"]), 9, 5000001)
+    trained = [environments(cfg)["rollout"][1]]
+    played = floors(make(*environments(cfg)["eval/three_tries"]), 9, 5000001, trained)
     assert found["three_tries"] == [
         {
             "baseline": floor.baseline.name,
@@ -56,20 +57,41 @@ def test_floors_are_played_once(tmp_path, monkeypatch):
 )
 def test_pictures_are_dear_so_fewer_are_played(monkeypatch, settings, episodes, played):
     asked = []
-    monkeypatch.setattr(module, "floors", lambda env, n, seed: asked.append((n, seed)) or [])
+    monkeypatch.setattr(
+        module, "floors", lambda env, n, seed, trained: asked.append((n, seed)) or []
+    )
     cfg = load("gp_l", [*settings, f"eval.episodes={episodes}"])
     floors_of_variants(cfg)
     assert asked == [(played, cfg.eval.seed)] * len(cfg.eval.variants)
 
 
+def look_up(cfg, variant="train"):
+    rows = {floor.baseline.name: floor for floor in floors_of_variants(cfg)[variant]}
+    return rows["look-up"].metrics["success"]
+
+
+def test_what_is_known_by_heart_is_what_the_run_trained_on(tmp_path):
+    keys = ["eval.episodes=20", "eval.variants={train: {}, rule: {face_rule: ranks}}"]
+    split = "env.settings={prompt_style: brief, require_face: true, hands: train, verify_iter: 1"
+    cfg = load("gp_l_debug", [*keys, f"{split}}}"])
+    assert look_up(cfg, "rule") == 0.0
+    ranks = load("gp_l_debug", [*keys, f"{split}, face_rule: ranks}}"])
+    assert look_up(ranks) > 0.5
+    # A run knows what the runs that it continues were trained on.
+    (tmp_path / "checkpoints" / "sft").mkdir(parents=True)
+    (tmp_path / "config.yaml").write_text(dump(ranks))
+    continued = replace(cfg, model=replace(cfg.model, path=str(tmp_path / "checkpoints" / "sft")))
+    assert look_up(continued, "rule") > 0.5
+
+
 @pytest.mark.parametrize("kind", ["no baselines", "breaks", "is broken"])
 def test_what_cannot_be_played_leaves_no_file(tmp_path, monkeypatch, capsys, kind):
-    def broken(env, episodes, seed):
+    def broken(env, episodes, seed, trained):
         kinds = {"breaks": EnvironmentFailure, "is broken": LookupError}
         raise kinds[kind]("no such picture")
 
     if kind == "no baselines":
-        monkeypatch.setattr(TextEnv, "baselines", lambda self, seed: [])
+        monkeypatch.setattr(TextEnv, "baselines", lambda self, seed, trained: [])
         monkeypatch.delattr("envs.general_points.env.GeneralPoints.baselines")
     else:
         monkeypatch.setattr(module, "floors", broken)

@@ -33,7 +33,7 @@ class Parity(TextEnv):
     def expert(self):
         return self.truth
 
-    def baselines(self, seed):
+    def baselines(self, seed, trained=()):
         say = {
             name: Baseline(name, f"says {name}", lambda shown, n=name: n) for name in self.players
         }
@@ -99,7 +99,7 @@ def test_show_prints_and_refuses_an_environment_without_baselines(capsys) -> Non
     show(Parity(), {}, 2, 0)
     assert capsys.readouterr().out.splitlines()[0].split()[1] == "first_try"
     env = Parity()
-    env.baselines = lambda seed: []
+    env.baselines = lambda seed, trained: []
     with pytest.raises(ValueError, match="Parity has no baselines"):
         show(env, {}, 2, 0)
 

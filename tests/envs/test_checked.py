@@ -107,6 +107,21 @@ def test_what_is_no_finite_number_is_no_reward_and_no_metric(reward, said):
         step(terminated=True, info={"metrics": metrics})
 
 
+@pytest.mark.parametrize("name", ["success", "first_try"])
+@pytest.mark.parametrize("value", [3, 0.4, -1.0])
+def test_an_episode_is_a_success_or_none(name, value):
+    with pytest.raises(EnvironmentFailure, match=f"the metric '{name}' is .*; it must be 0 or 1"):
+        step(terminated=True, info={"metrics": METRICS | {name: value}})
+
+
+@pytest.mark.parametrize("name", ["per_step_accuracy", "recognition", "recognition_all"])
+@pytest.mark.parametrize("value", [1.01, -0.01])
+def test_what_is_shown_in_per_cent_is_a_share(name, value):
+    with pytest.raises(EnvironmentFailure, match=f"the metric '{name}' is .*; it must be from 0"):
+        step(terminated=True, info={"metrics": METRICS | {name: value}})
+    assert step(terminated=True, info={"metrics": METRICS | {name: 0.5}}).metrics[name] == 0.5
+
+
 @pytest.mark.parametrize("metrics", [None, {}, {"success": 1.0}, {"first_try": 1.0}, 3])
 def test_the_last_step_has_its_metrics(metrics):
     rule = "the last info's metrics are .* they must hold success and first_try"

@@ -8,7 +8,7 @@ import pytest
 
 from configs.leaf import leaf
 from envs.general_points.settings import Settings as GeneralPointsSettings
-from envs.settings import check_types
+from envs.settings import check_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Settings:
     files: dict[str, str] = leaf({}, "files")
 
     def __post_init__(self) -> None:
-        check_types(self, "Toy")
+        check_values(self, "Toy")
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,11 @@ def test_right_settings_are_made(keywords):
         ({"on": 1}, "Toy.on=1: must be true or false"),
         ({"on": "false"}, "Toy.on='false': must be true or false"),
         ({"files": []}, r"Toy.files=\[\]: must be keys and values"),
+        ({"tries": 0}, "Toy.tries=0: must be at least 1"),
+        ({"tries": 10}, "Toy.tries=10: must be at most 9"),
+        ({"share": -0.1}, "Toy.share=-0.1: must be at least 0"),
+        ({"share": float("nan")}, "Toy.share=nan: must be a finite number"),
+        ({"name": "c"}, "Toy.name=c: must be one of null, a, b"),
     ],
 )
 def test_wrong_settings_are_refused(keywords, sentence):

@@ -107,10 +107,10 @@ def test_what_an_environment_raises_is_a_broken_clause():
 
 def test_baselines_are_played_and_told():
     told = []
-    (ten,) = baseline_floors(TEACHER, {}, 2, 5, told.append)
+    (ten,) = baseline_floors(TEACHER, {}, 2, 5, [], told.append)
     assert (ten.baseline.name, ten.episodes, ten.metrics["success"]) == ("ten", 2, 1.0)
     assert told.count("reset") == 2
     assert told[:4] == ["make", "floors", "baselines", "floors"]
-    assert baseline_floors(GUESS, {}, 2, 5, told.append) == []
+    assert baseline_floors(GUESS, {}, 2, 5, [], told.append) == []
     with pytest.raises(EnvironmentFailure, match="environment baselines: the map is missing"):
-        baseline_floors(TEACHER, {"kind": "raising"}, 1, 0, told.append)
+        baseline_floors(TEACHER, {"kind": "raising"}, 1, 0, [], told.append)

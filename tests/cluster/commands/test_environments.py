@@ -5,6 +5,7 @@ import pytest
 
 from cluster.cli import main
 from configs.load import load
+from configs.schema import RunConfig
 from tests.cluster.commands.folders import moved_run, said
 
 GP = "cardinal/GeneralPoints-v0"
@@ -36,6 +37,21 @@ def test_baselines_of_an_environment_or_of_a_configuration(name, capsys):
     heading, *rows = capsys.readouterr().out.splitlines()
     assert heading.split()[:3] == ["baseline", "first_try", "success"]
     assert any(row.split()[0] == "look-up" and row.split()[-2] == "3" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        ([GP], RunConfig().eval.seed),
+        (["gp_l_debug"], load("gp_l_debug").eval.seed),
+        ([GP, "--seed", "7"], 7),
+    ],
+)
+def test_baselines_play_what_an_evaluation_plays(arguments, first, monkeypatch):
+    played = []
+    monkeypatch.setattr("envs.baselines.show", lambda env, settings, n, seed: played.append(seed))
+    assert main(["baseline", *arguments, "--episodes", "1"]) == 0
+    assert played == [first]
 
 
 @pytest.mark.parametrize(

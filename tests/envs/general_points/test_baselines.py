@@ -1,6 +1,7 @@
 """GeneralPoints' baselines: at random, by heart from training hands, no answer."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ def _short_studies(monkeypatch):
     monkeypatch.setattr(baselines, "STUDIED", 2000)
 
 
-def by_name(env, episodes=40):
-    return {row.baseline.name: row.metrics for row in floors(env, episodes, 0)}
+def by_name(env, episodes=40, trained=()):
+    return {row.baseline.name: row.metrics for row in floors(env, episodes, 0, trained)}
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,8 @@ def by_name(env, episodes=40):
 )
 def test_what_is_learned_by_heart_solves_exactly_what_training_asked(settings) -> None:
     env = GeneralPoints(**settings, verify_iter=1)
-    known = study(GeneralPoints(**vars(training(env.settings))))
+    (learned,) = training(env.settings, [])
+    known = study([GeneralPoints(**vars(learned))])
     look_up = next(b for b in env.baselines(0) if b.name == "look-up")
     solved = []
     for seed in range(60):
@@ -58,18 +60,34 @@ def test_no_answer_and_no_look_at_the_cards_solve_next_to_nothing() -> None:
 
 
 def test_a_rule_that_was_not_trained_is_not_known_by_heart() -> None:
-    env = GeneralPoints(prompt_style="brief", face_rule="ranks", require_face=True, max_rank=13)
-    assert by_name(env)["look-up"]["success"] == 0.0
+    env = GeneralPoints(
+        prompt_style="brief", face_rule="ranks", require_face=True, hands="train", verify_iter=1
+    )
+    ten, ranks = ({"face_rule": rule, "hands": "train"} for rule in ("ten", "ranks"))
+    assert by_name(env, trained=[ten])["look-up"]["success"] == 0.0
+    for trained in ([ranks], [ten, ranks], []):
+        assert by_name(env, trained=trained)["look-up"]["success"] > 0.8
 
 
-def test_training_is_the_training_split_under_the_training_rule() -> None:
+def test_the_hands_learned_are_those_of_training() -> None:
     played = Settings(
         modality="vision", suits="red", face_rule="ranks", require_face=True, hands="held_out"
     )
-    assert training(played) == Settings(hands="train")
-    assert training(Settings(fake_rule="ten", face_rule="five")) == Settings(hands="train")
-    for rule in ("mixed", "any"):
-        assert training(Settings(face_rule=rule)).face_rule == rule
+    own = replace(played, modality="language", suits="mixed", hands="train")
+    assert training(played, []) == [own]
+    ranks = Settings(face_rule="ranks")
+    assert training(played, [ranks, Settings(), ranks]) == [ranks, Settings()]
+    assert training(Settings(), [replace(played, hands="all")]) == [replace(own, hands="all")]
+    drawn = Settings(prompt_diversity=True)
+    assert training(Settings(), [drawn]) == [drawn, replace(drawn, face_rule="mixed")]
+
+
+def test_where_the_split_leaves_nothing_to_train_on_nothing_is_known() -> None:
+    env = GeneralPoints(prompt_style="brief", hands="held_out", hold_out=1, verify_iter=1)
+    figures = by_name(env)
+    assert figures["look-up"]["success"] == figures["blind"]["success"] == 0.0
+    trained = [{"hands": "held_out", "hold_out": 1}]
+    assert by_name(env, trained=trained)["look-up"]["success"] > 0.8
 
 
 def test_random_formulas_use_each_number_once_in_any_order_and_shape() -> None:

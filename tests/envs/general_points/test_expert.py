@@ -40,6 +40,7 @@ def grade_all(demonstrations, **keywords) -> None:
         {"trajectories": "suboptimal"},
         {"preset": "paper_code", "prompt_style": "full"},
         {"trajectories": "suboptimal", "cot": True},
+        {"trajectories": "corrected"},
         {"num_cards": 5},
     ],
 )
@@ -57,9 +58,12 @@ def test_pictures_go_with_vision_demonstrations():
     assert demonstrate(1)[0].images == ()
 
 
-def test_suboptimal_demonstrations_fail_first_and_show_the_verifiers_words():
-    env = GeneralPoints(prompt_style="brief", trajectories="suboptimal", verify_iter=4)
-    lengths, words = set(), set()
+@pytest.mark.parametrize(
+    ("trajectories", "wrong_ones"), [("suboptimal", {1, 2, 3}), ("corrected", {0, 1, 2, 3})]
+)
+def test_wrong_answers_come_first_with_the_verifiers_words(trajectories, wrong_ones):
+    env = GeneralPoints(prompt_style="brief", trajectories=trajectories, verify_iter=4)
+    numbers, words = set(), set()
     for demonstration in env.demonstrations(100, 0):
         env.reset(seed=demonstration.seed)
         messages = demonstration.messages
@@ -67,11 +71,13 @@ def test_suboptimal_demonstrations_fail_first_and_show_the_verifiers_words():
             observation, reward, *_ = env.step(answer["content"])
             assert reward < 0
             assert feedback["content"] == observation["message"]
+            assert answer["train"] == (trajectories == "suboptimal")
+            assert not feedback["train"]
         assert env.step(messages[-1]["content"])[1] == 5.0
-        lengths.add(len(messages))
+        assert [messages[0]["train"], messages[-1]["train"]] == [False, True]
+        numbers.add(len(messages) // 2 - 1)
         words |= {m["content"] for m in messages[2::2]}
-        assert all(m["train"] == (m["role"] == "assistant") for m in messages)
-    assert lengths == {4, 6, 8}
+    assert numbers == wrong_ones
     assert {"wrong", "foreign", "illegal"} <= words
 
 

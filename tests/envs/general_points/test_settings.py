@@ -61,6 +61,10 @@ def test_what_is_given_stands_above_the_preset():
         ({"rewards": {"solve": 1.0}}, "GeneralPoints.rewards.solve: there is no such reward"),
         ({"parser": "strict_legacy", "prompt_style": "brief"}, "needs prompt_style=full"),
         ({"trajectories": "suboptimal", "verify_iter": 1}, "needs verify_iter of at least 2"),
+        (
+            {"trajectories": "corrected", "verify_iter": 1},
+            "trajectories=corrected needs verify_iter of at least 2",
+        ),
         ({"no_such": 1}, "there is no such key"),
         ({"verify_iter": 0}, "must be at least 1"),
     ],

@@ -60,7 +60,10 @@ def test_recognition_of_policies_that_do_not_see() -> None:
     assert figures["blind"]["recognition"] == pytest.approx(1 - points / 12)
     assert figures["copying"]["recognition"] == pytest.approx(with_landmark / 12)
     assert figures["listing"]["recognition"] < 0.15
-    for name in ("random", "blind", "copying", "listing"):
+    # The first point never has a landmark.
+    assert figures["standing"]["recognition"] == pytest.approx(points / 12)
+    assert figures["standing"]["progress"] == 0.0
+    for name in ("random", "standing", "blind", "copying", "listing"):
         assert figures[name]["recognition_all"] == 0.0
     assert figures["look-up"]["recognition_all"] == figures["look-up"]["first_try"]
 
@@ -127,6 +130,35 @@ def test_habits_are_of_the_destination_or_of_all() -> None:
     assert habit(replace(START, ends=("", "unknown"))) == 1
 
 
+def test_the_routes_studied_are_those_of_training() -> None:
+    long = VIRL(max_legs=5, city="Milan", split="test")
+    short, milan = {"max_legs": 2}, {"city": "Milan", "split": "test"}
+
+    def rails(trained):
+        studied = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("envs.virl.env.STUDIED", 20)
+            patch.setattr("envs.virl.env.study", lambda rails: studied.extend(rails))
+            long._study([Settings(**keywords) for keywords in trained])
+        return studied
+
+    def turns(rail):
+        return sum(point.kind == "turn" for point in rail)
+
+    assert {turns(rail) for rail in rails([short])} == {2}
+    assert max(turns(rail) for rail in rails([])) > 2
+    assert rails([milan, short]) == rails([milan]) + rails([short])
+    assert rails([milan]) != rails([{}]) == rails([])
+
+
+def test_a_look_up_stops_where_the_routes_that_it_studied_did() -> None:
+    env, short = VIRL(verify_iter=1), {"max_legs": 2}
+    known = by_name(env, seed=0)["look-up"]["success"]
+    assert {row.baseline.name: row.metrics for row in floors(env, 40, 0, [short])}["look-up"][
+        "success"
+    ] != known
+
+
 def test_a_seed_draws_the_same_answers_and_another_one_others() -> None:
     env = VIRL(prompt_style="brief", verify_iter=5)
 
@@ -142,5 +174,5 @@ def test_a_seed_draws_the_same_answers_and_another_one_others() -> None:
 def test_baselines_play_a_released_data_set(tmp_path) -> None:
     export(open_world(Settings(city="benchmark")), range(4), tmp_path)
     env = VIRL(world=str(tmp_path))
-    for baseline in env.baselines(0)[1:]:
+    for baseline in env.baselines(0)[2:]:
         assert play(env, baseline, 1)["success"] == 1.0

@@ -248,16 +248,17 @@ def test_recognition_is_of_what_is_there_at_every_point_at_the_first_answer(seed
     assert recognition(env, lambda env: "something", seed, retry=True) == (0.0, 0.0)
 
 
-def test_a_statement_left_out_is_a_wrong_one_and_points_never_reached_are_not_read() -> None:
+def test_a_statement_left_out_is_a_wrong_one_and_so_is_that_of_a_point_never_reached() -> None:
     env = brief(modality="vision", image_size=16, city="Milan", verify_iter=1)
     env.reset(seed=1)
+    points = len(env.rail)
     env.step(env.expert())
     env.step(env.expert())
     env.step(env.point.action("absolute"))  # no statement
     assert env.point.landmark is not None
     *_, truncated, info = env.step("none; nothing")
     assert truncated
-    assert info["metrics"]["recognition"] == 0.5
+    assert info["metrics"]["recognition"] == 2 / points
     assert info["metrics"]["recognition_all"] == 0.0
     for text, cost in (("none; nothing", -1.0), ("nothing", -1.5), ("Red Bank left; x", -1.5)):
         env.reset(seed=1)
@@ -265,7 +266,7 @@ def test_a_statement_left_out_is_a_wrong_one_and_points_never_reached_are_not_re
     env.reset(seed=1)
     env.step(env.expert())
     metrics = env.step("none; nothing")[4]["metrics"]  # right as far as it went
-    assert (metrics["recognition"], metrics["recognition_all"]) == (1.0, 0.0)
+    assert (metrics["recognition"], metrics["recognition_all"]) == (2 / points, 0.0)
     plain = VIRL(prompt_style="full", verify_iter=2)
     plain.reset(seed=1)
     assert plain.step('{"action": "stop()"}')[1] == -1.5
