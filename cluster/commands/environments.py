@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.commands.command import Commands, argument
-from cluster.commands.shared import require_at_least, require_outside_of_runs, require_seed
+from cluster.commands.shared import require_at_least, require_folder, require_seed
 from cluster.environments import TRAINING, Settings, environments, load_run, try_import
 from configs.load import FOLDER, ConfigError, parse
 from configs.schema import RunConfig
@@ -37,7 +37,7 @@ def data_command(options: argparse.Namespace) -> int:
 
     require_at_least(1, "--n", options.n)
     require_seed(options.seed)
-    require_outside_of_runs("--out", options.out)
+    require_folder("--out", options.out)
     if options.env.endswith(SUFFIXES):
         _require_demonstrations_or_nothing(options.out)
         from cluster.demonstrations import convert_demonstrations
@@ -152,7 +152,7 @@ def play_command(options: argparse.Namespace) -> int:
 
     require_seed(options.seed)
     if options.pictures:
-        require_outside_of_runs("--pictures", options.pictures)
+        require_folder("--pictures", options.pictures)
     env_id, settings, _ = named_environment(options)
     Game(make_environment(env_id, settings), options.seed, options.pictures).run()
     return 0
@@ -169,7 +169,7 @@ def gallery_command(options: argparse.Namespace) -> int:
     """Write an HTML page and a PNG contact sheet of an environment's episodes."""
     require_at_least(1, "--n", options.n)
     require_seed(options.seed)
-    require_outside_of_runs("--out", options.out)
+    require_folder("--out", options.out)
     env_id, settings, _ = named_environment(options)
     env = _require("expert", env_id, settings)
     from envs.viewer.gallery import write_gallery

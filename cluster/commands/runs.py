@@ -10,7 +10,13 @@ import dataclasses
 from pathlib import Path
 
 from cluster.commands.command import Commands, argument
-from cluster.commands.shared import CONFIG, RUN_FOLDER, configuration, configuration_of
+from cluster.commands.shared import (
+    CONFIG,
+    RUN_FOLDER,
+    configuration,
+    configuration_of,
+    require_folder,
+)
 from cluster.preflight.early import refuse_resume
 from cluster.preflight.resume import was_begun
 from configs.load import ConfigError
@@ -76,6 +82,7 @@ def init_model_command(options: argparse.Namespace) -> int:
     """Write the tiny model of a configuration, untrained."""
     if Path(options.out).exists():
         raise ConfigError(f"--out {options.out}: is already there")
+    require_folder("--out", options.out)
     cfg = configuration(options)
     if cfg.model.path is not None:
         raise ConfigError(f"model.path={cfg.model.path}: it must be null to make a tiny model")
