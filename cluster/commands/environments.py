@@ -102,7 +102,7 @@ def named_environment(
     if name.endswith((".yaml", ".yml")) or (FOLDER / f"{name}.yaml").is_file():
         if not of_a_run:
             _refuse_unread(options.command.name, options.settings)
-        cfg = load_run(name, options.settings)
+        cfg = load_run(name, options.settings, evaluates=of_a_run)
         env_id, settings = environments(cfg)[TRAINING]
     else:
         try_import(name, RunConfig().cluster.start_deadline_s)

@@ -1,15 +1,20 @@
 """Commands on an environment: data that its run would write too, floors, what is drawn."""
 
+import argparse
+
 import pyarrow.parquet as pq
 import pytest
 
 from cluster.cli import main
-from configs.load import load
+from cluster.commands.environments import named_environment
+from cluster.environments import load_run
+from configs.load import ConfigError, load
 from tests.cluster.commands.folders import moved_run, said
 
 GP = "cardinal/GeneralPoints-v0"
 GUESS = "examples.gymnasium_environment.guess:example/Guess-v0"
 
+ANOTHER = ["env.id=cardinal/VIRL-v0", "env.settings={}"]
 DEBUG = ("env.settings.prompt_style=brief", "sft.demonstrations=40", "seed=3")
 
 
@@ -60,6 +65,18 @@ def test_a_key_without_effect_is_refused(command, pair, capsys):
     assert f"{pair}: has no effect on {command}, which reads env.id, env.settings, preset" in said(
         capsys
     )
+
+
+@pytest.mark.parametrize("command", ["baseline", "play", "gallery"])
+def test_variants_of_another_environment_are_no_obstacle(command):
+    """gp_l's variants hold settings that only its own environment has."""
+    with pytest.raises(ConfigError, match=r"eval\.variants\.held_out\.hands: there is no such key"):
+        load_run("gp_l", ANOTHER)
+    options = argparse.Namespace(
+        command=argparse.Namespace(name=command), env="gp_l", settings=ANOTHER
+    )
+    env_id, settings, cfg = named_environment(options)
+    assert (env_id, settings["preset"], cfg.eval.variants) == ("cardinal/VIRL-v0", "fixed", {})
 
 
 def test_data_of_a_configuration_is_what_its_run_would_write(tmp_path):
