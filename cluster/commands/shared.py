@@ -82,6 +82,8 @@ def require_folder(option: str, folder: str) -> None:
         ConfigError: names the option.
     """
     require_outside_of_runs(option, folder)
+    if Path(folder).is_file():
+        raise ConfigError(f"{option} {folder}: is a file; it must be a folder")
     check_writable(f"{option} {folder}", Path(folder))
 
 
