@@ -46,7 +46,6 @@ def rollout_command(options: argparse.Namespace) -> int:
     "replay",
     RUN_FOLDER,
     argument("overrides", nargs="*", default=[], metavar="key=value", help="that differ"),
-    resumable=True,
 )
 def replay_command(options: argparse.Namespace) -> int:
     """Train again on what a run has recorded (ppo.record), without engines; compare the losses."""

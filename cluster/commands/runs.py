@@ -47,7 +47,6 @@ def check_command(options: argparse.Namespace) -> int:
     "train",
     *CONFIG,
     argument("--resume", action="store_true", help="continue a run that was begun before"),
-    resumable=True,
 )
 def train_command(options: argparse.Namespace) -> int:
     """Check, then run one job."""
@@ -62,7 +61,7 @@ def train_command(options: argparse.Namespace) -> int:
     return train(cfg, resume=False)
 
 
-@COMMANDS.add("resume", RUN_FOLDER, resumable=True)
+@COMMANDS.add("resume", RUN_FOLDER)
 def resume_command(options: argparse.Namespace) -> int:
     """Go on with an interrupted run from its last checkpoint."""
     return _continue(configuration_of(options.run))
