@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from stat import S_IMODE
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -19,6 +20,13 @@ WEIGHT_FILES = (  # of torch, TensorFlow, Flax, Rust, ONNX, TFLite and llama.cpp
     *(".h5", ".ckpt", ".data-00000-of-00001", ".index", ".msgpack", ".npz", ".ot"),
     *(".onnx", ".onnx_data", ".onnx.data", ".tflite", ".gguf"),
 )
+
+
+def share_weights(folder: Path) -> None:
+    """Give weight files the mode of config.json: safetensors lets their owner alone read them."""
+    mode = (folder / "config.json").stat().st_mode
+    for file in folder.glob("*.safetensors"):
+        file.chmod(S_IMODE(mode))
 
 
 def save_trunk(

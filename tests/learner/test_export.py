@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from learner.export import save_trunk
+from learner.export import save_trunk, share_weights
 from learner.model import load_trunk
 from rollout.renderer import Renderer
 from tests.support.learner import save_llama
@@ -89,3 +89,12 @@ def test_what_ends_a_turn_by_the_template_ends_it_for_who_loads_the_export(tmp_p
     read = GenerationConfig.from_pretrained(target)
     assert set(read.eos_token_id) == {own, end} == set(stop_ids)
     assert (read.do_sample, read.top_p) == (True, 0.8)
+
+
+def test_weights_are_as_readable_as_their_configuration(tmp_path):
+    for name, mode in (("config.json", 0o640), ("model.safetensors", 0o600), ("a.bin", 0o600)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    share_weights(tmp_path)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == {"config.json": 0o640, "model.safetensors": 0o640, "a.bin": 0o600}
