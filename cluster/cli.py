@@ -39,11 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder that may not be written
         return _say(f"{type(error).__name__}: {error}", ExitCode.FAILED)
     except KeyboardInterrupt as signal:
-        hint = "; `cardinal resume RUN` goes on from the last checkpoint"
-        taken = isinstance(signal, Terminated)
-        line = f"{'ended by SIGTERM' if taken else 'interrupted'}"
-        code = ExitCode.TAKEN_AWAY if taken else ExitCode.INTERRUPTED
-        return _say(f"{line}{hint if options.command.resumable else ''}", code)
+        if isinstance(signal, Terminated):
+            return _say("ended by SIGTERM", ExitCode.TAKEN_AWAY)
+        return _say("interrupted", ExitCode.INTERRUPTED)  # a run says itself where it goes on
 
 
 def _parser() -> Parser:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -38,27 +39,32 @@ def unread_data(cfg: RunConfig, folder: Path) -> str | None:
 
 
 def record_data(data: str, folder: Path) -> None:
-    """Write what is at a path into the run folder; where that is done, compare.
+    """Write what is at a path into the run folder; where a checkpoint has learned from it, compare.
 
     Raises:
         ConfigError: as `check_unchanged`.
     """
-    if (folder / FILE).is_file():
+    file = folder / FILE
+    if file.is_file() and _has_checkpoint(folder):
         check_unchanged(data, folder)
         return
+    text = json.dumps(fingerprint(data), indent=1, sort_keys=True)
+    if file.is_file() and file.read_text() != text:
+        note = "has changed since the run began, which has no checkpoint and begins again with it"
+        print(f"sft.data={data}: {note}", file=sys.stderr)
     draft = folder / f"{FILE}.new"
-    draft.write_text(json.dumps(fingerprint(data), indent=1, sort_keys=True))
-    draft.replace(folder / FILE)
+    draft.write_text(text)
+    draft.replace(file)
 
 
 def check_unchanged(data: str, folder: Path) -> None:
-    """Refuse demonstrations that are not those that a run began with; nothing where none is known.
+    """Refuse demonstrations that are not those that a checkpoint of a run has learned from.
 
     Raises:
         ConfigError: names the first file that is new, gone or another.
     """
     file = folder / FILE
-    if not file.is_file():
+    if not file.is_file() or not _has_checkpoint(folder):
         return
     now = fingerprint(data)
     try:
@@ -69,6 +75,12 @@ def check_unchanged(data: str, folder: Path) -> None:
         if before.get(name) != now.get(name):
             change = _change(before.get(name), now.get(name))
             raise ConfigError(f"sft.data={data}: {name} {change}; {RULE}")
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    """Whether a resume goes on with what was learned; it begins from the model otherwise."""
+    cursor = Cursor.load(folder / "checkpoints")
+    return cursor.begun or bool(cursor.state)
 
 
 def fingerprint(data: str) -> Fingerprint:

@@ -23,6 +23,7 @@ SUFFIXES = (".parquet", ".jsonl", ".json")
 NAMES = "*.parquet, *.jsonl or *.json"
 COLUMNS = ("messages", "conversations", "images", "image", "tools")  # others are not read
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz")
+SAVED = (".arrow", "dataset_dict.json")  # how a file's name ends that save_to_disk has written
 ROWS = 512  # of a slice of JSON; a slice of Parquet is a row group
 
 
@@ -69,6 +70,12 @@ def find_files(data: str | Path) -> list[Path]:
         raise ConfigError(
             f"{packed}: is compressed, and only files named {NAMES} are read; unpack it, or name "
             f"it _{packed.name} to leave it out"
+        )
+    saved = next((file for file in files if file.name.endswith(SAVED)), None)
+    if saved:
+        raise ConfigError(
+            f"{saved}: is of save_to_disk of `datasets`, which is not read; write the rows with "
+            f"to_parquet, or name it _{saved.name} to leave it out"
         )
     found = [file for file in files if file.suffix in SUFFIXES]
     if not found:

@@ -74,12 +74,13 @@ def _write_rows(part: list[Row], file: Path) -> None:
 def convert_demonstrations(data: str | Path, folder: str | Path) -> Path:
     """Write the demonstrations of users' files as Parquet, their pictures inside.
 
+    All rows are read before any is written: what is refused leaves no part behind.
+
     Raises:
         ConfigError: one sentence with the file and the row; or the folder holds something else.
     """
-    stream = _converted(slices(data))
-    part = list(islice(stream, PART))
-    if not part:
+    parts = slices(data)
+    if not sum(1 for _ in _converted(parts)):
         raise ConfigError(f"{data}: holds no demonstrations")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -87,10 +88,10 @@ def convert_demonstrations(data: str | Path, folder: str | Path) -> Path:
     for file in find_files(data):
         digest.update(file.read_bytes())
     _claim(target, {"data": str(data), "sha256": digest.hexdigest()})
-    number = 0
-    while part:
+    stream, number = _converted(parts), 0
+    while part := list(islice(stream, PART)):
         _write_rows(part, target / f"part-{number:05d}.parquet")
-        part, number = list(islice(stream, PART)), number + 1
+        number += 1
     return target
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,25 @@ Settings = dict[str, Any]  # keywords of an environment
 Environment = tuple[str, Settings]  # its id, and its settings with the run's preset
 
 
-def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_run(path: str | Path, overrides: Sequence[str] = (), evaluates: bool = True) -> RunConfig:
     """A configuration as `configs.load.load` reads it, the settings of its environments checked.
+
+    Args:
+        path: of the configuration.
+        overrides: of its keys.
+        evaluates: whether variants are of use; eval.variants is empty, and not checked, otherwise.
 
     Raises:
         ConfigError: as `load` and `checked_environments`; names the file where it, and no
             override, is at fault.
     """
     try:
-        cfg = load(path, overrides)
+        cfg = _load(path, overrides, evaluates)
         try_import(cfg.env.id, cfg.cluster.start_deadline_s)
         checked_environments(cfg)
     except ConfigError as error:
         sentence = str(error)
-        refusal = _refusal(path) if overrides else sentence
+        refusal = _refusal(path, evaluates) if overrides else sentence
         if refusal == sentence:
             raise ConfigError(in_file(find(path), sentence)) from error
         hint = ""
@@ -50,6 +55,11 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             hint = _setting_hint(path, overrides, sentence) or _file_hint(path, overrides, sentence)
         raise ConfigError(f"{sentence}{hint}") from error
     return cfg
+
+
+def _load(path: str | Path, overrides: Sequence[str], evaluates: bool) -> RunConfig:
+    cfg = load(path, overrides)
+    return cfg if evaluates else replace(cfg, eval=replace(cfg.eval, variants={}))
 
 
 def _setting_hint(path: str | Path, overrides: Sequence[str], sentence: str) -> str:
@@ -81,10 +91,10 @@ def _file_hint(path: str | Path, overrides: Sequence[str], sentence: str) -> str
     return ""
 
 
-def _refusal(path: str | Path) -> str | None:
+def _refusal(path: str | Path, evaluates: bool) -> str | None:
     """Why a file is refused without any override; None if it is not."""
     try:
-        checked_environments(load(path))
+        checked_environments(_load(path, (), evaluates))
     except ConfigError as error:
         return str(error)
     return None

@@ -272,6 +272,10 @@ def _checkpoints(cfg: RunConfig) -> Iterator[str]:
 def _names(cfg: RunConfig) -> Iterator[str]:
     if cfg.name in ("", ".", "..") or Path(cfg.name).name != cfg.name:
         yield f"name={cfg.name!r} must be a plain folder name"
+    elif cfg.name.strip() != cfg.name or not cfg.name.isprintable():
+        yield f"name={cfg.name!r} must neither begin nor end with a blank, and be printable"
+    if not cfg.cluster.root.strip():
+        yield f"cluster.root={cfg.cluster.root!r}: must name a folder; . is the current one"
     for name, settings in cfg.eval.variants.items():
         if not isinstance(settings, dict):
             yield (

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from configs.values import Plain, is_text, read_yaml, typed, untyped, write_yaml
 
 T = TypeVar("T")
 FOLDER = Path(__file__).parent
+PATHS = ("cluster.root", "learner.checkpoint_root", "model.path", "sft.data", "ppo.blocks")
 
 
 class ConfigError(ValueError):
@@ -51,9 +53,7 @@ def _section(cls: type[T], values: Mapping[str, object], where: str) -> T:
     for name, value in values.items():
         key = _join(where, name)
         if name not in kinds:
-            near = nearest(name, kinds)
-            hint = f"the nearest is {near}" if near else f"there are {', '.join(kinds)}"
-            raise ConfigError(f"{key}: there is no such key; {hint}")
+            raise ConfigError(f"{key}: there is no such key; {_hint(cls, name)}")
         given[name] = _value_of(kinds[name], value, key)
         if not _is_section(kinds[name]):
             check_value(leaves[name], given[name], key)
@@ -62,6 +62,25 @@ def _section(cls: type[T], values: Mapping[str, object], where: str) -> T:
     except ValueError as error:  # of the dataclass's own __post_init__
         prefix = "" if str(error).startswith(where) else f"{where}: "
         raise ConfigError(f"{prefix}{error}") from error
+
+
+def _hint(cls: type, name: str) -> str:
+    """Which key may be meant by one that a section has not."""
+    kinds, every = _kinds(cls), list(_keys(RunConfig, ""))
+    elsewhere = [key for _, key in every if key.rpartition(".")[2] == name]
+    if elsewhere and cls in {section for section, _ in every}:
+        return f"there {'is' if len(elsewhere) == 1 else 'are'} {' and '.join(elsewhere)}"
+    near = nearest(name, kinds)
+    return f"the nearest is {near}" if near else f"there are {', '.join(kinds)}"
+
+
+def _keys(cls: type, where: str) -> Iterator[tuple[type, str]]:
+    """Each key of a section and of the sections inside, with the section that has it."""
+    for name, kind in _kinds(cls).items():
+        key = _join(where, name)
+        yield cls, key
+        if _is_section(kind):
+            yield from _keys(typing.cast(type, kind), key)
 
 
 def _value_of(kind: object, value: object, key: str) -> object:
@@ -110,7 +129,7 @@ def load(
     for key, value in PRESET_KEYS.get(preset, {}).items():
         *parents, last = key.split(".")
         _parent(of_preset, parents)[last] = value
-    cfg = build(RunConfig, _merge(of_preset, values, RunConfig), "")
+    cfg = build(RunConfig, _merge(of_preset, _at_home(values), RunConfig), "")
     for name in [name for name, settings in cfg.eval.variants.items() if settings is None]:
         del cfg.eval.variants[name]
     sentences = contradictions(cfg)
@@ -119,6 +138,25 @@ def load(
     if sentences:
         raise ConfigError(sentences[0])
     return cfg
+
+
+def _at_home(values: dict[str, object], where: str = "") -> dict[str, object]:
+    """The values with the home folder in the place of a path's ~, as a shell would put it there.
+
+    Raises:
+        ConfigError: it is the home folder of a user that is not there.
+    """
+    expanded = dict(values)
+    for name, value in values.items():
+        key = _join(where, name)
+        if isinstance(value, dict):
+            expanded[name] = _at_home(value, key)
+        elif key in PATHS and isinstance(value, str) and value.startswith("~") and value != "~":
+            path = os.path.expanduser(value)
+            if path.startswith("~"):
+                raise ConfigError(f"{key}={value}: this machine has no such user; ./~ is no user")
+            expanded[name] = path
+    return expanded
 
 
 def dump(cfg: RunConfig) -> str:
@@ -154,7 +192,7 @@ def _read(file: Path) -> dict[str, object]:
         raise ConfigError(f"{file}: not YAML: {one_line(error)}") from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
-    if values == "":  # a file without any key
+    if untyped(values) is None:  # a file without any key
         return {}
     if not isinstance(values, dict):
         kind = type(untyped(values)).__name__

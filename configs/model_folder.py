@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -209,8 +210,14 @@ def require_model_folder(path: str) -> None:
 
 
 def _require_config(folder: Path, key: str) -> None:
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:  # below a folder that this user may not enter, or too long a name
+        raise ConfigError(f"{key}: cannot be read: {error.strerror or error}") from error
+    if not there:
         raise ConfigError(f"{key}: there is no such folder")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise ConfigError(f"{key}: is a folder that this user may not read")
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}: holds no config.json, so it is no Hugging Face model folder")
     config = read_json(folder / "config.json", key)
@@ -282,6 +289,8 @@ def weight_files(folder: Path, key: str) -> list[Path]:
     for file in files:
         if not file.is_file():
             raise ConfigError(f"{key}: holds no {file.name}; weights must be *.safetensors")
+        if not os.access(file, os.R_OK):
+            raise ConfigError(f"{key}: {file.name} is a file that this user may not read")
     return files
 
 

@@ -81,9 +81,12 @@ def read_yaml(text: str) -> object:
     """Values of a YAML document, plain scalars as `Plain`.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or has a key twice.
+        yaml.YAMLError: it is no YAML, has a key twice, or is nested too deeply.
     """
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
 
 
 def write_yaml(values: object) -> str:

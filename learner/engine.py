@@ -32,7 +32,7 @@ from learner import batch, distributed, snapshot
 from learner.batch import MicroBatch
 from learner.checkpoint_layout import CheckpointLayout
 from learner.deepspeed_config import deepspeed_config, engine_clips_gradients
-from learner.export import save_trunk
+from learner.export import save_trunk, share_weights
 from learner.forward import Forward, run_forward, score_all, zero_loss
 from learner.gathered_weights import Bucket, GatheredWeights, WeightShapes
 from learner.image_inputs import ImageInputs, pad_to_lockstep
@@ -298,6 +298,7 @@ class TrainingEngine:
             if head:
                 save_file(head, target / VALUE_HEAD_FILE)
                 write_index(target)
+            share_weights(target)
         distributed.barrier()  # no rank reads the folder before it is complete
 
     def snapshot(self) -> Snapshot:

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from stat import S_IMODE
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -21,6 +22,13 @@ WEIGHT_FILES = (  # of torch, TensorFlow, Flax, Rust, ONNX, TFLite and llama.cpp
     *(".onnx", ".onnx_data", ".onnx.data", ".tflite", ".gguf"),
 )
 DTYPES = ("dtype", "torch_dtype")  # keys of config.json
+
+
+def share_weights(folder: Path) -> None:
+    """Give weight files the mode of config.json: safetensors lets their owner alone read them."""
+    mode = (folder / "config.json").stat().st_mode
+    for file in folder.glob("*.safetensors"):
+        file.chmod(S_IMODE(mode))
 
 
 def save_trunk(

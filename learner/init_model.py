@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from configs.schema import RunConfig, TinyVisionConfig
+from learner.export import share_weights
 from learner.tiny_tokenizer import IMAGE, VISION_CHAT_TEMPLATE, train_tokenizer
 
 logging.disable_progress_bar()
@@ -61,6 +62,7 @@ def init_model(
         torch.manual_seed(cfg.seed)
         model = tiny_model(cfg, tokenizer)
     model.save_pretrained(folder)
+    share_weights(Path(folder))
     if vision:
         tiny_processor(tokenizer, cfg.model.init.vision).save_pretrained(folder)
     else:

@@ -35,16 +35,11 @@ def argument(name: str, **settings: Unpack[ArgumentSettings]) -> Argument:
 
 @dataclass(frozen=True)
 class Command:
-    """One command.
-
-    run: does it; returns the exit code.
-    resumable: what it leaves when interrupted can be resumed.
-    """
+    """One command; `run` does it and returns the exit code."""
 
     name: str
     run: Run
     arguments: tuple[Argument, ...]
-    resumable: bool = False
 
 
 class Commands:
@@ -56,11 +51,11 @@ class Commands:
     def __iter__(self) -> Iterator[Command]:
         return iter(self._commands)
 
-    def add(self, name: str, *arguments: Argument, resumable: bool = False) -> Callable[[Run], Run]:
+    def add(self, name: str, *arguments: Argument) -> Callable[[Run], Run]:
         """Decorate the function of a command."""
 
         def decorate(run: Run) -> Run:
-            self._commands.append(Command(name, run, arguments, resumable))
+            self._commands.append(Command(name, run, arguments))
             return run
 
         return decorate

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.commands.command import Commands, argument
-from cluster.commands.shared import require_at_least, require_outside_of_runs, require_seed
+from cluster.commands.shared import require_at_least, require_folder, require_seed
 from cluster.environments import TRAINING, Settings, environments, load_run, try_import
 from configs.load import FOLDER, ConfigError, parse
 from configs.schema import RunConfig
@@ -25,7 +25,7 @@ ENVIRONMENT = (
 
 @COMMANDS.add(
     "data",
-    argument("env", help="environment id, configuration, or file of demonstrations"),
+    argument("env", help="environment id, configuration, or demonstrations: a file or a folder"),
     argument("settings", nargs="*", default=[], metavar="key=value", help="of what is named"),
     argument("--n", type=int, help=f"how many; {DEMONSTRATIONS}, or the configuration's number"),
     argument("--seed", type=int, help="0, or the configuration's seed"),
@@ -33,12 +33,11 @@ ENVIRONMENT = (
 )
 def data_command(options: argparse.Namespace) -> int:
     """Write demonstrations of an environment, or convert a file of them."""
-    from cluster.demonstration_files import SUFFIXES
-
     require_at_least(1, "--n", options.n)
     require_seed(options.seed)
-    require_outside_of_runs("--out", options.out)
-    if options.env.endswith(SUFFIXES):
+    require_folder("--out", options.out)
+    if _names_files(options.env):
+        _refuse_unused(options)
         _require_demonstrations_or_nothing(options.out)
         from cluster.demonstrations import convert_demonstrations
 
@@ -55,13 +54,30 @@ def data_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def _names_files(name: str) -> bool:
+    """Whether a name is that of demonstrations on disk, and no configuration's."""
+    from cluster.demonstration_files import SUFFIXES
+
+    return name.endswith(SUFFIXES) or (Path(name).exists() and not _is_configuration(name))
+
+
+def _refuse_unused(options: argparse.Namespace) -> None:
+    """Refuse what only an environment's own demonstrations are made with."""
+    numbers = (("--n", options.n), ("--seed", options.seed))
+    given = [f"{name} {value}" for name, value in numbers if value is not None]
+    used = [*given, *options.settings]
+    if used:
+        raise ConfigError(
+            f"{used[0]}: has no effect on {options.env}, all of whose rows are converted as they "
+            "are; it is of use with an environment or a configuration"
+        )
+
+
 def _require_demonstrations_or_nothing(out: str) -> None:
     """Refuse a folder with other files."""
     from cluster.demonstrations import CLAIM
 
     folder = Path(out)
-    if folder.is_file():
-        raise ConfigError(f"--out {out}: is a file; it must be a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CLAIM).is_file():
         raise ConfigError(f"--out {out}: holds other files; choose a new or an empty folder")
 
@@ -100,10 +116,10 @@ def named_environment(
         ConfigError: it names neither, settings are refused, or a key would have no effect.
     """
     name = options.env
-    if name.endswith((".yaml", ".yml")) or (FOLDER / f"{name}.yaml").is_file():
+    if _is_configuration(name):
         if not of_a_run:
             _refuse_unread(options.command.name, options.settings)
-        cfg = load_run(name, options.settings)
+        cfg = load_run(name, options.settings, evaluates=of_a_run)
         env_id, settings = environments(cfg)[TRAINING]
     else:
         try_import(name, RunConfig().cluster.start_deadline_s)
@@ -111,6 +127,10 @@ def named_environment(
         cfg, env_id, settings = None, name, parse(options.settings)
     _check_settings(env_id, settings)
     return env_id, settings, cfg
+
+
+def _is_configuration(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) or (FOLDER / f"{name}.yaml").is_file()
 
 
 def _refuse_unread(command: str, settings: Sequence[str]) -> None:
@@ -136,6 +156,8 @@ def _refuse_unknown(name: str) -> None:
         shipped = [*BUILT_IN, *(file.stem for file in FOLDER.glob("*.yaml"))]
         near = nearest(name, shipped)
         hint = f"the nearest is {near}" if near else f"there are {', '.join(sorted(shipped))}"
+        if "/" in name and not near:
+            hint += "; one that a module of yours registers is named MODULE:ID"
         raise ConfigError(
             f"{name}: is neither the id of an environment nor a configuration; {hint}"
         ) from error
@@ -153,7 +175,7 @@ def play_command(options: argparse.Namespace) -> int:
 
     require_seed(options.seed)
     if options.pictures:
-        require_outside_of_runs("--pictures", options.pictures)
+        require_folder("--pictures", options.pictures)
     env_id, settings, _ = named_environment(options)
     Game(make_environment(env_id, settings), options.seed, options.pictures).run()
     return 0
@@ -170,7 +192,7 @@ def gallery_command(options: argparse.Namespace) -> int:
     """Write an HTML page and a PNG contact sheet of an environment's episodes."""
     require_at_least(1, "--n", options.n)
     require_seed(options.seed)
-    require_outside_of_runs("--out", options.out)
+    require_folder("--out", options.out)
     env_id, settings, _ = named_environment(options)
     env = _require("expert", env_id, settings)
     from envs.viewer.gallery import write_gallery

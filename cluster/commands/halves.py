@@ -12,7 +12,7 @@ from cluster.commands.shared import (
     configuration,
     configuration_of,
     require_at_least,
-    require_outside_of_runs,
+    require_folder,
 )
 from configs.load import ConfigError
 
@@ -28,7 +28,7 @@ COMMANDS = Commands()
 def rollout_command(options: argparse.Namespace) -> int:
     """Play training episodes with the initial model, without a learner, and record them."""
     require_at_least(1, "--updates", options.updates)
-    require_outside_of_runs("--out", options.out)
+    require_folder("--out", options.out)
     out = Path(options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {options.out}: holds something already; choose a new folder")
@@ -46,7 +46,6 @@ def rollout_command(options: argparse.Namespace) -> int:
     "replay",
     RUN_FOLDER,
     argument("overrides", nargs="*", default=[], metavar="key=value", help="that differ"),
-    resumable=True,
 )
 def replay_command(options: argparse.Namespace) -> int:
     """Train again on what a run has recorded (ppo.record), without engines; compare the losses."""

@@ -7,7 +7,12 @@ import json
 from pathlib import Path
 
 from cluster.commands.command import Commands, argument
-from cluster.commands.shared import RUN_FOLDER, configuration_of, require_at_least
+from cluster.commands.shared import (
+    RUN_FOLDER,
+    configuration_of,
+    require_at_least,
+    require_file,
+)
 from cluster.environments import Settings
 from cluster.stop_signals import StopSignals
 from configs.load import ConfigError, parse
@@ -85,8 +90,7 @@ def compare_command(options: argparse.Namespace) -> int:
         raise ConfigError(f"compare {' '.join(options.runs)}: names a run twice")
     for run in options.runs:
         configuration_of(run)
-    if not Path(options.out).parent.is_dir():
-        raise ConfigError(f"--out {options.out}: there is no such folder to write it in")
+    require_file("--out", options.out)
     from report.comparison.page import print_comparison, write_comparison
     from report.comparison.runs import compare
 
@@ -107,15 +111,15 @@ def compare_command(options: argparse.Namespace) -> int:
 def trace_command(options: argparse.Namespace) -> int:
     """Write what every process did in some updates as a trace for Perfetto; print its shares."""
     configuration_of(options.run)
+    for option, file in (("--out", options.out), ("--png", options.png)):
+        if file:
+            require_file(option, file)
     from report.spans import read_spans
     from report.trace import choose, shares, trace_events
 
     recorded = read_spans(Path(options.run))
     window = choose(recorded, options.updates)
     out = Path(options.out or Path(options.run) / "trace.json")
-    for option, file in (("--out", options.out), ("--png", options.png)):
-        if file and not Path(file).parent.is_dir():
-            raise ConfigError(f"{option} {file}: there is no such folder to write it in")
     out.write_text(json.dumps(trace_events(recorded, window)))
     if options.png:
         from report.trace_picture import draw_trace

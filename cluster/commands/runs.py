@@ -10,7 +10,13 @@ import dataclasses
 from pathlib import Path
 
 from cluster.commands.command import Commands, argument
-from cluster.commands.shared import CONFIG, RUN_FOLDER, configuration, configuration_of
+from cluster.commands.shared import (
+    CONFIG,
+    RUN_FOLDER,
+    configuration,
+    configuration_of,
+    require_folder,
+)
 from cluster.preflight.early import refuse_resume
 from cluster.preflight.resume import was_begun
 from configs.load import ConfigError
@@ -41,7 +47,6 @@ def check_command(options: argparse.Namespace) -> int:
     "train",
     *CONFIG,
     argument("--resume", action="store_true", help="continue a run that was begun before"),
-    resumable=True,
 )
 def train_command(options: argparse.Namespace) -> int:
     """Check, then run one job."""
@@ -56,7 +61,7 @@ def train_command(options: argparse.Namespace) -> int:
     return train(cfg, resume=False)
 
 
-@COMMANDS.add("resume", RUN_FOLDER, resumable=True)
+@COMMANDS.add("resume", RUN_FOLDER)
 def resume_command(options: argparse.Namespace) -> int:
     """Go on with an interrupted run from its last checkpoint."""
     return _continue(configuration_of(options.run))
@@ -76,6 +81,7 @@ def init_model_command(options: argparse.Namespace) -> int:
     """Write the tiny model of a configuration, untrained."""
     if Path(options.out).exists():
         raise ConfigError(f"--out {options.out}: is already there")
+    require_folder("--out", options.out)
     cfg = configuration(options)
     if cfg.model.path is not None:
         raise ConfigError(f"model.path={cfg.model.path}: it must be null to make a tiny model")

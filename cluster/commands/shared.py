@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster.commands.command import argument
 from cluster.environments import in_file, load_run
+from cluster.preflight.machine import check_writable
 from cluster.run_folder import is_run_folder
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
@@ -57,6 +58,33 @@ def require_outside_of_runs(option: str, folder: str) -> None:
     for above in (place, *place.parents):
         if is_run_folder(above):
             raise ConfigError(f"{option} {folder}: {above} is a run folder; choose another place")
+
+
+def require_file(option: str, file: str) -> None:
+    """Refuse an option's file that cannot be written, or would lie in a run folder.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    require_outside_of_runs(option, file)
+    place = Path(file)
+    if not place.parent.is_dir():
+        raise ConfigError(f"{option} {file}: there is no such folder to write it in")
+    if place.is_dir():
+        raise ConfigError(f"{option} {file}: is a folder; it must be a file")
+    check_writable(f"{option} {file}: its folder", place.parent)
+
+
+def require_folder(option: str, folder: str) -> None:
+    """Refuse an option's folder that cannot be made or written to, or would lie in a run folder.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    require_outside_of_runs(option, folder)
+    if Path(folder).is_file():
+        raise ConfigError(f"{option} {folder}: is a file; it must be a folder")
+    check_writable(f"{option} {folder}", Path(folder))
 
 
 def require_at_least(least: int, option: str, value: int | None) -> None:

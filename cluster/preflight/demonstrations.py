@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
-from cluster.demonstration_files import ignored, naming_data, slices, spread
-from cluster.demonstration_rows import LengthLimit, rendered_rows
+from cluster.demonstration_files import Slice, ignored, naming_data, rows, slices, spread
+from cluster.demonstration_rows import LengthLimit, conversation, rendered_rows
 from configs.load import ConfigError
 from configs.schema import SFTConfig
 from envs.base import Demonstration
@@ -16,6 +17,7 @@ from rollout.renderer import Renderer
 
 EXPERTS = 16  # of its first demonstrations rendered
 SLICES, ROWS = 8, 8  # rendered: the first rows of slices spread over all files
+READ_ROWS, READ_BYTES = 20_000, 2**28  # read without rendering: rows, and bytes of their pictures
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class DataSample:
     """What the check has seen of the demonstrations.
 
     rows, files: all that there are.
-    rendered: of them, and `dropped` of these for being longer than sft.max_tokens.
+    read: of them, from the first on: they are conversations.
+    rendered: of all, and `dropped` of these for being longer than sft.max_tokens.
     longest: tokens of the longest of these that is kept.
     ignored: names in the folder that are not read.
     pictures: whether one of those rendered has any.
@@ -31,6 +34,7 @@ class DataSample:
 
     rows: int
     files: int
+    read: int
     rendered: int
     dropped: int
     longest: int
@@ -41,7 +45,8 @@ class DataSample:
 def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> DataSample:
     """Refuse demonstrations that are not there, cannot be read, or are fewer than a batch.
 
-    Some rows of all files are rendered as the run would render them, pictures included.
+    Rows are read to the last where there are no more than READ_ROWS; some of all files are
+    rendered as the run would render them, pictures included.
 
     Raises:
         ConfigError: one sentence with the file, the row and what is wrong with it.
@@ -55,23 +60,43 @@ def check_data(sft: SFTConfig, renderer: Renderer, positions: int | None) -> Dat
             for part in spread(parts, SLICES)
             for row in islice(rendered_rows(part, renderer, limit), ROWS)
         ]
-    rows = sum(part.rows for part in parts)
-    if rows < sft.batch_size:
+        read = _read(parts)
+    total = sum(part.rows for part in parts)
+    if total < sft.batch_size:
         raise ConfigError(
-            f"sft.data={sft.data}: holds {rows} demonstrations, sft.batch_size={sft.batch_size}"
+            f"sft.data={sft.data}: holds {total} demonstrations, sft.batch_size={sft.batch_size}"
         )
     lengths = [len(row.token_ids) for row in sampled if row is not None]
-    if len(sampled) == rows and not lengths:
+    if len(sampled) == total and not lengths:
         raise ConfigError(
-            f"sft.data={sft.data}: all {rows} demonstrations are longer than "
+            f"sft.data={sft.data}: all {total} demonstrations are longer than "
             f"sft.max_tokens={sft.max_tokens}"
         )
     files = len({part.file for part in parts})
     dropped = len(sampled) - len(lengths)
     longest = max(lengths, default=0)
     pictures = any(row.pictures for row in sampled if row is not None)
-    names = tuple(ignored(sft.data))
-    return DataSample(rows, files, len(sampled), dropped, longest, names, pictures)
+    skipped = tuple(ignored(sft.data))
+    return DataSample(total, files, read, len(sampled), dropped, longest, skipped, pictures)
+
+
+def _read(parts: Iterable[Slice]) -> int:
+    """Read rows as conversations, within READ_ROWS and READ_BYTES; how many.
+
+    Raises:
+        ConfigError: the first row that is none.
+    """
+    number, size = 0, 0
+    every = ((Path(part.file).parent, *found) for part in parts for found in rows(part))
+    for folder, where, row in every:
+        if number == READ_ROWS or size >= READ_BYTES:
+            break
+        try:
+            pictures = conversation(row, folder).pictures
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        number, size = number + 1, size + sum(map(len, pictures))
+    return number
 
 
 def check_expert_data(

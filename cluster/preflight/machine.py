@@ -46,13 +46,13 @@ def check_places(cfg: RunConfig) -> None:
     Raises:
         ConfigError: names the key or variable, the place and the system's reason.
     """
-    _check_writable(f"cluster.root={cfg.cluster.root}", Path(cfg.cluster.root))
+    check_writable(f"cluster.root={cfg.cluster.root}", Path(cfg.cluster.root))
     _check_home()
     _check_temporary()
     for name in CACHES:
         if place := os.environ.get(name):
             _check_absolute(name, place)
-            _check_writable(f"{name}={place}", Path(place))
+            check_writable(f"{name}={place}", Path(place))
 
 
 def check_open_files(cfg: RunConfig) -> None:
@@ -180,7 +180,7 @@ def _check_home() -> None:
         raise _not_writable(key, error) from error
     if not there:
         raise ConfigError(f"{key}: there is no such folder; {RULE}")
-    _check_writable(key, folder)
+    check_writable(key, folder)
 
 
 def _check_temporary() -> None:
@@ -203,9 +203,9 @@ def _check_temporary() -> None:
     for variable in ("RAY_TMPDIR", "TMPDIR"):
         if place := os.environ.get(variable):
             _check_absolute(variable, place)
-            _check_writable(f"{variable}={place}", Path(place))
+            check_writable(f"{variable}={place}", Path(place))
     if not name:
-        _check_writable(folder, Path(folder))
+        check_writable(folder, Path(folder))
 
 
 def _check_absolute(variable: str, place: str) -> None:
@@ -214,8 +214,12 @@ def _check_absolute(variable: str, place: str) -> None:
         raise ConfigError(f"{variable}={place}: is a relative path; it must begin with /")
 
 
-def _check_writable(key: str, place: Path) -> None:
-    """Make a folder there, or at the nearest place above it that exists, and remove it."""
+def check_writable(key: str, place: Path) -> None:
+    """Make a folder there, or at the nearest place above it that exists, and remove it.
+
+    Raises:
+        ConfigError: `key`, and the system's reason.
+    """
     try:
         with tempfile.TemporaryDirectory(prefix=".cardinal-", dir=_existing(place)):
             pass

@@ -39,9 +39,10 @@ def show(run: CheckedRun) -> None:
 
 def _data_line(data: DataSample, most: int | None) -> str:
     over = f", {data.dropped} over sft.max_tokens={most} and dropped" if most is not None else ""
+    read = "all" if data.read == data.rows else f"the first {data.read:,}"
     return (
-        f"{data.rows:,} demonstrations in {data.files} file{'s' * (data.files > 1)}; of "
-        f"{data.rendered} rendered the longest has {data.longest} tokens{over}"
+        f"{data.rows:,} demonstrations in {data.files} file{'s' * (data.files > 1)}, {read} read; "
+        f"of {data.rendered} rendered the longest has {data.longest} tokens{over}"
         f"{_ignored_words(data.ignored)}"
     )
 

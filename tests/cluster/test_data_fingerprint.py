@@ -27,8 +27,10 @@ def data(tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
+    """A run folder with a checkpoint."""
     folder = tmp_path / "run"
     folder.mkdir()
+    Cursor("sft", state="first").save(folder / "checkpoints", keep=1)
     return folder
 
 
@@ -49,7 +51,21 @@ def test_what_stays_as_it_was_is_no_obstacle(data, run):
     record_data(str(data), run)
     check_unchanged(str(data), run)
     assert (run / "data.json").read_text() == written
-    assert [file.name for file in run.iterdir()] == ["data.json"]
+    assert {file.name for file in run.iterdir()} == {"data.json", "checkpoints"}
+
+
+def test_a_run_without_a_checkpoint_begins_again_with_other_data(data, tmp_path, capsys):
+    record_data(str(data), tmp_path)
+    (data / "b.jsonl").write_text('{"b": 22}\n')
+    check_unchanged(str(data), tmp_path)
+    record_data(str(data), tmp_path)
+    assert capsys.readouterr().err.startswith(f"sft.data={data}: has changed since the run began")
+    assert json.loads((tmp_path / "data.json").read_text()) == fingerprint(str(data))
+    record_data(str(data), tmp_path)
+    assert capsys.readouterr().err == ""
+    Cursor("sft", step=1).save(tmp_path / "checkpoints", keep=1)  # trained, without a state
+    (data / "b.jsonl").write_text("")
+    refused(data, tmp_path, "b.jsonl had 10 bytes when the run began, and has 0")
 
 
 def test_pictures_that_rows_name_are_data_too(data, run, tmp_path):

@@ -162,3 +162,14 @@ def test_a_slice_that_has_gone_is_named(tmp_path):
     for suffix in (".parquet", ".jsonl", ".json"):
         with pytest.raises(ConfigError, match=rf"gone{suffix}: cannot be read"):
             list(rows(Slice(str(tmp_path / f"gone{suffix}"), 0, 1)))
+
+
+@pytest.mark.parametrize("name", ["data-00000-of-00001.arrow", "dataset_dict.json"])
+def test_a_data_set_that_was_saved_to_disk(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(ConfigError, match=rf"{name}: is of save_to_disk .*, or name it _"):
+        slices(tmp_path)
+    (tmp_path / name).rename(tmp_path / f"_{name}")
+    (tmp_path / "dataset_info.json").write_text('[{"messages": []}]')
+    assert len(slices(tmp_path)) == 1

@@ -100,6 +100,15 @@ def test_what_is_no_demonstration_is_not_converted(tmp_path):
             convert_demonstrations(released(tmp_path, [GOOD, record]), tmp_path / "out")
 
 
+def test_a_row_that_is_refused_late_leaves_no_part(tmp_path):
+    file = released(tmp_path, [GOOD] * 20 + [{"conversations": []}])
+    with pytest.raises(ConfigError, match="row 21: conversations: is empty"):
+        convert_demonstrations(file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    convert_demonstrations(released(tmp_path, [GOOD] * 21), tmp_path / "out")
+    assert pq.read_table(tmp_path / "out").num_rows == 21
+
+
 def test_a_release_that_is_missing_or_empty_makes_no_folder(tmp_path):
     for file, words in (
         (tmp_path / "no.json", "there is no such file"),

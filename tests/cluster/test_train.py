@@ -170,6 +170,7 @@ def test_demonstrations_are_held_to_what_they_were(tmp_path, monkeypatch, capsys
         train(cfg, pool=FakePool([]))
     with pytest.raises(RunFailure, match="an engine"):
         train(cfg, resume=True, pool=FakePool([]))
+    Cursor("sft", step=1).save(folder / "checkpoints", keep=1)
     (data / "a.jsonl").write_text("[]\n[]\n")
     with pytest.raises(ConfigError, match=r"a\.jsonl had 3 bytes when the run began, and has 6"):
         train(cfg, resume=True, pool=FakePool([]))

@@ -54,6 +54,16 @@ def test_null_drops_a_variant_of_the_file():
         ("pop.updates=3", "pop: there is no such key; the nearest is ppo"),
         ("ppo.updates=many", "ppo.updates='many': must be a whole number"),
         ("ppo.updates=1.5", "ppo.updates=1.5: must be a whole number"),
+        ("learner.lora_targets=q", "lora_targets: there is no such key; there is model.lora_targ"),
+        ("lora_targets=q_proj", "lora_targets: there is no such key; there is model.lora_targets"),
+        ("updates=3", "updates: there is no such key; there is ppo.updates"),
+        ("lr=1", "lr: there is no such key; there are sft.optimizer.lr and ppo.optimizer.lr"),
+        ("ppo.optimizer.root=x", "ppo.optimizer.root: there is no such key; there is cluster.root"),
+        ("optimizer.lr=1", "optimizer: there is no such key; there are sft.optimizer and ppo.opt"),
+        ("name='  '", "name='  ' must neither begin nor end with a blank"),
+        ('name="a\\nb"', "name='a\\nb' must neither begin nor end with a blank, and be print"),
+        ("cluster.root=", "cluster.root='': must name a folder"),
+        ("sft.data=~nobody-here/x", "sft.data=~nobody-here/x: this machine has no such user"),
         ("nothing.at.all=1", "nothing: there is no such key; there are name, seed, preset"),
         ("learner.zero_stage=4", "learner.zero_stage=4: must be one of 0, 1, 2, 3"),
         ("ppo.estimator=gea", "ppo.estimator=gea: must be one of gae, grpo"),
@@ -104,6 +114,39 @@ def test_a_file_that_is_not_there_or_not_yaml(tmp_path):
     (tmp_path / "twice.yaml").write_text("ppo: {updates: 1}\nppo: {epochs: 2}\n")
     with pytest.raises(ConfigError, match="duplicate key ppo"):
         load(tmp_path / "twice.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "null\n"])
+def test_a_file_without_a_key_is_one_of_defaults(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    assert load(tmp_path / "mine.yaml", ["ppo.updates=3"]).name == "mine"
+
+
+def test_yaml_that_is_nested_too_deeply_is_one_sentence(tmp_path, file):
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 3000 + "]" * 3000)
+    with pytest.raises(ConfigError, match=r"deep.yaml: not YAML: it is nested too deeply$"):
+        load(tmp_path / "deep.yaml")
+    with pytest.raises(ConfigError, match=r"^override ppo: the value .* is not YAML$"):
+        load(file, ["ppo=" + "[" * 3000 + "]" * 3000])
+
+
+def test_the_home_folder_of_a_path(file, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    keys = ("cluster.root", "learner.checkpoint_root", "model.path", "sft.data")
+    cfg = load(file, [f"{key}=~/x" for key in keys])
+    paths = (cfg.cluster.root, cfg.learner.checkpoint_root, cfg.model.path, cfg.sft.data)
+    assert paths == ("/home/me/x",) * 4
+    assert load(file, ["cluster.root=a~b", "name=~x"]).cluster.root == "a~b"
+    assert load(file, ["cluster={root: ~/y}"]).cluster.root == "/home/me/y"
+
+
+def test_a_key_of_another_dataclass_has_no_place_elsewhere():
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        city: str = leaf("x", "a city")
+
+    with pytest.raises(ConfigError, match=r"^s.updates: there is no such key; there are city$"):
+        build(Settings, {"updates": 3}, "s")
 
 
 def test_a_path_that_is_not_there_is_not_a_shipped_name(tmp_path):

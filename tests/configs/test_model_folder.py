@@ -202,3 +202,17 @@ def test_weights_that_transformers_would_not_load_as_they_are_here(model):
     (model / "adapter_config.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds adapters"):
         check_model(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("", "is a folder"), ("model.safetensors", "model.safetensors is a file")],
+)
+def test_what_this_user_may_not_read_is_named(model, monkeypatch, name, words):
+    closed = model / name
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != closed)
+    refused(model, f"{words} that this user may not read")
+
+
+def test_a_path_that_the_system_refuses(tmp_path):
+    refused(tmp_path / ("x" * 300), "cannot be read: File name too long")

@@ -72,7 +72,9 @@ def test_export_loads_in_plain_transformers(folder, tmp_path, stage):
     assert (tmp_path / "out/tokenizer.json").read_text() == "{}"
     assert (tmp_path / "out/chat_template.jinja").exists()
     assert (tmp_path / "out/generation_config.json").read_text() == generation
+    modes = {file.stat().st_mode for file in (tmp_path / "out").iterdir()}
     assert (tmp_path / "out" / VALUE_HEAD_FILE).exists()
+    assert len(modes) == 1  # the weights' as the others'
 
     again = start(tmp_path / "out", stage=0)
     for a, b in zip(scores, again.score(packed), strict=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
-from learner.export import save_trunk
+from learner.export import save_trunk, share_weights
 from learner.trunk import load_trunk
 from rollout.renderer import Renderer
 from tests.support.learner import save_llama
@@ -129,3 +129,12 @@ def test_its_config_json_says_the_dtype_of_the_weights(tmp_path, given, written)
     save_trunk(trunk, source, target, trunk.state_dict())
     assert json.loads((target / "config.json").read_text()) == config | written
     assert AutoConfig.from_pretrained(target).dtype == torch.bfloat16
+
+
+def test_weights_are_as_readable_as_their_configuration(tmp_path):
+    for name, mode in (("config.json", 0o640), ("model.safetensors", 0o600), ("a.bin", 0o600)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    share_weights(tmp_path)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == {"config.json": 0o640, "model.safetensors": 0o640, "a.bin": 0o600}

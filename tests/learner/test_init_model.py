@@ -1,6 +1,7 @@
 """The tiny model: equal seeds give equal bytes, and plain transformers loads it."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,12 @@ def test_picture_sizes_that_do_not_divide_are_refused(tmp_path):
     cfg = vision_config(image_size=40, merge=2)
     with pytest.raises(ValueError, match=r"image_size is 40; it must be a multiple of .* = 16"):
         init_model(tmp_path, cfg, corpus(), vision=True)
+
+
+def test_who_may_read_its_configuration_may_read_its_weights(tiny_model):
+    files = (Path(tiny_model, name) for name in ("config.json", "model.safetensors"))
+    configuration, weights = (file.stat().st_mode for file in files)
+    assert weights == configuration
 
 
 def test_it_loads_in_plain_transformers(tiny_model):

@@ -1,16 +1,22 @@
 """Commands on an environment: data that its run would write too, floors, what is drawn."""
 
+import argparse
+
 import pyarrow.parquet as pq
 import pytest
 
 from cluster.cli import main
-from configs.load import load
+from cluster.commands.environments import named_environment
+from cluster.environments import load_run
+from configs.load import ConfigError, load
 from configs.schema import RunConfig
 from tests.cluster.commands.folders import moved_run, said
 
 GP = "cardinal/GeneralPoints-v0"
 GUESS = "examples.gymnasium_environment.guess:example/Guess-v0"
 
+ROW = '{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}'
+ANOTHER = ["env.id=cardinal/VIRL-v0", "env.settings={}"]
 DEBUG = ("env.settings.prompt_style=brief", "sft.demonstrations=40", "seed=3")
 
 
@@ -78,6 +84,18 @@ def test_a_key_without_effect_is_refused(command, pair, capsys):
     )
 
 
+@pytest.mark.parametrize("command", ["baseline", "play", "gallery"])
+def test_variants_of_another_environment_are_no_obstacle(command):
+    """gp_l's variants hold settings that only its own environment has."""
+    with pytest.raises(ConfigError, match=r"eval\.variants\.held_out\.hands: there is no such key"):
+        load_run("gp_l", ANOTHER)
+    options = argparse.Namespace(
+        command=argparse.Namespace(name=command), env="gp_l", settings=ANOTHER
+    )
+    env_id, settings, cfg = named_environment(options)
+    assert (env_id, settings["preset"], cfg.eval.variants) == ("cardinal/VIRL-v0", "fixed", {})
+
+
 def test_data_of_a_configuration_is_what_its_run_would_write(tmp_path):
     from cluster.train import prepare_demonstrations
 
@@ -114,6 +132,34 @@ def test_data_goes_neither_into_a_run_nor_among_other_files(tmp_path, capsys):
     (other / "notes.txt").unlink()
     for _ in range(2):  # an empty folder, then one with the same demonstrations
         assert main(["data", GP, "--n", "5", "--out", str(other)]) == 0
+
+
+@pytest.mark.parametrize(
+    "option", [["--n", "5"], ["--seed", "7"], ["--seed", "0"], ["sft.steps=3"]]
+)
+def test_converted_rows_have_no_number_seed_or_setting(tmp_path, capsys, option):
+    (tmp_path / "a.jsonl").write_text(ROW)
+    out = tmp_path / "out"
+    assert main(["data", str(tmp_path / "a.jsonl"), *option, "--out", str(out)]) == 2
+    assert f"{' '.join(option)}: has no effect on {tmp_path}/a.jsonl" in said(capsys)
+    assert not out.exists()
+
+
+def test_a_folder_of_demonstrations_is_converted_too(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / "mine" / name).write_text(ROW)
+    assert main(["data", str(tmp_path / "mine"), "--out", str(tmp_path / "out")]) == 0
+    assert pq.read_table(tmp_path / "out").num_rows == 2
+    capsys.readouterr()
+    (tmp_path / "a.csv").touch()
+    assert main(["data", str(tmp_path / "a.csv"), "--out", str(tmp_path / "no")]) == 2
+    assert f"{tmp_path}/a.csv: demonstrations are files named *.parquet" in said(capsys)
+
+
+def test_a_name_with_a_slash_is_told_of_modules(capsys):
+    assert main(["play", "example/Sums-v0"]) == 2
+    assert "; one that a module of yours registers is named MODULE:ID" in said(capsys)
 
 
 def test_a_project_that_has_a_config_yaml_is_no_run(tmp_path):

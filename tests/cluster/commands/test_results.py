@@ -113,6 +113,13 @@ def test_what_cannot_be_compared(run, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "compare.html").exists()
 
 
+def test_a_page_does_not_go_into_a_run(run, tmp_path, capsys):
+    out = run / "status.json"
+    assert main(["compare", str(run), str(moved_run(tmp_path / "two")), "--out", str(out)]) == 2
+    assert f"--out {out}: {run} is a run folder" in said(capsys)
+    assert not out.exists()
+
+
 @pytest.fixture
 def traced(run):
     """A run folder with two updates."""
@@ -159,6 +166,13 @@ def test_a_trace_that_cannot_be_is_one_line(traced, capsys, options, words):
     assert main(["trace", str(traced), *options]) == 2
     assert words in said(capsys)
     assert not (traced / "trace.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--png"])
+def test_a_trace_does_not_go_among_the_files_of_a_run(traced, capsys, option):
+    assert main(["trace", str(traced), option, str(traced / "status.json")]) == 2
+    assert f"{option} {traced}/status.json: {traced} is a run folder" in said(capsys)
+    assert not (traced / "status.json").exists()
 
 
 def test_a_run_that_recorded_no_spans_has_no_trace(run, capsys):

@@ -54,6 +54,13 @@ def test_init_model_refuses_a_folder_that_is_there(tmp_path, capsys):
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
+def test_init_model_does_not_write_into_a_run(run, capsys):
+    (run / "lease").mkdir()
+    assert main(["init-model", "gp_l_debug", "--out", str(run / "m")]) == 2
+    assert f"--out {run}/m: {run} is a run folder" in said(capsys)
+    assert not (run / "m").exists()
+
+
 def test_check_with_an_address_shows_the_plan_alone(capsys, monkeypatch):
     seen = []
     plain = plan(load("gp_l_debug"), [Node("a", "a", {"CPU": 8.0}, {"CPU": 8.0})])

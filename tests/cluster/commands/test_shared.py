@@ -9,6 +9,8 @@ from cluster.commands.shared import (
     configuration,
     configuration_of,
     require_at_least,
+    require_file,
+    require_folder,
     require_outside_of_runs,
 )
 from configs.load import ConfigError, dump, load
@@ -82,3 +84,28 @@ def test_nothing_is_written_into_the_folder_of_a_run(tmp_path, mark, below):
         require_outside_of_runs("--out", str(out))
     assert str(error.value) == f"--out {out}: {run} is a run folder; choose another place"
     require_outside_of_runs("--out", str(tmp_path / "beside"))
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    require_file("--out", str(tmp_path / "file"))
+    require_folder("--out", str(tmp_path / "new" / "deep"))
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    for require, place, words in (
+        (require_file, tmp_path / "no" / "x", "there is no such folder to write it in"),
+        (require_file, tmp_path, "is a folder; it must be a file"),
+        (require_file, "/proc/x.html", "its folder: cannot be written to: "),
+        (require_folder, "/proc/x/y", "cannot be written to: "),
+        (require_folder, tmp_path / "file" / "x", "cannot be written to: Not a directory; it must"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            require("--out", str(place))
+        assert str(error.value).startswith(f"--out {place}: {words}")
+
+
+@pytest.mark.parametrize("require", [require_file, require_folder])
+def test_neither_files_nor_folders_go_into_a_run(tmp_path, require):
+    run = moved_run(tmp_path)
+    (run / "lease").mkdir()
+    with pytest.raises(ConfigError, match=f"{run} is a run folder; choose another place$"):
+        require("--out", str(run / "x"))

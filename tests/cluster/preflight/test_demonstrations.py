@@ -1,6 +1,7 @@
 """Demonstrations that a user brings are read and rendered before anything starts."""
 
 import io
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cluster.demonstrations import png
+from cluster.preflight import demonstrations as preflight
 from cluster.preflight.demonstrations import check_data, check_expert_data
 from configs.load import ConfigError
 from configs.schema import SFTConfig
@@ -94,6 +96,31 @@ def test_rows_of_every_file_are_seen(tmp_path, tiny_model):
     found = checked(str(tmp_path), renderer, least=35)
     assert (found.rows, found.files, found.rendered) == (35, 12, 23)
     refused(str(tmp_path), renderer, "holds 35 demonstrations, sft.batch_size=36", least=36)
+
+
+def test_rows_that_are_not_rendered_are_read(tmp_path, tiny_model, monkeypatch):
+    renderer, file = Renderer.load(tiny_model), tmp_path / "late.jsonl"
+    lines = [json.dumps({"messages": MESSAGES}) for _ in range(40)]
+    bad = [MESSAGES[0], {"role": "asistant", "content": "3"}]
+    faults = {
+        json.dumps({"messages": bad}): "messages[1].role='asistant': must be one of system",
+        "": "is not JSON",
+        json.dumps({"messages": MESSAGES, "images": ["no.png"]}): "picture no.png cannot be read",
+    }
+    for line, words in faults.items():
+        file.write_text("\n".join([*lines[:30], line, *lines[31:]]))
+        refused(str(file), renderer, f"row 31: {words}")
+    monkeypatch.setattr(preflight, "READ_ROWS", 30)
+    assert checked(str(file), renderer).read == 30
+    file.write_text("\n".join(lines))
+    monkeypatch.setattr(preflight, "READ_ROWS", 50)
+    assert checked(str(file), renderer).read == 40
+
+
+def test_pictures_are_read_up_to_so_many_bytes(tmp_path, renderer, monkeypatch):
+    data = write(tmp_path, *[[picture()]] * 3)
+    monkeypatch.setattr(preflight, "READ_BYTES", 2 * len(picture()))
+    assert checked(data, renderer).read == 2
 
 
 def test_long_ones_are_counted_or_refused(tmp_path, tiny_model):

@@ -95,6 +95,7 @@ def command_of(kind, tmp_path):
         data = data_folder(tmp_path)
         run = begun(tmp_path, f"sft.data={data}")
         record_data(str(data), run)
+        Cursor("sft", step=1).save(run / "checkpoints", keep=1)
         (data / "a.jsonl").write_text("{}\n{}\n")
         return ["resume", str(run)], "a.jsonl had 3 bytes when the run began, and has 6"
     if kind == "eval beside a run":
@@ -256,6 +257,7 @@ def test_a_resume_needs_only_what_is_left_to_do(roomy, tmp_path):
     refused(lambda: refuse_resume(cfg, run), f"sft.data={data}: there is no such file")
     (tmp_path / "away").rename(data)
     record_data(str(data), run)
+    Cursor("sft", step=1).save(run / "checkpoints", keep=1)
     refuse_resume(cfg, run)
     (data / "a.jsonl").write_text("[]\n")
     refused(lambda: refuse_resume(cfg, run), "a.jsonl has other content than when the run began")

@@ -54,7 +54,14 @@ def test_gpus_and_colocated_engines_are_named():
     ],
 )
 def test_what_a_folder_of_demonstrations_holds_besides(names, words):
-    assert _data_line(DataSample(9, 2, 4, 0, 7, names), None).endswith(f"the longest has 7 {words}")
+    sample = DataSample(9, 2, 9, 4, 0, 7, names)
+    assert _data_line(sample, None).endswith(f"the longest has 7 {words}")
+
+
+@pytest.mark.parametrize(("read", "words"), [(9_000, "all read"), (5_000, "the first 5,000 read")])
+def test_how_many_demonstrations_were_read(read, words):
+    line = _data_line(DataSample(9_000, 1, read, 4, 0, 7), None)
+    assert line.startswith(f"9,000 demonstrations in 1 file, {words}; of 4 rendered the longest")
 
 
 def test_what_is_shown_of_a_run(capsys, monkeypatch):
