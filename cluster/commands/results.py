@@ -118,7 +118,10 @@ def trace_command(options: argparse.Namespace) -> int:
     from report.trace import choose, shares, trace_events
 
     recorded = read_spans(Path(options.run))
-    window = choose(recorded, options.updates)
+    try:
+        window = choose(recorded, options.updates)
+    except ConfigError as error:
+        raise ConfigError(f"{options.run}: {error}") from error
     out = Path(options.out or Path(options.run) / "trace.json")
     out.write_text(json.dumps(trace_events(recorded, window)))
     if options.png:

@@ -37,6 +37,8 @@ def configuration_of(run: str) -> RunConfig:
         ConfigError: it is no run folder.
     """
     file = Path(run) / "config.yaml"
+    if not file.parent.is_dir():
+        raise ConfigError(f"{run}: there is no such run folder")
     if not file.is_file():
         raise ConfigError(f"{run}: holds no config.yaml, so it is no run folder")
     try:

@@ -49,7 +49,7 @@ def test_a_replay_needs_what_the_run_recorded(tmp_path, capsys):
     assert main(["replay", str(run)]) == 2
     assert "has recorded no blocks" in said(capsys)
     assert main(["replay", str(tmp_path / "nowhere")]) == 2
-    assert "holds no config.yaml" in said(capsys)
+    assert "there is no such run folder" in said(capsys)
 
 
 def test_training_on_blocks_that_are_not_there_is_refused_before_imports(tmp_path, capsys):

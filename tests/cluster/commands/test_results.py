@@ -105,7 +105,7 @@ def test_what_cannot_be_compared(run, tmp_path, capsys, monkeypatch):
     for runs, words in (
         ([run], f"compare {run}: is one run; give two or more"),
         ([run, run / ".." / run.name], "names a run twice"),
-        ([run, "/nowhere"], "/nowhere: holds no config.yaml"),
+        ([run, "/nowhere"], "/nowhere: there is no such run folder"),
         ([run, moved_run(tmp_path / "two"), "--out", "no/x.html"], "--out no/x.html: there is no"),
     ):
         assert main(["compare", *map(str, runs)]) == 2
@@ -177,4 +177,4 @@ def test_a_trace_does_not_go_among_the_files_of_a_run(traced, capsys, option):
 
 def test_a_run_that_recorded_no_spans_has_no_trace(run, capsys):
     assert main(["trace", str(run)]) == 2
-    assert "has recorded no spans" in said(capsys)
+    assert f"{run}: the run has recorded no spans" in said(capsys)

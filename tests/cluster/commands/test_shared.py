@@ -61,8 +61,9 @@ def test_a_run_whose_configuration_is_refused_names_its_file(tmp_path):
 
 
 def test_what_is_no_run_folder_is_named(tmp_path):
-    for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(ConfigError, match=f"{folder}: holds no config.yaml"):
+    absent = tmp_path / "absent"
+    for folder, words in ((tmp_path, "holds no config.yaml"), (absent, "there is no such run")):
+        with pytest.raises(ConfigError, match=f"^{folder}: {words}"):
             configuration_of(str(folder))
 
 
