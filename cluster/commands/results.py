@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from cluster.commands.command import Commands, argument
@@ -111,6 +112,8 @@ def trace_command(options: argparse.Namespace) -> int:
     from report.trace import choose, shares, trace_events
 
     recorded = read_spans(Path(options.run))
+    for sentence in recorded.left_out:
+        print(sentence, file=sys.stderr)
     window = choose(recorded, options.updates)
     out = Path(options.out or Path(options.run) / "trace.json")
     for option, file in (("--out", options.out), ("--png", options.png)):
