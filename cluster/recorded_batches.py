@@ -20,6 +20,7 @@ from cluster.recorded_blocks import (
     write_blocks,
 )
 from cluster.run_folder import ppo_start
+from report.metrics import Record
 
 
 class RecordingCollector(Collector):
@@ -33,7 +34,7 @@ class RecordingCollector(Collector):
         write_blocks(folder, update, self._rank, batch.trajectories, self._metadata)
 
     @cached_property
-    def _metadata(self) -> dict[str, str]:
+    def _metadata(self) -> Record:
         job = self._job
         start = ppo_start(Path(job.folder) / "checkpoints", job.model)
         return metadata_of(job.cfg, start, job.cfg.learner.ranks)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster.failures import RunFailure
 from configs.schema import RunConfig
 from learner import distributed
 from learner.engine import TrainingEngine
@@ -41,10 +42,19 @@ class StartKL:
 
         On the task that the start was first evaluated on; what is forgotten elsewhere follows it
         (Shenfeld et al., "RL's Razor", 2025, arXiv 2509.04259). A collective call.
+
+        Raises:
+            RunFailure: a file of them is missing or damaged.
         """
         if self._kept is None:
-            kept = [t for file in parts(self._folder) for t in read_block(file)]
+            kept = self._read()
             self._kept = kept[self._rank :: self._cfg.learner.ranks]
         if not any(distributed.all_gather(len(self._kept))):
             return None  # its start was evaluated at another temperature, or by an older version
         return parity(engine, self._kept, self._cfg, VERSION)["parity_kl"]
+
+    def _read(self) -> list[Trajectory]:
+        try:
+            return [t for file in parts(self._folder) for t in read_block(file)]
+        except ValueError as error:
+            raise RunFailure(f"{self._folder.parent}/{error}") from error

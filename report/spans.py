@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import socket
 import statistics
@@ -19,10 +20,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from report.metrics import Record, read_lines
+from report.metrics import Record
 
 FOLDER = "trace"
 CLOCKS_S = 60.0  # between two lines of both clocks
+NUMBER = (int, float)
+FORMS: dict[str, dict[str, type | tuple[type, ...]]] = {  # of lines, by what they tell
+    "clock": {"clock": NUMBER, "name": str, "pid": int, "host": str, "boot": str},
+    "begin": {"begin": int, "track": str, "name": str},
+    "end": {"end": int},
+    "count": {"count": str, "values": dict},
+}
 MAIN = "main"  # the track of what a process does one after another
 
 
@@ -67,11 +75,13 @@ class Recorded:
     """All that a run has recorded, by time.
 
     moved_s: by host, by how much the time of day moved against the monotonic clock.
+    left_out: a sentence for each file with lines that are damaged or of something else.
     """
 
     spans: list[Span]
     counts: list[Count]
     moved_s: dict[str, float]
+    left_out: tuple[str, ...] = ()
 
 
 class SpanFile:
@@ -137,21 +147,68 @@ def read_spans(run: Path) -> Recorded:
     Each machine has one offset of its clocks, the median of all its lines: its processes stay
     in order among themselves when its time of day is set.
     """
-    files = [read_lines(file) for file in sorted((run / FOLDER).glob("*.jsonl"))]
-    files = [lines for lines in files if lines]
+    read = {file: _read(file) for file in sorted((run / FOLDER).glob("*.jsonl"))}
+    files = [lines for lines, _ in read.values() if any("clock" in line for line in lines)]
+    left_out = [_left_out(file, lines, bad) for file, (lines, bad) in read.items()]
     offsets: dict[str, list[float]] = defaultdict(list)
     hosts: dict[str, str] = {}
     for line in (line for lines in files for line in lines if "clock" in line):
         offsets[line["boot"]].append(line["clock"] - line["t"])
         hosts[line["boot"]] = line["host"]
     moved = {hosts[boot]: max(each) - min(each) for boot, each in offsets.items()}
-    lives = [_Life(lines, statistics.median(offsets[lines[0]["boot"]])) for lines in files]
+    lives = [_Life(lines, statistics.median(offsets[_clock(lines)["boot"]])) for lines in files]
     spans = [span for life in lives for span in life.spans(_until(life, lives))]
     return Recorded(
         sorted(spans, key=lambda span: (span.begin, -span.end)),
         sorted((count for life in lives for count in life.counts()), key=lambda c: c.time),
         moved,
+        tuple(filter(None, left_out)),
     )
+
+
+def _read(file: Path) -> tuple[list[Record], int]:
+    """The lines of a process, and how many are none; half a last line, as of a kill, apart."""
+    lines, bad = [], 0
+    for text in file.read_bytes().splitlines(keepends=True):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            bad += text.endswith(b"\n")
+            continue
+        if _is_line(line):
+            lines.append(line)
+        else:
+            bad += 1
+    return lines, bad
+
+
+def _is_line(line: object) -> bool:
+    """Whether it is of the form in which `SpanFile` writes."""
+    if not isinstance(line, dict) or not _finite(line.get("t")):
+        return False
+    form = next((form for key, form in FORMS.items() if key in line), None)
+    if form is None or not all(isinstance(line.get(name), type_) for name, type_ in form.items()):
+        return False
+    numbers = [line.get("clock", 0.0), *line.get("values", {}).values()]
+    return isinstance(line.get("args", {}), dict) and all(map(_finite, numbers))
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, NUMBER) and math.isfinite(value)
+
+
+def _left_out(file: Path, lines: list[Record], bad: int) -> str:
+    """What of a file is left out; nothing where it is whole."""
+    if lines and not any("clock" in line for line in lines):
+        return f"{file}: is left out: no line of it names its process and its clocks"
+    if bad:
+        return f"{file}: {bad} lines are left out: they are damaged, or no spans"
+    return ""
+
+
+def _clock(lines: list[Record]) -> Record:
+    """The first line of both clocks, which names the process."""
+    return next(line for line in lines if "clock" in line)
 
 
 class _Life:
@@ -159,7 +216,7 @@ class _Life:
 
     def __init__(self, lines: list[Record], offset: float) -> None:
         self._lines, self._offset = lines, offset
-        self.process = Process(*(lines[0][key] for key in ("name", "pid", "host", "boot")))
+        self.process = Process(*(_clock(lines)[key] for key in ("name", "pid", "host", "boot")))
         self.first, self.last = lines[0]["t"] + offset, lines[-1]["t"] + offset
 
     def spans(self, until: float) -> Iterator[Span]:

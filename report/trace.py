@@ -41,7 +41,7 @@ def updates(recorded: Recorded) -> dict[int, Window]:
     return {
         span.args["update"]: Window(f"update {span.args['update']}", span.begin, span.end)
         for span in recorded.spans
-        if span.name == "update" and span.process.name == RANK_0
+        if span.process.name == RANK_0 and span.name == "update" and "update" in span.args
     }
 
 
@@ -69,8 +69,10 @@ def choose(recorded: Recorded, option: str | None) -> Window:
         if match is None:
             raise ConfigError(f"--updates {option}: must be a number, FIRST-LAST or all")
         first, last = int(match[1]), int(match[2] or match[1])
+    if first > last:
+        raise ConfigError(f"--updates {option}: FIRST must not be after LAST")
     missing = [update for update in (first, last) if update not in known]
-    if missing or first > last:
+    if missing:
         have = f"updates {min(known)} to {max(known)}" if known else "no update"
         raise ConfigError(f"--updates {option}: the run has recorded {have}")
     name = f"update {first}" if first == last else f"updates {first} to {last}"

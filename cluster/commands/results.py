@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from cluster.commands.command import Commands, argument
@@ -118,6 +119,8 @@ def trace_command(options: argparse.Namespace) -> int:
     from report.trace import choose, shares, trace_events
 
     recorded = read_spans(Path(options.run))
+    for sentence in recorded.left_out:
+        print(sentence, file=sys.stderr)
     try:
         window = choose(recorded, options.updates)
     except ConfigError as error:

@@ -246,8 +246,8 @@ def findings(study: Study) -> Findings:
 def _differing(study: Study, pair: Primary) -> str:
     """Why a measure is not of one task on both sides; empty where it is."""
     other = study.origin(pair.arm) if pair.against == START else pair.against
-    sides = (study.plays(arm, pair.variant) for arm in (pair.arm, other))
-    keys = differing(*sides, pair.measure)
+    ours, theirs = (study.plays(arm, pair.variant) for arm in (pair.arm, other))
+    keys = differing(ours, theirs, pair.measure)
     return f"another task on each side: {', '.join(keys)} differ" if keys else ""
 
 

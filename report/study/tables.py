@@ -36,8 +36,8 @@ def ends(study: Study) -> str:
     head = ["arm", "kind", "checkpoint", *(_headed(study, v) for v in study.variants)]
     rows = []
     for name in _arms(study):
-        first = name in study.starts
-        kind = "the initial model" if first else study.arm(name).kind.replace("_", " ")
+        begins = name in study.starts
+        kind = "the initial model" if begins else study.arm(name).kind.replace("_", " ")
         cells = [_lead(study, name, v) for v in study.variants]
         rows.append([escape(name), kind, escape(_checkpoint(study, name)), *cells])
     outside = ", ".join(study.outside) or "none"

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from cluster import start_kl
+from cluster.failures import RunFailure
 from cluster.start_kl import StartKL
 from learner.engine import TrainingEngine
 from learner.training_trajectory import prepare, score
@@ -79,3 +80,11 @@ def test_the_ranks_keep_that_number_together(tmp_path, monkeypatch):
     StartKL(tmp_path, cfg, 1).keep(trajectories(12))
     with pa.ipc.open_file(str(tmp_path / "start" / "trajectories-1.arrow")) as kept:
         assert kept.get_batch(0).num_rows == 3
+
+
+def test_a_start_that_is_damaged_ends_the_run_in_one_line(tmp_path):
+    mine = StartKL(tmp_path / "run", config(), 0)
+    mine.keep(trajectories(4))
+    (tmp_path / "run" / "start" / "pictures-0.arrow").unlink()
+    with pytest.raises(RunFailure, match=r"run/start/pictures-0.arrow is missing$"):
+        mine.kl(None)

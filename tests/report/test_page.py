@@ -214,7 +214,7 @@ def test_greedy_is_the_headline_and_stands_beside_sampled_and_passes(tmp_path: P
     assert "75.0 % after SFT, 75.0 % after PPO" in text
     assert "greedy, % sampled, % pass@1, % pass@4, % pass@16, %" in text
     assert "50.0 [45.0, 55.0] n = 920" in text
-    assert "train after PPO 75.0 [70.0, 80.0] 50.0 [45.0, 55.0] 50.0 80.0 90.0" in text
+    assert "train after PPO 75.0 [70.0, 80.0] n = 230 50.0 [45.0, 55.0] n = 920 50.0 80.0" in text
     assert "train 230 75.0 [70.0, 80.0]" in text
     assert "held_out 512 0.0 [0.0, 0.7]" in text  # a record without them
 

@@ -193,3 +193,62 @@ def test_a_disk_that_takes_half_a_line_ends_the_file_with_it(tmp_path, capsys):
     file.begin(2, "main", "update", {})
     assert "no longer recorded: [Errno 28] No space left" in capsys.readouterr().err
     assert [span.name for span in read_spans(tmp_path).spans] == ["take"]
+
+
+DAMAGED = [
+    b"\0\0\0\0\n",
+    b'{"t":101.0,"end":\n',
+    b"\xff\xfe\n",
+    b"[]\n",
+    b"3\n",
+    b'{"kind":"ppo","update":3}\n',
+    b'{"t":101.0,"kind":"ppo"}\n',
+    b'{"t":"late","end":1}\n',
+    b'{"t":NaN,"end":1}\n',
+    b'{"end":1}\n',
+    b'{"t":101.0,"begin":9}\n',
+    b'{"t":101.0,"begin":9,"track":"main","name":"x","args":3}\n',
+    b'{"t":101.0,"count":"episodes","values":[]}\n',
+    b'{"t":101.0,"count":"episodes","values":{"queued":"2"}}\n',
+    b'{"t":101.0,"clock":5001.0,"name":"learner rank 0"}\n',
+    b'{"t":101.0,"clock":Infinity,"name":"a","pid":1,"host":"h","boot":"b"}\n',
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_a_damaged_line_is_left_out_and_said(tmp_path, clocks, line):
+    file = SpanFile(tmp_path, "learner rank 0")
+    file.begin(1, "main", "take", {})
+    (path,) = (tmp_path / "trace").iterdir()
+    with path.open("ab") as stream:
+        stream.write(line)
+    clocks["monotonic"] = 102.0
+    file.end(1)
+    recorded = read_spans(tmp_path)
+    assert times(recorded) == {"take": (5000.0, 5002.0, False)}
+    assert recorded.left_out == (f"{path}: 1 lines are left out: they are damaged, or no spans",)
+
+
+def test_a_whole_file_and_one_that_a_kill_ended_are_not_said_to_be_damaged(tmp_path, clocks):
+    SpanFile(tmp_path, "learner rank 0").begin(1, "main", "take", {})
+    (path,) = (tmp_path / "trace").iterdir()
+    with path.open("a") as stream:
+        stream.write('{"t":104.0,"end":')
+    assert read_spans(tmp_path).left_out == ()
+
+
+def test_without_its_first_line_a_file_begins_with_the_next_one_of_both_clocks(tmp_path, clocks):
+    file = SpanFile(tmp_path, "learner rank 0")
+    file.begin(1, "main", "take", {})
+    (path,) = (tmp_path / "trace").iterdir()
+    path.write_bytes(path.read_bytes().partition(b"\n")[2])
+    lost = read_spans(tmp_path)
+    assert (lost.spans, lost.counts) == ([], [])
+    (sentence,) = lost.left_out
+    assert sentence == f"{path}: is left out: no line of it names its process and its clocks"
+    clocks["monotonic"], clocks["time"] = 161.0, 5061.0
+    file.end(1)
+    recorded = read_spans(tmp_path)
+    assert times(recorded) == {"take": (5000.0, 5061.0, False)}
+    assert recorded.spans[0].process.name == "learner rank 0"
+    assert recorded.left_out == ()
