@@ -114,6 +114,8 @@ def trace_command(options: argparse.Namespace) -> int:
     recorded = read_spans(Path(options.run))
     for sentence in recorded.left_out:
         print(sentence, file=sys.stderr)
+    if options.png and Path(options.png).suffix != ".png":
+        raise ConfigError(f"--png {options.png}: must end in .png")
     window = choose(recorded, options.updates)
     out = Path(options.out or Path(options.run) / "trace.json")
     for option, file in (("--out", options.out), ("--png", options.png)):
