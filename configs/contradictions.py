@@ -86,9 +86,15 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
         ("aggregation", ppo.ratio_level == "token", "ppo.ratio_level=token"),
         ("kl_estimator", ppo.kl_in == "loss", "ppo.kl_in=loss"),
         ("kl_in", ppo.kl_coef > 0, "a ppo.kl_coef above 0"),
+        ("correction_cap", ppo.correction != "none", "a ppo.correction, which none switches off"),
     ):
         if not value and getattr(ppo, key) != getattr(PPOConfig(), key):
             yield f"ppo.{key}={getattr(ppo, key)} has no use without {where}"
+    if ppo.correction == "masked" and ppo.correction_cap == 1:
+        yield (
+            "ppo.correction_cap=1.0 leaves ppo.correction=masked no token whose ratio is not "
+            "exactly 1; it must be above 1"
+        )
     if ppo.surrogate == "sapo" and ppo.clip_high is not None:
         yield "ppo.clip_high has no use for ppo.surrogate=sapo, which does not clip"
     if ppo.estimator in ("grpo", "rloo") and ppo.group_size < 2:

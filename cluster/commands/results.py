@@ -121,6 +121,8 @@ def trace_command(options: argparse.Namespace) -> int:
     recorded = read_spans(Path(options.run))
     for sentence in recorded.left_out:
         print(sentence, file=sys.stderr)
+    if options.png and Path(options.png).suffix != ".png":
+        raise ConfigError(f"--png {options.png}: must end in .png")
     try:
         window = choose(recorded, options.updates)
     except ConfigError as error:

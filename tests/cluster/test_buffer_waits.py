@@ -352,3 +352,51 @@ async def test_what_breaks_in_the_buffer_itself_ends_the_wait():
     worker.blocks.put_nowait(Finished(worker.epoch, {"id": "no columns"}))
     with pytest.raises(RunFailure, match="the trajectory buffer broke: "):
         await call
+
+
+@asynchronous
+async def test_an_update_has_as_many_episodes_in_groups_as_without():
+    _, run, (worker,) = await made(group_size=3)
+    await run.publish(0, [])
+    await run.begin(1, 0)
+    await settle()
+    assert len(worker.playing) == EPISODES
+
+
+@asynchronous
+async def test_episodes_of_the_last_weights_are_kept_to_compare_a_new_engine_with():
+    buffer, run, (worker,) = await made()
+    await run.publish(4, [])
+    call = await begun(run.collect(requests(2)))
+    await worker.finish("x/00", version=3)
+    await worker.finish("x/01", version=4)
+    await call
+    (request, rows) = buffer._weights._samples[0]
+    assert (request.id, *rows, len(buffer._weights._samples)) == ("x/01", "block 2", [0], 1)
+
+
+@asynchronous
+async def test_a_batch_that_is_complete_as_its_epoch_ends_is_not_handed_out():
+    buffer, run, (worker,) = await made()
+    await run.publish(0, [])
+    await run.begin(1, 0)
+    await settle()
+    await worker.finish()
+    async with buffer._changed:  # so that the call and the restart both wait for it
+        call = await begun(run.take(1, 0))
+        reset = await begun(buffer.reset())
+    await reset
+    with pytest.raises(EpochOver):
+        await call
+
+
+@asynchronous
+async def test_weights_over_another_channel_end_the_update_that_made_them():
+    buffer, run, (worker,) = await made()
+    await run.published(0)
+    await run.begin(1, 0)
+    await settle()
+    await worker.finish()
+    await run.take(1, 0)
+    await run.published(1)
+    assert (buffer._states()["taken"], buffer._states()["trained"]) == (0, EPISODES)

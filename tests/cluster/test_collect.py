@@ -264,3 +264,16 @@ def test_rows_are_fetched_in_their_order(made):
     block = to_block(PLAYED)
     fetched = fetch(config(), [BlockRows(block, [4, 1]), BlockRows(block, [0])])
     assert [t.id for t in fetched] == [PLAYED[i].id for i in (4, 1, 0)]
+
+
+def test_the_wait_for_a_batch_is_measured(made, monkeypatch):
+    collector, buffer = made[0](0, staleness=0)
+    clock, take = SimpleNamespace(now=100.0), buffer._take
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def slow(update, rank):
+        clock.now += 2.5
+        return take(update, rank)
+
+    buffer.take = Method(slow)
+    assert collector.take(3).record["waited_seconds"] == 2.5

@@ -50,6 +50,16 @@ def config(*overrides):
         ([*GRPO, "ppo.trunc_bootstrap=true"], "ppo.estimator=gae", "which has no critic"),
         ([*GRPO, "ppo.advantage_level=token"], "ppo.advantage_level=turn", "has no critic"),
         (["ppo.advantage_level=token"], "ppo.value_level=token", "needs ppo.value_level=token"),
+        (
+            ["ppo.correction=none", "ppo.correction_cap=3"],
+            "ppo.correction=masked",
+            "ppo.correction_cap=3.0 has no use without a ppo.correction",
+        ),
+        (
+            ["ppo.correction=masked", "ppo.correction_cap=1"],
+            "ppo.correction_cap=1.5",
+            "it must be above 1",
+        ),
         (["rollout.answer_tokens=1024"], "rollout.answer_tokens=1023", "no room for a prompt"),
         ([*SFT, "learner.ranks=3"], "sft.steps=0", "sft.batch_size=128 is no multiple of learner"),
         (
@@ -126,3 +136,10 @@ def test_loading_refuses_the_first(tmp_path):
     file.write_text("ppo: {updates: 3, episodes: 32}\n")
     with pytest.raises(ConfigError, match=r"^ppo.minibatch=64 is more than ppo.episodes=32$"):
         load(file, ["rollout.temperature=0"])
+
+
+def test_no_staleness_is_beyond_what_a_ledger_can_count():
+    assert config("ppo.max_staleness=1000").ppo.max_staleness == 1000
+    for value in ("1001", "99999999999999999999"):
+        with pytest.raises(ConfigError, match=f"ppo.max_staleness={value}"):
+            config(f"ppo.max_staleness={value}")

@@ -159,7 +159,12 @@ def test_a_trace_goes_where_it_is_asked_for_and_is_drawn(traced, tmp_path):
         (["--updates", "3"], "--updates 3: the run has recorded updates 1 to 2"),
         (["--updates", "1..2"], "--updates 1..2: must be a number, FIRST-LAST or all"),
         (["--out", "/nowhere/x"], "--out /nowhere/x: there is no such folder to write it in"),
-        (["--png", "/nowhere/x"], "--png /nowhere/x: there is no such folder to write it in"),
+        (["--updates", "2-1"], "--updates 2-1: FIRST must not be after LAST"),
+        (["--png", "x.txt"], "--png x.txt: must end in .png"),
+        (
+            ["--png", "/nowhere/x.png"],
+            "--png /nowhere/x.png: there is no such folder to write it in",
+        ),
     ],
 )
 def test_a_trace_that_cannot_be_is_one_line(traced, capsys, options, words):
@@ -178,3 +183,10 @@ def test_a_trace_does_not_go_among_the_files_of_a_run(traced, capsys, option):
 def test_a_run_that_recorded_no_spans_has_no_trace(run, capsys):
     assert main(["trace", str(run)]) == 2
     assert f"{run}: the run has recorded no spans" in said(capsys)
+
+
+def test_a_trace_of_damaged_spans_is_written_and_says_what_it_leaves_out(traced, capsys):
+    (traced / "trace" / "another.jsonl").write_text('{"kind": "ppo"}\n\0\n')
+    assert main(["trace", str(traced)]) == 0
+    assert "another.jsonl: 2 lines are left out: they are damaged" in capsys.readouterr().err
+    assert len(json.loads((traced / "trace.json").read_text())["traceEvents"]) > 4
