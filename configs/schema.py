@@ -215,9 +215,7 @@ class PPOConfig:
     )
     correction_cap: float = leaf(2.0, "bound of proximal / behaviour", low=1)
     trunc_bootstrap: bool = leaf(False, "add gamma V(next prompt) where an episode is truncated")
-    max_staleness: int = leaf(
-        0, "policy versions a trajectory may lag; 0 is synchronous", low=0, high=1000
-    )
+    max_staleness: int = leaf(0, "versions that a trajectory may lag; 0: none", low=0, high=1000)
     record: bool = leaf(False, "write what each update trains on to RUN/blocks, for a replay")
     blocks: str | None = leaf(
         None,

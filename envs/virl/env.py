@@ -282,26 +282,7 @@ class VIRL(TextEnv):
     def baselines(self, seed: int, trained: Sequence[Mapping[str, object]] = ()) -> list[Baseline]:
         """Policies that do not see the landmark where they stand."""
         given = [build(Settings, keywords, "VIRL") for keywords in trained]
-        return policies(self.facts, lambda: self._study(given), seed)
-
-    def _study(self, trained: list[Settings]) -> Habit:
-        """What training routes teach of the last leg.
-
-        trained: the settings of training; where there are none, those of this environment count,
-        in the training city.
-        """
-        own = self.settings
-        if own.world == "procedural":
-            own = replace(own, city=None, split=None)
-        students = [VIRL(**vars(replace(s, modality="language"))) for s in trained or [own]]
-
-        def rails() -> Iterator[list[Point]]:
-            for student in students:
-                for seed in range(STUDIED):
-                    student.reset(seed=seed)
-                    yield student.rail
-
-        return study(rails())
+        return policies(self.facts, lambda: _study(given or [self.settings.training]), seed)
 
     def expert(self) -> str:
         """The rail's own action, with the true observation and the current instruction."""
@@ -319,6 +300,19 @@ class VIRL(TextEnv):
     def corpus(self) -> Iterator[str]:
         """Yield texts with every word of any variant of this environment."""
         return expert.corpus(_player, self.settings)
+
+
+def _study(trained: list[Settings]) -> Habit:
+    """What the routes of training with these settings teach of the last leg."""
+
+    def rails() -> Iterator[list[Point]]:
+        for settings in trained:
+            student = _player(replace(settings, modality="language"))
+            for seed in range(STUDIED):
+                student.reset(seed=seed)
+                yield student.rail
+
+    return study(rails())
 
 
 def _player(settings: Settings) -> VIRL:

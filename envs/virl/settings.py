@@ -122,6 +122,11 @@ class Settings:
     )
     cache_mib: int = leaf(256, "bound on the panoramas kept in memory, a process, MiB", low=1)
 
+    @property
+    def training(self) -> Settings:
+        """Those of training, as far as an evaluation's say: its city, of a world of ours."""
+        return replace(self, city=None, split=None) if self.world == "procedural" else self
+
     def __post_init__(self) -> None:
         check_values(self, "VIRL")
         if sentence := contradiction(self):

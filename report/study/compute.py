@@ -46,18 +46,28 @@ class Spent:
         return self.sft_flops + self.ppo_flops + self.played_flops
 
 
+def whole_config(run: Path) -> Record:
+    """A run's configuration; empty where it is not begun.
+
+    Raises:
+        ConfigError: the file is damaged, or a part of it is missing.
+    """
+    cfg = load_config(run)
+    for section in ("model", "env", "sft", "ppo"):
+        if cfg and not isinstance(cfg.get(section), dict):
+            raise ConfigError(f"{run / 'config.yaml'}: {section} is missing; a run writes it whole")
+    return cfg
+
+
 def along(run: Path) -> Iterator[tuple[Record, Spent]]:
     """A run's records with what it had spent by then; what its model had cost is left out.
 
     Raises:
         ConfigError: a file of the run is damaged.
     """
-    cfg = load_config(run)
+    cfg = whole_config(run)
     if not cfg:  # not begun
         return
-    for section in ("model", "env", "sft", "ppo"):
-        if not isinstance(cfg.get(section), dict):
-            raise ConfigError(f"{run / 'config.yaml'}: {section} is missing; a run writes it whole")
     size, parameters = _size(run, cfg)
     reread = flops.REREAD.get(str(cfg["env"]["id"]).rpartition(":")[2], math.nan)
     total, step = Spent(), 0

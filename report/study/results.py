@@ -23,7 +23,7 @@ from configs.text import one_line
 from report.evaluation import FIRST_TRY, SUCCESS, questions_name
 from report.floors import Floors, read_floors
 from report.metrics import OUTCOMES, Record, episodes
-from report.study.compute import before
+from report.study.compute import before, whole_config
 from report.study.points import KS, Point, interval, passes, read_points
 from report.summary import ended, load_config, parameters
 
@@ -317,7 +317,7 @@ def _definition(folder: Path) -> Record:
 
 def _config(folder: Path, arm: str, seeds: list[int]) -> Record:
     """The configuration of the first of an arm's runs that was begun; empty without one."""
-    return _of_some_run(folder, arm, seeds, load_config)
+    return _of_some_run(folder, arm, seeds, whole_config)
 
 
 def _arms(folder: Path, said: Record, configs: dict[str, Record]) -> list[Arm]:

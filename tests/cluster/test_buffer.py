@@ -271,7 +271,7 @@ def test_half_of_what_is_requested_may_not_fail(workers):
 
 def test_what_a_dead_worker_played_is_played_again_and_it_comes_back(workers, tmp_path):
     buffer = buffer_of(workers)
-    ray.get(buffer.publish.remote(4, []))
+    ray.get(buffer.publish.remote(4, [ray.put(None)]))
     asked = [
         *requests(10),
         EpisodeRequest("x/dies", f"dies once: {tmp_path / 'mark'}", 1, 1),

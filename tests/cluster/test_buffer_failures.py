@@ -69,3 +69,15 @@ async def test_each_engines_load_is_at_its_place():
     buffer, _, _ = await made(workers=3)
     buffer._supervisor._parts[1].lose("it fell", 0.0)
     assert await buffer.loads() == ["load", None, "load"]
+
+
+@asynchronous
+async def test_weights_over_another_channel_end_the_update_that_made_them():
+    buffer, run, (worker,) = await made()
+    await run.published(0)
+    await run.begin(1, 0)
+    await settle()
+    await worker.finish()
+    await run.take(1, 0)
+    await run.published(1)
+    assert (buffer._states()["taken"], buffer._states()["trained"]) == (0, EPISODES)

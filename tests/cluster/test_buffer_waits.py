@@ -388,15 +388,3 @@ async def test_a_batch_that_is_complete_as_its_epoch_ends_is_not_handed_out():
     await reset
     with pytest.raises(EpochOver):
         await call
-
-
-@asynchronous
-async def test_weights_over_another_channel_end_the_update_that_made_them():
-    buffer, run, (worker,) = await made()
-    await run.published(0)
-    await run.begin(1, 0)
-    await settle()
-    await worker.finish()
-    await run.take(1, 0)
-    await run.published(1)
-    assert (buffer._states()["taken"], buffer._states()["trained"]) == (0, EPISODES)

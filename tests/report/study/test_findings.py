@@ -396,13 +396,3 @@ def test_a_step_that_its_arm_did_not_evaluate_is_evaluated_by_what_begins_there(
     (compared,) = found.comparisons
     assert compared.label == "rl at PPO update 5 − sft at SFT step 2"
     assert compared.difference == pytest.approx(0.4)
-
-
-def test_what_is_never_measured_is_not_called_unfinished() -> None:
-    sft, rl = Arm("sft", "sft", None, None, None), Arm("rl", "rl", "sft", None, None)
-    points = [point("sft", "sft", 4, 0.9), point("rl", "ppo", 5, 0.7)]
-    pair = Primary("rl", "sft", "in", "recognition")
-    study = study_of(points, sft, rl, primary=(pair,))
-    assert findings(study).waiting == {pair: "never measured: recognition of both on in"}
-    unfinished = study_of(points, sft, rl, primary=(pair,), finished={("sft", 0)})
-    assert findings(unfinished).waiting == {pair: "not finished"}
