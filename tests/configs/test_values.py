@@ -67,7 +67,8 @@ def values(kind, rule):
     if kind is bool:
         return st.booleans()
     if kind is int:
-        return st.integers(int(rule["low"] or 0) if rule["low"] is not None else None, 2**62)
+        high = 2**62 if rule.get("high") is None else int(rule["high"])
+        return st.integers(int(rule["low"] or 0) if rule["low"] is not None else None, high)
     if kind is float:
         bounds = {"min_value": rule["low"], "max_value": rule["high"]}
         return st.floats(**bounds, allow_nan=False, allow_infinity=False)
