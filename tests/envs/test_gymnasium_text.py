@@ -69,8 +69,8 @@ def test_a_lost_episode_has_no_success():
         (1.0, False, {}, 0.0),
         (0.0, True, {"is_success": True}, 1.0),
         (1.0, True, {"is_success": False}, 0.0),
-        (1.0, True, {"success": 0.25, "is_success": True}, 0.25),
-        (1.0, True, {"metrics": {"success": 0.5}}, 0.5),
+        (1.0, True, {"success": 0.0, "is_success": True}, 0.0),
+        (1.0, True, {"metrics": {"success": 0.0}}, 0.0),
     ],
 )
 def test_success_is_what_the_environment_says_or_a_won_end(reward, terminated, info, success):

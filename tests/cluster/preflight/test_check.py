@@ -269,7 +269,7 @@ def test_demonstrations_that_cannot_be_used(tmp_path, capsys, monkeypatch):
     pq.write_table(pa.table({"messages": [one] * 31}), tmp_path / "b.parquet")
     show(check(cfg))
     shown = capsys.readouterr().out
-    assert "32 demonstrations in 2 files; of 9 rendered the longest has " in shown
+    assert "32 demonstrations in 2 files, all read; of 9 rendered the longest has " in shown
     assert "dropped" not in shown
     (tmp_path / "README.md").touch()
     show(check(debug(f"sft.data={tmp_path}", "sft.max_tokens=2")))
