@@ -51,6 +51,7 @@ BRIEF = [  # hardly an evaluation: only updates are timed
 GRPO = [  # as TRL computes it
     "ppo.estimator=grpo",
     "ppo.baseline=mean",
+    "ppo.entropy_coef=0",
     "ppo.optimizer.schedule=constant",
     "ppo.optimizer.warmup=0",
 ]

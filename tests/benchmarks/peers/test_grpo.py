@@ -38,6 +38,7 @@ def test_its_settings_are_a_configuration(size):
     assert list(cfg.eval.variants) == ["train"]
     assert (cfg.ppo.estimator, cfg.ppo.epochs, cfg.env.settings["verify_iter"]) == ("grpo", 2, 1)
     assert cfg.ppo.baseline == "mean", "as TRL's"
+    assert cfg.ppo.entropy_coef == 0, "as TRL's"
 
 
 def test_the_peer_gets_the_prompts_of_our_episodes_in_their_order(cfg, model):
