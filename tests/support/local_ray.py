@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import ray
+from ray.actor import ActorHandle
 
 from cluster.session import _start_local
 from configs.load import load
@@ -16,6 +17,14 @@ SLOW_MACHINE = {
     "RAY_worker_niceness": "0",  # by Ray's own 15 its workers starve beside anything else
     "RAY_memory_monitor_refresh_ms": "0",  # it ends them where others take the machine's memory
 }
+
+
+def kill(actor: ActorHandle) -> None:
+    """End an actor and see it dead: `ray.kill` returns while calls may still be answered."""
+    ray.kill(actor)
+    with contextlib.suppress(ray.exceptions.RayActorError):
+        while True:
+            ray.get(actor.__ray_ready__.remote(), timeout=300)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from cluster.handles import BufferHandle
 from cluster.weights import object_store
 from cluster.weights.object_store import ObjectStoreChannel, publish
 from tests.support.learner import config
+from tests.support.local_ray import kill
 from tests.support.scripted_worker import ScriptedWorkerBase
 
 
@@ -107,7 +108,7 @@ def test_other_ranks_only_gather(workers):
 def test_a_publish_to_a_dead_worker_says_so(workers):
     """One that Ray does not restart; the others are replaced, see cluster/supervisor.py."""
     buffer = buffer_of(workers, config())
-    ray.kill(workers[1])
+    kill(workers[1])
     with pytest.raises(WorkerLost, match="rollout worker 1 was lost"):
         publish(8, [[("a", torch.zeros(4))]], buffer, deadline_s=120)()
 
