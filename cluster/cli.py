@@ -1,83 +1,39 @@
-"""The command `cardinal`: arguments in, one of cluster/commands/ run, an exit code out.
-
-Every error is one line. Heavy libraries are imported by the command that needs them.
-"""
+"""The program `cardinal`: its command line, imported where Ctrl-C is a line and a code already."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
-from itertools import chain
+from typing import NoReturn
 
-from cluster.commands import check_env, environments, halves, launches, results, runs, studies
-from cluster.commands.command import Parser
 from cluster.exit_codes import ExitCode
-from cluster.failures import ClusterBusyError, OutOfMemory, PlacementError, RunFailure
-from cluster.stop_signals import Terminated, raising_terminated
-from configs.load import ConfigError
-from envs.base import EnvironmentFailure
-
-GROUPS = (runs, halves, studies, results, launches, environments, check_env)  # as --help lists them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = _parse(_parser(), arguments)
     try:
-        with raising_terminated():
-            return options.command.run(options)
-    except ClusterBusyError as error:
-        return _say(str(error), ExitCode.TAKEN_AWAY)
-    except (ConfigError, PlacementError) as error:
-        return _say(str(error), ExitCode.REFUSED)
-    except OutOfMemory as error:
-        return _say(str(error), ExitCode.OUT_OF_MEMORY)
-    except (RunFailure, EnvironmentFailure) as error:
-        return _say(str(error), ExitCode.FAILED)
-    except OSError as error:  # a full disk, a folder that may not be written
-        return _say(f"{type(error).__name__}: {error}", ExitCode.FAILED)
-    except KeyboardInterrupt as signal:
-        if isinstance(signal, Terminated):
-            return _say("ended by SIGTERM", ExitCode.TAKEN_AWAY)
-        return _say("interrupted", ExitCode.INTERRUPTED)  # a run says itself where it goes on
+        from cluster.command_line import run  # a second of imports, in which Ctrl-C may come
+    except KeyboardInterrupt:
+        print("cardinal: interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    return run(arguments)
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog="cardinal",
-        description="SFT, then PPO, of language models on multi-turn environments, on Ray.",
-    )
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in chain.from_iterable(group.COMMANDS for group in GROUPS):
-        text = command.run.__doc__
-        subparser = subparsers.add_parser(command.name, help=text, description=text)
-        subparser.set_defaults(command=command)
-        for argument in command.arguments:
-            argument(subparser)
-    return parser
-
-
-def _parse(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parsed arguments; key=value may also stand after options, where argparse leaves it over."""
-    options, leftover = parser.parse_known_args(arguments)
-    name = next((n for n in ("settings", "overrides") if hasattr(options, n)), None)
-    wrong = [t for t in leftover if name is None or t.startswith("-") or "=" not in t]
-    if wrong:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    if name is not None:
-        setattr(options, name, [*getattr(options, name), *leftover])
-    return options
-
-
-def _say(line: str, code: int) -> int:
-    print(f"cardinal: {line}", file=sys.stderr)
-    return code
+def program() -> NoReturn:
+    """Run the command of `sys.argv` and end."""
+    try:
+        code = main()
+    except SystemExit as end:  # argparse's own way out
+        code = 0 if end.code is None else int(end.code)
+    try:
+        sys.stdout.flush()
+    except OSError:  # a closed pipe; Python would print that it could not flush, and exit with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if code in (ExitCode.INTERRUPTED, ExitCode.TAKEN_AWAY):
+        os._exit(code)  # threads of Ray may not let it end otherwise
+    sys.exit(code)
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    stopped = code in (ExitCode.INTERRUPTED, ExitCode.TAKEN_AWAY)
-    os._exit(code) if stopped else sys.exit(code)  # threads of Ray may not let it end otherwise
+    program()

@@ -11,7 +11,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from cluster.deadlines import for_model
@@ -27,6 +26,7 @@ from envs.registry import check_settings
 from envs.registry import headline as env_headline
 from report.evaluation import MEASURES, WITHIN, Headline, headline, with_intervals
 from report.metrics import Record, append, plain
+from report.terminal import Terminal
 
 GRACE_S = 2.0  # so that the buffer's own error, which names the worker, is raised first
 COUNTS = ("n", "distinct", "beside it")  # columns between the headline and recognition
@@ -122,7 +122,7 @@ def _show(records: list[Record], folder: Path) -> None:
         counts = [str(shown.n), str(shown.questions or "–"), _beside(r, shown)]
         cells = [r["stage"], r["variant"], MEASURES[shown.measure], _share(shown.share), interval]
         table.add_row(*cells, *counts, *[_share(share)] * len(extra))
-    Console().print(table)
+    Terminal().print(table)
     print(f"also in {folder / 'evaluations.jsonl'}")
 
 

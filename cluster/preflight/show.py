@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from cluster.placement.nodes import address_of
 from cluster.placement.types import DATA, RANK, SLACK, WORKER, Node, Place, Plan
 from cluster.preflight.check import CheckedRun
 from cluster.preflight.demonstrations import DataSample
+from report.terminal import Terminal
 
 SHOWN = 5  # names of files that are not read
 
 
 def show(run: CheckedRun) -> None:
     """Print all that is known of a run."""
-    console, cfg = Console(markup=False), run.cfg  # names of folders and files may hold brackets
+    console, cfg = Terminal(markup=False), run.cfg  # names of folders and files may hold brackets
     console.print(f"{cfg.name}: {cfg.env.id}, preset {cfg.preset}, seed {cfg.seed}")
     console.print(
         f"SFT {cfg.sft.steps} steps of {cfg.sft.batch_size} demonstrations, then PPO "
@@ -78,7 +78,7 @@ def _print(title: str, header: Sequence[str], rows: Sequence[tuple[str, ...]]) -
     table = Table(*header, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
-    Console(markup=False).print(table)
+    Terminal(markup=False).print(table)
 
 
 def _memory_rows(run: CheckedRun) -> list[tuple[str, str]]:

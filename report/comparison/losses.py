@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from report.metrics import Record, read
+from report.terminal import Terminal
 
 COMPARED = ("loss", "policy_loss", "value_loss", "entropy", "kl", "grad_norm", "reward")
 
@@ -45,7 +46,7 @@ def _updates(folder: Path) -> Iterator[tuple[int, Record]]:
 
 def print_losses(pairs: list[UpdatePair], console: Console | None = None) -> None:
     """Print both losses of each update, and one sentence."""
-    console = console or Console()
+    console = console or Terminal()
     table = Table("update", "loss of the run", "of the replay", "differ in")
     for pair in pairs:
         losses = [f"{numbers['loss']:.9g}" for numbers in (pair.run, pair.replay)]

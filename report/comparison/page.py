@@ -13,6 +13,7 @@ from report.comparison.runs import ABSENT, Comparison, Difference, Row
 from report.evaluation import MEASURES, WITHIN, Headline, episodes_of
 from report.html import document, section, table
 from report.study.verdicts import bounds, signed
+from report.terminal import Terminal
 
 SUCCESS, KEYS, SPEED = "Success", "Configuration keys that differ", "Speed"
 Lines = list[list[str]]  # of a table, its head first
@@ -20,7 +21,7 @@ Lines = list[list[str]]  # of a table, its head first
 
 def print_comparison(found: Comparison, console: Console | None = None) -> None:
     """Print the tables of a comparison."""
-    console = console or Console()
+    console = console or Terminal()
     for title, lines in _tables(found).items():
         console.print(title, style="bold")  # a table's own title breaks at the table's width
         shown = Table()

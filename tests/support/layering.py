@@ -58,6 +58,7 @@ FLOORS = {  # from bottom to top: a part imports itself and the floors below, ne
         ("preflight",),
         ("launch", "study"),
         ("commands",),
+        ("command_line",),
         ("cli",),
     ),
 }
