@@ -97,6 +97,8 @@ def _recorded(token: Token, pool: RolloutPool, signals: StopSignals) -> Iterator
         raise  # what is in the folder now is not this run's
     except Exception as error:
         signals.end()
+        if not isinstance(error, RunFailure):
+            token.check()  # that the folder is gone explains what was not found in it
         known = isinstance(error, RunFailure | ConfigError)
         _record_failure(token, "failed", str(error) if known else first_line(error))
         _keep_logs(token, pool)

@@ -268,6 +268,16 @@ def test_a_folder_that_was_deleted_does_not_hide_the_cause(run, tmp_path, capsys
     assert "logs of its processes are not kept: " in said
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "no such file"), ConfigError("no model")])
+def test_what_is_not_found_in_a_deleted_folder_is_told_as_that(run, tmp_path, error):
+    def deleted():
+        shutil.rmtree(tmp_path / "one")
+        return error
+
+    with pytest.raises(LeaseLost, match="the run folder was deleted or moved"):
+        run(deleted)
+
+
 def test_the_last_lines_are_the_summary_that_was_written(tmp_path, capsys):
     module._show_result(tmp_path)  # a run without a record has none
     assert capsys.readouterr().out == ""
