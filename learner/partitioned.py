@@ -46,15 +46,15 @@ def load_partitioned_trunk(
     Raises:
         ValueError: the folder holds no model that can be trained, or other weights than its own.
     """
-    key = f"model.path={folder}"
+    trunk, key = empty_trunk(folder, dtype, attention), f"model.path={folder}"
     files = weight_files(folder, key)
     check_tensors(empty_trunk(folder), weight_shapes(folder, key))
-    trunk = empty_trunk(folder, dtype, attention)
     check_tied(trunk, files)
     _initialize_buffers(trunk)
     plan = LoadStateDictConfig(
         device_map={"": torch.device("cpu")},
         dtype=dtype,
+        dtype_plan=trunk._get_dtype_plan(dtype),  # of buffers that stay in float32
         weight_mapping=get_model_conversion_mapping(trunk),
     )
     names = set(trunk.state_dict())
