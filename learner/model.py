@@ -25,7 +25,7 @@ from learner.attention import attention_of
 from learner.cpu import keep_freed_memory, use_onednn
 from learner.output_layer import OutputLayer, TokenScores, token_scores
 from learner.partitioned import Partition, load_partitioned_trunk
-from learner.trunk import empty_trunk, load_trunk
+from learner.trunk import cast_parameters, empty_trunk, load_trunk
 from rollout.renderer import FORBIDDEN_BIAS
 
 logging.disable_progress_bar()  # a terminal full of bars hides the run's own progress
@@ -269,7 +269,9 @@ def load_actor_critic(
     head = None
     if value_seed is not None:
         head = load_value_head(folder, trunk.config.get_text_config().hidden_size, value_seed)
-    return ActorCritic(trunk, head, forbidden).to(dtype)
+    actor_critic = ActorCritic(trunk, head, forbidden)
+    cast_parameters(actor_critic, dtype)
+    return actor_critic
 
 
 def freeze(trunk: PreTrainedModel, parts: str) -> None:

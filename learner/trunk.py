@@ -100,6 +100,15 @@ def empty_trunk(
         )
 
 
+def cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Bring all parameters to one dtype, and leave the buffers in theirs.
+
+    Rotary frequencies in bfloat16 turn a token at position 4000 by two radians too far.
+    """
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 def _trainable(trunk: PreTrainedModel) -> PreTrainedModel:
     """The trunk itself, if it gives logits for tokens alone, each by the tokens before it."""
     name = type(trunk).__name__
