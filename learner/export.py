@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from configs.model_folder import INDEX, write_index
+from learner.checkpoint_layout import full_shape
 from rollout.bucket import NamedTensor, buckets
 
 WEIGHT_FILES = (  # of torch, TensorFlow, Flax, Rust, ONNX, TFLite and llama.cpp
@@ -26,7 +27,7 @@ WEIGHT_FILES = (  # of torch, TensorFlow, Flax, Rust, ONNX, TFLite and llama.cpp
     *(".h5", ".ckpt", ".data-00000-of-00001", ".index", ".msgpack", ".npz", ".ot"),
     *(".onnx", ".onnx_data", ".onnx.data", ".tflite", ".gguf"),
 )
-FILE_BYTES = 2**29  # of a weight file, but for a larger tensor
+FILES, FILE_BYTES = 16, 2**27  # weight files at most, but where these bytes would not be full
 DTYPES = ("dtype", "torch_dtype")  # keys of config.json
 
 
@@ -69,19 +70,24 @@ def save_trunk(
         if stop_ids:
             trunk.generation_config.eos_token_id = list(stop_ids)
         generation = trunk.generation_config.to_json_string()
-    _write_weights(target, weights)
+    _write_weights(target, weights, max(FILE_BYTES, trunk_bytes(trunk) // FILES))
     (target / CONFIG_NAME).write_text(_of_dtype(config, trunk.dtype), "utf-8")
     (target / GENERATION_CONFIG_NAME).write_text(generation, "utf-8")
 
 
-def _write_weights(target: Path, weights: Iterable[NamedTensor]) -> None:
-    """Write weights in files of FILE_BYTES, in the place of those that are there."""
+def trunk_bytes(trunk: PreTrainedModel) -> int:
+    """Bytes of all its weights, also of those that other ranks hold."""
+    return sum(full_shape(p).numel() * p.dtype.itemsize for p in trunk.parameters())
+
+
+def _write_weights(target: Path, weights: Iterable[NamedTensor], file_bytes: int) -> None:
+    """Write weights in files of so many bytes, or one tensor, in the place of those there."""
     copies = (
         (name, weight.detach().to("cpu", copy=True, memory_format=torch.contiguous_format))
         for name, weight in weights
     )
     drafts: list[Path] = []
-    for tensors in buckets(copies, FILE_BYTES):
+    for tensors in buckets(copies, file_bytes):
         drafts.append(target / f"{len(drafts):05d}.draft")
         save_file(dict(tensors), drafts[-1], {"format": "pt"})
     for file in (*target.glob("model*.safetensors"), target / INDEX):

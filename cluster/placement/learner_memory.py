@@ -18,7 +18,7 @@ AT_ONCE = 10**8  # learner.deepspeed_config
 CHUNK_ELEMENTS = 2**25  # learner.output_layer
 READ_BYTES = 2**26  # learner.partitioned
 EXPORT_BYTES = 2**26  # learner.engine
-FILE_BYTES = 2**29  # learner.export
+FILES, FILE_BYTES = 16, 2**27  # learner.export
 PROOF_BYTES = 2**22 * (1 + 1 + 4)  # learner.weight_noise: a piece's bits, drawn, and as integers
 VALUES = 24  # of the hidden width a layer keeps of a token, where its matrices are not known
 
@@ -59,18 +59,19 @@ def weights(run: Rank) -> int:
 
 
 def gradients(run: Rank) -> int:
-    """Until the optimizer's step: t·s, from stage 2 on divided by the ranks (ibid., §5.2).
-
-    At stage 0 in bfloat16 DeepSpeed adds them up in float32 (runtime/bf16_optimizer.py).
-    """
-    size = 4 if run.cfg.learner.zero_stage == 0 else run.size
-    return run.trained * size // run.share(2)
+    """Until the optimizer's step: t·s, from stage 2 on divided by the ranks (ibid., §5.2)."""
+    return run.trained * run.size // run.share(2)
 
 
 def first_gradients(run: Rank) -> int:
-    """Zeros in float32 with which DeepSpeed has the optimizer make its moments, at the start."""
+    """Zeros in float32 with which DeepSpeed has the optimizer make its moments, at the start.
+
+    None at stage 0 in float32, where torch makes them at the first step.
+    """
     stage, own = run.cfg.learner.zero_stage, run.trained // run.share(1)
-    return 0 if stage == 0 else 4 * (min(own, AT_ONCE) if stage == 3 else own)
+    if stage == 0 and run.size == 4:
+        return 0
+    return 4 * (min(own, AT_ONCE) if stage == 3 else own)
 
 
 def optimizer(run: Rank) -> int:
@@ -92,15 +93,13 @@ def master_weights(run: Rank) -> int:
 
 
 def step_gradients(run: Rank) -> int:
-    """What the optimizer steps with: a rank's gradients flattened, in bfloat16 in float32 as well.
+    """What the optimizer steps with: gradients in float32, from stage 1 on flattened before.
 
-    ZeRO-3 does so for AT_ONCE parameters at a time (_prepare_fp32_grad_for_sub_group), stages 1
-    and 2 for all that are a rank's own.
+    ZeRO-3 does so for AT_ONCE parameters at a time (_prepare_fp32_grad_for_sub_group), the others
+    for all that are a rank's own (stage_1_and_2.py, fp16/unfused_optimizer.py).
     """
     stage, own = run.cfg.learner.zero_stage, run.trained // run.share(1)
-    if stage == 0:
-        return 0
-    each = run.size + (4 if run.size == 2 else 0)
+    each = (run.size if stage else 0) + (4 if run.size == 2 else 0)
     return each * (min(own, AT_ONCE) if stage == 3 else own)
 
 
@@ -202,7 +201,8 @@ def loaded(run: Rank) -> int:
 
 def exported(run: Rank) -> int:
     """On rank 0 a weight file before it is written, and what is gathered for it."""
-    return _pieces(run, FILE_BYTES) + _pieces(run, EXPORT_BYTES)
+    file = max(FILE_BYTES, run.parameters * run.size // FILES)
+    return _pieces(run, file) + _pieces(run, EXPORT_BYTES)
 
 
 def state_copy(run: Rank) -> int:

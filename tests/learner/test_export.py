@@ -138,6 +138,7 @@ def test_weights_are_written_in_files_of_a_size_one_after_another(tmp_path, monk
     trunk = load_trunk(source, torch.float32, "sdpa")
     weights = {name: weight.detach() for name, weight in trunk.named_parameters()}
     monkeypatch.setattr(export, "FILE_BYTES", 20_000)
+    assert export.trunk_bytes(trunk) == sum(w.nbytes for w in weights.values()) < 16 * 20_000
     save_trunk(trunk, source, target, weights.items())
     files = sorted(target.glob("*.safetensors"))
     assert len(files) > 3
@@ -147,6 +148,10 @@ def test_weights_are_written_in_files_of_a_size_one_after_another(tmp_path, monk
     assert all(sum(t.nbytes for t in load_file(f).values()) <= 20_000 for f in files)
     again = load_trunk(target, torch.float32, "sdpa").state_dict()
     assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+    monkeypatch.setattr(export, "FILE_BYTES", 10_000)
+    monkeypatch.setattr(export, "FILES", 4)
+    save_trunk(trunk, source, tmp_path / "few", weights.items())
+    assert 4 <= len(list((tmp_path / "few").glob("*.safetensors"))) <= 6  # tensors are not cut
     monkeypatch.undo()
     save_trunk(trunk, target, target, weights.items())  # in one file, in their place
     assert [f.name for f in target.glob("*.safetensors*")] == ["model.safetensors"]

@@ -42,7 +42,7 @@ STATE = (account.weights, account.gradients, account.optimizer, account.master_w
         ("float32", 1, (4, 4, 4, 2)),
         ("float32", 2, (4, 2, 4, 2)),
         ("float32", 3, (2, 2, 4, 0)),
-        ("bfloat16", 0, (2, 4, 8, 4)),
+        ("bfloat16", 0, (2, 2, 8, 4)),
         ("bfloat16", 1, (2, 2, 4, 2)),
         ("bfloat16", 2, (2, 1, 4, 2)),
         ("bfloat16", 3, (1, 1, 4, 2)),
@@ -55,7 +55,7 @@ def test_two_ranks_divide_what_the_stage_says(dtype, stage, expected):
 
 @pytest.mark.parametrize(
     ("dtype", "stage", "step", "first"),
-    [("float32", 0, 0, 0), ("bfloat16", 0, 0, 0), ("float32", 2, 2, 2), ("bfloat16", 1, 3, 2)],
+    [("float32", 0, 0, 0), ("bfloat16", 0, 4, 4), ("float32", 2, 2, 2), ("bfloat16", 1, 3, 2)],
 )
 def test_gradients_that_the_optimizer_steps_with(dtype, stage, step, first):
     run = rank(stage, f"model.dtype={dtype}")
@@ -142,7 +142,10 @@ def test_no_part_of_a_publish_export_proof_or_load_is_the_whole_model():
     run = rank(3, BF16, "cluster.sync_bucket_mib=64")
     mib = 2**20
     assert account.sync(run) == 2 * 64 * mib
-    assert account.exported(run) == (512 + 64) * mib
+    assert account.exported(run) == (128 + 64) * mib
+    assert account.exported(rank(3, BF16, model=ModelSize({"all": 32 * N}, 2, 8, 100, None))) == (
+        4 * N + 64 * mib
+    )
     assert account.loaded(run) == 2 * 64 * mib
     assert account.proof(run) == 24 * mib
     assert account.loaded(rank(2, BF16)) == 2 * N
@@ -214,4 +217,5 @@ def test_the_constants_are_the_learners():
     assert account.READ_BYTES == partitioned.READ_BYTES
     assert account.EXPORT_BYTES == engine.EXPORT_BYTES
     assert account.FILE_BYTES == export.FILE_BYTES
+    assert account.FILES == export.FILES
     assert account.PROOF_BYTES == 6 * weight_noise.PIECE
