@@ -150,7 +150,7 @@ class TrainingEngine:
         self._image_inputs = ImageInputs.load(self._folder, trunk)
         layout = CheckpointLayout(trunk)
         add_adapters(trunk, cfg.model, cfg.seed)
-        self._weights = GatheredWeights(trunk, self._gather, self._share, layout)
+        self._weights = GatheredWeights(trunk, self._gather, layout)
         self._clips_gradients = engine_clips_gradients(cfg, self._stage)
         self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
             model=self.model,
@@ -370,14 +370,6 @@ class TrainingEngine:
         if self._stage < 3:
             return contextlib.nullcontext()
         return deepspeed.zero.GatheredParameters(parameters)
-
-    def _share(self, parameter: torch.nn.Parameter) -> tuple[torch.Tensor, int]:
-        """This rank's elements of a parameter, and the index of the first."""
-        if self._stage < 3:
-            return parameter.data.view(-1), 0
-        parameter.partition()  # no gathered copy is left
-        share: torch.Tensor = parameter.ds_tensor
-        return share, parameter.ds_zero_partition_rank * len(share)
 
 
 def _partition(config: dict[str, object], parameters: list[torch.nn.Parameter]) -> None:

@@ -17,12 +17,12 @@ from learner import distributed, weight_noise
 from learner.checkpoint_layout import CheckpointLayout, CheckpointPart, WeightShape, shape_bytes
 from learner.lora import Adapters
 from learner.model import WEIGHT_KINDS, weight_kind
+from learner.partitioned import own_share
 from rollout.bucket import NamedTensor, buckets, cut
 
 Bucket = list[NamedTensor]
 WeightShapes = list[WeightShape]
 Gather = Callable[[list[nn.Parameter]], AbstractContextManager[object]]
-Share = Callable[[nn.Parameter], tuple[torch.Tensor, int]]
 
 
 class GatheredWeights:
@@ -31,15 +31,11 @@ class GatheredWeights:
     Args:
         trunk: a Hugging Face model, with or without adapters.
         gather: makes a context manager in which parameters are full tensors.
-        share: this rank's elements of a parameter, [N], to be changed in place, and the index of
-            the first of them in it.
         layout: of the trunk's checkpoint, made before adapters were added.
     """
 
-    def __init__(
-        self, trunk: PreTrainedModel, gather: Gather, share: Share, layout: CheckpointLayout
-    ) -> None:
-        self._trunk, self._gather, self._share, self._layout = trunk, gather, share, layout
+    def __init__(self, trunk: PreTrainedModel, gather: Gather, layout: CheckpointLayout) -> None:
+        self._trunk, self._gather, self._layout = trunk, gather, layout
         self.adapters = Adapters(trunk)
         self._perturbed: tuple[str, int] | None = None
 
@@ -107,6 +103,6 @@ class GatheredWeights:
             if weight_kind(name, self._trunk) == kind
         ]
         for name, parameter in chosen:
-            weights, first = self._share(parameter)
+            weights, first = own_share(parameter)
             weight_noise.flip(weights, first, name, seed)
         return bool(chosen)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from safetensors import safe_open
@@ -107,3 +107,25 @@ def _nbytes(sources: list[TensorSource]) -> int:
 def _cast(parameter: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
     parameter.data = parameter.data.to(dtype).contiguous()
     return parameter
+
+
+class PartitionedParameter(Protocol):
+    """What is used of a parameter that ZeRO-3 has partitioned."""
+
+    ds_tensor: torch.Tensor
+    ds_zero_partition_rank: int
+
+    def partition(self) -> None:
+        """Free the full parameter, if it is gathered."""
+
+
+def own_share(parameter: nn.Parameter) -> tuple[torch.Tensor, int]:
+    """This rank's elements of a parameter [N], to be changed in place, and the first one's index.
+
+    All of them where it is not partitioned.
+    """
+    if not hasattr(parameter, "ds_tensor"):
+        return parameter.data.view(-1), 0
+    own = cast(PartitionedParameter, parameter)
+    own.partition()
+    return own.ds_tensor, own.ds_zero_partition_rank * len(own.ds_tensor)

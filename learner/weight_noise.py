@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 MANTISSAS = {  # the integer of the same size, and bits of the mantissa
     torch.float32: (torch.int32, 23),
@@ -39,7 +40,7 @@ def flip(weights: torch.Tensor, first: int, name: str, seed: int) -> None:
         piece.bitwise_xor_(chosen.to(piece.device, integer) << (mantissa - 2))
 
 
-def _draw(key: int, first: int, count: int) -> np.ndarray:
+def _draw(key: int, first: int, count: int) -> NDArray[np.uint8]:
     """Random bits uint8 [count], those from index `first` on of all that belong to the key."""
     skipped = first % DRAWN_BITS
     words = -(-(skipped + count) // 64)

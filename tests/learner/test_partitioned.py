@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from learner import distributed, partitioned
 from learner.checkpoint_layout import full_shape
-from learner.partitioned import load_partitioned_trunk
+from learner.partitioned import load_partitioned_trunk, own_share
 from learner.trunk import load_trunk
 from tests.support.families import Family, save_tiny
 from tests.support.learner import save_idefics, save_llama
@@ -143,3 +143,16 @@ def test_wrong_weights_are_refused_before_any_are_read(tmp_path):
         load_partitioned_trunk(folder, torch.float32, "eager", pytest.fail)
     with pytest.raises(ValueError, match=r"no config\.json"):
         load_partitioned_trunk(tmp_path / "nowhere", torch.float32, "eager", pytest.fail)
+
+
+def test_a_ranks_share_begins_where_the_one_before_ends():
+    parameter = torch.nn.Parameter(torch.arange(6.0).view(2, 3))
+    weights, first = own_share(parameter)
+    weights[4] = -1
+    assert (first, parameter[1, 1].item()) == (0, -1)
+    freed = []
+    parameter.ds_tensor, parameter.ds_zero_partition_rank = torch.zeros(4), 3
+    parameter.partition = lambda: freed.append(True)
+    weights, first = own_share(parameter)
+    assert weights is parameter.ds_tensor
+    assert (first, freed) == (12, [True])
