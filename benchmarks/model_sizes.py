@@ -12,9 +12,9 @@ import json
 import sys
 from typing import Any
 
-from cluster.placement.memory import process_memory
+from cluster.placement.memory import card_bytes, engine_weights
 from configs.load import load
-from configs.model_folder import ModelSize
+from configs.model_folder import ModelSize, size_of
 
 GIB = 2**30
 SHAPES = {  # of Qwen2.5: width, feed-forward, layers, heads, key-value heads, head tied to input
@@ -56,17 +56,17 @@ def size(shape: tuple[int, int, int, int, int, bool]) -> ModelSize:
     )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    count = sum(p.numel() for p in model.parameters())
-    return ModelSize({"all": count}, layers, hidden, VOCABULARY, None)
+    shapes = ((name, tuple(weight.shape)) for name, weight in model.named_parameters())
+    return size_of(shapes, layers, hidden, VOCABULARY, None)
 
 
 def least(model: ModelSize, gib: float, overrides: tuple[str, ...] = ()) -> tuple[int, int]:
     """Learner ranks and tensor parallelism at least, powers of two; 0 where 64 do not do."""
     base, ranks, parallel = load("gp_l", [*KEYS, *overrides]), 0, 0
-    weights = process_memory(base, model).engine_weights
+    weights = engine_weights(base, model)
     for count in (64, 32, 16, 8, 4, 2, 1):
         cfg = dataclasses.replace(base, learner=dataclasses.replace(base.learner, ranks=count))
-        if process_memory(cfg, model).rank <= RESERVE * gib * GIB:
+        if max(card_bytes(cfg, model).values()) <= RESERVE * gib * GIB:
             ranks = count
         if CACHE * weights / count <= base.rollout.gpu_memory * gib * GIB:
             parallel = count

@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,8 @@ class ModelSize:
     positions: longest sequence, tokens; None without a limit. Of longrope the original ones: past
         them a sequence has other factors, and so has what stands in its microbatch.
     matrices: shapes of the linear layers' weights, without embedding and output layer.
+    patches: tokens of the vision encoder for one picture, where all pictures have as many.
+    active_experts: of the experts in `matrices`, the share that a token passes through.
     """
 
     parameters: dict[str, int]
@@ -62,6 +64,8 @@ class ModelSize:
     vocabulary: int
     positions: int | None
     matrices: dict[str, Shape] = field(default_factory=dict)
+    patches: int = 0
+    active_experts: float = 1.0
 
 
 def on_hub(path: str) -> bool:
@@ -113,13 +117,29 @@ def check_model(path: str | Path) -> ModelSize:
     config = _causal_config(folder, key)
     text = config.get_text_config()
     named = {"max_position_embeddings": getattr(text, "max_position_embeddings", None)}
-    return size_of(
+    size = size_of(
         weight_shapes(folder, key).items(),
         layers=getattr(text, "num_hidden_layers", 0),
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
         positions=longrope_positions(text.to_dict()) or longest_sequence(text.to_dict() | named),
     )
+    return replace(size, patches=_patches(config), active_experts=_active_experts(text))
+
+
+def _patches(config: PretrainedConfig) -> int:
+    """Tokens of the vision encoder for one picture; 0 where pictures are of any size, or none."""
+    vision = getattr(config, "vision_config", None)
+    side, patch = (getattr(vision, f"{name}_size", None) for name in ("image", "patch"))
+    return (side // patch) ** 2 if isinstance(side, int) and isinstance(patch, int) else 0
+
+
+def _active_experts(text: PretrainedConfig) -> float:
+    """The share of a layer's experts that a token passes through; 1 without experts."""
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    experts = next((n for name in names if (n := getattr(text, name, None))), 0)
+    active = getattr(text, "num_experts_per_tok", None)
+    return min(1.0, active / experts) if experts and active else 1.0
 
 
 def weight_shapes(folder: Path, key: str) -> dict[str, Shape]:

@@ -40,7 +40,7 @@ class CheckpointPart:
 
 
 class CheckpointLayout:
-    """The parts of a trunk's checkpoint; made before ZeRO partitions it or adapters are added.
+    """The parts of a trunk's checkpoint; made before adapters are added.
 
     Raises:
         ValueError: the merged weights of a layer cannot be cut without those of another.
@@ -48,7 +48,10 @@ class CheckpointLayout:
 
     def __init__(self, trunk: PreTrainedModel) -> None:
         self._trunk = trunk
-        empty = {name: torch.empty_like(w, device="meta") for name, w in trunk_weights(trunk)}
+        empty = {
+            name: torch.empty(full_shape(weight), dtype=weight.dtype, device="meta")
+            for name, weight in trunk_weights(trunk)
+        }
         saved = revert_weight_conversion(trunk, empty)
         name_of = {id(tensor): name for name, tensor in saved.items()}
         merged: dict[str, list[str]] = {}  # by layer
@@ -95,6 +98,12 @@ def trunk_weights(trunk: PreTrainedModel) -> Iterator[NamedTensor]:
     yield from trunk.named_parameters()
     saved = trunk.state_dict(keep_vars=True)
     yield from ((name, buffer) for name, buffer in trunk.named_buffers() if name in saved)
+
+
+def full_shape(weight: torch.Tensor) -> torch.Size:
+    """The shape of a weight, also of one that ZeRO-3 has partitioned."""
+    shape: torch.Size = getattr(weight, "ds_shape", weight.shape)
+    return shape
 
 
 def shape_bytes(shape: WeightShape) -> int:

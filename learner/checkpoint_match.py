@@ -6,9 +6,10 @@ runs on tensors without data, so that its renaming, merging, tying and exception
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -26,6 +27,16 @@ from transformers.utils.loading_report import LoadStateDictInfo
 Shape = tuple[int, ...]
 NAMED = 3  # tensors in the sentence that refuses
 ROWS = 4096  # of two tensors that are compared at once
+BYTES = {"F64": 8, "I64": 8, "BF16": 2, "F16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # of others 4
+
+
+class TensorSource(NamedTuple):
+    """A tensor in a weight file: its name and full shape there, and its bytes."""
+
+    file: Path
+    name: str
+    shape: Shape
+    nbytes: int
 
 
 def check_tensors(trunk: PreTrainedModel, shapes: Mapping[str, Shape]) -> None:
@@ -66,38 +77,47 @@ def check_tied(trunk: PreTrainedModel, files: Sequence[Path]) -> None:
     Raises:
         ValueError: names the two tensors.
     """
-    origins = _origins(trunk, files)
+    sources = tensor_sources(trunk, files)
     for target, source in trunk.all_tied_weights_keys.items():
-        if target in origins and source in origins and not _equal(origins[target], origins[source]):
+        both = target in sources and source in sources
+        if both and not _equal(sources[target][-1], sources[source][-1]):
             raise ValueError(
                 f"config.json ties {target} to {source} (tie_word_embeddings), and the files hold "
                 "both with different numbers; set it to false, or remove the one that is not meant"
             )
 
 
-def _origins(trunk: PreTrainedModel, files: Sequence[Path]) -> dict[str, tuple[Path, str]]:
-    """By the model's name of a tensor: the file that holds it, and its name there."""
+def tensor_sources(trunk: PreTrainedModel, files: Sequence[Path]) -> dict[str, list[TensorSource]]:
+    """By the model's name of a tensor: what it is made of, one tensor of a file or several.
+
+    Where one of a file becomes several of the model, it stands under the first.
+    """
     mapping = get_model_conversion_mapping(trunk)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    own, origins = trunk.state_dict(), {}
+    own = trunk.state_dict()
+    sources: dict[str, list[TensorSource]] = {}
     for file in files:
         with safe_open(file, "pt") as tensors:
-            names = list(tensors.keys())
-        for name in names:
-            known, _ = rename_source_key(name, renamings, converters, trunk.base_model_prefix, own)
-            origins[known if known in own else name] = file, name
-    return origins
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                part = tensors.get_slice(name)
+                shape = tuple(part.get_shape())
+                size = math.prod(shape) * BYTES.get(part.get_dtype(), 4)
+                known, _ = rename_source_key(
+                    name, renamings, converters, trunk.base_model_prefix, own
+                )
+                target = known if known in own else name
+                sources.setdefault(target, []).append(TensorSource(file, name, shape, size))
+    return sources
 
 
-def _equal(first: tuple[Path, str], second: tuple[Path, str]) -> bool:
+def _equal(first: TensorSource, second: TensorSource) -> bool:
     """Whether two tensors of files have the same numbers; read a few rows at a time."""
-    with safe_open(first[0], "pt") as one, safe_open(second[0], "pt") as other:
-        these, those = one.get_slice(first[1]), other.get_slice(second[1])
-        shape = these.get_shape()
-        return bool(shape == those.get_shape()) and all(
+    with safe_open(first.file, "pt") as one, safe_open(second.file, "pt") as other:
+        these, those = one.get_slice(first.name), other.get_slice(second.name)
+        return bool(first.shape == second.shape) and all(
             torch.equal(these[i : i + ROWS].float(), those[i : i + ROWS].float())
-            for i in range(0, shape[0], ROWS)
+            for i in range(0, first.shape[0], ROWS)
         )
 
 

@@ -9,6 +9,11 @@ import torch
 
 from configs.schema import OptimizerConfig, RunConfig
 
+# Elements of what DeepSpeed holds at once besides a rank's share: a bucket of gradients, parameters
+# that stay gathered, and at ZeRO-3 gradients in float32. Its own defaults, up to 1e9, take more
+# than the share of a 7B model on eight ranks.
+AT_ONCE = 10**8
+
 
 def deepspeed_config(cfg: RunConfig, optimizer: OptimizerConfig, stage: int) -> dict[str, object]:
     """The dict for `deepspeed.initialize`.
@@ -17,7 +22,14 @@ def deepspeed_config(cfg: RunConfig, optimizer: OptimizerConfig, stage: int) -> 
     the host's memory and step there with torch's fused AdamW. DeepSpeed's own CPU Adam is faster
     on wide vector units, but it is compiled at start-up, and few images contain a compiler.
     """
-    zero: dict[str, object] = {"stage": stage, "stage3_param_persistence_threshold": 0}
+    zero: dict[str, object] = {
+        "stage": stage,
+        "reduce_bucket_size": AT_ONCE,
+        "sub_group_size": AT_ONCE,
+        "stage3_max_live_parameters": AT_ONCE,
+        "stage3_max_reuse_distance": AT_ONCE,
+        "stage3_param_persistence_threshold": 0,
+    }
     if cfg.learner.offload and stage:
         # Unpinned memory would make every transfer wait for the one before.
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}

@@ -12,6 +12,7 @@ import math
 import os
 import tempfile
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -60,6 +61,7 @@ torch.serialization.add_safe_globals(
 Means = dict[str, torch.Tensor]
 LossFn = Callable[[Scores, MicroBatch], tuple[torch.Tensor, Means]]
 STATE = "state"
+EXPORT_BYTES = 2**26  # gathered at once for a model folder, or one tensor
 TRACER = trace.get_tracer("cardinal")
 
 
@@ -74,13 +76,15 @@ class ReferencePolicy:
 
     def __init__(self, folder: str | Path, cfg: RunConfig, forbidden: Sequence[int] = ()) -> None:
         _join_process_group()
-        model = load_actor_critic(Path(folder), cfg, forbidden, None)
+        config = deepspeed_config(cfg, OptimizerConfig(), stage=3)
+        sharded = distributed.world_size() > 1
+        partition = functools.partial(_partition, config) if sharded else None
+        model = load_actor_critic(Path(folder), cfg, forbidden, None, partition)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         self._image_inputs = ImageInputs.load(folder, model.trunk)
         self._forward: Forward = model.to(_device())
-        if distributed.world_size() > 1:
-            config = deepspeed_config(cfg, OptimizerConfig(), stage=3)
+        if sharded:
             self._forward, *_ = deepspeed.initialize(
                 model=model, config=config, dist_init_required=False
             )
@@ -137,7 +141,11 @@ class TrainingEngine:
         self._cfg, self._optimizer_cfg, self._steps = cfg, optimizer, steps
         self._stage = cfg.learner.zero_stage
         self._folder = Path(folder)
-        self.model = load_actor_critic(self._folder, cfg, forbidden, cfg.seed if value else None)
+        config = deepspeed_config(cfg, optimizer, self._stage)
+        partition = functools.partial(_partition, config) if self._stage == 3 else None
+        seed = cfg.seed if value else None
+        self.model = load_actor_critic(self._folder, cfg, forbidden, seed, partition)
+        self.model.to(self.device)
         trunk = self.model.trunk
         self._image_inputs = ImageInputs.load(self._folder, trunk)
         layout = CheckpointLayout(trunk)
@@ -147,7 +155,7 @@ class TrainingEngine:
         self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
             model=self.model,
             optimizer=make_optimizer(parameter_groups(self.model, optimizer), optimizer),
-            config=deepspeed_config(cfg, optimizer, self._stage),
+            config=config,
             dist_init_required=False,
         )
         if self._stage == 0 and distributed.world_size() == 1:
@@ -289,16 +297,17 @@ class TrainingEngine:
 
         A value head gets a file of its own. The stop ids are as of `save_trunk`.
         """
-        target = Path(folder)
-        state, head = self._weights.state_dict(), {}
-        if self.model.value_head is not None:
-            head = self._full_parameters(self.model.value_head)
+        target, value = Path(folder), self.model.value_head
+        head = self._full_parameters(value) if value is not None else {}
+        weights = (tensor for bucket in self.weights(EXPORT_BYTES) for tensor in bucket)
         if distributed.rank() == 0:
-            save_trunk(self.model.trunk, self._folder, target, state, stop_ids)
+            save_trunk(self.model.trunk, self._folder, target, weights, stop_ids)
             if head:
                 save_file(head, target / VALUE_HEAD_FILE)
                 write_index(target)
             share_weights(target)
+        else:
+            deque(weights, maxlen=0)  # the gathering is collective
         distributed.barrier()  # no rank reads the folder before it is complete
 
     def snapshot(self) -> Snapshot:
@@ -355,12 +364,17 @@ class TrainingEngine:
         return state
 
     def _gather(
-        self, parameters: list[torch.nn.Parameter], write: bool = False
+        self, parameters: list[torch.nn.Parameter]
     ) -> contextlib.AbstractContextManager[object]:
-        """Full parameters inside the block; with write, equal changes on all ranks are kept."""
+        """Full parameters inside the block."""
         if self._stage < 3:
             return contextlib.nullcontext()
-        return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if write else None)
+        return deepspeed.zero.GatheredParameters(parameters)
+
+
+def _partition(config: dict[str, object], parameters: list[torch.nn.Parameter]) -> None:
+    """Have DeepSpeed leave each rank its share of rank 0's parameters."""
+    deepspeed.zero.Init(module=torch.nn.ParameterList(parameters), config_dict_or_path=config)
 
 
 def _device() -> torch.device:

@@ -1,7 +1,7 @@
 """The full weights of a trunk, gathered from ZeRO's partitions, with adapters merged.
 
-Input: a trunk and a function that gathers parameters. Output: buckets for the rollout engines,
-a state dict for a model folder. Weights-are-proven: perturbs one kind of weight for a moment.
+Input: a trunk and a function that gathers parameters. Output: buckets for the rollout engines and
+for a model folder. Weights-are-proven: perturbs one kind of weight for a moment.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from learner import distributed
+from learner import distributed, weight_noise
 from learner.checkpoint_layout import CheckpointLayout, CheckpointPart, WeightShape, shape_bytes
 from learner.lora import Adapters
 from learner.model import WEIGHT_KINDS, weight_kind
+from learner.partitioned import own_share
 from rollout.bucket import NamedTensor, buckets, cut
-
-STATE_DICT_BYTES = 2**28  # gathered at once for a state dict
-NOISE = 0.1  # of a perturbed weight's root mean square
 
 Bucket = list[NamedTensor]
 WeightShapes = list[WeightShape]
-Gather = Callable[[list[nn.Parameter], bool], AbstractContextManager[object]]
+Gather = Callable[[list[nn.Parameter]], AbstractContextManager[object]]
 
 
 class GatheredWeights:
@@ -32,15 +30,14 @@ class GatheredWeights:
 
     Args:
         trunk: a Hugging Face model, with or without adapters.
-        gather: makes a context manager in which parameters are full tensors; with True, equal
-            changes on all ranks are kept.
+        gather: makes a context manager in which parameters are full tensors.
         layout: of the trunk's checkpoint, made before adapters were added.
     """
 
     def __init__(self, trunk: PreTrainedModel, gather: Gather, layout: CheckpointLayout) -> None:
         self._trunk, self._gather, self._layout = trunk, gather, layout
         self.adapters = Adapters(trunk)
-        self._originals: list[tuple[nn.Parameter, torch.Tensor]] = []
+        self._perturbed: tuple[str, int] | None = None
 
     def shapes(self) -> WeightShapes:
         """Name, dtype and full shape of what `buckets` yields, in its order; not collective."""
@@ -60,13 +57,6 @@ class GatheredWeights:
                 tensors = (t for part in parts for t in self._layout.tensors(part, weights))
                 yield from buckets(tensors, limit_bytes)
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Copies on the CPU by the trunk's own names, on rank 0; a collective call."""
-        state: dict[str, torch.Tensor] = {}
-        for _, weights in self._merged(STATE_DICT_BYTES):
-            state |= {name: tensor.cpu().clone() for name, tensor in (weights or {}).items()}
-        return state
-
     def _merged(
         self, limit_bytes: int, everywhere: bool = False
     ) -> Iterator[tuple[list[CheckpointPart], dict[str, torch.Tensor] | None]]:
@@ -77,7 +67,7 @@ class GatheredWeights:
         plain = dict(self.adapters.plain_weights())
         for parts in cut(self._layout.parts, limit_bytes, lambda part: part.nbytes):
             weights = {name: plain[name] for part in parts for name in part.names}
-            with self._gather(self.adapters.with_adapters(weights.values()), False):
+            with self._gather(self.adapters.with_adapters(weights.values())):
                 own = everywhere or distributed.rank() == 0
                 if own:
                     yield parts, {n: self.adapters.merged(w) for n, w in weights.items()}
@@ -85,7 +75,7 @@ class GatheredWeights:
                     yield parts, None
 
     def perturb(self, kind: str, seed: int) -> bool:
-        """Add noise to the weights of one kind, until `restore`; a collective call.
+        """Add noise to the weights of one kind, until `restore`; each rank to its own share.
 
         Args:
             kind: one of learner.model.WEIGHT_KINDS.
@@ -96,24 +86,23 @@ class GatheredWeights:
         """
         if kind not in WEIGHT_KINDS:
             raise ValueError(f"kind is {kind!r}; it must be one of {WEIGHT_KINDS}")
-        assert not self._originals, "perturb before restore"
-        chosen = [
-            parameter
-            for name, parameter in self._trunk.named_parameters()
-            if weight_kind(name, self._trunk) == kind
-        ]
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in chosen:
-            with self._gather([parameter], True), torch.no_grad():
-                self._originals.append((parameter, parameter.detach().cpu().clone()))
-                noise = torch.randn(parameter.shape, generator=generator)
-                scale = NOISE * parameter.float().square().mean().sqrt()
-                parameter.add_(noise.to(parameter.device, parameter.dtype) * scale)
-        return bool(chosen)
+        assert self._perturbed is None, "perturb before restore"
+        self._perturbed = (kind, seed)
+        return self._flip(kind, seed)
 
     def restore(self) -> None:
         """Put back exactly what `perturb` changed."""
-        for parameter, original in self._originals:
-            with self._gather([parameter], True), torch.no_grad():
-                parameter.copy_(original)
-        self._originals = []
+        if self._perturbed is not None:
+            self._flip(*self._perturbed)
+        self._perturbed = None
+
+    def _flip(self, kind: str, seed: int) -> bool:
+        chosen = [
+            (name, parameter)
+            for name, parameter in self._trunk.named_parameters()
+            if weight_kind(name, self._trunk) == kind
+        ]
+        for name, parameter in chosen:
+            weights, first = own_share(parameter)
+            weight_noise.flip(weights, first, name, seed)
+        return bool(chosen)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from configs.schema import ModelConfig
 from learner.checkpoint_layout import trunk_weights
+from learner.trunk import cast_parameters
 from rollout.bucket import NamedTensor
 
 ADAPTER = "default"  # the name under which peft keeps the only one
@@ -46,10 +47,11 @@ def add_adapters(trunk: PreTrainedModel, cfg: ModelConfig, seed: int) -> None:
         lora_dropout=0.0,  # log-probabilities must be those of the policy that sampled
         bias="none",
     )
+    dtype = next(trunk.parameters()).dtype
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(settings, trunk, ADAPTER)
-    nn.Module.to(trunk, next(trunk.parameters()).dtype)
+    cast_parameters(trunk, dtype)
 
 
 def target_layers(trunk: PreTrainedModel, cfg: ModelConfig) -> list[str]:

@@ -24,7 +24,8 @@ from configs.schema import RunConfig
 from learner.attention import attention_of
 from learner.cpu import keep_freed_memory, use_onednn
 from learner.output_layer import OutputLayer, TokenScores, token_scores
-from learner.trunk import empty_trunk, load_trunk
+from learner.partitioned import Partition, load_partitioned_trunk
+from learner.trunk import cast_parameters, empty_trunk, load_trunk
 from rollout.renderer import FORBIDDEN_BIAS
 
 logging.disable_progress_bar()  # a terminal full of bars hides the run's own progress
@@ -234,7 +235,11 @@ class ActorCritic(nn.Module):
 
 
 def load_actor_critic(
-    folder: Path, cfg: RunConfig, forbidden: Sequence[int], value_seed: int | None
+    folder: Path,
+    cfg: RunConfig,
+    forbidden: Sequence[int],
+    value_seed: int | None,
+    partition: Partition | None = None,
 ) -> ActorCritic:
     """The policy in a Hugging Face folder, by `model.*`: dtype, frozen parts, checkpointing.
 
@@ -243,13 +248,17 @@ def load_actor_critic(
         cfg: the run's configuration.
         forbidden: token ids that are never sampled.
         value_seed: of a new value head; None for a policy without one.
+        partition: see `load_partitioned_trunk`; None for whole weights on every rank.
 
     Raises:
         ValueError: the folder holds no model.
     """
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.model.dtype]
     attention = attention_of(empty_trunk(folder), cfg, gpu=torch.cuda.is_available())
-    trunk = load_trunk(folder, dtype, attention)
+    if partition is None:
+        trunk = load_trunk(folder, dtype, attention)
+    else:
+        trunk = load_partitioned_trunk(folder, dtype, attention, partition)
     freeze(trunk, cfg.model.freeze)
     if cfg.model.gradient_checkpointing:
         trunk.train()  # in eval mode transformers keeps all activations; there is no dropout
@@ -260,7 +269,9 @@ def load_actor_critic(
     head = None
     if value_seed is not None:
         head = load_value_head(folder, trunk.config.get_text_config().hidden_size, value_seed)
-    return ActorCritic(trunk, head, forbidden).to(dtype)
+    actor_critic = ActorCritic(trunk, head, forbidden)
+    cast_parameters(actor_critic, dtype)
+    return actor_critic
 
 
 def freeze(trunk: PreTrainedModel, parts: str) -> None:

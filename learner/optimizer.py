@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from configs.schema import OptimizerConfig, PPOConfig
+from learner.checkpoint_layout import full_shape
 from learner.model import ActorCritic
 
 ParameterGroup = dict[str, object]
@@ -63,8 +64,8 @@ def parameter_groups(model: ActorCritic, cfg: OptimizerConfig) -> list[Parameter
     for part, module in (("trunk", model.trunk), ("head", model.value_head)):
         parameters = list(module.parameters()) if module is not None else []
         parameters = [p for p in parameters if p.requires_grad]
-        matrices = [p for p in parameters if p.dim() > 1 or cfg.weight_decay == 0]
-        others = [p for p in parameters if p.dim() <= 1 and cfg.weight_decay > 0]
+        matrices = [p for p in parameters if len(full_shape(p)) > 1 or cfg.weight_decay == 0]
+        others = [p for p in parameters if len(full_shape(p)) <= 1 and cfg.weight_decay > 0]
         groups.append({"params": matrices, "part": part})
         groups.append({"params": others, "part": part, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]

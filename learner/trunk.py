@@ -78,18 +78,35 @@ def load_trunk(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedMo
     )
 
 
-def empty_trunk(folder: Path) -> PreTrainedModel:
+def empty_trunk(
+    folder: Path, dtype: torch.dtype | None = None, attention: str = "eager"
+) -> PreTrainedModel:
     """The same model without weights, on torch's meta device: its modules, names and shapes.
 
-    Its attention is eager, which every class has and which needs no package.
+    Args:
+        folder: Hugging Face model folder.
+        dtype: of its parameters; None for that of config.json.
+        attention: eager is what every class has, and needs no package.
 
     Raises:
         ValueError: the folder holds no model, one without an output layer, one that needs more
             than tokens, or one whose attention is not causal, also of prompts alone.
     """
     config = model_config(folder)
+    kind = {} if dtype is None else {"dtype": dtype}
     with torch.device("meta"):
-        return _trainable(model_class(config)._from_config(config, attn_implementation="eager"))
+        return _trainable(
+            model_class(config)._from_config(config, attn_implementation=attention, **kind)
+        )
+
+
+def cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Bring all parameters to one dtype, and leave the buffers in theirs.
+
+    Rotary frequencies in bfloat16 turn a token at position 4000 by two radians too far.
+    """
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _trainable(trunk: PreTrainedModel) -> PreTrainedModel:

@@ -1,7 +1,7 @@
-"""The memory estimate of a run: what its model, learner ranks, engines and pods need, in bytes.
+"""The memory account of a run: what its learner ranks, engines, hosts and pods need, in bytes.
 
 Input: a configuration and the sizes of its model. `cardinal check`, the placement, the KubeRay
-manifest and benchmarks/model_sizes.py all use this one.
+manifest and benchmarks/model_sizes.py all use this one; a rank's parts are in learner_memory.py.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from cluster.placement import learner_memory
+from cluster.placement.learner_memory import BYTES, GIB, MIB, Rank
 from cluster.placement.types import Needs, Node
 from configs.load import ConfigError
 from configs.model_claims import too_few_positions
-from configs.model_folder import ModelSize, Shape, adapter_parameters, size_of
+from configs.model_folder import ModelSize, Shape, size_of
 from configs.schema import RunConfig
 from rollout.environments import most_processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-GIB = 2**30
-BYTES = {"float32": 4, "bfloat16": 2}
-MOMENTS = {"float32": 8, "bfloat16": 12}  # of AdamW, with a float32 copy of bfloat16 weights
-PROCESS_BYTES = 700 * 2**20  # of a Python process with torch (and vLLM) imported, measured
-ENVIRONMENT_BYTES = 32 * 2**20  # of a process of environments; Cardinal's own of text take 18 MiB
+PROCESS_BYTES = 700 * MIB  # of a Python process with torch (and vLLM) imported, measured
+ENVIRONMENT_BYTES = 32 * MIB  # of a process of environments; Cardinal's own of text take 18 MiB
 GPU_PROCESS_BYTES = 6 * GIB  # of a process with CUDA's libraries
 TINY_VOCABULARY = 512  # at most, of a model that a run makes
 
@@ -37,7 +36,7 @@ class ProcessMemory:
     """Bytes of one process of each role, without what every Python process takes.
 
     engine_weights, kv_cache: of a rollout worker, over all GPUs of its engine.
-    rank: of a learner rank, with its share of the reference policy.
+    rank: of a learner rank at its peak, with its share of the reference policy.
     offloaded: of those, what learner.offload keeps in the host's memory.
     copied: of a learner rank on its host, while a checkpoint is written; without ZeRO rank 0's.
     weights: one copy of the policy.
@@ -53,46 +52,56 @@ class ProcessMemory:
     environments: int
 
 
+def engine_weights(cfg: RunConfig, model: ModelSize) -> int:
+    """One engine's copy of the policy: n·s, over its tensor-parallel GPUs."""
+    return sum(model.parameters.values()) * BYTES[cfg.model.dtype]
+
+
+def kv_cache(cfg: RunConfig) -> int:
+    """One engine's cache on a CPU; on a GPU it is what rollout.gpu_memory leaves beside weights."""
+    return int(cfg.rollout.kv_cache_gib * GIB)
+
+
+def object_store(cfg: RunConfig) -> int:
+    """A local Ray's, which lies in /dev/shm."""
+    return int(cfg.cluster.object_store_gib * GIB)
+
+
+def weight_bucket(cfg: RunConfig, model: ModelSize) -> int:
+    """Of weights that an engine loads from /dev/shm; engines of a node load one after another."""
+    return min(cfg.cluster.sync_bucket_mib * MIB, engine_weights(cfg, model))
+
+
+def environments(cfg: RunConfig, each: int = ENVIRONMENT_BYTES) -> int:
+    """A rollout worker's processes of environments; `each` is measured where they are others'."""
+    return each * most_processes({cfg.env.id}, cfg.rollout.env_processes, cfg.rollout.in_flight)
+
+
 def memory_bytes(
     cfg: RunConfig, model: ModelSize, environment: int = ENVIRONMENT_BYTES
 ) -> dict[str, int]:
-    """Bytes by part over all processes; what ranks share depends on the ZeRO stage.
+    """Bytes by part over all processes, the learner's at the moment when a rank needs most.
 
-    Weights, gradients and AdamW's two moments as in Rajbhandari et al., "ZeRO", 2020; in
-    bfloat16 also a float32 master copy. Activations are an estimate: 16 values of the hidden
-    width a layer and token of a microbatch, 2 with gradient checkpointing. `environment` is what a
-    process of environments takes; of others' it has to be measured.
+    `environment` is what a process of environments takes.
     """
-    ranks, stage = cfg.learner.ranks, cfg.learner.zero_stage
-    n, size = sum(model.parameters.values()), BYTES[cfg.model.dtype]
-    moments, trained = MOMENTS[cfg.model.dtype], _trained(cfg, model)
-    processes = most_processes({cfg.env.id}, cfg.rollout.env_processes, cfg.rollout.in_flight)
-    kept = (2 if cfg.model.gradient_checkpointing else 16) * model.layers * model.hidden
+    ranks, workers = cfg.learner.ranks, cfg.rollout.workers
+    run = Rank(cfg, model)
+    writers = ranks if cfg.learner.zero_stage else 1
     return {
-        "learner weights": n * size * (1 if stage == 3 else ranks),
-        "learner gradients": trained * size * (1 if stage >= 2 else ranks),
-        "learner optimizer": trained * moments * (1 if stage >= 1 else ranks),
-        "checkpoint copy": _copied_bytes(cfg, trained * (size + moments)),
-        "learner activations": kept * cfg.learner.microbatch_tokens * 4 * ranks,
-        "reference policy": n * size if cfg.ppo.kl_coef or cfg.sft.loss == "ce_kl" else 0,
-        "engine weights": n * size * cfg.rollout.workers,
-        "engine KV cache": int(cfg.rollout.kv_cache_gib * GIB) * cfg.rollout.workers,
-        "object store": int(cfg.cluster.object_store_gib * GIB),
-        "environment processes": environment * processes * cfg.rollout.workers,
-        "processes": PROCESS_BYTES * (2 * cfg.rollout.workers + ranks + 3),
+        **{part: size * ranks for part, size in learner_memory.peak(run).items()},
+        "checkpoint copy": learner_memory.state_copy(run) * writers,
+        "engine weights": engine_weights(cfg, model) * workers,
+        "engine KV cache": kv_cache(cfg) * workers,
+        "object store": object_store(cfg),
+        "environment processes": environments(cfg, environment) * workers,
+        "processes": PROCESS_BYTES * (2 * workers + ranks + 3),
     }
 
 
-def _trained(cfg: RunConfig, model: ModelSize) -> int:
-    """Number of parameters that learn."""
-    if cfg.model.lora_rank:
-        return adapter_parameters(cfg.model, model) + model.parameters.get("value head", 0)
-    return sum(model.parameters.values())
-
-
-def _copied_bytes(cfg: RunConfig, state: int) -> int:
-    """Of the state's copy in the host's memory, from which a checkpoint is written."""
-    return state if cfg.learner.checkpoint_minutes or cfg.learner.checkpoint_every else 0
+def shared_memory(cfg: RunConfig, model: ModelSize, store: bool) -> dict[str, int]:
+    """Bytes by part in /dev/shm; `store`: whether a local Ray's object store is there."""
+    parts = {"weight bucket": weight_bucket(cfg, model)}
+    return parts | {"object store": object_store(cfg)} if store else parts
 
 
 def disk_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
@@ -101,7 +110,6 @@ def disk_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
     A state holds weights and optimizer; a new one is complete before the oldest is removed. A
     checkpoint is a model: one a phase, and those of sft.keep.
     """
-    size, trained = BYTES[cfg.model.dtype], _trained(cfg, model)
     learner, due = cfg.learner, 0
     if learner.checkpoint_minutes:
         due = cfg.sft.steps + cfg.ppo.updates
@@ -112,9 +120,10 @@ def disk_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
     models = 2 * (learner.keep_best is not None)  # the new one is complete before the old one goes
     models += bool(cfg.sft.steps) + bool(cfg.ppo.updates) + len(cfg.sft.keep)
     models += cfg.model.path is None
+    state = memory_bytes(cfg, model)["checkpoint copy"]
     return {
-        f"{states} resumable states": states * trained * (size + MOMENTS[cfg.model.dtype]),
-        f"{models} models": models * sum(model.parameters.values()) * size,
+        f"{states} resumable states": states * state,
+        f"{models} models": models * engine_weights(cfg, model),
     }
 
 
@@ -122,18 +131,30 @@ def process_memory(
     cfg: RunConfig, model: ModelSize, environment: int = ENVIRONMENT_BYTES
 ) -> ProcessMemory:
     """The share of one process in `memory_bytes`."""
-    memory, ranks = memory_bytes(cfg, model, environment), cfg.learner.ranks
-    workers = cfg.rollout.workers or 1  # none where recorded blocks are trained on
-    learner = sum(size for part, size in memory.items() if part.startswith("learner"))
+    run = Rank(cfg, model)
     return ProcessMemory(
-        engine_weights=memory["engine weights"] // workers,
-        kv_cache=memory["engine KV cache"] // workers,
-        rank=(learner + memory["reference policy"]) // ranks,
-        offloaded=memory["learner optimizer"] // ranks if cfg.learner.offload else 0,
-        copied=memory["checkpoint copy"] // (ranks if cfg.learner.zero_stage else 1),
-        weights=sum(model.parameters.values()) * BYTES[cfg.model.dtype],
-        environments=memory["environment processes"] // workers,
+        engine_weights=engine_weights(cfg, model),
+        kv_cache=kv_cache(cfg),
+        rank=sum(learner_memory.peak(run).values()),
+        offloaded=learner_memory.offloaded(run),
+        copied=learner_memory.state_copy(run),
+        weights=engine_weights(cfg, model),
+        environments=environments(cfg, environment),
     )
+
+
+def card_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
+    """Bytes on the GPU of a learner rank at each moment; where an engine shares it, with its own.
+
+    A colocated engine sleeps while the rank learns, wakes with its weights for a publish, and then
+    takes rollout.gpu_memory of the GPU, beside which the rank at rest must find place.
+    """
+    run = Rank(cfg, model)
+    moments = {name: sum(p.values()) for name, p in learner_memory.on_gpu(run).items()}
+    if cfg.cluster.layout == "colocated":
+        moments["sync"] += engine_weights(cfg, model) // cfg.rollout.tensor_parallel
+        moments["play"] = int(moments["rest"] / max(0.01, 1 - cfg.rollout.gpu_memory))
+    return moments
 
 
 def process_needs(
@@ -141,7 +162,8 @@ def process_needs(
 ) -> Needs:
     """What a plan must find for each process: on its host, and on its GPUs if there are any.
 
-    On a GPU the host keeps the processes themselves, and what learner.offload moves there.
+    On a GPU the host keeps the processes themselves, what learner.offload moves there, and weights
+    on their way to and from files.
     """
     each = process_memory(cfg, model, environment)
     host = 2 * PROCESS_BYTES + each.environments
@@ -151,9 +173,9 @@ def process_needs(
         return Needs(worker=worker, rank=rank, weights=each.weights)
     return Needs(
         worker=host,
-        rank=PROCESS_BYTES + each.offloaded + each.copied,
+        rank=PROCESS_BYTES + learner_memory.on_host(Rank(cfg, model)),
         worker_gpu=each.engine_weights // cfg.rollout.tensor_parallel,
-        rank_gpu=each.rank - each.offloaded,
+        rank_gpu=max(card_bytes(cfg, model).values()),
         weights=each.weights,
     )
 
@@ -161,17 +183,17 @@ def process_needs(
 def pod_needs(cfg: RunConfig, model: ModelSize, gpus: bool) -> tuple[Needs, int]:
     """What a pod must hold for each process, and its object store; roomier than `process_needs`.
 
-    A pod that outgrows its limit is killed, so peaks count too: a rank gathers all weights to
-    publish and to save, and two versions of them pass through the object store.
+    A pod that outgrows its limit is killed: a Python process counts twice, and two versions of the
+    weights pass through the object store.
     """
     each = process_memory(cfg, model)
-    store = int(cfg.cluster.object_store_gib * GIB) + 2 * each.weights
+    store = object_store(cfg) + 2 * each.weights
     if gpus:
-        rank = GPU_PROCESS_BYTES + 2 * each.weights + each.offloaded + each.copied
+        rank = GPU_PROCESS_BYTES + learner_memory.on_host(Rank(cfg, model))
         worker = GPU_PROCESS_BYTES + each.weights + each.environments
         return Needs(worker=worker, rank=rank), store
     worker = each.engine_weights + each.kv_cache + each.environments + 2 * PROCESS_BYTES
-    rank = each.rank + each.copied + each.weights + 2 * PROCESS_BYTES
+    rank = each.rank + each.copied + 2 * PROCESS_BYTES
     return Needs(worker=worker, rank=rank), store
 
 

@@ -33,7 +33,7 @@ def check_export(path: str, stop_ids: Sequence[int]) -> None:
     with tempfile.TemporaryDirectory(prefix="cardinal-") as draft:
         try:
             folder = find_model(path)
-            save_trunk(empty_trunk(folder), folder, Path(draft), {}, stop_ids)
+            save_trunk(empty_trunk(folder), folder, Path(draft), (), stop_ids)
             AutoConfig.from_pretrained(draft, trust_remote_code=False)
             Renderer.load(draft)
         except Exception as error:  # the boundary to transformers, which raises all kinds

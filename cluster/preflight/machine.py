@@ -19,6 +19,7 @@ from cluster.placement.memory import (
     disk_bytes,
     memory_bytes,
     process_needs,
+    shared_memory,
 )
 from cluster.placement.nodes import check_numbering, local_node, visible_gpus
 from cluster.placement.plan import cpus, plan
@@ -145,11 +146,7 @@ def check_room(cfg: RunConfig, model: ModelSize, local: bool) -> None:
 
 
 def _check_shared_memory(cfg: RunConfig, model: ModelSize) -> None:
-    memory = memory_bytes(cfg, model)
-    bucket = min(cfg.cluster.sync_bucket_mib * 2**20, memory["engine weights"])
-    parts = {"weight bucket": bucket}  # engines load one after another
-    if not os.environ.get(SLOW_STORE):
-        parts["object store"] = memory["object store"]
+    parts = shared_memory(cfg, model, store=not os.environ.get(SLOW_STORE))
     need, free = sum(parts.values()), shutil.disk_usage(SHARED_MEMORY).free
     if need > free:
         raise ConfigError(

@@ -12,6 +12,7 @@ SMALLEST = {  # arguments, and how many rows they print
     "learner_throughput": ("--threads 1 --turns 2 --seconds 0.01 --trajectories 4", 2),
     "virl": ("--episodes 4 --sizes 32", 4),
     "model_sizes": ("--table", None),
+    "partitioned_memory": ("--size tiny", 1),
     "pictures": ("--trajectories 4", 3),
     "rollout": ("--episodes 8 --in-flight 4 --rounds 1 --styles brief", 4),
     "checkpoints": ("--config gp_l_debug --blocks 1 --steps 1", 1),
@@ -33,6 +34,7 @@ SMALLEST = {  # arguments, and how many rows they print
 SLOW = {
     "rollout",
     "demo_seeds",
+    "partitioned_memory",
     "sync",
     "simulated_cluster",
     "soak",

@@ -13,7 +13,14 @@ from configs.schema import OptimizerConfig, RunConfig, SFTConfig
 from learner.deepspeed_config import deepspeed_config
 from learner.engine import TrainingEngine
 from learner.sft import sft_step
-from tests.support.learner import config, demonstrations, full_state, save_llama
+from tests.support.learner import (
+    config,
+    demonstrations,
+    full_state,
+    load_state,
+    save_llama,
+    save_state,
+)
 
 
 @pytest.fixture
@@ -45,6 +52,27 @@ def test_offload_changes_where_the_state_lies_and_nothing_else(folder, stage, dt
     offloaded_losses, offloaded_state = trained(folder, offloaded)
     assert offloaded_losses == losses
     assert all(np.array_equal(state[name], offloaded_state[name]) for name in state)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_what_is_held_at_once_changes_nothing_else(folder, stage, monkeypatch, tmp_path):
+    """In sub-groups of two matrices, with re-gathered weights, and resumed."""
+    cfg = config(stage=stage)
+    losses, state = trained(folder, cfg)
+    monkeypatch.setattr("learner.deepspeed_config.AT_ONCE", 4000)
+    few, few_state = trained(folder, cfg)
+    assert few == pytest.approx(losses, rel=1e-6)
+    assert all(np.allclose(state[name], few_state[name], atol=1e-7) for name in state)
+    engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 10, True)
+    sub_groups = len(engine._optimizer.fp16_groups) if stage == 3 else 0
+    assert sub_groups > 3 or stage < 3
+    sft_step(engine, demonstrations(4, 0), cfg.sft)
+    save_state(engine, tmp_path / "state")
+    rest = [sft_step(engine, demonstrations(4, i), cfg.sft)["loss"] for i in (1, 2)]
+    load_state(engine, tmp_path / "state")
+    assert [sft_step(engine, demonstrations(4, i), cfg.sft)["loss"] for i in (1, 2)] == rest
+    assert rest == few[1:]
+    engine.close()
 
 
 def test_deepspeed_keeps_the_optimizers_state_on_the_host(folder):

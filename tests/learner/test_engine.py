@@ -216,6 +216,25 @@ def test_bfloat16_learns_on_float32_master_weights(tmp_path, stage):
     engine.close()
 
 
+@pytest.mark.parametrize("lora", [0, 4])
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_bfloat16_leaves_rotary_frequencies_in_float32(tmp_path, stage, lora):
+    """In bfloat16 a token at position 4000 would be turned by two radians too far."""
+    from dataclasses import replace
+
+    folder = save_llama(tmp_path / "model")
+    cfg = config(stage=stage)
+    cfg = replace(cfg, model=replace(cfg.model, dtype="bfloat16", lora_rank=lora))
+    engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, True)
+    assert {p.dtype for p in engine.model.parameters()} == {torch.bfloat16}
+    plain = dict(AutoModelForCausalLM.from_pretrained(folder).named_buffers())
+    own = dict(engine.model.trunk.named_buffers())
+    assert any(name.endswith("inv_freq") for name in plain)
+    assert own.keys() == plain.keys()
+    assert all(own[n].dtype == b.dtype and torch.equal(own[n], b) for n, b in plain.items())
+    engine.close()
+
+
 def test_reference_scores_as_the_model_it_was(tmp_path):
     folder = save_llama(tmp_path / "model")
     engine, reference = start(folder), ReferencePolicy(folder, config())

@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from learner import distributed
 from learner.engine import TrainingEngine
+from learner.model import weight_kind
+from learner.weight_noise import flip
 from tests.support.families import Family, save_tiny
 from tests.support.learner import config, save_llama, spawn
 
@@ -54,18 +56,25 @@ def test_other_ranks_get_as_many_empty_buckets(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", [0, 3])
-def test_a_state_dict_does_not_change_with_the_weights(tmp_path, stage):
-    """It is a copy, whatever becomes of the weights before it is written."""
+def test_every_stage_has_the_same_noise_and_keeps_nothing(tmp_path, stage):
     cfg = config(stage=stage)
     folder = save_llama(tmp_path / "model", tied=False)
     engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)
-    state = engine._weights.state_dict()
+    saved = load_file(folder / "model.safetensors")
     for kind in ("mlp", "norm", "embedding"):
         assert engine.perturb(kind, seed=1)
-        saved = load_file(folder / "model.safetensors")
-        assert state.keys() == saved.keys()
-        assert all(torch.equal(tensor, saved[name]) for name, tensor in state.items()), kind
+        with pytest.raises(AssertionError, match="perturb before restore"):
+            engine.perturb(kind, seed=1)
+        published = {n: t.clone() for b in engine.weights(10_000) for n, t in b}
+        for name, weight in published.items():
+            expected = saved[name].clone()
+            if weight_kind(name, engine.model.trunk) == kind:
+                flip(expected.view(-1), 0, name, 1)
+            assert torch.equal(weight, expected), name
         engine.restore()
+        engine.restore()  # has nothing left to do
+    published = {n: t.clone() for b in engine.weights(10_000) for n, t in b}
+    assert all(torch.equal(weight, saved[name]) for name, weight in published.items())
     engine.close()
 
 
@@ -78,6 +87,13 @@ def _everywhere(rank, folder):
     assert all(torch.equal(gathered[name], plain[name]) for name in plain)
     only = [bool(bucket) for bucket in engine.weights(10_000)]
     assert only == [rank == 0] * len(only)
+    assert engine.perturb("mlp", seed=1)
+    for name, weight in ((n, t) for b in engine.weights(10_000, everywhere=True) for n, t in b):
+        expected = plain[name].detach().clone()
+        if ".mlp." in name:
+            flip(expected.view(-1), 0, name, 1)
+        assert torch.equal(weight, expected), name
+    engine.restore()
     engine.close()
 
 

@@ -4,15 +4,19 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.placement import learner_memory
+from cluster.placement.learner_memory import Rank
 from cluster.placement.memory import (
     ENVIRONMENT_BYTES,
     PROCESS_BYTES,
     available_bytes,
+    card_bytes,
     memory_bytes,
     pod_needs,
     policy_size,
     process_memory,
     process_needs,
+    shared_memory,
     tiny_size,
 )
 from cluster.placement.types import Node
@@ -47,15 +51,6 @@ def test_the_value_head_is_counted_as_torch_counts_it(tiny_model):
     assert size.parameters["value head"] == true
 
 
-def test_zero_stages_share_memory():
-    cfgs = [debug("learner.ranks=2", f"learner.zero_stage={stage}") for stage in range(4)]
-    size = ModelSize({"all": 10**6}, 1, 8, 100, None)
-    found = [memory_bytes(cfg, size) for cfg in cfgs]
-    assert [m["learner optimizer"] for m in found] == [16 * 10**6, *[8 * 10**6] * 3]
-    assert [m["learner gradients"] for m in found] == [8 * 10**6] * 2 + [4 * 10**6] * 2
-    assert [m["learner weights"] for m in found] == [8 * 10**6] * 3 + [4 * 10**6]
-
-
 def test_the_control_group_limits_memory_and_file_cache_is_free(tmp_path):
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("900000\n")
@@ -66,58 +61,91 @@ def test_the_control_group_limits_memory_and_file_cache_is_free(tmp_path):
     assert available_bytes(tmp_path / "none") > 10**8
 
 
-def test_what_a_process_needs_on_its_host_and_on_its_gpu():
-    cfg = debug("rollout.workers=2", "learner.ranks=2", "learner.zero_stage=3")
-    size = ModelSize({"all": 10**9}, 1, 8, 100, None)
-    bare = [Node("a", "a", {"CPU": 8}, {})]
-    host = process_needs(cfg, size, bare)
-    gpu = process_needs(cfg, size, [Node("b", "b", {"CPU": 8, "GPU": 8}, {}), *bare])
-    assert host.rank > 8 * 10**9
-    assert host.worker > 4 * 10**9
-    assert host.rank_gpu == 0
-    assert gpu.worker_gpu == 4 * 10**9 == gpu.weights
-    assert gpu.rank == PROCESS_BYTES + 12 * 10**9 // 2  # the copy of its part of a state
-    assert gpu.rank_gpu == pytest.approx(8 * 10**9, rel=0.01)
-
-
 BILLION = ModelSize({"all": 10**9}, 2, 8, 100, 512)
 SPLIT = ("rollout.workers=2", "learner.ranks=4", "rollout.tensor_parallel=2")
+BARE, WITH_GPUS = (Node(n, n, {"CPU": 8, "GPU": gpus}, {}) for n, gpus in (("a", 0), ("b", 8)))
 
 
-def test_parts_are_counted_by_hand():
+def peak(cfg):
+    return sum(learner_memory.peak(Rank(cfg, BILLION)).values())
+
+
+def test_what_a_process_needs_on_its_host_and_on_its_gpu():
+    cfg = debug("rollout.workers=2", "learner.ranks=2", "learner.zero_stage=3")
+    host = process_needs(cfg, BILLION, [BARE])
+    gpu = process_needs(cfg, BILLION, [WITH_GPUS, BARE])
+    copy = learner_memory.state_copy(Rank(cfg, BILLION))
+    assert host.rank == peak(cfg) + copy + PROCESS_BYTES
+    each = process_memory(cfg, BILLION)
+    assert host.worker == 4 * 10**9 + each.kv_cache + each.environments + 2 * PROCESS_BYTES
+    assert host.rank_gpu == host.worker_gpu == 0
+    assert gpu.worker_gpu == 4 * 10**9 == gpu.weights
+    assert gpu.rank == PROCESS_BYTES + copy
+    assert gpu.rank_gpu == peak(cfg)
+    assert gpu.worker == 2 * PROCESS_BYTES + each.environments
+
+
+def test_parts_are_those_of_a_ranks_peak_and_of_every_process():
     cfg = debug(*SPLIT, "model.dtype=bfloat16", "ppo.kl_coef=0.1", "rollout.kv_cache_gib=2")
     memory = memory_bytes(cfg, BILLION)
+    learner = learner_memory.peak(Rank(cfg, BILLION))
+    assert {part: memory[part] for part in learner} == {p: 4 * size for p, size in learner.items()}
     assert memory["learner weights"] == 4 * 2 * 10**9
-    assert memory["learner optimizer"] == 12 * 10**9 * (1 if cfg.learner.zero_stage else 4)
-    assert memory["checkpoint copy"] == 14 * 10**9  # each once, however many ranks have them
-    assert memory["learner activations"] == 16 * 2 * 8 * cfg.learner.microbatch_tokens * 4 * 4
+    assert memory["learner optimizer"] == 4 * 12 * 10**9
     assert memory["reference policy"] == 2 * 10**9
+    assert memory["checkpoint copy"] == 14 * 10**9  # rank 0's
     assert memory["engine weights"] == 2 * 2 * 10**9
     assert memory["engine KV cache"] == 2 * 2 * GIB
     assert memory["object store"] == int(cfg.cluster.object_store_gib * GIB)
     assert memory["environment processes"] == 2 * 2 * ENVIRONMENT_BYTES
     assert memory["processes"] == PROCESS_BYTES * (2 * 2 + 4 + 3)
-    assert memory_bytes(debug("ppo.kl_coef=0"), BILLION)["reference policy"] == 0
-    light = memory_bytes(debug("model.gradient_checkpointing=true"), BILLION)
-    heavy = memory_bytes(debug(), BILLION)
-    assert heavy["learner activations"] == 8 * light["learner activations"]
+    shared = memory_bytes(debug(*SPLIT, "model.dtype=bfloat16", "learner.zero_stage=3"), BILLION)
+    assert shared["checkpoint copy"] == 14 * 10**9  # each its share
 
 
 def test_what_one_process_takes():
-    cfg = debug(*SPLIT, "learner.zero_stage=1", "learner.offload=true", "ppo.kl_coef=0.1")
-    memory, each = memory_bytes(cfg, BILLION), process_memory(cfg, BILLION)
-    learner = sum(size for part, size in memory.items() if part.startswith("learner"))
-    assert each.rank == (learner + memory["reference policy"]) // 4
-    assert each.offloaded == memory["learner optimizer"] // 4
-    assert each.copied == 12 * 10**9 // 4
-    assert process_memory(debug(*SPLIT, "learner.zero_stage=0"), BILLION).copied == 12 * 10**9
-    none = debug(*SPLIT, "learner.checkpoint_minutes=0")
-    assert process_memory(none, BILLION).copied == 0
-    by_steps = debug(*SPLIT, "learner.checkpoint_minutes=0", "learner.checkpoint_every=5")
-    assert process_memory(by_steps, BILLION).copied == 12 * 10**9
+    keys = (*SPLIT, "learner.zero_stage=1", "learner.offload=true", "ppo.kl_coef=0.1")
+    cfg = debug(*keys)
+    each = process_memory(cfg, BILLION)
+    assert each.rank == peak(cfg)
+    assert each.offloaded == learner_memory.offloaded(Rank(cfg, BILLION)) > 0
+    assert each.copied == learner_memory.state_copy(Rank(cfg, BILLION)) > 0
     assert each.engine_weights == each.weights == 4 * 10**9
-    assert each.kv_cache == memory["engine KV cache"] // 2
+    assert each.kv_cache == int(cfg.rollout.kv_cache_gib * GIB)
     assert process_memory(debug(*SPLIT), BILLION).offloaded == 0
+
+
+def test_a_shared_gpu_holds_what_meets_at_each_moment():
+    keys = (
+        "rollout.workers=2",
+        "learner.ranks=4",
+        "rollout.tensor_parallel=2",
+        "model.dtype=bfloat16",
+    )
+    keys = (*keys, "learner.zero_stage=3")
+    apart, colocated = debug(*keys), debug(*keys, "cluster.layout=colocated", "ppo.max_staleness=0")
+    own, shared = card_bytes(apart, BILLION), card_bytes(colocated, BILLION)
+    moments = learner_memory.moments(Rank(apart, BILLION))
+    assert own == {name: sum(parts.values()) for name, parts in moments.items()}
+    assert shared["sync"] == own["sync"] + 10**9  # half an engine's weights
+    assert shared["learn"] == own["learn"]  # the engine sleeps
+    assert shared["play"] == pytest.approx(own["rest"] / 0.15, rel=1e-6)  # beside 85 % for it
+    needs = process_needs(colocated, BILLION, [WITH_GPUS])
+    assert needs.rank_gpu == max(shared.values()) == shared["play"]
+    half = debug(*keys, "cluster.layout=colocated", "rollout.gpu_memory=0.5", "ppo.max_staleness=0")
+    assert card_bytes(half, BILLION)["play"] == 2 * own["rest"]
+    whole = debug(*keys, "cluster.layout=colocated", "rollout.gpu_memory=1", "ppo.max_staleness=0")
+    assert card_bytes(whole, BILLION)["play"] == pytest.approx(100 * own["rest"])
+
+
+def test_shared_memory_holds_a_bucket_and_the_store():
+    cfg = debug("cluster.sync_bucket_mib=8", "cluster.object_store_gib=0.5")
+    assert shared_memory(cfg, BILLION, store=True) == {
+        "weight bucket": 8 * 2**20,
+        "object store": GIB // 2,
+    }
+    small = ModelSize({"all": 1000}, 2, 8, 100, 512)
+    assert shared_memory(cfg, small, store=False) == {"weight bucket": 4000}
 
 
 def test_environments_of_others_have_a_process_for_each_episode():
@@ -126,37 +154,37 @@ def test_environments_of_others_have_a_process_for_each_episode():
     assert memory_bytes(cfg, BILLION, 7 * mib)["environment processes"] == 3 * 10 * 7 * mib
     assert process_memory(cfg, BILLION, 7 * mib).environments == 10 * 7 * mib
     few = debug(*keys, "rollout.env_processes=4")
-    for gpus in (0, 8):
-        nodes = [Node("a", "a", {"CPU": 8, "GPU": gpus}, {})]
-        more, less = (process_needs(c, BILLION, nodes, 7 * mib) for c in (cfg, few))
+    for node in (BARE, WITH_GPUS):
+        more, less = (process_needs(c, BILLION, [node], 7 * mib) for c in (cfg, few))
         assert more.worker - less.worker == 6 * 7 * mib
         assert more.rank == less.rank
 
 
 def test_what_is_offloaded_moves_from_the_gpu_to_the_host():
-    nodes = [Node("a", "a", {"CPU": 8, "GPU": 8}, {})]
     keys = (*SPLIT, "learner.zero_stage=1", "learner.checkpoint_minutes=0")
-    kept = process_needs(debug(*keys), BILLION, nodes)
-    moved = process_needs(debug(*keys, "learner.offload=true"), BILLION, nodes)
-    assert kept.rank == PROCESS_BYTES
+    kept = process_needs(debug(*keys), BILLION, [WITH_GPUS])
+    moved = process_needs(debug(*keys, "learner.offload=true"), BILLION, [WITH_GPUS])
+    assert kept.rank == PROCESS_BYTES + 4 * 10**9  # the policy is read on the host
     assert kept.worker == 2 * PROCESS_BYTES + 2 * ENVIRONMENT_BYTES
-    assert moved.rank - kept.rank == kept.rank_gpu - moved.rank_gpu == 2 * 10**9
+    # Moments and master weights (3 GB) are there always, the gradients to step with (1 GB) then.
+    assert moved.rank - kept.rank == 4 * 10**9
+    assert 2 * 10**9 < kept.rank_gpu - moved.rank_gpu <= 4 * 10**9
     assert kept.worker_gpu == 2 * 10**9
-    saved = process_needs(debug(*keys[:-1]), BILLION, nodes)
-    assert saved.rank - kept.rank == 12 * 10**9 // 4  # the copy is on the host
+    saved = process_needs(debug(*keys[:-1]), BILLION, [WITH_GPUS])
+    assert saved.rank == PROCESS_BYTES + (4 + 2 + 1) * 10**9  # the copy of a state is on the host
     assert saved.rank_gpu == kept.rank_gpu
 
 
-def test_a_pod_has_room_for_gathered_weights_and_two_versions():
+def test_a_pod_has_room_for_two_versions_and_a_second_process():
     cfg = debug(*SPLIT)
     each, host = process_memory(cfg, BILLION), process_needs(cfg, BILLION, [])
     needs, store = pod_needs(cfg, BILLION, gpus=False)
     assert needs.worker == host.worker
-    assert needs.rank == host.rank + each.weights + PROCESS_BYTES
+    assert needs.rank == host.rank + PROCESS_BYTES
     assert store == int(cfg.cluster.object_store_gib * GIB) + 2 * each.weights
     needs, same = pod_needs(cfg, BILLION, gpus=True)
     assert same == store
-    assert needs.rank == 6 * GIB + 2 * each.weights + each.copied
+    assert needs.rank == 6 * GIB + learner_memory.on_host(Rank(cfg, BILLION))
     assert needs.worker == 6 * GIB + each.weights + each.environments
     keys = (*SPLIT, "learner.zero_stage=1")
     needs, _ = pod_needs(debug(*keys), BILLION, gpus=True)

@@ -1,0 +1,302 @@
+"""The memory of one learner rank, part by part: one function a part, with its formula and source.
+
+Input: a configuration and the sizes of its model. Output: bytes by part, and by moment which parts
+are there together. Measured against peaks by `benchmarks/partitioned_memory.py --account`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from configs.model_folder import ModelSize, adapter_parameters, part_of
+from configs.schema import RunConfig
+
+MIB, GIB = 2**20, 2**30
+BYTES = {"float32": 4, "bfloat16": 2}
+AT_ONCE = 10**8  # learner.deepspeed_config
+CHUNK_ELEMENTS = 2**25  # learner.output_layer
+READ_BYTES = 2**26  # learner.partitioned
+EXPORT_BYTES = 2**26  # learner.engine
+FILES, FILE_BYTES = 16, 2**27  # learner.export
+PROOF_BYTES = 2**22 * (1 + 1 + 4)  # learner.weight_noise: a piece's bits, drawn, and as integers
+VALUES = 24  # of the hidden width a layer keeps of a token, where its matrices are not known
+
+
+class Rank(NamedTuple):
+    """A run as its ranks see it: the configuration and the sizes of the policy."""
+
+    cfg: RunConfig
+    model: ModelSize
+
+    @property
+    def size(self) -> int:
+        """Bytes of a weight."""
+        return BYTES[self.cfg.model.dtype]
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole policy."""
+        return sum(self.model.parameters.values())
+
+    @property
+    def trained(self) -> int:
+        """Parameters that learn: all, or adapters and value head."""
+        if self.cfg.model.lora_rank:
+            head = self.model.parameters.get("value head", 0)
+            return adapter_parameters(self.cfg.model, self.model) + head
+        return self.parameters
+
+    def share(self, from_stage: int) -> int:
+        """How many ranks divide what ZeRO partitions from this stage on."""
+        learner = self.cfg.learner
+        return learner.ranks if learner.zero_stage >= from_stage else 1
+
+
+def weights(run: Rank) -> int:
+    """The policy's: n·s, from stage 3 on divided by the ranks (Rajbhandari et al., 2020, §5.3)."""
+    return run.parameters * run.size // run.share(3)
+
+
+def gradients(run: Rank) -> int:
+    """Until the optimizer's step: t·s, from stage 2 on divided by the ranks (ibid., §5.2)."""
+    return run.trained * run.size // run.share(2)
+
+
+def first_gradients(run: Rank) -> int:
+    """Zeros in float32 with which DeepSpeed has the optimizer make its moments, at the start.
+
+    None at stage 0 in float32, where torch makes them at the first step.
+    """
+    stage, own = run.cfg.learner.zero_stage, run.trained // run.share(1)
+    if stage == 0 and run.size == 4:
+        return 0
+    return 4 * (min(own, AT_ONCE) if stage == 3 else own)
+
+
+def optimizer(run: Rank) -> int:
+    """AdamW's two moments in float32: 8·t, from stage 1 on divided by the ranks (ibid., §5.1)."""
+    return run.trained * 8 // run.share(1)
+
+
+def master_weights(run: Rank) -> int:
+    """Of what learns a copy in float32: 4·t, from stage 1 on divided by the ranks.
+
+    None in float32 at stage 0, where torch steps the weights, and at stage 3, where DeepSpeed takes
+    the rank's share of the weights itself (stage3.py, _create_fp32_partitions); at stages 1 and 2
+    it copies them all the same (stage_1_and_2.py).
+    """
+    stage = run.cfg.learner.zero_stage
+    if run.size == 4 and stage in (0, 3):
+        return 0
+    return run.trained * 4 // run.share(1)
+
+
+def step_gradients(run: Rank) -> int:
+    """What the optimizer steps with: gradients in float32, from stage 1 on flattened before.
+
+    ZeRO-3 does so for AT_ONCE parameters at a time (_prepare_fp32_grad_for_sub_group), the others
+    for all that are a rank's own (stage_1_and_2.py, fp16/unfused_optimizer.py).
+    """
+    stage, own = run.cfg.learner.zero_stage, run.trained // run.share(1)
+    each = (run.size if stage else 0) + (4 if run.size == 2 else 0)
+    return each * (min(own, AT_ONCE) if stage == 3 else own)
+
+
+def buckets(run: Rank) -> int:
+    """Gradients on their way to other ranks: AT_ONCE at most.
+
+    DeepSpeed allocates the bucket at full size; a CPU gives pages only for what is written.
+    """
+    stage = run.cfg.learner.zero_stage
+    if stage == 0 and run.cfg.learner.ranks == 1:
+        return 0
+    return run.size * min(run.trained, AT_ONCE)
+
+
+def gathered(run: Rank) -> int:
+    """Weights that ZeRO-3 has together while they are used: AT_ONCE, or the largest two."""
+    if run.share(3) == 1:
+        return 0
+    return run.size * min(run.parameters, max(AT_ONCE, 2 * _largest(run.model)))
+
+
+def activations(run: Rank) -> int:
+    """What a microbatch of T tokens keeps of the trunk for its backward pass.
+
+    Of each linear layer its input and its output, and the widest input of a block once more, which
+    its activation function keeps: T·s·(Σ(in + out) + widest). With gradient checkpointing a
+    layer's input alone, T·s·hidden, and all of one layer while it is computed again (Chen et
+    al., 2016). Twice one layer's is what the backward pass itself holds.
+    """
+    model, tokens = run.model, run.cfg.learner.microbatch_tokens
+    layer = tokens * run.size * _kept(model) // max(1, model.layers)
+    if run.cfg.model.gradient_checkpointing:
+        return tokens * run.size * model.hidden * model.layers + 2 * layer
+    return layer * (model.layers + 1)
+
+
+def attention_mask(run: Rank) -> int:
+    """Which tokens of a row see each other: a byte for each pair, and its number in s bytes.
+
+    A row is as long as the longest sequence; rows hold the microbatch's tokens together. Flash
+    attention has none.
+    """
+    if run.cfg.learner.packing == "flat":
+        return 0
+    row = min(run.cfg.rollout.context_tokens, run.cfg.learner.microbatch_tokens)
+    return run.cfg.learner.microbatch_tokens * row * (1 + run.size)
+
+
+def logits(run: Rank) -> int:
+    """Of a chunk of rows: as the model gives them, in float32, their gradient, and that in s bytes.
+
+    A chunk is CHUNK_ELEMENTS (learner/output_layer.py); a KL penalty needs all rows' distributions,
+    the policy's and the reference's, and their gradients, at once.
+    """
+    tokens, vocabulary = run.cfg.learner.microbatch_tokens, run.model.vocabulary
+    if _reference(run.cfg):
+        return tokens * vocabulary * (2 * run.size + 5 * 4)
+    rows = min(tokens, max(1, CHUNK_ELEMENTS // max(1, vocabulary)))
+    return rows * vocabulary * (2 * run.size + 8 + 4 * (run.cfg.rollout.temperature != 1.0))
+
+
+def vision(run: Rank) -> int:
+    """What the vision encoder keeps of a microbatch's pictures, by the formula of `activations`."""
+    model = run.model
+    patches = run.cfg.learner.microbatch_images * model.patches
+    matrices = [shape for name, shape in model.matrices.items() if part_of(name) == "vision"]
+    return patches * run.size * sum(map(sum, matrices))
+
+
+def reference(run: Rank) -> int:
+    """The KL penalty's frozen copy of the policy: n·s, divided by the ranks at every stage."""
+    if not _reference(run.cfg):
+        return 0
+    return run.parameters * run.size // run.cfg.learner.ranks
+
+
+def sync(run: Rank) -> int:
+    """A bucket of gathered weights that is published, and its copy on its way to the engines.
+
+    No tensor is divided, so a bucket may be the largest one.
+    """
+    return 2 * _pieces(run, run.cfg.cluster.sync_bucket_mib * MIB)
+
+
+def proof(run: Rank) -> int:
+    """What the weight proof draws at once; of the weights it changes it keeps nothing."""
+    return PROOF_BYTES
+
+
+def loaded(run: Rank) -> int:
+    """What is read at once: READ_BYTES, or the largest tensor; below stage 3 the whole policy.
+
+    Twice at stage 3, for the files' pages are this process's while they are copied.
+    """
+    if run.cfg.learner.zero_stage < 3:
+        return run.parameters * run.size
+    return 2 * max(min(READ_BYTES, run.parameters * run.size), _largest(run.model) * run.size)
+
+
+def exported(run: Rank) -> int:
+    """On rank 0 a weight file before it is written, and what is gathered for it."""
+    file = max(FILE_BYTES, run.parameters * run.size // FILES)
+    return _pieces(run, file) + _pieces(run, EXPORT_BYTES)
+
+
+def state_copy(run: Rank) -> int:
+    """The copy of a rank's state in the host's memory from which a checkpoint is written.
+
+    Weights that learn, moments and master weights; without ZeRO all of it on rank 0 alone.
+    """
+    learner = run.cfg.learner
+    if not (learner.checkpoint_minutes or learner.checkpoint_every):
+        return 0
+    return run.trained * run.size // run.share(3) + optimizer(run) + master_weights(run)
+
+
+def moments(run: Rank) -> dict[str, dict[str, int]]:
+    """By moment, the parts that a rank holds together on the device where it computes."""
+    kept = {
+        "learner weights": weights(run),
+        "learner optimizer": optimizer(run) + master_weights(run),
+        "reference policy": reference(run),
+    }
+    late = {"learner gradients": gradients(run)}
+    if run.cfg.learner.zero_stage == 3:  # its buffers stay
+        kept |= late | {"learner buckets": buckets(run)}
+    learn = (
+        kept
+        | late
+        | {
+            "learner buckets": buckets(run),
+            "gathered weights": gathered(run),
+            "learner activations": activations(run) + attention_mask(run),
+            "learner logits": logits(run),
+            "vision encoder": vision(run),
+        }
+    )
+    return {
+        "read": {"learner weights": weights(run), "weight files": loaded(run)},
+        "load": kept | {"step gradients": first_gradients(run)},
+        "learn": learn,
+        "step": kept | late | {"step gradients": step_gradients(run)},
+        "sync": kept | {"weight sync": sync(run)},
+        "proof": kept | {"weight proof": proof(run)},
+        "export": kept | {"weight file": exported(run)},
+        "rest": kept,
+    }
+
+
+def peak(run: Rank) -> Mapping[str, int]:
+    """The parts of the moment that needs most."""
+    return max(moments(run).values(), key=lambda parts: sum(parts.values()))
+
+
+OFFLOADED = ("learner optimizer", "step gradients")  # parts that learner.offload moves to the host
+
+
+def on_gpu(run: Rank) -> dict[str, dict[str, int]]:
+    """As `moments`, without what learner.offload keeps in the host's memory."""
+    moved = OFFLOADED if run.cfg.learner.offload else ()
+    return {
+        moment: {part: size for part, size in parts.items() if part not in moved}
+        for moment, parts in moments(run).items()
+    }
+
+
+def offloaded(run: Rank) -> int:
+    """What learner.offload keeps in the host's memory: moments, master weights, their gradients."""
+    return sum(moments(run)["step"][part] for part in OFFLOADED) if run.cfg.learner.offload else 0
+
+
+def on_host(run: Rank) -> int:
+    """Of a rank that computes on a GPU: what is offloaded, and the most of what passes the host."""
+    return offloaded(run) + max(state_copy(run), exported(run), loaded(run), sync(run))
+
+
+def _reference(cfg: RunConfig) -> bool:
+    return bool(cfg.ppo.kl_coef) or cfg.sft.loss == "ce_kl"
+
+
+def _kept(model: ModelSize) -> int:
+    """Values that all layers of the text trunk keep of one token; experts in part."""
+    matrices = {n: shape for n, shape in model.matrices.items() if part_of(n) != "vision"}
+    if not matrices:
+        return VALUES * model.hidden * model.layers
+    widest = max(shape[-1] for shape in matrices.values())
+    experts = sum(sum(shape) for name, shape in matrices.items() if ".experts." in name)
+    every = sum(map(sum, matrices.values()))
+    return int(every - experts * (1 - model.active_experts)) + widest * model.layers
+
+
+def _largest(model: ModelSize) -> int:
+    """Elements of the largest tensor: embedding, output layer, or a matrix."""
+    shapes = [*model.matrices.values(), (model.vocabulary, model.hidden)]
+    return max(a * b for a, b in shapes)
+
+
+def _pieces(run: Rank, limit: int) -> int:
+    """Bytes of weights in pieces of at most `limit`, or the largest tensor."""
+    return min(run.parameters * run.size, max(limit, _largest(run.model) * run.size))

@@ -1,0 +1,221 @@
+"""The memory account of a learner rank: each part by hand, and which parts meet at a moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.placement import learner_memory as account
+from cluster.placement.learner_memory import Rank, moments
+from configs.model_folder import ModelSize, size_of
+from tests.cluster.placement.clusters import debug
+
+N = 10**9
+HIDDEN, MLP, LAYERS, VOCABULARY = 64, 256, 3, 1000
+LAYER = {
+    "self_attn.q_proj.weight": (64, 64),
+    "self_attn.k_proj.weight": (32, 64),
+    "mlp.up_proj.weight": (256, 64),
+    "mlp.down_proj.weight": (64, 256),
+}
+TENSORS = {f"model.layers.{i}.{n}": shape for i in range(LAYERS) for n, shape in LAYER.items()}
+SMALL = size_of(
+    {**TENSORS, "lm_head.weight": (VOCABULARY, HIDDEN)}.items(), LAYERS, HIDDEN, VOCABULARY, None
+)
+BILLION = ModelSize({"all": N}, 2, 8, 100, 512)
+
+
+def rank(stage: int, *keys: str, model: ModelSize = BILLION, ranks: int = 2) -> Rank:
+    cfg = debug(f"learner.ranks={ranks}", f"learner.zero_stage={stage}", *keys)
+    return Rank(cfg, model)
+
+
+BF16 = "model.dtype=bfloat16"
+STATE = (account.weights, account.gradients, account.optimizer, account.master_weights)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stage", "expected"),
+    [  # bytes a parameter: weights, gradients, moments, master weights
+        ("float32", 0, (4, 4, 8, 0)),
+        ("float32", 1, (4, 4, 4, 2)),
+        ("float32", 2, (4, 2, 4, 2)),
+        ("float32", 3, (2, 2, 4, 0)),
+        ("bfloat16", 0, (2, 2, 8, 4)),
+        ("bfloat16", 1, (2, 2, 4, 2)),
+        ("bfloat16", 2, (2, 1, 4, 2)),
+        ("bfloat16", 3, (1, 1, 4, 2)),
+    ],
+)
+def test_two_ranks_divide_what_the_stage_says(dtype, stage, expected):
+    run = rank(stage, f"model.dtype={dtype}")
+    assert tuple(part(run) / N for part in STATE) == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stage", "step", "first"),
+    [("float32", 0, 0, 0), ("bfloat16", 0, 4, 4), ("float32", 2, 2, 2), ("bfloat16", 1, 3, 2)],
+)
+def test_gradients_that_the_optimizer_steps_with(dtype, stage, step, first):
+    run = rank(stage, f"model.dtype={dtype}")
+    assert account.step_gradients(run) == step * N
+    assert account.first_gradients(run) == first * N
+
+
+def test_zero_3_holds_a_bounded_number_at_once():
+    run, few = rank(3, BF16), rank(3, BF16, model=ModelSize({"all": 10**6}, 2, 8, 100, None))
+    assert account.step_gradients(run) == 6 * 10**8
+    assert account.first_gradients(run) == 4 * 10**8
+    assert account.buckets(run) == account.gathered(run) == 2 * 10**8
+    assert account.step_gradients(few) == 6 * 10**6 // 2
+    assert account.first_gradients(few) == 4 * 10**6 // 2
+    assert account.buckets(few) == account.gathered(few) == 2 * 10**6
+    wide = rank(3, BF16, model=ModelSize({"all": N}, 2, 1000, 200_000, None))
+    assert account.gathered(wide) == 2 * 2 * 2 * 10**8  # an embedding and an output layer
+    assert account.gathered(rank(2, BF16)) == account.gathered(rank(3, ranks=1)) == 0
+
+
+def test_one_rank_sends_no_gradients():
+    assert account.buckets(rank(0, ranks=1)) == 0
+    assert account.buckets(rank(0)) == 4 * 10**8
+    assert account.buckets(rank(1, ranks=1)) == 4 * 10**8  # DeepSpeed fills its bucket all the same
+
+
+def test_activations_are_inputs_and_outputs_of_the_linear_layers():
+    each = (64 + 64) + (32 + 64) + (256 + 64) + (64 + 256) + 256  # once more the widest input
+    run = rank(0, "learner.microbatch_tokens=100", model=SMALL)
+    assert account.activations(run) == 100 * 4 * each * (LAYERS + 1)
+    half = rank(0, "learner.microbatch_tokens=100", BF16, model=SMALL)
+    assert account.activations(half) == account.activations(run) // 2
+    keys = ("learner.microbatch_tokens=100", "model.gradient_checkpointing=true")
+    again = rank(0, *keys, model=SMALL)
+    assert account.activations(again) == 100 * 4 * (HIDDEN * LAYERS + 2 * each)
+    unknown = rank(0, "learner.microbatch_tokens=100")
+    assert account.activations(unknown) == 100 * 4 * 24 * 8 * 3
+
+
+def test_a_token_passes_through_some_of_the_experts():
+    experts = {f"model.layers.0.mlp.experts.{i}.up.weight": (16, 8) for i in range(4)}
+    others = {"model.layers.0.self_attn.q.weight": (8, 8)}
+    model = size_of({**experts, **others}.items(), 1, 8, 100, None)
+    run = rank(0, "learner.microbatch_tokens=10", model=model)
+    assert account.activations(run) == 10 * 4 * (4 * 24 + 16 + 8) * 2
+    some = Rank(run.cfg, replace(model, active_experts=0.25))
+    assert account.activations(some) == 10 * 4 * (24 + 16 + 8) * 2
+
+
+def test_pictures_pass_the_vision_encoder_and_the_text_does_not():
+    tower = {"model.vision_model.layers.0.fc.weight": (8, 24)}
+    model = replace(size_of({**TENSORS, **tower}.items(), LAYERS, HIDDEN, 100, None), patches=9)
+    run = rank(0, "learner.microbatch_images=5", model=model)
+    assert account.vision(run) == 5 * 9 * 4 * (8 + 24)
+    assert account.activations(run) == account.activations(rank(0, model=SMALL))
+    assert account.vision(rank(0, model=SMALL)) == 0
+
+
+def test_logits_come_in_chunks_but_for_a_kl_penalty():
+    keys = ("learner.microbatch_tokens=100", "rollout.temperature=1")
+    run = rank(0, *keys, model=replace(SMALL, vocabulary=2**20))
+    assert account.logits(run) == 2**25 * (4 + 8 + 4)
+    short = rank(0, *keys, model=SMALL)
+    assert account.logits(short) == 100 * 1000 * (4 + 8 + 4)
+    warm = rank(0, keys[0], "rollout.temperature=0.5", model=SMALL)
+    assert account.logits(warm) == 100 * 1000 * 20
+    for key in ("ppo.kl_coef=0.1", "sft.loss=ce_kl"):
+        kl = rank(0, *keys, BF16, key, model=replace(SMALL, vocabulary=2**20))
+        assert account.logits(kl) == 100 * 2**20 * (4 + 20)
+        assert account.reference(kl) == kl.parameters * 2 // 2
+    assert account.reference(run) == 0
+
+
+def test_a_mask_is_as_wide_as_a_row():
+    keys = ("learner.microbatch_tokens=2000", "rollout.context_tokens=512")
+    assert account.attention_mask(rank(0, *keys)) == 2000 * 512 * 5
+    assert account.attention_mask(rank(0, *keys, BF16)) == 2000 * 512 * 3
+    small = ("learner.microbatch_tokens=100", "rollout.context_tokens=512")
+    assert account.attention_mask(rank(0, *small)) == 100 * 100 * 5
+    assert account.attention_mask(rank(0, *keys, "learner.packing=flat")) == 0
+
+
+def test_no_part_of_a_publish_export_proof_or_load_is_the_whole_model():
+    run = rank(3, BF16, "cluster.sync_bucket_mib=64")
+    mib = 2**20
+    assert account.sync(run) == 2 * 64 * mib
+    assert account.exported(run) == (128 + 64) * mib
+    assert account.exported(rank(3, BF16, model=ModelSize({"all": 32 * N}, 2, 8, 100, None))) == (
+        4 * N + 64 * mib
+    )
+    assert account.loaded(run) == 2 * 64 * mib
+    assert account.proof(run) == 24 * mib
+    assert account.loaded(rank(2, BF16)) == 2 * N
+    small = rank(3, BF16, model=SMALL)
+    assert account.exported(small) == account.sync(small) == 2 * 2 * small.parameters
+    wide = rank(3, BF16, model=ModelSize({"all": N}, 2, 1000, 400_000, None))
+    assert account.sync(wide) == account.loaded(wide) == 2 * 8 * 10**8
+    assert account.exported(wide) == 2 * 8 * 10**8
+
+
+def test_a_states_copy_is_what_learns():
+    assert account.state_copy(rank(0)) == 12 * N
+    assert account.state_copy(rank(3, BF16)) == 7 * N
+    assert account.state_copy(rank(1)) == (4 + 4 + 2) * N
+    assert account.state_copy(rank(3, "learner.checkpoint_minutes=0")) == 0
+    by_steps = ("learner.checkpoint_minutes=0", "learner.checkpoint_every=5")
+    assert account.state_copy(rank(0, *by_steps)) == 12 * N
+
+
+def test_moments_hold_what_is_there_together():
+    run = rank(3, BF16, "ppo.kl_coef=0.1")
+    parts = moments(run)
+    kept = {"learner weights", "learner optimizer", "reference policy"}
+    kept |= {"learner gradients", "learner buckets"}  # ZeRO-3 keeps its buffers
+    assert parts["rest"].keys() == kept
+    passes = {"gathered weights", "learner activations", "learner logits", "vision encoder"}
+    assert parts["learn"].keys() == kept | passes
+    assert parts["step"].keys() == parts["load"].keys() == kept | {"step gradients"}
+    assert parts["sync"].keys() == kept | {"weight sync"}
+    assert parts["export"].keys() == kept | {"weight file"}
+    assert parts["proof"].keys() == kept | {"weight proof"}
+    assert parts["read"].keys() == {"learner weights", "weight files"}
+    for other in moments(rank(2, BF16))["rest"], moments(rank(0))["rest"]:
+        assert other.keys() == {"learner weights", "learner optimizer", "reference policy"}
+    assert "learner gradients" in moments(rank(2, BF16))["step"]
+    assert parts["rest"]["learner optimizer"] == 6 * N
+    peaks = {name: sum(part.values()) for name, part in parts.items()}
+    assert sum(account.peak(run).values()) == max(peaks.values())
+
+
+def test_what_is_offloaded_is_on_the_host():
+    run, kept = rank(2, BF16, "learner.offload=true"), rank(2, BF16)
+    assert account.offloaded(kept) == 0
+    assert account.offloaded(run) == (6 + 3) * N
+    assert account.on_gpu(kept) == moments(kept)
+    step = account.on_gpu(run)["step"]
+    assert "learner optimizer" not in step
+    assert "step gradients" not in step
+    assert step["learner gradients"] == N
+    assert account.on_host(run) == 9 * N + account.state_copy(run)
+    none = rank(3, BF16, "learner.checkpoint_minutes=0")
+    assert account.on_host(none) == account.exported(none)
+
+
+def test_adapters_alone_have_gradients_and_moments():
+    run = rank(0, "model.lora_rank=4", model=SMALL)
+    assert run.trained == 4 * LAYERS * (128 + 96 + 320 + 320)
+    assert account.weights(run) == 4 * run.parameters
+    assert account.optimizer(run) == 8 * run.trained
+    head = rank(0, "model.lora_rank=4", model=replace(SMALL, parameters={"value head": 7, "a": 1}))
+    assert head.trained == run.trained + 7
+
+
+def test_the_constants_are_the_learners():
+    from learner import deepspeed_config, engine, export, output_layer, partitioned, weight_noise
+
+    assert account.AT_ONCE == deepspeed_config.AT_ONCE
+    assert account.CHUNK_ELEMENTS == output_layer.CHUNK_ELEMENTS
+    assert account.READ_BYTES == partitioned.READ_BYTES
+    assert account.EXPORT_BYTES == engine.EXPORT_BYTES
+    assert account.FILE_BYTES == export.FILE_BYTES
+    assert account.FILES == export.FILES
+    assert account.PROOF_BYTES == 6 * weight_noise.PIECE
