@@ -64,6 +64,12 @@ class PPOConfig:
         "gae", "advantage estimator", choices=("gae", "grpo", "rloo", "reinforce_pp")
     )
     group_size: int = leaf(1, "episodes of one seed; above 1 for grpo and rloo", low=1)
+    dynamic_sampling: int = leaf(
+        0,
+        "drop groups whose returns are all equal, and play others in their place, up to so many "
+        "times `episodes` for an update; 0: train on all",
+        low=0,
+    )
     gamma: float = leaf(0.9, "discount per turn", low=0, high=1)
     lam: float = leaf(0.95, "GAE's lambda", low=0, high=1)
     group_deviation: str = leaf(
@@ -144,4 +150,10 @@ class PPOConfig:
     )
     target_kl: float = leaf(
         0.0, "stop an update's epochs when KL(proximal, current) passes this; 0 is off", low=0
+    )
+    desired_kl: float = leaf(
+        0.0,
+        "KL(proximal, current) that the policy's learning rate is adapted to: divided by 1.5 after "
+        "an update whose last epoch has above twice this, multiplied below half of it; 0 is off",
+        low=0,
     )

@@ -16,6 +16,7 @@ from opentelemetry import trace
 
 from configs.schema import PPOConfig, RunConfig
 from learner import advantage, distributed
+from learner.adaptive_rate import adapt_rate
 from learner.batch import MicroBatch
 from learner.engine import LossFn, Means, ReferencePolicy, TrainingEngine
 from learner.loss import Counts, k2, k3, policy_terms, token_shares, value_terms
@@ -254,6 +255,10 @@ def _take_steps(
         if 0 < ppo.target_kl < steps[-1]["kl"]:
             break
     engine.skip_steps(max(0, steps_per_update(ppo) - len(steps)))
+    if ppo.desired_kl and not warmup:
+        epoch = -(-len(counts) // ppo.minibatch)  # steps of the last one
+        kl = float(np.mean([step["kl"] for step in steps[-epoch:]]))
+        adapt_rate(engine.counters, kl, ppo.desired_kl)
     return steps
 
 
