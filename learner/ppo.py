@@ -64,7 +64,8 @@ def ppo_update(
         failed, tokens and segments (of all ranks), action_tokens, turns, steps, staleness_max;
         loss, policy_loss, value_loss, kl (proximal to current, k3), kl_ref, clip_fraction,
         grad_norm (means over the steps), lr (of the last step), entropy (proximal, a token),
-        explained_variance (of V_old); those of `parity_metrics`, `correction_metrics`.
+        explained_variance (of V_old); with grpo and rloo groups_without_signal, the share of
+        groups whose returns are all equal; those of `parity_metrics`, `correction_metrics`.
 
     Raises:
         ValueError: no value head or no reference where one is needed, or nothing to learn from.
@@ -88,6 +89,7 @@ def ppo_update(
         "entropy": _entropy(prepared),
         "explained_variance": _explained_variance(prepared),
         **_trajectory_metrics(trajectories, version),
+        **_group_metrics(trajectories, cfg.ppo),
         **parity_metrics(prepared, version),
         **correction_metrics(prepared, cfg.ppo),
     }
@@ -371,6 +373,16 @@ def _trajectory_metrics(trajectories: list[Trajectory], version: int) -> dict[st
         "staleness_max": float(distributed.all_max(max(staleness, default=0))[0]),
         **_environment_metrics(valid),
     }
+
+
+def _group_metrics(trajectories: list[Trajectory], ppo: PPOConfig) -> dict[str, float]:
+    """How much of a batch teaches nothing, where groups are compared; collective."""
+    if ppo.estimator not in ("grpo", "rloo"):
+        return {}
+    own = [(t.total_reward, t.group_id) for t in trajectories if t.end != "failed"]
+    pairs = [pair for share in distributed.all_gather(own) for pair in share]
+    returns, groups = ([pair[i] for pair in pairs] for i in range(2))
+    return {"groups_without_signal": advantage.share_without_signal(returns, groups)}
 
 
 def _environment_metrics(trajectories: list[Trajectory]) -> dict[str, float]:
