@@ -218,26 +218,6 @@ def test_other_estimators_need_no_critic(folder, estimator, baseline):
     assert all(k.startswith("trunk.") for k in moved)
 
 
-def test_groups_without_signal_are_counted():
-    played = trajectories(12)  # three groups of four
-    even = [
-        replace(
-            t,
-            segments=tuple(
-                replace(s, turns=tuple(replace(turn, reward=0.0) for turn in s.turns))
-                for s in t.segments
-            ),
-        )
-        for t in played[:4]
-    ]
-    broken = [mark_failed(t, "x") for t in played[8:11]]  # one is left, alone
-    measured = ppo._group_metrics([*even, *played[4:8], *broken, played[11]], config().ppo)
-    assert measured == {}
-    cfg = config(estimator="rloo").ppo
-    measured = ppo._group_metrics([*even, *played[4:8], *broken, played[11]], cfg)
-    assert measured == {"groups_without_signal": pytest.approx(2 / 3)}
-
-
 @pytest.mark.parametrize(
     ("estimator", "settings"),
     [
@@ -409,12 +389,3 @@ def test_what_has_no_effect_is_refused_and_trips_the_invariant(folder):
     for start, settings in refused.items():
         (sentence,) = contradictions(config(**settings))
         assert sentence.startswith(f"ppo.{start}"), sentence
-
-
-def test_other_metrics_are_means_over_the_trajectories_that_have_them():
-    played = trajectories(4)
-    measured = [
-        replace(t, metrics=t.metrics | ({"recognition": share} if share is not None else {}))
-        for t, share in zip(played, (1.0, 0.5, None, 0.0), strict=True)
-    ]
-    assert ppo._environment_metrics(measured) == {"metric_recognition": 0.5}
