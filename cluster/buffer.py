@@ -28,13 +28,13 @@ from cluster.failures import (
     first_line,
 )
 from cluster.handles import BlockRows, PackedBucket, Paused, RolloutWorkerHandle, Share, find_worker
-from cluster.ledger import QUARANTINE_LOSSES, Batch, Ledger, Stream
+from cluster.ledger import QUARANTINE_LOSSES, Batch, Ledger
 from cluster.queue_lengths import record_queues
 from cluster.run_folder import folder_of
 from cluster.shares import BufferedTrajectory, shards
 from cluster.supervisor import Supervisor, WorkerGone
 from cluster.tracing import record_spans
-from cluster.training_episodes import training_groups
+from cluster.training_episodes import training_stream
 from configs.schema import RunConfig
 from learner.minibatches import update_minibatches
 from report.metrics import Record
@@ -174,10 +174,7 @@ class TrajectoryBuffer:
     async def begin(self, epoch: int, update: int, next_group: int) -> None:
         """Play for `update` and those after it, from a group on."""
         self._refuse_foreign(epoch)
-        ppo = self._cfg.ppo
-        groups = training_groups(self._cfg, next_group)
-        size = ppo.episodes // ppo.group_size
-        self._ledger.begin(Stream(groups, size, ppo.max_staleness, update, ppo.updates))
+        self._ledger.begin(training_stream(self._cfg, update, next_group))
         await self._play()
 
     async def take(self, epoch: int, update: int, rank: int) -> Share:

@@ -169,7 +169,7 @@ class Collector:
     @TRACER.start_as_current_span("batch", attributes={"track": "next batch"})
     def _take(self, update: int) -> Batch:
         cfg, buffer = self._job.cfg, self._job.buffer
-        seconds = play_deadline_s(cfg, cfg.ppo.episodes)
+        seconds = play_deadline_s(cfg, cfg.ppo.episodes * max(1, cfg.ppo.dynamic_sampling))
         if cfg.ppo.max_staleness and cfg.eval.every:  # it may begin before an evaluation
             seconds += play_deadline_s(cfg, evaluation_episodes(cfg))
         what = f"complete the batch of update {update}"

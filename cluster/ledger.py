@@ -8,11 +8,12 @@ evaluation's come first.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from heapq import heapify, heapreplace
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from cluster.dynamic_sampling import Selection, complete_updates, select
+from cluster.places import Places, Versions
 from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import TrajectorySummary
 
@@ -26,7 +27,6 @@ class Stored(Protocol):
 
 
 S = TypeVar("S", bound=Stored)
-Versions = Sequence[int | None]  # policy version of each worker's engine; None: it does not serve
 SUSPECT_LOSSES = 2  # of an episode's workers, after which it is played beside no other such one
 QUARANTINE_LOSSES = 3  # after which it is not played again
 
@@ -38,12 +38,14 @@ class Group(Generic[S]):
     number: of the stream's groups; -1 of an evaluation.
     oldest_engine: least policy version of an engine that may play them; None: any.
     results: of its finished episodes, by id.
+    without_signal: see `cluster.dynamic_sampling`; episodes that failed do not count.
     """
 
     requests: list[EpisodeRequest]
     number: int = -1
     oldest_engine: int | None = None
     results: dict[str, S] = field(default_factory=dict)
+    without_signal: bool = False
 
     @property
     def finished(self) -> bool:
@@ -55,9 +57,19 @@ class Group(Generic[S]):
         """Whether every episode has failed: there is nothing to train on."""
         return self.finished and all(r.summary.end == "failed" for r in self.results.values())
 
+    def add(self, result: S) -> None:
+        """An episode has ended."""
+        self.results[result.summary.id] = result
+        if self.finished:
+            self.without_signal = len({r.summary.reward for r in self.ended_well()}) < 2
+
     def in_order(self) -> list[S]:
         """The results in the order of the requests."""
         return [self.results[request.id] for request in self.requests]
+
+    def ended_well(self) -> list[S]:
+        """The results that can be trained on, in the order of the requests."""
+        return [result for result in self.in_order() if result.summary.end != "failed"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,7 @@ class Stream:
     max_staleness: policy versions that a trajectory may lag.
     first_update: the update that the first group belongs to.
     last_update: no group is admitted for a later one.
+    most_passed: groups without signal that an update passes over; others take their places.
     """
 
     groups: Iterator[tuple[int, list[EpisodeRequest]]]
@@ -82,6 +95,7 @@ class Stream:
     max_staleness: int
     first_update: int
     last_update: int
+    most_passed: int = 0
 
 
 class Batch(NamedTuple, Generic[S]):
@@ -97,45 +111,6 @@ class Batch(NamedTuple, Generic[S]):
     staleness: list[int]
     failed: int
     next_group: int
-
-
-class Places:
-    """Room for episodes at the workers that serve, while episodes are given out and none ends.
-
-    Args:
-        versions: of all workers.
-        capacity: most episodes of a worker.
-        most: training episodes at once, of all workers together.
-        load: episodes by worker; whoever gives them out counts them there.
-    """
-
-    def __init__(
-        self, versions: Versions, capacity: int, most: int, load: Mapping[int, int]
-    ) -> None:
-        self._serving = {worker: v for worker, v in enumerate(versions) if v is not None}
-        self.newest = max(self._serving.values(), default=-1)
-        self._oldest = min(self._serving.values(), default=-1)
-        self._capacity, self._load = capacity, load
-        # Weights travel: the first engine that has them leaves the others their part.
-        self._part = min(capacity, -(-most // max(1, len(self._serving))))
-        self._by_load: dict[int | None, list[tuple[int, int]]] = {}  # heaps, by oldest version
-
-    def least_loaded(self, oldest: int | None) -> int | None:
-        """The worker with fewest episodes, of those with room and weights of that version or newer.
-
-        None: there is no such worker.
-        """
-        heap = self._by_load.get(oldest)
-        if heap is None:
-            versions = self._serving.items()
-            heap = [(self._load[w], w) for w, v in versions if oldest is None or v >= oldest]
-            heapify(heap)
-            self._by_load[oldest] = heap
-        while heap and heap[0][0] < self._load[heap[0][1]]:  # it was given some since
-            heapreplace(heap, (self._load[heap[0][1]], heap[0][1]))
-        waiting = oldest is not None and self._oldest < oldest
-        capacity = self._part if waiting else self._capacity
-        return heap[0][1] if heap and heap[0][0] < capacity else None
 
 
 class Ledger(Generic[S]):
@@ -235,7 +210,8 @@ class Ledger(Generic[S]):
         stream = self._stream
         if stream is None or self._next is None:
             return
-        update = self._update + 1 + len(self._ahead) // stream.groups_per_update
+        size, most = stream.groups_per_update, stream.most_passed
+        update = self._update + 1 + complete_updates(self._ahead, size, most)
         oldest = max(0, update - 1 - stream.max_staleness)
         if update > stream.last_update or oldest > newest:
             return
@@ -264,7 +240,7 @@ class Ledger(Generic[S]):
             known.append((request, result))
             self._losses.pop(request.id, None)
             self._load[worker] -= 1
-            group.results[result.summary.id] = result
+            group.add(result)
             if group.number < 0:
                 continue
             self.finished += 1
@@ -318,33 +294,37 @@ class Ledger(Generic[S]):
         stream = self._stream
         assert stream is not None, "take without begin"
         assert update == self._update + 1, f"update {update} takes after {self._update}"
-        size = stream.groups_per_update
-        if not self._first_finished(size):
+        selection = self._selected(stream)
+        if selection is None:
             return None
-        groups = self._ahead[:size]
-        for group in groups:
+        for group in selection.kept:
             self._drop_too_old(group, update - 1 - stream.max_staleness)
         self._complete = 0
-        if not all(group.finished for group in groups):
+        if not all(group.finished for group in selection.kept):
             return None
-        del self._ahead[:size]
+        del self._ahead[: len(selection.kept) + len(selection.passed)]
         self._update = update
         failed, self._failures, self.finished = len(self._failures), [], 0
-        results = [r for group in groups for r in group.in_order() if r.summary.end != "failed"]
+        for group in selection.passed:
+            self._ready -= len(group.ended_well())
+            self.dropped["no signal"] += len(group.ended_well())
+        results = [result for group in selection.kept for result in group.ended_well()]
         self._ready -= len(results)
         self._taken[update] = len(results)
         return Batch(results, self._staleness(results), failed, self.next_group)
 
-    def _first_finished(self, size: int) -> bool:
-        """Whether so many groups are there and the first ones have all finished.
+    def _selected(self, stream: Stream) -> Selection[Group[S]] | None:
+        """What the next update uses up, once all groups up to its last one have finished.
 
         It is asked after every block, so it goes on where it found one that had not.
         """
-        while self._complete < min(size, len(self._ahead)):
-            if not self._ahead[self._complete].finished:
-                return False
+        ahead, size = self._ahead, stream.groups_per_update
+        while self._complete < len(ahead) and ahead[self._complete].finished:
             self._complete += 1
-        return self._complete >= size
+        if self._complete < size:
+            return None
+        selection = next(select(ahead[: self._complete], size, stream.most_passed))
+        return selection if len(selection.kept) == size else None
 
     def _staleness(self, results: list[S]) -> list[int]:
         """Trajectories by staleness; the assertion is the invariant staleness-is-bounded."""
@@ -364,7 +344,7 @@ class Ledger(Generic[S]):
                 self._ready -= group.results.pop(request.id).summary.end != "failed"
                 self.dropped["too old"] += 1
                 self._queue.appendleft((request, group))
-                group.oldest_engine = max(0, oldest)
+                group.oldest_engine, group.without_signal = max(0, oldest), False
 
     def trained(self, update: int) -> None:
         """The update has ended: what it took is trained on."""

@@ -1,16 +1,31 @@
 """The training episodes of a run, in the order in which they are played.
 
-Group g is one seed, played `ppo.group_size` times; without failures, update u trains on the groups
-(u - 1)·G … u·G - 1, with G groups of an update.
+Group g is one seed, played `ppo.group_size` times. With G groups of an update, update u trains on
+the groups (u - 1)·G … u·G - 1, unless one fails or is passed over (`ppo.dynamic_sampling`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cluster.ledger import Stream
 from configs.schema import RunConfig
 from configs.seeds import update_seeds
 from rollout.episode import EpisodeRequest
+
+
+def training_stream(cfg: RunConfig, update: int, next_group: int) -> Stream:
+    """The episodes of an update and of those after it, from a group on, for the ledger."""
+    ppo = cfg.ppo
+    size = ppo.episodes // ppo.group_size
+    return Stream(
+        groups=training_groups(cfg, next_group),
+        groups_per_update=size,
+        max_staleness=ppo.max_staleness,
+        first_update=update,
+        last_update=ppo.updates,
+        most_passed=size * max(0, ppo.dynamic_sampling - 1),
+    )
 
 
 def training_groups(cfg: RunConfig, first: int) -> Iterator[tuple[int, list[EpisodeRequest]]]:

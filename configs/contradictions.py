@@ -76,8 +76,6 @@ def _attention(cfg: RunConfig) -> Iterator[str]:
 def _ppo(ppo: PPOConfig) -> Iterator[str]:
     if ppo.minibatch > ppo.episodes:
         yield f"ppo.minibatch={ppo.minibatch} is more than ppo.episodes={ppo.episodes}"
-    if ppo.episodes % ppo.group_size != 0:
-        yield f"ppo.episodes={ppo.episodes} is no multiple of ppo.group_size={ppo.group_size}"
     if 0 < ppo.dual_clip <= 1:
         yield f"ppo.dual_clip={ppo.dual_clip} must be above 1; 0 is off"
     for key, value, where in (
@@ -97,11 +95,12 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
         )
     if ppo.surrogate == "sapo" and ppo.clip_high is not None:
         yield "ppo.clip_high has no use for ppo.surrogate=sapo, which does not clip"
-    if ppo.estimator in ("grpo", "rloo") and ppo.group_size < 2:
+    if ppo.desired_kl and ppo.epochs == 1 and ppo.minibatch == ppo.episodes:
         yield (
-            f"ppo.estimator={ppo.estimator} compares plays of one seed: ppo.group_size must be at "
-            "least 2"
+            f"ppo.desired_kl={ppo.desired_kl} has no use where an update is one step "
+            f"(ppo.epochs=1, ppo.minibatch={ppo.minibatch}): the KL before it is always 0"
         )
+    yield from _groups(ppo)
     if ppo.estimator != "gae":
         yield from _no_critic(ppo)
     elif ppo.baseline == "optimal" and not ppo.normalize_advantages:
@@ -111,6 +110,28 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
         )
     if ppo.estimator == "gae" and ppo.advantage_level == "token" and ppo.value_level == "turn":
         yield "ppo.advantage_level=token needs ppo.value_level=token"
+
+
+def _groups(ppo: PPOConfig) -> Iterator[str]:
+    """What plays of one seed need, and what needs them."""
+    compares = ppo.estimator in ("grpo", "rloo")
+    if ppo.episodes % ppo.group_size != 0:
+        yield f"ppo.episodes={ppo.episodes} is no multiple of ppo.group_size={ppo.group_size}"
+    if compares and ppo.group_size < 2:
+        yield (
+            f"ppo.estimator={ppo.estimator} compares plays of one seed: ppo.group_size must be at "
+            "least 2"
+        )
+    if ppo.dynamic_sampling and not compares:
+        yield (
+            f"ppo.dynamic_sampling={ppo.dynamic_sampling} drops groups that teach nothing, and "
+            f"ppo.estimator={ppo.estimator} compares no plays of a group; it needs grpo or rloo"
+        )
+    if ppo.dynamic_sampling == 1:
+        yield (
+            "ppo.dynamic_sampling=1 lets an update play no more than its own episodes, so that "
+            "none takes the place of another; it must be 0 or at least 2"
+        )
 
 
 def _no_critic(ppo: PPOConfig) -> Iterator[str]:

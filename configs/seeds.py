@@ -34,10 +34,11 @@ def update_seeds(cfg: RunConfig, update: int) -> range:
 
 
 def ppo_seeds(cfg: RunConfig) -> range:
-    """Seeds of all PPO updates."""
+    """Seeds of all PPO updates, with those of the groups that dynamic sampling may play."""
     if not cfg.ppo.updates:
         return range(0)
-    return range(update_seeds(cfg, 1).start, update_seeds(cfg, cfg.ppo.updates).stop)
+    last = cfg.ppo.updates * max(1, cfg.ppo.dynamic_sampling)
+    return range(update_seeds(cfg, 1).start, update_seeds(cfg, last).stop)
 
 
 def evaluation_seeds(cfg: RunConfig) -> range:

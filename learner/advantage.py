@@ -136,6 +136,14 @@ def _by_group(
     return result
 
 
+def share_without_signal(returns: Iterable[float], groups: Iterable[Hashable]) -> float:
+    """Share of the groups whose returns are all equal: grpo and rloo learn nothing from them."""
+    members: dict[Hashable, set[float]] = {}
+    for value, group in zip(returns, groups, strict=True):
+        members.setdefault(group, set()).add(value)
+    return sum(len(values) == 1 for values in members.values()) / max(1, len(members))
+
+
 def moments(values: Iterable[ArrayLike]) -> Floats:
     """Count, sum and sum of squares of all values, float64 [3]; those of ranks add up."""
     flat = [np.asarray(v, np.float64) for v in values]

@@ -30,6 +30,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from configs.model_folder import write_index
 from configs.schema import OptimizerConfig, RunConfig
 from learner import batch, distributed, snapshot
+from learner.adaptive_rate import rate_factor
 from learner.batch import MicroBatch
 from learner.checkpoint_layout import CheckpointLayout
 from learner.deepspeed_config import deepspeed_config, engine_clips_gradients
@@ -211,8 +212,10 @@ class TrainingEngine:
             FloatingPointError: the gradient is not finite; the weights are as they were.
         """
         options = options or ForwardOptions()
-        rate = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
-        set_learning_rates(self._optimizer.param_groups, self._cfg.ppo, rate, options.freeze_trunk)
+        scheduled = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
+        rate = scheduled * rate_factor(self.counters)
+        groups, freeze = self._optimizer.param_groups, options.freeze_trunk
+        set_learning_rates(groups, self._cfg.ppo, scheduled, rate, freeze)
         shares = self._backward(microbatches, loss_fn, options, reference)
         norm = self._update_weights()
         self.counters["steps"] += 1

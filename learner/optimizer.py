@@ -44,12 +44,19 @@ def learning_rate(cfg: OptimizerConfig, step: int, steps: int) -> float:
 
 
 def set_learning_rates(
-    groups: list[ParameterGroup], cfg: PPOConfig, rate: float, freeze_trunk: bool
+    groups: list[ParameterGroup],
+    cfg: PPOConfig,
+    scheduled: float,
+    rate: float,
+    freeze_trunk: bool,
 ) -> None:
-    """Set the trunk's learning rate, 0 when it is frozen, and the value head's (ppo.value_lr)."""
+    """Set the trunk's learning rate, 0 when it is frozen, and the value head's.
+
+    With ppo.value_lr the head goes by the schedule alone, whatever the policy's KL.
+    """
     head = rate
-    if cfg.value_lr is not None and cfg.optimizer.lr:  # by the same schedule
-        head = rate * cfg.value_lr / cfg.optimizer.lr
+    if cfg.value_lr is not None and cfg.optimizer.lr:
+        head = scheduled * cfg.value_lr / cfg.optimizer.lr
     rates = {"trunk": 0.0 if freeze_trunk else rate, "head": head}
     for group in groups:
         group["lr"] = rates[str(group["part"])]

@@ -16,6 +16,7 @@ from opentelemetry import trace
 
 from configs.schema import PPOConfig, RunConfig
 from learner import advantage, distributed
+from learner.adaptive_rate import adapt_rate
 from learner.batch import MicroBatch
 from learner.engine import LossFn, Means, ReferencePolicy, TrainingEngine
 from learner.loss import Counts, k2, k3, policy_terms, token_shares, value_terms
@@ -23,7 +24,9 @@ from learner.minibatches import update_minibatches
 from learner.model import ForwardOptions, Scores
 from learner.parity import correction_metrics, parity_metrics
 from learner.reasoning_weights import reasoning_weights
+from learner.scoring_step import ScoringStep, leave_unscored, scored_by_its_step
 from learner.training_trajectory import TrainingTrajectory, prepare, score, training_sequences
+from learner.trajectory_metrics import group_metrics, trajectory_metrics
 from rollout.trajectory import Trajectory
 
 TRACER = trace.get_tracer("cardinal")
@@ -63,7 +66,8 @@ def ppo_update(
         failed, tokens and segments (of all ranks), action_tokens, turns, steps, staleness_max;
         loss, policy_loss, value_loss, kl (proximal to current, k3), kl_ref, clip_fraction,
         grad_norm (means over the steps), lr (of the last step), entropy (proximal, a token),
-        explained_variance (of V_old); those of `parity_metrics`, `correction_metrics`.
+        explained_variance (of V_old); with grpo and rloo groups_without_signal, the share of
+        groups whose returns are all equal; those of `parity_metrics`, `correction_metrics`.
 
     Raises:
         ValueError: no value head or no reference where one is needed, or nothing to learn from.
@@ -86,7 +90,8 @@ def ppo_update(
         "action_tokens": float(total.tokens),
         "entropy": _entropy(prepared),
         "explained_variance": _explained_variance(prepared),
-        **_trajectory_metrics(trajectories, version),
+        **trajectory_metrics(trajectories, version),
+        **group_metrics(trajectories, cfg.ppo),
         **parity_metrics(prepared, version),
         **correction_metrics(prepared, cfg.ppo),
     }
@@ -117,6 +122,9 @@ def _score(
     Each turn's reward less kl_coef * log(proximal / reference) of its tokens (Ziegler et al.
     2019, eq. 2).
     """
+    if scored_by_its_step(cfg.ppo):
+        leave_unscored(trajectories)
+        return
     norms = cfg.ppo.baseline == "optimal"
     score(engine, trajectories, cfg.rollout.temperature, reference, score_norms=norms)
     if cfg.ppo.kl_in == "loss":
@@ -240,7 +248,7 @@ def _take_steps(
         temperature=cfg.rollout.temperature,
         value_trunk_grad=ppo.value_trunk_grad,
         freeze_trunk=warmup,
-        entropy=ppo.entropy_coef > 0,
+        entropy=ppo.entropy_coef > 0 or scored_by_its_step(ppo),
     )
     own = {
         t.trajectory.id: training_sequences(t, _token_weights(t, engine, ppo)) for t in trajectories
@@ -250,10 +258,21 @@ def _take_steps(
         sequences = [s for i in ids for s in own.get(i, ())]
         minibatch = _sum(counts[i] for i in ids)
         loss_fn = ppo_loss(ppo, minibatch, warmup, cfg.rollout.answer_tokens)
-        steps.append(engine.step(engine.microbatches(sequences), loss_fn, options))
+        microbatches = engine.microbatches(sequences)
+        if scored_by_its_step(ppo):
+            scoring = ScoringStep(loss_fn, ppo)
+            steps.append(engine.step(microbatches, scoring, options))
+            by_id = {t.trajectory.id: t for t in trajectories}
+            scoring.keep(microbatches, [by_id[i] for i in ids if i in by_id])
+        else:
+            steps.append(engine.step(microbatches, loss_fn, options))
         if 0 < ppo.target_kl < steps[-1]["kl"]:
             break
     engine.skip_steps(max(0, steps_per_update(ppo) - len(steps)))
+    if ppo.desired_kl and not warmup:
+        epoch = -(-len(counts) // ppo.minibatch)  # steps of the last one
+        kl = float(np.mean([step["kl"] for step in steps[-epoch:]]))
+        adapt_rate(engine.counters, kl, ppo.desired_kl)
     return steps
 
 
@@ -337,45 +356,3 @@ def _explained_variance(trajectories: list[TrainingTrajectory]) -> float:
     errors = advantage.moments([t.value_targets - t.values for t in trajectories])
     targets = advantage.moments([t.value_targets for t in trajectories])
     return advantage.explained_variance(*distributed.all_sum([*errors, *targets]).reshape(2, 3))
-
-
-def _trajectory_metrics(trajectories: list[Trajectory], version: int) -> dict[str, float]:
-    """Means over all ranks' trajectories that did not fail, and counts; collective."""
-    valid = [t for t in trajectories if t.end != "failed"]
-    sums = distributed.all_sum(
-        [
-            len(valid),
-            len(trajectories) - len(valid),
-            sum(t.tokens for t in valid),
-            sum(len(t.segments) for t in valid),
-            sum(t.total_reward for t in valid),
-            sum(t.metrics.get("success", 0.0) for t in valid),
-            sum(t.metrics.get("first_try", 0.0) for t in valid),
-        ]
-    ).tolist()
-    episodes, failed, tokens, segments, reward, success, first_try = sums
-    staleness = [version - t.oldest_version for t in valid if t.action_tokens]
-    return {
-        "episodes": episodes,
-        "failed": failed,
-        "tokens": tokens,
-        "segments": segments,
-        "reward": reward / max(episodes, 1),
-        "success": success / max(episodes, 1),
-        "first_try": first_try / max(episodes, 1),
-        "staleness_max": float(distributed.all_max(max(staleness, default=0))[0]),
-        **_environment_metrics(valid),
-    }
-
-
-def _environment_metrics(trajectories: list[Trajectory]) -> dict[str, float]:
-    """metric_NAME: mean of each other metric of the environment (recognition, …); collective."""
-    own: dict[str, tuple[float, int]] = {}
-    for t in trajectories:
-        for name, value in t.metrics.items():
-            total, count = own.get(name, (0.0, 0))
-            own[name] = (total + value, count + 1)
-    shares = distributed.all_gather(own)
-    names = sorted({name for share in shares for name in share} - {"success", "first_try"})
-    sums = {name: np.sum([share.get(name, (0, 0)) for share in shares], axis=0) for name in names}
-    return {f"metric_{name}": float(total / count) for name, (total, count) in sums.items()}

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from benchmarks.simulation.durations import Speeds, episode_tokens
-from cluster.ledger import Ledger, Stream
-from cluster.training_episodes import training_groups
+from cluster.ledger import Ledger
+from cluster.training_episodes import training_stream
 from configs.schema import RunConfig
 from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import TrajectorySummary
@@ -59,9 +59,7 @@ class VirtualCluster:
         self._busy = self._filled = self._began = 0.0
         self._until = 0
         self._trained: list[int] = []
-        ppo = cfg.ppo
-        size = ppo.episodes // ppo.group_size
-        ledger.begin(Stream(training_groups(cfg, 0), size, ppo.max_staleness, 1, ppo.updates))
+        ledger.begin(training_stream(cfg, 1, 0))
 
     def run(self, updates: int) -> VirtualRun:
         """Until so many updates after the warm-up have ended; the engines have not run dry then."""

@@ -40,6 +40,8 @@ LINES = {
         "ppo.estimator=reinforce_pp",
         "ppo.baseline=mean",
         "ppo.value_lr=null",
+        "ppo.estimator=grpo ppo.group_size=8 ppo.dynamic_sampling=3",
+        "ppo.desired_kl=0.01",
         "ppo.surrogate=cispo",
         "ppo.surrogate=sapo",
         "ppo.clip_high=0.28",

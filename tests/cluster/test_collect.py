@@ -194,6 +194,14 @@ def test_a_batch_may_take_as_long_as_its_blocks_and_an_evaluation_before_it(
     assert made[1][0] == ("the buffer", what, 600.0 * blocks, "block_deadline_s")
 
 
+def test_a_batch_may_take_as_long_as_all_that_dynamic_sampling_may_play(made):
+    collector, _ = made[0](0, 0)
+    job = collector._job
+    job.cfg = replace(job.cfg, ppo=replace(job.cfg.ppo, dynamic_sampling=3))  # 36 episodes
+    collector.take(4)
+    assert made[1][0][2] == 600.0 * 4
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_what_engines_did_before_they_play_is_forgotten(made, rank):
     collector, buffer = made[0](rank)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.ledger import Ledger, Stream
 from rollout.episode import EpisodeRequest
-from tests.support.ledgers import all_given, groups, ids, ledger, quarantined, result
+from tests.support.ledgers import Simulation, all_given, groups, ids, ledger, quarantined, result
 
 
 def test_at_bound_zero_one_batch_is_played_under_each_version():
@@ -279,46 +277,6 @@ def test_a_batch_can_be_taken_while_the_one_before_is_trained_on():
     assert (made.states()["taken"], made.states()["trained"]) == (2, 2)
     made.trained(7)
     assert (made.states()["taken"], made.states()["trained"]) == (2, 2)
-
-
-class Simulation:
-    """Workers that play at random speeds, die, and get new weights one after another."""
-
-    def __init__(self, seed, staleness, per_update, size, workers, updates=6):
-        self.random = random.Random(seed)
-        self.ledger = ledger(staleness, per_update, size, last=updates)
-        self.versions, self.playing = [0] * workers, [[] for _ in range(workers)]
-        self.staleness, self.updates, self.capacity = staleness, updates, 1 + seed % 7
-        self.fails, self.batches, self.learner = seed % 3 == 0, [], 0
-
-    def step(self):
-        """One thing happens somewhere."""
-        for worker, requests in self.ledger.assign(self.versions, self.capacity).items():
-            self.playing[worker] += [(r, self.versions[worker]) for r in requests]
-        busy = [worker for worker, episodes in enumerate(self.playing) if episodes]
-        action = self.random.random()
-        if action < 0.05 and busy:
-            worker = self.random.choice(busy)
-            self.playing[worker] = []
-            self.ledger.lose(worker, quarantined)
-        elif action < 0.3:
-            worker = self.random.randrange(len(self.versions))
-            self.versions[worker] = self.learner
-        elif action < 0.7 and busy:
-            worker = self.random.choice(busy)
-            episodes = self.playing[worker]
-            request, version = episodes.pop(self.random.randrange(len(episodes)))
-            end = "failed" if self.fails and self.random.random() < 0.2 else "terminated"
-            self.ledger.finish([result(request, version, end)])
-        else:
-            self.take()
-
-    def take(self):
-        batch = self.ledger.take(self.learner + 1)
-        if batch is not None:
-            self.batches.append(batch)
-            self.learner += 1
-            self.ledger.trained(self.learner)
 
 
 @settings(max_examples=60, deadline=None)

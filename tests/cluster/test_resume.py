@@ -17,10 +17,10 @@ from cluster import learner_rank, sft_phase
 from cluster.collect import Batch
 from cluster.cursor import Cursor
 from cluster.learner_rank import LearnerRank
-from cluster.ledger import Ledger, Stream
+from cluster.ledger import Ledger
 from cluster.ppo_phase import PPOPhase
 from cluster.sft_phase import SFTPhase
-from cluster.training_episodes import training_groups
+from cluster.training_episodes import training_stream
 from configs.schema import RunConfig
 from learner.sft import sft_step
 from report.metrics import read
@@ -58,10 +58,7 @@ class LedgerCollector:
         self._ledger: Ledger[Played] = Ledger()
 
     def begin(self, update: int, next_group: int) -> None:
-        ppo = self._rank.cfg.ppo
-        groups = training_groups(self._rank.cfg, next_group)
-        size = ppo.episodes // ppo.group_size
-        self._ledger.begin(Stream(groups, size, ppo.max_staleness, update, ppo.updates))
+        self._ledger.begin(training_stream(self._rank.cfg, update, next_group))
 
     def updates(self, first: int) -> range:
         return range(first, self._rank.cfg.ppo.updates + 1)
@@ -83,6 +80,12 @@ class LedgerCollector:
             seed=request.seed,
             group_id=request.group_id,
         )
+        if self._rank.cfg.ppo.dynamic_sampling and request.group_id % 3 == 0:
+            segments = tuple(
+                replace(s, turns=tuple(replace(turn, reward=0.0) for turn in s.turns))
+                for s in made.segments
+            )
+            made = replace(made, segments=segments)
         if request.seed % 4 == 0:
             made = replace(made, segments=(), end="failed", failure="broken", bootstrap=False)
         return Played(made, summarize(made))
@@ -119,8 +122,8 @@ def job(tmp_path, monkeypatch):
     return make
 
 
-def configured() -> RunConfig:
-    cfg = config(updates=UPDATES, episodes=EPISODES, minibatch=3, critic_warmup=1)
+def configured(**ppo) -> RunConfig:
+    cfg = config(updates=UPDATES, episodes=EPISODES, minibatch=3, critic_warmup=1, **ppo)
     return replace(
         cfg,
         sft=replace(cfg.sft, steps=STEPS, batch_size=4, log_every=1),
@@ -165,8 +168,15 @@ def last_weights(job) -> bytes:
         return file.read()
 
 
-def test_killed_anywhere_and_resumed_it_is_bit_for_bit_the_same(job, monkeypatch):
-    smooth, life, wanted = job("smooth", configured()), Life(), []
+GROUPS = {"estimator": "grpo", "group_size": 2, "dynamic_sampling": 3, "desired_kl": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("ppo", "kills", "last"),
+    [({}, (0.2, 0.5, 0.65, 0.9), UPDATES + 2), (GROUPS, (0.7, 0.85), UPDATES + 4)],
+)
+def test_killed_anywhere_and_resumed_it_is_bit_for_bit_the_same(job, monkeypatch, ppo, kills, last):
+    smooth, life, wanted = job("smooth", configured(**ppo)), Life(), []
     run(smooth, life, wanted, monkeypatch)
     expected = learned(smooth)
     assert [place[:2] for place in expected] == [
@@ -175,9 +185,10 @@ def test_killed_anywhere_and_resumed_it_is_bit_for_bit_the_same(job, monkeypatch
     ]
     episodes = [id for _, id in wanted]
     assert len(set(episodes)) == len(episodes) == UPDATES * EPISODES
-    assert episodes[-1].startswith(f"ppo/{UPDATES + 2:06d}/")  # others were played for failed ones
-    for killed in (0.2, 0.5, 0.65, 0.9):
-        killed_job, trained = job(f"killed-{killed}", configured()), []
+    # Others were played for failed ones and for groups without signal.
+    assert episodes[-1].startswith(f"ppo/{last:06d}/")
+    for killed in kills:
+        killed_job, trained = job(f"killed-{killed}", configured(**ppo)), []
         with pytest.raises(Crash):
             run(killed_job, Life(int(killed * life.actions)), trained, monkeypatch)
         place = Cursor.load(Path(killed_job.folder) / "checkpoints")

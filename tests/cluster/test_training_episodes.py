@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 
-from cluster.training_episodes import training_groups
+import pytest
+
+from cluster.training_episodes import training_groups, training_stream
 from configs.seeds import update_seeds
 from tests.support.learner import config
 
@@ -37,3 +39,14 @@ def test_they_begin_where_they_are_told_to():
     cfg = config(episodes=6, group_size=3)
     everything = list(islice(training_groups(cfg, 0), 5))
     assert list(islice(training_groups(cfg, 3), 2)) == everything[3:]
+
+
+@pytest.mark.parametrize(("rounds", "passed"), [(0, 0), (2, 4), (5, 16)])
+def test_what_the_ledger_admits_for_an_update_and_those_after_it(rounds, passed):
+    cfg = config(
+        episodes=12, group_size=3, updates=9, max_staleness=2, dynamic_sampling=rounds, minibatch=4
+    )
+    stream = training_stream(cfg, 5, 17)
+    assert next(stream.groups) == (17, next(training_groups(cfg, 17))[1])
+    assert (stream.groups_per_update, stream.max_staleness) == (4, 2)
+    assert (stream.first_update, stream.last_update, stream.most_passed) == (5, 9, passed)

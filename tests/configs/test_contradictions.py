@@ -45,6 +45,31 @@ def config(*overrides):
         (["ppo.group_size=3"], "ppo.group_size=4", "is no multiple of ppo.group_size=3"),
         (["ppo.estimator=grpo"], "ppo.group_size=2", "ppo.group_size must be at least 2"),
         (["ppo.estimator=rloo"], "ppo.group_size=2", "ppo.group_size must be at least 2"),
+        (
+            ["ppo.dynamic_sampling=2"],
+            "ppo.dynamic_sampling=0",
+            "ppo.estimator=gae compares no plays of a group; it needs grpo or rloo",
+        ),
+        (
+            ["ppo.estimator=reinforce_pp", "ppo.group_size=2", "ppo.dynamic_sampling=2"],
+            "ppo.estimator=rloo",
+            "ppo.estimator=reinforce_pp compares no plays",
+        ),
+        (
+            [*GRPO, "ppo.dynamic_sampling=1"],
+            "ppo.dynamic_sampling=2",
+            "must be 0 or at least 2",
+        ),
+        (
+            ["ppo.desired_kl=0.01", "ppo.epochs=1", "ppo.minibatch=256"],
+            "ppo.minibatch=128",
+            "ppo.desired_kl=0.01 has no use where an update is one step",
+        ),
+        (
+            ["ppo.desired_kl=0.01", "ppo.epochs=1", "ppo.minibatch=256"],
+            "ppo.epochs=2",
+            "the KL before it is always 0",
+        ),
         ([*GRPO, "ppo.value_level=token"], "ppo.estimator=gae", "which has no critic"),
         ([*GRPO, "ppo.value_clip=0.2"], "ppo.value_clip=0", "ppo.value_clip=0.2 has no use"),
         ([*GRPO, "ppo.trunc_bootstrap=true"], "ppo.estimator=gae", "which has no critic"),

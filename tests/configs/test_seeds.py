@@ -37,6 +37,14 @@ def test_updates_have_seeds_of_their_own_and_together_those_of_ppo():
     assert not intersect(ppo_seeds(cfg), ppo_seeds(run("seed=3")))
 
 
+@pytest.mark.parametrize(("rounds", "groups"), [(0, 48), (3, 144)])
+def test_groups_played_for_those_without_signal_have_seeds_too(rounds, groups):
+    cfg = run("ppo.updates=3", "ppo.episodes=64", "ppo.group_size=4", "ppo.estimator=grpo")
+    cfg = replace(cfg, ppo=replace(cfg.ppo, dynamic_sampling=rounds))
+    assert len(ppo_seeds(cfg)) == groups
+    assert ppo_seeds(cfg).start == update_seeds(cfg, 1).start
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_runs_of_the_first_seeds_begin_at_round_numbers(seed):
     assert ppo_seeds(run(f"seed={seed}")).start == seed * 1_000_000_000 + 10_000_000

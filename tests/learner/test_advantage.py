@@ -89,6 +89,14 @@ def test_a_group_that_does_equally_well_teaches_nothing():
     np.testing.assert_array_equal(advantage.grpo([5.0, 5.0, 1.0], [0, 0, 1], [1, 1, 1]), [0, 0, 0])
 
 
+@pytest.mark.parametrize(
+    ("returns", "groups", "share"),
+    [([1, 1, 2, 1, 0], "aabbc", 2 / 3), ([1, 0], "aa", 0.0), ([1, 0], "ab", 1.0), ([], "", 0.0)],
+)
+def test_the_share_of_groups_without_signal(returns, groups, share):
+    assert advantage.share_without_signal(returns, groups) == pytest.approx(share)
+
+
 def test_normalize_with_sums_added_over_parts():
     rng = np.random.default_rng(0)
     parts = [rng.normal(3, 2, size=n) for n in (5, 1, 9)]

@@ -47,19 +47,18 @@ def test_groups(tmp_path):
 @pytest.mark.parametrize(
     ("value_lr", "freeze", "expected"),
     [
-        (None, False, [0.5, 0.5]),
-        (None, True, [0.0, 0.5]),
-        (8.0, False, [0.5, 2.0]),
+        (None, False, [0.75, 0.75]),
+        (None, True, [0.0, 0.75]),
+        (8.0, False, [0.75, 2.0]),
         (8.0, True, [0.0, 2.0]),
-        (0.0, False, [0.5, 0.0]),
+        (0.0, False, [0.75, 0.0]),
     ],
 )
-def test_the_value_head_has_a_rate_of_its_own_by_the_same_schedule(value_lr, freeze, expected):
+def test_the_value_head_has_a_rate_of_its_own_by_the_schedule_alone(value_lr, freeze, expected):
     groups = [{"part": "trunk"}, {"part": "head"}]
     cfg = PPOConfig(value_lr=value_lr, optimizer=OptimizerConfig(lr=2.0))
-    set_learning_rates(groups, cfg, 0.5, freeze)
+    set_learning_rates(groups, cfg, 0.5, 0.75, freeze)
     assert [group["lr"] for group in groups] == expected
-    set_learning_rates(
-        groups, PPOConfig(value_lr=1.0, optimizer=OptimizerConfig(lr=0.0)), 0.0, False
-    )
+    cfg = PPOConfig(value_lr=1.0, optimizer=OptimizerConfig(lr=0.0))
+    set_learning_rates(groups, cfg, 0.0, 0.0, False)
     assert [group["lr"] for group in groups] == [0.0, 0.0]

@@ -389,12 +389,3 @@ def test_what_has_no_effect_is_refused_and_trips_the_invariant(folder):
     for start, settings in refused.items():
         (sentence,) = contradictions(config(**settings))
         assert sentence.startswith(f"ppo.{start}"), sentence
-
-
-def test_other_metrics_are_means_over_the_trajectories_that_have_them():
-    played = trajectories(4)
-    measured = [
-        replace(t, metrics=t.metrics | ({"recognition": share} if share is not None else {}))
-        for t, share in zip(played, (1.0, 0.5, None, 0.0), strict=True)
-    ]
-    assert ppo._environment_metrics(measured) == {"metric_recognition": 0.5}

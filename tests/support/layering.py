@@ -40,7 +40,7 @@ WITHOUT = {
 }
 REST = "*"  # the files of a package that are named on no floor
 FLOORS = {  # from bottom to top: a part imports itself and the floors below, never its neighbour
-    "configs": (("leaf", "text"), ("schema",), ("presets",), (REST,)),
+    "configs": (("leaf", "text"), ("training",), ("schema",), ("presets",), (REST,)),
     "envs": (
         ("base", "answers", "rewards", "templates"),
         ("settings",),

@@ -1,0 +1,79 @@
+"""The adaptive learning rate against the rule of rl_games, and over updates and checkpoints."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from learner.adaptive_rate import MOST, adapt_rate, rate_factor
+from learner.engine import TrainingEngine
+from learner.optimizer import learning_rate
+from learner.ppo import ppo_steps, ppo_update
+from tests.support.learner import config, load_state, save_llama, save_state, trajectories
+
+
+def rl_games(rate, kl, threshold, lowest, highest):
+    """AdaptiveScheduler.update of rl_games 1.6, written from its definition."""
+    if kl > 2.0 * threshold:
+        return max(rate / 1.5, lowest)
+    if kl < 0.5 * threshold:
+        return min(rate * 1.5, highest)
+    return rate
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
+def test_the_rate_is_that_of_rl_games(scale):
+    rng, counters, rate = np.random.default_rng(3), {"steps": 5}, 1e-4
+    limits = 1e-4 * 1.5**-MOST, 1e-4 * 1.5**MOST
+    for kl in rng.exponential(scale * 0.01, 200):
+        adapt_rate(counters, kl, 0.01)
+        rate = rl_games(rate, kl, 0.01, *limits)
+        assert 1e-4 * rate_factor(counters) == pytest.approx(rate, rel=1e-9)
+    assert counters["steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("kl", "factor"), [(0.0201, 1 / 1.5), (0.02, 1.0), (0.005, 1.0), (0.0049, 1.5)]
+)
+def test_within_the_band_it_stays(kl, factor):
+    counters: dict[str, int] = {}
+    assert rate_factor(counters) == 1.0
+    adapt_rate(counters, kl, 0.01)
+    assert rate_factor(counters) == pytest.approx(factor)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_llama(tmp_path_factory.mktemp("rate") / "model")
+
+
+def configured(**settings):
+    return config(critic_warmup=1, **settings)
+
+
+def start(folder, cfg):
+    return TrainingEngine(folder, cfg, cfg.ppo.optimizer, ppo_steps(cfg.ppo), True)
+
+
+def rates(engine, cfg, updates):
+    """The policy's learning rate over its schedule's, at the end of each update."""
+    shares = []
+    for number in updates:
+        metrics = ppo_update(engine, trajectories(12, number), cfg, number)
+        step = engine.counters["steps"] - 1
+        scheduled = learning_rate(cfg.ppo.optimizer, step, ppo_steps(cfg.ppo))
+        shares.append(metrics["lr"] / scheduled)
+    return shares
+
+
+@pytest.mark.parametrize(("desired", "factor"), [(1e-9, 1 / 1.5), (1e3, 1.5), (0.0, 1.0)])
+def test_each_update_adapts_the_next_and_a_checkpoint_keeps_it(folder, tmp_path, desired, factor):
+    cfg = configured(desired_kl=desired)
+    engine = start(folder, cfg)
+    assert rates(engine, cfg, range(3)) == pytest.approx([1.0, 1.0, factor])
+    save_state(engine, tmp_path)
+    engine.close()
+    resumed = start(folder, cfg)
+    load_state(resumed, tmp_path)
+    assert rates(resumed, cfg, [3]) == pytest.approx([factor**2])
+    resumed.close()
