@@ -260,8 +260,8 @@ def training_columns(
     if any(len(t.reference_logprobs) for t in trajectories):
         tokens["reference"] = [t.reference_logprobs for t in trajectories]
     values: dict[str, Sequence[NDArray[np.floating]]] = {
-        "old_values": [t.values for t in trajectories],
-        "targets": [t.value_targets for t in trajectories],
+        "old_values": [t.values[: t.states] for t in trajectories],
+        "targets": [t.value_targets[: t.states] for t in trajectories],
     }
     return _columns(tokens), _columns(values)
 
