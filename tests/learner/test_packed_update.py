@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from learner.batch import microbatches
+from learner.engine import TrainingEngine
 from learner.minibatches import update_minibatches
 from learner.packed_update import PackedUpdate, pack, pack_ahead
+from learner.ppo import ppo_steps, ppo_update
 from learner.training_trajectory import prepare, training_sequences
 from rollout.trajectory import Trajectory
-from tests.support.learner import config, trajectories
+from tests.support.learner import config, save_llama, trajectories
 
 
 class Packer:
@@ -97,3 +99,35 @@ def test_a_rank_without_trajectories_packs_nothing():
     packed = pack_ahead(Packer(), "turn", [failed], [["a"], []])
     assert packed == PackedUpdate([], [], packed.steps)
     assert [step.microbatches for step in packed.steps] == [[], []]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_llama(tmp_path_factory.mktemp("packed") / "model")
+
+
+def updates(folder, ahead):
+    """Metrics of two updates; `ahead` packs a batch by its minibatches, or says None."""
+    cfg = config(budget=128, estimator="grpo")
+    engine = TrainingEngine(folder, cfg, cfg.ppo.optimizer, ppo_steps(cfg.ppo), False)
+    found = []
+    for update in range(2):
+        played = trajectories(12, seed=update)
+        own = update_minibatches([t.id for t in played], cfg.ppo, cfg.seed, update)
+        found.append(ppo_update(engine, played, cfg, update, packed=ahead(engine, played, own)))
+    engine.close()
+    return found
+
+
+def test_what_was_packed_ahead_takes_the_same_steps_to_the_last_bit(folder):
+    alone = updates(folder, lambda *_: None)
+    assert updates(folder, lambda e, *batch: pack_ahead(e, "turn", *batch)) == alone
+    assert alone[0]["loss"] != alone[1]["loss"]
+
+
+def test_steps_that_were_packed_for_others_are_not_taken(folder):
+    def another_order(engine, played, minibatches):
+        return pack_ahead(engine, "turn", played, minibatches[::-1])
+
+    with pytest.raises(AssertionError, match="packed for other minibatches"):
+        updates(folder, another_order)
