@@ -31,7 +31,7 @@ from cluster.handles import BlockRows, PackedBucket, Paused, RolloutWorkerHandle
 from cluster.ledger import QUARANTINE_LOSSES, Batch, Ledger
 from cluster.queue_lengths import record_queues
 from cluster.run_folder import folder_of
-from cluster.shares import BufferedTrajectory, shards
+from cluster.shares import BufferedTrajectory, Shard, shards
 from cluster.supervisor import Supervisor, WorkerGone
 from cluster.tracing import record_spans
 from cluster.training_episodes import training_stream
@@ -78,8 +78,8 @@ class TrajectoryBuffer:
         self._end: RunFailure | None = None  # of the run, whatever epoch
         self._stopping = self._begun = False
         self._collected: list[BufferedTrajectory] = []
-        self._collected_shards: list[list[BlockRows]] = []  # dealt out once a rank wants its own
-        self._batches: dict[int, tuple[Batch[BufferedTrajectory], dict[int, list[BlockRows]]]] = {}
+        self._collected_shards: list[Shard] = []  # dealt out once a rank wants its own
+        self._batches: dict[int, tuple[Batch[BufferedTrajectory], dict[int, Shard]]] = {}
         self._taking = asyncio.Lock()
 
     async def start(self) -> list[str]:
@@ -134,7 +134,7 @@ class TrajectoryBuffer:
         """A rank's part of the collected trajectories; balanced by tokens, deterministic."""
         if not self._collected_shards:
             self._collected_shards = shards(self._collected, self._cfg.learner.ranks)
-        return self._collected_shards[rank]
+        return self._collected_shards[rank].rows
 
     def first(self, n: int) -> list[BlockRows]:
         """The first n collected trajectories by id."""
@@ -193,12 +193,12 @@ class TrajectoryBuffer:
                 await self._play()
         self._refuse_foreign(epoch)  # it may have ended while another rank was waited for
         batch, shares = self._batches[update]
-        rows, states = shares.pop(rank), self._states()
+        shard, states = shares.pop(rank), self._states()
         if not shares:
             del self._batches[update]
-        return Share(rows, batch.staleness, batch.failed, batch.next_group, states)
+        return Share(*shard, batch.staleness, batch.failed, batch.next_group, states)
 
-    def _dealt(self, batch: Batch[BufferedTrajectory], update: int) -> list[list[BlockRows]]:
+    def _dealt(self, batch: Batch[BufferedTrajectory], update: int) -> list[Shard]:
         """Each rank's part of a batch, by the minibatches that the learner will make of it."""
         cfg = self._cfg
         trained = [t.summary.id for t in batch.results if t.summary.action_tokens]

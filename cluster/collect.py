@@ -20,6 +20,7 @@ from cluster.job import Job
 from cluster.wait import wait_for, wait_for_all, wait_until_ready
 from configs.schema import RunConfig
 from learner import distributed
+from learner.packed_update import PackedUpdate
 from report.metrics import Record
 from rollout.engine_load import EngineLoad
 from rollout.episode import EpisodeRequest
@@ -116,13 +117,19 @@ class Batch(NamedTuple):
 
     trajectories: its own; views on shared memory.
     next_group: number of the first group of episodes that no update has taken.
-    record: failed, waited_seconds; on rank 0 also how busy the engines were, the trajectories by
-        staleness, and how many episodes were where.
+    record: failed, waited_seconds; on rank 0 also the trajectories by staleness, and how many
+        episodes were where.
+    packed: the same trajectories in microbatches, where they were fetched ahead.
     """
 
     trajectories: list[Trajectory]
     next_group: int
     record: Record
+    packed: PackedUpdate | None = None
+
+
+# Makes microbatches of a rank's trajectories, by the ids of each optimizer step.
+Pack = Callable[[list[Trajectory], list[list[str]]], PackedUpdate]
 
 
 class Collector:
@@ -130,11 +137,20 @@ class Collector:
 
     def __init__(self, job: Job, rank: int, write: Callable[..., None]) -> None:
         self._job, self._rank, self._write = job, rank, write
+        self._pack: Pack | None = None
         self._ahead: ThreadPoolExecutor | None = None
         self._next: tuple[int, Future[Batch]] | None = None
+        self._loads: ObjectRef[list[EngineLoad | None]] | None = None  # on their way
 
-    def begin(self, update: int, next_group: int) -> None:
-        """Have the engines play for the update and those after it, with the published weights."""
+    def begin(self, update: int, next_group: int, pack: Pack | None = None) -> None:
+        """Have the engines play for the update and those after it, with the published weights.
+
+        Args:
+            update: the first one.
+            next_group: number of the first group of episodes.
+            pack: for batches that are fetched ahead, on their thread.
+        """
+        self._pack = pack
         if self._rank == 0:
             call = self._job.buffer.begin.remote(update, next_group)
             quick_answer(self._job.cfg, call, "begin to play")
@@ -152,7 +168,8 @@ class Collector:
     def take(self, update: int) -> Batch:
         """This rank's part of the batch of an update, once it is complete.
 
-        Where engines play ahead, the next batch is fetched while the learner trains on this one.
+        Where engines play ahead, the next batch is fetched and packed while the learner trains on
+        this one.
         """
         begin = time.monotonic()
         if self._next is not None and self._next[0] == update:
@@ -162,35 +179,46 @@ class Collector:
         ppo = self._job.cfg.ppo
         if ppo.max_staleness and update < ppo.updates:
             self._ahead = self._ahead or ThreadPoolExecutor(1, "next batch")
-            self._next = update + 1, self._ahead.submit(self._take, update + 1)
-        record = batch.record | {"waited_seconds": time.monotonic() - begin} | self._pop_loads()
-        return batch._replace(record=record)
+            self._next = update + 1, self._ahead.submit(self._take, update + 1, self._pack)
+        self._ask_loads()
+        return batch._replace(record=batch.record | {"waited_seconds": time.monotonic() - begin})
 
     @TRACER.start_as_current_span("batch", attributes={"track": "next batch"})
-    def _take(self, update: int) -> Batch:
+    def _take(self, update: int, pack: Pack | None = None) -> Batch:
         cfg, buffer = self._job.cfg, self._job.buffer
         seconds = play_deadline_s(cfg, cfg.ppo.episodes * max(1, cfg.ppo.dynamic_sampling))
         if cfg.ppo.max_staleness and cfg.eval.every:  # it may begin before an evaluation
             seconds += play_deadline_s(cfg, evaluation_episodes(cfg))
         what = f"complete the batch of update {update}"
         call = partial(buffer.take.remote, update, self._rank)
-        return receive(call, self._batch, what, seconds)
+        batch, minibatches = receive(call, self._batch, what, seconds)
+        return batch._replace(packed=pack and pack(batch.trajectories, minibatches))
 
-    def _batch(self, share: Share) -> Batch:
+    def _batch(self, share: Share) -> tuple[Batch, list[list[str]]]:
         record: Record = {"failed": share.failed}
         if self._rank == 0:
             record |= {"staleness": share.staleness, "ledger": share.states}
-        return Batch(fetch(self._job.cfg, share.rows), share.next_group, record)
+        batch = Batch(fetch(self._job.cfg, share.rows), share.next_group, record)
+        return batch, share.minibatches
 
     def forget_loads(self) -> None:
         """Begin to count anew how busy the engines are: they did other things than to play."""
-        self._pop_loads()
+        self._ask_loads()
+        self.loads()
 
-    def _pop_loads(self) -> Record:
-        """Of the engines since the last call: sequences while any ran, seconds so, idle shares."""
-        if self._rank != 0:
+    def _ask_loads(self) -> None:
+        """Ask how busy the engines were since they were last asked; `loads` has the answer."""
+        if self._rank == 0:
+            self._loads = self._job.buffer.loads.remote()
+
+    def loads(self) -> Record:
+        """Of the engines until the last batch was taken: sequences while any ran, seconds so, …
+
+        Empty on other ranks than 0. They were asked then, and the learner has worked since.
+        """
+        call, self._loads = self._loads, None
+        if call is None:
             return {}
-        call = self._job.buffer.loads.remote()
         loads = quick_answer(self._job.cfg, call, "give the engines' loads")
         self._write_incidents()
         known = [load for load in loads if load is not None]

@@ -44,6 +44,7 @@ class Share(NamedTuple):
     """A rank's share of the batch of an update.
 
     rows: its trajectories.
+    minibatches: ids of those of them that each optimizer step trains on, in its order.
     staleness: how many of all ranks' are 0, 1, … versions old.
     failed: episodes of all ranks that failed meanwhile; other ones were played in their place.
     next_group: number of the first group of episodes that no update has taken.
@@ -51,6 +52,7 @@ class Share(NamedTuple):
     """
 
     rows: list[BlockRows]
+    minibatches: list[list[str]]
     staleness: list[int]
     failed: int
     next_group: int

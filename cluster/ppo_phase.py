@@ -8,6 +8,7 @@ and the cursor at the end.
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from opentelemetry import trace
 
@@ -21,6 +22,7 @@ from cluster.run_folder import ppo_start
 from cluster.tracing import pop_seconds
 from cluster.weight_proof import check_correction, check_parity
 from learner.engine import ReferencePolicy, TrainingEngine
+from learner.packed_update import pack_ahead
 from learner.ppo import ppo_steps, ppo_update
 from report.metrics import Record
 
@@ -52,7 +54,8 @@ class PPOPhase:
         self._publisher.publish(engine)
         first, self._cursor = rank.cursor.update + 1, rank.cursor
         with rank.phase("ppo"):
-            self._collector.begin(first, rank.cursor.next_group(cfg.ppo))
+            pack = partial(pack_ahead, engine, cfg.ppo.value_level)
+            self._collector.begin(first, rank.cursor.next_group(cfg.ppo), pack)
             pop_seconds()  # of what was before
             if rank.cursor.unevaluated:
                 self._evaluate(engine, rank.cursor.update)
@@ -83,26 +86,33 @@ class PPOPhase:
         self._collector.write_batch(update, batch)
         learning = time.monotonic()
         metrics = ppo_update(
-            engine, batch.trajectories, cfg, update - 1, reference, version=rank.version
+            engine,
+            batch.trajectories,
+            cfg,
+            update - 1,
+            reference,
+            version=rank.version,
+            packed=batch.packed,
         )
         check_parity(cfg, metrics, f"PPO update {update}")
         check_correction(cfg, metrics, f"PPO update {update}")
         learned = time.monotonic()
         rank.version = update
         sync = self._publish(engine)
+        loads = self._collector.loads()
         seconds = time.monotonic() - begin
         rank.write(
             "ppo",
             update=update,
             updates=cfg.ppo.updates,
             version=rank.version,
-            **(metrics | batch.record | sync),
+            **(metrics | batch.record | loads | sync),
             learn_seconds=learned - learning,
             seconds=seconds,
             learner_idle=(taken - begin + sync["sync_waited_seconds"]) / seconds,
             phase_seconds=pop_seconds(),
             learner_tokens_per_second=metrics["tokens"] / (learned - learning),
-            **_rollout_rate(batch.record),
+            **_rollout_rate(loads),
         )
         self._cursor = Cursor("ppo", update=update, group=batch.next_group)
         if cfg.eval.every and update % cfg.eval.every == 0 and update < cfg.ppo.updates:

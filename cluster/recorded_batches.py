@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from cluster.collect import TRACER, Batch, Collector
+from cluster.collect import TRACER, Batch, Collector, Pack
 from cluster.job import Job
 from cluster.recorded_blocks import (
     FOLDER,
@@ -48,7 +48,7 @@ class RecordedCollector(Collector):
         assert job.cfg.ppo.blocks is not None
         self._folder = Path(job.cfg.ppo.blocks)
 
-    def begin(self, update: int, next_group: int) -> None:
+    def begin(self, update: int, next_group: int, pack: Pack | None = None) -> None:
         """Nothing is played."""
 
     def updates(self, first: int) -> range:

@@ -5,8 +5,9 @@ A rank fetches a block once, for all of its rows in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ray import ObjectRef
 
@@ -31,13 +32,20 @@ class BufferedTrajectory:
         return BlockRows(self.block, [self.row])
 
 
+class Shard(NamedTuple):
+    """A rank's trajectories, and the ids of those of them that are in each minibatch."""
+
+    rows: list[BlockRows]
+    minibatches: list[list[str]]
+
+
 def shards(
     trajectories: list[BufferedTrajectory],
     ranks: int,
-    minibatches: Iterable[list[str]] = (),
+    minibatches: Sequence[list[str]] = (),
     *,
     by_block: bool = False,
-) -> list[list[BlockRows]]:
+) -> list[Shard]:
     """The trajectories of each rank; each minibatch of ids balanced by tokens; deterministic.
 
     by_block: keep a block's trajectories on few ranks. Which ones share a block is a matter of
@@ -51,4 +59,11 @@ def shards(
     for trajectory in ordered:
         block, (row,) = trajectory.rows
         rows[rank_of[trajectory.summary.id]].setdefault(block, []).append(row)
-    return [[BlockRows(*item) for item in blocks.items()] for blocks in rows]
+    own: list[list[list[str]]] = [[[] for _ in minibatches] for _ in range(ranks)]
+    for number, ids in enumerate(minibatches):
+        for name in ids:
+            own[rank_of[name]][number].append(name)
+    return [
+        Shard([BlockRows(*item) for item in blocks.items()], ids)
+        for blocks, ids in zip(rows, own, strict=True)
+    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from heapq import heapreplace
 from itertools import pairwise
@@ -28,7 +28,6 @@ RECURRING_TOKENS = 512  # a bucket's rows are a multiple of 2^k, which have at m
 PACKED_FACTOR = 1.2  # the block mask, and attention that cannot use the causal kernel
 
 Ints = NDArray[np.integer]
-Floats = NDArray[np.floating]
 Indices = TypeVar("Indices", torch.Tensor, Ints)
 Rows = list[list[int]]  # indices into the list of sequences, row by row
 PackingPlan = tuple[float, list[Rows]]  # cost in tokens; the rows of each microbatch
@@ -42,18 +41,12 @@ class Sequence:
     action_mask: bool [T], True on action tokens, whose log-probabilities are computed; never at
         index 0. Each unbroken run of True is one turn's answer.
     value_positions: int [K], indices whose final hidden state the value head reads.
-    token_columns: float32 [T] by name (advantages, behaviour log-probabilities, …).
-    value_columns: float32 [K] by name (value targets, …).
     pictures: in the order of their tokens.
-
-    All sequences of one batch have the same column names.
     """
 
     token_ids: Ints
     action_mask: NDArray[np.bool_]
     value_positions: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    token_columns: Mapping[str, Floats] = field(default_factory=dict)
-    value_columns: Mapping[str, Floats] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
 
     def __post_init__(self) -> None:
@@ -64,15 +57,10 @@ class Sequence:
                 if length
                 else "Sequence.token_ids is empty; it needs at least one token"
             )
-        for name, column in {"action_mask": self.action_mask, **self.token_columns}.items():
-            if len(column) != length:
-                raise ValueError(f"Sequence {name} has {len(column)} entries, token_ids {length}")
-        for name, column in self.value_columns.items():
-            if len(column) != len(self.value_positions):
-                raise ValueError(
-                    f"Sequence {name} has {len(column)} entries, "
-                    f"value_positions {len(self.value_positions)}"
-                )
+        if len(self.action_mask) != length:
+            raise ValueError(
+                f"Sequence action_mask has {len(self.action_mask)} entries, token_ids {length}"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,13 +73,13 @@ class MicroBatch:
     actions: int64 [N], flat indices into R * L of the action tokens, sequence by sequence.
     value_positions: int64 [M], flat indices into R * L.
     turns: int64 [N], number of the turn within this microbatch, 0, 1, … without gaps.
-    token_columns, value_columns: float32 [N] and [M] by name.
     order: int [S], indices of the sequences in the list that was packed.
     action_counts, value_counts: int [S].
     tokens: number of tokens without padding.
     pictures: in the order of their tokens in the rows, which is that of `order`.
     picture_counts: int [S], of each sequence.
     sequence_starts: int [S], flat indices where the sequences begin; lengths: int [S].
+    token_columns, value_columns: float32 [N] and [M] by name (advantages, value targets, …).
     """
 
     token_ids: torch.Tensor
@@ -99,8 +87,6 @@ class MicroBatch:
     actions: torch.Tensor
     value_positions: torch.Tensor
     turns: torch.Tensor
-    token_columns: dict[str, torch.Tensor]
-    value_columns: dict[str, torch.Tensor]
     order: Ints
     action_counts: Ints
     value_counts: Ints
@@ -109,6 +95,8 @@ class MicroBatch:
     picture_counts: Ints
     sequence_starts: Ints
     lengths: Ints
+    token_columns: dict[str, torch.Tensor] = field(default_factory=dict)
+    value_columns: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same microbatch with its tensors on a device."""
@@ -359,14 +347,6 @@ def build(sequences: list[Sequence], rows: Rows) -> MicroBatch:
         actions=torch.from_numpy(flat[mask]),
         value_positions=torch.from_numpy(values + np.repeat(starts, value_counts)),
         turns=torch.from_numpy(np.cumsum(first)[mask] - 1),
-        token_columns={
-            name: _column([s.token_columns[name] for s in parts], mask)
-            for name in parts[0].token_columns
-        },
-        value_columns={
-            name: _column([s.value_columns[name] for s in parts], None)
-            for name in parts[0].value_columns
-        },
         order=order,
         action_counts=action_counts,
         value_counts=value_counts,
@@ -376,8 +356,3 @@ def build(sequences: list[Sequence], rows: Rows) -> MicroBatch:
         sequence_starts=starts,
         lengths=lengths,
     )
-
-
-def _column(parts: list[Floats], mask: NDArray[np.bool_] | None) -> torch.Tensor:
-    values = np.concatenate(parts).astype(np.float32)
-    return torch.from_numpy(values if mask is None else values[mask])

@@ -22,10 +22,11 @@ from learner.engine import LossFn, Means, ReferencePolicy, TrainingEngine
 from learner.loss import Counts, k2, k3, policy_terms, token_shares, value_terms
 from learner.minibatches import update_minibatches
 from learner.model import ForwardOptions, Scores
+from learner.packed_update import PackedUpdate, pack
 from learner.parity import correction_metrics, parity_metrics
 from learner.reasoning_weights import reasoning_weights
 from learner.scoring_step import ScoringStep, leave_unscored, scored_by_its_step
-from learner.training_trajectory import TrainingTrajectory, prepare, score, training_sequences
+from learner.training_trajectory import TrainingTrajectory, prepare, score, training_columns
 from learner.trajectory_metrics import group_metrics, trajectory_metrics
 from rollout.trajectory import Trajectory
 
@@ -50,6 +51,7 @@ def ppo_update(
     update: int,
     reference: ReferencePolicy | None = None,
     version: int | None = None,
+    packed: PackedUpdate | None = None,
 ) -> dict[str, float]:
     """All epochs and minibatches over one batch of trajectories; a collective call.
 
@@ -60,6 +62,7 @@ def ppo_update(
         update: 0, 1, …; seeds the minibatches and ends critic_warmup.
         reference: the SFT policy; needed when ppo.kl_coef is above 0.
         version: policy version of the engine's weights now; `update` when None.
+        packed: the trajectories, where they were packed ahead of the update.
 
     Returns:
         reward, success, first_try, metric_NAME (the environment's other metrics), episodes,
@@ -73,13 +76,15 @@ def ppo_update(
         ValueError: no value head or no reference where one is needed, or nothing to learn from.
     """
     _check_policies(cfg.ppo, engine, reference)
-    prepared = prepare(trajectories, cfg.ppo.value_level)
-    _score(engine, prepared, cfg, reference)
-    _set_advantages(prepared, cfg.ppo)
+    prepared = packed.trajectories if packed else prepare(trajectories, cfg.ppo.value_level)
     counts = _counts(prepared)
     if not counts:
         raise ValueError(f"update {update} has no trajectory with an action token to learn from")
-    steps = _take_steps(engine, prepared, counts, cfg, update)
+    minibatches = update_minibatches(counts, cfg.ppo, cfg.seed, update)
+    packed = packed or pack(engine, prepared, minibatches)
+    _score(engine, packed, cfg, reference)
+    _set_advantages(prepared, cfg.ppo)
+    steps = _take_steps(engine, packed, counts, minibatches, cfg, update)
     total = _sum(counts.values())
     version = update if version is None else version
     return {
@@ -113,7 +118,7 @@ def _check_policies(
 
 def _score(
     engine: TrainingEngine,
-    trajectories: list[TrainingTrajectory],
+    packed: PackedUpdate,
     cfg: RunConfig,
     reference: ReferencePolicy | None,
 ) -> None:
@@ -123,13 +128,13 @@ def _score(
     2019, eq. 2).
     """
     if scored_by_its_step(cfg.ppo):
-        leave_unscored(trajectories)
+        leave_unscored(packed.trajectories)
         return
-    norms = cfg.ppo.baseline == "optimal"
-    score(engine, trajectories, cfg.rollout.temperature, reference, score_norms=norms)
+    norms, temperature = cfg.ppo.baseline == "optimal", cfg.rollout.temperature
+    score(engine, packed.trajectories, temperature, reference, norms, packed.scored)
     if cfg.ppo.kl_in == "loss":
         return
-    for t in trajectories:
+    for t in packed.trajectories:
         log_ratio = t.proximal_logprobs.astype(np.float64) - t.reference_logprobs
         first = np.cumsum(t.turn_lengths) - t.turn_lengths
         t.rewards = t.rewards - cfg.ppo.kl_coef * np.add.reduceat(log_ratio, first)
@@ -225,7 +230,7 @@ def _sum(counts: Iterable[Counts]) -> Counts:
 def _counts(trajectories: list[TrainingTrajectory]) -> dict[str, Counts]:
     """Counts of all ranks' trajectories by id, in the order of their ids; collective."""
     own = [
-        (t.trajectory.id, Counts(t.action_tokens, len(t.turn_lengths), len(t.values)))
+        (t.trajectory.id, Counts(t.action_tokens, len(t.turn_lengths), t.states))
         for t in trajectories
     ]
     pairs = [pair for share in distributed.all_gather(own) for pair in share]
@@ -236,8 +241,9 @@ def _counts(trajectories: list[TrainingTrajectory]) -> dict[str, Counts]:
 
 def _take_steps(
     engine: TrainingEngine,
-    trajectories: list[TrainingTrajectory],
+    packed: PackedUpdate,
     counts: dict[str, Counts],
+    minibatches: list[list[str]],
     cfg: RunConfig,
     update: int,
 ) -> list[dict[str, float]]:
@@ -250,20 +256,19 @@ def _take_steps(
         freeze_trunk=warmup,
         entropy=ppo.entropy_coef > 0 or scored_by_its_step(ppo),
     )
-    own = {
-        t.trajectory.id: training_sequences(t, _token_weights(t, engine, ppo)) for t in trajectories
-    }
+    own = {t.trajectory.id: t for t in packed.trajectories}
+    weights = [_token_weights(t, engine, ppo) for t in packed.trajectories]
+    columns = training_columns(packed.trajectories, weights)
     steps: list[dict[str, float]] = []
-    for ids in update_minibatches(counts, ppo, cfg.seed, update):
-        sequences = [s for i in ids for s in own.get(i, ())]
+    for ids, step in zip(minibatches, packed.steps, strict=True):
+        assert step.ids == [i for i in ids if i in own], "packed for other minibatches"
         minibatch = _sum(counts[i] for i in ids)
         loss_fn = ppo_loss(ppo, minibatch, warmup, cfg.rollout.answer_tokens)
-        microbatches = engine.microbatches(sequences)
+        microbatches = step.with_columns(*columns)
         if scored_by_its_step(ppo):
             scoring = ScoringStep(loss_fn, ppo)
             steps.append(engine.step(microbatches, scoring, options))
-            by_id = {t.trajectory.id: t for t in trajectories}
-            scoring.keep(microbatches, [by_id[i] for i in ids if i in by_id])
+            scoring.keep(microbatches, [own[i] for i in step.ids])
         else:
             steps.append(engine.step(microbatches, loss_fn, options))
         if 0 < ppo.target_kl < steps[-1]["kl"]:

@@ -1,12 +1,12 @@
 """Trajectories prepared for training: their turns, states with a value, scores and sequences.
 
-Input: trajectories and policies that score them. Output: sequences for learner.batch, with
-advantages and value targets once the caller has set them.
+Input: trajectories and policies that score them. Output: sequences for learner.batch, and what the
+loss reads of their tokens and values once the caller has set advantages and value targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -24,6 +24,7 @@ from rollout.trajectory import Segment, Trajectory
 TRACER = trace.get_tracer("cardinal")
 Floats = NDArray[np.float64]
 Float32s = NDArray[np.float32]
+Columns = dict[str, Float32s]  # by name
 
 
 def _empty() -> Float32s:
@@ -62,6 +63,11 @@ class TrainingTrajectory:
     def action_tokens(self) -> int:
         """Number of action tokens, A."""
         return int(self.turn_lengths.sum())
+
+    @property
+    def states(self) -> int:
+        """Number of states with a value, without that of a bootstrap."""
+        return len(self.turn_lengths) if self.value_level == "turn" else self.action_tokens
 
     @cached_property
     def behavior_logprobs(self) -> Float32s:
@@ -126,6 +132,11 @@ def _value_positions(segment: Segment, value_level: str, bootstrap: bool) -> NDA
     return np.append(positions, len(segment.token_ids) - 1) if bootstrap else positions
 
 
+def scored_sequences(trajectories: Iterable[TrainingTrajectory]) -> list[batch.Sequence]:
+    """All sequences of the trajectories, one after another."""
+    return [sequence for t in trajectories for sequence in t.sequences]
+
+
 class Scorer(Protocol):
     """A policy that scores microbatches."""
 
@@ -135,11 +146,15 @@ class Scorer(Protocol):
         """Scores of each microbatch, without gradients."""
 
 
-class PackingScorer(Scorer, Protocol):
-    """A policy that also packs sequences into microbatches (learner.engine.TrainingEngine)."""
+class Packer(Protocol):
+    """What packs sequences into microbatches (learner.engine.TrainingEngine)."""
 
     def microbatches(self, sequences: list[batch.Sequence]) -> list[MicroBatch]:
         """Pack the sequences."""
+
+
+class PackingScorer(Scorer, Packer, Protocol):
+    """A policy that does both."""
 
 
 @TRACER.start_as_current_span("score")
@@ -149,13 +164,17 @@ def score(
     temperature: float,
     reference: Scorer | None = None,
     score_norms: bool = False,
+    microbatches: list[MicroBatch] | None = None,
 ) -> None:
     """Set the trajectories' proximal (and reference) log-probabilities, values and bootstraps.
 
     And the tokens' entropies and, with score_norms, their score norms, else zeros. A collective
     call where the policies' `score` is one.
+
+    microbatches: of the trajectories' sequences; None packs them.
     """
-    microbatches = policy.microbatches([s for t in trajectories for s in t.sequences])
+    if microbatches is None:
+        microbatches = policy.microbatches(scored_sequences(trajectories))
     options = ForwardOptions(temperature=temperature, entropy=True, score_norms=score_norms)
     scores = policy.score(microbatches, options)
     parts = [
@@ -209,46 +228,45 @@ def _join(trajectories: Sequence[TrainingTrajectory], parts: list[Float32s]) -> 
         yield np.concatenate([next(remaining) for _ in t.sequences])
 
 
-def training_sequences(t: TrainingTrajectory, weights: Float32s) -> list[batch.Sequence]:
-    """The trajectory's segments with their columns, each cut after its last action token.
-
-    Args:
-        t: scored, with advantages and value targets.
-        weights: float32 [A], factors on the tokens' policy terms.
-    """
-    token_columns: dict[str, batch.Floats] = {
-        "advantages": t.advantages,
-        "behavior": t.behavior_logprobs,
-        "proximal": t.proximal_logprobs,
-        "weights": weights,
-    }
-    if len(t.reference_logprobs):
-        token_columns["reference"] = t.reference_logprobs
-    value_columns: dict[str, batch.Floats] = {"old_values": t.values, "targets": t.value_targets}
-    sequences, token, value = [], 0, 0
+def training_sequences(t: TrainingTrajectory) -> list[batch.Sequence]:
+    """The trajectory's segments with action tokens, each cut after the last of these."""
+    sequences = []
     for segment in t.trajectory.segments:
-        positions = _value_positions(segment, t.value_level, bootstrap=False)
-        actions = int(segment.action_mask.sum())
-        tokens, values = slice(token, token + actions), slice(value, value + len(positions))
-        token, value = tokens.stop, values.stop
-        if not actions:
+        actions = np.flatnonzero(segment.action_mask)
+        if not len(actions):
             continue
-        mask = segment.action_mask[: int(np.flatnonzero(segment.action_mask)[-1]) + 1]
-        sequences.append(
-            batch.Sequence(
-                segment.token_ids[: len(mask)],
-                mask,
-                positions,
-                {name: _spread(column[tokens], mask) for name, column in token_columns.items()},
-                {name: column[values] for name, column in value_columns.items()},
-                segment.pictures,
-            )
-        )
+        end = int(actions[-1]) + 1
+        positions = _value_positions(segment, t.value_level, bootstrap=False)
+        mask = segment.action_mask[:end]
+        sequences.append(batch.Sequence(segment.token_ids[:end], mask, positions, segment.pictures))
     return sequences
 
 
-def _spread(values: batch.Floats, mask: NDArray[np.bool_]) -> Float32s:
-    """The values at the mask's True, 0 elsewhere."""
-    column = np.zeros(len(mask), np.float32)
-    column[mask] = values
-    return column
+def training_columns(
+    trajectories: Sequence[TrainingTrajectory], weights: Sequence[Float32s]
+) -> tuple[Columns, Columns]:
+    """What the loss reads of each action token and of each value, one trajectory after another.
+
+    Args:
+        trajectories: scored, with advantages and value targets.
+        weights: float32 [A] of each, factors on the tokens' policy terms.
+    """
+    tokens: dict[str, Sequence[NDArray[np.floating]]] = {
+        "advantages": [t.advantages for t in trajectories],
+        "behavior": [t.behavior_logprobs for t in trajectories],
+        "proximal": [t.proximal_logprobs for t in trajectories],
+        "weights": weights,
+    }
+    if any(len(t.reference_logprobs) for t in trajectories):
+        tokens["reference"] = [t.reference_logprobs for t in trajectories]
+    values: dict[str, Sequence[NDArray[np.floating]]] = {
+        "old_values": [t.values[: t.states] for t in trajectories],
+        "targets": [t.value_targets[: t.states] for t in trajectories],
+    }
+    return _columns(tokens), _columns(values)
+
+
+def _columns(parts: Mapping[str, Sequence[NDArray[np.floating]]]) -> Columns:
+    return {
+        name: np.concatenate([_empty(), *own]).astype(np.float32) for name, own in parts.items()
+    }

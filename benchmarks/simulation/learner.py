@@ -90,7 +90,7 @@ class SimulatedLearner:
             "learner_idle": 1 - busy / seconds,
             "tokens": sum(times.tokens for times in self._times),
         }
-        self.records.append(record | batch.record)
+        self.records.append(record | batch.record | self._collectors[0].loads())
 
     def _publish(self, version: int) -> None:
         self._finish()

@@ -133,9 +133,9 @@ class FakeCollector:
         self._rank, self.collected, self.forgotten, self.released = rank, [], 0, 0
         self.written = []
 
-    def begin(self, update, next_group):
+    def begin(self, update, next_group, pack=None):
         self._rank.done.append("begin")
-        self.begun = (update, next_group)
+        self.begun, self.pack = (update, next_group), pack
 
     def forget_loads(self):
         self.forgotten += 1
@@ -146,8 +146,10 @@ class FakeCollector:
     def take(self, update):
         self._rank.done.append("take")
         self.collected.append(update)
-        record = {"failed": 1, "running": 2.0, "busy_seconds": 0.25, "sampled_tokens": 6}
-        return Batch(["a", "b"], 100 + update, record)
+        return Batch(["a", "b"], 100 + update, {"failed": 1}, f"packed {update}")
+
+    def loads(self):
+        return {"running": 2.0, "busy_seconds": 0.25, "sampled_tokens": 6}
 
     def collect(self, requests):
         self._rank.done.append("play")

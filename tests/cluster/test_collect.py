@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from dataclasses import replace
 from types import SimpleNamespace
@@ -46,7 +47,7 @@ class FakeBuffer:
 
     def _take(self, update, rank):
         self.asked.append(("take", update, rank))
-        return Share(self._shard(rank), [5, 1], 2, 77, {"ready": 9})
+        return Share(self._shard(rank), [[PLAYED[rank].id]], [5, 1], 2, 77, {"ready": 9})
 
     def _shard(self, rank):
         return [BlockRows(to_block(PLAYED), list(range(rank, 6, 2)))]
@@ -109,14 +110,16 @@ def test_rank_0_records_what_has_befallen_the_workers_once(made):
 def test_while_the_only_engine_is_replaced_none_is_busy(made):
     collector, buffer = made[0](0)
     buffer.loads = Method(lambda: [None])
-    record = collector.take(4).record
+    collector.take(4)
+    record = collector.loads()
     assert (record["running"], record["busy_seconds"], record["engine_idle"]) == (0.0, 0.0, [None])
 
 
 def test_shares_stand_at_the_places_of_their_engines_though_one_is_lost(made):
     collector, buffer = made[0](0)
     buffer.loads = Method(lambda: [None, EngineLoad(4.0, 6.0, 8.0, 30)])
-    record = collector.take(4).record
+    collector.take(4)
+    record = collector.loads()
     assert (record["running"], record["busy_seconds"]) == (4.0, 6.0), "of those that are known"
     assert (record["engine_idle"], record["sampled_tokens"]) == ([None, 0.25], 30)
 
@@ -147,16 +150,28 @@ def test_a_batch_is_the_ranks_own_share_and_rank_0_knows_how_it_was_played(made,
     assert batch.next_group == 77
     record = dict(batch.record)
     assert 0 <= record.pop("waited_seconds") < 60
+    known = {"staleness": [5, 1], "ledger": {"ready": 9}}
+    assert record == {"failed": 2} | (known if rank == 0 else {})
+    assert buffer.asked == [("take", 3, rank)], "engines do not play ahead"
+    assert batch.packed is None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_engines_are_asked_how_busy_they_were_when_a_batch_is_taken_and_answer_later(made, rank):
+    collector, buffer = made[0](rank)
+    asked, loads = [], buffer.loads.remote
+    buffer.loads = Method(lambda: asked.append("loads") or loads())
+    collector.take(4)
+    assert asked == ["loads"] * (rank == 0)
+    assert "give the engines' loads" not in [what for _, what, *_ in made[1]], "nobody waits yet"
     known = {
-        "staleness": [5, 1],
-        "ledger": {"ready": 9},
         "running": 4.0,
         "busy_seconds": 4.0,
         "sampled_tokens": 200,
         "engine_idle": [0.7, 0.5],
     }
-    assert record == {"failed": 2} | (known if rank == 0 else {})
-    assert buffer.asked == [("take", 3, rank)], "engines do not play ahead"
+    assert collector.loads() == (known if rank == 0 else {})
+    assert collector.loads() == {}, "they are asked once a batch"
 
 
 def test_the_next_batch_is_fetched_meanwhile_where_engines_play_ahead(made):
@@ -166,6 +181,33 @@ def test_the_next_batch_is_fetched_meanwhile_where_engines_play_ahead(made):
         collector._ahead.submit(bool).result(10)  # after what it fetches ahead
         ahead = range(2, min(update + 1, 4) + 1)
         assert buffer.asked == [("take", u, 1) for u in ahead], "and none after the last"
+
+
+def test_what_is_fetched_ahead_is_packed_there_and_what_is_waited_for_in_its_update(made):
+    packed, free = [], []
+
+    def pack(played, minibatches):
+        packed.append((threading.current_thread().name, [t.id for t in played], minibatches))
+        free.append(not module.RECEIVING.locked())
+        return f"packed {len(packed)}"
+
+    collector, _ = made[0](1, staleness=1)
+    collector.begin(2, 0, pack)
+    assert [collector.take(update).packed for update in (2, 3, 4)] == [None, "packed 1", "packed 2"]
+    own = [t.id for t in PLAYED[1::2]]
+    assert packed == [("next batch_0", own, [[PLAYED[1].id]])] * 2
+    assert all(free), "another thread may receive references meanwhile"
+
+
+def test_a_batch_that_cannot_be_packed_is_an_error_where_it_is_taken(made):
+    def pack(played, minibatches):
+        raise ValueError("a sequence has 4 picture tokens")
+
+    collector, _ = made[0](1, staleness=1)
+    collector.begin(2, 0, pack)
+    collector.take(2)
+    with pytest.raises(ValueError, match="4 picture tokens"):
+        collector.take(3)
 
 
 def test_only_the_batch_that_is_asked_for_is_given(made):

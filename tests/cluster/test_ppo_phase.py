@@ -57,8 +57,9 @@ def updates(monkeypatch):
     """(trajectories, update, reference, version) of each update."""
     seen = []
 
-    def update(engine, trajectories, cfg, number, reference, version):
+    def update(engine, trajectories, cfg, number, reference, version, packed):
         engine._done.append("learn")
+        assert packed in (None, f"packed {number + 1}")
         seen.append((trajectories, number, reference, version))
         return {"action_tokens": 6.0, "tokens": 9.0, "parity_mean_abs": 1e-6}
 
@@ -96,6 +97,16 @@ def test_an_update_learns_from_the_policy_that_played(tmp_path, updates):
     assert collector.collected == [1, 2]
     assert collector.begun == (1, 0)
     assert rank.version == 2
+
+
+def test_batches_are_packed_for_the_policy_that_is_trained(tmp_path, updates, monkeypatch):
+    monkeypatch.setattr(ppo_phase, "pack_ahead", lambda *arguments: arguments)
+    rank = FakeRank(config(updates=1, value_level="token"), tmp_path)
+    made, collector, _ = phase(rank)
+    made.run()
+    engine, *others = collector.pack(["a", "b"], [["a"], ["b"]])
+    assert engine._done is rank.done
+    assert others == ["token", ["a", "b"], [["a"], ["b"]]]
 
 
 def test_where_engines_play_ahead_weights_travel_while_the_learner_goes_on(tmp_path, updates):
@@ -199,7 +210,7 @@ def test_idle_are_the_seconds_in_which_batch_or_engines_are_waited_for(
 def test_a_rank_that_knows_no_load_records_no_rate(tmp_path, updates):
     rank = FakeRank(config(updates=1), tmp_path)
     made, collector, _ = phase(rank)
-    collector.take = lambda update: Batch(["a"], 1, {"failed": 0})
+    collector.loads = dict
     made.run()
     assert "rollout_tokens_per_second" not in rank.of("ppo")[0]
 

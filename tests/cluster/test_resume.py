@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cluster import learner_rank, sft_phase
-from cluster.collect import Batch
+from cluster.collect import Batch, Pack
 from cluster.cursor import Cursor
 from cluster.learner_rank import LearnerRank
 from cluster.ledger import Ledger
@@ -23,7 +23,7 @@ from cluster.sft_phase import SFTPhase
 from cluster.training_episodes import training_stream
 from configs.schema import RunConfig
 from learner.sft import sft_step
-from report.metrics import read
+from report.metrics import Record, read
 from rollout.trajectory import Trajectory
 from rollout.trajectory_summary import TrajectorySummary, summarize
 from tests.cluster.fakes import Crash, FakeEvaluation, FakePublisher, FakeToken
@@ -57,7 +57,7 @@ class LedgerCollector:
         self._rank, self._life, self._trained = rank, life, trained
         self._ledger: Ledger[Played] = Ledger()
 
-    def begin(self, update: int, next_group: int) -> None:
+    def begin(self, update: int, next_group: int, pack: Pack | None) -> None:
         self._ledger.begin(training_stream(self._rank.cfg, update, next_group))
 
     def updates(self, first: int) -> range:
@@ -73,7 +73,7 @@ class LedgerCollector:
         return Batch(played, batch.next_group, {"failed": batch.failed})
 
     def _play(self, request) -> Played:
-        rng = np.random.default_rng([request.seed, self._rank.version])
+        rng = np.random.default_rng([request.seed, int(request.id[-6:]), self._rank.version])
         made = replace(
             trajectory(int(rng.integers(100)), rng, version=self._rank.version),
             id=request.id,
@@ -92,6 +92,9 @@ class LedgerCollector:
 
     def forget_loads(self) -> None:
         pass
+
+    def loads(self) -> Record:
+        return {}
 
     def release(self) -> None:
         pass

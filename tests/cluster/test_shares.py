@@ -26,15 +26,20 @@ def blocks_of(n, size):
     ]
 
 
+def rows(*arguments, **options):
+    """The rows of each rank."""
+    return [shard.rows for shard in shards(*arguments, **options)]
+
+
 def tokens_of(shard, trajectories):
     tokens = {(t.block, t.row): t.summary.tokens for t in trajectories}
-    return sum(tokens[block, row] for block, rows in shard for row in rows)
+    return sum(tokens[block, row] for block, numbers in shard for row in numbers)
 
 
 def test_ranks_get_equally_many_tokens_longest_first():
     lengths = {"a": 3, "b": 9, "c": 4, "d": 3, "e": 1}
     trajectories = [stored(*item) for item in lengths.items()]
-    dealt = [[rows.block for rows in share] for share in shards(trajectories, 2)]
+    dealt = [[place.block for place in share] for share in rows(trajectories, 2)]
     assert dealt == [["b", "e"], ["a", "c", "d"]]
     assert shards(trajectories[::-1], 2) == shards(trajectories, 2), "whatever order they came in"
 
@@ -42,8 +47,8 @@ def test_ranks_get_equally_many_tokens_longest_first():
 @pytest.mark.parametrize("by_block", [True, False])
 def test_every_trajectory_has_one_rank_and_a_rank_names_a_block_once(by_block):
     trajectories = blocks_of(64, 4)
-    dealt = shards(trajectories, 4, by_block=by_block)
-    places = [(block, row) for shard in dealt for block, rows in shard for row in rows]
+    dealt = rows(trajectories, 4, by_block=by_block)
+    places = [(block, row) for shard in dealt for block, numbers in shard for row in numbers]
     assert sorted(places) == sorted((t.block, t.row) for t in trajectories)
     for shard in dealt:
         assert len({block for block, _ in shard}) == len(shard)
@@ -53,7 +58,7 @@ def test_a_block_stays_together_where_tokens_stay_balanced():
     trajectories = blocks_of(512, 8)
     fetched, most = {}, {}
     for by_block in (False, True):
-        dealt = shards(trajectories, 4, by_block=by_block)
+        dealt = rows(trajectories, 4, by_block=by_block)
         fetched[by_block] = sum(map(len, dealt))
         loads = [tokens_of(shard, trajectories) for shard in dealt]
         most[by_block] = max(loads) / (sum(loads) / 4)
@@ -70,6 +75,19 @@ def test_without_blocks_ranks_depend_on_the_trajectories_alone():
     names = {(t.block, t.row): t.summary.id for t in [*trajectories, *moved]}
 
     def dealt(some):
-        return [sorted(names[b, r] for b, rows in s for r in rows) for s in shards(some, 4)]
+        return [sorted(names[b, r] for b, rows in s for r in rows) for s in rows(some, 4)]
 
     assert dealt(trajectories) == dealt(moved)
+
+
+@pytest.mark.parametrize("by_block", [True, False])
+def test_each_rank_has_its_own_of_each_minibatch_in_the_order_of_the_minibatch(by_block):
+    trajectories = blocks_of(64, 4)
+    names = [t.summary.id for t in trajectories]
+    minibatches = [names[:32], names[32:60], names[:10]]
+    places = {(t.block, t.row): t.summary.id for t in trajectories}
+    dealt = shards(trajectories, 4, minibatches, by_block=by_block)
+    for shard in dealt:
+        own = {places[block, row] for block, numbers in shard.rows for row in numbers}
+        assert shard.minibatches == [[n for n in ids if n in own] for ids in minibatches]
+    assert all(shard.minibatches[0] for shard in dealt)

@@ -9,7 +9,13 @@ import pytest
 
 from learner.batch import microbatches
 from learner.model import Scores
-from learner.training_trajectory import prepare, score, split_scores, training_sequences
+from learner.training_trajectory import (
+    prepare,
+    score,
+    split_scores,
+    training_columns,
+    training_sequences,
+)
 from rollout.trajectory import Segment, Trajectory, Turn
 from tests.support.learner import trajectories
 from tests.support.trajectories import mark_failed
@@ -67,8 +73,8 @@ def test_bootstrap_is_read_at_the_end_and_not_trained_on(level):
     positions = [2, 3] if level == "token" else [2]
     assert t.values.tolist() == positions  # each token of `play` is its own index
     assert t.bootstrap_value == 8
-    t.advantages, t.value_targets = np.zeros(2), t.values
-    (trained,) = training_sequences(t, np.ones(2, np.float32))
+    assert t.states == len(t.values)
+    (trained,) = training_sequences(t)
     assert trained.value_positions.tolist() == positions
     assert len(trained.token_ids) == 5
 
@@ -101,25 +107,45 @@ def test_scores_come_back_to_their_own_tokens(level):
         assert np.array_equal(t.reference_logprobs, actions + 100)
         assert np.array_equal(t.score_norms, 2 * actions)
         assert t.bootstrap_value == (segments[-1].token_ids[-1] if t.trajectory.bootstrap else 0)
-        t.advantages, t.value_targets = actions + 0.5, t.values + 1
-        for s in training_sequences(t, actions.astype(np.float32) + 2):
-            tokens, states = s.token_ids[s.action_mask], s.token_ids[s.value_positions]
-            columns = {name: column[s.action_mask] for name, column in s.token_columns.items()}
-            assert np.array_equal(columns["proximal"], tokens)
-            assert np.array_equal(columns["reference"], tokens + 100)
-            assert np.array_equal(columns["advantages"], tokens + 0.5)
-            assert np.array_equal(columns["weights"], tokens + 2)
-            assert np.array_equal(s.value_columns["old_values"], states)
-            assert np.array_equal(s.value_columns["targets"], states + 1)
-            assert s.action_mask[-1]
+        assert t.states == len(t.values)
+
+
+def test_columns_are_of_all_trajectories_one_after_another():
+    prepared = prepare(trajectories(4), "turn")
+    score(TokenScorer(), prepared, 1.0, TokenScorer(offset=100))
+    for t in prepared:
+        t.advantages, t.value_targets = t.proximal_logprobs + 0.5, t.values + 1.0
+    weights = [t.proximal_logprobs + 2 for t in prepared]
+    tokens, values = training_columns(prepared, weights)
+    own = np.concatenate([t.proximal_logprobs for t in prepared])
+    columns = {"advantages": own + 0.5, "proximal": own, "reference": own + 100, "weights": own + 2}
+    columns["behavior"] = np.concatenate([t.behavior_logprobs for t in prepared])
+    assert {name: column.tolist() for name, column in tokens.items()} == {
+        name: column.tolist() for name, column in columns.items()
+    }
+    states = np.concatenate([t.values for t in prepared])
+    assert values["old_values"].tolist() == states.tolist()
+    assert values["targets"].tolist() == (states + 1).tolist()
+    assert {c.dtype for c in [*tokens.values(), *values.values()]} == {np.dtype(np.float32)}
 
 
 def test_without_a_reference_there_is_no_reference_column():
     t = prepare_one(play([Turn(3, 5, 1.0)], 6), "turn")
     score(TokenScorer(), [t], 1.0)
     t.advantages, t.value_targets = np.zeros(2), t.values
-    (sequence,) = training_sequences(t, np.ones(2, np.float32))
-    assert set(sequence.token_columns) == {"advantages", "behavior", "proximal", "weights"}
+    tokens, _ = training_columns([t], [np.ones(2, np.float32)])
+    assert set(tokens) == {"advantages", "behavior", "proximal", "weights"}
+
+
+def test_microbatches_that_were_made_before_are_scored():
+    prepared = prepare(trajectories(3), "turn")
+    policy = TokenScorer()
+    packed = policy.microbatches([s for t in prepared for s in t.sequences])
+    policy.microbatches = None  # not asked
+    score(policy, prepared, 1.0, microbatches=packed)
+    (first, *_) = prepared[0].trajectory.segments
+    own = first.token_ids[first.action_mask]
+    assert prepared[0].proximal_logprobs[: len(own)].tolist() == own.tolist()
 
 
 def test_a_segment_without_action_tokens_is_not_trained_on():
@@ -132,10 +158,8 @@ def test_a_segment_without_action_tokens_is_not_trained_on():
         (),
     )
     t = prepare_one(replace(played, segments=(silent, *played.segments)), "turn")
-    score(TokenScorer(), [t], 1.0)
-    t.advantages, t.value_targets = np.zeros(2), t.values
-    (sequence,) = training_sequences(t, np.ones(2, np.float32))
-    assert sequence.token_columns["proximal"][sequence.action_mask].tolist() == [3, 4]
+    (sequence,) = training_sequences(t)
+    assert sequence.token_ids[sequence.action_mask].tolist() == [3, 4]
 
 
 def test_scores_of_no_microbatch_are_of_no_sequence():

@@ -1,0 +1,116 @@
+"""The ledger over losses, late results and restarts: what is trained on is the stream, once."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.ledgers import ledger, quarantined, result
+
+UPDATES = 6
+
+
+class Checkpointed:
+    """A learner that goes back to its last checkpoint now and then, and workers that are lost.
+
+    playing: (request, policy version) by worker. late: results of lost workers that may still come.
+    batches: of the updates in the learner's present timeline.
+    """
+
+    def __init__(self, seed, staleness, per_update, size, workers):
+        self.random = random.Random(seed)
+        self.options = {"staleness": staleness, "per_update": per_update, "size": size}
+        self.capacity, self.fails = 1 + seed % 5, seed % 3 == 0
+        self.workers, self.batches, self.saved, self.restarts = workers, [], [], 0
+        self.begin()
+
+    @property
+    def learner(self):
+        return len(self.batches)
+
+    def begin(self):
+        """An epoch: no engine has weights, and nothing of the one before is handed out."""
+        first = self.batches[-1].next_group if self.batches else 0
+        self.ledger = ledger(**self.options, first=first, update=self.learner + 1, last=UPDATES)
+        self.versions, self.late = [-1] * self.workers, []
+        self.playing = [[] for _ in range(self.workers)]
+
+    def step(self):
+        """One thing happens somewhere."""
+        for worker, requests in self.ledger.assign(self.versions, self.capacity).items():
+            self.playing[worker] += [(r, self.versions[worker]) for r in requests]
+        busy = [worker for worker, episodes in enumerate(self.playing) if episodes]
+        action = self.random.random()
+        if action < 0.01 and self.restarts < 5:
+            self.restarts += 1
+            self.batches = list(self.saved)
+            self.begin()
+        elif action < 0.05 and busy:
+            self.lose(self.random.choice(busy))
+        elif action < 0.1 and self.late:
+            self.ledger.finish([self.late.pop(self.random.randrange(len(self.late)))])
+        elif action < 0.3:
+            self.versions[self.random.randrange(self.workers)] = self.learner
+        elif action < 0.7 and busy:
+            self.end_one(self.random.choice(busy))
+        else:
+            self.take()
+
+    def lose(self, worker):
+        """It dies, or is given up: then what it played may come after all."""
+        if self.random.random() < 0.5:
+            self.late += [result(request, version) for request, version in self.playing[worker]]
+        self.playing[worker] = []
+        self.versions[worker] = -1
+        self.ledger.lose(worker, quarantined)
+
+    def end_one(self, worker):
+        episodes = self.playing[worker]
+        request, version = episodes.pop(self.random.randrange(len(episodes)))
+        end = "failed" if self.fails and self.random.random() < 0.2 else "terminated"
+        self.ledger.finish([result(request, version, end)])
+
+    def take(self):
+        batch = self.ledger.take(self.learner + 1)
+        if batch is not None:
+            self.batches.append(batch)
+            self.ledger.trained(self.learner)
+            if self.random.random() < 0.5:
+                self.saved = list(self.batches)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.integers(0, 3),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 4),
+)
+def test_over_losses_late_results_and_restarts_each_group_is_trained_on_once_in_order(
+    seed, staleness, per_update, size, workers
+):
+    run = Checkpointed(seed, staleness, per_update, size, workers)
+    for _ in range(30_000):
+        if run.learner == UPDATES:
+            break
+        run.step()
+        states = run.ledger.states()
+        alive = states["queued"] + states["running"] + states["ready"] + states["taken"]
+        assert alive <= (staleness + 1) * per_update * size
+    assert run.learner == UPDATES, f"stands still: {run.ledger.states()}"
+    trained = [r.summary.id for batch in run.batches for r in batch.results]
+    assert len(set(trained)) == len(trained)
+    numbers = [int(name[1:].split("/")[0]) for name in trained]
+    assert numbers == sorted(numbers), "a group of a later batch came first"
+    for update, batch in enumerate(run.batches):
+        groups = {r.summary.id.split("/")[0] for r in batch.results}
+        assert len(groups) == per_update
+        assert sum(batch.staleness) == len(batch.results)
+        oldest = min(r.summary.oldest_version for r in batch.results)
+        assert update - staleness <= oldest <= update, "older than the bound, or of the future"
+    for before, after in zip(run.batches, run.batches[1:], strict=False):
+        first = min(int(r.summary.id[1:].split("/")[0]) for r in after.results)
+        assert first >= before.next_group
