@@ -11,7 +11,16 @@ import sys
 from collections.abc import Sequence
 from itertools import chain
 
-from cluster.commands import check_env, environments, halves, launches, results, runs, studies
+from cluster.commands import (
+    check_env,
+    doctor,
+    environments,
+    halves,
+    launches,
+    results,
+    runs,
+    studies,
+)
 from cluster.commands.command import Parser
 from cluster.exit_codes import ExitCode
 from cluster.failures import ClusterBusyError, OutOfMemory, PlacementError, RunFailure
@@ -19,7 +28,8 @@ from cluster.stop_signals import Terminated, raising_terminated
 from configs.load import ConfigError
 from envs.base import EnvironmentFailure
 
-GROUPS = (runs, halves, studies, results, launches, environments, check_env)  # as --help lists them
+# As --help lists them.
+GROUPS = (runs, halves, studies, results, launches, environments, check_env, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

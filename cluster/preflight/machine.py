@@ -141,10 +141,15 @@ def check_room(cfg: RunConfig, model: ModelSize, local: bool) -> None:
             "choose another folder"
         )
     if local and SHARED_MEMORY.is_dir():
-        _check_shared_memory(cfg, model)
+        check_shared_memory(cfg, model)
 
 
-def _check_shared_memory(cfg: RunConfig, model: ModelSize) -> None:
+def check_shared_memory(cfg: RunConfig, model: ModelSize) -> None:
+    """Refuse a local Ray's object store and weights that /dev/shm has no room for.
+
+    Raises:
+        ConfigError: the sizes, and what to do.
+    """
     memory = memory_bytes(cfg, model)
     bucket = min(cfg.cluster.sync_bucket_mib * 2**20, memory["engine weights"])
     parts = {"weight bucket": bucket}  # engines load one after another
