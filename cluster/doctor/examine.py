@@ -37,7 +37,7 @@ class Check:
 
 
 def _versions(subject: Subject) -> Finding:
-    return versions.check_versions(subject.tested)
+    return versions.check_versions(subject.requirements)
 
 
 MACHINE = (
@@ -62,7 +62,7 @@ def examine(cfg: RunConfig, named: bool) -> Iterator[Result]:
     """
     address = address_of(cfg.cluster.address)
     yield made("model", "", lambda: _model(cfg), MACHINE_S)
-    subject = Subject(cfg, _size(cfg), versions.read_tested(), starts_ray=address is None)
+    subject = Subject(cfg, _size(cfg), versions.read_requirements(), starts_ray=address is None)
     for check in MACHINE:
         yield made(check.name, "", partial(check.find, subject), check.deadline_s)
     if address is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from cluster.doctor.result import Finding, fault, ok, warning
-from cluster.doctor.versions import Tested
+from cluster.doctor.versions import Requirements
 from cluster.placement.memory import GIB, available_bytes, memory_bytes, tiny_size
 from cluster.preflight.machine import (
     SHARED_MEMORY,
@@ -39,13 +39,13 @@ class Subject:
     """What is looked for on each machine.
 
     cfg, size: the run for whose files a machine must have room, and the sizes of its policy.
-    tested: packages.
+    requirements: of packages.
     starts_ray: whether the run starts a Ray of its own here, with its object store.
     """
 
     cfg: RunConfig
     size: ModelSize
-    tested: Tested
+    requirements: Requirements
     starts_ray: bool
 
 

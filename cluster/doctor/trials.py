@@ -153,14 +153,22 @@ def _seen(name: str, cfg: RunConfig, recorded: Sequence[Record]) -> Finding | No
         slept = "ppo" in kinds
         words = "engines sleep while the learner steps, and wake with its weights"
         return ok(words) if slept else None
-    proof = [r["check"] for r in recorded if r["kind"] == "sync" and r["check"]]
-    return _proven(cfg, proof[-1]) if proof else None
+    return proven(cfg, recorded)
 
 
-def _proven(cfg: RunConfig, checks: dict[str, dict[str, float]]) -> Finding:
-    """That of the weight proof, which ends a run that fails it."""
+def proven(cfg: RunConfig, recorded: Sequence[Record]) -> Finding | None:
+    """What the weight proof of a run has measured; None where it has not come to its end.
+
+    A run that fails it ends there.
+    """
+    found = [r["check"] for r in recorded if r["kind"] == "sync" and r["check"]]
+    if not found:
+        return None
+    checks = found[-1]
     worst = max(check["parity_mean_abs"] for check in checks.values())
     tokens = sum(check["parity_tokens"] for check in checks.values())
+    if not all(check["parity_tokens"] for check in checks.values()):
+        return fault("the weight proof had no tokens to compare", "look at the run's episodes")
     return ok(
         f"log-probabilities of engine and learner differ by {worst:.1g} on average (limit "
         f"{parity_limit(cfg):g}), over {tokens:.0f} tokens, once each of {len(checks)} kinds of "

@@ -21,7 +21,7 @@ SETUP = "tools/setup.sh"
 
 
 @dataclass(frozen=True)
-class Tested:
+class Requirements:
     """What an environment was tested with.
 
     kind: cpu or gpu.
@@ -36,7 +36,7 @@ class Tested:
     locked: Mapping[str, str]
 
 
-def read_tested(root: Path = ROOT) -> Tested:
+def read_requirements(root: Path = ROOT) -> Requirements:
     """The checkout's own requirements, for the kind of vLLM that is installed."""
     kind = "cpu" if installed(ENGINES["cpu"]) else "gpu"
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
@@ -45,7 +45,7 @@ def read_tested(root: Path = ROOT) -> Tested:
     pinned = [line for file in files for line in _lines(root / "requirements" / file)]
     locked = {r.name: next(iter(r.specifier)).version for r in _here(pinned) if r.specifier}
     required = {r.name: r.specifier for r in _here(lines)}
-    return Tested(kind, SpecifierSet(project["requires-python"]), required, locked)
+    return Requirements(kind, SpecifierSet(project["requires-python"]), required, locked)
 
 
 def _lines(file: Path) -> list[str]:
@@ -67,7 +67,7 @@ def installed(name: str) -> str | None:
         return None
 
 
-def check_versions(want: Tested) -> Finding:
+def check_versions(want: Requirements) -> Finding:
     """A package that is missing or outside its range is a fault, another version a warning."""
     remedy = f"`{SETUP}{' gpu' if want.kind == 'gpu' else ''}` installs the tested versions"
     python = platform.python_version()

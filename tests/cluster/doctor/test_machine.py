@@ -10,7 +10,7 @@ import pytest
 from cluster.doctor import machine
 from cluster.doctor.machine import Subject
 from cluster.doctor.result import Status
-from cluster.doctor.versions import read_tested
+from cluster.doctor.versions import read_requirements
 from cluster.placement.memory import tiny_size
 from cluster.preflight import machine as preflight
 from configs.load import ConfigError, load
@@ -24,7 +24,7 @@ def subject(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("VLLM_PORT", raising=False)
     cfg = load("gp_l_debug", [f"cluster.root={tmp_path / 'runs'}"])
-    return Subject(cfg, tiny_size(cfg), read_tested(), starts_ray=True)
+    return Subject(cfg, tiny_size(cfg), read_requirements(), starts_ray=True)
 
 
 def disks(monkeypatch, **free):
@@ -71,17 +71,11 @@ def test_too_little_memory_is_at_fault(subject, monkeypatch):
 
 
 def test_a_full_disk_is_named_with_what_the_run_writes(subject, monkeypatch):
-    big = tiny_size(subject.cfg)
-    big = Subject(
-        subject.cfg, type(big)({"layers": 2 * GIB}, 1, 8, 9, None), subject.tested, starts_ray=True
-    )
     disks(monkeypatch)
-    assert machine.disk(big).status is Status.OK
-    root = str(subject.cfg.cluster.root).rsplit("/", 1)[0].strip("/")
+    assert machine.disk(subject).status is Status.OK
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda place: Usage(9, 9, 0))
     with pytest.raises(ConfigError, match=r"cluster.root=.*: the run writes .* there are 0.0 GiB"):
-        machine.disk(big)
-    assert root
+        machine.disk(subject)
 
 
 def test_a_full_temporary_folder_is_a_warning(subject, monkeypatch):
@@ -102,7 +96,7 @@ def test_a_full_dev_shm_is_named(subject, monkeypatch):
     disks(monkeypatch, dev_shm=0.01)
     with pytest.raises(ConfigError, match=r"/dev/shm has 0\.01 GiB free, and the run needs"):
         machine.shared_memory(subject)
-    joins = Subject(subject.cfg, subject.size, subject.tested, starts_ray=False)
+    joins = Subject(subject.cfg, subject.size, subject.requirements, starts_ray=False)
     assert machine.shared_memory(joins).status is Status.OK  # the store is Ray's already
 
 

