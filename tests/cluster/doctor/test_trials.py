@@ -23,13 +23,11 @@ from cluster.placement.layout import weight_channel
 from tests.cluster.doctor.fakes import cluster, node
 
 ENGINES = {"kind": "placement", "elapsed_s": 1.0}
+GAPS = {"mlp": 1e-7, "head": 2e-7}
 PROOF = {
     "kind": "sync",
     "elapsed_s": 1.0,
-    "check": {
-        kind: {"parity_mean_abs": gap, "parity_tokens": 50.0}
-        for kind, gap in (("mlp", 1e-7), ("head", 2e-7))
-    },
+    "check": {k: {"parity_mean_abs": gap, "parity_tokens": 50.0} for k, gap in GAPS.items()},
 }
 SYNC = {"kind": "sync", "elapsed_s": 1.0, "check": None}
 UPDATE = {"kind": "ppo", "elapsed_s": 1.0}
