@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cluster.doctor.result import Status
 from cluster.doctor.trials import proven
 from configs.schema import RunConfig
 from report.metrics import Record
@@ -103,4 +104,4 @@ def _shown(run: Run, shows: str) -> Answer:
     proof = proven(run.cfg, run.records)
     if proof is None:
         return Answer("no", f"the run {run.name} has no proof of its weights")
-    return Answer("yes", f"{trained}; {proof.text}")
+    return Answer("yes" if proof.status is Status.OK else "no", f"{trained}; {proof.text}")

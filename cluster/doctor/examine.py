@@ -60,14 +60,24 @@ def examine(cfg: RunConfig, named: bool) -> Iterator[Result]:
         cfg: a run; its cluster.address says where, and none means this machine alone.
         named: whether the user has chosen it, so that its model and placement are of interest.
     """
-    address = address_of(cfg.cluster.address)
     yield made("model", "", lambda: _model(cfg), MACHINE_S)
-    subject = Subject(cfg, _size(cfg), versions.read_requirements(), starts_ray=address is None)
-    for check in MACHINE:
-        yield made(check.name, "", partial(check.find, subject), check.deadline_s)
-    if address is None:
+    subject = subject_of(cfg)
+    yield from on_this_machine(subject)
+    if subject.starts_ray:
         yield made("placement", "", lambda: _placement_here(subject, named), MACHINE_S)
     yield from _on_ray(subject, named)
+
+
+def subject_of(cfg: RunConfig) -> Subject:
+    """What is looked for on each machine for a run."""
+    local = address_of(cfg.cluster.address) is None
+    return Subject(cfg, _size(cfg), versions.read_requirements(), starts_ray=local)
+
+
+def on_this_machine(subject: Subject) -> Iterator[Result]:
+    """The checks of a machine, here."""
+    for check in MACHINE:
+        yield made(check.name, "", partial(check.find, subject), check.deadline_s)
 
 
 def made(name: str, where: str, find: Callable[[], Finding], seconds: float) -> Result:

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.failures import PlacementError
 from cluster.placement.memory import process_needs
 from cluster.placement.nodes import plan_live
-from cluster.placement.types import RANK, WORKER, Place, Plan
+from cluster.placement.types import RANK, ROLE, ROLLOUT, WORKER, Place, Plan
 from cluster.run_folder import check_root
 from cluster.wait import wait_for
 from configs.model_folder import check_model
@@ -95,13 +95,16 @@ def scaling(cfg: RunConfig, plan: Plan) -> ray.train.ScalingConfig:
     """
     each = plan.of(RANK)[0]
     closed = plan.closed_to_ranks()
+    selector = {"ray.io/node-id": f"!in({','.join(closed)})"} if closed else {}
+    if any(ROLE in node.labels for node in plan.nodes):
+        selector[ROLE] = f"!in({ROLLOUT})"  # of nodes that join later, too
     return ray.train.ScalingConfig(
         num_workers=len(plan.of(RANK)),
         use_gpu=plan.gpu,
         resources_per_worker={"CPU": each.cpus} | ({"GPU": each.gpus} if plan.gpu else {}),
         placement_strategy="PACK",
         accelerator_type=cfg.cluster.accelerator if plan.gpu else None,
-        label_selector={"ray.io/node-id": f"!in({','.join(closed)})"} if closed else None,  # type: ignore[call-arg]
+        label_selector=selector or None,  # type: ignore[call-arg]
     )
 
 

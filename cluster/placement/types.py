@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 DATA_CPUS = 0.5  # for Ray Data's reading and rendering tasks during SFT
 WORKER, RANK, DATA = "rollout worker", "learner rank", "data tasks"
+ROLE = "cardinal/role"  # a label of a node: who may have it; without one, everybody
+ROLLOUT, LEARNER, COLOCATED = "rollout", "learner", "colocated"  # its values
+ADMITS = {ROLLOUT: (WORKER,), LEARNER: (RANK, DATA), COLOCATED: (WORKER, RANK, DATA)}
 SLACK = 1e-6  # Ray counts in ten-thousandths of a CPU
 GPU_GIB = {  # the largest memory that is sold under the name that Ray gives a GPU
     "A10G": 24,
@@ -97,6 +100,8 @@ class Group:
     def suits(self, node: Node) -> bool:
         """Whether a node is of the kind that it needs, whatever that node has free."""
         if node.idle or self.object_store > node.total.get("object_store_memory", float("inf")):
+            return False
+        if self.role not in ADMITS.get(node.labels.get(ROLE, ""), (self.role,)):
             return False
         if self.accelerator and node.accelerator != self.accelerator:
             return False

@@ -43,7 +43,7 @@ def test_every_mark_of_the_page_but_those_that_explain_it_has_a_number():
 @pytest.mark.parametrize("number", SHOWN_BY)
 def test_what_shows_a_claim_is_run_on_as_many_gpus_as_it_takes(number):
     evidence = SHOWN_BY[number]
-    names = {plan.name for plan in planned(evidence.gpus)} | {"restart"} * (evidence.gpus > 1)
+    names = {plan.name for plan in planned(evidence.gpus)} | set(["restart"] * (evidence.gpus > 1))
     assert evidence.run in names
 
 

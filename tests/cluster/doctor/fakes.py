@@ -8,9 +8,14 @@ from cluster.placement.types import Node
 from configs.load import load
 
 
+def node_id(name):
+    """As Ray takes them, of 28 bytes."""
+    return name.encode().hex().zfill(56)
+
+
 def node(name, cpus=4.0, gpus=0.0):
     total = {"CPU": cpus, "GPU": gpus}
-    return Node(f"id-{name}", name, total, total)
+    return Node(node_id(name), name, total, total)
 
 
 def cluster(*nodes, root="/shared/runs", **keys):

@@ -99,7 +99,7 @@ def test_without_a_ray_the_rest_is_said(doctor):
     assert found["Ray", ""].status is Status.FAULT
     assert found["Ray", ""].text == "cluster.address=h:1: nothing answers there"
     assert calls == []
-    assert found["versions", ""].status is Status.OK
+    assert found["disk", ""].status is Status.OK
     assert ("engine", "") not in found
 
 

@@ -14,7 +14,7 @@ from cluster.doctor.nodes import clocks, elsewhere, judge_clock, on_nodes, share
 from cluster.doctor.result import Status, fault, ok
 from cluster.failures import PlacementError, RunFailure
 from configs.load import ConfigError
-from tests.cluster.doctor.fakes import cluster, node
+from tests.cluster.doctor.fakes import cluster, node, node_id
 
 A, B, C = node("a"), node("b"), node("c")
 
@@ -60,7 +60,7 @@ def test_each_node_is_asked_there_and_a_failure_is_its_own(ray):
     assert one == 1
     assert str(late) == "does not answer within 7 s"
     assert isinstance(lost, RunFailure)
-    assert ray.placed == [("id-a", False), ("id-b", False), ("id-c", False)]
+    assert ray.placed == [(node_id("a"), False), (node_id("b"), False), (node_id("c"), False)]
     assert ray.options == {"num_cpus": 0, "num_gpus": 2, "max_retries": 0}
     assert ray.cancelled == [True]
     assert all(0 < timeout <= 7 for timeout in ray.timeouts)
@@ -76,7 +76,7 @@ def test_a_machines_check_is_made_on_all_others(ray):
     made = cluster(A, B, C)
     assert elsewhere(find, made).text == "all 2: fine"
     assert asked == [made.subject] * 2
-    assert ray.placed == [("id-b", False), ("id-c", False)]
+    assert ray.placed == [(node_id("b"), False), (node_id("c"), False)]
 
 
 def test_a_refusal_there_is_a_fault_and_so_is_silence(ray):

@@ -76,6 +76,15 @@ def test_ranks_on_gpus_ask_for_their_type():
     assert config.label_selector is None
 
 
+def test_ranks_keep_off_the_pods_of_workers_that_join_later():
+    labelled = [replace(n, labels={"cardinal/role": "learner"}) for n in LARGE]
+    cfg = debug("learner.ranks=2")
+    nodes = [*labelled[:-1], replace(LARGE[-1], labels={"cardinal/role": "rollout"})]
+    config = scaling(cfg, plan(cfg, nodes))
+    assert config.label_selector["cardinal/role"] == "!in(rollout)"
+    assert nodes[-1].id in config.label_selector["ray.io/node-id"]
+
+
 @pytest.mark.parametrize(("nodes", "each"), [(SMALL, "1 CPU"), (LARGE, "1 CPU + 1 GPU")])
 def test_ranks_that_waited_in_vain_say_for_what(nodes, each):
     found = plan(debug("learner.ranks=2"), nodes)
