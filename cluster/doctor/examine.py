@@ -24,7 +24,7 @@ from configs.load import ConfigError
 from configs.model_folder import ModelSize, on_hub, weights_size
 from configs.schema import RunConfig
 
-MACHINE_S, NODES_S = 20.0, 120.0  # for one check
+MACHINE_S, NODES_S = 30.0, 120.0  # for one check
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from configs.load import load
 from configs.paths import ROOT
 from tests.end_to_end.test_four_nodes import free_port
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 BIN = Path(sys.executable).parent
 MACHINE = """
 import json, sys
@@ -59,9 +60,8 @@ def machine(root, **broken):
     """The statuses and findings of this machine's checks, in a process that is started so."""
     code, out, err = started(sys.executable, "-c", MACHINE, root, **broken)
     assert code == 0, err[-2000:]
-    return {
-        name: (r["status"], r["finding"]) for name, r in json.loads(out.splitlines()[-1]).items()
-    }
+    said = json.loads(out.splitlines()[-1])
+    return {name: (record["status"], record["finding"]) for name, record in said.items()}
 
 
 def doctor(*arguments, **broken):
@@ -78,7 +78,6 @@ def faults(found):
     return {name: text for name, (status, text) in found.items() if status == "fault"}
 
 
-@pytest.mark.slow
 def test_this_machine_is_green(tmp_path):
     code, seconds, at_fault, found = doctor(f"cluster.root={tmp_path}")
     assert (code, at_fault) == (0, [])
@@ -89,7 +88,6 @@ def test_this_machine_is_green(tmp_path):
     print(f"the doctor took {seconds:.0f} s; quiet it may take {GREEN_S:g}")
 
 
-@pytest.mark.slow
 def test_an_engine_that_does_not_start_is_named_and_the_rest_is_checked(tmp_path):
     variables = {"VLLM_PORT": "tcp://10.0.0.1:8000"}
     code, _, at_fault, found = doctor(f"cluster.root={tmp_path}", **variables)
@@ -206,7 +204,6 @@ def wait_for_nodes(made, number):
 
 
 @may_mount
-@pytest.mark.slow
 def test_a_node_without_the_shared_folder_is_named(two_nodes, tmp_path):
     import ray
 

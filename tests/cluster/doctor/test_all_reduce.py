@@ -20,6 +20,7 @@ print(reduce_as("gloo", int(sys.argv[1]), 2, sys.argv[2]).seconds)
 """
 
 
+@pytest.mark.slow
 def test_two_real_ranks_get_the_sum():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -10,6 +10,7 @@ from cluster.doctor.examine import MACHINE, made
 from cluster.doctor.result import Result, Status, ok
 from cluster.failures import RunFailure
 from configs.load import ConfigError, load
+from configs.model_folder import ModelSize
 from tests.cluster.doctor.fakes import cluster, node
 
 
@@ -112,11 +113,20 @@ def test_a_model_folder_without_weights_is_named(doctor, tmp_path):
     assert ("engine", "") in found
 
 
-def test_a_model_is_measured(doctor, tiny_model):
-    found, _ = doctor(node("a"), named=True, **{"model.path": tiny_model})
-    assert found["model", ""].status is Status.OK
+def test_a_model_is_measured(doctor, monkeypatch):
+    asked = []
+    monkeypatch.setattr(examine, "refuse_model", lambda cfg, path: asked.append(path))
+    size = ModelSize({"layers": 1_234_567}, 1, 8, 9, None)
+    monkeypatch.setattr(examine, "weights_size", lambda path: size)
+    found, _ = doctor(node("a"), named=True, **{"model.path": "/models/x"})
+    assert found["model", ""].text == "/models/x has 1,234,567 parameters"
+    assert asked == ["/models/x"]
     assert found["placement", ""].status is Status.OK
+
+
+def test_a_name_on_the_hub_is_not_looked_for(doctor):
     found, _ = doctor(node("a"), named=True, **{"model.path": "owner/name"})
+    assert found["model", ""].status is Status.NOT_APPLICABLE
     assert "a name on the hub" in found["model", ""].text
 
 
