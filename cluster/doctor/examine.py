@@ -136,7 +136,7 @@ def _on_ray(subject: Subject, named: bool) -> Iterator[Result]:
         try:
             cluster = stack.enter_context(nodes.joined(subject, trials.processors()))
             finding = ok(f"{len(cluster.nodes)} node{'s' * (len(cluster.nodes) > 1)}")
-        except (ConfigError, RunFailure) as refusal:
+        except (ConfigError, RunFailure, OSError) as refusal:
             finding = fault(str(refusal), "no other check that needs Ray is made before it")
         yield Result("Ray", "", finding, time.monotonic() - begin)
         if cluster is None:

@@ -7,6 +7,7 @@ sleep and wake, bfloat16. The run folders are removed.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,8 +95,13 @@ def run_trials(cluster: Cluster) -> Iterator[Result]:
     """The results of all trials that are possible here."""
     gpus = int(sum(node.free.get("GPU", 0) for node in cluster.nodes))
     root = Path(cluster.subject.cfg.cluster.root).resolve()
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".cardinal-doctor-", dir=root) as folder:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=".cardinal-doctor-", dir=root)
+    except OSError as error:
+        yield Result(ENGINE, "", fault(f"cluster.root={root}: no run can be begun: {error}"), 0.0)
+        return
+    try:
         for trial in trials(gpus):
             begin = time.monotonic()
             words = _train(trial, Path(folder))
@@ -103,6 +109,8 @@ def run_trials(cluster: Cluster) -> Iterator[Result]:
             cfg = configuration(trial, folder)
             for name, finding in judge(trial, cfg, records(Path(folder) / trial.name), words):
                 yield Result(name, "", finding, seconds)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     for name, reason in missing(gpus).items():
         yield Result(name, "", not_applicable(reason), 0.0)
 

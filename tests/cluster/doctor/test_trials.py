@@ -7,6 +7,7 @@ import time
 import pytest
 
 from cluster.doctor import trials as module
+from cluster.doctor.result import Status
 from cluster.doctor.trials import (
     BF16,
     ENGINE,
@@ -143,6 +144,14 @@ def test_trials_leave_nothing_behind_and_say_what_is_missing(monkeypatch, tmp_pa
     }
     assert ran == [("cpu", tmp_path / "runs"), ("cpu_bfloat16", tmp_path / "runs")]
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_root_where_no_run_can_be_begun_is_at_fault(tmp_path):
+    (tmp_path / "file").write_text("")
+    (only,) = run_trials(cluster(node("a"), root=tmp_path / "file" / "runs"))
+    assert only.check == ENGINE
+    assert only.finding.status is Status.FAULT
+    assert f"cluster.root={tmp_path / 'file' / 'runs'}: no run can be begun" in only.finding.text
 
 
 def test_free_gpus_of_all_nodes_count(monkeypatch, tmp_path):
