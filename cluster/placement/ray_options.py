@@ -32,7 +32,6 @@ class ActorOptions(TypedDict, total=False):
     num_gpus: float
     max_restarts: int
     scheduling_strategy: NodeAffinitySchedulingStrategy
-    runtime_env: dict[str, dict[str, str]]
 
 
 def place(cfg: RunConfig, model: str, learn: bool = True) -> Plan:
@@ -59,11 +58,10 @@ def worker_options(place: Place) -> ActorOptions:
     """Ray's options of the rollout actor at this place.
 
     On its node, or where that is gone on another one: Ray restarts an actor that dies, as often as
-    the supervisor lets it. A colocated one is bound to its node; it reserves no GPU and sees those
-    that its ranks reserve: Ray gives out a node's GPUs in their order, so this holds where no other
-    job is on the node.
+    the supervisor lets it. A colocated one is bound to its node; it reserves no GPU, and is given
+    those of its ranks once Ray has given them theirs (`cluster.shared_gpus`).
     """
-    options = ActorOptions(
+    return ActorOptions(
         num_cpus=place.cpus,
         num_gpus=place.gpus,
         max_restarts=-1,
@@ -71,10 +69,6 @@ def worker_options(place: Place) -> ActorOptions:
             place.node.id, soft=not place.colocated_ranks
         ),
     )
-    if place.colocated_ranks:
-        visible = ",".join(str(device) for device in place.devices)
-        options["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": visible}}
-    return options
 
 
 def buffer_options(plan: Plan, replaceable: bool) -> ActorOptions:

@@ -113,7 +113,6 @@ class Place:
     """Process `index` of a role on a node.
 
     colocated_ranks: the learner ranks whose GPUs a rollout worker shares.
-    devices: those GPUs among the node's, in Ray's order.
     """
 
     role: str
@@ -122,7 +121,6 @@ class Place:
     cpus: float
     gpus: float
     colocated_ranks: tuple[int, ...] = ()
-    devices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cluster.placement.memory import (
     memory_bytes,
     process_needs,
 )
-from cluster.placement.nodes import check_numbering, local_node, visible_gpus
+from cluster.placement.nodes import local_node, visible_gpus
 from cluster.placement.plan import cpus, plan
 from cluster.placement.types import Plan
 from configs.load import ConfigError
@@ -73,13 +73,12 @@ def check_open_files(cfg: RunConfig) -> None:
 
 
 def check_gpus(cfg: RunConfig) -> None:
-    """Refuse what needs GPUs, or other ones, than this machine shows.
+    """Refuse what needs GPUs where this machine shows none.
 
     Raises:
         ConfigError: names the key or CUDA_VISIBLE_DEVICES.
     """
     weight_channel(cfg, gpu=visible_gpus() > 0)
-    check_numbering(cfg)
 
 
 def plan_here(
