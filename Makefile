@@ -1,6 +1,7 @@
 # make demo: watch a small policy learn the 24 game (about five minutes after the set-up).
 # make test: what CI runs, in JOBS=2 processes. make test-slow: minutes-long tests. make bench: figures and ratios, all
 # or BENCHMARKS='one two'.
+# make gpu-proof: on one or two GPUs, what docs/gpu.md claims of them, as a page.
 # make check: style, types, layering. make lock: renew requirements/cpu.lock. make clean.
 
 BIN := .venv/bin
@@ -12,7 +13,7 @@ export PYTHON
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: demo test test-slow check bench setup lock clean
+.PHONY: demo test test-slow check bench gpu-proof setup lock clean
 
 demo: setup
 	$(BIN)/cardinal train configs/gp_l.yaml name=$(NAME) $(ARGS)
@@ -36,6 +37,12 @@ bench: setup # each benchmark prints JSON rows; a failing one leaves its last re
 		$(BIN)/python -m benchmarks.$$name $(ARGS) | tee benchmarks/results/.$$name.new; \
 		mv benchmarks/results/.$$name.new benchmarks/results/$$name.jsonl; \
 	done
+
+gpu-proof:
+	@compgen -G '/dev/nvidia[0-9]*' >/dev/null || \
+		{ echo "gpu-proof: this machine has no NVIDIA GPU (/dev/nvidia0): nothing is started" >&2; exit 2; }
+	@tools/setup.sh gpu
+	$(BIN)/python -m benchmarks.gpu_proof $(ARGS)
 
 setup:
 	@tools/setup.sh

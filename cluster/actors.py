@@ -16,7 +16,9 @@ import psutil
 import ray
 from ray import ObjectRef
 
+from cluster.failures import RunFailure
 from cluster.handles import BlockRows, ChannelMessage, Environments, Finished, PackedBucket
+from cluster.placement.nodes import VISIBLE
 from cluster.run_folder import folder_of
 from cluster.tracing import record_spans
 from configs.schema import RunConfig
@@ -102,6 +104,21 @@ class RolloutActor:
     async def node(self) -> str:
         """Ray's id of the node that this actor is on."""
         return str(ray.get_runtime_context().get_node_id())
+
+    async def use_gpus(self, gpus: list[str]) -> None:
+        """Of this node, for an engine that has not started, by CUDA's own names.
+
+        Raises:
+            RunFailure: it has, on others.
+        """
+        visible = ",".join(gpus)
+        if self._worker.engine is None:
+            os.environ[VISIBLE] = visible  # CUDA reads it when the engine starts
+        elif os.environ.get(VISIBLE) != visible:
+            raise RunFailure(
+                f"rollout worker {self._index} plays on GPUs {os.environ.get(VISIBLE)}, and its "
+                f"learner ranks have come back on {visible}: `cardinal resume` starts both anew"
+            )
 
     async def enter(self, epoch: int) -> None:
         """Forget all episodes of earlier epochs, those in flight included."""

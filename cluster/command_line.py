@@ -10,7 +10,16 @@ import sys
 from collections.abc import Sequence
 from itertools import chain
 
-from cluster.commands import check_env, environments, halves, launches, results, runs, studies
+from cluster.commands import (
+    check_env,
+    doctor,
+    environments,
+    halves,
+    launches,
+    results,
+    runs,
+    studies,
+)
 from cluster.commands.command import Parser
 from cluster.exit_codes import ExitCode
 from cluster.failures import ClusterBusyError, OutOfMemory, PlacementError, RunFailure
@@ -18,7 +27,8 @@ from cluster.stop_signals import Terminated, raising_terminated
 from configs.load import ConfigError
 from envs.base import EnvironmentFailure
 
-GROUPS = (runs, halves, studies, results, launches, environments, check_env)  # as --help lists them
+# As --help lists them.
+GROUPS = (runs, halves, studies, results, launches, environments, check_env, doctor)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

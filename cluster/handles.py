@@ -92,6 +92,7 @@ class RolloutWorkerHandle(Protocol):
     start: RemoteMethod[[], int]
     reconfigure: RemoteMethod[[RunConfig, Environments], None]
     node: RemoteMethod[[], str]
+    use_gpus: RemoteMethod[[list[str]], None]
     heartbeat: RemoteMethod[[float], int]
     enter: RemoteMethod[[int], None]
     submit: RemoteMethod[[int, list[EpisodeRequest]], None]

@@ -28,6 +28,7 @@ from cluster.recorded_batches import RecordedCollector, RecordingCollector
 from cluster.run_folder import take_loss, write_failure
 from cluster.sft_data import Prefetched, batches, check_object_store
 from cluster.sft_phase import SFTPhase
+from cluster.shared_gpus import own_gpus, share_gpus
 from cluster.wait import is_dead, wait_for
 from cluster.weights.open_channel import open_channel
 from learner import distributed
@@ -125,8 +126,15 @@ def _demonstrations(rank: LearnerRank) -> Iterator[list[Sequence]]:
 
 
 def _start_engines(rank: LearnerRank) -> None:
-    """Rank 0 waits for all engines, and records on which nodes ranks and workers are."""
+    """Rank 0 waits for all engines, and records on which nodes ranks and workers are.
+
+    Colocated engines start only now, on the GPUs that Ray has given the ranks.
+    """
     nodes = distributed.all_gather(ray.get_runtime_context().get_node_id())
+    if rank.cfg.cluster.layout == "colocated":
+        ranks = distributed.all_gather(own_gpus())
+        if rank.rank == 0:
+            share_gpus(rank.cfg, rank.job.workers, ranks)
     if rank.rank != 0:
         return
     rank.write("placement", ranks=nodes, workers=_engine_nodes(rank))

@@ -154,8 +154,9 @@ def _start_workers(cfg: RunConfig, model: str, plan: Plan) -> dict[str, RolloutW
         name = f"rollout worker {index} {uuid.uuid4().hex}"  # one that ends keeps its name a while
         actor = RolloutActor.options(name=name, **worker_options(place))  # type: ignore[attr-defined]
         workers[name] = actor.remote(_sent(cfg), model, played, channel, index)
-    for worker in workers.values():
-        worker.start.remote()
+    if not any(place.colocated_ranks for place in plan.places):  # those wait for the ranks' GPUs
+        for worker in workers.values():
+            worker.start.remote()
     return workers
 
 

@@ -1,11 +1,13 @@
 """Collectives of small values over the learner's ranks: sum, maximum, gather, barrier.
 
-They use the process group that exists; without one there is a single rank, and every
-collective returns its own input. Each must be called by every rank.
+They go over gloo, beside an NCCL group too: a rank that waits in NCCL keeps its GPU busy, which an
+engine may need. Without a process group there is a single rank, and every collective returns its
+own input. Each must be called by every rank.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -41,14 +43,14 @@ def all_gather(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values = [value] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=_group())
     return values
 
 
 def barrier() -> None:
     """Return once every rank has called it."""
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(group=_group())
 
 
 def all_sum_named(terms: list[dict[str, torch.Tensor]]) -> dict[str, float]:
@@ -73,7 +75,20 @@ def _reduce(values: ArrayLike, op: dist.ReduceOp.RedOpType) -> NDArray[np.float6
     array = np.atleast_1d(np.asarray(values, np.float64))
     if world_size() == 1:
         return array
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor(array, device=device)
-    dist.all_reduce(tensor, op=op)
-    return tensor.cpu().numpy()
+    tensor = torch.tensor(array)
+    dist.all_reduce(tensor, op=op, group=_group())
+    return tensor.numpy()
+
+
+def _group() -> dist.ProcessGroup:
+    """All ranks, over gloo."""
+    world = dist.group.WORLD
+    assert world is not None
+    return world if dist.get_backend() == "gloo" else _beside(world)
+
+
+@cache
+def _beside(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """A group over gloo with the world's timeout; the first call of all ranks makes it."""
+    timeout = world._get_backend(torch.device("cuda")).options._timeout
+    return dist.new_group(backend="gloo", timeout=timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from cluster.commands.shared import CONFIG, configuration, require_at_least
 from configs.load import ConfigError
 
 COMMANDS = Commands()
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @COMMANDS.add(
@@ -89,8 +91,19 @@ def job_command(options: argparse.Namespace) -> int:
         help="an environment variable out of a Secret",
     ),
     argument("--memory", type=int, metavar="GIB", help="of a worker pod"),
-    argument("--spare", type=int, default=1, help="rollout pods that may be added"),
+    argument("--spare", type=int, default=0, help="rollout pods beyond those that are needed"),
     argument("--cluster", action="store_true", help="a RayCluster to submit to"),
+    argument(
+        "--pull-secret", action="append", default=[], metavar="SECRET", help="to fetch the image"
+    ),
+    argument("--priority-class", help="of all pods"),
+    argument(
+        "--patch",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="JSON patch (RFC 6902) of the RayJob or RayCluster; may be given again",
+    ),
 )
 def kuberay_command(options: argparse.Namespace) -> int:
     """Print the KubeRay manifest of a run, for `kubectl apply -f -`."""
@@ -111,14 +124,40 @@ def kuberay_command(options: argparse.Namespace) -> int:
         memory=options.memory and options.memory * 2**30,
         spare=options.spare,
         cluster=options.cluster,
+        pull_secrets=_names("--pull-secret", options.pull_secret),
+        priority_class=options.priority_class,
+        patches=options.patch,
     )
     cfg = configuration(options)
+    _check_image(options.image)
     print(render(cfg, manifest_options), end="")
     if not known_model(cfg) and not options.memory:
         guess = f"{UNKNOWN_MODEL / 2**30:g} GiB a process were assumed; --memory says otherwise"
         note = f"cardinal: model.path={cfg.model.path}: is not on this machine, so {guess}"
         print(note, file=sys.stderr)
     return 0
+
+
+def _names(option: str, names: Sequence[str]) -> Sequence[str]:
+    """Names that Kubernetes takes."""
+    from cluster.launch.kuberay import NAME
+
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"{option} {name}: must be a name of Kubernetes: a-z, 0-9 and -")
+    return names
+
+
+def _check_image(image: str | None) -> None:
+    """Refuse a digest that is none; say of a tag that it may move."""
+    if image is None:
+        return
+    _, at, digest = image.partition("@")
+    if at and not DIGEST.fullmatch(digest):
+        raise ConfigError(f"--image {image}: its digest must be sha256: and 64 hexadecimal digits")
+    if not at:
+        note = "is a tag: pods that start later may get another image; NAME@sha256:… pins one"
+        print(f"cardinal: --image {image}: {note}", file=sys.stderr)
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

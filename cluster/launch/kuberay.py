@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -18,6 +19,7 @@ from cluster.launch.pods import ManifestOptions, worker_pods
 from configs.load import ConfigError, dump
 from configs.model_folder import on_hub
 from configs.schema import RunConfig
+from configs.text import one_line
 
 CONFIG = "/etc/cardinal/config.yaml"
 END_S = 30.0  # that a driver has to end its processes, after cluster.grace_s
@@ -29,9 +31,11 @@ def render(cfg: RunConfig, options: ManifestOptions) -> str:
     """The manifest as YAML, ready for `kubectl apply`.
 
     Raises:
-        ConfigError: names that Kubernetes does not take, or a worker that no pod holds.
+        ConfigError: names that Kubernetes does not take, a worker that no pod holds, or a patch
+            that does not fit.
     """
-    documents = manifest(cfg, options)
+    *others, document = manifest(cfg, options)
+    documents = [*others, patched(document, options.patches)]
     return yaml.dump_all(documents, Dumper=_ManifestDumper, sort_keys=False, width=100)
 
 
@@ -76,11 +80,39 @@ def cluster_spec(cfg: RunConfig, options: ManifestOptions) -> Manifest:
     return {
         "rayVersion": RAY,
         "authOptions": {"mode": "token"},  # an open job server runs anyone's code
-        "enableInTreeAutoscaling": True,
-        "autoscalerOptions": {"idleTimeoutSeconds": 600, "upscalingMode": "Default"},
         "headGroupSpec": head,
         "workerGroupSpecs": workers,
     }
+
+
+def patched(document: Manifest, files: Sequence[str]) -> Manifest:
+    """The RayJob or RayCluster with the JSON patches (RFC 6902) of some files, in YAML or JSON.
+
+    Raises:
+        ConfigError: a file is no patch, or one of its operations does not fit.
+    """
+    for file in files:
+        try:
+            operations = yaml.safe_load(Path(file).read_text())
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"--patch {file}: cannot be read: {one_line(error)}") from error
+        if not isinstance(operations, list):
+            raise ConfigError(f"--patch {file}: must be a list of operations of a JSON patch")
+        document = _patched(document, operations, file)
+    return document
+
+
+def _patched(document: Manifest, operations: list[object], file: str) -> Manifest:
+    import jsonpatch
+    import jsonpointer
+
+    for number, operation in enumerate(operations, 1):
+        try:
+            document = jsonpatch.apply_patch(document, [operation])
+        except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException) as error:
+            where = f"--patch {file}: operation {number}"
+            raise ConfigError(f"{where} does not fit the manifest: {one_line(error)}") from error
+    return document
 
 
 def _end_s(cfg: RunConfig) -> int:

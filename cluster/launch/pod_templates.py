@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.launch.pods import ManifestOptions, Pods
 from cluster.placement.memory import GIB
+from cluster.placement.types import ROLE
 
 STORAGE = "/mnt/cardinal"  # where every pod mounts the storage claim
 USER = 1000  # of the images in docker/
@@ -34,7 +35,7 @@ def head_group(options: ManifestOptions) -> Manifest:
 
 
 def worker_group(pods: Pods, options: ManifestOptions) -> Manifest:
-    """Pods of one role; only rollout pods may become more."""
+    """Pods of one role, which Ray's nodes there have as a label."""
     container = _container(pods, options) | _probes("/api/local_raylet_healthz", AGENT)
     spec = _pod_spec(container, pods, options)
     if pods.gpus:
@@ -44,8 +45,9 @@ def worker_group(pods: Pods, options: ManifestOptions) -> Manifest:
         "groupName": pods.name,
         "replicas": pods.count,
         "minReplicas": pods.count,
-        "maxReplicas": pods.count + (options.spare if pods.name == "rollout" else 0),
-        "rayStartParams": _start_parameters(pods),
+        "maxReplicas": pods.count,
+        "labels": {ROLE: pods.name},
+        "rayStartParams": _start_parameters(pods) | {"num-cpus": str(pods.cpus)},
         "template": {"spec": spec},
     }
 
@@ -58,7 +60,7 @@ def mount_volume(spec: Manifest, name: str, source: Manifest, path: str) -> None
 
 
 def _start_parameters(pods: Pods) -> dict[str, str]:
-    """Of `ray start`; KubeRay itself tells Ray of CPUs, GPUs and memory."""
+    """Of `ray start`; KubeRay itself tells Ray of GPUs and memory."""
     return {
         "object-store-memory": str(pods.object_store),
         "dashboard-agent-listen-port": str(AGENT),
@@ -75,7 +77,13 @@ def _pod_spec(container: Manifest, pods: Pods, options: ManifestOptions) -> Mani
             "fsGroupChangePolicy": "OnRootMismatch",
         },
         "containers": [container],
+        # Kubernetes' variables of services: VLLM_PORT, where one is called vllm, ends every engine.
+        "enableServiceLinks": False,
     }
+    if options.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in options.pull_secrets]
+    if options.priority_class:
+        spec["priorityClassName"] = options.priority_class
     limit = _mebibytes(pods.object_store + GIB)  # NCCL's shared memory, too
     mount_volume(spec, "shm", {"emptyDir": {"medium": "Memory", "sizeLimit": limit}}, "/dev/shm")
     claim = {"persistentVolumeClaim": {"claimName": options.claim}}
@@ -84,9 +92,11 @@ def _pod_spec(container: Manifest, pods: Pods, options: ManifestOptions) -> Mani
 
 
 def _container(pods: Pods, options: ManifestOptions) -> Manifest:
-    amounts: Manifest = {"cpu": pods.cpus, "memory": _mebibytes(pods.memory + GIB)}
+    requests: Manifest = {"cpu": pods.cpus, "memory": _mebibytes(pods.memory + GIB)}
+    limits = dict(requests)
     if pods.gpus:
-        amounts["nvidia.com/gpu"] = pods.gpus
+        requests["nvidia.com/gpu"] = limits["nvidia.com/gpu"] = pods.gpus
+        del limits["cpu"]  # a process that is held back at it leaves its GPU waiting
     secrets = [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
         for name, (secret, key) in options.secrets.items()
@@ -96,7 +106,7 @@ def _container(pods: Pods, options: ManifestOptions) -> Manifest:
         "image": options.image or f"cardinal:{'gpu' if options.gpus else 'cpu'}",
         "imagePullPolicy": "IfNotPresent",
         "env": [{"name": "HF_HOME", "value": f"{STORAGE}/huggingface"}, *secrets],
-        "resources": {"requests": dict(amounts), "limits": dict(amounts)},
+        "resources": {"requests": requests, "limits": limits},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.placement.layout import weight_channel
 from cluster.placement.memory import GIB, pod_needs, tiny_size
 from cluster.placement.plan import groups
-from cluster.placement.types import DATA_CPUS, Group, Needs
+from cluster.placement.types import COLOCATED, DATA_CPUS, LEARNER, ROLLOUT, Group, Needs
 from configs.load import ConfigError
 from configs.model_folder import check_model
 from configs.schema import RunConfig
 
+CPUS_A_GPU = 4  # at least: vLLM has a process for each, and episodes play beside them
 UNKNOWN_MODEL = 48 * GIB  # host memory of a process whose model is not on this machine
 
 
@@ -27,6 +28,7 @@ class ManifestOptions:
     """What a manifest needs besides the run.
 
     image: with this checkout, as docker/ builds it; None names one of these.
+    pull_secrets: Secrets with which nodes fetch it.
     claim: PersistentVolumeClaim that every pod mounts.
     namespace: of all objects; None leaves it to kubectl.
     gpus: whether pods have GPUs.
@@ -34,11 +36,15 @@ class ManifestOptions:
     nodes: labels of the Kubernetes nodes with the GPUs.
     secrets: environment variable to (Secret, key).
     memory: bytes of a worker pod; None estimates it.
-    spare: rollout pods that the autoscaler may add.
+    spare: rollout pods beyond those that the workers need: workers are spread over all of them, and
+        those of a pod that is lost go on in the others.
+    priority_class: of all pods; None leaves it to Kubernetes.
     cluster: a RayCluster alone, to submit to.
+    patches: files with JSON patches of the RayJob or RayCluster.
     """
 
     image: str | None = None
+    pull_secrets: Sequence[str] = ()
     claim: str = "cardinal"
     namespace: str | None = None
     gpus: bool = True
@@ -46,14 +52,17 @@ class ManifestOptions:
     nodes: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     memory: int | None = None
-    spare: int = 1
+    spare: int = 0
+    priority_class: str | None = None
     cluster: bool = False
+    patches: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Pods:
-    """Equal pods of one role.
+    """Equal pods.
 
+    name: of their group, and the role whose processes they hold.
     count: how many.
     cpus, gpus, memory: what each requests, memory in bytes.
     object_store: bytes of each pod's memory that Ray's object store takes.
@@ -90,12 +99,18 @@ def worker_pods(cfg: RunConfig, options: ManifestOptions) -> list[Pods]:
             cpus=worker.cpus + engine_gpus * rank.cpus,
             memory=worker.memory + engine_gpus * rank.memory,
         )
-        pods = [_pods("colocated", bundle, size // engine_gpus, rollout.threads, store)]
+        if options.spare:
+            raise ConfigError(
+                f"--spare {options.spare}: with cluster.layout=colocated a worker stays with the "
+                "ranks whose GPUs it shares; it must be 0"
+            )
+        pods = [_pods(COLOCATED, bundle, size // engine_gpus, rollout.threads, store)]
     else:
         pods = [
-            _pods("rollout", worker, size // engine_gpus, rollout.threads, store),
-            _pods("learner", rank, size, cfg.learner.threads, store),
+            _pods(ROLLOUT, worker, size // engine_gpus, rollout.threads, store),
+            _pods(LEARNER, rank, size, cfg.learner.threads, store),
         ]
+        pods[0] = dataclasses.replace(pods[0], count=pods[0].count + options.spare)
     memory = options.memory
     return [dataclasses.replace(p, memory=memory) for p in pods] if memory else pods
 
@@ -113,6 +128,7 @@ def _pods(name: str, group: Group, most: int, threads: int, object_store: int) -
     count = math.ceil(group.count / most)
     processes = math.ceil(group.count / count)
     cpus = math.ceil(max(group.cpus, threads) * processes + DATA_CPUS)
+    cpus = max(cpus, CPUS_A_GPU * int(group.gpus) * processes)
     memory = group.memory * processes + object_store
     return Pods(name, count, cpus, int(group.gpus) * processes, memory, object_store)
 

@@ -61,12 +61,11 @@ class _Capacity:
 
     def take(self, group: Group, index: int, colocated_ranks: tuple[int, ...] = ()) -> Place:
         """Place process `index` of a group here."""
-        devices = tuple(range(self.ranks, self.ranks + len(colocated_ranks)))
         for name in self.left:
             self.left[name] -= group.amount(name)
         self.workers += group.role == WORKER
         self.ranks += group.role == RANK
-        return Place(group.role, index, self.node, group.cpus, group.gpus, colocated_ranks, devices)
+        return Place(group.role, index, self.node, group.cpus, group.gpus, colocated_ranks)
 
 
 def _capacities(

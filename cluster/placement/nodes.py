@@ -176,24 +176,6 @@ def visible_gpus() -> int:
     return len(devices)
 
 
-def check_numbering(cfg: RunConfig) -> None:
-    """Refuse to number the GPUs of colocated engines where CUDA_VISIBLE_DEVICES renumbers them.
-
-    Raises:
-        ConfigError: it does.
-    """
-    named = os.environ.get(VISIBLE)
-    if cfg.cluster.layout != "colocated" or named is None:
-        return
-    devices = named.split(",")
-    if devices != [str(number) for number in range(len(devices))]:
-        raise ConfigError(
-            f"{VISIBLE}={named}: cluster.layout=colocated gives engines the first GPUs of the "
-            "machine by number; unset it, name GPUs from 0 on in their order, or use "
-            "cluster.layout=disaggregated"
-        )
-
-
 def local_cpus(cpus: float) -> float:
     """Logical CPUs of a local Ray for processes that ask for `cpus`."""
     return float(max(int(cpus) + 1, os.cpu_count() or 1))

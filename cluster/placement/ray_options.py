@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.failures import PlacementError
 from cluster.placement.memory import process_needs
 from cluster.placement.nodes import plan_live
-from cluster.placement.types import RANK, WORKER, Place, Plan
+from cluster.placement.types import RANK, ROLE, ROLLOUT, WORKER, Place, Plan
 from cluster.run_folder import check_root
 from cluster.wait import wait_for
 from configs.model_folder import check_model
@@ -32,7 +32,6 @@ class ActorOptions(TypedDict, total=False):
     num_gpus: float
     max_restarts: int
     scheduling_strategy: NodeAffinitySchedulingStrategy
-    runtime_env: dict[str, dict[str, str]]
 
 
 def place(cfg: RunConfig, model: str, learn: bool = True) -> Plan:
@@ -59,11 +58,10 @@ def worker_options(place: Place) -> ActorOptions:
     """Ray's options of the rollout actor at this place.
 
     On its node, or where that is gone on another one: Ray restarts an actor that dies, as often as
-    the supervisor lets it. A colocated one is bound to its node; it reserves no GPU and sees those
-    that its ranks reserve: Ray gives out a node's GPUs in their order, so this holds where no other
-    job is on the node.
+    the supervisor lets it. A colocated one is bound to its node; it reserves no GPU, and is given
+    those of its ranks once Ray has given them theirs (`cluster.shared_gpus`).
     """
-    options = ActorOptions(
+    return ActorOptions(
         num_cpus=place.cpus,
         num_gpus=place.gpus,
         max_restarts=-1,
@@ -71,10 +69,6 @@ def worker_options(place: Place) -> ActorOptions:
             place.node.id, soft=not place.colocated_ranks
         ),
     )
-    if place.colocated_ranks:
-        visible = ",".join(str(device) for device in place.devices)
-        options["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": visible}}
-    return options
 
 
 def buffer_options(plan: Plan, replaceable: bool) -> ActorOptions:
@@ -95,13 +89,16 @@ def scaling(cfg: RunConfig, plan: Plan) -> ray.train.ScalingConfig:
     """
     each = plan.of(RANK)[0]
     closed = plan.closed_to_ranks()
+    selector = {"ray.io/node-id": f"!in({','.join(closed)})"} if closed else {}
+    if any(ROLE in node.labels for node in plan.nodes):
+        selector[ROLE] = f"!in({ROLLOUT})"  # of nodes that join later, too
     return ray.train.ScalingConfig(
         num_workers=len(plan.of(RANK)),
         use_gpu=plan.gpu,
         resources_per_worker={"CPU": each.cpus} | ({"GPU": each.gpus} if plan.gpu else {}),
         placement_strategy="PACK",
         accelerator_type=cfg.cluster.accelerator if plan.gpu else None,
-        label_selector={"ray.io/node-id": f"!in({','.join(closed)})"} if closed else None,  # type: ignore[call-arg]
+        label_selector=selector or None,  # type: ignore[call-arg]
     )
 
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 DATA_CPUS = 0.5  # for Ray Data's reading and rendering tasks during SFT
 WORKER, RANK, DATA = "rollout worker", "learner rank", "data tasks"
+ROLE = "cardinal/role"  # a label of a node: who may have it; without one, everybody
+ROLLOUT, LEARNER, COLOCATED = "rollout", "learner", "colocated"  # its values
+ADMITS = {ROLLOUT: (WORKER,), LEARNER: (RANK, DATA), COLOCATED: (WORKER, RANK, DATA)}
 SLACK = 1e-6  # Ray counts in ten-thousandths of a CPU
 GPU_GIB = {  # the largest memory that is sold under the name that Ray gives a GPU
     "A10G": 24,
@@ -98,6 +101,8 @@ class Group:
         """Whether a node is of the kind that it needs, whatever that node has free."""
         if node.idle or self.object_store > node.total.get("object_store_memory", float("inf")):
             return False
+        if self.role not in ADMITS.get(node.labels.get(ROLE, ""), (self.role,)):
+            return False
         if self.accelerator and node.accelerator != self.accelerator:
             return False
         return self.gpu_gib <= GPU_GIB.get(node.accelerator or "", float("inf"))
@@ -108,7 +113,6 @@ class Place:
     """Process `index` of a role on a node.
 
     colocated_ranks: the learner ranks whose GPUs a rollout worker shares.
-    devices: those GPUs among the node's, in Ray's order.
     """
 
     role: str
@@ -117,7 +121,6 @@ class Place:
     cpus: float
     gpus: float
     colocated_ranks: tuple[int, ...] = ()
-    devices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -93,12 +93,7 @@ def _refuse(cfg: RunConfig, model: str | None, data: str | None, learn: bool = T
     if address is None or "://" not in address:  # not sent to another machine
         check_places(cfg)
     if model is not None and not on_hub(model):
-        require_model_folder(model)
-        check_tokenizer(model)
-        folder, key = Path(model), f"model.path={model}"
-        check_claims(folder, key, weight_shapes(folder, key), cfg.rollout.context_tokens)
-        if learn:
-            check_class(folder, key)
+        refuse_model(cfg, model, learn)
     if data is not None:
         with naming_data(data):
             find_files(data)
@@ -110,6 +105,20 @@ def _refuse(cfg: RunConfig, model: str | None, data: str | None, learn: bool = T
     size = _least_size(cfg, model)
     if size is not None:
         plan_here(cfg, size, available_bytes(), learn)
+
+
+def refuse_model(cfg: RunConfig, model: str, learn: bool = True) -> None:
+    """Refuse a model folder whose files are absent, damaged, or of no use to the run.
+
+    Raises:
+        ConfigError: names the folder, the file and the rule.
+    """
+    require_model_folder(model)
+    check_tokenizer(model)
+    folder, key = Path(model), f"model.path={model}"
+    check_claims(folder, key, weight_shapes(folder, key), cfg.rollout.context_tokens)
+    if learn:
+        check_class(folder, key)
 
 
 def _check_tracker(cfg: RunConfig) -> None:

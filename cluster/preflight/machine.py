@@ -21,7 +21,7 @@ from cluster.placement.memory import (
     process_needs,
     shared_memory,
 )
-from cluster.placement.nodes import check_numbering, local_node, visible_gpus
+from cluster.placement.nodes import local_node, visible_gpus
 from cluster.placement.plan import cpus, plan
 from cluster.placement.types import Plan
 from configs.load import ConfigError
@@ -74,13 +74,12 @@ def check_open_files(cfg: RunConfig) -> None:
 
 
 def check_gpus(cfg: RunConfig) -> None:
-    """Refuse what needs GPUs, or other ones, than this machine shows.
+    """Refuse what needs GPUs where this machine shows none.
 
     Raises:
         ConfigError: names the key or CUDA_VISIBLE_DEVICES.
     """
     weight_channel(cfg, gpu=visible_gpus() > 0)
-    check_numbering(cfg)
 
 
 def plan_here(
@@ -142,10 +141,15 @@ def check_room(cfg: RunConfig, model: ModelSize, local: bool) -> None:
             "choose another folder"
         )
     if local and SHARED_MEMORY.is_dir():
-        _check_shared_memory(cfg, model)
+        check_shared_memory(cfg, model)
 
 
-def _check_shared_memory(cfg: RunConfig, model: ModelSize) -> None:
+def check_shared_memory(cfg: RunConfig, model: ModelSize) -> None:
+    """Refuse a local Ray's object store and weights that /dev/shm has no room for.
+
+    Raises:
+        ConfigError: the sizes, and what to do.
+    """
     parts = shared_memory(cfg, model, store=not os.environ.get(SLOW_STORE))
     need, free = sum(parts.values()), shutil.disk_usage(SHARED_MEMORY).free
     if need > free:

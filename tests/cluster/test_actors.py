@@ -11,6 +11,7 @@ import pytest
 from opentelemetry import trace
 
 from cluster import actors
+from cluster.failures import RunFailure
 from cluster.handles import BlockRows
 from configs.load import load
 from report.spans import read_spans
@@ -125,6 +126,19 @@ def test_only_an_engine_on_shared_gpus_can_sleep(make, layout, sleeps):
     cfg = debug()
     cfg = replace(cfg, cluster=replace(cfg.cluster, layout=layout))
     assert make(cfg)._worker.settings.sleep_mode == sleeps
+
+
+def test_an_engine_starts_on_the_gpus_that_it_is_given(make, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    actor = make(debug(), index=3)
+    asyncio.run(actor.use_gpus(["2", "5"]))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,5"
+    actor._worker.engine = FakeEngine()
+    asyncio.run(actor.use_gpus(["2", "5"]))  # of a learner group that starts again
+    words = "rollout worker 3 plays on GPUs 2,5, and its learner ranks have come back on 4"
+    with pytest.raises(RunFailure, match=words):
+        asyncio.run(actor.use_gpus(["4"]))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,5"
 
 
 def test_the_engine_starts_once_whoever_asks(make):

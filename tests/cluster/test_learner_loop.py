@@ -124,6 +124,21 @@ def test_engines_are_waited_for_then_sft_then_ppo(loop):
     assert rank.records == [{"kind": "placement"} | places]
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_colocated_engines_get_the_ranks_gpus_before_they_start(loop, monkeypatch, number):
+    rank = loop(Cursor("ppo"), number=number)
+    rank.cfg = replace(rank.cfg, cluster=replace(rank.cfg.cluster, layout="colocated"))
+    monkeypatch.setattr(learner_loop, "own_gpus", lambda: "own")
+
+    def share(cfg, workers, ranks):
+        rank.done.append(("shared", cfg is rank.cfg, workers is rank.job.workers, ranks))
+
+    monkeypatch.setattr(learner_loop, "share_gpus", share)
+    run_phases(rank)
+    shared = [("shared", True, True, ["own"]), STARTED, BEGUN] if number == 0 else []
+    assert rank.done == [*shared, "ppo"]
+
+
 def test_other_ranks_wait_for_no_engine(loop):
     rank = loop(Cursor(), number=1)
     run_phases(rank)

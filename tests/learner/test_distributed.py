@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pytest
 import torch
+import torch.distributed as dist
 
 from learner import distributed
 from tests.support.learner import spawn
@@ -19,6 +21,18 @@ def test_alone():
     shares = [{"a": torch.tensor(1.0)}, {"a": torch.tensor(2.0)}]
     assert distributed.all_sum_named(shares) == {"a": 3.0}
     assert distributed.all_sum_named([]) == {}
+
+
+def beside_nccl(rank, out):
+    """As on GPUs: the world is not gloo's, so that a group is made beside it."""
+    real, world = dist.get_backend, dist.group.WORLD
+    dist.get_backend = lambda group=None: "nccl" if group in (None, world) else real(group)
+    groups = {distributed._group() for _ in range(3)}
+    (group,) = groups
+    own = group is not world and real(group) == "gloo"
+    timeouts = [g._get_backend(torch.device("cpu")).options._timeout for g in (group, world)]
+    np.savez(out / f"group-{rank}.npz", own=own, alike=timeouts[0] == timeouts[1])
+    work(rank, out)
 
 
 def work(rank, out):
@@ -38,8 +52,13 @@ def work(rank, out):
     )
 
 
-def test_two_ranks(tmp_path):
-    spawn(work, 2, tmp_path)
+@pytest.mark.parametrize("ranks", [work, beside_nccl])
+def test_two_ranks(tmp_path, ranks):
+    spawn(ranks, 2, tmp_path)
+    for file in tmp_path.glob("group-*.npz"):
+        assert np.load(file)["own"]
+        assert np.load(file)["alike"]
+    assert len(list(tmp_path.glob("group-*.npz"))) == (2 if ranks is beside_nccl else 0)
     for rank in (0, 1):
         result = np.load(tmp_path / f"{rank}.npz")
         assert result["written"]

@@ -56,7 +56,7 @@ FLOORS = {  # from bottom to top: a part imports itself and the floors below, ne
         ("placement", "weights", "demonstrations"),
         (REST,),
         ("preflight",),
-        ("launch", "study"),
+        ("launch", "study", "doctor"),
         ("commands",),
         ("command_line",),
         ("cli",),

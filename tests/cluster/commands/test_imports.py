@@ -31,6 +31,7 @@ def test_a_refused_configuration_imports_nothing_heavy(tmp_path):
             ("play", []),
             ("baseline", []),
             ("gallery", ["--out", "x"]),
+            ("doctor", []),
         )
         for wrong in (["typo=1"], ["env.settings.face_rul=ten"], ["seed=much"])
     ]

@@ -29,6 +29,10 @@ def test_variables_are_named_or_given(monkeypatch, capsys):
         (["--pod-size", "0"], "--pod-size 0: must be at least 1"),
         (["--spare", "-1"], "--spare -1: must be at least 0"),
         (["--memory", "0"], "--memory 0: must be at least 1"),
+        (["--image", "x@sha256:12"], "--image x@sha256:12: its digest must be sha256: and 64"),
+        (["--pull-secret", "My_Secret"], "--pull-secret My_Secret: must be a name of Kubernetes"),
+        (["--spare", "1", "cluster.layout=colocated"], "--spare 1: with cluster.layout=colocated"),
+        (["--patch", "/nowhere"], "--patch /nowhere: cannot be read"),
         (["ppo.updats=1"], "there is no such key"),
     ],
 )
@@ -49,6 +53,12 @@ def test_the_command_prints_yaml_and_nothing_else(capsys):
     worker = found["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
     assert worker["containers"][0]["image"] == "me/cardinal:1"
     assert worker["containers"][0]["resources"]["limits"]["memory"] == "10240Mi"
+
+
+@pytest.mark.parametrize(("image", "noted"), [("me/x:1", True), ("me/x@sha256:DIGEST", False)])
+def test_an_image_that_may_move_is_noted(image, noted, capsys):
+    assert main(["kuberay", "gp_l_debug", "--image", image.replace("DIGEST", "ab" * 32)]) == 0
+    assert ("--image me/x:1: is a tag" in capsys.readouterr().err) is noted
 
 
 def test_models_of_the_hub_keep_their_name_and_others_lie_on_the_claim(capsys):
@@ -84,7 +94,9 @@ def test_every_option_of_a_manifest_reaches_it(monkeypatch):
     seen = []
     monkeypatch.setattr("cluster.launch.kuberay.render", lambda cfg, o: seen.append(o) or "")
     given = ["--claim", "disk", "--pod-size", "4", "--nodes", "gpu=H100", "--nodes", "zone=a"]
-    given += ["--secret", "HF_TOKEN=hub/token", "--spare", "0", "--cluster", "--memory", "9"]
+    given += ["--secret", "HF_TOKEN=hub/token", "--spare", "2", "--cluster", "--memory", "9"]
+    given += ["--pull-secret", "one", "--pull-secret", "two", "--priority-class", "high"]
+    given += ["--patch", "a.yaml", "--patch", "b.yaml"]
     assert main(["kuberay", "gp_l", *given]) == 0
     (options,) = seen
     assert options == ManifestOptions(
@@ -93,6 +105,9 @@ def test_every_option_of_a_manifest_reaches_it(monkeypatch):
         nodes={"gpu": "H100", "zone": "a"},
         secrets={"HF_TOKEN": ("hub", "token")},
         memory=9 * 2**30,
-        spare=0,
+        spare=2,
         cluster=True,
+        pull_secrets=["one", "two"],
+        priority_class="high",
+        patches=["a.yaml", "b.yaml"],
     )

@@ -165,16 +165,15 @@ def test_pods_hold_the_run(workers, tensor, ranks, expected):
         f"rollout.tensor_parallel={tensor}",
         f"learner.ranks={ranks}",
         "sft.batch_size=120",
-        spare=2,
     )
     for group, (count, gpus) in zip(
         found["spec"]["rayClusterSpec"]["workerGroupSpecs"], expected, strict=True
     ):
         amounts = group["template"]["spec"]["containers"][0]["resources"]
-        assert amounts["requests"] == amounts["limits"]
-        assert amounts["limits"]["nvidia.com/gpu"] == gpus
-        assert group["replicas"] == group["minReplicas"] == count
-        assert group["maxReplicas"] == count + (2 if group["groupName"] == "rollout" else 0)
+        assert amounts["requests"]["nvidia.com/gpu"] == amounts["limits"]["nvidia.com/gpu"] == gpus
+        assert amounts["requests"]["cpu"] >= 4 * gpus
+        assert "cpu" not in amounts["limits"]
+        assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == count
         assert group["template"]["spec"]["tolerations"]
 
 
@@ -195,6 +194,69 @@ def test_secrets_are_referred_to():
             "name": "HF_TOKEN",
             "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}},
         } in pod["containers"][0]["env"]
+
+
+OVERLAYS = sorted((ROOT / "examples" / "kuberay").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda file: file.stem)
+def test_each_shipped_overlay_fits_and_is_valid(overlay, validators):
+    pytest.importorskip("jsonpatch")
+    options = ManifestOptions(patches=[str(overlay)])
+    _, patched = yaml.safe_load_all(render(load("gp_l"), options))
+    _, plain = yaml.safe_load_all(render(load("gp_l"), ManifestOptions()))
+    assert errors(validators, patched) == []
+    assert patched != plain
+
+
+def test_an_overlay_changes_what_it_names_and_no_more(tmp_path):
+    pytest.importorskip("jsonpatch")
+    path = "/spec/rayClusterSpec/workerGroupSpecs/0/template/spec/containers/0"
+    first, second = tmp_path / "a.yaml", tmp_path / "b.json"
+    first.write_text(
+        f"- {{op: add, path: {path}/env/-, value: {{name: NCCL_DEBUG, value: INFO}}}}\n"
+        f"- {{op: add, path: {path}/securityContext/capabilities/add, value: [IPC_LOCK]}}\n"
+    )
+    second.write_text(json.dumps([{"op": "replace", "path": "/spec/backoffLimit", "value": 7}]))
+    options = ManifestOptions(patches=[str(first), str(second)])
+    before, plain = yaml.safe_load_all(render(load("gp_l"), ManifestOptions()))
+    after, patched = yaml.safe_load_all(render(load("gp_l"), options))
+    assert before == after
+    container = pods(plain["spec"]["rayClusterSpec"])["rollout"]["containers"][0]
+    container["env"].append({"name": "NCCL_DEBUG", "value": "INFO"})
+    container["securityContext"]["capabilities"]["add"] = ["IPC_LOCK"]
+    plain["spec"]["backoffLimit"] = 7
+    assert patched == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "x.yaml: cannot be read: "),
+        ("a: [", "x.yaml: cannot be read: "),
+        ("a: b", "x.yaml: must be a list of operations of a JSON patch"),
+        ("- {op: remove, path: /spec/backoffLimit}\n- {op: remove, path: /spec/no}", "operation 2"),
+        ("- {op: add, path: /spec/no/further, value: 1}", "operation 1 does not fit the manifest"),
+        ("- {op: put, path: /spec/x, value: 1}", "operation 1 does not fit the manifest"),
+        ("- {path: /spec/x}", "operation 1 does not fit the manifest"),
+        ("- word", "operation 1 does not fit the manifest"),
+        ("- {op: add, path: spec, value: 1}", "operation 1 does not fit the manifest"),
+    ],
+)
+def test_an_overlay_that_does_not_fit_is_refused(tmp_path, text, words):
+    pytest.importorskip("jsonpatch")
+    file = tmp_path / "x.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError) as refusal:
+        render(load("gp_l"), ManifestOptions(patches=[str(file)]))
+    assert str(refusal.value).startswith(f"--patch {file}: ")
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_pods_that_are_as_many_as_they_should_be_need_no_autoscaler():
+    assert "enableInTreeAutoscaling" not in job()["spec"]["rayClusterSpec"]
 
 
 def test_an_unreadable_configuration_name_is_refused():

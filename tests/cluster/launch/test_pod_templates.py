@@ -20,11 +20,18 @@ def container(group):
 
 def test_a_container_gets_what_its_pod_requests_and_a_gibibyte_more():
     resources = container(worker_group(ROLLOUT, ManifestOptions()))["resources"]
+    with_gpus = {"memory": f"{21 * 1024}Mi", "nvidia.com/gpu": 4}
+    assert resources == {"requests": {"cpu": 6, **with_gpus}, "limits": with_gpus}
+    resources = container(worker_group(LEARNER, ManifestOptions()))["resources"]
+    assert resources["limits"] == {"cpu": 3, "memory": f"{11 * 1024 + 1}Mi"}  # rounded up
     assert resources["limits"] == resources["requests"]
     assert resources["limits"] is not resources["requests"]
-    assert resources["limits"] == {"cpu": 6, "memory": f"{21 * 1024}Mi", "nvidia.com/gpu": 4}
-    limits = container(worker_group(LEARNER, ManifestOptions()))["resources"]["limits"]
-    assert limits == {"cpu": 3, "memory": f"{11 * 1024 + 1}Mi"}  # rounded up
+
+
+def test_ray_counts_the_cpus_that_a_pod_requests():
+    """There is no limit to count, and a node has more."""
+    groups = [worker_group(pods, ManifestOptions()) for pods in (ROLLOUT, LEARNER)]
+    assert [group["rayStartParams"]["num-cpus"] for group in groups] == ["6", "3"]
 
 
 def test_shared_memory_holds_the_object_store():
@@ -48,12 +55,30 @@ def test_only_pods_with_gpus_go_where_gpus_are():
         assert "tolerations" not in spec(without)
 
 
-def test_only_rollout_pods_may_become_more():
-    options = ManifestOptions(spare=3)
-    found = [worker_group(pods, options) for pods in (ROLLOUT, LEARNER)]
+def test_there_are_as_many_pods_as_there_should_be():
+    found = [worker_group(pods, ManifestOptions()) for pods in (ROLLOUT, LEARNER)]
     assert [group["groupName"] for group in found] == ["rollout", "learner"]
     counts = [(g["minReplicas"], g["replicas"], g["maxReplicas"]) for g in found]
-    assert counts == [(2, 2, 5), (1, 1, 1)]
+    assert counts == [(2, 2, 2), (1, 1, 1)]
+
+
+def test_nodes_have_their_role_as_a_label():
+    found = [worker_group(pods, ManifestOptions()) for pods in (ROLLOUT, LEARNER)]
+    assert [group["labels"] for group in found] == [
+        {"cardinal/role": "rollout"},
+        {"cardinal/role": "learner"},
+    ]
+    assert "labels" not in head_group(ManifestOptions())
+
+
+def test_the_image_is_fetched_with_secrets_and_pods_have_a_priority():
+    options = ManifestOptions(pull_secrets=["one", "two"], priority_class="research")
+    for group in (worker_group(ROLLOUT, options), head_group(options)):
+        assert spec(group)["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
+        assert spec(group)["priorityClassName"] == "research"
+    for group in (worker_group(ROLLOUT, ManifestOptions()), head_group(ManifestOptions())):
+        assert {"imagePullSecrets", "priorityClassName"}.isdisjoint(spec(group))
+        assert spec(group)["enableServiceLinks"] is False
 
 
 def test_the_head_serves_ray_and_offers_no_work():

@@ -5,7 +5,7 @@ import pytest
 from cluster.launch.pods import ManifestOptions, host_memory, worker_pods
 from cluster.placement.memory import policy_size, process_needs
 from cluster.placement.plan import plan
-from cluster.placement.types import Node
+from cluster.placement.types import RANK, ROLE, WORKER, Node
 from configs.load import ConfigError, load
 from configs.model_folder import ModelSize
 
@@ -43,12 +43,44 @@ def test_the_placement_fits_the_pods(keys, gpus):
             "object_store_memory": pods.object_store,
         }
         names = [f"{pods.name}-{i}" for i in range(pods.count)]
-        nodes += [Node(name, name, total, total) for name in names]
+        labels = {ROLE: pods.name}
+        nodes += [Node(name, name, total, total, labels=labels) for name in names]
     size = policy_size(cfg, ModelSize({"all": 1_100_000}, 4, 128, 512, None), 300)
     placed = plan(cfg, nodes, process_needs(cfg, size, nodes))
     assert {n.name.split("-")[0] for n in placed.hosts()} == {
         n.name.split("-")[0] for n in nodes[1:]
     }
+
+
+@pytest.mark.parametrize(("gpus", "cpus"), [(True, [32, 8]), (False, [9, 5])])
+def test_each_gpu_has_some_cpus(gpus, cpus):
+    cfg = load("gp_l", ["rollout.workers=8", "learner.ranks=2", "learner.threads=2"])
+    assert [pods.cpus for pods in worker_pods(cfg, ManifestOptions(gpus=gpus))] == cpus
+
+
+def test_workers_are_spread_over_spare_pods_and_another_pod_may_be_lost():
+    cfg = load("gp_l", ["rollout.workers=16", "sft.batch_size=128"])
+    needed, _ = worker_pods(cfg, ManifestOptions())
+    rollout, learner = worker_pods(cfg, ManifestOptions(spare=1))
+    assert (needed.count, rollout.count, learner.count) == (2, 3, 1)
+    assert rollout.gpus == needed.gpus == 8
+    nodes = []
+    for pods in (rollout, learner):
+        total = {"CPU": pods.cpus, "GPU": pods.gpus, "memory": pods.memory}
+        for i in range(pods.count):
+            name = f"{pods.name}-{i}"
+            nodes.append(Node(name, name, total, total, labels={ROLE: pods.name}))
+    placed = plan(cfg, nodes)
+    used = [place.node.name for place in placed.of(WORKER)]
+    assert sorted(used.count(f"rollout-{i}") for i in range(3)) == [5, 5, 6]
+    assert {place.node.name for place in placed.of(RANK)} == {"learner-0"}
+    assert plan(cfg, nodes[1:]).of(WORKER)  # one pod less holds them too
+
+
+def test_spare_pods_are_of_no_use_to_colocated_engines():
+    cfg = load("gp_l", ["cluster.layout=colocated"])
+    with pytest.raises(ConfigError, match=r"--spare 1: with cluster\.layout=colocated "):
+        worker_pods(cfg, ManifestOptions(spare=1))
 
 
 def test_colocated_engines_and_ranks_share_pods():
@@ -61,7 +93,7 @@ def test_colocated_engines_and_ranks_share_pods():
     )
     (pods,) = worker_pods(load("gp_l", keys), ManifestOptions())
     assert (pods.name, pods.count, pods.gpus) == ("colocated", 2, 6)
-    assert pods.cpus == 3 * (2 * 1 + 1) + 1
+    assert pods.cpus == 4 * 6
     with pytest.raises(ConfigError, match="layout=colocated needs GPUs"):
         worker_pods(load("gp_l", keys), ManifestOptions(gpus=False))
 

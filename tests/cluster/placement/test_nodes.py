@@ -12,7 +12,6 @@ from cluster.failures import ClusterBusyError, PlacementError
 from cluster.placement import nodes
 from cluster.placement.nodes import (
     address_of,
-    check_numbering,
     live_nodes,
     local_node,
     plan_live,
@@ -128,18 +127,6 @@ def test_without_gpus_the_variable_does_not_matter(monkeypatch, tmp_path, gpus):
     monkeypatch.setattr(nodes, "DEVICES", tmp_path / "none")
     gpus("0,7")
     assert visible_gpus() == 0
-
-
-@pytest.mark.parametrize(("named", "fits"), [(None, True), ("0,1", True), ("2,3", False)])
-def test_colocated_engines_are_numbered_from_the_first_gpu_on(gpus, named, fits):
-    gpus(named)
-    check_numbering(debug())
-    cfg = debug("cluster.layout=colocated")
-    if fits:
-        check_numbering(cfg)
-    else:
-        words = refused(check_numbering, cfg)
-        assert "CUDA_VISIBLE_DEVICES=2,3: cluster.layout=colocated gives engines" in words
 
 
 def test_a_call_that_hangs_is_given_up():

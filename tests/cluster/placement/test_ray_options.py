@@ -36,14 +36,13 @@ def test_a_worker_gets_its_place_and_another_only_once_that_is_gone():
     assert "runtime_env" not in options
 
 
-def test_a_colocated_worker_sees_the_gpus_of_its_ranks():
+def test_a_colocated_worker_is_bound_to_its_node_and_reserves_no_gpu():
     keys = ("cluster.layout=colocated", "rollout.workers=2", "rollout.tensor_parallel=2")
     places = plan(debug(*keys, "learner.ranks=4"), LARGE).of(WORKER)
     found = [worker_options(place) for place in places]
     assert [options["num_gpus"] for options in found] == [0, 0]
     assert [node_of(o) for o in found] == [(place.node.id, False) for place in places]
-    variables = [options["runtime_env"]["env_vars"] for options in found]
-    assert [v["CUDA_VISIBLE_DEVICES"] for v in variables] == ["0,1", "2,3"]
+    assert all("runtime_env" not in options for options in found)
 
 
 def test_the_buffer_lives_where_rank_0_does_or_a_worker():
@@ -74,6 +73,15 @@ def test_ranks_on_gpus_ask_for_their_type():
     assert config.resources_per_worker == {"CPU": 1.0, "GPU": 1.0}
     assert config.accelerator_type == "H100"
     assert config.label_selector is None
+
+
+def test_ranks_keep_off_the_pods_of_workers_that_join_later():
+    labelled = [replace(n, labels={"cardinal/role": "learner"}) for n in LARGE]
+    cfg = debug("learner.ranks=2")
+    nodes = [*labelled[:-1], replace(LARGE[-1], labels={"cardinal/role": "rollout"})]
+    config = scaling(cfg, plan(cfg, nodes))
+    assert config.label_selector["cardinal/role"] == "!in(rollout)"
+    assert nodes[-1].id in config.label_selector["ray.io/node-id"]
 
 
 @pytest.mark.parametrize(("nodes", "each"), [(SMALL, "1 CPU"), (LARGE, "1 CPU + 1 GPU")])

@@ -1,5 +1,7 @@
 """Nodes, groups and plans: which node suits which process, and what a plan says of its nodes."""
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.placement.types import DATA, RANK, WORKER, Group, Node, Place, Plan
@@ -44,6 +46,22 @@ def test_amounts_are_named_as_ray_names_them():
 )
 def test_a_node_suits_by_its_kind(needs, there, suits):
     assert Group("role", 1, cpus=1.0, **needs).suits(there) is suits
+
+
+@pytest.mark.parametrize(
+    ("label", "admitted"),
+    [
+        ("rollout", {WORKER}),
+        ("learner", {RANK, DATA}),
+        ("colocated", {WORKER, RANK, DATA}),
+        ("", {WORKER, RANK, DATA}),
+        ("another", {WORKER, RANK, DATA}),  # of the cluster's owner
+    ],
+)
+def test_a_node_with_a_role_admits_its_processes_alone(label, admitted):
+    there = replace(node("a", 4), labels={"cardinal/role": label} if label else {})
+    suited = {role for role in (WORKER, RANK, DATA) if Group(role, 1, cpus=1.0).suits(there)}
+    assert suited == admitted
 
 
 def plan(*places):
