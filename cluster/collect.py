@@ -116,8 +116,8 @@ class Batch(NamedTuple):
 
     trajectories: its own; views on shared memory.
     next_group: number of the first group of episodes that no update has taken.
-    record: failed, waited_seconds; on rank 0 also how busy the engines were, the trajectories by
-        staleness, and how many episodes were where.
+    record: failed, failed_ids, waited_seconds; on rank 0 also how busy the engines were, the
+        trajectories by staleness, and how many episodes were where.
     """
 
     trajectories: list[Trajectory]
@@ -177,7 +177,7 @@ class Collector:
         return receive(call, self._batch, what, seconds)
 
     def _batch(self, share: Share) -> Batch:
-        record: Record = {"failed": share.failed}
+        record: Record = {"failed": len(share.failed), "failed_ids": share.failed}
         if self._rank == 0:
             record |= {"staleness": share.staleness, "ledger": share.states}
         return Batch(fetch(self._job.cfg, share.rows), share.next_group, record)

@@ -89,13 +89,13 @@ class Batch(NamedTuple, Generic[S]):
 
     results: those that did not fail, first admitted first.
     staleness: how many of them are 0, 1, … versions old, up to the bound.
-    failed: episodes that failed since the batch before it was taken.
+    failed: ids of the episodes that failed since the batch before it was taken.
     next_group: number of the first group that no update has taken; a resume begins with it.
     """
 
     results: list[S]
     staleness: list[int]
-    failed: int
+    failed: list[str]
     next_group: int
 
 
@@ -329,7 +329,8 @@ class Ledger(Generic[S]):
             return None
         del self._ahead[:size]
         self._update = update
-        failed, self._failures, self.finished = len(self._failures), [], 0
+        failed = [summary.id for summary in self._failures]
+        self._failures, self.finished = [], 0
         results = [r for group in groups for r in group.in_order() if r.summary.end != "failed"]
         self._ready -= len(results)
         self._taken[update] = len(results)
