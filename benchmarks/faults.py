@@ -105,7 +105,8 @@ def _group_restarted(
     kept = set(engines) <= set(run.engine_pids())
     outcome = f"group restarted, engines {'kept' if kept else 'replaced too'}"
     title = "learner rank" if part == "rank" else part
-    return Result(title, name, phase, found, seconds, 64, outcome)
+    again = run.played_again(float(str(run.read("restart", at)[0]["time"])))
+    return Result(title, name, phase, found, seconds, again, outcome)
 
 
 def _played_again(
@@ -136,17 +137,19 @@ def driver(root: Path, name: str, phase: str) -> Result:
             run.until(lambda: len(run.read("ppo", at)) >= 3, "three updates without a driver")
             run.driver.send_signal(signal.SIGCONT)
             goes_on = "the run goes on without it"
-            return Result("driver", name, phase, None, None, 0, goes_on)
+            again = _played_again_since(run, at)
+            return Result("driver", name, phase, None, None, again, goes_on)
         run.driver.wait()
         orphans = run.left_behind(LEFT_S)
         seconds = time.monotonic() - begin
+        run.read("ppo", at)  # the last of them
         left = f"{len(orphans)} processes left: {orphans}" if orphans else "no process left"
         began = time.time()
         run.resume()
         run.until(lambda: run.read("ppo", began), "an update of the resumed run")
         again = time.time() - began
         outcome = f"all processes end; {left}; `cardinal resume` goes on"
-        return Result("driver", name, phase, seconds, again, 64, outcome)
+        return Result("driver", name, phase, seconds, again, run.played_again(began), outcome)
     except TimeoutError as error:
         return Result("driver", name, phase, None, None, None, str(error))
     finally:
@@ -179,21 +182,30 @@ def full_disk(root: Path, part: str) -> Result:
             folder = disk / run.folder.name
             run.until(lambda: _newest(folder) > freed, "a state is written again")
             outcome = f"the run goes on, `{cause[:160]}`; states again once there is room"
-            return Result(part, "full", "–", found, time.time() - freed, 0, outcome)
+            seconds, again = time.time() - freed, _played_again_since(run, at)
+            return Result(part, "full", "–", found, seconds, again, outcome)
         code = run.driver.wait(PATIENCE_S)
         seconds, orphans = time.time() - at, run.left_behind(LEFT_S)
         left = f"{len(orphans)} processes left" if orphans else "no process left"
+        run.read("ppo", at)  # the last of them
         (disk / "filler").unlink()
         began, said = time.time(), run.last_line()[:200]
         run.resume()
         run.until(lambda: run.read("ppo", began), "an update of the resumed run")
         outcome = f"the run ends, code {code}, `{said}`; {left}; `cardinal resume` goes on"
-        return Result(part, "full", "–", seconds, time.time() - began, 64, outcome)
+        again = time.time() - began
+        return Result(part, "full", "–", seconds, again, run.played_again(began), outcome)
     except (TimeoutError, subprocess.TimeoutExpired) as error:
         return Result(part, "full", "–", None, None, None, str(error))
     finally:
         run.end()
         subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def _played_again_since(run: FaultyRun, at: float) -> int:
+    """Of a run that should go on: none, unless its learner group has started again."""
+    restarts = run.read("restart", at)
+    return run.played_again(float(str(restarts[0]["time"]))) if restarts else 0
 
 
 def _fill(file: Path) -> None:
