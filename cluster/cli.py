@@ -78,6 +78,7 @@ def _say(line: str, code: int) -> int:
 
 if __name__ == "__main__":
     code = main()
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     stopped = code in (ExitCode.INTERRUPTED, ExitCode.TAKEN_AWAY)
     os._exit(code) if stopped else sys.exit(code)  # threads of Ray may not let it end otherwise
