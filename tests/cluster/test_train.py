@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+from pathlib import Path
 from types import FunctionType, SimpleNamespace
 
 import pytest
@@ -285,7 +286,7 @@ def broken_pipe():
 
 @pytest.mark.parametrize(
     ("opened", "cause"),
-    [(lambda: open("/dev/full", "w"), "No space left"), (broken_pipe, "Broken pipe")],
+    [(lambda: Path("/dev/full").open("w"), "No space left"), (broken_pipe, "Broken pipe")],
 )
 def test_a_run_has_finished_even_if_its_result_cannot_be_printed(
     monkeypatch, tmp_path, capsys, opened, cause
