@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sys
-from pathlib import Path
 from types import FunctionType, SimpleNamespace
 
 import pytest
@@ -278,6 +277,10 @@ def test_the_last_lines_are_the_summary_that_was_written(tmp_path, capsys):
     assert "from the first record to the last" in capsys.readouterr().out
 
 
+def full_disk():
+    return os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+
+
 def broken_pipe():
     read, write = os.pipe()
     os.close(read)
@@ -286,7 +289,7 @@ def broken_pipe():
 
 @pytest.mark.parametrize(
     ("opened", "cause"),
-    [(lambda: Path("/dev/full").open("w"), "No space left"), (broken_pipe, "Broken pipe")],
+    [(full_disk, "No space left"), (broken_pipe, "Broken pipe")],
 )
 def test_a_run_has_finished_even_if_its_result_cannot_be_printed(
     monkeypatch, tmp_path, capsys, opened, cause
