@@ -19,11 +19,11 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.chaos.phases import PHASES, await_phase, steady
+from benchmarks.chaos.phases import PHASES, STARTING, await_phase, starting_rank, steady
 from benchmarks.chaos.run import PATIENCE_S, FaultyRun, lives
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
-MENDED = ("engine", "actor", "rank", "buffer", "environment")
+MENDED = ("engine", "actor", "rank", "buffer", "environment", "controller")
 DISKS = ("state disk", "run disk")
 PARTS = (*MENDED, "driver", *DISKS)
 Fault = tuple[str, str, str]  # part, signal, phase
@@ -58,13 +58,16 @@ class Result:
 def mended(run: FaultyRun, part: str, name: str, phase: str, worker: int) -> Result:
     """Put a fault into a part that is replaced, and see what it costs."""
     steady(run)
-    found = run.processes(part)
-    target = found[min(worker, len(found) - 1)]
-    await_phase(run, phase, worker)
+    if phase == STARTING:
+        target = starting_rank(run)
+    else:
+        found = run.processes(part)
+        target = found[min(worker, len(found) - 1)]
+        await_phase(run, phase, worker)
     engines, at = run.engine_pids(), time.time()
     target.send_signal(SIGNALS[name])
     try:
-        if part in ("rank", "buffer"):
+        if part in ("rank", "buffer", "controller"):
             return _group_restarted(run, target, part, name, phase, at, engines)
         if part == "environment":
             return _played_again(run, target, name, phase, at)
@@ -241,8 +244,9 @@ def measure(root: Path, faults: list[Fault]) -> Iterator[Result]:
 
 
 def chosen(parts: list[str], signals: list[str], phases: list[str]) -> list[Fault]:
-    """All faults of these; a disk is full whatever the phase."""
+    """All faults of these; a disk is full whatever the phase, and only a rank starts again."""
     faults = [(p, s, f) for p in parts if p in (*MENDED, "driver") for s in signals for f in phases]
+    faults = [(p, s, f) for p, s, f in faults if f != STARTING or p == "rank"]
     return faults + [(part, "full", "–") for part in parts if part in DISKS]
 
 
@@ -273,7 +277,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Print each row as it comes; write the page's table at the end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[*PARTS], choices=PARTS)
-    parser.add_argument("--phases", nargs="*", default=[*PHASES], choices=PHASES)
+    phases = (*PHASES, STARTING)
+    parser.add_argument("--phases", nargs="*", default=[*phases], choices=phases)
     parser.add_argument("--signals", nargs="*", default=[*SIGNALS], choices=[*SIGNALS])
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
     options = parser.parse_args(arguments)

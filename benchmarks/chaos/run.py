@@ -22,9 +22,15 @@ from configs.paths import ROOT
 from report.spans import read_spans
 
 HEARTBEAT_S = 10.0
+START_S = 120.0  # an engine's takes up to 60 on a busy machine
 PATIENCE_S = 400.0  # of any one wait here, on a busy machine
 ENVIRONMENT = "rollout.environment_server"
-TITLES = {"actor": "ray::RolloutActor", "rank": "ray::RayTrainWorker", "buffer": "ray::Traject"}
+TITLES = {
+    "actor": "ray::RolloutActor",
+    "rank": "ray::RayTrainWorker",
+    "buffer": "ray::Traject",
+    "controller": "ray::TrainController",
+}
 SETTINGS = (
     "model.init.layers=4",
     "model.init.hidden=192",
@@ -38,6 +44,7 @@ SETTINGS = (
     "rollout.max_restarts=100",
     "eval.episodes=8",
     "eval.sampled_questions=0",
+    f"cluster.start_deadline_s={START_S:g}",
     f"cluster.heartbeat_s={HEARTBEAT_S:g}",
 )
 
