@@ -19,11 +19,11 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.chaos.phases import PHASES, await_phase, steady
+from benchmarks.chaos.phases import PHASES, STARTING, await_phase, starting_rank, steady
 from benchmarks.chaos.run import PATIENCE_S, FaultyRun, lives
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
-MENDED = ("engine", "actor", "rank", "buffer", "environment")
+MENDED = ("engine", "actor", "rank", "buffer", "environment", "controller")
 DISKS = ("state disk", "run disk")
 PARTS = (*MENDED, "driver", *DISKS)
 Fault = tuple[str, str, str]  # part, signal, phase
@@ -58,13 +58,16 @@ class Result:
 def mended(run: FaultyRun, part: str, name: str, phase: str, worker: int) -> Result:
     """Put a fault into a part that is replaced, and see what it costs."""
     steady(run)
-    found = run.processes(part)
-    target = found[min(worker, len(found) - 1)]
-    await_phase(run, phase, worker)
+    if phase == STARTING:
+        target = starting_rank(run)
+    else:
+        found = run.processes(part)
+        target = found[min(worker, len(found) - 1)]
+        await_phase(run, phase, worker)
     engines, at = run.engine_pids(), time.time()
     target.send_signal(SIGNALS[name])
     try:
-        if part in ("rank", "buffer"):
+        if part in ("rank", "buffer", "controller"):
             return _group_restarted(run, target, part, name, phase, at, engines)
         if part == "environment":
             return _played_again(run, target, name, phase, at)
@@ -105,7 +108,8 @@ def _group_restarted(
     kept = set(engines) <= set(run.engine_pids())
     outcome = f"group restarted, engines {'kept' if kept else 'replaced too'}"
     title = "learner rank" if part == "rank" else part
-    return Result(title, name, phase, found, seconds, 64, outcome)
+    again = run.played_again(float(str(run.read("restart", at)[0]["time"])))
+    return Result(title, name, phase, found, seconds, again, outcome)
 
 
 def _played_again(
@@ -136,17 +140,19 @@ def driver(root: Path, name: str, phase: str) -> Result:
             run.until(lambda: len(run.read("ppo", at)) >= 3, "three updates without a driver")
             run.driver.send_signal(signal.SIGCONT)
             goes_on = "the run goes on without it"
-            return Result("driver", name, phase, None, None, 0, goes_on)
+            again = _played_again_since(run, at)
+            return Result("driver", name, phase, None, None, again, goes_on)
         run.driver.wait()
         orphans = run.left_behind(LEFT_S)
         seconds = time.monotonic() - begin
+        run.read("ppo", at)  # the last of them
         left = f"{len(orphans)} processes left: {orphans}" if orphans else "no process left"
         began = time.time()
         run.resume()
         run.until(lambda: run.read("ppo", began), "an update of the resumed run")
         again = time.time() - began
         outcome = f"all processes end; {left}; `cardinal resume` goes on"
-        return Result("driver", name, phase, seconds, again, 64, outcome)
+        return Result("driver", name, phase, seconds, again, run.played_again(began), outcome)
     except TimeoutError as error:
         return Result("driver", name, phase, None, None, None, str(error))
     finally:
@@ -179,21 +185,30 @@ def full_disk(root: Path, part: str) -> Result:
             folder = disk / run.folder.name
             run.until(lambda: _newest(folder) > freed, "a state is written again")
             outcome = f"the run goes on, `{cause[:160]}`; states again once there is room"
-            return Result(part, "full", "–", found, time.time() - freed, 0, outcome)
+            seconds, again = time.time() - freed, _played_again_since(run, at)
+            return Result(part, "full", "–", found, seconds, again, outcome)
         code = run.driver.wait(PATIENCE_S)
         seconds, orphans = time.time() - at, run.left_behind(LEFT_S)
         left = f"{len(orphans)} processes left" if orphans else "no process left"
+        run.read("ppo", at)  # the last of them
         (disk / "filler").unlink()
         began, said = time.time(), run.last_line()[:200]
         run.resume()
         run.until(lambda: run.read("ppo", began), "an update of the resumed run")
         outcome = f"the run ends, code {code}, `{said}`; {left}; `cardinal resume` goes on"
-        return Result(part, "full", "–", seconds, time.time() - began, 64, outcome)
+        again = time.time() - began
+        return Result(part, "full", "–", seconds, again, run.played_again(began), outcome)
     except (TimeoutError, subprocess.TimeoutExpired) as error:
         return Result(part, "full", "–", None, None, None, str(error))
     finally:
         run.end()
         subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def _played_again_since(run: FaultyRun, at: float) -> int:
+    """Of a run that should go on: none, unless its learner group has started again."""
+    restarts = run.read("restart", at)
+    return run.played_again(float(str(restarts[0]["time"]))) if restarts else 0
 
 
 def _fill(file: Path) -> None:
@@ -229,8 +244,9 @@ def measure(root: Path, faults: list[Fault]) -> Iterator[Result]:
 
 
 def chosen(parts: list[str], signals: list[str], phases: list[str]) -> list[Fault]:
-    """All faults of these; a disk is full whatever the phase."""
+    """All faults of these; a disk is full whatever the phase, and only a rank starts again."""
     faults = [(p, s, f) for p in parts if p in (*MENDED, "driver") for s in signals for f in phases]
+    faults = [(p, s, f) for p, s, f in faults if f != STARTING or p == "rank"]
     return faults + [(part, "full", "–") for part in parts if part in DISKS]
 
 
@@ -261,7 +277,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Print each row as it comes; write the page's table at the end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[*PARTS], choices=PARTS)
-    parser.add_argument("--phases", nargs="*", default=[*PHASES], choices=PHASES)
+    phases = (*PHASES, STARTING)
+    parser.add_argument("--phases", nargs="*", default=[*phases], choices=phases)
     parser.add_argument("--signals", nargs="*", default=[*SIGNALS], choices=[*SIGNALS])
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
     options = parser.parse_args(arguments)

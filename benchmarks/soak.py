@@ -1,22 +1,26 @@
 """A run under random faults for a while: nothing may hang, leak or be trained twice, or be lost.
 
-`python -m benchmarks.soak --minutes 30 --every 0.5` trains a tiny model on this machine and puts a
-random fault into a random part at random moments, one each `--every` minutes on average. It prints
-a row of figures, and ends with an error where an episode is not accounted for.
+`python -m benchmarks.soak` trains a tiny model on this machine: 2 minutes without a fault, 15 with
+one every three minutes, 18 with those that are left of 50, at random moments. It prints a row of
+figures, and ends with an error where one of them misses its limit.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import os
+import platform
 import random
+import shutil
 import signal
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,12 +30,21 @@ import psutil
 from benchmarks.chaos.phases import steady
 from benchmarks.chaos.run import FaultyRun
 from benchmarks.faults import MENDED, SIGNALS
+from cluster.cursor import Cursor
+from cluster.exit_codes import ExitCode
 from cluster.recorded_blocks import FOLDER, read_blocks
 from configs.load import load
 from report.metrics import Record, read
+from rollout.bucket_file import PREFIX
 
 SETTINGS = ("ppo.record=true", "eval.every=20", "ppo.max_staleness=1")
+EVERY_MINUTES = 3.0  # between two faults, while goodput is measured
+GOODPUT = 0.8  # then, at least
+CURVE_MINUTES = (1, 2, 3, 5, 10, 30, 60)
+HANG_S = 300.0  # without an update
+STEADY_S = 60.0  # at the end, before sizes are compared
 END_S = 90.0  # for the run to end by SIGTERM
+GROWN_MIB, MORE_FILES, MORE_PROCESSES = 100.0, 20, 4  # that a part may grow by
 MIB = 2**20
 
 
@@ -51,23 +64,23 @@ class Account:
     missing: int
 
 
-def account(updates: Sequence[Record], trained: Sequence[Sequence[str]], episodes: int) -> Account:
-    """Account for every episode.
+def account(failed: Sequence[str], trained: Sequence[Sequence[str]], episodes: int) -> Account:
+    """Account for every episode by its id.
 
     Args:
-        updates: records of the updates that stand.
-        trained: ids of the episodes that each of them had.
+        failed: ids of those that failed, by the records of the updates that stand.
+        trained: ids of the episodes that each of these updates had.
         episodes: of an update.
     """
     times = Counter(name for ids in trained for name in ids)
     numbers = {_number(name, episodes) for name in times}
-    absent = max(numbers, default=-1) + 1 - len(numbers)
-    dropped = sum(int(record["failed"]) for record in updates)
+    dropped = {_number(name, episodes) for name in failed} - numbers
+    known = len(numbers) + sum(number <= max(numbers, default=-1) for number in dropped)
     return Account(
         trained=sum(times.values()),
         twice=sum(count > 1 for count in times.values()),
-        dropped=dropped,
-        missing=max(0, absent - dropped),
+        dropped=len(dropped),
+        missing=max(numbers, default=-1) + 1 - known,
     )
 
 
@@ -77,94 +90,275 @@ def _number(name: str, episodes: int) -> int:
     return (int(update) - 1) * episodes + int(index)
 
 
-def goodput(ends: Sequence[float], begin: float, end: float) -> float:
-    """Useful time by time: the updates that stand, each as long as one without a fault takes.
+@dataclass(frozen=True)
+class Stretch:
+    """A part of the time, Unix, s: from begin to end."""
 
-    Args:
-        ends: when each of them ended, in their order.
-        begin: of the time.
-        end: of the time.
+    begin: float
+    end: float
+
+    def updates(self, ends: Sequence[float]) -> int:
+        """How many updates ended in it."""
+        return sum(self.begin < end <= self.end for end in ends)
+
+    def goodput(self, ends: Sequence[float], seconds: float) -> float:
+        """Useful time by time: the updates that stand, each as long as one without a fault.
+
+        Args:
+            ends: when each of them ended.
+            seconds: that an update takes without a fault.
+        """
+        return min(1.0, self.updates(ends) * seconds / (self.end - self.begin))
+
+
+def curve(goodput: float, every_minutes: float) -> dict[str, float]:
+    """Goodput by minutes between two faults, computed: each costs as much as at the measured."""
+    lost = (1 - goodput) * every_minutes
+    return {str(minutes): max(0.0, 1 - lost / minutes) for minutes in CURVE_MINUTES}
+
+
+def moments(draws: random.Random, begin: float, end: float, number: int) -> list[float]:
+    """So many random moments, in order."""
+    return sorted(draws.uniform(begin, end) for _ in range(number))
+
+
+@dataclass(frozen=True)
+class Minutes:
+    """Of each part of a soak."""
+
+    quiet: float
+    rare: float
+    random: float
+
+    @property
+    def total(self) -> float:
+        """Of all."""
+        return self.quiet + self.rare + self.random
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a process takes: memory of its own (bytes), open files; started tells it from others."""
+
+    title: str
+    started: float
+    memory: int
+    files: int
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> Size:
+        """Its size now; none of a process that has ended meanwhile."""
+        try:
+            memory = process.memory_full_info().uss
+            name = " ".join(process.cmdline()[:1]) or process.name()
+            return cls(Path(name).name, process.create_time(), memory, process.num_fds())
+        except psutil.Error:
+            return cls("", 0.0, 0, 0)
+
+
+class Soak:
+    """A run, and the faults that are put into it.
+
+    faults: so far, by part and signal.
     """
-    gaps = [later - earlier for earlier, later in pairwise(ends)]
-    if not gaps:
-        return 0.0
-    return min(1.0, len(gaps) * statistics.median(gaps) / (end - begin))
+
+    def __init__(self, root: Path, seed: int) -> None:
+        self.run = FaultyRun(root, "soak", *SETTINGS)
+        self.faults = Counter[str]()
+        self._draws = random.Random(seed)
+        self._parts: list[str] = []  # to be hit before one is hit again
+
+    def wait(self, end: float) -> None:
+        """Wait until a time.
+
+        Raises:
+            TimeoutError: the run ended, or made no update for too long.
+        """
+        while (left := end - time.time()) > 0:
+            begin = time.time()
+            time.sleep(min(left, 1.0))
+            self.run.check("the soak was over")
+            if not self.run.read("ppo", begin - HANG_S):
+                raise TimeoutError(f"no update within {HANG_S:g} s; see {self.run.log}")
+
+    def quiet(self, seconds: float) -> Stretch:
+        """Let the run go on without a fault."""
+        begin = time.time()
+        self.wait(begin + seconds)
+        return Stretch(begin, time.time())
+
+    def disturb(self, seconds: float, at: Sequence[float]) -> Stretch:
+        """Put a fault into the run at each of these seconds after the begin."""
+        begin = time.time()
+        for moment in at:
+            self.wait(begin + moment)
+            self._fault()
+        self.wait(begin + seconds)
+        return Stretch(begin, time.time())
+
+    def random(self, seconds: float, number: int) -> Stretch:
+        """Put so many faults into the run at random moments."""
+        return self.disturb(seconds, moments(self._draws, 0.0, seconds, number))
+
+    def _fault(self) -> None:
+        """Put a fault into one process; part after part in random order."""
+        while True:
+            self._parts = self._parts or self._draws.sample(MENDED, len(MENDED))
+            part, name = self._parts.pop(), self._draws.choice([*SIGNALS])
+            if targets := self.run.processes(part):
+                self._draws.choice(targets).send_signal(SIGNALS[name])
+                self.faults[f"{part} {name}"] += 1
+                return
+            self.wait(time.time() + 1.0)  # the part is being replaced
+
+    def sizes(self) -> dict[int, Size]:
+        """Of the processes that run now."""
+        return {process.pid: Size.of(process) for process in self.run.living()}
+
+    def end(self) -> tuple[int | None, list[str]]:
+        """End the run as a scheduler does: its exit code, and the processes that stay behind."""
+        self.run.living()
+        self.run.driver.send_signal(signal.SIGTERM)
+        try:
+            code = self.run.driver.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return None, self.run.left_behind(0.0)
+        return code, self.run.left_behind(30.0)
 
 
-def soak(root: Path, minutes: float, every: float, seed: int) -> Record:
-    """Put random faults into a run; its figures.
+def growth(before: dict[int, Size], after: dict[int, Size], driver: int) -> Record:
+    """By how much the processes have grown that no fault replaced, and their number."""
+    same = [p for p in before if p in after and after[p].started == before[p].started > 0]
+    grown = {pid: (after[pid].memory - before[pid].memory) / MIB for pid in same}
+    files = {pid: after[pid].files - before[pid].files for pid in same}
+    most = max(grown, key=lambda pid: grown[pid])
+    return {
+        "driver_growth_mib": grown[driver],
+        "driver_more_files": files[driver],
+        "most_growth_mib": grown[most],
+        "most_growth_of": before[most].title,
+        "most_more_files": max(files.values()),
+        "more_processes": len(after) - len(before),
+    }
+
+
+def soak(root: Path, minutes: Minutes, faults: int, seed: int) -> Record:
+    """Put faults into a run; its figures.
 
     Args:
         root: where the run folder is made.
-        minutes: how long.
-        every: minutes between two faults, on average.
-        seed: of the faults.
+        minutes: without a fault, with one every three minutes, with random ones.
+        faults: in all.
+        seed: of their parts and moments.
     """
-    draws, faults = random.Random(seed), Counter[str]()
-    run = FaultyRun(root, "soak", *SETTINGS)
+    rare = [60 * EVERY_MINUTES * i for i in range(int(minutes.rare // EVERY_MINUTES))]
+    soaked, load_before = Soak(root, seed), os.getloadavg()[0]
     try:
-        steady(run)
-        begin = time.time()
-        before, end = _sizes(run), begin + 60 * minutes
-        while (pause := draws.expovariate(1 / (60 * every))) + time.time() < end:
-            time.sleep(pause)
-            run.until(lambda: True, "the next fault")  # an end of the run is an error
-            part, name = draws.choice(MENDED), draws.choice([*SIGNALS])
-            if targets := run.processes(part):
-                draws.choice(targets).send_signal(SIGNALS[name])
-                faults[f"{part} {name}"] += 1
-        time.sleep(max(0.0, end - time.time()))
-        finish = time.time()
-        steady(run)  # whatever was lost last has come back
-        after = _sizes(run)
-        run.driver.send_signal(signal.SIGTERM)
-        code = run.driver.wait(END_S)
-        left = run.left_behind(30.0)
+        steady(soaked.run)
+        quiet = soaked.quiet(60 * minutes.quiet)
+        before = soaked.sizes()
+        measured = soaked.disturb(60 * minutes.rare, rare)
+        often = soaked.random(60 * minutes.random, max(0, faults - len(rare)))
+        steady(soaked.run)
+        soaked.wait(time.time() + STEADY_S)  # what was lost last has come back
+        after = soaked.sizes()
+        code, left = soaked.end()
     finally:
-        run.end()
-    updates = [record for record in read(run.folder) if record["kind"] == "ppo"]
-    blocks = [_ids(run.folder / FOLDER, int(record["update"])) for record in updates]
-    ends = [float(r["time"]) for r in updates if begin <= float(r["time"]) <= finish]
-    accounted = account(updates, blocks, load(run.folder / "config.yaml").ppo.episodes)
+        soaked.run.end()
+    folder = soaked.run.folder
+    cursor = Cursor.load(folder / "checkpoints")
+    updates = [record for record in read(folder) if record["kind"] == "ppo"]
+    updates = [record for record in updates if cursor.covers(record)]
+    ends = [float(record["time"]) for record in updates]
+    seconds = (quiet.end - quiet.begin) / max(1, quiet.updates(ends))
+    rate = measured.goodput(ends, seconds) if rare else None
     return {
         "benchmark": "soak",
-        "minutes": minutes,
-        "every_minutes": every,
-        "faults": faults.total(),
-        "faults_by_kind": dict(faults),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load_before": load_before,
+        "minutes": (often.end - quiet.begin) / 60,
+        "faults": soaked.faults.total(),
+        "faults_by_kind": dict(soaked.faults),
         "updates": len(updates),
-        "goodput": goodput(ends, begin, finish),
-        **vars(accounted),
-        "driver_growth_mib": max(0.0, (after[0] - before[0]) / MIB),
-        "driver_more_files": max(0, after[1] - before[1]),
-        "shared_memory_files": len([*Path("/dev/shm").glob("cardinal-w-*")]),
-        "processes_left": len(left),
+        "update_seconds": seconds,
+        "goodput": rate,
+        "goodput_every_minutes": EVERY_MINUTES,
+        "goodput_computed_by_minutes": None if rate is None else curve(rate, EVERY_MINUTES),
+        "goodput_random": often.goodput(ends, seconds),
+        "longest_without_update_s": max((b - a for a, b in pairwise(ends)), default=0.0),
+        **vars(_accounted(folder, updates)),
+        **growth(before, after, soaked.run.driver.pid),
+        "shared_memory_files": len(list(orphans(Path("/dev/shm")))),
+        "processes_left": left,
         "exit_code": code,
     }
 
 
-def _sizes(run: FaultyRun) -> tuple[int, int]:
-    """Memory and open files of the driver, the one process that no fault replaces."""
-    process: psutil.Process = run.processes("driver")[0]
-    return process.memory_info().rss, process.num_fds()
+def _accounted(folder: Path, updates: Sequence[Record]) -> Account:
+    trained = [_ids(folder / FOLDER, int(record["update"])) for record in updates]
+    failed = [name for record in updates for name in record["failed_ids"]]
+    return account(failed, trained, load(folder / "config.yaml").ppo.episodes)
 
 
 def _ids(folder: Path, update: int) -> list[str]:
     return [trajectory.id for trajectory in read_blocks(folder, update, 0, 1)]
 
 
+def orphans(folder: Path) -> Iterator[Path]:
+    """Files of weights that no living actor has locked."""
+    for file in folder.glob(f"{PREFIX}*"):
+        try:
+            with file.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # in use, another user's, or gone
+            continue
+        yield file
+
+
+def shortfalls(row: Record, faults: int, minutes: float) -> list[str]:
+    """What of a row misses its limit, a sentence each."""
+    at_most = {
+        "longest_without_update_s": HANG_S,
+        "twice": 0,
+        "missing": 0,
+        "driver_growth_mib": GROWN_MIB,
+        "most_growth_mib": GROWN_MIB,
+        "most_more_files": MORE_FILES,
+        "more_processes": MORE_PROCESSES,
+        "shared_memory_files": 0,
+    }
+    at_least = {"faults": faults, "minutes": minutes, "updates": 2}
+    if row["goodput"] is not None:
+        at_least |= {"goodput": GOODPUT}
+    sentences = [f"{k} is {row[k]}, at most {m}" for k, m in at_most.items() if not row[k] <= m]
+    sentences += [f"{k} is {row[k]}, at least {m}" for k, m in at_least.items() if row[k] < m]
+    if row["processes_left"]:
+        sentences.append(f"processes stayed behind: {row['processes_left']}")
+    if row["exit_code"] != ExitCode.TAKEN_AWAY:
+        expected = int(ExitCode.TAKEN_AWAY)
+        sentences.append(f"after SIGTERM the exit code is {row['exit_code']}, not {expected}")
+    return sentences
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print the figures as one JSON row."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--every", type=float, default=0.5, help="minutes between two faults")
+    parser.add_argument("--quiet", type=float, default=2.0, help="minutes without a fault")
+    parser.add_argument("--rare", type=float, default=15.0, help="minutes, one every three")
+    parser.add_argument("--random", type=float, default=18.0, help="minutes, at random moments")
+    parser.add_argument("--faults", type=int, default=50, help="in all")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="cardinal-soak-", ignore_cleanup_errors=True) as root:
-        row = soak(Path(root), options.minutes, options.every, options.seed)
+    minutes = Minutes(options.quiet, options.rare, options.random)
+    root = Path(tempfile.mkdtemp(prefix="soak-"))
+    try:
+        row = soak(root, minutes, options.faults, options.seed)
+    except TimeoutError as error:
+        sys.exit(f"{error} (run folder: {root})")
     print(json.dumps(row), flush=True)
-    if row["twice"] or row["missing"] or row["processes_left"]:
-        sys.exit("an episode is not accounted for, or a process stayed behind")
+    if sentences := shortfalls(row, options.faults, minutes.total):
+        sys.exit("; ".join(sentences) + f" (run folder: {root})")
+    shutil.rmtree(root, ignore_errors=True)
 
 
 if __name__ == "__main__":

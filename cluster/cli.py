@@ -27,7 +27,8 @@ def program() -> NoReturn:
     except SystemExit as end:  # argparse's own way out
         code = 0 if end.code is None else int(end.code)
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is where it was closed (`>&-`)
+            sys.stdout.flush()
     except OSError:  # a closed pipe; Python would print that it could not flush, and exit with 120
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if code in (ExitCode.INTERRUPTED, ExitCode.TAKEN_AWAY):

@@ -117,8 +117,8 @@ class Batch(NamedTuple):
 
     trajectories: its own; views on shared memory.
     next_group: number of the first group of episodes that no update has taken.
-    record: failed, waited_seconds; on rank 0 also the trajectories by staleness, and how many
-        episodes were where.
+    record: failed, failed_ids, waited_seconds; on rank 0 also the trajectories by staleness, and
+        how many episodes were where.
     packed: the same trajectories in microbatches, where they were fetched ahead.
     """
 
@@ -195,7 +195,7 @@ class Collector:
         return batch._replace(packed=pack and pack(batch.trajectories, minibatches))
 
     def _batch(self, share: Share) -> tuple[Batch, list[list[str]]]:
-        record: Record = {"failed": share.failed}
+        record: Record = {"failed": len(share.failed), "failed_ids": share.failed}
         if self._rank == 0:
             record |= {"staleness": share.staleness, "ledger": share.states}
         batch = Batch(fetch(self._job.cfg, share.rows), share.next_group, record)

@@ -46,7 +46,7 @@ class Share(NamedTuple):
     rows: its trajectories.
     minibatches: ids of those of them that each optimizer step trains on, in its order.
     staleness: how many of all ranks' are 0, 1, … versions old.
-    failed: episodes of all ranks that failed meanwhile; other ones were played in their place.
+    failed: ids of all ranks' episodes that failed meanwhile; others were played in their place.
     next_group: number of the first group of episodes that no update has taken.
     states: how many episodes are where; see `cluster.ledger.Ledger.states`.
     """
@@ -54,7 +54,7 @@ class Share(NamedTuple):
     rows: list[BlockRows]
     minibatches: list[list[str]]
     staleness: list[int]
-    failed: int
+    failed: list[str]
     next_group: int
     states: dict[str, int]
 

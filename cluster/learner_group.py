@@ -23,6 +23,7 @@ from cluster.failures import (
     first_line,
     out_of_memory,
 )
+from cluster.group_watch import GroupWatch, Signs
 from cluster.job import Job
 from cluster.learner_loop import learner_loop
 from cluster.logs import (
@@ -33,14 +34,13 @@ from cluster.logs import (
 )
 from cluster.placement.plan import Plan
 from cluster.placement.ray_options import scaling, waiting_ranks
-from cluster.restart_limit import RestartLimit
-from cluster.run_folder import clear_failure, read_failure, take_loss
+from cluster.restart_limit import RestartLimit, is_loss
+from cluster.run_folder import clear_failure, clear_losses, read_failure
 from cluster.sft_data import render_demonstrations
 from cluster.stop_signals import StopSignals
 from configs.schema import RunConfig
 from report.progress import Progress
 
-RETRIES = 3  # of starting the group, before it is given up
 HEALTH_CHECK_S = 1.0  # between Ray Train's looks at the ranks
 END_S = 5.0  # that a group has to end, where it has nothing to save or has saved it
 WATCH_S = 0.5  # between looks at the run's records and at its failure
@@ -59,25 +59,27 @@ def run_learner_group(
     """
     folder = Path(job.folder)
     clear_failure(folder)
-    take_loss(folder)  # of a run that ended before its group started again
+    clear_losses(folder)
     killed = killed_for_memory()
     errors: list[Exception] = []
+    cluster, replaceable = job.cfg.cluster, job.channel == "object_store"
+    group = GroupWatch(folder, cluster)
 
     def fit() -> None:
         try:
             # Engines start meanwhile: rendering before the ranks are up costs no time.
-            make_trainer(with_demonstrations(job, demonstrations), plan).fit()
+            _fit(with_demonstrations(job, demonstrations), plan, group)
         except Exception as error:  # noqa: BLE001 - a thread's boundary; raised below
             errors.append(error)
 
     thread = threading.Thread(target=fit, name="learner group", daemon=True)
-    cluster, replaceable = job.cfg.cluster, job.channel == "object_store"
     buffer = BufferWatch(job.buffer, cluster.heartbeat_s, cluster.start_deadline_s, replaceable)
     with signals.asking(), Progress(folder, job.cfg) as progress:
         thread.start()
         while thread.is_alive() and read_failure(folder) is None:
             job.token.check()
             buffer.check()
+            group.check()
             progress.update()
             seconds = cluster.grace_s if progress.state.counted else min(cluster.grace_s, END_S)
             if signals.must_end(seconds, job.buffer.stop.remote):
@@ -96,6 +98,25 @@ def run_learner_group(
         keep_logs_of_other_nodes(folder)
         sentence = _with_evidence(failure, folder, killed)
         raise (OutOfMemory if out_of_memory(sentence) else RunFailure)(sentence)
+
+
+def _fit(job: Job, plan: Plan, watch: GroupWatch) -> None:
+    """Have groups started until one ends well, or too many were lost in their start.
+
+    Ray Train itself starts a group again that is lost while it works.
+    """
+    limit = RestartLimit(job.token, job.cfg.learner.max_restarts)
+    while True:
+        watch.begin()
+        try:
+            make_trainer(job, plan).fit()
+        except Exception as error:
+            if not is_loss(error):
+                raise
+            if not limit.bears(watch.loss or cause_of(error, job.cfg, plan)):
+                return
+        else:
+            return
 
 
 def _with_evidence(failure: str, folder: Path, killed: int) -> str:
@@ -121,9 +142,7 @@ def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
     When a rank dies, or is silent for the heartbeat, it ends all ranks and starts them again.
     """
     cfg = job.cfg
-    # Ray Train tries RETRIES times more; all attempts together have the deadline.
-    deadline = cfg.cluster.start_deadline_s / (RETRIES + 1)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(deadline)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cfg.cluster.start_deadline_s)
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_S)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cfg.cluster.heartbeat_s)
 
@@ -139,9 +158,12 @@ def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
             name="ray_train",
             storage_path=job.folder,
             failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
-                max_failures=-1, controller_failure_limit=RETRIES
+                max_failures=-1, controller_failure_limit=0
             ),
-            callbacks=[RestartLimit(job.token, cfg.learner.max_restarts)],  # type: ignore[list-item]
+            callbacks=[  # type: ignore[list-item]
+                RestartLimit(job.token, cfg.learner.max_restarts),
+                Signs(job.token),
+            ],
         ),
     )
 

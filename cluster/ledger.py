@@ -103,13 +103,13 @@ class Batch(NamedTuple, Generic[S]):
 
     results: those that did not fail, first admitted first.
     staleness: how many of them are 0, 1, … versions old, up to the bound.
-    failed: episodes that failed since the batch before it was taken.
+    failed: ids of the episodes that failed since the batch before it was taken.
     next_group: number of the first group that no update has taken; a resume begins with it.
     """
 
     results: list[S]
     staleness: list[int]
-    failed: int
+    failed: list[str]
     next_group: int
 
 
@@ -304,7 +304,8 @@ class Ledger(Generic[S]):
             return None
         del self._ahead[: len(selection.kept) + len(selection.passed)]
         self._update = update
-        failed, self._failures, self.finished = len(self._failures), [], 0
+        failed = [summary.id for summary in self._failures]
+        self._failures, self.finished = [], 0
         for group in selection.passed:
             self._ready -= len(group.ended_well())
             self.dropped["no signal"] += len(group.ended_well())

@@ -1,19 +1,22 @@
 """How often a run bears the loss of its learner group: so many times from one checkpoint.
 
 Ray Train counts the losses of a whole run, so that a long one would end for three that have
-nothing to do with one another. This runs in its controller.
+nothing to do with one another. Its controller asks this, and the driver where that is lost itself.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ray.train import UserCallback
+from ray.exceptions import RayActorError, RayTaskError
+from ray.train import ControllerError, UserCallback
 
 from cluster.cursor import Cursor
 from cluster.failures import cause_of_ranks
 from cluster.lease import Token
-from cluster.run_folder import write_failure, write_loss
+from cluster.run_folder import read_losses, write_failure, write_losses
+
+STARTUP = "WorkerGroupStartupFailedError"  # Ray's own, and private: a rank died while it started
 
 
 class RestartLimit(UserCallback):
@@ -24,23 +27,38 @@ class RestartLimit(UserCallback):
 
     def __init__(self, token: Token, most: int) -> None:
         self._token, self._most = token, most
-        self._cursor: Cursor | None = None
-        self._causes: list[str] = []  # of losses since the cursor moved
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         """Ranks have failed, or are silent; the group starts again from the cursor."""
-        cursor = Cursor.load(Path(self._token.folder) / "checkpoints")
-        if cursor != self._cursor:
-            self._cursor, self._causes = cursor, []
-        cause = cause_of_ranks(worker_exceptions)
-        self._causes.append(cause)
-        write_loss(self._token, cause)
-        times = len(self._causes)
-        if times > self._most:
-            sentence = f"the learner group failed: {self._causes[0]}"
-            if times > 1:
-                sentence += (
-                    f" (the first of {times} losses since {cursor.place}, without a checkpoint "
-                    f"between them; learner.max_restarts={self._most})"
-                )
-            write_failure(self._token, sentence)
+        self.bears(cause_of_ranks(worker_exceptions))
+
+    def bears(self, cause: str) -> bool:
+        """Count a loss of the group; whether it may start again."""
+        folder = Path(self._token.folder)
+        cursor = Cursor.load(folder / "checkpoints")
+        place = f"{cursor.place} {cursor.state}"
+        causes = [*read_losses(folder, place), cause]
+        write_losses(self._token, place, causes)
+        times = len(causes)
+        if times <= self._most:
+            return True
+        sentence = f"the learner group failed: {causes[0]}"
+        if times > 1:
+            sentence += (
+                f" (the first of {times} losses since {cursor.place}, without a checkpoint "
+                f"between them; learner.max_restarts={self._most})"
+            )
+        write_failure(self._token, sentence)
+        return False
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether a group failed for want of a process, its controller or a rank that started.
+
+    Another one might not fail so. Ray Train itself starts a group again that it had started.
+    """
+    if isinstance(error, ControllerError):
+        cause = error.controller_failure
+        lost = isinstance(cause, RayActorError | RayTaskError)
+        return lost or type(cause).__name__ == STARTUP
+    return isinstance(error, RayActorError)

@@ -11,7 +11,7 @@ from cluster.lease import FOLDER as LEASE
 from cluster.lease import Token, refuse_if_owned
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
-from report.metrics import METRICS
+from report.metrics import METRICS, Record, read_object
 
 # What is in a run folder, and the file that writes it:
 #   config.yaml                 the resolved configuration                 here
@@ -32,13 +32,14 @@ from report.metrics import METRICS
 #   checkpoints/state/          the cursor and resumable states      cluster/checkpointer.py
 #   ray_train/                  Ray Train's own                            cluster/learner_group.py
 #   failure.json                why learner ranks end the run              here
-#   loss.json                   why a learner group was lost, until the next begins  here
+#   losses.json                 why learner groups were lost since a checkpoint  here
+#   controller.json             the last sign of Ray Train's controller  cluster/group_watch.py
 #   logs/                       of a failed run's processes on this machine  cluster/logs.py
 #   status.json                 how the run ended                          here
 #   evaluations.jsonl           of `cardinal eval`                         cluster/evaluate_run.py
 #   summary.json, report.*      what the run came to                       report/page.py
 CONFIG, FAILURE, STATUS = "config.yaml", "failure.json", "status.json"
-LOSS = "loss.json"
+LOSSES, CONTROLLER = "losses.json", "controller.json"
 BEGUN = (METRICS, STATUS, LEASE, "model", "checkpoints")  # one tells a run from a project's folder
 
 
@@ -131,7 +132,7 @@ def write_failure(token: Token, cause: str) -> None:
         LeaseLost: another run has the folder: this failure is not its.
     """
     token.check()
-    _replace(Path(token.folder, FAILURE), {"cause": cause})
+    replace_file(Path(token.folder, FAILURE), {"cause": cause})
 
 
 def read_failure(folder: Path) -> str | None:
@@ -145,24 +146,40 @@ def clear_failure(folder: Path) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
 
 
-def write_loss(token: Token, cause: str) -> None:
-    """Tell the next learner group why this one was lost; for it to record.
+def write_losses(token: Token, place: str, causes: list[str]) -> None:
+    """Tell the next learner group why this one was lost, and keep why others were before it.
+
+    Args:
+        token: the right to write the run folder.
+        place: where the run stands; the losses at another one count no more.
+        causes: of all losses at this place.
 
     Raises:
         LeaseLost: another run has the folder.
     """
     token.check()
-    _replace(Path(token.folder, LOSS), {"cause": cause})
+    content = {"place": place, "causes": causes, "told": False}
+    replace_file(Path(token.folder, LOSSES), content)
+
+
+def read_losses(folder: Path, place: str) -> list[str]:
+    """Why learner groups were lost at a place of the run, first one first."""
+    losses = read_object(folder / LOSSES)
+    return list(losses["causes"]) if losses.get("place") == place else []
 
 
 def take_loss(folder: Path) -> str | None:
     """Why the group before this one was lost, once; None where nobody knows."""
-    file = folder / LOSS
-    if not file.exists():
+    losses = read_object(folder / LOSSES)
+    if losses.get("told", True):
         return None
-    cause = str(json.loads(file.read_text())["cause"])
-    file.unlink()
-    return cause
+    replace_file(folder / LOSSES, losses | {"told": True})
+    return str(losses["causes"][-1])
+
+
+def clear_losses(folder: Path) -> None:
+    """Forget the losses of an earlier attempt."""
+    (folder / LOSSES).unlink(missing_ok=True)
 
 
 def clear_status(folder: Path) -> None:
@@ -172,10 +189,10 @@ def clear_status(folder: Path) -> None:
 
 def write_status(folder: Path, status: str, cause: str = "") -> None:
     """How the run ended: finished, interrupted or failed; `report.summary.ended` reads it."""
-    _replace(folder / STATUS, {"status": status, "cause": cause})
+    replace_file(folder / STATUS, {"status": status, "cause": cause})
 
 
-def _replace(file: Path, content: dict[str, str]) -> None:
+def replace_file(file: Path, content: Record) -> None:
     """Write a file that others may read, or write too, at any moment."""
     draft = file.with_name(f"{file.name}.{uuid4().hex}")
     draft.write_text(json.dumps(content))

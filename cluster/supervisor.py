@@ -81,7 +81,8 @@ class Supervisor:
         """Start all engines, once; every caller waits for it.
 
         Raises:
-            RunFailure: an engine does not start: another try would end as this one.
+            RunFailure: an engine does not start, though its actor lives: another try would end as
+                this one.
         """
         if self._starting is None:
             self._gone = [asyncio.get_running_loop().create_future() for _ in self.workers]
@@ -96,7 +97,9 @@ class Supervisor:
                 await self._give_sign(index)
             await self._start_engine(index)
         except RunFailure as failure:
-            if not self._takes_over:
+            for_good = isinstance(failure.__cause__, ActorDiedError)  # as where its __init__ raises
+            restarts = self._replaceable and is_dead(failure) and not for_good
+            if not (self._takes_over or restarts):
                 raise
             part.lose(str(failure), time.monotonic())
             self._note("failure", index, str(failure))

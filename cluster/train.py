@@ -10,10 +10,11 @@ learner_loop.py, with one file per phase: sft_phase.py, ppo_phase.py, evaluation
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from cluster.checkpoint_store import check_place
@@ -206,9 +207,18 @@ def _write_report(folder: Path) -> None:
 
 
 def _show_result(folder: Path) -> None:
-    """Print what the run came to, as its report has it."""
+    """Print what the run came to, as its report has it; it has finished even if nobody reads it."""
     from report.page import SUMMARY
+    from report.progress import RunConsole
     from report.result import print_result
 
-    if (folder / SUMMARY).is_file():
-        print_result(folder, json.loads((folder / SUMMARY).read_text()))
+    if sys.stdout is None or not (folder / SUMMARY).is_file():
+        return
+    try:
+        print_result(folder, json.loads((folder / SUMMARY).read_text()), RunConsole())
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in its buffer would be an error at the process's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(OSError):
+            print(f"{folder}: the result is in report.html, not here: {error}", file=sys.stderr)

@@ -85,20 +85,25 @@ def ppo_update(
     _score(engine, packed, cfg, reference)
     _set_advantages(prepared, cfg.ppo)
     steps = _take_steps(engine, packed, counts, minibatches, cfg, update)
-    total = _sum(counts.values())
     version = update if version is None else version
     return {
-        **{name: float(np.mean([step[name] for step in steps])) for name in steps[0]},
-        "lr": steps[-1]["lr"],
-        "steps": float(len(steps)),
-        "turns": float(total.turns),
-        "action_tokens": float(total.tokens),
+        **_means(steps, _sum(counts.values())),
         "entropy": _entropy(prepared),
         "explained_variance": _explained_variance(prepared),
         **trajectory_metrics(trajectories, version),
         **group_metrics(trajectories, cfg.ppo),
         **parity_metrics(prepared, version),
         **correction_metrics(prepared, cfg.ppo),
+    }
+
+
+def _means(steps: list[dict[str, float]], total: Counts) -> dict[str, float]:
+    return {
+        **{name: float(np.mean([step[name] for step in steps])) for name in steps[0]},
+        "lr": steps[-1]["lr"],
+        "steps": float(len(steps)),
+        "turns": float(total.turns),
+        "action_tokens": float(total.tokens),
     }
 
 

@@ -6,12 +6,13 @@ another thread writes as files, and the same dictionaries from such files.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,6 +29,7 @@ from learner import distributed
 RANDOM = "random-"  # a file of each rank, whose number follows
 NAMES = ("module", "param_shapes", "param_slice_mappings")  # what DeepSpeed keeps by parameter
 EXPERTS = ("ds_autoep_layers", "autoep_layers")  # of a parallelism that Cardinal does not use
+RESHARDED = "cardinal-state-"  # folders of states on their way to another number of ranks
 Snapshot = dict[str, object]  # by file name: dictionaries, lists and tensors, all on the host
 OpenFile = Callable[[str], BinaryIO]
 
@@ -229,10 +231,13 @@ def resharded_files(
         convert: DeepSpeed's own conversion.
     """
     unique = distributed.all_gather(uuid4().hex)[0]
-    folder = str(Path(tempfile.gettempdir(), f"cardinal-{unique}"))
+    folder = str(Path(tempfile.gettempdir(), f"{RESHARDED}{unique}"))
     makes = os.environ.get("LOCAL_RANK", "0") == "0"
+    lock = -1
     try:
         if makes:
+            _remove_orphans()
+            lock = _locked_folder(folder)
             for name in names:
                 content = read_file(open_file, name)  # DeepSpeed would read anything
                 if not name.startswith(RANDOM):
@@ -256,6 +261,32 @@ def resharded_files(
     finally:
         if makes:
             shutil.rmtree(folder, ignore_errors=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+def _locked_folder(folder: str) -> int:
+    """Make a folder, and hold it; another process may take it for an orphan before it is held."""
+    while True:
+        Path(folder).mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            number = os.open(folder, os.O_RDONLY)
+            fcntl.flock(number, fcntl.LOCK_EX)
+            if Path(folder).is_dir():
+                return number
+            os.close(number)
+
+
+def _remove_orphans() -> None:
+    """Remove the folders that nobody holds: those who made them were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{RESHARDED}*"):
+        with suppress(OSError):  # another user's, gone, or held
+            number = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(number)
 
 
 def _open(folder: str, name: str) -> BinaryIO:

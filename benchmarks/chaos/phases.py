@@ -6,9 +6,12 @@ import json
 import time
 from pathlib import Path
 
+import psutil
+
 from benchmarks.chaos.run import PATIENCE_S, FaultyRun
 
 PHASES = ("idle", "generating", "mid-sync", "mid-checkpoint", "mid-evaluation")
+STARTING = "starting"  # of a learner rank, whose group starts again
 
 
 def await_phase(run: FaultyRun, phase: str, worker: int = 0) -> None:
@@ -43,16 +46,30 @@ def _receives(pid: int) -> bool:
 def _writes_a_state(folder: Path) -> bool:
     """Whether there is one that the cursor does not name."""
     try:
-        kept = json.loads((folder / "cursor.json").read_text())["kept"]
+        newest = json.loads((folder / "cursor.json").read_text())["state"]
     except FileNotFoundError:
         return False
-    return any(path.is_dir() and path.name > max(kept) for path in folder.iterdir())
+    return any(path.is_dir() and path.name > newest for path in folder.iterdir())
 
 
 def _evaluates(run: FaultyRun) -> bool:
     """Whether an evaluation after an update has begun, and has not ended."""
     found = [r for r in run.read("phase", 0.0) if str(r["phase"]).startswith("eval")]
     return bool(found) and found[-1]["event"] == "begin" and bool(run.read("ppo", 0.0))
+
+
+def starting_rank(run: FaultyRun) -> psutil.Process:
+    """A rank whose process has just begun, in the place of one that is killed for it."""
+    old = {process.pid for process in run.processes("rank")}
+    for process in run.processes("rank"):
+        process.kill()
+    begin = time.monotonic()
+    while time.monotonic() - begin < PATIENCE_S:
+        new = [process for process in run.processes("rank") if process.pid not in old]
+        if new:
+            return new[0]
+        time.sleep(0.01)
+    raise TimeoutError(f"no new rank within {PATIENCE_S:g} s")
 
 
 def steady(run: FaultyRun) -> None:

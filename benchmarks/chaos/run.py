@@ -15,12 +15,22 @@ from pathlib import Path
 
 import psutil
 
+from cluster.queue_lengths import QUEUED
+from cluster.run_folder import CONFIG
+from configs.load import load
 from configs.paths import ROOT
+from report.spans import read_spans
 
 HEARTBEAT_S = 10.0
+START_S = 120.0  # an engine's takes up to 60 on a busy machine
 PATIENCE_S = 400.0  # of any one wait here, on a busy machine
 ENVIRONMENT = "rollout.environment_server"
-TITLES = {"actor": "ray::RolloutActor", "rank": "ray::RayTrainWorker", "buffer": "ray::Traject"}
+TITLES = {
+    "actor": "ray::RolloutActor",
+    "rank": "ray::RayTrainWorker",
+    "buffer": "ray::Traject",
+    "controller": "ray::TrainController",
+}
 SETTINGS = (
     "model.init.layers=4",
     "model.init.hidden=192",
@@ -34,6 +44,7 @@ SETTINGS = (
     "rollout.max_restarts=100",
     "eval.episodes=8",
     "eval.sampled_questions=0",
+    f"cluster.start_deadline_s={START_S:g}",
     f"cluster.heartbeat_s={HEARTBEAT_S:g}",
 )
 
@@ -48,6 +59,7 @@ class FaultyRun:
         self._begin("train", "gp_l_debug", *keys)
         self._file = self._offset = 0
         self.records: list[dict[str, object]] = []
+        self._replaced: list[dict[str, object]] = []
         self.seen: dict[int, psutil.Process] = {}
 
     def _begin(self, *arguments: str) -> None:
@@ -76,6 +88,10 @@ class FaultyRun:
             return [p for p in tree if ENVIRONMENT in _title(p) and ENVIRONMENT in _parent(p)]
         return [p for p in tree if _title(p).startswith(TITLES[part])]
 
+    def living(self) -> list[psutil.Process]:
+        """All processes of the run, the driver too."""
+        return [*self.processes("driver"), *self._tree()]
+
     def _tree(self) -> list[psutil.Process]:
         try:
             tree = psutil.Process(self.driver.pid).children(recursive=True)
@@ -91,6 +107,7 @@ class FaultyRun:
             with file.open("rb") as stream:
                 lines, number = stream.read(), os.fstat(stream.fileno()).st_ino
             if number != self._file:  # a restarted learner has written it anew
+                self._replaced = self.records
                 self._file, self._offset, self.records = number, 0, []
             new = lines[self._offset : lines.rfind(b"\n") + 1]
             self._offset += len(new)
@@ -106,11 +123,32 @@ class FaultyRun:
         """
         begin = time.monotonic()
         while not reached():
-            if self.driver.poll() is not None:
-                raise TimeoutError(f"the run ended before {what}: {self.last_line()}")
+            self.check(what)
             if time.monotonic() - begin > PATIENCE_S:
                 raise TimeoutError(f"{what}: not within {PATIENCE_S:g} s; see {self.log}")
             time.sleep(0.1)
+
+    def played_again(self, restarted: float) -> int:
+        """Episodes whose play had begun, or ended, for updates that a restart has undone.
+
+        They are those that the ledger had last, and those of updates that are made again.
+
+        Args:
+            restarted: when the learner group began its epoch, or the run was resumed.
+        """
+        self.until(lambda: self.read("ppo", restarted), "the first update after a restart")
+        first = int(str(self.read("ppo", restarted)[0]["update"]))
+        undone = sum(r["kind"] == "ppo" and int(str(r["update"])) >= first for r in self._replaced)
+        return undone * load(self.folder / CONFIG).ppo.episodes + in_flight(self.folder, restarted)
+
+    def check(self, what: str) -> None:
+        """See that the run has not ended.
+
+        Raises:
+            TimeoutError: it has, before what should have happened.
+        """
+        if self.driver.poll() is not None:
+            raise TimeoutError(f"the run ended before {what}: {self.last_line()}")
 
     def last_line(self) -> str:
         """What the run said last."""
@@ -130,6 +168,16 @@ class FaultyRun:
                 process.kill()
         self.driver.kill()
         self.driver.wait()
+
+
+def in_flight(folder: Path, until: float) -> int:
+    """Episodes that the ledger had as running, ready or taken, when it last had any before then."""
+    numbers = [
+        sum(int(count.values[state]) for state in QUEUED if state != "queued")
+        for count in read_spans(folder).counts
+        if count.name == "episodes" and count.time <= until
+    ]
+    return next((number for number in reversed(numbers) if number), 0)
 
 
 def lives(process: psutil.Process) -> bool:

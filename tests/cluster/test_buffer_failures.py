@@ -24,7 +24,7 @@ async def test_an_epoch_after_one_with_too_many_failures_plays_on():
     call = await begun(run.take(1, 0))
     assert len(worker.playing) == EPISODES
     await worker.finish()
-    assert (await call).failed == 0
+    assert (await call).failed == []
 
 
 @asynchronous

@@ -47,7 +47,7 @@ class FakeBuffer:
 
     def _take(self, update, rank):
         self.asked.append(("take", update, rank))
-        return Share(self._shard(rank), [[PLAYED[rank].id]], [5, 1], 2, 77, {"ready": 9})
+        return Share(self._shard(rank), [[PLAYED[rank].id]], [5, 1], ["a", "b"], 77, {"ready": 9})
 
     def _shard(self, rank):
         return [BlockRows(to_block(PLAYED), list(range(rank, 6, 2)))]
@@ -151,7 +151,7 @@ def test_a_batch_is_the_ranks_own_share_and_rank_0_knows_how_it_was_played(made,
     record = dict(batch.record)
     assert 0 <= record.pop("waited_seconds") < 60
     known = {"staleness": [5, 1], "ledger": {"ready": 9}}
-    assert record == {"failed": 2} | (known if rank == 0 else {})
+    assert record == {"failed": 2, "failed_ids": ["a", "b"]} | (known if rank == 0 else {})
     assert buffer.asked == [("take", 3, rank)], "engines do not play ahead"
     assert batch.packed is None
 

@@ -98,6 +98,6 @@ def test_every_command_says_what_it_does(capsys):
     shown = capsys.readouterr().out
     assert stop.value.code == 0
     names = [command.name for group in GROUPS for command in group.COMMANDS]
-    assert len(names) == len(set(names)) == 19
+    assert len(names) == len(set(names)) == 20
     for name in names:
         assert re.search(rf"\n    {name} +\w|\n    {name}\n +\w", shown), name

@@ -10,14 +10,23 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.train import ControllerError
 
 from cluster import learner_group
 from cluster.cursor import Cursor
 from cluster.failures import OutOfMemory, RunFailure
+from cluster.group_watch import Signs
 from cluster.job import Job
 from cluster.learner_group import cause_of, make_trainer, run_learner_group, with_demonstrations
 from cluster.lease import LeaseLost
-from cluster.run_folder import read_failure, take_loss, write_failure, write_loss
+from cluster.run_folder import (
+    read_failure,
+    read_losses,
+    take_loss,
+    write_failure,
+    write_losses,
+)
 from cluster.stop_signals import StopSignals, Terminated
 from configs.load import load
 from tests.cluster.fakes import FakeToken
@@ -230,10 +239,81 @@ def test_a_group_that_fails_is_told_with_its_cause(group):
 
 def test_failure_and_loss_of_an_earlier_attempt_are_forgotten(group, tmp_path):
     write_failure(FakeToken(tmp_path), "long ago")
-    write_loss(FakeToken(tmp_path), "long ago")
+    write_losses(FakeToken(tmp_path), "SFT step 0 ", ["long ago"])
     group(lambda: None)
     assert read_failure(tmp_path) is None
     assert take_loss(tmp_path) is None
+    assert read_losses(tmp_path, "SFT step 0 ") == []
+
+
+def broken_start(*fates):
+    """A `fit` whose groups end so, one after another; a last one ends well."""
+    left, begun = [*fates], []
+
+    def fit():
+        begun.append(1)
+        if left:
+            raise left.pop(0)
+
+    fit.begun = begun
+    return fit
+
+
+class WorkerGroupStartupFailedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ActorDiedError(),
+        ControllerError(RayTaskError("setup", "a traceback", OSError("closed by peer"))),
+        ControllerError(ActorDiedError()),
+        ControllerError(WorkerGroupStartupFailedError("a rank died")),
+    ],
+)
+def test_a_group_that_loses_a_process_in_its_start_is_started_again(group, tmp_path, error):
+    fit = broken_start(error, error)
+    group(fit)
+    assert len(fit.begun) == 3
+    assert len(read_losses(tmp_path, "SFT step 0 ")) == 2
+
+
+@pytest.mark.parametrize("error", [ControllerError(OSError("no disk")), OSError("no disk")])
+def test_a_group_that_fails_otherwise_is_not(group, error):
+    fit = broken_start(error)
+    with pytest.raises(RunFailure, match=r"^the learner group failed: OSError: no disk$"):
+        group(fit)
+    assert len(fit.begun) == 1
+
+
+def test_one_that_is_lost_in_its_start_too_often_ends_the_run(group):
+    lost = ControllerError(RayTaskError("setup", "a traceback", OSError("closed by peer")))
+    fit = broken_start(*[lost] * 5)
+    with pytest.raises(RunFailure, match=r"failed: OSError: closed by peer \(the first"):
+        group(fit)
+    assert len(fit.begun) == group.job.cfg.learner.max_restarts + 1
+
+
+def test_one_that_the_driver_has_ended_is_lost_for_that(group, tmp_path, monkeypatch):
+    def begin(watch):
+        watch.loss = "Ray Train's controller did not start the learner group within 300 s"
+
+    monkeypatch.setattr(learner_group.GroupWatch, "begin", begin)
+    group(broken_start(ActorDiedError()))
+    (cause,) = read_losses(tmp_path, "SFT step 0 ")
+    assert cause.startswith("Ray Train's controller did not start")
+
+
+def test_a_controller_without_a_sign_ends_the_run_where_it_cannot_be_ended(
+    group, endless, monkeypatch
+):
+    def check(watch):
+        raise RunFailure("Ray Train's controller did not start the learner group")
+
+    monkeypatch.setattr(learner_group.GroupWatch, "check", check)
+    with pytest.raises(RunFailure, match=r"^Ray Train's controller did not start"):
+        group(endless)
 
 
 class TrainError(Exception):
@@ -267,13 +347,15 @@ def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
     cfg = load("gp_l_debug", ["cluster.start_deadline_s=40", "learner.max_restarts=5"])
     job = SimpleNamespace(cfg=cfg, folder=str(tmp_path), token=FakeToken(tmp_path), model="initial")
     make_trainer(job, SimpleNamespace(gpu=gpu))
-    assert learner_group.os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "10.0"
+    assert learner_group.os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "40.0"
     assert learner_group.os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "30.0"
     assert seen["torch_config"].backend == backend
     assert seen["torch_config"].timeout_s == cfg.cluster.block_deadline_s * 10
     assert seen["train_loop_config"] == {"job": job}
     assert seen["run_config"].failure_config.max_failures == -1
-    assert [limit._most for limit in seen["run_config"].callbacks] == [5]
+    assert seen["run_config"].failure_config.controller_failure_limit == 0
+    limit, signs = seen["run_config"].callbacks
+    assert (limit._most, type(signs), signs._token) == (5, Signs, job.token)
     assert seen["run_config"].storage_path == str(tmp_path)
 
 

@@ -21,7 +21,7 @@ from cluster.failures import (
 from cluster.handles import BufferHandle
 from cluster.job import Job
 from cluster.learner_loop import run_phases
-from cluster.run_folder import read_failure, write_loss
+from cluster.run_folder import read_failure, write_losses
 from cluster.wait import _typed_errors
 from tests.cluster.fakes import FakeCollector, FakeRank, FakeToken
 from tests.support.learner import config
@@ -196,7 +196,7 @@ def too_late():
 
 
 def test_a_group_that_restarts_records_once_why_the_one_before_was_lost(loop, tmp_path):
-    write_loss(FakeToken(tmp_path), "rank 1: ActorDiedError: process 7 ended")
+    write_losses(FakeToken(tmp_path), "PPO", ["rank 1: ActorDiedError: process 7 ended"])
     for expected in ([{"who": "learner", "cause": "rank 1: ActorDiedError: process 7 ended"}], []):
         rank = loop(Cursor("ppo", update=2), epoch=3)
         run_phases(loop(Cursor("ppo"), number=1, epoch=3))  # which records nothing

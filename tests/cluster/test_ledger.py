@@ -21,7 +21,7 @@ def test_at_bound_zero_one_batch_is_played_under_each_version():
     made.finish([result(r) for r in all_given(first)])
     batch = made.take(1)
     assert [r.summary.id for r in batch.results] == ["g0/0", "g1/0", "g2/0", "g3/0"]
-    assert (batch.staleness, batch.failed, batch.next_group) == ([4], 0, 4)
+    assert (batch.staleness, batch.failed, batch.next_group) == ([4], [], 4)
     assert made.assign([0, 0], 100) == {}, "the learner's weights have not arrived"
     made.trained(1)
     assert list(made.assign([0, 1], 100)) == [1], "only the engine that has them plays"
@@ -73,7 +73,7 @@ def test_a_failed_group_makes_room_for_the_next_and_is_counted():
     made.finish([result(r) for r in [given[0], *given[2:], *more]])
     batch = made.take(1)
     assert [r.summary.id for r in batch.results] == ["g0/0", "g2/0", "g3/0", "g4/0"]
-    assert (batch.failed, batch.next_group) == (1, 5)
+    assert (batch.failed, batch.next_group) == (["g1/0"], 5)
     assert made.failures == []
     assert made.states()["dropped failed"] == 1
 
@@ -88,7 +88,7 @@ def test_a_group_is_whole_and_goes_on_without_a_member_that_failed():
     made.finish([result(given[5])])
     batch = made.take(1)
     assert [r.summary.id for r in batch.results] == ids(given[1:])
-    assert batch.failed == 1
+    assert batch.failed == ids(given[:1])
 
 
 def test_what_is_too_old_is_dropped_and_played_again():
@@ -176,7 +176,7 @@ def test_the_episode_that_is_there_at_a_third_loss_is_quarantined_alone():
         left += ids(given[0])
         made.finish([result(r) for r in given[0]])
     assert sorted(left) == ["g1/0", "g2/0", "g3/0", "g4/0"], "another one takes its place"
-    assert (made.take(1).failed, "dropped failed" in made.states()) == (1, False)
+    assert (made.take(1).failed, "dropped failed" in made.states()) == (["g0/0"], False)
 
 
 def test_one_that_ends_well_is_no_suspect_any_more():

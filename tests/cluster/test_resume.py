@@ -70,7 +70,7 @@ class LedgerCollector:
             self._ledger.finish([self._play(request) for request in reversed(given)])
         played = [result.trajectory for result in batch.results]
         self._trained += [(update, t.id) for t in played]
-        return Batch(played, batch.next_group, {"failed": batch.failed})
+        return Batch(played, batch.next_group, {"failed": len(batch.failed)})
 
     def _play(self, request) -> Played:
         rng = np.random.default_rng([request.seed, int(request.id[-6:]), self._rank.version])

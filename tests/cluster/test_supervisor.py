@@ -84,6 +84,37 @@ def test_an_engine_that_does_not_start_at_first_ends_the_run():
     virtual_time.run(run())
 
 
+@pytest.mark.parametrize("replaceable", [True, False])
+def test_an_actor_that_is_killed_in_its_first_start_is_replaced_where_it_can_be(replaceable):
+    async def run():
+        workers, fleet = [Worker(), Worker()], FleetLog()
+        workers[0].start_fates = [unavailable()]
+        supervisor = Supervisor(workers, RunConfig(), replaceable, fleet)
+        if not replaceable:
+            with pytest.raises(WorkerLost, match=r"worker 0 .* start its engine: .* socket closed"):
+                await supervisor.start()
+            return
+        await supervisor.start()
+        assert supervisor.present() == [1]
+        await until(lambda: supervisor.serves(0))
+        assert [incident["kind"] for incident in supervisor.incidents] == ["failure", "restart"]
+        assert (workers[0].kills, workers[0].starts, fleet.failures) == (0, 1, [])
+
+    virtual_time.run(run())
+
+
+def test_an_actor_that_cannot_be_made_ends_the_run_at_its_first_start():
+    async def run():
+        worker = Worker()
+        worker.start_fates = [ActorDiedError()]
+        supervisor = Supervisor([worker], RunConfig(), True, FleetLog())
+        with pytest.raises(WorkerLost, match="start its engine"):
+            await supervisor.start()
+        assert supervisor.incidents == []
+
+    virtual_time.run(run())
+
+
 def hangs(worker):
     worker.fate = "hangs"
 

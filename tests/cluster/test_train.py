@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from types import FunctionType, SimpleNamespace
 
 import pytest
@@ -284,6 +285,41 @@ def test_the_last_lines_are_the_summary_that_was_written(tmp_path, capsys):
     write_report(make_run(tmp_path / "run", upto="start"))
     module._show_result(tmp_path / "run")
     assert "from the first record to the last" in capsys.readouterr().out
+
+
+def full_disk():
+    return os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+
+
+def broken_pipe():
+    read, write = os.pipe()
+    os.close(read)
+    return os.fdopen(write, "w")
+
+
+@pytest.mark.parametrize(
+    ("opened", "cause"),
+    [(full_disk, "No space left"), (broken_pipe, "Broken pipe")],
+)
+def test_a_run_has_finished_even_if_its_result_cannot_be_printed(
+    monkeypatch, tmp_path, capsys, opened, cause
+):
+    write_report(make_run(tmp_path / "run", upto="start"))
+    with opened() as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        module._show_result(tmp_path / "run")
+    # Its end is no error either: the process would exit with 120.
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "the result is in report.html, not here: " in said
+    assert cause in said
+
+
+def test_nor_if_there_is_no_output_at_all(monkeypatch, tmp_path, capsys):
+    write_report(make_run(tmp_path / "run", upto="start"))
+    monkeypatch.setattr(sys, "stdout", None)
+    module._show_result(tmp_path / "run")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_tiny_model_is_made_once_and_never_in_half(monkeypatch, tmp_path):

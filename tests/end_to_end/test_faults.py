@@ -9,8 +9,8 @@ import os
 
 import pytest
 
-from benchmarks.chaos.phases import PHASES
-from benchmarks.chaos.run import HEARTBEAT_S, TITLES
+from benchmarks.chaos.phases import PHASES, STARTING
+from benchmarks.chaos.run import HEARTBEAT_S, START_S, TITLES
 from benchmarks.faults import MENDED, SIGNALS, chosen, measure
 
 BUSY_S = 20.0  # a machine that does other things answers later
@@ -24,18 +24,21 @@ def results(tmp_path_factory):
     """Faults that are mended, one after another in one run."""
     root = tmp_path_factory.mktemp("faults")
     everywhere = chosen([*MENDED], [*SIGNALS], ["generating"])
-    return list(measure(root, everywhere + chosen(["engine", *RESTARTS], ["SIGKILL"], ELSEWHERE)))
+    elsewhere = chosen(["engine", *RESTARTS], ["SIGKILL"], ELSEWHERE)
+    starting = chosen(["rank"], [*SIGNALS], [STARTING])
+    return list(measure(root, everywhere + elsewhere + starting))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_every_fault_is_found_in_time(results):
-    assert len(results) == len(MENDED) * len(SIGNALS) + 3 * len(ELSEWHERE)
+    assert len(results) == (len(MENDED) + 1) * len(SIGNALS) + 3 * len(ELSEWHERE)
     for result in results:
-        if (result.part, result.signal) == ("learner rank", "SIGKILL"):
+        if result.part in ("learner rank", "controller") and result.signal == "SIGKILL":
             continue  # seen only by the time until full speed
         assert result.detected_s is not None, result.outcome
         bound = ENVIRONMENT_S if result.part == "environment" else HEARTBEAT_S
+        bound = START_S if result.phase == STARTING else bound
         bound = 3.0 if result.signal == "SIGKILL" else bound
         assert result.detected_s < bound + BUSY_S, result
 
@@ -46,7 +49,7 @@ def test_after_every_fault_the_run_is_at_full_speed_again(results):
     for result in results:
         assert result.full_speed_s is not None, result.outcome
         kept = "engines kept" in result.outcome
-        assert kept == (result.part in ("learner rank", "buffer")), result.outcome
+        assert kept == (result.part in ("learner rank", "controller", "buffer")), result.outcome
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import random
@@ -167,3 +168,25 @@ def test_no_file_of_a_state_leaves_its_folder(name):
         pass
     with pytest.raises(ValueError, match=rule), resharded_files([name], files, "state", [], None):
         pass
+
+
+def test_a_folder_that_a_killed_rank_has_left_goes_and_one_in_use_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, held, other = (tmp_path / name for name in ("cardinal-state-a", "cardinal-state-b", "c"))
+    for folder in (left, held, other):
+        folder.mkdir()
+        (folder / "file").touch()
+    number = os.open(held, os.O_RDONLY)
+    fcntl.flock(number, fcntl.LOCK_EX)
+    files = through_files({"state/model.pt": model_state("b")[0]})
+    with resharded_files(["state/model.pt"], files, "state", ["w", "b"], lambda options: None):
+        present = {path.name for path in tmp_path.iterdir()} - {"cardinal-state-b", "c"}
+        (own,) = present
+        assert own.startswith("cardinal-state-")
+        again = os.open(tmp_path / own, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(again)
+    os.close(number)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "cardinal-state-b"]
+    assert (held / "file").exists()
