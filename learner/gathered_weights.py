@@ -87,8 +87,10 @@ class GatheredWeights:
         if kind not in WEIGHT_KINDS:
             raise ValueError(f"kind is {kind!r}; it must be one of {WEIGHT_KINDS}")
         assert self._perturbed is None, "perturb before restore"
-        self._perturbed = (kind, seed)
-        return self._flip(kind, seed)
+        changed = self._flip(kind, seed)
+        if changed:
+            self._perturbed = (kind, seed)
+        return changed
 
     def restore(self) -> None:
         """Put back exactly what `perturb` changed."""

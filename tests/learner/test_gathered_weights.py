@@ -78,6 +78,13 @@ def test_every_stage_has_the_same_noise_and_keeps_nothing(tmp_path, stage):
     engine.close()
 
 
+def test_a_kind_that_a_model_lacks_leaves_nothing_to_restore(tmp_path):
+    engine = TrainingEngine(save_llama(tmp_path), config(), config().sft.optimizer, 1, False)
+    assert not engine.perturb("head", seed=1), "it is tied to the embedding"
+    assert engine.perturb("mlp", seed=1)
+    engine.close()
+
+
 def _everywhere(rank, folder):
     cfg = config(stage=3)
     engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)
