@@ -2,7 +2,7 @@
 
 Prints one JSON row: by act the resident memory of the largest rank at its peak, above what a
 process holds before it loads anything. `--account` prints a row for each of several settings, with
-what the memory account says beside it. Models are random.
+what the memory account says beside it. Models hold zeros, in sparse files.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import argparse
 import ctypes
 import gc
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 GIB = 2**30
 SIZES = {  # width, feed-forward, layers, heads, vocabulary
     "tiny": (64, 128, 2, 2, 300),
+    "20M": (256, 704, 24, 4, 8_000),
     "100M": (768, 2048, 12, 12, 16_000),
     "0.5B": (1024, 2816, 32, 16, 32_000),
     "1.5B": (2048, 5632, 28, 16, 32_000),
@@ -50,22 +52,24 @@ class Setting:
     dtype: str = "bfloat16"
     lora: int = 0
     checkpointing: bool = False
-    tokens: int = 256
-    length: int = 128
+    tokens: int = 64
+    length: int = 32
     sgd: bool = False
 
 
 ACCOUNT = (
-    Setting("100M", ranks=1, stage=0, dtype="float32", tokens=1024, length=256),
-    Setting("100M", ranks=1, stage=0, dtype="float32", tokens=4096, length=256, checkpointing=True),
-    Setting("100M", ranks=1, stage=0, tokens=1024, length=256),
-    Setting("100M", ranks=1, stage=0, tokens=1024, length=256, lora=16),
-    Setting("100M", stage=1, dtype="float32", tokens=512, length=256),
-    Setting("100M", stage=2, tokens=512, length=256),
-    Setting("100M", stage=3, dtype="float32", tokens=512, length=256),
-    Setting("100M", stage=3, tokens=512, length=256),
-    Setting("100M", ranks=1, stage=0, dtype="float32", vocabulary=64_000, tokens=512, length=256),
+    Setting("100M", ranks=1, stage=0, dtype="float32"),
+    Setting("100M", ranks=1, stage=0),
+    Setting("100M", ranks=1, stage=0, lora=16, dtype="float32"),
+    Setting("20M", ranks=1, stage=0, dtype="float32", tokens=2048, length=64),
+    Setting("20M", ranks=1, stage=0, dtype="float32", tokens=4096, length=64, checkpointing=True),
+    Setting("20M", ranks=1, stage=0, dtype="float32", tokens=512, vocabulary=64_000),
+    Setting("100M", stage=1, dtype="float32"),
+    Setting("100M", stage=2),
+    Setting("100M", stage=3, dtype="float32"),
+    Setting("100M", stage=3),
 )
+ACTS = ("load", "step", "proof", "sync", "export", "state", "resume")
 
 
 def llama_config(setting: Setting):
@@ -82,19 +86,38 @@ def llama_config(setting: Setting):
         num_key_value_heads=heads,
         max_position_embeddings=4096,
         tie_word_embeddings=False,
-        dtype=setting.dtype,
+        dtype="bfloat16",
     )
 
 
-def make_model(folder: Path, setting: Setting) -> int:
-    """Write a random Llama; its number of parameters."""
+def make_model(folder: Path, setting: Setting) -> None:
+    """Write a Llama of zeros; in memory it takes what any other does."""
     import torch
     from transformers import LlamaForCausalLM
 
-    torch.manual_seed(0)
-    model = LlamaForCausalLM._from_config(llama_config(setting))
-    model.save_pretrained(folder)
-    return sum(p.numel() for p in model.parameters())
+    config = llama_config(setting)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    folder.mkdir()
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(folder)
+    header, end = {}, 0
+    for name, weight in model.named_parameters():
+        offsets = [end, end + 2 * weight.numel()]
+        header[name] = {"dtype": "BF16", "shape": list(weight.shape), "data_offsets": offsets}
+        end = offsets[1]
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+def parameters(setting: Setting) -> int:
+    """Number of the model's."""
+    hidden, mlp, layers, _, vocabulary = SIZES[setting.size]
+    layer = 4 * hidden**2 + 3 * hidden * mlp + 2 * hidden
+    return layers * layer + 2 * (setting.vocabulary or vocabulary) * hidden + hidden
 
 
 class Peaks:
@@ -120,33 +143,38 @@ def _resident(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 
 
-def run(rank: int, setting: Setting, folder: Path, resumed: bool) -> None:
-    """One rank: all acts of a run in turn, or those of a resumed one."""
+def run(rank: int, setting: Setting, folder: Path, acts: list[str]) -> None:
+    """One rank: acts of a run in turn; `resume` stands alone."""
     import torch
 
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
     torch.distributed.init_process_group(
         "gloo",
-        init_method=f"file://{folder}/join-{resumed}",
+        init_method=f"file://{folder}/join-{acts[0]}",
         rank=rank,
         world_size=setting.ranks,
         timeout=timedelta(minutes=30),
     )
-    (_resumed if resumed else _all_acts)(rank, setting, folder)
+    if acts == ["resume"]:
+        _resumed(rank, setting, folder)
+    else:
+        _acts(rank, setting, folder, acts)
     torch.distributed.barrier()
     sys.stdout.flush()
     os._exit(0)  # threads of gloo that Python's own end meets abort the process
 
 
-def _all_acts(rank: int, setting: Setting, folder: Path) -> None:
+def _acts(rank: int, setting: Setting, folder: Path, acts: list[str]) -> None:
     from learner.model import WEIGHT_KINDS
     from learner.snapshot import write_file
 
     held, peaks = [], Peaks()
     peaks.measure("load", lambda: held.append(_engine(setting, folder)))
     (engine,) = held
-    peaks.measure("step", lambda: _step(engine, setting, steps=2))
+
+    def step() -> None:  # the first makes the moments, at stage 0 in float32
+        _step(engine, setting, steps=2 if (setting.stage, setting.dtype) == (0, "float32") else 1)
 
     def prove() -> None:
         for kind in WEIGHT_KINDS:
@@ -164,10 +192,12 @@ def _all_acts(rank: int, setting: Setting, folder: Path) -> None:
             with file.open("wb") as stream:
                 write_file(stream, content)
 
-    peaks.measure("proof", prove)
-    peaks.measure("sync", sync)
-    peaks.measure("export", lambda: engine.export(folder / "export"))
-    peaks.measure("state", state)
+    def export() -> None:
+        engine.export(folder / "export")
+
+    for name, act in zip(ACTS[1:], (step, prove, sync, export, state), strict=False):
+        if name in acts:
+            peaks.measure(name, act)
     _write(folder, rank, peaks)
 
 
@@ -193,7 +223,10 @@ def config_of(setting: Setting):
         gradient_checkpointing=setting.checkpointing,
     )
     learner = LearnerConfig(
-        ranks=setting.ranks, zero_stage=setting.stage, microbatch_tokens=setting.tokens
+        ranks=setting.ranks,
+        zero_stage=setting.stage,
+        microbatch_tokens=setting.tokens,
+        packing="padded",  # whose check at the start is the shortest
     )
     rollout = RolloutConfig(context_tokens=setting.length)
     return RunConfig(model=model, learner=learner, rollout=rollout)
@@ -241,21 +274,42 @@ def _write(folder: Path, rank: int, peaks: Peaks) -> None:
     (folder / f"{rank}-{'-'.join(peaks.acts)}.json").write_text(json.dumps(row))
 
 
-def measured(setting: Setting, root: Path, resume: bool = True) -> dict[str, object]:
-    """Bytes at the peak of each act, of the largest rank; parameters, and the largest base."""
+def measured(
+    setting: Setting, root: Path, acts: Sequence[str] = ACTS, model: Path | None = None
+) -> dict[str, object]:
+    """Bytes at the peak of each act, of the largest rank; parameters, and the largest base.
+
+    Args:
+        setting: what is trained, and how.
+        root: where a temporary folder is made.
+        acts: which; `resume` loads the state again, in new processes.
+        model: the model's folder, which stays; made if it is not there.
+    """
     import torch
 
     with tempfile.TemporaryDirectory(dir=root) as name:
         folder = Path(name)
-        parameters = make_model(folder / "model", setting)
-        for resumed in (False, True)[: 1 + resume]:
-            torch.multiprocessing.spawn(run, (setting, folder, resumed), nprocs=setting.ranks)
+        made = model or folder / "model"
+        if not made.is_dir():
+            make_model(made, setting)
+        if model:
+            (folder / "model").symlink_to(model.resolve())
+        multiprocessing.set_forkserver_preload(["learner.engine"])  # once for all ranks
+        for own in ([a for a in acts if a != "resume"], [a for a in acts if a == "resume"]):
+            if own:
+                torch.multiprocessing.start_processes(
+                    run, (setting, folder, own), setting.ranks, start_method="forkserver"
+                )
         rows = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     acts: dict[str, int] = {}
     for row in rows:
         for act, size in row["acts"].items():
             acts[act] = max(acts.get(act, 0), size)
-    return {"parameters": parameters, "base": max(row["base"] for row in rows), "acts": acts}
+    return {
+        "parameters": parameters(setting),
+        "base": max(row["base"] for row in rows),
+        "acts": acts,
+    }
 
 
 def account_of(setting: Setting) -> dict[str, dict[str, int]]:
@@ -275,12 +329,16 @@ def account_of(setting: Setting) -> dict[str, dict[str, int]]:
 
 
 def compare(setting: Setting, root: Path) -> dict[str, object]:
-    """A row: the peak of a rank, measured and by the account, and their ratio."""
-    found, account = measured(setting, root, resume=False), account_of(setting)
+    """A row: the peak of a rank, measured and by the account, and their ratio.
+
+    `root` keeps the model, for other settings with its sizes.
+    """
+    model = root / f"model-{setting.size}-{setting.vocabulary}"  # of all settings with its sizes
+    acts = [act for act in ACTS if act not in ("state", "resume")]
+    found, account = measured(setting, root, acts, model), account_of(setting)
     sums = {moment: sum(parts.values()) for moment, parts in account.items()}
     base = found["base"]
-    acts = {act: peak for act, peak in found["acts"].items() if act != "state"}
-    peak, expected = base + max(acts.values()), base + max(sums.values())
+    peak, expected = base + max(found["acts"].values()), base + max(sums.values())
     return {
         "name": "memory account: peak of a rank, GiB",
         "setting": asdict(setting),
@@ -298,7 +356,8 @@ def main(argv: list[str] | None = None) -> None:
     """Print the row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path(tempfile.gettempdir()))
-    parser.add_argument("--no-resume", action="store_true")
+    parser.add_argument("--model", type=Path, help="its folder, which stays; made if need be")
+    parser.add_argument("--acts", nargs="*", choices=ACTS, default=list(ACTS))
     parser.add_argument("--account", action="store_true")
     parser.add_argument("--only", type=int, nargs="*", help="which settings of --account")
     for field in Setting.__dataclass_fields__.values():
@@ -308,17 +367,18 @@ def main(argv: list[str] | None = None) -> None:
         else:
             parser.add_argument(name, type=type(field.default), default=field.default)
     given = vars(parser.parse_args(argv))
-    root, resume = given.pop("root"), not given.pop("no_resume")
+    root, acts, model = given.pop("root"), given.pop("acts"), given.pop("model")
     account, only = given.pop("account"), given.pop("only")
     if account:
-        for setting in ACCOUNT if only is None else (ACCOUNT[i] for i in only):
-            print(json.dumps(compare(setting, root)), flush=True)
+        with tempfile.TemporaryDirectory(dir=root) as folder:
+            for setting in ACCOUNT if only is None else (ACCOUNT[i] for i in only):
+                print(json.dumps(compare(setting, Path(folder))), flush=True)
         return
     setting = Setting(**given)
-    found = measured(setting, root, resume)
-    acts = {act: round(size / GIB, 3) for act, size in found["acts"].items()}
+    found = measured(setting, root, acts, model)
+    sizes = {act: round(size / GIB, 3) for act, size in found["acts"].items()}
     row = {"name": "partitioned memory, GiB of a rank above its base", "setting": asdict(setting)}
-    print(json.dumps(row | {k: v for k, v in found.items() if k != "acts"} | {"acts": acts}))
+    print(json.dumps(row | {k: v for k, v in found.items() if k != "acts"} | {"acts": sizes}))
 
 
 if __name__ == "__main__":

@@ -154,6 +154,9 @@ def test_no_part_of_a_publish_export_proof_or_load_is_the_whole_model():
     wide = rank(3, BF16, model=ModelSize({"all": N}, 2, 1000, 400_000, None))
     assert account.sync(wide) == account.loaded(wide) == 2 * 8 * 10**8
     assert account.exported(wide) == 2 * 8 * 10**8
+    square = {"model.layers.0.mlp.up.weight": (20_000, 20_000)}
+    merged = rank(3, BF16, model=replace(BILLION, matrices=square))
+    assert account.sync(merged) == 2 * 2 * 4 * 10**8
 
 
 def test_a_states_copy_is_what_learns():
@@ -197,7 +200,9 @@ def test_what_is_offloaded_is_on_the_host():
     assert step["learner gradients"] == N
     assert account.on_host(run) == 9 * N + account.state_copy(run)
     none = rank(3, BF16, "learner.checkpoint_minutes=0")
-    assert account.on_host(none) == account.exported(none)
+    assert account.on_host(none) == account.sync(none) > account.exported(none)
+    large = Rank(none.cfg, ModelSize({"all": 32 * N}, 2, 8, 100, None))
+    assert account.on_host(large) == account.exported(large) > 4 * N
 
 
 def test_adapters_alone_have_gradients_and_moments():
@@ -205,6 +210,7 @@ def test_adapters_alone_have_gradients_and_moments():
     assert run.trained == 4 * LAYERS * (128 + 96 + 320 + 320)
     assert account.weights(run) == 4 * run.parameters
     assert account.optimizer(run) == 8 * run.trained
+    assert account.gradients(run) == 4 * run.trained
     head = rank(0, "model.lora_rank=4", model=replace(SMALL, parameters={"value head": 7, "a": 1}))
     assert head.trained == run.trained + 7
 
