@@ -345,7 +345,7 @@ class Ledger(Generic[S]):
                 self._ready -= group.results.pop(request.id).summary.end != "failed"
                 self.dropped["too old"] += 1
                 self._queue.appendleft((request, group))
-                group.oldest_engine, group.without_signal = max(0, oldest), False
+                group.oldest_engine = max(0, oldest)
 
     def trained(self, update: int) -> None:
         """The update has ended: what it took is trained on."""

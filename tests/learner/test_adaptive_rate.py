@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from learner import ppo
 from learner.adaptive_rate import MOST, adapt_rate, rate_factor
 from learner.engine import TrainingEngine
 from learner.optimizer import learning_rate
@@ -77,3 +78,17 @@ def test_each_update_adapts_the_next_and_a_checkpoint_keeps_it(folder, tmp_path,
     load_state(resumed, tmp_path)
     assert rates(resumed, cfg, [3]) == pytest.approx([factor**2])
     resumed.close()
+
+
+def test_what_counts_is_the_mean_kl_of_an_updates_last_epoch(folder, monkeypatch):
+    cfg, adapted, steps = config(desired_kl=0.01), [], []
+    monkeypatch.setattr(ppo, "adapt_rate", lambda *given: adapted.append(given))
+    engine = start(folder, cfg)
+    step = engine.step
+    engine.step = lambda *given: steps.append(step(*given)) or steps[-1]
+    ppo_update(engine, trajectories(12), cfg, 0)
+    engine.close()
+    assert len(steps) == 6
+    kl = np.mean([metrics["kl"] for metrics in steps[3:]])
+    assert adapted == [(engine.counters, pytest.approx(kl), 0.01)]
+    assert kl != pytest.approx(np.mean([metrics["kl"] for metrics in steps]), rel=0.05)
