@@ -7,6 +7,7 @@ library's processor and the model's own methods.
 from __future__ import annotations
 
 import inspect
+import threading
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +38,9 @@ class ImageInputs:
         self._name = type(trunk).__name__
         self._rope_index = rope_index(trunk)
         self._token_types = _token_types(trunk)
+        # A picture's tokens are made by a tokenizer, which one thread may use at a time; the next
+        # batch is packed on another.
+        self._expanding = threading.Lock()
 
     @classmethod
     def load(cls, folder: str | Path, trunk: PreTrainedModel) -> ImageInputs | None:
@@ -52,7 +56,8 @@ class ImageInputs:
         """
         is_picture = np.asarray(sequence.token_ids) == self._processor.feature_id
         tokens = int(np.count_nonzero(is_picture))
-        features = sum(self._processor.features(picture) for picture in sequence.pictures)
+        with self._expanding:
+            features = sum(self._processor.features(picture) for picture in sequence.pictures)
         if tokens != features:
             raise ValueError(
                 f"a sequence has {tokens} picture tokens and {len(sequence.pictures)} pictures "
@@ -112,7 +117,8 @@ class ImageInputs:
         """A row with a picture, for a pass through the vision tower whose result is discarded."""
         shade = np.arange(DUMMY_SIDE * DUMMY_SIDE * 3, dtype=np.uint8)  # Idefics drops all-zero
         picture = Picture.of(shade.reshape(DUMMY_SIDE, DUMMY_SIDE, 3))
-        tokens = self._processor.tokens(picture)
+        with self._expanding:
+            tokens = self._processor.tokens(picture)
         return batch.dummy([*tokens, tokens[-1]], (picture,))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +169,39 @@ def test_policy_and_critic_depend_on_the_pictures(folder: Path) -> None:
     assert np.abs(logprobs - other_logprobs).mean() > 1e-2
     assert np.abs(values - other_values).mean() > 1e-2
     engine.close()
+
+
+class SlowProcessor:
+    """Makes a picture's tokens slowly, and knows how many threads were at it."""
+
+    feature_id = 7
+
+    def __init__(self) -> None:
+        self.at_once, self.most, self.begun = 0, 0, threading.Event()
+
+    def tokens(self, picture: Picture) -> list[int]:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        self.begun.set()
+        time.sleep(0.05)
+        self.at_once -= 1
+        return [7]
+
+    def features(self, picture: Picture) -> int:
+        return len(self.tokens(picture))
+
+
+def test_one_thread_at_a_time_makes_the_tokens_of_a_picture() -> None:
+    processor = SlowProcessor()
+    inputs = ImageInputs(processor, torch.nn.Linear(1, 1))
+    picture = Picture.of(np.zeros((2, 2, 3), np.uint8))
+    sequence = Sequence(np.array([7, 1]), np.array([False, True]), pictures=(picture,))
+    packing = threading.Thread(target=inputs.check_alignment, args=(sequence,))
+    packing.start()
+    assert processor.begun.wait(60)
+    assert inputs.dummy.pictures
+    packing.join(60)
+    assert processor.most == 1
 
 
 def test_pictures_and_tokens_that_do_not_agree_are_refused(folder: Path) -> None:
