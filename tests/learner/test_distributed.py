@@ -42,11 +42,12 @@ def work(rank, out):
 
 def work_twice(rank, out):
     """In a world of gloo, then as on GPUs, where a group of gloo is made beside NCCL's."""
-    for name in ("gloo", "nccl"):
-        (out / name).mkdir(exist_ok=True)
-        work(rank, out / name)
-        real, world = dist.get_backend, dist.group.WORLD
-        dist.get_backend = lambda group=None: "nccl" if group in (None, world) else real(group)
+    for backend in ("gloo", "nccl"):
+        (out / backend).mkdir(exist_ok=True)
+    work(rank, out / "gloo")
+    real, world = dist.get_backend, dist.group.WORLD
+    dist.get_backend = lambda group=None: "nccl" if group in (None, world) else real(group)
+    work(rank, out / "nccl")
     (group,) = {distributed._group() for _ in range(3)}
     timeouts = [g._get_backend(torch.device("cpu")).options._timeout for g in (group, world)]
     own = group is not world and real(group) == "gloo"
