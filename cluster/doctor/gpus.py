@@ -20,7 +20,7 @@ from cluster.placement.nodes import visible_gpus
 NONE = "this machine has no NVIDIA GPU"
 ASK_S = 60.0
 BUSY = 0.1  # of a GPU's memory, from which on something else is on it
-DIRECT = re.compile(r"NV\d+|PIX|PXB|PHB")  # links that do not cross from processor to processor
+DIRECT = re.compile(r"NV\d+|PIX|PXB|PHB|NODE")  # links within one processor
 ASK = """
 import json, torch
 gpus = []

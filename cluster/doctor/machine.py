@@ -94,8 +94,7 @@ def shared_memory(subject: Subject) -> Finding:
     """Room in /dev/shm for the object store and the weights that engines load."""
     if not SHARED_MEMORY.is_dir():
         return fault(f"{SHARED_MEMORY} is not there", "mount a tmpfs there")
-    if subject.starts_ray:
-        check_shared_memory(subject.cfg, subject.size)
+    check_shared_memory(subject.cfg, subject.size, store=subject.starts_ray)
     free = shutil.disk_usage(SHARED_MEMORY).free
     return ok(f"{SHARED_MEMORY} has {free / GIB:.1f} GiB free", free_gib=free / GIB)
 

@@ -141,16 +141,21 @@ def check_room(cfg: RunConfig, model: ModelSize, local: bool) -> None:
             "choose another folder"
         )
     if local and SHARED_MEMORY.is_dir():
-        check_shared_memory(cfg, model)
+        check_shared_memory(cfg, model, store=True)
 
 
-def check_shared_memory(cfg: RunConfig, model: ModelSize) -> None:
-    """Refuse a local Ray's object store and weights that /dev/shm has no room for.
+def check_shared_memory(cfg: RunConfig, model: ModelSize, store: bool) -> None:
+    """Refuse weights, and a local Ray's object store, that /dev/shm has no room for.
+
+    Args:
+        cfg: the run.
+        model: sizes of its policy.
+        store: whether the object store is still to be made.
 
     Raises:
         ConfigError: the sizes, and what to do.
     """
-    parts = shared_memory(cfg, model, store=not os.environ.get(SLOW_STORE))
+    parts = shared_memory(cfg, model, store and not os.environ.get(SLOW_STORE))
     need, free = sum(parts.values()), shutil.disk_usage(SHARED_MEMORY).free
     if need > free:
         raise ConfigError(

@@ -3,10 +3,13 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from cluster.rollout_pool import RolloutPool, sharing_key
+from cluster.placement.plan import plan
+from cluster.placement.types import Node
+from cluster.rollout_pool import RolloutPool, _start_workers, sharing_key
 from configs.load import load
 
 RANKS = {"face_rule": "ranks", "require_face": True}
@@ -66,6 +69,25 @@ def test_weights_do_not_part_models_and_tokenizers_do(tiny_model, tmp_path):
     same = sharing_key(debug(), tiny_model)
     assert sharing_key(debug(), str(tmp_path / "weights")) == same
     assert sharing_key(debug(), str(tmp_path / "tokenizer")) != same
+
+
+@pytest.mark.parametrize(
+    ("keys", "started"),
+    [((), 1), (("cluster.layout=colocated",), 0)],  # until its ranks have their GPUs
+)
+def test_engines_start_in_the_background_where_they_have_gpus(monkeypatch, keys, started):
+    from cluster import actors
+
+    starts = []
+    worker = SimpleNamespace(start=SimpleNamespace(remote=lambda: starts.append(1)))
+    actor = SimpleNamespace(remote=lambda *_: worker)
+    fake = SimpleNamespace(options=lambda **_: actor)
+    monkeypatch.setattr(actors, "RolloutActor", fake)
+    cfg = debug(*keys)
+    total = {"CPU": 8.0, "GPU": 2.0}
+    placed = plan(cfg, [Node("a" * 56, "a", total, total)])
+    assert list(_start_workers(cfg, "model", placed).values()) == [worker]
+    assert len(starts) == started
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ def test_none_is_left_out():
     folders = {p.name for p in EXAMPLES.iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert folders == {
         "gymnasium_environment",
+        "kuberay",  # tests/cluster/launch/test_kuberay.py
         "own_environment",
         "own_model",
         "own_study",

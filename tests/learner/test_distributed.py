@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from itertools import product
 
 import numpy as np
-import pytest
 import torch
 import torch.distributed as dist
 
@@ -21,18 +21,6 @@ def test_alone():
     shares = [{"a": torch.tensor(1.0)}, {"a": torch.tensor(2.0)}]
     assert distributed.all_sum_named(shares) == {"a": 3.0}
     assert distributed.all_sum_named([]) == {}
-
-
-def beside_nccl(rank, out):
-    """As on GPUs: the world is not gloo's, so that a group is made beside it."""
-    real, world = dist.get_backend, dist.group.WORLD
-    dist.get_backend = lambda group=None: "nccl" if group in (None, world) else real(group)
-    groups = {distributed._group() for _ in range(3)}
-    (group,) = groups
-    own = group is not world and real(group) == "gloo"
-    timeouts = [g._get_backend(torch.device("cpu")).options._timeout for g in (group, world)]
-    np.savez(out / f"group-{rank}.npz", own=own, alike=timeouts[0] == timeouts[1])
-    work(rank, out)
 
 
 def work(rank, out):
@@ -52,18 +40,30 @@ def work(rank, out):
     )
 
 
-@pytest.mark.parametrize("ranks", [work, beside_nccl])
-def test_two_ranks(tmp_path, ranks):
-    spawn(ranks, 2, tmp_path)
-    for file in tmp_path.glob("group-*.npz"):
-        assert np.load(file)["own"]
-        assert np.load(file)["alike"]
-    assert len(list(tmp_path.glob("group-*.npz"))) == (2 if ranks is beside_nccl else 0)
-    for rank in (0, 1):
-        result = np.load(tmp_path / f"{rank}.npz")
+def work_twice(rank, out):
+    """In a world of gloo, then as on GPUs, where a group of gloo is made beside NCCL's."""
+    for backend in ("gloo", "nccl"):
+        (out / backend).mkdir(exist_ok=True)
+    work(rank, out / "gloo")
+    real, world = dist.get_backend, dist.group.WORLD
+    dist.get_backend = lambda group=None: "nccl" if group in (None, world) else real(group)
+    work(rank, out / "nccl")
+    (group,) = {distributed._group() for _ in range(3)}
+    timeouts = [g._get_backend(torch.device("cpu")).options._timeout for g in (group, world)]
+    own = group is not world and real(group) == "gloo"
+    np.savez(out / f"{rank}.npz", own=own, alike=timeouts[0] == timeouts[1])
+
+
+def test_two_ranks(tmp_path):
+    spawn(work_twice, 2, tmp_path)
+    for rank, backend in product((0, 1), ("gloo", "nccl")):
+        result = np.load(tmp_path / backend / f"{rank}.npz")
         assert result["written"]
         assert result["world_size"] == 2
         assert result["total"].tolist() == [1, 2]
         assert result["largest"].tolist() == [1]
         assert result["gathered"].tolist() == ["r0", "r1"]
         assert result["added"] == 2.0  # one rank had no terms
+        beside = np.load(tmp_path / f"{rank}.npz")
+        assert beside["own"]
+        assert beside["alike"]

@@ -93,11 +93,14 @@ def test_a_full_temporary_folder_is_a_warning(subject, monkeypatch):
 
 
 def test_a_full_dev_shm_is_named(subject, monkeypatch):
-    disks(monkeypatch, dev_shm=0.01)
-    with pytest.raises(ConfigError, match=r"/dev/shm has 0\.01 GiB free, and the run needs"):
+    disks(monkeypatch, dev_shm=0.1)
+    with pytest.raises(ConfigError, match=r"/dev/shm has 0\.10 GiB free, and the run needs"):
         machine.shared_memory(subject)
     joins = Subject(subject.cfg, subject.size, subject.requirements, starts_ray=False)
     assert machine.shared_memory(joins).status is Status.OK  # the store is Ray's already
+    disks(monkeypatch, dev_shm=0.0)
+    with pytest.raises(ConfigError, match=r"the run needs 0\.00 GiB \(weight bucket"):
+        machine.shared_memory(joins)
 
 
 def test_no_dev_shm_is_at_fault(subject, monkeypatch, tmp_path):
