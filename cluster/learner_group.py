@@ -16,6 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.buffer_watch import BufferWatch
 from cluster.cursor import Cursor
+from cluster.deadlines import group_deadline_s
 from cluster.failures import (
     OutOfMemory,
     RunFailure,
@@ -32,6 +33,7 @@ from cluster.logs import (
     pointed_out,
     session_logs,
 )
+from cluster.memory_failure import advice
 from cluster.placement.plan import Plan
 from cluster.placement.ray_options import scaling, waiting_ranks
 from cluster.restart_limit import RestartLimit, is_loss
@@ -97,7 +99,9 @@ def run_learner_group(
         job.token.check()
         keep_logs_of_other_nodes(folder)
         sentence = _with_evidence(failure, folder, killed)
-        raise (OutOfMemory if out_of_memory(sentence) else RunFailure)(sentence)
+        if out_of_memory(sentence):
+            raise OutOfMemory(f"{sentence}; {advice(failure, job.cfg)}")
+        raise RunFailure(sentence)
 
 
 def _fit(job: Job, plan: Plan, watch: GroupWatch) -> None:
@@ -151,7 +155,7 @@ def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
         train_loop_config={"job": job},
         torch_config=TorchConfig(
             backend="nccl" if plan.gpu else "gloo",
-            timeout_s=int(cfg.cluster.block_deadline_s * 10),
+            timeout_s=int(group_deadline_s(cfg)),
         ),
         scaling_config=scaling(cfg, plan),
         run_config=ray.train.RunConfig(

@@ -34,6 +34,14 @@ Snapshot = dict[str, object]  # by file name: dictionaries, lists and tensors, a
 OpenFile = Callable[[str], BinaryIO]
 
 
+class DamagedState(ValueError):
+    """A file of a state is not what was written, as after a fault of a disk; or it is gone."""
+
+    def __init__(self, name: str, cause: object) -> None:
+        lines = str(cause).splitlines() or [type(cause).__name__]
+        super().__init__(f"{name} of the last checkpoint cannot be read: {lines[0]}")
+
+
 class HostFiles:
     """Stands in for DeepSpeed's checkpoint engine: what it saves stays in memory.
 
@@ -106,17 +114,30 @@ def read_file(open_file: OpenFile, name: str) -> object:
 
     Raises:
         ValueError: it holds an object of another kind than states do: reading it could run code.
+        DamagedState: it is not what was written.
     """
     with open_file(name) as stream:
         try:
             return torch.load(stream, map_location="cpu", weights_only=True)
         except UnpicklingError as error:
-            stream.seek(0)
-            kinds = ", ".join(get_unsafe_globals_in_checkpoint(stream)) or error
-            raise ValueError(
-                f"{name} of the last checkpoint holds {kinds}, which no state does; it is not "
-                "read, for it could run code"
-            ) from error
+            if kinds := _other_kinds(stream):
+                raise ValueError(
+                    f"{name} of the last checkpoint holds {kinds}, which no state does; it is not "
+                    "read, for it could run code"
+                ) from error
+            raise DamagedState(name, error) from error
+        except (RuntimeError, ValueError, KeyError, EOFError) as error:  # by torch's own readers
+            if "memory" in str(error):
+                raise
+            raise DamagedState(name, error) from error
+
+
+def _other_kinds(stream: BinaryIO) -> str:
+    """The kinds of objects in a file that a state does not hold; nothing where it has no such."""
+    stream.seek(0)
+    with suppress(RuntimeError, ValueError, EOFError, UnpicklingError):
+        return ", ".join(get_unsafe_globals_in_checkpoint(stream))
+    return ""
 
 
 def check_names(name: str, content: object, parameters: Collection[str]) -> None:
