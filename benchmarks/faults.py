@@ -19,13 +19,15 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.chaos.nodes import raylet_with, three_nodes
 from benchmarks.chaos.phases import PHASES, STARTING, await_phase, starting_rank, steady
 from benchmarks.chaos.run import PATIENCE_S, FaultyRun, lives
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
 MENDED = ("engine", "actor", "rank", "buffer", "environment", "controller")
 DISKS = ("state disk", "run disk")
-PARTS = (*MENDED, "driver", *DISKS)
+RAYLET = "raylet"  # of a node that is not the driver's
+PARTS = (*MENDED, "driver", *DISKS, RAYLET)
 Fault = tuple[str, str, str]  # part, signal, phase
 EVALUATES = "eval.every=5"
 DISK_MIB = 256
@@ -159,6 +161,35 @@ def driver(root: Path, name: str, phase: str) -> Result:
         run.end()
 
 
+def raylet(root: Path) -> Result:
+    """Kill the raylet of a node that has a rollout worker; another node has room for it."""
+    with three_nodes() as cluster:
+        keys = (EVALUATES, f"cluster.address={cluster.address}")
+        run = FaultyRun(root, RAYLET, *keys, parent=os.getpid())
+        try:
+            steady(run)
+            found = [raylet_with(cluster, engine) for engine in run.processes("engine")]
+            target = next(raylet for raylet in found if raylet is not None)
+            await_phase(run, "generating")
+            at = time.time()
+            target.kill()
+            run.until(lambda: _of_workers(run, "restart", at), "the worker serves again")
+            (failure, *_), (restart, *_) = (
+                _of_workers(run, kind, at) for kind in ("failure", "restart")
+            )
+            found_s, again_s = (float(str(r["at"])) - at for r in (failure, restart))
+            again, outcome = int(str(failure["episodes"])), f"on another node: {restart['cause']}"
+            return Result(RAYLET, "SIGKILL", "generating", found_s, again_s, again, outcome)
+        except TimeoutError as error:
+            return Result(RAYLET, "SIGKILL", "generating", None, None, None, str(error))
+        finally:
+            run.end()
+
+
+def _of_workers(run: FaultyRun, kind: str, since: float) -> list[dict[str, object]]:
+    return [r for r in run.read(kind, since) if str(r["who"]).startswith("rollout worker")]
+
+
 def full_disk(root: Path, part: str) -> Result:
     """Fill the disk that the run's states are on, or all of the run folder; then free it again."""
     disk = root / part.replace(" ", "-")
@@ -239,6 +270,8 @@ def measure(root: Path, faults: list[Fault]) -> Iterator[Result]:
     for part, name, phase in faults:
         if part == "driver":
             yield driver(root, name, phase)
+        elif part == RAYLET:
+            yield raylet(root)
         elif part not in MENDED:
             yield full_disk(root, part)
 
@@ -247,7 +280,8 @@ def chosen(parts: list[str], signals: list[str], phases: list[str]) -> list[Faul
     """All faults of these; a disk is full whatever the phase, and only a rank starts again."""
     faults = [(p, s, f) for p in parts if p in (*MENDED, "driver") for s in signals for f in phases]
     faults = [(p, s, f) for p, s, f in faults if f != STARTING or p == "rank"]
-    return faults + [(part, "full", "–") for part in parts if part in DISKS]
+    nodes = [(RAYLET, "SIGKILL", "generating")] if RAYLET in parts else []
+    return faults + nodes + [(part, "full", "–") for part in parts if part in DISKS]
 
 
 def write(page: Path, results: list[Result]) -> None:

@@ -28,7 +28,7 @@ from cluster.failures import (
     first_line,
 )
 from cluster.handles import BlockRows, PackedBucket, Paused, RolloutWorkerHandle, Share, find_worker
-from cluster.ledger import QUARANTINE_LOSSES, Batch, Ledger
+from cluster.ledger import Batch, Ledger
 from cluster.queue_lengths import record_queues
 from cluster.run_folder import folder_of
 from cluster.shares import BufferedTrajectory, Shard, shards
@@ -273,8 +273,8 @@ class TrajectoryBuffer:
     def lost(self, index: int, cause: str) -> Record:
         """A worker is gone; see `cluster.supervisor.Fleet`."""
 
-        def failed(request: EpisodeRequest) -> BufferedTrajectory:
-            words = f"quarantined: {QUARANTINE_LOSSES} workers were lost with it; the last: {cause}"
+        def failed(request: EpisodeRequest, losses: int) -> BufferedTrajectory:
+            words = f"quarantined: {losses} workers were lost with it; the last: {cause}"
             summary = TrajectorySummary(request.id, "failed", words, 0.0, 0, 0, -1, {})
             return BufferedTrajectory(None, 0, summary)
 

@@ -136,7 +136,8 @@ class Checkpointer:
                 write_file(stream, content)
 
     def has(self, cursor: Cursor) -> bool:
-        """Whether the state that was begun last stands at this place."""
+        """Whether the state that was begun last stands at this place, and has not failed."""
+        self.finish()
         return self._last == cursor
 
     def finish(self) -> None:
@@ -156,14 +157,20 @@ class Checkpointer:
         assert writing is not None
         failures = distributed.all_gather(self._failure(writing.written))
         first = next((f for f in failures if f), "")
+        if not first:
+            moves = self._rank == 0
+            first = distributed.all_gather(self._move_to(writing.cursor) if moves else "")[0]
         if first:
             self._fail(writing.cursor, first)
-        elif self._rank == 0:
-            try:
-                for state in self._move(writing.cursor):
-                    self._thread.submit(self._remove, state)
-            except OSError as error:
-                self._fail(writing.cursor, one_line(error))
+
+    def _move_to(self, cursor: Cursor) -> str:
+        """Move the run's cursor; why it cannot be moved, if it cannot."""
+        try:
+            for state in self._move(cursor):
+                self._thread.submit(self._remove, state)
+        except OSError as error:
+            return one_line(error)
+        return ""
 
     def _failure(self, written: Future[None]) -> str:
         """Why this rank's part is not complete; nothing if it is."""
@@ -178,6 +185,8 @@ class Checkpointer:
 
     def _fail(self, cursor: Cursor, why: str) -> None:
         """Say that a state is not complete, and remove what there is of it; the run goes on."""
+        self._last = None  # another one may be begun at the same place, under another name
+        self._suffix = f"{(int(self._suffix, 16) + 1) % 16**4:04x}"
         if self._rank == 0:
             self._thread.submit(self._remove, cursor.state)
             self._report(f"{cursor.place} has no checkpoint: {why}")

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 from opentelemetry import trace
 from ray import ObjectRef
 
+from cluster.deadlines import play_deadline_s, take_deadline_s
 from cluster.handles import BlockRows, BufferHandle, Share
 from cluster.job import Job
 from cluster.wait import wait_for, wait_for_all, wait_until_ready
@@ -44,17 +45,6 @@ def collect(
     ref = buffer.collect.remote(requests)
     seconds = play_deadline_s(cfg, len(requests))
     return wait_for(ref, "the buffer", "collect the episodes", seconds, "block_deadline_s")
-
-
-def play_deadline_s(cfg: RunConfig, episodes: int) -> float:
-    """Until episodes have been played: that of their blocks, one after another, and of one more."""
-    return cfg.cluster.block_deadline_s * (-(-episodes // cfg.rollout.block) + 1)
-
-
-def evaluation_episodes(cfg: RunConfig) -> int:
-    """Episodes of one evaluation, at most."""
-    sampled = cfg.eval.sampled_questions * cfg.eval.samples
-    return len(cfg.eval.variants) * (cfg.eval.episodes + sampled)
 
 
 def fetch(cfg: RunConfig, shard: list[BlockRows]) -> list[Trajectory]:
@@ -186,9 +176,7 @@ class Collector:
     @TRACER.start_as_current_span("batch", attributes={"track": "next batch"})
     def _take(self, update: int, pack: Pack | None = None) -> Batch:
         cfg, buffer = self._job.cfg, self._job.buffer
-        seconds = play_deadline_s(cfg, cfg.ppo.episodes * max(1, cfg.ppo.dynamic_sampling))
-        if cfg.ppo.max_staleness and cfg.eval.every:  # it may begin before an evaluation
-            seconds += play_deadline_s(cfg, evaluation_episodes(cfg))
+        seconds = take_deadline_s(cfg)
         what = f"complete the batch of update {update}"
         call = partial(buffer.take.remote, update, self._rank)
         batch, minibatches = receive(call, self._batch, what, seconds)

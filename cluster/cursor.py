@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from uuid import uuid4
 
 from configs.schema import PPOConfig
 from report.metrics import Record
@@ -37,7 +38,7 @@ class Cursor:
     @classmethod
     def load(cls, checkpoints: Path) -> Cursor:
         """Read the cursor; a folder without one is at the beginning."""
-        return cls(**{k: v for k, v in _read(checkpoints).items() if k != "kept"})
+        return _cursor(_read(checkpoints))
 
     def at(self, state: str) -> Cursor:
         """The same place with a saved state."""
@@ -45,16 +46,11 @@ class Cursor:
 
     def save(self, checkpoints: Path, keep: int) -> list[str]:
         """Replace the cursor file; the newest `keep` states count. Those that count no more."""
-        known = [*kept_states(checkpoints), *filter(None, [self.state])]
-        kept = list(dict.fromkeys(known))[-keep:]
-        file = _file(checkpoints)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f"{file.name}.new")
-        with draft.open("w") as stream:
-            stream.write(json.dumps(asdict(self) | {"kept": kept}))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, file)
+        known = _kept(checkpoints)
+        if self.state:
+            known = {**known, self.state: self}
+        kept = list(known)[-keep:]
+        _write(checkpoints, self, [known[state] for state in kept])
         return [state for state in known if state not in kept]
 
     @property
@@ -101,8 +97,47 @@ def _file(checkpoints: Path) -> Path:
 
 def kept_states(checkpoints: Path) -> list[str]:
     """The states that count, oldest first."""
+    return list(_kept(checkpoints))
+
+
+def fall_back(checkpoints: Path, state: str) -> Cursor | None:
+    """Move the run from a state that cannot be read to the one that was kept before it.
+
+    Several ranks may find that it cannot be read; the first one moves the run.
+
+    Returns:
+        Where the run stands then; None where no older state is kept.
+    """
+    cursor, kept = Cursor.load(checkpoints), _kept(checkpoints)
+    if cursor.state != state:
+        return cursor
+    older = [kept[name] for name in list(kept)[: list(kept).index(state)]]
+    if not older:
+        return None
+    _write(checkpoints, older[-1], older)
+    return older[-1]
+
+
+def _kept(checkpoints: Path) -> dict[str, Cursor]:
+    """Where the states that count stand, by their names, oldest first."""
     fields = _read(checkpoints)
-    return list(dict.fromkeys([*fields.get("kept", []), *filter(None, [fields.get("state")])]))
+    cursors = [_cursor(each) for each in (*fields.get("kept", []), fields)]
+    return {cursor.state: cursor for cursor in cursors if cursor.state}
+
+
+def _cursor(fields: Record) -> Cursor:
+    return Cursor(**{name: value for name, value in fields.items() if name != "kept"})
+
+
+def _write(checkpoints: Path, cursor: Cursor, kept: list[Cursor]) -> None:
+    file = _file(checkpoints)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f"{file.name}.{uuid4().hex}")
+    with draft.open("w") as stream:
+        stream.write(json.dumps(asdict(cursor) | {"kept": [asdict(each) for each in kept]}))
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, file)
 
 
 def _read(checkpoints: Path) -> Record:

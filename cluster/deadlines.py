@@ -1,4 +1,7 @@
-"""Deadlines that follow from the size of the model: large weights take longer to read and send."""
+"""Deadlines that follow from others, and from the size of the model.
+
+Large weights take longer to read and send; who waits for several things has the time of all.
+"""
 
 from __future__ import annotations
 
@@ -27,3 +30,46 @@ def for_model(cfg: RunConfig, model: str) -> RunConfig:
         block_deadline_s=cluster.block_deadline_s + longer,  # it holds start_deadline_s
     )
     return replace(cfg, cluster=deadlines)
+
+
+def play_deadline_s(cfg: RunConfig, episodes: int) -> float:
+    """Until episodes have been played: that of their blocks, one after another, and of one more.
+
+    Where no worker serves, they wait until one does again, or until one is given up.
+    """
+    blocks = -(-episodes // cfg.rollout.block) + 1
+    restarts = cfg.rollout.max_restarts * cfg.cluster.start_deadline_s
+    return cfg.cluster.block_deadline_s * blocks + restarts
+
+
+def take_deadline_s(cfg: RunConfig) -> float:
+    """Until the batch of an update is complete."""
+    seconds = play_deadline_s(cfg, cfg.ppo.episodes * max(1, cfg.ppo.dynamic_sampling))
+    if cfg.ppo.max_staleness and cfg.eval.every:  # it may begin before an evaluation
+        seconds += evaluation_deadline_s(cfg)
+    return seconds
+
+
+def evaluation_deadline_s(cfg: RunConfig) -> float:
+    """Until an evaluation has been played: each variant greedily, then its samples."""
+    evaluation = cfg.eval
+    parts = [evaluation.episodes, evaluation.sampled_questions * evaluation.samples]
+    seconds = sum(play_deadline_s(cfg, episodes) for episodes in parts if episodes)
+    return seconds * len(evaluation.variants)
+
+
+def group_deadline_s(cfg: RunConfig) -> float:
+    """Until all ranks have come to a collective: longer than any of them may wait for others.
+
+    One rank alone waits for an evaluation, for engines that start and for a publish; each waits
+    for its batch, and writes its own part of a checkpoint.
+    """
+    cluster = cfg.cluster
+    longest = max(
+        take_deadline_s(cfg),
+        evaluation_deadline_s(cfg),
+        cluster.start_deadline_s,
+        cluster.sync_deadline_s,
+        cluster.checkpoint_deadline_s,
+    )
+    return longest + cluster.block_deadline_s

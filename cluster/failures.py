@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-MEMORY = re.compile(r"out of memory|OutOfMemory|MemoryError|low on memory|lack of memory", re.I)
+MEMORY = re.compile(
+    r"out of memory|OutOfMemory|MemoryError|low on memory|lack of memory|allocate memory",
+    re.IGNORECASE,
+)
 LONGEST = 800  # characters of a cause
 DIED = "health_check_failure"  # of Ray Train's error for a rank that is gone: what Ray said of it
 
@@ -46,6 +49,10 @@ class EpochOver(RunFailure):
 
 class SourceLost(RunFailure):
     """What a process should have read from the object store is gone with whoever put it there."""
+
+
+class StateLost(RunFailure):
+    """A resumable state cannot be read; the run goes on from an older one."""
 
 
 class TooManyFailures(RunFailure):

@@ -23,6 +23,7 @@ from ray.train.v2._internal.execution.controller.state import (
     RunningState,
     TrainControllerState,
 )
+from ray.train.v2._internal.execution.worker_group import Worker
 
 from cluster.failures import DeadlineExceeded
 from cluster.lease import Owner, Token
@@ -45,7 +46,7 @@ class Sign(NamedTuple):
     owner: Owner
 
 
-class Signs(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
+class Signs(ControllerCallback, WorkerGroupCallback):
     """Gives the signs; runs in the controller, which calls these methods."""
 
     def __init__(self, token: Token) -> None:
@@ -66,7 +67,7 @@ class Signs(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
         """It asks for a placement."""
         self._again()
 
-    def before_init_train_context(self, workers: list[object]) -> dict[str, list[object]]:
+    def before_init_train_context(self, workers: list[Worker]) -> dict[str, list[object]]:
         """All ranks have a process."""
         self._again()
         return {}

@@ -16,6 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.buffer_watch import BufferWatch
 from cluster.cursor import Cursor
+from cluster.deadlines import group_deadline_s
 from cluster.failures import (
     OutOfMemory,
     RunFailure,
@@ -32,6 +33,7 @@ from cluster.logs import (
     pointed_out,
     session_logs,
 )
+from cluster.memory_failure import advice
 from cluster.placement.plan import Plan
 from cluster.placement.ray_options import scaling, waiting_ranks
 from cluster.restart_limit import RestartLimit, is_loss
@@ -88,16 +90,24 @@ def run_learner_group(
         if len(signals.received) == 1:
             thread.join(END_S)  # a thread that still asks Ray after its end ends this process
         progress.update()
+    _raise_failure(job, plan, errors[0] if errors else None, killed)
+
+
+def _raise_failure(job: Job, plan: Plan, error: Exception | None, killed: int) -> None:
+    """Say why the group failed, if it did: what a rank has recorded, else what `fit` raised."""
+    folder = Path(job.folder)
     failure = read_failure(folder)
-    if failure is None and errors:
-        if isinstance(errors[0], RunFailure):
-            raise errors[0]
-        failure = f"the learner group failed: {cause_of(errors[0], job.cfg, plan)}"
+    if failure is None and error is not None:
+        if isinstance(error, RunFailure):
+            raise error
+        failure = f"the learner group failed: {cause_of(error, job.cfg, plan)}"
     if failure is not None:
         job.token.check()
         keep_logs_of_other_nodes(folder)
         sentence = _with_evidence(failure, folder, killed)
-        raise (OutOfMemory if out_of_memory(sentence) else RunFailure)(sentence)
+        if out_of_memory(sentence):
+            raise OutOfMemory(f"{sentence}; {advice(failure, job.cfg)}")
+        raise RunFailure(sentence)
 
 
 def _fit(job: Job, plan: Plan, watch: GroupWatch) -> None:
@@ -151,7 +161,7 @@ def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
         train_loop_config={"job": job},
         torch_config=TorchConfig(
             backend="nccl" if plan.gpu else "gloo",
-            timeout_s=int(cfg.cluster.block_deadline_s * 10),
+            timeout_s=int(group_deadline_s(cfg)),
         ),
         scaling_config=scaling(cfg, plan),
         run_config=ray.train.RunConfig(
@@ -160,9 +170,9 @@ def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
             failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
                 max_failures=-1, controller_failure_limit=0
             ),
-            callbacks=[  # type: ignore[list-item]
-                RestartLimit(job.token, cfg.learner.max_restarts),
-                Signs(job.token),
+            callbacks=[
+                RestartLimit(job.token, cfg.learner.max_restarts),  # type: ignore[list-item]
+                Signs(job.token),  # type: ignore[list-item]
             ],
         ),
     )

@@ -19,9 +19,10 @@ import torch
 from cluster.collect import Collector
 from cluster.cursor import Cursor
 from cluster.evaluation_phase import EvaluationPhase
-from cluster.failures import EpochOver, RunFailure, RunStopped, SourceLost, WorkerLost
+from cluster.failures import EpochOver, RunFailure, RunStopped, SourceLost, StateLost, WorkerLost
 from cluster.job import Job
 from cluster.learner_rank import LearnerRank
+from cluster.memory_failure import with_peak
 from cluster.ppo_phase import PPOPhase
 from cluster.publisher import Publisher
 from cluster.recorded_batches import RecordedCollector, RecordingCollector
@@ -51,16 +52,22 @@ def learner_loop(config: dict[str, Job]) -> None:
             # Ray Train would restart the group; the file makes the driver end the run instead.
             write_failure(job.token, str(failure))
         raise
+    except Exception as error:
+        told = with_peak(error)
+        if told is error:
+            raise
+        raise told from error
 
 
 def _mended_by_a_restart(failure: RunFailure, channel: str) -> bool:
     """Whether the group is to start again: its next epoch is not touched by the failure.
 
-    Its successor is at work already; a block is gone with its node, and is played again; or the
-    buffer is gone, the only actor that ranks ask over the object store, and Ray restarts it.
+    Its successor is at work already; a block is gone with its node, and is played again; a state
+    is, and an older one is there; or the buffer is gone, the only actor that ranks ask over the
+    object store, and Ray restarts it.
     """
     buffer_lost = channel == "object_store" and is_dead(failure)
-    return isinstance(failure, EpochOver | SourceLost) or buffer_lost
+    return isinstance(failure, EpochOver | SourceLost | StateLost) or buffer_lost
 
 
 def run_phases(rank: LearnerRank) -> None:

@@ -16,8 +16,8 @@ from opentelemetry import trace
 
 from cluster.checkpoint_store import CheckpointStore, state_place
 from cluster.checkpointer import Checkpointer
-from cluster.cursor import Cursor, kept_states
-from cluster.failures import RunFailure, RunStopped
+from cluster.cursor import Cursor, fall_back, kept_states
+from cluster.failures import RunFailure, RunStopped, StateLost
 from cluster.job import Job
 from cluster.prometheus import RunMetrics
 from cluster.tracing import record_spans
@@ -26,6 +26,7 @@ from configs.schema import OptimizerConfig
 from configs.text import one_line
 from learner import distributed
 from learner.engine import ReferencePolicy, TrainingEngine
+from learner.snapshot import DamagedState
 from report.metrics import RunLog, read
 from rollout.renderer import Renderer
 
@@ -84,12 +85,34 @@ class LearnerRank:
         except ValueError as error:
             raise RunFailure(str(error)) from error
         self.write("packing", who="learner", **asdict(engine.packing_check))
-        if state := self.cursor.state:
-            names = self._store.names(state)
-            if not names:
-                raise RunFailure(f"{self._store.place}/{state}: the last checkpoint is gone")
-            engine.load(names, partial(self._store.open, state))
+        if self.cursor.state:
+            self._load_state(engine, self.cursor.state)
         return engine
+
+    def _load_state(self, engine: TrainingEngine, state: str) -> None:
+        """Have the engine continue from a state.
+
+        Raises:
+            StateLost: it cannot be read; the run was moved to the one kept before it.
+            RunFailure: nor is there another one, or it holds what no state of the run does.
+        """
+        place = f"{self._store.place}/{state}"
+        try:
+            self._read_state(engine, state)
+        except DamagedState as error:
+            self.job.token.check()
+            older = fall_back(self.checkpoints, state)
+            if older is None:
+                raise RunFailure(f"{place}: {error}; no older one is kept") from error
+            raise StateLost(f"{place}: {error}; the run goes on after {older.place}") from error
+        except ValueError as error:
+            raise RunFailure(f"{place}: {error}") from error
+
+    def _read_state(self, engine: TrainingEngine, state: str) -> None:
+        names = self._store.names(state)
+        if not names:
+            raise DamagedState("every file", "it is gone")
+        engine.load(names, partial(self._store.open, state))
 
     def open_reference(self, folder: str) -> ReferencePolicy:
         """A frozen copy of the folder's policy."""

@@ -14,6 +14,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from cluster.dynamic_sampling import Selection, complete_updates, select
 from cluster.places import Places, Versions
+from cluster.suspects import Suspects
 from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import TrajectorySummary
 
@@ -27,8 +28,6 @@ class Stored(Protocol):
 
 
 S = TypeVar("S", bound=Stored)
-SUSPECT_LOSSES = 2  # of an episode's workers, after which it is played beside no other such one
-QUARANTINE_LOSSES = 3  # after which it is not played again
 
 
 @dataclass(eq=False)
@@ -122,8 +121,8 @@ class Ledger(Generic[S]):
     def __init__(self) -> None:
         self._queue: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of the stream
         self._urgent: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of evaluations
-        self._suspects: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of either
-        self._losses: Counter[str] = Counter()  # of an episode's workers, by its id
+        self._lost: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # suspects, of either
+        self._suspects = Suspects()
         self._running: dict[str, tuple[int, EpisodeRequest, Group[S]]] = {}
         self._load: Counter[int] = Counter()  # running episodes by worker
         self._ahead: list[Group[S]] = []  # groups that no update has taken, as admitted
@@ -180,18 +179,15 @@ class Ledger(Generic[S]):
     def _next_suspect(
         self, versions: Versions, capacity: int
     ) -> tuple[deque[tuple[EpisodeRequest, Group[S]]], int] | None:
-        """A worker for the first suspect: one at a time, so that the guilty one is found."""
-        if not self._suspects:
+        """A worker for the first suspect."""
+        if not self._lost:
             return None
-        occupied = {
-            worker
-            for worker, request, _ in self._running.values()
-            if self._losses[request.id] >= SUSPECT_LOSSES
-        }
-        others = [None if worker in occupied else v for worker, v in enumerate(versions)]
-        places = Places(others, capacity, self._most, self._load)
-        worker = places.least_loaded(self._suspects[0][1].oldest_engine)
-        return None if worker is None else (self._suspects, worker)
+        request, group = self._lost[0]
+        running = {name: worker for name, (worker, _, _) in self._running.items()}
+        may = self._suspects.places(request.id, range(len(versions)), running)
+        those = [v if worker in may else None for worker, v in enumerate(versions)]
+        worker = Places(those, capacity, self._most, self._load).least_loaded(group.oldest_engine)
+        return None if worker is None else (self._lost, worker)
 
     def _next_in_order(
         self, places: Places
@@ -238,7 +234,7 @@ class Ledger(Generic[S]):
                 self.dropped["foreign"] += 1
                 continue
             known.append((request, result))
-            self._losses.pop(request.id, None)
+            self._suspects.clear(request.id)
             self._load[worker] -= 1
             group.add(result)
             if group.number < 0:
@@ -259,27 +255,28 @@ class Ledger(Generic[S]):
         """Training episodes that failed since the last batch was taken."""
         return self._failures
 
-    def lose(self, worker: int, failed: Callable[[EpisodeRequest], S]) -> tuple[int, int]:
+    def lose(self, worker: int, failed: Callable[[EpisodeRequest, int], S]) -> tuple[int, int]:
         """A worker is gone: its episodes are played elsewhere, before all that is queued.
 
-        One that was there at the loss of several is suspect, and quarantined at one more.
+        One that was the cause of several losses is quarantined (`cluster.suspects`).
 
         Args:
             worker: its index.
-            failed: makes the result of an episode that is quarantined.
+            failed: makes the result of an episode that is quarantined, of its number of losses.
 
         Returns:
             How many are played again, and how many are quarantined.
         """
         lost = [entry for entry in self._running.values() if entry[0] == worker]
-        self._losses.update(request.id for _, request, _ in lost)
-        guilty = [r for _, r, _ in lost if self._losses[r.id] >= QUARANTINE_LOSSES]
-        self.finish([failed(request) for request in guilty], "quarantined")
+        cause = self._suspects.lose([request.id for _, request, _ in lost])
+        guilty = [request for _, request, _ in lost if request.id == cause]
+        results = [failed(request, self._suspects.losses(request.id)) for request in guilty]
+        self.finish(results, "quarantined")
         for _, request, group in reversed(lost):
             if self._running.pop(request.id, None) is None:
                 continue
-            if self._losses[request.id] >= SUSPECT_LOSSES:
-                self._suspects.appendleft((request, group))
+            if request.id in self._suspects:
+                self._lost.appendleft((request, group))
             else:
                 (self._urgent if group.number < 0 else self._queue).appendleft((request, group))
         self._load[worker] = 0
@@ -361,7 +358,7 @@ class Ledger(Generic[S]):
     def states(self) -> dict[str, int]:
         """How many episodes are where now, and how many were trained on and dropped so far."""
         return {
-            "queued": len(self._queue) + len(self._urgent) + len(self._suspects),
+            "queued": len(self._queue) + len(self._urgent) + len(self._lost),
             "running": len(self._running),
             "ready": self._ready,
             "taken": sum(self._taken.values()),

@@ -25,6 +25,7 @@ from learner.checkpoint_match import TensorSource, check_tensors, check_tied, te
 from learner.trunk import empty_trunk
 from rollout.bucket import cut
 
+CPU = torch.device("cpu")
 READ_BYTES = 2**26  # read before they are partitioned, or one tensor, or the parts of a merged one
 
 Partition = Callable[[list[nn.Parameter]], None]
@@ -52,10 +53,10 @@ def load_partitioned_trunk(
     check_tied(trunk, files)
     _initialize_buffers(trunk)
     plan = LoadStateDictConfig(
-        device_map={"": torch.device("cpu")},
+        device_map={"": CPU},
         dtype=dtype,
         dtype_plan=trunk._get_dtype_plan(dtype),  # of buffers that stay in float32
-        weight_mapping=get_model_conversion_mapping(trunk),
+        weight_mapping=get_model_conversion_mapping(trunk),  # type: ignore[arg-type]
     )
     names = set(trunk.state_dict())
     missing = set(names)
@@ -71,7 +72,8 @@ def load_partitioned_trunk(
 
 def _initialize_buffers(trunk: PreTrainedModel) -> None:
     """Compute what no file holds, such as rotary frequencies, and leave the weights empty."""
-    trunk._move_missing_keys_from_meta_to_device(set(), {"": torch.device("cpu")}, None, None)
+    nothing: set[str] = set()  # what transformers calls a list there
+    trunk._move_missing_keys_from_meta_to_device(nothing, {"": CPU}, None, None)  # type: ignore[arg-type]
     for tensor in trunk.state_dict(keep_vars=True).values():
         tensor._is_hf_initialized = True
     trunk.initialize_weights()

@@ -69,8 +69,7 @@ def ppo_update(
         failed, tokens and segments (of all ranks), action_tokens, turns, steps, staleness_max;
         loss, policy_loss, value_loss, kl (proximal to current, k3), kl_ref, clip_fraction,
         grad_norm (means over the steps), lr (of the last step), entropy (proximal, a token),
-        explained_variance (of V_old); with grpo and rloo groups_without_signal, the share of
-        groups whose returns are all equal; those of `parity_metrics`, `correction_metrics`.
+        explained_variance (of V_old); those of group_, parity_ and correction_metrics.
 
     Raises:
         ValueError: no value head or no reference where one is needed, or nothing to learn from.
@@ -85,14 +84,14 @@ def ppo_update(
     _score(engine, packed, cfg, reference)
     _set_advantages(prepared, cfg.ppo)
     steps = _take_steps(engine, packed, counts, minibatches, cfg, update)
-    version = update if version is None else version
+    at = update if version is None else version
     return {
         **_means(steps, _sum(counts.values())),
         "entropy": _entropy(prepared),
         "explained_variance": _explained_variance(prepared),
-        **trajectory_metrics(trajectories, version),
+        **trajectory_metrics(trajectories, at),
         **group_metrics(trajectories, cfg.ppo),
-        **parity_metrics(prepared, version),
+        **parity_metrics(prepared, at),
         **correction_metrics(prepared, cfg.ppo),
     }
 

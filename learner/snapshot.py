@@ -34,6 +34,14 @@ Snapshot = dict[str, object]  # by file name: dictionaries, lists and tensors, a
 OpenFile = Callable[[str], BinaryIO]
 
 
+class DamagedState(ValueError):
+    """A file of a state is not what was written, as after a fault of a disk; or it is gone."""
+
+    def __init__(self, name: str, cause: object) -> None:
+        lines = str(cause).splitlines() or [type(cause).__name__]
+        super().__init__(f"{name} of the last checkpoint cannot be read: {lines[0]}")
+
+
 class HostFiles:
     """Stands in for DeepSpeed's checkpoint engine: what it saves stays in memory.
 
@@ -106,17 +114,30 @@ def read_file(open_file: OpenFile, name: str) -> object:
 
     Raises:
         ValueError: it holds an object of another kind than states do: reading it could run code.
+        DamagedState: it is not what was written.
     """
     with open_file(name) as stream:
         try:
             return torch.load(stream, map_location="cpu", weights_only=True)
         except UnpicklingError as error:
-            stream.seek(0)
-            kinds = ", ".join(get_unsafe_globals_in_checkpoint(stream)) or error
-            raise ValueError(
-                f"{name} of the last checkpoint holds {kinds}, which no state does; it is not "
-                "read, for it could run code"
-            ) from error
+            if kinds := _other_kinds(stream):
+                raise ValueError(
+                    f"{name} of the last checkpoint holds {kinds}, which no state does; it is not "
+                    "read, for it could run code"
+                ) from error
+            raise DamagedState(name, error) from error
+        except (RuntimeError, ValueError, KeyError, EOFError) as error:  # by torch's own readers
+            if "memory" in str(error):
+                raise
+            raise DamagedState(name, error) from error
+
+
+def _other_kinds(stream: BinaryIO) -> str:
+    """The kinds of objects in a file that a state does not hold; nothing where it has no such."""
+    stream.seek(0)
+    with suppress(RuntimeError, ValueError, EOFError, UnpicklingError):
+        return ", ".join(get_unsafe_globals_in_checkpoint(stream))
+    return ""
 
 
 def check_names(name: str, content: object, parameters: Collection[str]) -> None:
@@ -244,17 +265,8 @@ def resharded_files(
                     check_names(name, content, parameters)
                 with _parent(f"{folder}/saved", name).open("wb") as copy:
                     write_file(copy, content)
-            options = SimpleNamespace(
-                input_folder=f"{folder}/saved/{tag}",
-                output_folder=f"{folder}/{tag}",
-                num_extract_workers=1,
-                num_merge_workers=1,
-                keep_temp_folder=False,
-                strict=False,
-                inject_missing_state=True,
-            )
             with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
-                convert(options)
+                convert(_conversion(f"{folder}/saved/{tag}", f"{folder}/{tag}"))
         distributed.barrier()
         yield folder, HostFiles(folder, partial(_open, folder))
         distributed.barrier()
@@ -263,6 +275,19 @@ def resharded_files(
             shutil.rmtree(folder, ignore_errors=True)
         if lock >= 0:
             os.close(lock)
+
+
+def _conversion(source: str, target: str) -> SimpleNamespace:
+    """The options of DeepSpeed's own conversion."""
+    return SimpleNamespace(
+        input_folder=source,
+        output_folder=target,
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=False,
+        inject_missing_state=True,
+    )
 
 
 def _locked_folder(folder: str) -> int:

@@ -42,7 +42,7 @@ def trajectory_metrics(trajectories: list[Trajectory], version: int) -> dict[str
 
 
 def group_metrics(trajectories: list[Trajectory], ppo: PPOConfig) -> dict[str, float]:
-    """How much of a batch teaches nothing, where groups are compared; collective."""
+    """groups_without_signal: share whose returns are all equal (grpo, rloo); collective."""
     if ppo.estimator not in ("grpo", "rloo"):
         return {}
     own = [(t.total_reward, t.group_id) for t in trajectories if t.end != "failed"]

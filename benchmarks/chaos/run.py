@@ -50,10 +50,20 @@ SETTINGS = (
 
 
 class FaultyRun:
-    """A run in a process of its own, and its processes by part."""
+    """A run in a process of its own, and its processes by part.
 
-    def __init__(self, root: Path, name: str, *overrides: str, log: Path | None = None) -> None:
-        self.folder = root / name
+    parent: the process below which all of them are; the driver, if None.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        *overrides: str,
+        log: Path | None = None,
+        parent: int | None = None,
+    ) -> None:
+        self.folder, self._parent = root / name, parent
         keys = (*SETTINGS, f"name={name}", f"cluster.root={root}", *overrides)
         self.log = log or root / f"{name}.log"
         self._begin("train", "gp_l_debug", *keys)
@@ -94,7 +104,7 @@ class FaultyRun:
 
     def _tree(self) -> list[psutil.Process]:
         try:
-            tree = psutil.Process(self.driver.pid).children(recursive=True)
+            tree = psutil.Process(self._parent or self.driver.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
         self.seen |= {process.pid: process for process in tree}

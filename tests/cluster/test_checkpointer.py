@@ -178,10 +178,10 @@ def test_a_failed_write_leaves_the_run_going_and_the_last_state(make, tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpointer, "write_file", full)
+    place = f"{tmp_path}/state/sft-000002-{made._suffix}/part.pt"
     save(made, 2)
     made.finish()
     (said,) = make.reports
-    place = f"{tmp_path}/state/sft-000002-{made._suffix}/part.pt"
     assert said == f"SFT step 2 has no checkpoint: {place}: [Errno 28] No space left on device"
     assert written(tmp_path) == (1, 1)
     monkeypatch.setattr(checkpointer, "write_file", write)
@@ -191,6 +191,28 @@ def test_a_failed_write_leaves_the_run_going_and_the_last_state(make, tmp_path, 
     made._thread.shutdown()
     assert written(tmp_path) == (3, 3)
     assert len(list((tmp_path / "state").glob("sft-*"))) == 2  # nothing is left of the failed one
+
+
+def test_a_state_that_has_failed_can_be_begun_again_under_another_name(make, tmp_path, monkeypatch):
+    made, write = make(), checkpointer.write_file
+
+    def full(stream, content):
+        raise OSError(28, "No space left on device")
+
+    for step in (1, 2):
+        monkeypatch.setattr(checkpointer, "write_file", full)
+        save(made, step)
+        before = made._suffix
+        assert not made.has(Cursor("sft", step=step)), "it is looked at once it has ended"
+        assert made._suffix != before, "one that is stuck may still write"
+        monkeypatch.setattr(checkpointer, "write_file", write)
+        save(made, step)
+        assert made.has(Cursor("sft", step=step))
+        assert written(tmp_path) == (step, step)
+        assert len(make.reports) == step
+    made._suffix = "ffff"
+    made._fail(Cursor(), "why")
+    assert made._suffix == "0000"
 
 
 def test_a_cursor_that_cannot_be_moved_leaves_the_run_going(make, tmp_path):
@@ -206,6 +228,7 @@ def test_a_cursor_that_cannot_be_moved_leaves_the_run_going(make, tmp_path):
     made.finish()
     assert make.reports == ["SFT step 2 has no checkpoint: [Errno 28] No space left on device"]
     assert written(tmp_path) == (1, 1)
+    assert not made.has(Cursor("sft", step=2))
 
 
 def test_room_is_looked_at_before_anything_is_written(make, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from rollout.trajectory_summary import summarize
 from tests.support.learner import config, trajectories
 
 PLAYED = trajectories(6)
+RESTARTS_S = 5 * 300.0  # rollout.max_restarts, each as long as a start
 
 
 class Method:
@@ -219,7 +220,7 @@ def test_only_the_batch_that_is_asked_for_is_given(made):
 
 
 @pytest.mark.parametrize(
-    ("bound", "every", "blocks"), [(0, 0, 2), (0, 2, 2), (1, 0, 2), (1, 2, 2 + 9)]
+    ("bound", "every", "blocks"), [(0, 0, 2), (0, 2, 2), (1, 0, 2), (1, 2, 2 + 2 * (3 + 3))]
 )
 def test_a_batch_may_take_as_long_as_its_blocks_and_an_evaluation_before_it(
     made, bound, every, blocks
@@ -233,7 +234,8 @@ def test_a_batch_may_take_as_long_as_its_blocks_and_an_evaluation_before_it(
     job.cfg = replace(job.cfg, eval=evaluation)
     collector.take(4)
     what = "complete the batch of update 4"
-    assert made[1][0] == ("the buffer", what, 600.0 * blocks, "block_deadline_s")
+    seconds = 600.0 * blocks + RESTARTS_S * (1 + 4 * (bound and every > 0))
+    assert made[1][0] == ("the buffer", what, seconds, "block_deadline_s")
 
 
 def test_a_batch_may_take_as_long_as_all_that_dynamic_sampling_may_play(made):
@@ -241,7 +243,7 @@ def test_a_batch_may_take_as_long_as_all_that_dynamic_sampling_may_play(made):
     job = collector._job
     job.cfg = replace(job.cfg, ppo=replace(job.cfg.ppo, dynamic_sampling=3))  # 36 episodes
     collector.take(4)
-    assert made[1][0][2] == 600.0 * 4
+    assert made[1][0][2] == 600.0 * 4 + RESTARTS_S
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -307,7 +309,8 @@ def test_each_rank_fetches_its_own_share(made):
 @pytest.mark.parametrize(("episodes", "blocks"), [(1, 2), (16, 2), (17, 3)])
 def test_the_deadline_is_that_of_all_blocks_and_one_more(made, episodes, blocks):
     collect(config(), FakeBuffer(), [None] * episodes)
-    assert made[1] == [("the buffer", "collect the episodes", 600.0 * blocks, "block_deadline_s")]
+    seconds = 600.0 * blocks + RESTARTS_S
+    assert made[1] == [("the buffer", "collect the episodes", seconds, "block_deadline_s")]
 
 
 def test_rows_are_fetched_in_their_order(made):

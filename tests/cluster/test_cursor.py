@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from cluster.cursor import Cursor, kept_states
+from cluster.cursor import Cursor, fall_back, kept_states
 from configs.schema import PPOConfig
 
 
@@ -21,6 +21,21 @@ def test_round_trip_and_only_the_newest_states_are_kept(tmp_path):
     assert Cursor("ppo").save(tmp_path, keep=2) == []
     assert kept_states(tmp_path) == ["sft-3", "sft-4"]
     assert [file.name for file in (tmp_path / "state").iterdir()] == ["cursor.json"]
+
+
+def test_a_state_that_cannot_be_read_leaves_the_run_where_the_one_before_it_stands(tmp_path):
+    cursors = [Cursor("ppo", update=n, group=9 * n).at(f"ppo-{n}") for n in (1, 2, 3)]
+    for cursor in cursors:
+        cursor.save(tmp_path, keep=3)
+    for _ in range(2):  # as ranks do that have found it at once
+        assert fall_back(tmp_path, "ppo-3") == cursors[1]
+        assert Cursor.load(tmp_path) == cursors[1]
+        assert kept_states(tmp_path) == ["ppo-1", "ppo-2"]
+    Cursor("ppo", update=3).at("ppo-3b").save(tmp_path, keep=2)
+    assert kept_states(tmp_path) == ["ppo-2", "ppo-3b"]
+    assert fall_back(tmp_path, "ppo-3b") == cursors[1]
+    assert fall_back(tmp_path, "ppo-2") is None
+    assert Cursor.load(tmp_path) == cursors[1]
 
 
 def test_the_state_of_a_cursor_without_a_list_is_kept(tmp_path):

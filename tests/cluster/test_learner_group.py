@@ -15,6 +15,7 @@ from ray.train import ControllerError
 
 from cluster import learner_group
 from cluster.cursor import Cursor
+from cluster.deadlines import group_deadline_s
 from cluster.failures import OutOfMemory, RunFailure
 from cluster.group_watch import Signs
 from cluster.job import Job
@@ -200,16 +201,19 @@ def test_a_state_that_is_not_written_in_time_is_not_waited_for(group, endless, c
 
 
 @pytest.mark.parametrize(
-    ("cause", "kind"),
+    ("cause", "kind", "said"),
     [
-        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", OutOfMemory),
-        ("an engine was lost", RunFailure),
+        ("rank 1: CUDA out of memory. Tried to allocate 2 GiB", OutOfMemory, "microbatch_tokens="),
+        ("rollout worker 0 was lost: out of memory", OutOfMemory, "; lower rollout.in_flight=32"),
+        ("an engine was lost", RunFailure, "an engine was lost"),
     ],
 )
-def test_a_full_memory_is_told_apart(group, tmp_path, cause, kind):
+def test_a_full_memory_is_told_apart(group, tmp_path, cause, kind, said):
     with pytest.raises(RunFailure) as error:
         group(lambda: write_failure(FakeToken(tmp_path), cause))
     assert type(error.value) is kind
+    assert str(error.value).startswith(cause)
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize("channel", ["object_store", "nccl"])
@@ -350,7 +354,7 @@ def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
     assert learner_group.os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "40.0"
     assert learner_group.os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "30.0"
     assert seen["torch_config"].backend == backend
-    assert seen["torch_config"].timeout_s == cfg.cluster.block_deadline_s * 10
+    assert seen["torch_config"].timeout_s == int(group_deadline_s(cfg))
     assert seen["train_loop_config"] == {"job": job}
     assert seen["run_config"].failure_config.max_failures == -1
     assert seen["run_config"].failure_config.controller_failure_limit == 0

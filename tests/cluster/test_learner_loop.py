@@ -16,11 +16,13 @@ from cluster.failures import (
     RunFailure,
     RunStopped,
     SourceLost,
+    StateLost,
     WorkerLost,
 )
 from cluster.handles import BufferHandle
 from cluster.job import Job
 from cluster.learner_loop import run_phases
+from cluster.memory_failure import LearnerMemory
 from cluster.run_folder import read_failure, write_losses
 from cluster.wait import _typed_errors
 from tests.cluster.fakes import FakeCollector, FakeRank, FakeToken
@@ -210,8 +212,10 @@ def test_a_group_that_restarts_records_once_why_the_one_before_was_lost(loop, tm
         (RunFailure("an engine was lost"), True, "object_store"),
         (WorkerLost("the buffer", "deal", "KeyError: 3"), True, "object_store"),
         (OSError("a disk"), False, "object_store"),
+        (LearnerMemory("out of memory; peak 3 GiB"), False, "object_store"),
         (EpochOver("a restarted learner has begun a new epoch"), False, "nccl"),
         (SourceLost("block 3 could not reach this node: its node is gone"), False, "nccl"),
+        (StateLost("the last checkpoint cannot be read; the run goes on"), False, "nccl"),
         (buffer_lost(), False, "object_store"),
         (buffer_lost(), True, "nccl"),
         (too_late(), True, "object_store"),

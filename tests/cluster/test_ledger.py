@@ -146,7 +146,7 @@ def test_a_worker_that_does_not_serve_is_given_nothing_and_holds_nobody_back():
     assert {w: len(r) for w, r in made.assign([None, 1], 100).items()} == {1: 8}
 
 
-def test_after_two_losses_an_episode_is_played_beside_no_other_such_one():
+def test_after_two_losses_few_are_played_beside_no_other_such_one():
     made = ledger()
     assert lose(made, [0], 2) == [["g0/0", "g1/0", "g2/0", "g3/0"]] * 2
     assert made.states()["queued"] == 4
@@ -155,6 +155,26 @@ def test_after_two_losses_an_episode_is_played_beside_no_other_such_one():
     made.finish([result("g0/0")])
     assert ids(made.assign([0, 0], 100)[0]) == ["g2/0"]
     assert made.assign([0, 0], 100) == {}
+
+
+def test_after_two_losses_many_are_played_in_lots_beside_no_other_such_one():
+    """As after two losses of all engines: most of them are soon cleared."""
+    made = ledger(per_update=24)
+    lose(made, [0], 2)
+    given = made.assign([0, 0], 100)
+    assert {worker: ids(requests) for worker, requests in given.items()} == {
+        0: ["g0/0", "g1/0", "g2/0"],
+        1: ["g3/0", "g4/0", "g5/0"],
+    }
+    made.finish([result(request) for request in given[1][:2]])
+    assert made.assign([0, 0], 100) == {}, "one of its lot is still there"
+    made.finish([result(given[1][2])])
+    assert {w: len(r) for w, r in made.assign([0, 0], 2).items()} == {1: 2}, "as many as it takes"
+    assert {w: len(r) for w, r in made.assign([0, 0], 100).items()} == {1: 1}
+    assert made.lose(0, quarantined) == (3, 0)
+    assert ids(made.assign([0, 0], 100)[0]) == ["g0/0"], "now each alone"
+    assert made.lose(0, quarantined) == (0, 1)
+    assert made.states()["dropped quarantined"] == 1
 
 
 def test_those_that_were_never_there_play_beside_a_suspect():

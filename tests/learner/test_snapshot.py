@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from learner.snapshot import (
+    DamagedState,
     HostFiles,
     load_random_state,
     random_files,
@@ -118,6 +119,39 @@ def test_a_state_that_would_run_code_is_not_read(tmp_path):
         with pytest.raises(ValueError, match=r"state/model.pt of .* holds .*\.mkdir, which"):
             read()
     assert not (tmp_path / "trace").exists()
+
+
+def damaged(change):
+    """A file of a state after a fault of a disk."""
+    stream = io.BytesIO()
+    write_file(stream, {"w": torch.arange(1000.0), "steps": 3})
+    content = change(stream.getvalue())
+    return lambda name: io.BytesIO(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: b"",
+        lambda content: b"no state at all",
+        lambda content: b"\0" * len(content),
+    ],
+)
+def test_a_damaged_file_is_told_from_one_that_is_refused(change):
+    files = damaged(change)
+    with pytest.raises(DamagedState, match=r"^state/model.pt of the last checkpoint cannot be rea"):
+        read_file(files, "state/model.pt")
+
+
+def test_a_full_memory_is_no_damage(monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(RuntimeError, match=r"^DefaultCPUAllocator"):
+        read_file(damaged(bytes), "state/model.pt")
 
 
 def convert(files):

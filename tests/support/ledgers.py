@@ -21,7 +21,8 @@ def result(request, version=0, end="terminated", reward=1.0):
     return Result(TrajectorySummary(name, end, failure, reward, 5, 3, version, {}))
 
 
-def quarantined(request):
+def quarantined(request, losses):
+    assert losses > 2
     return result(request, -1, "failed")
 
 
@@ -87,9 +88,9 @@ class Simulation:
         else:
             self.take()
 
-    def quarantined(self, request):
+    def quarantined(self, request, losses):
         self.ends[request.id] = "failed"
-        return quarantined(request)
+        return quarantined(request, losses)
 
     def take(self):
         batch = self.ledger.take(self.learner + 1)
