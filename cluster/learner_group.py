@@ -35,7 +35,7 @@ from cluster.logs import (
 )
 from cluster.memory_failure import advice
 from cluster.placement.plan import Plan
-from cluster.placement.ray_options import scaling, waiting_ranks
+from cluster.placement.ray_options import release_ranks, scaling, waiting_ranks
 from cluster.restart_limit import RestartLimit, is_loss
 from cluster.run_folder import clear_failure, clear_losses, read_failure
 from cluster.sft_data import render_demonstrations
@@ -125,6 +125,7 @@ def _fit(job: Job, plan: Plan, watch: GroupWatch) -> None:
                 raise
             if not limit.bears(watch.loss or cause_of(error, job.cfg, plan)):
                 return
+            release_ranks()
         else:
             return
 

@@ -13,6 +13,12 @@ from typing import TypedDict
 
 import ray
 import ray.train
+from ray import PlacementGroupID
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.failures import PlacementError
@@ -100,6 +106,17 @@ def scaling(cfg: RunConfig, plan: Plan) -> ray.train.ScalingConfig:
         accelerator_type=cfg.cluster.accelerator if plan.gpu else None,
         label_selector=selector or None,  # type: ignore[call-arg]
     )
+
+
+def release_ranks() -> None:
+    """End what is left of this job's learner groups, and give back the places of their ranks.
+
+    Ray keeps a placement group until the job ends, where the actor that made it has died.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for name, group in placement_group_table().items():
+        if name.endswith(job) and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
 
 
 def waiting_ranks(plan: Plan, seconds: float) -> str:

@@ -62,6 +62,8 @@ def group(monkeypatch, tmp_path):
     job.channel = "object_store"
     job.buffer = SimpleNamespace(stop=SimpleNamespace(remote=lambda: asked.append("stop")))
     shown, asked, signals = [], [], StopSignals()
+    released = []
+    monkeypatch.setattr(learner_group, "release_ranks", lambda: released.append(1))
     Progress = progress(tmp_path, shown)
     monkeypatch.setattr(learner_group, "Progress", Progress)
     monkeypatch.setattr(learner_group, "WATCH_S", 0.01)
@@ -88,6 +90,7 @@ def group(monkeypatch, tmp_path):
 
     monkeypatch.setattr(learner_group, "BufferWatch", BufferWatch)
     run.job, run.buffer_lost, run.buffer_looks = job, None, buffer_looks
+    run.released = released
     run.token, run.asked, run.shown, run.progress = token, asked, shown, Progress
     return run
 
@@ -280,6 +283,7 @@ def test_a_group_that_loses_a_process_in_its_start_is_started_again(group, tmp_p
     fit = broken_start(error, error)
     group(fit)
     assert len(fit.begun) == 3
+    assert len(group.released) == 2, "each gives its places back before the next one asks"
     assert len(read_losses(tmp_path, "SFT step 0 ")) == 2
 
 

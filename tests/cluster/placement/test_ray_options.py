@@ -1,12 +1,15 @@
 """Options of Ray by place: the node, its GPUs, and what learner ranks keep away from."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from cluster.placement import ray_options
 from cluster.placement.plan import plan
 from cluster.placement.ray_options import (
     buffer_options,
+    release_ranks,
     scaling,
     waiting_ranks,
     worker_options,
@@ -90,3 +93,18 @@ def test_ranks_that_waited_in_vain_say_for_what(nodes, each):
     sentence = waiting_ranks(found, 30)
     assert sentence.startswith(f"2 learner ranks waited 30 s (cluster.start_deadline_s) for {each}")
     assert found.of(RANK)[0].node.name in sentence
+
+
+def test_the_places_of_a_lost_group_are_given_back_and_those_of_other_jobs_are_not(monkeypatch):
+    jobs = ("07000000", "07000000", "08000000")
+    own, gone, other = (f"{number:028x}{job}" for number, job in enumerate(jobs))
+    states = {own: "CREATED", gone: "REMOVED", other: "CREATED"}
+    context = SimpleNamespace(get_job_id=lambda: "07000000")
+    removed = []
+    monkeypatch.setattr(ray_options.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(
+        ray_options, "placement_group_table", lambda: {n: {"state": s} for n, s in states.items()}
+    )
+    monkeypatch.setattr(ray_options, "remove_placement_group", lambda g: removed.append(g.id.hex()))
+    release_ranks()
+    assert removed == [own]
