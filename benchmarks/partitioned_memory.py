@@ -11,7 +11,6 @@ import argparse
 import ctypes
 import gc
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -294,12 +293,9 @@ def measured(
             make_model(made, setting)
         if model:
             (folder / "model").symlink_to(model.resolve())
-        multiprocessing.set_forkserver_preload(["learner.engine"])  # once for all ranks
         for own in ([a for a in acts if a != "resume"], [a for a in acts if a == "resume"]):
             if own:
-                torch.multiprocessing.start_processes(
-                    run, (setting, folder, own), setting.ranks, start_method="forkserver"
-                )
+                torch.multiprocessing.spawn(run, (setting, folder, own), setting.ranks)
         rows = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     acts: dict[str, int] = {}
     for row in rows:

@@ -52,11 +52,12 @@ def load_partitioned_trunk(
     check_tensors(empty_trunk(folder), weight_shapes(folder, key))
     check_tied(trunk, files)
     _initialize_buffers(trunk)
+    mapping: list[Any] = list(get_model_conversion_mapping(trunk))
     plan = LoadStateDictConfig(
         device_map={"": CPU},
         dtype=dtype,
         dtype_plan=trunk._get_dtype_plan(dtype),  # of buffers that stay in float32
-        weight_mapping=get_model_conversion_mapping(trunk),  # type: ignore[arg-type]
+        weight_mapping=mapping,
     )
     names = set(trunk.state_dict())
     missing = set(names)
@@ -72,8 +73,8 @@ def load_partitioned_trunk(
 
 def _initialize_buffers(trunk: PreTrainedModel) -> None:
     """Compute what no file holds, such as rotary frequencies, and leave the weights empty."""
-    nothing: set[str] = set()  # what transformers calls a list there
-    trunk._move_missing_keys_from_meta_to_device(nothing, {"": CPU}, None, None)  # type: ignore[arg-type]
+    missing: Any = set()  # of weights; buffers that are in no file are made in any case
+    trunk._move_missing_keys_from_meta_to_device(missing, {"": CPU}, None, None)
     for tensor in trunk.state_dict(keep_vars=True).values():
         tensor._is_hf_initialized = True
     trunk.initialize_weights()
@@ -89,7 +90,7 @@ def _load(
     buffers = {name for name, _ in trunk.named_buffers()}
     with ExitStack() as stack:
         opened: dict[Path, Any] = {}  # closed again, for what was read counts as this process's
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for target, parts in sources.items():
             for part in parts:
                 if distributed.rank() == 0 or target in buffers:

@@ -20,6 +20,7 @@ READ_BYTES = 2**26  # learner.partitioned
 EXPORT_BYTES = 2**26  # learner.engine
 FILES, FILE_BYTES = 16, 2**27  # learner.export
 PROOF_BYTES = 2**22 * (1 + 1 + 4)  # learner.weight_noise: a piece's bits, drawn, and as integers
+BACKWARD_LAYERS = 2
 VALUES = 24  # of the hidden width a layer keeps of a token, where its matrices are not known
 
 
@@ -127,13 +128,14 @@ def activations(run: Rank) -> int:
     Of each linear layer its input and its output, and the widest input of a block once more, which
     its activation function keeps: T·s·(Σ(in + out) + widest). With gradient checkpointing a
     layer's input alone, T·s·hidden, and all of one layer while it is computed again (Chen et
-    al., 2016). Twice one layer's is what the backward pass itself holds.
+    al., 2016). The backward pass itself holds as much as BACKWARD_LAYERS (measured).
     """
     model, tokens = run.model, run.cfg.learner.microbatch_tokens
     layer = tokens * run.size * _kept(model) // max(1, model.layers)
     if run.cfg.model.gradient_checkpointing:
-        return tokens * run.size * model.hidden * model.layers + 2 * layer
-    return layer * (model.layers + 1)
+        inputs = tokens * run.size * model.hidden * model.layers
+        return inputs + layer * (1 + BACKWARD_LAYERS)
+    return layer * (model.layers + BACKWARD_LAYERS)
 
 
 def attention_mask(run: Rank) -> int:

@@ -85,14 +85,14 @@ def test_one_rank_sends_no_gradients():
 def test_activations_are_inputs_and_outputs_of_the_linear_layers():
     each = (64 + 64) + (32 + 64) + (256 + 64) + (64 + 256) + 256  # once more the widest input
     run = rank(0, "learner.microbatch_tokens=100", model=SMALL)
-    assert account.activations(run) == 100 * 4 * each * (LAYERS + 1)
+    assert account.activations(run) == 100 * 4 * each * (LAYERS + 2)
     half = rank(0, "learner.microbatch_tokens=100", BF16, model=SMALL)
     assert account.activations(half) == account.activations(run) // 2
     keys = ("learner.microbatch_tokens=100", "model.gradient_checkpointing=true")
     again = rank(0, *keys, model=SMALL)
-    assert account.activations(again) == 100 * 4 * (HIDDEN * LAYERS + 2 * each)
+    assert account.activations(again) == 100 * 4 * (HIDDEN * LAYERS + 3 * each)
     unknown = rank(0, "learner.microbatch_tokens=100")
-    assert account.activations(unknown) == 100 * 4 * 24 * 8 * 3
+    assert account.activations(unknown) == 100 * 4 * 24 * 8 * 4
 
 
 def test_a_token_passes_through_some_of_the_experts():
@@ -100,9 +100,9 @@ def test_a_token_passes_through_some_of_the_experts():
     others = {"model.layers.0.self_attn.q.weight": (8, 8)}
     model = size_of({**experts, **others}.items(), 1, 8, 100, None)
     run = rank(0, "learner.microbatch_tokens=10", model=model)
-    assert account.activations(run) == 10 * 4 * (4 * 24 + 16 + 8) * 2
+    assert account.activations(run) == 10 * 4 * (4 * 24 + 16 + 8) * 3
     some = Rank(run.cfg, replace(model, active_experts=0.25))
-    assert account.activations(some) == 10 * 4 * (24 + 16 + 8) * 2
+    assert account.activations(some) == 10 * 4 * (24 + 16 + 8) * 3
 
 
 def test_pictures_pass_the_vision_encoder_and_the_text_does_not():
