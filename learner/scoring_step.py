@@ -29,7 +29,7 @@ def leave_unscored(trajectories: Sequence[TrainingTrajectory]) -> None:
     """Give them what is read before the step has scored them: there is no critic."""
     for t in trajectories:
         t.proximal_logprobs = t.behavior_logprobs
-        t.score_norms = np.zeros(t.action_tokens, np.float32)
+        t.score_norms = np.zeros(t.action_tokens, np.float32)  # as without an optimal baseline
         values = sum(len(sequence.value_positions) for sequence in t.sequences)
         t.values = np.zeros(values, np.float32)
 
