@@ -31,6 +31,7 @@ from vllm.model_executor.model_loader.reload import (
 from vllm.platforms import current_platform
 
 from rollout.bucket import BucketHeader, unpack
+from rollout.freed_memory import keep_freed_memory
 from rollout.load_plan import CopyRecorder, LoadPlan, Target
 
 CHANNEL = "cardinal_object_store"
@@ -126,6 +127,8 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
                     method.moe_kernel = kernel
             if not self.vllm_config.model_config.enable_sleep_mode:  # what is not copied is lost
                 self.plan = self._recorder.plan(_may_copy, _is_packed)
+                if self.plan is not None and current_platform.is_cpu():
+                    keep_freed_memory()  # a packed weight goes to where the one before it was
         self.refresh_packed_linears()
 
     def _read(self, message: BucketMessage) -> NDArray[np.uint8]:
