@@ -153,14 +153,12 @@ def judge(
 
 def _seen(name: str, cfg: RunConfig, recorded: Sequence[Record]) -> Finding | None:
     """What the records show of one thing; None where they do not."""
-    kinds = {record["kind"]: record for record in recorded}
+    kinds = {record["kind"] for record in recorded}
     if name == ENGINE:
-        started = kinds.get("placement")
-        return started and ok("vLLM starts on a tiny model")
+        return ok("vLLM starts on a tiny model") if "placement" in kinds else None
     if name == SLEEP:
-        slept = "ppo" in kinds
         words = "engines sleep while the learner steps, and wake with its weights"
-        return ok(words) if slept else None
+        return ok(words) if "ppo" in kinds else None
     return proven(cfg, recorded)
 
 
