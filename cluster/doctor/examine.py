@@ -1,7 +1,7 @@
 """The list of checks, and how they are made: one after another, each with a deadline.
 
 Input: a run, an address or none. Output: results as they come. A check that fails stops no other;
-what needs a Ray is not applicable where none could be joined.
+what needs a Ray is left out where none could be joined.
 """
 
 from __future__ import annotations

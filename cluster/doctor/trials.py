@@ -153,7 +153,7 @@ def judge(
 
 def _seen(name: str, cfg: RunConfig, recorded: Sequence[Record]) -> Finding | None:
     """What the records show of one thing; None where they do not."""
-    kinds = {record["kind"]: record for record in recorded}
+    kinds = {record["kind"] for record in recorded}
     if name == ENGINE:
         return ok("vLLM starts on a tiny model") if "placement" in kinds else None
     if name == SLEEP:
