@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -37,7 +37,7 @@ TABLE_BEGIN, TABLE_END = "<!-- table: begin -->", "<!-- table: end -->"
 
 @dataclass(frozen=True)
 class Result:
-    """One fault; seconds from the signal on, None where it does not apply."""
+    """One fault; seconds from the signal on, None where it does not apply; load of the machine."""
 
     part: str
     signal: str
@@ -46,6 +46,7 @@ class Result:
     full_speed_s: float | None
     replayed: int | None
     outcome: str
+    load: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def row(self) -> str:
         """Of the table."""
@@ -53,7 +54,8 @@ class Result:
             f"{s:.1f}" if s is not None else "–" for s in (self.detected_s, self.full_speed_s)
         ]
         replayed = "–" if self.replayed is None else str(self.replayed)
-        cells = [self.part, self.signal, self.phase, *numbers, replayed, self.outcome]
+        numbers += [replayed, f"{self.load:.0f}"]
+        cells = [self.part, self.signal, self.phase, *numbers, self.outcome]
         return f"| {' | '.join(cells)} |"
 
 
@@ -294,10 +296,9 @@ def write(page: Path, results: list[Result]) -> None:
     rows = [new.pop(_fault(row), row) for row in rows] + [*new.values()]
     head = (
         "| part | fault | phase | found after, s | full speed after, s | episodes played again "
-        "| outcome |\n| --- | --- | --- | --- | --- | --- | --- |"
+        "| load | outcome |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
     )
-    load = f"{os.getloadavg()[0]:.0f}"
-    stamp = f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, load {load} at the end."
+    stamp = f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores."
     table = "\n".join([head, *rows])
     page.write_text(f"{before}{TABLE_BEGIN}\n{stamp}\n\n{table}\n{TABLE_END}{after}")
 

@@ -6,7 +6,7 @@ from benchmarks.faults import TABLE_BEGIN, TABLE_END, Result, write
 
 
 def result(part, detected=1.25, outcome="replaced"):
-    return Result(part, "SIGKILL", "idle", detected, 30.0, 7, outcome)
+    return Result(part, "SIGKILL", "idle", detected, 30.0, 7, outcome, load=41.7)
 
 
 def rows(page):
@@ -14,9 +14,9 @@ def rows(page):
 
 
 def test_a_row_has_a_dash_for_what_does_not_apply():
-    assert result("engine").row() == "| engine | SIGKILL | idle | 1.2 | 30.0 | 7 | replaced |"
-    ended = Result("driver", "SIGKILL", "idle", 2.0, None, None, "the run ends")
-    assert ended.row() == "| driver | SIGKILL | idle | 2.0 | – | – | the run ends |"
+    assert result("engine").row() == "| engine | SIGKILL | idle | 1.2 | 30.0 | 7 | 42 | replaced |"
+    ended = Result("driver", "SIGKILL", "idle", 2.0, None, None, "the run ends", load=0.2)
+    assert ended.row() == "| driver | SIGKILL | idle | 2.0 | – | – | 0 | the run ends |"
 
 
 def test_the_page_keeps_its_words_and_the_rows_of_other_faults(tmp_path):
