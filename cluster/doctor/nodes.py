@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -82,7 +82,7 @@ def on_nodes(
     answers: list[T | RunFailure] = []
     for ref in refs:
         try:
-            answers.append(ray.get(ref, timeout=max(0.0, end - time.monotonic())))
+            answers.append(cast("T", ray.get(ref, timeout=max(0.0, end - time.monotonic()))))
         except GetTimeoutError:
             ray.cancel(ref, force=True)
             answers.append(RunFailure(f"does not answer within {seconds:g} s"))
@@ -91,7 +91,7 @@ def on_nodes(
     return answers
 
 
-def _call(call: Callable[[], T]) -> T:
+def _call(call: Callable[[], object]) -> object:
     return call()
 
 

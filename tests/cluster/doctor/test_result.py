@@ -39,8 +39,15 @@ def test_of_several_nodes_the_worst_counts_and_is_named():
     assert (found.status, found.text, found.remedy) == (Status.FAULT, "b: bad", "mend")
     found = of_nodes({"a": not_applicable("no"), "b": ok("fine")})
     assert (found.status, found.text) == (Status.OK, "all 2: fine")
+    found = of_nodes({"a": not_applicable("no"), "b": not_applicable("no")})
+    assert (found.status, found.text) == (Status.NOT_APPLICABLE, "all 2: no")
     found = of_nodes({name: fault("bad") for name in "abcde"})
     assert found.text == "a: bad; b: bad; c: bad; and 2 more"
+
+
+def test_a_finding_keeps_what_was_measured():
+    for found in (ok("x", s=1.5), warning("x", "y", s=1.5), fault("x", "y", s=1.5)):
+        assert found.numbers == {"s": 1.5}
 
 
 def test_a_few_are_named_and_the_others_counted():
