@@ -16,7 +16,6 @@ from tests.support import layering
 
 PAINTED = "paints: held by what is seen, in tests/envs/virl/drawing/test_render.py"
 EXCUSED = {  # source files that decide something and have no test file at their place, and why
-    "rollout/weight_receiver.py": "runs inside vLLM's worker: tests/rollout/test_engine.py",
     "envs/virl/drawing/brush.py": PAINTED,
     "envs/virl/drawing/fronts.py": PAINTED,
     "envs/virl/drawing/furniture.py": PAINTED,

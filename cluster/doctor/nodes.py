@@ -73,7 +73,7 @@ def on_nodes(
     nodes: Sequence[Node], calls: Sequence[Callable[[], T]], seconds: float, gpus: int = 0
 ) -> list[T | RunFailure]:
     """What each node answers to its call, or why it does not; all are asked at once."""
-    task = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0)(_call)  # type: ignore[var-annotated]
+    task = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0)(_call)
     refs = []
     for node, call in zip(nodes, calls, strict=True):
         affinity = NodeAffinitySchedulingStrategy(node.id, soft=False)
