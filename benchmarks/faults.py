@@ -107,8 +107,8 @@ def _group_restarted(
     run.until(lambda: run.read("ppo", float(str(run.read("restart", at)[0]["time"]))), "an update")
     seconds = time.time() - at
     if part == "buffer":
-        run.until(lambda: run.read("failure", at), "the loss of the buffer is recorded")
-        found = float(str(run.read("failure", at)[0]["at"])) - at
+        run.until(lambda: _seen(run, at), "the loss of the buffer is recorded")
+        found = float(str(_seen(run, at)[0]["at"])) - at
     kept = set(engines) <= set(run.engine_pids())
     outcome = f"group restarted, engines {'kept' if kept else 'replaced too'}"
     title = "learner rank" if part == "rank" else part
@@ -186,6 +186,11 @@ def raylet(root: Path) -> Result:
             return Result(RAYLET, "SIGKILL", "generating", None, None, None, str(error))
         finally:
             run.end()
+
+
+def _seen(run: FaultyRun, since: float) -> list[dict[str, object]]:
+    """Losses that somebody saw at a known time: not those that Ray Train has told."""
+    return [r for r in run.read("failure", since) if "at" in r]
 
 
 def _of_workers(run: FaultyRun, kind: str, since: float) -> list[dict[str, object]]:

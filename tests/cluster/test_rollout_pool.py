@@ -107,7 +107,7 @@ def test_a_real_engine_is_kept_for_the_next_run_and_plays_its_rule(tiny_model):
         evaluate(first, buffer, renderer, "start", "train")
         pool.release()
         _, again, other = pool.acquire(second, tiny_model)
-        assert again is workers
+        assert list(again) == list(workers)
         ray.get(other.start.remote(), timeout=60)
         assert ray.get(again[0].start.remote(), timeout=5) == pid
         _, samples, rows = evaluate(second, other, renderer, "start", "new")

@@ -105,6 +105,7 @@ def test_weights_cross_to_a_node_once_however_many_engines_it_holds(cluster):
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from cluster.buffer import TrajectoryBuffer
+    from cluster.handles import BufferHandle
     from cluster.weights.object_store import publish
 
     class Receiver:
@@ -124,7 +125,7 @@ def test_weights_cross_to_a_node_once_however_many_engines_it_holds(cluster):
     ]
     before = received()
     buckets = [[(f"w{i}", torch.rand(2**20))] for i in range(4)]
-    buffer = TrajectoryBuffer.remote(workers, load("gp_l_debug", SMALL))
+    buffer = BufferHandle(TrajectoryBuffer.remote(workers, load("gp_l_debug", SMALL)))
     done = publish(1, buckets, buffer, 60)()
     assert done.paused_seconds == [1.0] * 4
     assert done.bytes == 16 * 2**20
@@ -202,7 +203,7 @@ def test_what_this_cluster_cannot_do_is_refused_in_one_line(cluster, capsys, tmp
         time.sleep(0.2)
     code, _, err = said(capsys, *run, f"cluster.root={tmp_path}", *PACKED)
     ray.kill(hold)
-    assert code == 2
+    assert code == 75, "it may be free later"
     assert "the cluster is busy" in err
     assert "wait until they end" in err
     assert list(tmp_path.iterdir()) == []

@@ -282,7 +282,7 @@ def test_a_misspelt_key_is_refused():
     )
 
 
-def wait_for(run, condition, seconds=240):
+def wait_for(run, condition, seconds=900):
     """Until a metrics record fulfils the condition."""
     file, deadline = run / "metrics.jsonl", time.monotonic() + seconds
     while time.monotonic() < deadline:
