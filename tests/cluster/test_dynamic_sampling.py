@@ -84,7 +84,7 @@ def test_a_group_that_ends_early_is_not_trained_on_before_an_earlier_one():
     finish(made, all_given(made.assign([0], 100)))
     batch = made.take(1)
     assert taken(batch) == ["g2/0", "g2/1", "g3/0", "g3/1"]
-    assert (batch.next_group, batch.staleness, batch.failed) == (4, [4], 0)
+    assert (batch.next_group, batch.staleness, batch.failed) == (4, [4], [])
     states = made.states()
     assert (states["ready"], states["taken"], states["dropped no signal"]) == (0, 4, 4)
 

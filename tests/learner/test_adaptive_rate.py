@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
 
 
 def configured(**settings):
-    return config(critic_warmup=1, **settings)
+    return config(critic_warmup=1, updates=5, **settings)  # the schedule ends at 0
 
 
 def start(folder, cfg):
