@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cluster.checkpoint_store import CheckpointStore
-from cluster.checkpointer import Checkpointer
-from cluster.cursor import Cursor
-from cluster.train import make_tiny_model
+from cluster.checkpoints.checkpoint_store import CheckpointStore
+from cluster.checkpoints.checkpointer import Checkpointer
+from cluster.checkpoints.cursor import Cursor
+from cluster.driver.train import make_tiny_model
 from configs.load import load
 from learner import batch
 from learner.engine import TrainingEngine

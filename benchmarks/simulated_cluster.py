@@ -24,11 +24,11 @@ from benchmarks.simulation.actors import start_workers
 from benchmarks.simulation.durations import matched
 from benchmarks.simulation.learner import SimulatedLearner
 from benchmarks.simulation.virtual import Finished, VirtualCluster
-from cluster.buffer import TrajectoryBuffer
 from cluster.handles import BufferHandle
 from cluster.job import Job
-from cluster.lease import Token
-from cluster.ledger import Batch, Ledger
+from cluster.run.lease import Token
+from cluster.stream.buffer import TrajectoryBuffer
+from cluster.stream.ledger import Batch, Ledger
 from configs.paths import ROOT
 from configs.schema import ClusterConfig, LearnerConfig, PPOConfig, RolloutConfig, RunConfig
 from report.metrics import Record

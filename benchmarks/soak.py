@@ -30,9 +30,9 @@ import psutil
 from benchmarks.chaos.phases import steady
 from benchmarks.chaos.run import FaultyRun
 from benchmarks.faults import MENDED, SIGNALS
-from cluster.cursor import Cursor
+from cluster.checkpoints.cursor import Cursor
 from cluster.exit_codes import ExitCode
-from cluster.recorded_blocks import FOLDER, read_blocks
+from cluster.stream.recorded_blocks import FOLDER, read_blocks
 from configs.load import load
 from report.metrics import Record, read
 from rollout.bucket_file import PREFIX

@@ -26,8 +26,8 @@ import ray
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cluster.buffer import TrajectoryBuffer
 from cluster.handles import BufferHandle, Environments
+from cluster.stream.buffer import TrajectoryBuffer
 from cluster.weights.object_store import publish
 from configs.load import load
 from configs.paths import ROOT

@@ -19,8 +19,8 @@ from ray import ObjectRef
 from cluster.failures import RunFailure
 from cluster.handles import BlockRows, ChannelMessage, Environments, Finished, PackedBucket
 from cluster.placement.nodes import VISIBLE
-from cluster.run_folder import folder_of
-from cluster.tracing import record_spans
+from cluster.run.run_folder import folder_of
+from cluster.run.tracing import record_spans
 from configs.schema import RunConfig
 from rollout.engine import InferenceEngine
 from rollout.engine_load import EngineLoad

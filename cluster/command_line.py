@@ -23,7 +23,7 @@ from cluster.commands import (
 from cluster.commands.command import Parser
 from cluster.exit_codes import ExitCode
 from cluster.failures import ClusterBusyError, OutOfMemory, PlacementError, RunFailure
-from cluster.stop_signals import Terminated, raising_terminated
+from cluster.run.stop_signals import Terminated, raising_terminated
 from configs.load import ConfigError
 from envs.base import EnvironmentFailure
 

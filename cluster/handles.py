@@ -48,7 +48,7 @@ class Share(NamedTuple):
     staleness: how many of all ranks' are 0, 1, … versions old.
     failed: ids of all ranks' episodes that failed meanwhile; others were played in their place.
     next_group: number of the first group of episodes that no update has taken.
-    states: how many episodes are where; see `cluster.ledger.Ledger.states`.
+    states: how many episodes are where; see `cluster.stream.ledger.Ledger.states`.
     """
 
     rows: list[BlockRows]
@@ -109,7 +109,7 @@ class RolloutWorkerHandle(Protocol):
 
 
 class BufferActor(Protocol):
-    """Handle of a `cluster.buffer.TrajectoryBuffer`; many calls begin with an epoch."""
+    """Handle of a `cluster.stream.buffer.TrajectoryBuffer`; many calls begin with an epoch."""
 
     start: RemoteMethod[[], list[str]]
     reset: RemoteMethod[[], int]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cluster.demonstrations.sft_data import RenderedDemonstrations
 from cluster.handles import BufferHandle, RolloutWorkerHandle
-from cluster.lease import Token
-from cluster.sft_data import RenderedDemonstrations
+from cluster.run.lease import Token
 from configs.schema import RunConfig
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BOXES = (  # title, lines, (left, bottom, width, height), colour
     (
         "driver",
-        "cluster/train.py\nplaces, starts, shows progress",
+        "cluster/driver/train.py\nplaces, starts, shows progress",
         (0.2, 7.2, 4.0, 1.3),
         "#eeeeee",
     ),
@@ -33,13 +33,13 @@ BOXES = (  # title, lines, (left, bottom, width, height), colour
     ),
     (
         "learner rank × D",
-        "cluster/learner_loop.py, learner/\nDeepSpeed ZeRO, value head;\nrank 0 drives",
+        "cluster/phases/learner_loop.py, learner/\nDeepSpeed ZeRO, value head;\nrank 0 drives",
         (8.8, 3.7, 4.0, 1.6),
         "#e2f2e0",
     ),
     (
         "trajectory buffer",
-        "cluster/buffer.py\nreferences and summaries,\nnever an array",
+        "cluster/stream/buffer.py\nreferences and summaries,\nnever an array",
         (4.75, 0.4, 3.5, 1.6),
         "#f7efdc",
     ),

@@ -1,4 +1,4 @@
-"""Draws docs/grafana.json: a Grafana dashboard of the metrics that `cluster/prometheus.py` exports.
+"""Draws docs/grafana.json: a Grafana dashboard of what `cluster/run/prometheus.py` exports.
 
 Run `python -m tools.draw_grafana > docs/grafana.json`.
 """
@@ -9,7 +9,7 @@ import json
 import sys
 from typing import Any
 
-from cluster.prometheus import METRICS, QUEUES
+from cluster.run.prometheus import METRICS, QUEUES
 
 PREFIX = "ray_"  # Ray's, before the name of every metric
 ROW, WIDTH = 8, 12  # of a panel, in Grafana's grid of 24 columns

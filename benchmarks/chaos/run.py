@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from cluster.queue_lengths import QUEUED
-from cluster.run_folder import CONFIG
+from cluster.run.run_folder import CONFIG
+from cluster.stream.queue_lengths import QUEUED
 from configs.load import load
 from configs.paths import ROOT
 from report.spans import read_spans

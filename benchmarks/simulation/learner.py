@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.simulation.durations import Speeds
-from cluster.collect import Batch, Collector
 from cluster.job import Job
+from cluster.stream.collect import Batch, Collector
 from cluster.weights.base import Publishing
 from cluster.weights.object_store import publish
 from report.metrics import Record

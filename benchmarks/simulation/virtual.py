@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from benchmarks.simulation.durations import Speeds, episode_tokens
-from cluster.ledger import Ledger
-from cluster.training_episodes import training_stream
+from cluster.stream.ledger import Ledger
+from cluster.stream.training_episodes import training_stream
 from configs.schema import RunConfig
 from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import TrajectorySummary

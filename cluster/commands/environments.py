@@ -39,14 +39,14 @@ def data_command(options: argparse.Namespace) -> int:
     if _names_files(options.env):
         _refuse_unused(options)
         _require_demonstrations_or_nothing(options.out)
-        from cluster.demonstrations import convert_demonstrations
+        from cluster.demonstrations.writer import convert_demonstrations
 
         print(convert_demonstrations(options.env, options.out))
         return 0
     env_id, settings, cfg = named_environment(options, of_a_run=True)
     _require_demonstrations_or_nothing(options.out)
     _require("demonstrations", env_id, settings)
-    from cluster.demonstrations import write_demonstrations
+    from cluster.demonstrations.writer import write_demonstrations
 
     n = options.n or (cfg.sft.demonstrations if cfg else DEMONSTRATIONS)
     seed = options.seed if options.seed is not None else cfg.seed if cfg else 0
@@ -56,7 +56,7 @@ def data_command(options: argparse.Namespace) -> int:
 
 def _names_files(name: str) -> bool:
     """Whether a name is that of demonstrations on disk, and no configuration's."""
-    from cluster.demonstration_files import SUFFIXES
+    from cluster.demonstrations.files import SUFFIXES
 
     return name.endswith(SUFFIXES) or (Path(name).exists() and not _is_configuration(name))
 
@@ -75,7 +75,7 @@ def _refuse_unused(options: argparse.Namespace) -> None:
 
 def _require_demonstrations_or_nothing(out: str) -> None:
     """Refuse a folder with other files."""
-    from cluster.demonstrations import CLAIM
+    from cluster.demonstrations.writer import CLAIM
 
     folder = Path(out)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CLAIM).is_file():

@@ -36,7 +36,7 @@ def rollout_command(options: argparse.Namespace) -> int:
     from cluster.preflight.early import refuse_rollouts
 
     refuse_rollouts(cfg)
-    from cluster.rollout_only import record_rollouts
+    from cluster.driver.rollout_only import record_rollouts
 
     record_rollouts(cfg, out.resolve(), options.updates)
     return 0
@@ -50,13 +50,13 @@ def rollout_command(options: argparse.Namespace) -> int:
 def replay_command(options: argparse.Namespace) -> int:
     """Train again on what a run has recorded (ppo.record), without engines; compare the losses."""
     cfg, run = configuration_of(options.run), Path(options.run)
-    from cluster.replay import replayed
+    from cluster.stream.replay import replayed
 
     again = replayed(cfg, run, options.overrides)
     from cluster.preflight.check import check
 
     check(again)
-    from cluster.train import train
+    from cluster.driver.train import train
     from report.comparison.losses import print_losses, update_pairs
 
     code = train(again)

@@ -15,7 +15,7 @@ from cluster.commands.shared import (
     require_file,
 )
 from cluster.environments import Settings
-from cluster.stop_signals import StopSignals
+from cluster.run.stop_signals import StopSignals
 from configs.load import ConfigError, parse
 from configs.schema import RunConfig
 
@@ -35,7 +35,7 @@ def eval_command(options: argparse.Namespace) -> int:
     cfg = configuration_of(options.run)
     require_at_least(1, "--episodes", options.episodes)
     variants = _variants(cfg, options.variant, options.settings)
-    from cluster.evaluate_run import checkpoint, evaluate_run
+    from cluster.driver.evaluate_run import checkpoint, evaluate_run
     from cluster.preflight.early import refuse_evaluation
 
     folder = Path(options.run)

@@ -56,7 +56,7 @@ def train_command(options: argparse.Namespace) -> int:
     from cluster.preflight.check import check
 
     check(cfg)
-    from cluster.train import train  # Ray, which a run that is refused does not wait for
+    from cluster.driver.train import train  # Ray, which a run that is refused does not wait for
 
     return train(cfg, resume=False)
 
@@ -71,7 +71,7 @@ def _continue(cfg: RunConfig) -> int:
     folder = (Path(cfg.cluster.root) / cfg.name).resolve()
     if ended(folder)["status"] != "finished":
         refuse_resume(cfg, folder)
-    from cluster.train import train  # Ray, which a run that is refused does not wait for
+    from cluster.driver.train import train  # Ray, which a run that is refused does not wait for
 
     return train(cfg, resume=True)
 
@@ -85,7 +85,7 @@ def init_model_command(options: argparse.Namespace) -> int:
     cfg = configuration(options)
     if cfg.model.path is not None:
         raise ConfigError(f"model.path={cfg.model.path}: it must be null to make a tiny model")
-    from cluster.train import make_tiny_model
+    from cluster.driver.train import make_tiny_model
 
     make_tiny_model(cfg, Path(options.out))
     print(options.out)

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.commands.command import argument
 from cluster.environments import in_file, load_run
 from cluster.preflight.machine import check_writable
-from cluster.run_folder import is_run_folder
+from cluster.run.run_folder import is_run_folder
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
 from configs.seeds import SEEDS

@@ -6,7 +6,7 @@ import argparse
 
 from cluster.commands.command import Commands, argument
 from cluster.commands.shared import require_at_least
-from cluster.stop_signals import StopSignals
+from cluster.run.stop_signals import StopSignals
 
 COMMANDS = Commands()
 

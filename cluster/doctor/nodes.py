@@ -21,12 +21,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.doctor.machine import SMALLEST, Subject
 from cluster.doctor.result import Finding, fault, not_applicable, of_nodes, ok, warning
+from cluster.driver.session import session
 from cluster.failures import PlacementError, RunFailure, first_line
 from cluster.placement.memory import process_needs
 from cluster.placement.nodes import live_nodes, plan_live
 from cluster.placement.ray_options import check_shared_storage
 from cluster.placement.types import Node, Place, Plan
-from cluster.session import session
 from configs.load import ConfigError, load
 
 T = TypeVar("T")

@@ -22,8 +22,8 @@ import ray
 from cluster.doctor.machine import SMALLEST
 from cluster.doctor.nodes import Cluster
 from cluster.doctor.result import Finding, Result, fault, not_applicable, ok
-from cluster.parity_limit import parity_limit
 from cluster.placement.plan import cpus
+from cluster.workers.parity_limit import parity_limit
 from configs.load import load
 from configs.paths import ROOT
 from configs.schema import RunConfig

@@ -25,7 +25,7 @@ from cluster.failures import PlacementError
 from cluster.placement.memory import process_needs
 from cluster.placement.nodes import plan_live
 from cluster.placement.types import RANK, ROLE, ROLLOUT, WORKER, Place, Plan
-from cluster.run_folder import check_root
+from cluster.run.run_folder import check_root
 from cluster.wait import wait_for
 from configs.model_folder import check_model
 from configs.schema import RunConfig
@@ -65,7 +65,7 @@ def worker_options(place: Place) -> ActorOptions:
 
     On its node, or where that is gone on another one: Ray restarts an actor that dies, as often as
     the supervisor lets it. A colocated one is bound to its node; it reserves no GPU, and is given
-    those of its ranks once Ray has given them theirs (`cluster.shared_gpus`).
+    those of its ranks once Ray has given them theirs (`cluster.phases.shared_gpus`).
     """
     return ActorOptions(
         num_cpus=place.cpus,

@@ -32,7 +32,7 @@ from cluster.preflight.resolve import (
     resolve,
 )
 from cluster.preflight.trainable import check_trainable
-from cluster.run_folder import check_root
+from cluster.run.run_folder import check_root
 from configs.load import ConfigError
 from configs.model_folder import ModelSize
 from configs.schema import RunConfig

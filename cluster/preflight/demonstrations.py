@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from cluster.demonstration_files import Slice, ignored, naming_data, rows, slices, spread
-from cluster.demonstration_rows import LengthLimit, conversation, rendered_rows
+from cluster.demonstrations.files import Slice, ignored, naming_data, rows, slices, spread
+from cluster.demonstrations.rows import LengthLimit, conversation, rendered_rows
 from configs.load import ConfigError
 from configs.schema import SFTConfig
 from envs.base import Demonstration

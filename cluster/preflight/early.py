@@ -9,15 +9,15 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from cluster.checkpoint_store import check_place
-from cluster.data_fingerprint import check_unchanged, unread_data
-from cluster.demonstration_files import find_files, naming_data
-from cluster.lease import refuse_if_owned
+from cluster.checkpoints.checkpoint_store import check_place
+from cluster.demonstrations.files import find_files, naming_data
+from cluster.demonstrations.fingerprint import check_unchanged, unread_data
 from cluster.placement.layout import without_engines, without_learner
 from cluster.placement.memory import available_bytes, tiny_size
 from cluster.placement.nodes import address_of, reachable
 from cluster.preflight.machine import check_gpus, check_open_files, check_places, plan_here
-from cluster.run_folder import run_folder
+from cluster.run.lease import refuse_if_owned
+from cluster.run.run_folder import run_folder
 from configs.ancestors import check_ancestors
 from configs.load import ConfigError
 from configs.model_claims import check_claims, check_class
@@ -80,7 +80,7 @@ def refuse_rollouts(cfg: RunConfig) -> None:
 def _refuse_blocks(cfg: RunConfig) -> None:
     """Refuse `ppo.blocks` that cannot be trained on."""
     if cfg.ppo.blocks is not None:
-        from cluster.recorded_blocks import check_blocks
+        from cluster.stream.recorded_blocks import check_blocks
 
         check_blocks(cfg)
 

@@ -26,7 +26,7 @@ from configs.load import ConfigError
 from configs.schema import RunConfig
 
 if TYPE_CHECKING:  # Ray is imported in slots alone
-    from cluster.rollout_pool import RolloutPool
+    from cluster.driver.rollout_pool import RolloutPool
 
 LOCK = ".lock"
 FINISHED, BUSY = "finished", "the cluster is busy: "
@@ -107,7 +107,7 @@ class Slots:
 
 def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
     """A slot's life: runs until the study ends, a run fails or it is interrupted."""
-    from cluster.rollout_pool import RolloutPool
+    from cluster.driver.rollout_pool import RolloutPool
 
     os.setpgrp()  # an interrupt from the terminal reaches the study, which tells its slots
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
@@ -135,8 +135,8 @@ def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
 
 def _attempt(cfg: RunConfig, resume: bool, pool: RolloutPool) -> str:
     """Check as `cardinal train` does, and run; the other arms continue after one has failed."""
+    from cluster.driver.train import train
     from cluster.preflight.check import check
-    from cluster.train import train
 
     try:
         if not resume:

@@ -10,8 +10,8 @@ from benchmarks.simulation import engine
 from benchmarks.simulation.durations import Speeds, episode_tokens, matched, turns
 from benchmarks.simulation.engine import simulated_worker
 from benchmarks.simulation.virtual import VirtualCluster
-from cluster.ledger import Ledger
-from cluster.training_episodes import training_groups
+from cluster.stream.ledger import Ledger
+from cluster.stream.training_episodes import training_groups
 from configs.schema import PPOConfig, RolloutConfig, RunConfig
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import from_block

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
-from cluster.collect import Batch
-from cluster.cursor import Cursor
+from cluster.checkpoints.cursor import Cursor
 from cluster.failures import RunStopped
+from cluster.stream.collect import Batch
 
 
 class FakeToken:

@@ -9,7 +9,7 @@ import pytest
 from cluster.cli import main
 from cluster.command_line import GROUPS
 from cluster.failures import ClusterBusyError, OutOfMemory, PlacementError, RunFailure
-from cluster.stop_signals import Terminated
+from cluster.run.stop_signals import Terminated
 from tests.cluster.commands.folders import moved_run, said
 
 GP = "cardinal/GeneralPoints-v0"
@@ -70,7 +70,7 @@ def test_failures_have_their_codes(error, code, words, run, capsys, monkeypatch)
     def train(cfg, resume):
         raise error
 
-    monkeypatch.setattr("cluster.train.train", train)
+    monkeypatch.setattr("cluster.driver.train.train", train)
     assert main(["resume", str(run)]) == code
     assert words in said(capsys)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cluster.environments import environments
-from cluster.evaluate import sampled_requests
-from cluster.training_episodes import training_group
+from cluster.phases.evaluate import sampled_requests
+from cluster.stream.training_episodes import training_group
 from configs.load import build, load
 from configs.schema import PRESETS, RunConfig
 from envs.general_points import settings as gp

@@ -84,7 +84,7 @@ def test_what_no_part_can_mend_costs_no_more_than_a_resume(fault, tmp_path):
 
 def test_processes_are_known_by_the_titles_that_ray_gives_them():
     from cluster.actors import RolloutActor
-    from cluster.buffer import TrajectoryBuffer
+    from cluster.stream.buffer import TrajectoryBuffer
 
     for part, actor in (("actor", RolloutActor), ("buffer", TrajectoryBuffer)):
         name = actor.__ray_metadata__.modified_class.__name__

@@ -104,8 +104,8 @@ def test_weights_cross_to_a_node_once_however_many_engines_it_holds(cluster):
     import torch
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from cluster.buffer import TrajectoryBuffer
     from cluster.handles import BufferHandle
+    from cluster.stream.buffer import TrajectoryBuffer
     from cluster.weights.object_store import publish
 
     class Receiver:
@@ -260,8 +260,8 @@ def test_ranks_that_wait_for_a_placement_say_so_by_the_deadline(cluster, tmp_pat
     import ray
     from ray.train.v2.api.exceptions import ControllerError
 
+    from cluster.driver.learner_group import cause_of, make_trainer
     from cluster.job import Job
-    from cluster.learner_group import cause_of, make_trainer
 
     cfg = load("gp_l_debug", [*SMALL, *PACKED, "cluster.start_deadline_s=4"])
     found = planned(cluster)

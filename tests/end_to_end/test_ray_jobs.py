@@ -214,7 +214,7 @@ def test_a_ray_that_is_there_already_is_left_alone(head):
     code = (
         "import ray\n"
         "from configs.load import load\n"
-        "from cluster.session import session\n"
+        "from cluster.driver.session import session\n"
         "with session(load('gp_l_debug'), 1):\n"
         "    print('nodes', len(ray.nodes()), 'cpus', ray.cluster_resources()['CPU'])\n"
     )

@@ -13,9 +13,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cluster.cursor import Cursor
-from cluster.evaluate import Played
-from cluster.evaluate import outcomes as rows_of
+from cluster.checkpoints.cursor import Cursor
+from cluster.phases.evaluate import Played
+from cluster.phases.evaluate import outcomes as rows_of
 from report.metrics import RunLog, episodes, outcomes, read
 from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import TrajectorySummary

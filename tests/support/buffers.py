@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster import buffer as module
-from cluster.buffer import TrajectoryBuffer
+from cluster.stream import buffer as module
+from cluster.stream.buffer import TrajectoryBuffer
 from rollout.episode import EpisodeRequest
 from tests.support.fake_worker import Epoch, FakeWorker, settle
 from tests.support.learner import config

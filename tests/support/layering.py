@@ -49,12 +49,14 @@ FLOORS = {  # from bottom to top: a part imports itself and the floors below, ne
     "envs.virl": (("geometry", "names"), ("route",), ("city",), ("drawing",), (REST,)),
     "report": ((REST,), ("study",), ("comparison",)),
     "cluster": (
-        ("failures", "handles"),
-        ("lease",),
-        ("wait", "cursor", "run_folder", "environments", "demonstration_files", "picture_files"),
-        ("demonstration_rows",),
+        ("failures", "handles", "exit_codes", "deadlines"),
+        ("wait", "environments", "checkpoints"),
+        ("run",),
         ("placement", "weights", "demonstrations"),
-        (REST,),
+        ("actors", "job", "workers", REST),
+        ("stream",),
+        ("phases",),
+        ("driver",),
         ("preflight",),
         ("launch", "study", "doctor"),
         ("commands",),
@@ -63,7 +65,7 @@ FLOORS = {  # from bottom to top: a part imports itself and the floors below, ne
     ),
 }
 DOCSTRING_LINES, FUNCTION_LINES, FILE_LINES = 5, 50, 400
-MAPS = ("cluster/train.py",)  # the job's entry file holds the map of the whole
+MAPS = ("cluster/driver/train.py",)  # the job's entry file holds the map of the whole
 FORMAT_SKIPS, ANYS = 20, 20
 TYPED = ("rollout", "learner", "cluster")  # where Any in signatures is counted
 AUTHORITY = ("docs/invariants.md", "docs/specification.md")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from cluster.ledger import Ledger, Stream
+from cluster.stream.ledger import Ledger, Stream
 from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import TrajectorySummary
 

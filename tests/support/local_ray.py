@@ -9,7 +9,7 @@ import pytest
 import ray
 from ray.actor import ActorHandle
 
-from cluster.session import _start_local
+from cluster.driver.session import _start_local
 from configs.load import load
 from configs.paths import ROOT
 

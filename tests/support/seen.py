@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cluster.prometheus import EXPORTED
+from cluster.run.prometheus import EXPORTED
 from report.metrics import Record, read
 from report.spans import Recorded, Span, read_spans
 from report.trace import RANK_0, WAITS, choose, clip, own_seconds, trace_events, updates

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.chaos.run import FaultyRun, in_flight
-from cluster.run_folder import write_config
+from cluster.run.run_folder import write_config
 from configs.load import load
 from report.metrics import METRICS
 from report.spans import SpanFile, read_spans

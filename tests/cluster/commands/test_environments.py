@@ -97,7 +97,7 @@ def test_variants_of_another_environment_are_no_obstacle(command):
 
 
 def test_data_of_a_configuration_is_what_its_run_would_write(tmp_path):
-    from cluster.train import prepare_demonstrations
+    from cluster.driver.train import prepare_demonstrations
 
     out = tmp_path / "out"
     assert main(["data", "gp_l_debug", *DEBUG, "--out", str(out)]) == 0

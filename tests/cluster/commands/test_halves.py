@@ -5,7 +5,7 @@ import pytest
 from cluster.cli import main
 from configs.load import dump, load
 from tests.cluster.commands.folders import said
-from tests.cluster.test_replay import run_folder
+from tests.cluster.stream.test_replay import run_folder
 
 
 def test_rollouts_go_into_a_new_folder_outside_of_runs(tmp_path, capsys):
@@ -26,7 +26,7 @@ def test_rollouts_go_into_a_new_folder_outside_of_runs(tmp_path, capsys):
 
 def test_rollouts_are_of_the_named_updates(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("cluster.rollout_only.record_rollouts", lambda *a: seen.append(a))
+    monkeypatch.setattr("cluster.driver.rollout_only.record_rollouts", lambda *a: seen.append(a))
     out = tmp_path / "new"
     assert main(["rollout", "gp_l_debug", "--out", str(out), "--updates", "2", "seed=3"]) == 0
     ((cfg, folder, updates),) = seen
@@ -37,7 +37,7 @@ def test_a_replay_is_checked_trained_and_compared(tmp_path, monkeypatch, capsys)
     run, _ = run_folder(tmp_path)
     done = []
     monkeypatch.setattr("cluster.preflight.check.check", lambda cfg: done.append(("check", cfg)))
-    monkeypatch.setattr("cluster.train.train", lambda cfg: done.append(("train", cfg)) or 0)
+    monkeypatch.setattr("cluster.driver.train.train", lambda cfg: done.append(("train", cfg)) or 0)
     assert main(["replay", str(run), "name=again"]) == 0
     assert [what for what, _ in done] == ["check", "train"]
     assert done[1][1].name == "again"

@@ -25,7 +25,8 @@ def evaluated(monkeypatch):
     seen = []
     monkeypatch.setattr("cluster.preflight.early.refuse_evaluation", lambda *given: None)
     monkeypatch.setattr(
-        "cluster.evaluate_run.evaluate_run", lambda folder, cfg, *rest: seen.append(rest) or 0
+        "cluster.driver.evaluate_run.evaluate_run",
+        lambda folder, cfg, *rest: seen.append(rest) or 0,
     )
     return seen
 

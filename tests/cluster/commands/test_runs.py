@@ -17,7 +17,9 @@ def run(tmp_path):
 
 def test_a_moved_run_is_resumed_where_it_lies(run, monkeypatch):
     seen = []
-    monkeypatch.setattr("cluster.train.train", lambda cfg, resume: seen.append((cfg, resume)) or 0)
+    monkeypatch.setattr(
+        "cluster.driver.train.train", lambda cfg, resume: seen.append((cfg, resume)) or 0
+    )
     assert main(["resume", str(run)]) == 0
     ((cfg, resume),) = seen
     assert resume
@@ -26,7 +28,7 @@ def test_a_moved_run_is_resumed_where_it_lies(run, monkeypatch):
 
 
 def test_a_resume_needs_its_places_too(run, monkeypatch, capsys):
-    monkeypatch.setattr("cluster.train.train", lambda cfg, resume: pytest.fail("it started"))
+    monkeypatch.setattr("cluster.driver.train.train", lambda cfg, resume: pytest.fail("it started"))
     monkeypatch.setenv("HOME", "/proc")
     assert main(["resume", str(run)]) == 2
     assert "HOME=/proc: cannot be written to" in said(capsys)
@@ -35,7 +37,7 @@ def test_a_resume_needs_its_places_too(run, monkeypatch, capsys):
 @pytest.mark.parametrize("there", [False, True])
 def test_train_resumes_what_is_there_and_starts_what_is_not(there, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("cluster.train.train", lambda cfg, resume: seen.append(resume) or 0)
+    monkeypatch.setattr("cluster.driver.train.train", lambda cfg, resume: seen.append(resume) or 0)
     arguments = ["gp_l_debug", "name=mine", f"cluster.root={tmp_path}"]
     if there:
         (tmp_path / "mine").mkdir()
@@ -81,7 +83,7 @@ def test_check_with_an_address_shows_the_plan_alone(capsys, monkeypatch):
 
 def test_train_begins_only_what_the_check_accepts(monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr("cluster.train.train", lambda cfg, resume: seen.append(resume) or 0)
+    monkeypatch.setattr("cluster.driver.train.train", lambda cfg, resume: seen.append(resume) or 0)
     assert main(["train", "gp_l_debug", "env.settings.hand=2"]) == 2
     assert "env.settings.hand: there is no such key" in said(capsys)
     assert seen == []

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cluster.demonstrations import png
+from cluster.demonstrations.writer import png
 from cluster.preflight import demonstrations as preflight
 from cluster.preflight.demonstrations import check_data, check_expert_data
 from configs.load import ConfigError

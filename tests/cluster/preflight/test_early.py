@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.cursor import Cursor
-from cluster.data_fingerprint import record_data
+from cluster.checkpoints.cursor import Cursor
+from cluster.demonstrations.fingerprint import record_data
 from cluster.failures import PlacementError
-from cluster.lease import Lease
 from cluster.preflight import early
 from cluster.preflight.early import refuse_arm, refuse_evaluation, refuse_new, refuse_resume
+from cluster.run.lease import Lease
 from configs.load import ConfigError, dump, load
 from configs.paths import ROOT
 from tests.support.effort import assert_starts

@@ -130,7 +130,7 @@ def raises(error):
 )
 def test_how_a_run_ended_in_words(monkeypatch, train, status):
     checked = []
-    monkeypatch.setattr("cluster.train.train", train)
+    monkeypatch.setattr("cluster.driver.train.train", train)
     monkeypatch.setattr("cluster.preflight.check.check", checked.append)
     cfg = load("gp_l_debug")
     assert module._attempt(cfg, False, None) == status
@@ -141,13 +141,13 @@ def test_how_a_run_ended_in_words(monkeypatch, train, status):
 
 def test_a_run_that_the_check_refuses_does_not_begin(monkeypatch):
     monkeypatch.setattr("cluster.preflight.check.check", raises(ConfigError("seed: no")))
-    monkeypatch.setattr("cluster.train.train", raises(AssertionError("it began")))
+    monkeypatch.setattr("cluster.driver.train.train", raises(AssertionError("it began")))
     assert module._attempt(load("gp_l_debug"), False, None) == "failed: seed: no"
 
 
 def test_an_error_that_nobody_expects_is_not_swallowed(monkeypatch):
     monkeypatch.setattr("cluster.preflight.check.check", lambda cfg: None)
-    monkeypatch.setattr("cluster.train.train", raises(KeyError("a bug")))
+    monkeypatch.setattr("cluster.driver.train.train", raises(KeyError("a bug")))
     with pytest.raises(KeyError, match="a bug"):
         module._attempt(load("gp_l_debug"), False, None)
 

@@ -8,9 +8,9 @@ import pytest
 import ray
 import torch
 
-from cluster.buffer import TrajectoryBuffer
 from cluster.failures import DeadlineExceeded, WorkerLost
 from cluster.handles import BufferHandle
+from cluster.stream.buffer import TrajectoryBuffer
 from cluster.weights import object_store
 from cluster.weights.object_store import ObjectStoreChannel, publish
 from tests.support.learner import config
@@ -106,7 +106,7 @@ def test_other_ranks_only_gather(workers):
 
 
 def test_a_publish_to_a_dead_worker_says_so(workers):
-    """One that Ray does not restart; the others are replaced, see cluster/supervisor.py."""
+    """One that Ray does not restart; the others are replaced, see cluster/workers/supervisor.py."""
     buffer = buffer_of(workers, config())
     kill(workers[1])
     with pytest.raises(WorkerLost, match="rollout worker 1 was lost"):

@@ -1,0 +1,148 @@
+"""The driver's look at Ray Train's controller, which starts learner groups and watches their ranks.
+
+It waits without a deadline for ranks that start, and nobody else waits for it: so it gives signs,
+in RUN/controller.json, and is ended where they fail to come. The driver then begins another group.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.controller.state import (
+    PreemptingState,
+    RunningState,
+    TrainControllerState,
+)
+from ray.train.v2._internal.execution.worker_group import Worker
+
+from cluster.failures import DeadlineExceeded
+from cluster.run.lease import Owner, Token
+from cluster.run.run_folder import CONTROLLER, replace_file
+from configs.schema import ClusterConfig
+
+WHO = "Ray Train's controller"
+GRACE_S = 5.0  # so that Ray Train's own error for a placement, with the same deadline, comes first
+
+
+class Sign(NamedTuple):
+    """What the controller said last.
+
+    at: when, ns, by the clock of the folder; only its changes count.
+    watches: whether it watches ranks that work; else it starts or ends a group.
+    """
+
+    at: int
+    watches: bool
+    owner: Owner
+
+
+class Signs(ControllerCallback, WorkerGroupCallback):
+    """Gives the signs; runs in the controller, which calls these methods."""
+
+    def __init__(self, token: Token) -> None:
+        self._token = token
+        self._watches: bool | None = None  # as was said last
+
+    def after_controller_start(self, train_run_context: object) -> None:
+        """It has begun."""
+        self._say(watches=False)
+
+    def after_controller_state_update(
+        self, previous_state: TrainControllerState, current_state: TrainControllerState
+    ) -> None:
+        """It goes on to something else."""
+        self._say(watches=isinstance(current_state, RunningState | PreemptingState))
+
+    def before_worker_group_start(self, worker_group_context: object) -> None:
+        """It asks for a placement."""
+        self._again()
+
+    def before_init_train_context(self, workers: list[Worker]) -> dict[str, list[object]]:
+        """All ranks have a process."""
+        self._again()
+        return {}
+
+    def after_worker_group_start(self, worker_group: object) -> None:
+        """All ranks know of each other."""
+        self._again()
+
+    def after_worker_group_poll_status(self, worker_group_status: object) -> None:
+        """It has looked at the ranks."""
+        self._again()
+
+    def _say(self, *, watches: bool) -> None:
+        if watches == self._watches:
+            self._again()
+            return
+        self._token.check()
+        self._watches = watches
+        content = {"watches": watches, "owner": asdict(Owner.this_process())}
+        replace_file(Path(self._token.folder, CONTROLLER), content)
+
+    def _again(self) -> None:
+        with suppress(FileNotFoundError):  # the driver has ended this controller's time
+            os.utime(Path(self._token.folder, CONTROLLER))
+
+
+class GroupWatch:
+    """Ends a controller that gives no sign: while it starts a group, or while it watches one.
+
+    Attributes:
+        loss: why it was ended last; nothing until then.
+    """
+
+    def __init__(
+        self, folder: Path, cluster: ClusterConfig, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._file, self._cluster, self._clock = folder / CONTROLLER, cluster, clock
+        self._sign: Sign | None = None
+        self._since: float | None = None  # when it came; None while no controller is to give any
+        self.loss = ""
+
+    def begin(self) -> None:
+        """From now on there is to be a controller, a new one."""
+        self._file.unlink(missing_ok=True)
+        self._sign, self._since, self.loss = None, self._clock(), ""
+
+    def check(self) -> None:
+        """Look, without waiting.
+
+        Raises:
+            DeadlineExceeded: there is none that could be ended.
+        """
+        if self._since is None:
+            return
+        sign, now = self._read(), self._clock()
+        if sign != self._sign:
+            self._sign, self._since = sign, now
+        watches = sign is not None and sign.watches
+        key = "heartbeat_s" if watches else "start_deadline_s"
+        seconds: float = getattr(self._cluster, key)
+        if now - self._since < seconds + GRACE_S:
+            return
+        what = "look at the learner ranks" if watches else "start the learner group"
+        failure = DeadlineExceeded(WHO, what, seconds, key)
+        if sign is None or not sign.owner.lives():
+            raise failure
+        os.kill(sign.owner.pid, signal.SIGKILL)  # it is on the driver's node, and its ranks go too
+        self._file.unlink(missing_ok=True)
+        self._sign, self._since, self.loss = None, now, str(failure)
+        print(f"{failure}; it is ended, and the learner group starts again", file=sys.stderr)
+
+    def _read(self) -> Sign | None:
+        try:
+            with self._file.open() as stream:
+                content, at = json.load(stream), os.fstat(stream.fileno()).st_mtime_ns
+        except FileNotFoundError:
+            return None
+        return Sign(at, content["watches"], Owner(**content["owner"]))

@@ -1,0 +1,190 @@
+"""The learner group of a run: Ray Train's ranks, watched from the driver until they end.
+
+Input: a job, its demonstrations and the plan. Output: a finished run, or one line that says
+why it is not.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cluster.checkpoints.cursor import Cursor
+from cluster.deadlines import group_deadline_s
+from cluster.demonstrations.sft_data import render_demonstrations
+from cluster.driver.buffer_watch import BufferWatch
+from cluster.driver.group_watch import GroupWatch, Signs
+from cluster.failures import (
+    OutOfMemory,
+    RunFailure,
+    cause_of_ranks,
+    first_line,
+    out_of_memory,
+)
+from cluster.job import Job
+from cluster.phases.learner_loop import learner_loop
+from cluster.placement.plan import Plan
+from cluster.placement.ray_options import release_ranks, scaling, waiting_ranks
+from cluster.run.logs import (
+    keep_logs_of_other_nodes,
+    killed_for_memory,
+    pointed_out,
+    session_logs,
+)
+from cluster.run.memory_failure import advice
+from cluster.run.restart_limit import RestartLimit, is_loss
+from cluster.run.run_folder import clear_failure, clear_losses, read_failure
+from cluster.run.stop_signals import StopSignals
+from configs.schema import RunConfig
+from report.progress import Progress
+
+HEALTH_CHECK_S = 1.0  # between Ray Train's looks at the ranks
+END_S = 5.0  # that a group has to end, where it has nothing to save or has saved it
+WATCH_S = 0.5  # between looks at the run's records and at its failure
+
+
+def run_learner_group(
+    job: Job, demonstrations: str | None, plan: Plan, signals: StopSignals
+) -> None:
+    """Run the group in a thread (its `fit` blocks), and show progress meanwhile.
+
+    After a signal it has `cluster.grace_s` for a last checkpoint, where it is training.
+
+    Raises:
+        RunFailure: a rank ended the run, the group failed, or the folder is no longer this run's.
+        KeyboardInterrupt: a signal ended it.
+    """
+    folder = Path(job.folder)
+    clear_failure(folder)
+    clear_losses(folder)
+    killed = killed_for_memory()
+    errors: list[Exception] = []
+    cluster, replaceable = job.cfg.cluster, job.channel == "object_store"
+    group = GroupWatch(folder, cluster)
+
+    def fit() -> None:
+        try:
+            # Engines start meanwhile: rendering before the ranks are up costs no time.
+            _fit(with_demonstrations(job, demonstrations), plan, group)
+        except Exception as error:  # noqa: BLE001 - a thread's boundary; raised below
+            errors.append(error)
+
+    thread = threading.Thread(target=fit, name="learner group", daemon=True)
+    buffer = BufferWatch(job.buffer, cluster.heartbeat_s, cluster.start_deadline_s, replaceable)
+    with signals.asking(), Progress(folder, job.cfg) as progress:
+        thread.start()
+        while thread.is_alive() and read_failure(folder) is None:
+            job.token.check()
+            buffer.check()
+            group.check()
+            progress.update()
+            seconds = cluster.grace_s if progress.state.counted else min(cluster.grace_s, END_S)
+            if signals.must_end(seconds, job.buffer.stop.remote):
+                break
+            thread.join(WATCH_S)
+        if len(signals.received) == 1:
+            thread.join(END_S)  # a thread that still asks Ray after its end ends this process
+        progress.update()
+    _raise_failure(job, plan, errors[0] if errors else None, killed)
+
+
+def _raise_failure(job: Job, plan: Plan, error: Exception | None, killed: int) -> None:
+    """Say why the group failed, if it did: what a rank has recorded, else what `fit` raised."""
+    folder = Path(job.folder)
+    failure = read_failure(folder)
+    if failure is None and error is not None:
+        if isinstance(error, RunFailure):
+            raise error
+        failure = f"the learner group failed: {cause_of(error, job.cfg, plan)}"
+    if failure is not None:
+        job.token.check()
+        keep_logs_of_other_nodes(folder)
+        sentence = _with_evidence(failure, folder, killed)
+        if out_of_memory(sentence):
+            raise OutOfMemory(f"{sentence}; {advice(failure, job.cfg)}")
+        raise RunFailure(sentence)
+
+
+def _fit(job: Job, plan: Plan, watch: GroupWatch) -> None:
+    """Have groups started until one ends well, or too many were lost in their start.
+
+    Ray Train itself starts a group again that is lost while it works.
+    """
+    limit = RestartLimit(job.token, job.cfg.learner.max_restarts)
+    while True:
+        watch.begin()
+        try:
+            make_trainer(job, plan).fit()
+        except Exception as error:
+            if not is_loss(error):
+                raise
+            if not limit.bears(watch.loss or cause_of(error, job.cfg, plan)):
+                return
+            release_ranks()
+        else:
+            return
+
+
+def _with_evidence(failure: str, folder: Path, killed: int) -> str:
+    """The failure with the log of the process that failed, and whether memory ran out."""
+    source = session_logs()
+    sentence = pointed_out(failure, folder, source) if source else failure
+    if killed_for_memory() > killed:
+        return f"{sentence}; meanwhile the kernel ended a process for lack of memory"
+    return sentence
+
+
+def with_demonstrations(job: Job, data: str | None) -> Job:
+    """The job with its demonstrations rendered, where its cursor leaves some SFT to do."""
+    if data is None or Cursor.load(Path(job.folder) / "checkpoints").phase != "sft":
+        return job
+    seconds, most = job.cfg.cluster.start_deadline_s, job.cfg.sft.max_tokens
+    return replace(job, demonstrations=render_demonstrations(data, job.model, seconds, most))
+
+
+def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
+    """Ray Train's trainer; a group whose placement is not met is given up by the deadline.
+
+    When a rank dies, or is silent for the heartbeat, it ends all ranks and starts them again.
+    """
+    cfg = job.cfg
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cfg.cluster.start_deadline_s)
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_S)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cfg.cluster.heartbeat_s)
+
+    return TorchTrainer(
+        learner_loop,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(
+            backend="nccl" if plan.gpu else "gloo",
+            timeout_s=int(group_deadline_s(cfg)),
+        ),
+        scaling_config=scaling(cfg, plan),
+        run_config=ray.train.RunConfig(
+            name="ray_train",
+            storage_path=job.folder,
+            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
+                max_failures=-1, controller_failure_limit=0
+            ),
+            callbacks=[
+                RestartLimit(job.token, cfg.learner.max_restarts),  # type: ignore[list-item]
+                Signs(job.token),  # type: ignore[list-item]
+            ],
+        ),
+    )
+
+
+def cause_of(error: Exception, cfg: RunConfig, plan: Plan) -> str:
+    """The first rank's own error inside Ray Train's, or what its group waited for in vain."""
+    cause = getattr(error, "controller_failure", None)
+    if type(cause).__name__ == "WorkerGroupStartupTimeoutError":  # Ray's own, and private
+        return waiting_ranks(plan, cfg.cluster.start_deadline_s)
+    if cause is not None:
+        return first_line(cause)
+    failures = getattr(error, "worker_failures", None)
+    return cause_of_ranks(failures) if failures else first_line(error)

@@ -1,0 +1,170 @@
+"""Ray and the rollout actors of a run, kept for the next run if that one can use them,
+so that a study starts its engines once: a start takes longer than a short arm.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from hashlib import blake2b
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError
+
+from cluster.driver.session import session
+from cluster.environments import environments
+from cluster.failures import first_line
+from cluster.handles import BufferHandle, RolloutWorkerHandle, kill
+from cluster.placement.layout import weight_channel
+from cluster.placement.plan import cpus
+from cluster.placement.types import WORKER, Plan
+from cluster.run.run_folder import folder_of
+from configs.schema import RunConfig
+
+NON_WEIGHT_FILES = ("*.json", "*.jinja", "*.model", "merges.txt")  # of a model folder
+SHUTDOWN_S = 20.0  # for engines to end by request
+
+
+class RolloutPool:
+    """A context; at its end all actors end, and Ray with them.
+
+    For each run: `acquire`; then `release` if the run ended well, `close` if it did not.
+
+    demonstrations: whether to reserve Ray Data's CPUs, for later runs that read demonstrations.
+    """
+
+    def __init__(self, demonstrations: bool = False) -> None:
+        self._demonstrations = demonstrations
+        self._session = ExitStack()
+        self._buffer: BufferHandle | None = None
+        self._key: dict[str, object] | None = None  # runs with an equal one can use these actors
+
+    def __enter__(self) -> RolloutPool:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def acquire(
+        self, cfg: RunConfig, model: str, learn: bool = True
+    ) -> tuple[Plan, list[RolloutWorkerHandle], BufferHandle]:
+        """Where processes go, the rollout actors, and a new buffer over them.
+
+        The buffer's `start` has them take up this run.
+
+        Args:
+            cfg: the run.
+            model: folder of its initial model; its weights come from the learner, so engines
+                that hold another model with the same sizes and tokenizer are kept.
+            learn: False places rollout actors only (evaluation).
+
+        Raises:
+            ConfigError, RunFailure: as `session.session` and `ray_options.place`.
+        """
+        from cluster.placement.ray_options import buffer_options
+        from cluster.stream.buffer import TrajectoryBuffer
+
+        if self._demonstrations:
+            cfg = replace(cfg, sft=replace(cfg.sft, steps=max(1, cfg.sft.steps)))
+        key = sharing_key(cfg, model)
+        if key != self._key or not learn:
+            self.close()
+            self._start(cfg, model, learn)
+            reusable = learn and weight_channel(cfg, self._plan.gpu) == "object_store"
+            self._key = key if reusable else None  # nccl and ipc tie engines to one learner
+        replaceable = weight_channel(cfg, self._plan.gpu) == "object_store"
+        options = buffer_options(self._plan, replaceable)
+        actor = TrajectoryBuffer.options(**options).remote(  # type: ignore[attr-defined]
+            [*self._workers], _sent(cfg), replaceable
+        )
+        self._buffer = BufferHandle(actor)
+        return self._plan, [*self._workers.values()], self._buffer
+
+    def release(self) -> None:
+        """A run has ended well: its buffer goes; actors stay where another run may use them."""
+        if self._key is None:
+            self.close()
+        else:
+            self._kill_buffer()
+
+    def close(self) -> None:
+        """End all actors and Ray; if an exception is propagating, Ray is left as after an error."""
+        self._kill_buffer()  # it would take the end of an engine for a loss
+        ending, self._session = self._session, ExitStack()
+        self._key = None
+        ending.__exit__(*sys.exc_info())
+
+    def _kill_buffer(self) -> None:
+        if self._buffer is not None and ray.is_initialized():
+            kill(self._buffer.actor)
+        self._buffer = None
+
+    def keep_logs(self, folder: Path) -> None:
+        """Copy the logs of this run's processes to RUN/logs, of all nodes."""
+        from cluster.run.logs import keep_logs, keep_logs_of_other_nodes, session_logs
+
+        source = session_logs()
+        if source is not None:
+            job = ray.get_runtime_context().get_job_id() if ray.is_initialized() else None
+            keep_logs(folder, source, job)
+        keep_logs_of_other_nodes(folder)
+
+    def _start(self, cfg: RunConfig, model: str, learn: bool) -> None:
+        from cluster.placement.ray_options import place
+
+        self._session.enter_context(session(cfg, cpus(cfg)))
+        self._plan = place(cfg, model, learn)
+        self._workers = _start_workers(cfg, model, self._plan)
+        self._session.callback(_stop_workers, [*self._workers.values()])
+
+
+def sharing_key(cfg: RunConfig, model: str) -> dict[str, object]:
+    """What Ray and the engines of a run depend on: runs with equal keys can share them."""
+    digest = blake2b(digest_size=16)
+    files = sorted({file for kind in NON_WEIGHT_FILES for file in Path(model).glob(kind)})
+    for file in files:
+        if not file.name.endswith(".index.json"):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return {
+        "model": digest.hexdigest(),
+        "dtype": cfg.model.dtype,
+        "rollout": asdict(cfg.rollout),
+        "cluster": asdict(cfg.cluster) | {"root": None},
+        "cpus": cpus(cfg),
+        "ranks": cfg.learner.ranks,
+    }
+
+
+def _sent(cfg: RunConfig) -> RunConfig:
+    """The configuration for processes whose working directory may be another."""
+    return replace(cfg, cluster=replace(cfg.cluster, root=str(folder_of(cfg).parent)))
+
+
+def _start_workers(cfg: RunConfig, model: str, plan: Plan) -> dict[str, RolloutWorkerHandle]:
+    """Rollout actors on the nodes of the plan, by name; their engines start in the background."""
+    from cluster.actors import RolloutActor
+    from cluster.placement.ray_options import worker_options
+
+    played, channel = environments(cfg), weight_channel(cfg, plan.gpu)
+    workers: dict[str, RolloutWorkerHandle] = {}
+    for index, place in enumerate(plan.of(WORKER)):
+        name = f"rollout worker {index} {uuid.uuid4().hex}"  # one that ends keeps its name a while
+        actor = RolloutActor.options(name=name, **worker_options(place))  # type: ignore[attr-defined]
+        workers[name] = actor.remote(_sent(cfg), model, played, channel, index)
+    if not any(place.colocated_ranks for place in plan.places):  # those wait for the ranks' GPUs
+        for worker in workers.values():
+            worker.start.remote()
+    return workers
+
+
+def _stop_workers(workers: list[RolloutWorkerHandle]) -> None:
+    """End engines by request, then actors by force; a dead one is no obstacle."""
+    try:
+        ray.get([worker.shutdown.remote() for worker in workers], timeout=SHUTDOWN_S)
+    except RayError as error:
+        print(f"an engine did not end by request: {first_line(error)}")
+    for worker in workers:
+        kill(worker)

@@ -1,0 +1,183 @@
+"""Every variant evaluated at one point of a run, with parity and the KL to the start.
+
+Rank 0 has the episodes run and writes the records; all ranks score samples. An evaluation on the
+way is played beside learning where the engines keep its weights until the next publish.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from opentelemetry import trace
+
+from cluster.failures import RunStopped
+from cluster.phases.evaluate import Evaluation, evaluate
+from cluster.phases.learner_rank import LearnerRank
+from cluster.phases.start_kl import StartKL
+from cluster.phases.weight_proof import check_parity, proof_requests
+from cluster.stream.collect import Collector
+from configs.schema import RunConfig
+from learner import distributed
+from learner.engine import TrainingEngine
+from learner.parity import parity
+from rollout.trajectory import Trajectory
+
+T = TypeVar("T")
+TRACER = trace.get_tracer("cardinal")
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """An evaluation that rank 0 plays while the learner trains on.
+
+    played: of all variants; None on other ranks.
+    """
+
+    stage: str
+    at: dict[str, int]
+    check: dict[str, float]
+    kl_start: float | None
+    played: Future[list[Evaluation]] | None
+
+
+class EvaluationPhase:
+    """The evaluations of a run on one rank."""
+
+    def __init__(self, rank: LearnerRank, collector: Collector) -> None:
+        self._rank, self._collector = rank, collector
+        start = Path(rank.cfg.eval.start or rank.job.folder)
+        self._start_kl = StartKL(start, rank.cfg, rank.rank)
+        self._thread = ThreadPoolExecutor(1, "evaluation")
+        self._under_way: _UnderWay | None = None
+
+    def run(self, engine: TrainingEngine, stage: str, update: int = 0, step: int = 0) -> None:
+        """Play every variant; a collective call.
+
+        Args:
+            engine: holds the weights that were published last.
+            stage: start, sft or ppo.
+            update: PPO update after which this is; 0 at the ends of phases.
+            step: SFT step after which this is; 0 at the ends of phases.
+        """
+        rank, at = self._rank, {"update": update, "step": step}
+        if rank.cfg.ppo.blocks is not None:
+            return  # no engine plays
+        self.finish()
+        with rank.phase(f"eval {stage}"):
+            kl_start: float | None = None
+            for i, variant in enumerate(rank.cfg.eval.variants):
+
+                def play(name: str = variant) -> Evaluation | None:
+                    return self._play(stage, name) if rank.log is not None else None
+
+                evaluation = self._agreed(play)
+                check: dict[str, float] = {}
+                if i == 0 and _scored(rank.cfg):
+                    trajectories = self._collector.fetch()
+                    check = self._compare(engine, trajectories, stage)
+                    if stage == "start" and not rank.cfg.eval.start:
+                        rank.job.token.check()
+                        self._start_kl.keep(trajectories)
+                    kl_start = self._start_kl.kl(engine)
+                self._write(at, evaluation, check, kl_start)
+            self._collector.release()
+
+    def begin(self, engine: TrainingEngine, stage: str, update: int = 0, step: int = 0) -> None:
+        """As `run`, but the learner trains on meanwhile where its engines can play with it.
+
+        Nothing may be published before `finish`. Parity is measured on a few episodes first:
+        when the samples are there, the learner has other weights.
+        """
+        rank, cfg = self._rank, self._rank.cfg
+        synchronous = stage == "ppo" and cfg.ppo.max_staleness == 0
+        weights_stay = cfg.cluster.layout != "colocated" and cfg.learner.keep_best is None
+        if synchronous or not weights_stay or cfg.ppo.blocks is not None:
+            self.run(engine, stage, update, step)
+            return
+        self.finish()
+        check: dict[str, float] = {}
+        kl_start: float | None = None
+        if _scored(cfg):
+            requests = proof_requests(cfg, f"{stage} {update or step}")
+            self._agreed(lambda: self._collector.collect(requests))
+            check = self._compare(engine, self._collector.fetch(), stage)
+            kl_start = self._start_kl.kl(engine)
+        played = self._thread.submit(self._play_all, stage) if rank.log is not None else None
+        at = {"update": update, "step": step}
+        self._under_way = _UnderWay(stage, at, check, kl_start, played)
+
+    def finish(self) -> float:
+        """Wait for an evaluation that is under way, and write its records; a collective call.
+
+        Returns:
+            Seconds for which the learner waited.
+        """
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
+            return 0.0
+        begin = time.monotonic()
+        with TRACER.start_as_current_span("wait for the evaluation"):
+            played = under_way.played  # each of its waits has a deadline
+            evaluations = self._agreed(lambda: played.result() if played is not None else [])
+            for i, evaluation in enumerate(evaluations):
+                check = under_way.check if i == 0 else {}
+                self._write(under_way.at, evaluation, check, under_way.kl_start)
+            distributed.barrier()
+        return time.monotonic() - begin
+
+    def _agreed(self, work: Callable[[], T]) -> T:
+        """What rank 0 waits for; all ranks stop where the run is to stop before it has come.
+
+        Raises:
+            RunStopped: on every rank, so that they complete the last checkpoint together.
+        """
+        result: list[T] = []
+        with suppress(RunStopped):
+            result.append(work())
+        if distributed.all_max([not result])[0]:
+            raise RunStopped("the run was asked to stop")
+        return result[0]
+
+    def _compare(
+        self, engine: TrainingEngine, trajectories: list[Trajectory], stage: str
+    ) -> dict[str, float]:
+        check = parity(engine, trajectories, self._rank.cfg, self._rank.version)
+        check_parity(self._rank.cfg, check, f"evaluation {stage}")
+        return check
+
+    @TRACER.start_as_current_span("evaluate", attributes={"track": "evaluation"})
+    def _play_all(self, stage: str) -> list[Evaluation]:
+        played = [self._play(stage, variant) for variant in self._rank.cfg.eval.variants]
+        self._collector.release()
+        return played
+
+    def _play(self, stage: str, variant: str) -> Evaluation:
+        rank = self._rank
+        return evaluate(rank.cfg, rank.job.buffer, rank.renderer, stage, variant)
+
+    def _write(
+        self,
+        at: dict[str, int],
+        evaluation: Evaluation | None,
+        check: dict[str, float],
+        kl_start: float | None,
+    ) -> None:
+        """Rank 0 writes a variant's episodes and its record."""
+        rank = self._rank
+        if rank.log is None or evaluation is None:
+            return
+        for sample in evaluation.samples:
+            rank.log.episode(sample | at)
+        rank.log.outcomes([at | row for row in evaluation.outcomes])
+        rank.write("eval", **at, **evaluation.record, **check, kl_start=kl_start)
+
+
+def _scored(cfg: RunConfig) -> bool:
+    """Whether an evaluation ends with samples whose log-probabilities the learner can compare."""
+    return cfg.eval.sampled_questions > 0 and cfg.eval.temperature == cfg.rollout.temperature

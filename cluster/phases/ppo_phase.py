@@ -1,0 +1,162 @@
+"""The PPO phase: updates from the SFT checkpoint, or from the initial model without one.
+
+Input: episodes that the rollout workers play, ahead of the learner by as much as
+`ppo.max_staleness` allows. Output: new weights after each update, checkpoints/ppo, evaluated,
+and the cursor at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from opentelemetry import trace
+
+from cluster.checkpoints.cursor import Cursor
+from cluster.failures import RunStopped
+from cluster.phases.evaluation_phase import EvaluationPhase
+from cluster.phases.learner_rank import LearnerRank
+from cluster.phases.publisher import Publisher
+from cluster.phases.weight_proof import check_correction, check_parity
+from cluster.run.run_folder import ppo_start
+from cluster.run.tracing import pop_seconds
+from cluster.stream.collect import Batch, Collector
+from learner.engine import ReferencePolicy, TrainingEngine
+from learner.packed_update import pack_ahead
+from learner.ppo import ppo_steps, ppo_update
+from report.metrics import Record
+
+TRACER = trace.get_tracer("cardinal")
+
+
+class PPOPhase:
+    """PPO on one rank."""
+
+    def __init__(
+        self,
+        rank: LearnerRank,
+        publisher: Publisher,
+        collector: Collector,
+        evaluation: EvaluationPhase,
+    ) -> None:
+        self._rank, self._publisher = rank, publisher
+        self._collector, self._evaluation = collector, evaluation
+
+    def run(self) -> None:
+        """From the cursor to the end of the run; a collective call."""
+        rank, cfg = self._rank, self._rank.cfg
+        start = ppo_start(rank.checkpoints, rank.job.model)
+        self._publisher.sleep_engines()
+        engine = rank.open_engine(
+            start, cfg.ppo.optimizer, ppo_steps(cfg.ppo), value=cfg.ppo.estimator == "gae"
+        )
+        reference = rank.open_reference(start) if cfg.ppo.kl_coef else None
+        self._publisher.publish(engine)
+        first, self._cursor = rank.cursor.update + 1, rank.cursor
+        with rank.phase("ppo"):
+            pack = partial(pack_ahead, engine, cfg.ppo.value_level)
+            self._collector.begin(first, rank.cursor.next_group(cfg.ppo), pack)
+            pop_seconds()  # of what was before
+            if rank.cursor.unevaluated:
+                self._evaluate(engine, rank.cursor.update)
+            for update in self._collector.updates(first):
+                with TRACER.start_as_current_span("update", attributes={"update": update}):
+                    self._update(engine, update, reference)
+            self._evaluation.finish()
+            self._publisher.finish()
+            rank.save(engine, self._cursor)
+        with rank.phase("export"):
+            rank.export(engine, "ppo")
+        self._evaluation.run(engine, "ppo")
+        rank.keep_best(engine)
+        engine.close()
+        rank.move(Cursor("done", update=cfg.ppo.updates))
+
+    def _update(
+        self, engine: TrainingEngine, update: int, reference: ReferencePolicy | None
+    ) -> None:
+        """Take a batch, learn, publish; then an evaluation and a checkpoint where they are due.
+
+        In this order: the cursor moves past an evaluation only once its records are written.
+        """
+        rank, cfg, begin = self._rank, self._rank.cfg, time.monotonic()
+        batch = self._take(engine, update)
+        self._publisher.sleep_engines()
+        taken = time.monotonic()
+        self._collector.write_batch(update, batch)
+        learning = time.monotonic()
+        metrics = ppo_update(
+            engine,
+            batch.trajectories,
+            cfg,
+            update - 1,
+            reference,
+            version=rank.version,
+            packed=batch.packed,
+        )
+        check_parity(cfg, metrics, f"PPO update {update}")
+        check_correction(cfg, metrics, f"PPO update {update}")
+        learned = time.monotonic()
+        rank.version = update
+        sync = self._publish(engine)
+        loads = self._collector.loads()
+        seconds = time.monotonic() - begin
+        rank.write(
+            "ppo",
+            update=update,
+            updates=cfg.ppo.updates,
+            version=rank.version,
+            **(metrics | batch.record | loads | sync),
+            learn_seconds=learned - learning,
+            seconds=seconds,
+            learner_idle=(taken - begin + sync["sync_waited_seconds"]) / seconds,
+            phase_seconds=pop_seconds(),
+            learner_tokens_per_second=metrics["tokens"] / (learned - learning),
+            **_rollout_rate(loads),
+        )
+        self._cursor = Cursor("ppo", update=update, group=batch.next_group)
+        if cfg.eval.every and update % cfg.eval.every == 0 and update < cfg.ppo.updates:
+            rank.checkpoint_before_evaluation(engine, self._cursor)
+            self._evaluate(engine, update)
+        if rank.checkpoint_due(update):
+            self._evaluation.finish()
+            rank.checkpoint(engine, self._cursor)
+
+    def _evaluate(self, engine: TrainingEngine, update: int) -> None:
+        self._publisher.finish()
+        self._evaluation.begin(engine, "ppo", update)
+        self._rank.keep_best(engine)
+        self._collector.forget_loads()
+
+    def _take(self, engine: TrainingEngine, update: int) -> Batch:
+        """The batch of an update; a run that is to stop does not wait for it."""
+        try:
+            return self._collector.take(update)
+        except RunStopped:
+            self._evaluation.finish()
+            self._rank.save_and_stop(engine, self._cursor)
+
+    def _publish(self, engine: TrainingEngine) -> dict[str, float]:
+        """Send the weights, and wait for the engines only where they do not play ahead.
+
+        Returns:
+            sync_seconds, for which learning stood still; sync_waited_seconds of it without work.
+        """
+        begin = time.monotonic()
+        self._evaluation.finish()  # it is of the weights before these
+        self._publisher.finish()
+        sending = time.monotonic()
+        self._publisher.begin(engine)
+        sent = time.monotonic()
+        if self._rank.cfg.ppo.max_staleness == 0:  # nothing is played until they have arrived
+            self._publisher.finish()
+        end = time.monotonic()
+        waited = (sending - begin) + (end - sent)
+        return {"sync_seconds": end - begin, "sync_waited_seconds": waited}
+
+
+def _rollout_rate(load: Record) -> Record:
+    """Sampled tokens by the seconds in which engines were busy, on rank 0, which knows them."""
+    if not load.get("busy_seconds"):
+        return {}
+    return {"rollout_tokens_per_second": load["sampled_tokens"] / load["busy_seconds"]}

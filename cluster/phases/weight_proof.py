@@ -1,0 +1,95 @@
+"""Proof that the engines sample from the learner's weights (weights-are-proven).
+
+Each kind of weight is perturbed and published; what the engines then sample must have the
+log-probabilities that the learner computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cluster.failures import ParityError
+from cluster.phases.learner_rank import LearnerRank
+from cluster.phases.publisher import Publisher
+from cluster.stream.collect import Collector
+from cluster.workers.parity_limit import parity_limit
+from configs.schema import RunConfig
+from learner.engine import TrainingEngine
+from learner.model import WEIGHT_KINDS
+from learner.parity import parity
+from rollout.episode import EpisodeRequest
+
+PROOF_EPISODES = 64  # at most, and at most one flight: run after each perturbation
+MIN_EFFECTIVE_SAMPLES = 0.2  # of a batch's tokens
+
+
+def prove(
+    rank: LearnerRank, publisher: Publisher, collector: Collector, engine: TrainingEngine
+) -> None:
+    """Perturb each kind of weight, publish, and compare log-probabilities; a collective call.
+
+    Raises:
+        ParityError: the engines sample from other weights; names the kind.
+    """
+    with rank.phase("proof"):
+        checks = {}
+        for kind in WEIGHT_KINDS:
+            if not engine.perturb(kind, rank.cfg.seed):
+                continue  # a tied head, say
+            publisher.publish(engine)
+            collector.collect(proof_requests(rank.cfg, kind))
+            checks[kind] = parity(engine, collector.fetch(), rank.cfg, rank.version)
+            engine.restore()
+            check_parity(rank.cfg, checks[kind], f"the proof of {kind} weights")
+        collector.release()
+        publisher.publish(engine)
+        rank.write("sync", version=rank.version, seconds=0.0, bytes=0, buckets=0, check=checks)
+
+
+def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> None:
+    """Refuse log-probabilities that differ by more than rounding.
+
+    Raises:
+        ParityError: cluster.weight_proof is on, and they do.
+    """
+    limit = parity_limit(cfg)
+    difference = metrics.get("parity_mean_abs", 0.0)
+    if cfg.cluster.weight_proof and difference > limit:
+        raise ParityError(
+            f"{what}: log-probabilities of engine and learner differ by {difference:.2g} on "
+            f"average, more than {limit:g}: the engine plays with other weights "
+            "(cluster.weight_proof=false turns this check off)"
+        )
+
+
+def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> None:
+    """Refuse a batch whose policies have parted from the learner's: its gradient would be noise.
+
+    Without a correction nothing is weighed, and nothing is refused.
+
+    Raises:
+        ParityError: the effective sample size is below MIN_EFFECTIVE_SAMPLES.
+    """
+    share = metrics.get("correction_ess", 1.0)
+    if cfg.ppo.correction != "none" and share < MIN_EFFECTIVE_SAMPLES:
+        raise ParityError(
+            f"{what}: the policies that sampled the batch have parted from the learner's: the "
+            f"effective sample size is {share:.1%} of its tokens, less than "
+            f"{MIN_EFFECTIVE_SAMPLES:.0%}; a smaller ppo.max_staleness or ppo.optimizer.lr keeps "
+            "them together"
+        )
+
+
+def proof_requests(cfg: RunConfig, kind: str) -> list[EpisodeRequest]:
+    """A few training episodes for the weight proof."""
+    return [
+        EpisodeRequest(
+            id=f"proof/{kind}/{i:06d}",
+            variant="rollout",
+            seed=i,
+            group_id=i,
+            temperature=cfg.rollout.temperature,
+            sampling_seed=cfg.seed,
+        )
+        for i in range(min(PROOF_EPISODES, cfg.rollout.in_flight))
+    ]

@@ -1,0 +1,64 @@
+"""How often a run bears the loss of its learner group: so many times from one checkpoint.
+
+Ray Train counts the losses of a whole run, so that a long one would end for three that have
+nothing to do with one another. Its controller asks this, and the driver where that is lost itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.train import ControllerError, UserCallback
+
+from cluster.checkpoints.cursor import Cursor
+from cluster.failures import cause_of_ranks
+from cluster.run.lease import Token
+from cluster.run.run_folder import read_losses, write_failure, write_losses
+
+STARTUP = "WorkerGroupStartupFailedError"  # Ray's own, and private: a rank died while it started
+
+
+class RestartLimit(UserCallback):
+    """Has the driver end the run once its group was lost too often without a new checkpoint.
+
+    most: restarts from one checkpoint (`learner.max_restarts`).
+    """
+
+    def __init__(self, token: Token, most: int) -> None:
+        self._token, self._most = token, most
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
+        """Ranks have failed, or are silent; the group starts again from the cursor."""
+        self.bears(cause_of_ranks(worker_exceptions))
+
+    def bears(self, cause: str) -> bool:
+        """Count a loss of the group; whether it may start again."""
+        folder = Path(self._token.folder)
+        cursor = Cursor.load(folder / "checkpoints")
+        place = f"{cursor.place} {cursor.state}"
+        causes = [*read_losses(folder, place), cause]
+        write_losses(self._token, place, causes)
+        times = len(causes)
+        if times <= self._most:
+            return True
+        sentence = f"the learner group failed: {causes[0]}"
+        if times > 1:
+            sentence += (
+                f" (the first of {times} losses since {cursor.place}, without a checkpoint "
+                f"between them; learner.max_restarts={self._most})"
+            )
+        write_failure(self._token, sentence)
+        return False
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether a group failed for want of a process, its controller or a rank that started.
+
+    Another one might not fail so. Ray Train itself starts a group again that it had started.
+    """
+    if isinstance(error, ControllerError):
+        cause = error.controller_failure
+        lost = isinstance(cause, RayActorError | RayTaskError)
+        return lost or type(cause).__name__ == STARTUP
+    return isinstance(error, RayActorError)

@@ -1,0 +1,166 @@
+"""Whether the buffer lives, as the driver sees it; without Ray's processes."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+from cluster import wait
+from cluster.driver import buffer_watch
+from cluster.driver.buffer_watch import BufferWatch
+from cluster.failures import DeadlineExceeded, WorkerLost
+from configs.schema import ClusterConfig
+
+
+class Buffer:
+    """Gives a sign once `answers`; a call that it answers raises its `error`."""
+
+    def __init__(self):
+        self.asked, self.answers, self.error = 0, True, None
+        self.heartbeat = SimpleNamespace(remote=self._heartbeat)
+        self.notes, self.ended, self.actor = [], [], "the actor"
+        self.note = SimpleNamespace(remote=self.notes.append)
+
+    def _heartbeat(self):
+        self.asked += 1
+        return self
+
+    def get(self, ref, timeout):
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture(params=[False])
+def watched(monkeypatch, request):
+    buffer, now = Buffer(), [100.0]
+    monkeypatch.setattr(
+        buffer_watch.ray, "wait", lambda refs, timeout: (refs if buffer.answers else [], [])
+    )
+    monkeypatch.setattr(wait.ray, "get", buffer.get)
+    monkeypatch.setattr(buffer_watch, "restart", buffer.ended.append)
+    watch = BufferWatch(buffer, 8.0, 60.0, request.param, lambda: now[0])
+
+    def pass_time(seconds, step=0.5):
+        for _ in range(int(seconds / step)):
+            now[0] += step
+            watch.check()
+
+    watch.check()
+    return buffer, pass_time
+
+
+def test_it_is_asked_a_few_times_in_a_heartbeat_and_at_once(watched):
+    buffer, pass_time = watched
+    assert buffer.asked == 1
+    pass_time(20.0)
+    assert 17 <= buffer.asked <= 22
+
+
+def test_one_that_is_silent_for_the_heartbeat_hangs(watched):
+    buffer, pass_time = watched
+    pass_time(4.0)
+    buffer.answers = False
+    pass_time(7.5)
+    words = r"the trajectory buffer did not give a sign of life within 8 s \(cluster.heartbeat_s\)"
+    with pytest.raises(DeadlineExceeded, match=words):
+        pass_time(3.0)
+
+
+def test_a_dead_one_is_told_at_the_next_look(watched):
+    buffer, pass_time = watched
+    buffer.error = ActorDiedError()
+    with pytest.raises(WorkerLost, match="the trajectory buffer was lost"):
+        pass_time(0.5)
+
+
+def test_its_first_sign_has_the_time_that_a_process_has_to_start(watched):
+    buffer, pass_time = watched
+    buffer.answers = False
+    pass_time(59.0)
+    with pytest.raises(DeadlineExceeded, match=r"within 60 s \(cluster.start_deadline_s\)"):
+        pass_time(2.0)
+
+
+def test_one_that_answers_late_lives(watched):
+    buffer, pass_time = watched
+    for _ in range(5):
+        buffer.answers = False
+        pass_time(5.0)
+        buffer.answers = True
+        pass_time(0.5)
+
+
+def test_whoever_waits_without_a_driver_is_told_of_a_hang_by_the_buffers_end(
+    watched, monkeypatch, capsys
+):
+    buffer, _ = watched
+    buffer.answers, ended = False, threading.Event()
+    monkeypatch.setattr(buffer_watch, "LOOK_S", 0.01)
+    monkeypatch.setattr(buffer_watch, "kill", lambda actor: ended.set())
+    cluster = ClusterConfig(heartbeat_s=8.0, start_deadline_s=0.05)
+    with buffer_watch.watched(buffer, cluster):
+        assert ended.wait(200)
+    said = "the trajectory buffer did not give a sign of life within 0.05 s"
+    assert capsys.readouterr().err.startswith(said)
+
+
+replaceable = pytest.mark.parametrize("watched", [True], indirect=True)
+
+
+@replaceable
+def test_one_that_hangs_is_ended_once_and_told_of_when_it_is_back(watched, capsys):
+    buffer, pass_time = watched
+    pass_time(4.0)
+    buffer.answers = False
+    pass_time(10.5)
+    assert buffer.ended == ["the actor"]
+    assert capsys.readouterr().err == (
+        "the trajectory buffer did not give a sign of life within 8 s (cluster.heartbeat_s); "
+        "it is restarted, and the learner group with it\n"
+    )
+    pass_time(40.0)  # it starts
+    assert (buffer.ended, buffer.notes) == (["the actor"], [])
+    buffer.answers = True
+    pass_time(20.0)
+    (note,) = buffer.notes
+    assert (note["kind"], note["who"]) == ("failure", "the trajectory buffer")
+    assert note["cause"].startswith("did not give a sign of life within 8 s")
+    assert note["at"] > 1e9
+    buffer.answers = False  # a second loss
+    pass_time(10.5)
+    assert buffer.ended == ["the actor", "the actor"]
+
+
+@replaceable
+def test_one_that_dies_is_left_to_ray(watched, capsys):
+    buffer, pass_time = watched
+    pass_time(4.0)
+    buffer.error = ActorUnavailableError("socket closed", None)
+    pass_time(30.0)
+    assert (buffer.ended, buffer.notes) == ([], [])
+    assert capsys.readouterr().err.count("\n") == 1
+    buffer.error = None
+    pass_time(4.0)
+    (note,) = buffer.notes
+    assert note["cause"].startswith("was lost while it should give a sign of life: ActorUnavail")
+
+
+@replaceable
+def test_one_that_does_not_come_back_in_the_time_of_a_start_ends_the_run(watched):
+    buffer, pass_time = watched
+    pass_time(4.0)
+    buffer.error = ActorUnavailableError("socket closed", None)
+    pass_time(59.0)
+    with pytest.raises(DeadlineExceeded, match=r"within 60 s \(cluster.start_deadline_s\)"):
+        pass_time(4.0)
+
+
+@replaceable
+def test_one_that_ray_gives_up_ends_the_run(watched):
+    buffer, pass_time = watched
+    buffer.error = ActorDiedError()
+    with pytest.raises(WorkerLost, match="the trajectory buffer was lost"):
+        pass_time(2.0)

@@ -1,0 +1,172 @@
+"""Whether Ray Train's controller lives, as the driver sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from dataclasses import asdict, replace
+
+import pytest
+from ray.train.v2._internal.execution.controller.state import (
+    InitializingState,
+    PreemptingState,
+    RunningState,
+    ShuttingDownState,
+)
+
+from cluster.driver.group_watch import GroupWatch, Signs
+from cluster.failures import DeadlineExceeded
+from cluster.run.lease import LeaseLost, Owner, _state
+from cluster.run.run_folder import CONTROLLER
+from configs.schema import ClusterConfig
+from tests.cluster.fakes import FakeToken
+
+
+@pytest.fixture
+def process():
+    """A process that does nothing, in the controller's place."""
+    with subprocess.Popen(["sleep", "100"]) as made:
+        yield made
+        made.kill()
+
+
+@pytest.fixture
+def watched(tmp_path, process, monkeypatch):
+    """Signs of a process, and pass_time(seconds) for the driver that looks every half second."""
+    owner = replace(Owner.this_process(), pid=process.pid, started=_state(process.pid)[1])
+    monkeypatch.setattr(Owner, "this_process", classmethod(lambda cls: owner))
+    now = [100.0]
+    cluster = replace(ClusterConfig(), heartbeat_s=8.0, start_deadline_s=60.0)
+    watch = GroupWatch(tmp_path, cluster, lambda: now[0])
+
+    def pass_time(seconds):
+        for _ in range(int(seconds * 2)):
+            now[0] += 0.5
+            watch.check()
+
+    return watch, Signs(FakeToken(tmp_path)), pass_time
+
+
+def ended(process):
+    return process.wait(10) == -signal.SIGKILL
+
+
+def test_nothing_is_expected_before_a_group_is_to_begin(watched):
+    _, _, pass_time = watched
+    pass_time(500.0)
+
+
+def test_one_that_never_begins_ends_the_run(watched):
+    watch, _, pass_time = watched
+    watch.begin()
+    pass_time(64.0)
+    words = r"^Ray Train's controller did not start the learner group within 60 s \(cluster.start"
+    with pytest.raises(DeadlineExceeded, match=words):
+        pass_time(2.0)
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        lambda signs: signs.before_worker_group_start(None),
+        lambda signs: signs.before_init_train_context([]),
+        lambda signs: signs.after_worker_group_start(None),
+        lambda signs: signs.after_controller_state_update(None, InitializingState()),
+    ],
+)
+def test_a_group_that_hangs_in_its_start_is_ended_at_the_deadline(
+    watched, process, tmp_path, sign, capsys
+):
+    watch, signs, pass_time = watched
+    watch.begin()
+    signs.after_controller_start(None)
+    pass_time(60.0)
+    before = (tmp_path / CONTROLLER).stat().st_mtime_ns
+    os.utime(tmp_path / CONTROLLER, ns=(0, 0))
+    sign(signs)
+    assert (tmp_path / CONTROLLER).stat().st_mtime_ns >= before, "it has given a sign"
+    pass_time(64.0)
+    assert process.poll() is None
+    pass_time(2.0)
+    assert ended(process)
+    words = "Ray Train's controller did not start the learner group within 60 s"
+    assert watch.loss.startswith(words)
+    assert capsys.readouterr().err.startswith(words)
+    assert not (tmp_path / CONTROLLER).exists()
+
+
+@pytest.mark.parametrize("state", [RunningState(), PreemptingState(None, 0.0)])
+def test_one_that_stops_to_look_at_the_ranks_is_ended_at_the_heartbeat(
+    watched, process, tmp_path, state
+):
+    watch, signs, pass_time = watched
+    watch.begin()
+    signs.after_controller_start(None)
+    signs.after_controller_state_update(None, state)
+    for _ in range(5):
+        pass_time(10.0)
+        os.utime(tmp_path / CONTROLLER, ns=(0, 0))
+        signs.after_worker_group_poll_status(None)
+    assert process.poll() is None
+    pass_time(14.0)
+    assert ended(process)
+    assert "did not look at the learner ranks within 8 s (cluster.heartbeat_s)" in watch.loss
+
+
+def test_the_next_one_has_its_own_time(watched, process, tmp_path):
+    watch, signs, pass_time = watched
+    watch.begin()
+    signs.after_controller_start(None)
+    pass_time(66.0)
+    assert ended(process)
+    watch.begin()
+    assert watch.loss == ""
+    pass_time(64.0)
+    with pytest.raises(DeadlineExceeded):
+        pass_time(2.0)
+
+
+def test_a_process_that_only_has_its_number_is_not_ended(watched, process, tmp_path):
+    watch, signs, pass_time = watched
+    watch.begin()
+    signs.after_controller_start(None)
+    content = json.loads((tmp_path / CONTROLLER).read_text())
+    content["owner"]["started"] += 1
+    (tmp_path / CONTROLLER).write_text(json.dumps(content))
+    with pytest.raises(DeadlineExceeded):
+        pass_time(66.0)
+    assert process.poll() is None
+
+
+def test_while_it_ends_a_group_it_has_the_time_of_a_start(watched, process):
+    watch, signs, pass_time = watched
+    watch.begin()
+    signs.after_controller_start(None)
+    signs.after_controller_state_update(None, RunningState())
+    signs.after_controller_state_update(None, ShuttingDownState(next_state=None))
+    pass_time(60.0)
+    assert process.poll() is None
+
+
+def test_it_says_where_it_is_only_when_that_changes(tmp_path):
+    signs = Signs(FakeToken(tmp_path))
+    signs.after_controller_start(None)
+    file = (tmp_path / CONTROLLER).stat().st_ino
+    signs.after_controller_state_update(None, InitializingState())
+    assert (tmp_path / CONTROLLER).stat().st_ino == file
+    signs.after_controller_state_update(None, RunningState())
+    content = json.loads((tmp_path / CONTROLLER).read_text())
+    assert content["watches"]
+    assert content["owner"]["pid"] == os.getpid() == asdict(Owner.this_process())["pid"]
+    (tmp_path / CONTROLLER).unlink()
+    signs.after_worker_group_poll_status(None)
+    assert not (tmp_path / CONTROLLER).exists(), "the driver has ended its time"
+
+
+def test_a_folder_that_is_another_runs_gets_no_sign(tmp_path):
+    token = FakeToken(tmp_path)
+    token.lost = LeaseLost("another run has taken this run folder")
+    with pytest.raises(LeaseLost):
+        Signs(token).after_controller_start(None)

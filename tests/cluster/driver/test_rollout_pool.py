@@ -1,0 +1,124 @@
+"""Which runs can share engines, and that a real one is shared."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.driver.rollout_pool import RolloutPool, _start_workers, sharing_key
+from cluster.placement.plan import plan
+from cluster.placement.types import Node
+from configs.load import load
+
+RANKS = {"face_rule": "ranks", "require_face": True}
+
+
+def debug(*overrides):
+    return load("gp_l_debug", overrides)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "env.settings.face_rule=ranks",
+        "seed=3",
+        "sft.steps=7",
+        "ppo.updates=9",
+        "ppo.clip=0.3",
+        "eval.episodes=8",
+        "cluster.root=elsewhere",
+        "name=other",
+    ],
+)
+def test_what_a_kept_engine_can_change(override, tiny_model):
+    assert sharing_key(debug(override), tiny_model) == sharing_key(debug(), tiny_model)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "rollout.in_flight=16",
+        "rollout.workers=2",
+        "model.dtype=bfloat16",
+        "learner.ranks=2",
+        "cluster.object_store_gib=0.5",
+        "rollout.context_tokens=128",
+        "cluster.address=10.0.0.1:6379",
+    ],
+)
+def test_what_it_cannot(override, tiny_model):
+    assert sharing_key(debug(override), tiny_model) != sharing_key(debug(), tiny_model)
+
+
+def test_as_many_cpus_for_other_ranks_are_another_placement(tiny_model):
+    one, two = debug("learner.cpus=1"), debug("learner.ranks=2", "learner.cpus=0.5")
+    keys = [sharing_key(cfg, tiny_model) for cfg in (one, two)]
+    assert keys[0]["cpus"] == keys[1]["cpus"]
+    assert keys[0] != keys[1]
+
+
+def test_weights_do_not_part_models_and_tokenizers_do(tiny_model, tmp_path):
+    for name in ("weights", "tokenizer"):
+        (tmp_path / name).mkdir()
+        for file in Path(tiny_model).iterdir():
+            (tmp_path / name / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"others")
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
+    same = sharing_key(debug(), tiny_model)
+    assert sharing_key(debug(), str(tmp_path / "weights")) == same
+    assert sharing_key(debug(), str(tmp_path / "tokenizer")) != same
+
+
+@pytest.mark.parametrize(
+    ("keys", "started"),
+    [((), 1), (("cluster.layout=colocated",), 0)],  # until its ranks have their GPUs
+)
+def test_engines_start_in_the_background_where_they_have_gpus(monkeypatch, keys, started):
+    from cluster import actors
+
+    starts = []
+    worker = SimpleNamespace(start=SimpleNamespace(remote=lambda: starts.append(1)))
+    actor = SimpleNamespace(remote=lambda *_: worker)
+    fake = SimpleNamespace(options=lambda **_: actor)
+    monkeypatch.setattr(actors, "RolloutActor", fake)
+    cfg = debug(*keys)
+    total = {"CPU": 8.0, "GPU": 2.0}
+    placed = plan(cfg, [Node("a" * 56, "a", total, total)])
+    assert list(_start_workers(cfg, "model", placed).values()) == [worker]
+    assert len(starts) == started
+
+
+@pytest.mark.slow
+def test_a_real_engine_is_kept_for_the_next_run_and_plays_its_rule(tiny_model):
+    import ray
+
+    from cluster.phases.evaluate import evaluate
+    from rollout.renderer import Renderer
+
+    first = debug("eval.episodes=32", "eval.variants={train: {face_rule: five}}")
+    second = replace(first, eval=replace(first.eval, variants={"new": RANKS}))
+    renderer = Renderer.load(tiny_model)
+    with RolloutPool(demonstrations=True) as pool:
+        _, workers, buffer = pool.acquire(first, tiny_model)
+        ray.get(buffer.start.remote(), timeout=200)
+        pid = ray.get(workers[0].start.remote(), timeout=5)
+        evaluate(first, buffer, renderer, "start", "train")
+        pool.release()
+        _, again, other = pool.acquire(second, tiny_model)
+        assert list(again) == list(workers)
+        ray.get(other.start.remote(), timeout=60)
+        assert ray.get(again[0].start.remote(), timeout=5) == pid
+        _, samples, rows = evaluate(second, other, renderer, "start", "new")
+        assert sum(row["decoding"] == "greedy" for row in rows) == 32
+        assert other != buffer
+        asked = " ".join(s["messages"][0]["content"] for s in samples)
+        stated = set(re.findall(r"([JQK])=(\d+)", asked))
+        assert stated
+        assert stated <= {("J", "11"), ("Q", "12"), ("K", "13")}
+        pool.release()
+        changed = replace(first, rollout=replace(first.rollout, in_flight=16))
+        _, fresh, _ = pool.acquire(changed, tiny_model)
+        assert ray.get(fresh[0].start.remote(), timeout=200) != pid
+    assert not ray.is_initialized()

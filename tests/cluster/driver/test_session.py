@@ -1,0 +1,170 @@
+"""The Ray session: a run's helpers ask about their actors where the run is, and nowhere else."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import requests
+from ray.util.state.exception import RayStateApiException, ServerUnavailable
+
+from cluster.driver import session as module
+from cluster.driver.session import NOBODY, _own_cluster, session
+from cluster.failures import DeadlineExceeded, RunFailure
+from configs.load import load
+from configs.paths import ROOT
+
+
+def test_a_cluster_that_was_joined_is_asked_by_its_address():
+    assert _own_cluster("10.0.0.1:6379") == {"RAY_ADDRESS": "10.0.0.1:6379"}
+
+
+def test_beside_a_local_ray_no_other_one_is_asked():
+    """Ray Train's cleaner takes this error for 'wait', and another Ray's no for 'dead'."""
+    assert _own_cluster(None) == {"RAY_API_SERVER_ADDRESS": NOBODY}
+    assert issubclass(ServerUnavailable, RayStateApiException)
+    with pytest.raises(requests.exceptions.ConnectionError):
+        requests.get(NOBODY, timeout=5)
+
+
+@pytest.fixture
+def connected(monkeypatch, tmp_path):
+    """What Ray was started with, and when it was shut down; its logs say how it died."""
+    done = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # not written by a session into this process
+    monkeypatch.setattr(module.ray, "init", lambda **given: done.append(given))
+    monkeypatch.setattr(module.ray, "shutdown", lambda: done.append("shutdown"))
+    monkeypatch.setattr(module, "_start_worker_process", done.append)
+    (tmp_path / "raylet.err").write_text("bash: line 1: /my: No such file or directory\n")
+    monkeypatch.setattr(module, "session_logs", lambda: tmp_path)
+    return done
+
+
+def test_a_local_ray_gets_its_interpreter_as_bash_reads_it(connected, monkeypatch):
+    monkeypatch.setattr(module.sys, "executable", "/my checkout/ü/python")
+    with session(load("gp_l_debug"), 2.5):
+        pass
+    started, seconds, ended = connected
+    assert shlex.split(started["runtime_env"]["py_executable"]) == ["/my checkout/ü/python"]
+    assert (seconds, ended) == (300.0, "shutdown")
+
+
+@pytest.mark.parametrize("mode", [None, "disabled"])
+def test_a_local_ray_has_a_token_unless_the_user_says_otherwise(connected, monkeypatch, mode):
+    if mode is None:
+        monkeypatch.delenv("RAY_AUTH_MODE")
+    told = []
+    monkeypatch.setattr(module, "Config", SimpleNamespace(initialize=told.append))
+    with session(load("gp_l_debug"), 2.5):
+        assert os.environ["RAY_AUTH_MODE"] == (mode or "token")
+    assert told == ([] if mode else [""])
+
+
+def test_a_cluster_that_was_joined_has_its_own_mode(connected, monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setattr(module, "_address", lambda cfg: "head:1")
+    with session(load("gp_l_debug"), 2.5):
+        assert "RAY_AUTH_MODE" not in os.environ
+
+
+def test_nodes_of_a_cluster_have_their_own_interpreter(connected, monkeypatch):
+    monkeypatch.setattr(module, "_address", lambda cfg: "head:1")
+    with session(load("gp_l_debug"), 2.5):
+        pass
+    assert "py_executable" not in connected[0]["runtime_env"]
+
+
+@pytest.mark.parametrize("error", [Exception("timed out\n at start"), OSError("too long")])
+def test_a_ray_that_does_not_start_is_one_line_with_its_own_last_words(
+    connected, monkeypatch, tmp_path, error
+):
+    def init(**given):
+        raise error
+
+    monkeypatch.setattr(module.ray, "init", init)
+    with pytest.raises(RunFailure) as failure, session(load("gp_l_debug"), 2.5):
+        pass
+    line = str(failure.value)
+    assert line.startswith(f"a local Ray does not start: {type(error).__name__}: ")
+    assert line.endswith(f": bash: line 1: /my: No such file or directory (logs: {tmp_path})")
+    assert "\n" not in line
+    assert connected == ["shutdown"]
+
+
+def test_a_busy_machine_is_given_the_deadline_to_start_ray(connected, monkeypatch, capsys):
+    clock, late = [0.0], Exception("The current node timed out during startup. This could happen")
+
+    def init(**given):
+        clock[0] += 30
+        if clock[0] < starts:
+            raise late
+        connected.append(given)
+
+    monkeypatch.setattr(module.ray, "init", init)
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    starts = 90.0
+    with session(load("gp_l_debug"), 2.5):
+        assert capsys.readouterr().out.count("the machine is busy; once more\n") == 2
+    clock[0], starts = 0.0, 900.0
+    with pytest.raises(RunFailure, match="timed out"), session(load("gp_l_debug"), 2.5):
+        pass
+    assert 300 <= clock[0] <= 360
+
+
+def test_a_start_that_failed_leaves_no_process(connected, monkeypatch):
+    """Those that ran before it are not its own."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    before, left = subprocess.Popen(sleep), []
+
+    def init(**given):
+        if left:
+            assert not psutil.pid_exists(left[0].pid)
+            return
+        left.append(subprocess.Popen(sleep))
+        raise Exception("The current node timed out during startup. This could happen")  # noqa: TRY002
+
+    monkeypatch.setattr(module.ray, "init", init)
+    try:
+        with session(load("gp_l_debug"), 2.5):
+            pass
+        assert before.poll() is None
+    finally:
+        for process in (before, *left):
+            process.kill()
+            process.wait()
+
+
+def test_a_worker_process_that_never_starts_is_told_by_the_deadline(monkeypatch, tmp_path):
+    def late(ref, who, what, seconds, key):
+        raise DeadlineExceeded(who, what, seconds, key)
+
+    task = SimpleNamespace(remote=lambda: None)
+    monkeypatch.setattr(module.ray, "remote", lambda **_: lambda function: task)
+    monkeypatch.setattr(module, "wait_for", late)
+    monkeypatch.setattr(module, "session_logs", lambda: None)
+    words = r"^Ray did not start a worker process within 9 s \(cluster.start_deadline_s\)$"
+    with pytest.raises(RunFailure, match=words):
+        module._start_worker_process(9.0)
+
+
+@pytest.mark.slow
+def test_a_real_ray_starts_where_the_interpreters_path_has_a_space(tmp_path):
+    place = tmp_path / "mit leer ü"
+    place.mkdir()
+    (place / "env").symlink_to(Path(sys.prefix))
+    code = (
+        "from cluster.driver.session import session\n"
+        "from configs.load import load; import sys, ray\n"
+        "with session(load('gp_l_debug', ['cluster.start_deadline_s=120']), 1.0):\n"
+        "    print(ray.get(ray.remote(lambda: sys.executable).remote(), timeout=60))"
+    )
+    python = place / "env" / "bin" / Path(sys.executable).name
+    run = subprocess.run(
+        [python, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert run.stdout.splitlines()[-1:] == [str(python)], run.stderr

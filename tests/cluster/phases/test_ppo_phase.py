@@ -1,0 +1,361 @@
+"""The PPO phase: its order, what each update is given, and which seeds are played."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from opentelemetry import trace
+
+from cluster.checkpoints.cursor import Cursor
+from cluster.failures import ParityError, RunStopped
+from cluster.phases import ppo_phase
+from cluster.phases.ppo_phase import PPOPhase
+from cluster.run.tracing import record_spans
+from cluster.stream.collect import Batch
+from learner.ppo import ppo_steps
+from report.spans import read_spans
+from tests.cluster.fakes import (
+    CrashingRank,
+    FakeCollector,
+    FakeEvaluation,
+    FakePublisher,
+    FakeRank,
+    RecordedEvaluation,
+    after_every_crash,
+)
+from tests.support.learner import config
+
+TRACER = trace.get_tracer("cardinal")
+
+
+class Clock:
+    """Time that passes only where a call takes some."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def taking(self, seconds, method):
+        def timed(*arguments, **options):
+            self.now += seconds
+            return method(*arguments, **options)
+
+        return timed
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of the phase and of its spans."""
+    clock = Clock()
+    monkeypatch.setattr(ppo_phase.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr("opentelemetry.sdk.trace.time_ns", lambda: int(clock.now * 1e9))
+    return clock
+
+
+@pytest.fixture
+def updates(monkeypatch):
+    """(trajectories, update, reference, version) of each update."""
+    seen = []
+
+    def update(engine, trajectories, cfg, number, reference, version, packed):
+        engine._done.append("learn")
+        assert packed in (None, f"packed {number + 1}")
+        seen.append((trajectories, number, reference, version))
+        return {"action_tokens": 6.0, "tokens": 9.0, "parity_mean_abs": 1e-6}
+
+    monkeypatch.setattr(ppo_phase, "ppo_update", update)
+    return seen
+
+
+def phase(rank):
+    collector, evaluation = FakeCollector(rank), FakeEvaluation(rank)
+    return PPOPhase(rank, FakePublisher(rank), collector, evaluation), collector, evaluation
+
+
+def test_engines_sleep_while_the_learner_works_and_every_update_is_published(tmp_path, updates):
+    rank = FakeRank(config(updates=2), tmp_path)
+    phase(rank)[0].run()
+    assert rank.done == [
+        "sleep",
+        "build",
+        "publish",
+        "begin",
+        *["take", "sleep", "learn", "send", "arrived"] * 2,
+        "export ppo",
+        "evaluate ppo",
+        "keep best",
+        "close",
+    ]
+    assert rank.cursor == Cursor("done", update=2)
+
+
+def test_an_update_learns_from_the_policy_that_played(tmp_path, updates):
+    rank = FakeRank(config(updates=2), tmp_path)
+    made, collector, _ = phase(rank)
+    made.run()
+    assert updates == [(["a", "b"], 0, None, 0), (["a", "b"], 1, None, 1)]
+    assert collector.collected == [1, 2]
+    assert collector.begun == (1, 0)
+    assert rank.version == 2
+
+
+def test_batches_are_packed_for_the_policy_that_is_trained(tmp_path, updates, monkeypatch):
+    monkeypatch.setattr(ppo_phase, "pack_ahead", lambda *arguments: arguments)
+    rank = FakeRank(config(updates=1, value_level="token"), tmp_path)
+    made, collector, _ = phase(rank)
+    made.run()
+    engine, *others = collector.pack(["a", "b"], [["a"], ["b"]])
+    assert engine._done is rank.done
+    assert others == ["token", ["a", "b"], [["a"], ["b"]]]
+
+
+def test_where_engines_play_ahead_weights_travel_while_the_learner_goes_on(tmp_path, updates):
+    rank = FakeRank(config(updates=3, max_staleness=1), tmp_path)
+    phase(rank)[0].run()
+    assert rank.done[4:18] == [
+        *["take", "sleep", "learn", "send"],
+        *["take", "sleep", "learn", "arrived", "send"],
+        *["take", "sleep", "learn", "arrived", "send"],
+    ]
+    assert rank.done[18:20] == ["arrived", "export ppo"]
+
+
+def test_an_evaluation_waits_for_its_weights_and_the_next_weights_for_it(tmp_path, updates):
+    cfg = config(updates=3, max_staleness=1)
+    rank = FakeRank(replace(cfg, eval=replace(cfg.eval, every=1)), tmp_path)
+    made, collector, _ = phase(rank)
+    made.run()
+    assert collector.forgotten == 2  # what engines did before is no play
+    assert rank.done[4:] == [
+        *["take", "sleep", "learn", "send", "arrived", "evaluate ppo", "keep best"],
+        *["take", "sleep", "learn", "evaluated", "send", "arrived", "evaluate ppo", "keep best"],
+        *["take", "sleep", "learn", "evaluated", "send"],
+        *["arrived", "export ppo", "evaluate ppo", "keep best", "close"],
+    ]
+
+
+def test_a_batch_whose_policies_have_parted_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(ppo_phase, "ppo_update", lambda *_, **__: {"correction_ess": 0.1})
+    rank = FakeRank(config(updates=1), tmp_path)
+    with pytest.raises(ParityError, match=r"PPO update 1: .* 10.0% of its tokens, less than 20%"):
+        phase(rank)[0].run()
+
+
+def test_a_record_says_what_was_played_and_learned(tmp_path, updates):
+    rank = FakeRank(config(updates=2), tmp_path)
+    phase(rank)[0].run()
+    last = rank.of("ppo")[-1]
+    assert (last["update"], last["updates"], last["version"]) == (2, 2, 2)
+    assert (last["failed"], last["running"]) == (1, 2.0)
+    assert 0 <= last["sync_waited_seconds"] <= last["sync_seconds"] < last["seconds"]
+    assert 0 < last["learner_idle"] < 1
+    assert last["learn_seconds"] <= last["seconds"] * (1 - last["learner_idle"])
+    assert last["rollout_tokens_per_second"] == 6 / 0.25
+    assert last["learner_tokens_per_second"] * last["learn_seconds"] == pytest.approx(9)
+
+
+def test_a_learner_that_waits_for_engines_to_sleep_is_idle(tmp_path, updates, clock, monkeypatch):
+    sleep_engines = clock.taking(2.0, FakePublisher.sleep_engines)
+    monkeypatch.setattr(FakePublisher, "sleep_engines", sleep_engines)
+    monkeypatch.setattr(ppo_phase, "ppo_update", clock.taking(3.0, ppo_phase.ppo_update))
+    rank = FakeRank(config(updates=1), tmp_path)
+    phase(rank)[0].run()
+    (record,) = rank.of("ppo")
+    assert record["learner_idle"] == 2.0 / record["seconds"] == 2.0 / 5.0
+    assert record["learn_seconds"] == 3.0
+
+
+def test_a_record_has_the_seconds_of_its_update_by_phase(tmp_path, updates, clock, monkeypatch):
+    record_spans(tmp_path, "learner rank 0")
+    with TRACER.start_as_current_span("take"):  # before the phase
+        clock.now += 2.0
+
+    @TRACER.start_as_current_span("take")
+    def take(collector, update):
+        clock.now += 0.25
+        return Batch([], update, {})
+
+    monkeypatch.setattr(FakeCollector, "take", take)
+    monkeypatch.setattr(ppo_phase, "ppo_update", clock.taking(3.0, ppo_phase.ppo_update))
+    rank = FakeRank(config(updates=2), tmp_path)
+    phase(rank)[0].run()
+    assert [record["phase_seconds"]["take"] for record in rank.of("ppo")] == [0.25, 0.25]
+    spans = read_spans(tmp_path).spans
+    assert [s.args for s in spans if s.name == "update"] == [{"update": 1}, {"update": 2}]
+
+
+@pytest.mark.parametrize("bound", [0, 1])
+def test_idle_are_the_seconds_in_which_batch_or_engines_are_waited_for(
+    tmp_path, updates, clock, monkeypatch, bound
+):
+    """Sending and writing are work. Where engines play ahead, weights are waited for later."""
+    rank = FakeRank(config(updates=2, max_staleness=bound), tmp_path)
+    publisher, collector = FakePublisher(rank), FakeCollector(rank)
+    publisher.begin = clock.taking(0.5, publisher.begin)
+    collector.take = clock.taking(2.0, collector.take)
+    collector.write_batch = clock.taking(0.25, collector.write_batch)
+    finish = publisher.finish
+    publisher.finish = lambda: clock.taking(1.0, finish)() if publisher._sent else finish()
+    monkeypatch.setattr(ppo_phase, "ppo_update", clock.taking(3.0, ppo_phase.ppo_update))
+    PPOPhase(rank, publisher, collector, FakeEvaluation(rank)).run()
+    first, last = rank.of("ppo")
+    assert (last["learn_seconds"], last["learner_tokens_per_second"]) == (3.0, 9.0 / 3.0)
+    assert (last["sync_seconds"], last["sync_waited_seconds"]) == (1.5, 1.0)
+    assert (last["seconds"], last["learner_idle"]) == (6.75, (2.0 + 1.0) / 6.75)
+    waited = 1.0 if bound == 0 else 0.0  # nothing had been sent before
+    assert (first["sync_waited_seconds"], first["seconds"]) == (waited, 5.75 + waited)
+    assert collector.written == [1, 2]
+
+
+def test_a_rank_that_knows_no_load_records_no_rate(tmp_path, updates):
+    rank = FakeRank(config(updates=1), tmp_path)
+    made, collector, _ = phase(rank)
+    collector.loads = dict
+    made.run()
+    assert "rollout_tokens_per_second" not in rank.of("ppo")[0]
+
+
+def test_it_goes_on_after_the_cursor(tmp_path, updates):
+    rank = FakeRank(config(updates=3), tmp_path)
+    rank.cursor, rank.version = Cursor("ppo", update=2), 2
+    made, collector, _ = phase(rank)
+    made.run()
+    assert [(number, version) for _, number, _, version in updates] == [(2, 2)]
+    groups = rank.cfg.ppo.episodes // rank.cfg.ppo.group_size
+    assert collector.begun == (3, 2 * groups)
+
+
+def test_a_resume_plays_no_group_again_that_was_trained_on(tmp_path, updates):
+    """Where episodes failed, others were played in their place: the checkpoint has the number."""
+    cfg = config(updates=4)
+    rank = FakeRank(replace(cfg, learner=replace(cfg.learner, checkpoint_every=2)), tmp_path)
+    rank.checkpoint = lambda engine, cursor: kept.append(cursor)
+    kept = []
+    phase(rank)[0].run()
+    assert kept == [Cursor("ppo", update=2, group=102), Cursor("ppo", update=4, group=104)]
+    again = FakeRank(cfg, tmp_path)
+    again.cursor, again.version = kept[0], 2
+    made, collector, _ = phase(again)
+    made.run()
+    assert collector.begun == (3, 102)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize(("estimator", "value"), [("gae", True), ("grpo", False)])
+def test_it_begins_from_sft_if_there_was_any(tmp_path, updates, trained, estimator, value):
+    cfg = config(updates=1, estimator=estimator, kl_coef=0.1)
+    rank = FakeRank(cfg, tmp_path)
+    if trained:
+        (tmp_path / "sft").mkdir()
+    phase(rank)[0].run()
+    start = str(tmp_path / "sft") if trained else "initial"
+    assert rank.opened == [(start, ppo_steps(cfg.ppo), value), ("reference", start)]
+    assert rank.optimizers == [cfg.ppo.optimizer]
+    assert updates[0][2] == "reference"
+
+
+def test_checkpoints_and_evaluations_come_on_the_way_and_not_twice_at_the_end(tmp_path, updates):
+    cfg = config(updates=4)
+    cfg = replace(
+        cfg,
+        learner=replace(cfg.learner, checkpoint_every=2),
+        eval=replace(cfg.eval, every=2),
+    )
+    rank = FakeRank(cfg, tmp_path)
+    made, _, evaluation = phase(rank)
+    made.run()
+    assert rank.done.count("checkpoint") == 2
+    after = ["evaluate ppo", "keep best", "evaluated", "checkpoint", "take"]
+    assert rank.done[14:19] == after
+    assert rank.done[-5:-2] == ["checkpoint", "export ppo", "evaluate ppo"]
+    assert evaluation.runs == [("ppo", 2, 0), ("ppo", 0, 0)]
+
+
+def test_a_run_that_stops_while_it_waits_is_saved_after_its_last_update(tmp_path, updates):
+    rank = FakeRank(config(updates=4), tmp_path)
+    made, collector, _ = phase(rank)
+
+    def take(update, take=collector.take):
+        if update == 3:
+            raise RunStopped("the run was asked to stop")
+        return take(update)
+
+    collector.take = take
+    with pytest.raises(RunStopped):
+        made.run()
+    assert rank.cursor == Cursor("ppo", update=2, group=102)
+    assert rank.done[-1] == "checkpoint"
+    again = FakeRank(config(updates=4), tmp_path)
+    again.cursor, again.version = rank.cursor, 2
+    made, collector, _ = phase(again)
+    made.run()
+    assert (collector.begun, collector.collected) == ((3, 102), [3, 4])
+
+
+def test_all_updates_done_it_goes_on_with_export_and_evaluation(tmp_path, updates):
+    rank = FakeRank(config(updates=2), tmp_path)
+    rank.cursor, rank.version = Cursor("ppo", update=2), 2
+    phase(rank)[0].run()
+    assert updates == []
+    assert rank.done[3:] == ["begin", "export ppo", "evaluate ppo", "keep best", "close"]
+
+
+def test_an_engine_with_other_weights_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(ppo_phase, "ppo_update", lambda *_, **__: {"parity_mean_abs": 0.1})
+    rank = FakeRank(config(updates=1), tmp_path)
+    with pytest.raises(ParityError, match="PPO update 1: log-probabilities"):
+        phase(rank)[0].run()
+    assert rank.of("ppo") == []
+
+
+@pytest.mark.parametrize(("staleness", "every"), [(0, 2), (1, 2), (1, 3)])
+def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(
+    tmp_path, updates, staleness, every
+):
+    """Also where an evaluation and a checkpoint are due after the same update."""
+    cfg = config(updates=6, max_staleness=staleness)
+    learner, evaluation = replace(cfg.learner, checkpoint_every=every), replace(cfg.eval, every=2)
+    cfg = replace(cfg, learner=learner, eval=evaluation)
+
+    def begin(disk, crash):
+        disk.setdefault("cursor", Cursor("ppo"))
+        rank = CrashingRank(cfg, tmp_path, disk, crash)
+        made = FakePublisher(rank), FakeCollector(rank), RecordedEvaluation(rank)
+        if rank.cursor.phase == "ppo":
+            PPOPhase(rank, *made).run()
+        assert rank.cursor == Cursor("done", update=6)
+
+    def recorded(records):
+        return sorted((r["update"], r["kind"], r.get("variant", "")) for r in records)
+
+    smooth = {}
+    begin(smooth, None)
+    wanted = recorded(smooth["records"])
+    assert len(set(wanted)) == len(wanted)
+    assert [w[0] for w in wanted if w[1] == "ppo"] == [1, 2, 3, 4, 5, 6]
+    assert [w[0] for w in wanted if w[2] == "train"] == [0, 2, 4]
+    crashed = after_every_crash(begin)
+    assert len(crashed) > 40
+    assert all(recorded(records) == wanted for records in crashed)
+
+
+def test_the_state_is_saved_before_an_evaluation_which_a_resume_plays_first(tmp_path, updates):
+    cfg = config(updates=3, max_staleness=1)
+    cfg = replace(cfg, eval=replace(cfg.eval, every=2))
+    rank, saved = FakeRank(cfg, tmp_path), []
+
+    def save(engine, cursor):
+        rank.done.append("save")
+        saved.append(cursor)
+
+    rank.checkpoint_before_evaluation = save
+    phase(rank)[0].run()
+    assert rank.done[8:15] == ["take", "sleep", "learn", "arrived", "send", "save", "arrived"]
+    assert rank.done[15] == "evaluate ppo"
+    assert saved == [Cursor("ppo", update=2, group=102)]
+    again = FakeRank(cfg, tmp_path)
+    again.cursor, again.version = replace(saved[0], unevaluated=True), 2
+    made, _, evaluation = phase(again)
+    made.run()
+    assert again.done[2:6] == ["publish", "begin", "evaluate ppo", "keep best"]
+    assert evaluation.runs == [("ppo", 2, 0), ("ppo", 0, 0)]

@@ -1,0 +1,103 @@
+"""The proof of weights: every kind is perturbed, published, played, compared and put back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.failures import ParityError
+from cluster.phases import weight_proof
+from cluster.phases.weight_proof import check_correction, check_parity, proof_requests, prove
+from learner.model import WEIGHT_KINDS
+from tests.cluster.fakes import FakeCollector, FakeEngine, FakePublisher, FakeRank
+from tests.support.learner import config
+
+
+@pytest.fixture
+def rank(tmp_path):
+    return FakeRank(config(), tmp_path)
+
+
+def test_every_kind_that_there_is_is_proven_and_put_back(rank, monkeypatch):
+    compared = []
+
+    def parity(engine, trajectories, cfg, version):
+        compared.append((trajectories, version))
+        return {"parity_mean_abs": 1e-6}
+
+    monkeypatch.setattr(weight_proof, "parity", parity)
+    rank.version, collector = 3, FakeCollector(rank)
+    prove(rank, FakePublisher(rank), collector, FakeEngine(rank.done))
+    known = [kind for kind in WEIGHT_KINDS if kind != "head"]
+    order = {kind: [f"perturb {kind}", "publish", "play", "restore"] for kind in known}
+    assert rank.done == [
+        step for kind in WEIGHT_KINDS for step in order.get(kind, [f"perturb {kind}"])
+    ] + ["publish"]
+    assert compared == [(["a", "b"], 3)] * len(known)
+    assert [requests[0].id for requests in collector.collected] == [
+        f"proof/{kind}/000000" for kind in known
+    ]
+    (record,) = rank.of("sync")
+    assert collector.released == 1
+    assert list(record["check"]) == known
+    assert (record["version"], record["bytes"], record["buckets"]) == (3, 0, 0)
+
+
+def test_a_kind_that_did_not_arrive_is_named_and_the_weights_are_put_back(rank, monkeypatch):
+    monkeypatch.setattr(weight_proof, "parity", lambda *_: {"parity_mean_abs": 0.2})
+    with pytest.raises(
+        ParityError, match=f"the proof of {WEIGHT_KINDS[0]} weights: log-probabilities"
+    ):
+        prove(rank, FakePublisher(rank), FakeCollector(rank), FakeEngine(rank.done))
+    assert rank.done[-1] == "restore"
+    assert rank.records == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "difference", "refused"),
+    [
+        ("float32", 0.9e-4, False),
+        ("float32", 1.1e-4, True),
+        ("bfloat16", 4e-2, False),
+        ("bfloat16", 6e-2, True),
+    ],
+)
+def test_what_is_rounding_and_what_is_not(dtype, difference, refused):
+    cfg = config()
+    cfg = replace(cfg, model=replace(cfg.model, dtype=dtype))
+    off = replace(cfg, cluster=replace(cfg.cluster, weight_proof=False))
+    check_parity(off, {"parity_mean_abs": difference}, "it")
+    check_parity(cfg, {}, "no episode was played by this version")
+    if refused:
+        with pytest.raises(ParityError, match="it: log-probabilities of engine and learner"):
+            check_parity(cfg, {"parity_mean_abs": difference}, "it")
+    else:
+        check_parity(cfg, {"parity_mean_abs": difference}, "it")
+
+
+@pytest.mark.parametrize(
+    ("correction", "share", "refused"),
+    [("truncated", 0.19, True), ("truncated", 0.21, False), ("none", 0.01, False)],
+)
+def test_policies_that_have_parted_are_refused_where_they_are_weighed(correction, share, refused):
+    cfg, metrics = config(correction=correction), {"correction_ess": share}
+    check_correction(cfg, {}, "nothing was weighed")
+    if refused:
+        with pytest.raises(ParityError, match="it: the policies that sampled the batch"):
+            check_correction(cfg, metrics, "it")
+    else:
+        check_correction(cfg, metrics, "it")
+
+
+@pytest.mark.parametrize(("in_flight", "episodes"), [(8, 8), (500, 64)])
+def test_a_proof_plays_one_flight_at_most(in_flight, episodes):
+    cfg = config()
+    requests = proof_requests(
+        replace(cfg, rollout=replace(cfg.rollout, in_flight=in_flight, temperature=0.5)), "mlp"
+    )
+    assert [r.id for r in requests] == [f"proof/mlp/{i:06d}" for i in range(episodes)]
+    assert [r.seed for r in requests] == [r.group_id for r in requests] == list(range(episodes))
+    assert {(r.variant, r.temperature, r.sampling_seed) for r in requests} == {
+        ("rollout", 0.5, cfg.seed)
+    }

@@ -1,0 +1,49 @@
+"""How often the learner group may be lost."""
+
+import pytest
+
+from cluster.checkpoints.cursor import Cursor
+from cluster.run.restart_limit import RestartLimit
+from cluster.run.run_folder import read_failure, take_loss
+from tests.cluster.fakes import FakeToken
+
+
+@pytest.fixture
+def lose(tmp_path):
+    """Loses the group after an update of the last checkpoint; what then ends the run."""
+    limit = RestartLimit(FakeToken(tmp_path), 2)
+
+    def lose(update, **ranks):
+        Cursor("ppo", update=update).save(tmp_path / "checkpoints", keep=1)
+        errors = {int(rank[1:]): OSError(words) for rank, words in ranks.items()}
+        limit.after_exception(None, errors)
+        return read_failure(tmp_path)
+
+    return lose
+
+
+def test_losses_with_checkpoints_between_are_borne(lose):
+    assert [lose(update, r0="dead") for update in (1, 1, 2, 2, 3, 3)] == [None] * 6
+
+
+def test_one_more_than_is_borne_from_one_checkpoint_ends_the_run_with_the_first_cause(lose):
+    assert lose(3, r0="an earlier one") is None
+    assert lose(4, r2="two", r1="one") is None
+    assert lose(4, r0="another") is None
+    assert lose(4, r0="the last") == (
+        "the learner group failed: rank 1: OSError: one (the first of 3 losses since PPO update 4, "
+        "without a checkpoint between them; learner.max_restarts=2)"
+    )
+
+
+def test_where_none_is_borne_the_first_is_the_end(tmp_path):
+    RestartLimit(FakeToken(tmp_path), 0).after_exception(None, {0: OSError("dead")})
+    assert read_failure(tmp_path) == "the learner group failed: rank 0: OSError: dead"
+
+
+def test_each_loss_is_told_to_the_next_group(lose, tmp_path):
+    assert take_loss(tmp_path) is None
+    lose(1, r0="first")
+    lose(1, r1="second")
+    assert take_loss(tmp_path) == "rank 1: OSError: second"
+    assert take_loss(tmp_path) is None

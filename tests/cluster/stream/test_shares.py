@@ -1,0 +1,93 @@
+"""Which rank gets which trajectories: balanced, the same in whatever order they came."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from cluster.stream.shares import BufferedTrajectory, shards
+from rollout.trajectory_summary import TrajectorySummary
+
+
+def stored(name, tokens, block=None, row=0):
+    summary = TrajectorySummary(name, "terminated", "", 1.0, tokens, 3, 0, {})
+    return BufferedTrajectory(block or name, row, summary)
+
+
+def blocks_of(n, size):
+    """Trajectories in blocks of so many, which finished in another order than their names'."""
+    names = [f"t/{i:03d}" for i in range(n)]
+    random.Random(1).shuffle(names)
+    lengths = random.Random(2)
+    return [
+        stored(name, lengths.randint(50, 90), f"block {i // size}", i % size)
+        for i, name in enumerate(names)
+    ]
+
+
+def rows(*arguments, **options):
+    """The rows of each rank."""
+    return [shard.rows for shard in shards(*arguments, **options)]
+
+
+def tokens_of(shard, trajectories):
+    tokens = {(t.block, t.row): t.summary.tokens for t in trajectories}
+    return sum(tokens[block, row] for block, numbers in shard for row in numbers)
+
+
+def test_ranks_get_equally_many_tokens_longest_first():
+    lengths = {"a": 3, "b": 9, "c": 4, "d": 3, "e": 1}
+    trajectories = [stored(*item) for item in lengths.items()]
+    dealt = [[place.block for place in share] for share in rows(trajectories, 2)]
+    assert dealt == [["b", "e"], ["a", "c", "d"]]
+    assert shards(trajectories[::-1], 2) == shards(trajectories, 2), "whatever order they came in"
+
+
+@pytest.mark.parametrize("by_block", [True, False])
+def test_every_trajectory_has_one_rank_and_a_rank_names_a_block_once(by_block):
+    trajectories = blocks_of(64, 4)
+    dealt = rows(trajectories, 4, by_block=by_block)
+    places = [(block, row) for shard in dealt for block, numbers in shard for row in numbers]
+    assert sorted(places) == sorted((t.block, t.row) for t in trajectories)
+    for shard in dealt:
+        assert len({block for block, _ in shard}) == len(shard)
+
+
+def test_a_block_stays_together_where_tokens_stay_balanced():
+    trajectories = blocks_of(512, 8)
+    fetched, most = {}, {}
+    for by_block in (False, True):
+        dealt = rows(trajectories, 4, by_block=by_block)
+        fetched[by_block] = sum(map(len, dealt))
+        loads = [tokens_of(shard, trajectories) for shard in dealt]
+        most[by_block] = max(loads) / (sum(loads) / 4)
+    assert fetched[False] > 3 * 64, "each rank fetches nearly every block"
+    assert fetched[True] < 1.5 * 64
+    assert most[True] < 1.02
+
+
+def test_without_blocks_ranks_depend_on_the_trajectories_alone():
+    trajectories = blocks_of(64, 4)
+    moved = [
+        stored(t.summary.id, t.summary.tokens, "one block", i) for i, t in enumerate(trajectories)
+    ]
+    names = {(t.block, t.row): t.summary.id for t in [*trajectories, *moved]}
+
+    def dealt(some):
+        return [sorted(names[b, r] for b, rows in s for r in rows) for s in rows(some, 4)]
+
+    assert dealt(trajectories) == dealt(moved)
+
+
+@pytest.mark.parametrize("by_block", [True, False])
+def test_each_rank_has_its_own_of_each_minibatch_in_the_order_of_the_minibatch(by_block):
+    trajectories = blocks_of(64, 4)
+    names = [t.summary.id for t in trajectories]
+    minibatches = [names[:32], names[32:60], names[:10]]
+    places = {(t.block, t.row): t.summary.id for t in trajectories}
+    dealt = shards(trajectories, 4, minibatches, by_block=by_block)
+    for shard in dealt:
+        own = {places[block, row] for block, numbers in shard.rows for row in numbers}
+        assert shard.minibatches == [[n for n in ids if n in own] for ids in minibatches]
+    assert all(shard.minibatches[0] for shard in dealt)
