@@ -33,7 +33,7 @@ BOXES = (  # title, lines, (left, bottom, width, height), colour
     ),
     (
         "learner rank × D",
-        "cluster/phases/learner_loop.py, learner/\nDeepSpeed ZeRO, value head;\nrank 0 drives",
+        "cluster/phases/, learner/\nDeepSpeed ZeRO, value head;\nrank 0 drives",
         (8.8, 3.7, 4.0, 1.6),
         "#e2f2e0",
     ),
