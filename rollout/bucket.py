@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import IO, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:  # seconds of a process's start, and the trajectory buffer needs the types alone
+    import torch
+
 T = TypeVar("T")
-NamedTensor = tuple[str, torch.Tensor]
+NamedTensor = tuple[str, "torch.Tensor"]
 ALIGN = 64  # bytes; so that every view is aligned for any dtype and vector load
 
 
@@ -50,6 +52,8 @@ class PackedBucket(NamedTuple):
 
 def pack(tensors: Iterable[NamedTensor]) -> PackedBucket:
     """The header of named tensors, and their bytes: views, where they are contiguous on the CPU."""
+    import torch
+
     items = [(name, tensor.detach()) for name, tensor in tensors]
     offsets, end = [], 0
     for _, tensor in items:
@@ -83,6 +87,8 @@ def unpack(header: BucketHeader, data: NDArray[np.uint8]) -> list[NamedTensor]:
     """
     if data.nbytes != header.bytes:
         raise ValueError(f"weight bucket has {data.nbytes} bytes, its header says {header.bytes}")
+    import torch
+
     flat = torch.from_numpy(data)
     views = []
     for name, dtype_name, shape, offset in zip(

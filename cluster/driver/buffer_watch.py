@@ -20,6 +20,7 @@ from ray.exceptions import ActorDiedError
 from cluster.failures import DeadlineExceeded, RunFailure, WorkerLost
 from cluster.handles import BufferHandle, kill, restart
 from cluster.wait import is_dead, wait_for
+from cluster.workers.part import Part, State
 from configs.schema import ClusterConfig
 from report.metrics import Record
 
@@ -32,8 +33,9 @@ class BufferWatch:
     """Asks for a sign of life, one at a time, and has a buffer that gives none restarted.
 
     heartbeat_s: how long it may be silent.
-    start_s: how long its process may take to start.
-    replaceable: whether a new one could bring weights to the engines; else its loss is raised.
+    start_s: how long its process may take to start; one that takes longer is restarted too.
+    most_losses: one after another that are borne (`learner.max_restarts`); 0 where a new one could
+        not bring weights to the engines.
     """
 
     def __init__(
@@ -41,22 +43,23 @@ class BufferWatch:
         buffer: BufferHandle,
         heartbeat_s: float,
         start_s: float,
-        replaceable: bool,
+        most_losses: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._buffer, self._replaceable, self._clock = buffer, replaceable, clock
+        self._buffer, self._most, self._clock = buffer, most_losses, clock
         self._heartbeat_s, self._start_s = heartbeat_s, start_s
+        self._part = Part(most_losses, clock())
         self._sign: ObjectRef[None] | None = None
         self._asked = clock() - heartbeat_s
-        self._starting_since: float | None = clock()
-        self._loss: Record | None = None  # from which it has not come back yet
+        self._losses: list[Record] = []  # from which it has not come back yet
 
     def check(self) -> None:
         """Look, without waiting.
 
         Raises:
-            DeadlineExceeded: it does not start in time, or is silent and cannot be replaced.
+            DeadlineExceeded: it is silent, or does not start in time, and cannot be replaced.
             WorkerLost: it is dead, and Ray does not restart it.
+            RunFailure: it was lost too often in a row.
         """
         now = self._clock()
         if self._sign is not None and ray.wait([self._sign], timeout=0)[0]:
@@ -64,41 +67,54 @@ class BufferWatch:
             try:
                 wait_for(sign, WHO, WHAT, self._heartbeat_s, "heartbeat_s")
             except WorkerLost as failure:
-                self._lose(failure)
+                self._die(failure)
             else:
                 self._serve()
         elif self._sign is None and now - self._asked >= min(BEAT_S, self._heartbeat_s / BEATS):
             self._sign, self._asked = self._buffer.heartbeat.remote(), now
-        if self._starting_since is not None:
-            if now - self._starting_since >= self._start_s:
-                raise DeadlineExceeded(WHO, WHAT, self._start_s, "start_deadline_s")
+        if self._part.state == State.STARTING:
+            if now - self._part.since >= self._start_s:
+                self._lose(DeadlineExceeded(WHO, WHAT, self._start_s, "start_deadline_s"))
         elif self._sign is not None and now - self._asked >= self._heartbeat_s:
             self._lose(DeadlineExceeded(WHO, WHAT, self._heartbeat_s, "heartbeat_s"))
 
     def _serve(self) -> None:
-        self._starting_since = None
-        if self._loss is not None:
-            self._buffer.note.remote(self._loss)
-            self._loss = None
+        if self._part.state == State.STARTING:
+            self._part.move(State.SERVING, self._clock())
+        for loss in self._losses:
+            self._buffer.note.remote(loss)
+        self._losses.clear()
+
+    def _die(self, failure: WorkerLost) -> None:
+        if isinstance(failure.__cause__, ActorDiedError):
+            raise failure  # for good
+        if not self._losses:  # else Ray is still at it
+            self._lose(failure)
 
     def _lose(self, failure: RunFailure) -> None:
-        for_good = isinstance(failure.__cause__, ActorDiedError)
-        if for_good or not self._replaceable:
+        if self._most == 0:
             raise failure
-        if self._loss is not None:
-            return  # Ray is still at it
+        cause = str(failure).removeprefix(f"{WHO} ")
+        silent_s = failure.seconds if isinstance(failure, DeadlineExceeded) else 0.0
+        self._part.lose(cause, self._clock(), silent_s)
+        if self._part.given_up is not None:
+            raise RunFailure(
+                f"{WHO} was lost {self._part.losses} times, the last ones soon after each other "
+                f"(learner.max_restarts={self._most}); first: {self._part.given_up}"
+            )
         if not is_dead(failure):
             restart(self._buffer.actor)
-        self._sign, self._starting_since = None, self._clock()
-        cause = str(failure).removeprefix(f"{WHO} ")
-        self._loss = {"kind": "failure", "who": WHO, "cause": cause, "at": time.time()}
+        self._sign = None
+        for state in (State.REPLACING, State.STARTING):
+            self._part.move(state, self._clock())
+        self._losses.append({"kind": "failure", "who": WHO, "cause": cause, "at": time.time()})
         print(f"{failure}; it is restarted, and the learner group with it", file=sys.stderr)
 
 
 @contextmanager
 def watched(buffer: BufferHandle, cluster: ClusterConfig) -> Iterator[None]:
     """End a buffer that hangs, so that whoever waits for it inside is told of its death."""
-    watch = BufferWatch(buffer, cluster.heartbeat_s, cluster.start_deadline_s, replaceable=False)
+    watch = BufferWatch(buffer, cluster.heartbeat_s, cluster.start_deadline_s, most_losses=0)
     over = threading.Event()
 
     def look() -> None:

@@ -97,28 +97,38 @@ class Signs(ControllerCallback, WorkerGroupCallback):
 class GroupWatch:
     """Ends a controller that gives no sign: while it starts a group, or while it watches one.
 
+    Where it has given none yet there is nothing to end: it is given the time of a start again.
+
+    most_waits: for how many such times more (`learner.max_restarts`).
+
     Attributes:
         loss: why it was ended last; nothing until then.
+        worked: whether any group has come through its start.
     """
 
     def __init__(
-        self, folder: Path, cluster: ClusterConfig, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        cluster: ClusterConfig,
+        most_waits: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file, self._cluster, self._clock = folder / CONTROLLER, cluster, clock
+        self._most, self._waits = most_waits, 0
         self._sign: Sign | None = None
         self._since: float | None = None  # when it came; None while no controller is to give any
-        self.loss = ""
+        self.loss, self.worked = "", False
 
     def begin(self) -> None:
         """From now on there is to be a controller, a new one."""
         self._file.unlink(missing_ok=True)
-        self._sign, self._since, self.loss = None, self._clock(), ""
+        self._sign, self._since, self._waits, self.loss = None, self._clock(), 0, ""
 
     def check(self) -> None:
         """Look, without waiting.
 
         Raises:
-            DeadlineExceeded: there is none that could be ended.
+            DeadlineExceeded: there is none that could be ended, however long it is waited for.
         """
         if self._since is None:
             return
@@ -126,6 +136,7 @@ class GroupWatch:
         if sign != self._sign:
             self._sign, self._since = sign, now
         watches = sign is not None and sign.watches
+        self.worked |= watches
         key = "heartbeat_s" if watches else "start_deadline_s"
         seconds: float = getattr(self._cluster, key)
         if now - self._since < seconds + GRACE_S:
@@ -133,7 +144,11 @@ class GroupWatch:
         what = "look at the learner ranks" if watches else "start the learner group"
         failure = DeadlineExceeded(WHO, what, seconds, key)
         if sign is None or not sign.owner.lives():
-            raise failure
+            if self._waits == self._most:
+                raise failure
+            self._since, self._waits = now, self._waits + 1
+            print(f"{failure}; it is waited for again", file=sys.stderr)
+            return
         os.kill(sign.owner.pid, signal.SIGKILL)  # it is on the driver's node, and its ranks go too
         self._file.unlink(missing_ok=True)
         self._sign, self._since, self.loss = None, now, str(failure)

@@ -37,7 +37,7 @@ from cluster.run.logs import (
     session_logs,
 )
 from cluster.run.memory_failure import advice
-from cluster.run.restart_limit import RestartLimit, is_loss
+from cluster.run.restart_limit import LATE, RestartLimit, is_loss
 from cluster.run.run_folder import clear_failure, clear_losses, read_failure
 from cluster.run.stop_signals import StopSignals
 from configs.schema import RunConfig
@@ -64,8 +64,8 @@ def run_learner_group(
     clear_losses(folder)
     killed = killed_for_memory()
     errors: list[Exception] = []
-    cluster, replaceable = job.cfg.cluster, job.channel == "object_store"
-    group = GroupWatch(folder, cluster)
+    cluster, most = job.cfg.cluster, job.cfg.learner.max_restarts
+    group = GroupWatch(folder, cluster, most)
 
     def fit() -> None:
         try:
@@ -75,7 +75,8 @@ def run_learner_group(
             errors.append(error)
 
     thread = threading.Thread(target=fit, name="learner group", daemon=True)
-    buffer = BufferWatch(job.buffer, cluster.heartbeat_s, cluster.start_deadline_s, replaceable)
+    borne = most if job.channel == "object_store" else 0  # over others a new one has no weights
+    buffer = BufferWatch(job.buffer, cluster.heartbeat_s, cluster.start_deadline_s, borne)
     with signals.asking(), Progress(folder, job.cfg) as progress:
         thread.start()
         while thread.is_alive() and read_failure(folder) is None:
@@ -121,7 +122,7 @@ def _fit(job: Job, plan: Plan, watch: GroupWatch) -> None:
         try:
             make_trainer(job, plan).fit()
         except Exception as error:
-            if not is_loss(error):
+            if not is_loss(error, watch.worked):
                 raise
             if not limit.bears(watch.loss or cause_of(error, job.cfg, plan)):
                 return
@@ -182,7 +183,7 @@ def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
 def cause_of(error: Exception, cfg: RunConfig, plan: Plan) -> str:
     """The first rank's own error inside Ray Train's, or what its group waited for in vain."""
     cause = getattr(error, "controller_failure", None)
-    if type(cause).__name__ == "WorkerGroupStartupTimeoutError":  # Ray's own, and private
+    if type(cause).__name__ == LATE:
         return waiting_ranks(plan, cfg.cluster.start_deadline_s)
     if cause is not None:
         return first_line(cause)

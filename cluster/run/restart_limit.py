@@ -16,7 +16,8 @@ from cluster.failures import cause_of_ranks
 from cluster.run.lease import Token
 from cluster.run.run_folder import read_losses, write_failure, write_losses
 
-STARTUP = "WorkerGroupStartupFailedError"  # Ray's own, and private: a rank died while it started
+# Ray's own, and private: a rank died while it started; its placement was not met in time.
+STARTUP, LATE = "WorkerGroupStartupFailedError", "WorkerGroupStartupTimeoutError"
 
 
 class RestartLimit(UserCallback):
@@ -52,13 +53,17 @@ class RestartLimit(UserCallback):
         return False
 
 
-def is_loss(error: Exception) -> bool:
-    """Whether a group failed for want of a process, its controller or a rank that started.
+def is_loss(error: Exception, had_place: bool) -> bool:
+    """Whether a group failed for want of a process or of its place: another might not fail so.
 
-    Another one might not fail so. Ray Train itself starts a group again that it had started.
+    Ray Train itself starts a group again that it had started.
+
+    Args:
+        error: of its controller, or of its processes.
+        had_place: an earlier group has had one, so the cluster can hold it.
     """
     if isinstance(error, ControllerError):
         cause = error.controller_failure
-        lost = isinstance(cause, RayActorError | RayTaskError)
-        return lost or type(cause).__name__ == STARTUP
+        lost, kind = isinstance(cause, RayActorError | RayTaskError), type(cause).__name__
+        return lost or kind == STARTUP or (had_place and kind == LATE)
     return isinstance(error, RayActorError)

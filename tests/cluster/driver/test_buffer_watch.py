@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from cluster import wait
 from cluster.driver import buffer_watch
 from cluster.driver.buffer_watch import BufferWatch
-from cluster.failures import DeadlineExceeded, WorkerLost
+from cluster.failures import DeadlineExceeded, RunFailure, WorkerLost
 from configs.schema import ClusterConfig
 
 
@@ -33,7 +33,7 @@ class Buffer:
             raise self.error
 
 
-@pytest.fixture(params=[False])
+@pytest.fixture(params=[0])
 def watched(monkeypatch, request):
     buffer, now = Buffer(), [100.0]
     monkeypatch.setattr(
@@ -107,7 +107,7 @@ def test_whoever_waits_without_a_driver_is_told_of_a_hang_by_the_buffers_end(
     assert capsys.readouterr().err.startswith(said)
 
 
-replaceable = pytest.mark.parametrize("watched", [True], indirect=True)
+replaceable = pytest.mark.parametrize("watched", [2], indirect=True)
 
 
 @replaceable
@@ -149,13 +149,66 @@ def test_one_that_dies_is_left_to_ray(watched, capsys):
 
 
 @replaceable
-def test_one_that_does_not_come_back_in_the_time_of_a_start_ends_the_run(watched):
+@pytest.mark.parametrize("serves_first", [True, False])
+def test_one_that_does_not_start_in_time_is_ended_and_started_again(watched, capsys, serves_first):
+    buffer, pass_time = watched
+    if serves_first:
+        pass_time(4.0)
+        buffer.error = ActorUnavailableError("socket closed", None)
+        pass_time(2.0)
+        buffer.error = None
+    before = len(capsys.readouterr().err.splitlines())
+    assert before == serves_first
+    buffer.answers = False
+    pass_time(57.5)
+    assert buffer.ended == []
+    pass_time(3.0)
+    assert buffer.ended == ["the actor"]
+    assert capsys.readouterr().err == (
+        "the trajectory buffer did not give a sign of life within 60 s (cluster.start_deadline_s); "
+        "it is restarted, and the learner group with it\n"
+    )
+    pass_time(30.0)
+    buffer.answers = True
+    pass_time(1.0)
+    causes = [note["cause"].split()[0] for note in buffer.notes]
+    assert causes == ["was", "did"][not serves_first :]
+    pass_time(10.0)
+    assert len(buffer.notes) == len(causes), "each is told once"
+
+
+@replaceable
+def test_one_that_never_starts_ends_the_run_with_the_first_cause(watched):
     buffer, pass_time = watched
     pass_time(4.0)
     buffer.error = ActorUnavailableError("socket closed", None)
-    pass_time(59.0)
-    with pytest.raises(DeadlineExceeded, match=r"within 60 s \(cluster.start_deadline_s\)"):
+    pass_time(118.0)
+    assert len(buffer.ended) == 1
+    words = (
+        r"^the trajectory buffer was lost 3 times, the last ones soon after each other "
+        r"\(learner.max_restarts=2\); first: was lost while it should give a sign of life: Actor"
+    )
+    with pytest.raises(RunFailure, match=words):
         pass_time(4.0)
+
+
+@replaceable
+def test_losses_with_good_service_between_are_borne(watched):
+    buffer, pass_time = watched
+    for _ in range(6):
+        pass_time(40.0)
+        buffer.answers = False
+        pass_time(12.0)
+        buffer.answers = True
+    assert len(buffer.ended) == 6
+    pass_time(5.0)
+    buffer.answers = False
+    pass_time(12.0)
+    buffer.answers = True
+    pass_time(5.0)
+    buffer.answers = False
+    with pytest.raises(RunFailure, match=r"was lost 8 times"):
+        pass_time(12.0)
 
 
 @replaceable

@@ -39,7 +39,7 @@ def watched(tmp_path, process, monkeypatch):
     monkeypatch.setattr(Owner, "this_process", classmethod(lambda cls: owner))
     now = [100.0]
     cluster = replace(ClusterConfig(), heartbeat_s=8.0, start_deadline_s=60.0)
-    watch = GroupWatch(tmp_path, cluster, lambda: now[0])
+    watch = GroupWatch(tmp_path, cluster, 2, lambda: now[0])
 
     def pass_time(seconds):
         for _ in range(int(seconds * 2)):
@@ -58,13 +58,37 @@ def test_nothing_is_expected_before_a_group_is_to_begin(watched):
     pass_time(500.0)
 
 
-def test_one_that_never_begins_ends_the_run(watched):
+def test_one_that_never_begins_is_waited_for_as_often_as_a_group_may_be_lost(watched, capsys):
     watch, _, pass_time = watched
-    watch.begin()
-    pass_time(64.0)
+    for _ in range(2):
+        watch.begin()
+        pass_time(64.5)
+        assert capsys.readouterr().err == ""
+        pass_time(65.0)
+        said = capsys.readouterr().err.splitlines()
+        assert said == [
+            "Ray Train's controller did not start the learner group within 60 s "
+            "(cluster.start_deadline_s); it is waited for again"
+        ]
+        pass_time(65.0)
+        assert len(capsys.readouterr().err.splitlines()) == 1
     words = r"^Ray Train's controller did not start the learner group within 60 s \(cluster.start"
     with pytest.raises(DeadlineExceeded, match=words):
-        pass_time(2.0)
+        pass_time(1.0)
+
+
+def test_that_a_group_has_worked_is_remembered(watched):
+    watch, signs, pass_time = watched
+    watch.begin()
+    signs.after_controller_start(None)
+    pass_time(1.0)
+    assert not watch.worked
+    signs.after_controller_state_update(None, RunningState())
+    pass_time(1.0)
+    assert watch.worked
+    watch.begin()
+    pass_time(1.0)
+    assert watch.worked
 
 
 @pytest.mark.parametrize(
@@ -123,7 +147,7 @@ def test_the_next_one_has_its_own_time(watched, process, tmp_path):
     assert ended(process)
     watch.begin()
     assert watch.loss == ""
-    pass_time(64.0)
+    pass_time(3 * 65.0 - 1.0)
     with pytest.raises(DeadlineExceeded):
         pass_time(2.0)
 
@@ -135,8 +159,9 @@ def test_a_process_that_only_has_its_number_is_not_ended(watched, process, tmp_p
     content = json.loads((tmp_path / CONTROLLER).read_text())
     content["owner"]["started"] += 1
     (tmp_path / CONTROLLER).write_text(json.dumps(content))
+    pass_time(3 * 65.0 - 1.0)
     with pytest.raises(DeadlineExceeded):
-        pass_time(66.0)
+        pass_time(2.0)
     assert process.poll() is None
 
 

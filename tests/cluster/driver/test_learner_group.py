@@ -79,9 +79,10 @@ def group(monkeypatch, tmp_path):
     buffer_looks = []
 
     class BufferWatch:
-        def __init__(self, buffer, heartbeat_s, start_s, replaceable):
+        def __init__(self, buffer, heartbeat_s, start_s, most_losses):
             assert (buffer, heartbeat_s, start_s) == (job.buffer, 30.0, 300.0)
-            assert replaceable == (job.channel == "object_store")
+            restarts = job.cfg.learner.max_restarts
+            assert most_losses == (restarts if job.channel == "object_store" else 0)
 
         def check(self):
             buffer_looks.append(1)
@@ -287,6 +288,30 @@ def test_a_group_that_loses_a_process_in_its_start_is_started_again(group, tmp_p
     assert len(read_losses(tmp_path, "SFT step 0 ")) == 2
 
 
+class WorkerGroupStartupTimeoutError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("worked", [False, True])
+def test_a_place_that_an_earlier_group_has_had_is_waited_for_again(
+    group, tmp_path, monkeypatch, worked
+):
+    late = ControllerError(WorkerGroupStartupTimeoutError())
+    monkeypatch.setattr(learner_group, "waiting_ranks", lambda plan, seconds: "they waited")
+
+    def begin(watch):
+        watch.worked = worked
+
+    monkeypatch.setattr(learner_group.GroupWatch, "begin", begin)
+    monkeypatch.setattr(learner_group.GroupWatch, "check", lambda watch: None)
+    if worked:
+        group(broken_start(late))
+        assert read_losses(tmp_path, "SFT step 0 ") == ["they waited"]
+    else:
+        with pytest.raises(RunFailure, match=r"^the learner group failed: they waited$"):
+            group(broken_start(late))
+
+
 @pytest.mark.parametrize("error", [ControllerError(OSError("no disk")), OSError("no disk")])
 def test_a_group_that_fails_otherwise_is_not(group, error):
     fit = broken_start(error)
@@ -328,10 +353,6 @@ class TrainError(Exception):
     def __init__(self, **parts):
         super().__init__("Ray Train's own words")
         vars(self).update(parts)
-
-
-class WorkerGroupStartupTimeoutError(Exception):
-    pass
 
 
 def test_the_cause_is_the_first_ranks_own(monkeypatch):

@@ -1,6 +1,8 @@
 """The buffer on a real Ray: it owns references, keeps its promises, and says who failed how."""
 
 import re
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -8,10 +10,12 @@ from dataclasses import replace
 import pytest
 import ray
 
+from cluster.driver.buffer_watch import BufferWatch
 from cluster.failures import RunFailure, RunStopped, TooManyFailures, WorkerLost
 from cluster.handles import BufferHandle, restart
 from cluster.stream.buffer import TrajectoryBuffer
 from cluster.wait import is_dead, wait_for
+from configs.paths import ROOT
 from learner.minibatches import deal, update_minibatches
 from report.spans import read_spans
 from rollout.episode import EpisodeRequest
@@ -339,3 +343,53 @@ def test_a_hanging_worker_is_replaced_at_its_deadline_and_what_hangs_is_quaranti
     buffer = buffer_of(workers, deadline=3.0, rate=1.0)
     (found,) = ray.get(buffer.collect.remote(requests(1, "hangs")), timeout=WAIT_S)
     assert "did not finish a block of episodes within 3 s (cluster.block_dead" in found.failure
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
+class HangsInItsStart:
+    """In the buffer's place: its first process never comes to an end of its start."""
+
+    def __init__(self, folder):
+        self.noted, begun = [], folder / "begun"
+        if not begun.exists():
+            begun.touch()
+            time.sleep(10 * WAIT_S)
+
+    def heartbeat(self):
+        pass
+
+    def note(self, incident):
+        self.noted.append(incident)
+
+    def notes(self):
+        return self.noted
+
+
+def test_one_that_hangs_in_its_start_is_started_again(tmp_path):
+    actor, later = HangsInItsStart.remote(tmp_path), [0.0]
+    watch = BufferWatch(BufferHandle(actor), WAIT_S, WAIT_S, 1, lambda: time.monotonic() + later[0])
+    end = time.monotonic() + WAIT_S
+
+    def look_until(reached):
+        while not reached():
+            assert time.monotonic() < end
+            watch.check()
+            time.sleep(0.05)
+
+    look_until((tmp_path / "begun").exists)
+    later[0] = WAIT_S
+    watch.check()
+    notes = []
+
+    def noted():
+        with suppress(ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError):
+            notes.extend(ray.get(actor.notes.remote(), timeout=0.2))
+        return notes
+
+    look_until(noted)
+    assert "within 300 s (cluster.start_deadline_s)" in notes[0]["cause"]
+
+
+def test_its_process_starts_without_torch():
+    code = "import sys, cluster.buffer; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
