@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from opentelemetry import trace
 
+from configs.schema import PPOConfig
 from learner.batch import MicroBatch
+from learner.scoring_step import scored_by_its_step
 from learner.training_trajectory import (
     Columns,
     Packer,
@@ -63,7 +65,7 @@ class PackedUpdate:
     """A rank's part of an update.
 
     trajectories: those that are trained on.
-    scored: microbatches of all of their sequences.
+    scored: microbatches of all of their sequences; none where the step scores them itself.
     steps: of each optimizer step.
     """
 
@@ -75,13 +77,15 @@ class PackedUpdate:
 @TRACER.start_as_current_span("pack")
 def pack(
     packer: Packer,
+    ppo: PPOConfig,
     trajectories: list[TrainingTrajectory],
     minibatches: Iterable[Sequence[str]],
 ) -> PackedUpdate:
-    """Pack a rank's trajectories for scoring and for each step.
+    """Pack a rank's trajectories for scoring, where that is a pass of its own, and for each step.
 
     Args:
         packer: of the policy that is trained.
+        ppo: says how they are scored.
         trajectories: this rank's own.
         minibatches: ids of each step, of this rank or of all.
     """
@@ -102,21 +106,23 @@ def pack(
         orders = [chosen[m.order] for m in packed]
         tokens = [_join(token_spans, order) for order in orders]
         steps.append(PackedStep(ids, packed, tokens, [_join(value_spans, o) for o in orders]))
+    if scored_by_its_step(ppo):
+        return PackedUpdate(trajectories, [], steps)
     return PackedUpdate(trajectories, packer.microbatches(scored_sequences(trajectories)), steps)
 
 
 def pack_ahead(
-    packer: Packer, value_level: str, trajectories: list[Trajectory], minibatches: list[list[str]]
+    packer: Packer, ppo: PPOConfig, trajectories: list[Trajectory], minibatches: list[list[str]]
 ) -> PackedUpdate:
     """What can be made of a batch while the one before it is learned.
 
     Args:
         packer: of the policy that is trained.
-        value_level: ppo.value_level.
+        ppo: says which states have a value, and how trajectories are scored.
         trajectories: this rank's own.
         minibatches: ids of those that each step trains on, as `update_minibatches` orders them.
     """
-    return pack(packer, prepare(trajectories, value_level), minibatches)
+    return pack(packer, ppo, prepare(trajectories, ppo.value_level), minibatches)
 
 
 def _spans(counts: list[int]) -> list[Places]:

@@ -80,7 +80,7 @@ def ppo_update(
     if not counts:
         raise ValueError(f"update {update} has no trajectory with an action token to learn from")
     minibatches = update_minibatches(counts, cfg.ppo, cfg.seed, update)
-    packed = packed or pack(engine, prepared, minibatches)
+    packed = packed or pack(engine, cfg.ppo, prepared, minibatches)
     _score(engine, packed, cfg, reference)
     _set_advantages(prepared, cfg.ppo)
     steps = _take_steps(engine, packed, counts, minibatches, cfg, update)

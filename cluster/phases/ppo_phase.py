@@ -54,7 +54,7 @@ class PPOPhase:
         self._publisher.publish(engine)
         first, self._cursor = rank.cursor.update + 1, rank.cursor
         with rank.phase("ppo"):
-            pack = partial(pack_ahead, engine, cfg.ppo.value_level)
+            pack = partial(pack_ahead, engine, cfg.ppo)
             self._collector.begin(first, rank.cursor.next_group(cfg.ppo), pack)
             pop_seconds()  # of what was before
             if rank.cursor.unevaluated:

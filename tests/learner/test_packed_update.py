@@ -18,12 +18,24 @@ from learner.training_trajectory import prepare, training_sequences
 from rollout.trajectory import Trajectory
 from tests.support.learner import config, save_llama, trajectories
 
+PPO = config().ppo
+GRPO = config(estimator="grpo").ppo
+ONE_STEP = config(estimator="grpo", epochs=1, minibatch=12).ppo
+
 
 class Packer:
-    """Packs into small microbatches, whose order is not that of the sequences."""
+    """Packs into small microbatches, whose order is not that of the sequences.
+
+    packed: how many sequences, by call.
+    """
 
     def __init__(self, packing="packed"):
-        self.microbatches = partial(microbatches, token_budget=64, packing=packing)
+        self._pack = partial(microbatches, token_budget=64, packing=packing)
+        self.packed = []
+
+    def microbatches(self, sequences):
+        self.packed.append(len(sequences))
+        return self._pack(sequences)
 
 
 def tokens_of(played: list[Trajectory]) -> np.ndarray:
@@ -42,7 +54,7 @@ def test_each_token_and_value_gets_its_own_columns(packing, level):
     played = trajectories(9)
     prepared = prepare(played, level)
     minibatches = minibatches_of(played)
-    packed = pack(Packer(packing), prepared, minibatches)
+    packed = pack(Packer(packing), config(value_level=level).ppo, prepared, minibatches)
     tokens = tokens_of(played).astype(np.float32)
     read = [s.token_ids[s.value_positions] for t in prepared for s in training_sequences(t)]
     values = np.concatenate(read).astype(np.float32)
@@ -71,7 +83,7 @@ def test_a_step_is_packed_as_its_trajectories_would_be_alone():
     played = trajectories(9)
     prepared = {t.trajectory.id: t for t in prepare(played, "turn")}
     packer = Packer()
-    packed = pack(packer, [*prepared.values()], minibatches_of(played))
+    packed = pack(packer, PPO, [*prepared.values()], minibatches_of(played))
     for step in packed.steps:
         sequences = [s for name in step.ids for s in training_sequences(prepared[name])]
         alone = packer.microbatches(sequences)
@@ -81,14 +93,25 @@ def test_a_step_is_packed_as_its_trajectories_would_be_alone():
     assert all(map(same, packed.scored, packer.microbatches(scored)))
 
 
+def test_what_no_pass_will_score_is_not_packed_for_one():
+    played = trajectories(12)
+    ids, segments = [t.id for t in played], sum(len(t.segments) for t in played)
+    packer = Packer()
+    ahead = pack_ahead(packer, ONE_STEP, played, [ids])
+    assert ahead.scored == []
+    assert packer.packed == [segments]
+    assert pack_ahead(packer, PPO, played, [ids]).scored
+    assert packer.packed == [segments] * 3
+
+
 def test_a_rank_packs_its_own_alone_and_may_have_none_in_a_step():
     played = trajectories(8)
     own, ids = played[::2], [t.id for t in played]
     minibatches = [ids[:3], [ids[1], ids[5]], ids[::-1]]
-    packed = pack(Packer(), prepare(own, "turn"), minibatches)
+    packed = pack(Packer(), PPO, prepare(own, "turn"), minibatches)
     assert [step.ids for step in packed.steps] == [[ids[0], ids[2]], [], ids[::-1][1::2]]
     assert packed.steps[1].with_columns({"x": np.zeros(9, np.float32)}, {}) == []
-    ahead = pack_ahead(Packer(), "turn", own, [step.ids for step in packed.steps])
+    ahead = pack_ahead(Packer(), PPO, own, [step.ids for step in packed.steps])
     assert [step.ids for step in ahead.steps] == [step.ids for step in packed.steps]
     for a, b in zip(ahead.steps, packed.steps, strict=True):
         assert all(map(same, a.microbatches, b.microbatches))
@@ -96,7 +119,7 @@ def test_a_rank_packs_its_own_alone_and_may_have_none_in_a_step():
 
 def test_a_rank_without_trajectories_packs_nothing():
     failed = replace(trajectories(1)[0], segments=(), end="failed", failure="x", bootstrap=False)
-    packed = pack_ahead(Packer(), "turn", [failed], [["a"], []])
+    packed = pack_ahead(Packer(), PPO, [failed], [["a"], []])
     assert packed == PackedUpdate([], [], packed.steps)
     assert [step.microbatches for step in packed.steps] == [[], []]
 
@@ -121,13 +144,13 @@ def updates(folder, ahead):
 
 def test_what_was_packed_ahead_takes_the_same_steps_to_the_last_bit(folder):
     alone = updates(folder, lambda *_: None)
-    assert updates(folder, lambda e, *batch: pack_ahead(e, "turn", *batch)) == alone
+    assert updates(folder, lambda e, *batch: pack_ahead(e, GRPO, *batch)) == alone
     assert alone[0]["loss"] != alone[1]["loss"]
 
 
 def test_steps_that_were_packed_for_others_are_not_taken(folder):
     def another_order(engine, played, minibatches):
-        return pack_ahead(engine, "turn", played, minibatches[::-1])
+        return pack_ahead(engine, GRPO, played, minibatches[::-1])
 
     with pytest.raises(AssertionError, match="packed for other minibatches"):
         updates(folder, another_order)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from learner import ppo
+from learner import packed_update, ppo
 from learner.engine import TrainingEngine
 from learner.scoring_step import scored_by_its_step
 from tests.support.learner import (
@@ -68,7 +68,8 @@ def test_metrics_and_weights_are_those_of_two_passes(folder, monkeypatch, packin
     monkeypatch.setattr(ppo, "reasoning_weights", lambda answer, *_: [0.5] * len(answer))
     metrics, state, scored = updated(folder, cfg, packing)
     assert scored == 0
-    monkeypatch.setattr(ppo, "scored_by_its_step", lambda _: False)
+    for module in (ppo, packed_update):
+        monkeypatch.setattr(module, "scored_by_its_step", lambda _: False)
     expected, other, scored = updated(folder, cfg, packing)
     assert scored == 1
     assert metrics.keys() == expected.keys()

@@ -101,12 +101,12 @@ def test_an_update_learns_from_the_policy_that_played(tmp_path, updates):
 
 def test_batches_are_packed_for_the_policy_that_is_trained(tmp_path, updates, monkeypatch):
     monkeypatch.setattr(ppo_phase, "pack_ahead", lambda *arguments: arguments)
-    rank = FakeRank(config(updates=1, value_level="token"), tmp_path)
+    rank = FakeRank(config(updates=1), tmp_path)
     made, collector, _ = phase(rank)
     made.run()
     engine, *others = collector.pack(["a", "b"], [["a"], ["b"]])
     assert engine._done is rank.done
-    assert others == ["token", ["a", "b"], [["a"], ["b"]]]
+    assert others == [rank.cfg.ppo, ["a", "b"], [["a"], ["b"]]]
 
 
 def test_where_engines_play_ahead_weights_travel_while_the_learner_goes_on(tmp_path, updates):
