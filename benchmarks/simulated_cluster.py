@@ -21,9 +21,11 @@ import psutil
 import ray
 
 from benchmarks.simulation.actors import start_workers
+from benchmarks.simulation.costs import constant_speeds
 from benchmarks.simulation.durations import matched
 from benchmarks.simulation.learner import SimulatedLearner
-from benchmarks.simulation.virtual import Finished, VirtualCluster
+from benchmarks.simulation.virtual import VirtualCluster
+from benchmarks.simulation.virtual_worker import Finished
 from cluster.handles import BufferHandle
 from cluster.job import Job
 from cluster.run.lease import Token
@@ -98,7 +100,8 @@ def in_virtual_time(args: argparse.Namespace) -> None:
     for staleness in STALENESS:
         cfg = configuration(args, staleness)
         ledger = TimedLedger()
-        run = VirtualCluster(cfg, matched(cfg, args.rate), ledger).run(args.updates)
+        costs = constant_speeds(cfg, matched(cfg, args.rate))
+        run = VirtualCluster(cfg, costs, ledger).run(args.updates)
         row(
             "virtual time",
             cfg,

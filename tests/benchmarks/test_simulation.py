@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.simulation import engine
+from benchmarks.simulation.costs import constant_speeds
 from benchmarks.simulation.durations import Speeds, episode_tokens, matched, turns
 from benchmarks.simulation.engine import simulated_worker
 from benchmarks.simulation.virtual import VirtualCluster
@@ -24,7 +25,8 @@ def config(staleness, engines=16, in_flight=4, episodes=512, group_size=1):
 
 
 def run(cfg, updates, ledger=None):
-    return VirtualCluster(cfg, matched(cfg, 100.0), ledger or Ledger()).run(updates)
+    costs = constant_speeds(cfg, matched(cfg, 100.0))
+    return VirtualCluster(cfg, costs, ledger or Ledger()).run(updates)
 
 
 def share_of_long(seeds):
