@@ -20,6 +20,7 @@ import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from cluster.failures import DeadlineExceeded, RunFailure, first_line
+from cluster.launch.stop_wait import extend_stop_wait
 from cluster.placement.nodes import address_of, live_nodes, local_cpus, reachable
 from cluster.run.logs import last_words, session_logs
 from cluster.run.stop_signals import Terminated
@@ -49,6 +50,7 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
     address = _address(cfg)
     try:
         _connect(cfg, address, cpus)
+        extend_stop_wait(cfg.cluster)
         _start_worker_process(cfg.cluster.start_deadline_s)
         yield
     except BaseException:

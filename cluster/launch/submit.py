@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cluster.environments import load_run
 from cluster.failures import RunFailure, first_line
 from cluster.launch.job_server import connect, use_token
-from cluster.launch.jobs import STOP_S, STOP_WAIT, follow_log
+from cluster.launch.jobs import STOP_WAIT, follow_log, stop_wait_s
 from cluster.launch.working_dir import shipped_path
 from cluster.placement.nodes import plan_live
 from cluster.placement.types import Needs
@@ -108,7 +108,7 @@ def _variables(cfg: RunConfig, given: Mapping[str, str]) -> dict[str, str]:
     """The job's environment: the user's, and what makes a stopped job end as by Ctrl-C."""
     return {
         "RAY_JOB_STOP_SIGNAL": "SIGINT",
-        STOP_WAIT: f"{cfg.cluster.grace_s + STOP_S:.0f}",
+        STOP_WAIT: str(stop_wait_s(cfg.cluster)),
         **given,
     }
 

@@ -176,6 +176,59 @@ def test_a_submitted_run_is_stopped_and_goes_on(head, copy, tmp_path):
     assert f"report      {tmp_path / 'job' / 'report.html'}" in log.stdout
 
 
+LONG = ("gp_l_debug", "name=job", "sft.steps=100000", "sft.eval_every=0", "sft.log_every=1")
+HELPERS = ("_StatsActor", "AutoscalingCoordinator", "_ray_internal")  # of Ray Data; a cluster's own
+
+
+@pytest.fixture
+def plain_job(head, copy, tmp_path):
+    """A run that trains and has no checkpoint, sent by `ray job submit`: its id, and `ray job`."""
+    address, environment, _ = head
+
+    def ray_job(action, *words):
+        command = [BIN / "ray", "job", action, f"--address={address}", *words]
+        return run(command, copy, environment, 200)
+
+    name = f"plain-{time.time_ns()}"
+    train = cardinal("train", *LONG, f"cluster.root={tmp_path}", "learner.checkpoint_minutes=0")
+    sent = ray_job(
+        "submit", f"--submission-id={name}", "--no-wait", "--working-dir", ".", "--", *train
+    )
+    assert sent.returncode == 0, sent.stdout + sent.stderr[-2000:]
+    metrics, deadline = tmp_path / "job" / "metrics.jsonl", time.monotonic() + 300
+    while not metrics.is_file() or '"kind": "sft"' not in metrics.read_text():
+        assert time.monotonic() < deadline, ray_job("logs", name).stdout[-3000:]
+        time.sleep(0.2)
+    yield name, ray_job
+    ray_job("stop", name)
+
+
+def left(head, before):
+    """What a job has left on the machine and on the cluster, once it had ten seconds to go."""
+    address, environment, _ = head
+    deadline = time.monotonic() + 10
+    while True:
+        names = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
+        found = []
+        for what in ("actors", "placement-groups"):
+            command = [BIN / "ray", "list", what, f"--address={address}", "--format=json"]
+            listed = run(command, ROOT, environment, 60)
+            found += json.loads(listed.stdout)
+        print(*map(str, names), *map(str, found), sep="\n")
+        if time.monotonic() > deadline:
+            return names, found
+
+
+def test_a_job_of_rays_own_command_is_stopped_with_its_last_step(head, plain_job, tmp_path):
+    before = {*()}
+    name, ray_job = plain_job
+    stopped = ray_job("stop", name)
+    print(stopped.stdout, stopped.stderr[-2000:])
+    print(ray_job("logs", name).stdout[-2000:])
+    left(head, before)
+    print((tmp_path / "job" / "status.json").read_text())
+
+
 def test_the_jobs_own_refusal_is_the_exit_code(head, copy, tmp_path):
     address, environment, _ = head
     begin = time.monotonic()
