@@ -1,9 +1,8 @@
 """Waits for another process: with a deadline, and with its death as an error.
 
 Each names who was asked, what it should do, how long it may take and the configuration key that
-sets this (every-wait-has-a-deadline). Elsewhere `ray.get` itself, with a timeout, fetches rendered
-demonstrations (sft_data.py), ends engines by request (rollout_pool.py) and tells Ray how long a job
-may take to stop (launch/stop_wait.py).
+sets this (every-wait-has-a-deadline). `ray.get` itself, with a timeout, fetches demonstrations
+(sft_data.py), ends engines (rollout_pool.py) and tells Ray how long a stop may take (stop_wait.py).
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from cluster.failures import DeadlineExceeded, RunFailure, first_line
-from cluster.launch.stop_wait import extend_stop_wait
 from cluster.placement.nodes import address_of, live_nodes, local_cpus, reachable
 from cluster.run.logs import last_words, session_logs
 from cluster.run.stop_signals import Terminated
+from cluster.run.stop_wait import extend_stop_wait
 from cluster.wait import wait_for
 from configs.load import ConfigError
 from configs.paths import ROOT

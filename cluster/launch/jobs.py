@@ -13,20 +13,13 @@ from typing import TYPE_CHECKING
 
 from cluster.failures import RunFailure, first_line
 from cluster.launch.job_server import connect, use_token
+from cluster.run.stop_wait import STOP_S, STOP_WAIT
 from configs.load import ConfigError
-from configs.schema import ClusterConfig
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-STOP_S = 60.0  # that a stopped job has to end by itself, after cluster.grace_s
-STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # Ray's own variable of a job
 SILENCE_S, LOST_S = 30.0, 60.0  # without a line; without an answer of the job server
-
-
-def stop_wait_s(cluster: ClusterConfig) -> int:
-    """Seconds from a job's stop to its end by force."""
-    return round(cluster.grace_s + STOP_S)
 
 
 def job(action: str, name: str, address: str | None = None) -> int:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from cluster.environments import load_run
 from cluster.failures import RunFailure, first_line
 from cluster.launch.job_server import connect, use_token
-from cluster.launch.jobs import STOP_WAIT, follow_log, stop_wait_s
+from cluster.launch.jobs import follow_log
 from cluster.launch.working_dir import shipped_path
 from cluster.placement.nodes import plan_live
 from cluster.placement.types import Needs
 from cluster.preflight.resume import was_begun
+from cluster.run.stop_wait import STOP_WAIT, stop_wait_s
 from configs.load import ConfigError, find
 from configs.model_folder import on_hub
 from configs.paths import ROOT

@@ -13,13 +13,9 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.train import ControllerError
 
-from cluster.checkpoints.cursor import Cursor
-from cluster.deadlines import group_deadline_s
 from cluster.driver import learner_group
-from cluster.driver.group_watch import Signs
-from cluster.driver.learner_group import cause_of, make_trainer, run_learner_group
+from cluster.driver.learner_group import cause_of, run_learner_group
 from cluster.failures import OutOfMemory, RunFailure
-from cluster.job import Job
 from cluster.run.lease import LeaseLost
 from cluster.run.run_folder import (
     read_failure,
@@ -365,47 +361,6 @@ def test_the_cause_is_the_first_ranks_own(monkeypatch):
     ranks = TrainError(worker_failures={2: OSError("two"), 1: OSError("one")})
     assert cause_of(ranks, cfg, "plan") == "rank 1: OSError: one"
     assert cause_of(TrainError(), cfg, "plan") == "TrainError: Ray Train's own words"
-
-
-@pytest.mark.parametrize(("gpu", "backend"), [(False, "gloo"), (True, "nccl")])
-def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
-    seen = {}
-    monkeypatch.setattr(learner_group, "TorchTrainer", lambda *_, **given: seen.update(given))
-    monkeypatch.setattr(learner_group, "scaling", lambda cfg, plan: "scaling")
-    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "")
-    cfg = load("gp_l_debug", ["cluster.start_deadline_s=40", "learner.max_restarts=5"])
-    job = SimpleNamespace(cfg=cfg, folder=str(tmp_path), token=FakeToken(tmp_path), model="initial")
-    make_trainer(job, SimpleNamespace(gpu=gpu))
-    assert learner_group.os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "40.0"
-    assert learner_group.os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "30.0"
-    assert seen["torch_config"].backend == backend
-    assert seen["torch_config"].timeout_s == int(group_deadline_s(cfg))
-    assert seen["train_loop_config"] == {"job": job}
-    assert seen["run_config"].failure_config.max_failures == -1
-    assert seen["run_config"].failure_config.controller_failure_limit == 0
-    limit, signs = seen["run_config"].callbacks
-    assert (limit._most, type(signs), signs._token) == (5, Signs, job.token)
-    assert seen["run_config"].storage_path == str(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("cursor", "parquet", "rendered"),
-    [
-        (None, "data", ("data", "initial", 300.0, None)),
-        (Cursor("sft", step=3), "data", ("data", "initial", 300.0, None)),
-        (Cursor("ppo"), "data", None),
-        (Cursor("done"), "data", None),
-        (None, None, None),
-    ],
-)
-def test_demonstrations_are_rendered_while_sft_is_left(
-    monkeypatch, tmp_path, cursor, parquet, rendered
-):
-    monkeypatch.setattr(learner_group, "render_demonstrations", lambda *given: given)
-    if cursor:
-        cursor.save(tmp_path / "checkpoints", keep=1)
-    job = Job(load("gp_l_debug"), FakeToken(tmp_path), "initial", [], None)
-    assert learner_group.with_demonstrations(job, parquet).demonstrations == rendered
 
 
 def test_what_cannot_be_rendered_is_the_runs_own_line(group, monkeypatch):

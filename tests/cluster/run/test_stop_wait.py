@@ -8,8 +8,8 @@ import cloudpickle
 import pytest
 from ray.exceptions import GetTimeoutError
 
-from cluster.launch import stop_wait
-from cluster.launch.stop_wait import extend_stop_wait
+from cluster.run import stop_wait
+from cluster.run.stop_wait import extend_stop_wait
 from configs.load import ConfigError
 from configs.schema import ClusterConfig
 

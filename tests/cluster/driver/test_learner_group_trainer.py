@@ -1,0 +1,57 @@
+"""What a learner group's trainer is given."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.checkpoints.cursor import Cursor
+from cluster.deadlines import group_deadline_s
+from cluster.driver import learner_group
+from cluster.driver.group_watch import Signs
+from cluster.driver.learner_group import make_trainer
+from cluster.job import Job
+from configs.load import load
+from tests.cluster.fakes import FakeToken
+
+
+@pytest.mark.parametrize(("gpu", "backend"), [(False, "gloo"), (True, "nccl")])
+def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
+    seen = {}
+    monkeypatch.setattr(learner_group, "TorchTrainer", lambda *_, **given: seen.update(given))
+    monkeypatch.setattr(learner_group, "scaling", lambda cfg, plan: "scaling")
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "")
+    cfg = load("gp_l_debug", ["cluster.start_deadline_s=40", "learner.max_restarts=5"])
+    job = SimpleNamespace(cfg=cfg, folder=str(tmp_path), token=FakeToken(tmp_path), model="initial")
+    make_trainer(job, SimpleNamespace(gpu=gpu))
+    assert learner_group.os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "40.0"
+    assert learner_group.os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "30.0"
+    assert seen["torch_config"].backend == backend
+    assert seen["torch_config"].timeout_s == int(group_deadline_s(cfg))
+    assert seen["train_loop_config"] == {"job": job}
+    assert seen["run_config"].failure_config.max_failures == -1
+    assert seen["run_config"].failure_config.controller_failure_limit == 0
+    limit, signs = seen["run_config"].callbacks
+    assert (limit._most, type(signs), signs._token) == (5, Signs, job.token)
+    assert seen["run_config"].storage_path == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cursor", "parquet", "rendered"),
+    [
+        (None, "data", ("data", "initial", 300.0, None)),
+        (Cursor("sft", step=3), "data", ("data", "initial", 300.0, None)),
+        (Cursor("ppo"), "data", None),
+        (Cursor("done"), "data", None),
+        (None, None, None),
+    ],
+)
+def test_demonstrations_are_rendered_while_sft_is_left(
+    monkeypatch, tmp_path, cursor, parquet, rendered
+):
+    monkeypatch.setattr(learner_group, "render_demonstrations", lambda *given: given)
+    if cursor:
+        cursor.save(tmp_path / "checkpoints", keep=1)
+    job = Job(load("gp_l_debug"), FakeToken(tmp_path), "initial", [], None)
+    assert learner_group.with_demonstrations(job, parquet).demonstrations == rendered
