@@ -1,7 +1,8 @@
 """Learner against bare loops: tokens/s of SFT and PPO steps, of packed and of padded training.
 
 Bare: forward, backward and fused AdamW of the same Llama on the same data, no engine, nothing
-of learner/. Prints one JSON row per figure (ours, reference, ratio).
+of learner/. And an update that was packed ahead against one that packs. Prints one JSON row per
+figure (ours, reference, ratio).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from configs.schema import OptimizerConfig, PPOConfig, RunConfig, SFTConfig
 from learner.batch import Sequence
 from learner.engine import TrainingEngine
+from learner.minibatches import update_minibatches
+from learner.packed_update import pack_ahead
 from learner.ppo import ppo_steps, ppo_update
 from learner.sft import sft_step
 from rollout.trajectory import Segment, Trajectory, Turn
@@ -183,23 +186,26 @@ def measure(threads: int, turns: int, seconds: float, count: int) -> list[dict[s
         }
         works["sft"] = (tokens, sft(folder, data))
         works["ppo"] = (EPOCHS * tokens, ppo(folder, trajectories))
+        works["ppo packed ahead"] = (EPOCHS * tokens, ppo(folder, trajectories, ahead=True))
         measured = rates(works, seconds)
     medians = {name: statistics.median(values) for name, values in measured.items()}
     fastest = max(groups, key=lambda name: medians[name])
+    pairs = {"sft": fastest, "ppo": fastest, "ppo packed ahead": "ppo"}
     return [
         {
             "name": f"learner {name}, {threads} threads, up to {turns} turns",
             "ours": round(medians[name]),
-            "reference": round(medians[fastest]),
-            "ratio": round(median_ratio(measured[name], measured[fastest]), 3),
+            "reference": round(medians[reference]),
+            "ratio": round(median_ratio(measured[name], measured[reference]), 3),
             "unit": "tokens/s",
+            "seconds": [round(works[n][0] / medians[n], 4) for n in (name, reference)],
             "references": {k: round(medians[k]) for k in groups},
             "rounds": len(measured[name]),
             "parameters": parameters,
             "machine": platform.processor() or platform.machine(),
             "date": date.today().isoformat(),
         }
-        for name in ("sft", "ppo")
+        for name, reference in pairs.items()
     ]
 
 
@@ -215,8 +221,11 @@ def sft(folder: str, data: list[Sequence]) -> Callable[[], object]:
     return lambda: [sft_step(engine, c, cfg.sft) for c in chunks(data)]
 
 
-def ppo(folder: str, trajectories: list[Trajectory]) -> Callable[[], object]:
-    """A whole update: scoring pass, advantages, all epochs, metrics."""
+def ppo(folder: str, trajectories: list[Trajectory], ahead: bool = False) -> Callable[[], object]:
+    """A whole update: scoring pass, advantages, all epochs, metrics.
+
+    ahead: its microbatches are there before it begins.
+    """
     count = len(trajectories)
     settings = PPOConfig(
         updates=10**5,
@@ -228,7 +237,9 @@ def ppo(folder: str, trajectories: list[Trajectory]) -> Callable[[], object]:
     )
     cfg = RunConfig(ppo=settings)
     engine = TrainingEngine(folder, cfg, settings.optimizer, ppo_steps(settings), value=True)
-    return lambda: ppo_update(engine, trajectories, cfg, 0)
+    steps = update_minibatches([t.id for t in trajectories], settings, cfg.seed, 0)
+    packed = pack_ahead(engine, settings, trajectories, steps) if ahead else None
+    return lambda: ppo_update(engine, trajectories, cfg, 0, packed=packed)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -231,7 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engines", type=int, default=64)
     parser.add_argument("--in-flight", type=int, default=4, help="sequences of an engine")
-    parser.add_argument("--block", type=int, default=8, help="trajectories of a block")
+    parser.add_argument("--block", type=int, default=RolloutConfig.block, help="trajectories")
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--episodes", type=int, default=2048, help="of an update")
     parser.add_argument("--rate", type=float, default=175.0, help="episodes a second, full engines")

@@ -139,7 +139,7 @@ class RolloutActor:
         """Queue episodes as `submit` does; the next block, and its trajectories' summaries."""
         await self.submit(epoch, requests)
         block, columns = await self._worker.next_block()
-        return block, Finished(self._epoch, columns)
+        return block, Finished(epoch=self._epoch, columns=columns)
 
     async def replay(
         self, requests: list[EpisodeRequest], played: list[BlockRows]

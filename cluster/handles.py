@@ -7,7 +7,7 @@ in tests answer the same calls.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar
 
 import ray
 from ray import ObjectRef
@@ -66,8 +66,8 @@ class RemoteMethod(Protocol[P, T]):
         """Call it; the reference is to its result."""
 
 
-class Finished(NamedTuple):
-    """What is said of a block.
+class Finished(TypedDict):
+    """What is said of a block, in plain values.
 
     epoch: of the run, in which its episodes were requested.
     columns: its trajectories' summaries.

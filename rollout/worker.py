@@ -21,7 +21,7 @@ from rollout.trajectory import Block, Trajectory, to_block
 from rollout.trajectory_summary import SummaryColumns, summarize, to_columns
 
 BLOCK_AGE_S, MOST_AGE_S = 0.2, 5.0  # for which a finished trajectory waits for its block's rest
-PARTIAL_BLOCKS_PER_S = 20.0  # of all workers, where that age allows it
+PARTIAL_BLOCKS_PER_S = 10.0  # of all workers, where that age allows it
 
 
 def block_age_s(workers: int) -> float:

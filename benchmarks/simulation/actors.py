@@ -74,7 +74,7 @@ class SimulatedActor:
         """As of RolloutActor."""
         await self.submit(worker, epoch, requests)
         block, columns = await self._workers[worker].next_block()
-        return block, Finished(self._epochs[worker], columns)
+        return block, Finished(epoch=self._epochs[worker], columns=columns)
 
     async def replay(
         self, worker: int, requests: list[EpisodeRequest], played: list[BlockRows]

@@ -348,8 +348,8 @@ class TrajectoryBuffer:
             finished = await self._ask(index, "finish a block of episodes", ref)
         finally:
             self._asked.discard(index)
-        summaries = from_columns(finished.columns)
-        if finished.epoch != self._epoch:
+        summaries = from_columns(finished["columns"])
+        if finished["epoch"] != self._epoch:
             self._foreign += len(summaries)
             return
         stored = [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]

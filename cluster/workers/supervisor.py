@@ -71,6 +71,7 @@ class Supervisor:
         now = time.monotonic()
         self._parts = [Part(cfg.rollout.max_restarts, now) for _ in workers]
         self._pids = [0] * len(workers)
+        self._answered = [0.0] * len(workers)  # when each last did what was asked of it
         self.nodes = [""] * len(workers)
         self._gone: list[asyncio.Future[RunFailure]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -132,22 +133,29 @@ class Supervisor:
         await _first(answer, gone)
         if not gone.done():
             try:
-                return answer.result()
+                result = answer.result()
             except RunFailure as failure:
                 if not _tells_of_a_loss(failure):
                     raise
                 await self._lose(index, failure)
+            else:
+                self._answered[index] = asyncio.get_running_loop().time()
+                return result
         answer.add_done_callback(_forget)
         raise WorkerGone(str(gone.result())) if self._replaceable else gone.result()
 
     async def _watch(self, index: int, gone: asyncio.Future[RunFailure]) -> None:
-        """Ask a worker for signs of life, until it is lost.
+        """Ask a worker for signs of life, until it is lost; not while it answers other calls.
 
         Its answer comes after a beat; an end of the actor or of its engine comes at once.
         """
         part, seconds = self._parts[index], self._cfg.cluster.heartbeat_s
         beat = seconds / BEATS
         while not gone.done():
+            silent = asyncio.get_running_loop().time() - self._answered[index]
+            if silent < beat:
+                await _first(gone, timeout=beat - silent)
+                continue
             ref = self.workers[index].heartbeat.remote(beat)
             answer = asyncio.ensure_future(
                 wait_for_async(ref, _name(index), SIGN, seconds, "heartbeat_s")

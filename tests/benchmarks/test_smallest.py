@@ -9,7 +9,7 @@ import pytest
 from configs.paths import ROOT
 
 SMALLEST = {  # arguments, and how many rows they print
-    "learner_throughput": ("--threads 1 --turns 2 --seconds 0.01 --trajectories 4", 2),
+    "learner_throughput": ("--threads 1 --turns 2 --seconds 0.01 --trajectories 4", 3),
     "virl": ("--episodes 4 --sizes 32", 4),
     "model_sizes": ("--table", None),
     "partitioned_memory": ("--size tiny", 1),

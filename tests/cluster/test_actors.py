@@ -93,7 +93,7 @@ def debug(*overrides):
 
 
 def test_a_worker_among_many_sends_partial_blocks_less_often(make):
-    assert make(debug("rollout.workers=40"))._worker.age == 2.0
+    assert make(debug("rollout.workers=40"))._worker.age == 4.0
 
 
 def test_the_engine_is_started_as_the_run_is_configured(make):
@@ -262,14 +262,14 @@ def test_episodes_of_an_epoch_that_is_over_are_not_played(make):
         await actor.submit(2, requests(2, 4))
         assert [r.id for r in actor._worker.queue] == [t.id for t in PLAYED[:2]]
         _, finished = await actor.next_block(3, requests(4, 5))
-        assert finished.epoch == 3
+        assert finished["epoch"] == 3
         assert [r.id for r in actor._worker.queue] == [PLAYED[4].id]
-        assert [s.id for s in from_columns(finished.columns)] == [t.id for t in PLAYED[:2]]
+        assert [s.id for s in from_columns(finished["columns"])] == [t.id for t in PLAYED[:2]]
         await actor.enter(4)
         assert actor._worker.queue == []
         await actor.enter(3)
-        assert (await actor.next_block(4, requests(5, 6)))[1].epoch == 4
-        assert (await actor.next_block(3, requests(0, 1)))[1].epoch == 4
+        assert (await actor.next_block(4, requests(5, 6)))[1]["epoch"] == 4
+        assert (await actor.next_block(3, requests(0, 1)))[1]["epoch"] == 4
         assert actor._worker.queue == []
 
     asyncio.run(play())

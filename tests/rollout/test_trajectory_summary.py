@@ -36,3 +36,15 @@ def test_they_are_under_a_hundredth_of_their_trajectories():
     small = len(pickle.dumps(to_columns([summarize(t) for t in played])))
     assert small < 0.01 * to_block(played).nbytes
     assert small / 64 == pytest.approx(50, abs=25)
+
+
+def plain(value) -> bool:
+    """Whether Ray sends a value as msgpack, without pickle."""
+    if type(value) in (list, dict):
+        return all(map(plain, [*value, *value.values()] if type(value) is dict else value))
+    return type(value) in (str, bytes, int, float, bool)
+
+
+def test_they_need_no_pickle():
+    failed = mark_failed(trajectory("ppo/000001/000002", metrics={}), "it broke")
+    assert plain(to_columns([summarize(t) for t in (trajectory("ppo/000001/000001"), failed)]))

@@ -26,6 +26,7 @@ class FakeWorker:
     def __init__(self):
         self.playing, self.received, self.epoch, self.number = [], [], 0, 0
         self.calls = 0  # that only brought requests
+        self.signs = 0  # of life that it was asked for
         self.blocks = asyncio.Queue()
         self.gates = {name: asyncio.Event() for name in ("submit", "receive")}
         for gate in self.gates.values():
@@ -39,6 +40,7 @@ class FakeWorker:
         self.error = None  # of the next `receive`
 
     async def _heartbeat(self, seconds):
+        self.signs += 1
         await asyncio.sleep(seconds)
         return 7
 
@@ -80,7 +82,7 @@ class FakeWorker:
         ended = list(names or self.playing)
         self.playing = [name for name in self.playing if name not in ended]
         columns = to_columns([summary(name, end, version) for name in ended])
-        self.blocks.put_nowait(Finished(self.epoch, columns))
+        self.blocks.put_nowait(Finished(epoch=self.epoch, columns=columns))
         await settle()
 
 

@@ -70,7 +70,8 @@ class ScriptedWorker(ScriptedWorkerBase):
             await asyncio.sleep(0.05)
         block, self.queue = self.queue[:3], self.queue[3:]
         played = [await self._play(r) for r in block]
-        return to_block(played), Finished(self.epoch, to_columns([summarize(t) for t in played]))
+        columns = to_columns([summarize(t) for t in played])
+        return to_block(played), Finished(epoch=self.epoch, columns=columns)
 
     async def _play(self, request):
         self.played.append((request.id, self.version))

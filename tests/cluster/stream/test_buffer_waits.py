@@ -160,7 +160,7 @@ async def test_requests_of_an_epoch_that_is_over_are_not_played_in_whatever_orde
 async def test_the_last_block_of_an_epoch_that_is_over_is_dropped_and_counted():
     buffer, run, (worker,) = await made()
     await begun(run.collect(requests(3)))
-    late = Finished(1, to_columns([summary(f"x/{i:02d}") for i in range(3)]))
+    late = Finished(epoch=1, columns=to_columns([summary(f"x/{i:02d}") for i in range(3)]))
     again = await entered(buffer)
     call = await begun(again.collect(requests(3)))  # of the same names
     worker.blocks.put_nowait(late)
@@ -346,10 +346,23 @@ async def test_the_first_failure_is_what_everybody_is_told():
 
 
 @asynchronous
+async def test_a_worker_that_answers_otherwise_is_not_asked_for_signs_of_life():
+    _, run, (worker,) = await made()
+    await begun(run.collect(requests(4)))
+    for name in list(worker.playing):
+        await asyncio.sleep(2)
+        await worker.finish(name)
+    await asyncio.sleep(7)  # a beat of 7.5 s is not over
+    assert worker.signs == 1  # that it was asked for before it had answered
+    await asyncio.sleep(1)
+    assert worker.signs == 2
+
+
+@asynchronous
 async def test_what_breaks_in_the_buffer_itself_ends_the_wait():
     _, run, (worker,) = await made()
     call = await begun(run.collect(requests(2)))
-    worker.blocks.put_nowait(Finished(worker.epoch, {"id": "no columns"}))
+    worker.blocks.put_nowait(Finished(epoch=worker.epoch, columns={"id": "no columns"}))
     with pytest.raises(RunFailure, match="the trajectory buffer broke: "):
         await call
 

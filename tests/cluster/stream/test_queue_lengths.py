@@ -21,14 +21,15 @@ def test_each_change_is_recorded_once(monkeypatch):
 
     def look():
         looks.append(1)
-        if len(looks) == 3:
+        if len(looks) in (3, 4):
             return states | {"ready": 1}
-        if len(looks) == 5:
+        if len(looks) == 8:
             raise asyncio.CancelledError
         return dict(states)
 
     monkeypatch.setattr(queue_lengths, "RunMetrics", Metrics)
     monkeypatch.setattr(queue_lengths, "PERIOD_S", 0.001)
+    monkeypatch.setattr(queue_lengths, "EXPORT_EVERY", 2)
     monkeypatch.setattr(queue_lengths, "count", lambda name, values: traced.append((name, values)))
 
     async def until_it_is_cancelled():
@@ -41,4 +42,5 @@ def test_each_change_is_recorded_once(monkeypatch):
     assert [values["ready"] for _, values in traced] == [0, 1, 0]
     assert {name for name, _ in traced} == {"episodes"}
     assert "dropped failed" not in traced[0][1]
+    assert [values["ready"] for values in exported] == [0, 1, 0]  # looks 1, 3, 5; not 7
     assert [values["dropped failed"] for values in exported] == [4, 4, 4]
