@@ -1,7 +1,7 @@
 """Which model fits where, by the estimate of `cardinal check`: GPUs that a policy needs at least.
 
 `python -m benchmarks.model_sizes` prints one JSON row per model, `--table` the table of
-docs/cluster.md. Parameters are counted on models of these shapes that hold no memory.
+docs/cluster.md.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import argparse
 import dataclasses
 import json
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster.placement.memory import card_bytes, engine_weights
 from configs.load import load
-from configs.model_folder import ModelSize, size_of
+from configs.model_folder import ModelSize, Shape, size_of
 
 GIB = 2**30
 SHAPES = {  # of Qwen2.5: width, feed-forward, layers, heads, key-value heads, head tied to input
@@ -40,37 +40,51 @@ KEYS = (
 
 
 def size(shape: tuple[int, int, int, int, int, bool]) -> ModelSize:
-    """Parameters of such a model, counted on torch's meta device."""
-    import torch
-    from transformers import AutoModelForCausalLM, Qwen2Config
-
+    """Sizes of such a model, from the names and shapes that transformers gives its tensors."""
     hidden, mlp, layers, heads, kv, tied = shape
-    config = Qwen2Config(
-        hidden_size=hidden,
-        intermediate_size=mlp,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv,
-        tie_word_embeddings=tied,
-        vocab_size=VOCABULARY,
-    )
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    shapes = ((name, tuple(weight.shape)) for name, weight in model.named_parameters())
-    return size_of(shapes, layers, hidden, VOCABULARY, None)
+    narrow = hidden // heads * kv
+    layer: dict[str, Shape] = {
+        **{f"self_attn.{name}_proj.weight": (hidden, hidden) for name in "qo"},
+        **{f"self_attn.{name}_proj.weight": (narrow, hidden) for name in "kv"},
+        "self_attn.q_proj.bias": (hidden,),
+        **{f"self_attn.{name}_proj.bias": (narrow,) for name in "kv"},
+        **{f"mlp.{name}_proj.weight": (mlp, hidden) for name in ("gate", "up")},
+        "mlp.down_proj.weight": (hidden, mlp),
+        **{f"{name}_layernorm.weight": (hidden,) for name in ("input", "post_attention")},
+    }
+    tensors: dict[str, Shape] = {
+        "model.embed_tokens.weight": (VOCABULARY, hidden),
+        **{f"model.layers.{n}.{name}": layer[name] for n in range(layers) for name in layer},
+        "model.norm.weight": (hidden,),
+    }
+    if not tied:
+        tensors["lm_head.weight"] = (VOCABULARY, hidden)
+    return size_of(tensors.items(), layers, hidden, VOCABULARY, None)
 
 
-def least(model: ModelSize, gib: float, overrides: tuple[str, ...] = ()) -> tuple[int, int]:
-    """Learner ranks and tensor parallelism at least, powers of two; 0 where 64 do not do."""
-    base, ranks, parallel = load("gp_l", [*KEYS, *overrides]), 0, 0
+class Least(NamedTuple):
+    """Of a model on GPUs of one size; 0 ranks or GPUs of an engine where 64 do not do.
+
+    peak_gib: of a rank's GPU, by the account, with so many ranks.
+    """
+
+    ranks: int
+    parallel: int
+    peak_gib: float
+
+
+def least(model: ModelSize, gib: float, overrides: tuple[str, ...] = ()) -> Least:
+    """Learner ranks and tensor parallelism at least, powers of two."""
+    base, ranks, parallel, peak = load("gp_l", [*KEYS, *overrides]), 0, 0, 0.0
     weights = engine_weights(base, model)
     for count in (64, 32, 16, 8, 4, 2, 1):
         cfg = dataclasses.replace(base, learner=dataclasses.replace(base.learner, ranks=count))
-        if max(card_bytes(cfg, model).values()) <= RESERVE * gib * GIB:
-            ranks = count
+        most = max(card_bytes(cfg, model).values()) / GIB
+        if most <= RESERVE * gib:
+            ranks, peak = count, most
         if CACHE * weights / count <= base.rollout.gpu_memory * gib * GIB:
             parallel = count
-    return ranks, parallel
+    return Least(ranks, parallel, peak)
 
 
 def rows() -> list[dict[str, Any]]:
@@ -81,7 +95,7 @@ def rows() -> list[dict[str, Any]]:
         fits = {gib: least(model, float(gib)) for gib in GPUS}
         found.append(
             {
-                "name": f"Qwen2.5-{name}: GPUs at least, [learner ranks, tensor parallel] by GiB",
+                "name": f"Qwen2.5-{name}: GPUs at least by GiB: ranks, tensor parallel, peak GiB",
                 "parameters": sum(model.parameters.values()),
                 "weights_gib": round(sum(model.parameters.values()) * 2 / GIB, 1),
                 "fits": fits,
@@ -91,20 +105,23 @@ def rows() -> list[dict[str, Any]]:
     return found
 
 
+def table_row(row: dict[str, Any]) -> str:
+    """A row as Markdown."""
+    fits = [
+        f"{found.ranks} + {found.parallel} ({found.peak_gib:.0f})"
+        if found.ranks
+        else f"over 64 + {found.parallel}"
+        for found in row["fits"].values()
+    ]
+    head = row["name"].split(":")[0], f"{row['parameters'] / 1e9:.2f} B", f"{row['weights_gib']:g}"
+    return "| " + " | ".join([*head, *fits]) + " |"
+
+
 def table(found: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     head = ["model", "parameters", "weights, GiB", *(f"{g} GiB ({GPUS[g]})" for g in GPUS)]
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
-    for row in found:
-        fits = [f"{r or 'over 64'} + {t}" for r, t in row["fits"].values()]
-        cells = [
-            row["name"].split(":")[0],
-            f"{row['parameters'] / 1e9:.2f} B",
-            f"{row['weights_gib']:g}",
-            *fits,
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(table_row, found)])
 
 
 def main(arguments: list[str] | None = None) -> None:

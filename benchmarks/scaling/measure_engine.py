@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from transformers import AutoModelForCausalLM
@@ -42,7 +43,7 @@ class EngineParts:
 
 
 @dataclass
-class _Wave:
+class Wave:
     """Episodes that were played: how many, at once, tokens of each answer; seconds of wall, CPU."""
 
     episodes: int
@@ -60,7 +61,7 @@ def _processor_s() -> float:
 
 async def _play(
     engine: InferenceEngine, cfg: RunConfig, renderer: Renderer, at_once: int, answer: int
-) -> _Wave:
+) -> Wave:
     """Two waves of episodes on a worker of their own."""
     limits = EpisodeLimits(answer, CONTEXT, 600.0)
     settings = EngineSettings("")
@@ -84,7 +85,7 @@ async def _play(
     seconds, spent = time.perf_counter() - begin, _processor_s() - before
     tokens = worker.pop_load().tokens
     await worker._environments.close()
-    return _Wave(count, at_once, tokens / count, seconds, spent)
+    return Wave(count, at_once, tokens / count, seconds, spent)
 
 
 async def _prompt(engine: InferenceEngine, tokens: int, at_once: int, seed: int) -> float:
@@ -118,7 +119,7 @@ async def measure(folder: Path, cfg: RunConfig, rounds: int = 3) -> EngineParts:
         threads=cfg.rollout.threads,
     )
     engine = await InferenceEngine.start(settings)
-    waves: dict[tuple[int, int], _Wave] = {}
+    waves: dict[tuple[int, int], Wave] = {}
     prompts: dict[int, float] = {}
     for number in range(rounds):
         for key in WAVES:
@@ -132,17 +133,17 @@ async def measure(folder: Path, cfg: RunConfig, rounds: int = 3) -> EngineParts:
     named = [(name, weight.detach()) for name, weight in model.named_parameters()]
     begin = time.perf_counter()
     bucket = pack(named)
-    copied = bytes(torch.cat([w.reshape(-1) for _, w in named]).numpy().data)
+    copied = np.concatenate([w.numpy().reshape(-1) for _, w in named])  # as into the object store
     put_s = time.perf_counter() - begin
     load_s = await _load(engine, bucket, rounds)
     await engine.shutdown()
     costs = fit(list(waves.values()))
     prompt_s = (prompts[PROMPTS[1]] - prompts[PROMPTS[0]]) / 16 / (PROMPTS[1] - PROMPTS[0])
     costs = replace(costs, prompt_token_s=max(0.0, prompt_s))
-    return EngineParts(costs, load_s, len(copied), put_s / len(copied))
+    return EngineParts(costs, load_s, copied.nbytes, put_s / copied.nbytes)
 
 
-def fit(waves: list[_Wave]) -> EngineCosts:
+def fit(waves: list[Wave]) -> EngineCosts:
     """Seconds of E episodes, n at once, with answers of A tokens: E·r + E·A/n·(a + b·n)."""
     columns = [
         [w.episodes for w in waves],

@@ -1,12 +1,13 @@
-"""From 1 to 512 GPUs, from 1.5B to 72B: the best division of the GPUs, simulated on the real ledger.
+"""From 1 to 512 GPUs, 1.5B to 72B: the best division of the GPUs, simulated on the real ledger.
 
-A row has throughput, idle shares, seconds and bytes of a sync, memory by the account, and what is in
-the way: the part that alone takes longest of an update, or the memory that is short.
+A row has throughput, idle shares, seconds and bytes of a sync, memory by the account, and what is
+in the way: the part of an update that alone takes longest, or the memory that is short.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from statistics import fmean
 
 from benchmarks.model_sizes import CACHE, RESERVE
@@ -98,10 +99,10 @@ def short_of(run: GpuRun) -> str:
 
 
 def alone_s(run: GpuRun) -> dict[str, float]:
-    """Seconds that each part of an update takes alone: none can be shorter than the longest of them.
+    """Seconds that each part of an update takes alone.
 
-    learner: steps and scoring; gathers: the same, if computing took no time.
-    engines: all sequences, evenly spread. longest episode: with the versions that it may lag.
+    learner: steps and scoring. gathers: the same, if computing took no time.
+    engines: all sequences, evenly spread. longest episode: by the updates that it may last.
     sync: the learner stands still. buffer: its process.
     """
     cfg, costs = run.cfg, run.costs()
@@ -116,7 +117,7 @@ def alone_s(run: GpuRun) -> dict[str, float]:
     learner = costs.learner.update_s(cfg, round(tokens * ppo.episodes))
     gathers = run.network(1.0)["gathers"] / run.hardware.collective_bandwidth(cfg.learner.ranks)
     block = min(cfg.rollout.block, max(1, ppo.episodes // engines))
-    parts = {
+    return {
         "learner": learner,
         "gathers": gathers,
         "engines": decode_s + prefill_s,
@@ -124,9 +125,15 @@ def alone_s(run: GpuRun) -> dict[str, float]:
         "sync": costs.sync.sent_s,
         "buffer": ppo.episodes * (costs.buffer.trajectory_s + costs.buffer.block_s / block),
     }
-    if cfg.cluster.layout == "colocated":  # one after the other
-        parts["engines"] += learner + costs.sync.sent_s
-    return parts
+
+
+def least_s(run: GpuRun) -> float:
+    """An update takes at least so long: at staleness 0 rollouts and learner go by turns."""
+    parts = alone_s(run)
+    if run.cfg.ppo.max_staleness:
+        return max(parts.values())
+    play = max(parts["engines"], parts["longest episode"], parts["buffer"])
+    return play + max(parts["learner"], parts["gathers"]) + parts["sync"]
 
 
 def in_the_way(parts: dict[str, float]) -> str:
@@ -139,7 +146,7 @@ def in_the_way(parts: dict[str, float]) -> str:
 def best(
     hardware: Hardware, model: Model, gpus: int, host: HostCosts, episodes: int
 ) -> tuple[GpuRun | None, str]:
-    """The division whose longest part is shortest; without one that fits, what is short."""
+    """The division with the shortest update by `least_s`; where none fits, what is short."""
     chosen, least, why = None, float("inf"), ""
     for ranks, engines, parallel, colocated in divisions(gpus):
         for offload in (False, True):
@@ -151,17 +158,15 @@ def best(
             why = short or why
             if short:
                 continue
-            longest = max(alone_s(with_cache(run)).values())
-            if longest < least:
-                chosen, least = with_cache(run), longest
+            run = with_cache(run)
+            if least_s(run) < least:
+                chosen, least = run, least_s(run)
             break  # offloading makes nothing faster
     return chosen, why
 
 
 def with_cache(run: GpuRun) -> GpuRun:
     """The run with as many sequences in an engine as its cache holds, of twice the mean length."""
-    from dataclasses import replace
-
     room = max(1, int(run.cache_tokens() / (2 * run.workload.tokens())))
     rollout = replace(run.cfg.rollout, in_flight=min(MOST_SEQUENCES, room))
     return replace(run, cfg=replace(run.cfg, rollout=rollout))
