@@ -29,8 +29,8 @@ def test_padding_passes_are_run_and_left_out(monkeypatch):
         asked.append((len(actions), options, torch.is_grad_enabled()))
         return (actions.float(), actions.float(), value_positions.float(), actions.float())
 
-    scores = score_all(policy, None, packed, None, torch.device("cpu"))
+    scores = score_all(policy, None, packed, None, device=torch.device("cpu"))
     sizes = [len(m.actions) for m in packed]
     assert asked == [(n, ForwardOptions(), False) for n in [*sizes, 1, 1]]
     assert [len(s.logprobs) for s in scores] == sizes
-    assert forward.score_all(policy, None, [], None, torch.device("cpu")) == []
+    assert forward.score_all(policy, None, [], None, device=torch.device("cpu")) == []
