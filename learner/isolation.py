@@ -116,12 +116,16 @@ def check_shared_rows(
     key = f"learner.sequence_parallel={cfg.learner.sequence_parallel}"
     rounding = ROUNDING[cfg.model.dtype]
     sequences = probe(config, cfg, False, forbidden)
+    begin = sequences[0].token_ids[: SCORED * cfg.learner.sequence_parallel]
+    short = batch.Sequence(begin, np.arange(len(begin)) > 0)  # scored at the begin of each part
     every = list(range(len(sequences)))
-    rows = [[[i] for i in every]] + [[every]] * (cfg.learner.packing != "padded")
+    trials = [([short], [[0]]), (sequences, [[i] for i in every])]
+    if cfg.learner.packing != "padded":
+        trials.append((sequences, [every]))
     try:
         alone, shared = (
-            [_logprobs(s, sequences, [microbatch]) for microbatch in rows]
-            for s in (score_alone, score)
+            [_logprobs(scorer, parts, [rows]) for parts, rows in trials]
+            for scorer in (score_alone, score)
         )
     except Exception as error:  # the boundary to transformers: a model's first forward passes
         raise ValueError(f"{key}: {_name(config)} cannot: {one_line(error)}") from error

@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.nn import functional
 
 from configs.schema import LearnerConfig
 from learner import distributed
 from learner.batch import MicroBatch
 from learner.model import Forward, ForwardOptions, Scores
-from learner.ulysses import SharedRows, share_rows
+from learner.ulysses import SharedRows, all_to_all, share_rows
 
 COLUMNS = 3  # of an action token: log-probability, entropy, score norm
 
@@ -164,15 +163,11 @@ class SharedPass:
         sizes = [COLUMNS * len(part.actions) + len(part.values) for part in parts]
         own = sizes[self.group.rank()]
         sent = [own if rank == self.owner else 0 for rank in range(len(parts))]
-        received = all_to_all_single_autograd(
-            torch.cat((columns.reshape(-1), values)),
-            sizes if self.owned else [0] * len(parts),
-            sent,
-            self.group,
-        )
+        received_sizes = sizes if self.owned else [0] * len(parts)
+        flat = torch.cat((columns.reshape(-1), values))
+        received = all_to_all(flat, sent, received_sizes, self.group)
         if not self.owned:
-            empty = received.reshape(-1)
-            return Scores(empty, empty, empty, empty)
+            return Scores(received, received, received, received)
         counts = [n for p in parts for n in (COLUMNS * len(p.actions), len(p.values))]
         pieces = received.split(counts)
         columns = torch.cat([piece.view(-1, COLUMNS) for piece in pieces[::2]])

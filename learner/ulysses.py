@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed._functional_collectives import all_to_all_single_autograd
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import (
@@ -91,8 +90,41 @@ def to_tokens(heads: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
 def _exchange(parts: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     """Part i of the first dimension goes to rank i; what comes, in the ranks' order."""
     each = [1] * group.size()
-    received: torch.Tensor = all_to_all_single_autograd(parts.contiguous(), each, each, group)
+    return all_to_all(parts, each, each, group)
+
+
+def all_to_all(
+    sent: torch.Tensor, sizes: list[int], received_sizes: list[int], group: dist.ProcessGroup
+) -> torch.Tensor:
+    """What comes from all ranks of a group, in their order; the gradient goes the same way back.
+
+    Args:
+        sent: its first dimension in parts of `sizes` goes to the ranks in turn.
+        sizes: of each part.
+        received_sizes: of what comes from each rank.
+        group: calls this together.
+    """
+    received: torch.Tensor = _AllToAll.apply(sent, sizes, received_sizes, group)
     return received
+
+
+class _AllToAll(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        sent: torch.Tensor,
+        sizes: list[int],
+        received_sizes: list[int],
+        group: dist.ProcessGroup,
+    ) -> torch.Tensor:
+        ctx.back = received_sizes, sizes, group
+        received = sent.new_empty(sum(received_sizes), *sent.shape[1:])
+        dist.all_to_all_single(received, sent.contiguous(), received_sizes, sizes, group=group)
+        return received
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        return all_to_all(grads[0], *ctx.back), None, None, None
 
 
 def attention(

@@ -138,7 +138,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     windowed = MistralConfig(**sizes, **layers, sliding_window=6, initializer_range=0.2)
     MistralForCausalLM(windowed).save_pretrained(root / "windowed")
-    mixed = Lfm2Config(**sizes, **layers, layer_types=["conv", "full_attention"])
+    kinds = ["conv", "full_attention"]
+    mixed = Lfm2Config(**sizes, **layers, layer_types=kinds, initializer_range=0.2)
     Lfm2ForCausalLM(mixed).save_pretrained(root / "convolutional")
     cfg = config()
     engine = TrainingEngine(root / "model", cfg, cfg.ppo.optimizer, 1, True)
