@@ -29,6 +29,7 @@ def contradictions(cfg: RunConfig) -> list[str]:
     return [
         *_tiny_model(cfg.model),
         *_attention(cfg),
+        *_sequence_parallel(cfg),
         *_ppo(cfg.ppo),
         *_context(cfg.rollout),
         *_sft(cfg),
@@ -70,6 +71,24 @@ def _attention(cfg: RunConfig) -> Iterator[str]:
             f"learner.packing=packed has rows of several sequences, which "
             f"model.attention={model.attention} tells apart only in a microbatch of one row "
             "(learner.packing=flat)"
+        )
+
+
+def _sequence_parallel(cfg: RunConfig) -> Iterator[str]:
+    size, heads = cfg.learner.sequence_parallel, cfg.model.init.heads
+    key = f"learner.sequence_parallel={size}"
+    if size == 1:
+        return
+    if cfg.learner.ranks % size != 0:
+        yield f"{key} must divide learner.ranks={cfg.learner.ranks}, which it groups"
+    if cfg.model.path is None and heads % size != 0:
+        yield f"{key} must divide model.init.heads={heads}, which a group's ranks share out"
+    if cfg.model.attention not in ("auto", "sdpa"):
+        yield f"{key} computes attention by sdpa, not by model.attention={cfg.model.attention}"
+    if cfg.sft.steps > 0 and cfg.sft.loss == "ce_kl":
+        yield (
+            f"{key} gives no rank the distributions of all tokens, which sft.loss=ce_kl compares; "
+            "it must be ce or dft"
         )
 
 

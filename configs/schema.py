@@ -125,6 +125,12 @@ class LearnerConfig:
     offload: bool = leaf(
         False, "keep the optimizer's state in the host's memory, not the GPU's; zero_stage from 1"
     )
+    sequence_parallel: int = leaf(
+        1,
+        "ranks that share out the tokens of each other's rows, for long contexts "
+        "(DeepSpeed-Ulysses); it divides ranks and the model's attention heads",
+        low=1,
+    )
     packing: str = leaf(
         "auto",
         "how sequences share rows: padded, one each; packed, rows as long as the longest; flat, "

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from transformers import PreTrainedModel
 
 from configs.schema import FLASH_ATTENTION, GPU_ATTENTION, RunConfig
+from learner.ulysses import ULYSSES
 
 PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 FLASH_HEAD = 256  # the largest head of both
@@ -29,6 +30,9 @@ def attention_of(
     name, model = cfg.model.attention, type(trunk).__name__
     key = f"model.attention={name}"
     supported = implementations(type(trunk))
+    if cfg.learner.sequence_parallel > 1:
+        _check_shared_heads(trunk, cfg.learner.sequence_parallel, supported)
+        return ULYSSES
     if name == "auto":
         flash = cfg.model.dtype == "bfloat16" and gpu and find_spec(PACKAGES["flash_attention_2"])
         # Rows of several sequences it tells apart in a microbatch of one row only.
@@ -44,6 +48,24 @@ def attention_of(
     if package and packages and find_spec(package) is None:
         raise ValueError(f"{key} needs the package {package}, which is not installed")
     return name
+
+
+def _check_shared_heads(trunk: PreTrainedModel, ranks: int, supported: list[str]) -> None:
+    """Refuse a model whose attention heads a group of ranks cannot share out."""
+    key, model = f"learner.sequence_parallel={ranks}", type(trunk).__name__
+    if getattr(trunk.config, "vision_config", None) is not None:
+        raise ValueError(f"{key} shares out rows of text, and {model} sees pictures; it must be 1")
+    if "sdpa" not in supported or lacks(trunk, "sdpa"):
+        why = lacks(trunk, "sdpa") or f"{', '.join(supported)} only"
+        raise ValueError(f"{key} computes attention by sdpa: {model} has {why}")
+    text = trunk.config.get_text_config()
+    heads = text.num_attention_heads
+    keys = getattr(text, "num_key_value_heads", None) or heads
+    if heads % ranks or keys % ranks:
+        raise ValueError(
+            f"{key} must divide the heads of {model}, {heads} of queries and {keys} of keys and "
+            "values"
+        )
 
 
 def implementations(model: type[PreTrainedModel]) -> list[str]:

@@ -7,6 +7,7 @@ own input. Each must be called by every rank.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import cache
 from typing import TypeVar
 
@@ -38,12 +39,16 @@ def all_max(values: ArrayLike) -> NDArray[np.float64]:
     return _reduce(values, dist.ReduceOp.MAX)
 
 
-def all_gather(value: T) -> list[T]:
-    """The values of all ranks (small, picklable), in rank order, the same on every rank."""
+def all_gather(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+    """The values of all ranks (small, picklable), in rank order, the same on every rank.
+
+    group: one over gloo, whose ranks are meant; None: all.
+    """
     if world_size() == 1:
         return [value]
-    values = [value] * world_size()
-    dist.all_gather_object(values, value, group=_group())
+    group = group or _group()
+    values = [value] * group.size()
+    dist.all_gather_object(values, value, group=group)
     return values
 
 
@@ -87,8 +92,33 @@ def _group() -> dist.ProcessGroup:
     return world if dist.get_backend() == "gloo" else _beside(world)
 
 
+def subgroups(size: int) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
+    """This rank's group of `size` ranks that follow each other: for tensors, and over gloo.
+
+    The first call of all ranks makes it.
+    """
+    world = dist.group.WORLD
+    assert world is not None
+    return _subgroups(world, size)
+
+
+@cache
+def _subgroups(world: dist.ProcessGroup, size: int) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
+    timeout = _timeout(world)
+    group, _ = dist.new_subgroups(size, timeout=timeout)
+    if dist.get_backend() == "gloo":
+        return group, group
+    messages, _ = dist.new_subgroups(size, timeout=timeout, backend="gloo")
+    return group, messages
+
+
 @cache
 def _beside(world: dist.ProcessGroup) -> dist.ProcessGroup:
     """A group over gloo with the world's timeout; the first call of all ranks makes it."""
-    timeout = world._get_backend(torch.device("cuda")).options._timeout
-    return dist.new_group(backend="gloo", timeout=timeout)
+    return dist.new_group(backend="gloo", timeout=_timeout(world))
+
+
+def _timeout(world: dist.ProcessGroup) -> timedelta:
+    device = torch.device("cpu" if dist.get_backend() == "gloo" else "cuda")
+    timeout: timedelta = world._get_backend(device).options._timeout
+    return timeout

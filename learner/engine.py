@@ -35,12 +35,12 @@ from learner.batch import MicroBatch
 from learner.checkpoint_layout import CheckpointLayout
 from learner.deepspeed_config import deepspeed_config, engine_clips_gradients
 from learner.export import save_trunk, share_weights
-from learner.forward import Forward, run_forward, score_all, zero_loss
+from learner.forward import Pass, passes, score_all, zero_loss
 from learner.gathered_weights import Bucket, GatheredWeights, WeightShapes
-from learner.image_inputs import ImageInputs, pad_to_lockstep
-from learner.isolation import check_packing
+from learner.image_inputs import ImageInputs
+from learner.isolation import check_packing, check_shared_rows
 from learner.lora import add_adapters
-from learner.model import VALUE_HEAD_FILE, ForwardOptions, Scores, load_actor_critic
+from learner.model import VALUE_HEAD_FILE, Forward, ForwardOptions, Scores, load_actor_critic
 from learner.optimizer import (
     MakeOptimizer,
     adamw,
@@ -48,6 +48,7 @@ from learner.optimizer import (
     parameter_groups,
     set_learning_rates,
 )
+from learner.sequence_parallel import SequenceParallel
 from learner.snapshot import HostFiles, OpenFile, Snapshot
 
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
@@ -84,6 +85,7 @@ class ReferencePolicy:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         self._image_inputs = ImageInputs.load(folder, model.trunk)
+        self._parallel = SequenceParallel.of(cfg.learner)
         self._forward: Forward = model.to(_device())
         if sharded:
             self._forward, *_ = deepspeed.initialize(
@@ -91,15 +93,18 @@ class ReferencePolicy:
             )
 
     @torch.no_grad()
-    def forward(self, microbatch: MicroBatch, options: ForwardOptions) -> Scores:
-        """Scores of one microbatch on the device; every rank must run equally many."""
-        return run_forward(self._forward, self._image_inputs, microbatch, options)
+    def forward(self, each: Pass, options: ForwardOptions) -> Scores:
+        """Scores of one pass; every rank must run equally many."""
+        return each.run(self._forward, options)
 
     def score(
         self, microbatches: list[MicroBatch], options: ForwardOptions | None = None
     ) -> list[Scores]:
         """Scores of each microbatch, on the device; a collective call."""
-        return score_all(self._forward, self._image_inputs, microbatches, options, _device())
+        forward, images, parallel = self._forward, self._image_inputs, self._parallel
+        return score_all(
+            forward, images, microbatches, options, device=_device(), parallel=parallel
+        )
 
 
 class TrainingEngine:
@@ -140,8 +145,7 @@ class TrainingEngine:
         self.counters: dict[str, int] = {"steps": 0}
         self.device = _device()
         self._cfg, self._optimizer_cfg, self._steps = cfg, optimizer, steps
-        self._stage = cfg.learner.zero_stage
-        self._folder = Path(folder)
+        self._stage, self._folder = cfg.learner.zero_stage, Path(folder)
         config = deepspeed_config(cfg, optimizer, self._stage)
         partition = functools.partial(_partition, config) if self._stage == 3 else None
         seed = cfg.seed if value else None
@@ -149,6 +153,7 @@ class TrainingEngine:
         self.model.to(self.device)
         trunk = self.model.trunk
         self._image_inputs = ImageInputs.load(self._folder, trunk)
+        self._parallel = SequenceParallel.of(cfg.learner)
         layout = CheckpointLayout(trunk)
         add_adapters(trunk, cfg.model, cfg.seed)
         self._weights = GatheredWeights(trunk, self._gather, layout)
@@ -162,6 +167,9 @@ class TrainingEngine:
         if self._stage == 0 and distributed.world_size() == 1:
             # One rank has nothing to add up: DeepSpeed would copy all gradients and back.
             self._deepspeed.enable_backward_allreduce = False
+        if self._parallel is not None:
+            alone = functools.partial(score_all, self._deepspeed, None, device=self.device)
+            check_shared_rows(self.score, alone, trunk.config, cfg, forbidden)
         self.packing_check = check_packing(self.score, trunk.config, cfg, forbidden)
         self.packing = self.packing_check.packing
 
@@ -229,20 +237,18 @@ class TrainingEngine:
         reference: ReferencePolicy | None,
     ) -> list[Means]:
         """Accumulate the gradients; each microbatch's shares of the loss and of other means."""
-        passes = pad_to_lockstep(microbatches, self._image_inputs)
         shares: list[Means] = []
-        for i, microbatch in enumerate(passes):
-            moved = microbatch.to(self.device)
-            scores = run_forward(self._deepspeed, self._image_inputs, moved, options)
+        for each in passes(microbatches, self._image_inputs, self.device, self._parallel):
+            scores = each.run(self._deepspeed, options)
             if reference is not None:
-                distribution = reference.forward(moved, options).distribution
+                distribution = reference.forward(each, options).distribution
                 scores = scores._replace(reference_distribution=distribution)
             loss = zero_loss(scores)
-            if i < len(microbatches):  # else it pads this rank's passes to the others' number
-                share, means = loss_fn(scores, moved)
+            if each.microbatch is not None:
+                share, means = loss_fn(scores, each.microbatch)
                 shares.append({"loss": share.detach(), **means})
                 loss = loss + share
-            self._deepspeed.set_gradient_accumulation_boundary(i == len(passes) - 1)
+            self._deepspeed.set_gradient_accumulation_boundary(each.last)
             # DeepSpeed averages over ranks; the shares of the loss add up.
             self._deepspeed.backward(loss * distributed.world_size())
         return shares
@@ -273,7 +279,8 @@ class TrainingEngine:
         self, microbatches: list[MicroBatch], options: ForwardOptions | None = None
     ) -> list[Scores]:
         """Scores of each microbatch without gradients, on the device; a collective call."""
-        return score_all(self._deepspeed, self._image_inputs, microbatches, options, self.device)
+        policy, images, group = self._deepspeed, self._image_inputs, self._parallel
+        return score_all(policy, images, microbatches, options, device=self.device, parallel=group)
 
     def weight_shapes(self) -> WeightShapes:
         """Name, dtype and full shape of what `weights` yields, in its order; not collective."""

@@ -65,7 +65,7 @@ def check_packing(
     """
     requested, rounding = cfg.learner.packing, ROUNDING[cfg.model.dtype]
     flat = requested == "flat" or (requested == "auto" and _flash(config))
-    name = config.architectures[0] if config.architectures else config.model_type
+    name = _name(config)
     sequences = probe(config, cfg, flat, forbidden)
     try:
         rows = 0 if requested == "padded" else 1 if flat else 2
@@ -90,6 +90,57 @@ def check_packing(
         raise ValueError(f"learner.packing={requested}: {leak}; padded and auto give each its own")
     cause = f"{leak}, so each gets its own (padded)"
     return PackingCheck("padded", row, influence, padded, cause)
+
+
+def check_shared_rows(
+    score: ScoreFn,
+    score_alone: ScoreFn,
+    config: PretrainedConfig,
+    cfg: RunConfig,
+    forbidden: Sequence[int] = (),
+) -> None:
+    """Refuse a model whose rows cannot be shared out among ranks; collective.
+
+    That is one with a layer that reads other tokens than by attention.
+
+    Args:
+        score: of a TrainingEngine with learner.sequence_parallel.
+        score_alone: the same, each rank by itself.
+        config: of its trunk.
+        cfg: the run's configuration.
+        forbidden: token ids to leave out.
+
+    Raises:
+        ValueError: the log-probabilities differ, or the forward pass fails.
+    """
+    key = f"learner.sequence_parallel={cfg.learner.sequence_parallel}"
+    rounding = ROUNDING[cfg.model.dtype]
+    sequences = probe(config, cfg, False, forbidden)
+    begin = sequences[0].token_ids[: SCORED * cfg.learner.sequence_parallel]
+    short = batch.Sequence(begin, np.arange(len(begin)) > 0)  # scored at the begin of each part
+    every = list(range(len(sequences)))
+    trials = [([short], [[0]]), (sequences, [[i] for i in every])]
+    if cfg.learner.packing != "padded":
+        trials.append((sequences, [every]))
+    try:
+        alone, shared = (
+            [_logprobs(scorer, parts, [rows]) for parts, rows in trials]
+            for scorer in (score_alone, score)
+        )
+    except Exception as error:  # the boundary to transformers: a model's first forward passes
+        raise ValueError(f"{key}: {_name(config)} cannot: {one_line(error)}") from error
+    gaps = [_gap(a, b) for a, b in zip(alone, shared, strict=True)]
+    gap = float(distributed.all_max([max(gaps)])[0])
+    if gap > rounding:
+        raise ValueError(
+            f"{key}: {_name(config)} has layers by which a token depends on others than by "
+            f"attention: its log-probabilities change by {gap:.2g} nats when rows are shared out; "
+            f"they must agree to {rounding:g}"
+        )
+
+
+def _name(config: PretrainedConfig) -> str:
+    return config.architectures[0] if config.architectures else str(config.model_type)
 
 
 def _measure(

@@ -30,6 +30,7 @@ from rollout.renderer import FORBIDDEN_BIAS
 
 logging.disable_progress_bar()  # a terminal full of bars hides the run's own progress
 
+Forward = Callable[..., tuple[torch.Tensor, ...]]  # ActorCritic.forward, possibly wrapped
 VALUE_HEAD_FILE = "value_head.safetensors"
 WEIGHT_KINDS = ("embedding", "attention", "mlp", "norm", "head", "vision", "projector")
 FROZEN_KINDS = {"none": (), "vision": ("vision",), "vision+projector": ("vision", "projector")}
@@ -148,12 +149,15 @@ class ActorCritic(nn.Module):
         value_positions: torch.Tensor,
         options: ForwardOptions,
         image_inputs: Mapping[str, torch.Tensor] | None = None,
+        targets: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """The fields of Scores, for the tensors of a MicroBatch, whose docstring has their shapes.
 
         image_inputs: the model's keywords for its pictures (`ImageInputs.model_inputs`).
+        targets: int64 [N], the action tokens, where they may lie beyond token_ids.
         """
-        targets = token_ids.view(-1).index_select(0, actions)
+        if targets is None:
+            targets = token_ids.view(-1).index_select(0, actions)
         inputs = {"input_ids": token_ids, **self._positions(position_ids), **(image_inputs or {})}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not options.freeze_trunk):
             hidden, scores, distribution = self._score(inputs, actions - 1, targets, options)

@@ -111,6 +111,27 @@ class BufferWatch:
         print(f"{failure}; it is restarted, and the learner group with it", file=sys.stderr)
 
 
+class StartWatch:
+    """Has engines start, and sees at once that one does not, long before a rank waits for them."""
+
+    def __init__(self, buffer: BufferHandle) -> None:
+        self._start: ObjectRef[list[str]] | None = buffer.start.remote()
+
+    def failure(self) -> str | None:
+        """Why an engine does not start, without waiting; None where nothing is known of one.
+
+        Of a buffer that dies meanwhile `BufferWatch` knows.
+        """
+        if self._start is None or not ray.wait([self._start], timeout=0)[0]:
+            return None
+        start, self._start = self._start, None
+        try:
+            wait_for(start, WHO, "start all engines", 0.0, "start_deadline_s")
+        except RunFailure as failure:
+            return None if is_dead(failure) else str(failure)
+        return None
+
+
 @contextmanager
 def watched(buffer: BufferHandle, cluster: ClusterConfig) -> Iterator[None]:
     """End a buffer that hangs, so that whoever waits for it inside is told of its death."""

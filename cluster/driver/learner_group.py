@@ -1,23 +1,19 @@
 """The learner group of a run: Ray Train's ranks, watched from the driver until they end.
 
-Input: a job, its demonstrations and the plan. Output: a finished run, or one line that says
-why it is not.
+Input: a job and its plan. Output: a finished run, or one line that says why it is not.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from cluster.checkpoints.cursor import Cursor
 from cluster.deadlines import group_deadline_s
-from cluster.demonstrations.sft_data import render_demonstrations
-from cluster.driver.buffer_watch import BufferWatch
+from cluster.driver.buffer_watch import BufferWatch, StartWatch
 from cluster.driver.group_watch import GroupWatch, Signs
 from cluster.failures import (
     OutOfMemory,
@@ -38,7 +34,7 @@ from cluster.run.logs import (
 )
 from cluster.run.memory_failure import advice
 from cluster.run.restart_limit import LATE, RestartLimit, is_loss
-from cluster.run.run_folder import clear_failure, clear_losses, read_failure
+from cluster.run.run_folder import clear_failure, clear_losses, read_failure, write_failure
 from cluster.run.stop_signals import StopSignals
 from configs.schema import RunConfig
 from report.progress import Progress
@@ -48,9 +44,7 @@ END_S = 5.0  # that a group has to end, where it has nothing to save or has save
 WATCH_S = 0.5  # between looks at the run's records and at its failure
 
 
-def run_learner_group(
-    job: Job, demonstrations: str | None, plan: Plan, signals: StopSignals
-) -> None:
+def run_learner_group(job: Job, plan: Plan, signals: StopSignals) -> None:
     """Run the group in a thread (its `fit` blocks), and show progress meanwhile.
 
     After a signal it has `cluster.grace_s` for a last checkpoint, where it is training.
@@ -69,19 +63,22 @@ def run_learner_group(
 
     def fit() -> None:
         try:
-            # Engines start meanwhile: rendering before the ranks are up costs no time.
-            _fit(with_demonstrations(job, demonstrations), plan, group)
+            _fit(job, plan, group)
         except Exception as error:  # noqa: BLE001 - a thread's boundary; raised below
             errors.append(error)
 
     thread = threading.Thread(target=fit, name="learner group", daemon=True)
     borne = most if job.channel == "object_store" else 0  # over others a new one has no weights
     buffer = BufferWatch(job.buffer, cluster.heartbeat_s, cluster.start_deadline_s, borne)
+    engines = StartWatch(job.buffer) if cluster.layout != "colocated" else None
     with signals.asking(), Progress(folder, job.cfg) as progress:
         thread.start()
         while thread.is_alive() and read_failure(folder) is None:
             job.token.check()
             buffer.check()
+            if engines and (failure := engines.failure()):
+                write_failure(job.token, failure)  # the ranks would find it once they are up
+                break
             group.check()
             progress.update()
             seconds = cluster.grace_s if progress.state.counted else min(cluster.grace_s, END_S)
@@ -138,14 +135,6 @@ def _with_evidence(failure: str, folder: Path, killed: int) -> str:
     if killed_for_memory() > killed:
         return f"{sentence}; meanwhile the kernel ended a process for lack of memory"
     return sentence
-
-
-def with_demonstrations(job: Job, data: str | None) -> Job:
-    """The job with its demonstrations rendered, where its cursor leaves some SFT to do."""
-    if data is None or Cursor.load(Path(job.folder) / "checkpoints").phase != "sft":
-        return job
-    seconds, most = job.cfg.cluster.start_deadline_s, job.cfg.sft.max_tokens
-    return replace(job, demonstrations=render_demonstrations(data, job.model, seconds, most))
 
 
 def make_trainer(job: Job, plan: Plan) -> TorchTrainer:

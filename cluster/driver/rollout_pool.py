@@ -31,7 +31,8 @@ SHUTDOWN_S = 20.0  # for engines to end by request
 class RolloutPool:
     """A context; at its end all actors end, and Ray with them.
 
-    For each run: `acquire`; then `release` if the run ended well, `close` if it did not.
+    For each run: `join`, where something is to be done before an engine takes its GPUs; `acquire`;
+    then `release` if the run ended well, `close` if it did not.
 
     demonstrations: whether to reserve Ray Data's CPUs, for later runs that read demonstrations.
     """
@@ -40,7 +41,9 @@ class RolloutPool:
         self._demonstrations = demonstrations
         self._session = ExitStack()
         self._buffer: BufferHandle | None = None
-        self._key: dict[str, object] | None = None  # runs with an equal one can use these actors
+        self._workers: dict[str, RolloutWorkerHandle] | None = None  # None: not started
+        self._key: dict[str, object] | None = None  # runs with an equal one can use what is there
+        self._reusable = False
 
     def __enter__(self) -> RolloutPool:
         return self
@@ -48,12 +51,8 @@ class RolloutPool:
     def __exit__(self, *failure: object) -> None:
         self.close()
 
-    def acquire(
-        self, cfg: RunConfig, model: str, learn: bool = True
-    ) -> tuple[Plan, list[RolloutWorkerHandle], BufferHandle]:
-        """Where processes go, the rollout actors, and a new buffer over them.
-
-        The buffer's `start` has them take up this run.
+    def join(self, cfg: RunConfig, model: str, learn: bool = True) -> Plan:
+        """Ray, and where a run's processes will go; none is started that this pool does not have.
 
         Args:
             cfg: the run.
@@ -64,17 +63,35 @@ class RolloutPool:
         Raises:
             ConfigError, RunFailure: as `session.session` and `ray_options.place`.
         """
+        from cluster.placement.ray_options import place
+
+        cfg = self._reserving(cfg)
+        key = sharing_key(cfg, model)
+        if key != self._key:
+            self.close()
+            self._session.enter_context(session(cfg, cpus(cfg)))
+            self._key = key
+        if self._workers is None:
+            self._plan = place(cfg, model, learn)
+        return self._plan
+
+    def acquire(
+        self, cfg: RunConfig, model: str, learn: bool = True
+    ) -> tuple[Plan, list[RolloutWorkerHandle], BufferHandle]:
+        """Where processes go, the rollout actors, and a new buffer over them.
+
+        The buffer's `start` has them take up this run. Arguments and errors are those of `join`.
+        """
         from cluster.placement.ray_options import buffer_options
         from cluster.stream.buffer import TrajectoryBuffer
 
-        if self._demonstrations:
-            cfg = replace(cfg, sft=replace(cfg.sft, steps=max(1, cfg.sft.steps)))
-        key = sharing_key(cfg, model)
-        if key != self._key or not learn:
-            self.close()
-            self._start(cfg, model, learn)
-            reusable = learn and weight_channel(cfg, self._plan.gpu) == "object_store"
-            self._key = key if reusable else None  # nccl and ipc tie engines to one learner
+        self.join(cfg, model, learn)  # anew: others may have come since
+        cfg = self._reserving(cfg)
+        if self._workers is None:
+            self._workers = _start_workers(cfg, model, self._plan)
+            self._session.callback(_stop_workers, [*self._workers.values()])
+            # Channels over GPUs tie engines to one learner, an evaluation to one model.
+            self._reusable = learn and weight_channel(cfg, self._plan.gpu) == "object_store"
         replaceable = weight_channel(cfg, self._plan.gpu) == "object_store"
         options = buffer_options(self._plan, replaceable)
         actor = TrajectoryBuffer.options(**options).remote(  # type: ignore[attr-defined]
@@ -85,16 +102,16 @@ class RolloutPool:
 
     def release(self) -> None:
         """A run has ended well: its buffer goes; actors stay where another run may use them."""
-        if self._key is None:
-            self.close()
-        else:
+        if self._reusable:
             self._kill_buffer()
+        else:
+            self.close()
 
     def close(self) -> None:
         """End all actors and Ray; if an exception is propagating, Ray is left as after an error."""
         self._kill_buffer()  # it would take the end of an engine for a loss
         ending, self._session = self._session, ExitStack()
-        self._key = None
+        self._key = self._workers = None
         ending.__exit__(*sys.exc_info())
 
     def _kill_buffer(self) -> None:
@@ -112,13 +129,11 @@ class RolloutPool:
             keep_logs(folder, source, job)
         keep_logs_of_other_nodes(folder)
 
-    def _start(self, cfg: RunConfig, model: str, learn: bool) -> None:
-        from cluster.placement.ray_options import place
-
-        self._session.enter_context(session(cfg, cpus(cfg)))
-        self._plan = place(cfg, model, learn)
-        self._workers = _start_workers(cfg, model, self._plan)
-        self._session.callback(_stop_workers, [*self._workers.values()])
+    def _reserving(self, cfg: RunConfig) -> RunConfig:
+        """The run, with CPUs for Ray Data where a later one may need them."""
+        if not self._demonstrations:
+            return cfg
+        return replace(cfg, sft=replace(cfg.sft, steps=max(1, cfg.sft.steps)))
 
 
 def sharing_key(cfg: RunConfig, model: str) -> dict[str, object]:

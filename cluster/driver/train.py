@@ -1,4 +1,4 @@
-"""The map of a run: model, demonstrations, Ray, actors, learner group, report.
+"""The map of a run: model, Ray, demonstrations, actors, learner group, report.
 
     demonstrations ─► learner (SFT)
     rollout actors ─► buffer (refs) ─► learner (PPO) ─► weights ─► rollout actors
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.checkpoints.checkpoint_store import check_place
 from cluster.checkpoints.cursor import Cursor
@@ -33,6 +34,9 @@ from configs.schema import RunConfig
 from report.metrics import METRICS
 from report.summary import ended
 from report.tracker import forwarded
+
+if TYPE_CHECKING:
+    from cluster.demonstrations.sft_data import RenderedDemonstrations
 
 
 def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None) -> int:
@@ -147,12 +151,10 @@ def make_tiny_model(cfg: RunConfig, folder: Path) -> None:
     init_model(folder, cfg, env.corpus(), vision=shows_pictures(env))
 
 
-def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str | None:
-    """Where demonstrations are: the user's, or the expert's; None without SFT."""
+def prepare_demonstrations(cfg: RunConfig, folder: Path) -> str:
+    """Where demonstrations are: the user's, or the expert's, which are written."""
     from cluster.demonstrations.writer import write_demonstrations
 
-    if not cfg.sft.steps:
-        return None
     if cfg.sft.data:
         return str(Path(cfg.sft.data).resolve())
     env_id, settings = environments(cfg)[TRAINING]
@@ -166,15 +168,35 @@ def _run(cfg: RunConfig, token: Token, model: str, pool: RolloutPool, signals: S
     from cluster.phases.floors import write_floors
 
     folder, cfg = Path(token.folder), for_model(cfg, model)
+    rendered, gpu = None, pool.join(without_engines(cfg), model).gpu
+    if gpu:
+        rendered = render(cfg, folder, model)  # no GPU waits for it
     plan, workers, buffer = pool.acquire(without_engines(cfg), model)
     if workers:
         write_floors(cfg, folder)  # while engines start
-    demonstrations = prepare_demonstrations(cfg, folder)
+    if not gpu:
+        rendered = render(cfg, folder, model)  # so do they meanwhile
     from cluster.driver.learner_group import run_learner_group
     from cluster.job import Job  # seconds of imports, while engines start too
 
-    job = Job(cfg, token, model, workers, buffer, weight_channel(cfg, plan.gpu))
-    run_learner_group(job, demonstrations, plan, signals)
+    job = Job(cfg, token, model, workers, buffer, weight_channel(cfg, plan.gpu), rendered)
+    run_learner_group(job, plan, signals)
+
+
+def render(cfg: RunConfig, folder: Path, model: str) -> RenderedDemonstrations | None:
+    """All demonstrations as SFT reads them; None where the run's cursor leaves no SFT to do.
+
+    Raises:
+        RunFailure: as `render_demonstrations`.
+    """
+    if not cfg.sft.steps or Cursor.load(folder / "checkpoints").phase != "sft":
+        return None
+    from cluster.demonstrations.sft_data import (
+        render_demonstrations,  # Ray Data, seconds of imports
+    )
+
+    data, seconds = prepare_demonstrations(cfg, folder), cfg.cluster.start_deadline_s
+    return render_demonstrations(data, model, seconds, cfg.sft.max_tokens)
 
 
 def _keep_logs(token: Token, pool: RolloutPool) -> None:

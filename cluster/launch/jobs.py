@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from cluster.failures import RunFailure, first_line
 from cluster.launch.job_server import connect, use_token
-from cluster.run.stop_wait import STOP_S, STOP_WAIT
+from cluster.run.stop_wait import STOP_WAIT, stop_wait_s
 from configs.load import ConfigError
+from configs.schema import ClusterConfig
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -35,7 +36,8 @@ def job(action: str, name: str, address: str | None = None) -> int:
         if action == "stop":
             variables = (client.get_job_info(name).runtime_env or {}).get("env_vars", {})
             client.stop_job(name)
-            seconds = float(variables.get(STOP_WAIT, STOP_S)) + 10  # Ray kills it before
+            longest = variables.get(STOP_WAIT, stop_wait_s(ClusterConfig()))
+            seconds = float(longest) + 10  # Ray kills it before
             deadline = time.monotonic() + seconds
             while not client.get_job_status(name).is_terminal() and time.monotonic() < deadline:
                 time.sleep(1)

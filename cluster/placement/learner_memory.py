@@ -48,6 +48,11 @@ class Rank(NamedTuple):
             return adapter_parameters(self.cfg.model, self.model) + head
         return self.parameters
 
+    @property
+    def tokens(self) -> int:
+        """Of a microbatch, those that a rank computes."""
+        return self.cfg.learner.microbatch_tokens // self.cfg.learner.sequence_parallel
+
     def share(self, from_stage: int) -> int:
         """How many ranks divide what ZeRO partitions from this stage on."""
         learner = self.cfg.learner
@@ -130,7 +135,7 @@ def activations(run: Rank) -> int:
     layer's input alone, T·s·hidden, and all of one layer while it is computed again (Chen et
     al., 2016). The backward pass itself holds as much as BACKWARD_LAYERS (measured).
     """
-    model, tokens = run.model, run.cfg.learner.microbatch_tokens
+    model, tokens = run.model, run.tokens
     layer = tokens * run.size * _kept(model) // max(1, model.layers)
     if run.cfg.model.gradient_checkpointing:
         inputs = tokens * run.size * model.hidden * model.layers
@@ -156,7 +161,7 @@ def logits(run: Rank) -> int:
     A chunk is CHUNK_ELEMENTS (learner/output_layer.py); a KL penalty needs all rows' distributions,
     the policy's and the reference's, and their gradients, at once.
     """
-    tokens, vocabulary = run.cfg.learner.microbatch_tokens, run.model.vocabulary
+    tokens, vocabulary = run.tokens, run.model.vocabulary
     if _reference(run.cfg):
         return tokens * vocabulary * (2 * run.size + 5 * 4)
     rows = min(tokens, max(1, CHUNK_ELEMENTS // max(1, vocabulary)))

@@ -14,7 +14,7 @@ MAY_DIFFER = (  # where a run is and on how many machines, not what it is
     *(f"rollout.{key}" for key in ("workers", "in_flight", "env_processes", "cpus", "threads")),
     *(f"rollout.{key}" for key in ("kv_cache_gib", "gpu_memory", "tensor_parallel")),
     *(f"learner.{key}" for key in ("ranks", "cpus", "threads", "max_restarts")),
-    *(f"learner.{key}" for key in ("microbatch_tokens", "microbatch_images")),
+    *(f"learner.{key}" for key in ("microbatch_tokens", "microbatch_images", "sequence_parallel")),
     *(f"learner.checkpoint_{key}" for key in ("minutes", "every")),
     "learner.keep_checkpoints",
 )

@@ -106,6 +106,26 @@ def config(*overrides):
             "learner.packing=packed has rows of several sequences, which model.attention=flash",
         ),
         (["learner.offload=true"], "learner.zero_stage=1", "needs learner.zero_stage of 1 to 3"),
+        (
+            ["learner.sequence_parallel=2", "learner.ranks=3"],
+            "learner.ranks=4",
+            "learner.sequence_parallel=2 must divide learner.ranks=3",
+        ),
+        (
+            ["learner.sequence_parallel=3", "learner.ranks=3"],
+            "model.path=/a",
+            "learner.sequence_parallel=3 must divide model.init.heads=",
+        ),
+        (
+            ["learner.sequence_parallel=2", "learner.ranks=2", "model.attention=eager"],
+            "model.attention=sdpa",
+            "computes attention by sdpa, not by model.attention=eager",
+        ),
+        (
+            ["learner.sequence_parallel=2", "learner.ranks=2", "sft.loss=ce_kl", *SFT],
+            "sft.loss=dft",
+            "learner.sequence_parallel=2 gives no rank the distributions of all tokens, which sft",
+        ),
         (["model.lora_targets=[q]"], "model.lora_rank=1", "model.lora_rank=0 makes none"),
         (
             ["cluster.env_deadline_s=121"],

@@ -1,5 +1,6 @@
 """The same job on a Ray that somebody else started: `ray job submit`, `cardinal submit`."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from report.summary import ended
 from tests.end_to_end.test_train import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -28,16 +30,14 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def head():
-    """(address of the job server, environment, agent's port) of a fresh head node.
-
-    Ended by its own processes' ids.
-    """
+    """(address of the job server, environment, agent's port) of a fresh head node."""
     port, jobs, agent = free_port(), free_port(), free_port()
     folder = tempfile.mkdtemp(prefix="cr-", dir="/tmp")  # socket paths end at 107 bytes
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_TMPDIR": folder}
+    environment["TMPDIR"] = f"{folder}/tmp"
+    Path(folder, "tmp").mkdir()
     token = [BIN / "ray", "get-auth-token", "--generate"]
     subprocess.run(token, capture_output=True, timeout=60, check=True)
-    before = set(psutil.pids())
     started = subprocess.run(
         [
             BIN / "ray",
@@ -56,17 +56,32 @@ def head():
         timeout=120,
         check=False,
     )
-    assert started.returncode == 0, started.stderr
-    mine = [p for p in psutil.process_iter() if p.pid not in before]
-    yield f"http://127.0.0.1:{jobs}", environment, agent
-    for process in reversed(mine):
-        if process.is_running() and any(str(port) in part for part in process.cmdline()):
-            process.terminate()
-    psutil.wait_procs(mine, timeout=10)
-    for process in mine:
-        if process.is_running() and "ray" in " ".join(process.cmdline()):
-            process.kill()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        assert started.returncode == 0, started.stderr
+        yield f"http://127.0.0.1:{jobs}", environment, agent
+    finally:
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            processes = cluster_processes(folder)
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    end(process)
+            psutil.wait_procs(processes, timeout=10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def cluster_processes(folder):
+    """Of the head and of all jobs on it.
+
+    They have its variable, or where a process has written its title over that, a log there open.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            logs = [file.path for file in process.open_files()]
+            own = process.environ().get("RAY_TMPDIR") == folder
+            if own or any(path.startswith(f"{folder}/") for path in logs):
+                found.append(process)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +173,10 @@ def test_a_submitted_run_is_stopped_and_goes_on(head, copy, tmp_path):
         time.sleep(0.2)
     stopped = run(cardinal("job", "stop", identity(begun), "--address", address), copy, quiet, 120)
     assert ": stopped" in stopped.stdout, stopped.stdout + stopped.stderr[-2000:]
-    ended = run(cardinal("job", "logs", identity(begun), "--address", address), copy, quiet, 60)
-    assert ended.returncode != 0, ended.stdout
-    assert "cardinal: interrupted\n" in ended.stdout, ended.stdout
-    assert "`cardinal resume` " in ended.stdout, ended.stdout
+    log = run(cardinal("job", "logs", identity(begun), "--address", address), copy, quiet, 60)
+    assert log.returncode != 0, log.stdout
+    assert "cardinal: interrupted\n" in log.stdout, log.stdout
+    assert "`cardinal resume` " in log.stdout, log.stdout
     assert status(tmp_path) == "interrupted"
     done = run(submit(address, *arguments), copy, quiet)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
@@ -177,13 +192,17 @@ def test_a_submitted_run_is_stopped_and_goes_on(head, copy, tmp_path):
 
 
 LONG = ("gp_l_debug", "name=job", "sft.steps=100000", "sft.eval_every=0", "sft.log_every=1")
-HELPERS = ("_StatsActor", "AutoscalingCoordinator", "_ray_internal")  # of Ray Data; a cluster's own
+HELPERS = ("_AutoscalingCoordinatorActor", "_StatsActor")  # Ray Data's, of a cluster and not a job
 
 
 @pytest.fixture
 def plain_job(head, copy, tmp_path):
-    """A run that trains and has no checkpoint, sent by `ray job submit`: its id, and `ray job`."""
+    """A run that trains and has no checkpoint, sent by `ray job submit`.
+
+    Its id, a function for `ray job`, and the processes before it.
+    """
     address, environment, _ = head
+    before = processes_of(head)
 
     def ray_job(action, *words):
         command = [BIN / "ray", "job", action, f"--address={address}", *words]
@@ -199,34 +218,69 @@ def plain_job(head, copy, tmp_path):
     while not metrics.is_file() or '"kind": "sft"' not in metrics.read_text():
         assert time.monotonic() < deadline, ray_job("logs", name).stdout[-3000:]
         time.sleep(0.2)
-    yield name, ray_job
+    yield name, ray_job, before
     ray_job("stop", name)
 
 
-def left(head, before):
-    """What a job has left on the machine and on the cluster, once it had ten seconds to go."""
+def listed(head, what):
+    """The state of all actors or placement groups of the cluster, by class or id."""
     address, environment, _ = head
-    deadline = time.monotonic() + 10
+    command = [BIN / "ray", "list", what, f"--address={address}", "--format=json"]
+    done = run(command, ROOT, environment, 60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [
+        (e.get("class_name", e["placement_group_id"]), e["state"]) for e in json.loads(done.stdout)
+    ]
+
+
+def processes_of(head):
+    """Titles of the cluster's processes by id, without those that every job may use."""
+    found = {}
+    for process in cluster_processes(head[1]["RAY_TMPDIR"]):
+        with contextlib.suppress(psutil.Error):
+            found[process.pid] = " ".join(process.cmdline()[:3]).strip()
+    kept = ("ray::IDLE", *(f"ray::{name}" for name in HELPERS))
+    return {pid: title for pid, title in found.items() if not title.startswith(kept)}
+
+
+def assert_nothing_is_left(head, before):
+    """Of a job: no actor but Ray's own, no placement group, no process; within a minute."""
+    deadline = time.monotonic() + 60
     while True:
-        names = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
-        found = []
-        for what in ("actors", "placement-groups"):
-            command = [BIN / "ray", "list", what, f"--address={address}", "--format=json"]
-            listed = run(command, ROOT, environment, 60)
-            found += json.loads(listed.stdout)
-        print(*map(str, names), *map(str, found), sep="\n")
-        if time.monotonic() > deadline:
-            return names, found
+        actors = [name for name, state in listed(head, "actors") if state != "DEAD"]
+        groups = [name for name, state in listed(head, "placement-groups") if state != "REMOVED"]
+        left = [title for pid, title in processes_of(head).items() if pid not in before]
+        found = [name for name in actors if name not in HELPERS], groups, left
+        if not any(found):
+            return
+        assert time.monotonic() < deadline, found
+        time.sleep(1)
 
 
 def test_a_job_of_rays_own_command_is_stopped_with_its_last_step(head, plain_job, tmp_path):
-    before = {*()}
-    name, ray_job = plain_job
-    stopped = ray_job("stop", name)
-    print(stopped.stdout, stopped.stderr[-2000:])
-    print(ray_job("logs", name).stdout[-2000:])
-    left(head, before)
-    print((tmp_path / "job" / "status.json").read_text())
+    """It has no checkpoint before, and Ray's three seconds would be too few for this one."""
+    name, ray_job, before = plain_job
+    ray_job("stop", name)
+    assert "STOPPED" in ray_job("status", name).stdout
+    log = ray_job("logs", name).stdout
+    assert "SIGTERM: the run ends within 30 s" in log, log
+    assert "`cardinal resume` goes on after SFT step" in log, log
+    assert status(tmp_path) == "interrupted"
+    assert_nothing_is_left(head, before)
+
+
+def test_a_driver_that_is_killed_leaves_nothing(head, plain_job, tmp_path):
+    *_, before = plain_job
+    (driver,) = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if {"cluster.cli", f"cluster.root={tmp_path}"} <= {*(process.info["cmdline"] or ())}
+    ]
+    driver.kill()
+    assert_nothing_is_left(head, before)
+    assert not (tmp_path / "job" / "status.json").exists()
+    assert ended(tmp_path / "job")["status"] == "interrupted"
+    print(*Path(head[1]["TMPDIR"]).rglob("*"), sep="\n")
 
 
 def test_the_jobs_own_refusal_is_the_exit_code(head, copy, tmp_path):

@@ -142,3 +142,39 @@ def test_a_capped_model_scores_as_its_eager_attention_does(tmp_path):
         logprobs = actor(ids, positions, actions, none, ForwardOptions())[0]
         expected = plain(ids).logits[0, :-1].log_softmax(-1)
     assert torch.allclose(logprobs, expected.gather(-1, ids[0, 1:, None])[:, 0], atol=1e-4)
+
+
+def shared(trunk, ranks, **model):
+    cfg = settings(**model)
+    cfg = replace(cfg, learner=replace(cfg.learner, ranks=ranks, sequence_parallel=ranks))
+    return attention_of(trunk, cfg, gpu=False)
+
+
+def test_rows_are_shared_out_by_heads():
+    def grouped(heads, keys):
+        sizes = SIZES | {"num_attention_heads": heads, "num_key_value_heads": keys}
+        return empty(LlamaForCausalLM, LlamaConfig(**sizes))
+
+    assert shared(grouped(4, 2), 2) == "ulysses"
+    assert shared(grouped(4, 4), 4, attention="sdpa") == "ulysses"
+    said = (
+        r"^learner\.sequence_parallel={} must divide the heads of LlamaForCausalLM, {} of .* {} of"
+    )
+    for heads, keys, ranks in ((4, 2, 4), (4, 4, 3), (4, 1, 2)):
+        with pytest.raises(ValueError, match=said.format(ranks, heads, keys)):
+            shared(grouped(heads, keys), ranks)
+
+
+class Seeing(LlamaForCausalLM):
+    """As far as its configuration says."""
+
+
+def test_rows_of_other_models_are_not():
+    with pytest.raises(ValueError, match=r"=2 computes attention by sdpa: BloomFor.* has eager on"):
+        shared(BLOOM, 2)
+    with pytest.raises(ValueError, match=r"=2 .* by sdpa: Gemma2.* has attn_logit_softcapping=50"):
+        shared(CAPPED, 2)
+    seeing = empty(Seeing, LlamaConfig(**SIZES))
+    seeing.config.vision_config = {"hidden_size": 8}
+    with pytest.raises(ValueError, match=r"=2 shares out rows of text, and Seeing sees pictures"):
+        shared(seeing, 2)

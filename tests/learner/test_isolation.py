@@ -18,7 +18,15 @@ from transformers import (
 
 from configs.schema import ModelConfig, RolloutConfig, RunConfig
 from learner import batch, distributed
-from learner.isolation import INFLUENCE, ROUNDING, SCORED, PackingCheck, check_packing, probe
+from learner.isolation import (
+    INFLUENCE,
+    ROUNDING,
+    SCORED,
+    PackingCheck,
+    check_packing,
+    check_shared_rows,
+    probe,
+)
 from learner.model import ActorCritic, ForwardOptions, Scores
 from tests.support.learner import config
 
@@ -246,3 +254,26 @@ def test_the_probe_is_scored_at_both_ends():
     first, _ = probe(llama(), settings(context=64), False, ())
     expected = [0 < i <= SCORED or i >= 32 - SCORED for i in range(32)]
     assert first.action_mask.tolist() == expected
+
+
+def test_a_model_that_reads_beyond_its_part_of_a_row_is_refused():
+    limit = ROUNDING["float32"]
+    cfg = settings()
+    cfg = replace(cfg, learner=replace(cfg.learner, sequence_parallel=2))
+    check_shared_rows(fake(), fake(in_row=0.9 * limit, padded=0.9 * limit), llama(), cfg)
+    said = (
+        r"^learner\.sequence_parallel=2: LlamaForCausalLM has layers by .* by 0\.25 nats when rows"
+    )
+    for leak in ({"in_row": 0.25}, {"padded": 0.25}):
+        with pytest.raises(ValueError, match=said):
+            check_shared_rows(fake(**leak), fake(), llama(), cfg)
+    padded = replace(cfg, learner=replace(cfg.learner, packing="padded"))
+    check_shared_rows(fake(in_row=0.25), fake(), llama(), padded)
+
+
+def test_a_forward_pass_that_fails_on_parts_of_rows_is_named():
+    def broken(microbatches):
+        raise RuntimeError("shapes [3] and [6]")
+
+    with pytest.raises(ValueError, match=r"=1: LlamaForCausalLM cannot: .*shapes \[3\] and \[6\]"):
+        check_shared_rows(broken, fake(), llama(), settings())

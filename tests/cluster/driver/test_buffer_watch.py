@@ -6,11 +6,11 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from cluster import wait
 from cluster.driver import buffer_watch
-from cluster.driver.buffer_watch import BufferWatch
+from cluster.driver.buffer_watch import BufferWatch, StartWatch
 from cluster.failures import DeadlineExceeded, RunFailure, WorkerLost
 from configs.schema import ClusterConfig
 
@@ -217,3 +217,32 @@ def test_one_that_ray_gives_up_ends_the_run(watched):
     buffer.error = ActorDiedError()
     with pytest.raises(WorkerLost, match="the trajectory buffer was lost"):
         pass_time(2.0)
+
+
+def task_error(cause):
+    return RayTaskError("start", "a traceback", cause)
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (None, None),
+        (task_error(RunFailure("rollout worker 0: no room")), "rollout worker 0: no room"),
+        (task_error(OSError("x")), "the trajectory buffer was lost while it should start all"),
+        (ActorDiedError(), None),  # of which the watch of its signs knows more
+    ],
+)
+def test_a_failed_start_of_engines_is_told_once(monkeypatch, error, failure):
+    buffer = Buffer()
+    buffer.error, buffer.start, buffer.answers = error, buffer.heartbeat, False
+    monkeypatch.setattr(
+        buffer_watch.ray, "wait", lambda refs, timeout: (refs if buffer.answers else [], [])
+    )
+    monkeypatch.setattr(wait.ray, "get", buffer.get)
+    watch = StartWatch(buffer)
+    assert buffer.asked == 1
+    assert watch.failure() is None
+    buffer.answers = True
+    said = watch.failure()
+    assert said == failure or said.startswith(failure)
+    assert watch.failure() is None

@@ -69,7 +69,7 @@ def group(monkeypatch, tmp_path):
         trainer = SimpleNamespace(fit=fit)
         monkeypatch.setattr(learner_group, "make_trainer", lambda *asked: trainer)
         with signals:
-            run_learner_group(job, None, None, signals)
+            run_learner_group(job, None, signals)
         return shown
 
     buffer_looks = []
@@ -85,7 +85,16 @@ def group(monkeypatch, tmp_path):
             if run.buffer_lost:
                 raise run.buffer_lost
 
+    class StartWatch:
+        def __init__(self, buffer):
+            assert buffer == job.buffer
+
+        def failure(self):
+            return run.start_failure
+
     monkeypatch.setattr(learner_group, "BufferWatch", BufferWatch)
+    monkeypatch.setattr(learner_group, "StartWatch", StartWatch)
+    run.start_failure = None
     run.job, run.buffer_lost, run.buffer_looks = job, None, buffer_looks
     run.released = released
     run.token, run.asked, run.shown, run.progress = token, asked, shown, Progress
@@ -363,10 +372,21 @@ def test_the_cause_is_the_first_ranks_own(monkeypatch):
     assert cause_of(TrainError(), cfg, "plan") == "TrainError: Ray Train's own words"
 
 
-def test_what_cannot_be_rendered_is_the_runs_own_line(group, monkeypatch):
-    def broken(job, parquet):
-        raise RunFailure("demonstrations cannot be rendered: a/part-7.parquet")
+@pytest.mark.parametrize("layout", ["disaggregated", "colocated"])
+def test_an_engine_that_does_not_start_ends_the_run_before_its_ranks_are_up(group, endless, layout):
+    """Colocated engines wait for their ranks' GPUs: rank 0 has them start."""
+    cluster = replace(group.job.cfg.cluster, layout=layout)
+    group.job.cfg = replace(group.job.cfg, cluster=cluster)
+    group.start_failure = "rollout worker 0: vLLM cannot start on x: no room"
+    if layout == "colocated":
+        group(lambda: until(group.buffer_looks, 3))
+        return
+    with pytest.raises(RunFailure, match=r"^rollout worker 0: vLLM cannot start on x: no room$"):
+        group(endless)
+    assert not endless.waited_for
 
-    monkeypatch.setattr(learner_group, "with_demonstrations", broken)
-    with pytest.raises(RunFailure, match=r"^demonstrations cannot be rendered: a/part-7"):
-        group(lambda: None)
+
+def test_one_for_lack_of_memory_is_told_with_the_keys_that_lower_it(group, endless):
+    group.start_failure = "rollout worker 0: vLLM cannot start on x: out of memory"
+    with pytest.raises(OutOfMemory, match=r"; lower rollout\.in_flight="):
+        group(endless)

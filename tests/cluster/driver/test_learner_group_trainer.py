@@ -1,4 +1,4 @@
-"""What a learner group's trainer is given."""
+"""What the trainer of a learner group is given."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.checkpoints.cursor import Cursor
 from cluster.deadlines import group_deadline_s
 from cluster.driver import learner_group
 from cluster.driver.group_watch import Signs
 from cluster.driver.learner_group import make_trainer
-from cluster.job import Job
 from configs.load import load
 from tests.cluster.fakes import FakeToken
 
@@ -35,23 +33,3 @@ def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
     limit, signs = seen["run_config"].callbacks
     assert (limit._most, type(signs), signs._token) == (5, Signs, job.token)
     assert seen["run_config"].storage_path == str(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("cursor", "parquet", "rendered"),
-    [
-        (None, "data", ("data", "initial", 300.0, None)),
-        (Cursor("sft", step=3), "data", ("data", "initial", 300.0, None)),
-        (Cursor("ppo"), "data", None),
-        (Cursor("done"), "data", None),
-        (None, None, None),
-    ],
-)
-def test_demonstrations_are_rendered_while_sft_is_left(
-    monkeypatch, tmp_path, cursor, parquet, rendered
-):
-    monkeypatch.setattr(learner_group, "render_demonstrations", lambda *given: given)
-    if cursor:
-        cursor.save(tmp_path / "checkpoints", keep=1)
-    job = Job(load("gp_l_debug"), FakeToken(tmp_path), "initial", [], None)
-    assert learner_group.with_demonstrations(job, parquet).demonstrations == rendered

@@ -1,6 +1,7 @@
 """Which runs can share engines, and that a real one is shared."""
 
 import re
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,6 +89,61 @@ def test_engines_start_in_the_background_where_they_have_gpus(monkeypatch, keys,
     placed = plan(cfg, [Node("a" * 56, "a", total, total)])
     assert list(_start_workers(cfg, "model", placed).values()) == [worker]
     assert len(starts) == started
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """What a pool has done, in order, without Ray."""
+    from cluster.driver import rollout_pool
+    from cluster.placement import ray_options
+    from cluster.stream import buffer
+
+    done = []
+
+    @contextmanager
+    def session(cfg, cpus):
+        done.append("join")
+        yield
+        done.append("leave")
+
+    def place(cfg, model, learn):
+        done.append("place")
+        total = {"CPU": 8.0}
+        return plan(cfg, [Node("a" * 56, "a", total, total)], learn=learn)
+
+    def start(cfg, model, plan):
+        done.append("start")
+        return {"worker": "handle"}
+
+    monkeypatch.setattr(rollout_pool, "session", session)
+    monkeypatch.setattr(rollout_pool, "_start_workers", start)
+    monkeypatch.setattr(rollout_pool, "_stop_workers", lambda workers: done.append("stop"))
+    monkeypatch.setattr(ray_options, "place", place)
+    fake = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: None))
+    monkeypatch.setattr(buffer, "TrajectoryBuffer", fake)
+    return done
+
+
+def test_joining_starts_nothing_and_the_place_is_looked_for_again(processes, tiny_model):
+    with RolloutPool() as pool:
+        assert not pool.join(debug(), tiny_model).gpu
+        assert processes == ["join", "place"]
+        pool.acquire(debug(), tiny_model)
+        assert processes == ["join", "place", "place", "start"]
+        pool.release()
+        pool.join(debug("seed=3"), tiny_model)
+        pool.acquire(debug("seed=3"), tiny_model)
+        assert processes == ["join", "place", "place", "start"]
+        pool.join(debug("rollout.in_flight=16"), tiny_model)
+        assert processes[4:] == ["stop", "leave", "join", "place"]
+    assert processes[8:] == ["leave"]
+
+
+def test_engines_of_an_evaluation_are_not_kept(processes, tiny_model):
+    with RolloutPool() as pool:
+        pool.acquire(debug(), tiny_model, learn=False)
+        pool.release()
+        assert processes == ["join", "place", "start", "stop", "leave"]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from types import FunctionType, SimpleNamespace
 import pytest
 
 from cluster.checkpoints.cursor import Cursor
+from cluster.demonstrations import sft_data
 from cluster.driver import learner_group
 from cluster.driver import train as module
 from cluster.driver.train import prepare_demonstrations, prepare_model, train
@@ -26,12 +27,18 @@ from tests.support.example_run import make_run
 
 
 class FakePool:
+    gpu = False
+
     def __init__(self, done):
         self.done = done
 
+    def join(self, cfg, model):
+        self.done.append(("join", model))
+        return SimpleNamespace(gpu=self.gpu)
+
     def acquire(self, cfg, model):
         self.done.append(("acquire", model))
-        return SimpleNamespace(gpu=False), ["worker"], "buffer"
+        return SimpleNamespace(gpu=self.gpu), ["worker"], "buffer"
 
     def release(self):
         self.done.append("release")
@@ -49,19 +56,23 @@ def run(monkeypatch, tmp_path):
     """Trains with a group that raises an error; gives what was done, in order."""
     cfg = load("gp_l_debug", ["name=one", f"cluster.root={tmp_path}"])
     monkeypatch.setattr(module, "prepare_model", lambda cfg, folder: "initial")
-    monkeypatch.setattr(module, "prepare_demonstrations", lambda cfg, folder: "parquet")
 
     def begin(error=None, resume=False):
         done = []
 
-        def group(job, demonstrations, plan, signals):
+        def group(job, plan, signals):
             done.append((job.folder, job.model, job.workers, job.buffer, job.channel))
-            done.append(demonstrations)
+            done.append(job.demonstrations)
             if error is not None:
                 raise error() if isinstance(error, FunctionType) else error
 
+        def render(cfg, folder, model):
+            done.append(("render", model))
+            return "rendered"
+
         monkeypatch.setattr(floors, "write_floors", lambda cfg, folder: done.append(folder.name))
         monkeypatch.setattr(learner_group, "run_learner_group", group)
+        monkeypatch.setattr(module, "render", render)
         try:
             assert train(cfg, resume, FakePool(done)) == 0
         finally:
@@ -71,13 +82,20 @@ def run(monkeypatch, tmp_path):
     return begin
 
 
-def test_actors_then_floors_and_demonstrations_then_the_group(run, tmp_path):
-    folder = tmp_path / "one"
+@pytest.mark.parametrize("gpu", [False, True])
+def test_demonstrations_are_rendered_before_a_gpu_is_taken_or_while_engines_start(
+    run, tmp_path, monkeypatch, gpu
+):
+    monkeypatch.setattr(FakePool, "gpu", gpu)
+    folder, render = tmp_path / "one", [("render", "initial")]
     assert run() == [
+        ("join", "initial"),
+        *(render if gpu else []),
         ("acquire", "initial"),
         "one",  # floors, while engines start
-        (str(folder), "initial", ["worker"], "buffer", "object_store"),
-        "parquet",
+        *([] if gpu else render),
+        (str(folder), "initial", ["worker"], "buffer", "nccl" if gpu else "object_store"),
+        "rendered",
         "release",
     ]
     assert ended(folder) == {"status": "finished", "cause": ""}
@@ -119,7 +137,7 @@ def test_however_often_it_is_interrupted_it_names_the_last_checkpoint(
     def interrupt():
         os.kill(os.getpid(), signal.SIGINT)
 
-    def group(job, demonstrations, plan, signals):
+    def group(job, plan, signals):
         tokens.append(job.token)
         interrupt()
 
@@ -141,6 +159,7 @@ def test_however_often_it_is_interrupted_it_names_the_last_checkpoint(
     (folder / "metrics.jsonl").touch()
     monkeypatch.setattr(module, "open_folder", lambda cfg, resume: folder)
     monkeypatch.setattr(floors, "write_floors", lambda cfg, folder: None)
+    monkeypatch.setattr(module, "render", lambda cfg, folder, model: None)
     monkeypatch.setattr(learner_group, "run_learner_group", group)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
@@ -340,8 +359,25 @@ def test_a_tiny_model_is_made_once_and_never_in_half(monkeypatch, tmp_path):
     assert list((tmp_path / "model").iterdir()) == []
 
 
-def test_without_sft_there_are_no_demonstrations(tmp_path):
-    assert prepare_demonstrations(load("gp_l_debug", ["sft.steps=0"]), tmp_path) is None
+@pytest.mark.parametrize(
+    ("cursor", "steps", "rendered"),
+    [
+        (None, 10, True),
+        (Cursor("sft", step=3), 10, True),
+        (Cursor("ppo"), 10, False),
+        (Cursor("done"), 10, False),
+        (None, 0, False),
+    ],
+)
+def test_demonstrations_are_rendered_while_sft_is_left(
+    monkeypatch, tmp_path, cursor, steps, rendered
+):
+    monkeypatch.setattr(sft_data, "render_demonstrations", lambda *given: given)
+    if cursor:
+        cursor.save(tmp_path / "checkpoints", keep=1)
+    cfg = load("gp_l_debug", [f"sft.data={tmp_path}", f"sft.steps={steps}", "sft.max_tokens=9"])
+    given = (str(tmp_path), "initial", 300.0, 9) if rendered else None
+    assert module.render(cfg, tmp_path, "initial") == given
 
 
 def test_the_users_own_demonstrations_are_read_where_they_lie(tmp_path):

@@ -225,3 +225,11 @@ def test_the_constants_are_the_learners():
     assert account.FILE_BYTES == export.FILE_BYTES
     assert account.FILES == export.FILES
     assert account.PROOF_BYTES == 6 * weight_noise.PIECE
+
+
+def test_ranks_that_share_rows_share_their_activations():
+    keys = ("learner.microbatch_tokens=1024", "learner.packing=padded")
+    alone, shared = (rank(3, *keys, f"learner.sequence_parallel={n}", model=SMALL) for n in (1, 2))
+    assert account.activations(shared) == account.activations(alone) // 2
+    assert account.logits(shared) == account.logits(alone) // 2
+    assert account.weights(shared) == account.weights(alone)
