@@ -121,7 +121,9 @@ class LearnerConfig:
     """The data-parallel group that trains."""
 
     ranks: int = leaf(1, "data-parallel ranks", low=1)
-    zero_stage: int = leaf(0, "DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
+    zero_stage: int = leaf(
+        0, "DeepSpeed ZeRO stage; 0 runs as 1 in bfloat16", choices=(0, 1, 2, 3)
+    )
     offload: bool = leaf(
         False, "keep the optimizer's state in the host's memory, not the GPU's; zero_stage from 1"
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 import tempfile
 import warnings
 from collections import deque
@@ -33,7 +32,7 @@ from learner import batch, distributed, snapshot
 from learner.adaptive_rate import rate_factor
 from learner.batch import MicroBatch
 from learner.checkpoint_layout import CheckpointLayout
-from learner.deepspeed_config import deepspeed_config, engine_clips_gradients
+from learner.deepspeed_config import deepspeed_config, engine_clips_gradients, zero_stage
 from learner.export import save_trunk, share_weights
 from learner.forward import Forward, run_forward, score_all, zero_loss
 from learner.gathered_weights import Bucket, GatheredWeights, WeightShapes
@@ -76,7 +75,7 @@ class ReferencePolicy:
     """
 
     def __init__(self, folder: str | Path, cfg: RunConfig, forbidden: Sequence[int] = ()) -> None:
-        _join_process_group()
+        distributed.join_process_group()
         config = deepspeed_config(cfg, OptimizerConfig(), stage=3)
         sharded = distributed.world_size() > 1
         partition = functools.partial(_partition, config) if sharded else None
@@ -136,11 +135,11 @@ class TrainingEngine:
         forbidden: Sequence[int] = (),
         make_optimizer: MakeOptimizer = adamw,
     ) -> None:
-        _join_process_group()
+        distributed.join_process_group()
         self.counters: dict[str, int] = {"steps": 0}
         self.device = _device()
         self._cfg, self._optimizer_cfg, self._steps = cfg, optimizer, steps
-        self._stage = cfg.learner.zero_stage
+        self._stage = zero_stage(cfg)
         self._folder = Path(folder)
         config = deepspeed_config(cfg, optimizer, self._stage)
         partition = functools.partial(_partition, config) if self._stage == 3 else None
@@ -152,14 +151,14 @@ class TrainingEngine:
         layout = CheckpointLayout(trunk)
         add_adapters(trunk, cfg.model, cfg.seed)
         self._weights = GatheredWeights(trunk, self._gather, layout)
-        self._clips_gradients = engine_clips_gradients(cfg, self._stage)
+        self._clips_gradients = engine_clips_gradients(self._stage)
         self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
             model=self.model,
             optimizer=make_optimizer(parameter_groups(self.model, optimizer), optimizer),
             config=config,
             dist_init_required=False,
         )
-        if self._stage == 0 and distributed.world_size() == 1:
+        if cfg.learner.zero_stage == 0 and distributed.world_size() == 1:
             # One rank has nothing to add up: DeepSpeed would copy all gradients and back.
             self._deepspeed.enable_backward_allreduce = False
         self.packing_check = check_packing(self.score, trunk.config, cfg, forbidden)
@@ -250,7 +249,7 @@ class TrainingEngine:
     def _update_weights(self) -> float:
         """Clip the gradients and update the weights; the gradients' norm before clipping.
 
-        DeepSpeed clips, except at stage 0 in float32, where it would not return the norm.
+        DeepSpeed clips, except at stage 0, where it would not return the norm.
         """
         if self._clips_gradients:
             limit = self._optimizer_cfg.max_grad_norm or math.inf
@@ -382,12 +381,3 @@ def _partition(config: dict[str, object], parameters: list[torch.nn.Parameter]) 
 
 def _device() -> torch.device:
     return torch.device(get_accelerator().current_device_name())
-
-
-def _join_process_group() -> None:
-    """Make a group of one where there is none (Ray Train makes one)."""
-    if not torch.distributed.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        store = torch.distributed.HashStore()
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it; launchers set it
