@@ -278,13 +278,24 @@ class TrainingEngine:
         """Name, dtype and full shape of what `weights` yields, in its order; not collective."""
         return self._weights.shapes()
 
-    def weights(self, bucket_bytes: int, everywhere: bool = False) -> Iterator[Bucket]:
+    def weights(
+        self, bucket_bytes: int, everywhere: bool = False, merged: bool = True
+    ) -> Iterator[Bucket]:
         """The policy's weights in buckets of at most bucket_bytes; a collective call.
 
         On rank 0, or with `everywhere` on every rank: see GatheredWeights.buckets. Every rank
         must consume it to the end.
         """
-        return self._weights.buckets(bucket_bytes, everywhere)
+        return self._weights.buckets(bucket_bytes, everywhere, merged)
+
+    def adapters(self, bucket_bytes: int) -> Iterator[Bucket]:
+        """What `weights` leaves out unmerged; see GatheredWeights.adapter_buckets; collective."""
+        return self._weights.adapter_buckets(bucket_bytes)
+
+    @property
+    def perturbed(self) -> tuple[str, int] | None:
+        """Kind and seed of `perturb`, until `restore`."""
+        return self._weights.perturbed
 
     def perturb(self, kind: str, seed: int) -> bool:
         """Change the weights of one kind until `restore`; see GatheredWeights.perturb."""
