@@ -22,6 +22,7 @@ from cluster.placement.nodes import VISIBLE
 from cluster.run.run_folder import folder_of
 from cluster.run.tracing import record_spans
 from configs.schema import RunConfig
+from rollout.adapters import holds_adapters, with_adapters
 from rollout.engine import InferenceEngine
 from rollout.engine_load import EngineLoad
 from rollout.engine_settings import EngineSettings
@@ -53,6 +54,7 @@ class RolloutActor:
         self._record_spans(cfg)
         self._starting, self._receiving = asyncio.Lock(), asyncio.Lock()
         self._watch: EngineWatch | None = None
+        self._plain: dict[ObjectRef[PackedBucket], PackedBucket] = {}
         self._heartbeat_s, self._epoch = cfg.cluster.heartbeat_s, 0
         renderer = Renderer.load(folder)
         settings = EngineSettings(
@@ -97,7 +99,7 @@ class RolloutActor:
 
     async def reconfigure(self, cfg: RunConfig, environments: Environments) -> None:
         """Forget the last run and take the environments of the next, whose weights will come."""
-        self._epoch = 0
+        self._epoch, self._plain = 0, {}
         await self._worker.reconfigure(environments, *_limits(cfg))
         self._record_spans(cfg)
 
@@ -161,10 +163,16 @@ class RolloutActor:
         return difference([(before[name], again[name]) for name in sorted(before)])
 
     async def receive(self, version: int, refs: list[ObjectRef[PackedBucket]]) -> float:
-        """Replace the weights by those of the referenced buckets; returns seconds of the pause."""
+        """Replace the weights by those of the referenced buckets; returns seconds of the pause.
+
+        Beside adapters, the plain weights that they are merged with are kept for the next ones.
+        """
         async with self._receiving:  # a buffer that died may have begun what another begins anew
-            buckets = [await ref for ref in refs]
-            return await self._alive(self._engine().receive(version, buckets))
+            received = {ref: self._plain.get(ref) or await ref for ref in refs}
+            buckets = list(received.values())
+            alone = any(holds_adapters(bucket) for bucket in buckets)
+            self._plain = received if alone else {}
+            return await self._alive(self._engine().receive(version, with_adapters(buckets)))
 
     async def init_weight_transfer(self, info: ChannelMessage) -> None:
         """Join the learner's weight channel."""

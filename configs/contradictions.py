@@ -226,6 +226,13 @@ def _sections(cfg: RunConfig) -> Iterator[str]:
         )
     if cfg.model.lora_targets and cfg.model.lora_rank == 0:
         yield "model.lora_targets names layers for adapters; model.lora_rank=0 makes none"
+    if cfg.cluster.lora_sync == "adapters" and cfg.model.lora_rank == 0:
+        yield "cluster.lora_sync=adapters sends adapters alone; model.lora_rank=0 makes none"
+    if cfg.cluster.lora_sync == "adapters" and cfg.cluster.channel in ("nccl", "ipc"):
+        yield (
+            "cluster.lora_sync=adapters needs cluster.channel=object_store: "
+            f"{cfg.cluster.channel} sends all weights from GPU to GPU"
+        )
 
 
 def _evaluation(cfg: RunConfig) -> Iterator[str]:

@@ -121,7 +121,7 @@ class LearnerConfig:
     """The data-parallel group that trains."""
 
     ranks: int = leaf(1, "data-parallel ranks", low=1)
-    zero_stage: int = leaf(0, "DeepSpeed ZeRO stage", choices=(0, 1, 2, 3))
+    zero_stage: int = leaf(0, "DeepSpeed ZeRO stage; 0 runs as 1 in bfloat16", choices=(0, 1, 2, 3))
     offload: bool = leaf(
         False, "keep the optimizer's state in the host's memory, not the GPU's; zero_stage from 1"
     )
@@ -203,11 +203,17 @@ class ClusterConfig:
     channel: str = leaf(
         "auto",
         "how weights reach the engines; auto: ipc where colocated, nccl on GPUs apart, "
-        "object_store without GPUs",
+        "object_store without GPUs and with lora_sync=adapters",
         choices=("auto", "object_store", "nccl", "ipc"),
     )
     sync_bucket_mib: int = leaf(
         256, "weights at a time on their way to an engine, MiB; over object_store in halves", low=1
+    )
+    lora_sync: str = leaf(
+        "merged",
+        "what of LoRA travels over object_store: merged, all weights in each publish; adapters, "
+        "those alone, merged beside each engine with plain weights that were sent once",
+        choices=("merged", "adapters"),
     )
     weight_proof: bool = leaf(
         True, "prove each kind of weight at the start, compare log-probabilities after each publish"

@@ -7,6 +7,7 @@ own input. Each must be called by every rank.
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from functools import cache
 from typing import TypeVar
@@ -17,6 +18,14 @@ import torch.distributed as dist
 from numpy.typing import ArrayLike, NDArray
 
 T = TypeVar("T")
+
+
+def join_process_group() -> None:
+    """Make a group of one where there is none (Ray Train makes one)."""
+    if not dist.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it; launchers set it
 
 
 def rank() -> int:

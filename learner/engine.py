@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 import tempfile
 import warnings
 from collections import deque
@@ -33,7 +32,7 @@ from learner import batch, distributed, snapshot
 from learner.adaptive_rate import rate_factor
 from learner.batch import MicroBatch
 from learner.checkpoint_layout import CheckpointLayout
-from learner.deepspeed_config import deepspeed_config, engine_clips_gradients
+from learner.deepspeed_config import deepspeed_config, engine_clips_gradients, zero_stage
 from learner.export import save_trunk, share_weights
 from learner.forward import Pass, passes, score_all, zero_loss
 from learner.gathered_weights import Bucket, GatheredWeights, WeightShapes
@@ -77,7 +76,7 @@ class ReferencePolicy:
     """
 
     def __init__(self, folder: str | Path, cfg: RunConfig, forbidden: Sequence[int] = ()) -> None:
-        _join_process_group()
+        distributed.join_process_group()
         config = deepspeed_config(cfg, OptimizerConfig(), stage=3)
         sharded = distributed.world_size() > 1
         partition = functools.partial(_partition, config) if sharded else None
@@ -141,11 +140,11 @@ class TrainingEngine:
         forbidden: Sequence[int] = (),
         make_optimizer: MakeOptimizer = adamw,
     ) -> None:
-        _join_process_group()
+        distributed.join_process_group()
         self.counters: dict[str, int] = {"steps": 0}
         self.device = _device()
         self._cfg, self._optimizer_cfg, self._steps = cfg, optimizer, steps
-        self._stage, self._folder = cfg.learner.zero_stage, Path(folder)
+        self._stage, self._folder = zero_stage(cfg), Path(folder)
         config = deepspeed_config(cfg, optimizer, self._stage)
         partition = functools.partial(_partition, config) if self._stage == 3 else None
         seed = cfg.seed if value else None
@@ -157,7 +156,7 @@ class TrainingEngine:
         layout = CheckpointLayout(trunk)
         add_adapters(trunk, cfg.model, cfg.seed)
         self._weights = GatheredWeights(trunk, self._gather, layout)
-        self._clips_gradients = engine_clips_gradients(cfg, self._stage)
+        self._clips_gradients = engine_clips_gradients(self._stage)
         self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
             model=self.model,
             optimizer=make_optimizer(parameter_groups(self.model, optimizer), optimizer),
@@ -165,8 +164,7 @@ class TrainingEngine:
             dist_init_required=False,
         )
         if self._stage == 0 and distributed.world_size() == 1:
-            # One rank has nothing to add up: DeepSpeed would copy all gradients and back.
-            self._deepspeed.enable_backward_allreduce = False
+            self._deepspeed.enable_backward_allreduce = False  # it would copy gradients and back
         if self._parallel is not None:
             alone = functools.partial(score_all, self._deepspeed, None, device=self.device)
             check_shared_rows(self.score, alone, trunk.config, cfg, forbidden)
@@ -256,7 +254,7 @@ class TrainingEngine:
     def _update_weights(self) -> float:
         """Clip the gradients and update the weights; the gradients' norm before clipping.
 
-        DeepSpeed clips, except at stage 0 in float32, where it would not return the norm.
+        DeepSpeed clips, except at stage 0, where it would not return the norm.
         """
         if self._clips_gradients:
             limit = self._optimizer_cfg.max_grad_norm or math.inf
@@ -286,13 +284,24 @@ class TrainingEngine:
         """Name, dtype and full shape of what `weights` yields, in its order; not collective."""
         return self._weights.shapes()
 
-    def weights(self, bucket_bytes: int, everywhere: bool = False) -> Iterator[Bucket]:
+    def weights(
+        self, bucket_bytes: int, everywhere: bool = False, merged: bool = True
+    ) -> Iterator[Bucket]:
         """The policy's weights in buckets of at most bucket_bytes; a collective call.
 
         On rank 0, or with `everywhere` on every rank: see GatheredWeights.buckets. Every rank
         must consume it to the end.
         """
-        return self._weights.buckets(bucket_bytes, everywhere)
+        return self._weights.buckets(bucket_bytes, everywhere, merged)
+
+    def adapters(self, bucket_bytes: int) -> Iterator[Bucket]:
+        """What `weights` leaves out unmerged; see GatheredWeights.adapter_buckets; collective."""
+        return self._weights.adapter_buckets(bucket_bytes)
+
+    @property
+    def perturbed(self) -> tuple[str, int] | None:
+        """Kind and seed of `perturb`, until `restore`."""
+        return self._weights.perturbed
 
     def perturb(self, kind: str, seed: int) -> bool:
         """Change the weights of one kind until `restore`; see GatheredWeights.perturb."""
@@ -389,12 +398,3 @@ def _partition(config: dict[str, object], parameters: list[torch.nn.Parameter]) 
 
 def _device() -> torch.device:
     return torch.device(get_accelerator().current_device_name())
-
-
-def _join_process_group() -> None:
-    """Make a group of one where there is none (Ray Train makes one)."""
-    if not torch.distributed.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        store = torch.distributed.HashStore()
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it; launchers set it

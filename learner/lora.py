@@ -23,6 +23,7 @@ class LoraLayer(Protocol):
     base_layer: nn.Linear
     lora_A: nn.ModuleDict
     lora_B: nn.ModuleDict
+    scaling: dict[str, float]
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """(alpha / r) B A."""
@@ -101,6 +102,12 @@ class Adapters:
         for name, weight in trunk_weights(self._trunk):
             if id(weight) not in of_adapters:
                 yield name.replace(".base_layer.", "."), weight
+
+    def factors(self) -> Iterator[tuple[str, list[nn.Parameter], float]]:
+        """By plain weight its name, the A [r, in] and B [out, r] of its adapter, and alpha / r."""
+        for name, weight in self.plain_weights():
+            if layer := self._layer_of.get(id(weight)):
+                yield name, _parameters(layer), layer.scaling[ADAPTER]
 
     def with_adapters(self, weights: Iterable[torch.Tensor]) -> list[nn.Parameter]:
         """The parameters among plain weights, and those of their adapters: what ZeRO partitions."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import (
@@ -55,7 +56,9 @@ class SharedRows:
                 config.sliding_window = window
             positions = self.position_ids
             shape = torch.empty(*positions.shape, 0, dtype=dtype, device=positions.device)
-            self._masks[window] = make(config, shape, None, None, positions)
+            mask = make(config, shape, None, None, positions)
+            assert not isinstance(mask, BlockMask), "that is of flex attention"
+            self._masks[window] = mask
         return self._masks[window]
 
 

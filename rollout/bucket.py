@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,18 @@ class PackedBucket(NamedTuple):
     parts: list[NDArray[np.uint8]]
 
 
+class AnyBucket(Protocol):
+    """A PackedBucket, or one that makes its parts when they are requested."""
+
+    @property
+    def header(self) -> BucketHeader:
+        """Of its tensors."""
+
+    @property
+    def parts(self) -> list[NDArray[np.uint8]]:
+        """uint8 [bytes] of each tensor."""
+
+
 def pack(tensors: Iterable[NamedTensor]) -> PackedBucket:
     """The header of named tensors, and their bytes: views, where they are contiguous on the CPU."""
     import torch
@@ -71,7 +83,7 @@ def pack(tensors: Iterable[NamedTensor]) -> PackedBucket:
     return PackedBucket(header, [tensor.view(torch.uint8).numpy() for tensor in flat])
 
 
-def write(bucket: PackedBucket, file: IO[bytes], begin: int = 0) -> None:
+def write(bucket: AnyBucket, file: IO[bytes], begin: int = 0) -> None:
     """Write a bucket's bytes to a file, from byte `begin` on, each tensor at its place."""
     for offset, part in zip(bucket.header.offsets, bucket.parts, strict=True):
         file.seek(begin + offset)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from rollout.bucket import BucketHeader, PackedBucket, write
+from rollout.bucket import AnyBucket, BucketHeader, write
 
 PREFIX = "cardinal-w-"
 
@@ -42,7 +42,7 @@ class BucketFile:
         self._file, self._path = _locked_file(folder)
         self._file.truncate(size)
 
-    def write(self, index: int, bucket: PackedBucket) -> None:
+    def write(self, index: int, bucket: AnyBucket) -> None:
         """Write bucket number `index` over number `index` - 2.
 
         It is written and not mapped: new pages cost half of that, and where there are none is an

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout.bucket import PackedBucket
+from rollout.bucket import AnyBucket
 from rollout.bucket_file import BucketFile
 from rollout.engine_load import EngineLoad, LoadRecorder
 from rollout.engine_log import EngineLog
@@ -208,7 +208,7 @@ class InferenceEngine:
             stopped=answer.finish_reason == "stop",
         )
 
-    async def receive(self, version: int, buckets: Sequence[PackedBucket]) -> float:
+    async def receive(self, version: int, buckets: Sequence[AnyBucket]) -> float:
         """Replace all weights; sequences in flight pause and continue under the new version.
 
         Two buckets are written before the pause, each further one while the one before it loads.

@@ -10,7 +10,7 @@ import math
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 from rollout.trajectory import ENDS, Trajectory
 
@@ -91,13 +91,14 @@ def to_columns(rows: list[TrajectorySummary]) -> SummaryColumns:
 
 def from_columns(columns: SummaryColumns) -> list[TrajectorySummary]:
     """Unpack what `to_columns` packed."""
-    names, metrics = columns["metric_names"], _read("f", columns["metrics"])
+    names, metrics = columns["metric_names"], _read_floats(columns["metrics"])
     width = len(names)
     questions, failures = columns["questions"], columns["failures"]
     ids = columns["id"].split("\n") if columns["end"] else []  # a block may be empty
-    question, reward = _read("i", columns["question"]), _read("f", columns["reward"])
-    tokens, action_tokens = _read("i", columns["tokens"]), _read("i", columns["action_tokens"])
-    oldest_version = _read("i", columns["oldest_version"])
+    question, reward = _read_integers(columns["question"]), _read_floats(columns["reward"])
+    tokens = _read_integers(columns["tokens"])
+    action_tokens = _read_integers(columns["action_tokens"])
+    oldest_version = _read_integers(columns["oldest_version"])
     return [
         TrajectorySummary(
             id=name,
@@ -126,6 +127,9 @@ def _floats(values: Iterable[float]) -> bytes:
     return array("f", values).tobytes()
 
 
-def _read(code: Literal["i", "f"], data: bytes) -> array[int] | array[float]:
-    """The numbers of `_integers` ("i") or `_floats` ("f")."""
-    return array(code, data)
+def _read_integers(data: bytes) -> array[int]:
+    return array("i", data)
+
+
+def _read_floats(data: bytes) -> array[float]:
+    return array("f", data)

@@ -28,7 +28,7 @@ def weight_channel(cfg: RunConfig, gpu: bool) -> str:
             raise ConfigError(f"cluster.{key}={value} needs GPUs, and there are none here")
     if cluster.channel != "auto":
         return cluster.channel
-    if not gpu:
+    if not gpu or cluster.lora_sync == "adapters":
         return "object_store"
     return "ipc" if cluster.layout == "colocated" else "nccl"
 

@@ -15,6 +15,7 @@ from configs.schema import RunConfig
 MIB, GIB = 2**20, 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
 AT_ONCE = 10**8  # learner.deepspeed_config
+ALLREDUCE_AT_ONCE = 5 * 10**8  # DeepSpeed's own, where gradients are not partitioned
 CHUNK_ELEMENTS = 2**25  # learner.output_layer
 READ_BYTES = 2**26  # learner.partitioned
 EXPORT_BYTES = 2**26  # learner.engine
@@ -53,10 +54,22 @@ class Rank(NamedTuple):
         """Of a microbatch, those that a rank computes."""
         return self.cfg.learner.microbatch_tokens // self.cfg.learner.sequence_parallel
 
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage that DeepSpeed runs (learner.deepspeed_config)."""
+        return max(self.cfg.learner.zero_stage, int(self.size == 2))
+
+    @property
+    def sums_whole(self) -> bool:
+        """Whether each rank adds up all gradients, in float32, in a buffer that stays.
+
+        So does DeepSpeed's BF16_Optimizer, which is that of stage 1 in bfloat16 without offload.
+        """
+        return self.size == 2 and self.stage == 1 and not self.cfg.learner.offload
+
     def share(self, from_stage: int) -> int:
         """How many ranks divide what ZeRO partitions from this stage on."""
-        learner = self.cfg.learner
-        return learner.ranks if learner.zero_stage >= from_stage else 1
+        return self.cfg.learner.ranks if self.stage >= from_stage else 1
 
 
 def weights(run: Rank) -> int:
@@ -65,19 +78,23 @@ def weights(run: Rank) -> int:
 
 
 def gradients(run: Rank) -> int:
-    """Until the optimizer's step: t·s, from stage 2 on divided by the ranks (ibid., §5.2)."""
-    return run.trained * run.size // run.share(2)
+    """Until the optimizer's step: 4·t, from stage 2 on divided by the ranks (ibid., §5.2).
+
+    In s bytes where offload takes them to the host at stage 2 (stage_1_and_2.py).
+    """
+    moved = run.cfg.learner.offload and run.stage == 2
+    return run.trained * (run.size if moved else 4) // run.share(2)
 
 
 def first_gradients(run: Rank) -> int:
     """Zeros in float32 with which DeepSpeed has the optimizer make its moments, at the start.
 
-    None at stage 0 in float32, where torch makes them at the first step.
+    None at stage 0, where torch makes them at the first step, nor by BF16_Optimizer.
     """
-    stage, own = run.cfg.learner.zero_stage, run.trained // run.share(1)
-    if stage == 0 and run.size == 4:
+    own = run.trained // run.share(1)
+    if run.stage == 0 or run.sums_whole:
         return 0
-    return 4 * (min(own, AT_ONCE) if stage == 3 else own)
+    return 4 * (min(own, AT_ONCE) if run.stage == 3 else own)
 
 
 def optimizer(run: Rank) -> int:
@@ -92,32 +109,38 @@ def master_weights(run: Rank) -> int:
     the rank's share of the weights itself (stage3.py, _create_fp32_partitions); at stages 1 and 2
     it copies them all the same (stage_1_and_2.py).
     """
-    stage = run.cfg.learner.zero_stage
-    if run.size == 4 and stage in (0, 3):
+    if run.size == 4 and run.stage in (0, 3):
         return 0
     return run.trained * 4 // run.share(1)
 
 
 def step_gradients(run: Rank) -> int:
-    """What the optimizer steps with: gradients in float32, from stage 1 on flattened before.
+    """A flat copy in float32 of the gradients, with which the optimizer steps.
 
-    ZeRO-3 does so for AT_ONCE parameters at a time (_prepare_fp32_grad_for_sub_group), the others
-    for all that are a rank's own (stage_1_and_2.py, fp16/unfused_optimizer.py).
+    ZeRO-3 makes it for AT_ONCE parameters at a time (_prepare_fp32_grad_for_sub_group), stages 1
+    and 2 for all that are a rank's own. None at stage 0, nor in bfloat16 at stages 1 and 2, where
+    gradients are added up in such a buffer; with offload it is the host's (stage_1_and_2.py).
     """
-    stage, own = run.cfg.learner.zero_stage, run.trained // run.share(1)
-    each = (run.size if stage else 0) + (4 if run.size == 2 else 0)
-    return each * (min(own, AT_ONCE) if stage == 3 else own)
+    own = run.trained // run.share(1)
+    flat = run.size == 2 and run.stage < 3 and not run.cfg.learner.offload
+    if run.stage == 0 or flat:
+        return 0
+    return 4 * (min(own, AT_ONCE) if run.stage == 3 else own)
 
 
 def buckets(run: Rank) -> int:
-    """Gradients on their way to other ranks: AT_ONCE at most.
+    """Gradients on their way to other ranks, in float32: AT_ONCE at most, ALLREDUCE_AT_ONCE whole.
 
-    DeepSpeed allocates the bucket at full size; a CPU gives pages only for what is written.
+    At stages 1 and 2 first in s bytes. DeepSpeed allocates the bucket at full size; a CPU gives
+    pages only for what is written.
     """
-    stage = run.cfg.learner.zero_stage
-    if stage == 0 and run.cfg.learner.ranks == 1:
+    learner = run.cfg.learner
+    if learner.zero_stage == 0 and learner.ranks == 1:
         return 0
-    return run.size * min(run.trained, AT_ONCE)
+    if run.stage == 0 or run.sums_whole:
+        return 4 * min(run.trained, ALLREDUCE_AT_ONCE)
+    each = 4 + (run.size if run.size == 2 and run.stage < 3 else 0)
+    return each * min(run.trained, AT_ONCE)
 
 
 def gathered(run: Rank) -> int:
@@ -201,7 +224,7 @@ def loaded(run: Rank) -> int:
 
     Twice at stage 3, for the files' pages are this process's while they are copied.
     """
-    if run.cfg.learner.zero_stage < 3:
+    if run.stage < 3:
         return run.parameters * run.size
     return 2 * max(min(READ_BYTES, run.parameters * run.size), _largest(run.model) * run.size)
 
@@ -231,7 +254,9 @@ def moments(run: Rank) -> dict[str, dict[str, int]]:
         "reference policy": reference(run),
     }
     late = {"learner gradients": gradients(run)}
-    if run.cfg.learner.zero_stage == 3:  # its buffers stay
+    if run.sums_whole:
+        kept |= late
+    if run.stage == 3:  # its buffers stay
         kept |= late | {"learner buckets": buckets(run)}
     learn = (
         kept

@@ -86,7 +86,7 @@ def memory_bytes(
     """
     ranks, workers = cfg.learner.ranks, cfg.rollout.workers
     run = Rank(cfg, model)
-    writers = ranks if cfg.learner.zero_stage else 1
+    writers = ranks if run.stage else 1
     return {
         **{part: size * ranks for part, size in learner_memory.peak(run).items()},
         "checkpoint copy": learner_memory.state_copy(run) * writers,

@@ -11,6 +11,7 @@ import os
 import sys
 
 import ray
+from ray import ObjectRef
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.exceptions import RayError
 
@@ -85,5 +86,5 @@ def _tell_supervisor(job: str, seconds: int) -> None:
 
     name = JOB_ACTOR_NAME_TEMPLATE.format(job_id=job)
     supervisor = ray.get_actor(name, namespace=SUPERVISOR_ACTOR_RAY_NAMESPACE)
-    told = supervisor.__ray_call__.remote(set_variable, STOP_WAIT, str(seconds))
+    told: ObjectRef[None] = supervisor.__ray_call__.remote(set_variable, STOP_WAIT, str(seconds))
     ray.get(told, timeout=ANSWER_S)

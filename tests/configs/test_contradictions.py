@@ -13,6 +13,7 @@ FLASH = "model.attention=flash_attention"
 SFT = ["sft.steps=9"]
 BLOCKS = ["ppo.blocks=x", "model.path=y"]
 COLOCATED = ["cluster.layout=colocated"]
+ADAPTERS = "cluster.lora_sync=adapters"
 
 
 def config(*overrides):
@@ -127,6 +128,17 @@ def config(*overrides):
             "learner.sequence_parallel=2 gives no rank the distributions of all tokens, which sft",
         ),
         (["model.lora_targets=[q]"], "model.lora_rank=1", "model.lora_rank=0 makes none"),
+        ([ADAPTERS], "model.lora_rank=1", "cluster.lora_sync=adapters sends adapters alone"),
+        (
+            [ADAPTERS, "model.lora_rank=1", "cluster.channel=nccl"],
+            "cluster.channel=object_store",
+            "cluster.lora_sync=adapters needs cluster.channel=object_store: nccl sends all",
+        ),
+        (
+            [ADAPTERS, "model.lora_rank=1", *COLOCATED, "cluster.channel=ipc"],
+            "cluster.lora_sync=merged",
+            "needs cluster.channel=object_store: ipc sends all weights",
+        ),
         (
             ["cluster.env_deadline_s=121"],
             "cluster.env_deadline_s=120",

@@ -22,6 +22,7 @@ from learner.model import WEIGHT_KINDS
 from learner.ppo import ppo_update
 from learner.sft import sft_step
 from learner.trunk import load_trunk
+from rollout.adapters import with_adapters
 from rollout.bucket import pack, unpack, write
 from tests.support.learner import (
     config,
@@ -62,9 +63,12 @@ def train(engine, steps=3, seed=0):
 
 def published(engine):
     """The weights as they reach a rollout engine: packed, and unpacked again."""
+    return unpacked(pack(bucket) for bucket in engine.weights(10_000))
+
+
+def unpacked(buckets):
     weights = {}
-    for bucket in engine.weights(10_000):
-        packed = pack(bucket)
+    for packed in buckets:
         with tempfile.TemporaryFile() as file:
             write(packed, file)
             file.seek(0)
@@ -120,6 +124,55 @@ def test_the_published_weights_are_the_policy(folder, stage):
         assert torch.allclose(score.logprobs, expected, atol=1e-5)
     for score, expected in zip(engine.score(packed), logprobs_of(plain, packed), strict=True):
         assert not torch.allclose(score.logprobs, expected, atol=1e-3)
+    engine.close()
+
+
+def copied(bucket):
+    return pack([(name, tensor.clone()) for name, tensor in bucket])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_adapters_that_travel_alone_make_the_published_weights(folder, stage, dtype):
+    """Of plain weights that were sent before they learned, to the last bit."""
+    engine = start(folder, stage, dtype=dtype)
+    plain = [copied(bucket) for bucket in engine.weights(10_000, merged=False)]
+    saved = load_file(folder / "model.safetensors")
+    sent = unpacked(plain)
+    assert all(torch.equal(sent[name], saved[name].to(sent[name].dtype)) for name in saved)
+    for _ in range(2):
+        train(engine)
+        adapters = [copied(bucket) for bucket in engine.adapters(1_000)]
+        assert len(adapters) > 3
+        assert all(bucket.header.bytes < 2_500 for bucket in adapters)  # with their alignment
+        alone, expected = unpacked(with_adapters([*plain, *adapters])), published(engine)
+        assert alone.keys() == expected.keys()
+        assert all(torch.equal(alone[name], weight) for name, weight in expected.items())
+        assert any(not torch.equal(alone[name], sent[name]) for name in sent)
+    assert engine.perturbed is None
+    assert engine.perturb("norm", seed=1)
+    assert engine.perturbed == ("norm", 1)
+    again = unpacked(pack(bucket) for bucket in engine.weights(10_000, merged=False))
+    assert any(not torch.equal(again[name], sent[name]) for name in sent)
+    engine.restore()
+    engine.close()
+
+
+def test_other_ranks_get_as_many_empty_buckets_of_adapters(folder, monkeypatch):
+    engine = start(folder)
+    count = len(list(engine.adapters(1_000)))
+    monkeypatch.setattr("learner.distributed.rank", lambda: 1)
+    assert list(engine.adapters(1_000)) == [[]] * count
+    engine.close()
+
+
+def test_an_adapter_of_a_weight_that_a_checkpoint_cuts_is_refused(folder):
+    engine = start(folder)
+    parts = engine._weights._layout.parts
+    name = "model.layers.0.mlp.up_proj.weight"
+    engine._weights._layout.parts = [replace(part, renamed=part.names != (name,)) for part in parts]
+    with pytest.raises(ValueError, match=f"a checkpoint holds {name} in parts"):
+        next(engine.adapters(1_000))
     engine.close()
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from rollout.adapters import Adapter, named_adapter, with_adapters
 from rollout.bucket import buckets, pack
 from rollout.engine import RequestRefused
 from rollout.renderer import FORBIDDEN_BIAS
@@ -132,6 +133,28 @@ def test_the_updates_after_the_first_bring_all_weights(engine, model, copied, li
         assert loop.run(rpc("has_plan")) == [copied]
     finally:
         loop.run(rpc("let_layers_be_copied", args=(True,)))
+
+
+def test_adapters_alone_bring_the_weights_that_they_make(engine, model):
+    """Merged beside the engine, with plain weights that were sent once."""
+    loop, e = engine
+    named = {n: p.clone() for n, p in model.state_dict().items()}
+    plain = [pack(group) for group in buckets(named.items(), 1 << 16)]
+    targets = [n for n in named if "self_attn" in n or "mlp" in n]
+    for version in (1, 2):
+        torch.manual_seed(version)
+        adapters = {
+            n: Adapter(torch.randn(4, named[n].shape[1]), torch.randn(len(named[n]), 4), 0.02)
+            for n in targets
+        }
+        sent = [pack(named_adapter(n, adapter)) for n, adapter in adapters.items()]
+        before = difference(engine, model, sample(engine))
+        with torch.no_grad():
+            for n, weight in model.named_parameters():
+                weight.copy_(named[n] + adapters[n].delta() if n in adapters else named[n])
+        assert difference(engine, model, sample(engine)) > max(10 * LIMIT, before)
+        loop.run(e.receive(version, with_adapters([*plain, *sent])))
+        assert difference(engine, model, sample(engine)) < LIMIT
 
 
 def test_a_learner_of_another_dtype_is_heard(engine, model):

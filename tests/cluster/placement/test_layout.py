@@ -36,6 +36,8 @@ def run(ranks=1, workers=1, parallel=1, staleness=0, **cluster) -> RunConfig:
         ({"channel": "object_store"}, True, "object_store"),
         ({"layout": "colocated", "channel": "object_store"}, True, "object_store"),
         ({"channel": "nccl"}, True, "nccl"),
+        ({"lora_sync": "adapters"}, True, "object_store"),
+        ({"layout": "colocated", "lora_sync": "adapters"}, True, "object_store"),
     ],
 )
 def test_the_channel_of_a_run(cluster, gpu, expected):
@@ -98,13 +100,15 @@ def test_playing_alone_shares_nothing():
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_what_saves_memory_runs_together(tmp_path):
+@pytest.mark.parametrize("sync", ["merged", "adapters"])
+def test_what_saves_memory_runs_together(tmp_path, sync):
     small = ["sft.steps=4", "ppo.updates=1", "ppo.episodes=32", "eval.episodes=8"]
     keys = [
         "model.lora_rank=8",
         "model.gradient_checkpointing=true",
         "learner.zero_stage=2",
         "learner.offload=true",
+        f"cluster.lora_sync={sync}",
     ]
     code, _, err = finish(
         cardinal("train", "gp_l_debug", "name=run", f"cluster.root={tmp_path}", *small, *keys), 300
@@ -115,6 +119,8 @@ def test_what_saves_memory_runs_together(tmp_path):
     assert {"attention", "mlp", "head"} <= set(proof)
     assert all(check["parity_mean_abs"] < 1e-5 for check in proof.values())
     assert [line["version"] for line in lines if line["kind"] == "ppo"] == [1]
+    sent = [line["bytes"] for line in lines if line["kind"] == "sync" and line["bytes"]]
+    assert (sent[-1] < max(sent) / 2) == (sync == "adapters")
 
 
 def test_a_run_on_recorded_blocks_has_no_workers_and_others_are_left_alone():

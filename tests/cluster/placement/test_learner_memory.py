@@ -42,10 +42,10 @@ STATE = (account.weights, account.gradients, account.optimizer, account.master_w
         ("float32", 1, (4, 4, 4, 2)),
         ("float32", 2, (4, 2, 4, 2)),
         ("float32", 3, (2, 2, 4, 0)),
-        ("bfloat16", 0, (2, 2, 8, 4)),
-        ("bfloat16", 1, (2, 2, 4, 2)),
-        ("bfloat16", 2, (2, 1, 4, 2)),
-        ("bfloat16", 3, (1, 1, 4, 2)),
+        ("bfloat16", 0, (2, 4, 4, 2)),  # as stage 1
+        ("bfloat16", 1, (2, 4, 4, 2)),
+        ("bfloat16", 2, (2, 2, 4, 2)),
+        ("bfloat16", 3, (1, 2, 4, 2)),
     ],
 )
 def test_two_ranks_divide_what_the_stage_says(dtype, stage, expected):
@@ -55,30 +55,32 @@ def test_two_ranks_divide_what_the_stage_says(dtype, stage, expected):
 
 @pytest.mark.parametrize(
     ("dtype", "stage", "step", "first"),
-    [("float32", 0, 0, 0), ("bfloat16", 0, 4, 4), ("float32", 2, 2, 2), ("bfloat16", 1, 3, 2)],
+    [("float32", 0, 0, 0), ("bfloat16", 0, 0, 0), ("float32", 2, 2, 2), ("bfloat16", 2, 0, 2)],
 )
 def test_gradients_that_the_optimizer_steps_with(dtype, stage, step, first):
     run = rank(stage, f"model.dtype={dtype}")
     assert account.step_gradients(run) == step * N
     assert account.first_gradients(run) == first * N
+    offloaded = rank(max(stage, 1), f"model.dtype={dtype}", "learner.offload=true")
+    assert account.step_gradients(offloaded) == account.first_gradients(offloaded) == 2 * N
 
 
 def test_zero_3_holds_a_bounded_number_at_once():
     run, few = rank(3, BF16), rank(3, BF16, model=ModelSize({"all": 10**6}, 2, 8, 100, None))
-    assert account.step_gradients(run) == 6 * 10**8
-    assert account.first_gradients(run) == 4 * 10**8
-    assert account.buckets(run) == account.gathered(run) == 2 * 10**8
-    assert account.step_gradients(few) == 6 * 10**6 // 2
-    assert account.first_gradients(few) == 4 * 10**6 // 2
-    assert account.buckets(few) == account.gathered(few) == 2 * 10**6
+    assert account.step_gradients(run) == account.first_gradients(run) == 4 * 10**8
+    assert account.buckets(run) == 2 * account.gathered(run) == 4 * 10**8
+    assert account.step_gradients(few) == account.first_gradients(few) == 4 * 10**6 // 2
+    assert account.buckets(few) == 2 * account.gathered(few) == 4 * 10**6
     wide = rank(3, BF16, model=ModelSize({"all": N}, 2, 1000, 200_000, None))
     assert account.gathered(wide) == 2 * 2 * 2 * 10**8  # an embedding and an output layer
     assert account.gathered(rank(2, BF16)) == account.gathered(rank(3, ranks=1)) == 0
 
 
 def test_one_rank_sends_no_gradients():
-    assert account.buckets(rank(0, ranks=1)) == 0
-    assert account.buckets(rank(0)) == 4 * 10**8
+    assert account.buckets(rank(0, ranks=1)) == account.buckets(rank(0, BF16, ranks=1)) == 0
+    assert account.buckets(rank(0)) == account.buckets(rank(1, BF16)) == 4 * 5 * 10**8
+    assert account.buckets(rank(2)) == 4 * 10**8
+    assert account.buckets(rank(2, BF16)) == (2 + 4) * 10**8
     assert account.buckets(rank(1, ranks=1)) == 4 * 10**8  # DeepSpeed fills its bucket all the same
 
 
@@ -184,6 +186,7 @@ def test_moments_hold_what_is_there_together():
     for other in moments(rank(2, BF16))["rest"], moments(rank(0))["rest"]:
         assert other.keys() == {"learner weights", "learner optimizer", "reference policy"}
     assert "learner gradients" in moments(rank(2, BF16))["step"]
+    assert "learner gradients" in moments(rank(0, BF16))["rest"]
     assert parts["rest"]["learner optimizer"] == 6 * N
     peaks = {name: sum(part.values()) for name, part in parts.items()}
     assert sum(account.peak(run).values()) == max(peaks.values())
@@ -192,13 +195,13 @@ def test_moments_hold_what_is_there_together():
 def test_what_is_offloaded_is_on_the_host():
     run, kept = rank(2, BF16, "learner.offload=true"), rank(2, BF16)
     assert account.offloaded(kept) == 0
-    assert account.offloaded(run) == (6 + 3) * N
+    assert account.offloaded(run) == (6 + 2) * N
     assert account.on_gpu(kept) == moments(kept)
     step = account.on_gpu(run)["step"]
     assert "learner optimizer" not in step
     assert "step gradients" not in step
     assert step["learner gradients"] == N
-    assert account.on_host(run) == 9 * N + account.state_copy(run)
+    assert account.on_host(run) == 8 * N + account.state_copy(run)
     none = rank(3, BF16, "learner.checkpoint_minutes=0")
     assert account.on_host(none) == account.sync(none) > account.exported(none)
     large = Rank(none.cfg, ModelSize({"all": 32 * N}, 2, 8, 100, None))
@@ -215,10 +218,22 @@ def test_adapters_alone_have_gradients_and_moments():
     assert head.trained == run.trained + 7
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_stage_is_the_learners(stage, dtype):
+    from learner.deepspeed_config import zero_stage
+
+    run = rank(stage, f"model.dtype={dtype}")
+    assert run.stage == zero_stage(run.cfg)
+
+
 def test_the_constants_are_the_learners():
+    from deepspeed.runtime.engine import MEMORY_OPT_ALLREDUCE_SIZE
+
     from learner import deepspeed_config, engine, export, output_layer, partitioned, weight_noise
 
     assert account.AT_ONCE == deepspeed_config.AT_ONCE
+    assert account.ALLREDUCE_AT_ONCE == MEMORY_OPT_ALLREDUCE_SIZE
     assert account.CHUNK_ELEMENTS == output_layer.CHUNK_ELEMENTS
     assert account.READ_BYTES == partitioned.READ_BYTES
     assert account.EXPORT_BYTES == engine.EXPORT_BYTES

@@ -391,5 +391,5 @@ def test_one_that_hangs_in_its_start_is_started_again(tmp_path):
 
 
 def test_its_process_starts_without_torch():
-    code = "import sys, cluster.buffer; sys.exit('torch' in sys.modules)"
+    code = "import sys, cluster.stream.buffer; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.failures import RunFailure, RunStopped
+from cluster.failures import EpochOver, RunFailure, RunStopped
 from tests.support.buffers import EPISODES, begun, entered, made, requests
 from tests.support.fake_worker import asynchronous, settle
 
@@ -81,3 +81,18 @@ async def test_weights_over_another_channel_end_the_update_that_made_them():
     await run.take(1, 0)
     await run.published(1)
     assert (buffer._states()["taken"], buffer._states()["trained"]) == (0, EPISODES)
+
+
+@asynchronous
+async def test_a_batch_that_is_complete_as_its_epoch_ends_is_not_handed_out():
+    buffer, run, (worker,) = await made()
+    await run.publish(0, [])
+    await run.begin(1, 0)
+    await settle()
+    await worker.finish()
+    async with buffer._changed:  # so that the call and the restart both wait for it
+        call = await begun(run.take(1, 0))
+        reset = await begun(buffer.reset())
+    await reset
+    with pytest.raises(EpochOver):
+        await call

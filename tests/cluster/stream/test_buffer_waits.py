@@ -386,18 +386,3 @@ async def test_episodes_of_the_last_weights_are_kept_to_compare_a_new_engine_wit
     await call
     (request, rows) = buffer._weights._samples[0]
     assert (request.id, *rows, len(buffer._weights._samples)) == ("x/01", "block 2", [0], 1)
-
-
-@asynchronous
-async def test_a_batch_that_is_complete_as_its_epoch_ends_is_not_handed_out():
-    buffer, run, (worker,) = await made()
-    await run.publish(0, [])
-    await run.begin(1, 0)
-    await settle()
-    await worker.finish()
-    async with buffer._changed:  # so that the call and the restart both wait for it
-        call = await begun(run.take(1, 0))
-        reset = await begun(buffer.reset())
-    await reset
-    with pytest.raises(EpochOver):
-        await call

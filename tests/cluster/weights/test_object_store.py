@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,3 +123,68 @@ def test_the_deadline_is_the_clusters_own(workers, monkeypatch):
     monkeypatch.setattr(object_store, "GRACE_S", 200.0)
     with pytest.raises(DeadlineExceeded, match=r"within 1 s \(cluster.sync_deadline_s\)"):
         channel(workers, sync_deadline_s=1.0).publish(0, Gathered())()
+
+
+class WithAdapters:
+    """A training engine that learns adapters; counts how often its plain weights are gathered."""
+
+    def __init__(self):
+        self.perturbed, self.plain = None, 0
+
+    def weights(self, limit, merged=True):
+        assert not merged
+        self.plain += 1
+        for name in ("a", "b"):
+            yield [(name, torch.full((1000,), float(self.plain)))]
+
+    def adapters(self, limit):
+        yield [("a.lora_A", torch.ones(3))]
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Publishes that reached the buffer: versions, and the names and plain weights of buckets."""
+    calls = []
+    monkeypatch.setattr(object_store.ray, "put", lambda bucket: bucket)
+    monkeypatch.setattr(object_store, "wait_for", lambda *_: (0.5, [0.1]))
+
+    def remote(version, refs):
+        names = [name for bucket in refs for name in bucket.header.names]
+        calls.append((version, names, [float(b.parts[0].view(np.float32)[0]) for b in refs]))
+
+    buffer = SimpleNamespace(publish=SimpleNamespace(remote=remote))
+    cfg = config()
+    cfg = replace(cfg, cluster=replace(cfg.cluster, lora_sync="adapters"))
+    return calls, lambda rank=0: ObjectStoreChannel(cfg, buffer, rank)
+
+
+def test_plain_weights_are_sent_once_and_adapters_with_each_publish(sent):
+    calls, open_channel = sent
+    channel, engine = open_channel(), WithAdapters()
+    first, second = (channel.publish(version, engine)() for version in (3, 4))
+    names = ["a", "b", "a.lora_A"]
+    assert calls == [(3, names, [1.0, 1.0, 1.0]), (4, names, [1.0, 1.0, 1.0])]
+    assert engine.plain == 1
+    assert (first.bytes, first.buckets) == (2 * 4032 + 64, 3)
+    assert (second.bytes, second.buckets) == (64, 1)
+    assert 0 < second.sent_seconds < second.seconds
+
+
+def test_plain_weights_are_sent_again_where_they_are_others(sent):
+    calls, open_channel = sent
+    channel, engine = open_channel(), WithAdapters()
+    for perturbed in (("norm", 1), ("mlp", 1), None, None):
+        engine.perturbed = perturbed
+        channel.publish(0, engine)
+    assert [plain for _, _, (plain, *_) in calls] == [1.0, 2.0, 3.0, 3.0]
+    channel.publish(0, WithAdapters())  # of the next phase
+    assert calls[-1][2] == [1.0, 1.0, 1.0]
+
+
+def test_other_ranks_gather_what_rank_0_sends(sent):
+    calls, open_channel = sent
+    channel, engine = open_channel(rank=1), WithAdapters()
+    for _ in range(2):
+        assert channel.publish(0, engine) is None
+    assert engine.plain == 1
+    assert calls == []
