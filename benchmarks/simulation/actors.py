@@ -15,6 +15,7 @@ from ray import ObjectRef
 from benchmarks.simulation.durations import Speeds
 from benchmarks.simulation.engine import simulated_worker
 from cluster.handles import BlockRows, Environments, Finished, PackedBucket
+from cluster.placement.ray_options import IN_OBJECT_STORE
 from configs.schema import RunConfig
 from rollout.engine_load import EngineLoad
 from rollout.episode import EpisodeRequest
@@ -29,7 +30,7 @@ METHODS = (
 )
 
 
-@ray.remote(num_cpus=0, max_concurrency=CALLS)
+@ray.remote(num_cpus=0, max_concurrency=CALLS, runtime_env=IN_OBJECT_STORE)
 class SimulatedActor:
     """A process with several workers; calls name theirs by number."""
 

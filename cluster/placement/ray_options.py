@@ -30,6 +30,10 @@ from cluster.wait import wait_for
 from configs.model_folder import check_model
 from configs.schema import RunConfig
 
+# Ray sends a small result to its caller's heap, and never frees it there once others have borrowed
+# it (ray-project/ray#30343): blocks of trajectories go to the object store, however small.
+IN_OBJECT_STORE = {"env_vars": {"RAY_max_direct_call_object_size": "1024"}}
+
 
 class ActorOptions(TypedDict, total=False):
     """Of `Actor.options(...)`, as far as a placement sets them."""
@@ -37,6 +41,7 @@ class ActorOptions(TypedDict, total=False):
     num_cpus: float
     num_gpus: float
     max_restarts: int
+    runtime_env: dict[str, dict[str, str]]
     scheduling_strategy: NodeAffinitySchedulingStrategy
 
 
@@ -71,6 +76,7 @@ def worker_options(place: Place) -> ActorOptions:
         num_cpus=place.cpus,
         num_gpus=place.gpus,
         max_restarts=-1,
+        runtime_env=IN_OBJECT_STORE,
         scheduling_strategy=NodeAffinitySchedulingStrategy(
             place.node.id, soft=not place.colocated_ranks
         ),

@@ -36,7 +36,7 @@ def test_a_worker_gets_its_place_and_another_only_once_that_is_gone():
     assert node_of(options) == (place.node.id, True)
     assert options["max_restarts"] == -1
     assert (options["num_cpus"], options["num_gpus"]) == (3, 2)
-    assert "runtime_env" not in options
+    assert options["runtime_env"] == ray_options.IN_OBJECT_STORE
 
 
 def test_a_colocated_worker_is_bound_to_its_node_and_reserves_no_gpu():
@@ -45,7 +45,6 @@ def test_a_colocated_worker_is_bound_to_its_node_and_reserves_no_gpu():
     found = [worker_options(place) for place in places]
     assert [options["num_gpus"] for options in found] == [0, 0]
     assert [node_of(o) for o in found] == [(place.node.id, False) for place in places]
-    assert all("runtime_env" not in options for options in found)
 
 
 def test_the_buffer_lives_where_rank_0_does_or_a_worker():

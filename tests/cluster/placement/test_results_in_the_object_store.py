@@ -1,0 +1,32 @@
+"""Where Ray keeps a small result: in the heap of a caller that others borrow from it would stay."""
+
+import pytest
+import ray
+
+from cluster.placement.ray_options import IN_OBJECT_STORE
+from tests.support.local_ray import local_ray
+
+SMALL_BYTES = 2000  # no block of trajectories has fewer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with local_ray():
+        yield
+
+
+@ray.remote(num_cpus=0)
+class Small:
+    def block(self):
+        return bytes(SMALL_BYTES)
+
+
+def nodes_of_a_result(**options):
+    ref = Small.options(**options).remote().block.remote()
+    ray.wait([ref], timeout=300)
+    return ray.experimental.get_object_locations([ref])[ref]["node_ids"]
+
+
+def test_blocks_are_in_the_object_store_however_small():
+    assert nodes_of_a_result(runtime_env=IN_OBJECT_STORE)
+    assert not nodes_of_a_result(), "Ray's own way, against which the option is"
