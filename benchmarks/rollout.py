@@ -2,7 +2,7 @@
 
 A round plays episodes, and gives vLLM alone the same prompts, answer lengths and seeds, as many at
 once; who begins alternates. "streaming" ends with the last start: till then all places are taken.
-"turn by turn" gives vLLM a prompt when the answer before it has come.
+"turn by turn" gives vLLM a prompt when the answer before it has come, as every runner must.
 """
 
 from __future__ import annotations
@@ -168,6 +168,9 @@ async def measure(style: str, episodes: int, in_flight: int, rounds: int) -> Non
     streaming, turns = ratio["streaming bare"], ratio["turn by turn bare"]
     row(f"rollout {style}: streaming", ratio["streaming"] * streaming, streaming, "tokens/s")
     row(f"rollout {style}: turn by turn", ratio["turn by turn"] * turns, turns, "tokens/s")
+    both = ratio["streaming turn by turn bare"]
+    ours = ratio["streaming turn by turn"] * both
+    row(f"rollout {style}: streaming turn by turn", ours, both, "tokens/s")
     row(f"rollout {style}: running", ratio["running"], ratio["running bare"], "sequences")
     row(f"rollout {style}: numbers beside the blocks", ratio["numbers"], ratio["blocks"], "bytes")
 
@@ -214,6 +217,8 @@ async def compare(
         figures["streaming"].append(started["ours"].rate / started["single"].rate)
         figures["turn by turn bare"].append(tokens / whole["turns"])
         figures["turn by turn"].append(whole["turns"] / whole["ours"])
+        figures["streaming turn by turn bare"].append(started["turns"].rate)
+        figures["streaming turn by turn"].append(started["ours"].rate / started["turns"].rate)
         figures["running"].append(started["ours"].running)
         figures["running bare"].append(started["single"].running)
         figures["numbers"].append(numbers)

@@ -30,13 +30,12 @@ from cluster.run.run_folder import folder_of
 from cluster.run.tracing import record_spans
 from cluster.stream.ledger import Batch, Ledger
 from cluster.stream.queue_lengths import record_queues
-from cluster.stream.shares import BufferedTrajectory, Shard, shards
+from cluster.stream.shares import BufferedTrajectory, Shares
 from cluster.stream.training_episodes import training_stream
 from cluster.workers.engine_loads import engine_loads
 from cluster.workers.engine_weights import EngineWeights
 from cluster.workers.supervisor import Supervisor, WorkerGone
 from configs.schema import RunConfig
-from learner.minibatches import update_minibatches
 from report.metrics import Record
 from rollout.engine_load import EngineLoad
 from rollout.episode import EpisodeRequest
@@ -77,9 +76,7 @@ class TrajectoryBuffer:
         self._failure: RunFailure | None = None  # of this epoch
         self._end: RunFailure | None = None  # of the run, whatever epoch
         self._stopping = self._begun = False
-        self._collected: list[BufferedTrajectory] = []
-        self._collected_shards: list[Shard] = []  # dealt out once a rank wants its own
-        self._batches: dict[int, tuple[Batch[BufferedTrajectory], dict[int, Shard]]] = {}
+        self._shares = Shares(cfg)
         self._taking = asyncio.Lock()
 
     async def start(self) -> list[str]:
@@ -124,26 +121,21 @@ class TrajectoryBuffer:
         trajectories = group.in_order()
         summaries = [trajectory.summary for trajectory in trajectories]
         self._check_failures([s for s in summaries if s.end == "failed"], len(summaries))
-        self._hold([t for t in trajectories if t.summary.end != "failed"])
+        self._shares.hold([t for t in trajectories if t.summary.end != "failed"])
         return summaries
-
-    def _hold(self, collected: list[BufferedTrajectory]) -> None:
-        self._collected, self._collected_shards = collected, []
 
     def shard(self, rank: int) -> list[BlockRows]:
         """A rank's part of the collected trajectories; balanced by tokens, deterministic."""
-        if not self._collected_shards:
-            self._collected_shards = shards(self._collected, self._cfg.learner.ranks)
-        return self._collected_shards[rank].rows
+        return self._shares.shard(rank)
 
     def first(self, n: int) -> list[BlockRows]:
         """The first n collected trajectories by id."""
-        return [t.rows for t in sorted(self._collected, key=lambda t: t.summary.id)[:n]]
+        return self._shares.first(n)
 
     def release(self, epoch: int) -> None:
         """Nobody needs what was collected any more."""
         if epoch == self._epoch:
-            self._hold([])
+            self._shares.hold([])
 
     async def reset(self) -> int:
         """Begin an epoch of the run: the first act of a learner group that starts, or restarts.
@@ -153,8 +145,7 @@ class TrajectoryBuffer:
         """
         self._epoch += 1
         self._ledger = Ledger()
-        self._hold([])
-        self._batches.clear()
+        self._shares = Shares(self._cfg)
         self._next_requests.clear()
         self._weights.forget()
         async with self._changed:
@@ -187,24 +178,11 @@ class TrajectoryBuffer:
         """
         async with self._taking:
             self._refuse_foreign(epoch)
-            if update not in self._batches:
-                batch = await self._until(lambda: self._complete(update))
-                self._batches[update] = (batch, dict(enumerate(self._dealt(batch, update))))
+            if update not in self._shares:
+                self._shares.deal(update, await self._until(lambda: self._complete(update)))
                 await self._play()
         self._refuse_foreign(epoch)  # it may have ended while another rank was waited for
-        batch, shares = self._batches[update]
-        shard, states = shares.pop(rank), self._states()
-        if not shares:
-            del self._batches[update]
-        return Share(*shard, batch.staleness, batch.failed, batch.next_group, states)
-
-    def _dealt(self, batch: Batch[BufferedTrajectory], update: int) -> list[Shard]:
-        """Each rank's part of a batch, by the minibatches that the learner will make of it."""
-        cfg = self._cfg
-        trained = [t.summary.id for t in batch.results if t.summary.action_tokens]
-        steps = update_minibatches(trained, cfg.ppo, cfg.seed, update - 1)
-        by_block = cfg.ppo.max_staleness > 0  # at 0 a run can be repeated to the bit
-        return shards(batch.results, cfg.learner.ranks, steps, by_block=by_block)
+        return self._shares.take(update, rank, self._states())
 
     async def stop(self) -> None:
         """The run is to end: whoever waits for episodes, now or later, gets RunStopped."""

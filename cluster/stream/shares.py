@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 from ray import ObjectRef
 
-from cluster.handles import BlockRows
-from learner.minibatches import deal
+from cluster.handles import BlockRows, Share
+from cluster.stream.ledger import Batch
+from configs.schema import RunConfig
+from learner.minibatches import deal, update_minibatches
 from rollout.trajectory import Block
 from rollout.trajectory_summary import TrajectorySummary
 
@@ -67,3 +69,51 @@ def shards(
         Shard([BlockRows(*item) for item in blocks.items()], ids)
         for blocks, ids in zip(rows, own, strict=True)
     ]
+
+
+class Shares:
+    """What the ranks are given: of the batch of each update, and of what was collected last."""
+
+    def __init__(self, cfg: RunConfig) -> None:
+        self._cfg = cfg
+        self._collected: list[BufferedTrajectory] = []
+        self._collected_shards: list[Shard] = []  # dealt out once a rank wants its own
+        self._batches: dict[int, tuple[Batch[BufferedTrajectory], dict[int, Shard]]] = {}
+
+    def hold(self, collected: list[BufferedTrajectory]) -> None:
+        """`shard` and `first` are of these from now on."""
+        self._collected, self._collected_shards = collected, []
+
+    def shard(self, rank: int) -> list[BlockRows]:
+        """A rank's part of what was collected; balanced by tokens, deterministic."""
+        if not self._collected_shards:
+            self._collected_shards = shards(self._collected, self._cfg.learner.ranks)
+        return self._collected_shards[rank].rows
+
+    def first(self, n: int) -> list[BlockRows]:
+        """The first n of what was collected, by id."""
+        return [t.rows for t in sorted(self._collected, key=lambda t: t.summary.id)[:n]]
+
+    def deal(self, update: int, batch: Batch[BufferedTrajectory]) -> None:
+        """Divide a batch among the ranks, by the minibatches that the learner will make of it."""
+        cfg = self._cfg
+        trained = [t.summary.id for t in batch.results if t.summary.action_tokens]
+        steps = update_minibatches(trained, cfg.ppo, cfg.seed, update - 1)
+        by_block = cfg.ppo.max_staleness > 0  # at 0 a run can be repeated to the bit
+        own = shards(batch.results, cfg.learner.ranks, steps, by_block=by_block)
+        self._batches[update] = batch, dict(enumerate(own))
+
+    def __contains__(self, update: int) -> bool:
+        """Whether the batch of an update was dealt, and a rank has not taken its share yet."""
+        return update in self._batches
+
+    def take(self, update: int, rank: int, states: dict[str, int]) -> Share:
+        """A rank's share of a batch, once.
+
+        states: how many episodes are where now.
+        """
+        batch, own = self._batches[update]
+        shard = own.pop(rank)
+        if not own:
+            del self._batches[update]
+        return Share(*shard, batch.staleness, batch.failed, batch.next_group, states)

@@ -14,7 +14,7 @@ SMALLEST = {  # arguments, and how many rows they print
     "model_sizes": ("--table", None),
     "partitioned_memory": ("--size tiny", 1),
     "pictures": ("--trajectories 4", 3),
-    "rollout": ("--episodes 8 --in-flight 4 --rounds 1 --styles brief", 4),
+    "rollout": ("--episodes 8 --in-flight 4 --rounds 1 --styles brief", 5),
     "checkpoints": ("--config gp_l_debug --blocks 1 --steps 1", 1),
     "simulated_cluster": (
         "--engines 4 --in-flight 2 --ranks 2 --episodes 32 --rate 40 --updates 3 --seconds 3 "

@@ -88,7 +88,7 @@ async def test_collected_trajectories_are_dealt_out_once(monkeypatch):
         dealt.append(arguments)
         return shards(*arguments)
 
-    monkeypatch.setattr("cluster.stream.buffer.shards", deal)
+    monkeypatch.setattr("cluster.stream.shares.shards", deal)
     for n in (4, 6):
         call = await begun(run.collect(requests(n)))
         await worker.finish()
@@ -110,7 +110,7 @@ async def test_who_shares_a_block_decides_on_ranks_only_where_time_does_anyway(
         asked.append(options)
         return shards(*arguments, **options)
 
-    monkeypatch.setattr("cluster.stream.buffer.shards", deal)
+    monkeypatch.setattr("cluster.stream.shares.shards", deal)
     await run.publish(0, [])
     await run.begin(1, 0)
     await settle()
@@ -200,10 +200,10 @@ async def test_nothing_that_was_collected_or_taken_outlives_a_restart():
         await worker.finish()
         ((block, rows),) = (await run.take(1, 0)).rows
         assert block == f"block {worker.number}", "of this epoch"
-        assert len(buffer._batches) == 1
+        assert 1 in buffer._shares
     ((block, others),) = (await run.take(1, 1)).rows
     assert sorted([*rows, *others]) == list(range(EPISODES))
-    assert buffer._batches == {}, "once every rank has its share"
+    assert 1 not in buffer._shares, "once every rank has its share"
 
 
 @pytest.mark.parametrize("playing", [True, False])
