@@ -46,7 +46,14 @@ def measure(options: argparse.Namespace) -> None:
     from benchmarks.scaling.measure import rows
 
     names = [list(LAYOUTS)[number] for number in options.layouts]
-    show(rows(names, options.rounds, options.seconds, options.updates))
+    known = parts_of(options.parts) if options.parts else None
+    show(rows(names, options.rounds, options.seconds, options.updates, known))
+
+
+def parts_of(file: Path) -> Parts:
+    """The measured parts among the rows of a file."""
+    (measured,) = (row for row in read_lines(file) if row["name"] == "parts")
+    return Parts.of(measured)
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -54,8 +61,7 @@ def predict(options: argparse.Namespace) -> None:
     from benchmarks.scaling.gpu import Model
     from benchmarks.scaling.sizes import row
 
-    (measured,) = (r for r in read_lines(options.measured) if r["name"] == "parts")
-    host, hardware = Parts.of(measured).host, Hardware(options.gpu)
+    host, hardware = parts_of(options.measured).host, Hardware(options.gpu)
     show(
         row(hardware, Model(model), gpus, host, options.episodes, options.updates)
         for model in options.models
@@ -81,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     command.set_defaults(do=measure)
     numbers = range(len(LAYOUTS))
     command.add_argument("--layouts", type=int, nargs="*", default=list(numbers), choices=numbers)
+    command.add_argument("--parts", type=Path, help="rows with parts that were measured before")
     command.add_argument("--rounds", type=int, default=3)
     command.add_argument("--seconds", type=float, default=8.0, help="of each run on the buffer")
     command.add_argument("--updates", type=int, default=24, help="of each layout's run")

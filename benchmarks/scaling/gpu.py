@@ -147,10 +147,10 @@ class GpuRun:
         if channel == "ipc":
             return SyncCosts(gathered + size / gpu("memory_bandwidth"), collective=True)
         if channel == "object_store":
-            spread = size * node("broadcast") * self.nodes() / node("broadcast_nodes")
+            other = self.nodes() if self.gpus > node("gpus") else 0  # than the learner's own
             return SyncCosts(
                 sent_s=gathered + size * self.host.put_byte_s,
-                travel_s=max(spread, size / (node("tcp") * links)),
+                travel_s=size * node("broadcast") * other / node("broadcast_nodes"),
                 load_s=size / self.cfg.rollout.tensor_parallel / (gpu("pcie") * links),
             )
         within = gpu("nvlink") if self.gpus <= node("gpus") else gpu("nic")

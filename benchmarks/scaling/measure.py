@@ -7,6 +7,7 @@ import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,6 @@ from configs.schema import RunConfig
 from report.metrics import Record
 
 T = TypeVar("T")
-PROMPT, ANSWER = 7, 16  # tokens of the demo's episodes, for the learner's parts
 
 
 def _alone(work: Callable[..., T], *args: Any) -> T:
@@ -38,10 +38,10 @@ def _engine(folder: Path, cfg: RunConfig, rounds: int) -> Any:
     return asyncio.run(measure(folder, cfg, rounds))
 
 
-def _learner(folder: Path, cfg: RunConfig, rounds: int) -> Any:
+def _learner(folder: Path, cfg: RunConfig, lengths: list[tuple[int, int]], rounds: int) -> Any:
     from benchmarks.scaling.measure_learner import measure
 
-    return measure(folder, cfg, PROMPT, ANSWER, rounds)
+    return measure(folder, cfg, lengths, rounds)
 
 
 def _host(seconds: float) -> Any:
@@ -57,15 +57,13 @@ def parts(rounds: int, seconds: float) -> Parts:
         rounds: of engine and learner.
         seconds: of each run on the real buffer.
     """
-    from dataclasses import replace
-
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "model"
         cfg, _ = layouts.configuration(next(iter(layouts.LAYOUTS)), 1000, Path(root))
         wide = replace(cfg, rollout=replace(cfg.rollout, context_tokens=1024))
         _alone(_make_model, folder, wide)
         engine = _alone(_engine, folder, wide, rounds)
-        learner = _alone(_learner, folder, cfg, rounds)
+        learner = _alone(_learner, folder, cfg, engine.lengths, rounds)
         buffer = _alone(_host, seconds)
     host = HostCosts(
         trajectory_s=learner.trajectory_s,
@@ -87,10 +85,16 @@ def parts(rounds: int, seconds: float) -> Parts:
     )
 
 
-def rows(names: Sequence[str], rounds: int, seconds: float, updates: int) -> Iterator[Record]:
-    """The parts, then each layout: what its run did, and what the simulation says of it."""
-    found = parts(rounds, seconds)
-    yield {"name": "parts", **found.row()}
+def rows(
+    names: Sequence[str], rounds: int, seconds: float, updates: int, known: Parts | None = None
+) -> Iterator[Record]:
+    """The parts, then each layout: what its run did, and what the simulation says of it.
+
+    known: parts that were measured before.
+    """
+    found = known or parts(rounds, seconds)
+    if known is None:
+        yield {"name": "parts", **found.row()}
     with tempfile.TemporaryDirectory() as root:
         for name in names:
             yield layouts.compare(name, found, layouts.run(name, updates, Path(root)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,32 +25,42 @@ from rollout.engine_settings import EngineSettings
 from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
+from rollout.trajectory_summary import from_columns
 from rollout.worker import RolloutWorker
 
 CONTEXT = 1024  # of the engine: for prompts of PROMPTS tokens
 PROMPTS = (16, 512)
 WAVES = ((1, 16), (4, 16), (16, 16), (64, 4), (64, 16), (64, 48), (128, 16))  # sequences, answer
+LEARNED = (128, 16)  # whose lengths the learner's parts are measured with
 
 
 @dataclass(frozen=True)
 class EngineParts:
-    """Costs of the engine; seconds of its pause for weights, and of a byte put into a bucket."""
+    """Costs of the engine; seconds of its pause for weights, and of a byte put into a bucket.
+
+    lengths: tokens of the prompt and the answer of episodes that were played.
+    """
 
     engine: EngineCosts
     load_s: float
     weights_bytes: int
     put_byte_s: float
+    lengths: list[tuple[int, int]]
 
 
 @dataclass
 class Wave:
-    """Episodes that were played: how many, at once, tokens of each answer; seconds of wall, CPU."""
+    """Episodes that were played: how many, at once, tokens of each answer; seconds of wall, CPU.
+
+    lengths: tokens of the prompt and the answer of each.
+    """
 
     episodes: int
     at_once: int
     answer: float
     seconds: float
     processor_s: float
+    lengths: list[tuple[int, int]] = field(default_factory=list)
 
 
 def _processor_s() -> float:
@@ -79,13 +89,14 @@ async def _play(
     worker.pop_load()
     before, begin = _processor_s(), time.perf_counter()
     await worker.submit(requests)
-    played = 0
-    while played < count:
-        played += len((await worker.next_block())[1]["end"])
+    lengths: list[tuple[int, int]] = []
+    while len(lengths) < count:
+        for numbers in from_columns((await worker.next_block())[1]):
+            lengths.append((numbers.tokens - numbers.action_tokens, numbers.action_tokens))
     seconds, spent = time.perf_counter() - begin, _processor_s() - before
     tokens = worker.pop_load().tokens
     await worker._environments.close()
-    return Wave(count, at_once, tokens / count, seconds, spent)
+    return Wave(count, at_once, tokens / count, seconds, spent, lengths)
 
 
 async def _prompt(engine: InferenceEngine, tokens: int, at_once: int, seed: int) -> float:
@@ -140,7 +151,8 @@ async def measure(folder: Path, cfg: RunConfig, rounds: int = 3) -> EngineParts:
     costs = fit(list(waves.values()))
     prompt_s = (prompts[PROMPTS[1]] - prompts[PROMPTS[0]]) / 16 / (PROMPTS[1] - PROMPTS[0])
     costs = replace(costs, prompt_token_s=max(0.0, prompt_s))
-    return EngineParts(costs, load_s, copied.nbytes, put_s / copied.nbytes)
+    lengths = waves[LEARNED].lengths
+    return EngineParts(costs, load_s, copied.nbytes, put_s / copied.nbytes, lengths)
 
 
 def fit(waves: list[Wave]) -> EngineCosts:

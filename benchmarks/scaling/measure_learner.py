@@ -1,15 +1,16 @@
 """Measures the learner's parts on this machine: passes by tokens, optimizer steps, packing.
 
 The update is the run's own, `learner.ppo.ppo_update`; its microbatches are what the packer makes of
-trajectories of equal lengths.
+trajectories as long as those that an engine has played.
 """
 
 from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,13 @@ class _Passes:
         return list(counts), list(tokens), list(least.values())
 
 
-def trajectories(count: int, prompt: int, answer: int) -> list[Trajectory]:
-    """Episodes of one turn with equal lengths."""
+def trajectories(lengths: Iterable[tuple[int, int]]) -> list[Trajectory]:
+    """Episodes of one turn, with so many tokens of their prompts and answers."""
     rng = np.random.default_rng(0)
-    length = prompt + answer
-    mask = np.arange(length) >= prompt
     made = []
-    for i in range(count):
+    for i, (prompt, answer) in enumerate(lengths):
+        length = prompt + answer
+        mask = np.arange(length) >= prompt
         segment = Segment(
             rng.integers(0, 64, length).astype(np.int32),
             mask,
@@ -90,7 +91,7 @@ def trajectories(count: int, prompt: int, answer: int) -> list[Trajectory]:
 
 
 def measure(
-    folder: Path, cfg: RunConfig, prompt: int, answer: int, rounds: int = 3
+    folder: Path, cfg: RunConfig, lengths: Sequence[tuple[int, int]], rounds: int = 3
 ) -> LearnerParts:
     """Updates of several sizes, in each round all of them; the fastest of each counts."""
     torch.set_num_threads(cfg.learner.threads)
@@ -100,8 +101,9 @@ def measure(
     step, score = _Passes(), _Passes()
     timed: Any = engine
     timed.step, timed.score = step.timed(engine.step), score.timed(engine.score)
-    sizes = sorted({16, cfg.ppo.minibatch // 2, cfg.ppo.minibatch, 2 * cfg.ppo.minibatch})
-    episodes = trajectories(cfg.ppo.episodes, prompt, answer)
+    count = cfg.ppo.episodes
+    sizes = sorted({count // 16, count // 8, count // 4, count // 2, count, cfg.ppo.minibatch})
+    episodes = trajectories(islice(cycle(lengths), count))
     other: list[float] = []
     for number in range(rounds + 1):  # the first warms up
         for size in sizes:

@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 
 from benchmarks.scaling.hardware import Figure as Input
 from benchmarks.scaling.hardware import figures
+from benchmarks.scaling.parts import Parts
 from benchmarks.scaling.workload import Workload
 from report.metrics import Record
 from report.plots import MARKERS, STYLE
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito's
+SEQUENCES, TOKENS = (1, 4, 16, 64), (256, 1024, 4096)
 TEXT = Path(__file__).with_name("page.md")
 
 
@@ -31,7 +33,7 @@ def page(measured: Sequence[Record], predicted: Sequence[Record]) -> str:
         "MEMORY": _memory(predicted),
         "BREAKS": _breaks(predicted),
         "INPUTS": _inputs(),
-        "HOST": _host(parts["host"]),
+        "PARTS": _parts(Parts.of(parts)),
         "GPU": predicted[0]["gpu"],
         "EPISODES": str(next(row["episodes"] for row in predicted if row["fits"])),
         "TOKENS": f"{workload.tokens():,.0f}",
@@ -174,17 +176,33 @@ def _cells(found: Input) -> list[str]:
     return [f"{found.value:.4g}", found.unit, found.source]
 
 
-def _host(host: Record) -> str:
-    names = {
-        "block_s": "a block in the trajectory buffer",
-        "buffered_s": "each trajectory in it",
-        "trajectory_s": "each trajectory of the batch, on every rank",
-        "own_trajectory_s": "each of a rank's own, in its update",
-        "fetch_s": "each of a rank's own, packed before the update",
-        "call_s": "an actor's call, one way",
-    }
-    rows = [[text, f"{1e6 * host[name]:.0f}"] for name, text in names.items()]
-    return table(["measured here", "µs"], rows)
+def _parts(parts: Parts) -> str:
+    """What was measured here, as rates and seconds."""
+    engine, host = parts.engine, parts.host
+    decoded = [f"{n / engine.decode_s(n, 0):,.0f}" for n in SEQUENCES]
+    learned = [f"{t / parts.step.seconds(t, t):,.0f}" for t in TOKENS]
+    numbers, sizes = (", ".join(map(str, each)) for each in (SEQUENCES, TOKENS))
+    rows = [
+        [f"an engine's tokens a second, {numbers} sequences at once", ", ".join(decoded)],
+        ["a request, beside its tokens", f"{1e3 * engine.request_s:.2f} ms"],
+        ["a token of a prompt", f"{1e6 * engine.prompt_token_s:.1f} µs"],
+        ["threads that a full engine keeps busy", f"{engine.threads:.2f}"],
+        [f"the learner's tokens a second, microbatches of {sizes}", ", ".join(learned)],
+        ["scoring a token", f"{1e6 * parts.score.token_s:.1f} µs"],
+        ["an optimizer step, beside its microbatches", f"{1e3 * parts.optimizer_s:.1f} ms"],
+        [
+            "an engine's pause for weights",
+            f"{1e9 * parts.load_s / parts.weights_bytes:.1f} ns a byte",
+        ],
+        ["writing weights to the object store", f"{1e9 * host.put_byte_s:.2f} ns a byte"],
+        ["a block in the trajectory buffer", f"{1e6 * host.block_s:.0f} µs"],
+        ["each trajectory in it", f"{1e6 * host.buffered_s:.0f} µs"],
+        ["each trajectory of a batch, on every rank", f"{1e6 * host.trajectory_s:.1f} µs"],
+        ["each of a rank's own, in its update", f"{1e6 * host.own_trajectory_s:.0f} µs"],
+        ["each of a rank's own, packed", f"{1e6 * host.fetch_s:.0f} µs"],
+        ["an actor's call, one way", f"{1e6 * host.call_s:.0f} µs"],
+    ]
+    return table(["part", "measured here"], rows)
 
 
 def draw(rows: Sequence[Record], file: Path) -> None:

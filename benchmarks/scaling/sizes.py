@@ -102,13 +102,14 @@ def alone_s(run: GpuRun) -> dict[str, float]:
     """Seconds that each part of an update takes alone.
 
     learner: steps and scoring. gathers: the same, if computing took no time.
-    engines: all sequences, evenly spread. longest episode: by the updates that it may last.
+    engines: all sequences, evenly spread. longest episode: by the updates that it may last. It is
+        admitted once engines have weights that are not too old, and taken `max_staleness` later.
     sync: the learner stands still. buffer: its process.
     """
     cfg, costs = run.cfg, run.costs()
     ppo, engines, answers = cfg.ppo, cfg.rollout.workers, run.workload.answers()
     tokens = run.workload.tokens()
-    ahead = ppo.max_staleness + 1
+    ahead = max(1, ppo.max_staleness)
     sequences = min(cfg.rollout.in_flight, max(1, ahead * ppo.episodes // engines))
     step_s = costs.engine.decode_s(sequences, sequences * tokens)
     decode_s = ppo.episodes * fmean(answers) / engines / sequences * step_s

@@ -57,8 +57,9 @@ def test_zero_3_gathers_over_nvlink_or_through_all_adapters_of_a_node():
 def test_learning_is_flops_at_the_published_share_of_the_peak():
     learner = run().learner()
     assert learner.step.token_s == pytest.approx(3 * learner.score.token_s)
-    # 6 N a token and something for attention
-    assert 1.0 < learner.step.token_s * 989.4e12 * 0.33 / (6 * N) < 1.1
+    matrices = N - 3584 * 152_064 - 28 * (2 * 3584 + 3584 + 2 * 512) - 3584  # and output layer
+    flops = 6 * matrices + 12 * 28 * 3584 * Workload().tokens()
+    assert learner.step.token_s == pytest.approx(flops / (989.4e12 * 0.33))
     assert learner.optimizer_s == pytest.approx(28 * N / 8 / 3.35e12)
     assert run(offload=True).learner().optimizer_s == pytest.approx(28 * N / 8 / 40e9)
 
@@ -76,8 +77,7 @@ def test_a_publish_by_channel():
     assert stored.sent_s == pytest.approx(gathered + 2 * N * 1e-9)
     assert stored.travel_s == pytest.approx(16.94 * 2 * N / 2**30, rel=1e-3)  # to 50 nodes
     assert stored.load_s == pytest.approx(2 * N / (64e9 * 0.8))
-    few = run(ranks=8, workers=8).sync("object_store")
-    assert few.travel_s == pytest.approx(2 * N / (12.5e9 * 0.8))  # never faster than the link
+    assert within.sync("object_store").travel_s == 0.0  # it is all on one node
 
 
 def test_what_shares_gpus_takes_ipc_and_counts_them_once():
