@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
-from ray.train import ControllerError
+from ray.train import ControllerError, ScalingConfig
 
 from cluster import learner_group
 from cluster.cursor import Cursor
@@ -367,10 +367,21 @@ def test_the_cause_is_the_first_ranks_own(monkeypatch):
     assert cause_of(TrainError(), cfg, "plan") == "TrainError: Ray Train's own words"
 
 
+def test_no_process_of_ray_trains_own_outlives_a_controller(tmp_path, monkeypatch):
+    monkeypatch.setattr(learner_group, "scaling", lambda cfg, plan: ScalingConfig(num_workers=1))
+    job = SimpleNamespace(
+        cfg=load("gp_l_debug"), folder=str(tmp_path), token=FakeToken(tmp_path), model="initial"
+    )
+    callbacks = make_trainer(job, SimpleNamespace(gpu=False))._create_default_callbacks()
+    names = {type(callback).__name__ for callback in callbacks}
+    assert {"BackendSetupCallback", "Signs"} < names
+    assert "PlacementGroupCleanerCallback" not in names
+
+
 @pytest.mark.parametrize(("gpu", "backend"), [(False, "gloo"), (True, "nccl")])
 def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
     seen = {}
-    monkeypatch.setattr(learner_group, "TorchTrainer", lambda *_, **given: seen.update(given))
+    monkeypatch.setattr(learner_group, "Trainer", lambda *_, **given: seen.update(given))
     monkeypatch.setattr(learner_group, "scaling", lambda cfg, plan: "scaling")
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "")
     cfg = load("gp_l_debug", ["cluster.start_deadline_s=40", "learner.max_restarts=5"])
