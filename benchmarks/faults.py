@@ -20,7 +20,7 @@ import psutil
 from benchmarks.chaos.nodes import nodes, raylet_with
 from benchmarks.chaos.phases import PHASES, STARTING, await_phase, starting_rank, steady
 from benchmarks.chaos.result import Result
-from benchmarks.chaos.run import LEFT_S, FaultyRun, lives
+from benchmarks.chaos.run import HEARTBEAT_S, LEFT_S, FaultyRun, lives
 from benchmarks.chaos.storage import (
     DISKS,
     FULL_TOO,
@@ -121,11 +121,7 @@ def driver(root: Path, name: str, phase: str) -> Result:
         begin, at = time.monotonic(), time.time()
         run.driver.send_signal(SIGNALS[name])
         if name == "SIGSTOP":
-            run.until(lambda: len(run.read("ppo", at)) >= 3, "three updates without a driver")
-            run.driver.send_signal(signal.SIGCONT)
-            goes_on = "the run goes on without it"
-            again = run.played_again_since(at)
-            return Result("driver", name, phase, None, None, again, goes_on)
+            return _driver_stopped(run, phase, at)
         run.driver.wait()
         orphans = run.left_behind(LEFT_S)
         seconds = time.monotonic() - begin
@@ -141,6 +137,18 @@ def driver(root: Path, name: str, phase: str) -> Result:
         return Result("driver", name, phase, None, None, None, str(error))
     finally:
         run.end()
+
+
+def _driver_stopped(run: FaultyRun, phase: str, at: float) -> Result:
+    """It is stopped for longer than any part may be silent, then goes on."""
+    stopped = at + 2 * HEARTBEAT_S
+    run.until(lambda: run.read("ppo", stopped), "an update without a driver")
+    run.driver.send_signal(signal.SIGCONT)
+    again = time.time() + HEARTBEAT_S  # by when it would have ended what it takes for hung
+    run.until(lambda: len(run.read("ppo", again)) >= 2, "two updates with the driver back")
+    lost = [f"{record['who']} {record['cause']}"[:160] for record in run.read("failure", at)]
+    outcome = f"the run goes on without it, and with it again; losses: {lost or 'none'}"
+    return Result("driver", "SIGSTOP", phase, None, None, run.played_again_since(at), outcome)
 
 
 def raylet(root: Path) -> Result:
