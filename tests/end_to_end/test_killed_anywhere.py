@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos.phases import await_phase
-from benchmarks.chaos.run import LEFT_S, FaultyRun
+from benchmarks.chaos.run import FaultyRun
 from cluster.exit_codes import ExitCode
 from cluster.recorded_blocks import FOLDER, read_blocks
 from report.metrics import read
@@ -101,7 +101,6 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(expected, tmp_p
             print(f"{moment}: {part} killed after {len(run.read('ppo', 0.0))} updates")
             if part == "driver":
                 run.driver.wait()
-                run.left_behind(LEFT_S)
                 run.resume()
         folder = finish(run)
     finally:
