@@ -1,4 +1,4 @@
-"""Faults on a real run: SIGKILL and SIGSTOP of each part in each phase, full disks; what they cost.
+"""Faults on a real run: SIGKILL and SIGSTOP of each part in each phase, full disks and stores.
 
 `python -m benchmarks.faults --write docs/faults.md` trains a tiny model on this machine with two
 rollout workers, puts one fault after another into the run, and writes the table of the page.
@@ -10,53 +10,33 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from benchmarks.chaos.nodes import raylet_with, three_nodes
+from benchmarks.chaos.nodes import nodes, raylet_with
 from benchmarks.chaos.phases import PHASES, STARTING, await_phase, starting_rank, steady
-from benchmarks.chaos.run import PATIENCE_S, FaultyRun, lives
+from benchmarks.chaos.result import Result
+from benchmarks.chaos.run import HEARTBEAT_S, LEFT_S, FaultyRun, lives
+from benchmarks.chaos.storage import (
+    DISKS,
+    FULL_TOO,
+    SPILLS,
+    STORE,
+    full_disk,
+    full_object_store,
+)
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
 MENDED = ("engine", "actor", "rank", "buffer", "environment", "controller")
-DISKS = ("state disk", "run disk")
 RAYLET = "raylet"  # of a node that is not the driver's
-PARTS = (*MENDED, "driver", *DISKS, RAYLET)
+PARTS = (*MENDED, "driver", *DISKS, STORE, RAYLET)
 Fault = tuple[str, str, str]  # part, signal, phase
 EVALUATES = "eval.every=5"
-DISK_MIB = 256
-LEFT_S = 90.0  # for the last processes to end, Ray's own that look for their parent now and then
 TABLE_BEGIN, TABLE_END = "<!-- table: begin -->", "<!-- table: end -->"
-
-
-@dataclass(frozen=True)
-class Result:
-    """One fault; seconds from the signal on, None where it does not apply; load of the machine."""
-
-    part: str
-    signal: str
-    phase: str
-    detected_s: float | None
-    full_speed_s: float | None
-    replayed: int | None
-    outcome: str
-    load: float = field(default_factory=lambda: os.getloadavg()[0])
-
-    def row(self) -> str:
-        """Of the table."""
-        numbers = [
-            f"{s:.1f}" if s is not None else "–" for s in (self.detected_s, self.full_speed_s)
-        ]
-        replayed = "–" if self.replayed is None else str(self.replayed)
-        numbers += [replayed, f"{self.load:.0f}"]
-        cells = [self.part, self.signal, self.phase, *numbers, self.outcome]
-        return f"| {' | '.join(cells)} |"
 
 
 def mended(run: FaultyRun, part: str, name: str, phase: str, worker: int) -> Result:
@@ -141,11 +121,7 @@ def driver(root: Path, name: str, phase: str) -> Result:
         begin, at = time.monotonic(), time.time()
         run.driver.send_signal(SIGNALS[name])
         if name == "SIGSTOP":
-            run.until(lambda: len(run.read("ppo", at)) >= 3, "three updates without a driver")
-            run.driver.send_signal(signal.SIGCONT)
-            goes_on = "the run goes on without it"
-            again = _played_again_since(run, at)
-            return Result("driver", name, phase, None, None, again, goes_on)
+            return _driver_stopped(run, phase, at)
         run.driver.wait()
         orphans = run.left_behind(LEFT_S)
         seconds = time.monotonic() - begin
@@ -163,9 +139,21 @@ def driver(root: Path, name: str, phase: str) -> Result:
         run.end()
 
 
+def _driver_stopped(run: FaultyRun, phase: str, at: float) -> Result:
+    """It is stopped for longer than any part may be silent, then goes on."""
+    stopped = at + 2 * HEARTBEAT_S
+    run.until(lambda: run.read("ppo", stopped), "an update without a driver")
+    run.driver.send_signal(signal.SIGCONT)
+    again = time.time() + HEARTBEAT_S  # by when it would have ended what it takes for hung
+    run.until(lambda: len(run.read("ppo", again)) >= 2, "two updates with the driver back")
+    lost = [f"{record['who']} {record['cause']}"[:160] for record in run.read("failure", at)]
+    outcome = f"the run goes on without it, and with it again; losses: {lost or 'none'}"
+    return Result("driver", "SIGSTOP", phase, None, None, run.played_again_since(at), outcome)
+
+
 def raylet(root: Path) -> Result:
     """Kill the raylet of a node that has a rollout worker; another node has room for it."""
-    with three_nodes() as cluster:
+    with nodes(3, cpus=1) as cluster:  # the parts of a small run need two of them
         keys = (EVALUATES, f"cluster.address={cluster.address}")
         run = FaultyRun(root, RAYLET, *keys, parent=os.getpid())
         try:
@@ -197,73 +185,6 @@ def _of_workers(run: FaultyRun, kind: str, since: float) -> list[dict[str, objec
     return [r for r in run.read(kind, since) if str(r["who"]).startswith("rollout worker")]
 
 
-def full_disk(root: Path, part: str) -> Result:
-    """Fill the disk that the run's states are on, or all of the run folder; then free it again."""
-    disk = root / part.replace(" ", "-")
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(disk)]
-    if subprocess.run(mount, check=False).returncode:
-        return Result(part, "full", "–", None, None, None, "not measured: needs root, to mount")
-    states = (f"learner.checkpoint_root={disk}",) if part == "state disk" else ()
-    keys = states or ("learner.max_restarts=1",)
-    log = root / f"{disk.name}.log"
-    run = FaultyRun(root if states else disk, f"{part.split()[0]}-run", *keys, log=log)
-    try:
-        steady(run)
-        at = time.time()
-        _fill(disk / "filler")
-        if states:
-            run.until(lambda: run.read("failure", at), "the failed state is recorded")
-            found = float(str(run.read("failure", at)[0]["time"])) - at
-            told = time.time()
-            run.until(lambda: len(run.read("ppo", told)) >= 2, "two updates without a state")
-            cause = str(run.read("failure", at)[0]["cause"])
-            (disk / "filler").unlink()
-            freed = time.time()
-            folder = disk / run.folder.name
-            run.until(lambda: _newest(folder) > freed, "a state is written again")
-            outcome = f"the run goes on, `{cause[:160]}`; states again once there is room"
-            seconds, again = time.time() - freed, _played_again_since(run, at)
-            return Result(part, "full", "–", found, seconds, again, outcome)
-        code = run.driver.wait(PATIENCE_S)
-        seconds, orphans = time.time() - at, run.left_behind(LEFT_S)
-        left = f"{len(orphans)} processes left" if orphans else "no process left"
-        run.read("ppo", at)  # the last of them
-        (disk / "filler").unlink()
-        began, said = time.time(), run.last_line()[:200]
-        run.resume()
-        run.until(lambda: run.read("ppo", began), "an update of the resumed run")
-        outcome = f"the run ends, code {code}, `{said}`; {left}; `cardinal resume` goes on"
-        again = time.time() - began
-        return Result(part, "full", "–", seconds, again, run.played_again(began), outcome)
-    except (TimeoutError, subprocess.TimeoutExpired) as error:
-        return Result(part, "full", "–", None, None, None, str(error))
-    finally:
-        run.end()
-        subprocess.run(["umount", "-l", str(disk)], check=False)
-
-
-def _played_again_since(run: FaultyRun, at: float) -> int:
-    """Of a run that should go on: none, unless its learner group has started again."""
-    restarts = run.read("restart", at)
-    return run.played_again(float(str(restarts[0]["time"]))) if restarts else 0
-
-
-def _fill(file: Path) -> None:
-    """Write until there is no room."""
-    with file.open("wb", buffering=0) as stream:
-        for size in (2**20, 2**10, 1):
-            try:
-                while stream.write(b"x" * size) == size:
-                    pass
-            except OSError:
-                continue
-
-
-def _newest(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in folder.glob("*/*/*")), default=0.0)
-
-
 def measure(root: Path, faults: list[Fault]) -> Iterator[Result]:
     """Faults of parts that are replaced in one run, then each of the others in its own."""
     together = [fault for fault in faults if fault[0] in MENDED]
@@ -279,7 +200,9 @@ def measure(root: Path, faults: list[Fault]) -> Iterator[Result]:
             yield driver(root, name, phase)
         elif part == RAYLET:
             yield raylet(root)
-        elif part not in MENDED:
+        elif part == STORE:
+            yield full_object_store(root, phase)
+        elif part in DISKS:
             yield full_disk(root, part)
 
 
@@ -287,8 +210,10 @@ def chosen(parts: list[str], signals: list[str], phases: list[str]) -> list[Faul
     """All faults of these; a disk is full whatever the phase, and only a rank starts again."""
     faults = [(p, s, f) for p in parts if p in (*MENDED, "driver") for s in signals for f in phases]
     faults = [(p, s, f) for p, s, f in faults if f != STARTING or p == "rank"]
-    nodes = [(RAYLET, "SIGKILL", "generating")] if RAYLET in parts else []
-    return faults + nodes + [(part, "full", "–") for part in parts if part in DISKS]
+    raylets = [(RAYLET, "SIGKILL", "generating")] if RAYLET in parts else []
+    full = [(part, "full", "–") for part in parts if part in DISKS]
+    full += [(STORE, "full", phase) for phase in (SPILLS, FULL_TOO) if STORE in parts]
+    return faults + raylets + full
 
 
 def write(page: Path, results: list[Result]) -> None:

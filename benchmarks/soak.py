@@ -111,6 +111,23 @@ class Stretch:
         return min(1.0, self.updates(ends) * seconds / (self.end - self.begin))
 
 
+def undisturbed(begin: float, faults: Sequence[float]) -> list[Stretch]:
+    """The minute before each next fault, by when the run has recovered from the last one.
+
+    Args:
+        begin: of the time with these faults.
+        faults: seconds after it.
+    """
+    ends = [begin + fault + 60 * EVERY_MINUTES for fault in faults]
+    return [Stretch(end - 60.0, end) for end in ends]
+
+
+def pace(stretches: Sequence[Stretch], ends: Sequence[float]) -> float:
+    """Seconds that an update takes in these stretches."""
+    seconds = sum(stretch.end - stretch.begin for stretch in stretches)
+    return seconds / max(1, sum(stretch.updates(ends) for stretch in stretches))
+
+
 def curve(goodput: float, every_minutes: float) -> dict[str, float]:
     """Goodput by minutes between two faults, computed: each costs as much as at the measured."""
     lost = (1 - goodput) * every_minutes
@@ -270,7 +287,8 @@ def soak(root: Path, minutes: Minutes, faults: int, seed: int) -> Record:
     updates = [record for record in read(folder) if record["kind"] == "ppo"]
     updates = [record for record in updates if cursor.covers(record)]
     ends = [float(record["time"]) for record in updates]
-    seconds = (quiet.end - quiet.begin) / max(1, quiet.updates(ends))
+    # What else the machine does differs from minute to minute, and is no fault's cost.
+    seconds = pace(undisturbed(measured.begin, rare) or [quiet], ends)
     rate = measured.goodput(ends, seconds) if rare else None
     return {
         "benchmark": "soak",

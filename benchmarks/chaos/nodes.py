@@ -1,4 +1,4 @@
-"""A Ray of three raylets on this machine, one of which can be lost with all that runs on it."""
+"""A Ray of several raylets on this machine, one of which can be lost with all that runs on it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ OBJECT_STORE_MIB = 150
 
 
 @contextmanager
-def three_nodes() -> Iterator[Cluster]:
-    """A head and two more nodes, each with one CPU: the parts of a small run need two of them."""
-    store = {"object_store_memory": OBJECT_STORE_MIB * 2**20}
-    made = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **store}
-    )
+def nodes(number: int, cpus: int, **options: object) -> Iterator[Cluster]:
+    """A head and more nodes, as many as are said in all, each with so many CPUs."""
+    node = {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_MIB * 2**20, **options}
+    made = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **node})
     try:
-        for _ in range(2):
-            made.add_node(num_cpus=1, **store)
+        for _ in range(number - 1):
+            made.add_node(**node)
         made.wait_for_nodes()
         yield made
     finally:

@@ -4,43 +4,73 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from benchmarks.chaos.run import PATIENCE_S, FaultyRun
+from rollout.bucket_file import PREFIX
 
-PHASES = ("idle", "generating", "mid-sync", "mid-checkpoint", "mid-evaluation")
+NONE, WRITTEN, LOADS = "none", "written", "loads"  # weights on their way to an engine
+SYNC: dict[str, Callable[[str, str], bool]] = {  # by what was so a look before, and what is now
+    "sync begins": lambda before, now: (before, now) == (NONE, WRITTEN),
+    "mid-sync": lambda before, now: now == LOADS,
+    "sync ends": lambda before, now: before == LOADS != now,
+}
+PHASES = ("idle", "generating", *SYNC, "mid-checkpoint", "mid-evaluation")
 STARTING = "starting"  # of a learner rank, whose group starts again
 
 
 def await_phase(run: FaultyRun, phase: str, worker: int = 0) -> None:
     """Return while a worker's engine, or the run, is in a phase.
 
-    mid-sync: the engine has a file of weights in its memory. generating, idle: it works, or does
+    mid-sync: the engine has a file of weights in its memory. sync begins, ends: its actor has just
+    written the first of it; the engine has just let go of it. generating, idle: it works, or does
     not, and has none. mid-checkpoint: a state is being written. mid-evaluation: one has begun.
     """
-    begin, core = time.monotonic(), run.processes("engine")[worker]
-    while time.monotonic() - begin < PATIENCE_S:
-        if phase == "mid-checkpoint":
-            reached = _writes_a_state(run.folder / "checkpoints" / "state")
-        elif phase == "mid-evaluation":
-            reached = _evaluates(run)
-        elif phase == "mid-sync":
-            reached = _receives(core.pid)
-        else:
-            before = sum(core.cpu_times()[:2])
-            time.sleep(0.2)
-            works = sum(core.cpu_times()[:2]) - before > 0.05
-            reached = not _receives(core.pid) and works == (phase == "generating")
-        if reached:
-            return
+    reached, begin = _look(run, phase, worker), time.monotonic()
+    while not reached():
+        if time.monotonic() - begin > PATIENCE_S:
+            raise TimeoutError(f"the run was not {phase} within {PATIENCE_S:g} s")
         time.sleep(0.002)
-    raise TimeoutError(f"the run was not {phase} within {PATIENCE_S:g} s")
 
 
-def _receives(pid: int) -> bool:
-    return "cardinal-w-" in Path(f"/proc/{pid}/maps").read_text()
+def _look(run: FaultyRun, phase: str, worker: int) -> Callable[[], bool]:
+    """A function that says whether the phase is there."""
+    if phase == "mid-checkpoint":
+        return lambda: _writes_a_state(run.folder / "checkpoints" / "state")
+    if phase == "mid-evaluation":
+        return lambda: _evaluates(run)
+    core = run.processes("engine")[worker]
+    if phase not in SYNC:
+        return lambda: _works(core) == (phase == "generating") and weights(core) != LOADS
+    last = weights(core)
+
+    def turned() -> bool:
+        nonlocal last
+        before, last = last, weights(core)
+        return SYNC[phase](before, last)
+
+    return turned
+
+
+def _works(core: psutil.Process) -> bool:
+    before = sum(core.cpu_times()[:2])
+    time.sleep(0.2)
+    return bool(sum(core.cpu_times()[:2]) - before > 0.05)
+
+
+def weights(core: psutil.Process, proc: Path = Path("/proc")) -> str:
+    """Where weights on their way to an engine are: by the files that it and its actor have open."""
+    if PREFIX in (proc / str(core.pid) / "maps").read_text():
+        return LOADS
+    for file in (proc / str(core.ppid()) / "fd").iterdir():
+        with suppress(FileNotFoundError):
+            if PREFIX in str(file.readlink()):
+                return WRITTEN
+    return NONE
 
 
 def _writes_a_state(folder: Path) -> bool:

@@ -24,6 +24,7 @@ from report.spans import read_spans
 HEARTBEAT_S = 10.0
 START_S = 120.0  # an engine's takes up to 60 on a busy machine
 PATIENCE_S = 400.0  # of any one wait here, on a busy machine
+LEFT_S = 90.0  # for the last processes to end, Ray's own that look for their parent now and then
 ENVIRONMENT = "rollout.environment_server"
 TITLES = {
     "actor": "ray::RolloutActor",
@@ -150,6 +151,11 @@ class FaultyRun:
         first = int(str(self.read("ppo", restarted)[0]["update"]))
         undone = sum(r["kind"] == "ppo" and int(str(r["update"])) >= first for r in self._replaced)
         return undone * load(self.folder / CONFIG).ppo.episodes + in_flight(self.folder, restarted)
+
+    def played_again_since(self, at: float) -> int:
+        """Of a run that should go on: none, unless its learner group has started again."""
+        restarts = self.read("restart", at)
+        return self.played_again(float(str(restarts[0]["time"]))) if restarts else 0
 
     def check(self, what: str) -> None:
         """See that the run has not ended.

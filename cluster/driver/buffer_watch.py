@@ -26,6 +26,7 @@ from report.metrics import Record
 
 WHO, WHAT = "the trajectory buffer", "give a sign of life"
 BEATS, BEAT_S = 4, 1.0  # in a heartbeat; at most so long, for Ray tells a death at the next one
+AWAY_S = 2.0  # between two looks, after which whoever looks was stopped itself
 LOOK_S = 0.5
 
 
@@ -48,9 +49,10 @@ class BufferWatch:
     ) -> None:
         self._buffer, self._most, self._clock = buffer, most_losses, clock
         self._heartbeat_s, self._start_s = heartbeat_s, start_s
-        self._part = Part(most_losses, clock())
+        self._looked, self._now = clock(), 0.0
+        self._part = Part(most_losses, self._now)
         self._sign: ObjectRef[None] | None = None
-        self._asked = clock() - heartbeat_s
+        self._asked = self._now - heartbeat_s
         self._losses: list[Record] = []  # from which it has not come back yet
 
     def check(self) -> None:
@@ -61,7 +63,7 @@ class BufferWatch:
             WorkerLost: it is dead, and Ray does not restart it.
             RunFailure: it was lost too often in a row.
         """
-        now = self._clock()
+        now = self._pass_time()
         if self._sign is not None and ray.wait([self._sign], timeout=0)[0]:
             sign, self._sign = self._sign, None
             try:
@@ -78,9 +80,15 @@ class BufferWatch:
         elif self._sign is not None and now - self._asked >= self._heartbeat_s:
             self._lose(DeadlineExceeded(WHO, WHAT, self._heartbeat_s, "heartbeat_s"))
 
+    def _pass_time(self) -> float:
+        """Seconds in which this process could see a sign; not those for which it was stopped."""
+        before, self._looked = self._looked, self._clock()
+        self._now += min(self._looked - before, AWAY_S)
+        return self._now
+
     def _serve(self) -> None:
         if self._part.state == State.STARTING:
-            self._part.move(State.SERVING, self._clock())
+            self._part.move(State.SERVING, self._now)
         for loss in self._losses:
             self._buffer.note.remote(loss)
         self._losses.clear()
@@ -96,7 +104,7 @@ class BufferWatch:
             raise failure
         cause = str(failure).removeprefix(f"{WHO} ")
         silent_s = failure.seconds if isinstance(failure, DeadlineExceeded) else 0.0
-        self._part.lose(cause, self._clock(), silent_s)
+        self._part.lose(cause, self._now, silent_s)
         if self._part.given_up is not None:
             raise RunFailure(
                 f"{WHO} was lost {self._part.losses} times, the last ones soon after each other "
@@ -106,7 +114,7 @@ class BufferWatch:
             restart(self._buffer.actor)
         self._sign = None
         for state in (State.REPLACING, State.STARTING):
-            self._part.move(state, self._clock())
+            self._part.move(state, self._now)
         self._losses.append({"kind": "failure", "who": WHO, "cause": cause, "at": time.time()})
         print(f"{failure}; it is restarted, and the learner group with it", file=sys.stderr)
 

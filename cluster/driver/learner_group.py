@@ -11,6 +11,8 @@ from pathlib import Path
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import RayTrainCallback
 
 from cluster.deadlines import group_deadline_s
 from cluster.driver.buffer_watch import BufferWatch, StartWatch
@@ -137,7 +139,19 @@ def _with_evidence(failure: str, folder: Path, killed: int) -> str:
     return sentence
 
 
-def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
+class Trainer(TorchTrainer):
+    """Ray Train's, without its process that gives a lost controller's places back.
+
+    That one asks Ray's dashboard whether the controller lives, and where there is none it stays for
+    ever: one more process for each loss. Places are given back by `release_ranks`.
+    """
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        callbacks = super()._create_default_callbacks()
+        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
+
+
+def make_trainer(job: Job, plan: Plan) -> Trainer:
     """Ray Train's trainer; a group whose placement is not met is given up by the deadline.
 
     When a rank dies, or is silent for the heartbeat, it ends all ranks and starts them again.
@@ -147,7 +161,7 @@ def make_trainer(job: Job, plan: Plan) -> TorchTrainer:
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_S)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cfg.cluster.heartbeat_s)
 
-    return TorchTrainer(
+    return Trainer(
         learner_loop,
         train_loop_config={"job": job},
         torch_config=TorchConfig(

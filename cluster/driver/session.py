@@ -29,7 +29,7 @@ from configs.load import ConfigError
 from configs.paths import ROOT
 from configs.schema import RunConfig
 
-NOBODY = "http://127.0.0.1:9"  # the discard port
+LOCAL = {"task_events_report_interval_ms": 0}  # else Ray keeps 2 KB of each call, for its dashboard
 END_S = 5.0  # for killed processes to be gone
 
 
@@ -84,7 +84,7 @@ def _connect(cfg: RunConfig, address: str | None, cpus: float) -> None:
         # Ray Train's own 30 s keep a group with a rank that hangs from being started again.
         "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
     }
-    runtime_env: dict[str, object] = {"env_vars": environment | _own_cluster(address) | _quiet()}
+    runtime_env: dict[str, object] = {"env_vars": environment | _quiet()}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's own 15 starves a run on a machine that does anything else.
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -126,6 +126,7 @@ def _start_local(cfg: RunConfig, cpus: float, runtime_env: dict[str, object]) ->
                 num_cpus=int(local_cpus(cpus)),
                 object_store_memory=int(cfg.cluster.object_store_gib * 2**30),
                 include_dashboard=False,
+                _system_config=LOCAL,
                 runtime_env=runtime_env,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
@@ -178,18 +179,6 @@ def _python_path() -> str:
     """The checkout first, so that workers import it wherever they start."""
     known = os.environ.get("PYTHONPATH", "")
     return f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)
-
-
-def _own_cluster(address: str | None) -> dict[str, str]:
-    """Where Ray Train's helper processes ask whether their actors still live.
-
-    Without this they ask any Ray that they find on the machine; another one has no such actor,
-    and they then end the learner group as an orphan. A local Ray has no server to ask: a port
-    that nobody serves makes them wait instead.
-    """
-    if address:
-        return {"RAY_ADDRESS": address}
-    return {"RAY_API_SERVER_ADDRESS": NOBODY}
 
 
 def _quiet() -> dict[str, str]:

@@ -16,7 +16,9 @@ from benchmarks.soak import (
     growth,
     moments,
     orphans,
+    pace,
     shortfalls,
+    undisturbed,
 )
 
 MIB = 2**20
@@ -51,6 +53,14 @@ def test_goodput_is_the_share_of_time_that_updates_without_a_fault_would_take():
     assert Stretch(10.0, 60.0).goodput(ends, 3.0) == 1.0, "never more than all of the time"
     assert Stretch(200.0, 260.0).goodput(ends, 2.0) == 0.0
     assert Stretch(0.0, 4.0).updates([0.0, 1.0, 4.0, 4.5]) == 2
+
+
+def test_what_an_update_takes_is_measured_before_each_fault():
+    first, second = undisturbed(1000.0, [0.0, 180.0])
+    assert (first, second) == (Stretch(1120.0, 1180.0), Stretch(1300.0, 1360.0))
+    ends = [1130.0, 1140.0, 1150.0, 1200.0, 1320.0]
+    assert pace([first, second], ends) == 120.0 / 4
+    assert pace([first], []) == 60.0
 
 
 def test_the_curve_is_of_faults_that_cost_as_much_as_those_that_were_measured():

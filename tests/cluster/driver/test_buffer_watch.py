@@ -48,6 +48,8 @@ def watched(monkeypatch, request):
             now[0] += step
             watch.check()
 
+    pass_time.clock = now
+
     watch.check()
     return buffer, pass_time
 
@@ -82,6 +84,24 @@ def test_its_first_sign_has_the_time_that_a_process_has_to_start(watched):
     pass_time(59.0)
     with pytest.raises(DeadlineExceeded, match=r"within 60 s \(cluster.start_deadline_s\)"):
         pass_time(2.0)
+
+
+@pytest.mark.parametrize("serves", [True, False])
+def test_a_driver_that_was_stopped_takes_no_buffer_for_one_that_hangs(watched, serves):
+    buffer, pass_time = watched
+    buffer.answers = serves
+    pass_time(4.0)
+    buffer.answers = False
+    pass_time(2.0)
+    for _ in range(2):
+        pass_time.clock[0] += 1000.0
+        pass_time(0.5)
+    pass_time(1.0)
+    buffer.answers = True
+    pass_time(1.0)
+    buffer.answers = False
+    with pytest.raises(DeadlineExceeded, match=r"within 8 s"):
+        pass_time(10.0)
 
 
 def test_one_that_answers_late_lives(watched):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from ray.train import ScalingConfig
 
 from cluster.deadlines import group_deadline_s
 from cluster.driver import learner_group
@@ -14,10 +15,21 @@ from configs.load import load
 from tests.cluster.fakes import FakeToken
 
 
+def test_no_process_of_ray_trains_own_outlives_a_controller(tmp_path, monkeypatch):
+    monkeypatch.setattr(learner_group, "scaling", lambda cfg, plan: ScalingConfig(num_workers=1))
+    job = SimpleNamespace(
+        cfg=load("gp_l_debug"), folder=str(tmp_path), token=FakeToken(tmp_path), model="initial"
+    )
+    callbacks = make_trainer(job, SimpleNamespace(gpu=False))._create_default_callbacks()
+    names = {type(callback).__name__ for callback in callbacks}
+    assert {"BackendSetupCallback", "Signs"} < names
+    assert "PlacementGroupCleanerCallback" not in names
+
+
 @pytest.mark.parametrize(("gpu", "backend"), [(False, "gloo"), (True, "nccl")])
 def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
     seen = {}
-    monkeypatch.setattr(learner_group, "TorchTrainer", lambda *_, **given: seen.update(given))
+    monkeypatch.setattr(learner_group, "Trainer", lambda *_, **given: seen.update(given))
     monkeypatch.setattr(learner_group, "scaling", lambda cfg, plan: "scaling")
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "")
     cfg = load("gp_l_debug", ["cluster.start_deadline_s=40", "learner.max_restarts=5"])

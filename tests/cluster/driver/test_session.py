@@ -1,4 +1,4 @@
-"""The Ray session: a run's helpers ask about their actors where the run is, and nowhere else."""
+"""The Ray session of a run: joined, or started for it; what does not start is said in one line."""
 
 import os
 import shlex
@@ -9,26 +9,12 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-import requests
-from ray.util.state.exception import RayStateApiException, ServerUnavailable
 
 from cluster.driver import session as module
-from cluster.driver.session import NOBODY, _own_cluster, session
+from cluster.driver.session import session
 from cluster.failures import DeadlineExceeded, RunFailure
 from configs.load import load
 from configs.paths import ROOT
-
-
-def test_a_cluster_that_was_joined_is_asked_by_its_address():
-    assert _own_cluster("10.0.0.1:6379") == {"RAY_ADDRESS": "10.0.0.1:6379"}
-
-
-def test_beside_a_local_ray_no_other_one_is_asked():
-    """Ray Train's cleaner takes this error for 'wait', and another Ray's no for 'dead'."""
-    assert _own_cluster(None) == {"RAY_API_SERVER_ADDRESS": NOBODY}
-    assert issubclass(ServerUnavailable, RayStateApiException)
-    with pytest.raises(requests.exceptions.ConnectionError):
-        requests.get(NOBODY, timeout=5)
 
 
 @pytest.fixture
@@ -52,6 +38,7 @@ def test_a_local_ray_gets_its_interpreter_as_bash_reads_it(connected, monkeypatc
     started, seconds, ended = connected
     assert shlex.split(started["runtime_env"]["py_executable"]) == ["/my checkout/ü/python"]
     assert (seconds, ended) == (300.0, "shutdown")
+    assert started["_system_config"]["task_events_report_interval_ms"] == 0
 
 
 @pytest.mark.parametrize("mode", [None, "disabled"])

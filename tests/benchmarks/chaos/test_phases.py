@@ -1,0 +1,42 @@
+"""The moments of a sync, as they are seen from outside its processes."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.chaos.phases import LOADS, NONE, SYNC, WRITTEN, weights
+
+
+@pytest.fixture
+def core(tmp_path):
+    """An engine's process and its actor's: a /proc in which nothing is open."""
+    for pid, content in ((7, "7f00-7f01 r--p /usr/lib/libc.so\n"), (6, "")):
+        (tmp_path / str(pid) / "fd").mkdir(parents=True)
+        (tmp_path / str(pid) / "maps").write_text(content)
+    os.symlink("/dev/null", tmp_path / "6" / "fd" / "0")
+    return SimpleNamespace(pid=7, ppid=lambda: 6)
+
+
+def test_weights_are_written_by_the_actor_and_mapped_by_the_engine(core, tmp_path):
+    assert weights(core, tmp_path) == NONE
+    os.symlink("/dev/shm/cardinal-w-abc", tmp_path / "6" / "fd" / "5")
+    assert weights(core, tmp_path) == WRITTEN
+    (tmp_path / "7" / "maps").write_text("7f00-7f01 r--s /dev/shm/cardinal-w-abc\n")
+    assert weights(core, tmp_path) == LOADS
+
+
+def test_each_moment_of_a_sync_is_seen_once():
+    looks = [NONE, WRITTEN, WRITTEN, LOADS, LOADS, WRITTEN, NONE]
+    seen = {
+        phase: [turned(before, now) for before, now in pairwise(looks)]
+        for phase, turned in SYNC.items()
+    }
+    assert seen == {
+        "sync begins": [True, False, False, False, False, False],
+        "mid-sync": [False, False, True, True, False, False],
+        "sync ends": [False, False, False, False, True, False],
+    }
