@@ -54,7 +54,8 @@ def configured(name: str, ranks: int):
         baseline="optimal",
         optimizer=sgd_config(LR),
     )
-    learner = replace(cfg.learner, ranks=ranks, sequence_parallel=ranks, packing=packing)
+    size = min(2, ranks)
+    learner = replace(cfg.learner, ranks=ranks, sequence_parallel=size, packing=packing)
     return replace(cfg, model=replace(cfg.model, **model), learner=learner)
 
 
@@ -77,8 +78,10 @@ def updated(folder: Path, name: str) -> dict[str, np.ndarray]:
         )
     before = full_state(engine)
     played = trajectories(12)
-    if ranks > 1:
+    if ranks == 2:
         played = [played[:share], played[share:]][rank]
+    elif ranks > 2:
+        played = played[rank::ranks]
     metrics = ppo_update(engine, played, cfg, 0, reference)
     after = full_state(engine)
     engine.close()
@@ -93,8 +96,9 @@ def supervised(folder: Path, cfg, share: int) -> dict[str, np.ndarray]:
     """Loss and gradient's norm of two steps of SFT."""
     engine = TrainingEngine(folder / "model", cfg, cfg.sft.optimizer, 10, False)
     data = demonstrations(8)
-    if distributed.world_size() > 1:
-        data = [data[:share], data[share:]][distributed.rank()]
+    ranks, rank = distributed.world_size(), distributed.rank()
+    if ranks > 1:
+        data = [data[:share], data[share:]][rank] if ranks == 2 else data[rank::ranks]
     steps = [sft_step(engine, data, cfg.sft) for _ in range(2)]
     engine.close()
     return {"sft": np.array([(step["loss"], step["grad_norm"]) for step in steps])}
@@ -158,7 +162,20 @@ def two_ranks(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_losses_and_gradients_are_those_of_one_rank(folder: Path, two_ranks: Path, name: str):
-    alone, shared = updated(folder, name), dict(np.load(two_ranks / f"{name}.0.npz"))
+    assert_same(dict(np.load(two_ranks / f"{name}.0.npz")), updated(folder, name))
+
+
+def four_ranks_work(rank: int, folder: Path, out: Path) -> None:
+    np.savez(out / f"{rank}.npz", **updated(folder, "packed"))
+
+
+@pytest.mark.slow
+def test_two_groups_of_two_have_them_too(folder: Path, tmp_path: Path):
+    spawn(four_ranks_work, 4, folder, tmp_path)
+    assert_same(dict(np.load(tmp_path / "0.npz")), updated(folder, "packed"))
+
+
+def assert_same(shared: dict[str, np.ndarray], alone: dict[str, np.ndarray]) -> None:
     for key in ("loss", "policy_loss", "value_loss", "entropy", "kl_ref", "tokens", "turns"):
         assert shared[key] == pytest.approx(alone[key], rel=1e-5), key
     for part in ("gradient.", "after."):
