@@ -79,5 +79,4 @@ def _tell_supervisor(job: str, seconds: int) -> None:
 
     name = JOB_ACTOR_NAME_TEMPLATE.format(job_id=job)
     supervisor = ray.get_actor(name, namespace=SUPERVISOR_ACTOR_RAY_NAMESPACE)
-    told = supervisor.__ray_call__.remote(set_variable, STOP_WAIT, str(seconds))
-    ray.get(told, timeout=ANSWER_S)
+    ray.get(supervisor.__ray_call__.remote(set_variable, STOP_WAIT, str(seconds)), timeout=ANSWER_S)
