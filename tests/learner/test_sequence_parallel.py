@@ -36,8 +36,7 @@ VARIANTS = {  # by name: ZeRO stage, packing, microbatch budget, trajectories of
     "padded": (0, "padded", 4096, 8, {}),
     "packed": (0, "packed", 256, 12, {}),  # rank 1 has no trajectory of its own
     "zero-3": (3, "packed", 256, 3, {}),
-    "recomputed": (1, "flat", 256, 8, {"gradient_checkpointing": True}),
-    "adapters": (2, "auto", 4096, 8, {"lora_rank": 4}),
+    "adapters": (2, "flat", 256, 8, {"lora_rank": 4, "gradient_checkpointing": True}),
 }
 
 
@@ -60,7 +59,7 @@ def configured(name: str, ranks: int):
 
 
 def updated(folder: Path, name: str) -> dict[str, np.ndarray]:
-    """Metrics, gradient and parameters of one update of one SGD step, then the loss of SFT."""
+    """Metrics, gradient and parameters of one update of one SGD step, and losses of SFT."""
     ranks, rank = distributed.world_size(), distributed.rank()
     cfg, share = configured(name, ranks), VARIANTS[name][3]
     reference = ReferencePolicy(folder / "reference", cfg, FORBIDDEN)
@@ -89,11 +88,11 @@ def updated(folder: Path, name: str) -> dict[str, np.ndarray]:
     for key, value in after.items():
         result[f"after.{key}"] = value.ravel()
         result[f"gradient.{key}"] = (before[key] - value).ravel() / LR
-    return result | supervised(folder, cfg, share)
+    return result | (supervised(folder, cfg, share) if name == "packed" else {})
 
 
 def supervised(folder: Path, cfg, share: int) -> dict[str, np.ndarray]:
-    """Loss and gradient's norm of two steps of SFT."""
+    """Loss and gradient's norm of two steps."""
     engine = TrainingEngine(folder / "model", cfg, cfg.sft.optimizer, 10, False)
     data = demonstrations(8)
     ranks, rank = distributed.world_size(), distributed.rank()
@@ -184,7 +183,9 @@ def assert_same(shared: dict[str, np.ndarray], alone: dict[str, np.ndarray]) -> 
         a, b = (np.concatenate([r[key] for key in names]) for r in (shared, alone))
         assert np.linalg.norm(b) > 0
         assert relative(a, b) < 1e-5, part
-    assert np.allclose(shared["sft"], alone["sft"], rtol=1e-5)
+    assert shared.keys() == alone.keys()
+    if "sft" in alone:
+        assert np.allclose(shared["sft"], alone["sft"], rtol=1e-5)
 
 
 def test_layers_see_as_far_back_as_on_one_rank(folder: Path, two_ranks: Path):
