@@ -170,9 +170,10 @@ def attention_mask(run: Rank) -> int:
     """Which tokens of a row see each other: a byte for each pair, and its number in s bytes.
 
     A row is as long as the longest sequence; rows hold the microbatch's tokens together. Flash
-    attention has none.
+    attention has none, and sdpa none for rows of one sequence.
     """
-    if run.cfg.learner.packing == "flat":
+    one = run.cfg.learner.packing == "padded" and run.cfg.model.attention != "eager"
+    if run.cfg.learner.packing == "flat" or one:
         return 0
     row = min(run.cfg.rollout.context_tokens, run.cfg.learner.microbatch_tokens)
     return run.cfg.learner.microbatch_tokens * row * (1 + run.size)

@@ -216,7 +216,8 @@ def plain_job(head, copy, tmp_path):
     assert sent.returncode == 0, sent.stdout + sent.stderr[-2000:]
     metrics, deadline = tmp_path / "job" / "metrics.jsonl", time.monotonic() + 300
     while not metrics.is_file() or '"kind": "sft"' not in metrics.read_text():
-        assert time.monotonic() < deadline, ray_job("logs", name).stdout[-3000:]
+        ends = time.monotonic() > deadline or (tmp_path / "job" / "status.json").exists()
+        assert not ends, ray_job("logs", name).stdout[-3000:]
         time.sleep(0.2)
     yield name, ray_job, before
     ray_job("stop", name)

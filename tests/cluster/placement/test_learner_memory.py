@@ -138,6 +138,9 @@ def test_a_mask_is_as_wide_as_a_row():
     small = ("learner.microbatch_tokens=100", "rollout.context_tokens=512")
     assert account.attention_mask(rank(0, *small)) == 100 * 100 * 5
     assert account.attention_mask(rank(0, *keys, "learner.packing=flat")) == 0
+    padded = (*keys, "learner.packing=padded")
+    assert account.attention_mask(rank(0, *padded)) == 0
+    assert account.attention_mask(rank(0, *padded, "model.attention=eager")) == 2000 * 512 * 5
 
 
 def test_no_part_of_a_publish_export_proof_or_load_is_the_whole_model():
