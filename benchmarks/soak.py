@@ -284,8 +284,7 @@ def soak(root: Path, minutes: Minutes, faults: int, seed: int) -> Record:
         soaked.run.end()
     folder = soaked.run.folder
     cursor = Cursor.load(folder / "checkpoints")
-    updates = [record for record in read(folder) if record["kind"] == "ppo"]
-    updates = [record for record in updates if cursor.covers(record)]
+    updates = [r for r in read(folder) if r["kind"] == "ppo" and cursor.covers(r)]
     ends = [float(record["time"]) for record in updates]
     # What else the machine does differs from minute to minute, and is no fault's cost.
     seconds = pace(undisturbed(measured.begin, rare) or [quiet], ends)

@@ -147,7 +147,7 @@ class Trainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
-        callbacks = super()._create_default_callbacks()
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
 
 

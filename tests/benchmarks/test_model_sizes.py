@@ -50,7 +50,10 @@ def test_larger_models_want_more_and_larger_gpus_fewer():
     assert model_sizes.least(small, 24.0)[:2] == (1, 1)
     assert model_sizes.least(large, 24.0) > model_sizes.least(large, 80.0)
     assert model_sizes.least(large, 1.0).ranks == 0  # not even on 64
-    full = ("learner.zero_stage=0",)  # every rank holds everything: more ranks do not help
+    full = (
+        "learner.zero_stage=0",
+        "model.dtype=float32",
+    )  # every rank holds everything: more ranks do not help
     assert model_sizes.least(large, 80.0, full).ranks == 0
 
 
@@ -80,8 +83,8 @@ def test_the_sentences_about_a_7b_policy(rows):
     moved = learner_memory.optimizer(run) + learner_memory.master_weights(run)
     kept = learner_memory.weights(run) + learner_memory.gradients(run)
     each = sum(model.parameters.values())
-    assert (moved // each, (moved + kept) // each) == (12, 16)
-    assert "(12 of the 16 bytes per" in DOCS["cluster"]
+    assert (moved // each, (moved + kept) // each) == (12, 18)
+    assert "(12 of the 18 bytes per" in DOCS["cluster"]
 
 
 def smollm2(microbatch_tokens):
