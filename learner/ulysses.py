@@ -105,7 +105,7 @@ def all_to_all(
         sent: its first dimension in parts of `sizes` goes to the ranks in turn.
         sizes: of each part.
         received_sizes: of what comes from each rank.
-        group: calls this together.
+        group: its ranks call this together.
     """
     received: torch.Tensor = _AllToAll.apply(sent, sizes, received_sizes, group)
     return received
@@ -150,7 +150,7 @@ def attention(
 
 
 def attention_mask(*arguments: Any, **options: Any) -> torch.Tensor | None:
-    """sdpa's, but for shared rows, of which a model sees a part: theirs is made in the layers."""
+    """That of sdpa; of shared rows a model sees a part, so theirs is made in the layers."""
     return None if _rows is not None else sdpa_mask(*arguments, **options)
 
 

@@ -262,7 +262,7 @@ def test_a_job_of_rays_own_command_is_stopped_with_its_last_step(head, plain_job
     """It has no checkpoint before, and Ray's three seconds would be too few for this one."""
     name, ray_job, before = plain_job
     ray_job("stop", name)
-    assert "STOPPED" in ray_job("status", name).stdout
+    assert "was stopped" in ray_job("status", name).stdout
     log = ray_job("logs", name).stdout
     assert "SIGTERM: the run ends within 30 s" in log, log
     assert "`cardinal resume` goes on after SFT step" in log, log
@@ -281,7 +281,6 @@ def test_a_driver_that_is_killed_leaves_nothing(head, plain_job, tmp_path):
     assert_nothing_is_left(head, before)
     assert not (tmp_path / "job" / "status.json").exists()
     assert ended(tmp_path / "job")["status"] == "interrupted"
-    print(*Path(head[1]["TMPDIR"]).rglob("*"), sep="\n")
 
 
 def test_the_jobs_own_refusal_is_the_exit_code(head, copy, tmp_path):
