@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.scaling import page
 from benchmarks.scaling.hardware import GPUS as KINDS
@@ -20,13 +21,13 @@ from benchmarks.scaling.layouts import LAYOUTS
 from benchmarks.scaling.parts import Parts
 from benchmarks.scaling.sizes import GPUS, MODELS, UPDATES
 from configs.paths import ROOT
-from report.metrics import Record, read_lines
+from report.metrics import Record, append, read_lines
 
 RESULTS = ROOT / "benchmarks" / "results"
 MEASURED, PREDICTED = RESULTS / "scaling_measured.jsonl", RESULTS / "scaling.jsonl"
 
 
-def rounded(value: object) -> object:
+def rounded(value: Any) -> Any:
     """Floats with four significant digits."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
@@ -42,18 +43,14 @@ def show(rows: Iterable[Record]) -> None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """This machine."""
+    """This machine; rows are added to a file as they come, and those that it has are left out."""
     from benchmarks.scaling.measure import rows
 
     names = [list(LAYOUTS)[number] for number in options.layouts]
-    known = parts_of(options.parts) if options.parts else None
-    show(rows(names, options.rounds, options.seconds, options.updates, known))
-
-
-def parts_of(file: Path) -> Parts:
-    """The measured parts among the rows of a file."""
-    (measured,) = (row for row in read_lines(file) if row["name"] == "parts")
-    return Parts.of(measured)
+    known = read_lines(options.measured)
+    for row in rows(known, names, options.rounds, options.seconds, options.updates):
+        show([row])
+        append(options.measured, rounded(row))
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -61,7 +58,7 @@ def predict(options: argparse.Namespace) -> None:
     from benchmarks.scaling.gpu import Model
     from benchmarks.scaling.sizes import row
 
-    host, hardware = parts_of(options.measured).host, Hardware(options.gpu)
+    host, hardware = Parts.of(read_lines(options.measured)).host, Hardware(options.gpu)
     show(
         row(hardware, Model(model), gpus, host, options.episodes, options.updates)
         for model in options.models
@@ -87,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     command.set_defaults(do=measure)
     numbers = range(len(LAYOUTS))
     command.add_argument("--layouts", type=int, nargs="*", default=list(numbers), choices=numbers)
-    command.add_argument("--parts", type=Path, help="rows with parts that were measured before")
+    command.add_argument("--measured", type=Path, default=MEASURED)
     command.add_argument("--rounds", type=int, default=3)
     command.add_argument("--seconds", type=float, default=8.0, help="of each run on the buffer")
     command.add_argument("--updates", type=int, default=24, help="of each layout's run")

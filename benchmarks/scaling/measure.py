@@ -7,12 +7,12 @@ import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.scaling import layouts
-from benchmarks.scaling.parts import HostCosts, Parts
+from benchmarks.scaling.parts import Parts
 from configs.schema import RunConfig
 from report.metrics import Record
 
@@ -50,51 +50,43 @@ def _host(seconds: float) -> Any:
     return measure(seconds)
 
 
-def parts(rounds: int, seconds: float) -> Parts:
-    """All parts, of the model and the update of the demo.
+def parts(known: Sequence[Record], rounds: int, seconds: float) -> Iterator[Record]:
+    """A row for each kind of part that is not known yet, of the model and update of the demo.
 
     Args:
+        known: rows that were measured before.
         rounds: of engine and learner.
         seconds: of each run on the real buffer.
     """
+    rows = {row["name"]: row for row in known}
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "model"
         cfg, _ = layouts.configuration(next(iter(layouts.LAYOUTS)), 1000, Path(root))
         wide = replace(cfg, rollout=replace(cfg.rollout, context_tokens=1024))
-        _alone(_make_model, folder, wide)
-        engine = _alone(_engine, folder, wide, rounds)
-        learner = _alone(_learner, folder, cfg, engine.lengths, rounds)
-        buffer = _alone(_host, seconds)
-    host = HostCosts(
-        trajectory_s=learner.trajectory_s,
-        own_trajectory_s=learner.own_trajectory_s,
-        fetch_s=learner.fetch_s,
-        block_s=buffer.block_s,
-        buffered_s=buffer.buffered_s,
-        call_s=buffer.call_s,
-        put_byte_s=engine.put_byte_s,
-    )
-    return Parts(
-        engine.engine,
-        learner.step,
-        learner.score,
-        learner.optimizer_s,
-        engine.load_s,
-        engine.weights_bytes,
-        host,
-    )
+        if {"engine", "learner"} - set(rows):
+            _alone(_make_model, folder, wide)
+        if "engine" not in rows:
+            rows["engine"] = {"name": "engine", **asdict(_alone(_engine, folder, wide, rounds))}
+            yield rows["engine"]
+        if "learner" not in rows:
+            lengths = rows["engine"]["lengths"]
+            found = _alone(_learner, folder, cfg, lengths, rounds)
+            yield {"name": "learner", **asdict(found)}
+    if "buffer" not in rows:
+        yield {"name": "buffer", **_alone(_host, seconds)._asdict()}
 
 
 def rows(
-    names: Sequence[str], rounds: int, seconds: float, updates: int, known: Parts | None = None
+    known: Sequence[Record], names: Sequence[str], rounds: int, seconds: float, updates: int
 ) -> Iterator[Record]:
-    """The parts, then each layout: what its run did, and what the simulation says of it.
-
-    known: parts that were measured before.
-    """
-    found = known or parts(rounds, seconds)
-    if known is None:
-        yield {"name": "parts", **found.row()}
+    """What is not known yet: parts, and layouts: what each run did, and what is predicted of it."""
+    found = list(known)
+    for row in parts(known, rounds, seconds):
+        found.append(row)
+        yield row
+    done = [row["layout"] for row in known if row["name"] == "layout"]
     with tempfile.TemporaryDirectory() as root:
         for name in names:
-            yield layouts.compare(name, found, layouts.run(name, updates, Path(root)))
+            if name not in done:
+                run = layouts.run(name, updates, Path(root))
+                yield layouts.compare(name, Parts.of(found), run)

@@ -1,7 +1,8 @@
 """Measures an engine's parts on this machine: decode steps by running sequences, prompts, loading.
 
 The engine is vLLM under the run's own rollout worker and environment; whole waves of episodes with
-answers of equal length, so that the number of running sequences is known.
+answers of at most so many tokens, so that the number of running sequences is known. Seconds are the
+processors', by how many the least disturbed wave kept busy: others may use the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from rollout.worker import RolloutWorker
 
 CONTEXT = 1024  # of the engine: for prompts of PROMPTS tokens
 PROMPTS = (16, 512)
-WAVES = ((1, 16), (4, 16), (16, 16), (64, 4), (64, 16), (64, 48), (128, 16))  # sequences, answer
+WAVES = ((1, 16), (8, 16), (32, 16), (64, 4), (64, 16), (64, 48), (128, 16))  # sequences, answer
+FULL = 32  # sequences with which an engine is busy all the time
 LEARNED = (128, 16)  # whose lengths the learner's parts are measured with
 
 
@@ -69,47 +71,32 @@ def _processor_s() -> float:
     return sum(t.user + t.system for t in times)
 
 
-async def _play(
-    engine: InferenceEngine, cfg: RunConfig, renderer: Renderer, at_once: int, answer: int
-) -> Wave:
-    """Two waves of episodes on a worker of their own."""
-    limits = EpisodeLimits(answer, CONTEXT, 600.0)
-    settings = EngineSettings("")
-    environments = {"v": (cfg.env.id, dict(cfg.env.settings))}
-    worker = RolloutWorker(
-        settings, renderer, environments, limits, ProcessLimits(), at_once, cfg.rollout.block
-    )
-    worker.engine = engine
+async def _play(worker: RolloutWorker, at_once: int, answer: int) -> Wave:
+    """Waves of so many episodes at once."""
+    worker._in_flight, worker._limits = at_once, EpisodeLimits(answer, CONTEXT, 600.0)
     count = max(2 * at_once, 8)
-    requests = [EpisodeRequest(f"{i:05d}", "v", i, i) for i in range(count)]
-    await worker.submit(requests[:at_once])  # environments begin
-    played = 0
-    while played < min(at_once, count):
-        played += len((await worker.next_block())[1]["end"])
     worker.pop_load()
     before, begin = _processor_s(), time.perf_counter()
-    await worker.submit(requests)
+    await worker.submit(EpisodeRequest(f"{i:05d}", "v", i, i) for i in range(count))
     lengths: list[tuple[int, int]] = []
     while len(lengths) < count:
         for numbers in from_columns((await worker.next_block())[1]):
             lengths.append((numbers.tokens - numbers.action_tokens, numbers.action_tokens))
     seconds, spent = time.perf_counter() - begin, _processor_s() - before
-    tokens = worker.pop_load().tokens
-    await worker._environments.close()
-    return Wave(count, at_once, tokens / count, seconds, spent, lengths)
+    return Wave(count, at_once, worker.pop_load().tokens / count, seconds, spent, lengths)
 
 
 async def _prompt(engine: InferenceEngine, tokens: int, at_once: int, seed: int) -> float:
-    """Seconds until so many prompts, which have nothing in common, have got a token each."""
+    """Processor's seconds until so many prompts, without a common part, have got a token each."""
     draw = torch.Generator().manual_seed(seed)
     prompts = torch.randint(3, 64, (at_once, tokens), generator=draw).tolist()
-    begin = time.perf_counter()
+    before = _processor_s()
     requests = [
         engine.generate(ids, max_tokens=1, temperature=1.0, seed=number)
         for number, ids in enumerate(prompts)
     ]
     await asyncio.gather(*requests)
-    return time.perf_counter() - begin
+    return _processor_s() - before
 
 
 async def _load(engine: InferenceEngine, bucket: PackedBucket, rounds: int) -> float:
@@ -129,13 +116,23 @@ async def measure(folder: Path, cfg: RunConfig, rounds: int = 3) -> EngineParts:
         kv_cache_gib=cfg.rollout.kv_cache_gib,
         threads=cfg.rollout.threads,
     )
-    engine = await InferenceEngine.start(settings)
+    environments = {"v": (cfg.env.id, dict(cfg.env.settings))}
+    limits, processes, rollout = EpisodeLimits(1, CONTEXT, 600.0), ProcessLimits(), cfg.rollout
+    sizes = rollout.in_flight, rollout.block
+    worker = RolloutWorker(settings, renderer, environments, limits, processes, *sizes)
+    await worker.start()
+    assert worker.engine is not None
+    engine = worker.engine
+    await _play(worker, *WAVES[0])  # environments begin
     waves: dict[tuple[int, int], Wave] = {}
     prompts: dict[int, float] = {}
+    threads = 1.0
     for number in range(rounds):
         for key in WAVES:
-            wave = await _play(engine, cfg, renderer, *key)
-            if key not in waves or wave.seconds < waves[key].seconds:
+            wave = await _play(worker, *key)
+            if key[0] >= FULL:
+                threads = max(threads, wave.processor_s / wave.seconds)
+            if key not in waves or wave.processor_s < waves[key].processor_s:
                 waves[key] = wave
         for tokens in PROMPTS:
             seconds = await _prompt(engine, tokens, 16, number * len(PROMPTS) + tokens)
@@ -147,26 +144,19 @@ async def measure(folder: Path, cfg: RunConfig, rounds: int = 3) -> EngineParts:
     copied = np.concatenate([w.numpy().reshape(-1) for _, w in named])  # as into the object store
     put_s = time.perf_counter() - begin
     load_s = await _load(engine, bucket, rounds)
-    await engine.shutdown()
-    costs = fit(list(waves.values()))
+    await worker.shutdown()
     prompt_s = (prompts[PROMPTS[1]] - prompts[PROMPTS[0]]) / 16 / (PROMPTS[1] - PROMPTS[0])
-    costs = replace(costs, prompt_token_s=max(0.0, prompt_s))
-    lengths = waves[LEARNED].lengths
+    costs = replace(fit(list(waves.values()), threads), prompt_token_s=max(0.0, prompt_s / threads))
+    lengths = waves[LEARNED].lengths[::4]  # in order of their ends
     return EngineParts(costs, load_s, copied.nbytes, put_s / copied.nbytes, lengths)
 
 
-def fit(waves: list[Wave]) -> EngineCosts:
+def fit(waves: list[Wave], threads: float) -> EngineCosts:
     """Seconds of E episodes, n at once, with answers of A tokens: E·r + E·A/n·(a + b·n)."""
     columns = [
         [w.episodes for w in waves],
         [w.episodes * w.answer / w.at_once for w in waves],
         [w.episodes * w.answer for w in waves],
     ]
-    request, step, sequence = non_negative_fit(columns, [w.seconds for w in waves])
-    fullest = max(waves, key=lambda w: w.at_once)
-    return EngineCosts(
-        step_s=step,
-        sequence_s=sequence,
-        request_s=request,
-        threads=max(1.0, fullest.processor_s / fullest.seconds),
-    )
+    request, step, sequence = non_negative_fit(columns, [w.processor_s / threads for w in waves])
+    return EngineCosts(step_s=step, sequence_s=sequence, request_s=request, threads=threads)

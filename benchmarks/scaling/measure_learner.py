@@ -1,7 +1,8 @@
 """Measures the learner's parts on this machine: passes by tokens, optimizer steps, packing.
 
 The update is the run's own, `learner.ppo.ppo_update`; its microbatches are what the packer makes of
-trajectories as long as those that an engine has played.
+trajectories as long as those that an engine has played. Seconds are the processor's: others may use
+the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class _Passes:
         """The method; each call is noted."""
 
         def call(microbatches: list[Any], *args: Any, **kwargs: Any) -> Any:
-            begin = time.perf_counter()
+            begin = time.process_time()
             result = method(microbatches, *args, **kwargs)
-            self.seconds.append(time.perf_counter() - begin)
+            self.seconds.append(time.process_time() - begin)
             self.microbatches.append(len(microbatches))
             self.tokens.append(sum(m.tokens for m in microbatches))
             return result
@@ -110,9 +111,9 @@ def measure(
             ppo = replace(cfg.ppo, minibatch=size, epochs=1, updates=10**6)
             for chosen in (episodes[: 2 * size], episodes):
                 before = sum(step.seconds) + sum(score.seconds)
-                begin = time.perf_counter()
+                begin = time.process_time()
                 ppo_update(engine, chosen, replace(cfg, ppo=ppo), number + 100)
-                whole = time.perf_counter() - begin
+                whole = time.process_time() - begin
                 within = sum(step.seconds) + sum(score.seconds) - before
                 other.append((whole - within) / len(chosen))
         if not number:
@@ -141,13 +142,13 @@ def _host(
     """Seconds of a trajectory that is packed, and of one of the batch that every rank hears of."""
     ids, packing, batch = [t.id for t in episodes], [], []
     for number in range(5):
-        begin = time.perf_counter()
+        begin = time.process_time()
         steps = update_minibatches(ids, cfg.ppo, 0, number)
         pairs = [(name, (1, 1, 1)) for name in ids]
         pickle.dumps(pairs)  # as they go to all ranks
         dict(sorted(pairs))
-        dealt = time.perf_counter()
+        dealt = time.process_time()
         pack_ahead(engine, cfg.ppo.value_level, episodes, steps)
-        packing.append((time.perf_counter() - dealt) / len(ids))
+        packing.append((time.process_time() - dealt) / len(ids))
         batch.append((dealt - begin) / len(ids))
     return min(packing), min(batch)

@@ -23,7 +23,6 @@ TEXT = Path(__file__).with_name("page.md")
 
 def page(measured: Sequence[Record], predicted: Sequence[Record]) -> str:
     """All of docs/scaling.md."""
-    (parts,) = (row for row in measured if row["name"] == "parts")
     layouts = [row for row in measured if row["name"] == "layout"]
     workload = Workload()
     filled = {
@@ -33,7 +32,7 @@ def page(measured: Sequence[Record], predicted: Sequence[Record]) -> str:
         "MEMORY": _memory(predicted),
         "BREAKS": _breaks(predicted),
         "INPUTS": _inputs(),
-        "PARTS": _parts(Parts.of(parts)),
+        "PARTS": _parts(Parts.of(measured)),
         "GPU": predicted[0]["gpu"],
         "EPISODES": str(next(row["episodes"] for row in predicted if row["fits"])),
         "TOKENS": f"{workload.tokens():,.0f}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,16 +57,25 @@ class Parts:
     weights_bytes: int
     host: HostCosts
 
-    def row(self) -> dict[str, Any]:
-        """As a JSON row."""
-        return asdict(self)
-
     @staticmethod
-    def of(row: Mapping[str, Any]) -> Parts:
-        """Of such a row."""
-        kinds = {"engine": EngineCosts, "step": PassCosts, "score": PassCosts, "host": HostCosts}
-        fields = {name: row[name] for name in Parts.__dataclass_fields__}
-        return Parts(**fields | {name: kind(**row[name]) for name, kind in kinds.items()})
+    def of(rows: Sequence[Mapping[str, Any]]) -> Parts:
+        """Of the rows named engine, learner and buffer."""
+        engine, learner, buffer = (_named(rows, name) for name in ("engine", "learner", "buffer"))
+        host = {
+            name: float(row[name])
+            for row in (engine, learner, buffer)
+            for name in HostCosts.__dataclass_fields__
+            if name in row
+        }
+        return Parts(
+            engine=EngineCosts(**engine["engine"]),
+            step=PassCosts(**learner["step"]),
+            score=PassCosts(**learner["score"]),
+            optimizer_s=learner["optimizer_s"],
+            load_s=engine["load_s"],
+            weights_bytes=engine["weights_bytes"],
+            host=HostCosts(**host),
+        )
 
     def costs(self, cfg: RunConfig, prompt: float, answer: float, cores: float) -> Costs:
         """Of a run on that machine.
@@ -98,6 +107,11 @@ class Parts:
             engines_of_a_node=cfg.rollout.workers,
             cores=cores,
         )
+
+
+def _named(rows: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    (row,) = (row for row in rows if row["name"] == name)
+    return row
 
 
 def _spread(mean: float, seed: int) -> int:

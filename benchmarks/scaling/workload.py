@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean
 
 from benchmarks.simulation.costs import TurnTokens
@@ -42,8 +43,13 @@ class Workload:
 
     def tokens(self) -> float:
         """Mean tokens of an episode, prompts too."""
-        return fmean(sum(map(sum, self(seed))) for seed in range(SAMPLED))
+        return fmean(sum(map(sum, turns)) for turns in _sampled(self))
 
     def answers(self) -> list[int]:
         """Sampled tokens of each of many episodes."""
-        return [sum(turn.answer for turn in self(seed)) for seed in range(SAMPLED)]
+        return [sum(turn.answer for turn in turns) for turns in _sampled(self)]
+
+
+@cache
+def _sampled(workload: Workload) -> list[list[TurnTokens]]:
+    return [workload(seed) for seed in range(SAMPLED)]

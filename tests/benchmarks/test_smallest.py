@@ -22,7 +22,6 @@ SMALLEST = {  # arguments, and how many rows they print
         6,
     ),
     "vocabulary": ("--vocabulary 300 --tokens 64 --steps 1", 1),
-    "simulated_peak": ("--models 0.5B --tokens 64", 1),
     "soak": ("--minutes 2 --every 0.5", 1),
     "sync": ("--model tiny --rounds 1", 1),
     "demo_seeds": (
@@ -38,7 +37,6 @@ SLOW = {
     "partitioned_memory",
     "sync",
     "simulated_cluster",
-    "simulated_peak",
     "soak",
     "vocabulary",
 }  # start an engine, a run, Ray

@@ -20,6 +20,27 @@ PARTS = Parts(
     host=HostCosts(1e-6, 2e-5, 3e-5, 1e-3, 2e-4, 5e-4, 1e-9),
 )
 
+ROWS = [
+    {
+        "name": "engine",
+        "engine": dataclasses.asdict(PARTS.engine),
+        "load_s": 0.04,
+        "weights_bytes": 4_000_000,
+        "put_byte_s": 1e-9,
+        "lengths": [[7, 16]],
+    },
+    {
+        "name": "learner",
+        "step": dataclasses.asdict(PARTS.step),
+        "score": dataclasses.asdict(PARTS.score),
+        "optimizer_s": 0.004,
+        "trajectory_s": 1e-6,
+        "own_trajectory_s": 2e-5,
+        "fetch_s": 3e-5,
+    },
+    {"name": "buffer", "block_s": 1e-3, "buffered_s": 2e-4, "call_s": 5e-4},
+]
+
 
 def test_a_fit_finds_what_made_the_data():
     columns = [[1, 1, 1, 1], [1, 2, 4, 8], [10, 3, 700, 20]]
@@ -37,13 +58,12 @@ def test_what_would_be_negative_is_left_out():
 
 def test_waves_of_known_costs_give_these_costs():
     waves = [
-        Wave(2 * n, n, answer, 2 * n * 2e-4 + 2 * answer * (1e-3 + n * 1e-4), 9.0)
+        Wave(2 * n, n, answer, 99.0, 1.5 * (2 * n * 2e-4 + 2 * answer * (1e-3 + n * 1e-4)))
         for n, answer in WAVES
     ]
-    costs = fit(waves)
+    costs = fit(waves, 1.5)
     assert (costs.request_s, costs.step_s, costs.sequence_s) == pytest.approx((2e-4, 1e-3, 1e-4))
-    fullest = max(waves, key=lambda wave: wave.at_once)
-    assert costs.threads == pytest.approx(9.0 / fullest.seconds)
+    assert costs.threads == 1.5
 
 
 def test_a_block_and_a_trajectory_are_told_apart_by_two_sizes_of_block():
@@ -52,8 +72,10 @@ def test_a_block_and_a_trajectory_are_told_apart_by_two_sizes_of_block():
     assert split([0.0001, 0.0003], (2, 16)) == (0.0, 0.0003)
 
 
-def test_parts_survive_their_row():
-    assert Parts.of({"name": "parts", **PARTS.row()}) == PARTS
+def test_parts_are_put_together_from_what_each_measurement_gave():
+    assert Parts.of(ROWS) == PARTS
+    with pytest.raises(ValueError, match="not enough values"):
+        Parts.of(ROWS[:2])
 
 
 def test_a_run_of_these_parts():

@@ -9,7 +9,7 @@ from benchmarks.scaling.__main__ import main
 from benchmarks.scaling.gpu import Model
 from benchmarks.scaling.hardware import Hardware
 from benchmarks.scaling.sizes import divisions, in_the_way, row
-from tests.benchmarks.scaling.test_parts import PARTS
+from tests.benchmarks.scaling.test_parts import PARTS, ROWS
 
 
 def made(model, gpus, episodes=64, updates=1):
@@ -18,7 +18,7 @@ def made(model, gpus, episodes=64, updates=1):
 
 def test_the_command_prints_a_row_for_each_size(tmp_path, capfd):
     measured = tmp_path / "measured.jsonl"
-    measured.write_text(json.dumps({"name": "parts", **PARTS.row()}))
+    measured.write_text("".join(json.dumps(part) + "\n" for part in ROWS))
     arguments = "predict --models 1.5B --gpus 1 2 --episodes 64 --updates 1 --measured"
     main([*arguments.split(), str(measured)])
     rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
