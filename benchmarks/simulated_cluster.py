@@ -29,6 +29,7 @@ from cluster.handles import BufferHandle
 from cluster.job import Job
 from cluster.lease import Token
 from cluster.ledger import Batch, Ledger
+from cluster.session import OBJECTS
 from configs.paths import ROOT
 from configs.schema import ClusterConfig, LearnerConfig, PPOConfig, RolloutConfig, RunConfig
 from report.metrics import Record
@@ -244,7 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
         object_store_memory=2**29,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)} | OBJECTS},
     )
     try:
         for staleness, seconds in ((0, args.synchronous), (2, args.seconds)):

@@ -75,6 +75,11 @@ def _address(cfg: RunConfig) -> str | None:
     return address
 
 
+# A smaller result of a call is kept in its caller's own memory: the trajectory buffer would hold
+# blocks, and Ray 2.60 never frees one there that another process has read.
+OBJECTS = {"RAY_max_direct_call_object_size": "4096"}  # bytes; Ray's own: 100 KiB
+
+
 def _connect(cfg: RunConfig, address: str | None, cpus: float) -> None:
     environment = {
         "PYTHONPATH": _python_path(),
@@ -82,7 +87,9 @@ def _connect(cfg: RunConfig, address: str | None, cpus: float) -> None:
         # Ray Train's own 30 s keep a group with a rank that hangs from being started again.
         "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
     }
-    runtime_env: dict[str, object] = {"env_vars": environment | _own_cluster(address) | _quiet()}
+    runtime_env: dict[str, object] = {
+        "env_vars": environment | OBJECTS | _own_cluster(address) | _quiet()
+    }
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's own 15 starves a run on a machine that does anything else.
     os.environ.setdefault("RAY_worker_niceness", "0")

@@ -54,6 +54,15 @@ def test_a_local_ray_gets_its_interpreter_as_bash_reads_it(connected, monkeypatc
     assert (seconds, ended) == (300.0, "shutdown")
 
 
+@pytest.mark.parametrize("address", [None, "head:1"])
+def test_blocks_are_kept_in_the_object_store_however_small(connected, monkeypatch, address):
+    monkeypatch.setattr(module, "_address", lambda cfg: address)
+    with session(load("gp_l_debug"), 2.5):
+        pass
+    variables = connected[0]["runtime_env"]["env_vars"]
+    assert int(variables["RAY_max_direct_call_object_size"]) <= 4096
+
+
 @pytest.mark.parametrize("mode", [None, "disabled"])
 def test_a_local_ray_has_a_token_unless_the_user_says_otherwise(connected, monkeypatch, mode):
     if mode is None:
