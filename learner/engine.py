@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import math
 import tempfile
 import warnings
@@ -355,7 +356,8 @@ class TrainingEngine:
         if resharded:
             own = self.model.state_dict().keys()
             opened = snapshot.resharded_files(names, open_file, STATE, own, to_universal)
-        with opened as (folder, self._deepspeed.checkpoint_engine):
+        quiet = contextlib.redirect_stdout(io.StringIO())  # DeepSpeed prints a line of its own
+        with opened as (folder, self._deepspeed.checkpoint_engine), quiet:
             self._deepspeed._config.load_universal_checkpoint = resharded
             _, state = self._deepspeed.load_checkpoint(
                 folder, STATE, load_module_strict=not self._weights.adapters
