@@ -53,6 +53,7 @@ from learner.snapshot import HostFiles, OpenFile, Snapshot
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 deepspeed.utils.logger.setLevel("ERROR")
+deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *_, **__: None  # it prints
 warnings.filterwarnings("ignore", message=".*is deprecated.*", module="torch.distributed")
 # What states hold besides tensors and plain values; one with anything else is refused.
 torch.serialization.add_safe_globals(
@@ -258,6 +259,8 @@ class TrainingEngine:
             if math.isfinite(norm):
                 self._deepspeed.step()
         else:  # leaves the weights as they are when the norm is not finite
+            for used in getattr(self._optimizer, "fp32_groups_has_gradients", ()):
+                used[:] = [True] * len(used)  # by any rank, or each has the norm of its own
             self._deepspeed.step()
             norm = float(self._deepspeed.get_global_grad_norm() or 0.0)
         if not math.isfinite(norm):
