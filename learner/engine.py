@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import math
 import tempfile
 import warnings
@@ -53,6 +54,7 @@ from learner.snapshot import HostFiles, OpenFile, Snapshot
 # DeepSpeed would compile an op for inference at start-up, which no path of ours uses.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 deepspeed.utils.logger.setLevel("ERROR")
+deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *_, **__: None  # it prints
 warnings.filterwarnings("ignore", message=".*is deprecated.*", module="torch.distributed")
 # What states hold besides tensors and plain values; one with anything else is refused.
 torch.serialization.add_safe_globals(
@@ -262,6 +264,8 @@ class TrainingEngine:
             if math.isfinite(norm):
                 self._deepspeed.step()
         else:  # leaves the weights as they are when the norm is not finite
+            for used in getattr(self._optimizer, "fp32_groups_has_gradients", ()):
+                used[:] = [True] * len(used)  # by any rank, or each has the norm of its own
             self._deepspeed.step()
             norm = float(self._deepspeed.get_global_grad_norm() or 0.0)
         if not math.isfinite(norm):
@@ -361,7 +365,8 @@ class TrainingEngine:
         if resharded:
             own = self.model.state_dict().keys()
             opened = snapshot.resharded_files(names, open_file, STATE, own, to_universal)
-        with opened as (folder, self._deepspeed.checkpoint_engine):
+        quiet = contextlib.redirect_stdout(io.StringIO())  # DeepSpeed prints a line of its own
+        with opened as (folder, self._deepspeed.checkpoint_engine), quiet:
             self._deepspeed._config.load_universal_checkpoint = resharded
             _, state = self._deepspeed.load_checkpoint(
                 folder, STATE, load_module_strict=not self._weights.adapters

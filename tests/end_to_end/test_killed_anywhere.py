@@ -45,7 +45,7 @@ def await_moment(run: FaultyRun, moment: str, since: float, draws: random.Random
     elif moment == EXPORTS:
         run.until(lambda: _steps(run) == STEPS, "the end of SFT")
     else:
-        run.until(lambda: run.read("ppo", since), "an update")
+        run.until(lambda: run.read("ppo", since) and run.processes("engine"), "an update")
         await_phase(run, moment)
     time.sleep(draws.uniform(0.0, 0.3))
 

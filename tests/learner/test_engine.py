@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -28,8 +29,9 @@ def folder(request, tmp_path):
     return save_llama(tmp_path / "model", tied=request.param)
 
 
-def start(folder, stage=0, value=True, steps=10):
+def start(folder, stage=0, value=True, steps=10, dtype="float32"):
     cfg = config(stage=stage)
+    cfg = replace(cfg, model=replace(cfg.model, dtype=dtype))
     return TrainingEngine(folder, cfg, cfg.sft.optimizer, steps, value)
 
 
@@ -83,10 +85,12 @@ def test_export_loads_in_plain_transformers(folder, tmp_path, stage):
     again.close()
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_resume_continues_exactly(tmp_path, stage):
+@pytest.mark.parametrize(
+    ("stage", "dtype"), [(0, "float32"), (2, "float32"), (3, "float32"), (0, "bfloat16")]
+)
+def test_resume_continues_exactly(tmp_path, stage, dtype, capsys):
     folder = save_llama(tmp_path / "model")
-    engine = start(folder, stage)
+    engine = start(folder, stage, dtype=dtype)
     train(engine, 2)
     engine.counters["update"] = 5
     torch.rand(5)
@@ -98,9 +102,10 @@ def test_resume_continues_exactly(tmp_path, stage):
     last = full_state(engine)
     engine.close()
 
-    resumed = start(folder, stage)
+    resumed = start(folder, stage, dtype=dtype)
     assert train(resumed, 1) != expected[:1]
     load_state(resumed, tmp_path / "state")
+    assert capsys.readouterr().out == ""
     assert torch.equal(torch.rand(4), drawn[0])
     assert (random.random(), np.random.random()) == drawn[1:]
     assert resumed.counters == {"steps": 2, "update": 5}
@@ -185,8 +190,6 @@ def test_a_loss_that_is_not_finite_stops_the_step(tmp_path, stage):
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path):
-    from dataclasses import replace
-
     folder = save_llama(tmp_path / "model")
     losses = []
     for checkpointing in (False, True):
@@ -200,8 +203,6 @@ def test_gradient_checkpointing_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_bfloat16_learns_on_float32_master_weights(tmp_path, stage):
-    from dataclasses import replace
-
     folder = save_llama(tmp_path / "model")
     cfg = config(stage=stage)
     cfg = replace(cfg, model=replace(cfg.model, dtype="bfloat16"))
@@ -220,8 +221,6 @@ def test_bfloat16_learns_on_float32_master_weights(tmp_path, stage):
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_bfloat16_leaves_rotary_frequencies_in_float32(tmp_path, stage, lora):
     """In bfloat16 a token at position 4000 would be turned by two radians too far."""
-    from dataclasses import replace
-
     folder = save_llama(tmp_path / "model")
     cfg = config(stage=stage)
     cfg = replace(cfg, model=replace(cfg.model, dtype="bfloat16", lora_rank=lora))

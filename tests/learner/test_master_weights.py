@@ -89,6 +89,21 @@ def numpy(tensors: dict[str, torch.Tensor]) -> State:
     return {name: t.detach().numpy().copy() for name, t in tensors.items()}
 
 
+def test_the_norm_is_of_all_gradients_though_this_rank_used_few_weights(tmp_path):
+    """As an expert that no token of this rank went to: its gradient is the other ranks'."""
+    cfg = half(0)
+    engine = TrainingEngine(save_llama(tmp_path), cfg, OPTIMIZER, STEPS, False)
+    packed = engine.microbatches(share(0, 0))
+    engine._backward(packed, sft_loss(cfg.sft, 50), ForwardOptions(), None)
+    optimizer = engine._optimizer
+    full = torch.cat(optimizer.fp32_groups_actual_gradients_flat)
+    expected = float(full.norm())
+    optimizer.fp32_groups_has_gradients[0] = [False] * len(optimizer.fp32_groups_has_gradients[0])
+    assert engine._update_weights() == pytest.approx(expected, rel=1e-5)
+    assert expected > 0
+    engine.close()
+
+
 @pytest.fixture(scope="module")
 def stepped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("masters")

@@ -19,7 +19,8 @@ OTHERS = [
     Family("mixtral", "MixtralForCausalLM", vision=False),  # experts are merged
     Family("glm4_moe", "Glm4MoeForCausalLM", vision=False),  # routers have buffers in the file
     Family("gpt2", "GPT2LMHeadModel", vision=False),
-    Family("mamba", "MambaForCausalLM", vision=False),  # parameters of float32 in any model
+    Family("mamba", "MambaForCausalLM", vision=False),
+    Family("ernie4_5_moe", "Ernie4_5_MoeForCausalLM", vision=False),  # float32 in any model
     Family("qwen2_vl", "Qwen2VLForConditionalGeneration", vision=True),  # other names in the file
 ]
 

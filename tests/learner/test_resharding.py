@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,15 @@ from tests.support.learner import (
     spawn,
 )
 
-STAGES = (0, 1, 2, 3)
+CASES = (  # ZeRO stage, dtype, and how far losses and updates may be apart
+    *((stage, "float32", 1e-5, 0.02, 0.2) for stage in (0, 1, 2, 3)),
+    *((stage, "bfloat16", 1e-2, 0.5, 0.8) for stage in (0, 2, 3)),  # of rounded weights
+)
 
 
-def start(model: Path, stage: int) -> TrainingEngine:
+def start(model: Path, stage: int, dtype: str) -> TrainingEngine:
     cfg = config(stage=stage)
+    cfg = replace(cfg, model=replace(cfg.model, dtype=dtype))
     return TrainingEngine(model, cfg, cfg.sft.optimizer, 10, True)
 
 
@@ -34,18 +39,18 @@ def step(engine: TrainingEngine, seed: int, rank: int = 0, ranks: int = 1) -> fl
 
 def two_ranks(rank: int, folder: Path) -> None:
     """Load what one rank wrote, take a step, and write what one rank will load."""
-    for stage in STAGES:
-        engine = start(folder / "model", stage)
-        load_state(engine, folder / f"one-{stage}")
+    for stage, dtype, *_ in CASES:
+        engine = start(folder / "model", stage, dtype)
+        load_state(engine, folder / f"one-{stage}-{dtype}")
         assert engine.counters["steps"] == 2
         loaded = full_state(engine)
         loss = step(engine, 2, rank, 2)
         stepped = full_state(engine)
-        save_state(engine, folder / f"two-{stage}")
+        save_state(engine, folder / f"two-{stage}-{dtype}")
         engine.close()
         if rank == 0:
-            np.savez(folder / f"loaded-{stage}.npz", **loaded)
-            np.savez(folder / f"stepped-{stage}.npz", loss=loss, **stepped)
+            np.savez(folder / f"loaded-{stage}-{dtype}.npz", **loaded)
+            np.savez(folder / f"stepped-{stage}-{dtype}.npz", loss=loss, **stepped)
 
 
 def updates_differ(before, a, b) -> float:
@@ -58,34 +63,37 @@ def updates_differ(before, a, b) -> float:
 def test_one_rank_goes_on_as_two_and_two_as_one(tmp_path):
     """With equal weights after the load, an equal update next: so the optimizer's state is too."""
     model, expected = save_llama(tmp_path / "model"), {}
-    for stage in STAGES:
-        engine = start(model, stage)
+    for case in CASES:
+        stage, dtype, *_ = case
+        engine = start(model, stage, dtype)
         step(engine, 0)
         step(engine, 1)
-        save_state(engine, tmp_path / f"one-{stage}")
+        save_state(engine, tmp_path / f"one-{stage}-{dtype}")
         saved = full_state(engine)
-        expected[stage] = saved, step(engine, 2), full_state(engine)
+        expected[case] = saved, step(engine, 2), full_state(engine)
         engine.close()
     spawn(two_ranks, 2, tmp_path)
-    for stage, (saved, loss, stepped) in expected.items():
-        loaded = np.load(tmp_path / f"loaded-{stage}.npz")
-        assert all(np.array_equal(loaded[name], saved[name]) for name in saved), stage
-        two = np.load(tmp_path / f"stepped-{stage}.npz")
-        assert two["loss"] == pytest.approx(loss, rel=1e-5), stage
-        assert updates_differ(saved, two, stepped) < 0.02, stage
-        engine = start(model, stage)
-        load_state(engine, tmp_path / f"two-{stage}")
+    for case, (saved, loss, stepped) in expected.items():
+        stage, dtype, of_loss, of_update, of_two = case
+        name = f"{stage}-{dtype}"
+        loaded = np.load(tmp_path / f"loaded-{name}.npz")
+        assert all(np.array_equal(loaded[key], saved[key]) for key in saved), name
+        two = np.load(tmp_path / f"stepped-{name}.npz")
+        assert two["loss"] == pytest.approx(loss, rel=of_loss), name
+        assert updates_differ(saved, two, stepped) < of_update, name
+        engine = start(model, stage, dtype)
+        load_state(engine, tmp_path / f"two-{name}")
         assert engine.counters["steps"] == 3
         again = full_state(engine)
-        assert all(np.array_equal(again[name], two[name]) for name in saved), stage
+        assert all(np.array_equal(again[key], two[key]) for key in saved), name
         step(engine, 3)
-        one = start(model, stage)  # the same step by one rank all along
-        load_state(one, tmp_path / f"one-{stage}")
+        one = start(model, stage, dtype)  # the same step by one rank all along
+        load_state(one, tmp_path / f"one-{name}")
         step(one, 2)
         before = full_state(one)
         step(one, 3)
-        moved = {name: again[name] + full_state(one)[name] - before[name] for name in saved}
+        moved = {key: again[key] + full_state(one)[key] - before[key] for key in saved}
         # Two roundings of Adam's first steps; with other moments it would be about 1.
-        assert updates_differ(again, full_state(engine), moved) < 0.2, stage
+        assert updates_differ(again, full_state(engine), moved) < of_two, name
         engine.close()
         one.close()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+import torch
 
 from learner import packed_update, ppo
+from learner.batch import Sequence, microbatches
 from learner.engine import TrainingEngine
-from learner.scoring_step import scored_by_its_step
+from learner.model import Scores
+from learner.scoring_step import ScoringStep, leave_unscored, scored_by_its_step
+from learner.training_trajectory import prepare
 from tests.support.learner import (
     config,
     full_state,
@@ -41,6 +48,54 @@ def folder(tmp_path_factory):
 )
 def test_the_pass_is_left_out_where_nothing_needs_it_before_the_step(settings, left_out):
     assert scored_by_its_step(config(**ONE_STEP | settings).ppo) == left_out
+
+
+def test_before_the_step_only_what_was_sampled_is_known():
+    prepared = prepare(trajectories(3), "turn")
+    leave_unscored(prepared)
+    for t in prepared:
+        assert np.array_equal(t.proximal_logprobs, t.behavior_logprobs)
+        assert t.score_norms.tolist() == [0.0] * t.action_tokens
+        assert t.values.tolist() == [0.0] * sum(len(s.value_positions) for s in t.sequences)
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 0.1])
+def test_the_entropy_has_a_gradient_only_where_it_is_learned(coefficient):
+    seen = []
+    step = ScoringStep(
+        lambda scores, microbatch: seen.append((scores, microbatch)),
+        config(entropy_coef=coefficient).ppo,
+    )
+    logprobs, entropy, none = (torch.ones(2, requires_grad=True) * i for i in (1, 2, 3))
+    microbatch = packed(trajectories(1)[0].segments[:1])
+    step(Scores(logprobs, entropy, none, none), microbatch)
+    ((scores, given),) = seen
+    assert scores.entropy.requires_grad == (coefficient > 0)
+    assert scores.logprobs is logprobs
+    assert given.token_columns["proximal"].tolist() == [1.0, 1.0]
+    assert not given.token_columns["proximal"].requires_grad
+
+
+def packed(segments):
+    (microbatch,) = microbatches(
+        [Sequence(s.token_ids, s.action_mask) for s in segments], 4096, "padded", 64
+    )
+    return microbatch
+
+
+def test_what_is_kept_passes_over_segments_that_are_not_trained_on():
+    """They are in no microbatch."""
+    played = next(t for t in trajectories(12) if len(t.segments) == 2 and not t.bootstrap)
+    prompt = played.segments[0]
+    silent = replace(prompt, action_mask=np.zeros_like(prompt.action_mask), turns=())
+    (t,) = prepare([replace(played, segments=(silent, played.segments[1]))], "turn")
+    microbatch = packed(t.trajectory.segments[1:])
+    step = ScoringStep(lambda *_: (torch.zeros(()), {}), config().ppo)
+    logprobs = -torch.arange(float(t.action_tokens))
+    step(Scores(logprobs, 2 * logprobs, logprobs, logprobs), microbatch)
+    step.keep([microbatch], [t])
+    assert t.proximal_logprobs.tolist() == logprobs.tolist()
+    assert t.entropies.tolist() == (2 * logprobs).tolist()
 
 
 def updated(folder, cfg, packing="padded"):

@@ -41,6 +41,13 @@ def test_where_none_is_borne_the_first_is_the_end(tmp_path):
     assert read_failure(tmp_path) == "the learner group failed: rank 0: OSError: dead"
 
 
+def test_of_two_the_first_is_said_to_be_that(tmp_path):
+    limit = RestartLimit(FakeToken(tmp_path), 1)
+    for words in ("one", "two"):
+        limit.after_exception(None, {0: OSError(words)})
+    assert "rank 0: OSError: one (the first of 2 losses since" in read_failure(tmp_path)
+
+
 def test_each_loss_is_told_to_the_next_group(lose, tmp_path):
     assert take_loss(tmp_path) is None
     lose(1, r0="first")

@@ -346,19 +346,6 @@ async def test_the_first_failure_is_what_everybody_is_told():
 
 
 @asynchronous
-async def test_a_worker_that_answers_otherwise_is_not_asked_for_signs_of_life():
-    _, run, (worker,) = await made()
-    await begun(run.collect(requests(4)))
-    for name in list(worker.playing):
-        await asyncio.sleep(2)
-        await worker.finish(name)
-    await asyncio.sleep(7)  # a beat of 7.5 s is not over
-    assert worker.signs == 1  # that it was asked for before it had answered
-    await asyncio.sleep(1)
-    assert worker.signs == 2
-
-
-@asynchronous
 async def test_what_breaks_in_the_buffer_itself_ends_the_wait():
     _, run, (worker,) = await made()
     call = await begun(run.collect(requests(2)))

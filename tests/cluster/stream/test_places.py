@@ -36,3 +36,22 @@ def test_while_weights_travel_the_first_engine_takes_its_part_alone():
     places = Places([1, 0, 0, 0], 9, 8, load)
     assert given(places, load, 1, 3) == [0, 0, None]
     assert places.newest == 1
+
+
+def test_its_part_is_rounded_up():
+    load = Counter()
+    assert given(Places([1, 0, 0, 0], 9, 9, load), load, 1, 4) == [0, 0, 0, None]
+
+
+def test_once_all_have_the_weights_only_their_room_counts():
+    load = Counter()
+    assert given(Places([1, 1], 3, 2, load), load, 1, 5) == [0, 1, 0, 1, 0]
+
+
+def test_whichever_weights_an_episode_needs_what_others_were_given_counts():
+    load = Counter()
+    places = Places([3, 3, 3, 2], 9, 40, load)
+    assert places.least_loaded(3) == 0
+    load.update({0: 5, 1: 5, 2: 1})
+    assert places.least_loaded(3) == 2
+    assert places.least_loaded(None) == 3

@@ -15,6 +15,8 @@ from cluster.workers.supervisor import Supervisor, WorkerGone
 from configs.schema import RunConfig
 from rollout.engine import EngineFailure
 from tests.support import virtual_time
+from tests.support.buffers import begun, made, requests
+from tests.support.fake_worker import asynchronous
 from tests.support.fleet import FleetLog, Worker, unavailable
 
 HEARTBEAT_S = 0.4
@@ -354,3 +356,16 @@ def test_where_none_can_be_replaced_a_loss_ends_the_run():
 
 def test_states_are_those_of_the_parts():
     assert [*State] == ["starting", "serving", "suspect", "lost", "replacing"]
+
+
+@asynchronous
+async def test_a_worker_that_answers_otherwise_is_not_asked_for_signs_of_life():
+    _, run, (worker,) = await made()
+    await begun(run.collect(requests(4)))
+    for name in list(worker.playing):
+        await asyncio.sleep(2)
+        await worker.finish(name)
+    await asyncio.sleep(7)  # a beat of 7.5 s is not over
+    assert worker.signs == 1  # that it was asked for before it had answered
+    await asyncio.sleep(1)
+    assert worker.signs == 2
