@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.scaling.hardware import Figure as Input
 from benchmarks.scaling.hardware import figures
+from benchmarks.scaling.layouts import LAYOUTS
 from benchmarks.scaling.parts import Parts
 from benchmarks.scaling.workload import Workload
 from report.metrics import Record
@@ -68,6 +69,10 @@ def size(value: float) -> str:
 
 
 def _layouts(rows: Sequence[Record]) -> str:
+    missing = [name for name in LAYOUTS if name not in {row["layout"] for row in rows}]
+    note = f"\n\n**Not measured yet**: {'; '.join(missing)}." if missing else ""
+    if not rows:
+        return note.strip()
     cells = []
     for row in rows:
         both = [
@@ -80,7 +85,7 @@ def _layouts(rows: Sequence[Record]) -> str:
         ]
         cells.append([row["layout"], f"{row['cores']:.2f}", *both, *idle, f"{row['ratio']:.2f}"])
     head = ("layout", "cores left", "seconds an update", "episodes a second")
-    return table([*head, "learner idle", "engine idle", "predicted / measured"], cells)
+    return table([*head, "learner idle", "engine idle", "predicted / measured"], cells) + note
 
 
 def _division(row: Record) -> str:

@@ -31,7 +31,7 @@ from report.metrics import Record
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 MODELS = ("1.5B", "7B", "32B", "72B")
-UPDATES = 4  # measured, after the warm-up
+UPDATES = 3  # simulated, after the warm-up
 PARALLEL = (1, 2, 4, 8)
 MOST_SEQUENCES = 256  # of an engine: vLLM's default max_num_seqs
 OBJECT_STORE = 0.3  # of a host's memory: Ray's default

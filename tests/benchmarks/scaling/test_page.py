@@ -21,10 +21,13 @@ def test_all_sizes_are_there():
     assert [(r["model"], r["gpus"]) for r in rows] == [(m, g) for m in MODELS for g in GPUS]
 
 
-def test_measured_layouts_are_predicted_within_15_percent():
-    rows = [row for row in read_lines(MEASURED) if row["name"] == "layout"]
-    assert [row["layout"] for row in rows] == list(LAYOUTS)
-    for row in rows:
+def test_layouts_are_predicted_within_15_percent_or_not_measured_yet():
+    rows = {row["layout"]: row for row in read_lines(MEASURED) if row["name"] == "layout"}
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    missing = text.partition("**Not measured yet**: ")[2].partition("\n")[0]
+    for name in LAYOUTS:
+        assert (name in rows) != (name in missing), name
+    for row in rows.values():
         assert 0.85 <= row["ratio"] <= 1.15, row["layout"]
 
 
