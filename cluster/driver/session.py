@@ -88,6 +88,8 @@ def _connect(cfg: RunConfig, address: str | None, cpus: float) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's own 15 starves a run on a machine that does anything else.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Engines start in the background; who waits for them raises the error, in one line.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if address:

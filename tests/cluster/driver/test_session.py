@@ -59,6 +59,13 @@ def test_a_cluster_that_was_joined_has_its_own_mode(connected, monkeypatch):
         assert "RAY_AUTH_MODE" not in os.environ
 
 
+def test_an_error_that_somebody_waits_for_is_not_printed_besides(connected, monkeypatch):
+    monkeypatch.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "0")  # so that what is set goes again
+    monkeypatch.delenv("RAY_IGNORE_UNHANDLED_ERRORS")
+    with session(load("gp_l_debug"), 2.5):
+        assert os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] == "1"
+
+
 def test_nodes_of_a_cluster_have_their_own_interpreter(connected, monkeypatch):
     monkeypatch.setattr(module, "_address", lambda cfg: "head:1")
     with session(load("gp_l_debug"), 2.5):
