@@ -1,19 +1,17 @@
 """One rank's DeepSpeed engine: takes optimizer steps on microbatches, publishes and saves weights.
 
-Input: a Hugging Face folder, microbatches and a loss function. Output: optimizer steps, weight
-buckets, a Hugging Face folder. The only file that imports DeepSpeed.
+Input: a Hugging Face folder, microbatches, a loss function. The only file that imports DeepSpeed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import math
 import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 
 import deepspeed
@@ -365,8 +363,7 @@ class TrainingEngine:
         if resharded:
             own = self.model.state_dict().keys()
             opened = snapshot.resharded_files(names, open_file, STATE, own, to_universal)
-        quiet = contextlib.redirect_stdout(io.StringIO())  # DeepSpeed prints a line of its own
-        with opened as (folder, self._deepspeed.checkpoint_engine), quiet:
+        with opened as (folder, self._deepspeed.checkpoint_engine), redirect_stdout(None):
             self._deepspeed._config.load_universal_checkpoint = resharded
             _, state = self._deepspeed.load_checkpoint(
                 folder, STATE, load_module_strict=not self._weights.adapters
@@ -387,12 +384,10 @@ class TrainingEngine:
                     state[name] = parameter.detach().cpu().clone()
         return state
 
-    def _gather(
-        self, parameters: list[torch.nn.Parameter]
-    ) -> contextlib.AbstractContextManager[object]:
+    def _gather(self, parameters: list[torch.nn.Parameter]) -> AbstractContextManager[object]:
         """Full parameters inside the block."""
         if self._stage < 3:
-            return contextlib.nullcontext()
+            return nullcontext()
         return deepspeed.zero.GatheredParameters(parameters)
 
 

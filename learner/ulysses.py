@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.autograd.function import FunctionCtx
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -114,20 +115,20 @@ def all_to_all(
 class _AllToAll(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: FunctionCtx,
         sent: torch.Tensor,
         sizes: list[int],
         received_sizes: list[int],
         group: dist.ProcessGroup,
     ) -> torch.Tensor:
-        ctx.back = received_sizes, sizes, group
+        ctx.back = received_sizes, sizes, group  # type: ignore[attr-defined]
         received = sent.new_empty(sum(received_sizes), *sent.shape[1:])
         dist.all_to_all_single(received, sent.contiguous(), received_sizes, sizes, group=group)
         return received
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        return all_to_all(grads[0], *ctx.back), None, None, None
+    def backward(ctx: FunctionCtx, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        return all_to_all(grads[0], *ctx.back), None, None, None  # type: ignore[attr-defined]
 
 
 def attention(
