@@ -156,7 +156,7 @@ def _breaks(rows: Sequence[Record]) -> str:
             text += "; a GPU does at least half of its best up to the largest size"
         else:
             text += f"; from {_gpus(weak['gpus'])} on each does less than half of its best"
-            text += f", for want of a shorter part: {weak['in_the_way']}"
+            text += f" (in the way: {weak['in_the_way']})"
         last = fitting[-1]
         text += f". At {_gpus(last['gpus'])}: {last['in_the_way']}."
         lines.append(text)
