@@ -17,7 +17,10 @@ def test_larger_models_want_more_and_larger_gpus_fewer():
     assert model_sizes.least(small, 24.0) == (1, 1)
     assert model_sizes.least(large, 24.0) > model_sizes.least(large, 80.0)
     assert model_sizes.least(large, 1.0)[0] == 0  # not even on 64
-    full = ("learner.zero_stage=0",)  # every rank holds everything: more ranks do not help
+    full = (
+        "learner.zero_stage=0",
+        "model.dtype=float32",
+    )  # every rank holds everything: more ranks do not help
     assert model_sizes.least(large, 80.0, full)[0] == 0
 
 

@@ -27,6 +27,7 @@ LEARNER_SEES = (
     "rollout.renderer",
     "rollout.processor",
     "rollout.bucket",
+    "rollout.adapters",
 )
 VENDORS = {  # where a vendor's package may be imported
     "ray": ("cluster/",),
