@@ -16,7 +16,7 @@ import psutil
 import ray
 from ray import ObjectRef
 
-from cluster.failures import RunFailure
+from cluster.failures import EpochOver, RunFailure
 from cluster.handles import BlockRows, ChannelMessage, Environments, Finished, PackedBucket
 from cluster.placement.nodes import VISIBLE
 from cluster.run.run_folder import folder_of
@@ -150,15 +150,21 @@ class RolloutActor:
 
         Returns:
             The mean absolute difference of log-probabilities, and of how many tokens.
+
+        Raises:
+            EpochOver: they were dropped meanwhile.
         """
         before: dict[str, Trajectory] = {}
         for ref, rows in played:
             trajectories = from_block(await ref)
             before |= {trajectories[row].id: trajectories[row] for row in rows}
+        drops = self._worker.drops
         await self._worker.submit(requests)
         again: dict[str, Trajectory] = {}
         while not before.keys() <= again.keys():
             block, _ = await self._worker.next_block()
+            if self._worker.drops != drops:  # else it would take the blocks of the next ones
+                raise EpochOver("the episodes that were played again have been dropped")
             again |= {trajectory.id: trajectory for trajectory in from_block(block)}
         return difference([(before[name], again[name]) for name in sorted(before)])
 

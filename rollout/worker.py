@@ -39,6 +39,9 @@ class RolloutWorker:
     in_flight: most episodes at once (M).
     block_size: trajectories of a full block.
     block_age_s: how long a finished trajectory waits for it to be full.
+
+    Attributes:
+        drops: how often all episodes were dropped.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class RolloutWorker:
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._error: BaseException | None = None
-        self._drops = 0
+        self.drops = 0
         self.engine: InferenceEngine | None = None
 
     async def start(self) -> None:
@@ -91,7 +94,7 @@ class RolloutWorker:
         """Forget all episodes: queued, in flight and finished."""
         await self._cancel()
         self._done.clear()
-        self._drops += 1
+        self.drops += 1
         async with self._changed:
             self._changed.notify_all()  # who waits for one of them gets no later one
 
@@ -110,16 +113,14 @@ class RolloutWorker:
         Raises:
             rollout.engine.EngineFailure: the engine was lost.
         """
-        drops = self._drops
+        drops = self.drops
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._block_age_s), self._changed:
-                    await self._changed.wait_for(
-                        lambda: self._block_ready() or drops != self._drops
-                    )
+                    await self._changed.wait_for(lambda: self._block_ready() or drops != self.drops)
             if self._error is not None:
                 raise self._error
-            if drops != self._drops:
+            if drops != self.drops:
                 return to_block([]), to_columns([])
             if self._done or not self._running:
                 break

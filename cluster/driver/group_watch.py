@@ -90,7 +90,7 @@ class Signs(ControllerCallback, WorkerGroupCallback):
         replace_file(Path(self._token.folder, CONTROLLER), content)
 
     def _again(self) -> None:
-        with suppress(FileNotFoundError):  # the driver has ended this controller's time
+        with suppress(OSError):  # the driver has ended its time, or the folder is away a moment
             os.utime(Path(self._token.folder, CONTROLLER))
 
 

@@ -176,10 +176,12 @@ def _start_workers(cfg: RunConfig, model: str, plan: Plan) -> dict[str, RolloutW
 
 
 def _stop_workers(workers: list[RolloutWorkerHandle]) -> None:
-    """End engines by request, then actors by force; a dead one is no obstacle."""
-    try:
-        ray.get([worker.shutdown.remote() for worker in workers], timeout=SHUTDOWN_S)
-    except RayError as error:
-        print(f"an engine did not end by request: {first_line(error)}")
-    for worker in workers:
+    """End engines by request, then actors by force; a dead one takes no time from the others."""
+    ends = [worker.shutdown.remote() for worker in workers]
+    ray.wait(ends, num_returns=len(ends), timeout=SHUTDOWN_S)
+    for worker, end in zip(workers, ends, strict=True):
+        try:
+            ray.get(end, timeout=0)
+        except RayError as error:
+            print(f"an engine did not end by request: {first_line(error)}")
         kill(worker)

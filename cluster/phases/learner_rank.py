@@ -111,6 +111,9 @@ class LearnerRank:
     def _read_state(self, engine: TrainingEngine, state: str) -> None:
         names = self._store.names(state)
         if not names:
+            kept = kept_states(self.checkpoints)
+            if len(kept) > 1 and not any(map(self._store.names, kept)):
+                raise OSError(f"{self._store.place}: no state of the run is there; is it mounted?")
             raise DamagedState("every file", "it is gone")
         engine.load(names, partial(self._store.open, state))
 

@@ -142,7 +142,9 @@ class Supervisor:
                 self._answered[index] = asyncio.get_running_loop().time()
                 return result
         answer.add_done_callback(_forget)
-        raise WorkerGone(str(gone.result())) if self._replaceable else gone.result()
+        if not self._replaceable:
+            raise gone.result()
+        raise WorkerGone(str(gone.result())) from gone.result().__cause__
 
     async def _watch(self, index: int, gone: asyncio.Future[RunFailure]) -> None:
         """Ask a worker for signs of life, until it is lost; not while it answers other calls.
@@ -222,7 +224,12 @@ class Supervisor:
         gone = self._gone[index] = asyncio.get_running_loop().create_future()
         await self._start_engine(index)
         self._run(self._watch(index, gone))
-        proof = await self._fleet.prepare(index)
+        try:
+            proof = await self._fleet.prepare(index)
+        except RunFailure as failure:
+            if not gone.done():
+                gone.set_result(failure)  # or its watch would go on beside that of the next one
+            raise
         if gone.done():  # while nothing was asked of it
             raise gone.result()
         return proof

@@ -13,7 +13,7 @@ import torch
 from opentelemetry import trace
 
 from cluster import actors
-from cluster.failures import RunFailure
+from cluster.failures import EpochOver, RunFailure
 from cluster.handles import BlockRows
 from configs.load import load
 from report.spans import read_spans
@@ -54,7 +54,7 @@ class FakeWorker:
     def __init__(self, settings, renderer, environments, limits, processes, in_flight, block, age):
         self.settings, self.environments, self.limits = settings, environments, (limits, processes)
         self.in_flight, self.block, self.engine, self.starts = in_flight, block, None, 0
-        self.age = age
+        self.age, self.drops = age, 0
 
     async def start(self):
         self.starts += 1
@@ -62,7 +62,7 @@ class FakeWorker:
         self.engine = FakeEngine()
 
     async def drop(self):
-        self.queue = []
+        self.queue, self.drops = [], self.drops + 1
 
     async def submit(self, requests):
         self.queue = [*getattr(self, "queue", []), *requests]
@@ -347,3 +347,26 @@ def test_what_others_have_played_is_played_again_and_compared(make):
     first = int(PLAYED[2].segments[0].action_mask.sum())
     assert tokens == sum(t.action_tokens for t in PLAYED[1:3])
     assert apart == pytest.approx(first / tokens)
+
+
+def test_a_replay_ends_with_the_episodes_that_it_waits_for(make):
+    """A buffer that died had begun it; the next one's episodes are none of its own."""
+
+    async def fetched(value):
+        return value
+
+    async def replay():
+        actor = make(debug())
+        played = [BlockRows(fetched(to_block(PLAYED[:1])), [0])]
+        next_block = actor._worker.next_block
+
+        async def dropped():
+            await actor._worker.drop()
+            await asyncio.sleep(0)
+            return await next_block()
+
+        actor._worker.next_block = dropped
+        await asyncio.wait_for(actor.replay(requests(0, 1), played), 30)
+
+    with pytest.raises(EpochOver, match="have been dropped"):
+        asyncio.run(replay())

@@ -246,6 +246,20 @@ def test_a_damaged_state_leaves_the_run_at_the_one_before(made, tmp_path, monkey
     assert Cursor.load(tmp_path / "checkpoints") == Cursor("ppo", update=4, group=4, state=older)
 
 
+def test_a_place_that_is_away_is_no_damage(made, tmp_path):
+    """Or the run would fall back, and remove newer states once the place is there again."""
+    first = made(0)
+    for update in (4, 5):
+        first.checkpoint(state(update), Cursor("ppo", update=update))
+    first._checkpointer.finish()
+    before = Cursor.load(tmp_path / "checkpoints")
+    for name in kept_states(tmp_path / "checkpoints"):
+        shutil.rmtree(tmp_path / "checkpoints" / "state" / name)
+    with pytest.raises(OSError, match=r"/state: no state of the run is there; is it mounted\?$"):
+        made(0).open_engine("start", "optimizer", 8, True)
+    assert Cursor.load(tmp_path / "checkpoints") == before
+
+
 def test_a_state_that_is_refused_ends_the_run_where_it_stands(made, tmp_path, monkeypatch):
     first = made(0)
     for update in (4, 5):

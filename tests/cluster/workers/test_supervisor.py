@@ -9,6 +9,7 @@ import pytest
 from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
 
 from cluster.failures import DeadlineExceeded, RunFailure, SourceLost, WorkerLost
+from cluster.wait import is_dead
 from cluster.workers import supervisor as module
 from cluster.workers.part import Part, State
 from cluster.workers.supervisor import Supervisor, WorkerGone
@@ -261,6 +262,34 @@ def test_a_start_or_proof_that_fails_is_tried_again():
         assert causes[2] == "it plays with other weights"
         assert len(fleet.losses) == 1, "its episodes are lost once"
         assert workers[0].kills == 2
+
+    supervised(scenario)
+
+
+def test_one_watch_is_left_after_a_proof_that_failed():
+    async def scenario(supervisor, workers, fleet):
+        fleet.prepared = [RunFailure("it plays with other weights")]
+        workers[0].die()
+        await until(lambda: fleet.losses)
+        await until(lambda: supervisor.serves(0))
+        await asyncio.sleep(0.1)
+        watches = [t for t in supervisor._tasks if "_watch" in repr(inner(t))]
+        assert len(watches) == len(workers)
+
+    supervised(scenario)
+
+
+def inner(task):
+    """What a guarded task awaits."""
+    return task.get_coro().cr_frame.f_locals.get("work")
+
+
+def test_a_worker_that_dies_while_it_is_asked_is_told_with_its_cause():
+    async def scenario(supervisor, workers, fleet):
+        workers[0].die()
+        with pytest.raises(WorkerGone) as gone:
+            await supervisor.ask(0, "do it", workers[0].heartbeat.remote(0.0), 30.0, "x")
+        assert is_dead(gone.value), "or it would be killed once more"
 
     supervised(scenario)
 
