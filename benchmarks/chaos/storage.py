@@ -63,7 +63,8 @@ def full_object_store(root: Path, phase: str) -> Result:
         options = {"object_spilling_directory": str(disk)} if limited else {}
         with nodes(1, cpus=2, **options) as cluster:
             keys = (f"cluster.address={cluster.address}", "learner.max_restarts=1")
-            run = FaultyRun(root, "store-run", *keys, parent=os.getpid())
+            name = f"store-{phase.replace(' ', '-')}"
+            run = FaultyRun(root, name, *keys, parent=os.getpid())
             try:
                 steady(run)
                 return _under_full_store(run, cluster.address, phase)
