@@ -1,4 +1,4 @@
-"""The program `cardinal`: its command line, imported where Ctrl-C is a line and a code already."""
+"""The program `cardinal`: its command line, imported where a signal is one line and a code."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from cluster.exit_codes import ExitCode
+from cluster.run.stop_signals import Terminated, raising_terminated
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
-        from cluster.command_line import run  # a second of imports, in which Ctrl-C may come
+        with raising_terminated():
+            from cluster.command_line import run  # a second of imports, in which signals may come
+    except Terminated:
+        print("cardinal: ended by SIGTERM", file=sys.stderr)
+        return ExitCode.TAKEN_AWAY
     except KeyboardInterrupt:
         print("cardinal: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED

@@ -8,9 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from configs.schema import RunConfig
+from configs.schema import ClusterConfig, RunConfig
 
 SECONDS_A_GIB = 4.0  # a shared file system or a network of 2 Gbit/s at its worst
+STOP_S = 60.0  # that a stopped job has to end by itself, after cluster.grace_s
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # Ray's own variable of a job, for `stop_wait_s`
+
+
+def stop_wait_s(cluster: ClusterConfig) -> int:
+    """Seconds from a job's stop to its end by force."""
+    return round(cluster.grace_s + STOP_S)
 
 
 def for_model(cfg: RunConfig, model: str) -> RunConfig:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from uuid import uuid4
 
+from configs.load import ConfigError
 from configs.schema import PPOConfig
-from report.metrics import Record
+from report.metrics import Record, read_object
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,18 @@ def _cursor(fields: Record) -> Cursor:
     return Cursor(**{name: value for name, value in fields.items() if name != "kept"})
 
 
+def _known(fields: Record, file: Path) -> Record:
+    """The fields, if this version writes all of them."""
+    known = {field.name for field in dataclass_fields(Cursor)}
+    for place in (fields, *fields.get("kept", [])):
+        if unknown := sorted(place.keys() - known - {"kept"}):
+            raise ConfigError(
+                f"{file}: {', '.join(unknown)}: no field of a cursor; another version of Cardinal "
+                "wrote it, which can go on with the run"
+            )
+    return fields
+
+
 def _write(checkpoints: Path, cursor: Cursor, kept: list[Cursor]) -> None:
     file = _file(checkpoints)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +156,7 @@ def _write(checkpoints: Path, cursor: Cursor, kept: list[Cursor]) -> None:
 
 def _read(checkpoints: Path) -> Record:
     file = _file(checkpoints)
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
+    return _known(read_object(file), file)
 
 
 def _eval_covered(record: Record, cursor: Cursor) -> bool:

@@ -11,9 +11,9 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+from cluster.deadlines import STOP_WAIT, stop_wait_s
 from cluster.failures import RunFailure, first_line
 from cluster.launch.job_server import connect, use_token
-from cluster.run.stop_wait import STOP_WAIT, stop_wait_s
 from configs.load import ConfigError
 from configs.schema import ClusterConfig
 

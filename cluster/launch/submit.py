@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.deadlines import STOP_WAIT, stop_wait_s
 from cluster.environments import load_run
 from cluster.failures import RunFailure, first_line
 from cluster.launch.job_server import connect, use_token
@@ -20,7 +21,6 @@ from cluster.launch.working_dir import shipped_path
 from cluster.placement.nodes import plan_live
 from cluster.placement.types import Needs
 from cluster.preflight.resume import was_begun
-from cluster.run.stop_wait import STOP_WAIT, stop_wait_s
 from configs.load import ConfigError, find
 from configs.model_folder import on_hub
 from configs.paths import ROOT

@@ -15,19 +15,13 @@ from ray import ObjectRef
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.exceptions import RayError
 
+from cluster.deadlines import STOP_WAIT, stop_wait_s
 from cluster.failures import first_line
 from configs.load import ConfigError
 from configs.schema import ClusterConfig
 
-STOP_S = 60.0  # that a stopped job has to end by itself, after cluster.grace_s
-STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # Ray's own variable of a job
 RAYS_OWN_S = 3.0  # where nobody says how long
 ANSWER_S = 10.0  # for Ray's supervisor of the job
-
-
-def stop_wait_s(cluster: ClusterConfig) -> int:
-    """Seconds from a job's stop to its end by force."""
-    return round(cluster.grace_s + STOP_S)
 
 
 def extend_stop_wait(cluster: ClusterConfig) -> None:

@@ -1,5 +1,6 @@
-"""The program ends with one line and the right code, whenever Ctrl-C comes and who ever reads."""
+"""The program ends with one line and the right code, whenever a signal comes and who ever reads."""
 
+import signal
 import subprocess
 import sys
 
@@ -9,19 +10,27 @@ from cluster.cli import main
 from configs.paths import ROOT
 
 
-class Interrupted:
-    """An import during which Ctrl-C is pressed."""
+class Signalled:
+    """An import during which a signal comes."""
+
+    def __init__(self, number):
+        self.number = number
 
     def find_spec(self, name, path, target=None):
         if name == "cluster.command_line":
-            raise KeyboardInterrupt
+            signal.raise_signal(self.number)
 
 
-def test_ctrl_c_during_the_imports_is_one_line(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "ended by SIGTERM")],
+)
+def test_a_signal_during_the_imports_is_one_line(monkeypatch, capsys, number, code, line):
     monkeypatch.delitem(sys.modules, "cluster.command_line", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
-    assert main(["check", "gp_l"]) == 130
-    assert capsys.readouterr().err == "cardinal: interrupted\n"
+    monkeypatch.setattr(sys, "meta_path", [Signalled(number), *sys.meta_path])
+    assert main(["check", "gp_l"]) == code
+    assert capsys.readouterr().err == f"cardinal: {line}\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from cluster.checkpoints.cursor import Cursor, fall_back, kept_states
+from configs.load import ConfigError
 from configs.schema import PPOConfig
 
 
@@ -112,3 +113,20 @@ def test_an_evaluation_that_is_still_due_is_recorded_anew(phase):
     assert [done.covers(record) for record in records] == [True, True, False]
     assert [due.covers(record) for record in records] == [True, False, False]
     assert due.covers({"kind": phase, key: 4}), "what was trained stays"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"phase": "pp', "is not a JSON object"),
+        ("", "is not a JSON object"),
+        ('{"phase": "ppo", "laps": 3}', "laps: no field of a cursor; another version"),
+        ('{"phase": "ppo", "kept": [{"laps": 3}]}', "laps: no field of a cursor; another version"),
+    ],
+)
+def test_a_file_that_is_no_cursor_is_named(tmp_path, content, sentence):
+    file = tmp_path / "state" / "cursor.json"
+    file.parent.mkdir()
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=rf"^{file}.*{sentence}"):
+        Cursor.load(tmp_path)
