@@ -69,7 +69,7 @@ def in_plain_torch(folder: Path) -> tuple[State, list[tuple[float, State]]]:
         for master in masters.values():
             master.grad = torch.zeros_like(master)
         for microbatch in [m for rank in (0, 1) for m in packer.microbatches(share(step, rank))]:
-            loss, _ = loss_fn(run_forward(model, None, microbatch, ForwardOptions()), microbatch)
+            loss, _ = loss_fn(run_forward(model, ForwardOptions(), None, microbatch), microbatch)
             loss.backward()
             for name, p in weights.items():  # added up in float32
                 if p.grad is not None:
