@@ -54,19 +54,19 @@ def _steps(run: FaultyRun) -> int:
     return max((int(str(record["step"])) for record in run.read("sft", 0.0)), default=0)
 
 
-def learned(folder: Path) -> list[tuple[object, ...]]:
-    """What each step and update came to."""
-    return [
-        (r["kind"], r.get("step", r.get("update")), r["loss"], r["grad_norm"])
+def learned(folder: Path) -> dict[tuple[str, int], list[float]]:
+    """Loss and gradient norm of each step and update."""
+    return {
+        (r["kind"], r.get("step", r.get("update"))): [r["loss"], r["grad_norm"]]
         for r in read(folder)
         if r["kind"] in ("sft", "ppo")
-    ]
+    }
 
 
 def trained(folder: Path, update: int) -> list[tuple[str, list[int]]]:
-    """The episodes of an update, and the tokens of each."""
+    """The episodes of an update, and the tokens of each; blocks lie as they were finished."""
     blocks = read_blocks(folder / FOLDER, update, 0, 1)
-    return [(t.id, [int(x) for s in t.segments for x in s.token_ids]) for t in blocks]
+    return sorted((t.id, [int(x) for s in t.segments for x in s.token_ids]) for t in blocks)
 
 
 def finish(run: FaultyRun) -> Path:
@@ -105,7 +105,10 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(expected, tmp_p
         folder = finish(run)
     finally:
         run.end()
-    assert learned(folder) == learned(expected)
+    # With scripted episodes they are equal to the bit (tests/cluster/driver/test_resume.py).
+    assert learned(folder) == {
+        at: pytest.approx(was, rel=1e-6) for at, was in learned(expected).items()
+    }
     episodes = [trained(folder, update) for update in range(1, UPDATES + 1)]
     assert episodes == [trained(expected, update) for update in range(1, UPDATES + 1)]
     names = [name for update in episodes for name, _ in update]
