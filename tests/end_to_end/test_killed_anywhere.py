@@ -105,7 +105,8 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(expected, tmp_p
         folder = finish(run)
     finally:
         run.end()
-    # With scripted episodes they are equal to the bit (tests/cluster/driver/test_resume.py).
+    # The aim is equality, which scripted episodes have (tests/cluster/driver/test_resume.py). Three
+    # of these lives parted by 4e-7 at most, which is not explained yet (docs/faults.md).
     assert learned(folder) == {
         at: pytest.approx(was, rel=1e-6) for at, was in learned(expected).items()
     }
