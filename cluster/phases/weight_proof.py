@@ -46,6 +46,20 @@ def prove(
         rank.write("sync", version=rank.version, seconds=0.0, bytes=0, buckets=0, check=checks)
 
 
+def check_update(cfg: RunConfig, metrics: Mapping[str, float], update: int) -> None:
+    """Refuse an update's batch whose engines did not play with the learner's weights, or hardly.
+
+    Recorded ones were played with those of the run that recorded: another learner parts from
+    it at its first update.
+
+    Raises:
+        ParityError: as `check_parity` and `check_correction`.
+    """
+    if cfg.ppo.blocks is None or update == 1:
+        check_parity(cfg, metrics, f"PPO update {update}")
+    check_correction(cfg, metrics, f"PPO update {update}")
+
+
 def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> None:
     """Refuse log-probabilities that differ by more than rounding.
 
@@ -72,10 +86,11 @@ def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) ->
     """
     share = metrics.get("correction_ess", 1.0)
     if cfg.ppo.correction != "none" and share < MIN_EFFECTIVE_SAMPLES:
+        bound = "ppo.max_staleness or " if cfg.ppo.blocks is None else ""
         raise ParityError(
             f"{what}: the policies that sampled the batch have parted from the learner's: the "
             f"effective sample size is {share:.1%} of its tokens, less than "
-            f"{MIN_EFFECTIVE_SAMPLES:.0%}; a smaller ppo.max_staleness or ppo.optimizer.lr keeps "
+            f"{MIN_EFFECTIVE_SAMPLES:.0%}; a smaller {bound}ppo.optimizer.lr keeps "
             "them together"
         )
 

@@ -8,7 +8,13 @@ import pytest
 
 from cluster.failures import ParityError
 from cluster.phases import weight_proof
-from cluster.phases.weight_proof import check_correction, check_parity, proof_requests, prove
+from cluster.phases.weight_proof import (
+    check_correction,
+    check_parity,
+    check_update,
+    proof_requests,
+    prove,
+)
 from learner.model import WEIGHT_KINDS
 from tests.cluster.fakes import FakeCollector, FakeEngine, FakePublisher, FakeRank
 from tests.support.learner import config
@@ -101,3 +107,16 @@ def test_a_proof_plays_one_flight_at_most(in_flight, episodes):
     assert {(r.variant, r.temperature, r.sampling_seed) for r in requests} == {
         ("rollout", 0.5, cfg.seed)
     }
+
+
+def test_recorded_episodes_are_of_the_learners_weights_at_its_first_update_alone():
+    """`cardinal replay RUN ppo.clip=0.3` parts from the recorded policy, as it should."""
+    parted = {"parity_mean_abs": 0.3, "correction_ess": 0.8}
+    with pytest.raises(ParityError, match="PPO update 2: log-probabilities"):
+        check_update(config(), parted, 2)
+    replayed = config(blocks="blocks")
+    check_update(replayed, parted, 2)
+    with pytest.raises(ParityError, match="PPO update 1: log-probabilities"):
+        check_update(replayed, parted, 1)
+    with pytest.raises(ParityError, match=r"effective .* a smaller ppo.optimizer.lr keeps them"):
+        check_update(replayed, {"correction_ess": 0.1}, 2)
