@@ -7,7 +7,6 @@ one that it does not name was never completed, or is no longer kept.
 from __future__ import annotations
 
 import io
-import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
@@ -20,6 +19,7 @@ from uuid import uuid4
 from pyarrow import ArrowException, fs
 
 from cluster.checkpoints.cursor import Cursor
+from cluster.disk import to_disk
 from configs.load import ConfigError
 from configs.paths import below
 from configs.schema import RunConfig
@@ -84,13 +84,18 @@ class CheckpointStore:
             with self._system.open_output_stream(str(path)) as stream:
                 yield stream
             if isinstance(self._system, fs.LocalFileSystem):
-                _to_disk(Path(path))  # before the cursor, which is, names it
+                to_disk(*self._made(Path(path)))  # before the cursor, which is, names it
         except Exception as error:
             cause = _io_error(error)
             if cause is None:
                 raise
             place = f"{self.place}/{PurePosixPath(state, name)}"
             raise OSError(f"{place}: {one_line(cause)}") from error
+
+    def _made(self, file: Path) -> list[Path]:
+        """A file, and the folders up to the place that may have been made for it."""
+        place = Path(self._folder)
+        return [file, *(folder for folder in file.parents if folder.is_relative_to(place))]
 
     def names(self, state: str) -> list[str]:
         """The files of a state, in order; none where there is no such state.
@@ -238,7 +243,7 @@ def _make_id(folder: Path) -> str:
     run_id, file = uuid4().hex, folder / "checkpoints" / "state" / RUN_ID
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(run_id)
-    _to_disk(file)  # before the claim, which would be another run's
+    to_disk(file, file.parent)  # before the claim, which would be another run's
     return run_id
 
 
@@ -247,16 +252,6 @@ def state_place(cfg: RunConfig, folder: Path) -> str:
     if cfg.learner.checkpoint_root is None:
         return str(folder / "checkpoints" / "state")
     return below(cfg.learner.checkpoint_root, cfg.name)
-
-
-def _to_disk(file: Path) -> None:
-    """Have the kernel write a file, and its folder's entry, to the disk."""
-    for place in (file, file.parent):
-        number = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 def _io_error(error: BaseException) -> Exception | None:

@@ -25,9 +25,10 @@ from ray.train.v2._internal.execution.controller.state import (
 )
 from ray.train.v2._internal.execution.worker_group import Worker
 
+from cluster.disk import replace_file
 from cluster.failures import DeadlineExceeded
 from cluster.run.lease import Owner, Token
-from cluster.run.run_folder import CONTROLLER, replace_file
+from cluster.run.run_folder import CONTROLLER
 from configs.schema import ClusterConfig
 
 WHO = "Ray Train's controller"
@@ -87,7 +88,7 @@ class Signs(ControllerCallback, WorkerGroupCallback):
         self._token.check()
         self._watches = watches
         content = {"watches": watches, "owner": asdict(Owner.this_process())}
-        replace_file(Path(self._token.folder, CONTROLLER), content)
+        replace_file(Path(self._token.folder, CONTROLLER), json.dumps(content))
 
     def _again(self) -> None:
         with suppress(OSError):  # the driver has ended its time, or the folder is away a moment

@@ -217,6 +217,8 @@ class LearnerRank:
 
     def _save_cursor(self, cursor: Cursor) -> list[str]:
         self.job.token.check()
+        assert self.log is not None  # on rank 0
+        self.log.to_disk()  # they are not written again once the cursor is past them
         return cursor.save(self.checkpoints, keep=self.cfg.learner.keep_checkpoints)
 
     def write(self, kind: str, **fields: object) -> None:

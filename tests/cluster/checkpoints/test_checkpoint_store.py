@@ -248,5 +248,6 @@ def test_a_file_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}"))
     )
-    write(CheckpointStore(str(tmp_path)), "sft-1", "a.pt", "x")
-    assert synced == [str(tmp_path / "sft-1" / "a.pt"), str(tmp_path / "sft-1")]
+    write(CheckpointStore(str(tmp_path)), "sft-1", "tag/a.pt", "x")
+    folder = tmp_path / "sft-1"
+    assert synced == [str(p) for p in (folder / "tag" / "a.pt", folder / "tag", folder, tmp_path)]
