@@ -16,6 +16,7 @@ import psutil
 import ray
 from ray import ObjectRef
 
+from cluster.awake import Awake
 from cluster.failures import EpochOver, RunFailure
 from cluster.handles import BlockRows, ChannelMessage, Environments, Finished, PackedBucket
 from cluster.placement.nodes import VISIBLE
@@ -87,9 +88,8 @@ class RolloutActor:
                 before = set(own.children(recursive=True))
                 await self._worker.start()
                 processes = [p for p in own.children(recursive=True) if p not in before]
-                self._watch = EngineWatch(
-                    self._engine(), self._heartbeat_s, partial(processor_seconds, processes)
-                )
+                spent = partial(processor_seconds, processes)
+                self._watch = EngineWatch(self._engine(), self._heartbeat_s, spent, Awake())
         return os.getpid()
 
     async def heartbeat(self, seconds: float) -> int:

@@ -43,9 +43,9 @@ def _look(run: FaultyRun, phase: str, worker: int) -> Callable[[], bool]:
         return lambda: _writes_a_state(run.folder / "checkpoints" / "state")
     if phase == "mid-evaluation":
         return lambda: _evaluates(run)
-    core = run.processes("engine")[worker]
+    core, works = run.processes("engine")[worker], phase == "generating"
     if phase not in SYNC:
-        return lambda: _works(core) == (phase == "generating") and weights(core) != LOADS
+        return lambda: _between_syncs(core) and _works(core) == works and _between_syncs(core)
     last = weights(core)
 
     def turned() -> bool:
@@ -54,6 +54,11 @@ def _look(run: FaultyRun, phase: str, worker: int) -> Callable[[], bool]:
         return SYNC[phase](before, last)
 
     return turned
+
+
+def _between_syncs(core: psutil.Process) -> bool:
+    """Whether no weights are on their way, nor just written."""
+    return weights(core) == NONE
 
 
 def _works(core: psutil.Process) -> bool:
@@ -102,8 +107,8 @@ def starting_rank(run: FaultyRun) -> psutil.Process:
     raise TimeoutError(f"no new rank within {PATIENCE_S:g} s")
 
 
-def steady(run: FaultyRun) -> None:
-    """Wait until the run has made two updates from now on, with all parts there."""
+def steady(run: FaultyRun, updates: int = 2) -> None:
+    """Wait until the run has made so many updates from now on, with all parts there."""
     now = time.time()
-    run.until(lambda: len(run.read("ppo", now)) >= 2, "two updates")
+    run.until(lambda: len(run.read("ppo", now)) >= updates, f"{updates} updates")
     run.until(lambda: len(run.processes("engine")) == 2, "two engines")

@@ -25,6 +25,7 @@ from ray.train.v2._internal.execution.controller.state import (
 )
 from ray.train.v2._internal.execution.worker_group import Worker
 
+from cluster.awake import Awake
 from cluster.disk import replace_file
 from cluster.failures import DeadlineExceeded
 from cluster.run.lease import Owner, Token
@@ -114,7 +115,7 @@ class GroupWatch:
         most_waits: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._file, self._cluster, self._clock = folder / CONTROLLER, cluster, clock
+        self._file, self._cluster, self._clock = folder / CONTROLLER, cluster, Awake(clock)
         self._most, self._waits = most_waits, 0
         self._sign: Sign | None = None
         self._since: float | None = None  # when it came; None while no controller is to give any
@@ -131,9 +132,10 @@ class GroupWatch:
         Raises:
             DeadlineExceeded: there is none that could be ended, however long it is waited for.
         """
+        now = self._clock()
         if self._since is None:
             return
-        sign, now = self._read(), self._clock()
+        sign = self._read()
         if sign != self._sign:
             self._sign, self._since = sign, now
         watches = sign is not None and sign.watches

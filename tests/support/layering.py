@@ -50,7 +50,7 @@ FLOORS = {  # from bottom to top: a part imports itself and the floors below, ne
     "envs.virl": (("geometry", "names"), ("route",), ("city",), ("drawing",), (REST,)),
     "report": ((REST,), ("study",), ("comparison",)),
     "cluster": (
-        ("failures", "handles", "exit_codes", "deadlines", "disk"),
+        ("awake", "failures", "handles", "exit_codes", "deadlines", "disk"),
         ("wait", "environments", "checkpoints"),
         ("run",),
         ("placement", "weights", "demonstrations"),

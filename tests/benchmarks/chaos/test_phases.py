@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.chaos import phases
 from benchmarks.chaos.phases import LOADS, NONE, SYNC, WRITTEN, weights
 
 
@@ -40,3 +41,31 @@ def test_each_moment_of_a_sync_is_seen_once():
         "mid-sync": [False, False, True, True, False, False],
         "sync ends": [False, False, False, False, True, False],
     }
+
+
+@pytest.mark.parametrize("phase", ["generating", "idle"])
+@pytest.mark.parametrize(
+    ("before", "after", "there"),
+    [
+        (NONE, NONE, True),
+        (WRITTEN, NONE, False),  # what it did was a load
+        (NONE, WRITTEN, False),  # a load is next
+        (LOADS, NONE, False),
+        (NONE, LOADS, False),
+    ],
+)
+def test_an_engine_generates_or_is_idle_only_between_syncs(
+    monkeypatch, phase, before, after, there
+):
+    run, looks = SimpleNamespace(processes=lambda part: ["engine 0", "engine 1"]), []
+
+    def works(core):
+        looks.append(core)
+        return phase == "generating"
+
+    monkeypatch.setattr(phases, "weights", lambda core: after if looks else before)
+    monkeypatch.setattr(phases, "_works", works)
+    assert phases._look(run, phase, 1)() == there
+    assert set(looks) <= {"engine 1"}
+    monkeypatch.setattr(phases, "_works", lambda core: phase != "generating")
+    assert not phases._look(run, phase, 1)()
