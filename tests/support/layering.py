@@ -28,6 +28,7 @@ LEARNER_SEES = (
     "rollout.processor",
     "rollout.bucket",
     "rollout.adapters",
+    "rollout.freed_memory",
 )
 VENDORS = {  # where a vendor's package may be imported
     "ray": ("cluster/",),

@@ -15,10 +15,10 @@ from benchmarks.chaos.phases import LOADS, NONE, SYNC, WRITTEN, weights
 @pytest.fixture
 def core(tmp_path):
     """An engine's process and its actor's: a /proc in which nothing is open."""
-    for pid, content in ((7, "7f00-7f01 r--p /usr/lib/libc.so\n"), (6, "")):
-        (tmp_path / str(pid) / "fd").mkdir(parents=True)
-        (tmp_path / str(pid) / "maps").write_text(content)
-    os.symlink("/dev/null", tmp_path / "6" / "fd" / "0")
+    for pid in "67":
+        (tmp_path / pid / "fd").mkdir(parents=True)
+        os.symlink("/dev/null", tmp_path / pid / "fd" / "0")
+        os.symlink("/dev/null", tmp_path / pid / "fd" / "1")
     return SimpleNamespace(pid=7, ppid=lambda: 6)
 
 
@@ -26,7 +26,16 @@ def test_weights_are_written_by_the_actor_and_mapped_by_the_engine(core, tmp_pat
     assert weights(core, tmp_path) == NONE
     os.symlink("/dev/shm/cardinal-w-abc", tmp_path / "6" / "fd" / "5")
     assert weights(core, tmp_path) == WRITTEN
-    (tmp_path / "7" / "maps").write_text("7f00-7f01 r--s /dev/shm/cardinal-w-abc\n")
+    for name in "34":
+        os.symlink("/dev/shm/cardinal-w-abc", tmp_path / "7" / "fd" / name)
+    assert weights(core, tmp_path) == LOADS
+
+
+def test_the_object_store_stays_mapped_and_is_open_while_it_is_loaded(core, tmp_path):
+    folder = tmp_path / "7" / "fd"
+    os.symlink("/dev/shm/plasmaAb1 (deleted)", folder / "3")
+    assert weights(core, tmp_path) == NONE
+    os.symlink("/dev/shm/plasmaAb1 (deleted)", folder / "4")
     assert weights(core, tmp_path) == LOADS
 
 
