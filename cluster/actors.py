@@ -145,11 +145,11 @@ class RolloutActor:
 
     async def replay(
         self, requests: list[EpisodeRequest], played: list[BlockRows]
-    ) -> tuple[float, int]:
+    ) -> tuple[float, int] | None:
         """Play episodes again that another engine has played, while there are no others.
 
         Returns:
-            The mean absolute difference of log-probabilities, and of how many tokens.
+            How far they differ; see `rollout.replay.difference`.
 
         Raises:
             EpochOver: they were dropped meanwhile.

@@ -168,7 +168,8 @@ class EngineWeights:
         before those of the update go anywhere.
 
         Returns:
-            How it went; None where others have played nothing yet under these weights.
+            How it went; None where others have played nothing yet under these weights, or it
+            could play nothing again to its end.
 
         Raises:
             ParityError: it plays with other weights.
@@ -187,12 +188,17 @@ class EngineWeights:
         rows = [block_rows for _, block_rows in self._samples]
         call, what = self._workers[index].replay.remote(requests, rows), "play episodes again"
         seconds, key = self._cfg.cluster.block_deadline_s, "block_deadline_s"
-        apart, tokens = await self._supervisor.ask(index, what, call, seconds, key)
-        limit = parity_limit(self._cfg)
+        answer = await self._supervisor.ask(index, what, call, seconds, key)
+        if answer is None:
+            return None
+        (apart, tokens), limit = answer, parity_limit(self._cfg)
+        under = f"under weights of version {weights.version}"
+        if not tokens:
+            raise ParityError(f"it has no token in common with other engines {under}")
         if apart > limit:
             raise ParityError(
-                f"its log-probabilities under weights of version {weights.version} differ by "
-                f"{apart:.2g} on average from those of other engines, more than {limit:g}"
+                f"its log-probabilities {under} differ by {apart:.2g} on average from those of "
+                f"other engines, more than {limit:g}"
             )
         return {"proof": "replayed", "proof_tokens": tokens, "proof_mean_abs": apart}
 

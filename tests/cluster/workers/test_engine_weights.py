@@ -27,7 +27,8 @@ class Worker:
     """Notes what it receives; `errors` are met one after another, None is a success."""
 
     def __init__(self):
-        self.received, self.replayed, self.errors, self.apart = [], [], [], 0.0
+        self.received, self.replayed, self.errors = [], [], []
+        self.apart, self.tokens = 0.0, 11
         self.loading = asyncio.Event()
         self.loading.set()
         self.receive = SimpleNamespace(remote=self._receive)
@@ -42,7 +43,8 @@ class Worker:
 
     async def _replay(self, requests, rows):
         self.replayed.append(([r.id for r in requests], rows))
-        return self.apart, 11
+        await asyncio.sleep(0.5)
+        return None if self.tokens is None else (self.apart, self.tokens)
 
 
 class Fleet:
@@ -204,6 +206,33 @@ def test_an_engine_with_other_weights_does_not_come_to_serve():
         with pytest.raises(ParityError, match=r"version 7 differ by 0.0002 .* more than 0.0001$"):
             await weights.bring(1)
         assert weights.versions[1] == -1
+
+    played(scenario)
+
+
+def test_an_engine_that_has_no_token_in_common_with_others_does_not_come_to_serve():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        sample(weights, 0)
+        workers[1].tokens = 0
+        with pytest.raises(ParityError, match=r"^it has no token in common .* of version 7$"):
+            await weights.bring(1)
+        assert weights.versions[1] == -1
+
+    played(scenario)
+
+
+def test_where_all_that_it_plays_again_fail_it_tries_again_and_is_proven_later():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        sample(weights, 0)
+        workers[1].tokens = None
+        asyncio.get_running_loop().call_later(0.7, setattr, workers[1], "tokens", 3)
+        assert (await weights.bring(1))["proof_tokens"] == 3
+        workers[1].tokens = None
+        assert await weights.bring(1) == {"proof": "left to the next batch"}
+        assert len(workers[1].replayed) == 2 + 10
+        assert weights.versions == [7] * 3
 
     played(scenario)
 
