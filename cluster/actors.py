@@ -31,7 +31,8 @@ from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.replay import difference
-from rollout.trajectory import Block, Trajectory, from_block
+from rollout.trajectory import Block, Trajectory, from_block, to_block
+from rollout.trajectory_summary import to_columns
 from rollout.worker import RolloutWorker, block_age_s
 
 T = TypeVar("T")
@@ -138,10 +139,16 @@ class RolloutActor:
     async def next_block(
         self, epoch: int, requests: list[EpisodeRequest]
     ) -> tuple[Block, Finished]:
-        """Queue episodes as `submit` does; the next block, and its trajectories' summaries."""
+        """Queue episodes as `submit` does; the next block, and its trajectories' summaries.
+
+        An empty one where the epoch is over: who asks may be a buffer that has died.
+        """
         await self.submit(epoch, requests)
-        block, columns = await self._worker.next_block()
-        return block, Finished(epoch=self._epoch, columns=columns)
+        if epoch == self._epoch:
+            block, columns = await self._worker.next_block()
+        else:
+            block, columns = to_block([]), to_columns([])
+        return block, Finished(epoch=epoch, columns=columns)
 
     async def replay(
         self, requests: list[EpisodeRequest], played: list[BlockRows]
