@@ -94,6 +94,8 @@ class EngineWeights:
 
         async def load(indices: list[int]) -> None:
             for index in indices:
+                if self.last is not weights:
+                    return  # an epoch has begun: the next weights may be there already
                 if index not in self._supervisor.present():
                     continue  # lost before its turn
                 with suppress(WorkerGone):  # its successor gets these weights, or newer ones
@@ -107,7 +109,11 @@ class EngineWeights:
                     self.versions[index] = version
                 await loaded()
 
-        await asyncio.gather(*(load(indices) for indices in self._by_node(present)))
+        loads = (load(indices) for indices in self._by_node(present))
+        # All are waited for, one that fails or not: the next publish must come after the last.
+        ends = await asyncio.gather(*loads, return_exceptions=True)
+        for failure in filter(None, ends):
+            raise failure
         if not playing:
             await arrived([index for index in present if index in self._supervisor.present()])
         return time.monotonic() - begin, paused

@@ -147,6 +147,26 @@ def test_one_that_refuses_ends_the_publish():
     played(scenario)
 
 
+def test_a_publish_that_fails_is_over_once_no_engine_loads_its_weights_any_more():
+    """The next learner's come after them, whatever node has lost which."""
+
+    async def scenario(weights, workers, fleet, changes, loaded):
+        workers[0].loading.clear()
+        workers[2].errors = [SourceLost("its owner is dead")]
+        publishing = asyncio.ensure_future(weights.publish(7, ["ref"], True, loaded))
+        await asyncio.sleep(0.01)
+        assert not publishing.done()
+        weights.forget()
+        workers[0].loading.set()
+        with pytest.raises(SourceLost, match="its owner is dead"):
+            await publishing
+        await asyncio.sleep(1.0)
+        assert [len(worker.received) for worker in workers] == [1, 0, 0]
+        assert (weights.versions, changes) == ([-1] * 3, [])
+
+    played(scenario)
+
+
 @pytest.mark.parametrize("playing", [False, True])
 def test_a_publish_of_an_epoch_that_ends_meanwhile_counts_for_nothing(playing):
     async def scenario(weights, workers, fleet, changes, loaded):
