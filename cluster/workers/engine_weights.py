@@ -86,10 +86,10 @@ class EngineWeights:
         Returns:
             As `TrajectoryBuffer.publish`.
         """
-        weights = Weights(version, refs)
+        weights, begin = Weights(version, refs), time.monotonic()
         async with self._joining:
             self._replace_last(weights)
-            begin, present = time.monotonic(), self._supervisor.present()
+            present = self._supervisor.present()
         paused: list[float | None] = [None] * len(self._workers)
 
         async def load(indices: list[int]) -> None:
