@@ -32,7 +32,8 @@ from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeLimits, EpisodeRequest
 from rollout.renderer import Renderer
 from rollout.replay import difference
-from rollout.trajectory import Block, Trajectory, from_block
+from rollout.trajectory import Block, Trajectory, from_block, to_block
+from rollout.trajectory_summary import to_columns
 from rollout.worker import RolloutWorker, block_age_s
 
 T = TypeVar("T")
@@ -138,18 +139,24 @@ class RolloutActor:
     async def next_block(
         self, epoch: int, requests: list[EpisodeRequest]
     ) -> tuple[Block, Finished]:
-        """Queue episodes as `submit` does; the next block, and its trajectories' summaries."""
+        """Queue episodes as `submit` does; the next block, and its trajectories' summaries.
+
+        An empty one where the epoch is over: who asks may be a buffer that has died.
+        """
         await self.submit(epoch, requests)
-        block, columns = await self._worker.next_block()
-        return block, Finished(epoch=self._epoch, columns=columns)
+        if epoch == self._epoch:
+            block, columns = await self._worker.next_block()
+        else:
+            block, columns = to_block([]), to_columns([])
+        return block, Finished(epoch=epoch, columns=columns)
 
     async def replay(
         self, requests: list[EpisodeRequest], played: list[BlockRows]
-    ) -> tuple[float, int]:
+    ) -> tuple[float, int] | None:
         """Play episodes again that another engine has played, while there are no others.
 
         Returns:
-            The mean absolute difference of log-probabilities, and of how many tokens.
+            How far they differ; see `rollout.replay.difference`.
 
         Raises:
             EpochOver: they were dropped meanwhile.

@@ -97,7 +97,7 @@ class RolloutWorkerHandle(Protocol):
     enter: RemoteMethod[[int], None]
     submit: RemoteMethod[[int, list[EpisodeRequest]], None]
     next_block: NextBlock
-    replay: RemoteMethod[[list[EpisodeRequest], list[BlockRows]], tuple[float, int]]
+    replay: RemoteMethod[[list[EpisodeRequest], list[BlockRows]], tuple[float, int] | None]
     receive: RemoteMethod[[int, list[ObjectRef[PackedBucket]]], float]
     init_weight_transfer: RemoteMethod[[ChannelMessage], None]
     start_weight_update: RemoteMethod[[], None]

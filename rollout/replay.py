@@ -11,13 +11,17 @@ import numpy as np
 from rollout.trajectory import Segment, Trajectory
 
 
-def difference(pairs: list[tuple[Trajectory, Trajectory]]) -> tuple[float, int]:
+def difference(pairs: list[tuple[Trajectory, Trajectory]]) -> tuple[float, int] | None:
     """The mean absolute difference of log-probabilities, and of how many action tokens.
 
     Only tokens count that have the same tokens before them and are of the same policy version.
+    None: no pair was played to its end.
     """
+    ended = [pair for pair in pairs if all(play.end != "failed" for play in pair)]
+    if not ended:
+        return None
     total, tokens = 0.0, 0
-    for one, other in pairs:
+    for one, other in ended:
         for mine, yours in zip(one.segments, other.segments, strict=False):
             equal = _equal_tokens(mine, yours)
             common = mine.action_mask[:equal] & yours.action_mask[:equal]

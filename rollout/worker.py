@@ -91,10 +91,13 @@ class RolloutWorker:
         self.pop_load()
 
     async def drop(self) -> None:
-        """Forget all episodes: queued, in flight and finished."""
-        await self._cancel()
-        self._done.clear()
+        """Forget all episodes: queued, in flight and finished.
+
+        At once: what is submitted while those in flight come to their end is kept.
+        """
         self.drops += 1
+        self._done.clear()
+        await self._cancel()
         async with self._changed:
             self._changed.notify_all()  # who waits for one of them gets no later one
 
@@ -157,7 +160,7 @@ class RolloutWorker:
 
     async def _run(self, request: EpisodeRequest) -> None:
         assert self.engine is not None, "start() first"
-        trajectory = None
+        drops, trajectory = self.drops, None
         try:
             trajectory = await run_episode(
                 request, self._environments, self.engine, self._renderer, self._limits
@@ -165,7 +168,7 @@ class RolloutWorker:
         except Exception as error:  # noqa: BLE001 - a task's boundary; next_block raises it
             self._error = error
         self._running.discard(asyncio.current_task())
-        if trajectory is not None:
+        if trajectory is not None and drops == self.drops:  # it may end before it is cancelled
             self._done.append(trajectory)
         self._fill()
         if self._block_ready():

@@ -47,10 +47,10 @@ class WeightChannel(Protocol):
     3. finish: the loaded layers are put into use, the engine's version becomes that of the
        publish, and sequences continue; each further token is marked with the new version.
 
-    Over object_store each engine takes the steps at its own pace while the learner goes on; over
-    nccl and ipc all engines take each step together with it. The publish is over when all have
-    finished; one deadline, cluster.sync_deadline_s, holds for the whole, and an engine that
-    misses it ends the run.
+    Over object_store each engine takes the steps at its own pace while the learner goes on, has
+    cluster.sync_deadline_s for them, and is replaced where it misses it. Over nccl and ipc all
+    engines take each step together with the learner, that deadline holds for the whole, and an
+    engine that misses it ends the run. The publish is over when all have finished.
 
     A channel that engines have to join (nccl, ipc) has them do so at its first publish, within
     cluster.start_deadline_s.

@@ -86,14 +86,16 @@ class EngineWeights:
         Returns:
             As `TrajectoryBuffer.publish`.
         """
-        weights = Weights(version, refs)
+        weights, begin = Weights(version, refs), time.monotonic()
         async with self._joining:
             self._replace_last(weights)
-            begin, present = time.monotonic(), self._supervisor.present()
+            present = self._supervisor.present()
         paused: list[float | None] = [None] * len(self._workers)
 
         async def load(indices: list[int]) -> None:
             for index in indices:
+                if self.last is not weights:
+                    return  # an epoch has begun: the next weights may be there already
                 if index not in self._supervisor.present():
                     continue  # lost before its turn
                 with suppress(WorkerGone):  # its successor gets these weights, or newer ones
@@ -107,7 +109,11 @@ class EngineWeights:
                     self.versions[index] = version
                 await loaded()
 
-        await asyncio.gather(*(load(indices) for indices in self._by_node(present)))
+        loads = (load(indices) for indices in self._by_node(present))
+        # All are waited for, one that fails or not: the next publish must come after the last.
+        ends = await asyncio.gather(*loads, return_exceptions=True)
+        for failure in filter(None, ends):
+            raise failure
         if not playing:
             await arrived([index for index in present if index in self._supervisor.present()])
         return time.monotonic() - begin, paused
@@ -168,7 +174,8 @@ class EngineWeights:
         before those of the update go anywhere.
 
         Returns:
-            How it went; None where others have played nothing yet under these weights.
+            How it went; None where others have played nothing yet under these weights, or it
+            could play nothing again to its end.
 
         Raises:
             ParityError: it plays with other weights.
@@ -187,12 +194,17 @@ class EngineWeights:
         rows = [block_rows for _, block_rows in self._samples]
         call, what = self._workers[index].replay.remote(requests, rows), "play episodes again"
         seconds, key = self._cfg.cluster.block_deadline_s, "block_deadline_s"
-        apart, tokens = await self._supervisor.ask(index, what, call, seconds, key)
-        limit = parity_limit(self._cfg)
+        answer = await self._supervisor.ask(index, what, call, seconds, key)
+        if answer is None:
+            return None
+        (apart, tokens), limit = answer, parity_limit(self._cfg)
+        under = f"under weights of version {weights.version}"
+        if not tokens:
+            raise ParityError(f"it has no token in common with other engines {under}")
         if apart > limit:
             raise ParityError(
-                f"its log-probabilities under weights of version {weights.version} differ by "
-                f"{apart:.2g} on average from those of other engines, more than {limit:g}"
+                f"its log-probabilities {under} differ by {apart:.2g} on average from those of "
+                f"other engines, more than {limit:g}"
             )
         return {"proof": "replayed", "proof_tokens": tokens, "proof_mean_abs": apart}
 

@@ -22,7 +22,7 @@ from rollout.bucket import pack
 from rollout.engine import EngineFailure
 from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeRequest
-from rollout.trajectory import to_block
+from rollout.trajectory import from_block, to_block
 from rollout.trajectory_summary import from_columns, summarize, to_columns
 from tests.support import virtual_time
 from tests.support.learner import trajectories
@@ -311,8 +311,28 @@ def test_episodes_of_an_epoch_that_is_over_are_not_played(make):
         assert actor._worker.queue == []
         await actor.enter(3)
         assert (await actor.next_block(4, requests(5, 6)))[1]["epoch"] == 4
-        assert (await actor.next_block(3, requests(0, 1)))[1]["epoch"] == 4
-        assert actor._worker.queue == []
+        await actor.submit(4, requests(0, 2))
+        block, finished = await actor.next_block(3, requests(2, 3))
+        assert (finished["epoch"], from_block(block)) == (3, [])
+        assert from_columns(finished["columns"]) == []
+        assert [r.id for r in actor._worker.queue] == [t.id for t in PLAYED[:2]]
+
+    asyncio.run(play())
+
+
+def test_a_block_is_of_the_epoch_in_which_it_was_asked_for(make):
+    """The next one may begin while it is waited for."""
+
+    async def play():
+        actor = make(debug())
+        next_block = actor._worker.next_block
+
+        async def begun():
+            await actor.enter(4)
+            return await next_block()
+
+        actor._worker.next_block = begun
+        assert (await actor.next_block(3, requests(0, 1)))[1]["epoch"] == 3
 
     asyncio.run(play())
 

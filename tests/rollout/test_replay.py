@@ -59,7 +59,16 @@ def test_a_longer_play_is_compared_as_far_as_the_shorter_one_goes():
     assert difference([(of(cut, played(5.0)), of(played(1.0), played()))]) == (1.0, 3)
 
 
-def test_nothing_in_common_is_no_difference():
+def test_where_nothing_is_in_common_no_token_is_compared():
     other = played(1.0, played().token_ids + 1)
     assert difference([(of(played()), of(other))]) == (0.0, 0)
-    assert difference([]) == (0.0, 0)
+    assert difference([(of(played()), of(played(version=1)))]) == (0.0, 0)
+
+
+@pytest.mark.parametrize("failed", [0, 1])
+def test_one_that_failed_is_not_compared(failed):
+    pair = [of(played(9.0)), of(played())]
+    pair[failed] = replace(pair[failed], end="failed", segments=())
+    assert difference([tuple(pair)]) is None
+    assert difference([tuple(pair), (of(played(0.5)), of(played()))]) == (pytest.approx(0.5), 5)
+    assert difference([]) is None

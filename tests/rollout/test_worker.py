@@ -216,6 +216,65 @@ def test_who_waited_for_a_dropped_episode_is_given_no_later_one(worker):
     assert [t.id for t in from_block(block)] == ["y/0"]
 
 
+@pytest.fixture
+def dropping(worker):
+    """A function that has x/0 … x/3 dropped; they are cancelled until their gate opens.
+
+    They then end, cancelled or not: an episode's own deadline can come at the same moment.
+    """
+    gate, generate, asked = asyncio.Event(), worker.engine.generate, []
+
+    async def until_cancelled(prompt_ids, **options):
+        asked.append(prompt_ids)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await gate.wait()
+            return await generate(prompt_ids, **options)
+
+    async def begin():
+        worker.engine.generate = until_cancelled
+        await worker.submit(requests(6))
+        while len(asked) < 4:
+            await asyncio.sleep(0.01)
+        worker.engine.generate = generate
+        drop = asyncio.ensure_future(worker.drop())
+        await asyncio.sleep(0)
+        return drop, gate
+
+    return begin
+
+
+def test_what_is_submitted_while_others_are_dropped_is_played(worker, dropping):
+    async def work():
+        drop, gate = await dropping()
+        await worker.submit([EpisodeRequest("y/0", "v", 0, 0)])
+        ((block, _),) = await blocks_of(worker, 1)
+        await worker.submit([EpisodeRequest("y/1", "v", 1, 1)])
+        while not worker._done:
+            await asyncio.sleep(0.01)
+        assert not drop.done()
+        gate.set()
+        await drop
+        ((after, _),) = await blocks_of(worker, 1)
+        return [t.id for played in (block, after) for t in from_block(played)]
+
+    assert run(worker, work()) == ["y/0", "y/1"]
+
+
+def test_who_waits_for_a_dropped_episode_is_not_kept_until_all_are_cancelled(worker, dropping):
+    async def work():
+        waiting = asyncio.ensure_future(worker.next_block())
+        drop, gate = await dropping()
+        block, _ = await waiting
+        assert not drop.done()
+        gate.set()
+        await drop
+        return from_block(block), worker._done
+
+    assert run(worker, work()) == ([], [])
+
+
 def test_reconfigured_it_forgets_its_episodes_and_runs_the_new_ones(worker):
     async def work():
         await worker.submit(requests(9))

@@ -27,7 +27,8 @@ class Worker:
     """Notes what it receives; `errors` are met one after another, None is a success."""
 
     def __init__(self):
-        self.received, self.replayed, self.errors, self.apart = [], [], [], 0.0
+        self.received, self.replayed, self.errors = [], [], []
+        self.apart, self.tokens = 0.0, 11
         self.loading = asyncio.Event()
         self.loading.set()
         self.receive = SimpleNamespace(remote=self._receive)
@@ -42,7 +43,8 @@ class Worker:
 
     async def _replay(self, requests, rows):
         self.replayed.append(([r.id for r in requests], rows))
-        return self.apart, 11
+        await asyncio.sleep(0.5)
+        return None if self.tokens is None else (self.apart, self.tokens)
 
 
 class Fleet:
@@ -145,6 +147,26 @@ def test_one_that_refuses_ends_the_publish():
     played(scenario)
 
 
+def test_a_publish_that_fails_is_over_once_no_engine_loads_its_weights_any_more():
+    """The next learner's come after them, whatever node has lost which."""
+
+    async def scenario(weights, workers, fleet, changes, loaded):
+        workers[0].loading.clear()
+        workers[2].errors = [SourceLost("its owner is dead")]
+        publishing = asyncio.ensure_future(weights.publish(7, ["ref"], True, loaded))
+        await asyncio.sleep(0.01)
+        assert not publishing.done()
+        weights.forget()
+        workers[0].loading.set()
+        with pytest.raises(SourceLost, match="its owner is dead"):
+            await publishing
+        await asyncio.sleep(1.0)
+        assert [len(worker.received) for worker in workers] == [1, 0, 0]
+        assert (weights.versions, changes) == ([-1] * 3, [])
+
+    played(scenario)
+
+
 @pytest.mark.parametrize("playing", [False, True])
 def test_a_publish_of_an_epoch_that_ends_meanwhile_counts_for_nothing(playing):
     async def scenario(weights, workers, fleet, changes, loaded):
@@ -208,6 +230,33 @@ def test_an_engine_with_other_weights_does_not_come_to_serve():
     played(scenario)
 
 
+def test_an_engine_that_has_no_token_in_common_with_others_does_not_come_to_serve():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        sample(weights, 0)
+        workers[1].tokens = 0
+        with pytest.raises(ParityError, match=r"^it has no token in common .* of version 7$"):
+            await weights.bring(1)
+        assert weights.versions[1] == -1
+
+    played(scenario)
+
+
+def test_where_all_that_it_plays_again_fail_it_tries_again_and_is_proven_later():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        sample(weights, 0)
+        workers[1].tokens = None
+        asyncio.get_running_loop().call_later(0.7, setattr, workers[1], "tokens", 3)
+        assert (await weights.bring(1))["proof_tokens"] == 3
+        workers[1].tokens = None
+        assert await weights.bring(1) == {"proof": "left to the next batch"}
+        assert len(workers[1].replayed) == 2 + 10
+        assert weights.versions == [7] * 3
+
+    played(scenario)
+
+
 def test_without_the_proof_none_is_played_again():
     async def scenario(weights, workers, fleet, changes, loaded):
         await weights.publish(7, ["ref"], False, loaded)
@@ -267,7 +316,8 @@ def test_a_publish_does_not_begin_while_it_joins():
         fleet.gone.remove(1)
         workers[1].loading.set()
         await bringing
-        await publishing
+        seconds, _ = await publishing
+        assert seconds == pytest.approx(0.02), "the wait for it counts"
         assert [version for version, _ in workers[1].received] == [7, 8, 9]
         assert weights.versions[1] == 9
 
