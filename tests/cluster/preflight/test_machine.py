@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.failures import PlacementError
-from cluster.placement.memory import disk_bytes, machine_bytes, memory_bytes
+from cluster.placement.memory import card_bytes, disk_bytes, machine_bytes, memory_bytes
 from cluster.preflight import machine
 from cluster.preflight.machine import (
     CACHES,
@@ -271,3 +271,16 @@ def test_what_is_on_gpus_is_not_counted_against_the_host(monkeypatch):
     refused(lambda: plan_here(offload, large, need), words, lower)
     monkeypatch.setattr("cluster.placement.nodes.visible_gpus", lambda: 0)
     refused(lambda: plan_here(cfg, large, need), "learner optimizer")
+
+
+def test_the_gpus_of_this_machine_must_hold_what_a_rank_has(monkeypatch):
+    monkeypatch.setattr("cluster.placement.nodes.visible_gpus", lambda: 2)
+    cfg = load("gp_l_debug")
+    rank = max(card_bytes(cfg, MODEL).values())
+    for card, fits in ((int(rank / 0.9) + 1, True), (int(rank / 0.9) - 9, False), (None, True)):
+        monkeypatch.setattr("cluster.placement.nodes.smallest_card", lambda count, card=card: card)
+        if fits:
+            assert plan_here(cfg, MODEL, 2**50).gpu
+        else:
+            with pytest.raises(PlacementError, match=r"a learner rank needs .* of GPU memory"):
+                plan_here(cfg, MODEL, 2**50)
