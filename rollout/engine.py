@@ -211,8 +211,7 @@ class InferenceEngine:
     async def receive(self, version: int, buckets: Sequence[AnyBucket]) -> float:
         """Replace all weights; sequences in flight pause and continue under the new version.
 
-        Of buckets that are not in the object store, two are written to shared memory before the
-        pause, each further one while the one before it loads.
+        Buckets outside the object store: two are written before the pause, others as one loads.
 
         Args:
             version: policy version of the new weights.
