@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,19 @@ def test_the_state_is_complete_before_the_cursor_names_it(made, tmp_path):
     assert name.startswith("ppo-000004-")
     assert states(tmp_path) == [name]
     assert Cursor.load(tmp_path / "checkpoints") == Cursor("ppo", update=5)
+
+
+def test_records_are_on_the_disk_before_a_cursor_that_is_past_them(made, tmp_path, monkeypatch):
+    """Whoever resumes writes again what is after it alone."""
+    rank, synced = made(0), []
+    rank.write("sft", step=1)
+    rank.log.episode({"stage": "sft"})
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+    )
+    rank.move(Cursor("sft", step=1))
+    assert synced[:2] == ["metrics.jsonl", "episodes.jsonl"]
+    assert synced[2].startswith("cursor.json.")
 
 
 def test_what_it_does_is_in_the_run_folder(made, tmp_path):
