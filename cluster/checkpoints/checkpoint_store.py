@@ -26,6 +26,7 @@ from configs.schema import RunConfig
 from configs.text import one_line
 
 KEY = "learner.checkpoint_root"
+PIECE = 2**24  # bytes that are read at once
 CLAIM = "run.txt"  # at a place of its own: the run that the states belong to
 RUN_ID = "run_id.txt"  # in the run folder, beside the cursor: the same run's id
 STATE_NAME = re.compile(r"(sft|ppo)-\d{6,}e?-[0-9a-f]{4}")
@@ -112,6 +113,16 @@ class CheckpointStore:
         """A file of a state, for reading."""
         file = self._system.open_input_file(f"{self._folder}/{state}/{name}")
         return io.BufferedReader(cast(io.RawIOBase, file))
+
+    def reads(self, state: str, name: str) -> bool:
+        """Whether a file of a state can be read to its end, whatever it holds."""
+        try:
+            with self.open(state, name) as stream:
+                while stream.read(PIECE):
+                    pass
+        except OSError:
+            return False
+        return True
 
     def keep(self, states: Collection[str]) -> None:
         """Remove all other states: those that a crash has left unfinished. No other folder.
