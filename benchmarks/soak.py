@@ -55,6 +55,7 @@ SETTINGS = (  # under which it is learned while the faults come
     "eval.variants.larger=null",
     "eval.variants.one_try=null",
 )
+BEFORE_PPO = ("start", "sft")  # stages of evaluations
 GOODPUT = 0.8  # at one fault every three minutes, at least
 PACES_DIFFER = 0.1  # goodput by the one pace from that by the other, at most,
 LOADS_DIFFER = 1.25  # unless the one's minutes had so much more load than the other's
@@ -248,7 +249,7 @@ def learning(evaluations: Sequence[Record], faults: float) -> Record:
         evaluations: of the run, in order.
         faults: when the first of them came, Unix, s.
     """
-    start = [record for record in evaluations if record["update"] == 0][-1]
+    start = [record for record in evaluations if record["stage"] in BEFORE_PPO][-1]
     return {
         "success_start": start["success"],
         "success_start_interval": start["interval"],
