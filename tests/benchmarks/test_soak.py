@@ -42,14 +42,16 @@ def test_a_file_of_weights_is_left_behind_unless_an_actor_has_locked_it(tmp_path
         assert [file.name for file in orphans(tmp_path)] == ["cardinal-w-b"]
 
 
-def evaluation(update, time, success):
+def evaluation(stage, time, success):
     low, high = success - 0.05, success + 0.05
-    return {"update": update, "time": time, "success": success, "interval": [low, high]}
+    return {"stage": stage, "time": time, "success": success, "interval": [low, high]}
 
 
 def test_success_is_that_before_the_first_update_at_the_first_fault_and_at_the_end():
-    evaluations = [evaluation(0, 1.0, 0.1), evaluation(0, 2.0, 0.2), evaluation(20, 5.0, 0.3)]
-    evaluations += [evaluation(40, 9.0, 0.5), evaluation(60, 11.0, 0.9)]
+    evaluations = [evaluation("start", 1.0, 0.1), evaluation("sft", 2.0, 0.2)]
+    evaluations += [
+        evaluation("ppo", at, success) for at, success in ((5, 0.3), (9, 0.5), (11, 0.9))
+    ]
     assert learning(evaluations, faults=10.0) == {
         "success_start": 0.2,
         "success_start_interval": evaluations[1]["interval"],
@@ -77,7 +79,7 @@ GOOD = {
     "success_start_interval": [0.3, 0.5],
     "success_end": 0.9,
     "success_end_interval": [0.8, 0.95],
-    "longest_without_update_s": 300.0,
+    "longest_without_update_s": 360.0,
     "twice": 0,
     "missing": 0,
     "driver_growth_mib": 100.0,
@@ -99,7 +101,7 @@ GOOD = {
         ("goodput", 0.79),
         ("goodput_quiet", 0.69),
         ("goodput_quiet", 0.91),
-        ("longest_without_update_s", 301.0),
+        ("longest_without_update_s", 361.0),
         ("twice", 1),
         ("missing", 1),
         ("driver_growth_mib", 101.0),
