@@ -286,15 +286,13 @@ class TrainingEngine:
         """Name, dtype and full shape of what `weights` yields, in its order; not collective."""
         return self._weights.shapes()
 
-    def weights(
-        self, bucket_bytes: int, everywhere: bool = False, merged: bool = True
-    ) -> Iterator[Bucket]:
+    def weights(self, bucket_bytes: int, **which: bool) -> Iterator[Bucket]:
         """The policy's weights in buckets of at most bucket_bytes; a collective call.
 
         On rank 0, or with `everywhere` on every rank: see GatheredWeights.buckets. Every rank
         must consume it to the end.
         """
-        return self._weights.buckets(bucket_bytes, everywhere, merged)
+        return self._weights.buckets(bucket_bytes, **which)
 
     def adapters(self, bucket_bytes: int) -> Iterator[Bucket]:
         """What `weights` leaves out unmerged; see GatheredWeights.adapter_buckets; collective."""

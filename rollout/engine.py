@@ -209,13 +209,13 @@ class InferenceEngine:
         )
 
     async def receive(self, version: int, buckets: Sequence[AnyBucket]) -> float:
-        """Replace all weights; sequences in flight pause and continue under the new version.
+        """Replace weights; sequences in flight pause and continue under the new version.
 
-        Buckets outside the object store: two are written before the pause, others as one loads.
+        Of buckets that pass through shared memory two are written before the pause.
 
         Args:
             version: policy version of the new weights.
-            buckets: all of them, in the order of the learner's gathering.
+            buckets: of what the engine does not have yet, in the order of the learner's gathering.
 
         Returns:
             Seconds of the pause.
