@@ -54,7 +54,7 @@ def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> Non
     """
     limit = parity_limit(cfg)
     difference = metrics.get("parity_mean_abs", 0.0)
-    if cfg.cluster.weight_proof and difference > limit:
+    if cfg.cluster.weight_proof and not difference <= limit:  # nor NaN
         raise ParityError(
             f"{what}: log-probabilities of engine and learner differ by {difference:.2g} on "
             f"average, more than {limit:g}: the engine plays with other weights "
@@ -71,7 +71,7 @@ def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) ->
         ParityError: the effective sample size is below MIN_EFFECTIVE_SAMPLES.
     """
     share = metrics.get("correction_ess", 1.0)
-    if cfg.ppo.correction != "none" and share < MIN_EFFECTIVE_SAMPLES:
+    if cfg.ppo.correction != "none" and not share >= MIN_EFFECTIVE_SAMPLES:  # nor NaN
         raise ParityError(
             f"{what}: the policies that sampled the batch have parted from the learner's: the "
             f"effective sample size is {share:.1%} of its tokens, less than "

@@ -189,7 +189,7 @@ class EngineWeights:
         seconds, key = self._cfg.cluster.block_deadline_s, "block_deadline_s"
         apart, tokens = await self._supervisor.ask(index, what, call, seconds, key)
         limit = parity_limit(self._cfg)
-        if apart > limit:
+        if not apart <= limit:  # nor NaN
             raise ParityError(
                 f"its log-probabilities under weights of version {weights.version} differ by "
                 f"{apart:.2g} on average from those of other engines, more than {limit:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -61,6 +62,7 @@ def test_a_kind_that_did_not_arrive_is_named_and_the_weights_are_put_back(rank, 
         ("float32", 1.1e-4, True),
         ("bfloat16", 4e-2, False),
         ("bfloat16", 6e-2, True),
+        ("float32", math.nan, True),
     ],
 )
 def test_what_is_rounding_and_what_is_not(dtype, difference, refused):
@@ -78,7 +80,12 @@ def test_what_is_rounding_and_what_is_not(dtype, difference, refused):
 
 @pytest.mark.parametrize(
     ("correction", "share", "refused"),
-    [("truncated", 0.19, True), ("truncated", 0.21, False), ("none", 0.01, False)],
+    [
+        ("truncated", 0.19, True),
+        ("truncated", 0.21, False),
+        ("truncated", math.nan, True),
+        ("none", 0.01, False),
+    ],
 )
 def test_policies_that_have_parted_are_refused_where_they_are_weighed(correction, share, refused):
     cfg, metrics = config(correction=correction), {"correction_ess": share}
