@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from cluster.failures import ParityError
 from cluster.phases.learner_rank import LearnerRank
 from cluster.phases.publisher import Publisher
@@ -68,9 +70,9 @@ def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) ->
     Without a correction nothing is weighed, and nothing is refused.
 
     Raises:
-        ParityError: the effective sample size is below MIN_EFFECTIVE_SAMPLES.
+        ParityError: an effective sample size is below MIN_EFFECTIVE_SAMPLES.
     """
-    share = metrics.get("correction_ess", 1.0)
+    share = np.min([metrics.get(f"correction_{name}", 1.0) for name in ("ess", "overlap")])
     if cfg.ppo.correction != "none" and not share >= MIN_EFFECTIVE_SAMPLES:  # nor NaN
         raise ParityError(
             f"{what}: the policies that sampled the batch have parted from the learner's: the "

@@ -88,13 +88,15 @@ def test_what_is_rounding_and_what_is_not(dtype, difference, refused):
     ],
 )
 def test_policies_that_have_parted_are_refused_where_they_are_weighed(correction, share, refused):
-    cfg, metrics = config(correction=correction), {"correction_ess": share}
+    cfg, names = config(correction=correction), ("correction_ess", "correction_overlap")
     check_correction(cfg, {}, "nothing was weighed")
-    if refused:
-        with pytest.raises(ParityError, match="it: the policies that sampled the batch"):
+    for low, other in (names, names[::-1]):
+        metrics = {low: share, other: 0.5}
+        if refused:
+            with pytest.raises(ParityError, match=rf"it: the policies .* is {100 * share:.1f}%"):
+                check_correction(cfg, metrics, "it")
+        else:
             check_correction(cfg, metrics, "it")
-    else:
-        check_correction(cfg, metrics, "it")
 
 
 @pytest.mark.parametrize(("in_flight", "episodes"), [(8, 8), (500, 64)])
