@@ -2,7 +2,8 @@
 
 After each update it is divided by 1.5 where the KL was above twice the desired one, and multiplied
 by 1.5 where it was below half of it: the rule of rl_games, skrl and rsl_rl. Here the schedule goes
-on underneath, and the rate stays within a factor of 1.5^12 = 130 of it.
+on underneath, the rate stays within a factor of 1.5^12 = 130 of it, and an update without
+advantages, whose KL says nothing, changes no factor.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ from learner.model import VALUE_HEAD_FILE, Forward, ForwardOptions, Scores, load
 from learner.optimizer import (
     MakeOptimizer,
     adamw,
+    head_rate,
     learning_rate,
     parameter_groups,
     set_learning_rates,
@@ -218,10 +219,9 @@ class TrainingEngine:
             FloatingPointError: the gradient is not finite; the weights are as they were.
         """
         options = options or ForwardOptions()
-        scheduled = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
-        rate = scheduled * rate_factor(self.counters)
-        groups, freeze = self._optimizer.param_groups, options.freeze_trunk
-        set_learning_rates(groups, self._cfg.ppo, scheduled, rate, freeze)
+        at, groups = (self.counters["steps"], self._steps), self._optimizer.param_groups
+        rate = learning_rate(self._optimizer_cfg, *at) * rate_factor(self.counters)
+        set_learning_rates(groups, rate, head_rate(self._cfg.ppo, *at), options.freeze_trunk)
         shares = self._backward(microbatches, loss_fn, options, reference)
         norm = self._update_weights()
         self.counters["steps"] += 1

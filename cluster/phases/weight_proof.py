@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from cluster.failures import ParityError
 from cluster.phases.learner_rank import LearnerRank
 from cluster.phases.publisher import Publisher
@@ -68,7 +70,7 @@ def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> Non
     """
     limit = parity_limit(cfg)
     difference = metrics.get("parity_mean_abs", 0.0)
-    if cfg.cluster.weight_proof and difference > limit:
+    if cfg.cluster.weight_proof and not difference <= limit:  # nor NaN
         raise ParityError(
             f"{what}: log-probabilities of engine and learner differ by {difference:.2g} on "
             f"average, more than {limit:g}: the engine plays with other weights "
@@ -82,10 +84,10 @@ def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) ->
     Without a correction nothing is weighed, and nothing is refused.
 
     Raises:
-        ParityError: the effective sample size is below MIN_EFFECTIVE_SAMPLES.
+        ParityError: an effective sample size is below MIN_EFFECTIVE_SAMPLES.
     """
-    share = metrics.get("correction_ess", 1.0)
-    if cfg.ppo.correction != "none" and share < MIN_EFFECTIVE_SAMPLES:
+    share = np.min([metrics.get(f"correction_{name}", 1.0) for name in ("ess", "overlap")])
+    if cfg.ppo.correction != "none" and not share >= MIN_EFFECTIVE_SAMPLES:  # nor NaN
         bound = "ppo.max_staleness or " if cfg.ppo.blocks is None else ""
         raise ParityError(
             f"{what}: the policies that sampled the batch have parted from the learner's: the "

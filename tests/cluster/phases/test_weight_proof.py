@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -67,6 +68,7 @@ def test_a_kind_that_did_not_arrive_is_named_and_the_weights_are_put_back(rank, 
         ("float32", 1.1e-4, True),
         ("bfloat16", 4e-2, False),
         ("bfloat16", 6e-2, True),
+        ("float32", math.nan, True),
     ],
 )
 def test_what_is_rounding_and_what_is_not(dtype, difference, refused):
@@ -84,16 +86,23 @@ def test_what_is_rounding_and_what_is_not(dtype, difference, refused):
 
 @pytest.mark.parametrize(
     ("correction", "share", "refused"),
-    [("truncated", 0.19, True), ("truncated", 0.21, False), ("none", 0.01, False)],
+    [
+        ("truncated", 0.19, True),
+        ("truncated", 0.21, False),
+        ("truncated", math.nan, True),
+        ("none", 0.01, False),
+    ],
 )
 def test_policies_that_have_parted_are_refused_where_they_are_weighed(correction, share, refused):
-    cfg, metrics = config(correction=correction), {"correction_ess": share}
+    cfg, names = config(correction=correction), ("correction_ess", "correction_overlap")
     check_correction(cfg, {}, "nothing was weighed")
-    if refused:
-        with pytest.raises(ParityError, match="it: the policies that sampled the batch"):
+    for low, other in (names, names[::-1]):
+        metrics = {low: share, other: 0.5}
+        if refused:
+            with pytest.raises(ParityError, match=rf"it: the policies .* is {100 * share:.1f}%"):
+                check_correction(cfg, metrics, "it")
+        else:
             check_correction(cfg, metrics, "it")
-    else:
-        check_correction(cfg, metrics, "it")
 
 
 @pytest.mark.parametrize(("in_flight", "episodes"), [(8, 8), (500, 64)])
