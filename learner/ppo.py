@@ -70,8 +70,8 @@ def ppo_update(
         failed, tokens and segments (of all ranks), action_tokens, turns, steps, staleness_max;
         loss, policy_loss, value_loss, kl (proximal to current, k3), kl_ref, clip_fraction,
         grad_norm (means over the steps), lr (of the last step), entropy (proximal, a token),
-        explained_variance (by V_old, of its targets' variance: of λ-returns, which hold V_old
-        themselves, not of returns); those of group_, parity_ and correction_metrics.
+        explained_variance (by V_old, of the variance of its targets, λ-returns, which hold it too);
+        those of group_, parity_ and correction_metrics.
 
     Raises:
         ValueError: no value head or no reference where one is needed, or nothing to learn from.

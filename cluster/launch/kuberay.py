@@ -121,8 +121,9 @@ def _patched(document: Manifest, operations: list[object], file: str) -> Manifes
 
 
 def _of_a_cluster(key: object, value: object) -> object:
-    path = key in ("path", "from") and isinstance(value, str)
-    return f"/spec{value.removeprefix(OF_A_JOB)}" if path and value.startswith(OF_A_JOB) else value
+    if key in ("path", "from") and isinstance(value, str) and value.startswith(OF_A_JOB):
+        return f"/spec{value.removeprefix(OF_A_JOB)}"
+    return value
 
 
 def _end_s(cfg: RunConfig) -> int:
