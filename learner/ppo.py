@@ -69,9 +69,8 @@ def ppo_update(
         reward, success, first_try, metric_NAME (the environment's other metrics), episodes,
         failed, tokens and segments (of all ranks), action_tokens, turns, steps, staleness_max;
         loss, policy_loss, value_loss, kl (proximal to current, k3), kl_ref, clip_fraction,
-        grad_norm (means over the steps), lr (of the last step), entropy (proximal, a token),
-        explained_variance (by V_old, of the variance of its targets, λ-returns, which hold it too);
-        those of group_, parity_ and correction_metrics.
+        grad_norm (means over the steps), lr (of the last step), entropy (proximal, a token), and
+        explained_variance (by V_old, of λ-returns), group_, parity_ and correction_metrics.
 
     Raises:
         ValueError: no value head or no reference where one is needed, or nothing to learn from.
