@@ -207,9 +207,9 @@ class RolloutActor:
         """Leave the GPUs to the learner until the next weights come."""
         await self._alive(self._engine().sleep())
 
-    async def pop_load(self) -> EngineLoad:
-        """How busy the engine was since the last call."""
-        return self._engine().pop_load()
+    async def total_load(self) -> EngineLoad:
+        """How busy the engine was since its start."""
+        return self._engine().total_load()
 
     async def shutdown(self) -> None:
         """End the engine's processes; the actor itself ends with its handle."""
