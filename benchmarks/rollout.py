@@ -120,15 +120,14 @@ class Started:
 
     def __init__(self, worker: RolloutWorker, count: int) -> None:
         self._worker, self._left = worker, count
-        worker.pop_load()
-        self._begin = time.perf_counter()
+        self._before, self._begin = worker.total_load(), time.perf_counter()
         self.rate = self.running = 0.0
 
     def one(self) -> None:
         """One began."""
         self._left -= 1
         if not self._left:
-            load = self._worker.pop_load()
+            load = self._worker.total_load().after(self._before)
             self.rate = load.tokens / (time.perf_counter() - self._begin)
             self.running = load.mean_running
 

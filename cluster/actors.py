@@ -214,9 +214,9 @@ class RolloutActor:
         self._loaded = frozenset()
         await self._alive(self._engine().sleep())
 
-    async def pop_load(self) -> EngineLoad:
-        """How busy the engine was since the last call."""
-        return self._engine().pop_load()
+    async def total_load(self) -> EngineLoad:
+        """How busy the engine was since its start."""
+        return self._engine().total_load()
 
     async def shutdown(self) -> None:
         """End the engine's processes; the actor itself ends with its handle."""

@@ -104,7 +104,7 @@ class RolloutWorkerHandle(Protocol):
     update_weights: RemoteMethod[[ChannelMessage], None]
     finish_weight_update: RemoteMethod[[int], None]
     sleep: RemoteMethod[[], None]
-    pop_load: RemoteMethod[[], EngineLoad]
+    total_load: RemoteMethod[[], EngineLoad]
     shutdown: RemoteMethod[[], None]
 
 

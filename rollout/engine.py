@@ -330,9 +330,9 @@ class InferenceEngine:
         """A round trip through the loop that samples."""
         await self._llm.is_paused()
 
-    def pop_load(self) -> EngineLoad:
-        """The load since the last call, from vLLM's scheduler."""
-        return self._load.pop()
+    def total_load(self) -> EngineLoad:
+        """The load since its start, from vLLM's scheduler."""
+        return self._load.total()
 
     async def shutdown(self) -> None:
         """End the engine's processes."""

@@ -23,18 +23,37 @@ class IterationStats(Protocol):
 
 
 class EngineLoad(NamedTuple):
-    """How busy an engine was since it was last asked.
+    """How busy an engine was since its begin, or between two times (`after`).
 
-    mean_running: sequences, while the engine was busy.
+    begin: on the clock of its machine; tells it from another one in its place.
+    running_s: seconds of all sequences while the engine was busy.
     busy_s: seconds in which it had a request and was not paused.
-    seconds: since it was last asked.
+    seconds: in all.
     tokens: that were sampled.
     """
 
-    mean_running: float
+    begin: float
+    running_s: float
     busy_s: float
     seconds: float
     tokens: int
+
+    @property
+    def mean_running(self) -> float:
+        """Sequences, while the engine was busy."""
+        return self.running_s / max(self.busy_s, 1e-9)
+
+    def after(self, earlier: EngineLoad) -> EngineLoad:
+        """What has been added since; all, where the earlier load is that of another engine."""
+        if self.begin != earlier.begin:
+            return self
+        return EngineLoad(
+            self.begin,
+            self.running_s - earlier.running_s,
+            self.busy_s - earlier.busy_s,
+            self.seconds - earlier.seconds,
+            self.tokens - earlier.tokens,
+        )
 
 
 class LoadRecorder:
@@ -52,7 +71,7 @@ class LoadRecorder:
         self._halt = ""  # why no sequence advances, if none does
         self.state = ""
         self._span: trace.Span = trace.INVALID_SPAN
-        self._since = self._popped = time.monotonic()
+        self._since = self._begin = time.monotonic()
         self._show()
 
     def record(
@@ -111,14 +130,11 @@ class LoadRecorder:
             self._busy += now - self._since
         self._since = now
 
-    def pop(self) -> EngineLoad:
-        """The load since the last call."""
+    def total(self) -> EngineLoad:
+        """The load since the begin."""
         self._advance()
-        seconds, self._popped = self._since - self._popped, self._since
-        mean = self._weighted / max(self._busy, 1e-9)
-        load = EngineLoad(mean, self._busy, seconds, self._tokens)
-        self._weighted, self._busy, self._tokens = 0.0, 0.0, 0
-        return load
+        seconds = self._since - self._begin
+        return EngineLoad(self._begin, self._weighted, self._busy, seconds, self._tokens)
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""

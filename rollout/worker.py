@@ -88,7 +88,6 @@ class RolloutWorker:
         await self._environments.close()
         self._environments = EnvironmentPool(environments, process_limits, self._in_flight)
         self._limits = limits
-        self.pop_load()
 
     async def drop(self) -> None:
         """Forget all episodes: queued, in flight and finished.
@@ -130,10 +129,10 @@ class RolloutWorker:
         block, self._done = self._done[: self._block_size], self._done[self._block_size :]
         return to_block(block), to_columns([summarize(t) for t in block])
 
-    def pop_load(self) -> EngineLoad:
-        """The engine's load since the last call."""
+    def total_load(self) -> EngineLoad:
+        """The engine's load since its start."""
         assert self.engine is not None, "start() first"
-        return self.engine.pop_load()
+        return self.engine.total_load()
 
     async def shutdown(self) -> None:
         """End episodes, environments and engine."""

@@ -75,15 +75,15 @@ async def _play(worker: RolloutWorker, at_once: int, answer: int) -> Wave:
     """Waves of so many episodes at once."""
     worker._in_flight, worker._limits = at_once, EpisodeLimits(answer, CONTEXT, 600.0)
     count = max(2 * at_once, 8)
-    worker.pop_load()
-    before, begin = _processor_s(), time.perf_counter()
+    loaded, before, begin = worker.total_load(), _processor_s(), time.perf_counter()
     await worker.submit(EpisodeRequest(f"{i:05d}", "v", i, i) for i in range(count))
     lengths: list[tuple[int, int]] = []
     while len(lengths) < count:
         for numbers in from_columns((await worker.next_block())[1]):
             lengths.append((numbers.tokens - numbers.action_tokens, numbers.action_tokens))
     seconds, spent = time.perf_counter() - begin, _processor_s() - before
-    return Wave(count, at_once, worker.pop_load().tokens / count, seconds, spent, lengths)
+    sampled = worker.total_load().after(loaded).tokens
+    return Wave(count, at_once, sampled / count, seconds, spent, lengths)
 
 
 async def _prompt(engine: InferenceEngine, tokens: int, at_once: int, seed: int) -> float:

@@ -26,7 +26,7 @@ ENGINES_OF_A_NODE = 8  # load weights one after another
 CALLS = 1000  # at once, of all workers of a process
 METHODS = (
     *("start", "reconfigure", "node", "heartbeat", "enter", "submit", "next_block", "replay"),
-    *("receive", "pop_load", "shutdown"),
+    *("receive", "total_load", "shutdown"),
 )
 
 
@@ -90,9 +90,9 @@ class SimulatedActor:
         buckets = [await ref for ref in refs]
         return await self._workers[worker].engine.receive(version, buckets)
 
-    async def pop_load(self, worker: int) -> EngineLoad:
+    async def total_load(self, worker: int) -> EngineLoad:
         """As of RolloutActor."""
-        return self._workers[worker].pop_load()
+        return self._workers[worker].total_load()
 
     async def shutdown(self, worker: int) -> None:
         """As of RolloutActor."""

@@ -69,9 +69,9 @@ class SimulatedEngine:
         self._load.resume()
         return seconds
 
-    def pop_load(self) -> EngineLoad:
-        """As `rollout.engine.InferenceEngine.pop_load`."""
-        return self._load.pop()
+    def total_load(self) -> EngineLoad:
+        """As `rollout.engine.InferenceEngine.total_load`."""
+        return self._load.total()
 
     async def shutdown(self) -> None:
         """Nothing runs."""

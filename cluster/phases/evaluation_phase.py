@@ -88,18 +88,21 @@ class EvaluationPhase:
                 self._write(at, evaluation, check, kl_start)
             self._collector.release()
 
-    def begin(self, engine: TrainingEngine, stage: str, update: int = 0, step: int = 0) -> None:
+    def begin(self, engine: TrainingEngine, stage: str, update: int = 0, step: int = 0) -> bool:
         """As `run`, but the learner trains on meanwhile where its engines can play with it.
 
         Nothing may be published before `finish`. Parity is measured on a few episodes first:
         when the samples are there, the learner has other weights.
+
+        Returns:
+            Whether it is under way.
         """
         rank, cfg = self._rank, self._rank.cfg
         synchronous = stage == "ppo" and cfg.ppo.max_staleness == 0
         weights_stay = cfg.cluster.layout != "colocated" and cfg.learner.keep_best is None
         if synchronous or not weights_stay or cfg.ppo.blocks is not None:
             self.run(engine, stage, update, step)
-            return
+            return False
         self.finish()
         check: dict[str, float] = {}
         kl_start: float | None = None
@@ -111,6 +114,7 @@ class EvaluationPhase:
         played = self._thread.submit(self._play_all, stage) if rank.log is not None else None
         at = {"update": update, "step": step}
         self._under_way = _UnderWay(stage, at, check, kl_start, played)
+        return True
 
     def finish(self) -> float:
         """Wait for an evaluation that is under way, and write its records; a collective call.

@@ -98,6 +98,11 @@ class LearnerRank:
         """Whether a checkpoint is due after a step or update; a collective call."""
         return self._checkpointer.due(number)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is to end, as far as `checkpoint_due` has found."""
+        return self._checkpointer.stopping
+
     @TRACER.start_as_current_span("checkpoint")
     def checkpoint(self, engine: TrainingEngine, cursor: Cursor) -> None:
         """Save the engine's state, then move the cursor to it: a crash between loses nothing.
@@ -109,7 +114,7 @@ class LearnerRank:
         """
         self.job.token.check()
         self._checkpointer.begin(engine, cursor)
-        if self._checkpointer.stopping:
+        if self.stopping:
             self._stop()
 
     def checkpoint_before_evaluation(self, engine: TrainingEngine, cursor: Cursor) -> None:

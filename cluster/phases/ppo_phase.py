@@ -114,18 +114,22 @@ class PPOPhase:
             **_rollout_rate(loads),
         )
         self._cursor = Cursor("ppo", update=update, group=batch.next_group)
+        under_way = False
         if cfg.eval.every and update % cfg.eval.every == 0 and update < cfg.ppo.updates:
             rank.checkpoint_before_evaluation(engine, self._cursor)
-            self._evaluate(engine, update)
-        if rank.checkpoint_due(update):
+            under_way = self._evaluate(engine, update)
+        # The state before an evaluation that is under way is that after it: nobody waits for it.
+        if rank.checkpoint_due(update) and (rank.stopping or not under_way):
             self._evaluation.finish()
             rank.checkpoint(engine, self._cursor)
 
-    def _evaluate(self, engine: TrainingEngine, update: int) -> None:
+    def _evaluate(self, engine: TrainingEngine, update: int) -> bool:
+        """Evaluate the last update's weights; whether that is under way."""
         self._publisher.finish()
-        self._evaluation.begin(engine, "ppo", update)
+        under_way = self._evaluation.begin(engine, "ppo", update)
         self._rank.keep_best(engine)
         self._collector.forget_loads()
+        return under_way
 
     def _take(self, engine: TrainingEngine, update: int) -> Batch:
         """The batch of an update; a run that is to stop does not wait for it."""

@@ -78,10 +78,11 @@ class SFTPhase:
                 rank.write("sft", **counts, **self._seen(step), **metrics | rate)
                 begin, tokens = time.monotonic(), 0
             away = time.monotonic()
-            self._milestone(engine, step)
+            under_way = self._milestone(engine, step)
+            if saves := checkpoint and (rank.stopping or not under_way):
+                self._evaluation.finish()  # an earlier one
             begin += time.monotonic() - away
-            if checkpoint:
-                self._evaluation.finish()
+            if saves:
                 rank.checkpoint(engine, Cursor("sft", step=step))
 
     def _seen(self, step: int) -> dict[str, float]:
@@ -98,21 +99,28 @@ class SFTPhase:
             "epoch": used / demonstrations.rows,
         }
 
-    def _milestone(self, engine: TrainingEngine, step: int) -> None:
-        """Export and evaluate along the way; before the checkpoint, so that none is lost."""
-        sft = self._rank.cfg.sft
+    def _milestone(self, engine: TrainingEngine, step: int) -> bool:
+        """Export and evaluate along the way; before the checkpoint, so that none is lost.
+
+        Returns:
+            Whether an evaluation of this step is under way; its state is being saved.
+        """
+        sft, under_way = self._rank.cfg.sft, False
         if step in sft.keep:
             self._rank.export(engine, f"sft-{step}")
         if sft.eval_every and step % sft.eval_every == 0 and step < sft.steps:
             self._evaluation.finish()
             self._rank.checkpoint_before_evaluation(engine, Cursor("sft", step=step))
             self._publisher.publish(engine)
-            self._evaluate(engine, step)
+            under_way = self._evaluate(engine, step)
             self._publisher.sleep_engines()
+        return under_way
 
-    def _evaluate(self, engine: TrainingEngine, step: int) -> None:
-        self._evaluation.begin(engine, "sft", step=step)
+    def _evaluate(self, engine: TrainingEngine, step: int) -> bool:
+        """Evaluate the published weights; whether that is under way."""
+        under_way = self._evaluation.begin(engine, "sft", step=step)
         self._rank.keep_best(engine)
+        return under_way
 
 
 def log_due(cfg: RunConfig, step: int) -> bool:

@@ -93,7 +93,7 @@ class TrajectoryBuffer:
         """A sign of life, for the driver."""
 
     async def loads(self) -> list[EngineLoad | None]:
-        """How busy each engine was since the last call; see `cluster.workers.engine_loads`."""
+        """How busy each engine was since its start; see `cluster.workers.engine_loads`."""
         return await engine_loads(self._workers, self._supervisor)
 
     def incidents(self) -> list[Record]:

@@ -134,6 +134,7 @@ class Collector:
         self._ahead: ThreadPoolExecutor | None = None
         self._next: tuple[int, Future[Batch]] | None = None
         self._loads: ObjectRef[list[EngineLoad | None]] | None = None  # on their way
+        self._counted: dict[int, EngineLoad] = {}  # of each engine, when it was last known
 
     def begin(self, update: int, next_group: int, pack: Pack | None = None) -> None:
         """Have the engines play for the update and those after it, with the published weights.
@@ -194,23 +195,26 @@ class Collector:
 
     def forget_loads(self) -> None:
         """Begin to count anew how busy the engines are: they did other things than to play."""
+        self._counted.clear()
         self._ask_loads()
         self.loads()
 
     def _ask_loads(self) -> None:
-        """Ask how busy the engines were since they were last asked; `loads` has the answer."""
+        """Ask how busy the engines were; `loads` has the answer."""
         if self._rank == 0:
             self._loads = self._job.buffer.loads.remote()
 
     def loads(self) -> Record:
         """Of the engines until the last batch was taken: sequences while any ran, seconds so, …
 
-        Empty on other ranks than 0. They were asked then, and the learner has worked since.
+        Empty on other ranks than 0. They were asked then, and the learner has worked since. What
+        one that did not answer has done is part of its next answer.
         """
         call, self._loads = self._loads, None
         if call is None:
             return {}
-        loads = quick_answer(self._job.cfg, call, "give the engines' loads")
+        totals = quick_answer(self._job.cfg, call, "give the engines' loads")
+        loads = [self._uncounted(engine, total) for engine, total in enumerate(totals)]
         self._write_incidents()
         known = [load for load in loads if load is not None]
         engines = max(1, len(known))  # none, while the only one is replaced
@@ -220,6 +224,14 @@ class Collector:
             "busy_seconds": sum(load.busy_s for load in known) / engines,
             "engine_idle": [_idle(load) for load in loads],
         }
+
+    def _uncounted(self, engine: int, total: EngineLoad | None) -> EngineLoad | None:
+        """An engine's load since it was last known, where it was."""
+        before = self._counted.get(engine)
+        if total is None:
+            return None
+        self._counted[engine] = total
+        return before and total.after(before)
 
     def _write_incidents(self) -> None:
         """Add what has befallen rollout workers to the run's records."""

@@ -19,12 +19,12 @@ LOAD_S = 2.0  # the learner waits for these numbers, and shall not wait for one 
 async def engine_loads(
     workers: Sequence[RolloutWorkerHandle], supervisor: Supervisor
 ) -> list[EngineLoad | None]:
-    """How busy each engine was since it was last asked, by worker.
+    """How busy each engine was since its start, by worker.
 
     None: of one that does not serve, or does not answer at once.
     """
     serving = [index for index in range(len(workers)) if supervisor.serves(index)]
-    calls = [_load(index, workers[index].pop_load.remote()) for index in serving]
+    calls = [_load(index, workers[index].total_load.remote()) for index in serving]
     loads = dict(zip(serving, await asyncio.gather(*calls), strict=True))
     return [loads.get(index) for index in range(len(workers))]
 

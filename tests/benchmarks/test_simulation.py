@@ -94,7 +94,7 @@ def test_a_simulated_engine_plays_under_the_real_worker_and_weights_arrive_meanw
         while len(played) < len(requests):
             block, _ = await worker.next_block()
             played += from_block(block)
-        load = worker.pop_load()
+        load = worker.total_load()
         await worker.shutdown()
         return requests, played, paused, load
 

@@ -43,6 +43,8 @@ class FakeEngine:
 class FakeRank:
     """A LearnerRank: keeps records in a list, and its cursor in memory."""
 
+    stopping = False
+
     def __init__(self, cfg, folder, rank=0):
         self.cfg, self.rank, self.version, self.cursor = cfg, rank, 0, Cursor()
         self.checkpoints, self.log = folder, None
@@ -177,6 +179,7 @@ class FakeEvaluation:
     def begin(self, engine, stage, update=0, step=0):
         self.run(engine, stage, update, step)
         self._under_way = stage, update, step
+        return True
 
     def finish(self):
         if self._under_way is not None:
@@ -244,6 +247,7 @@ class RecordedEvaluation(FakeEvaluation):
     def begin(self, engine, stage, update=0, step=0):
         FakeEvaluation.run(self, engine, stage, update, step)
         self._under_way = stage, update, step
+        return True
 
     def finish(self):
         if self._under_way is not None:

@@ -193,12 +193,12 @@ def test_sequences_in_flight_go_on_under_the_new_version(engine, model):
     loop, e = engine
 
     async def both(version):
-        e.pop_load()
+        before = e.total_load()
         running = [
             asyncio.create_task(e.generate(p, max_tokens=100, temperature=1.0, seed=i))
             for i, p in enumerate(prompts(32))
         ]
-        while not e.pop_load().tokens:
+        while not e.total_load().after(before).tokens:
             await asyncio.sleep(0.005)
         await e.receive(version, [pack(model.state_dict().items())])
         return await asyncio.gather(*running)
@@ -213,9 +213,9 @@ def test_sequences_in_flight_go_on_under_the_new_version(engine, model):
 
 
 def test_load_counts_sequences_that_run(engine, model):
-    engine[1].pop_load()
+    before = engine[1].total_load()
     sample(engine, n=48)
-    load = engine[1].pop_load()
+    load = engine[1].total_load().after(before)
     assert 1 < load.mean_running <= 32
     assert 0 < load.busy_s <= load.seconds
 

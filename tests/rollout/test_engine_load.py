@@ -50,22 +50,33 @@ def test_sequences_are_weighted_by_time_and_a_pause_is_idle(clock):
     clock.time += 5.0
     recorder.resume()
     clock.time += 1.0
-    load = recorder.pop()
+    load = recorder.total()
     assert (load.seconds, load.tokens) == (17.5, 60)
     assert load.busy_s == 0.5 + 3.0 + 2.0 + 1.0 + 1.0
     assert load.mean_running == pytest.approx((3 * 4 + 2 * 2 + 1 * 6 + 1 * 6) / 7.5)
 
 
-def test_each_call_begins_anew(clock):
+def test_a_load_after_another_is_what_has_been_added(clock):
     recorder = LoadRecorder()
     recorder.requests(1)
-    recorder.record(SimpleNamespace(num_running_reqs=1))
+    recorder.record(SimpleNamespace(num_running_reqs=1), made(2))
     clock.time += 2.0
-    recorder.pop()
+    first = recorder.total()
+    recorder.record(SimpleNamespace(num_running_reqs=3), made(1))
     clock.time += 3.0
-    assert recorder.pop() == (1.0, 3.0, 3.0, 0)
-    recorder.record(None)
-    assert recorder.pop() == (0.0, 0.0, 0.0, 0)
+    second = recorder.total()
+    assert (first, second) == ((100.0, 2.0, 2.0, 2.0, 20), (100.0, 11.0, 5.0, 5.0, 30))
+    assert second.after(first) == (100.0, 9.0, 3.0, 3.0, 10)
+    assert second.after(first).mean_running == 3.0
+    assert second.after(second).mean_running == 0.0
+
+
+def test_all_that_another_engine_did_is_after_the_load_of_the_one_before(clock):
+    old = LoadRecorder()
+    clock.time += 4.0
+    new, before = LoadRecorder(), old.total()
+    clock.time += 2.0
+    assert new.total().after(before) == (104.0, 0.0, 0.0, 2.0, 0)
 
 
 def test_an_engine_is_busy_while_it_has_a_request(clock, states):
@@ -99,7 +110,7 @@ def test_while_weights_load_it_is_neither_busy_nor_idle(clock, states):
         ("asleep", 5.0),
         ("loading", 6.0),
     ]
-    assert recorder.pop().busy_s == 4.0
+    assert recorder.total().busy_s == 4.0
 
 
 def test_tokens_count_once_also_without_statistics_of_the_scheduler(clock):
@@ -110,5 +121,4 @@ def test_tokens_count_once_also_without_statistics_of_the_scheduler(clock):
     clock.time += 1.0
     recorder.record(None, made(3))
     clock.time += 1.0
-    assert recorder.pop() == (2.0, 2.0, 2.0, 40)
-    assert recorder.pop().tokens == 0
+    assert recorder.total() == (100.0, 4.0, 2.0, 2.0, 40)

@@ -50,8 +50,8 @@ class CountingEngine:
     async def shutdown(self):
         pass
 
-    def pop_load(self):
-        return EngineLoad(float(self.most), 1.0, 2.0, 5)
+    def total_load(self):
+        return EngineLoad(7.0, float(self.most), 1.0, 2.0, 5)
 
 
 @pytest.fixture
@@ -288,7 +288,7 @@ def test_reconfigured_it_forgets_its_episodes_and_runs_the_new_ones(worker):
 
 
 def test_load_is_the_engines(worker):
-    assert worker.pop_load() == EngineLoad(0.0, 1.0, 2.0, 5)
+    assert worker.total_load() == EngineLoad(7.0, 0.0, 1.0, 2.0, 5)
 
 
 EIGHT = {

@@ -36,7 +36,7 @@ class FakeWorker:
         self.heartbeat = Method(self._heartbeat)
         self.enter, self.submit = Method(self._enter), Method(self._submit_alone)
         self.receive, self.next_block = Method(self._receive), Method(self._next_block)
-        self.pop_load = Method(lambda: answer("load"))
+        self.total_load = Method(lambda: answer("load"))
         self.error = None  # of the next `receive`
 
     async def _heartbeat(self, seconds):

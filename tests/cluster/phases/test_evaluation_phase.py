@@ -174,7 +174,7 @@ def test_an_evaluation_beside_learning_is_recorded_when_it_has_ended(made, monke
 def test_what_must_wait_for_an_evaluation_waits(made, stage, staleness, layout, beside):
     """Synchronous play; and engines that give their GPU to the learner."""
     rank, evaluation = made(max_staleness=staleness, layout=layout)
-    evaluation.begin("engine", stage, update=2)
+    assert evaluation.begin("engine", stage, update=2) == beside
     assert (len(rank.of("eval")) == 2) != beside
     evaluation.finish()
     assert len(rank.of("eval")) == 2

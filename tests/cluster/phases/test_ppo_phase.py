@@ -264,11 +264,30 @@ def test_checkpoints_and_evaluations_come_on_the_way_and_not_twice_at_the_end(tm
     rank = FakeRank(cfg, tmp_path)
     made, _, evaluation = phase(rank)
     made.run()
-    assert rank.done.count("checkpoint") == 2
-    after = ["evaluate ppo", "keep best", "evaluated", "checkpoint", "take"]
-    assert rank.done[14:19] == after
     assert rank.done[-5:-2] == ["checkpoint", "export ppo", "evaluate ppo"]
     assert evaluation.runs == [("ppo", 2, 0), ("ppo", 0, 0)]
+    learned = ["take", "sleep", "learn", "evaluated", "send"]
+    assert rank.done[14:21] == ["evaluate ppo", "keep best", *learned], "nobody waits for it"
+    assert rank.done.count("checkpoint") == 1, "the state before it is kept"
+
+
+@pytest.mark.parametrize("stopping", [True, False])
+def test_a_checkpoint_waits_for_an_evaluation_where_nothing_else_is_to_do(
+    tmp_path, updates, stopping
+):
+    """The run is to end, or the evaluation has ended already."""
+    cfg = config(updates=4)
+    learner = replace(cfg.learner, checkpoint_every=2)
+    rank = FakeRank(replace(cfg, learner=learner, eval=replace(cfg.eval, every=2)), tmp_path)
+    made, _, evaluation = phase(rank)
+    rank.stopping = stopping
+    if not stopping:
+        evaluation.begin = lambda *arguments: evaluation.run(*arguments)
+    made.run()
+    ended = ["evaluated"] if stopping else []
+    after = ["evaluate ppo", "keep best", *ended, "checkpoint", "take"]
+    assert rank.done[14 : 14 + len(after)] == after
+    assert rank.done.count("checkpoint") == 2
 
 
 def test_a_run_that_stops_while_it_waits_is_saved_after_its_last_update(tmp_path, updates):

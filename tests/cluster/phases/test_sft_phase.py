@@ -121,12 +121,11 @@ def test_models_are_kept_evaluated_and_checkpointed_on_the_way(tmp_path, learned
         "evaluate sft",
         "keep best",
         "sleep",
-        "evaluated",
-        "checkpoint",
         "learn",
         "export sft-4",
         "learn",
         "learn",
+        "evaluated",
         "checkpoint",
         "publish",
         "export sft",
@@ -216,6 +215,24 @@ def test_no_token_of_sft_is_lost_or_counted_twice_over_a_resume(tmp_path, monkey
     assert sum(r["tokens_trained"] for r in rank.of("sft")) == sum(trained)
 
 
+@pytest.mark.parametrize("stopping", [True, False])
+def test_a_checkpoint_waits_for_an_evaluation_where_nothing_else_is_to_do(
+    tmp_path, learned, stopping
+):
+    """The run is to end, or the evaluation has ended already."""
+    cfg = configured(steps=6, eval_every=3)
+    rank = FakeRank(replace(cfg, learner=replace(cfg.learner, checkpoint_every=3)), tmp_path)
+    made, evaluation = phase(rank)
+    rank.stopping = stopping
+    if not stopping:
+        evaluation.begin = evaluation.run
+    made.run()
+    ended = ["evaluated"] if stopping else []
+    begin = rank.done.index("checkpoint")
+    assert rank.done[begin - 1 - len(ended) : begin + 2] == ["sleep", *ended, "checkpoint", "learn"]
+    assert rank.done.count("checkpoint") == 2
+
+
 def test_time_spent_on_models_along_the_way_is_not_trainings(tmp_path, learned, monkeypatch):
     clock = [0.0]
 
@@ -223,16 +240,21 @@ def test_time_spent_on_models_along_the_way_is_not_trainings(tmp_path, learned, 
         def run(self, engine, stage, update=0, step=0):
             clock[0] += 1000.0
 
+        def finish(self):
+            clock[0] += 500.0 if self._under_way else 0.0
+            return super().finish()
+
     class Batches:
         def __next__(self):
             clock[0] += 2.0  # seconds a step
 
     monkeypatch.setattr(sft_phase.time, "monotonic", lambda: clock[0])
-    rank = FakeRank(configured(steps=4, eval_every=2), tmp_path)
+    cfg = configured(steps=5, eval_every=2)
+    rank = FakeRank(replace(cfg, learner=replace(cfg.learner, checkpoint_every=3)), tmp_path)
     made = FakePublisher(rank), FakeCollector(rank), Slow(rank)
     SFTPhase(rank, *made, Batches()).run()
     rates = [r["tokens_per_second"] for r in rank.of("sft")]
-    assert rates == [(10 + 20) / 4.0, (30 + 40) / 4.0]
+    assert rates == [(10 + 20) / 4.0, 30 / 2.0, 40 / 2.0, 50 / 2.0]
 
 
 def test_the_learner_trains_on_while_it_is_evaluated_and_publishes_nothing(tmp_path, learned):

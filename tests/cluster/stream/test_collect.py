@@ -26,6 +26,24 @@ class Method:
         self.remote = function
 
 
+def loaded(running_s, busy_s, seconds=10.0, tokens=100, begin=7.0):
+    """How busy an engine was since it began to be."""
+    return EngineLoad(begin, running_s, busy_s, seconds, tokens)
+
+
+def with_loads(collector, buffer, *answers):
+    """The records of updates whose answers are these; before them no engine had done anything."""
+    nothing = [loaded(0.0, 0.0, 0.0, 0) for _ in answers[0]]
+    waiting = [nothing, *answers]
+    buffer.loads = Method(lambda: waiting.pop(0))
+    collector.forget_loads()
+    records = []
+    for _ in answers:
+        collector.take(4)
+        records.append(collector.loads())
+    return records
+
+
 class FakeBuffer:
     """Has played all; its references are the values themselves."""
 
@@ -33,8 +51,7 @@ class FakeBuffer:
         self.asked = []
         self.collect, self.shard = Method(self._collect), Method(self._shard)
         self.begin, self.take = Method(self._begin), Method(self._take)
-        loads = [EngineLoad(n, n, 10.0, 100) for n in (3.0, 5.0)]
-        self.loads = Method(lambda: loads)
+        self.loads = Method(lambda: [loaded(n * n, n) for n in (3.0, 5.0)])
         self.happened = [{"kind": "restart", "who": "rollout worker 1", "cause": "it is back"}]
         self.incidents = Method(lambda: [self.happened.pop()] if self.happened else [])
 
@@ -110,17 +127,13 @@ def test_rank_0_records_what_has_befallen_the_workers_once(made):
 
 def test_while_the_only_engine_is_replaced_none_is_busy(made):
     collector, buffer = made[0](0)
-    buffer.loads = Method(lambda: [None])
-    collector.take(4)
-    record = collector.loads()
+    (record,) = with_loads(collector, buffer, [None])
     assert (record["running"], record["busy_seconds"], record["engine_idle"]) == (0.0, 0.0, [None])
 
 
 def test_shares_stand_at_the_places_of_their_engines_though_one_is_lost(made):
     collector, buffer = made[0](0)
-    buffer.loads = Method(lambda: [None, EngineLoad(4.0, 6.0, 8.0, 30)])
-    collector.take(4)
-    record = collector.loads()
+    (record,) = with_loads(collector, buffer, [None, loaded(24.0, 6.0, 8.0, 30)])
     assert (record["running"], record["busy_seconds"]) == (4.0, 6.0), "of those that are known"
     assert (record["engine_idle"], record["sampled_tokens"]) == ([None, 0.25], 30)
 
@@ -160,7 +173,11 @@ def test_a_batch_is_the_ranks_own_share_and_rank_0_knows_how_it_was_played(made,
 @pytest.mark.parametrize("rank", [0, 1])
 def test_engines_are_asked_how_busy_they_were_when_a_batch_is_taken_and_answer_later(made, rank):
     collector, buffer = made[0](rank)
-    asked, loads = [], buffer.loads.remote
+    loads = buffer.loads.remote
+    buffer.loads = Method(lambda: [loaded(0.0, 0.0, 0.0, 0)] * 2)
+    collector.forget_loads()
+    made[1].clear()
+    asked = []
     buffer.loads = Method(lambda: asked.append("loads") or loads())
     collector.take(4)
     assert asked == ["loads"] * (rank == 0)
@@ -250,11 +267,41 @@ def test_a_batch_may_take_as_long_as_all_that_dynamic_sampling_may_play(made):
 def test_what_engines_did_before_they_play_is_forgotten(made, rank):
     collector, buffer = made[0](rank)
     popped = []
-    buffer.loads = Method(lambda: popped.append("load") or [EngineLoad(1.0, 1.0, 1.0, 1)])
+    buffer.loads = Method(lambda: popped.append("load") or [loaded(9.0, 9.0)])
     collector.begin(1, 0)
     assert popped == ["load"] * (rank == 0)
     collector.forget_loads()
     assert popped == ["load", "load"] * (rank == 0)
+
+
+def test_what_an_engine_did_that_answers_late_is_part_of_its_next_record(made):
+    collector, buffer = made[0](0)
+    answers = [loaded(4.0, 2.0, 3.0, 10), None, loaded(16.0, 6.0, 8.0, 25)]
+    first, second, third = with_loads(collector, buffer, *([answer] for answer in answers))
+    assert (first["sampled_tokens"], first["busy_seconds"], first["running"]) == (10, 2.0, 2.0)
+    assert (second["sampled_tokens"], second["engine_idle"]) == (0, [None])
+    assert (third["sampled_tokens"], third["busy_seconds"], third["running"]) == (15, 4.0, 3.0)
+    assert third["engine_idle"] == [pytest.approx(0.2)]
+
+
+def test_of_an_engine_in_the_place_of_a_lost_one_all_counts(made):
+    collector, buffer = made[0](0)
+    answers = [[loaded(4.0, 2.0, 5.0, 10)], [loaded(2.0, 1.0, 9.0, 3, begin=8.0)]]
+    _, record = with_loads(collector, buffer, *answers)
+    assert (record["sampled_tokens"], record["running"]) == (3, 2.0)
+
+
+def test_of_one_that_was_not_known_when_they_began_to_count_nothing_is_known(made):
+    collector, buffer = made[0](0)
+    with_loads(collector, buffer, [loaded(1.0, 1.0)])
+    buffer.loads = Method(lambda: [None])
+    collector.forget_loads()
+    buffer.loads = Method(lambda: [loaded(9.0, 9.0, 20.0, 300)])
+    collector.take(4)
+    assert collector.loads()["engine_idle"] == [None], "an evaluation would count"
+    buffer.loads = Method(lambda: [loaded(9.0, 9.0, 25.0, 307)])
+    collector.take(4)
+    assert collector.loads()["sampled_tokens"] == 7
 
 
 def test_as_many_first_trajectories_as_asked_for():

@@ -14,20 +14,20 @@ from cluster.workers import engine_loads as module
 from cluster.workers.engine_loads import engine_loads
 from rollout.engine_load import EngineLoad
 
-LOAD = EngineLoad(3.0, 5.0, 10.0, 100)
+LOAD = EngineLoad(0.0, 15.0, 5.0, 10.0, 100)
 
 
 def worker(answer):
     """A rollout actor that gives this, raises it, or hangs where it is None."""
 
-    async def pop_load():
+    async def total_load():
         if answer is None:
             await asyncio.sleep(1000)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    return SimpleNamespace(pop_load=SimpleNamespace(remote=pop_load))
+    return SimpleNamespace(total_load=SimpleNamespace(remote=total_load))
 
 
 def loads_of(*answers, lost=()):
@@ -53,4 +53,4 @@ def test_one_that_dies_meanwhile_is_left_out():
 
 def test_an_error_of_its_own_is_raised():
     with pytest.raises(WorkerLost, match=r"rollout worker 1 .* give its load: ValueError: no"):
-        loads_of(LOAD, RayTaskError("pop_load", "traceback", ValueError("no")))
+        loads_of(LOAD, RayTaskError("total_load", "traceback", ValueError("no")))
