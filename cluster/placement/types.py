@@ -72,6 +72,7 @@ class Needs:
 
     worker, rank: of a process in its host's memory.
     worker_gpu, rank_gpu: on each of its GPUs; an engine's within rollout.gpu_memory of it.
+    worker_beside: on each GPU of an engine outside of that.
     weights: one version of the policy, which passes through each object store.
     """
 
@@ -79,6 +80,7 @@ class Needs:
     rank: int = 0
     worker_gpu: int = 0
     rank_gpu: int = 0
+    worker_beside: int = 0
     weights: int = 0
 
 
