@@ -206,6 +206,11 @@ def received(cfg: RunConfig, model: ModelSize) -> int:
     return transfer_memory.receiver(Rank(cfg, model), "nccl") if apart else 0
 
 
+def stored_weights(cfg: RunConfig, model: ModelSize, gpus: bool) -> int:
+    """One version of the policy, where it passes through object stores."""
+    return engine_weights(cfg, model) if weight_channel(cfg, gpus) == "object_store" else 0
+
+
 def process_needs(
     cfg: RunConfig, model: ModelSize, nodes: Sequence[Node], environment: int = ENVIRONMENT_BYTES
 ) -> Needs:
@@ -226,21 +231,22 @@ def process_needs(
         worker_gpu=each.engine_weights // cfg.rollout.tensor_parallel,
         worker_beside=received(cfg, model),
         rank_gpu=max(card_bytes(cfg, model).values()),
-        weights=each.weights,
+        weights=stored_weights(cfg, model, gpus=True),
     )
 
 
 def pod_needs(cfg: RunConfig, model: ModelSize, gpus: bool) -> tuple[Needs, int]:
     """What a pod must hold for each process, and its object store; roomier than `process_needs`.
 
-    A pod that outgrows its limit is killed: a Python process counts twice, and two versions of the
-    weights pass through the object store.
+    A pod that outgrows its limit is killed: a Python process counts twice, and so do the weights
+    that pass through the object store; an engine has a process for each of its GPUs.
     """
-    each = process_memory(cfg, model)
-    store = object_store(cfg) + 2 * each.weights
+    each, stored = process_memory(cfg, model), stored_weights(cfg, model, gpus)
+    store = object_store(cfg) + 2 * stored
     if gpus:
         rank = GPU_PROCESS_BYTES + learner_memory.on_host(Rank(cfg, model))
-        worker = GPU_PROCESS_BYTES + each.weights + each.environments
+        processes = GPU_PROCESS_BYTES * cfg.rollout.tensor_parallel
+        worker = processes + stored + each.environments
         return Needs(worker=worker, rank=rank), store
     worker = each.engine_weights + each.kv_cache + each.environments + 2 * PROCESS_BYTES
     rank = each.rank + each.copied + 2 * PROCESS_BYTES

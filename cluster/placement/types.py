@@ -73,7 +73,7 @@ class Needs:
     worker, rank: of a process in its host's memory.
     worker_gpu, rank_gpu: on each of its GPUs; an engine's within rollout.gpu_memory of it.
     worker_beside: on each GPU of an engine outside of that.
-    weights: one version of the policy, which passes through each object store.
+    weights: of one version of the policy, what passes through each object store.
     """
 
     worker: int = 0

@@ -79,7 +79,8 @@ def test_what_a_process_needs_on_its_host_and_on_its_gpu():
     each = process_memory(cfg, BILLION)
     assert host.worker == 4 * 10**9 + each.kv_cache + each.environments + 2 * PROCESS_BYTES
     assert host.rank_gpu == host.worker_gpu == 0
-    assert gpu.worker_gpu == 4 * 10**9 == gpu.weights
+    assert gpu.worker_gpu == 4 * 10**9 == host.weights
+    assert gpu.weights == 0  # over nccl none passes through an object store
     assert gpu.rank == PROCESS_BYTES + copy
     assert gpu.rank_gpu == max(card_bytes(cfg, BILLION).values()) >= peak(cfg)
     assert gpu.worker == 2 * PROCESS_BYTES + each.environments
@@ -205,10 +206,15 @@ def test_a_pod_has_room_for_two_versions_and_a_second_process():
     assert needs.worker == host.worker
     assert needs.rank == host.rank + PROCESS_BYTES
     assert store == int(cfg.cluster.object_store_gib * GIB) + 2 * each.weights
-    needs, same = pod_needs(cfg, BILLION, gpus=True)
-    assert same == store
+    needs, plain = pod_needs(cfg, BILLION, gpus=True)
+    assert plain == int(cfg.cluster.object_store_gib * GIB)
     assert needs.rank == 6 * GIB + learner_memory.on_host(Rank(cfg, BILLION))
-    assert needs.worker == 6 * GIB + each.weights + each.environments
+    assert needs.worker == 2 * 6 * GIB + each.environments  # an engine of two GPUs
+    stored = debug(*SPLIT, "cluster.channel=object_store")
+    more, same = pod_needs(stored, BILLION, gpus=True)
+    assert same == store
+    assert more.worker == needs.worker + each.weights
+    assert process_needs(stored, BILLION, [WITH_GPUS]).weights == each.weights
     keys = (*SPLIT, "learner.zero_stage=1")
     needs, _ = pod_needs(debug(*keys), BILLION, gpus=True)
     offload = debug(*keys, "learner.offload=true")
