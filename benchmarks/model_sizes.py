@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Any, NamedTuple
 
-from cluster.placement.memory import card_bytes, engine_weights
+from cluster.placement.memory import card_bytes, engine_weights, received
 from cluster.placement.types import RESERVE
 from configs.load import load
 from configs.model_folder import ModelSize, Shape, size_of
@@ -76,13 +76,14 @@ class Least(NamedTuple):
 def least(model: ModelSize, gib: float, overrides: tuple[str, ...] = ()) -> Least:
     """Learner ranks and tensor parallelism at least, powers of two."""
     base, ranks, parallel, peak = load("gp_l", [*KEYS, *overrides]), 0, 0, 0.0
-    weights = engine_weights(base, model)
+    weights, share = engine_weights(base, model), base.rollout.gpu_memory * gib * GIB
+    arrives = received(base, model) <= gib * GIB - share
     for count in (64, 32, 16, 8, 4, 2, 1):
         cfg = dataclasses.replace(base, learner=dataclasses.replace(base.learner, ranks=count))
         most = max(card_bytes(cfg, model).values()) / GIB
         if most <= RESERVE * gib:
             ranks, peak = count, most
-        if CACHE * weights / count <= base.rollout.gpu_memory * gib * GIB:
+        if arrives and CACHE * weights / count <= share:
             parallel = count
     return Least(ranks, parallel, peak)
 
@@ -108,9 +109,9 @@ def rows() -> list[dict[str, Any]]:
 def table_row(row: dict[str, Any]) -> str:
     """A row as Markdown."""
     fits = [
-        f"{found.ranks} + {found.parallel} ({found.peak_gib:.0f})"
+        f"{found.ranks} + {found.parallel or 'none'} ({found.peak_gib:.0f})"
         if found.ranks
-        else f"over 64 + {found.parallel}"
+        else f"over 64 + {found.parallel or 'none'}"
         for found in row["fits"].values()
     ]
     head = row["name"].split(":")[0], f"{row['parameters'] / 1e9:.2f} B", f"{row['weights_gib']:g}"

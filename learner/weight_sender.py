@@ -55,8 +55,8 @@ def payload_bytes(shapes: WeightShapes) -> int:
 def trainer_init_info(spec: TransferSpec) -> TrainerInitInfo:
     """Settings of vLLM for a channel, with packed tensors.
 
-    Packing bounds the memory of a transfer: the bucket of nccl; for ipc the bucket and one tensor,
-    because vLLM closes a chunk only after the tensor that passes the limit.
+    Packing bounds the memory of a transfer: the bucket of ipc; for nccl the bucket and one tensor,
+    because vLLM closes a chunk there only after the tensor that passes the limit.
 
     Raises:
         ValueError: the channel is none of vLLM's, or this vLLM has no trainer's side.

@@ -17,7 +17,7 @@ from benchmarks.scaling.parts import HostCosts
 from benchmarks.scaling.workload import Workload
 from benchmarks.simulation.virtual import VirtualCluster
 from cluster.placement.learner_memory import GIB
-from cluster.placement.memory import card_bytes
+from cluster.placement.memory import card_bytes, received
 from cluster.placement.types import RESERVE
 from cluster.stream.ledger import Ledger
 from configs.schema import (
@@ -93,6 +93,9 @@ def short_of(run: GpuRun) -> str:
     own = CACHE * run.weights / rollout.tensor_parallel
     if own > rollout.gpu_memory * gib * GIB:
         return f"an engine's GPU: {own / GIB:.0f} GiB of weights and cache"
+    arriving, left = received(run.cfg, run.model.size), (1 - rollout.gpu_memory) * gib
+    if arriving > left * GIB:
+        return f"an engine's GPU: {arriving / GIB:.1f} GiB of arriving weights, {left:.1f} left"
     host = run.host_bytes() / GIB
     if host > (1 - OBJECT_STORE) * run.hardware.node("host_memory"):
         return f"a host: {host:.0f} GiB offloaded"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.placement.layout import weight_channel
-from cluster.placement.memory import GIB, pod_needs, tiny_size
+from cluster.placement.memory import GIB, object_store, pod_needs, tiny_size
 from cluster.placement.plan import groups
 from cluster.placement.types import COLOCATED, DATA_CPUS, LEARNER, ROLLOUT, Group, Needs
 from configs.load import ConfigError
@@ -141,6 +141,8 @@ def known_model(cfg: RunConfig) -> bool:
 def host_memory(cfg: RunConfig, options: ManifestOptions) -> tuple[Needs, int]:
     """Host memory of a rollout worker and of a learner rank, and of a pod's object store."""
     if not known_model(cfg):
-        return Needs(worker=UNKNOWN_MODEL, rank=UNKNOWN_MODEL), UNKNOWN_MODEL
+        stored = weight_channel(cfg, options.gpus) == "object_store"
+        store = UNKNOWN_MODEL if stored else object_store(cfg)
+        return Needs(worker=UNKNOWN_MODEL, rank=UNKNOWN_MODEL), store
     size = check_model(cfg.model.path) if cfg.model.path else tiny_size(cfg)
     return pod_needs(cfg, size, options.gpus)

@@ -192,6 +192,16 @@ def logits(run: Rank) -> int:
     return rows * vocabulary * (2 * run.size + 8 + 4 * (run.cfg.rollout.temperature != 1.0))
 
 
+def scored(run: Rank) -> int:
+    """Of a forward pass without gradients: the values of a layer, and a chunk of logits.
+
+    The logits as the model gives them, in float32, and what their entropy takes of the same size.
+    """
+    layer = run.tokens * run.size * _kept(run.model) // max(1, run.model.layers)
+    rows = min(run.tokens, max(1, CHUNK_ELEMENTS // max(1, run.model.vocabulary)))
+    return layer + rows * run.model.vocabulary * (run.size + 8)
+
+
 def vision(run: Rank) -> int:
     """What the vision encoder keeps of a microbatch's pictures, by the formula of `activations`."""
     model = run.model
@@ -274,6 +284,12 @@ def moments(run: Rank) -> dict[str, dict[str, int]]:
         "read": {"learner weights": weights(run), "weight files": loaded(run)},
         "load": kept | {"step gradients": first_gradients(run)},
         "learn": learn,
+        "score": kept
+        | {
+            "gathered weights": gathered(run),
+            "scored tokens": scored(run) + attention_mask(run),
+            "vision encoder": vision(run),
+        },
         "step": kept | late | {"step gradients": step_gradients(run)},
         "sync": kept | {"weight sync": sync(run)},
         "proof": kept | {"weight proof": proof(run)},

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from cluster.placement import learner_memory
+from cluster.placement import learner_memory, transfer_memory
+from cluster.placement.layout import weight_channel
 from cluster.placement.learner_memory import BYTES, GIB, MIB, Rank
 from cluster.placement.types import Needs, Node
 from configs.load import ConfigError
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 PROCESS_BYTES = 700 * MIB  # of a Python process with torch (and vLLM) imported, measured
 ENVIRONMENT_BYTES = 32 * MIB  # of a process of environments; Cardinal's own of text take 18 MiB
 GPU_PROCESS_BYTES = 6 * GIB  # of a process with CUDA's libraries
+# An engine that sleeps keeps CUDA's context, its graphs and its communicators; assumed. vLLM logs
+# what is "still in use".
+SLEEPING_BYTES = 2 * GIB
 TINY_VOCABULARY = 512  # at most, of a model that a run makes
 
 
@@ -169,23 +173,42 @@ def process_memory(
 def card_parts(cfg: RunConfig, model: ModelSize) -> dict[str, dict[str, int]]:
     """By moment, the parts on the GPU of a learner rank; where an engine shares it, with its own.
 
-    A colocated engine sleeps while the rank learns, wakes with its weights for a publish, and then
-    takes rollout.gpu_memory of the GPU, beside which the rank at rest must find place.
+    A colocated engine sleeps while the rank learns, and wakes with its weights for a publish. Then
+    it takes rollout.gpu_memory of the GPU, beside which the rank scores what it samples, for the
+    proof and in evaluations; of the publish ipc's buffer is still there when it takes its cache.
     """
-    moments = learner_memory.on_gpu(Rank(cfg, model))
-    if cfg.cluster.layout == "colocated":
-        moments["sync"]["engine weights"] = (
-            engine_weights(cfg, model) // cfg.rollout.tensor_parallel
-        )
-        share, rest = min(0.99, cfg.rollout.gpu_memory), sum(moments["rest"].values())
-        engine = {"rollout.gpu_memory": int(rest * share / (1 - share))}
-        moments["play"] = moments["rest"] | engine
-    return moments
+    run, channel = Rank(cfg, model), weight_channel(cfg, gpu=True)
+    moments = learner_memory.on_gpu(run)
+    if channel != "object_store":
+        moments["sync"]["weight sync"] = transfer_memory.sender(run, channel)
+    if cfg.cluster.layout != "colocated":
+        return moments
+    beside = {"sleeping engine": SLEEPING_BYTES}
+    shared = {moment: parts | beside for moment, parts in moments.items()}
+    own = engine_weights(cfg, model) // cfg.rollout.tensor_parallel
+    shared["sync"]["engine weights"], rank = own, moments["score"]
+    if channel == "ipc":
+        shared["sync"]["engine's copies"] = transfer_memory.receiver(run, channel)
+        rank["weight sync"] = transfer_memory.buffer(run)
+    share = min(0.99, cfg.rollout.gpu_memory)
+    engine = {"rollout.gpu_memory": int(sum(rank.values()) * share / (1 - share))}
+    return shared | {"play": rank | engine}
 
 
 def card_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
     """The sums of `card_parts`."""
     return {moment: sum(parts.values()) for moment, parts in card_parts(cfg, model).items()}
+
+
+def received(cfg: RunConfig, model: ModelSize) -> int:
+    """On each GPU of an engine that has them for itself, what arrives over nccl."""
+    apart = weight_channel(cfg, gpu=True) == "nccl"
+    return transfer_memory.receiver(Rank(cfg, model), "nccl") if apart else 0
+
+
+def stored_weights(cfg: RunConfig, model: ModelSize, gpus: bool) -> int:
+    """One version of the policy, where it passes through object stores."""
+    return engine_weights(cfg, model) if weight_channel(cfg, gpus) == "object_store" else 0
 
 
 def process_needs(
@@ -206,22 +229,24 @@ def process_needs(
         worker=host,
         rank=PROCESS_BYTES + learner_memory.on_host(Rank(cfg, model)),
         worker_gpu=each.engine_weights // cfg.rollout.tensor_parallel,
+        worker_beside=received(cfg, model),
         rank_gpu=max(card_bytes(cfg, model).values()),
-        weights=each.weights,
+        weights=stored_weights(cfg, model, gpus=True),
     )
 
 
 def pod_needs(cfg: RunConfig, model: ModelSize, gpus: bool) -> tuple[Needs, int]:
     """What a pod must hold for each process, and its object store; roomier than `process_needs`.
 
-    A pod that outgrows its limit is killed: a Python process counts twice, and two versions of the
-    weights pass through the object store.
+    A pod that outgrows its limit is killed: a Python process counts twice, and so do the weights
+    that pass through the object store; an engine has a process for each of its GPUs.
     """
-    each = process_memory(cfg, model)
-    store = object_store(cfg) + 2 * each.weights
+    each, stored = process_memory(cfg, model), stored_weights(cfg, model, gpus)
+    store = object_store(cfg) + 2 * stored
     if gpus:
         rank = GPU_PROCESS_BYTES + learner_memory.on_host(Rank(cfg, model))
-        worker = GPU_PROCESS_BYTES + each.weights + each.environments
+        processes = GPU_PROCESS_BYTES * cfg.rollout.tensor_parallel
+        worker = processes + stored + each.environments
         return Needs(worker=worker, rank=rank), store
     worker = each.engine_weights + each.kv_cache + each.environments + 2 * PROCESS_BYTES
     rank = each.rank + each.copied + 2 * PROCESS_BYTES

@@ -60,7 +60,7 @@ def groups(cfg: RunConfig, gpu: bool, needs: Needs, learn: bool = True) -> tuple
         cpus=rollout.cpus,
         gpus=float(rollout.tensor_parallel) if engine_gpus else 0.0,
         memory=needs.worker,
-        gpu_gib=needs.worker_gpu / rollout.gpu_memory / 2**30 if gpu else 0.0,
+        gpu_gib=_engine_card(cfg, needs) / 2**30 if gpu else 0.0,
         object_store=needs.weights,
         accelerator=cfg.cluster.accelerator,
     )
@@ -77,6 +77,12 @@ def groups(cfg: RunConfig, gpu: bool, needs: Needs, learn: bool = True) -> tuple
     data = Group(role=DATA, count=1 if cfg.sft.steps else 0, cpus=DATA_CPUS)
     others = [group for group in (rank, data) if group.count and learn]
     return (worker, *others)  # there may be none: see `layout.without_engines`
+
+
+def _engine_card(cfg: RunConfig, needs: Needs) -> float:
+    """Bytes that a GPU must have for an engine's share of it, and for what is beside that share."""
+    share = cfg.rollout.gpu_memory
+    return max(needs.worker_gpu / share, needs.worker_beside / max(0.01, 1 - share))
 
 
 def cpus(cfg: RunConfig) -> float:

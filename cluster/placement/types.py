@@ -72,13 +72,15 @@ class Needs:
 
     worker, rank: of a process in its host's memory.
     worker_gpu, rank_gpu: on each of its GPUs; an engine's within rollout.gpu_memory of it.
-    weights: one version of the policy, which passes through each object store.
+    worker_beside: on each GPU of an engine outside of that.
+    weights: of one version of the policy, what passes through each object store.
     """
 
     worker: int = 0
     rank: int = 0
     worker_gpu: int = 0
     rank_gpu: int = 0
+    worker_beside: int = 0
     weights: int = 0
 
 

@@ -23,6 +23,7 @@ from cluster.handles import BufferHandle, ChannelMessage, RolloutWorkerHandle
 from cluster.wait import wait_for, wait_for_all
 from cluster.weights.base import Publishing, PublishResult
 from configs.schema import RunConfig
+from learner import distributed
 from learner.engine import TrainingEngine
 from learner.weight_sender import (
     TransferSpec,
@@ -77,7 +78,7 @@ class DeviceChannel:
                 self._sender = self._within_deadline(self._open)
             what = f"receive weights of version {version} over {self._name}"
             self._client.begin(what, cluster.sync_deadline_s, "sync_deadline_s", version)
-            self._within_deadline(self._sender.send_weights)
+            self._within_deadline(self._send)
         finally:
             self._engine = None  # a phase's engine must not outlive it
         if self._rank != 0:
@@ -100,6 +101,16 @@ class DeviceChannel:
             spec, self._client, weight_source(self._shapes, self._tensors)
         )
         return sender
+
+    def _send(self) -> None:
+        """Engines resume once no rank's allocator keeps what they take on a shared GPU."""
+        assert self._sender is not None
+        self._sender.send_weights()
+        if self._name == "ipc":
+            torch.cuda.empty_cache()
+            distributed.barrier()
+        if self._rank == 0:
+            self._client.resume()
 
     def _shapes(self) -> WeightShapes:
         assert self._engine is not None
@@ -182,6 +193,9 @@ class WeightSyncClient:
         self._wait([worker.update_weights.remote(update_info) for worker in self._workers])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """VLLM's word that all is sent; engines wait for `resume`."""
+
+    def resume(self) -> None:
         """Each engine resumes, under the version of the operation."""
         self._wait([worker.finish_weight_update.remote(self._version) for worker in self._workers])
 

@@ -128,6 +128,15 @@ def test_memory_grows_with_the_model_and_holds_the_object_store():
     assert [p.memory for p in given] == [7 * GIB] * 2
 
 
+@pytest.mark.parametrize(("channel", "gib"), [("auto", 0.5), ("object_store", 48)])
+def test_of_a_model_that_is_not_here_much_is_asked(channel, gib):
+    keys = ["model.path=Qwen/Qwen2.5-7B", f"cluster.channel={channel}"]
+    cfg = load("gp_l", [*keys, "cluster.object_store_gib=0.5"])
+    needs, store = host_memory(cfg, ManifestOptions())
+    assert (needs.worker, needs.rank, store) == (48 * GIB, 48 * GIB, gib * GIB)
+    assert host_memory(cfg, ManifestOptions(gpus=False))[1] == 48 * GIB
+
+
 def test_an_engine_may_fill_a_pod_and_counts_once_without_gpus():
     keys = ("rollout.workers=4", "rollout.tensor_parallel=2")
     rollout, _ = worker_pods(load("gp_l", keys), ManifestOptions(pod_size=2))

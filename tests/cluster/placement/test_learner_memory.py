@@ -164,6 +164,21 @@ def test_no_part_of_a_publish_export_proof_or_load_is_the_whole_model():
     assert account.sync(merged) == 2 * 2 * 4 * 10**8
 
 
+def test_a_forward_pass_without_gradients_holds_one_layer_and_a_chunk_of_logits():
+    keys = (BF16, "learner.microbatch_tokens=512", "learner.packing=flat")
+    run = rank(3, *keys, model=SMALL)
+    values = 64 + 64 + 64 + 32 + 64 + 256 + 256 + 64 + 256  # in and out of each, the widest again
+    assert account.scored(run) == 512 * (2 * values + (2 + 8) * VOCABULARY)
+    shared = rank(3, *keys, "learner.sequence_parallel=2", model=SMALL)
+    assert account.scored(shared) == account.scored(run) // 2
+    long = rank(3, BF16, "learner.microbatch_tokens=65536", "learner.packing=flat", model=SMALL)
+    logits = 2**25 // VOCABULARY * (2 + 8) * VOCABULARY
+    assert account.scored(long) == 65536 * 2 * values + logits
+    padded = rank(3, BF16, "learner.microbatch_tokens=512", "learner.packing=packed", model=SMALL)
+    mask = account.attention_mask(padded)
+    assert moments(padded)["score"]["scored tokens"] == account.scored(padded) + mask > mask > 0
+
+
 def test_a_states_copy_is_what_learns():
     assert account.state_copy(rank(0)) == 12 * N
     assert account.state_copy(rank(3, BF16)) == 7 * N
@@ -181,6 +196,8 @@ def test_moments_hold_what_is_there_together():
     assert parts["rest"].keys() == kept
     passes = {"gathered weights", "learner activations", "learner logits", "vision encoder"}
     assert parts["learn"].keys() == kept | passes
+    scored = {"gathered weights", "scored tokens", "vision encoder"}
+    assert parts["score"].keys() == kept | scored
     assert parts["step"].keys() == parts["load"].keys() == kept | {"step gradients"}
     assert parts["sync"].keys() == kept | {"weight sync"}
     assert parts["export"].keys() == kept | {"weight file"}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.placement import learner_memory
+from cluster.placement import learner_memory, transfer_memory
 from cluster.placement.learner_memory import Rank
 from cluster.placement.memory import (
     ENVIRONMENT_BYTES,
@@ -79,9 +79,10 @@ def test_what_a_process_needs_on_its_host_and_on_its_gpu():
     each = process_memory(cfg, BILLION)
     assert host.worker == 4 * 10**9 + each.kv_cache + each.environments + 2 * PROCESS_BYTES
     assert host.rank_gpu == host.worker_gpu == 0
-    assert gpu.worker_gpu == 4 * 10**9 == gpu.weights
+    assert gpu.worker_gpu == 4 * 10**9 == host.weights
+    assert gpu.weights == 0  # over nccl none passes through an object store
     assert gpu.rank == PROCESS_BYTES + copy
-    assert gpu.rank_gpu == peak(cfg)
+    assert gpu.rank_gpu == max(card_bytes(cfg, BILLION).values()) >= peak(cfg)
     assert gpu.worker == 2 * PROCESS_BYTES + each.environments
 
 
@@ -128,16 +129,37 @@ def test_a_shared_gpu_holds_what_meets_at_each_moment():
     apart, colocated = debug(*keys), debug(*keys, "cluster.layout=colocated", "ppo.max_staleness=0")
     own, shared = card_bytes(apart, BILLION), card_bytes(colocated, BILLION)
     moments = learner_memory.moments(Rank(apart, BILLION))
-    assert own == {name: sum(parts.values()) for name, parts in moments.items()}
-    assert shared["sync"] == own["sync"] + 10**9  # half an engine's weights
-    assert shared["learn"] == own["learn"]  # the engine sleeps
-    assert shared["play"] == pytest.approx(own["rest"] / 0.15, rel=1e-6)  # beside 85 % for it
+    sums = {name: sum(parts.values()) for name, parts in moments.items()}
+    nccl, ipc = (transfer_memory.sender(Rank(apart, BILLION), name) for name in ("nccl", "ipc"))
+    assert own == sums | {"sync": sums["rest"] + nccl}
+    chunk = transfer_memory.buffer(Rank(apart, BILLION))
+    asleep, engine = 2 * GIB, 10**9  # half an engine's weights
+    assert shared["sync"] == sums["rest"] + ipc + asleep + engine + 2 * chunk
+    for moment in ("read", "load", "learn", "step", "score", "export"):
+        assert shared[moment] == own[moment] + asleep, moment
+    # The rank scores what the engine samples; of the publish the buffer is there, mapped.
+    rank = own["score"] + chunk
+    assert sums["rest"] < own["score"] < own["learn"]
+    assert shared["play"] == pytest.approx(rank / 0.15, rel=1e-6)  # beside 85 % for the engine
     needs = process_needs(colocated, BILLION, [WITH_GPUS])
     assert needs.rank_gpu == max(shared.values()) == shared["play"]
     half = debug(*keys, "cluster.layout=colocated", "rollout.gpu_memory=0.5", "ppo.max_staleness=0")
-    assert card_bytes(half, BILLION)["play"] == 2 * own["rest"]
+    assert card_bytes(half, BILLION)["play"] == 2 * rank
     whole = debug(*keys, "cluster.layout=colocated", "rollout.gpu_memory=1", "ppo.max_staleness=0")
-    assert card_bytes(whole, BILLION)["play"] == pytest.approx(100 * own["rest"])
+    assert card_bytes(whole, BILLION)["play"] == pytest.approx(100 * rank)
+    store = replace(half, cluster=replace(half.cluster, channel="object_store"))
+    assert card_bytes(store, BILLION)["play"] == 2 * own["score"]
+    assert card_bytes(store, BILLION)["sync"] == sums["sync"] + asleep + engine
+
+
+def test_what_arrives_over_nccl_is_beside_an_engines_share():
+    run = Rank(debug(*SPLIT), BILLION)
+    arrives = transfer_memory.receiver(run, "nccl")
+    assert process_needs(run.cfg, BILLION, [WITH_GPUS]).worker_beside == arrives > 0
+    assert process_needs(run.cfg, BILLION, [BARE]).worker_beside == 0
+    for keys in (["cluster.channel=object_store"], ["cluster.layout=colocated"]):
+        cfg = debug(*SPLIT, "ppo.max_staleness=0", *keys)
+        assert process_needs(cfg, BILLION, [WITH_GPUS]).worker_beside == 0
 
 
 def test_shared_memory_holds_a_bucket_and_the_store():
@@ -184,10 +206,15 @@ def test_a_pod_has_room_for_two_versions_and_a_second_process():
     assert needs.worker == host.worker
     assert needs.rank == host.rank + PROCESS_BYTES
     assert store == int(cfg.cluster.object_store_gib * GIB) + 2 * each.weights
-    needs, same = pod_needs(cfg, BILLION, gpus=True)
-    assert same == store
+    needs, plain = pod_needs(cfg, BILLION, gpus=True)
+    assert plain == int(cfg.cluster.object_store_gib * GIB)
     assert needs.rank == 6 * GIB + learner_memory.on_host(Rank(cfg, BILLION))
-    assert needs.worker == 6 * GIB + each.weights + each.environments
+    assert needs.worker == 2 * 6 * GIB + each.environments  # an engine of two GPUs
+    stored = debug(*SPLIT, "cluster.channel=object_store")
+    more, same = pod_needs(stored, BILLION, gpus=True)
+    assert same == store
+    assert more.worker == needs.worker + each.weights
+    assert process_needs(stored, BILLION, [WITH_GPUS]).weights == each.weights
     keys = (*SPLIT, "learner.zero_stage=1")
     needs, _ = pod_needs(debug(*keys), BILLION, gpus=True)
     offload = debug(*keys, "learner.offload=true")

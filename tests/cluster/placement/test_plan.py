@@ -19,6 +19,14 @@ KEYS = ("rollout.workers=2", "learner.ranks=4", "rollout.tensor_parallel=2", "ro
 GPU_KEYS = (*KEYS, "learner.cpus=2", "rollout.gpu_memory=0.5", "cluster.accelerator=L4")
 
 
+@pytest.mark.parametrize(("share", "gib"), [(0.5, 8.0), (0.75, 12.0), (1.0, 300.0)])
+def test_a_gpu_has_an_engines_share_and_what_is_beside_it(share, gib):
+    needs = Needs(worker_gpu=4 * GIB, worker_beside=3 * GIB)
+    worker = groups(debug(f"rollout.gpu_memory={share}"), True, needs)[0]
+    assert worker.gpu_gib == pytest.approx(gib)
+    assert groups(debug(), True, Needs(worker_gpu=4 * GIB))[0].gpu_gib == 4 / 0.85
+
+
 def test_what_a_run_requests():
     assert groups(debug(*GPU_KEYS), True, NEEDS) == (
         Group(WORKER, 2, 3.0, 2.0, 1, 6.0, 5, "L4"),

@@ -237,6 +237,27 @@ def test_an_operation_has_its_seconds_from_its_beginning_on(monkeypatch):
     assert client.seconds_left() == 5.0
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("name", "given_back"), [("ipc", ["empty", "barrier"]), ("nccl", [])])
+def test_engines_take_a_shared_gpu_once_no_rank_keeps_its_memory(
+    monkeypatch, name, given_back, rank
+):
+    order = []
+    cfg = config()
+    opened = DeviceChannel(name, cfg, [], FakeBuffer(), rank)
+
+    def send():
+        opened._client.finish_weight_update("3")
+        order.append("sent")
+
+    monkeypatch.setattr(opened, "_sender", SimpleNamespace(send_weights=send))
+    monkeypatch.setattr(opened._client, "resume", lambda: order.append("resume"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("empty"))
+    monkeypatch.setattr(device.distributed, "barrier", lambda: order.append("barrier"))
+    opened._send()
+    assert order == ["sent", *given_back, *["resume"] * (rank == 0)]
+
+
 def test_an_error_of_the_sender_is_passed_on(workers, learner, monkeypatch):
     def broken(*_):
         raise RuntimeError("NCCL error: unhandled system error")
