@@ -10,7 +10,7 @@ import torch
 from configs.schema import PPOConfig
 from learner.surrogate import surrogate
 
-RATIOS = [0.2, 0.85, 1.0, 1.15, 1.25, 4.0]
+RATIOS = [1e-9, 0.2, 0.85, 1.0, 1.15, 1.25, 4.0]
 ADVANTAGES = [2.0, -1.0]
 
 
