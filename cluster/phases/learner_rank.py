@@ -17,6 +17,7 @@ from cluster.checkpoints.checkpoint_store import CheckpointStore, state_place
 from cluster.checkpoints.checkpointer import Checkpointer
 from cluster.checkpoints.cursor import Cursor, kept_states
 from cluster.checkpoints.load_state import load_state
+from cluster.disk import to_disk
 from cluster.failures import RunFailure, RunStopped
 from cluster.job import Job
 from cluster.run.prometheus import RunMetrics
@@ -164,8 +165,10 @@ class LearnerRank:
             shutil.rmtree(draft, ignore_errors=True)
         engine.export(str(draft), self.renderer.stop_ids)
         if self.rank == 0:
+            to_disk(*draft.rglob("*"), draft)
             shutil.rmtree(target, ignore_errors=True)
             draft.rename(target)
+            to_disk(self.checkpoints)  # before a cursor that is past it
         distributed.barrier()
 
     def keep_best(self, engine: TrainingEngine) -> None:

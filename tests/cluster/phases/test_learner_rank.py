@@ -319,6 +319,27 @@ def test_a_model_is_exported_whole_or_not_at_all(made, tmp_path):
     assert [file.name for file in target.parent.iterdir()] == ["sft-3"]
 
 
+def test_an_exported_model_is_on_the_disk_before_the_run_goes_on_from_it(
+    made, tmp_path, monkeypatch
+):
+    synced, checkpoints = [], tmp_path / "checkpoints"
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}"))
+    )
+
+    def export(folder, stop_ids):
+        (Path(folder) / "part").mkdir(parents=True)
+        (Path(folder) / "part" / "weights").write_text("w")
+
+    rank = made(0)
+    rank.export(SimpleNamespace(export=export), "sft")
+    draft = f"{checkpoints}/sft.new"
+    assert sorted(synced[:3]) == [draft, f"{draft}/part", f"{draft}/part/weights"]
+    assert synced[3:] == [str(checkpoints)]
+    rank.move(Cursor("ppo"))
+    assert synced[-1] == f"{checkpoints}/state"
+
+
 @pytest.mark.parametrize("every", [1, 0])
 def test_an_evaluation_that_is_due_has_a_state_of_its_own(made, tmp_path, every):
     rank, cursor = made(0), Cursor("sft", step=2)
