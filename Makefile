@@ -8,7 +8,7 @@ BIN := .venv/bin
 NAME ?= demo-$(shell date +%Y%m%d-%H%M%S)
 ARGS ?=
 JOBS ?= 2
-BENCHMARKS ?= $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py)) peers.grpo
+BENCHMARKS ?= $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py)) peers.grpo peers.to_success
 export PYTHON
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

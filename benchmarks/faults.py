@@ -13,6 +13,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,7 @@ from benchmarks.chaos.nodes import nodes, raylet_with
 from benchmarks.chaos.phases import PHASES, STARTING, await_phase, starting_rank, steady
 from benchmarks.chaos.result import Result
 from benchmarks.chaos.run import HEARTBEAT_S, LEFT_S, FaultyRun, lives
+from benchmarks.chaos.steps import BEFORE, slowed
 from benchmarks.chaos.storage import (
     DISKS,
     FULL_TOO,
@@ -29,11 +31,15 @@ from benchmarks.chaos.storage import (
     full_disk,
     full_object_store,
 )
+from benchmarks.chaos.waits import Waits
+from cluster.run.run_folder import LOSSES
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
-MENDED = ("engine", "actor", "rank", "buffer", "environment", "controller")
+WORKERS = ("engine", "actor")
+MENDED = (*WORKERS, "rank", "buffer", "environment", "controller")
 RAYLET = "raylet"  # of a node that is not the driver's
-PARTS = (*MENDED, "driver", *DISKS, STORE, RAYLET)
+MACHINE, FROZEN_S = "machine", 60.0  # with all processes of a run
+PARTS = (*MENDED, "driver", *DISKS, STORE, RAYLET, MACHINE)
 Fault = tuple[str, str, str]  # part, signal, phase
 EVALUATES = "eval.every=5"
 TABLE_BEGIN, TABLE_END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -41,48 +47,55 @@ TABLE_BEGIN, TABLE_END = "<!-- table: begin -->", "<!-- table: end -->"
 
 def mended(run: FaultyRun, part: str, name: str, phase: str, worker: int) -> Result:
     """Put a fault into a part that is replaced, and see what it costs."""
-    steady(run)
+    steady(run, BEFORE + 1 if part in WORKERS else 2)
     if phase == STARTING:
         target = starting_rank(run)
     else:
         found = run.processes(part)
         target = found[min(worker, len(found) - 1)]
         await_phase(run, phase, worker)
-    engines, at = run.engine_pids(), time.time()
+    waits, engines, at = Waits(run.finders()), run.engine_pids(), time.time()
     target.send_signal(SIGNALS[name])
+    run.looks.append(waits.look)
     try:
         if part in ("rank", "buffer", "controller"):
-            return _group_restarted(run, target, part, name, phase, at, engines)
-        if part == "environment":
-            return _played_again(run, target, name, phase, at)
-        run.until(lambda: run.read("restart", at), f"a {part} serves again after {name} {phase}")
+            result = _group_restarted(run, part, name, phase, at, engines)
+        elif part == "environment":
+            result = _played_again(run, target, name, phase, at)
+        else:
+            result = _replaced(run, part, name, phase, at)
     except TimeoutError as error:
         return Result(part, name, phase, None, None, None, str(error))
+    finally:
+        run.looks.remove(waits.look)
+    return replace(result, waited_s=waits.by(at + (result.detected_s or 0.0)))
+
+
+def _replaced(run: FaultyRun, part: str, name: str, phase: str, at: float) -> Result:
+    """A worker is lost, and another one in its place serves."""
+    run.until(lambda: run.read("restart", at), f"a {part} serves again after {name} {phase}")
     failure, restart = run.read("failure", at)[0], run.read("restart", at)[0]
+    found, again = (float(str(record["at"])) for record in (failure, restart))
     return Result(
         part,
         name,
         phase,
-        float(str(failure["at"])) - at,
-        float(str(restart["at"])) - at,
+        found - at,
+        again - at,
         int(str(failure["episodes"])),
         f"replaced; proof: {restart['proof']}",
+        start_s=float(str(restart["start_seconds"])),
+        slowed=slowed(run.steps.seen, at, again),
     )
 
 
 def _group_restarted(
-    run: FaultyRun,
-    target: psutil.Process,
-    part: str,
-    name: str,
-    phase: str,
-    at: float,
-    engines: list[int],
+    run: FaultyRun, part: str, name: str, phase: str, at: float, engines: list[int]
 ) -> Result:
     """The learner group begins an epoch, because a rank or the buffer was lost."""
-    run.until(lambda: not lives(target), f"the old {part} is gone")
-    # Of a killed rank it is not seen when Ray Train finds it, only when the group is back.
-    found = time.time() - at if name == "SIGSTOP" else None
+    losses = run.folder / LOSSES  # written by who finds it; Ray Train does not say when it did
+    run.until(lambda: losses.exists() and losses.stat().st_mtime > at, f"the {part} is lost")
+    found = losses.stat().st_mtime - at
     run.until(lambda: run.read("restart", at), "the learner group restarts")
     run.until(lambda: run.read("ppo", float(str(run.read("restart", at)[0]["time"]))), "an update")
     seconds = time.time() - at
@@ -176,6 +189,31 @@ def raylet(root: Path) -> Result:
             run.end()
 
 
+def machine(root: Path) -> Result:
+    """Stop all processes of a run for longer than any may be silent, then let all go on."""
+    run = FaultyRun(root, MACHINE, EVALUATES)
+    try:
+        steady(run)
+        await_phase(run, "generating")
+        stopped, at = run.living(), time.time()
+        for process in stopped:
+            process.send_signal(signal.SIGSTOP)
+        time.sleep(FROZEN_S)
+        for process in stopped:
+            process.send_signal(signal.SIGCONT)
+        later = time.time() + 2 * HEARTBEAT_S  # by when a silence would have been taken for a loss
+        run.until(lambda: len(run.read("ppo", later)) >= 2, "two updates once all go on")
+        again = float(str(run.read("ppo", at + FROZEN_S)[0]["time"])) - at - FROZEN_S
+        lost = [f"{record['who']} {record['cause']}"[:160] for record in run.read("failure", at)]
+        outcome = f"the run goes on after {FROZEN_S:g} s; losses: {lost or 'none'}"
+        restarted = run.played_again_since(at)
+        return Result(MACHINE, "SIGSTOP", "generating", None, again, restarted, outcome)
+    except TimeoutError as error:
+        return Result(MACHINE, "SIGSTOP", "generating", None, None, None, str(error))
+    finally:
+        run.end()
+
+
 def _seen(run: FaultyRun, since: float) -> list[dict[str, object]]:
     """Losses that somebody saw at a known time: not those that Ray Train has told."""
     return [r for r in run.read("failure", since) if "at" in r]
@@ -200,6 +238,8 @@ def measure(root: Path, faults: list[Fault]) -> Iterator[Result]:
             yield driver(root, name, phase)
         elif part == RAYLET:
             yield raylet(root)
+        elif part == MACHINE:
+            yield machine(root)
         elif part == STORE:
             yield full_object_store(root, phase)
         elif part in DISKS:
@@ -210,10 +250,11 @@ def chosen(parts: list[str], signals: list[str], phases: list[str]) -> list[Faul
     """All faults of these; a disk is full whatever the phase, and only a rank starts again."""
     faults = [(p, s, f) for p in parts if p in (*MENDED, "driver") for s in signals for f in phases]
     faults = [(p, s, f) for p, s, f in faults if f != STARTING or p == "rank"]
-    raylets = [(RAYLET, "SIGKILL", "generating")] if RAYLET in parts else []
+    whole = ((RAYLET, "SIGKILL", "generating"), (MACHINE, "SIGSTOP", "generating"))
+    gone = [fault for fault in whole if fault[0] in parts]
     full = [(part, "full", "–") for part in parts if part in DISKS]
     full += [(STORE, "full", phase) for phase in (SPILLS, FULL_TOO) if STORE in parts]
-    return faults + raylets + full
+    return faults + gone + full
 
 
 def write(page: Path, results: list[Result]) -> None:
@@ -225,8 +266,8 @@ def write(page: Path, results: list[Result]) -> None:
     rows = [row for row in old.splitlines() if row.startswith("| ")][2:]
     rows = [new.pop(_fault(row), row) for row in rows] + [*new.values()]
     head = (
-        "| part | fault | phase | found after, s | full speed after, s | episodes played again "
-        "| load | outcome |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+        "| part | fault | phase | found after, s | full speed after, s | of that, start-up, s "
+        "| others' step, × | episodes played again | load | outcome |\n" + "| --- " * 10 + "|"
     )
     stamp = f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores."
     table = "\n".join([head, *rows])

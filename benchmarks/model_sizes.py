@@ -13,6 +13,7 @@ import sys
 from typing import Any, NamedTuple
 
 from cluster.placement.memory import card_bytes, engine_weights
+from cluster.placement.types import RESERVE
 from configs.load import load
 from configs.model_folder import ModelSize, Shape, size_of
 
@@ -28,7 +29,6 @@ SHAPES = {  # of Qwen2.5: width, feed-forward, layers, heads, key-value heads, h
 }
 VOCABULARY = 152_064
 GPUS = {"24": "L4, A10G", "48": "L40S", "80": "A100, H100", "141": "H200"}  # GiB each
-RESERVE = 0.9  # of a GPU: the rest is CUDA's own, fragments, and the answers' log-probabilities
 CACHE = 2  # an engine's share of a GPU holds its weights at least so many times, for its cache
 KEYS = (
     "model.dtype=bfloat16",

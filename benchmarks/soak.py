@@ -1,8 +1,8 @@
 """A run under random faults for a while: nothing may hang, leak or be trained twice, or be lost.
 
 `python -m benchmarks.soak` trains a tiny model on this machine: 2 minutes without a fault, 15 with
-one every three minutes, 18 with those that are left of 50, at random moments. It prints a row of
-figures, and ends with an error where one of them misses its limit.
+one every three minutes, 18 with those that are left of 50, at random moments, and 2 without one. It
+prints a row of figures, and ends with an error where one of them misses its limit.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.chaos.account import Account, account
+from benchmarks.chaos.goodput import EVERY_MINUTES, Load, Stretch, measured
 from benchmarks.chaos.phases import steady
 from benchmarks.chaos.run import FaultyRun
 from benchmarks.faults import MENDED, SIGNALS
@@ -37,101 +39,32 @@ from configs.load import load
 from report.metrics import Record, read
 from rollout.bucket_file import PREFIX
 
-SETTINGS = ("ppo.record=true", "eval.every=20", "ppo.max_staleness=1")
-EVERY_MINUTES = 3.0  # between two faults, while goodput is measured
-GOODPUT = 0.8  # then, at least
-CURVE_MINUTES = (1, 2, 3, 5, 10, 30, 60)
-HANG_S = 300.0  # without an update
+GAME = "examples/own_environment/sums.yaml"
+SETTINGS = (  # under which it is learned while the faults come
+    "env.settings.largest=9",
+    "env.settings.tries=1",
+    "sft.steps=40",
+    "sft.optimizer.warmup=0",
+    "ppo.optimizer.schedule=constant",
+    "ppo.optimizer.warmup=0",
+    "ppo.optimizer.lr=3e-4",
+    "ppo.record=true",
+    "ppo.max_staleness=1",
+    "eval.every=20",
+    "eval.episodes=128",
+    "eval.variants.larger=null",
+    "eval.variants.one_try=null",
+    "cluster.start_deadline_s=240",  # on a busy machine demonstrations took more than 120
+)
+BEFORE_PPO = ("start", "sft")  # stages of evaluations
+GOODPUT = 0.8  # at one fault every three minutes, at least
+PACES_DIFFER = 0.1  # goodput by the one pace from that by the other, at most,
+LOADS_DIFFER = 1.25  # unless the one's minutes had so much more load than the other's
+HANG_S = 360.0  # without an update; a rank that stops while it starts is found after 245
 STEADY_S = 60.0  # at the end, before sizes are compared
 END_S = 90.0  # for the run to end by SIGTERM
 GROWN_MIB, MORE_FILES, MORE_PROCESSES = 100.0, 20, 4  # that a part may grow by
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Account:
-    """Where the episodes of a run are, by the blocks that its updates have trained on.
-
-    trained: on which an update that stands was trained.
-    twice: of them, those that two updates had.
-    dropped: that failed, by the records of the updates.
-    missing: of the numbers up to the last one trained, those neither trained nor dropped.
-    """
-
-    trained: int
-    twice: int
-    dropped: int
-    missing: int
-
-
-def account(failed: Sequence[str], trained: Sequence[Sequence[str]], episodes: int) -> Account:
-    """Account for every episode by its id.
-
-    Args:
-        failed: ids of those that failed, by the records of the updates that stand.
-        trained: ids of the episodes that each of these updates had.
-        episodes: of an update.
-    """
-    times = Counter(name for ids in trained for name in ids)
-    numbers = {_number(name, episodes) for name in times}
-    dropped = {_number(name, episodes) for name in failed} - numbers
-    known = len(numbers) + sum(number <= max(numbers, default=-1) for number in dropped)
-    return Account(
-        trained=sum(times.values()),
-        twice=sum(count > 1 for count in times.values()),
-        dropped=len(dropped),
-        missing=max(numbers, default=-1) + 1 - known,
-    )
-
-
-def _number(name: str, episodes: int) -> int:
-    """The place of an episode, ppo/UPDATE/INDEX, among all of a run."""
-    _, update, index = name.split("/")
-    return (int(update) - 1) * episodes + int(index)
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A part of the time, Unix, s: from begin to end."""
-
-    begin: float
-    end: float
-
-    def updates(self, ends: Sequence[float]) -> int:
-        """How many updates ended in it."""
-        return sum(self.begin < end <= self.end for end in ends)
-
-    def goodput(self, ends: Sequence[float], seconds: float) -> float:
-        """Useful time by time: the updates that stand, each as long as one without a fault.
-
-        Args:
-            ends: when each of them ended.
-            seconds: that an update takes without a fault.
-        """
-        return min(1.0, self.updates(ends) * seconds / (self.end - self.begin))
-
-
-def undisturbed(begin: float, faults: Sequence[float]) -> list[Stretch]:
-    """The minute before each next fault, by when the run has recovered from the last one.
-
-    Args:
-        begin: of the time with these faults.
-        faults: seconds after it.
-    """
-    ends = [begin + fault + 60 * EVERY_MINUTES for fault in faults]
-    return [Stretch(end - 60.0, end) for end in ends]
-
-
-def pace(stretches: Sequence[Stretch], ends: Sequence[float]) -> float:
-    """Seconds that an update takes in these stretches."""
-    seconds = sum(stretch.end - stretch.begin for stretch in stretches)
-    return seconds / max(1, sum(stretch.updates(ends) for stretch in stretches))
-
-
-def curve(goodput: float, every_minutes: float) -> dict[str, float]:
-    """Goodput by minutes between two faults, computed: each costs as much as at the measured."""
-    lost = (1 - goodput) * every_minutes
-    return {str(minutes): max(0.0, 1 - lost / minutes) for minutes in CURVE_MINUTES}
 
 
 def moments(draws: random.Random, begin: float, end: float, number: int) -> list[float]:
@@ -141,7 +74,7 @@ def moments(draws: random.Random, begin: float, end: float, number: int) -> list
 
 @dataclass(frozen=True)
 class Minutes:
-    """Of each part of a soak."""
+    """Of each part of a soak; quiet ones come before the others and after them."""
 
     quiet: float
     rare: float
@@ -150,7 +83,7 @@ class Minutes:
     @property
     def total(self) -> float:
         """Of all."""
-        return self.quiet + self.rare + self.random
+        return 2 * self.quiet + self.rare + self.random
 
 
 @dataclass(frozen=True)
@@ -177,11 +110,12 @@ class Soak:
     """A run, and the faults that are put into it.
 
     faults: so far, by part and signal.
+    loads: of the machine, all the time.
     """
 
     def __init__(self, root: Path, seed: int) -> None:
-        self.run = FaultyRun(root, "soak", *SETTINGS)
-        self.faults = Counter[str]()
+        self.run = FaultyRun(root, "soak", *SETTINGS, configuration=GAME)
+        self.faults, self.loads = Counter[str](), list[Load]()
         self._draws = random.Random(seed)
         self._parts: list[str] = []  # to be hit before one is hit again
 
@@ -194,6 +128,7 @@ class Soak:
         while (left := end - time.time()) > 0:
             begin = time.time()
             time.sleep(min(left, 1.0))
+            self.loads.append((time.time(), os.getloadavg()[0]))
             self.run.check("the soak was over")
             if not self.run.read("ppo", begin - HANG_S):
                 raise TimeoutError(f"no update within {HANG_S:g} s; see {self.run.log}")
@@ -269,45 +204,59 @@ def soak(root: Path, minutes: Minutes, faults: int, seed: int) -> Record:
         seed: of their parts and moments.
     """
     rare = [60 * EVERY_MINUTES * i for i in range(int(minutes.rare // EVERY_MINUTES))]
-    soaked, load_before = Soak(root, seed), os.getloadavg()[0]
+    soaked = Soak(root, seed)
     try:
         steady(soaked.run)
-        quiet = soaked.quiet(60 * minutes.quiet)
+        begin = soaked.quiet(60 * minutes.quiet)
         before = soaked.sizes()
-        measured = soaked.disturb(60 * minutes.rare, rare)
+        disturbed = soaked.disturb(60 * minutes.rare, rare)
         often = soaked.random(60 * minutes.random, max(0, faults - len(rare)))
         steady(soaked.run)
         soaked.wait(time.time() + STEADY_S)  # what was lost last has come back
+        end = soaked.quiet(60 * minutes.quiet)
         after = soaked.sizes()
         code, left = soaked.end()
     finally:
         soaked.run.end()
     folder = soaked.run.folder
     cursor = Cursor.load(folder / "checkpoints")
-    updates = [r for r in read(folder) if r["kind"] == "ppo" and cursor.covers(r)]
+    records = [record for record in read(folder) if cursor.covers(record)]
+    updates = [record for record in records if record["kind"] == "ppo"]
     ends = [float(record["time"]) for record in updates]
-    # What else the machine does differs from minute to minute, and is no fault's cost.
-    seconds = pace(undisturbed(measured.begin, rare) or [quiet], ends)
-    rate = measured.goodput(ends, seconds) if rare else None
+    goodput = measured([begin, end], disturbed, rare, ends, soaked.loads)
     return {
         "benchmark": "soak",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_before": load_before,
-        "minutes": (often.end - quiet.begin) / 60,
+        "minutes": (end.end - begin.begin) / 60,
         "faults": soaked.faults.total(),
         "faults_by_kind": dict(soaked.faults),
         "updates": len(updates),
-        "update_seconds": seconds,
-        "goodput": rate,
-        "goodput_every_minutes": EVERY_MINUTES,
-        "goodput_computed_by_minutes": None if rate is None else curve(rate, EVERY_MINUTES),
-        "goodput_random": often.goodput(ends, seconds),
+        **goodput,
+        "goodput_random": often.goodput(ends, goodput["update_seconds"]),
         "longest_without_update_s": max((b - a for a, b in pairwise(ends)), default=0.0),
+        **learning([r for r in records if r["kind"] == "eval"], disturbed.begin),
         **vars(_accounted(folder, updates)),
         **growth(before, after, soaked.run.driver.pid),
         "shared_memory_files": len(list(orphans(Path("/dev/shm")))),
         "processes_left": left,
         "exit_code": code,
+    }
+
+
+def learning(evaluations: Sequence[Record], faults: float) -> Record:
+    """Success of the greedy answers before the first update, before the first fault, at the end.
+
+    Args:
+        evaluations: of the run, in order.
+        faults: when the first of them came, Unix, s.
+    """
+    start = [record for record in evaluations if record["stage"] in BEFORE_PPO][-1]
+    return {
+        "success_start": start["success"],
+        "success_start_interval": start["interval"],
+        "success_first_fault": [r for r in evaluations if r["time"] < faults][-1]["success"],
+        "success_end": evaluations[-1]["success"],
+        "success_end_interval": evaluations[-1]["interval"],
     }
 
 
@@ -349,6 +298,15 @@ def shortfalls(row: Record, faults: int, minutes: float) -> list[str]:
         at_least |= {"goodput": GOODPUT}
     sentences = [f"{k} is {row[k]}, at most {m}" for k, m in at_most.items() if not row[k] <= m]
     sentences += [f"{k} is {row[k]}, at least {m}" for k, m in at_least.items() if row[k] < m]
+    if row["success_end_interval"][0] <= row["success_start_interval"][1]:
+        begin, end = row["success_start"], row["success_end"]
+        sentences.append(f"success_end is {end}, no more than {begin} and what chance explains")
+    if row["goodput"] is not None and _paces_differ(row):
+        loads = f"load_quiet {row['load_quiet']:.1f}, load_between {row['load_between']:.1f}"
+        sentences.append(
+            f"goodput_quiet is {row['goodput_quiet']}, at most {PACES_DIFFER} from "
+            f"{row['goodput']} where loads are alike ({loads})"
+        )
     if row["processes_left"]:
         sentences.append(f"processes stayed behind: {row['processes_left']}")
     if row["exit_code"] != ExitCode.TAKEN_AWAY:
@@ -357,10 +315,18 @@ def shortfalls(row: Record, faults: int, minutes: float) -> list[str]:
     return sentences
 
 
+def _paces_differ(row: Record) -> bool:
+    """Whether goodput depends on the pace it is measured by, and other work does not explain it."""
+    paces = [(row["update_seconds_quiet"], row["load_quiet"])]
+    (_, lightly), (_, heavily) = sorted([*paces, (row["update_seconds"], row["load_between"])])
+    differ = abs(row["goodput"] - row["goodput_quiet"]) > PACES_DIFFER
+    return bool(differ and heavily < LOADS_DIFFER * lightly)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print the figures as one JSON row."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quiet", type=float, default=2.0, help="minutes without a fault")
+    parser.add_argument("--quiet", type=float, default=2.0, help="minutes without a fault, twice")
     parser.add_argument("--rare", type=float, default=15.0, help="minutes, one every three")
     parser.add_argument("--random", type=float, default=18.0, help="minutes, at random moments")
     parser.add_argument("--faults", type=int, default=50, help="in all")

@@ -34,7 +34,7 @@ from configs.paths import ROOT
 from configs.schema import RunConfig
 from learner.tiny_tokenizer import train_tokenizer
 from rollout.bucket import NamedTensor, PackedBucket, buckets, pack
-from rollout.bucket_file import BucketFile
+from rollout.bucket_file import BucketFile, MappedFiles
 from rollout.engine import InferenceEngine
 from rollout.engine_load import LoadRecorder
 from rollout.engine_settings import EngineSettings
@@ -48,6 +48,7 @@ class CopyingLLM:
 
     def __init__(self, largest: int) -> None:
         self._memory = np.zeros(largest, np.uint8)
+        self._files = MappedFiles()
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: asyncio.sleep(0)
@@ -56,8 +57,12 @@ class CopyingLLM:
         """Copy it."""
         info = request.update_info
         size = info["header"]["bytes"]
-        data = np.memmap(info["path"], np.uint8, mode="r", offset=info["offset"], shape=(size,))
+        data = self._files.read(info["path"], info["offset"], size, info["lasts"])
         await asyncio.to_thread(np.copyto, self._memory[:size], data)
+
+    async def finish_weight_update(self, version: str) -> None:
+        """Let go of it."""
+        self._files.close()
 
 
 @ray.remote(max_concurrency=8, num_cpus=0)
@@ -114,9 +119,9 @@ class EngineActor:
 
     async def load_parameter(self, bucket: PackedBucket) -> None:
         """Load one parameter."""
-        with BucketFile([bucket.header]) as file:
-            file.write(0, bucket)
-            await self._engine.update_weights(file.message(0, bucket.header))
+        with BucketFile([bucket]) as file:
+            file.write(0)
+            await self._engine.update_weights(file.message(0))
 
     async def shutdown(self) -> None:
         """End the engine."""

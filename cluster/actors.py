@@ -16,6 +16,7 @@ import psutil
 import ray
 from ray import ObjectRef
 
+from cluster.awake import Awake
 from cluster.failures import EpochOver, RunFailure
 from cluster.handles import BlockRows, ChannelMessage, Environments, Finished, PackedBucket
 from cluster.placement.nodes import VISIBLE
@@ -56,6 +57,7 @@ class RolloutActor:
         self._starting, self._receiving = asyncio.Lock(), asyncio.Lock()
         self._watch: EngineWatch | None = None
         self._plain: dict[ObjectRef[PackedBucket], PackedBucket] = {}
+        self._loaded: frozenset[str] = frozenset()  # names of the references that the engine has
         self._heartbeat_s, self._epoch = cfg.cluster.heartbeat_s, 0
         renderer = Renderer.load(folder)
         settings = EngineSettings(
@@ -88,9 +90,8 @@ class RolloutActor:
                 before = set(own.children(recursive=True))
                 await self._worker.start()
                 processes = [p for p in own.children(recursive=True) if p not in before]
-                self._watch = EngineWatch(
-                    self._engine(), self._heartbeat_s, partial(processor_seconds, processes)
-                )
+                spent = partial(processor_seconds, processes)
+                self._watch = EngineWatch(self._engine(), self._heartbeat_s, spent, Awake())
         return os.getpid()
 
     async def heartbeat(self, seconds: float) -> int:
@@ -176,16 +177,21 @@ class RolloutActor:
         return difference([(before[name], again[name]) for name in sorted(before)])
 
     async def receive(self, version: int, refs: list[ObjectRef[PackedBucket]]) -> float:
-        """Replace the weights by those of the referenced buckets; returns seconds of the pause.
+        """Have those of the referenced buckets; returns seconds of the pause.
 
-        Beside adapters, the plain weights that they are merged with are kept for the next ones.
+        The engine loads those that it does not have since the last time. Beside adapters it loads
+        all, and the plain weights that they are merged with are kept for the next ones.
         """
         async with self._receiving:  # a buffer that died may have begun what another begins anew
-            received = {ref: self._plain.get(ref) or await ref for ref in refs}
-            buckets = list(received.values())
+            loaded, self._loaded = self._loaded, frozenset()  # none for sure, until all are there
+            new = [ref for ref in refs if ref.hex() not in loaded]
+            received = {ref: self._plain.get(ref) or await ref for ref in new}
+            buckets = [*received.values()]
             alone = any(holds_adapters(bucket) for bucket in buckets)
             self._plain = received if alone else {}
-            return await self._alive(self._engine().receive(version, with_adapters(buckets)))
+            seconds = await self._alive(self._engine().receive(version, with_adapters(buckets)))
+            self._loaded = frozenset() if alone else frozenset(ref.hex() for ref in refs)
+            return seconds
 
     async def init_weight_transfer(self, info: ChannelMessage) -> None:
         """Join the learner's weight channel."""
@@ -204,7 +210,8 @@ class RolloutActor:
         await self._alive(self._engine().finish_weight_update(version))
 
     async def sleep(self) -> None:
-        """Leave the GPUs to the learner until the next weights come."""
+        """Leave the GPUs to the learner until the next weights come, all of them."""
+        self._loaded = frozenset()
         await self._alive(self._engine().sleep())
 
     async def total_load(self) -> EngineLoad:

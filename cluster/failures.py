@@ -5,6 +5,7 @@ Messages are one line, for the terminal; the traceback of the cause stays in Ray
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -56,7 +57,15 @@ class StateLost(RunFailure):
 
 
 class TooManyFailures(RunFailure):
-    """The share of failed trajectories passed the limit (failure-is-not-a-reward)."""
+    """More trajectories failed than `most_failures` (failure-is-not-a-reward)."""
+
+
+def most_failures(rate: float, episodes: int) -> float:
+    """How many of some episodes may fail where a share of all does.
+
+    Two standard deviations of a binomial draw above its mean: of few, one may fail by chance.
+    """
+    return rate * episodes + 2 * math.sqrt(rate * (1 - rate) * episodes)
 
 
 class PlacementError(RunFailure):

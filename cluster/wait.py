@@ -17,8 +17,10 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
+from cluster.awake import Awake
 from cluster.failures import DeadlineExceeded, RunFailure, SourceLost, WorkerLost, first_line
 
+LOOK_S, MOMENT_S = 0.5, 1e-6  # between looks at the clock; what is too short to be waited for
 T = TypeVar("T")
 
 
@@ -53,10 +55,18 @@ def wait_until_ready(ref: ObjectRef[T], who: str, what: str, seconds: float, key
 
 
 async def wait_for_async(ref: ObjectRef[T], who: str, what: str, seconds: float, key: str) -> T:
-    """As `wait_for`, inside an actor whose other calls continue meanwhile."""
+    """As `wait_for`, inside an actor whose other calls continue; time that it is frozen is none."""
+    awake = Awake(asyncio.get_running_loop().time)
     with _typed_errors(who, what, seconds, key):
-        async with asyncio.timeout(seconds):
-            return await ref
+        answer = asyncio.ensure_future(ref)
+        try:
+            while not answer.done() and (left := seconds - awake()) > MOMENT_S:
+                await asyncio.wait({answer}, timeout=min(left, LOOK_S))
+            if not answer.done():
+                raise TimeoutError
+            return answer.result()
+        finally:
+            answer.cancel()
 
 
 def wait_for_all(

@@ -114,11 +114,12 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
         )
     if ppo.surrogate == "sapo" and ppo.clip_high is not None:
         yield "ppo.clip_high has no use for ppo.surrogate=sapo, which does not clip"
-    if ppo.desired_kl and ppo.epochs == 1 and ppo.minibatch == ppo.episodes:
-        yield (
-            f"ppo.desired_kl={ppo.desired_kl} has no use where an update is one step "
-            f"(ppo.epochs=1, ppo.minibatch={ppo.minibatch}): the KL before it is always 0"
-        )
+    for key in ("desired_kl", "target_kl"):
+        if getattr(ppo, key) and ppo.epochs == 1 and ppo.minibatch == ppo.episodes:
+            yield (
+                f"ppo.{key}={getattr(ppo, key)} has no use where an update is one step "
+                f"(ppo.epochs=1, ppo.minibatch={ppo.minibatch}): the KL before it is always 0"
+            )
     yield from _groups(ppo)
     if ppo.estimator != "gae":
         yield from _no_critic(ppo)
@@ -154,14 +155,23 @@ def _groups(ppo: PPOConfig) -> Iterator[str]:
 
 
 def _no_critic(ppo: PPOConfig) -> Iterator[str]:
-    """Keys of the critic that an estimator without one would ignore in silence."""
-    default = PPOConfig()
-    for key in ("value_level", "advantage_level", "value_clip", "trunc_bootstrap"):
+    """Keys, of the critic above all, that an estimator without one would ignore in silence.
+
+    Not those that the repository's configurations or presets set, beside any estimator.
+    """
+    default, keys = PPOConfig(), ("lam", "value_coef", "value_level", "advantage_level")
+    for key in (*keys, "value_clip", "trunc_bootstrap"):
         if getattr(ppo, key) != getattr(default, key):
             yield (
                 f"ppo.{key}={getattr(ppo, key)} has no use for ppo.estimator={ppo.estimator}, "
                 "which has no critic"
             )
+    scaled = {"grpo": "by its group's deviation", "reinforce_pp": "over the batch always"}
+    if ppo.estimator in scaled and not ppo.normalize_advantages:
+        yield (
+            f"ppo.normalize_advantages=false has no use for ppo.estimator={ppo.estimator}, which "
+            f"scales advantages {scaled[ppo.estimator]}"
+        )
 
 
 def _context(rollout: RolloutConfig) -> Iterator[str]:

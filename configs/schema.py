@@ -243,7 +243,10 @@ class ClusterConfig:
         30.0, "without a sign of life, after which a process is taken to hang, s", low=1
     )
     max_failure_rate: float = leaf(
-        0.05, "share of failed trajectories that stops the run", low=0, high=1
+        0.05,
+        "share of trajectories that may fail; beyond two standard deviations above, the run stops",
+        low=0,
+        high=1,
     )
     object_store_gib: float = leaf(1.0, "object store of a local Ray, GiB", low=0.1)
 

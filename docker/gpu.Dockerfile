@@ -2,11 +2,13 @@
 # Ray, wherever it is started in here, finds the locked environment and this checkout.
 FROM python:3.11.14-slim-bookworm
 
-# What vLLM links to, and the compiler that Triton wants; Debian's point release pins them. CUDA's
-# libraries come with torch: the host brings its driver (CUDA 13: 580 or newer), no more.
+# What vLLM links to, the compiler that Triton wants, and what NCCL opens InfiniBand and RoCE with
+# (without a word it takes TCP); Debian's point release pins them. CUDA's libraries come with torch:
+# the host brings its driver (CUDA 13: 580 or newer), no more.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ libnuma1 \
+    && apt-get install --yes --no-install-recommends \
+        g++ libnuma1 libibverbs1 ibverbs-providers librdmacm1 \
     && rm -rf /var/lib/apt/lists/*
 
 ENV PATH=/opt/cardinal/.venv/bin:$PATH \

@@ -1,8 +1,8 @@
 """The policy's learning rate follows the KL of its updates (`ppo.desired_kl`).
 
-After each update it is divided by 1.5 where the KL was above twice the desired one, and multiplied
-by 1.5 where it was below half of it: the rule of rl_games, skrl and rsl_rl. Here the schedule goes
-on underneath, and the rate stays within a factor of 1.5^12 = 130 of it.
+After each update it is divided by 1.5 where the KL was above twice the desired one, multiplied by
+1.5 where it was below half of it: as in rl_games, skrl and rsl_rl. The schedule goes on underneath,
+the rate stays within 1.5^12 = 130 of it; an update without advantages has a KL that says nothing.
 """
 
 from __future__ import annotations

@@ -90,9 +90,7 @@ def grpo(
     """
 
     def compared(r: Floats, w: Floats) -> Floats:
-        if len(r) == 1:
-            return np.zeros(1)
-        center = r - baseline([r], [w])
+        center = r - baseline(r, w)
         if deviation == "none":
             return center
         return center / (r.std(ddof=1 if deviation == "sample" else 0) + EPS)
@@ -103,14 +101,11 @@ def grpo(
 def rloo(returns: ArrayLike, groups: Iterable[Hashable], weights: ArrayLike) -> Floats:
     """Return minus the mean return of the others in its group (Ahmadian et al. 2024).
 
-    Arguments and result as of `grpo`. A trajectory alone in its group gets 0.
+    Arguments and result as of `grpo`.
     """
 
     def leave_one_out(r: Floats, w: Floats) -> Floats:
-        if len(r) == 1:
-            return np.zeros(1)
-        others = w.sum() - w
-        return np.where(others > EPS, r - ((w * r).sum() - w * r) / np.maximum(others, EPS), 0.0)
+        return r - [baseline(np.delete(r, i), np.delete(w, i)) for i in range(len(r))]
 
     return _by_group(returns, groups, weights, leave_one_out)
 
@@ -132,7 +127,8 @@ def _by_group(
         members.setdefault(group, []).append(i)
     result = np.zeros_like(values)
     for indices in members.values():
-        result[indices] = advantage(values[indices], factors[indices])
+        if values[indices].min() != values[indices].max():  # else rounding over rounding
+            result[indices] = advantage(values[indices], factors[indices])
     return result
 
 
@@ -161,14 +157,13 @@ def weighted_sums(values: Iterable[ArrayLike], weights: Iterable[ArrayLike]) -> 
     return np.array([sum(w.sum() for _, w in pairs), sum((w * v).sum() for v, w in pairs)])
 
 
-def baseline(values: Iterable[ArrayLike], weights: Iterable[ArrayLike]) -> float:
-    """Weighted mean of the values; 0 where there is no weight.
+def baseline(values: Floats, weights: Floats) -> float:
+    """Weighted mean of the values [B]; their plain mean where there is no weight.
 
     With W the squared norm of each value's score function (that of the log-probability of what
     was done), E[R W] / E[W] is the constant of least variance in REINFORCE (Weaver and Tao 2001).
     """
-    weight, total = weighted_sums(values, weights)
-    return float(total / weight) if weight > EPS else 0.0
+    return float(np.average(values, weights=weights if weights.sum() > EPS else None))
 
 
 def normalize(values: ArrayLike, batch_moments: ArrayLike, sums: ArrayLike | None = None) -> Floats:

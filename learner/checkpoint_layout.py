@@ -111,6 +111,14 @@ def shape_bytes(shape: WeightShape) -> int:
     return shape[1].itemsize * torch.Size(shape[2]).numel()
 
 
+def block(name: str) -> str:
+    """Where a weight is: its layer, or without one what its module is a part of.
+
+    Engines merge weights within a block, such as those of queries, keys and values.
+    """
+    return _layer(name) or name.rpartition(".")[0].rpartition(".")[0]
+
+
 def _layer(name: str) -> str:
     """The name's beginning up to its first number: that of its layer."""
     match = LAYER.match(name)

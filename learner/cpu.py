@@ -1,4 +1,4 @@
-"""What makes a learner on a CPU fast: oneDNN's matrix products, and memory that it keeps.
+"""What makes a learner on a CPU fast: oneDNN's matrix products.
 
 torch gives float32 products on x86 to MKL, whose kernels use half the width of an AMD processor's
 AVX-512 units. oneDNN, which torch ships and uses for bfloat16, needs half the time there.
@@ -6,8 +6,6 @@ AVX-512 units. oneDNN, which torch ships and uses for bfloat16, needs half the t
 
 from __future__ import annotations
 
-import ctypes
-import platform
 from typing import cast
 
 import torch
@@ -15,20 +13,6 @@ from torch import nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 Tensor = torch.Tensor
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-MIB = 2**20
-
-
-def keep_freed_memory() -> None:
-    """Have malloc keep what is freed, for the next step, where the C library is glibc.
-
-    Else it returns a step's activations to the kernel, which clears each page anew in the next
-    step. The process holds the most that it ever needed.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        malloc = ctypes.CDLL(None)
-        malloc.mallopt(M_MMAP_THRESHOLD, 32 * MIB)  # the most that it takes
-        malloc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def use_onednn(model: nn.Module) -> None:

@@ -42,6 +42,7 @@ from learner.model import VALUE_HEAD_FILE, Forward, ForwardOptions, Scores, load
 from learner.optimizer import (
     MakeOptimizer,
     adamw,
+    head_rate,
     learning_rate,
     parameter_groups,
     set_learning_rates,
@@ -218,10 +219,9 @@ class TrainingEngine:
             FloatingPointError: the gradient is not finite; the weights are as they were.
         """
         options = options or ForwardOptions()
-        scheduled = learning_rate(self._optimizer_cfg, self.counters["steps"], self._steps)
-        rate = scheduled * rate_factor(self.counters)
-        groups, freeze = self._optimizer.param_groups, options.freeze_trunk
-        set_learning_rates(groups, self._cfg.ppo, scheduled, rate, freeze)
+        at, groups = (self.counters["steps"], self._steps), self._optimizer.param_groups
+        rate = learning_rate(self._optimizer_cfg, *at) * rate_factor(self.counters)
+        set_learning_rates(groups, rate, head_rate(self._cfg.ppo, *at), options.freeze_trunk)
         shares = self._backward(microbatches, loss_fn, options, reference)
         norm = self._update_weights()
         self.counters["steps"] += 1
@@ -286,15 +286,13 @@ class TrainingEngine:
         """Name, dtype and full shape of what `weights` yields, in its order; not collective."""
         return self._weights.shapes()
 
-    def weights(
-        self, bucket_bytes: int, everywhere: bool = False, merged: bool = True
-    ) -> Iterator[Bucket]:
+    def weights(self, bucket_bytes: int, **which: bool) -> Iterator[Bucket]:
         """The policy's weights in buckets of at most bucket_bytes; a collective call.
 
         On rank 0, or with `everywhere` on every rank: see GatheredWeights.buckets. Every rank
         must consume it to the end.
         """
-        return self._weights.buckets(bucket_bytes, everywhere, merged)
+        return self._weights.buckets(bucket_bytes, **which)
 
     def adapters(self, bucket_bytes: int) -> Iterator[Bucket]:
         """What `weights` leaves out unmerged; see GatheredWeights.adapter_buckets; collective."""

@@ -18,6 +18,7 @@ from learner.checkpoint_layout import (
     CheckpointLayout,
     CheckpointPart,
     WeightShape,
+    block,
     full_shape,
     shape_bytes,
 )
@@ -48,20 +49,27 @@ class GatheredWeights:
         self._trunk, self._gather, self._layout = trunk, gather, layout
         self.adapters = Adapters(trunk)
         self.perturbed: tuple[str, int] | None = None
+        self._learning = self._learning_blocks()
 
     def shapes(self) -> WeightShapes:
         """Name, dtype and full shape of what `buckets` yields, in its order; not collective."""
         return self._layout.shapes()
 
     def buckets(
-        self, limit_bytes: int, everywhere: bool = False, merged: bool = True
+        self,
+        limit_bytes: int,
+        everywhere: bool = False,
+        merged: bool = True,
+        frozen: bool | None = None,
     ) -> Iterator[Bucket]:
         """A checkpoint's tensors in buckets of at most `limit_bytes`; a collective call.
 
         Tied weights come once. A bucket is valid until the next one is requested; ranks other
         than 0 get as many empty buckets unless `everywhere`. Unless `merged` adapters are left out.
+        frozen: only blocks in which nothing learns, or (False) only the others.
         """
-        for parts, weights in self._gathered(limit_bytes, everywhere, merged):
+        chosen = [p for p in self._layout.parts if frozen in (None, self._is_frozen(p))]
+        for parts, weights in self._gathered(chosen, limit_bytes, everywhere, merged):
             if weights is None:
                 shapes = (shape for part in parts for shape in part.shapes)
                 yield from ([] for _ in cut(shapes, limit_bytes, shape_bytes))
@@ -90,16 +98,24 @@ class GatheredWeights:
                     bucket += named_adapter(names[name], Adapter(a.data, b.data, scaling))
                 yield bucket
 
+    def _learning_blocks(self) -> set[str]:
+        learning = {name for name, *_ in self.adapters.factors()}
+        weights = self.adapters.plain_weights()
+        return {block(name) for name, w in weights if w.requires_grad or name in learning}
+
+    def _is_frozen(self, part: CheckpointPart) -> bool:
+        return self._learning.isdisjoint(block(name) for name in part.names)
+
     def _gathered(
-        self, limit_bytes: int, everywhere: bool, merged: bool
+        self, chosen: list[CheckpointPart], limit_bytes: int, everywhere: bool, merged: bool
     ) -> Iterator[tuple[list[CheckpointPart], dict[str, torch.Tensor] | None]]:
-        """Parts of about `limit_bytes`, and their weights by the trunk's own names.
+        """Chosen parts, about `limit_bytes` at a time, and their weights by the trunk's own names.
 
         None in the place of weights on ranks other than 0, unless `everywhere`.
         """
         plain = dict(self.adapters.plain_weights())
         value = self.adapters.merged if merged else torch.Tensor.detach
-        for parts in cut(self._layout.parts, limit_bytes, lambda part: part.nbytes):
+        for parts in cut(chosen, limit_bytes, lambda part: part.nbytes):
             weights = {name: plain[name] for part in parts for name in part.names}
             with self._gather(self.adapters.with_adapters(weights.values())):
                 own = everywhere or distributed.rank() == 0

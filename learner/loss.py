@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from configs.schema import PPOConfig
-from learner.surrogate import surrogate
+from learner.surrogate import LARGEST_LOG_RATIO, surrogate
 
 Tensor = torch.Tensor
 
@@ -135,10 +135,10 @@ def k2(policy: Tensor, other: Tensor) -> Tensor:
 def k3(policy: Tensor, other: Tensor) -> Tensor:
     """KL(policy ‖ other) at tokens sampled by `policy`: r - 1 - log r, r = other / policy.
 
-    Estimator k3 of Schulman 2020 ("Approximating KL divergence"), unbiased and never negative;
-    both arguments are log-probabilities [N].
+    Estimator k3 of Schulman 2020 ("Approximating KL divergence"), unbiased and never negative, with
+    r at most e^20; both arguments are log-probabilities [N].
     """
-    log_ratio = other - policy
+    log_ratio = (other - policy).clamp(max=LARGEST_LOG_RATIO)
     return log_ratio.expm1() - log_ratio  # exp(x) - 1 loses all digits near 0
 
 

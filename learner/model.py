@@ -22,10 +22,11 @@ from transformers.utils import logging
 
 from configs.schema import RunConfig
 from learner.attention import attention_of
-from learner.cpu import keep_freed_memory, use_onednn
+from learner.cpu import use_onednn
 from learner.output_layer import OutputLayer, TokenScores, token_scores
 from learner.partitioned import Partition, load_partitioned_trunk
-from learner.trunk import cast_parameters, empty_trunk, load_trunk
+from learner.trunk import cast_parameters, check_dtype, empty_trunk, load_trunk
+from rollout.freed_memory import keep_freed_memory
 from rollout.renderer import FORBIDDEN_BIAS
 
 logging.disable_progress_bar()  # a terminal full of bars hides the run's own progress
@@ -258,7 +259,9 @@ def load_actor_critic(
         ValueError: the folder holds no model.
     """
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.model.dtype]
-    attention = attention_of(empty_trunk(folder), cfg, gpu=torch.cuda.is_available())
+    empty = empty_trunk(folder)
+    check_dtype(empty, dtype)
+    attention = attention_of(empty, cfg, gpu=torch.cuda.is_available())
     if partition is None:
         trunk = load_trunk(folder, dtype, attention)
     else:
@@ -268,7 +271,7 @@ def load_actor_critic(
         trunk.train()  # in eval mode transformers keeps all activations; there is no dropout
         trunk.gradient_checkpointing_enable({"use_reentrant": False})
     if not torch.cuda.is_available():
-        keep_freed_memory()
+        keep_freed_memory(up_to_medium=True)  # logits and gradients are larger, and differ
         use_onednn(trunk)
     head = None
     if value_seed is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -43,21 +44,24 @@ def learning_rate(cfg: OptimizerConfig, step: int, steps: int) -> float:
     return cfg.lr + (cfg.lr_end - cfg.lr) * share
 
 
-def set_learning_rates(
-    groups: list[ParameterGroup],
-    cfg: PPOConfig,
-    scheduled: float,
-    rate: float,
-    freeze_trunk: bool,
-) -> None:
-    """Set the trunk's learning rate, 0 when it is frozen, and the value head's.
+def head_rate(cfg: PPOConfig, step: int, steps: int) -> float | None:
+    """The value head's of its own, `ppo.value_lr` by the optimizer's schedule; None without one.
 
-    With ppo.value_lr the head goes by the schedule alone, whatever the policy's KL.
+    Where the trunk's peak is 0, and the critic is trained alone, it falls to 0.
     """
-    head = rate
-    if cfg.value_lr is not None and cfg.optimizer.lr:
-        head = scheduled * cfg.value_lr / cfg.optimizer.lr
-    rates = {"trunk": 0.0 if freeze_trunk else rate, "head": head}
+    own = cfg.optimizer
+    if cfg.value_lr is None:
+        return None
+    if own.lr == 0:
+        return learning_rate(replace(own, lr=cfg.value_lr, lr_end=0.0), step, steps)
+    return learning_rate(own, step, steps) * cfg.value_lr / own.lr
+
+
+def set_learning_rates(
+    groups: list[ParameterGroup], rate: float, head: float | None, freeze_trunk: bool
+) -> None:
+    """Set the trunk's learning rate, 0 when it is frozen, and the value head's; None: the same."""
+    rates = {"trunk": 0.0 if freeze_trunk else rate, "head": rate if head is None else head}
     for group in groups:
         group["lr"] = rates[str(group["part"])]
 

@@ -53,7 +53,8 @@ def token_scores(
 ) -> TokenScores:
     """Scores of the targets int64 [N] by the logits float32 [N, V].
 
-    The score norm of token a is || onehot(a) - p ||² = 1 - 2 p_a + Σ_v p_v².
+    The score norm of token a is || onehot(a) - p ||² = (1 - p_a)² + Σ_{v ≠ a} p_v². 1 - p_a is
+    added up from the others' p_v: of a sure token it would otherwise be rounding, below 0 too.
     """
     logprobs: torch.Tensor = _TargetLogprobs.apply(logits, targets)
     entropies = norms = torch.zeros_like(logprobs, requires_grad=False)
@@ -63,8 +64,8 @@ def token_scores(
     if entropy:
         entropies = -(distribution.exp() * distribution).sum(-1)
     if score_norms:
-        squares = (2 * distribution.detach()).exp().sum(-1)
-        norms = 1 - 2 * logprobs.detach().exp() + squares
+        others = distribution.detach().exp().scatter_(-1, targets.unsqueeze(-1), 0.0)
+        norms = others.sum(-1).square() + others.square_().sum(-1)
     return TokenScores(logprobs, entropies, norms)
 
 

@@ -18,6 +18,8 @@ from learner.loss import correction_factor, k3, of_answers
 from learner.training_trajectory import TrainingTrajectory, prepare, score
 from rollout.trajectory import Trajectory
 
+LARGEST_WEIGHT = 20.0  # of a token in correction_overlap: none of them decides alone
+
 
 def parity(
     engine: TrainingEngine, trajectories: Sequence[Trajectory], cfg: RunConfig, version: int
@@ -38,10 +40,12 @@ def correction_metrics(
     """How far the policies that sampled a batch are from the learner's, over all its tokens.
 
     Returns:
-        With c the factor of a token by `ppo.correction` (`loss.correction_factor`):
-        correction_ess = (Σc)² / (n Σc²), the effective sample size as a share of the n tokens
-        (Kong 1992), 1 where all c are equal; correction_mean, the mean of proximal / behaviour;
-        correction_kl: KL(behaviour ‖ proximal), the mean of k3. Over all ranks; a collective call.
+        With c the factor of a token by `ppo.correction` (`loss.correction_factor`), and w its
+        proximal / behaviour: correction_ess = (Σc)² / (n Σc²), the effective sample size as a share
+        of the n tokens (Kong 1992), 1 where all c are equal; correction_overlap, the same of w, at
+        most LARGEST_WEIGHT, for c hides how far the policies have parted; correction_mean, the mean
+        of w; correction_kl: KL(behaviour ‖ proximal), the mean of k3. Over all ranks; a collective
+        call.
     """
     behavior, proximal = _logprobs(trajectories)
     log_w = log_ratio = proximal - behavior
@@ -50,12 +54,15 @@ def correction_metrics(
         turns = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
         log_ratio = of_answers(log_w, turns, ppo)[turns]
     c = correction_factor(log_ratio, ppo.correction_cap, ppo.correction)
-    terms = (torch.ones_like(c), c, c.square(), log_w.exp(), k3(behavior, proximal))
+    w = log_w.exp()
+    near = w.clamp(max=LARGEST_WEIGHT)
+    terms = (torch.ones_like(c), c, c.square(), near, near.square(), w, k3(behavior, proximal))
     sums = distributed.all_sum([float(term.sum()) for term in terms])
-    tokens, c_sum, square_sum, w_sum, k3_sum = sums.tolist()
+    tokens, c_sum, c_squares, near_sum, near_squares, w_sum, k3_sum = sums.tolist()
     tokens = max(tokens, 1)
     return {
-        "correction_ess": c_sum**2 / max(tokens * square_sum, 1e-300),
+        "correction_ess": c_sum**2 / max(tokens * c_squares, 1e-300),
+        "correction_overlap": near_sum**2 / max(tokens * near_squares, 1e-300),
         "correction_mean": w_sum / tokens,
         "correction_kl": k3_sum / tokens,
     }

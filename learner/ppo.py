@@ -31,6 +31,7 @@ from learner.trajectory_metrics import group_metrics, trajectory_metrics
 from rollout.trajectory import Trajectory
 
 TRACER = trace.get_tracer("cardinal")
+ROUNDING = 1e-6  # of advantages that are all equal, once normalised
 
 
 def steps_per_update(cfg: PPOConfig) -> int:
@@ -68,8 +69,8 @@ def ppo_update(
         reward, success, first_try, metric_NAME (the environment's other metrics), episodes,
         failed, tokens and segments (of all ranks), action_tokens, turns, steps, staleness_max;
         loss, policy_loss, value_loss, kl (proximal to current, k3), kl_ref, clip_fraction,
-        grad_norm (means over the steps), lr (of the last step), entropy (proximal, a token),
-        explained_variance (of V_old); those of group_, parity_ and correction_metrics.
+        grad_norm (means over the steps), lr (of the last step), entropy (proximal, a token), and
+        explained_variance (by V_old, of λ-returns), group_, parity_ and correction_metrics.
 
     Raises:
         ValueError: no value head or no reference where one is needed, or nothing to learn from.
@@ -278,11 +279,17 @@ def _take_steps(
         if 0 < ppo.target_kl < steps[-1]["kl"]:
             break
     engine.skip_steps(max(0, steps_per_update(ppo) - len(steps)))
-    if ppo.desired_kl and not warmup:
+    if ppo.desired_kl and not warmup and _signal(packed.trajectories):
         epoch = -(-len(counts) // ppo.minibatch)  # steps of the last one
         kl = float(np.mean([step["kl"] for step in steps[-epoch:]]))
         adapt_rate(engine.counters, kl, ppo.desired_kl)
     return steps
+
+
+def _signal(trajectories: list[TrainingTrajectory]) -> bool:
+    """Whether any advantage of all ranks differs from 0 by more than rounding; collective."""
+    largest = max((float(np.abs(t.advantages).max()) for t in trajectories), default=0.0)
+    return bool(distributed.all_max([largest])[0] > ROUNDING)
 
 
 def _token_weights(

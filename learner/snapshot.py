@@ -7,6 +7,7 @@ another thread writes as files, and the same dictionaries from such files.
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import random
 import shutil
@@ -113,23 +114,53 @@ def read_file(open_file: OpenFile, name: str) -> object:
     """The dictionary in a file of a state, its tensors on the host.
 
     Raises:
+        OSError: of the file system.
         ValueError: it holds an object of another kind than states do: reading it could run code.
         DamagedState: it is not what was written.
     """
-    with open_file(name) as stream:
+    with open_file(name) as file:
+        watched = _WatchedFile(file)
+        stream = io.BufferedReader(watched)
         try:
             return torch.load(stream, map_location="cpu", weights_only=True)
-        except UnpicklingError as error:
-            if kinds := _other_kinds(stream):
+        except (UnpicklingError, RuntimeError, ValueError, KeyError, EOFError) as error:
+            if watched.fault is not None:
+                raise watched.fault from error
+            if not isinstance(error, UnpicklingError) and "memory" in str(error):
+                raise
+            if isinstance(error, UnpicklingError) and (kinds := _other_kinds(stream)):
                 raise ValueError(
                     f"{name} of the last checkpoint holds {kinds}, which no state does; it is not "
                     "read, for it could run code"
                 ) from error
             raise DamagedState(name, error) from error
-        except (RuntimeError, ValueError, KeyError, EOFError) as error:  # by torch's own readers
-            if "memory" in str(error):
-                raise
-            raise DamagedState(name, error) from error
+
+
+class _WatchedFile(io.RawIOBase):
+    """A file that remembers what the file system said: torch's readers make other errors of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.fault: OSError | None = None
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        try:
+            return cast(io.BufferedIOBase, self._file).readinto(buffer)
+        except OSError as error:
+            self.fault = error
+            raise
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 def _other_kinds(stream: BinaryIO) -> str:

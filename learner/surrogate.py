@@ -13,6 +13,8 @@ import torch
 from configs.schema import PPOConfig
 
 Tensor = torch.Tensor
+# Above it exp is a constant: in float32 it ends at 88, where even a clipped term's gradient is NaN.
+LARGEST_LOG_RATIO = 20.0
 SAPO_TEMPERATURES = (1.0, 1.05)  # of advantages above 0, and of the others: the paper's
 
 
@@ -33,15 +35,20 @@ def bounds(ppo: PPOConfig) -> tuple[float, float]:
     return 1 - ppo.clip, 1 + (ppo.clip if ppo.clip_high is None else ppo.clip_high)
 
 
+def bounded_exp(log_ratio: Tensor) -> Tensor:
+    """The ratio; where it is above e^20, that, and without gradient."""
+    return log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
+
+
 def clip(ppo: PPOConfig, log_ratio: Tensor, advantages: Tensor) -> Surrogate:
     """PPO with its clip (Schulman et al. 2017, eq. 7); with dual_clip, the value is at least c A.
 
     The dual clip bounds what a bad answer of a large ratio may cost (Ye et al. 2020, eq. 2).
     """
-    ratio = log_ratio.exp()
+    ratio = bounded_exp(log_ratio)
     plain, bounded = ratio * advantages, ratio.clamp(*bounds(ppo)) * advantages
     value = torch.minimum(plain, bounded)
-    clipped = bounded < plain
+    clipped = (bounded < plain) | (log_ratio > LARGEST_LOG_RATIO)
     if ppo.dual_clip:
         floor = torch.where(advantages < 0, ppo.dual_clip * advantages, -torch.inf)
         clipped = clipped | (value < floor)
@@ -63,7 +70,7 @@ def sapo(ppo: PPOConfig, log_ratio: Tensor, advantages: Tensor) -> Surrogate:
     """4 / τ σ(τ (r - 1)) A (Gao et al. 2025, arXiv 2511.20347): a soft gate in place of a clip."""
     positive, other = SAPO_TEMPERATURES
     temperature = torch.full_like(advantages, other).masked_fill(advantages > 0, positive)
-    gate = torch.sigmoid(temperature * (log_ratio.exp() - 1)) * 4 / temperature
+    gate = torch.sigmoid(temperature * (bounded_exp(log_ratio) - 1)) * 4 / temperature
     return Surrogate(gate * advantages, torch.zeros_like(advantages, dtype=torch.bool))
 
 

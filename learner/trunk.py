@@ -7,6 +7,7 @@ it cannot be trained.
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import cast
 
@@ -97,6 +98,23 @@ def empty_trunk(
     with torch.device("meta"):
         return _trainable(
             model_class(config)._from_config(config, attn_implementation=attention, **kind)
+        )
+
+
+def check_dtype(trunk: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Refuse a dtype to which parameters would be rounded that transformers keeps in float32.
+
+    As routers, whose choice turns on the last digits; DeepSpeed computes with one dtype for all.
+
+    Raises:
+        ValueError: there are such parameters; names the first.
+    """
+    patterns = "|".join(name.replace("*", ".*") for name in trunk._get_dtype_plan(dtype))
+    kept = [name for name, _ in trunk.named_parameters() if patterns and re.search(patterns, name)]
+    if kept:
+        raise ValueError(
+            f"{type(trunk).__name__} keeps {kept[0]} and {len(kept) - 1} others in float32, which "
+            f"model.dtype={str(dtype).removeprefix('torch.')} would round; use model.dtype=float32"
         )
 
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,12 @@ class RunLog:
         """
         self._check()
         append(self.folder / OUTCOMES, *(plain(row) for row in rows))
+
+    def to_disk(self) -> None:
+        """Have the kernel write all records to the disk."""
+        for file in (METRICS, EPISODES, OUTCOMES):
+            with suppress(FileNotFoundError), (self.folder / file).open("rb") as stream:
+                os.fsync(stream.fileno())
 
     def close(self) -> None:
         """Finish TensorBoard's file; the JSON lines are always complete."""

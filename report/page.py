@@ -197,14 +197,14 @@ def _decodings(stages: dict[str, dict[str, Record]]) -> str:
     ks = sorted({int(k) for _, _, r in records for k in r.get("pass_at") or {}})
     rows = []
     for variant, stage, r in records:
-        greedy, sampled, passes = (r.get(key) or {} for key in DECODINGS)
+        greedy, sampled, _ = (r.get(key) or {} for key in DECODINGS)
         name = plots.stage_name(stage, {"": r})
         row = [escape(variant), f'<span class="{stage}">{name}</span>']
         row += [
             f"{_percent(d.get('success'))} {_interval(d.get('interval'))} {_count(d)}"
             for d in (greedy, sampled)
         ]
-        rows.append([*row, *(_percent(passes.get(str(k))) for k in ks)])
+        rows.append([*row, *(_pass_at(r, str(k)) for k in ks)])
     head = ["variant", "stage", "greedy, %", "sampled, %", *(f"pass@{k}, %" for k in ks)]
     tries = f"; here {WITHIN}" if any(headline(r).several for _, _, r in records) else ""
     note = (
@@ -214,6 +214,15 @@ def _decodings(stages: dict[str, dict[str, Record]]) -> str:
         "samples and pass@k are the first ones alone."
     )
     return f'{table(head, rows)}\n<p class="faint">{note}</p>'
+
+
+def _pass_at(record: Record, k: str) -> str:
+    """pass@k, with the number of its questions where some have fewer samples than k."""
+    shown = _percent((record.get("pass_at") or {}).get(k))
+    questions = (record.get("pass_at_questions") or {}).get(k)
+    if questions is None or questions == (record.get("sampled") or {}).get("questions"):
+        return shown
+    return f'{shown} <span class="faint">of {questions}</span>'
 
 
 def _count(decoding: Record) -> str:

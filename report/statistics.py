@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from configs.primary import MIN_SEEDS
 
 Z95 = 1.959963984540054  # the standard normal's 97.5 % point
 ROUNDING = 1e-12  # seeds that differ by less agree
+ENOUGH = 0.9  # of the questions, for a pass@k of those that have k samples
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -115,6 +116,13 @@ def paired_interval(gains: Sequence[float], counts: Sequence[float]) -> tuple[fl
     return max(-1.0, center - half), min(1.0, center + half)
 
 
+class PassAt(NamedTuple):
+    """share: pass@k; questions: how many it is the mean over."""
+
+    share: float
+    questions: int
+
+
 def pass_at(samples: int, solved: int, k: int) -> float:
     """Unbiased estimate that at least one of k samples solves, from samples of which some do.
 
@@ -131,18 +139,18 @@ def pass_at(samples: int, solved: int, k: int) -> float:
     return 1.0 - math.comb(samples - solved, k) / math.comb(samples, k)
 
 
-def passes_at(tallies: Collection[tuple[int, int]], ks: Iterable[int]) -> dict[int, float]:
-    """pass@k by k, the mean over questions; only of those k for which every one has the samples.
+def passes_at(tallies: Collection[tuple[int, int]], ks: Iterable[int]) -> dict[int, PassAt]:
+    """pass@k by k, the mean over the questions that have k samples, where ENOUGH of them do.
 
     Args:
         tallies: of each question, its samples and how many of them solved it.
         ks: numbers of samples.
     """
-    fewest = min((samples for samples, _ in tallies), default=0)
+    found = {k: [pass_at(n, solved, k) for n, solved in tallies if n >= k] for k in ks}
     return {
-        k: math.fsum(pass_at(samples, solved, k) for samples, solved in tallies) / len(tallies)
-        for k in ks
-        if k <= fewest
+        k: PassAt(math.fsum(each) / len(each), len(each))
+        for k, each in found.items()
+        if each and len(each) >= ENOUGH * len(tallies)
     }
 
 

@@ -37,12 +37,17 @@ class Window(NamedTuple):
 
 
 def updates(recorded: Recorded) -> dict[int, Window]:
-    """When each update was under way on rank 0; for one that was played again, the last time."""
-    return {
-        span.args["update"]: Window(f"update {span.args['update']}", span.begin, span.end)
-        for span in recorded.spans
-        if span.process.name == RANK_0 and span.name == "update" and "update" in span.args
-    }
+    """When each update that stands was under way on rank 0, in their order.
+
+    An update that is made again, after a restart or a resume, takes back those that came after it.
+    """
+    stand: dict[int, Window] = {}
+    for span in sorted(recorded.spans, key=lambda span: span.begin):
+        if span.process.name == RANK_0 and span.name == "update" and "update" in span.args:
+            update = span.args["update"]
+            stand = {number: window for number, window in stand.items() if number < update}
+            stand[update] = Window(f"update {update}", span.begin, span.end)
+    return stand
 
 
 def choose(recorded: Recorded, option: str | None) -> Window:
@@ -62,8 +67,7 @@ def choose(recorded: Recorded, option: str | None) -> Window:
         end = max(span.end for span in recorded.spans)
         return Window("the whole run", recorded.spans[0].begin, end)
     if option is None:
-        last = max(known)
-        first = max(min(known), last - LAST + 1)
+        first, *_, last = [*known][-LAST:] * 2
     else:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", option)
         if match is None:
@@ -73,10 +77,21 @@ def choose(recorded: Recorded, option: str | None) -> Window:
         raise ConfigError(f"--updates {option}: FIRST must not be after LAST")
     missing = [update for update in (first, last) if update not in known]
     if missing:
-        have = f"updates {min(known)} to {max(known)}" if known else "no update"
+        have = f"updates {ranges(known)}" if known else "no update"
         raise ConfigError(f"--updates {option}: the run has recorded {have}")
     name = f"update {first}" if first == last else f"updates {first} to {last}"
     return Window(name, known[first].begin, known[last].end)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Ascending numbers in words: 1 to 3, 5."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{r[0]} to {r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
 
 
 def clip(recorded: Recorded, window: Window) -> Recorded:

@@ -60,6 +60,14 @@ def parts(folder: Path) -> list[Path]:
     return sorted(files, key=lambda f: int(f.stem.split("-")[1]))
 
 
+def remove_parts(folder: Path, first: int) -> None:
+    """Remove the parts from a number on."""
+    for file in parts(folder):
+        if int(file.stem.split("-")[1]) >= first:
+            file.unlink()
+            file.with_name(file.name.replace("trajectories", "pictures")).unlink(missing_ok=True)
+
+
 def read_block(file: Path) -> list[Trajectory]:
     """The trajectories of a part, as views on its files.
 

@@ -209,13 +209,13 @@ class InferenceEngine:
         )
 
     async def receive(self, version: int, buckets: Sequence[AnyBucket]) -> float:
-        """Replace all weights; sequences in flight pause and continue under the new version.
+        """Replace weights; sequences in flight pause and continue under the new version.
 
-        Two buckets are written before the pause, each further one while the one before it loads.
+        Of buckets that pass through shared memory two are written before the pause.
 
         Args:
             version: policy version of the new weights.
-            buckets: all of them, in the order of the learner's gathering.
+            buckets: of what the engine does not have yet, in the order of the learner's gathering.
 
         Returns:
             Seconds of the pause.
@@ -224,16 +224,16 @@ class InferenceEngine:
             OSError: shared memory has no room; the engine goes on with the weights that it has.
             EngineFailure: the update failed and was given up; see `abort_weight_update`.
         """
-        with BucketFile([bucket.header for bucket in buckets]) as file:
-            for index, bucket in enumerate(buckets[:2]):
-                await asyncio.to_thread(file.write, index, bucket)
+        with BucketFile(buckets) as file:
+            for index in range(len(buckets[:2])):
+                await asyncio.to_thread(file.write, index)
             begin = time.monotonic()
             try:
                 await self.start_weight_update()
-                for index, bucket in enumerate(buckets):
-                    loading = self.update_weights(file.message(index, bucket.header))
+                for index in range(len(buckets)):
+                    loading = self.update_weights(file.message(index))
                     if 0 < index < len(buckets) - 1:
-                        writing = asyncio.to_thread(file.write, index + 1, buckets[index + 1])
+                        writing = asyncio.to_thread(file.write, index + 1)
                         await asyncio.gather(loading, writing)
                     else:
                         await loading

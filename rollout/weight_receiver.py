@@ -1,6 +1,6 @@
 """Receives weights inside vLLM's worker process, through vLLM's own weight-transfer API.
 
-A bucket is a part of a file in shared memory; the update message has its place and header.
+A bucket is a part of a file, Ray's object store or another; the message has its place and header.
 Importing this module, as vLLM does for `worker_extension_cls`, registers the channel without a
 plugin.
 """
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from vllm.config import VllmConfig, WeightTransferConfig
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -31,6 +30,7 @@ from vllm.model_executor.model_loader.reload import (
 from vllm.platforms import current_platform
 
 from rollout.bucket import BucketHeader, unpack
+from rollout.bucket_file import MappedFiles
 from rollout.freed_memory import keep_freed_memory
 from rollout.load_plan import CopyRecorder, LoadPlan, Target
 
@@ -44,11 +44,15 @@ class ObjectStoreInit(WeightTransferInitInfo):
 
 @dataclass
 class BucketMessage(WeightTransferUpdateInfo):
-    """One bucket: its place in a file, from byte `offset` on, and `BucketHeader.to_dict`."""
+    """One bucket: its place in a file, from byte `offset` on, and `BucketHeader.to_dict`.
+
+    lasts: the file outlives the update.
+    """
 
     path: str
     offset: int
     header: dict[str, Any]
+    lasts: bool
 
 
 class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
@@ -78,7 +82,7 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
         super().__init__(config, vllm_config, device, model)
         self.plan: LoadPlan | None = None
         self._recorder = CopyRecorder(model)
-        self._file: tuple[str, NDArray[np.uint8]] | None = None
+        self._files = MappedFiles()
 
     def init_transfer_engine(self, init_info: ObjectStoreInit) -> None:
         """Nothing to set up."""
@@ -95,7 +99,8 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
 
     def receive_weights(self, update_info: BucketMessage) -> None:
         """Load one bucket; its memory holds another one afterwards."""
-        header, data = BucketHeader(**update_info.header), self._read(update_info)
+        header, message = BucketHeader(**update_info.header), update_info
+        data = self._files.read(message.path, message.offset, header.bytes, message.lasts)
         if self.plan is not None and not self.plan.covers(header):
             self.plan.finish()  # nothing of it waits for the rest of a weight
             self.plan = None
@@ -112,7 +117,7 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
 
     def finish_weight_update(self) -> None:
         """Put the loaded layers into use."""
-        self._file = None
+        self._files.close()
         if self.plan is not None:
             self.plan.finish()
             layers: Iterable[Any] = self.model.modules()
@@ -130,13 +135,6 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, BucketMessage]):
                 if self.plan is not None and current_platform.is_cpu():
                     keep_freed_memory()  # a packed weight goes to where the one before it was
         self.refresh_packed_linears()
-
-    def _read(self, message: BucketMessage) -> NDArray[np.uint8]:
-        """A bucket's bytes, in place."""
-        if self._file is None or self._file[0] != message.path:
-            self._file = message.path, np.memmap(message.path, np.uint8, mode="r+")
-        end = message.offset + BucketHeader(**message.header).bytes
-        return self._file[1][message.offset : end]
 
     def _repack(self, module: Any, weight: torch.Tensor) -> None:
         """Give a linear layer of a CPU its weight, of which it keeps a packed copy only."""

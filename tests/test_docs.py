@@ -6,6 +6,7 @@ import tomllib
 import pytest
 import yaml
 
+from configs.load import load
 from configs.paths import ROOT
 from tests.support import pages
 
@@ -53,6 +54,24 @@ def test_every_invariant_has_a_reason_and_a_test():
     for name, section in sections.items():
         assert "*Why.*" in section, name
         assert pages.PATH.search(section.split("*Held by.*")[1])[2], name
+
+
+RECIPES = [
+    span
+    for span in pages.SPAN.findall((ROOT / "docs" / "algorithms.md").read_text())
+    if "=" in span
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_of_an_algorithm_loads_on_the_demo_and_is_the_rows_formula(recipe):
+    ppo = load("gp_l", recipe.split()).ppo
+    assert "ppo.estimator" not in recipe or ppo.baseline == "mean"  # which the demo replaces
+    assert ppo.surrogate != "clip" or ppo.clip_high is None or "ppo.clip=" in recipe
+
+
+def test_every_recipe_is_found():
+    assert len(RECIPES) > 12
 
 
 def test_the_version_is_one():

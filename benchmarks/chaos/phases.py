@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import psutil
 from benchmarks.chaos.run import PATIENCE_S, FaultyRun
 from rollout.bucket_file import PREFIX
 
+OBJECT_STORE = "plasma"  # Ray's file of it
 NONE, WRITTEN, LOADS = "none", "written", "loads"  # weights on their way to an engine
 SYNC: dict[str, Callable[[str, str], bool]] = {  # by what was so a look before, and what is now
-    "sync begins": lambda before, now: (before, now) == (NONE, WRITTEN),
+    "sync begins": lambda before, now: before == NONE != now,
     "mid-sync": lambda before, now: now == LOADS,
     "sync ends": lambda before, now: before == LOADS != now,
 }
@@ -26,9 +28,10 @@ STARTING = "starting"  # of a learner rank, whose group starts again
 def await_phase(run: FaultyRun, phase: str, worker: int = 0) -> None:
     """Return while a worker's engine, or the run, is in a phase.
 
-    mid-sync: the engine has a file of weights in its memory. sync begins, ends: its actor has just
-    written the first of it; the engine has just let go of it. generating, idle: it works, or does
-    not, and has none. mid-checkpoint: a state is being written. mid-evaluation: one has begun.
+    mid-sync: the engine has a file of weights open. sync begins, ends: it has just opened it, or
+    its actor has written the first of it; the engine has just closed it. generating, idle: it
+    works, or does not, and has none. mid-checkpoint: a state is being written. mid-evaluation: one
+    has begun.
     """
     reached, begin = _look(run, phase, worker), time.monotonic()
     while not reached():
@@ -43,9 +46,9 @@ def _look(run: FaultyRun, phase: str, worker: int) -> Callable[[], bool]:
         return lambda: _writes_a_state(run.folder / "checkpoints" / "state")
     if phase == "mid-evaluation":
         return lambda: _evaluates(run)
-    core = run.processes("engine")[worker]
+    core, works = run.processes("engine")[worker], phase == "generating"
     if phase not in SYNC:
-        return lambda: _works(core) == (phase == "generating") and weights(core) != LOADS
+        return lambda: _between_syncs(core) and _works(core) == works and _between_syncs(core)
     last = weights(core)
 
     def turned() -> bool:
@@ -56,6 +59,11 @@ def _look(run: FaultyRun, phase: str, worker: int) -> Callable[[], bool]:
     return turned
 
 
+def _between_syncs(core: psutil.Process) -> bool:
+    """Whether no weights are on their way, nor just written."""
+    return weights(core) == NONE
+
+
 def _works(core: psutil.Process) -> bool:
     before = sum(core.cpu_times()[:2])
     time.sleep(0.2)
@@ -63,14 +71,22 @@ def _works(core: psutil.Process) -> bool:
 
 
 def weights(core: psutil.Process, proc: Path = Path("/proc")) -> str:
-    """Where weights on their way to an engine are: by the files that it and its actor have open."""
-    if PREFIX in (proc / str(core.pid) / "maps").read_text():
+    """Where weights on their way to an engine are: by the files that it and its actor have open.
+
+    A file that the engine loads is open twice there, the other time as its mapping, which may last.
+    """
+    if max(Counter(_files(proc / str(core.pid))).values(), default=0) > 1:
         return LOADS
-    for file in (proc / str(core.ppid()) / "fd").iterdir():
+    return WRITTEN if any(PREFIX in file for file in _files(proc / str(core.ppid()))) else NONE
+
+
+def _files(process: Path) -> Iterator[str]:
+    """Those with weights that a process has open."""
+    for file in (process / "fd").iterdir():
         with suppress(FileNotFoundError):
-            if PREFIX in str(file.readlink()):
-                return WRITTEN
-    return NONE
+            name = Path(file.readlink()).name
+            if name.startswith((PREFIX, OBJECT_STORE)):
+                yield name
 
 
 def _writes_a_state(folder: Path) -> bool:
@@ -102,8 +118,8 @@ def starting_rank(run: FaultyRun) -> psutil.Process:
     raise TimeoutError(f"no new rank within {PATIENCE_S:g} s")
 
 
-def steady(run: FaultyRun) -> None:
-    """Wait until the run has made two updates from now on, with all parts there."""
+def steady(run: FaultyRun, updates: int = 2) -> None:
+    """Wait until the run has made so many updates from now on, with all parts there."""
     now = time.time()
-    run.until(lambda: len(run.read("ppo", now)) >= 2, "two updates")
+    run.until(lambda: len(run.read("ppo", now)) >= updates, f"{updates} updates")
     run.until(lambda: len(run.processes("engine")) == 2, "two engines")

@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Result:
-    """One fault; seconds from the signal on, None where it does not apply; load of the machine."""
+    """One fault; seconds from the signal on, None where it does not apply; load of the machine.
+
+    waited_s: of `detected_s`, what those who find it waited for a processor.
+    start_s: of `full_speed_s`, an engine's start-up.
+    slowed: others' steps meanwhile, see `steps.slowed`.
+    """
 
     part: str
     signal: str
@@ -18,12 +23,15 @@ class Result:
     replayed: int | None
     outcome: str
     load: float = field(default_factory=lambda: os.getloadavg()[0])
+    waited_s: float = 0.0
+    start_s: float | None = None
+    slowed: tuple[float, float] | None = None
 
     def row(self) -> str:
         """Of the table."""
-        numbers = [
-            f"{s:.1f}" if s is not None else "–" for s in (self.detected_s, self.full_speed_s)
-        ]
+        seconds = (self.detected_s, self.full_speed_s, self.start_s)
+        numbers = ["–" if s is None else f"{s:.1f}" for s in seconds]
+        numbers.append("–" if self.slowed is None else " / ".join(f"{x:.2f}" for x in self.slowed))
         replayed = "–" if self.replayed is None else str(self.replayed)
         numbers += [replayed, f"{self.load:.0f}"]
         cells = [self.part, self.signal, self.phase, *numbers, self.outcome]

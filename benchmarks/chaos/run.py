@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.chaos.steps import Steps
 from cluster.run.run_folder import CONFIG
 from cluster.stream.queue_lengths import QUEUED
 from configs.load import load
@@ -23,7 +24,7 @@ from report.spans import read_spans
 
 HEARTBEAT_S = 10.0
 START_S = 120.0  # an engine's takes up to 60 on a busy machine
-PATIENCE_S = 400.0  # of any one wait here, on a busy machine
+PATIENCE_S = 900.0  # of any one wait here, on a busy machine
 LEFT_S = 90.0  # for the last processes to end, Ray's own that look for their parent now and then
 ENVIRONMENT = "rollout.environment_server"
 TITLES = {
@@ -32,6 +33,7 @@ TITLES = {
     "buffer": "ray::Traject",
     "controller": "ray::TrainController",
 }
+NEWS = ("raylet", "gcs_server")  # of Ray, by which a death becomes known
 SETTINGS = (
     "model.init.layers=4",
     "model.init.hidden=192",
@@ -61,17 +63,20 @@ class FaultyRun:
         root: Path,
         name: str,
         *overrides: str,
+        configuration: str = "gp_l_debug",
         log: Path | None = None,
         parent: int | None = None,
     ) -> None:
         self.folder, self._parent = root / name, parent
         keys = (*SETTINGS, f"name={name}", f"cluster.root={root}", *overrides)
         self.log = log or root / f"{name}.log"
-        self._begin("train", "gp_l_debug", *keys)
+        self._begin("train", configuration, *keys)
         self._file = self._offset = 0
         self.records: list[dict[str, object]] = []
         self._replaced: list[dict[str, object]] = []
         self.seen: dict[int, psutil.Process] = {}
+        self.steps = Steps(self, time.time())
+        self.looks = [self.steps.look]  # at each turn of a wait
 
     def _begin(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "cluster.cli", *arguments]
@@ -98,6 +103,12 @@ class FaultyRun:
         if part == "environment":  # a fork of a server, which has its title
             return [p for p in tree if ENVIRONMENT in _title(p) and ENVIRONMENT in _parent(p)]
         return [p for p in tree if _title(p).startswith(TITLES[part])]
+
+    def finders(self) -> list[int]:
+        """Ids of the processes by which the loss of a part becomes known, one after another."""
+        ray = [p.pid for p in self._tree() if Path(_title(p).split(" ")[0]).name in NEWS]
+        found = [p.pid for part in ("buffer", "driver", "controller") for p in self.processes(part)]
+        return ray + found
 
     def living(self) -> list[psutil.Process]:
         """All processes of the run, the driver too."""
@@ -135,6 +146,8 @@ class FaultyRun:
         begin = time.monotonic()
         while not reached():
             self.check(what)
+            for look in self.looks:
+                look()
             if time.monotonic() - begin > PATIENCE_S:
                 raise TimeoutError(f"{what}: not within {PATIENCE_S:g} s; see {self.log}")
             time.sleep(0.1)

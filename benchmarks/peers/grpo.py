@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -153,23 +154,43 @@ def theirs(python: Path, job: dict[str, object], folder: Path, name: str, warmup
     return timing(lines, clock, warmup)
 
 
-def peer_job(cfg: RunConfig, model: str, threads: int) -> dict[str, object]:
-    """What TRL's side reads: the updates that `cfg` makes from a model's folder."""
+def peer_job(
+    cfg: RunConfig,
+    model: str,
+    threads: int,
+    evaluation: range = range(0),
+    every_s: float = 0.0,
+    budget_s: float = 0.0,
+) -> dict[str, object]:
+    """What TRL's side reads: the updates that `cfg` makes from a model's folder.
+
+    Args:
+        cfg: of a run of Cardinal that would make the same updates.
+        model: the folder.
+        threads: of torch.
+        evaluation: seeds of the episodes that are played greedily; none: no evaluation.
+        every_s: seconds of training between evaluations.
+        budget_s: seconds of training after which it ends, with an evaluation.
+    """
     register()
     renderer = Renderer.load(model)
     settings = with_preset(cfg.env.id, cfg.env.settings, cfg.preset)
-    env, prompts = make(cfg.env.id, settings), []
-    for update in range(1, cfg.ppo.updates + 1):
-        for seed in update_seeds(cfg, update):
-            ids = list(renderer.prompt(env.reset(seed=seed)[0]["message"]).token_ids)
-            text = renderer.tokenizer.decode(ids)
-            prompts.append({"text": text, "token_ids": ids, "seed": seed})
+    env = make(cfg.env.id, settings)
+
+    def prompt(seed: int) -> dict[str, object]:
+        ids = list(renderer.prompt(env.reset(seed=seed)[0]["message"]).token_ids)
+        return {"text": renderer.tokenizer.decode(ids), "token_ids": ids, "seed": seed}
+
+    updates = range(1, cfg.ppo.updates + 1)
     return {
+        "evaluation": [prompt(seed) for seed in evaluation],
+        "every_s": every_s,
+        "budget_s": budget_s,
         "env": cfg.env.id,
         "settings": settings,
         "model": model,
         "dtype": cfg.model.dtype,
-        "prompts": prompts,
+        "prompts": [prompt(seed) for update in updates for seed in update_seeds(cfg, update)],
         "threads": threads,
         "updates": cfg.ppo.updates,
         "episodes": cfg.ppo.episodes,
@@ -182,12 +203,14 @@ def peer_job(cfg: RunConfig, model: str, threads: int) -> dict[str, object]:
 
 
 def python_with_trl(folder: Path) -> Path:
-    """The Python of an environment with the peer's packages, made if it is not there."""
-    python = folder / "bin" / "python"
-    if not python.is_file():
+    """The Python of an environment with the peer's packages, made where these are not all there."""
+    python, wanted = folder / "bin" / "python", PEERS / "requirements.txt"
+    installed = folder / wanted.name  # written last: an install may be interrupted
+    if not installed.is_file() or installed.read_bytes() != wanted.read_bytes():
         venv.create(folder, with_pip=True)
-        install = ["-m", "pip", "install", "--quiet", "-r", str(PEERS / "requirements.txt")]
+        install = ["-m", "pip", "install", "--quiet", "-r", str(wanted)]
         subprocess.run([str(python), *install], check=True)
+        shutil.copy(wanted, installed)
     return python
 
 

@@ -1,7 +1,7 @@
-"""TRL's side of benchmarks.peers.grpo: GRPO with Hugging Face's generate, by the peer's Python.
+"""TRL's side of benchmarks.peers: GRPO with Hugging Face's generate, by the peer's Python.
 
-Input: a job file, `peer_job` of benchmarks/peers/grpo.py as JSON. Output: a JSON line at the
-end of each update: time, mean reward, sampled tokens. Of Cardinal it imports the environment alone.
+Input: a job file, `peer_job` of benchmarks/peers/grpo.py as JSON. Output: a JSON line at the end of
+each update (time, mean reward, sampled tokens), and of each evaluation, whose seconds are nobody's.
 """
 
 from __future__ import annotations
@@ -33,6 +33,57 @@ class Clock(TrainerCallback):
             sampled = float(logs["completions/mean_length"]) * self._episodes
             line |= {"reward": float(logs["reward"]), "tokens": sampled}
             print(json.dumps(line), flush=True)
+
+
+class Judge(TrainerCallback):
+    """Plays greedily every `every_s` seconds of training, and ends it after `budget_s`."""
+
+    def __init__(self, job: dict[str, Any], env: Any, tokenizer: Any) -> None:
+        self._job, self._env, self._tokenizer = job, env, tokenizer
+        self._begin, self._judged = 0.0, 0.0  # moved on by what each evaluation takes; seconds
+
+    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+        """Before the first update."""
+        self._begin = time.monotonic()
+        self._print(model, 0)
+
+    def on_log(self, _: Any, state: Any, control: Any, logs: Any, model: Any, **__: Any) -> None:
+        """The end of an update."""
+        if "reward" not in logs:
+            return
+        seconds = time.monotonic() - self._begin
+        ended = seconds >= self._job["budget_s"]
+        if ended or seconds >= self._judged + self._job["every_s"]:
+            self._judged = seconds
+            self._print(model, state.global_step)
+        control.should_training_stop |= ended
+
+    def _print(self, model: Any, step: int) -> None:
+        stopped = time.monotonic()
+        solved = greedy(model, self._tokenizer, self._env, self._job)
+        line = {"step": step, "seconds": stopped - self._begin, "greedy": solved}
+        print(json.dumps(line), flush=True)
+        self._begin += time.monotonic() - stopped
+
+
+def greedy(model: Any, tokenizer: Any, env: Any, job: dict[str, Any]) -> float:
+    """Share of the job's evaluation episodes that greedy answers solve."""
+    rewards, asked = list[float](), job["evaluation"]
+    tokenizer.padding_side = "left"
+    model.eval()
+    for first in range(0, len(asked), 250):
+        some = asked[first : first + 250]
+        inputs = tokenizer([p["text"] for p in some], return_tensors="pt", padding=True)
+        with torch.inference_mode():
+            out = model.generate(
+                **inputs, max_new_tokens=job["answer_tokens"], do_sample=False, temperature=None
+            )
+        answers = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], True)
+        for episode, answer in zip(some, answers, strict=True):
+            env.reset(seed=episode["seed"])
+            rewards.append(env.step(answer)[4]["metrics"]["success"])
+    model.train()
+    return sum(rewards) / len(rewards)
 
 
 def main() -> None:
@@ -82,6 +133,8 @@ def main() -> None:
         processing_class=tokenizer,
         callbacks=[Clock(steps, job["episodes"])],
     )
+    if job["evaluation"]:
+        trainer.add_callback(Judge(job, make(job["env"], job["settings"]), tokenizer))
     trainer.train()
 
 

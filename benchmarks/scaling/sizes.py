@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from statistics import fmean
 
-from benchmarks.model_sizes import CACHE, RESERVE
+from benchmarks.model_sizes import CACHE
 from benchmarks.scaling.gpu import CHANNELS, GpuRun, Model
 from benchmarks.scaling.hardware import Hardware
 from benchmarks.scaling.parts import HostCosts
@@ -18,6 +18,7 @@ from benchmarks.scaling.workload import Workload
 from benchmarks.simulation.virtual import VirtualCluster
 from cluster.placement.learner_memory import GIB
 from cluster.placement.memory import card_bytes
+from cluster.placement.types import RESERVE
 from cluster.stream.ledger import Ledger
 from configs.schema import (
     ClusterConfig,

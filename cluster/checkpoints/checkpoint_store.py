@@ -7,7 +7,6 @@ one that it does not name was never completed, or is no longer kept.
 from __future__ import annotations
 
 import io
-import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
@@ -20,12 +19,14 @@ from uuid import uuid4
 from pyarrow import ArrowException, fs
 
 from cluster.checkpoints.cursor import Cursor
+from cluster.disk import to_disk
 from configs.load import ConfigError
 from configs.paths import below
 from configs.schema import RunConfig
 from configs.text import one_line
 
 KEY = "learner.checkpoint_root"
+PIECE = 2**24  # bytes that are read at once
 CLAIM = "run.txt"  # at a place of its own: the run that the states belong to
 RUN_ID = "run_id.txt"  # in the run folder, beside the cursor: the same run's id
 STATE_NAME = re.compile(r"(sft|ppo)-\d{6,}e?-[0-9a-f]{4}")
@@ -84,13 +85,18 @@ class CheckpointStore:
             with self._system.open_output_stream(str(path)) as stream:
                 yield stream
             if isinstance(self._system, fs.LocalFileSystem):
-                _to_disk(Path(path))  # before the cursor, which is, names it
+                to_disk(*self._made(Path(path)))  # before the cursor, which is, names it
         except Exception as error:
             cause = _io_error(error)
             if cause is None:
                 raise
             place = f"{self.place}/{PurePosixPath(state, name)}"
             raise OSError(f"{place}: {one_line(cause)}") from error
+
+    def _made(self, file: Path) -> list[Path]:
+        """A file, and the folders up to the place that may have been made for it."""
+        place = Path(self._folder)
+        return [file, *(folder for folder in file.parents if folder.is_relative_to(place))]
 
     def names(self, state: str) -> list[str]:
         """The files of a state, in order; none where there is no such state.
@@ -107,6 +113,16 @@ class CheckpointStore:
         """A file of a state, for reading."""
         file = self._system.open_input_file(f"{self._folder}/{state}/{name}")
         return io.BufferedReader(cast(io.RawIOBase, file))
+
+    def reads(self, state: str, name: str) -> bool:
+        """Whether a file of a state can be read to its end, whatever it holds."""
+        try:
+            with self.open(state, name) as stream:
+                while stream.read(PIECE):
+                    pass
+        except OSError:
+            return False
+        return True
 
     def keep(self, states: Collection[str]) -> None:
         """Remove all other states: those that a crash has left unfinished. No other folder.
@@ -238,7 +254,7 @@ def _make_id(folder: Path) -> str:
     run_id, file = uuid4().hex, folder / "checkpoints" / "state" / RUN_ID
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(run_id)
-    _to_disk(file)  # before the claim, which would be another run's
+    to_disk(file, file.parent)  # before the claim, which would be another run's
     return run_id
 
 
@@ -247,16 +263,6 @@ def state_place(cfg: RunConfig, folder: Path) -> str:
     if cfg.learner.checkpoint_root is None:
         return str(folder / "checkpoints" / "state")
     return below(cfg.learner.checkpoint_root, cfg.name)
-
-
-def _to_disk(file: Path) -> None:
-    """Have the kernel write a file, and its folder's entry, to the disk."""
-    for place in (file, file.parent):
-        number = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 def _io_error(error: BaseException) -> Exception | None:

@@ -70,6 +70,7 @@ class Checkpointer:
         self._move, self._stop_requested, self._report = move, stop_requested, report
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Writing | None = None
+        self._written: Future[None] | None = None  # of the last one, settled or not
         self._last: Cursor | None = None  # where the state that was begun last stands
         self._not_removed = ""
         self._begun = self._looked = time.monotonic()
@@ -105,20 +106,38 @@ class Checkpointer:
         return self._stop_requested()
 
     def begin(self, engine: Snapshots, cursor: Cursor) -> None:
-        """Copy the state and begin to write it; the state before it is written first."""
+        """Copy the state and begin to write it; the state before it is written first.
+
+        While a rank's part of one that was given up is still being written none is copied: they
+        would fill the memory, one after another.
+        """
         self.finish()
         begun, self._last = time.monotonic(), cursor
         self._begun = begun
         state = state_name(cursor, self._suffix)
         cursor = cursor.at(state)
+        stuck = self._first(self._stuck())
+        if stuck:
+            self._fail(cursor, stuck)
+            return
         snapshot = engine.snapshot()
         need = int(distributed.all_sum(snapshot_bytes(snapshot))[0])
-        short = distributed.all_gather(self._shortage(need) if self._rank == 0 else "")[0]
+        short = self._first(self._shortage(need) if self._rank == 0 else "")
         if short:
             self._fail(cursor, short)
         else:
-            written = self._thread.submit(self._write, state, snapshot)
-            self._writing = Writing(cursor, begun, written)
+            self._written = self._thread.submit(self._write, state, snapshot)
+            self._writing = Writing(cursor, begun, self._written)
+
+    def _first(self, failure: str) -> str:
+        """The first rank's failure that has one; a collective call."""
+        return next((f for f in distributed.all_gather(failure) if f), "")
+
+    def _stuck(self) -> str:
+        """Why this rank can write no state; nothing if it can."""
+        if self._written is None or self._written.done():
+            return ""
+        return f"{self._store.place}: the one that was given up is still being written"
 
     def _shortage(self, need: int) -> str:
         """Why a state of so many bytes cannot be written; nothing if it can."""
@@ -155,11 +174,9 @@ class Checkpointer:
         """Move the cursor to a state that all ranks have written; or say which did not, and why."""
         writing, self._writing = self._writing, None
         assert writing is not None
-        failures = distributed.all_gather(self._failure(writing.written))
-        first = next((f for f in failures if f), "")
+        first = self._first(self._failure(writing.written))
         if not first:
-            moves = self._rank == 0
-            first = distributed.all_gather(self._move_to(writing.cursor) if moves else "")[0]
+            first = self._first(self._move_to(writing.cursor) if self._rank == 0 else "")
         if first:
             self._fail(writing.cursor, first)
 
@@ -176,7 +193,6 @@ class Checkpointer:
         """Why this rank's part is not complete; nothing if it is."""
         if not written.done():
             seconds = self._cfg.cluster.checkpoint_deadline_s
-            self._thread = ThreadPoolExecutor(1, "checkpoint")  # this one is stuck
             return (
                 f"{self._store.place}: not written in {seconds:g} s (cluster.checkpoint_deadline_s)"
             )

@@ -7,12 +7,11 @@ One small JSON file, replaced atomically after the state that it names is comple
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from uuid import uuid4
 
+from cluster.disk import replace_file
 from configs.load import ConfigError
 from configs.schema import PPOConfig
 from report.metrics import Record, read_object
@@ -146,12 +145,7 @@ def _known(fields: Record, file: Path) -> Record:
 def _write(checkpoints: Path, cursor: Cursor, kept: list[Cursor]) -> None:
     file = _file(checkpoints)
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f"{file.name}.{uuid4().hex}")
-    with draft.open("w") as stream:
-        stream.write(json.dumps(asdict(cursor) | {"kept": [asdict(each) for each in kept]}))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, file)
+    replace_file(file, json.dumps(asdict(cursor) | {"kept": [asdict(each) for each in kept]}))
 
 
 def _read(checkpoints: Path) -> Record:

@@ -5,8 +5,10 @@ Input: a `Cluster`. Output: whether every rank got the sum, how fast, and over w
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import resource
 import socket
 import tempfile
 import time
@@ -27,6 +29,8 @@ MIB = {"nccl": 256, "gloo": 8}
 REPEATS = 3
 JOIN_S = 30.0
 TRANSPORT = re.compile(r"via (P2P|SHM|NET/\w+)|Using network (\w+)")
+DEVICES, VERBS, STATUS = Path("/dev/infiniband"), "libibverbs.so.1", Path("/proc/self/status")
+IPC_LOCK = 14  # its bit among Linux's capabilities
 REMEDY = {
     "gloo": "open all ports between the nodes; where a node has several networks, name the right "
     "one in GLOO_SOCKET_IFNAME",
@@ -36,10 +40,16 @@ REMEDY = {
 
 
 class Reduced(NamedTuple):
-    """What one rank saw: seconds of one all_reduce, and NCCL's transports."""
+    """What one rank saw.
+
+    seconds: of one all_reduce.
+    transports: NCCL's.
+    obstacle: what keeps NCCL from InfiniBand and RoCE, and the remedy; "" where nothing is known.
+    """
 
     seconds: float
     transports: frozenset[str]
+    obstacle: str = ""
 
 
 def gloo(cluster: Cluster) -> Finding:
@@ -83,10 +93,11 @@ def judge(backend: str, reduced: list[Reduced], nodes: int) -> Finding:
     over = f", over {', '.join(sorted(transports))}" if transports else ""
     text = f"{where} add {MIB[backend]} MiB at {rate:.2g} GiB/s{over}"
     if nodes > 1 and transports & {"NET/Socket", "Socket"}:
+        obstacles = sorted({r.obstacle for r in reduced if r.obstacle})
+        remedy = "; ".join(obstacles) or "NCCL_DEBUG=INFO says why"
         return warning(
             f"{text}: NCCL goes over TCP",
-            "with InfiniBand or RoCE, give the processes the devices and IPC_LOCK, and the image "
-            "NCCL's plugin; see docs/cluster.md",
+            f"for InfiniBand or RoCE: {remedy}; see docs/cluster.md",
             gib_per_s=rate,
         )
     return ok(text, gib_per_s=rate)
@@ -110,7 +121,33 @@ def reduce_as(backend: str, rank: int, ranks: int, meeting: str) -> Reduced:
         os.environ.setdefault("NCCL_DEBUG", "INFO")
         os.environ["NCCL_DEBUG_FILE"] = str(log)
         seconds = _seconds(backend, rank, ranks, meeting)
-        return Reduced(seconds, transports(log.read_text() if log.is_file() else ""))
+        seen = transports(log.read_text() if log.is_file() else "")
+        return Reduced(seconds, seen, rdma_obstacle())
+
+
+def rdma_obstacle() -> str:
+    """What keeps this process from InfiniBand and RoCE, and the remedy."""
+    if not DEVICES.is_dir():
+        return f"give the processes the devices, of which {DEVICES} would have some"
+    try:
+        ctypes.CDLL(VERBS)
+    except OSError:
+        return (
+            f"install {VERBS} and its providers, which NCCL opens (libibverbs1, ibverbs-providers)"
+        )
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if limit != resource.RLIM_INFINITY and not _may_lock(STATUS.read_text()):
+        return (
+            f"raise `ulimit -l`, which is {limit // 1024} KiB, to unlimited (LimitMEMLOCK of the "
+            "container runtime, for NCCL pins memory)"
+        )
+    return ""
+
+
+def _may_lock(status: str) -> bool:
+    """Whether the process has CAP_IPC_LOCK, by its status in /proc."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.M)
+    return found is not None and bool(int(found[1], 16) >> IPC_LOCK & 1)
 
 
 def _seconds(backend: str, rank: int, ranks: int, meeting: str) -> float:

@@ -25,7 +25,7 @@ from cluster.driver.session import session
 from cluster.failures import PlacementError, RunFailure, first_line
 from cluster.placement.memory import process_needs
 from cluster.placement.nodes import live_nodes, plan_live
-from cluster.placement.ray_options import check_shared_storage
+from cluster.placement.ray_options import check_shared_storage, measured_cards
 from cluster.placement.types import Node, Place, Plan
 from configs.load import ConfigError, load
 
@@ -176,7 +176,8 @@ def placement(cluster: Cluster) -> Finding:
     """Whether the cluster holds the run."""
     subject = cluster.subject
     address = ray.get_runtime_context().gcs_address
-    plan = plan_live(subject.cfg, address, partial(process_needs, subject.cfg, subject.size))
+    needs = partial(process_needs, subject.cfg, subject.size)
+    plan = plan_live(subject.cfg, address, needs, measured=measured_cards())
     counts = ", ".join(f"{group.count} {group.role}" for group in plan.groups)
     names = ", ".join(node.name for node in plan.hosts())
     return ok(f"{counts} fit {names}")

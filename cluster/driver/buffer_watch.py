@@ -17,6 +17,7 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import ActorDiedError
 
+from cluster.awake import Awake
 from cluster.failures import DeadlineExceeded, RunFailure, WorkerLost
 from cluster.handles import BufferHandle, kill, restart
 from cluster.wait import is_dead, wait_for
@@ -26,7 +27,6 @@ from report.metrics import Record
 
 WHO, WHAT = "the trajectory buffer", "give a sign of life"
 BEATS, BEAT_S = 4, 1.0  # in a heartbeat; at most so long, for Ray tells a death at the next one
-AWAY_S = 2.0  # between two looks, after which whoever looks was stopped itself
 LOOK_S = 0.5
 
 
@@ -47,9 +47,9 @@ class BufferWatch:
         most_losses: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._buffer, self._most, self._clock = buffer, most_losses, clock
+        self._buffer, self._most, self._clock = buffer, most_losses, Awake(clock)
         self._heartbeat_s, self._start_s = heartbeat_s, start_s
-        self._looked, self._now = clock(), 0.0
+        self._now = 0.0
         self._part = Part(most_losses, self._now)
         self._sign: ObjectRef[None] | None = None
         self._asked = self._now - heartbeat_s
@@ -63,7 +63,7 @@ class BufferWatch:
             WorkerLost: it is dead, and Ray does not restart it.
             RunFailure: it was lost too often in a row.
         """
-        now = self._pass_time()
+        self._now = now = self._clock()
         if self._sign is not None and ray.wait([self._sign], timeout=0)[0]:
             sign, self._sign = self._sign, None
             try:
@@ -79,12 +79,6 @@ class BufferWatch:
                 self._lose(DeadlineExceeded(WHO, WHAT, self._start_s, "start_deadline_s"))
         elif self._sign is not None and now - self._asked >= self._heartbeat_s:
             self._lose(DeadlineExceeded(WHO, WHAT, self._heartbeat_s, "heartbeat_s"))
-
-    def _pass_time(self) -> float:
-        """Seconds in which this process could see a sign; not those for which it was stopped."""
-        before, self._looked = self._looked, self._clock()
-        self._now += min(self._looked - before, AWAY_S)
-        return self._now
 
     def _serve(self) -> None:
         if self._part.state == State.STARTING:

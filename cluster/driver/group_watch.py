@@ -25,9 +25,11 @@ from ray.train.v2._internal.execution.controller.state import (
 )
 from ray.train.v2._internal.execution.worker_group import Worker
 
+from cluster.awake import Awake
+from cluster.disk import replace_file
 from cluster.failures import DeadlineExceeded
 from cluster.run.lease import Owner, Token
-from cluster.run.run_folder import CONTROLLER, replace_file
+from cluster.run.run_folder import CONTROLLER
 from configs.schema import ClusterConfig
 
 WHO = "Ray Train's controller"
@@ -87,7 +89,7 @@ class Signs(ControllerCallback, WorkerGroupCallback):
         self._token.check()
         self._watches = watches
         content = {"watches": watches, "owner": asdict(Owner.this_process())}
-        replace_file(Path(self._token.folder, CONTROLLER), content)
+        replace_file(Path(self._token.folder, CONTROLLER), json.dumps(content))
 
     def _again(self) -> None:
         with suppress(OSError):  # the driver has ended its time, or the folder is away a moment
@@ -113,7 +115,7 @@ class GroupWatch:
         most_waits: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._file, self._cluster, self._clock = folder / CONTROLLER, cluster, clock
+        self._file, self._cluster, self._clock = folder / CONTROLLER, cluster, Awake(clock)
         self._most, self._waits = most_waits, 0
         self._sign: Sign | None = None
         self._since: float | None = None  # when it came; None while no controller is to give any
@@ -130,9 +132,10 @@ class GroupWatch:
         Raises:
             DeadlineExceeded: there is none that could be ended, however long it is waited for.
         """
+        now = self._clock()
         if self._since is None:
             return
-        sign, now = self._read(), self._clock()
+        sign = self._read()
         if sign != self._sign:
             self._sign, self._since = sign, now
         watches = sign is not None and sign.watches

@@ -24,6 +24,7 @@ from configs.text import one_line
 CONFIG = "/etc/cardinal/config.yaml"
 END_S = 30.0  # that a driver has to end its processes, after cluster.grace_s
 RAY = "2.60.0"  # of the images in docker/
+OF_A_JOB = "/spec/rayClusterSpec"  # where a RayJob has what a RayCluster has in its spec
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")  # that Kubernetes takes
 
 
@@ -88,6 +89,8 @@ def cluster_spec(cfg: RunConfig, options: ManifestOptions) -> Manifest:
 def patched(document: Manifest, files: Sequence[str]) -> Manifest:
     """The RayJob or RayCluster with the JSON patches (RFC 6902) of some files, in YAML or JSON.
 
+    Their paths are those of a RayJob; a RayCluster is patched at the same place of its own.
+
     Raises:
         ConfigError: a file is no patch, or one of its operations does not fit.
     """
@@ -107,12 +110,20 @@ def _patched(document: Manifest, operations: list[object], file: str) -> Manifes
     import jsonpointer
 
     for number, operation in enumerate(operations, 1):
+        if document["kind"] == "RayCluster" and isinstance(operation, dict):
+            operation = {key: _of_a_cluster(key, value) for key, value in operation.items()}
         try:
             document = jsonpatch.apply_patch(document, [operation])
         except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException) as error:
             where = f"--patch {file}: operation {number}"
             raise ConfigError(f"{where} does not fit the manifest: {one_line(error)}") from error
     return document
+
+
+def _of_a_cluster(key: object, value: object) -> object:
+    if key in ("path", "from") and isinstance(value, str) and value.startswith(OF_A_JOB):
+        return f"/spec{value.removeprefix(OF_A_JOB)}"
+    return value
 
 
 def _end_s(cfg: RunConfig) -> int:

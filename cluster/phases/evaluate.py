@@ -33,7 +33,7 @@ class Evaluation(NamedTuple):
     """What an evaluation gives.
 
     record: success of the greedy answers with its interval, means of all measures, ends,
-        seconds; `sampled` and `pass_at` of the samples.
+        seconds; `sampled`, `pass_at` and `pass_at_questions` of the samples.
     samples: conversations of greedy episodes.
     outcomes: one row per episode, by decoding, seed and sample.
     """
@@ -151,7 +151,7 @@ def variant_record(greedy: Played, sampled: Played, seconds: float) -> Record:
     }
     if sampled.summaries:
         record["sampled"] = _shares(_not_failed(sampled.summaries))
-        record["pass_at"] = passes(sampled)
+        record |= passes(sampled)
     return record
 
 
@@ -167,15 +167,22 @@ def _shares(played: list[TrajectorySummary]) -> Record:
     return {**success, "first_try": first["success"], "first_try_interval": first["interval"]}
 
 
-def passes(sampled: Played) -> dict[str, float]:
-    """pass@k by k, of the samples that did not fail; seeds may ask the same question."""
+def passes(sampled: Played) -> Record:
+    """pass@k by k, of the samples that did not fail, and how many questions have k of them.
+
+    Seeds may ask the same question.
+    """
     solved: dict[str, list[bool]] = defaultdict(list)
     for request, summary in zip(sampled.requests, sampled.summaries, strict=True):
         if summary.end != "failed":
             question = summary.question or f"seed {request.seed}"
             solved[question].append(summary.metrics["success"] > 0)
     tallies = [(len(own), sum(own)) for own in solved.values()]
-    return {str(k): share for k, share in passes_at(tallies, PASS_AT).items()}
+    found = passes_at(tallies, PASS_AT)
+    return {
+        "pass_at": {str(k): each.share for k, each in found.items()},
+        "pass_at_questions": {str(k): each.questions for k, each in found.items()},
+    }
 
 
 def outcomes(played: Played, stage: str, variant: str) -> list[Record]:

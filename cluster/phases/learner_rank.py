@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,8 +15,9 @@ from opentelemetry import trace
 
 from cluster.checkpoints.checkpoint_store import CheckpointStore, state_place
 from cluster.checkpoints.checkpointer import Checkpointer
-from cluster.checkpoints.cursor import Cursor, fall_back, kept_states
-from cluster.failures import RunFailure, RunStopped, StateLost
+from cluster.checkpoints.cursor import Cursor, kept_states
+from cluster.checkpoints.load_state import load_state
+from cluster.failures import RunFailure, RunStopped
 from cluster.job import Job
 from cluster.run.prometheus import RunMetrics
 from cluster.run.tracing import record_spans
@@ -26,7 +26,6 @@ from configs.schema import OptimizerConfig
 from configs.text import one_line
 from learner import distributed
 from learner.engine import ReferencePolicy, TrainingEngine
-from learner.snapshot import DamagedState
 from report.metrics import RunLog, read
 from rollout.renderer import Renderer
 
@@ -78,6 +77,7 @@ class LearnerRank:
 
         Raises:
             RunFailure: the model cannot be trained as configured; a restart would not help.
+            StateLost, RunFailure, OSError: as `load_state`.
         """
         forbidden = self.renderer.forbidden
         try:
@@ -86,36 +86,9 @@ class LearnerRank:
             raise RunFailure(str(error)) from error
         self.write("packing", who="learner", **asdict(engine.packing_check))
         if self.cursor.state:
-            self._load_state(engine, self.cursor.state)
+            check = self.job.token.check
+            load_state(engine, self._store, self.checkpoints, self.cursor.state, check)
         return engine
-
-    def _load_state(self, engine: TrainingEngine, state: str) -> None:
-        """Have the engine continue from a state.
-
-        Raises:
-            StateLost: it cannot be read; the run was moved to the one kept before it.
-            RunFailure: nor is there another one, or it holds what no state of the run does.
-        """
-        place = f"{self._store.place}/{state}"
-        try:
-            self._read_state(engine, state)
-        except DamagedState as error:
-            self.job.token.check()
-            older = fall_back(self.checkpoints, state)
-            if older is None:
-                raise RunFailure(f"{place}: {error}; no older one is kept") from error
-            raise StateLost(f"{place}: {error}; the run goes on after {older.place}") from error
-        except ValueError as error:
-            raise RunFailure(f"{place}: {error}") from error
-
-    def _read_state(self, engine: TrainingEngine, state: str) -> None:
-        names = self._store.names(state)
-        if not names:
-            kept = kept_states(self.checkpoints)
-            if len(kept) > 1 and not any(map(self._store.names, kept)):
-                raise OSError(f"{self._store.place}: no state of the run is there; is it mounted?")
-            raise DamagedState("every file", "it is gone")
-        engine.load(names, partial(self._store.open, state))
 
     def open_reference(self, folder: str) -> ReferencePolicy:
         """A frozen copy of the folder's policy."""
@@ -222,6 +195,8 @@ class LearnerRank:
 
     def _save_cursor(self, cursor: Cursor) -> list[str]:
         self.job.token.check()
+        assert self.log is not None  # on rank 0
+        self.log.to_disk()  # they are not written again once the cursor is past them
         return cursor.save(self.checkpoints, keep=self.cfg.learner.keep_checkpoints)
 
     def write(self, kind: str, **fields: object) -> None:

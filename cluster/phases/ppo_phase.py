@@ -17,7 +17,7 @@ from cluster.failures import RunStopped
 from cluster.phases.evaluation_phase import EvaluationPhase
 from cluster.phases.learner_rank import LearnerRank
 from cluster.phases.publisher import Publisher
-from cluster.phases.weight_proof import check_correction, check_parity
+from cluster.phases.weight_proof import check_update
 from cluster.run.run_folder import ppo_start
 from cluster.run.tracing import pop_seconds
 from cluster.stream.collect import Batch, Collector
@@ -94,8 +94,7 @@ class PPOPhase:
             version=rank.version,
             packed=batch.packed,
         )
-        check_parity(cfg, metrics, f"PPO update {update}")
-        check_correction(cfg, metrics, f"PPO update {update}")
+        check_update(cfg, metrics, update)
         learned = time.monotonic()
         rank.version = update
         sync = self._publish(engine)

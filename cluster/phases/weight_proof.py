@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from cluster.failures import ParityError
 from cluster.phases.learner_rank import LearnerRank
 from cluster.phases.publisher import Publisher
@@ -46,6 +48,20 @@ def prove(
         rank.write("sync", version=rank.version, seconds=0.0, bytes=0, buckets=0, check=checks)
 
 
+def check_update(cfg: RunConfig, metrics: Mapping[str, float], update: int) -> None:
+    """Refuse an update's batch whose engines did not play with the learner's weights, or hardly.
+
+    Recorded ones were played with those of the run that recorded: another learner parts from
+    it at its first update.
+
+    Raises:
+        ParityError: as `check_parity` and `check_correction`.
+    """
+    if cfg.ppo.blocks is None or update == 1:
+        check_parity(cfg, metrics, f"PPO update {update}")
+    check_correction(cfg, metrics, f"PPO update {update}")
+
+
 def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> None:
     """Refuse log-probabilities that differ by more than rounding.
 
@@ -54,7 +70,7 @@ def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> Non
     """
     limit = parity_limit(cfg)
     difference = metrics.get("parity_mean_abs", 0.0)
-    if cfg.cluster.weight_proof and difference > limit:
+    if cfg.cluster.weight_proof and not difference <= limit:  # nor NaN
         raise ParityError(
             f"{what}: log-probabilities of engine and learner differ by {difference:.2g} on "
             f"average, more than {limit:g}: the engine plays with other weights "
@@ -68,14 +84,15 @@ def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) ->
     Without a correction nothing is weighed, and nothing is refused.
 
     Raises:
-        ParityError: the effective sample size is below MIN_EFFECTIVE_SAMPLES.
+        ParityError: an effective sample size is below MIN_EFFECTIVE_SAMPLES.
     """
-    share = metrics.get("correction_ess", 1.0)
-    if cfg.ppo.correction != "none" and share < MIN_EFFECTIVE_SAMPLES:
+    share = np.min([metrics.get(f"correction_{name}", 1.0) for name in ("ess", "overlap")])
+    if cfg.ppo.correction != "none" and not share >= MIN_EFFECTIVE_SAMPLES:  # nor NaN
+        bound = "ppo.max_staleness or " if cfg.ppo.blocks is None else ""
         raise ParityError(
             f"{what}: the policies that sampled the batch have parted from the learner's: the "
             f"effective sample size is {share:.1%} of its tokens, less than "
-            f"{MIN_EFFECTIVE_SAMPLES:.0%}; a smaller ppo.max_staleness or ppo.optimizer.lr keeps "
+            f"{MIN_EFFECTIVE_SAMPLES:.0%}; a smaller {bound}ppo.optimizer.lr keeps "
             "them together"
         )
 

@@ -92,6 +92,29 @@ def memory_bytes(
         "checkpoint copy": learner_memory.state_copy(run) * writers,
         "engine weights": engine_weights(cfg, model) * workers,
         "engine KV cache": kv_cache(cfg) * workers,
+        **_processes(cfg, environment),
+    }
+
+
+def machine_bytes(
+    cfg: RunConfig, model: ModelSize, gpu: bool, environment: int = ENVIRONMENT_BYTES
+) -> dict[str, int]:
+    """As `memory_bytes`, of what is in a machine's own memory, whether or not it has GPUs."""
+    if not gpu:
+        return memory_bytes(cfg, model, environment)
+    ranks, run = cfg.learner.ranks, Rank(cfg, model)
+    offloaded = learner_memory.offloaded(run)
+    return {
+        "offloaded": offloaded * ranks,
+        "weights and states on their way": (learner_memory.on_host(run) - offloaded) * ranks,
+        **_processes(cfg, environment),
+    }
+
+
+def _processes(cfg: RunConfig, environment: int) -> dict[str, int]:
+    """What a run's processes take of their host, wherever they compute."""
+    ranks, workers = cfg.learner.ranks, cfg.rollout.workers
+    return {
         "object store": object_store(cfg),
         "environment processes": environments(cfg, environment) * workers,
         "processes": PROCESS_BYTES * (2 * workers + ranks + 3),
@@ -143,18 +166,26 @@ def process_memory(
     )
 
 
-def card_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
-    """Bytes on the GPU of a learner rank at each moment; where an engine shares it, with its own.
+def card_parts(cfg: RunConfig, model: ModelSize) -> dict[str, dict[str, int]]:
+    """By moment, the parts on the GPU of a learner rank; where an engine shares it, with its own.
 
     A colocated engine sleeps while the rank learns, wakes with its weights for a publish, and then
     takes rollout.gpu_memory of the GPU, beside which the rank at rest must find place.
     """
-    run = Rank(cfg, model)
-    moments = {name: sum(p.values()) for name, p in learner_memory.on_gpu(run).items()}
+    moments = learner_memory.on_gpu(Rank(cfg, model))
     if cfg.cluster.layout == "colocated":
-        moments["sync"] += engine_weights(cfg, model) // cfg.rollout.tensor_parallel
-        moments["play"] = int(moments["rest"] / max(0.01, 1 - cfg.rollout.gpu_memory))
+        moments["sync"]["engine weights"] = (
+            engine_weights(cfg, model) // cfg.rollout.tensor_parallel
+        )
+        share, rest = min(0.99, cfg.rollout.gpu_memory), sum(moments["rest"].values())
+        engine = {"rollout.gpu_memory": int(rest * share / (1 - share))}
+        moments["play"] = moments["rest"] | engine
     return moments
+
+
+def card_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
+    """The sums of `card_parts`."""
+    return {moment: sum(parts.values()) for moment, parts in card_parts(cfg, model).items()}
 
 
 def process_needs(

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from cluster.failures import ClusterBusyError, first_line
+from cluster.placement.cards import smallest_card
 from cluster.placement.plan import plan
 from cluster.placement.types import Needs, Node, Plan
 from configs.load import ConfigError
@@ -57,6 +58,7 @@ def plan_live(
     address: str,
     needs: Callable[[Sequence[Node]], Needs],
     learn: bool = True,
+    measured: Callable[[Sequence[Node]], Sequence[Node]] = tuple,
 ) -> Plan:
     """The plan for a live cluster.
 
@@ -67,6 +69,7 @@ def plan_live(
         address: as `live_nodes` takes it.
         needs: bytes of the run's processes on such nodes.
         learn: False places rollout workers only.
+        measured: the nodes with the memory of their GPUs (`ray_options.measured_cards`).
 
     Raises:
         ConfigError: as `live_nodes`.
@@ -74,7 +77,7 @@ def plan_live(
     """
     deadline = time.monotonic() + SETTLE_S
     while True:
-        nodes = live_nodes(address)
+        nodes = measured(live_nodes(address))
         try:
             return plan(cfg, nodes, needs(nodes), learn)
         except ClusterBusyError:
@@ -145,12 +148,10 @@ def local_node(cpus: float, memory: int) -> Node:
         cpus: that the run asks for; a local Ray offers as many, on one machine they take turns.
         memory: bytes that are free.
     """
-    total = {
-        "CPU": local_cpus(cpus),
-        "GPU": float(visible_gpus()),
-        "memory": float(memory),
-    }
-    return Node("local", "this machine", total, total)
+    gpus = visible_gpus()
+    total = {"CPU": local_cpus(cpus), "GPU": float(gpus), "memory": float(memory)}
+    card = smallest_card(gpus) if gpus else None
+    return Node("local", "this machine", total, total, card=card)
 
 
 def visible_gpus() -> int:

@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from cluster.failures import ClusterBusyError, PlacementError
 from cluster.placement.arrange import arrange
 from cluster.placement.shortage import explain
-from cluster.placement.types import DATA, DATA_CPUS, RANK, WORKER, Group, Needs, Node, Plan
+from cluster.placement.types import (
+    DATA,
+    DATA_CPUS,
+    RANK,
+    RESERVE,
+    WORKER,
+    Group,
+    Needs,
+    Node,
+    Plan,
+)
 from configs.schema import RunConfig
 
 
@@ -60,7 +70,7 @@ def groups(cfg: RunConfig, gpu: bool, needs: Needs, learn: bool = True) -> tuple
         cpus=learner.cpus,
         gpus=1.0 if gpu else 0.0,
         memory=needs.rank,
-        gpu_gib=needs.rank_gpu / 2**30 if gpu else 0.0,
+        gpu_gib=needs.rank_gpu / RESERVE / 2**30 if gpu else 0.0,
         object_store=needs.weights,
         accelerator=cfg.cluster.accelerator,
     )

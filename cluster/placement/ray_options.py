@@ -6,14 +6,18 @@ or one sentence that says why the nodes cannot share the run. Every wait has a d
 
 from __future__ import annotations
 
+import time
 import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
 import ray
 import ray.train
-from ray import PlacementGroupID
+from ray import ObjectRef, PlacementGroupID
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group_table,
@@ -21,15 +25,17 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.failures import PlacementError
+from cluster.failures import PlacementError, RunFailure
+from cluster.placement.cards import smallest_card
 from cluster.placement.memory import process_needs
 from cluster.placement.nodes import plan_live
-from cluster.placement.types import RANK, ROLE, ROLLOUT, WORKER, Place, Plan
+from cluster.placement.types import RANK, ROLE, ROLLOUT, WORKER, Node, Place, Plan
 from cluster.run.run_folder import check_root
 from cluster.wait import wait_for
 from configs.model_folder import check_model
 from configs.schema import RunConfig
 
+CARDS_S = 30.0  # for nodes to say what their GPUs have
 # Ray sends a small result to its caller's heap, and never frees it there once others have borrowed
 # it (ray-project/ray#30343): blocks of trajectories go to the object store, however small.
 IN_OBJECT_STORE = {"env_vars": {"RAY_max_direct_call_object_size": "1024"}}
@@ -59,10 +65,32 @@ def place(cfg: RunConfig, model: str, learn: bool = True) -> Plan:
     """
     size = check_model(model)
     address = ray.get_runtime_context().gcs_address
-    plan = plan_live(cfg, address, partial(process_needs, cfg, size), learn)
+    plan = plan_live(cfg, address, partial(process_needs, cfg, size), learn, measured_cards())
     check_root(cfg, len(plan.hosts()))
     check_shared_storage(Path(cfg.cluster.root), model, plan, cfg.cluster.start_deadline_s)
     return plan
+
+
+def measured_cards() -> Callable[[Sequence[Node]], list[Node]]:
+    """Puts into nodes the memory of their GPUs; each is asked once, on itself."""
+    task = ray.remote(num_cpus=0, max_retries=0)(smallest_card)
+    known: dict[str, int | None] = {}
+
+    def ask(node: Node) -> ObjectRef[int | None]:
+        affinity = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        return task.options(scheduling_strategy=affinity).remote(int(node.total["GPU"]))
+
+    def measured(nodes: Sequence[Node]) -> list[Node]:
+        new = [node for node in nodes if node.total.get("GPU") and node.id not in known]
+        calls, end = [ask(node) for node in new], time.monotonic() + CARDS_S
+        for node, call in zip(new, calls, strict=True):
+            known[node.id] = None  # also of one that does not answer: the run may not need it
+            with suppress(RunFailure):
+                left = end - time.monotonic()
+                known[node.id] = wait_for(call, f"node {node.name}", "ask its GPUs", left, "")
+        return [replace(node, card=known.get(node.id)) for node in nodes]
+
+    return measured
 
 
 def worker_options(place: Place) -> ActorOptions:

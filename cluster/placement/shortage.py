@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from cluster.placement.arrange import Resources, arrange
-from cluster.placement.types import DATA, GPU_GIB, RANK, WORKER, Group, Node
+from cluster.placement.types import DATA, RANK, WORKER, Group, Node
 from configs.schema import RunConfig
 
 RESOURCES = ("GPU", "CPU", "memory")  # the one that is named first, if several are short
@@ -83,7 +83,7 @@ def _too_small(cfg: RunConfig, groups: Sequence[Group], nodes: Sequence[Node]) -
             ),
             _short_of_memory(group, OBJECT_STORE, group.object_store, stores),
             _short_of_memory(
-                group, GPU_MEMORY, group.gpu_gib * 2**30, [(n, _gpu_bytes(n)) for n in with_gpu]
+                group, GPU_MEMORY, group.gpu_gib * 2**30, [(n, _card(n)) for n in with_gpu]
             ),
         )
         for sentence in filter(None, sentences):
@@ -113,7 +113,7 @@ def _short_of_memory(
             "a larger rollout.tensor_parallel on GPUs, less rollout.kv_cache_gib or a smaller "
             "model would fit"
         )
-    gpu = f" ({largest.accelerator})" if kind == GPU_MEMORY else ""
+    gpu = f" ({largest.accelerator})" if kind == GPU_MEMORY and largest.accelerator else ""
     return (
         f"too little memory: a {group.role} needs {need / 2**30:.1f} GiB of {kind}, "
         f"and the largest node, {largest.name}{gpu}, has {size / 2**30:.1f}; {remedy}"
@@ -248,9 +248,8 @@ def _amount(size: float, name: str) -> str:
     return f"{size / 2**30:.1f}" if name == "memory" else f"{size:g}"
 
 
-def _gpu_bytes(node: Node) -> float | None:
-    size = GPU_GIB.get(node.accelerator or "")
-    return size * 2**30 if size else None
+def _card(node: Node) -> float | None:
+    return None if node.gpu_gib is None else node.gpu_gib * 2**30
 
 
 def _names(nodes: Sequence[Node]) -> str:

@@ -14,14 +14,15 @@ ROLE = "cardinal/role"  # a label of a node: who may have it; without one, every
 ROLLOUT, LEARNER, COLOCATED = "rollout", "learner", "colocated"  # its values
 ADMITS = {ROLLOUT: (WORKER,), LEARNER: (RANK, DATA), COLOCATED: (WORKER, RANK, DATA)}
 SLACK = 1e-6  # Ray counts in ten-thousandths of a CPU
-GPU_GIB = {  # the largest memory that is sold under the name that Ray gives a GPU
+RESERVE = 0.9  # of a GPU: the rest is CUDA's own, fragments, and the answers' log-probabilities
+GPU_GIB = {  # of a GPU by the name that Ray gives it, where its node cannot be asked
     "A10G": 24,
     "A100": 80,
     "A100-40G": 40,
     "A100-80G": 80,
     "B200": 192,
     "H20": 141,
-    "H100": 96,
+    "H100": 80,
     "H200": 141,
     "K80": 12,
     "L4": 24,
@@ -42,6 +43,7 @@ class Node:
     total, free: resources that it has, and those that no process has reserved: CPU and GPU as
         counts, memory and object_store_memory in bytes; a name that is absent counts as 0.
     accelerator: type of its GPUs as Ray names it.
+    card: bytes of the smallest of its GPUs, where the node was asked.
     labels: the cluster owner's and Ray's own.
     """
 
@@ -51,11 +53,17 @@ class Node:
     free: Mapping[str, float]
     accelerator: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    card: int | None = None
 
     @property
     def idle(self) -> bool:
         """Whether it is kept free of work: a head with num_cpus=0."""
         return not (self.total.get("CPU", 0) or self.total.get("GPU", 0))
+
+    @property
+    def gpu_gib(self) -> float | None:
+        """Memory of each of its GPUs; None where it is not known."""
+        return self.card / 2**30 if self.card else GPU_GIB.get(self.accelerator or "")
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class Group:
     """`count` equal processes, each of which stays inside a node.
 
     cpus, gpus, memory: what each takes of its node, memory in bytes.
-    gpu_gib: memory that each of its GPUs must have.
+    gpu_gib: memory that each of its GPUs must have, of which a rank fills RESERVE at most.
     object_store: bytes that its node's object store must hold.
     accelerator: the GPU type that it must get; None takes any.
     """
@@ -105,7 +113,7 @@ class Group:
             return False
         if self.accelerator and node.accelerator != self.accelerator:
             return False
-        return self.gpu_gib <= GPU_GIB.get(node.accelerator or "", float("inf"))
+        return self.gpu_gib <= (node.gpu_gib or float("inf"))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from cluster.placement.layout import weight_channel, without_engines
 from cluster.placement.memory import (
     ENVIRONMENT_BYTES,
     available_bytes,
-    memory_bytes,
+    card_parts,
+    machine_bytes,
     process_needs,
 )
 from cluster.placement.nodes import address_of, plan_live
@@ -51,7 +52,9 @@ class CheckedRun:
     """What a run would be.
 
     parameters: number by part of the model.
-    memory: bytes by part, over all processes of this machine.
+    memory: bytes by part, over all processes of this machine; with GPUs of what is beside them.
+    card: bytes by part on a learner rank's GPU at the moment that needs most, which is named; None
+        without GPUs.
     available: bytes this machine has free.
     longest_prompt: tokens by variant, over a few first prompts.
     plan: where each of its processes goes.
@@ -62,6 +65,7 @@ class CheckedRun:
     cfg: RunConfig
     parameters: Mapping[str, int]
     memory: Mapping[str, int]
+    card: tuple[str, Mapping[str, int]] | None
     available: int
     longest_prompt: Mapping[str, int]
     plan: Plan
@@ -101,13 +105,17 @@ def check(cfg: RunConfig) -> CheckedRun:
         check_room(cfg, run.model, local=address is None)
     environment = max(first.memory for first in prompts.values())
     started = without_engines(cfg)
-    memory, available = memory_bytes(started, run.model, environment), available_bytes()
+    available = available_bytes()
     placement = _check_placement(started, run.model, available, environment)
     pictures = any(first.pictures for first in prompts.values()) or bool(data and data.pictures)
     check_trainable(cfg, gpu=placement.gpu, packages=address is None, pictures=pictures)
+    memory = machine_bytes(started, run.model, placement.gpu, environment)
+    moments = card_parts(started, run.model) if placement.gpu else {}
+    card = max(moments.items(), key=lambda moment: sum(moment[1].values()), default=None)
     longest = {name: first.longest for name, first in prompts.items()}
     ends = tuple(run.renderer.tokenizer.convert_ids_to_tokens(list(run.renderer.stop_ids)))
-    return CheckedRun(cfg, run.model.parameters, memory, available, longest, placement, ends, data)
+    parameters = run.model.parameters
+    return CheckedRun(cfg, parameters, memory, card, available, longest, placement, ends, data)
 
 
 def _check_demonstrations(run: ResolvedRun) -> DataSample | None:

@@ -17,7 +17,7 @@ from cluster.placement.memory import (
     ENVIRONMENT_BYTES,
     GIB,
     disk_bytes,
-    memory_bytes,
+    machine_bytes,
     process_needs,
     shared_memory,
 )
@@ -102,21 +102,24 @@ def plan_here(
         ConfigError: too little memory.
         PlacementError: too few GPUs, or too little memory for a process.
     """
+    node = local_node(cpus(cfg), available)
     if learn:
-        _check_memory(memory_bytes(cfg, model, environment), available)
-    nodes = [local_node(cpus(cfg), available)]
-    return plan(cfg, nodes, process_needs(cfg, model, nodes, environment), learn)
+        _check_memory(cfg, machine_bytes(cfg, model, node.total["GPU"] > 0, environment), available)
+    return plan(cfg, [node], process_needs(cfg, model, [node], environment), learn)
 
 
-def _check_memory(memory: dict[str, int], available: int) -> None:
+def _check_memory(cfg: RunConfig, memory: dict[str, int], available: int) -> None:
     need = sum(memory.values())
     if need > available:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in memory.items() if size)
+        keys = ["rollout.env_processes", "cluster.object_store_gib"]
+        if "engine KV cache" in memory:  # all is in this memory
+            keys += ["rollout.kv_cache_gib", "learner.microbatch_tokens"]
+        elif cfg.learner.offload:
+            keys += ["learner.offload"]
         raise ConfigError(
             f"too little memory: the run needs {need / GIB:.1f} GiB ({parts}), this machine "
-            f"has {available / GIB:.1f} GiB free; lower rollout.kv_cache_gib, "
-            "rollout.env_processes, cluster.object_store_gib, learner.microbatch_tokens or "
-            "the model"
+            f"has {available / GIB:.1f} GiB free; lower {', '.join(keys)} or the model"
         )
 
 

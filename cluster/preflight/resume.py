@@ -8,11 +8,14 @@ from pathlib import Path
 from configs.load import ConfigError, load
 from configs.schema import RunConfig
 
-MAY_DIFFER = (  # where a run is and on how many machines, not what it is
+MAY_DIFFER = (  # where a run is, on how many machines and how patient it is, not what it is
     *(f"cluster.{key}" for key in ("address", "root", "object_store_gib", "grace_s")),
-    *(f"cluster.{key}" for key in ("accelerator", "layout", "channel", "checkpoint_deadline_s")),
+    *(f"cluster.{key}" for key in ("accelerator", "layout", "channel", "heartbeat_s")),
+    *(f"cluster.{part}_deadline_s" for part in ("start", "episode", "env", "block", "sync")),
+    *(f"cluster.{key}" for key in ("checkpoint_deadline_s", "max_failure_rate")),
     *(f"rollout.{key}" for key in ("workers", "in_flight", "env_processes", "cpus", "threads")),
     *(f"rollout.{key}" for key in ("kv_cache_gib", "gpu_memory", "tensor_parallel")),
+    *("rollout.max_restarts", "env.memory_gib", "tracker"),
     *(f"learner.{key}" for key in ("ranks", "cpus", "threads", "max_restarts")),
     *(f"learner.{key}" for key in ("microbatch_tokens", "microbatch_images", "sequence_parallel")),
     *(f"learner.checkpoint_{key}" for key in ("minutes", "every")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -27,7 +27,11 @@ def show(run: CheckedRun) -> None:
     parameters = [(part, f"{count:,}") for part, count in run.parameters.items()]
     prompts = [(name, str(tokens)) for name, tokens in run.longest_prompt.items()]
     _print("model", ("part", "parameters"), parameters)
-    _print("memory on this machine", ("part", "MiB"), _memory_rows(run))
+    free = ("free here", run.available)
+    _print("memory on this machine", ("part", "MiB"), _memory_rows(run.memory, free))
+    if run.card is not None:
+        moment, parts = run.card
+        _print(f"a learner rank's GPU at its peak: {moment}", ("part", "MiB"), _memory_rows(parts))
     _print("first prompts", ("variant", "longest, tokens"), prompts)
     show_plan(run)
     ends = f"an answer ends with {' or '.join(run.ends)}, which every checkpoint's"
@@ -81,9 +85,9 @@ def _print(title: str, header: Sequence[str], rows: Sequence[tuple[str, ...]]) -
     Terminal(markup=False).print(table)
 
 
-def _memory_rows(run: CheckedRun) -> list[tuple[str, str]]:
-    parts = [(part, size) for part, size in run.memory.items() if size]
-    sizes = [*parts, ("all", sum(run.memory.values())), ("free here", run.available)]
+def _memory_rows(memory: Mapping[str, int], *others: tuple[str, int]) -> list[tuple[str, str]]:
+    parts = [(part, size) for part, size in memory.items() if size]
+    sizes = [*parts, ("all", sum(memory.values())), *others]
     return [(part, f"{size / 2**20:,.0f}") for part, size in sizes]
 
 

@@ -25,18 +25,21 @@ def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool, pictures: bool
     """
     if cfg.model.path is None:
         return
+    import torch
+
     from learner.attention import attention_of
     from learner.checkpoint_layout import CheckpointLayout
     from learner.checkpoint_match import check_tensors, check_tied
     from learner.image_inputs import check_pictures
     from learner.lora import target_layers
     from learner.model import freeze
-    from learner.trunk import empty_trunk
+    from learner.trunk import check_dtype, empty_trunk
 
     folder, key = find_model(cfg.model.path), f"model.path={cfg.model.path}"
     shapes = weight_shapes(folder, key)
     try:
         trunk = empty_trunk(folder)
+        check_dtype(trunk, getattr(torch, cfg.model.dtype))
         attention_of(trunk, cfg, gpu=gpu, packages=packages)
         CheckpointLayout(trunk)
         freeze(trunk, cfg.model.freeze)

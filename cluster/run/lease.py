@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
@@ -42,12 +42,14 @@ class Owner:
     started: when the process started, in clock ticks since that boot: unlike a time of day it
         stays as it is when the clock is set.
     since: when it took the folder, UTC.
+    folder: that folder, by which a copy of it is known; "" where that does not matter.
     """
 
     host: str
     pid: int
     started: int
     since: str
+    folder: str = ""
 
     @classmethod
     def this_process(cls) -> Owner:
@@ -108,12 +110,11 @@ class Lease:
         self._folder = folder / FOLDER
         self._folder.mkdir(exist_ok=True)
         self._ended = threading.Event()
-        own = json.dumps(asdict(Owner.this_process()))
+        own = json.dumps(asdict(replace(Owner.this_process(), folder=str(folder.resolve()))))
         while True:
             number, owner = _newest(folder) or (0, None)
             if owner is not None:
-                _refuse_if_it_lives(folder, number, owner)
-                print(f"{folder}: taken over from {owner}, which has ended", file=sys.stderr)
+                print(f"{folder}: {_why_free(folder, number, owner)}", file=sys.stderr)
             self.token = Token(str(folder), number + 1)
             if _create(self._file, own):
                 break  # otherwise another process was faster; it is the owner to ask about
@@ -160,10 +161,17 @@ def refuse_if_owned(folder: Path) -> None:
     """
     number, owner = _newest(folder) or (0, None)
     if owner is not None:
-        _refuse_if_it_lives(folder, number, owner)
+        _why_free(folder, number, owner)
 
 
-def _refuse_if_it_lives(folder: Path, number: int, owner: Owner) -> None:
+def _why_free(folder: Path, number: int, owner: Owner) -> str:
+    """Why an owner has no right to a folder.
+
+    Raises:
+        ConfigError: it has.
+    """
+    if _is_copy(folder, number, owner):
+        return f"a copy of {owner.folder}, which stays that of {owner}"
     lives = owner.lives()
     if lives is None:
         lives = _beats(folder, owner, number)
@@ -172,6 +180,19 @@ def _refuse_if_it_lives(folder: Path, number: int, owner: Owner) -> None:
             f"{folder}: the run folder is in use by {owner}; wait until that run has ended, or "
             "end it"
         )
+    return f"taken over from {owner}, which has ended"
+
+
+def _is_copy(folder: Path, number: int, owner: Owner) -> bool:
+    """Whether the lease came with a copy of the owner's folder, where that still is.
+
+    By inodes alone: two mounts of one shared storage have other devices, and must not count.
+    """
+    own, theirs = _file(folder, number), _file(Path(owner.folder), number)
+    try:
+        return own.stat().st_ino != theirs.stat().st_ino and _read(theirs) == owner
+    except OSError:  # the folder was moved, or is another machine's
+        return False
 
 
 def _beats(folder: Path, owner: Owner, number: int) -> bool:
@@ -236,7 +257,7 @@ def _read(file: Path) -> Owner | None:
 def _owner(written: object) -> Owner:
     """The owner that a lease's file holds; another version of Cardinal writes other fields."""
     values = written if isinstance(written, dict) else {}
-    if values.keys() == {field.name for field in fields(Owner)}:
+    if values.keys() | {"folder"} == {field.name for field in fields(Owner)}:
         return Owner(**values)
     name = str(values.get("host", "unknown")).partition(" ")[0]  # no `_host`: its heartbeat tells
     return Owner(name, values.get("pid", 0), 0, str(values.get("since", "an unknown time")))

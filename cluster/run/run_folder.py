@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from uuid import uuid4
 
+from cluster.disk import replace_file
 from cluster.failures import PlacementError
 from cluster.run.lease import FOLDER as LEASE
 from cluster.run.lease import Token, refuse_if_owned
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
-from report.metrics import METRICS, Record, read_object
+from report.metrics import METRICS, read_object
 
 # What is in a run folder, and the file that writes it, of cluster/ where no other is named:
 #   config.yaml                 the resolved configuration             here
@@ -114,9 +114,7 @@ def open_folder(cfg: RunConfig, resume: bool) -> Path:
 
 def write_config(cfg: RunConfig, folder: Path) -> None:
     """Write the resolved configuration; a resume may go on with other machines."""
-    draft = folder / f"{CONFIG}.{uuid4().hex}"
-    draft.write_text(dump(cfg))
-    draft.replace(folder / CONFIG)
+    replace_file(folder / CONFIG, dump(cfg))
 
 
 def ppo_start(checkpoints: Path, model: str) -> str:
@@ -132,7 +130,7 @@ def write_failure(token: Token, cause: str) -> None:
         LeaseLost: another run has the folder: this failure is not its.
     """
     token.check()
-    replace_file(Path(token.folder, FAILURE), {"cause": cause})
+    replace_file(Path(token.folder, FAILURE), json.dumps({"cause": cause}))
 
 
 def read_failure(folder: Path) -> str | None:
@@ -159,7 +157,7 @@ def write_losses(token: Token, place: str, causes: list[str]) -> None:
     """
     token.check()
     content = {"place": place, "causes": causes, "told": False}
-    replace_file(Path(token.folder, LOSSES), content)
+    replace_file(Path(token.folder, LOSSES), json.dumps(content))
 
 
 def read_losses(folder: Path, place: str) -> list[str]:
@@ -173,7 +171,7 @@ def take_loss(folder: Path) -> str | None:
     losses = read_object(folder / LOSSES)
     if losses.get("told", True):
         return None
-    replace_file(folder / LOSSES, losses | {"told": True})
+    replace_file(folder / LOSSES, json.dumps(losses | {"told": True}))
     return str(losses["causes"][-1])
 
 
@@ -189,11 +187,4 @@ def clear_status(folder: Path) -> None:
 
 def write_status(folder: Path, status: str, cause: str = "") -> None:
     """How the run ended: finished, interrupted or failed; `report.summary.ended` reads it."""
-    replace_file(folder / STATUS, {"status": status, "cause": cause})
-
-
-def replace_file(file: Path, content: Record) -> None:
-    """Write a file that others may read, or write too, at any moment."""
-    draft = file.with_name(f"{file.name}.{uuid4().hex}")
-    draft.write_text(json.dumps(content))
-    draft.replace(file)
+    replace_file(folder / STATUS, json.dumps({"status": status, "cause": cause}))

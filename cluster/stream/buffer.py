@@ -24,6 +24,7 @@ from cluster.failures import (
     SourceLost,
     TooManyFailures,
     first_line,
+    most_failures,
 )
 from cluster.handles import BlockRows, PackedBucket, Paused, RolloutWorkerHandle, Share, find_worker
 from cluster.run.run_folder import folder_of
@@ -367,9 +368,9 @@ class TrajectoryBuffer:
 
     def _check_failures(self, failed: list[TrajectorySummary], episodes: int) -> None:
         rate = self._cfg.cluster.max_failure_rate
-        if len(failed) > rate * episodes:
+        if len(failed) > most_failures(rate, episodes):
             raise TooManyFailures(
                 f"{len(failed)} of {episodes} trajectories failed, more than "
-                f"cluster.max_failure_rate = {rate:g}; the first, "
+                f"cluster.max_failure_rate = {rate:g} makes likely; the first, "
                 f"{failed[0].id}: {failed[0].failure}"
             )

@@ -50,6 +50,9 @@ def collect(
 def fetch(cfg: RunConfig, shard: list[BlockRows]) -> list[Trajectory]:
     """Fetch blocks and pick their rows; the arrays are views on shared memory.
 
+    In the order of their ids: which episodes share a block is a matter of time, and a learner that
+    sums in another order rounds otherwise (resume-loses-nothing).
+
     Raises:
         RunFailure: a block does not arrive, or is lost with the process that owned it.
     """
@@ -60,7 +63,7 @@ def fetch(cfg: RunConfig, shard: list[BlockRows]) -> list[Trajectory]:
     trajectories = []
     for block, (_, rows) in zip(blocks, shard, strict=True):
         trajectories += from_block(block, rows)
-    return trajectories
+    return sorted(trajectories, key=lambda trajectory: trajectory.id)
 
 
 def receive(

@@ -37,7 +37,8 @@ class RecordingCollector(Collector):
     def _metadata(self) -> Record:
         job = self._job
         start = ppo_start(Path(job.folder) / "checkpoints", job.model)
-        return metadata_of(job.cfg, start, job.cfg.learner.ranks)
+        attempt = f"{job.token.number}.{job.buffer.epoch}"
+        return metadata_of(job.cfg, start, job.cfg.learner.ranks, attempt)
 
 
 class RecordedCollector(Collector):

@@ -17,12 +17,20 @@ from configs.load import ConfigError
 from configs.model_folder import VOCABULARIES, find_model
 from configs.schema import RunConfig
 from report.metrics import Record
-from rollout.block_files import parts, read_block, read_metadata, write_block
+from rollout.block_files import parts, read_block, read_metadata, remove_parts, write_block
 from rollout.trajectory import Trajectory
 
 FOLDER = "blocks"  # of a run
 METADATA = "cardinal"
-FORM = {"update": int, "part": int, "parts": int, "tokenizer": str, "weights": str, "keys": dict}
+FORM = {
+    "update": int,
+    "part": int,
+    "parts": int,
+    "attempt": str,
+    "tokenizer": str,
+    "weights": str,
+    "keys": dict,
+}
 HOW = "`cardinal train … ppo.record=true` writes a run's, `cardinal rollout` those of engines alone"
 
 
@@ -32,11 +40,21 @@ def write_blocks(
     """Record what a rank trains on in an update; metadata as of `metadata_of`."""
     text = json.dumps({"update": update, "part": rank, **metadata}, sort_keys=True)
     write_block(folder / f"{update:06d}", rank, trajectories, {METADATA: text})
+    if rank == 0:  # more ranks may have recorded the update before it was made again
+        remove_parts(folder / f"{update:06d}", metadata["parts"])
 
 
-def metadata_of(cfg: RunConfig, model: str, parts: int) -> Record:
-    """What blocks are recorded with, in as many parts: the model's fingerprint, and keys."""
-    return {"parts": parts, "keys": _shared_keys(cfg), **_fingerprint(Path(model))}
+def metadata_of(cfg: RunConfig, model: str, parts: int, attempt: str = "") -> Record:
+    """What blocks are recorded with.
+
+    Args:
+        cfg: of the run, whose keys a learner must share.
+        model: folder of the model that began the phase; its fingerprint is kept.
+        parts: of each update.
+        attempt: at the updates; the parts of one update are all of the same.
+    """
+    shared = {"parts": parts, "attempt": attempt, "keys": _shared_keys(cfg)}
+    return {**shared, **_fingerprint(Path(model))}
 
 
 def _shared_keys(cfg: RunConfig) -> dict[str, object]:
@@ -105,15 +123,20 @@ def _recorded_parts(folder: Path, update: int) -> dict[Path, Record]:
                 f"{file.parent.name}/{file.name} was recorded as part {metadata['part']} of update "
                 f"{metadata['update']}; it must lie there"
             )
+    if len({metadata["attempt"] for metadata in recorded.values()}) > 1:
+        raise ValueError(
+            f"update {update} was being recorded again when its run ended: its parts are of two "
+            f"attempts; ppo.updates={update - 1} trains on those before it"
+        )
     return recorded
 
 
 def _metadata(file: Path) -> Record:
     """What a part was recorded with, in our form."""
     try:
-        metadata: Record = json.loads(read_metadata(file)[METADATA])
+        metadata: Record = {"attempt": "", **json.loads(read_metadata(file)[METADATA])}
         form = {name: type(value) for name, value in metadata.items()}
-    except (KeyError, AttributeError, json.JSONDecodeError):
+    except (KeyError, TypeError, json.JSONDecodeError):
         form = {}
     if form != FORM or metadata["keys"].keys() != _shared_keys(RunConfig()).keys():
         raise ValueError(f"{file.parent.name}/{file.name} is no recorded block; {HOW}")

@@ -29,40 +29,41 @@ Refs = list[ObjectRef[PackedBucket]]
 class ObjectStoreChannel:
     """See WeightChannel; an engine takes its three steps within one call, `receive`.
 
-    With cluster.lora_sync=adapters the plain weights are put into the object store once, and again
-    where the weight proof has changed them. What is new in a publish are then the adapters, which
-    `rollout.adapters` merges beside each engine.
+    What training leaves as it is is put into the object store once, and again where the weight
+    proof has changed it; engines load it once. With cluster.lora_sync=adapters these are all plain
+    weights; what is new in a publish are then the adapters, which `rollout.adapters` merges beside
+    each engine.
     """
 
     def __init__(self, cfg: RunConfig, buffer: BufferHandle, rank: int) -> None:
         self._cluster, self._buffer, self._rank = cfg.cluster, buffer, rank
         self._workers = cfg.rollout.workers
-        self._plain: Refs = []
-        self._plain_of: object = None  # whose they are, and what has perturbed it
+        self._lasting: Refs = []
+        self._lasting_of: object = None  # whose they are, and what has perturbed it
 
     def publish(self, version: int, engine: TrainingEngine) -> Publishing | None:
         """See WeightChannel; once it returns, the learner may change its weights."""
         # An engine holds two buckets in shared memory; together they are what the key allows.
         limit, begin = self._cluster.sync_bucket_mib * 2**20 // 2, time.monotonic()
-        plain: Iterable[Bucket] = ()
-        if self._cluster.lora_sync == "merged":
-            groups = engine.weights(limit)
-        else:
-            plain_of, groups = (weakref.ref(engine), engine.perturbed), engine.adapters(limit)
-            if plain_of != self._plain_of:
-                self._plain, self._plain_of = [], plain_of
-                plain = engine.weights(limit, merged=False)
+        adapters = self._cluster.lora_sync == "adapters"
+        lasting_of = weakref.ref(engine), engine.perturbed
+        lasting: Iterable[Bucket] = ()
+        if lasting_of != self._lasting_of:
+            self._lasting, self._lasting_of = [], lasting_of
+            only = {"merged": False} if adapters else {"frozen": True}
+            lasting = engine.weights(limit, **only)
+        groups = engine.adapters(limit) if adapters else engine.weights(limit, frozen=False)
         if self._rank != 0:
-            for _ in chain(plain, groups):  # the gathering is collective
+            for _ in chain(lasting, groups):  # the gathering is collective
                 pass
             return None
-        new, size = _put(plain)
-        self._plain += new
+        new, size = _put(lasting)
+        self._lasting += new
         refs, more = _put(groups)
         # Engines of a node load one after another, each within its deadline.
         seconds = self._cluster.sync_deadline_s * self._workers
         payload = size + more, len(new + refs)
-        return _send(version, self._plain + refs, payload, begin, self._buffer, seconds)
+        return _send(version, self._lasting + refs, payload, begin, self._buffer, seconds)
 
 
 def publish(

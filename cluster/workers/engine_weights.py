@@ -201,7 +201,7 @@ class EngineWeights:
         under = f"under weights of version {weights.version}"
         if not tokens:
             raise ParityError(f"it has no token in common with other engines {under}")
-        if apart > limit:
+        if not apart <= limit:  # nor NaN
             raise ParityError(
                 f"its log-probabilities {under} differ by {apart:.2g} on average from those of "
                 f"other engines, more than {limit:g}"

@@ -199,10 +199,11 @@ class Supervisor:
         while part.given_up is None:
             await asyncio.sleep(part.backoff_s)
             part.move(State.REPLACING, time.monotonic())
+            start = asyncio.get_running_loop().time()
             try:
                 await self._restart_actor(index, dead)
                 part.move(State.STARTING, time.monotonic())
-                proof = await self._start_and_prepare(index)
+                proof = await self._start_and_prepare(index, start)
             except RunFailure as failure:
                 part.lose(str(failure), time.monotonic())
                 self._note("failure", index, str(failure))
@@ -220,9 +221,10 @@ class Supervisor:
             )
         )
 
-    async def _start_and_prepare(self, index: int) -> Record:
+    async def _start_and_prepare(self, index: int, start: float) -> Record:
         gone = self._gone[index] = asyncio.get_running_loop().create_future()
         await self._start_engine(index)
+        start_seconds = asyncio.get_running_loop().time() - start
         self._run(self._watch(index, gone))
         try:
             proof = await self._fleet.prepare(index)
@@ -232,7 +234,7 @@ class Supervisor:
             raise
         if gone.done():  # while nothing was asked of it
             raise gone.result()
-        return proof
+        return proof | {"start_seconds": start_seconds}
 
     async def _restart_actor(self, index: int, dead: bool) -> None:
         """Wait until Ray has a new actor; one that is not dead is ended first."""

@@ -141,7 +141,8 @@ def pooled(points: Iterable[Point], measure: str = "success") -> dict[str, Tally
 
 def passes(point: Point) -> dict[int, float]:
     """pass@k by k; see `report.statistics.passes_at`."""
-    return passes_at([(tally.rows, round(tally.total)) for tally in point.samples.values()], KS)
+    tallies = [(tally.rows, round(tally.total)) for tally in point.samples.values()]
+    return {k: found.share for k, found in passes_at(tallies, KS).items()}
 
 
 def read_points(

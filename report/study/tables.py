@@ -134,7 +134,8 @@ def decodings(study: Study) -> str:
         f"{f'Success {WITHIN}; m' if several else 'M'}eans over training seeds. "
         "Greedy: the likeliest answer, to the questions that have samples. Sampled: one answer at "
         "the evaluation's temperature. pass@k: at least one of k sampled answers solves the "
-        "question (unbiased, Chen et al. 2021); '–' where a question has fewer samples."
+        "question (unbiased, Chen et al. 2021), of the questions that have k; '–' where fewer "
+        "than nine in ten have."
     )
     return table(head, rows) + _note(note)
 

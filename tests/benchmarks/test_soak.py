@@ -1,4 +1,4 @@
-"""What a soak makes of a run: episodes are accounted for, time is useful or not, limits hold."""
+"""What a soak makes of a run: processes have grown or not, it has learned or not, limits hold."""
 
 from __future__ import annotations
 
@@ -7,68 +7,9 @@ import random
 
 import pytest
 
-from benchmarks.soak import (
-    Account,
-    Size,
-    Stretch,
-    account,
-    curve,
-    growth,
-    moments,
-    orphans,
-    pace,
-    shortfalls,
-    undisturbed,
-)
+from benchmarks.soak import Minutes, Size, growth, learning, moments, orphans, shortfalls
 
 MIB = 2**20
-
-
-def ids(update, *indices):
-    return [f"ppo/{update:06d}/{index:06d}" for index in indices]
-
-
-@pytest.mark.parametrize(
-    ("failed", "trained", "expected"),
-    [
-        ([], [ids(1, 0, 1, 2), ids(2, 0, 1, 2)], Account(6, 0, 0, 0)),
-        (ids(1, 1), [[*ids(1, 0, 2), *ids(2, 0)], ids(2, 1, 2)], Account(5, 0, 1, 0)),
-        ([], [ids(1, 0, 1, 2), [*ids(1, 2), *ids(2, 0, 1)]], Account(6, 1, 0, 0)),
-        ([], [ids(1, 0, 1, 2), ids(2, 0, 2)], Account(5, 0, 0, 1)),
-        (ids(1, 2), [ids(1, 0, 1, 2), ids(3, 0, 1, 2)], Account(6, 0, 0, 3)),
-        (ids(4, 0), [ids(1, 0, 2)], Account(2, 0, 1, 1)),
-        (ids(1, 1) * 2, [ids(1, 0, 2)], Account(2, 0, 1, 0)),
-        (ids(1, 2), [ids(1, 0, 1)], Account(2, 0, 1, 0)),
-        ([], [], Account(0, 0, 0, 0)),
-    ],
-)
-def test_each_episode_is_trained_once_dropped_or_missing(failed, trained, expected):
-    assert account(failed, trained, 3) == expected
-
-
-def test_goodput_is_the_share_of_time_that_updates_without_a_fault_would_take():
-    ends = [float(second) for second in range(0, 100, 2)]
-    assert Stretch(10.0, 60.0).goodput(ends, 2.0) == 1.0
-    assert Stretch(10.0, 210.0).goodput(ends, 2.0) == pytest.approx(44 * 2 / 200)
-    assert Stretch(10.0, 60.0).goodput(ends, 3.0) == 1.0, "never more than all of the time"
-    assert Stretch(200.0, 260.0).goodput(ends, 2.0) == 0.0
-    assert Stretch(0.0, 4.0).updates([0.0, 1.0, 4.0, 4.5]) == 2
-
-
-def test_what_an_update_takes_is_measured_before_each_fault():
-    first, second = undisturbed(1000.0, [0.0, 180.0])
-    assert (first, second) == (Stretch(1120.0, 1180.0), Stretch(1300.0, 1360.0))
-    ends = [1130.0, 1140.0, 1150.0, 1200.0, 1320.0]
-    assert pace([first, second], ends) == 120.0 / 4
-    assert pace([first], []) == 60.0
-
-
-def test_the_curve_is_of_faults_that_cost_as_much_as_those_that_were_measured():
-    computed = curve(0.9, 3.0)
-    assert list(computed) == ["1", "2", "3", "5", "10", "30", "60"]
-    assert computed["3"] == pytest.approx(0.9)
-    assert (computed["1"], computed["60"]) == (pytest.approx(0.7), pytest.approx(0.995))
-    assert curve(0.5, 3.0)["1"] == 0.0
 
 
 def test_random_moments_are_in_order_and_as_many_as_said():
@@ -101,12 +42,44 @@ def test_a_file_of_weights_is_left_behind_unless_an_actor_has_locked_it(tmp_path
         assert [file.name for file in orphans(tmp_path)] == ["cardinal-w-b"]
 
 
+def evaluation(stage, time, success):
+    low, high = success - 0.05, success + 0.05
+    return {"stage": stage, "time": time, "success": success, "interval": [low, high]}
+
+
+def test_success_is_that_before_the_first_update_at_the_first_fault_and_at_the_end():
+    evaluations = [evaluation("start", 1.0, 0.1), evaluation("sft", 2.0, 0.2)]
+    evaluations += [
+        evaluation("ppo", at, success) for at, success in ((5, 0.3), (9, 0.5), (11, 0.9))
+    ]
+    assert learning(evaluations, faults=10.0) == {
+        "success_start": 0.2,
+        "success_start_interval": evaluations[1]["interval"],
+        "success_first_fault": 0.5,
+        "success_end": 0.9,
+        "success_end_interval": evaluations[-1]["interval"],
+    }
+
+
+def test_quiet_minutes_come_before_the_faults_and_after_them():
+    assert Minutes(quiet=2, rare=15, random=18).total == 37
+
+
 GOOD = {
     "minutes": 35.2,
     "faults": 50,
     "updates": 900,
     "goodput": 0.8,
-    "longest_without_update_s": 300.0,
+    "goodput_quiet": 0.75,
+    "update_seconds": 1.0,
+    "update_seconds_quiet": 1.0,
+    "load_between": 4.0,
+    "load_quiet": 4.0,
+    "success_start": 0.4,
+    "success_start_interval": [0.3, 0.5],
+    "success_end": 0.9,
+    "success_end_interval": [0.8, 0.95],
+    "longest_without_update_s": 360.0,
     "twice": 0,
     "missing": 0,
     "driver_growth_mib": 100.0,
@@ -126,7 +99,9 @@ GOOD = {
         ("faults", 49),
         ("updates", 1),
         ("goodput", 0.79),
-        ("longest_without_update_s", 301.0),
+        ("goodput_quiet", 0.69),
+        ("goodput_quiet", 0.91),
+        ("longest_without_update_s", 361.0),
         ("twice", 1),
         ("missing", 1),
         ("driver_growth_mib", 101.0),
@@ -144,6 +119,31 @@ def test_each_figure_that_misses_its_limit_is_named(field, value):
     (sentence,) = shortfalls(GOOD | {field: value}, 50, 35.0)
     assert str(value) in sentence
     assert field.split("_")[0] in sentence
+
+
+@pytest.mark.parametrize(("end", "low"), [(0.45, 0.35), (0.6, 0.5), (0.2, 0.1)])
+def test_a_run_that_has_not_learned_is_named(end, low):
+    row = GOOD | {"success_end": end, "success_end_interval": [low, end + 0.1]}
+    (sentence,) = shortfalls(row, 50, 35.0)
+    assert sentence.startswith(f"success_end is {end}, no more than 0.4")
+    assert shortfalls(row | {"success_end_interval": [0.51, 0.7]}, 50, 35.0) == []
+
+
+@pytest.mark.parametrize(
+    ("between", "quiet", "loads", "named"),
+    [
+        (1.0, 0.8, (4.0, 4.0), True),
+        (1.0, 0.8, (5.1, 4.0), False),
+        (1.0, 0.8, (4.9, 4.0), True),
+        (1.0, 0.8, (4.0, 5.1), True),  # the slower pace was that with less other work
+        (0.8, 1.0, (4.0, 5.1), False),
+        (0.8, 1.0, (5.1, 4.0), True),
+    ],
+)
+def test_two_paces_may_differ_where_other_work_explains_it(between, quiet, loads, named):
+    row = GOOD | {"goodput_quiet": 0.65, "load_between": loads[0], "load_quiet": loads[1]}
+    row |= {"update_seconds": between, "update_seconds_quiet": quiet}
+    assert bool(shortfalls(row, 50, 35.0)) == named
 
 
 def test_goodput_that_was_not_measured_has_no_limit():

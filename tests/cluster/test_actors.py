@@ -7,9 +7,7 @@ import os
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 from opentelemetry import trace
 
 from cluster import actors
@@ -17,8 +15,6 @@ from cluster.failures import EpochOver, RunFailure
 from cluster.handles import BlockRows
 from configs.load import load
 from report.spans import read_spans
-from rollout.adapters import Adapter, named_adapter
-from rollout.bucket import pack
 from rollout.engine import EngineFailure
 from rollout.environments import ProcessLimits
 from rollout.episode import EpisodeRequest
@@ -190,58 +186,6 @@ def test_the_next_run_brings_its_environments_and_limits(make):
         22,
         33.0,
     )
-
-
-def test_weights_are_fetched_in_their_order_and_given_to_the_engine(make):
-    actor = make(debug())
-
-    async def fetched(value):
-        return value
-
-    buckets = [pack([("a", torch.ones(1))]), pack([("b", torch.ones(2))])]
-
-    async def receive():
-        await actor.start()
-        return await actor.receive(4, [fetched(bucket) for bucket in buckets])
-
-    assert asyncio.run(receive()) == 0.25
-    assert actor._worker.engine.received == [(4, buckets)]
-
-
-class Reference:
-    """Of a bucket in the object store; counts how often it is fetched."""
-
-    def __init__(self, named):
-        self.bucket, self.fetched = pack(named), 0
-
-    def __await__(self):
-        self.fetched += 1
-        return self.bucket
-        yield  # as an awaitable must
-
-
-def test_plain_weights_beside_adapters_are_fetched_once(make):
-    actor = make(debug())
-    weight = torch.ones(3, 2)
-    plain = Reference([("a", weight)])
-    sent = [
-        Reference(named_adapter("a", Adapter(torch.ones(1, 2), torch.ones(3, 1), scaling)))
-        for scaling in (1.0, 5.0)
-    ]
-    merged = []
-
-    async def receive():
-        await actor.start()
-        for version, adapters in enumerate(sent):
-            await actor.receive(version, [plain, adapters])
-            (_, (bucket,)) = actor._worker.engine.received[-1]
-            merged.append(bucket.parts[0].view(np.float32).tolist())
-        await actor.receive(2, [plain])  # merged by the learner: nothing is kept
-
-    asyncio.run(receive())
-    assert merged == [[2.0] * 6, [6.0] * 6]
-    assert (plain.fetched, [reference.fetched for reference in sent]) == (1, [1, 1])
-    assert actor._plain == {}
 
 
 def test_one_load_of_weights_is_over_before_the_next_begins(make):

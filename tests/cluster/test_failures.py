@@ -10,6 +10,7 @@ from cluster.failures import (
     WorkerLost,
     cause_of_ranks,
     first_line,
+    most_failures,
     out_of_memory,
 )
 
@@ -90,3 +91,11 @@ def test_a_death_comes_before_what_it_does_to_other_ranks():
     errors = {0: closed, 2: dead(OSError("two")), 1: dead(OSError("one")), 3: closed}
     assert cause_of_ranks(errors) == "rank 1: OSError: one"
     assert cause_of_ranks({3: closed, 2: OSError("own")}) == "rank 2: OSError: own"
+
+
+def test_of_few_episodes_one_may_fail_by_chance_and_none_where_none_is_to():
+    assert 1 < most_failures(0.05, 12) < 3
+    assert 19 < most_failures(0.05, 256) < 20
+    assert 530 < most_failures(0.05, 10_000) < 550
+    assert most_failures(0.0, 10_000) == 0
+    assert most_failures(1.0, 7) == 7

@@ -71,6 +71,23 @@ def config(*overrides):
             "ppo.epochs=2",
             "the KL before it is always 0",
         ),
+        (
+            ["ppo.target_kl=0.01", "ppo.epochs=1", "ppo.minibatch=256"],
+            "ppo.epochs=2",
+            "ppo.target_kl=0.01 has no use where an update is one step",
+        ),
+        (
+            [*GRPO, "ppo.normalize_advantages=false"],
+            "ppo.estimator=rloo",
+            "has no use for ppo.estimator=grpo, which scales advantages by its group's deviation",
+        ),
+        (
+            ["ppo.estimator=reinforce_pp", "ppo.normalize_advantages=false"],
+            "ppo.estimator=gae",
+            "which scales advantages over the batch always",
+        ),
+        ([*GRPO, "ppo.lam=0.2"], "ppo.lam=0.95", "ppo.lam=0.2 has no use for ppo.estimator=grpo"),
+        ([*GRPO, "ppo.value_coef=3"], "ppo.estimator=gae", "ppo.value_coef=3.0 has no use"),
         ([*GRPO, "ppo.value_level=token"], "ppo.estimator=gae", "which has no critic"),
         ([*GRPO, "ppo.value_clip=0.2"], "ppo.value_clip=0", "ppo.value_clip=0.2 has no use"),
         ([*GRPO, "ppo.trunc_bootstrap=true"], "ppo.estimator=gae", "which has no critic"),

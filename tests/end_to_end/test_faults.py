@@ -12,9 +12,12 @@ import pytest
 from benchmarks.chaos.phases import PHASES, STARTING
 from benchmarks.chaos.run import HEARTBEAT_S, START_S, TITLES
 from benchmarks.faults import MENDED, SIGNALS, chosen, measure
+from cluster.driver.group_watch import GRACE_S
 
-BUSY_S = 20.0  # a machine that does other things answers later
-ENVIRONMENT_S = 30.0  # cluster.env_deadline_s
+DEATH_S = 3.0  # until it is found, on a machine that does nothing else
+SLOW = 1.25  # of the time for which a part may be silent: it has just answered another call
+BESIDE_S = 5.0  # of a recovery, what is not start-up
+SILENT_S = {"environment": 30.0, "controller": HEARTBEAT_S + GRACE_S}  # others: the heartbeat
 RESTARTS = ("rank", "buffer")  # with which the learner group begins again
 ELSEWHERE = [phase for phase in PHASES if phase != "generating"]
 
@@ -34,13 +37,10 @@ def results(tmp_path_factory):
 def test_every_fault_is_found_in_time(results):
     assert len(results) == (len(MENDED) + 1) * len(SIGNALS) + 3 * len(ELSEWHERE)
     for result in results:
-        if result.part in ("learner rank", "controller") and result.signal == "SIGKILL":
-            continue  # seen only by the time until full speed
         assert result.detected_s is not None, result.outcome
-        bound = ENVIRONMENT_S if result.part == "environment" else HEARTBEAT_S
-        bound = START_S if result.phase == STARTING else bound
-        bound = 3.0 if result.signal == "SIGKILL" else bound
-        assert result.detected_s < bound + BUSY_S, result
+        silent = START_S if result.phase == STARTING else SILENT_S.get(result.part, HEARTBEAT_S)
+        bound = DEATH_S if result.signal == "SIGKILL" else SLOW * silent
+        assert result.detected_s - result.waited_s < bound, result
 
 
 @pytest.mark.slow
@@ -50,6 +50,17 @@ def test_after_every_fault_the_run_is_at_full_speed_again(results):
         assert result.full_speed_s is not None, result.outcome
         kept = "engines kept" in result.outcome
         assert kept == (result.part in ("learner rank", "controller", "buffer")), result.outcome
+        if result.start_s is not None:
+            assert result.full_speed_s - result.detected_s < result.start_s + BESIDE_S, result
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_learner_steps_as_before_while_a_worker_is_replaced(results):
+    """By its own processor time: the start of a worker takes that of this machine from all."""
+    slowed = [result.slowed[1] for result in results if result.slowed is not None]
+    assert len(slowed) >= 4
+    assert sum(slowed) / len(slowed) < 1.1
 
 
 @pytest.mark.slow
@@ -61,6 +72,7 @@ def test_after_every_fault_the_run_is_at_full_speed_again(results):
         ("driver", "SIGKILL", "mid-checkpoint"),
         ("driver", "SIGKILL", "mid-evaluation"),
         ("driver", "SIGSTOP", "generating"),
+        ("machine", "SIGSTOP", "generating"),
         pytest.param(
             ("state disk", "full", "–"),
             marks=pytest.mark.skipif(os.geteuid() != 0, reason="mounts"),
@@ -73,9 +85,9 @@ def test_after_every_fault_the_run_is_at_full_speed_again(results):
 def test_what_no_part_can_mend_costs_no_more_than_a_resume(fault, tmp_path):
     (result,) = measure(tmp_path, [fault])
     part, signal, _ = fault
-    if (part, signal) == ("driver", "SIGSTOP") or part == "state disk":
+    if signal == "SIGSTOP" or part == "state disk":
         assert "the run goes on" in result.outcome, result.outcome
-        assert part != "driver" or "losses: none" in result.outcome, result.outcome
+        assert signal != "SIGSTOP" or "losses: none" in result.outcome, result.outcome
     else:
         assert "no process left" in result.outcome, result.outcome
         assert result.full_speed_s is not None, result.outcome

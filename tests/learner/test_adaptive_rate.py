@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -92,3 +94,31 @@ def test_what_counts_is_the_mean_kl_of_an_updates_last_epoch(folder, monkeypatch
     kl = np.mean([metrics["kl"] for metrics in steps[3:]])
     assert adapted == [(engine.counters, pytest.approx(kl), 0.01)]
     assert kl != pytest.approx(np.mean([metrics["kl"] for metrics in steps]), rel=0.05)
+
+
+def with_return(t, total):
+    """The same trajectory; its first turn has all of its return."""
+    first = t.segments[0]
+    zero = [replace(s, turns=tuple(replace(u, reward=0.0) for u in s.turns)) for s in t.segments]
+    turns = (replace(first.turns[0], reward=total), *zero[0].turns[1:])
+    return replace(t, segments=(replace(first, turns=turns), *zero[1:]))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "returns", "factor"),
+    [
+        ("grpo", [0.1] * 12, 1.0),
+        ("grpo", [0.1] * 4 + [0.7] * 4 + [-1.0] * 4, 1.0),
+        ("rloo", [0.1] * 12, 1.0),
+        ("reinforce_pp", [0.1] * 12, 1.0),
+        ("grpo", [0.1] * 11 + [0.2], 1.5),
+        ("gae", [0.1] * 12, 1.5),
+    ],
+)
+def test_an_update_without_signal_leaves_the_rate(folder, estimator, returns, factor):
+    cfg = config(desired_kl=1e3, estimator=estimator)
+    engine = start(folder, cfg)
+    played = [with_return(t, r) for t, r in zip(trajectories(12), returns, strict=True)]
+    ppo_update(engine, played, cfg, 0)
+    assert rate_factor(engine.counters) == pytest.approx(factor)
+    engine.close()

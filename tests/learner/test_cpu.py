@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import platform
-import resource
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from learner import cpu
-from learner.cpu import OneDNNLinear, keep_freed_memory, use_onednn
+from learner.cpu import OneDNNLinear, use_onednn
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"
@@ -119,17 +117,3 @@ def test_narrower_processors_keep_torchs_own(monkeypatch):
     model = nn.ModuleList([nn.Linear(2, 2)])
     use_onednn(model)
     assert type(model[0]) is nn.Linear
-
-
-def test_freed_memory_is_used_again_without_a_page_fault():
-    if platform.libc_ver()[0] != "glibc":
-        pytest.skip("mallopt is glibc's")
-    keep_freed_memory()
-
-    def faults():
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        held = [torch.ones(2**20) for _ in range(40)]  # 4 MiB each, 1,024 pages
-        del held
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    assert min(faults() for _ in range(3)) < 4000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,9 +12,10 @@ from transformers import AutoModelForCausalLM
 from learner import distributed
 from learner.engine import TrainingEngine
 from learner.model import weight_kind
+from learner.sft import sft_step
 from learner.weight_noise import flip
 from tests.support.families import Family, save_tiny
-from tests.support.learner import config, save_llama, spawn
+from tests.support.learner import config, demonstrations, save_idefics, save_llama, spawn
 
 
 @pytest.mark.parametrize("stage", [0, 3])
@@ -75,6 +78,50 @@ def test_every_stage_has_the_same_noise_and_keeps_nothing(tmp_path, stage):
         engine.restore()  # has nothing left to do
     published = {n: t.clone() for b in engine.weights(10_000) for n, t in b}
     assert all(torch.equal(weight, saved[name]) for name, weight in published.items())
+    engine.close()
+
+
+def names(engine, **which):
+    return {n for bucket in engine.weights(10_000, **which) for n, _ in bucket}
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_blocks_in_which_nothing_learns_stay_as_they_are(tmp_path, stage):
+    """Queries learn; keys and values do not, but engines merge them with the queries."""
+    cfg, lora = config(stage=stage), {"lora_rank": 4, "lora_targets": ["0.self_attn.q_proj"]}
+    cfg = replace(cfg, model=replace(cfg.model, **lora))
+    folder = save_llama(tmp_path / "model", tied=False)
+    engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 10, True)
+    kept, before = names(engine, frozen=True), weights(engine)
+    assert before.keys() - kept == {name for name in before if ".layers.0." in name}
+    assert names(engine, frozen=False) == before.keys() - kept
+    for step in range(3):
+        sft_step(engine, demonstrations(4, step), cfg.sft)
+    changed = {n for n, weight in weights(engine).items() if not torch.equal(weight, before[n])}
+    assert changed == {"model.layers.0.self_attn.q_proj.weight"}
+    engine.close()
+
+
+def weights(engine):
+    return {n: t.clone() for bucket in engine.weights(10_000) for n, t in bucket}
+
+
+def test_a_model_that_learns_all_has_no_part_that_stays(tmp_path):
+    engine = TrainingEngine(save_llama(tmp_path), config(), config().sft.optimizer, 1, False)
+    assert not names(engine, frozen=True)
+    assert names(engine, frozen=False) == names(engine)
+    engine.close()
+
+
+def test_a_frozen_tower_stays_and_what_is_built_on_it_does_not(tmp_path):
+    cfg = config()
+    cfg = replace(cfg, model=replace(cfg.model, freeze="vision"))
+    folder = save_idefics(tmp_path / "model")
+    engine = TrainingEngine(folder, cfg, cfg.sft.optimizer, 1, False)
+    trunk, kept = engine.model.trunk, names(engine, frozen=True)
+    assert kept == {n for n in names(engine) if "vision_model" in n}
+    assert kept == {n for n, p in trunk.named_parameters() if not p.requires_grad}
+    assert names(engine, frozen=False) == names(engine) - kept
     engine.close()
 
 

@@ -105,6 +105,33 @@ def test_k3_is_unbiased_and_never_negative():
     assert float(loss.kl_terms(p[None], q[None])[0]) == pytest.approx(float(exact))
 
 
+def test_k3_of_what_the_policy_has_all_but_unlearnt_is_finite():
+    policy = torch.tensor([-20.0, -22.0, -95.0, -1000.0, -1.0], requires_grad=True)
+    each = loss.k3(policy, torch.tensor([-1.0, -1.0, -1.0, -1.0, -1000.0]))
+    each.sum().backward()
+    largest = [math.exp(19) - 20, *[math.exp(20) - 21] * 3, 998.0]
+    assert each.tolist() == pytest.approx(largest, rel=1e-6)
+    assert policy.grad.tolist() == pytest.approx([1 - math.exp(19), 0.0, 0.0, 0.0, 1.0], rel=1e-6)
+
+
+def test_an_answer_that_drifted_a_little_at_each_token_has_a_gradient():
+    logprobs = torch.full((2048,), -1.0, requires_grad=True)
+    old, turns = torch.full((2048,), -1.05), torch.zeros(2048, dtype=torch.long)
+    for advantage in (1.0, -1.0):
+        terms = loss.policy_terms(
+            logprobs,
+            old,
+            old,
+            torch.full((2048,), advantage),
+            torch.ones(2048),
+            turns,
+            PPOConfig(ratio_level="turn"),
+        )
+        terms.loss.sum().backward()
+        assert torch.isfinite(terms.loss).all()
+        assert logprobs.grad.tolist() == [0.0] * 2048
+
+
 def test_k2_has_the_gradient_of_the_exact_kl_where_k3_has_not():
     torch.manual_seed(0)
     logits = torch.randn(6, dtype=torch.float64, requires_grad=True)

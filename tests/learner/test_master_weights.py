@@ -20,16 +20,17 @@ from tests.support.learner import config, demonstrations, relative, save_llama, 
 
 OPTIMIZER = OptimizerConfig(lr=1e-3, schedule="constant", warmup=0.0, weight_decay=0.1)
 STAGES, STEPS = (0, 1, 2, 3), 2
+CASES = [*((stage, False) for stage in STAGES), (1, True), (2, True), (3, True)]  # with offload
 State = dict[str, np.ndarray]
 
 
-def half(stage: int) -> RunConfig:
+def half(stage: int, offload: bool = False) -> RunConfig:
     """In bfloat16, with several microbatches a rank, so that gradients are accumulated."""
     cfg = config(stage=stage, budget=60)
     return replace(
         cfg,
         model=replace(cfg.model, dtype="bfloat16"),
-        learner=replace(cfg.learner, packing="padded"),
+        learner=replace(cfg.learner, packing="padded", offload=offload),
     )
 
 
@@ -38,15 +39,15 @@ def share(step: int, rank: int):
 
 
 def two_ranks(rank: int, folder: Path) -> None:
-    for stage in STAGES:
-        cfg = half(stage)
+    for stage, offload in CASES:
+        cfg = half(stage, offload)
         engine = TrainingEngine(folder / "model", cfg, OPTIMIZER, STEPS, True)
         assert len(engine.microbatches(share(0, rank))) > 3
         for step in range(STEPS):
             metrics = sft_step(engine, share(step, rank), cfg.sft)
             masters = {n: safe_get_full_fp32_param(p) for n, p in engine.model.named_parameters()}
             norm = np.array(metrics["grad_norm"])
-            np.savez(folder / f"{stage}-{step}.{rank}.npz", norm=norm, **masters)
+            np.savez(folder / f"{stage}{offload}-{step}.{rank}.npz", norm=norm, **masters)
         engine.close()
 
 
@@ -112,11 +113,11 @@ def stepped(tmp_path_factory):
     return folder, *in_plain_torch(folder / "model")
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_each_stage_takes_the_steps_of_plain_torch(stepped, stage):
+@pytest.mark.parametrize(("stage", "offload"), CASES)
+def test_each_stage_takes_the_steps_of_plain_torch(stepped, stage, offload):
     folder, before, steps = stepped
     for step, (norm, expected) in enumerate(steps):
-        ranks = [np.load(folder / f"{stage}-{step}.{rank}.npz") for rank in (0, 1)]
+        ranks = [np.load(folder / f"{stage}{offload}-{step}.{rank}.npz") for rank in (0, 1)]
         moved, own = (
             np.concatenate([(weights[name] - before[name]).ravel() for name in before])
             for weights in (expected, ranks[0])

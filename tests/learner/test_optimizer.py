@@ -7,7 +7,13 @@ import torch
 
 from configs.schema import OptimizerConfig, PPOConfig
 from learner.model import ActorCritic, ValueHead
-from learner.optimizer import adamw, learning_rate, parameter_groups, set_learning_rates
+from learner.optimizer import (
+    adamw,
+    head_rate,
+    learning_rate,
+    parameter_groups,
+    set_learning_rates,
+)
 from learner.trunk import load_trunk
 from tests.support.learner import save_llama
 
@@ -45,20 +51,28 @@ def test_groups(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value_lr", "freeze", "expected"),
+    ("head", "freeze", "expected"),
     [
         (None, False, [0.75, 0.75]),
         (None, True, [0.0, 0.75]),
-        (8.0, False, [0.75, 2.0]),
-        (8.0, True, [0.0, 2.0]),
+        (2.0, False, [0.75, 2.0]),
+        (2.0, True, [0.0, 2.0]),
         (0.0, False, [0.75, 0.0]),
     ],
 )
-def test_the_value_head_has_a_rate_of_its_own_by_the_schedule_alone(value_lr, freeze, expected):
+def test_the_value_head_may_have_a_rate_of_its_own(head, freeze, expected):
     groups = [{"part": "trunk"}, {"part": "head"}]
-    cfg = PPOConfig(value_lr=value_lr, optimizer=OptimizerConfig(lr=2.0))
-    set_learning_rates(groups, cfg, 0.5, 0.75, freeze)
+    set_learning_rates(groups, 0.75, head, freeze)
     assert [group["lr"] for group in groups] == expected
-    cfg = PPOConfig(value_lr=1.0, optimizer=OptimizerConfig(lr=0.0))
-    set_learning_rates(groups, cfg, 0.0, 0.0, False)
-    assert [group["lr"] for group in groups] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(("lr", "lr_end"), [(2.0, 0.5), (2.0, 0.0), (0.0, 0.0)])
+def test_value_lr_is_the_heads_peak_of_the_optimizers_schedule(schedule, lr, lr_end):
+    optimizer = OptimizerConfig(lr=lr, lr_end=lr_end, schedule=schedule, warmup=0.1)
+    own = OptimizerConfig(lr=8.0, lr_end=4 * lr_end, schedule=schedule, warmup=0.1)
+    cfg = PPOConfig(value_lr=8.0, optimizer=optimizer)
+    heads = [head_rate(cfg, step, 50) for step in range(50)]
+    assert heads == pytest.approx([learning_rate(own, step, 50) for step in range(50)])
+    assert max(heads) == 8.0
+    assert head_rate(PPOConfig(optimizer=optimizer), 3, 50) is None

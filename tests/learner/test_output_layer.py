@@ -123,3 +123,17 @@ def test_target_logprobs_are_those_of_the_softmax(shift):
     (gradient,) = torch.autograd.grad((factors * own).sum(), logits)
     (by_autograd,) = torch.autograd.grad((factors * expected).sum(), logits)
     torch.testing.assert_close(gradient, by_autograd)
+
+
+@pytest.mark.parametrize("gap", [0.0, 5.0, 12.0, 16.0, 20.0, 30.0])
+def test_score_norms_keep_their_digits_however_sure_the_policy_is(gap):
+    logits = torch.randn(64, 50, generator=torch.Generator().manual_seed(0))
+    logits[:, 7] = gap
+    targets = torch.tensor([7] * 60 + [0, 1, 2, 3])
+    norms = token_scores(logits, targets, entropy=True, score_norms=True).score_norms
+    exact = logits.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(exact.log_softmax(-1)[torch.arange(64), targets].sum(), exact)
+    others = gradient.scatter(-1, targets[:, None], 0.0)  # whose sum is 1 - p of the target
+    expected = others.sum(-1).square() + others.square().sum(-1)
+    torch.testing.assert_close(norms.double(), expected, rtol=1e-4, atol=0.0)
+    assert token_scores(logits, targets, True, False).score_norms.tolist() == [0.0] * 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +75,8 @@ def test_correction_metrics_are_of_all_tokens_factors(correction, level):
     else:
         factors = [1.0 if correction == "none" else min(w, 1.1) for w in factors]
     metrics = correction_metrics(prepared, ppo)
+    overlap = sum(weights) ** 2 / (len(weights) * sum(w * w for w in weights))
+    assert metrics["correction_overlap"] == pytest.approx(overlap, rel=1e-9)
     share = sum(factors) ** 2 / (len(factors) * sum(c * c for c in factors))
     assert metrics["correction_ess"] == pytest.approx(share, rel=1e-9)
     assert (share < 0.999) == (correction != "none")
@@ -81,9 +84,23 @@ def test_correction_metrics_are_of_all_tokens_factors(correction, level):
     assert metrics["correction_kl"] == pytest.approx(np.mean(divergences), rel=1e-9)
 
 
+@pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])
+def test_the_overlap_sees_what_truncated_factors_hide_and_no_token_decides_alone(sigma):
+    """Log-normal w of mean 1 have the share exp(-sigma²): 37, 1.8 and 0.01 %."""
+    n, rng = 20_000, np.random.default_rng(0)
+    t = SimpleNamespace(behavior_logprobs=np.zeros(n), turn_lengths=np.full(n, 1))
+    t.proximal_logprobs = rng.normal(-(sigma**2) / 2, sigma, n)
+    metrics = correction_metrics([t], config().ppo)
+    assert (metrics["correction_ess"] > 0.2) == (sigma < 3)
+    assert (metrics["correction_overlap"] > 0.2) == (sigma < 2)
+    t.proximal_logprobs = np.where(np.arange(n) == 7, 600.0, 0.0)
+    assert correction_metrics([t], config().ppo)["correction_overlap"] > 0.9
+
+
 def test_a_rank_without_trajectories_adds_nothing_to_the_correction():
     assert correction_metrics([], config(correction="sequence").ppo) == {
         "correction_ess": 0,
+        "correction_overlap": 0,
         "correction_mean": 0,
         "correction_kl": 0,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import os
@@ -143,6 +144,25 @@ def test_a_damaged_file_is_told_from_one_that_is_refused(change):
     files = damaged(change)
     with pytest.raises(DamagedState, match=r"^state/model.pt of the last checkpoint cannot be rea"):
         read_file(files, "state/model.pt")
+
+
+@pytest.mark.parametrize("place", [0.0, 0.01, 0.3, 0.6, 1.0])
+def test_what_the_file_system_says_is_no_damage_wherever_in_the_file_it_says_it(tmp_path, place):
+    """Else a storage that is away a moment would cost a state: torch's readers hide the error."""
+    file = tmp_path / "a.pt"
+    torch.save({"a": torch.ones(300_000), "b": torch.ones(300_000)}, file)
+    bad = int(place * (file.stat().st_size - 1))
+
+    class Failing(io.FileIO):
+        def readinto(self, buffer):
+            if self.tell() <= bad < self.tell() + len(buffer):
+                raise OSError(errno.EIO, "Input/output error")
+            return super().readinto(buffer)
+
+    with pytest.raises(OSError, match="Input/output error"):
+        read_file(lambda name: io.BufferedReader(Failing(file)), "a.pt")
+    bad = -1
+    assert read_file(lambda name: io.BufferedReader(Failing(file)), "a.pt")["b"].sum() == 300_000
 
 
 def test_a_full_memory_is_no_damage(monkeypatch):

@@ -62,3 +62,29 @@ def test_on_its_own_tokens_each_is_the_policy_gradient(kind):
     value.sum().backward()
     assert log_ratio.grad.tolist() == pytest.approx([2.0, -3.0])
     assert not clipped.any()
+
+
+@pytest.mark.parametrize("a", [2.0, -1.0])
+@pytest.mark.parametrize(
+    "ppo",
+    [
+        PPOConfig(),
+        PPOConfig(dual_clip=3.0),
+        PPOConfig(surrogate="cispo"),
+        PPOConfig(surrogate="sapo"),
+    ],
+)
+def test_a_ratio_beyond_all_numbers_leaves_value_and_gradient_finite(ppo, a):
+    """`ratio_level=turn` adds up an answer's log-ratios; exp ends at 88 in float32."""
+    log_ratio = torch.tensor([19.0, 21.0, 89.0, 1000.0, -1000.0], requires_grad=True)
+    value, clipped = surrogate(ppo, log_ratio, torch.full((5,), a))
+    value.sum().backward()
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(log_ratio.grad).all()
+    largest = a * torch.tensor([19.0, 20.0, 20.0, 20.0]).exp()  # where nothing bounds it
+    if ppo == PPOConfig() and a < 0:
+        torch.testing.assert_close(value[:4], largest)
+        torch.testing.assert_close(log_ratio.grad[:4], largest * torch.tensor([1.0, 0, 0, 0]))
+        assert clipped.tolist() == [False, True, True, True, True]
+    elif ppo.surrogate != "cispo":  # whose clipped tokens still learn
+        assert log_ratio.grad.tolist() == [0.0] * 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from errno import ENOSPC
 from pathlib import Path
 from resource import RLIMIT_FSIZE, getrlimit, setrlimit
@@ -25,6 +26,22 @@ def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
     accumulator = EventAccumulator(str(folder / "tensorboard"))
     accumulator.Reload()
     return [(e.step, e.value) for e in accumulator.Scalars(tag)]
+
+
+def test_all_that_there_is_goes_to_the_disk(tmp_path: Path, monkeypatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+    )
+    log = RunLog(tmp_path)
+    log.to_disk()
+    log.write("sft", step=1)
+    log.to_disk()
+    log.outcomes([{"stage": "sft"}])
+    log.episode({"stage": "sft"})
+    log.to_disk()
+    every = ["metrics.jsonl", "episodes.jsonl", "outcomes.jsonl"]
+    assert synced == ["metrics.jsonl", *every]
 
 
 def test_a_record_that_the_disk_has_no_room_for_leaves_none_of_it(tmp_path: Path) -> None:

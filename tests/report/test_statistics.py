@@ -225,10 +225,21 @@ def test_pass_at_k_agrees_with_every_choice_of_k_samples() -> None:
                 assert pass_at(n, solved, k) == pytest.approx(expected)
 
 
-def test_pass_at_k_of_questions_is_their_mean_where_all_have_the_samples() -> None:
+def test_pass_at_k_of_questions_is_their_mean_where_they_have_the_samples() -> None:
     found = passes_at([(4, 1), (2, 2)], (1, 2, 4))
-    assert found == {1: pytest.approx((0.25 + 1) / 2), 2: pytest.approx((0.5 + 1) / 2)}
+    assert found == {1: (pytest.approx((0.25 + 1) / 2), 2), 2: (pytest.approx((0.5 + 1) / 2), 2)}
     assert passes_at([], (1, 4)) == {}
+
+
+@pytest.mark.parametrize(
+    ("whole", "partial", "known"), [(63, 1, True), (9, 1, True), (8, 1, False)]
+)
+def test_a_failed_sample_costs_its_question_and_not_the_figure(
+    whole: int, partial: int, known: bool
+) -> None:
+    found = passes_at([(16, 0)] * whole + [(15, 15)] * partial, (1, 16))
+    assert found[1] == (pytest.approx(partial / (whole + partial)), whole + partial)
+    assert found.get(16) == ((0.0, whole) if known else None)
 
 
 def test_pass_at_k_is_unbiased_where_the_plug_in_is_not() -> None:

@@ -51,8 +51,25 @@ def test_updates_are_rank_0s():
 
 def test_an_update_that_was_played_again_counts_the_last_time():
     again = span(RANK_0, "update", 100, 110, update=2)
-    spans = [*recorded().spans, again]
-    assert updates(Recorded(spans, [], {}))[2].begin == 1100.0
+    found = updates(Recorded([*recorded().spans, again], [], {}))
+    assert {update: window.begin for update, window in found.items()} == {1: 1005.0, 2: 1100.0}
+
+
+def test_what_an_earlier_update_took_back_is_not_shown_as_if_it_came_after():
+    """Interrupted in 5, gone on after 3, interrupted in 4."""
+    again = span(RANK_0, "update", 100, 110, update=3)
+    made = Recorded([*recorded().spans, again], [], {})
+    assert choose(made, "2-3") == ("updates 2 to 3", 1015.0, 1110.0)
+    with pytest.raises(ConfigError, match="--updates 4: the run has recorded updates 1 to 3"):
+        choose(made, "4")
+
+
+def test_a_gap_in_what_was_recorded_is_named_and_no_hindrance():
+    spans = [s for s in recorded().spans if s.args.get("update") != 2]
+    made = Recorded(spans, [], {})
+    assert choose(made, None).name == "updates 1 to 4"
+    with pytest.raises(ConfigError, match="--updates 2: the run has recorded updates 1, 3 to 4"):
+        choose(made, "2")
 
 
 @pytest.mark.parametrize(

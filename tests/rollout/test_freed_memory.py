@@ -10,35 +10,45 @@ import sys
 import pytest
 
 from configs.paths import ROOT
+from rollout import freed_memory
 
-SIZE = 2**26
-SCRIPT = f"""
-import ctypes, json, resource
+SCRIPT = """
+import ctypes, json, resource, sys
 from rollout.freed_memory import keep_freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
 
-def faults():
+def faults(size):
     \"\"\"New pages for a block that is filled and freed.\"\"\"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    block = ctypes.c_void_p(libc.malloc({SIZE}))
-    ctypes.memset(block, 1, {SIZE})
+    block = ctypes.c_void_p(libc.malloc(size))
+    ctypes.memset(block, 1, size)
     libc.free(block)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-before = [faults(), faults()]
-kept = keep_freed_memory()
-print(json.dumps([kept, before, [faults(), faults(), faults()]]))
+sizes = 16 * 2**20, 64 * 2**20
+before = [[faults(size), faults(size)] for size in sizes]
+kept = keep_freed_memory(*json.loads(sys.argv[1]))
+print(json.dumps([kept, before, [[faults(size) for _ in range(3)] for size in sizes]]))
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not GNU's C library")
-def test_a_block_of_the_same_size_takes_no_new_pages():
-    command = [sys.executable, "-c", SCRIPT]
+@pytest.mark.parametrize(("up_to_medium", "large_kept"), [([], True), ([True], False)])
+def test_a_block_of_the_same_size_takes_no_new_pages(up_to_medium, large_kept):
+    """16 MiB, and 64, which is more than medium."""
+    command = [sys.executable, "-c", SCRIPT, json.dumps(up_to_medium)]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    kept, before, (_, *after) = json.loads(out)
+    kept, before, after = json.loads(out)
     assert kept
-    assert min(before) >= SIZE // 2**21, "else there is nothing to keep"
-    assert max(after) < 100
+    assert min(before[1]) >= 32, "else there is nothing to keep"
+    (_, *medium), (_, *large) = after
+    assert max(medium) < 8
+    assert max(large) < 32 if large_kept else min(large) >= 32
+
+
+def test_another_c_library_keeps_what_it_keeps(monkeypatch):
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda _: object())
+    assert not freed_memory.keep_freed_memory()

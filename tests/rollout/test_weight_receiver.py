@@ -30,6 +30,7 @@ def test_memory_of_replaced_weights_is_kept_where_a_cpu_packs_them_in_each_updat
     receiver.model, receiver.model_config = torch.nn.Linear(1, 1), None
     receiver.vllm_config = SimpleNamespace(model_config=SimpleNamespace(enable_sleep_mode=False))
     receiver.plan, receiver._recorder, receiver._expert_kernels = None, Recorder(), []
+    receiver._files = SimpleNamespace(close=lambda: None)
     receiver.finish_weight_update()
     assert calls == ["loaded", *["kept"] * kept]
     assert receiver.plan == plan

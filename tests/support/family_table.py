@@ -211,9 +211,9 @@ class EngineModels:
 
 def _load(receiver: ObjectStoreReceiver, named: list[NamedTensor], factor: float) -> None:
     bucket = pack([(n, t * factor if t.is_floating_point() else t) for n, t in named])
-    with BucketFile([bucket.header]) as file:
-        file.write(0, bucket)
-        message = file.message(0, bucket.header)
+    with BucketFile([bucket]) as file:
+        file.write(0)
+        message = file.message(0)
         receiver.receive_weights(receiver.parse_update_info(message))
 
 

@@ -28,6 +28,7 @@ LEARNER_SEES = (
     "rollout.processor",
     "rollout.bucket",
     "rollout.adapters",
+    "rollout.freed_memory",
 )
 VENDORS = {  # where a vendor's package may be imported
     "ray": ("cluster/",),
@@ -50,7 +51,7 @@ FLOORS = {  # from bottom to top: a part imports itself and the floors below, ne
     "envs.virl": (("geometry", "names"), ("route",), ("city",), ("drawing",), (REST,)),
     "report": ((REST,), ("study",), ("comparison",)),
     "cluster": (
-        ("failures", "handles", "exit_codes", "deadlines"),
+        ("awake", "failures", "handles", "exit_codes", "deadlines", "disk"),
         ("wait", "environments", "checkpoints"),
         ("run",),
         ("placement", "weights", "demonstrations"),

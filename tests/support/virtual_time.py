@@ -50,6 +50,11 @@ def timed(work: Coroutine[Any, Any, T]) -> tuple[T, float]:
     return run(within())
 
 
+def freeze(seconds: float) -> None:
+    """As if the process were stopped for so long: the clock goes on and nobody works."""
+    asyncio.get_running_loop()._virtual.now += seconds
+
+
 def now() -> float:
     """The seconds of the loop that runs."""
     return asyncio.get_running_loop().time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,7 @@ def run(tmp_path):
     made.folder, made.log = tmp_path, tmp_path / "log"
     made.log.write_text("it said this\n")
     made.driver = SimpleNamespace(poll=lambda: None)
-    made.records, made._replaced = [], []
+    made.records, made._replaced, made.looks = [], [], []
     made._file = made._offset = 0
     write_config(load("gp_l_debug"), tmp_path)
     return made
@@ -69,3 +70,18 @@ def test_a_run_that_has_ended_is_an_error_with_its_last_words(run):
     run.driver = SimpleNamespace(poll=lambda: 1)
     with pytest.raises(TimeoutError, match="ended before it began: it said this"):
         run.check("it began")
+
+
+def test_what_is_looked_at_meanwhile_is_looked_at_at_each_turn_of_a_wait(run):
+    seen = []
+    run.looks.append(lambda: seen.append(len(seen)))
+    run.until(lambda: len(seen) == 3, "three looks")
+    assert seen == [0, 1, 2]
+
+
+def test_a_death_becomes_known_by_ray_the_buffer_the_driver_and_the_controller(run):
+    titles = ["/x/gcs_server --a", "/x/raylet/raylet --b", "ray::TrajectoryBuffer", "ray::IDLE"]
+    titles += ["ray::TrainController.run", "python -m raylet", "ray::RolloutActor"]
+    tree = [SimpleNamespace(pid=n, cmdline=title.split) for n, title in enumerate(titles, 20)]
+    run._tree, run.driver.pid = (lambda: tree), os.getpid()
+    assert run.finders() == [20, 21, 22, os.getpid(), 24]

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from benchmarks.model_sizes import RESERVE
 from benchmarks.scaling.__main__ import main
 from benchmarks.scaling.gpu import Model
 from benchmarks.scaling.hardware import Hardware
 from benchmarks.scaling.sizes import divisions, in_the_way, row
+from cluster.placement.types import RESERVE
 from tests.benchmarks.scaling.test_parts import PARTS, ROWS
 
 

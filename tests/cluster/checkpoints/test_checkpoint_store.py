@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from cluster.checkpoints import checkpoint_store
 from cluster.checkpoints.checkpoint_store import (
     STATE_NAME,
     CheckpointStore,
@@ -72,6 +73,18 @@ def test_states_are_written_read_listed_and_removed(place):
     store.remove("sft-2")
     store.remove("sft-2")
     assert store.names("sft-2") == []
+
+
+def test_whether_a_file_can_be_read_to_its_end_is_known(place, tmp_path, monkeypatch):
+    store = CheckpointStore(place)
+    write(store, "sft-1", "a.pt", "x" * 40)
+    monkeypatch.setattr(checkpoint_store, "PIECE", 16)
+    assert store.reads("sft-1", "a.pt")
+    assert not store.reads("sft-1", "b.pt")
+    if not place.startswith("s3:"):
+        (tmp_path / "states" / "sft-1" / "c.pt").symlink_to("/proc/self/mem")  # opens, and no more
+        store.open("sft-1", "c.pt").close()
+        assert not store.reads("sft-1", "c.pt")
 
 
 def test_what_is_no_state_is_never_removed(place):
@@ -248,5 +261,6 @@ def test_a_file_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}"))
     )
-    write(CheckpointStore(str(tmp_path)), "sft-1", "a.pt", "x")
-    assert synced == [str(tmp_path / "sft-1" / "a.pt"), str(tmp_path / "sft-1")]
+    write(CheckpointStore(str(tmp_path)), "sft-1", "tag/a.pt", "x")
+    folder = tmp_path / "sft-1"
+    assert synced == [str(p) for p in (folder / "tag" / "a.pt", folder / "tag", folder, tmp_path)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -257,9 +258,47 @@ def test_a_write_that_does_not_end_is_given_up(make, tmp_path, clock, monkeypatc
     assert made.due(3)
     assert "not written in 1800 s (cluster.checkpoint_deadline_s)" in make.reports[0]
     held.set()
+    made._written.result()
     save(made, 3)
     made.finish()
     assert written(tmp_path) == (3, 3)
+
+
+def test_while_one_that_was_given_up_is_being_written_none_is_copied(
+    make, tmp_path, clock, monkeypatch
+):
+    """Or each would hold the host's memory for as long as the storage hangs."""
+    held = hold(monkeypatch)
+    made = make(checkpoint_every=1)
+    save(made, 1)
+    for step in range(2, 6):
+        clock.now += RunConfig().cluster.checkpoint_deadline_s + 1
+        assert made.due(step), "and again: the storage may be there any moment"
+        made.begin(SimpleNamespace(snapshot=pytest.fail), Cursor("sft", step=step))
+        assert not made.has(Cursor("sft", step=step))
+    assert [said.partition(" has no checkpoint: ")[0] for said in make.reports] == [
+        f"SFT step {step}" for step in range(1, 6)
+    ]
+    still = f"{tmp_path}/state: the one that was given up is still being written"
+    assert all(said.endswith(still) for said in make.reports[1:])
+    held.set()
+    made._written.result()
+    save(made, 6)
+    made.finish()
+    made._thread.shutdown()
+    assert written(tmp_path) == (6, 6)
+    assert len(list((tmp_path / "state").glob("sft-*"))) == 1, "what came late is removed"
+
+
+def test_a_rank_that_is_stuck_keeps_all_from_copying(make, monkeypatch):
+    """All ranks decide alike, or some would wait for the others in the copy."""
+    made = make()
+    gather = checkpointer.distributed.all_gather
+    monkeypatch.setattr(
+        checkpointer.distributed, "all_gather", lambda value: [*gather(value), "rank 1 is stuck"]
+    )
+    made.begin(SimpleNamespace(snapshot=pytest.fail), Cursor("sft", step=1))
+    assert make.reports == ["SFT step 1 has no checkpoint: rank 1 is stuck"]
 
 
 def test_what_is_not_removed_is_told(make, monkeypatch):

@@ -1,5 +1,6 @@
 """The cursor: where a run stands survives a crash, and tells which records lie before it."""
 
+import os
 import re
 
 import pytest
@@ -37,6 +38,16 @@ def test_a_state_that_cannot_be_read_leaves_the_run_where_the_one_before_it_stan
     assert fall_back(tmp_path, "ppo-3b") == cursors[1]
     assert fall_back(tmp_path, "ppo-2") is None
     assert Cursor.load(tmp_path) == cursors[1]
+
+
+def test_a_cursor_is_on_the_disk_with_its_folder_once_it_is_saved(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}"))
+    )
+    Cursor("sft", step=1).at("sft-1").save(tmp_path, keep=1)
+    assert re.fullmatch(rf"{tmp_path}/state/cursor\.json\.\w+", synced[0])
+    assert synced[1:] == [f"{tmp_path}/state"]
 
 
 def test_the_state_of_a_cursor_without_a_list_is_kept(tmp_path):

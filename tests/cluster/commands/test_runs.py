@@ -69,7 +69,7 @@ def test_check_with_an_address_shows_the_plan_alone(capsys, monkeypatch):
 
     def check(cfg):
         seen.append(cfg.cluster.address)
-        return CheckedRun(cfg, {}, {}, 0, {}, plain, ())
+        return CheckedRun(cfg, {}, {}, None, 0, {}, plain, ())
 
     monkeypatch.setattr("cluster.preflight.check.check", check)
     assert main(["check", "gp_l_debug", "--address", "head:6379"]) == 0

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cluster.doctor import all_reduce
-from cluster.doctor.all_reduce import Reduced, gloo, judge, nccl, transports
+from cluster.doctor.all_reduce import Reduced, gloo, judge, nccl, rdma_obstacle, transports
 from cluster.doctor.result import Status
 from cluster.failures import RunFailure
 from configs.paths import ROOT
@@ -113,6 +113,34 @@ def test_nccl_over_tcp_is_a_warning(links, nodes, status):
     assert found.status is status
     assert found.numbers["gib_per_s"] == pytest.approx(0.5)  # by the slower rank
     assert f"over {', '.join(sorted(links))}" in found.text
+
+
+def test_the_remedy_for_tcp_is_what_is_missing(ranks):
+    reduced = [Reduced(0.5, frozenset({"Socket"}), obstacle) for obstacle in ("", "do b", "do a")]
+    found = judge("nccl", [*reduced, reduced[1]], 2)
+    assert found.remedy == "for InfiniBand or RoCE: do a; do b; see docs/cluster.md"
+    assert "NCCL_DEBUG=INFO says why" in judge("nccl", reduced[:1] * 2, 2).remedy
+
+
+def test_what_keeps_a_process_from_infiniband(monkeypatch, tmp_path):
+    status = "Name:\tpython\nCapBnd:\t00000000ffffffff\nCapEff:\t{:016x}\n"
+    monkeypatch.setattr(all_reduce, "STATUS", tmp_path / "status")
+    (tmp_path / "status").write_text(status.format(0xFFFF ^ 1 << 14))
+    monkeypatch.setattr(all_reduce, "DEVICES", tmp_path / "infiniband")
+    assert rdma_obstacle().startswith(f"give the processes the devices, of which {tmp_path}/")
+    (tmp_path / "infiniband").mkdir()
+    monkeypatch.setattr(all_reduce, "VERBS", "libnone.so.1")
+    assert rdma_obstacle().startswith("install libnone.so.1 and its providers")
+    monkeypatch.setattr(all_reduce, "VERBS", "libc.so.6")
+    limits = {all_reduce.resource.RLIMIT_MEMLOCK: 8 * 2**20}
+    monkeypatch.setattr(all_reduce.resource, "getrlimit", lambda kind: (limits[kind], -1))
+    assert rdma_obstacle().startswith("raise `ulimit -l`, which is 8192 KiB, to unlimited")
+    (tmp_path / "status").write_text(status.format(1 << 14))  # of root
+    assert rdma_obstacle() == ""
+    (tmp_path / "status").write_text("")
+    assert rdma_obstacle() != ""
+    limits[all_reduce.resource.RLIMIT_MEMLOCK] = all_reduce.resource.RLIM_INFINITY
+    assert rdma_obstacle() == ""
 
 
 def test_the_links_are_in_the_log_of_nccl():

@@ -135,13 +135,15 @@ def test_one_that_hangs_is_ended_once_and_told_of_when_it_is_back(watched, capsy
     buffer, pass_time = watched
     pass_time(4.0)
     buffer.answers = False
-    pass_time(10.5)
-    assert buffer.ended == ["the actor"]
+    while not buffer.ended:
+        pass_time(0.5)
+    asked = buffer.asked
     assert capsys.readouterr().err == (
         "the trajectory buffer did not give a sign of life within 8 s (cluster.heartbeat_s); "
         "it is restarted, and the learner group with it\n"
     )
     pass_time(40.0)  # it starts
+    assert buffer.asked == asked + 1, "the lost one will never answer"
     assert (buffer.ended, buffer.notes) == (["the actor"], [])
     buffer.answers = True
     pass_time(20.0)
@@ -229,6 +231,20 @@ def test_losses_with_good_service_between_are_borne(watched):
     buffer.answers = False
     with pytest.raises(RunFailure, match=r"was lost 8 times"):
         pass_time(12.0)
+
+
+@replaceable
+def test_the_silence_before_a_hang_was_found_is_no_service(watched):
+    buffer, pass_time = watched
+    for _ in range(2):
+        pass_time(26.0)
+        buffer.answers = False
+        pass_time(10.5)
+        buffer.answers = True
+    pass_time(26.0)
+    buffer.answers = False
+    with pytest.raises(RunFailure, match=r"was lost 3 times"):
+        pass_time(10.5)
 
 
 @replaceable

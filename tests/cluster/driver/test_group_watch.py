@@ -46,6 +46,7 @@ def watched(tmp_path, process, monkeypatch):
             now[0] += 0.5
             watch.check()
 
+    pass_time.clock = now
     return watch, Signs(FakeToken(tmp_path)), pass_time
 
 
@@ -137,6 +138,19 @@ def test_one_that_stops_to_look_at_the_ranks_is_ended_at_the_heartbeat(
     pass_time(14.0)
     assert ended(process)
     assert "did not look at the learner ranks within 8 s (cluster.heartbeat_s)" in watch.loss
+
+
+def test_a_machine_that_was_frozen_has_no_group_that_hangs(watched, process):
+    """Neither the driver nor the controller worked for a minute; then one of them does not."""
+    watch, signs, pass_time = watched
+    watch.begin()
+    signs.after_controller_state_update(None, RunningState())
+    pass_time(4.0)
+    pass_time.clock[0] += 60.0
+    pass_time(5.0)
+    assert process.poll() is None
+    pass_time(8.0)
+    assert ended(process)
 
 
 def test_the_next_one_has_its_own_time(watched, process, tmp_path):

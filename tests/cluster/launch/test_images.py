@@ -51,6 +51,12 @@ def test_an_image_is_pinned_without_root_and_of_what_is_there(file):
             assert (ROOT / source).exists(), source
 
 
+def test_the_gpu_image_has_what_nccl_opens_infiniband_with():
+    """By dlopen of libibverbs.so.1, which finds the card's library by its provider."""
+    (install,) = [a for _, a in instructions(ROOT / "docker" / "gpu.Dockerfile") if "apt-get" in a]
+    assert {"libibverbs1", "ibverbs-providers", "librdmacm1"} <= set(install.split())
+
+
 def test_an_image_holds_neither_runs_nor_environments():
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for line in (ROOT / ".gitignore").read_text().splitlines():

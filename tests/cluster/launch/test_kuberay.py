@@ -196,17 +196,57 @@ def test_secrets_are_referred_to():
         } in pod["containers"][0]["env"]
 
 
-OVERLAYS = sorted((ROOT / "examples" / "kuberay").glob("*.yaml"))
+OVERLAYS = ROOT / "examples" / "kuberay"
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda file: file.stem)
-def test_each_shipped_overlay_fits_and_is_valid(overlay, validators):
+@pytest.mark.parametrize("cluster", [False, True], ids=["job", "cluster"])
+@pytest.mark.parametrize(
+    ("layout", "names"),
+    [
+        ("disaggregated", ["kueue"]),
+        ("colocated", ["kueue"]),
+        ("disaggregated", ["rdma", "rdma-learner"]),
+        ("colocated", ["rdma"]),
+    ],
+)
+def test_each_shipped_overlay_fits_every_shape_and_is_valid(validators, layout, names, cluster):
     pytest.importorskip("jsonpatch")
-    options = ManifestOptions(patches=[str(overlay)])
-    _, patched = yaml.safe_load_all(render(load("gp_l"), options))
-    _, plain = yaml.safe_load_all(render(load("gp_l"), ManifestOptions()))
+    assert {"kueue", "rdma", "rdma-learner"} == {file.stem for file in OVERLAYS.glob("*.yaml")}
+    cfg = load("gp_l", [f"cluster.layout={layout}", "ppo.max_staleness=0"])
+    files = [str(OVERLAYS / f"{name}.yaml") for name in names]
+    *_, patched = yaml.safe_load_all(render(cfg, ManifestOptions(cluster=cluster, patches=files)))
+    *_, plain = yaml.safe_load_all(render(cfg, ManifestOptions(cluster=cluster)))
     assert errors(validators, patched) == []
     assert patched != plain
+    if names == ["kueue"]:
+        return
+    spec = patched["spec"] if cluster else patched["spec"]["rayClusterSpec"]
+    for name, pod in pods(spec).items():
+        (container,) = pod["containers"]
+        asked = [container["resources"][kind] for kind in ("requests", "limits")]
+        assert ["rdma/hca_shared_devices_a" in each for each in asked] == [name != "head"] * 2
+        variables = {each["name"] for each in container["env"]}
+        assert ({"NCCL_IB_HCA", "NCCL_SOCKET_IFNAME"} <= variables) is (name != "head")
+
+
+def test_of_a_cluster_the_paths_of_a_job_alone_are_read_otherwise(tmp_path):
+    pytest.importorskip("jsonpatch")
+    group = "workerGroupSpecs/1"
+    operations = [
+        {"op": "copy", "from": f"/spec/rayClusterSpec/{group}", "path": f"/spec/{group}"},
+        {"op": "add", "path": "/metadata/annotations", "value": {"x": "/spec/rayClusterSpec"}},
+        {
+            "op": "replace",
+            "path": "/spec/rayClusterSpec/rayVersion",
+            "value": "/spec/rayClusterSpec",
+        },
+    ]
+    (tmp_path / "x.json").write_text(json.dumps(operations))
+    options = ManifestOptions(cluster=True, patches=[str(tmp_path / "x.json")])
+    (patched,) = yaml.safe_load_all(render(load("gp_l"), options))
+    assert len(patched["spec"]["workerGroupSpecs"]) == 3
+    assert patched["metadata"]["annotations"] == {"x": "/spec/rayClusterSpec"}
+    assert patched["spec"]["rayVersion"] == "/spec/rayClusterSpec"
 
 
 def test_an_overlay_changes_what_it_names_and_no_more(tmp_path):

@@ -140,12 +140,19 @@ def test_intervals_count_questions_and_not_episodes():
     assert record["interval"] != alone["interval"]
 
 
-def test_pass_at_k_is_the_mean_over_questions_if_all_have_the_samples():
+def test_pass_at_k_is_the_mean_over_the_questions_that_have_the_samples():
     found = passes(sampled_of((True, False, False, False), (True, True, True, True)))
-    assert found == {"1": pytest.approx((0.25 + 1) / 2), "4": 1.0}
-    assert passes(sampled_of((False, False, False, None))) == {"1": 0.0}
-    assert passes(sampled_of((True,) * 4, (None,) * 4)) == {"1": 1.0, "4": 1.0}
-    assert passes(NOTHING) == {}
+    assert found["pass_at"] == {"1": pytest.approx((0.25 + 1) / 2), "4": 1.0}
+    assert found["pass_at_questions"] == {"1": 2, "4": 2}
+    assert passes(sampled_of((False, False, False, None)))["pass_at"] == {"1": 0.0}
+    assert passes(sampled_of((True,) * 4, (None,) * 4))["pass_at"] == {"1": 1.0, "4": 1.0}
+    assert passes(NOTHING) == {"pass_at": {}, "pass_at_questions": {}}
+
+
+def test_one_failed_sample_takes_its_question_from_pass_at_k_alone():
+    found = passes(sampled_of(*[(False,) * 4] * 9, (True, True, True, None)))
+    assert found["pass_at"] == {"1": pytest.approx(0.1), "4": 0.0}
+    assert found["pass_at_questions"] == {"1": 10, "4": 9}
 
 
 def test_seeds_that_ask_the_same_are_one_question():
@@ -153,7 +160,8 @@ def test_seeds_that_ask_the_same_are_one_question():
     played = sampled_of((True, False), (False, False), (True, True))
     said = ["q", "q", "q", "q", "", ""]
     same = [replace(s, question=q) for s, q in zip(played.summaries, said, strict=True)]
-    assert passes(played._replace(summaries=same)) == {"1": pytest.approx((0.25 + 1) / 2)}
+    found = passes(played._replace(summaries=same))
+    assert found["pass_at"] == {"1": pytest.approx((0.25 + 1) / 2)}
 
 
 def test_an_outcome_says_decoding_seed_sample_and_question():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +74,19 @@ def test_the_state_is_complete_before_the_cursor_names_it(made, tmp_path):
     assert name.startswith("ppo-000004-")
     assert states(tmp_path) == [name]
     assert Cursor.load(tmp_path / "checkpoints") == Cursor("ppo", update=5)
+
+
+def test_records_are_on_the_disk_before_a_cursor_that_is_past_them(made, tmp_path, monkeypatch):
+    """Whoever resumes writes again what is after it alone."""
+    rank, synced = made(0), []
+    rank.write("sft", step=1)
+    rank.log.episode({"stage": "sft"})
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+    )
+    rank.move(Cursor("sft", step=1))
+    assert synced[:2] == ["metrics.jsonl", "episodes.jsonl"]
+    assert synced[2].startswith("cursor.json.")
 
 
 def test_what_it_does_is_in_the_run_folder(made, tmp_path):
@@ -207,84 +220,24 @@ def test_a_resumed_rank_has_the_cursors_version_state_and_records(made, tmp_path
     assert engine.options == {"forbidden": (3,)}
 
 
-def test_a_state_that_is_gone_is_named(made, tmp_path):
-    Cursor("sft", step=3, state="sft-000003-ab12").save(tmp_path / "checkpoints", keep=1)
-    rank = made(0)
-    place = tmp_path / "checkpoints" / "state" / "sft-000003-ab12"
-    words = "every file of the last checkpoint cannot be read: it is gone; no older one is kept"
-    with pytest.raises(RunFailure, match=rf"^{place}: {words}$"):
-        rank.open_engine("start", "optimizer", 8, True)
-
-
-def unread(error):
-    """In the place of an engine's `load`."""
-
-    def load(engine, names, open_file):
-        raise error
-
-    return load
-
-
-@pytest.mark.parametrize("gone", [False, True])
-def test_a_damaged_state_leaves_the_run_at_the_one_before(made, tmp_path, monkeypatch, gone):
+def test_a_damaged_state_leaves_the_run_at_the_one_before(made, tmp_path, monkeypatch):
     first = made(0)
     for update in (4, 5):
         first.checkpoint(state(update), Cursor("ppo", update=update, group=update))
     first._checkpointer.finish()
-    older, newest = kept_states(tmp_path / "checkpoints")
-    ranks = made(0), made(1)
-    if gone:
-        shutil.rmtree(tmp_path / "checkpoints" / "state" / newest)
-    else:
-        error = DamagedState("state/part.pt", "not a zip archive")
-        monkeypatch.setattr(FakeEngine, "load", unread(error))
-    what = "every file" if gone else "state/part.pt"
-    words = rf"/{newest}: {what} of .* cannot be read: .*; the run goes on after PPO update 4$"
-    for rank in ranks:
-        with pytest.raises(StateLost, match=words):
-            rank.open_engine("start", "optimizer", 8, True)
-    assert Cursor.load(tmp_path / "checkpoints") == Cursor("ppo", update=4, group=4, state=older)
 
+    def load(engine, names, open_file):
+        raise DamagedState("state/part.pt", "not a zip archive")
 
-def test_a_place_that_is_away_is_no_damage(made, tmp_path):
-    """Or the run would fall back, and remove newer states once the place is there again."""
-    first = made(0)
-    for update in (4, 5):
-        first.checkpoint(state(update), Cursor("ppo", update=update))
-    first._checkpointer.finish()
-    before = Cursor.load(tmp_path / "checkpoints")
-    for name in kept_states(tmp_path / "checkpoints"):
-        shutil.rmtree(tmp_path / "checkpoints" / "state" / name)
-    with pytest.raises(OSError, match=r"/state: no state of the run is there; is it mounted\?$"):
-        made(0).open_engine("start", "optimizer", 8, True)
-    assert Cursor.load(tmp_path / "checkpoints") == before
-
-
-def test_a_state_that_is_refused_ends_the_run_where_it_stands(made, tmp_path, monkeypatch):
-    first = made(0)
-    for update in (4, 5):
-        first.checkpoint(state(update), Cursor("ppo", update=update))
-    first._checkpointer.finish()
-    before = Cursor.load(tmp_path / "checkpoints")
-    rank = made(0)
-    monkeypatch.setattr(FakeEngine, "load", unread(ValueError("state/part.pt holds posix.system")))
-    with pytest.raises(RunFailure, match=rf"/{before.state}: state/part.pt holds posix") as error:
-        rank.open_engine("start", "optimizer", 8, True)
-    assert type(error.value) is RunFailure
-    assert Cursor.load(tmp_path / "checkpoints") == before
-
-
-def test_a_rank_whose_folder_is_anothers_moves_no_cursor_back(made, tmp_path, monkeypatch):
-    first = made(0)
-    for update in (4, 5):
-        first.checkpoint(state(update), Cursor("ppo", update=update))
-    first._checkpointer.finish()
-    rank = made(0)
-    monkeypatch.setattr(FakeEngine, "load", unread(DamagedState("part.pt", "half of it")))
+    monkeypatch.setattr(FakeEngine, "load", load)
+    rank = made(1)
     rank.job.token.lost = LeaseLost("taken")
     with pytest.raises(LeaseLost):
-        rank._load_state(FakeEngine(), rank.cursor.state)
-    assert Cursor.load(tmp_path / "checkpoints").update == 5
+        rank.open_engine("start", "optimizer", 8, True)
+    rank.job.token.lost = None
+    with pytest.raises(StateLost, match=r"the run goes on after PPO update 4$"):
+        rank.open_engine("start", "optimizer", 8, True)
+    assert made(0).cursor.update == 4
 
 
 def test_a_phase_begins_from_its_folder(made):

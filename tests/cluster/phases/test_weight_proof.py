@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from cluster.failures import ParityError
 from cluster.phases import weight_proof
-from cluster.phases.weight_proof import check_correction, check_parity, proof_requests, prove
+from cluster.phases.weight_proof import (
+    check_correction,
+    check_parity,
+    check_update,
+    proof_requests,
+    prove,
+)
 from learner.model import WEIGHT_KINDS
 from tests.cluster.fakes import FakeCollector, FakeEngine, FakePublisher, FakeRank
 from tests.support.learner import config
@@ -61,6 +68,7 @@ def test_a_kind_that_did_not_arrive_is_named_and_the_weights_are_put_back(rank, 
         ("float32", 1.1e-4, True),
         ("bfloat16", 4e-2, False),
         ("bfloat16", 6e-2, True),
+        ("float32", math.nan, True),
     ],
 )
 def test_what_is_rounding_and_what_is_not(dtype, difference, refused):
@@ -78,16 +86,23 @@ def test_what_is_rounding_and_what_is_not(dtype, difference, refused):
 
 @pytest.mark.parametrize(
     ("correction", "share", "refused"),
-    [("truncated", 0.19, True), ("truncated", 0.21, False), ("none", 0.01, False)],
+    [
+        ("truncated", 0.19, True),
+        ("truncated", 0.21, False),
+        ("truncated", math.nan, True),
+        ("none", 0.01, False),
+    ],
 )
 def test_policies_that_have_parted_are_refused_where_they_are_weighed(correction, share, refused):
-    cfg, metrics = config(correction=correction), {"correction_ess": share}
+    cfg, names = config(correction=correction), ("correction_ess", "correction_overlap")
     check_correction(cfg, {}, "nothing was weighed")
-    if refused:
-        with pytest.raises(ParityError, match="it: the policies that sampled the batch"):
+    for low, other in (names, names[::-1]):
+        metrics = {low: share, other: 0.5}
+        if refused:
+            with pytest.raises(ParityError, match=rf"it: the policies .* is {100 * share:.1f}%"):
+                check_correction(cfg, metrics, "it")
+        else:
             check_correction(cfg, metrics, "it")
-    else:
-        check_correction(cfg, metrics, "it")
 
 
 @pytest.mark.parametrize(("in_flight", "episodes"), [(8, 8), (500, 64)])
@@ -101,3 +116,16 @@ def test_a_proof_plays_one_flight_at_most(in_flight, episodes):
     assert {(r.variant, r.temperature, r.sampling_seed) for r in requests} == {
         ("rollout", 0.5, cfg.seed)
     }
+
+
+def test_recorded_episodes_are_of_the_learners_weights_at_its_first_update_alone():
+    """`cardinal replay RUN ppo.clip=0.3` parts from the recorded policy, as it should."""
+    parted = {"parity_mean_abs": 0.3, "correction_ess": 0.8}
+    with pytest.raises(ParityError, match="PPO update 2: log-probabilities"):
+        check_update(config(), parted, 2)
+    replayed = config(blocks="blocks")
+    check_update(replayed, parted, 2)
+    with pytest.raises(ParityError, match="PPO update 1: log-probabilities"):
+        check_update(replayed, parted, 1)
+    with pytest.raises(ParityError, match=r"effective .* a smaller ppo.optimizer.lr keeps them"):
+        check_update(replayed, {"correction_ess": 0.1}, 2)

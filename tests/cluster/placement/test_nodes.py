@@ -4,6 +4,7 @@ import platform
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import ray
@@ -90,6 +91,14 @@ def test_this_machine_offers_what_the_run_asks_for():
     assert one.free["memory"] == 2**30
 
 
+def test_the_gpus_of_this_machine_are_asked_for_their_memory(monkeypatch, gpus):
+    monkeypatch.setattr(nodes, "smallest_card", lambda count: count * 2**30)
+    gpus("1,3")
+    assert local_node(1, 1).card == 2 * 2**30
+    gpus("")
+    assert local_node(1, 1).card is None
+
+
 @pytest.fixture
 def gpus(monkeypatch, tmp_path):
     """see(named): CUDA_VISIBLE_DEVICES on a machine with four GPUs."""
@@ -160,6 +169,20 @@ def test_a_busy_cluster_is_asked_again_for_a_while(monkeypatch):
     with pytest.raises(PlacementError, match=r"learner\.ranks"):
         plan_live(debug("learner.ranks=8"), "head:1", lambda found: Needs())
     assert len(asked) == 1
+
+
+def test_a_plan_is_made_for_nodes_whose_gpus_were_asked(monkeypatch):
+    monkeypatch.setattr(nodes, "live_nodes", lambda address: [node("a", 8, 2, "H100")])
+
+    def needs(found):
+        return Needs(rank_gpu=max(n.card or 0 for n in found))
+
+    def measured(found):
+        return [replace(n, card=2**34) for n in found]
+
+    assert plan_live(debug(), "head:1", needs).nodes[0].card is None
+    with pytest.raises(PlacementError, match=r"17\.8 GiB of GPU memory, .* a \(H100\), has 16\.0"):
+        plan_live(debug(), "head:1", needs, measured=measured)
 
 
 def test_nodes_of_one_address_are_told_apart():

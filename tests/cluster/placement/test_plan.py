@@ -22,7 +22,7 @@ GPU_KEYS = (*KEYS, "learner.cpus=2", "rollout.gpu_memory=0.5", "cluster.accelera
 def test_what_a_run_requests():
     assert groups(debug(*GPU_KEYS), True, NEEDS) == (
         Group(WORKER, 2, 3.0, 2.0, 1, 6.0, 5, "L4"),
-        Group(RANK, 4, 2.0, 1.0, 2, 4.0, 5, "L4"),
+        Group(RANK, 4, 2.0, 1.0, 2, 4 / 0.9, 5, "L4"),
         Group(DATA, 1, 0.5),
     )
     worker, rank, _ = groups(debug(*GPU_KEYS), False, NEEDS)

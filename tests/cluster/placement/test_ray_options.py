@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from cluster.failures import RunFailure
 from cluster.placement import ray_options
 from cluster.placement.plan import plan
 from cluster.placement.ray_options import (
     buffer_options,
+    measured_cards,
     release_ranks,
     scaling,
     waiting_ranks,
@@ -84,6 +86,44 @@ def test_ranks_keep_off_the_pods_of_workers_that_join_later():
     config = scaling(cfg, plan(cfg, nodes))
     assert config.label_selector["cardinal/role"] == "!in(rollout)"
     assert nodes[-1].id in config.label_selector["ray.io/node-id"]
+
+
+def test_each_node_with_gpus_is_asked_once_for_their_memory(monkeypatch):
+    sizes = {LARGE[1].id: 7, LARGE[2].id: RunFailure("does not answer")}
+    asked = []
+
+    def remote(**options):
+        assert options["num_cpus"] == 0
+
+        def task(function):
+            assert function is ray_options.smallest_card
+            return SimpleNamespace(options=lambda scheduling_strategy: at(scheduling_strategy))
+
+        return task
+
+    def at(affinity):
+        assert not affinity.soft
+        return SimpleNamespace(remote=lambda count: asked.append((affinity.node_id, count)) or at_)
+
+    at_ = object()
+
+    def wait_for(ref, who, what, seconds, key):
+        answer = sizes[asked[len(waited)][0]]
+        waited.append((ref, who, 0 < seconds <= ray_options.CARDS_S))
+        if isinstance(answer, RunFailure):
+            raise answer
+        return answer
+
+    waited = []
+    monkeypatch.setattr(ray_options.ray, "remote", remote)
+    monkeypatch.setattr(ray_options, "wait_for", wait_for)
+    measured = measured_cards()
+    for _ in range(2):
+        found = measured(LARGE)
+        assert [n.card for n in found] == [None, 7, None]
+        assert [replace(n, card=None) for n in found] == LARGE
+    assert asked == [(n.id, 8) for n in LARGE[1:]]
+    assert waited == [(at_, f"node {n.name}", True) for n in LARGE[1:]]
 
 
 @pytest.mark.parametrize(("nodes", "each"), [(SMALL, "1 CPU"), (LARGE, "1 CPU + 1 GPU")])

@@ -4,7 +4,7 @@ import pytest
 
 from cluster.failures import PlacementError
 from cluster.placement.plan import plan
-from cluster.placement.types import Needs
+from cluster.placement.types import Needs, Node
 from tests.cluster.placement.clusters import GIB, HEAD, LARGE, SMALL, debug, node
 from tests.support.effort import assert_turns
 
@@ -70,8 +70,15 @@ def test_memory_too_small():
     assert "14.0 GiB of object store" in said
     assert "has 8.0" in said
     said = refused(LARGE, needs=Needs(worker_gpu=14 * GIB, rank_gpu=120 * GIB))
-    assert "120.0 GiB of GPU memory" in said
-    assert "gpu-a (H100), has 96.0" in said
+    assert "133.3 GiB of GPU memory" in said  # of which nine tenths are filled
+    assert "gpu-a (H100), has 80.0" in said
+    plan(debug(), LARGE, Needs(rank_gpu=72 * GIB))
+    own = Node("local", "this machine", LARGE[1].total, LARGE[1].total, card=24 * GIB)
+    said = refused([own], needs=Needs(worker_gpu=14 * GIB, rank_gpu=22 * GIB))
+    assert "a learner rank needs 24.4 GiB of GPU memory" in said
+    assert "the largest node, this machine, has 24.0; learner.zero_stage=3" in said
+    said = refused([own], needs=Needs(worker_gpu=21 * GIB))
+    assert "a rollout worker needs 24.7 GiB of GPU memory" in said  # rollout.gpu_memory is 0.85
 
 
 def test_wrong_accelerator_type():

@@ -42,6 +42,10 @@ def test_amounts_are_named_as_ray_names_them():
         ({"gpu_gib": 24.0}, node("a", 1, 1, "L4"), True),
         ({"gpu_gib": 24.5}, node("a", 1, 1, "L4"), False),
         ({"gpu_gib": 500.0}, node("a", 1, 1, "NEWEST"), True),  # not known
+        ({"gpu_gib": 80.5}, node("a", 1, 1, "H100"), False),
+        ({"gpu_gib": 80.5}, replace(node("a", 1, 1, "H100"), card=94 * GIB), True),  # it was asked
+        ({"gpu_gib": 40.5}, replace(node("a", 1, 1, "A100"), card=40 * GIB), False),
+        ({"gpu_gib": 40.5}, replace(node("a", 1, 1), card=40 * GIB), False),
     ],
 )
 def test_a_node_suits_by_its_kind(needs, there, suits):

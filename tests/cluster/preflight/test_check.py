@@ -14,11 +14,12 @@ import pytest
 
 from cluster.environments import environments
 from cluster.failures import PlacementError
+from cluster.placement.memory import card_bytes
 from cluster.placement.types import Node
 from cluster.preflight import check as checking
 from cluster.preflight import early
 from cluster.preflight.check import check
-from cluster.preflight.resolve import ResolvedRun
+from cluster.preflight.resolve import ResolvedRun, resolve
 from cluster.preflight.show import show
 from configs.load import ConfigError, load
 from configs.paths import ROOT
@@ -166,6 +167,22 @@ def test_processes_of_environments_take_memory(monkeypatch, tiny_model):
     monkeypatch.setattr(checking, "_play_apart", grown(checking._play_apart))
     with pytest.raises(PlacementError, match="memory"):
         check(replace(cfg, cluster=there))
+
+
+def test_of_a_run_on_gpus_the_hosts_part_and_the_fullest_moment_of_a_card(monkeypatch):
+    monkeypatch.setattr(checking, "available_bytes", lambda: 2**40)
+    assert check(debug()).card is None
+    monkeypatch.setattr("cluster.placement.nodes.live_nodes", lambda address: nodes)
+    total = {"CPU": 8.0, "GPU": 2.0, "memory": 2.0**40}
+    nodes = [Node("a", "a", total, total)]
+    monkeypatch.setattr(early, "reachable", lambda address: address)
+    cfg = debug("cluster.address=head:1")
+    found = check(cfg)
+    assert "weights and states on their way" in found.memory
+    assert not found.memory.keys() & {"engine KV cache", "learner weights"}
+    moment, parts = found.card
+    sums = card_bytes(cfg, resolve(cfg).model)
+    assert sum(parts.values()) == max(sums.values()) == sums[moment]
 
 
 def grown(play):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.failures import PlacementError
-from cluster.placement.memory import disk_bytes, memory_bytes
+from cluster.placement.memory import card_bytes, disk_bytes, machine_bytes, memory_bytes
 from cluster.preflight import machine
 from cluster.preflight.machine import (
     CACHES,
@@ -241,9 +241,46 @@ def test_a_plan_for_this_machine_fits_its_memory(monkeypatch):
     need = sum(memory_bytes(cfg, MODEL).values())
     assert len(plan_here(cfg, MODEL, need).places) == 3
     words = f"too little memory: the run needs {need / GIB:.1f} GiB (learner weights 1.0, "
-    refused(lambda: plan_here(cfg, MODEL, need - 1), words, "lower rollout.kv_cache_gib")
+    refused(lambda: plan_here(cfg, MODEL, need - 1), words, "rollout.kv_cache_gib, learner.microb")
     assert [place.role for place in plan_here(cfg, MODEL, need - 1, learn=False).places] == [
         "rollout worker"
     ]
     with pytest.raises(PlacementError):
         plan_here(cfg, MODEL, GIB // 4, learn=False)
+
+
+def test_what_is_on_gpus_is_not_counted_against_the_host(monkeypatch):
+    """A policy of 7 billion parameters takes 285 GiB in all, most of it on its five GPUs."""
+    monkeypatch.setattr("cluster.placement.nodes.visible_gpus", lambda: 5)
+    large = ModelSize({"layers": 7 * 10**9}, layers=28, hidden=8, vocabulary=9, positions=None)
+    keys = ["learner.ranks=4", "learner.zero_stage=3", "model.dtype=bfloat16"]
+    cfg = load("gp_l_debug", [*keys, "sft.batch_size=8"])
+    host = machine_bytes(cfg, large, gpu=True)
+    need = sum(host.values())
+    state = 14 * 7 * 10**9  # of which the ranks' checkpoints are copied
+    assert state < need < state + 8 * GIB < sum(memory_bytes(cfg, large).values())
+    assert plan_here(cfg, large, need).gpu
+    words = f"too little memory: the run needs {need / GIB:.1f} GiB (weights and states on their "
+    lower = "GiB free; lower rollout.env_processes, cluster.object_store_gib or the model"
+    refused(lambda: plan_here(cfg, large, need - 1), words, lower)
+    offload = load("gp_l_debug", [*keys, "sft.batch_size=8", "learner.offload=true"])
+    more = machine_bytes(offload, large, gpu=True)
+    assert more["offloaded"] == sum(more.values()) - need > 12 * 7 * 10**9
+    words = f"(offloaded {more['offloaded'] / GIB:.1f}, "
+    lower = "cluster.object_store_gib, learner.offload or the model"
+    refused(lambda: plan_here(offload, large, need), words, lower)
+    monkeypatch.setattr("cluster.placement.nodes.visible_gpus", lambda: 0)
+    refused(lambda: plan_here(cfg, large, need), "learner optimizer")
+
+
+def test_the_gpus_of_this_machine_must_hold_what_a_rank_has(monkeypatch):
+    monkeypatch.setattr("cluster.placement.nodes.visible_gpus", lambda: 2)
+    cfg = load("gp_l_debug")
+    rank = max(card_bytes(cfg, MODEL).values())
+    for card, fits in ((int(rank / 0.9) + 1, True), (int(rank / 0.9) - 9, False), (None, True)):
+        monkeypatch.setattr("cluster.placement.nodes.smallest_card", lambda count, card=card: card)
+        if fits:
+            assert plan_here(cfg, MODEL, 2**50).gpu
+        else:
+            with pytest.raises(PlacementError, match=r"a learner rank needs .* of GPU memory"):
+                plan_here(cfg, MODEL, 2**50)

@@ -15,6 +15,8 @@ def test_a_run_goes_on_only_as_it_was_begun(tmp_path):
     assert was_begun(cfg)  # a folder that was moved is the same run
     other = ("rollout.workers=3", "learner.ranks=2", "learner.checkpoint_every=9")
     assert was_begun(load("gp_l_debug", ["name=mine", at, *other]))  # other machines
+    patience = ("cluster.max_failure_rate=0.3", "cluster.episode_deadline_s=130", "tracker=wandb")
+    assert was_begun(load("gp_l_debug", ["name=mine", at, *patience]))
     for key in ("learner.zero_stage=1", "rollout.temperature=0.5", "learner.checkpoint_root=/x"):
         with pytest.raises(ConfigError, match=rf"was begun with {key.partition('=')[0]}="):
             was_begun(load("gp_l_debug", ["name=mine", at, key]))

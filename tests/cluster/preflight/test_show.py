@@ -1,5 +1,7 @@
 """The tables of `cardinal check`."""
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.placement.plan import plan
@@ -69,7 +71,7 @@ def test_what_is_shown_of_a_run(capsys, monkeypatch):
     cfg = debug("seed=7", "cluster.root=/no[old]where")
     memory = {"engine weights": 3 * 2**20, "reference policy": 0, "processes": 2 * 2**20}
     where, ends = plan(cfg, [node("a", 8)]), ("<|im_end|>", "[/s]")  # no mark-up of rich
-    run = CheckedRun(cfg, {"layers": 1234}, memory, 2**30, {"eval/x": 77}, where, ends)
+    run = CheckedRun(cfg, {"layers": 1234}, memory, None, 2**30, {"eval/x": 77}, where, ends)
     show(run)
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for words in (
@@ -85,5 +87,13 @@ def test_what_is_shown_of_a_run(capsys, monkeypatch):
     ):
         assert words in shown, words
     assert "reference policy" not in shown
+    assert "GPU at its peak" not in shown
+    show(replace(run, card=("learn", {"learner weights": 4 * 2**20, "vision encoder": 0})))
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "a learner rank's GPU at its peak: learn" in shown
+    for words in ("learner weights 4", "all 4", "engine weights 3"):
+        assert words in shown, words
+    assert shown.count("free here") == 1
+    assert "vision encoder" not in shown
     show_plan(run)
     assert "parameters" not in capsys.readouterr().out

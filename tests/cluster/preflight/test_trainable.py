@@ -52,6 +52,13 @@ def test_a_model_that_reads_ahead_is_refused(tmp_path):
         check_trainable(run(folder), gpu=False, packages=True)
 
 
+def test_a_dtype_that_would_round_a_router_is_refused(tmp_path):
+    folder = save_tiny(Family("ernie4_5_moe", "Ernie4_5_MoeForCausalLM", vision=False), tmp_path)
+    check_trainable(run(folder), gpu=True, packages=False)
+    with pytest.raises(ConfigError, match=r"in float32, which model\.dtype=bfloat16 would"):
+        check_trainable(run(folder, dtype="bfloat16"), gpu=True, packages=False)
+
+
 @pytest.mark.parametrize("prefix_lm", [True, False])  # vLLM's class does not ask
 def test_a_model_that_reads_ahead_in_its_prompts_is_refused(tmp_path, prefix_lm):
     folder = save_tiny(Family("hrm_text", "HrmTextForCausalLM", vision=False), tmp_path)

@@ -61,6 +61,63 @@ def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path):
     refuse_if_owned(tmp_path)
 
 
+def test_a_copy_of_a_folder_in_use_is_free_and_the_folder_stays_its_owners(tmp_path, capsys):
+    """As of a running run that somebody wants to go on with otherwise."""
+    run, copy, link = (tmp_path / name for name in ("run", "copy", "link"))
+    run.mkdir()
+    link.symlink_to(run)
+    with Lease(run) as token:
+        shutil.copytree(run, copy)
+        refuse_if_owned(copy)
+        with Lease(copy) as other:
+            said = capsys.readouterr().err
+            assert f"{copy}: a copy of {run}, which stays that of process {os.getpid()} on" in said
+            assert other == Token(str(copy), 2)
+            other.check()
+            for same in (run, link, copy):
+                with pytest.raises(ConfigError, match="in use by process"):
+                    Lease(same)
+        token.check()
+        moved = tmp_path / "moved"
+        run.rename(moved)
+        with pytest.raises(ConfigError, match="in use by process"):
+            Lease(moved)
+        shutil.copytree(moved, run)  # the owner's path, and no more than that
+        with pytest.raises(ConfigError, match="in use by process"):
+            Lease(run)
+        shutil.rmtree(run)
+        moved.rename(run)
+
+
+def test_another_folder_at_the_owners_path_makes_no_copy(tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder in (run, other):
+        folder.mkdir()
+    leave(run, replace(Owner.this_process(), folder=str(other)))
+    leave(other, replace(Owner.this_process(), folder=str(other), since="earlier"))
+    with pytest.raises(ConfigError, match="in use by process"):
+        Lease(run)
+
+
+def test_two_mounts_of_one_storage_are_one_folder(tmp_path, monkeypatch):
+    """Their files have other devices, and the same inodes."""
+    run, mount = tmp_path / "run", tmp_path / "mount"
+    (mount / "lease").mkdir(parents=True)
+    run.mkdir()
+    with Lease(run):
+        os.link(run / "lease" / "000001.json", mount / "lease" / "000001.json")
+        with pytest.raises(ConfigError, match="in use by process"):
+            Lease(mount)
+
+
+def test_a_lease_of_before_there_were_copies_is_read(tmp_path):
+    owner = asdict(Owner.this_process())
+    del owner["folder"]
+    leave(tmp_path, Owner.this_process()).write_text(json.dumps(owner))
+    with pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
+        Lease(tmp_path)
+
+
 def test_the_token_goes_up_with_each_owner_also_after_a_good_end(tmp_path):
     numbers = []
     for _ in range(3):

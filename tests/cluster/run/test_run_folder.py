@@ -1,5 +1,6 @@
 """The run folder: when it may be opened, and what processes tell one another in it."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,10 @@ from cluster.run.run_folder import (
     open_folder,
     read_failure,
     run_folder,
+    take_loss,
     write_config,
     write_failure,
+    write_losses,
     write_status,
 )
 from configs.load import ConfigError, load
@@ -46,6 +49,26 @@ def test_only_a_run_folder_is_resumed_and_may_go_on_with_other_machines(cfg, tmp
     write_config(other, tmp_path / "one")
     assert load(tmp_path / "one" / "config.yaml") == other
     assert [file.name for file in (tmp_path / "one").iterdir()] == ["config.yaml"]
+
+
+def test_what_tells_how_a_run_stands_is_on_the_disk_with_its_folder(cfg, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}"))
+    )
+    token = FakeToken(tmp_path)
+    for write, file in (
+        (lambda: write_status(tmp_path, "finished"), "status.json"),
+        (lambda: write_config(cfg, tmp_path), "config.yaml"),
+        (lambda: write_failure(token, "an engine was lost"), "failure.json"),
+        (lambda: write_losses(token, "PPO update 3", ["a rank died"]), "losses.json"),
+        (lambda: take_loss(tmp_path), "losses.json"),
+    ):
+        synced.clear()
+        write()
+        draft, folder = synced
+        assert draft.startswith(f"{tmp_path}/{file}.")
+        assert folder == str(tmp_path)
 
 
 def test_a_failure_is_read_until_it_is_cleared(tmp_path):

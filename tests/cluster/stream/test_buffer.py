@@ -100,8 +100,8 @@ def test_failed_ones_are_counted_and_never_handed_out(workers):
 
 
 def test_too_many_failures_stop_with_the_first_cause(workers):
-    asked = requests(16) + [EpisodeRequest(f"x/9{i:03d}", "fails", 1, 1) for i in range(4)]
-    with pytest.raises(TooManyFailures, match=r"4 of 20 .* x/9000: a card fell off"):
+    asked = requests(14) + [EpisodeRequest(f"x/9{i:03d}", "fails", 1, 1) for i in range(6)]
+    with pytest.raises(TooManyFailures, match=r"6 of 20 .* x/9000: a card fell off"):
         collect(workers, asked)
 
 

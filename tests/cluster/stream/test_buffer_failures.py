@@ -16,7 +16,7 @@ async def test_an_epoch_after_one_with_too_many_failures_plays_on():
     await run.publish(0, [])
     await run.begin(1, 0)
     await settle()
-    await worker.finish(*worker.playing[:2], end="failed")
+    await worker.finish(*worker.playing[:4], end="failed")
     assert worker.number == 1, "no block is asked for after a failure, or it might fail for ever"
     run = await entered(buffer)
     await run.publish(0, [])

@@ -123,10 +123,10 @@ async def test_who_shares_a_block_decides_on_ranks_only_where_time_does_anyway(
 async def test_as_many_may_fail_as_the_rate_says():
     buffer, run, (worker,) = await made(rate=0.1)
     call = await begun(run.collect(requests(10)))
-    await worker.finish("x/07", end="failed")
+    await worker.finish("x/07", "x/03", end="failed")
     await worker.finish()
-    assert [s.end for s in await call].count("failed") == 1
-    assert len(buffer.first(99)) == 9
+    assert [s.end for s in await call].count("failed") == 2
+    assert len(buffer.first(99)) == 8
 
 
 @asynchronous
@@ -136,10 +136,11 @@ async def test_training_stops_when_too_many_of_an_update_failed_and_not_before()
     await run.begin(1, 0)
     call = await begun(run.take(1, 0))
     await worker.finish(worker.playing[0], end="failed")
-    assert not call.done(), "the first that ends has failed: 1 of 12 may"
-    assert len(worker.playing) == EPISODES, "another is played in its place"
+    await worker.finish(*worker.playing[:2], end="failed")
+    assert not call.done(), "all that ended have failed: 3 of 12 may"
+    assert len(worker.playing) == EPISODES, "others are played in their place"
     await worker.finish(worker.playing[0], end="failed")
-    with pytest.raises(TooManyFailures, match=r"2 of 12 .* a card fell off"):
+    with pytest.raises(TooManyFailures, match=r"4 of 12 .* a card fell off"):
         await call
 
 

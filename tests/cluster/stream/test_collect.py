@@ -360,10 +360,11 @@ def test_the_deadline_is_that_of_all_blocks_and_one_more(made, episodes, blocks)
     assert made[1] == [("the buffer", "collect the episodes", seconds, "block_deadline_s")]
 
 
-def test_rows_are_fetched_in_their_order(made):
-    block = to_block(PLAYED)
-    fetched = fetch(config(), [BlockRows(block, [4, 1]), BlockRows(block, [0])])
-    assert [t.id for t in fetched] == [PLAYED[i].id for i in (4, 1, 0)]
+@pytest.mark.parametrize("blocks", [[[4, 1], [0]], [[1], [0, 4]], [[4], [1], [0]]])
+def test_whichever_of_them_share_a_block_they_come_in_the_order_of_their_ids(made, blocks):
+    played = [PLAYED[i] for i in (5, 0, 3, 2, 4, 1)]
+    fetched = fetch(config(), [BlockRows(to_block(played), rows) for rows in blocks])
+    assert [t.id for t in fetched] == sorted(played[i].id for i in (0, 1, 4))
 
 
 def test_the_wait_for_a_batch_is_measured(made, monkeypatch):

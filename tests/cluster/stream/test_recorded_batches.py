@@ -28,10 +28,14 @@ def recording(tmp_path, monkeypatch):
 
     monkeypatch.setattr(collect.Collector, "take", take)
 
-    def make(rank=0, lost=None):
+    def make(rank=0, lost=None, epoch=1):
         token = FakeToken(run, lost)
+        token.number = 1
         cfg = config(record=True)
-        job = SimpleNamespace(cfg=cfg, token=token, folder=str(run), model=str(model))
+        buffer = SimpleNamespace(epoch=epoch)
+        job = SimpleNamespace(
+            cfg=cfg, token=token, folder=str(run), model=str(model), buffer=buffer
+        )
         return RecordingCollector(job, rank, print)
 
     return make
@@ -101,6 +105,10 @@ def test_a_batch_that_is_read_names_the_group_that_a_resume_would_play(recording
     assert 0 <= batch.record["waited_seconds"] < 60
     ids = [t.id for t in trajectories(12, seed=2)]
     assert [t.id for t in batch.trajectories] == ids
+
+
+def test_a_group_that_starts_again_records_another_attempt(recording):
+    assert recording(epoch=2)._metadata["attempt"] != recording()._metadata["attempt"]
 
 
 def test_sft_that_came_before_is_what_the_blocks_were_recorded_with(recording):

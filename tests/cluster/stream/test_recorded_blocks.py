@@ -189,6 +189,27 @@ def test_what_is_damaged_after_the_check_ends_the_run_in_one_line(kind, ranks, r
     assert "\n" not in str(failed.value)
 
 
+def test_fewer_ranks_that_record_an_update_again_leave_no_part_of_the_first_time(recorded):
+    cfg, blocks = recorded
+    again = metadata_of(cfg, cfg.model.path, 1, "2.1")
+    write_blocks(blocks, 2, 0, [trajectory("2/9")], again)
+    assert ids(read_blocks(blocks, 2, 0, 1)) == ["2/9"]
+    assert sorted(file.name for file in (blocks / "000002").iterdir()) == [
+        "pictures-0.arrow",
+        "trajectories-0.arrow",
+    ]
+
+
+def test_parts_of_two_attempts_at_an_update_are_no_batch(recorded):
+    """Killed after one of two ranks had recorded it again: an episode can be in both, or none."""
+    cfg, blocks = recorded
+    again = metadata_of(cfg, cfg.model.path, 2, "2.1")
+    write_blocks(blocks, 2, 0, [trajectory("2/1")], again)
+    with pytest.raises(ConfigError, match=r"update 2 was .* two attempts; ppo.updates=1 trains"):
+        check_blocks(cfg)
+    check_blocks(replace(cfg, ppo=replace(cfg.ppo, updates=1)))
+
+
 def test_an_update_that_is_gone_is_not_an_empty_one(recorded):
     _, blocks = recorded
     with pytest.raises(RunFailure, match=r"blocks: has no update 3$"):

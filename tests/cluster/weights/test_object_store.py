@@ -14,7 +14,9 @@ from cluster.handles import BufferHandle
 from cluster.stream.buffer import TrajectoryBuffer
 from cluster.weights import object_store
 from cluster.weights.object_store import ObjectStoreChannel, publish
-from tests.support.learner import config
+from learner.checkpoint_layout import shape_bytes
+from learner.engine import TrainingEngine
+from tests.support.learner import config, save_llama
 from tests.support.local_ray import kill
 from tests.support.scripted_worker import ScriptedWorkerBase
 
@@ -52,9 +54,11 @@ class Gathered:
     """A training engine's weights; counts how far they were gathered."""
 
     def __init__(self):
-        self.limit, self.gathered = 0, 0
+        self.limit, self.gathered, self.perturbed = 0, 0, None
 
-    def weights(self, limit):
+    def weights(self, limit, frozen):
+        if frozen:
+            return
         self.limit = limit
         for bucket in ([("a", torch.ones(100))], [("b", torch.ones(50)), ("c", torch.ones(1))]):
             self.gathered += 1
@@ -153,9 +157,13 @@ def sent(monkeypatch):
         calls.append((version, names, [float(b.parts[0].view(np.float32)[0]) for b in refs]))
 
     buffer = SimpleNamespace(publish=SimpleNamespace(remote=remote))
-    cfg = config()
-    cfg = replace(cfg, cluster=replace(cfg.cluster, lora_sync="adapters"))
-    return calls, lambda rank=0: ObjectStoreChannel(cfg, buffer, rank)
+
+    def open_channel(rank=0, lora_sync="adapters"):
+        cfg = config()
+        cfg = replace(cfg, cluster=replace(cfg.cluster, lora_sync=lora_sync))
+        return ObjectStoreChannel(cfg, buffer, rank)
+
+    return calls, open_channel
 
 
 def test_plain_weights_are_sent_once_and_adapters_with_each_publish(sent):
@@ -188,3 +196,64 @@ def test_other_ranks_gather_what_rank_0_sends(sent):
         assert channel.publish(0, engine) is None
     assert engine.plain == 1
     assert calls == []
+
+
+class Partly:
+    """A training engine in which `f` does not learn; counts how often it is gathered."""
+
+    def __init__(self):
+        self.perturbed, self.gathered = None, 0
+
+    def weights(self, limit, frozen):
+        self.gathered += frozen
+        for name, size in (("f", 1000),) if frozen else (("a", 16), ("b", 16)):
+            yield [(name, torch.full((size,), float(self.gathered)))]
+
+
+def test_two_syncs_bring_the_bytes_of_what_does_not_learn_once(sent):
+    """Each has the references of all, for engines that are new."""
+    calls, open_channel = sent
+    channel, engine = open_channel(lora_sync="merged"), Partly()
+    first, second = (channel.publish(version, engine)() for version in (3, 4))
+    assert [(version, names) for version, names, _ in calls] == [(3, [*"fab"]), (4, [*"fab"])]
+    assert (first.bytes, first.buckets) == (4032 + 2 * 64, 3)
+    assert (second.bytes, second.buckets) == (2 * 64, 2)
+    assert engine.gathered == 1
+
+
+def test_a_proof_brings_what_does_not_learn_too(sent):
+    """The noise of the proof comes and goes; and the next phase has a policy of its own."""
+    calls, open_channel = sent
+    channel, engine = open_channel(lora_sync="merged"), Partly()
+    for perturbed in (None, ("vision", 1), None, None):
+        engine.perturbed = perturbed
+        channel.publish(0, engine)
+    assert [values[0] for _, _, values in calls] == [1.0, 2.0, 3.0, 3.0]
+    channel.publish(0, Partly())
+    assert calls[-1][2][0] == 1.0
+
+
+def test_other_ranks_gather_what_does_not_learn_as_often(sent):
+    calls, open_channel = sent
+    channel, engine = open_channel(rank=1, lora_sync="merged"), Partly()
+    for _ in range(2):
+        assert channel.publish(0, engine) is None
+    assert (engine.gathered, calls) == (1, [])
+
+
+def test_all_weights_of_a_learner_with_adapters_come_by_two_syncs(sent, tmp_path):
+    cfg = config()
+    cfg = replace(cfg, model=replace(cfg.model, lora_rank=2, lora_alpha=4))
+    engine = TrainingEngine(
+        save_llama(tmp_path / "model", tied=False), cfg, cfg.sft.optimizer, 1, False
+    )
+    calls, open_channel = sent
+    channel = open_channel(lora_sync="merged")
+    first, second = (channel.publish(version, engine)() for version in (3, 4))
+    every = engine.weight_shapes()
+    assert [sorted(names) for _, names, _ in calls] == [sorted(n for n, *_ in every)] * 2
+    kept = [shape for shape in every if ".layers." not in shape[0]]
+    assert len(kept) == 3, "embedding, norm and head have no adapters"
+    assert first.bytes == sum(map(shape_bytes, every))
+    assert first.bytes - second.bytes == sum(map(shape_bytes, kept)) > 0
+    engine.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -218,12 +219,13 @@ def test_it_plays_again_the_first_few_that_others_played_wholly_under_them():
     played(scenario)
 
 
-def test_an_engine_with_other_weights_does_not_come_to_serve():
+@pytest.mark.parametrize(("apart", "shown"), [(2e-4, "0.0002"), (math.nan, "nan")])
+def test_an_engine_with_other_weights_does_not_come_to_serve(apart, shown):
     async def scenario(weights, workers, fleet, changes, loaded):
         await weights.publish(7, ["ref"], False, loaded)
         sample(weights, 0)
-        workers[1].apart = 2e-4
-        with pytest.raises(ParityError, match=r"version 7 differ by 0.0002 .* more than 0.0001$"):
+        workers[1].apart = apart
+        with pytest.raises(ParityError, match=rf"version 7 differ by {shown} .* more than 0.0001$"):
             await weights.bring(1)
         assert weights.versions[1] == -1
 

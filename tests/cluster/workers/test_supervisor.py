@@ -34,10 +34,10 @@ def quick(monkeypatch):
     monkeypatch.setattr(Part, "backoff_s", 0.0)
 
 
-def supervised(scenario, workers=2, replaceable=True, most=3, before=None):
+def supervised(scenario, workers=2, replaceable=True, most=3, before=None, heart=HEARTBEAT_S):
     async def run():
         cfg = RunConfig()
-        cluster = replace(cfg.cluster, heartbeat_s=HEARTBEAT_S)
+        cluster = replace(cfg.cluster, heartbeat_s=heart)
         cfg = replace(cfg, cluster=cluster, rollout=replace(cfg.rollout, max_restarts=most))
         made, fleet = [Worker() for _ in range(workers)], FleetLog()
         if before is not None:  # they have served another buffer, and are as it left them
