@@ -21,6 +21,7 @@ from configs.text import one_line
 from learner import distributed
 from learner.snapshot import Snapshot, snapshot_bytes, write_file
 
+MOST_GIVEN_UP = 2  # states that hang while they are written, each a copy in the host's memory
 LOOK_S = 1.0  # between two questions whether the run is to stop
 GIB = 2**30
 
@@ -70,7 +71,7 @@ class Checkpointer:
         self._move, self._stop_requested, self._report = move, stop_requested, report
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Writing | None = None
-        self._written: Future[None] | None = None  # of the last one, settled or not
+        self._given_up: list[Future[None]] = []  # those that a thread may still be writing
         self._last: Cursor | None = None  # where the state that was begun last stands
         self._not_removed = ""
         self._begun = self._looked = time.monotonic()
@@ -108,7 +109,7 @@ class Checkpointer:
     def begin(self, engine: Snapshots, cursor: Cursor) -> None:
         """Copy the state and begin to write it; the state before it is written first.
 
-        While a rank's part of one that was given up is still being written none is copied: they
+        While a rank's parts of two that were given up are still being written none is copied: they
         would fill the memory, one after another.
         """
         self.finish()
@@ -126,8 +127,8 @@ class Checkpointer:
         if short:
             self._fail(cursor, short)
         else:
-            self._written = self._thread.submit(self._write, state, snapshot)
-            self._writing = Writing(cursor, begun, self._written)
+            written = self._thread.submit(self._write, state, snapshot)
+            self._writing = Writing(cursor, begun, written)
 
     def _first(self, failure: str) -> str:
         """The first rank's failure that has one; a collective call."""
@@ -135,9 +136,10 @@ class Checkpointer:
 
     def _stuck(self) -> str:
         """Why this rank can write no state; nothing if it can."""
-        if self._written is None or self._written.done():
+        self._given_up = [written for written in self._given_up if not written.done()]
+        if len(self._given_up) < MOST_GIVEN_UP:
             return ""
-        return f"{self._store.place}: the one that was given up is still being written"
+        return f"{self._store.place}: {MOST_GIVEN_UP} that were given up are still being written"
 
     def _shortage(self, need: int) -> str:
         """Why a state of so many bytes cannot be written; nothing if it can."""
@@ -174,6 +176,11 @@ class Checkpointer:
         """Move the cursor to a state that all ranks have written; or say which did not, and why."""
         writing, self._writing = self._writing, None
         assert writing is not None
+        if (
+            not writing.written.done()
+        ):  # its thread may hang for ever: others are written by another
+            self._given_up.append(writing.written)
+            self._thread = ThreadPoolExecutor(1, "checkpoint")
         first = self._first(self._failure(writing.written))
         if not first:
             first = self._first(self._move_to(writing.cursor) if self._rank == 0 else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -10,6 +11,9 @@ from cluster.checkpoints.checkpoint_store import CheckpointStore
 from cluster.checkpoints.cursor import fall_back, kept_states
 from cluster.failures import RunFailure, StateLost
 from learner.snapshot import DamagedState, OpenFile
+
+# Of a file that is there: others, as of a storage that is slow or asks for another login, pass.
+DAMAGE = (errno.EIO, errno.ENOENT)
 
 
 class Loads(Protocol):
@@ -64,16 +68,13 @@ def _read(engine: Loads, store: CheckpointStore, kept: list[str], state: str) ->
     try:
         engine.load(names, open_file)
     except OSError as error:
-        if opened and _is_damaged(store, kept, state, opened[-1]):
+        if opened and error.errno in DAMAGE and _is_damaged(store, kept, state, opened[-1]):
             raise DamagedState(opened[-1], error) from error
         raise
 
 
 def _is_damaged(store: CheckpointStore, kept: list[str], state: str, name: str) -> bool:
-    """Whether a file that could not be read cannot be again, where another state's can be.
-
-    Else the place is away, or was for a moment: a restart reads the state once more.
-    """
+    """Whether a file that could not be read cannot be again, where another state's can be."""
     if store.reads(state, name):
         return False
     for other in kept:

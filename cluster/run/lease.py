@@ -170,7 +170,7 @@ def _why_free(folder: Path, number: int, owner: Owner) -> str:
     Raises:
         ConfigError: it has.
     """
-    if _is_copy(folder, number, owner):
+    if _is_copy(folder, number, owner) and not _beats(folder, owner, number):
         return f"a copy of {owner.folder}, which stays that of {owner}"
     lives = owner.lives()
     if lives is None:
@@ -186,7 +186,8 @@ def _why_free(folder: Path, number: int, owner: Owner) -> str:
 def _is_copy(folder: Path, number: int, owner: Owner) -> bool:
     """Whether the lease came with a copy of the owner's folder, where that still is.
 
-    By inodes alone: two mounts of one shared storage have other devices, and must not count.
+    By inodes alone: two mounts of one shared storage have other devices, and must not count. Some
+    file systems number them by mount; there the owner's heartbeat is seen in this folder too.
     """
     own, theirs = _file(folder, number), _file(Path(owner.folder), number)
     try:

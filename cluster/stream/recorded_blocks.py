@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from hashlib import blake2b
 from pathlib import Path
 
@@ -40,8 +41,11 @@ def write_blocks(
     """Record what a rank trains on in an update; metadata as of `metadata_of`."""
     text = json.dumps({"update": update, "part": rank, **metadata}, sort_keys=True)
     write_block(folder / f"{update:06d}", rank, trajectories, {METADATA: text})
-    if rank == 0:  # more ranks may have recorded the update before it was made again
+    if rank == 0:  # what was recorded before the update was made again: by more ranks, and after it
         remove_parts(folder / f"{update:06d}", metadata["parts"])
+        for later in recorded_updates(folder):
+            if later > update:
+                shutil.rmtree(folder / f"{later:06d}")
 
 
 def metadata_of(cfg: RunConfig, model: str, parts: int, attempt: str = "") -> Record:

@@ -81,7 +81,9 @@ def test_a_damaged_state_leaves_the_run_at_the_one_before(run, tmp_path, how):
     assert run(Engine())[PART] == b"state/part.pt of 4", "a resume goes on from there"
 
 
-@pytest.mark.parametrize("away", ["all", "the only one", "a moment", "unmounted", "another disk"])
+@pytest.mark.parametrize(
+    "away", ["all", "the only one", "a moment", "unmounted", "another disk", "late", "a bucket's"]
+)
 def test_a_place_that_is_away_is_no_damage(run, tmp_path, away):
     """Or the run would fall back, and remove newer states once the place is there again."""
     before, engine, words = Cursor.load(tmp_path), Engine(), "Errno 5"
@@ -96,6 +98,12 @@ def test_a_place_that_is_away_is_no_damage(run, tmp_path, away):
         for state in (OLDER, NEWEST):
             shutil.rmtree(tmp_path / "state" / state)
         words = r"/state: no state of the run is there; is it mounted\?$"
+    elif away in ("late", "a bucket's"):  # for longer than the look at the file afterwards
+        unreadable(tmp_path, NEWEST)
+        error = TimeoutError(110, "timed out") if away == "late" else OSError("AWS Error SLOW_DOWN")
+        engine, words = Engine(error), "timed out|SLOW_DOWN"
+        (tmp_path / "state" / NEWEST / "random.pt").unlink()
+        (tmp_path / "state" / NEWEST / "random.pt").write_text("as it was")
     else:  # as the temporary folder, in which states for another number of ranks are made
         engine, words = Engine(OSError(28, "No space left on device"), opens=0), "No space left"
     with pytest.raises(OSError, match=words):

@@ -61,7 +61,9 @@ def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path):
     refuse_if_owned(tmp_path)
 
 
-def test_a_copy_of_a_folder_in_use_is_free_and_the_folder_stays_its_owners(tmp_path, capsys):
+def test_a_copy_of_a_folder_in_use_is_free_and_the_folder_stays_its_owners(
+    tmp_path, capsys, impatient
+):
     """As of a running run that somebody wants to go on with otherwise."""
     run, copy, link = (tmp_path / name for name in ("run", "copy", "link"))
     run.mkdir()
@@ -87,6 +89,17 @@ def test_a_copy_of_a_folder_in_use_is_free_and_the_folder_stays_its_owners(tmp_p
             Lease(run)
         shutil.rmtree(run)
         moved.rename(run)
+
+
+def test_one_folder_by_another_inode_is_no_copy_while_its_owners_heartbeat_is_seen_there(
+    tmp_path, monkeypatch, quick
+):
+    """As of mounts that number their files themselves: gcsfuse, sshfs."""
+    monkeypatch.setattr(lease, "_is_copy", lambda *_: True)
+    with Lease(tmp_path) as token:
+        with pytest.raises(ConfigError, match="in use by process"):
+            Lease(tmp_path)
+        token.check()
 
 
 def test_another_folder_at_the_owners_path_makes_no_copy(tmp_path):

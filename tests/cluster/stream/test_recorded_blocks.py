@@ -200,6 +200,15 @@ def test_fewer_ranks_that_record_an_update_again_leave_no_part_of_the_first_time
     ]
 
 
+def test_what_was_recorded_after_an_update_that_is_made_again_goes(recorded):
+    """Its episodes were played with weights that are no more."""
+    cfg, blocks = recorded
+    write_blocks(blocks, 1, 1, [], metadata_of(cfg, cfg.model.path, 2, "2.1"))
+    assert recorded_updates(blocks) == [1, 2], "rank 0 removes them"
+    write_blocks(blocks, 1, 0, [trajectory("1/9")], metadata_of(cfg, cfg.model.path, 2, "2.1"))
+    assert recorded_updates(blocks) == [1]
+
+
 def test_parts_of_two_attempts_at_an_update_are_no_batch(recorded):
     """Killed after one of two ranks had recorded it again: an episode can be in both, or none."""
     cfg, blocks = recorded
