@@ -11,6 +11,9 @@ from pathlib import Path
 from configs.schema import ClusterConfig, RunConfig
 
 SECONDS_A_GIB = 4.0  # a shared file system or a network of 2 Gbit/s at its worst
+# Of who waits for one that waits as long itself, and whose error, which names the cause, is to come
+# first: the other may be held up meanwhile, which is no time of its own (cluster/awake.py).
+GRACE_S = 30.0
 STOP_S = 60.0  # that a stopped job has to end by itself, after cluster.grace_s
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # Ray's own variable of a job, for `stop_wait_s`
 

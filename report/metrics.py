@@ -13,7 +13,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from configs.disk import replace_file, to_disk
 from configs.load import ConfigError
 
 METRICS, EPISODES, OUTCOMES = "metrics.jsonl", "episodes.jsonl", "outcomes.jsonl"
@@ -102,9 +102,8 @@ class RunLog:
 
     def to_disk(self) -> None:
         """Have the kernel write all records to the disk."""
-        for file in (METRICS, EPISODES, OUTCOMES):
-            with suppress(FileNotFoundError), (self.folder / file).open("rb") as stream:
-                os.fsync(stream.fileno())
+        files = (self.folder / name for name in (METRICS, EPISODES, OUTCOMES))
+        to_disk(*filter(Path.exists, files), self.folder)
 
     def close(self) -> None:
         """Finish TensorBoard's file; the JSON lines are always complete."""
@@ -213,9 +212,7 @@ def _rewrite(file: Path, keep: Callable[[Record], bool] | None) -> list[Record]:
     if not file.is_file():
         return []
     kept = [record for record in read_lines(file) if keep is None or keep(record)]
-    draft = file.with_suffix(".new")
-    draft.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), "utf-8")
-    os.replace(draft, file)
+    replace_file(file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
     return kept
 
 

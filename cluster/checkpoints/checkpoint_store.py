@@ -19,7 +19,7 @@ from uuid import uuid4
 from pyarrow import ArrowException, fs
 
 from cluster.checkpoints.cursor import Cursor
-from cluster.disk import to_disk
+from configs.disk import replace_file, to_disk
 from configs.load import ConfigError
 from configs.paths import below
 from configs.schema import RunConfig
@@ -253,8 +253,7 @@ def _make_id(folder: Path) -> str:
         return run_id
     run_id, file = uuid4().hex, folder / "checkpoints" / "state" / RUN_ID
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(run_id)
-    to_disk(file, file.parent)  # before the claim, which would be another run's
+    replace_file(file, run_id)  # on the disk before the claim, which would be another run's
     return run_id
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
-from cluster.disk import replace_file
+from configs.disk import replace_file
 from configs.load import ConfigError
 from configs.schema import PPOConfig
 from report.metrics import Record, read_object

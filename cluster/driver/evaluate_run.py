@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from cluster.deadlines import for_model
+from cluster.deadlines import GRACE_S, for_model
 from cluster.environments import environments
 from cluster.phases.floors import floors_of_variants
 from cluster.run.lease import Lease
@@ -28,7 +28,6 @@ from report.evaluation import MEASURES, WITHIN, Headline, headline, with_interva
 from report.metrics import Record, append, plain
 from report.terminal import Terminal
 
-GRACE_S = 2.0  # so that the buffer's own error, which names the worker, is raised first
 COUNTS = ("n", "distinct", "beside it")  # columns between the headline and recognition
 
 

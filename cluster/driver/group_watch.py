@@ -26,10 +26,10 @@ from ray.train.v2._internal.execution.controller.state import (
 from ray.train.v2._internal.execution.worker_group import Worker
 
 from cluster.awake import Awake
-from cluster.disk import replace_file
 from cluster.failures import DeadlineExceeded
 from cluster.run.lease import Owner, Token
 from cluster.run.run_folder import CONTROLLER
+from configs.disk import replace_file
 from configs.schema import ClusterConfig
 
 WHO = "Ray Train's controller"

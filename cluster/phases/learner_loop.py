@@ -17,6 +17,7 @@ import ray.train
 import torch
 
 from cluster.checkpoints.cursor import Cursor
+from cluster.deadlines import GRACE_S
 from cluster.demonstrations.sft_data import Prefetched, batches, check_object_store
 from cluster.failures import EpochOver, RunFailure, RunStopped, SourceLost, StateLost, WorkerLost
 from cluster.job import Job
@@ -36,7 +37,6 @@ from learner import distributed
 from learner.batch import Sequence
 
 AGAIN_S = 0.5  # between two calls to a buffer that restarts
-GRACE_S = 2.0  # so that the buffer's own error, which names the worker, is raised first
 
 
 def learner_loop(config: dict[str, Job]) -> None:

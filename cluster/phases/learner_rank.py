@@ -17,12 +17,12 @@ from cluster.checkpoints.checkpoint_store import CheckpointStore, state_place
 from cluster.checkpoints.checkpointer import Checkpointer
 from cluster.checkpoints.cursor import Cursor, kept_states
 from cluster.checkpoints.load_state import load_state
-from cluster.disk import to_disk
 from cluster.failures import RunFailure, RunStopped
 from cluster.job import Job
 from cluster.run.prometheus import RunMetrics
 from cluster.run.tracing import record_spans
 from cluster.wait import wait_for
+from configs.disk import to_disk
 from configs.schema import OptimizerConfig
 from configs.text import one_line
 from learner import distributed

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cluster.disk import replace_file
 from cluster.failures import PlacementError
 from cluster.run.lease import FOLDER as LEASE
 from cluster.run.lease import Token, refuse_if_owned
+from configs.disk import replace_file
 from configs.load import ConfigError, dump
 from configs.schema import RunConfig
 from report.metrics import METRICS, read_object

@@ -14,6 +14,7 @@ from itertools import chain
 import ray
 from ray import ObjectRef
 
+from cluster.deadlines import GRACE_S
 from cluster.handles import BufferHandle
 from cluster.wait import wait_for
 from cluster.weights.base import Publishing, PublishResult
@@ -22,7 +23,6 @@ from learner.engine import TrainingEngine
 from learner.gathered_weights import Bucket
 from rollout.bucket import PackedBucket, pack
 
-GRACE_S = 2.0  # so that the buffer's own error, which names the worker, is raised first
 Refs = list[ObjectRef[PackedBucket]]
 
 

@@ -41,7 +41,23 @@ def test_all_that_there_is_goes_to_the_disk(tmp_path: Path, monkeypatch) -> None
     log.episode({"stage": "sft"})
     log.to_disk()
     every = ["metrics.jsonl", "episodes.jsonl", "outcomes.jsonl"]
-    assert synced == ["metrics.jsonl", *every]
+    folder = tmp_path.name  # which says that they are there
+    assert synced == [folder, "metrics.jsonl", folder, *every, folder]
+
+
+def test_records_that_a_resume_keeps_are_on_the_disk_before_it_writes_more(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """They are written again as a whole: a loss of power would leave none of them."""
+    with_one = RunLog(tmp_path)
+    with_one.write("sft", step=1)
+    synced: list[str] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+    )
+    RunLog(tmp_path, keep=lambda record: True)
+    assert [name for name in synced if name.startswith("metrics.jsonl")] != []
+    assert tmp_path.name in synced
 
 
 def test_a_record_that_the_disk_has_no_room_for_leaves_none_of_it(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ FLOORS = {  # from bottom to top: a part imports itself and the floors below, ne
     "envs.virl": (("geometry", "names"), ("route",), ("city",), ("drawing",), (REST,)),
     "report": ((REST,), ("study",), ("comparison",)),
     "cluster": (
-        ("awake", "failures", "handles", "exit_codes", "deadlines", "disk"),
+        ("awake", "failures", "handles", "exit_codes", "deadlines"),
         ("wait", "environments", "checkpoints"),
         ("run",),
         ("placement", "weights", "demonstrations"),

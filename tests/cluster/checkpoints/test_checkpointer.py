@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -121,12 +122,13 @@ def test_what_is_written_is_what_was_when_it_began(make, tmp_path, monkeypatch):
 
 
 def hold(monkeypatch, times=1):
-    """The first writes wait for the event."""
-    event, write, begun = threading.Event(), checkpointer.write_file, []
+    """The first writes wait for the event; its `begun` has a stream for each write."""
+    event, write = threading.Event(), checkpointer.write_file
+    event.begun = []
 
     def held(stream, content):
-        begun.append(stream)
-        assert len(begun) > times or event.wait(200)
+        event.begun.append(stream)
+        assert len(event.begun) > times or event.wait(200)
         write(stream, content)
 
     monkeypatch.setattr(checkpointer, "write_file", held)
@@ -253,6 +255,8 @@ def test_a_write_that_does_not_end_is_given_up(make, tmp_path, clock, monkeypatc
     held = hold(monkeypatch)
     made = make(checkpoint_minutes=5)
     save(made, 1)
+    while not held.begun:
+        time.sleep(0.01)
     clock.now = RunConfig().cluster.checkpoint_deadline_s - 0.01
     assert not made.due(2)
     clock.now += 1
@@ -274,6 +278,8 @@ def test_while_two_that_were_given_up_are_being_written_none_is_copied(
     made = make(checkpoint_every=1)
     for step in (1, 2):
         save(made, step)
+        while len(held.begun) < step:
+            time.sleep(0.01)
         clock.now += RunConfig().cluster.checkpoint_deadline_s + 1
         assert made.due(step)
     for step in (3, 4):

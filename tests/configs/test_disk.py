@@ -8,7 +8,7 @@ import os
 import pytest
 
 from cluster import disk
-from cluster.disk import replace_file, to_disk
+from configs.disk import replace_file, to_disk
 
 
 @pytest.fixture
