@@ -199,6 +199,8 @@ def test_what_is_offloaded_is_on_the_host():
     run, kept = rank(2, BF16, "learner.offload=true"), rank(2, BF16)
     assert account.offloaded(kept) == 0
     assert account.offloaded(run) == (6 + 2) * N
+    # They are added up in float32 where they come, as test_master_weights shows.
+    assert account.gradients(run) == account.gradients(kept) == 2 * N
     assert account.on_gpu(kept) == moments(kept)
     step = account.on_gpu(run)["step"]
     assert "learner optimizer" not in step
