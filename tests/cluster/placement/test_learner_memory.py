@@ -205,7 +205,7 @@ def test_what_is_offloaded_is_on_the_host():
     step = account.on_gpu(run)["step"]
     assert "learner optimizer" not in step
     assert "step gradients" not in step
-    assert step["learner gradients"] == N
+    assert step["learner gradients"] == 2 * N
     assert account.on_host(run) == 8 * N + account.state_copy(run)
     none = rank(3, BF16, "learner.checkpoint_minutes=0")
     assert account.on_host(none) == account.sync(none) > account.exported(none)
