@@ -78,12 +78,8 @@ def weights(run: Rank) -> int:
 
 
 def gradients(run: Rank) -> int:
-    """Until the optimizer's step: 4·t, from stage 2 on divided by the ranks (ibid., §5.2).
-
-    In s bytes where offload takes them to the host at stage 2 (stage_1_and_2.py).
-    """
-    moved = run.cfg.learner.offload and run.stage == 2
-    return run.trained * (run.size if moved else 4) // run.share(2)
+    """Until the optimizer's step: 4·t, from stage 2 on divided by the ranks (ibid., §5.2)."""
+    return run.trained * 4 // run.share(2)
 
 
 def first_gradients(run: Rank) -> int:

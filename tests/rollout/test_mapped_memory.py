@@ -66,7 +66,15 @@ def test_memory_of_this_process_alone_is_in_no_file(nameless):
     assert found.place(*address(np.zeros(10))) is None
     private = np.frombuffer(mmap.mmap(number, PAGE, flags=mmap.MAP_PRIVATE), np.uint8)
     assert MappedMemory().place(*address(private)) is None  # what is written there stays there
+    shared = np.frombuffer(mmap.mmap(-1, PAGE), np.uint8)
+    assert MappedMemory().place(*address(shared)) is None  # nobody has its file open
     begin, end = address(memory)
     assert found.place(begin, end) is not None
     assert found.place(begin, end + PAGE) is None  # no part of it ends beyond the mapping
     assert found.place(begin - 1, end) is None
+
+
+def test_a_file_that_is_closed_meanwhile_hides_no_other(nameless, monkeypatch):
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: ["999999", *listed(folder)])
+    assert MappedMemory().place(*address(nameless[1])) is not None

@@ -216,11 +216,13 @@ def test_what_is_offloaded_is_on_the_host():
     run, kept = rank(2, BF16, "learner.offload=true"), rank(2, BF16)
     assert account.offloaded(kept) == 0
     assert account.offloaded(run) == (6 + 2) * N
+    # They are added up in float32 where they come, as test_master_weights shows.
+    assert account.gradients(run) == account.gradients(kept) == 2 * N
     assert account.on_gpu(kept) == moments(kept)
     step = account.on_gpu(run)["step"]
     assert "learner optimizer" not in step
     assert "step gradients" not in step
-    assert step["learner gradients"] == N
+    assert step["learner gradients"] == 2 * N
     assert account.on_host(run) == 8 * N + account.state_copy(run)
     none = rank(3, BF16, "learner.checkpoint_minutes=0")
     assert account.on_host(none) == account.sync(none) > account.exported(none)
