@@ -31,7 +31,7 @@ from learner.trajectory_metrics import group_metrics, trajectory_metrics
 from rollout.trajectory import Trajectory
 
 TRACER = trace.get_tracer("cardinal")
-ROUNDING = 1e-6  # of advantages that are all equal, once normalised
+ROUNDING = 1e-4  # of advantages that are all equal, once normalised: returns of 1,000 leave 1e-5
 
 
 def steps_per_update(cfg: PPOConfig) -> int:

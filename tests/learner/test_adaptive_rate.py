@@ -55,7 +55,8 @@ def configured(**settings):
 
 
 def start(folder, cfg):
-    return TrainingEngine(folder, cfg, cfg.ppo.optimizer, ppo_steps(cfg.ppo), True)
+    critic = cfg.ppo.estimator == "gae"
+    return TrainingEngine(folder, cfg, cfg.ppo.optimizer, ppo_steps(cfg.ppo), critic)
 
 
 def rates(engine, cfg, updates):
