@@ -47,8 +47,13 @@ class EngineLoad(NamedTuple):
         """What has been added since; all, where the earlier load is that of another engine."""
         if self.begin != earlier.begin:
             return self
-        added = (now - before for now, before in zip(self[1:], earlier[1:], strict=True))
-        return EngineLoad(self.begin, *added)
+        return EngineLoad(
+            self.begin,
+            self.running_s - earlier.running_s,
+            self.busy_s - earlier.busy_s,
+            self.seconds - earlier.seconds,
+            self.tokens - earlier.tokens,
+        )
 
 
 class LoadRecorder:
