@@ -26,6 +26,7 @@ SENT = "tracker.jsonl"
 PROJECT = "cardinal"  # where the user's environment names none
 SENT_KINDS = ("sft", "ppo", "eval", "sync")
 EVERY_S = 1.0
+AGAIN_S = 10.0  # after an error
 END_S = 30.0  # for the last records to be sent
 
 
@@ -106,21 +107,28 @@ TRACKERS: dict[str, Callable[[RunConfig, Path, str], Tracker]] = {"wandb": WandB
 
 
 class Forwarding:
-    """Sends a run's new records to a tracker, each once."""
+    """A run's records on their way to a tracker, each once."""
 
-    def __init__(self, folder: Path, name: str, tracker: Tracker) -> None:
-        self._name, self._tracker, self._file = name, tracker, folder / SENT
+    def __init__(self, folder: Path, name: str) -> None:
+        self._name, self._file = name, folder / SENT
         self._tail = Tail(folder / METRICS)
+        self._unsent: list[Record] = []
         own = [line for line in read_lines(self._file) if line["tracker"] == name]
         self._sent = {line["sent"] for line in own if "sent" in line}
 
-    def send(self) -> None:
-        """Send what has been written since the last call."""
-        for record in self._tail.read():
-            kind, name = record["kind"], _identity(record)
-            if kind not in SENT_KINDS or name in self._sent:
-                continue
-            self._tracker.log(kind, step_of(record), record["time"], dict(scalars(record)))
+    def unsent(self) -> list[Record]:
+        """What has been written and is not sent yet."""
+        self._unsent += [r for r in self._tail.read() if r["kind"] in SENT_KINDS]
+        self._unsent = [r for r in self._unsent if _identity(r) not in self._sent]
+        return self._unsent
+
+    def send(self, tracker: Tracker) -> None:
+        """Send it; what the tracker does not take stays."""
+        for record in self.unsent():
+            name = _identity(record)
+            if name in self._sent:
+                continue  # written again by a resume
+            tracker.log(record["kind"], step_of(record), record["time"], dict(scalars(record)))
             self._sent.add(name)
             append(self._file, {"tracker": self._name, "sent": name})
 
@@ -138,26 +146,27 @@ def forwarded(cfg: RunConfig, folder: Path) -> Iterator[None]:
     """Send the run's records to its tracker while what is inside lasts, from a thread.
 
     Raises:
-        ConfigError: the tracker cannot be opened; later errors are printed, and end the sending.
+        ConfigError: the tracker cannot be opened; later errors are printed, and sending goes on.
     """
     if cfg.tracker == "none":
         yield
         return
-    forwarding, tracker = _open(cfg, folder)
+    forwarding, tracker = Forwarding(folder, cfg.tracker), _open(cfg, folder)
     ended, well = threading.Event(), False
 
     def run() -> None:
-        try:
-            while not ended.wait(EVERY_S):
-                forwarding.send()
-            forwarding.send()
-            tracker.end(well)
-        except Exception as error:  # noqa: BLE001 - the boundary to a tracker; the run goes on
-            print(
-                f"{folder}: no more is sent to {cfg.tracker}: {_first_line(error)}; "
-                "metrics.jsonl has all, and a resume sends what is missing",
-                file=sys.stderr,
-            )
+        pause_s, told = EVERY_S, False
+        while not ended.wait(pause_s):
+            why = _cause(lambda: forwarding.send(tracker))
+            pause_s = AGAIN_S if why else EVERY_S
+            if why and not told:
+                told = True
+                _tell(f"{folder}: {cfg.tracker}: {why}; it is tried again every {AGAIN_S:g} s")
+        if why := _cause(lambda: forwarding.send(tracker)):
+            rest = "metrics.jsonl has the rest, and `cardinal resume` sends it"
+            _tell(f"{folder}: not all is sent to {cfg.tracker}: {why}; {rest}")
+        if why := _cause(lambda: tracker.end(well)):
+            _tell(f"{folder}: {cfg.tracker} did not end: {why}")
 
     thread = threading.Thread(target=run, name=cfg.tracker, daemon=True)
     thread.start()
@@ -168,20 +177,37 @@ def forwarded(cfg: RunConfig, folder: Path) -> Iterator[None]:
         ended.set()
         thread.join(END_S)
         if thread.is_alive():
-            print(f"{folder}: {cfg.tracker} did not end within {END_S:g} s", file=sys.stderr)
+            _tell(f"{folder}: {cfg.tracker} did not end within {END_S:g} s")
 
 
-def _open(cfg: RunConfig, folder: Path) -> tuple[Forwarding, Tracker]:
+def unsent(cfg: RunConfig, folder: Path) -> bool:
+    """Whether the run's tracker lacks any of its records."""
+    return cfg.tracker != "none" and bool(Forwarding(folder, cfg.tracker).unsent())
+
+
+def _cause(work: Callable[[], None]) -> str:
+    """Why a tracker did not do its work; "" if it did."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - the boundary to a tracker; the run goes on
+        return _first_line(error)
+    return ""
+
+
+def _tell(words: str) -> None:
+    print(words, file=sys.stderr)
+
+
+def _open(cfg: RunConfig, folder: Path) -> Tracker:
     own = [line for line in read_lines(folder / SENT) if line["tracker"] == cfg.tracker]
     run = own[0]["run"] if own else uuid4().hex[:12]
     if not own:
         append(folder / SENT, {"tracker": cfg.tracker, "run": run})
     try:
-        tracker = TRACKERS[cfg.tracker](cfg, folder, run)
+        return TRACKERS[cfg.tracker](cfg, folder, run)
     except Exception as error:  # the boundary to a tracker: no key, no network, a wrong address
         words = f"tracker={cfg.tracker}: it does not start: {_first_line(error)}"
         raise ConfigError(words) from error
-    return Forwarding(folder, cfg.tracker, tracker), tracker
 
 
 def _first_line(error: Exception) -> str:

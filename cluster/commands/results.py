@@ -13,6 +13,7 @@ from cluster.commands.shared import (
     configuration_of,
     require_at_least,
     require_file,
+    writing,
 )
 from cluster.environments import Settings
 from cluster.run.stop_signals import StopSignals
@@ -97,7 +98,8 @@ def compare_command(options: argparse.Namespace) -> int:
 
     found = compare(options.runs)
     print_comparison(found)
-    write_comparison(found, Path(options.out))
+    with writing(Path(options.out)):
+        write_comparison(found, Path(options.out))
     print(options.out)
     return 0
 
@@ -128,11 +130,13 @@ def trace_command(options: argparse.Namespace) -> int:
     except ConfigError as error:
         raise ConfigError(f"{options.run}: {error}") from error
     out = Path(options.out or Path(options.run) / "trace.json")
-    out.write_text(json.dumps(trace_events(recorded, window)))
+    with writing(out):
+        out.write_text(json.dumps(trace_events(recorded, window)))
     if options.png:
         from report.trace_picture import draw_trace
 
-        draw_trace(recorded, window, Path(options.png))
+        with writing(Path(options.png)):
+            draw_trace(recorded, window, Path(options.png))
     print(f"{window.name}, {window.end - window.begin:.1f} s")
     for (process, track), parts in shares(recorded, window).items():
         spent = ", ".join(f"{name} {share:.1%}" for name, share in parts.items())

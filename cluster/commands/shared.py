@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.commands.command import argument
@@ -75,6 +77,21 @@ def require_file(option: str, file: str) -> None:
     if place.is_dir():
         raise ConfigError(f"{option} {file}: is a folder; it must be a file")
     check_writable(f"{option} {file}: its folder", place.parent)
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """What is inside writes a file: an error names it, as that of a full disk does not by itself.
+
+    Raises:
+        OSError: of the same kind.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def require_folder(option: str, folder: str) -> None:

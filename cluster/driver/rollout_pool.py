@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.driver.session import session
 from cluster.environments import environments
@@ -179,9 +179,11 @@ def _stop_workers(workers: list[RolloutWorkerHandle]) -> None:
     """End engines by request, then actors by force; a dead one takes no time from the others."""
     ends = [worker.shutdown.remote() for worker in workers]
     ray.wait(ends, num_returns=len(ends), timeout=SHUTDOWN_S)
-    for worker, end in zip(workers, ends, strict=True):
+    for index, (worker, end) in enumerate(zip(workers, ends, strict=True)):
         try:
             ray.get(end, timeout=0)
+        except GetTimeoutError:
+            print(f"rollout worker {index} did not end within {SHUTDOWN_S:g} s: it is killed")
         except RayError as error:
-            print(f"an engine did not end by request: {first_line(error)}")
+            print(f"rollout worker {index} did not end by request: {first_line(error)}")
         kill(worker)

@@ -33,7 +33,7 @@ from configs.load import ConfigError
 from configs.schema import RunConfig
 from report.metrics import METRICS
 from report.summary import ended
-from report.tracker import forwarded
+from report.tracker import forwarded, unsent
 
 if TYPE_CHECKING:
     from cluster.demonstrations.sft_data import RenderedDemonstrations
@@ -55,6 +55,9 @@ def train(cfg: RunConfig, resume: bool = False, pool: RolloutPool | None = None)
     folder = open_folder(cfg, resume)
     if ended(folder)["status"] == "finished":
         _write_report(folder)  # which may not have been written when the run ended
+        if unsent(cfg, folder):
+            with Lease(folder), forwarded(cfg, folder):
+                pass  # sends the rest
         print(f"{folder}: this run has finished, nothing is left to do; see report.html")
         return 0
     own = nullcontext(pool) if pool else RolloutPool(bool(cfg.sft.steps))

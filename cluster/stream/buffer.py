@@ -45,6 +45,18 @@ from rollout.trajectory_summary import TrajectorySummary, from_columns
 T = TypeVar("T")
 
 
+def check_that_some_end(failed: list[TrajectorySummary], episodes: int) -> None:
+    """Whatever share may fail: where all do, nothing is learned, and it would go on so.
+
+    Raises:
+        TooManyFailures: so many episodes have been played, and none has ended well.
+    """
+    if len(failed) >= episodes > 0:
+        raise TooManyFailures(
+            f"all of {episodes} trajectories failed; the first, {failed[0].id}: {failed[0].failure}"
+        )
+
+
 @ray.remote(num_cpus=0)
 class TrajectoryBuffer:
     """Plays training episodes ahead of the learner, and requested ones at once.
@@ -121,7 +133,9 @@ class TrajectoryBuffer:
         await self._until(lambda: group.finished)
         trajectories = group.in_order()
         summaries = [trajectory.summary for trajectory in trajectories]
-        self._check_failures([s for s in summaries if s.end == "failed"], len(summaries))
+        failed = [s for s in summaries if s.end == "failed"]
+        self._check_failures(failed, len(summaries))
+        check_that_some_end(failed, len(summaries))
         self._shares.hold([t for t in trajectories if t.summary.end != "failed"])
         return summaries
 
@@ -336,6 +350,7 @@ class TrajectoryBuffer:
             self._weights.keep_sample(request, trajectory.rows, trajectory.summary.oldest_version)
         episodes = max(self._ledger.finished, self._cfg.ppo.episodes)
         self._check_failures(self._ledger.failures, episodes)
+        check_that_some_end(self._ledger.failures, episodes)
         await self._play()
 
     async def _ask(self, index: int, what: str, ref: ObjectRef[T]) -> T:

@@ -8,7 +8,7 @@ import pytest
 from configs.load import ConfigError, load
 from report import tracker as module
 from report.metrics import RunLog, read_lines
-from report.tracker import SENT, Forwarding, forwarded
+from report.tracker import SENT, Forwarding, forwarded, unsent
 
 
 class FakeTracker:
@@ -16,10 +16,11 @@ class FakeTracker:
 
     def __init__(self, cfg=None, folder=None, run="", breaks=None):
         self.run, self.breaks = run, breaks
-        self.logged, self.ended = [], []
+        self.logged, self.ended, self.refused = [], [], 0
 
     def log(self, kind, step, seconds, numbers):
         if self.breaks in numbers:
+            self.refused += 1
             raise ConnectionError("the network is away\nand more")
         self.logged.append((kind, step, numbers))
 
@@ -52,14 +53,14 @@ def write(log, *updates):
 
 def test_numbers_are_sent_with_their_step(tmp_path):
     tracker = FakeTracker()
-    forwarding = Forwarding(tmp_path, "wandb", tracker)
-    forwarding.send()  # before there is any record
+    forwarding = Forwarding(tmp_path, "wandb")
+    forwarding.send(tracker)  # before there is any record
     log = RunLog(tmp_path)
     log.write("phase", phase="ppo", event="begin")
     write(log, 3)
     log.write("eval", stage="sft", variant="train", success=0.25)
-    forwarding.send()
-    forwarding.send()
+    forwarding.send(tracker)
+    forwarding.send(tracker)
     assert tracker.logged == [
         ("ppo", 3, {"ppo/reward": 0.3, "ppo/engine_idle/0": 0.5}),
         ("eval", 0, {"eval/train/success": 0.25}),
@@ -69,15 +70,15 @@ def test_numbers_are_sent_with_their_step(tmp_path):
 def test_a_resume_sends_what_is_new_and_nothing_twice(tmp_path):
     log, first = RunLog(tmp_path), FakeTracker()
     write(log, 1, 2, 3)
-    Forwarding(tmp_path, "wandb", first).send()
+    Forwarding(tmp_path, "wandb").send(first)
     log = RunLog(tmp_path, keep=lambda r: r["update"] <= 1)  # 2 and 3 are played again
     write(log, 2, 3, 4)
     again = FakeTracker()
-    Forwarding(tmp_path, "wandb", again).send()
+    Forwarding(tmp_path, "wandb").send(again)
     assert [step for _, step, _ in first.logged] == [1, 2, 3]
     assert [step for _, step, _ in again.logged] == [4]
     other = FakeTracker()
-    Forwarding(tmp_path, "mlflow", other).send()
+    Forwarding(tmp_path, "mlflow").send(other)
     assert [step for _, step, _ in other.logged] == [1, 2, 3, 4]
 
 
@@ -86,7 +87,7 @@ def test_a_version_may_be_published_several_times(tmp_path):
     log.write("sync", version=0, seconds=1.0)
     time.sleep(0.002)
     log.write("sync", version=0, seconds=2.0)
-    Forwarding(tmp_path, "wandb", tracker).send()
+    Forwarding(tmp_path, "wandb").send(tracker)
     assert [numbers["sync/seconds"] for _, _, numbers in tracker.logged] == [1.0, 2.0]
 
 
@@ -94,10 +95,7 @@ def test_records_are_sent_while_a_run_lasts_and_the_last_ones_at_its_end(tmp_pat
     with forwarded(config("wandb"), tmp_path):
         write(RunLog(tmp_path), 1)
         (tracker,) = opened
-        deadline = time.monotonic() + 120
-        while not tracker.logged and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert len(tracker.logged) == 1
+        until(lambda: len(tracker.logged) == 1)
         write(RunLog(tmp_path), 2)
     assert [step for _, step, _ in tracker.logged] == [1, 2]
     assert tracker.ended == [True]
@@ -114,15 +112,67 @@ def test_a_run_is_one_run_of_the_tracker_over_its_resumes(tmp_path, opened):
     assert (first.ended, second.ended) == ([False], [True])
 
 
-def test_an_error_of_the_tracker_ends_the_sending_and_not_the_run(tmp_path, opened, capsys):
+def until(reached):
+    deadline = time.monotonic() + 120
+    while not reached() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert reached()
+
+
+def test_what_a_tracker_does_not_take_is_sent_once_it_does(tmp_path, opened, monkeypatch):
+    monkeypatch.setattr(module, "AGAIN_S", 0.05)
+    told = []
+    monkeypatch.setattr(module, "_tell", told.append)
+    log = RunLog(tmp_path)
+    with forwarded(config("wandb"), tmp_path):
+        (tracker,) = opened
+        write(log, 1)
+        until(lambda: tracker.logged)
+        tracker.breaks = "ppo/reward"
+        write(log, 2, 3)
+        until(lambda: tracker.refused > 3)
+        tracker.breaks = None
+        until(lambda: len(tracker.logged) == 3)
+        write(log, 4)
+    assert [step for _, step, _ in tracker.logged] == [1, 2, 3, 4]
+    assert tracker.ended == [True]
+    assert told == [
+        f"{tmp_path}: wandb: ConnectionError: the network is away; it is tried again every 0.05 s"
+    ]
+
+
+def test_after_an_error_it_is_not_tried_at_once(tmp_path, opened):
     with forwarded(config("wandb"), tmp_path):
         opened[0].breaks = "ppo/reward"
         write(RunLog(tmp_path), 1)
-    assert capsys.readouterr().err == (
-        f"{tmp_path}: no more is sent to wandb: ConnectionError: the network is away; "
-        "metrics.jsonl has all, and a resume sends what is missing\n"
+        until(lambda: opened[0].refused)
+        time.sleep(0.1)
+        assert opened[0].refused == 1
+
+
+def test_what_a_run_could_not_send_is_known_and_sent_later(tmp_path, opened, capsys):
+    with forwarded(config("wandb"), tmp_path):
+        write(RunLog(tmp_path), 1)
+        until(lambda: opened[0].logged)
+        opened[0].breaks = "sft/loss"
+        RunLog(tmp_path, keep=lambda _: True).write("sft", step=2, loss=0.5)
+    assert capsys.readouterr().err.endswith(
+        f"{tmp_path}: not all is sent to wandb: ConnectionError: the network is away; "
+        "metrics.jsonl has the rest, and `cardinal resume` sends it\n"
     )
-    assert [line for line in read_lines(tmp_path / SENT) if "sent" in line] == []
+    assert opened[0].ended == [True], "it is told all the same"
+    lacks = [unsent(config(name), tmp_path) for name in ("none", "wandb", "mlflow")]
+    assert lacks == [False, True, True]
+    with forwarded(config("wandb"), tmp_path):
+        pass
+    assert [tracker.logged[-1][:2] for tracker in opened] == [("ppo", 1), ("sft", 2)]
+    assert not unsent(config("wandb"), tmp_path)
+
+
+def test_one_that_breaks_at_its_end_is_told(tmp_path, opened, capsys):
+    with forwarded(config("wandb"), tmp_path):
+        opened[0].end = None
+    assert f"{tmp_path}: wandb did not end: TypeError: " in capsys.readouterr().err
 
 
 def test_one_that_does_not_end_is_told(tmp_path, opened, capsys, monkeypatch):

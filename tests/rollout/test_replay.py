@@ -68,7 +68,7 @@ def test_where_nothing_is_in_common_no_token_is_compared():
 @pytest.mark.parametrize("failed", [0, 1])
 def test_one_that_failed_is_not_compared(failed):
     pair = [of(played(9.0)), of(played())]
-    pair[failed] = replace(pair[failed], end="failed", segments=())
+    pair[failed] = replace(pair[failed], end="failed")
     assert difference([tuple(pair)]) is None
     assert difference([tuple(pair), (of(played(0.5)), of(played()))]) == (pytest.approx(0.5), 5)
     assert difference([]) is None

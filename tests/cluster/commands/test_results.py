@@ -181,6 +181,12 @@ def test_a_trace_does_not_go_among_the_files_of_a_run(traced, capsys, option):
     assert not (traced / "status.json").exists()
 
 
+def test_a_trace_that_has_no_room_is_one_line_with_its_file(traced, capsys):
+    assert main(["trace", str(traced), "--out", "/dev/full"]) == 1
+    words = "cardinal: OSError: [Errno 28] No space left on device: '/dev/full'"
+    assert said(capsys).strip() == words
+
+
 def test_a_run_that_recorded_no_spans_has_no_trace(run, capsys):
     assert main(["trace", str(run)]) == 2
     assert f"{run}: the run has recorded no spans" in said(capsys)

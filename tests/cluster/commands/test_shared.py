@@ -1,6 +1,7 @@
 """What commands share: the configuration that arguments name, a run folder's, least values."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from cluster.commands.shared import (
     require_file,
     require_folder,
     require_outside_of_runs,
+    writing,
 )
 from configs.load import ConfigError, dump, load
 from tests.cluster.commands.folders import moved_run
@@ -110,3 +112,17 @@ def test_neither_files_nor_folders_go_into_a_run(tmp_path, require):
     (run / "lease").mkdir()
     with pytest.raises(ConfigError, match=f"{run} is a run folder; choose another place$"):
         require("--out", str(run / "x"))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device: 'page.html'"),
+        (PermissionError(13, "Permission denied", "x"), "[Errno 13] Permission denied: 'x'"),
+        (OSError("cannot write mode F as PNG"), "cannot write mode F as PNG"),
+    ],
+)
+def test_an_error_of_a_file_that_is_written_names_it(error, words):
+    with pytest.raises(type(error)) as raised, writing(Path("page.html")):
+        raise error
+    assert str(raised.value) == words

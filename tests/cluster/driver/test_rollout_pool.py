@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import GetTimeoutError, RayActorError
 
-from cluster.driver.rollout_pool import RolloutPool, _start_workers, sharing_key
+from cluster.driver import rollout_pool
+from cluster.driver.rollout_pool import RolloutPool, _start_workers, _stop_workers, sharing_key
 from cluster.placement.plan import plan
 from cluster.placement.types import Node
 from configs.load import load
@@ -94,7 +96,6 @@ def test_engines_start_in_the_background_where_they_have_gpus(monkeypatch, keys,
 @pytest.fixture
 def processes(monkeypatch):
     """What a pool has done, in order, without Ray."""
-    from cluster.driver import rollout_pool
     from cluster.placement import ray_options
     from cluster.stream import buffer
 
@@ -122,6 +123,28 @@ def processes(monkeypatch):
     fake = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: None))
     monkeypatch.setattr(buffer, "TrajectoryBuffer", fake)
     return done
+
+
+def test_an_engine_that_does_not_end_by_request_is_named_and_killed(monkeypatch, capsys):
+    causes = [None, GetTimeoutError("Get timed out"), RayActorError(error_msg="it fell")]
+
+    def get(cause, timeout):
+        if cause is not None:
+            raise cause
+
+    killed = []
+    ray = SimpleNamespace(wait=lambda *_, **__: None, get=get)
+    monkeypatch.setattr(rollout_pool, "ray", ray)
+    monkeypatch.setattr(rollout_pool, "kill", killed.append)
+    workers = [
+        SimpleNamespace(shutdown=SimpleNamespace(remote=lambda cause=cause: cause))
+        for cause in causes
+    ]
+    _stop_workers(workers)
+    assert killed == workers
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "rollout worker 1 did not end within 20 s: it is killed"
+    assert second.startswith("rollout worker 2 did not end by request: RayActorError: ")
 
 
 def test_joining_starts_nothing_and_the_place_is_looked_for_again(processes, tiny_model):

@@ -249,6 +249,21 @@ def test_a_finished_run_is_not_started_again(run, tmp_path, capsys):
     assert f"{tmp_path / 'one'}: this run has finished" in capsys.readouterr().out
 
 
+def test_what_a_finished_run_could_not_send_is_sent_by_its_owner(run, monkeypatch):
+    def send(cfg, folder):
+        with pytest.raises(ConfigError, match="is in use by"), module.Lease(folder):
+            pass
+        return module.nullcontext(sent.append(folder.name))
+
+    run()
+    sent = []
+    monkeypatch.setattr(module, "forwarded", send)
+    for lacks in (False, True):
+        monkeypatch.setattr(module, "unsent", lambda *_, lacks=lacks: lacks)
+        assert run(resume=True) == []
+    assert sent == ["one"]
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_run_that_runs_is_neither_resumed_nor_begun_again(run, tmp_path, resume):
     seen = []

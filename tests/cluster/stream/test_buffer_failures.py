@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.failures import EpochOver, RunFailure, RunStopped
+from cluster.failures import EpochOver, RunFailure, RunStopped, TooManyFailures
 from tests.support.buffers import EPISODES, begun, entered, made, requests
 from tests.support.fake_worker import asynchronous, settle
 
@@ -25,6 +25,48 @@ async def test_an_epoch_after_one_with_too_many_failures_plays_on():
     assert len(worker.playing) == EPISODES
     await worker.finish()
     assert (await call).failed == []
+
+
+@asynchronous
+async def test_training_stops_where_all_fail_whatever_share_may():
+    _, run, (worker,) = await made(rate=1.0)
+    await run.publish(0, [])
+    await run.begin(1, 0)
+    call = await begun(run.take(1, 0))
+    for _ in range(EPISODES - 1):
+        await worker.finish(worker.playing[0], end="failed")
+    assert not call.done(), "fewer than an update's"
+    await worker.finish(worker.playing[0], end="failed")
+    with pytest.raises(
+        TooManyFailures, match=r"^all of 12 .* the first, ppo/000001/000000: a card"
+    ):
+        await call
+
+
+@asynchronous
+async def test_training_goes_on_where_one_ends_well_and_all_others_may_fail():
+    _, run, (worker,) = await made(rate=1.0)
+    await run.publish(0, [])
+    await run.begin(1, 0)
+    call = await begun(run.take(1, 0))
+    await worker.finish(worker.playing[0])
+    for _ in range(2 * EPISODES):
+        await worker.finish(worker.playing[0], end="failed")
+    assert not call.done()
+    await worker.finish()
+    assert len((await call).failed) == 2 * EPISODES
+
+
+@asynchronous
+async def test_an_evaluation_of_which_nothing_is_left_ends_the_run():
+    _, run, (worker,) = await made(rate=1.0)
+    call = await begun(run.collect(requests(3)))
+    await worker.finish("x/01", end="failed")
+    await worker.finish(end="failed")
+    with pytest.raises(TooManyFailures, match="all of 3 trajectories failed"):
+        await call
+    call = await begun(run.collect(requests(0)))
+    assert await call == []
 
 
 @asynchronous
