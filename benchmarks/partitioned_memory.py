@@ -38,6 +38,7 @@ class Setting:
     vocabulary: instead of the size's; 0 for the size's own.
     ranks, stage: of the learner; the ZeRO stage.
     dtype: float32 or bfloat16.
+    offload: the optimizer's state to the host, whose memory is the same one on a CPU.
     lora: rank of adapters; 0 trains every weight.
     checkpointing: of gradients.
     tokens, length: of a microbatch, and of a sequence.
@@ -49,6 +50,7 @@ class Setting:
     ranks: int = 2
     stage: int = 3
     dtype: str = "bfloat16"
+    offload: bool = False
     lora: int = 0
     checkpointing: bool = False
     tokens: int = 64
@@ -67,6 +69,8 @@ ACCOUNT = (
     Setting("100M", stage=2),
     Setting("100M", stage=3, dtype="float32"),
     Setting("100M", stage=3),
+    Setting("100M", stage=3, offload=True),
+    Setting("100M", stage=3, dtype="float32", offload=True),
 )
 ACTS = ("load", "step", "proof", "sync", "export", "state", "resume")
 
@@ -224,6 +228,7 @@ def config_of(setting: Setting):
     learner = LearnerConfig(
         ranks=setting.ranks,
         zero_stage=setting.stage,
+        offload=setting.offload,
         microbatch_tokens=setting.tokens,
         packing="padded",  # whose check at the start is the shortest
     )

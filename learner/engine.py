@@ -1,6 +1,6 @@
 """One rank's DeepSpeed engine: takes optimizer steps on microbatches, publishes and saves weights.
 
-Input: a Hugging Face folder, microbatches, a loss function. The only file that imports DeepSpeed.
+Input: a Hugging Face folder, microbatches, a loss function.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from learner import batch, distributed, snapshot
 from learner.adaptive_rate import rate_factor
 from learner.batch import MicroBatch
 from learner.checkpoint_layout import CheckpointLayout
+from learner.closing import free
 from learner.deepspeed_config import deepspeed_config, engine_clips_gradients, zero_stage
 from learner.export import save_trunk, share_weights
 from learner.forward import Pass, passes, score_all, zero_loss
@@ -353,10 +354,8 @@ class TrainingEngine:
             names: of the files.
             open_file: opens one of them.
         """
-        resharded = self._stage > 0 and snapshot.ranks_of(names) not in (
-            0,
-            distributed.world_size(),
-        )
+        saved = snapshot.ranks_of(names)
+        resharded = self._stage > 0 and saved not in (0, distributed.world_size())
         opened = snapshot.saved_files(names, open_file)
         if resharded:
             own = self.model.state_dict().keys()
@@ -369,9 +368,9 @@ class TrainingEngine:
         self.counters = dict(state["counters"])
         snapshot.load_random_state(names, open_file)
 
-    def close(self) -> None:
-        """Free the engine's buffers and hooks; call before the next phase's engine."""
-        self._deepspeed.destroy()
+    def close(self, reference: ReferencePolicy | None = None) -> None:
+        """Free all that the engine and the phase's reference hold; call before the next engine."""
+        free(self, reference)
 
     def _full_parameters(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
         """A module's full parameters on the CPU, on rank 0; empty elsewhere; collective."""

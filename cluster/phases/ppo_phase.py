@@ -69,7 +69,7 @@ class PPOPhase:
             rank.export(engine, "ppo")
         self._evaluation.run(engine, "ppo")
         rank.keep_best(engine)
-        engine.close()
+        engine.close(reference)
         rank.move(Cursor("done", update=cfg.ppo.updates))
 
     def _update(

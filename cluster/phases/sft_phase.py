@@ -61,7 +61,7 @@ class SFTPhase:
                 rank.export(engine, "sft")
             self._evaluation.run(engine, "sft")
             rank.keep_best(engine)
-        engine.close()
+        engine.close(reference)
         rank.move(Cursor("ppo" if cfg.ppo.updates else "done"))
 
     def _train(self, engine: TrainingEngine, reference: ReferencePolicy | None, first: int) -> None:

@@ -67,6 +67,11 @@ class Rank(NamedTuple):
         """
         return self.size == 2 and self.stage == 1 and not self.cfg.learner.offload
 
+    @property
+    def offloads_gradients(self) -> bool:
+        """Whether the host adds up the gradients: where ZeRO-3 offloads, they stay there twice."""
+        return self.stage == 3 and self.cfg.learner.offload
+
     def share(self, from_stage: int) -> int:
         """How many ranks divide what ZeRO partitions from this stage on."""
         return self.cfg.learner.ranks if self.stage >= from_stage else 1
@@ -87,10 +92,9 @@ def first_gradients(run: Rank) -> int:
 
     None at stage 0, where torch makes them at the first step, nor by BF16_Optimizer.
     """
-    own = run.trained // run.share(1)
     if run.stage == 0 or run.sums_whole:
         return 0
-    return 4 * (min(own, AT_ONCE) if run.stage == 3 else own)
+    return _stepped_at_once(run)
 
 
 def optimizer(run: Rank) -> int:
@@ -101,11 +105,11 @@ def optimizer(run: Rank) -> int:
 def master_weights(run: Rank) -> int:
     """Of what learns a copy in float32: 4·t, from stage 1 on divided by the ranks.
 
-    None in float32 at stage 0, where torch steps the weights, and at stage 3, where DeepSpeed takes
-    the rank's share of the weights itself (stage3.py, _create_fp32_partitions); at stages 1 and 2
-    it copies them all the same (stage_1_and_2.py).
+    None in float32 at stage 0, where torch steps the weights, and at stage 3 without offload, where
+    DeepSpeed takes the rank's share of the weights itself (stage3.py, _create_fp32_partitions); at
+    stages 1 and 2 it copies them all the same (stage_1_and_2.py).
     """
-    if run.size == 4 and run.stage in (0, 3):
+    if run.size == 4 and run.stage in (0, 3) and not run.offloads_gradients:
         return 0
     return run.trained * 4 // run.share(1)
 
@@ -115,13 +119,19 @@ def step_gradients(run: Rank) -> int:
 
     ZeRO-3 makes it for AT_ONCE parameters at a time (_prepare_fp32_grad_for_sub_group), stages 1
     and 2 for all that are a rank's own. None at stage 0, nor in bfloat16 at stages 1 and 2, where
-    gradients are added up in such a buffer; with offload it is the host's (stage_1_and_2.py).
+    gradients are added up in such a buffer; with offload it is the host's (stage_1_and_2.py), at
+    stage 3 of all that are a rank's own, and stays (stage3.py, initialize_optimizer_states).
     """
-    own = run.trained // run.share(1)
     flat = run.size == 2 and run.stage < 3 and not run.cfg.learner.offload
     if run.stage == 0 or flat:
         return 0
-    return 4 * (min(own, AT_ONCE) if run.stage == 3 else own)
+    return _stepped_at_once(run)
+
+
+def _stepped_at_once(run: Rank) -> int:
+    own = run.trained // run.share(1)
+    bounded = run.stage == 3 and not run.offloads_gradients
+    return 4 * (min(own, AT_ONCE) if bounded else own)
 
 
 def buckets(run: Rank) -> int:
@@ -265,6 +275,8 @@ def moments(run: Rank) -> dict[str, dict[str, int]]:
         kept |= late
     if run.stage == 3:  # its buffers stay
         kept |= late | {"learner buckets": buckets(run)}
+    if run.offloads_gradients:
+        kept |= {"step gradients": step_gradients(run)}
     learn = (
         kept
         | late
@@ -299,21 +311,47 @@ def peak(run: Rank) -> Mapping[str, int]:
     return max(moments(run).values(), key=lambda parts: sum(parts.values()))
 
 
-OFFLOADED = ("learner optimizer", "step gradients")  # parts that learner.offload moves to the host
+def moved(run: Rank) -> tuple[str, ...]:
+    """Parts that learner.offload keeps in the host's memory: at stage 3 the gradients too.
+
+    There stage3.py makes its flat buffer of them on `self.device`, the CPU.
+    """
+    if not run.cfg.learner.offload:
+        return ()
+    early = ("learner gradients",) if run.offloads_gradients else ()
+    return ("learner optimizer", "step gradients", *early)
 
 
 def on_gpu(run: Rank) -> dict[str, dict[str, int]]:
     """As `moments`, without what learner.offload keeps in the host's memory."""
-    moved = OFFLOADED if run.cfg.learner.offload else ()
+    off = moved(run)
     return {
-        moment: {part: size for part, size in parts.items() if part not in moved}
+        moment: {part: size for part, size in parts.items() if part not in off}
         for moment, parts in moments(run).items()
     }
 
 
 def offloaded(run: Rank) -> int:
-    """What learner.offload keeps in the host's memory: moments, master weights, their gradients."""
-    return sum(moments(run)["step"][part] for part in OFFLOADED) if run.cfg.learner.offload else 0
+    """What learner.offload keeps in the host's memory: moments, master weights, their gradients.
+
+    ZeRO-3's gradients are pinned: the flat buffer as one piece, and one for each AT_ONCE of them
+    with which the optimizer steps.
+    """
+    step = moments(run)["step"]
+    size = sum(step[part] for part in moved(run))
+    if run.offloads_gradients:
+        flat, pieces, piece = gradients(run), *divmod(step_gradients(run), 4 * AT_ONCE)
+        size += pinned(flat) - flat
+        size += pieces * (pinned(4 * AT_ONCE) - 4 * AT_ONCE) + pinned(piece) - piece
+    return size
+
+
+def pinned(size: int) -> int:
+    """Bytes that torch takes for so many pinned ones: the next power of two.
+
+    ATen/core/CachingHostAllocator.h; a CPU pins none.
+    """
+    return 1 << (size - 1).bit_length() if size else 0
 
 
 def on_host(run: Rank) -> int:

@@ -7,7 +7,7 @@ from benchmarks.partitioned_memory import ACCOUNT, account_of, compare, paramete
 
 def test_settings_differ_in_what_the_account_knows():
     assert len(set(ACCOUNT)) == len(ACCOUNT) >= 6
-    for name in ("stage", "dtype", "checkpointing", "lora", "tokens", "vocabulary"):
+    for name in ("stage", "dtype", "offload", "checkpointing", "lora", "tokens", "vocabulary"):
         assert len({getattr(setting, name) for setting in ACCOUNT}) > 1, name
 
 

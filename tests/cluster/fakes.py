@@ -29,8 +29,8 @@ class FakeEngine:
     def __init__(self, done):
         self._done = done
 
-    def close(self):
-        self._done.append("close")
+    def close(self, reference):
+        self._done.append(f"close with {reference}" if reference else "close")
 
     def perturb(self, kind, seed):
         self._done.append(f"perturb {kind}")

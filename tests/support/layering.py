@@ -33,7 +33,7 @@ LEARNER_SEES = (
 VENDORS = {  # where a vendor's package may be imported
     "ray": ("cluster/",),
     "vllm": ("rollout/engine.py", "rollout/weight_receiver.py", "learner/weight_sender.py"),
-    "deepspeed": ("learner/engine.py",),
+    "deepspeed": ("learner/engine.py", "learner/closing.py"),
 }
 WITHOUT = {
     "report": ("ray", "vllm", "deepspeed", "torch"),

@@ -84,7 +84,7 @@ def test_what_shares_gpus_takes_ipc_and_counts_them_once():
     shared = run(ranks=8, workers=8, colocated=True, offload=True)
     assert (shared.gpus, shared.channel()) == (8, "ipc")
     assert (run().gpus, run().channel()) == (16, "nccl")
-    assert shared.host_bytes() > 12 * N  # moments, master weights and their gradients
+    assert shared.host_bytes() > 20 * N  # moments, master weights, and their gradients twice
     assert run().host_bytes() == 0
 
 

@@ -252,6 +252,7 @@ def test_it_begins_from_sft_if_there_was_any(tmp_path, updates, trained, estimat
     assert rank.opened == [(start, ppo_steps(cfg.ppo), value), ("reference", start)]
     assert rank.optimizers == [cfg.ppo.optimizer]
     assert updates[0][2] == "reference"
+    assert rank.done[-1] == "close with reference"  # before another phase begins
 
 
 def test_checkpoints_and_evaluations_come_on_the_way_and_not_twice_at_the_end(tmp_path, updates):

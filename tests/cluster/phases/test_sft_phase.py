@@ -105,6 +105,7 @@ def test_the_initial_model_is_the_reference_of_a_loss_that_needs_one(
     phase(rank)[0].run()
     assert learned == [(0, reference)]
     assert (("reference", "initial") in rank.opened) == (reference is not None)
+    assert rank.done[-1] == ("close with reference" if reference else "close")
 
 
 def test_models_are_kept_evaluated_and_checkpointed_on_the_way(tmp_path, learned):

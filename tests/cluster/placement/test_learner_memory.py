@@ -230,6 +230,37 @@ def test_what_is_offloaded_is_on_the_host():
     assert account.on_host(large) == account.exported(large) > 4 * N
 
 
+def test_zero_3_offloads_its_gradients_too_and_keeps_them_twice():
+    run = rank(3, BF16, "learner.offload=true", "learner.checkpoint_minutes=0")
+    # Two moments, master weights, the flat buffer; and the gradients of each 10^8 parameters.
+    assert account.offloaded(run) == (8 + 4) * N // 2 + 2**31 + 5 * 2**29
+    assert account.on_host(run) == account.offloaded(run) + account.sync(run)
+    for parts in account.on_gpu(run).values():
+        assert not parts.keys() & {"learner optimizer", "learner gradients", "step gradients"}
+    assert account.on_gpu(run)["rest"] == {
+        "learner weights": N,
+        "reference policy": 0,
+        "learner buckets": 4 * 10**8,
+    }
+    on_a_cpu = moments(run)
+    assert on_a_cpu["load"]["step gradients"] == on_a_cpu["rest"]["step gradients"] == 2 * N
+    assert sum(on_a_cpu["rest"].values()) == (2 + 8 + 4 + 4 + 4) * N // 2 + 4 * 10**8
+    assert on_a_cpu["load"] == on_a_cpu["step"] == on_a_cpu["rest"]
+
+
+def test_where_zero_3_offloads_float32_has_a_copy():
+    run = rank(3, "learner.offload=true")
+    assert account.master_weights(run) == 2 * N
+    assert account.master_weights(rank(3)) == account.master_weights(rank(0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "taken"), [(0, 0), (1, 1), (2**20, 2**20), (2**20 + 1, 2**21), (4 * 10**8, 2**29)]
+)
+def test_pinned_memory_comes_in_powers_of_two(size, taken):
+    assert account.pinned(size) == taken
+
+
 def test_adapters_alone_have_gradients_and_moments():
     run = rank(0, "model.lora_rank=4", model=SMALL)
     assert run.trained == 4 * LAYERS * (128 + 96 + 320 + 320)

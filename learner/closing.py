@@ -1,0 +1,52 @@
+"""Frees what a phase's policies hold, so that the next phase's find the memory.
+
+DeepSpeed's own `destroy` removes hooks, and leaves weights, optimizer and gradients where they are.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+
+def free(*policies: object | None) -> None:
+    """Free all that objects with DeepSpeed engines hold; they are of no use after it.
+
+    What is freed goes back to the device and the system, for engines that share them.
+    """
+    for policy in filter(None, policies):
+        _let_go(policy)
+    _trace_cache().cache_clear()
+    gc.collect()  # modules, parameters and optimizers refer to each other
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+        torch.accelerator.empty_host_cache()
+
+
+def _let_go(policy: object) -> None:
+    for held in vars(policy).values():
+        if isinstance(held, DeepSpeedEngine):
+            held.destroy()
+            # ZeRO-3 adds the module at the start, and never takes it away.
+            FWD_MODULE_STACK[:] = [m for m in FWD_MODULE_STACK if m is not held.module]
+    vars(policy).clear()
+
+
+def _trace_cache() -> Any:
+    """DeepSpeed's cache of what ZeRO-3 releases after a module: one for all engines of a process.
+
+    It is filled in the second forward pass and never emptied, and holds the modules of each engine
+    that was, their parameters, and through these the optimizer.
+    """
+    name = "_PartitionedParameterCoordinator__params_to_release"
+    function: Callable[..., object] = getattr(PartitionedParameterCoordinator, name)
+    while not hasattr(function, "cache_clear"):  # inside what DeepSpeed wraps for its profiler
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        (function,) = filter(callable, cells)
+    return function
