@@ -1,5 +1,7 @@
 """What nvidia-smi says of this machine's GPUs, and what it does not."""
 
+import subprocess
+
 import pytest
 
 from cluster.placement import cards
@@ -51,6 +53,15 @@ def test_no_answer_is_not_known(driver, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     driver('echo "Disabled, 81559"; exit 9')  # the driver is another one than the library
     assert smallest_card(1) is None
-    monkeypatch.setattr(cards, "ANSWER_S", 0.3)
-    driver("exec sleep 60")
+
+
+def test_a_driver_that_hangs_is_given_up(monkeypatch):
+    waited = []
+
+    def hang(command, timeout, **options):
+        waited.append(timeout)
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(cards.subprocess, "run", hang)
     assert smallest_card(1) is None
+    assert waited == [cards.ANSWER_S]
