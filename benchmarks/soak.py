@@ -37,6 +37,7 @@ from cluster.exit_codes import ExitCode
 from cluster.stream.recorded_blocks import FOLDER, read_blocks
 from configs.load import load
 from report.metrics import Record, read
+from report.statistics import wilson
 from rollout.bucket_file import PREFIX
 
 GAME = "examples/own_environment/sums.yaml"
@@ -51,12 +52,12 @@ SETTINGS = (  # under which it is learned while the faults come
     "ppo.record=true",
     "ppo.max_staleness=1",
     "eval.every=20",
-    "eval.episodes=128",
+    "eval.episodes=16",
     "eval.variants.larger=null",
     "eval.variants.one_try=null",
     "cluster.start_deadline_s=240",  # on a busy machine demonstrations took more than 120
 )
-BEFORE_PPO = ("start", "sft")  # stages of evaluations
+UPDATES = 20  # of whose episodes success is that at the start, or at the end
 GOODPUT = 0.8  # at one fault every three minutes, at least
 PACES_DIFFER = 0.1  # goodput by the one pace from that by the other, at most,
 LOADS_DIFFER = 1.25  # unless the one's minutes had so much more load than the other's
@@ -220,8 +221,7 @@ def soak(root: Path, minutes: Minutes, faults: int, seed: int) -> Record:
         soaked.run.end()
     folder = soaked.run.folder
     cursor = Cursor.load(folder / "checkpoints")
-    records = [record for record in read(folder) if cursor.covers(record)]
-    updates = [record for record in records if record["kind"] == "ppo"]
+    updates = [r for r in read(folder) if r["kind"] == "ppo" and cursor.covers(r)]
     ends = [float(record["time"]) for record in updates]
     goodput = measured([begin, end], disturbed, rare, ends, soaked.loads)
     return {
@@ -234,7 +234,7 @@ def soak(root: Path, minutes: Minutes, faults: int, seed: int) -> Record:
         **goodput,
         "goodput_random": often.goodput(ends, goodput["update_seconds"]),
         "longest_without_update_s": max((b - a for a, b in pairwise(ends)), default=0.0),
-        **learning([r for r in records if r["kind"] == "eval"], disturbed.begin),
+        **learning(updates, disturbed.begin),
         **vars(_accounted(folder, updates)),
         **growth(before, after, soaked.run.driver.pid),
         "shared_memory_files": len(list(orphans(Path("/dev/shm")))),
@@ -243,21 +243,26 @@ def soak(root: Path, minutes: Minutes, faults: int, seed: int) -> Record:
     }
 
 
-def learning(evaluations: Sequence[Record], faults: float) -> Record:
-    """Success of the greedy answers before the first update, before the first fault, at the end.
+def learning(updates: Sequence[Record], faults: float) -> Record:
+    """Success of the episodes of the first updates, of the last before a fault, and of the last.
 
     Args:
-        evaluations: of the run, in order.
+        updates: that stand, in order.
         faults: when the first of them came, Unix, s.
     """
-    start = [record for record in evaluations if record["stage"] in BEFORE_PPO][-1]
-    return {
-        "success_start": start["success"],
-        "success_start_interval": start["interval"],
-        "success_first_fault": [r for r in evaluations if r["time"] < faults][-1]["success"],
-        "success_end": evaluations[-1]["success"],
-        "success_end_interval": evaluations[-1]["interval"],
+    before = [record for record in updates if record["time"] < faults]
+    parts = {
+        "start": updates[:UPDATES],
+        "first_fault": before[-UPDATES:],
+        "end": updates[-UPDATES:],
     }
+    found: Record = {}
+    for name, records in parts.items():
+        episodes = sum(record["episodes"] for record in records)
+        solved = sum(record["success"] * record["episodes"] for record in records)
+        found[f"success_{name}"] = solved / max(1, episodes)
+        found[f"success_{name}_interval"] = wilson(min(solved, episodes), episodes)
+    return found
 
 
 def _accounted(folder: Path, updates: Sequence[Record]) -> Account:

@@ -36,6 +36,7 @@ from report.metrics import Record
 from rollout.engine_watch import EngineWatch, processor_seconds
 
 LIMIT = 0.01  # of a core
+SETTLE_S = 10.0  # after which what a new process does at first is over
 
 
 class IdleEngine:
@@ -152,6 +153,8 @@ def measure(workers: int, seconds: float) -> Record:
         return [time.process_time(), *ray.get(calls)]
 
     with tempfile.TemporaryDirectory(prefix="supervision-") as root, Lease(Path(root)) as token:
+        spent()  # all are there
+        time.sleep(min(SETTLE_S, seconds))
         begin = spent()
         time.sleep(seconds)
         between = spent()

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from benchmarks.soak import Minutes, Size, growth, learning, moments, orphans, shortfalls
+from report.statistics import wilson
 
 MIB = 2**20
 
@@ -42,23 +43,19 @@ def test_a_file_of_weights_is_left_behind_unless_an_actor_has_locked_it(tmp_path
         assert [file.name for file in orphans(tmp_path)] == ["cardinal-w-b"]
 
 
-def evaluation(stage, time, success):
-    low, high = success - 0.05, success + 0.05
-    return {"stage": stage, "time": time, "success": success, "interval": [low, high]}
+def update(time, success, episodes=100):
+    return {"time": time, "success": success, "episodes": episodes}
 
 
-def test_success_is_that_before_the_first_update_at_the_first_fault_and_at_the_end():
-    evaluations = [evaluation("start", 1.0, 0.1), evaluation("sft", 2.0, 0.2)]
-    evaluations += [
-        evaluation("ppo", at, success) for at, success in ((5, 0.3), (9, 0.5), (11, 0.9))
-    ]
-    assert learning(evaluations, faults=10.0) == {
-        "success_start": 0.2,
-        "success_start_interval": evaluations[1]["interval"],
-        "success_first_fault": 0.5,
-        "success_end": 0.9,
-        "success_end_interval": evaluations[-1]["interval"],
-    }
+def test_success_is_that_of_the_first_updates_of_the_last_before_a_fault_and_of_the_last():
+    updates = [update(float(number), 0.01 * number) for number in range(1, 61)]
+    found = learning(updates, faults=40.5)
+    shares = [found[f"success_{name}"] for name in ("start", "first_fault", "end")]
+    assert shares == pytest.approx([0.105, 0.305, 0.505])
+    assert found["success_end_interval"] == wilson(1010.0, 2000)
+    few = learning([update(1.0, 1.0), update(2.0, 0.5, episodes=300)], faults=0.5)
+    assert few["success_start"] == few["success_end"] == pytest.approx(0.625)
+    assert few["success_first_fault_interval"] == (0.0, 1.0), "nothing was played yet"
 
 
 def test_quiet_minutes_come_before_the_faults_and_after_them():

@@ -231,6 +231,23 @@ def test_a_sign_of_life_comes_after_the_beat_and_the_engines_death_at_once(make)
     virtual_time.run(beat())
 
 
+def test_an_engine_is_silent_by_the_time_for_which_its_actor_was_awake(make, monkeypatch):
+    awake = [0.0]
+    monkeypatch.setattr(actors, "Awake", lambda: lambda: awake[0])
+
+    async def silent():
+        actor = make(debug())
+        await actor.start()
+        actor._worker.engine.probe = lambda: asyncio.sleep(10_000)
+        for awake[0] in (1000.0, 1001.0):  # the first probe was answered
+            assert await actor.heartbeat(200.0) == os.getpid()
+        awake[0] = 2000.0
+        with pytest.raises(EngineFailure, match="no sign of life"):
+            await actor.heartbeat(200.0)
+
+    virtual_time.run(silent())
+
+
 def test_an_engine_that_ends_by_request_is_no_loss(make):
     async def end():
         actor = make(debug())
