@@ -6,7 +6,6 @@ DeepSpeed's own `destroy` removes hooks, and leaves weights, optimizer and gradi
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ def free(*policies: object | None) -> None:
     """
     for policy in filter(None, policies):
         _let_go(policy)
-    _trace_cache().cache_clear()
+    _clear_trace_cache()
     gc.collect()  # modules, parameters and optimizers refer to each other
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
@@ -38,15 +37,14 @@ def _let_go(policy: object) -> None:
     vars(policy).clear()
 
 
-def _trace_cache() -> Any:
-    """DeepSpeed's cache of what ZeRO-3 releases after a module: one for all engines of a process.
+def _clear_trace_cache() -> None:
+    """Empty DeepSpeed's cache of what ZeRO-3 releases after a module: one for all engines.
 
     It is filled in the second forward pass and never emptied, and holds the modules of each engine
     that was, their parameters, and through these the optimizer.
     """
     name = "_PartitionedParameterCoordinator__params_to_release"
-    function: Callable[..., object] = getattr(PartitionedParameterCoordinator, name)
+    function: Any = getattr(PartitionedParameterCoordinator, name)
     while not hasattr(function, "cache_clear"):  # inside what DeepSpeed wraps for its profiler
-        cells = [cell.cell_contents for cell in function.__closure__ or ()]
-        (function,) = filter(callable, cells)
-    return function
+        (function,) = filter(callable, (cell.cell_contents for cell in function.__closure__))
+    function.cache_clear()
