@@ -153,6 +153,15 @@ def test_a_machine_that_was_frozen_has_no_group_that_hangs(watched, process):
     assert ended(process)
 
 
+def test_what_the_last_one_left_is_no_sign_of_the_next(watched, process):
+    watch, signs, pass_time = watched
+    signs.after_controller_state_update(None, RunningState())
+    watch.begin()
+    pass_time(20.0)
+    assert process.poll() is None
+    assert not watch.worked
+
+
 def test_the_next_one_has_its_own_time(watched, process, tmp_path):
     watch, signs, pass_time = watched
     watch.begin()
