@@ -1,4 +1,4 @@
-"""Tiny runs as `cardinal train` makes them: engine and weight proof; the first one learns, too.
+"""Tiny runs, each as `cardinal train` does it, from the first engine to an update with its proof.
 
 Input: a `Cluster`. Output: results read from each run's records: the engine, each weight channel,
 sleep and wake, bfloat16. The run folders are removed.
@@ -46,7 +46,6 @@ OVERRIDES = (
 )
 COLOCATED = ("cluster.layout=colocated", "rollout.gpu_memory=0.3")
 BFLOAT16 = "model.dtype=bfloat16"
-PROOF_ALONE = "ppo.updates=0"  # of a trial after one that has learned
 ENGINE, SLEEP, BF16 = "engine", "sleep and wake", "bfloat16"
 REMEDY = {
     ENGINE: "mend what vLLM names; no run starts before this one does",
@@ -72,17 +71,16 @@ def trials(gpus: int) -> list[Trial]:
     if not gpus:
         return [
             Trial("cpu", (), (ENGINE, "channel object_store")),
-            Trial("cpu_bfloat16", (BFLOAT16, PROOF_ALONE), (BF16,)),
+            Trial("cpu_bfloat16", (BFLOAT16,), (BF16,)),
         ]
     ipc = (*COLOCATED, BFLOAT16, "cluster.channel=ipc")
-    store = (*COLOCATED, BFLOAT16, "cluster.channel=object_store", PROOF_ALONE)
+    store = (*COLOCATED, BFLOAT16, "cluster.channel=object_store")
     found = [
         Trial("ipc", ipc, (ENGINE, "channel ipc", BF16, SLEEP)),
         Trial("object_store", store, ("channel object_store",)),
     ]
     if gpus > 1:
-        nccl = (BFLOAT16, "cluster.channel=nccl", PROOF_ALONE)
-        found.append(Trial("nccl", nccl, ("channel nccl",)))
+        found.append(Trial("nccl", (BFLOAT16, "cluster.channel=nccl"), ("channel nccl",)))
     return found
 
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from cluster import disk
+from configs import disk
 from configs.disk import replace_file, to_disk
 
 

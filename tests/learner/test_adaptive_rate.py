@@ -90,11 +90,11 @@ def test_what_counts_is_the_mean_kl_of_an_updates_last_epoch(folder, monkeypatch
     step = engine.step
     engine.step = lambda *given: steps.append(step(*given)) or steps[-1]
     ppo_update(engine, trajectories(12), cfg, 0)
-    engine.close()
     assert len(steps) == 6
     kl = np.mean([metrics["kl"] for metrics in steps[3:]])
     assert adapted == [(engine.counters, pytest.approx(kl), 0.01)]
     assert kl != pytest.approx(np.mean([metrics["kl"] for metrics in steps]), rel=0.05)
+    engine.close()
 
 
 def with_return(t, total):

@@ -55,10 +55,6 @@ def test_each_trial_is_a_run_with_what_it_shows(gpus, tmp_path):
         assert (SLEEP not in trial.shows) or cfg.cluster.layout == "colocated"
         assert cfg.cluster.root == str(tmp_path)
         assert cfg.cluster.start_deadline_s < module.TRIAL_S
-    assert [configuration(t, tmp_path).ppo.updates for t in trials(gpus)] == [
-        1,  # the learner learns, and engines sleep while it does
-        *[0] * (len(trials(gpus)) - 1),
-    ]
     assert gpus != 1 or all(t.overrides[0] == "cluster.layout=colocated" for t in trials(1))
 
 

@@ -9,6 +9,7 @@ import pytest
 from ray.exceptions import ActorUnavailableError, GetTimeoutError
 
 from cluster.checkpoints.cursor import Cursor
+from cluster.deadlines import GRACE_S
 from cluster.failures import (
     DeadlineExceeded,
     EpochOver,
@@ -112,7 +113,7 @@ def buffer_lost():
     return error
 
 
-STARTED = ("the buffer", "start all engines", 302, "start_deadline_s")
+STARTED = ("the buffer", "start all engines", 300 + GRACE_S, "start_deadline_s")
 BEGUN = ("the buffer", "begin an epoch", 600, "block_deadline_s")
 
 

@@ -85,8 +85,8 @@ def test_records_are_on_the_disk_before_a_cursor_that_is_past_them(made, tmp_pat
         os, "fsync", lambda number: synced.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
     )
     rank.move(Cursor("sft", step=1))
-    assert synced[:2] == ["metrics.jsonl", "episodes.jsonl"]
-    assert synced[2].startswith("cursor.json.")
+    assert synced[:3] == ["metrics.jsonl", "episodes.jsonl", tmp_path.name]
+    assert synced[3].startswith("cursor.json.")
 
 
 def test_what_it_does_is_in_the_run_folder(made, tmp_path):
