@@ -1,8 +1,8 @@
 """Peak memory of a learner rank in every act of a run: load, step, proof, sync, export, resume.
 
-Prints one JSON row: by act the resident memory of the largest rank at its peak, above what a
-process holds before it loads anything. `--account` prints a row for each of several settings, with
-what the memory account says beside it. Models hold zeros, in sparse files.
+Prints one JSON row: by act the memory of the largest rank at its peak, above what a process holds
+before it loads anything; `--account`: one for each of several settings, beside the memory account.
+Of a CPU it is resident memory, with `--gpu` what torch has taken of the card.
 """
 
 from __future__ import annotations
@@ -15,130 +15,69 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
-GIB = 2**30
-SIZES = {  # width, feed-forward, layers, heads, vocabulary
-    "tiny": (64, 128, 2, 2, 300),
-    "20M": (256, 704, 24, 4, 8_000),
-    "100M": (768, 2048, 12, 12, 16_000),
-    "0.5B": (1024, 2816, 32, 16, 32_000),
-    "1.5B": (2048, 5632, 28, 16, 32_000),
-}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is trained, and how.
-
-    size: one of SIZES.
-    vocabulary: instead of the size's; 0 for the size's own.
-    ranks, stage: of the learner; the ZeRO stage.
-    dtype: float32 or bfloat16.
-    offload: the optimizer's state to the host, whose memory is the same one on a CPU.
-    lora: rank of adapters; 0 trains every weight.
-    checkpointing: of gradients.
-    tokens, length: of a microbatch, and of a sequence.
-    sgd: plain SGD, which has no moments, in AdamW's place.
-    """
-
-    size: str = "tiny"
-    vocabulary: int = 0
-    ranks: int = 2
-    stage: int = 3
-    dtype: str = "bfloat16"
-    offload: bool = False
-    lora: int = 0
-    checkpointing: bool = False
-    tokens: int = 64
-    length: int = 32
-    sgd: bool = False
-
-
-ACCOUNT = (
-    Setting("100M", ranks=1, stage=0, dtype="float32"),
-    Setting("100M", ranks=1, stage=0),
-    Setting("100M", ranks=1, stage=0, lora=16, dtype="float32"),
-    Setting("20M", ranks=1, stage=0, dtype="float32", tokens=2048, length=64),
-    Setting("20M", ranks=1, stage=0, dtype="float32", tokens=4096, length=64, checkpointing=True),
-    Setting("20M", ranks=1, stage=0, dtype="float32", tokens=512, vocabulary=64_000),
-    Setting("100M", stage=1, dtype="float32"),
-    Setting("100M", stage=2),
-    Setting("100M", stage=3, dtype="float32"),
-    Setting("100M", stage=3),
-    Setting("100M", stage=3, offload=True),
-    Setting("100M", stage=3, dtype="float32", offload=True),
+from benchmarks.memory_settings import (
+    ACCOUNT,
+    ON_GPU,
+    SIZES,
+    Setting,
+    llama_config,
+    make_model,
+    parameters,
 )
+
+ACCELERATOR = "DS_ACCELERATOR"  # DeepSpeed's; the ranks inherit it
+os.environ.setdefault(ACCELERATOR, "cpu")
+GIB = 2**30
 ACTS = ("load", "step", "proof", "sync", "export", "state", "resume")
 
 
-def llama_config(setting: Setting):
-    """The model's."""
-    from transformers import LlamaConfig
-
-    hidden, mlp, layers, heads, vocabulary = SIZES[setting.size]
-    return LlamaConfig(
-        vocab_size=setting.vocabulary or vocabulary,
-        hidden_size=hidden,
-        intermediate_size=mlp,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=4096,
-        tie_word_embeddings=False,
-        dtype="bfloat16",
-    )
-
-
-def make_model(folder: Path, setting: Setting) -> None:
-    """Write a Llama of zeros; in memory it takes what any other does."""
-    import torch
-    from transformers import LlamaForCausalLM
-
-    config = llama_config(setting)
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    folder.mkdir()
-    config.architectures = ["LlamaForCausalLM"]
-    config.save_pretrained(folder)
-    header, end = {}, 0
-    for name, weight in model.named_parameters():
-        offsets = [end, end + 2 * weight.numel()]
-        header[name] = {"dtype": "BF16", "shape": list(weight.shape), "data_offsets": offsets}
-        end = offsets[1]
-    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    text += b" " * (-len(text) % 8)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
-
-
-def parameters(setting: Setting) -> int:
-    """Number of the model's."""
-    hidden, mlp, layers, _, vocabulary = SIZES[setting.size]
-    layer = 4 * hidden**2 + 3 * hidden * mlp + 2 * hidden
-    return layers * layer + 2 * (setting.vocabulary or vocabulary) * hidden + hidden
+def on_gpu() -> bool:
+    """Whether the ranks compute on a GPU."""
+    return os.environ[ACCELERATOR] == "cuda"
 
 
 class Peaks:
-    """Resident memory of this process: `base`, before anything is loaded, and each act's peak."""
+    """Memory of this process: `base`, before anything is loaded, and each act's peak above it.
+
+    On a GPU the base is CUDA's context, and the peak is what torch's allocator had taken.
+    """
 
     def __init__(self) -> None:
         import learner.engine  # noqa: F401 - what a process holds anyway
 
-        self.base = _resident("VmRSS")
+        self.base = _context() if on_gpu() else _resident("VmRSS")
         self.acts: dict[str, int] = {}
 
     def measure(self, name: str, act: Callable[[], None]) -> None:
         """Do it, and keep the peak."""
         gc.collect()
+        if on_gpu():
+            self._measure_on_gpu(name, act)
+            return
         ctypes.CDLL(None).malloc_trim(0)  # what an earlier act has freed
         Path("/proc/self/clear_refs").write_text("5")
         act()
         self.acts[name] = _resident("VmHWM") - self.base
+
+    def _measure_on_gpu(self, name: str, act: Callable[[], None]) -> None:
+        import torch
+
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        act()
+        self.acts[name] = torch.cuda.max_memory_reserved()
+
+
+def _context() -> int:
+    import torch
+
+    torch.zeros(1, device="cuda")
+    free, total = torch.cuda.mem_get_info()
+    return total - free - torch.cuda.memory_reserved()
 
 
 def _resident(field: str) -> int:
@@ -153,7 +92,7 @@ def run(rank: int, setting: Setting, folder: Path, acts: list[str]) -> None:
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
     torch.distributed.init_process_group(
-        "gloo",
+        "cpu:gloo,cuda:nccl" if on_gpu() else "gloo",
         init_method=f"file://{folder}/join-{acts[0]}",
         rank=rank,
         world_size=setting.ranks,
@@ -318,7 +257,7 @@ def account_of(setting: Setting) -> dict[str, dict[str, int]]:
     import torch
     from transformers import LlamaForCausalLM
 
-    from cluster.placement.learner_memory import Rank, moments
+    from cluster.placement import learner_memory
     from configs.model_folder import size_of
 
     config = llama_config(setting)
@@ -326,7 +265,8 @@ def account_of(setting: Setting) -> dict[str, dict[str, int]]:
         model = LlamaForCausalLM(config)
     shapes = ((name, tuple(p.shape)) for name, p in model.named_parameters())
     size = size_of(shapes, config.num_hidden_layers, config.hidden_size, config.vocab_size, None)
-    return moments(Rank(config_of(setting), size))
+    run = learner_memory.Rank(config_of(setting), size)
+    return learner_memory.on_gpu(run) if on_gpu() else learner_memory.moments(run)
 
 
 def compare(setting: Setting, root: Path) -> dict[str, object]:
@@ -341,7 +281,7 @@ def compare(setting: Setting, root: Path) -> dict[str, object]:
     base = found["base"]
     peak, expected = base + max(found["acts"].values()), base + max(sums.values())
     return {
-        "name": "memory account: peak of a rank, GiB",
+        "name": f"memory account: peak of a rank{' on its GPU' * on_gpu()}, GiB",
         "setting": asdict(setting),
         "measured": round(peak / GIB, 3),
         "account": round(expected / GIB, 3),
@@ -361,6 +301,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--acts", nargs="*", choices=ACTS, default=list(ACTS))
     parser.add_argument("--account", action="store_true")
     parser.add_argument("--only", type=int, nargs="*", help="which settings of --account")
+    parser.add_argument("--gpu", action="store_true", help="compute there, with settings for one")
     for field in Setting.__dataclass_fields__.values():
         name = f"--{field.name}"
         if isinstance(field.default, bool):
@@ -370,9 +311,12 @@ def main(argv: list[str] | None = None) -> None:
     given = vars(parser.parse_args(argv))
     root, acts, model = given.pop("root"), given.pop("acts"), given.pop("model")
     account, only = given.pop("account"), given.pop("only")
+    if given.pop("gpu"):
+        os.environ[ACCELERATOR] = "cuda"
     if account:
+        settings = ON_GPU if on_gpu() else ACCOUNT
         with tempfile.TemporaryDirectory(dir=root) as folder:
-            for setting in ACCOUNT if only is None else (ACCOUNT[i] for i in only):
+            for setting in settings if only is None else (settings[i] for i in only):
                 print(json.dumps(compare(setting, Path(folder))), flush=True)
         return
     setting = Setting(**given)

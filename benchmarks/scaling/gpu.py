@@ -145,7 +145,8 @@ class GpuRun:
         gpu, node, size = self.hardware.gpu, self.hardware.node, self.weights
         gathered, links = self.gathered_s(), node("links")
         if channel == "ipc":
-            return SyncCosts(gathered + size / gpu("memory_bandwidth"), collective=True)
+            own = size / self.cfg.rollout.tensor_parallel / self.hardware.engine("ipc_bandwidth")
+            return SyncCosts(gathered + self.hardware.engine("ipc") + own, collective=True)
         if channel == "object_store":
             other = self.nodes() if self.gpus > node("gpus") else 0  # than the learner's own
             return SyncCosts(

@@ -50,6 +50,7 @@ MACHINE = (
     Check("ports", machine.ports),
     Check("GPUs", gpus.gpus, deadline_s=90.0),
     Check("GPU links", gpus.links, deadline_s=90.0),
+    Check("compiler", gpus.compiler, deadline_s=90.0),
 )
 
 

@@ -6,10 +6,12 @@ torch is asked in a process of its own: CUDA takes memory of each GPU that it is
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 
 from cluster.doctor.machine import Subject
@@ -122,13 +124,40 @@ def judge_links(matrix: str) -> Finding:
     return ok(f"{len(pairs)} pairs, linked by {kinds}")
 
 
-def _output(command: list[str]) -> str:
+def compiler(subject: Subject) -> Finding:
+    """Whether Triton can build what loads its kernels, as it does when an engine starts.
+
+    It takes CC, gcc or clang, in this order, and Python's headers (triton/runtime/build.py).
+    """
+    if not visible_gpus():
+        return not_applicable(NONE)
+    named = os.environ.get("CC")
+    found = named or shutil.which("gcc") or shutil.which("clang")
+    if found is None:
+        return fault(
+            "there is no C compiler (CC, gcc, clang), with which vLLM builds kernels as it starts",
+            "install gcc and Python's headers (Debian, Ubuntu: gcc python3-dev)",
+        )
+    shown = f"CC={named}" if named else found
+    command = [found, "-fsyntax-only", f"-I{sysconfig.get_path('include')}", "-x", "c", "-"]
+    try:
+        _output(command, "#include <Python.h>\n")
+    except (OSError, subprocess.SubprocessError) as error:
+        return fault(
+            f"{shown} cannot build kernels for Python {sys.version.split()[0]}: {_why(error)}",
+            "install gcc and Python's headers (Debian, Ubuntu: gcc python3-dev)",
+        )
+    return ok(f"{shown} and Python's headers are there")
+
+
+def _output(command: list[str], given: str = "") -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=ASK_S, stdin=subprocess.DEVNULL
+        command, capture_output=True, text=True, check=True, timeout=ASK_S, input=given
     )
     return done.stdout
 
 
 def _why(error: Exception) -> str:
     said = getattr(error, "stderr", None) or str(error) or type(error).__name__
-    return str(said).strip().splitlines()[-1]
+    lines = str(said).strip().splitlines()
+    return next((line for line in lines if "error:" in line), lines[-1])  # gcc goes on after it

@@ -2,13 +2,23 @@
 
 import pytest
 
-from benchmarks.partitioned_memory import ACCOUNT, account_of, compare, parameters
+from benchmarks.memory_settings import ACCOUNT, ON_GPU, parameters
+from benchmarks.partitioned_memory import account_of, compare
 
 
 def test_settings_differ_in_what_the_account_knows():
     assert len(set(ACCOUNT)) == len(ACCOUNT) >= 6
     for name in ("stage", "dtype", "offload", "checkpointing", "lora", "tokens", "vocabulary"):
         assert len({getattr(setting, name) for setting in ACCOUNT}) > 1, name
+    for name in ("stage", "dtype", "offload", "checkpointing", "lora"):
+        assert len({getattr(setting, name) for setting in ON_GPU}) > 1, name
+
+
+def test_on_a_gpu_the_account_leaves_out_what_lies_on_the_host(monkeypatch):
+    offloaded = next(s for s in ON_GPU if s.offload and s.stage == 1)
+    whole = account_of(offloaded)["rest"]
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    assert whole.keys() - account_of(offloaded)["rest"].keys() == {"learner optimizer"}
 
 
 def test_the_account_is_of_the_settings_own_model():

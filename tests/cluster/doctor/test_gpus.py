@@ -1,6 +1,7 @@
 """GPUs and their links, by what torch and nvidia-smi say of machines that have some."""
 
 import subprocess
+import sysconfig
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +27,7 @@ def test_a_machine_without_gpus_has_nothing_to_check(monkeypatch):
     monkeypatch.setattr(gpus, "visible_gpus", lambda: 0)
     assert gpus.gpus(None).status is Status.NOT_APPLICABLE
     assert gpus.links(None).text == "this machine has no NVIDIA GPU"
+    assert gpus.compiler(None).status is Status.NOT_APPLICABLE
     monkeypatch.setattr(gpus, "visible_gpus", lambda: 1)
     assert gpus.links(None).text == "one GPU has no other to reach"
 
@@ -118,3 +120,35 @@ def test_links_that_cannot_be_read_are_a_warning(monkeypatch):
     assert gpus.links(None).text == "nvidia-smi topo -m does not answer: no such device"
     monkeypatch.setattr(gpus.shutil, "which", lambda name: None)
     assert "not in PATH" in gpus.links(None).text
+
+
+def compiling(monkeypatch, tmp_path, script):
+    """With a compiler of ours in PATH, or none."""
+    monkeypatch.setattr(gpus, "visible_gpus", lambda: 1)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if script:
+        (tmp_path / "gcc").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "gcc").chmod(0o755)
+    return gpus.compiler(None)
+
+
+def test_an_engine_needs_a_compiler_and_pythons_headers(monkeypatch, tmp_path):
+    assert "no C compiler" in compiling(monkeypatch, tmp_path, "").text
+    monkeypatch.setenv("CC", "/nowhere/cc")
+    assert gpus.compiler(None).status is Status.FAULT
+    assert "CC=/nowhere/cc" in gpus.compiler(None).text
+
+
+def test_a_compiler_without_pythons_headers_is_at_fault(monkeypatch, tmp_path):
+    said = "fatal error: Python.h: No such file\\ncompilation terminated."
+    found = compiling(monkeypatch, tmp_path, f"printf '{said}' >&2; exit 1")
+    assert (found.status, "Python.h: No such file" in found.text) == (Status.FAULT, True)
+    assert "python3-dev" in found.remedy
+
+
+def test_the_compiler_is_asked_for_the_headers_of_this_python(monkeypatch, tmp_path):
+    include = sysconfig.get_path("include")
+    script = f'read -r first; [ "$first" = "#include <Python.h>" ] && [ "$2" = "-I{include}" ]'
+    assert compiling(monkeypatch, tmp_path, script).status is Status.OK
+    assert compiling(monkeypatch, tmp_path, "exit 1").status is Status.FAULT
