@@ -22,7 +22,10 @@ def free(*policies: object | None) -> None:
     for policy in filter(None, policies):
         _let_go(policy)
     _clear_trace_cache()
-    gc.collect()  # modules, parameters and optimizers refer to each other
+    # Modules, parameters and optimizers refer to each other. The collector does not look into a
+    # tensor of which there are views (THPVariable_traverse): they go first, then the tensor.
+    while gc.collect():
+        pass
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
         torch.accelerator.empty_host_cache()
