@@ -61,8 +61,8 @@ UPDATES = 20  # of whose episodes success is that at the start, or at the end
 GOODPUT = 0.8  # at one fault every three minutes, at least
 PACES_DIFFER = 0.1  # goodput by the one pace from that by the other, at most,
 LOADS_DIFFER = 1.25  # unless the one's minutes had so much more load than the other's
-# After the last fault without an update; a rank that stops while it starts is found after 245. Faults
-# that come faster than a learner group starts may hold updates up for longer; that is no hang.
+# After the last fault, without an update; a rank that stops while it starts is found after 245.
+# Faults that come faster than a learner group starts may hold updates up for longer.
 HANG_S = 360.0
 STEADY_S = 60.0  # at the end, before sizes are compared
 END_S = 90.0  # for the run to end by SIGTERM
