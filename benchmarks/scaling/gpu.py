@@ -21,7 +21,8 @@ from benchmarks.simulation.costs import (
     PassCosts,
     SyncCosts,
 )
-from cluster.placement.learner_memory import GIB, Rank, offloaded
+from cluster.placement.host_memory import offloaded
+from cluster.placement.learner_memory import GIB, Rank
 from cluster.placement.memory import engine_weights
 from configs.model_folder import ModelSize
 from configs.schema import RunConfig

@@ -69,8 +69,9 @@ class Rank(NamedTuple):
 
     @property
     def offloads_gradients(self) -> bool:
-        """Whether the host adds up the gradients: where ZeRO-3 offloads, they stay there twice."""
-        return self.stage == 3 and self.cfg.learner.offload
+        """Whether the host adds up gradients beside those it steps with: ZeRO-3, 2 in float32."""
+        there = self.stage == 3 or (self.stage == 2 and self.size == 4)
+        return there and self.cfg.learner.offload
 
     def share(self, from_stage: int) -> int:
         """How many ranks divide what ZeRO partitions from this stage on."""
@@ -119,8 +120,8 @@ def step_gradients(run: Rank) -> int:
 
     ZeRO-3 makes it for AT_ONCE parameters at a time (_prepare_fp32_grad_for_sub_group), stages 1
     and 2 for all that are a rank's own. None at stage 0, nor in bfloat16 at stages 1 and 2, where
-    gradients are added up in such a buffer; with offload it is the host's (stage_1_and_2.py), at
-    stage 3 of all that are a rank's own, and stays (stage3.py, initialize_optimizer_states).
+    gradients are added up in such a buffer. With offload it is the host's, at every stage of all
+    that are a rank's own, and stays (initialize_optimizer_states).
     """
     flat = run.size == 2 and run.stage < 3 and not run.cfg.learner.offload
     if run.stage == 0 or flat:
@@ -147,6 +148,42 @@ def buckets(run: Rank) -> int:
         return 4 * min(run.trained, ALLREDUCE_AT_ONCE)
     each = 4 + (run.size if run.size == 2 and run.stage < 3 else 0)
     return each * min(run.trained, AT_ONCE)
+
+
+def flat_weights(run: Rank) -> int:
+    """While stages 1 and 2 make one tensor of what learns: its pieces, t·s, and a copy to cast.
+
+    The copy is of a rank's share; the pieces are free by then, but nothing so large fits into what
+    torch's allocator keeps of them (stage_1_and_2.py and bf16_optimizer.py, __init__).
+    """
+    if run.stage not in (1, 2):
+        return 0
+    return run.trained * run.size + run.trained * run.size // run.share(1)
+
+
+def averaged_gradients(run: Rank) -> int:
+    """A rank's own, in float32 and flat, beside all that it added up: 4·t, divided by the ranks.
+
+    At stage 1 in bfloat16 with offload (stage_1_and_2.py, _build_compact_grad_partition_buffer),
+    after the backward pass, of which torch's allocator keeps pieces that nothing so large fits.
+    """
+    if run.size == 4 or run.stage != 1 or not run.cfg.learner.offload:
+        return 0
+    return run.trained * 4 // run.share(1)
+
+
+def offload_buffer(run: Rank) -> int:
+    """As large as the largest tensor that learns: at stages 1 and 2 it stays where one offloads."""
+    if run.stage == 3 or not run.cfg.learner.offload:
+        return 0
+    return run.size * min(run.trained, _largest(run.model))
+
+
+def returned_weights(run: Rank) -> int:
+    """What the host has stepped, on its way back in s bytes: t·s, divided; at stages 1 and 2."""
+    if run.stage == 3 or not run.cfg.learner.offload:
+        return 0
+    return run.trained * run.size // run.share(1)
 
 
 def gathered(run: Rank) -> int:
@@ -267,7 +304,7 @@ def moments(run: Rank) -> dict[str, dict[str, int]]:
     """By moment, the parts that a rank holds together on the device where it computes."""
     kept = {
         "learner weights": weights(run),
-        "learner optimizer": optimizer(run) + master_weights(run),
+        "learner optimizer": optimizer(run) + master_weights(run) + returned_weights(run),
         "reference policy": reference(run),
     }
     late = {"learner gradients": gradients(run)}
@@ -275,23 +312,23 @@ def moments(run: Rank) -> dict[str, dict[str, int]]:
         kept |= late
     if run.stage == 3:  # its buffers stay
         kept |= late | {"learner buckets": buckets(run)}
-    if run.offloads_gradients:
-        kept |= {"step gradients": step_gradients(run)}
-    learn = (
-        kept
-        | late
-        | {
-            "learner buckets": buckets(run),
-            "gathered weights": gathered(run),
-            "learner activations": activations(run) + attention_mask(run),
-            "learner logits": logits(run),
-            "vision encoder": vision(run),
-        }
-    )
+    if run.cfg.learner.offload:
+        kept |= {"step gradients": step_gradients(run), "offload buffer": offload_buffer(run)}
+    passes = {
+        "learner buckets": buckets(run),
+        "averaged gradients": averaged_gradients(run),
+        "gathered weights": gathered(run),
+        "learner activations": activations(run) + attention_mask(run),
+        "learner logits": logits(run),
+        "vision encoder": vision(run),
+    }
+    first = {"step gradients": first_gradients(run)}
+    flat = {"learner optimizer": master_weights(run), "flat weights": flat_weights(run)}
     return {
         "read": {"learner weights": weights(run), "weight files": loaded(run)},
-        "load": kept | {"step gradients": first_gradients(run)},
-        "learn": learn,
+        "flatten": kept | first | flat,
+        "load": kept | first,
+        "learn": kept | late | passes,
         "score": kept
         | {
             "gathered weights": gathered(run),
@@ -312,9 +349,10 @@ def peak(run: Rank) -> Mapping[str, int]:
 
 
 def moved(run: Rank) -> tuple[str, ...]:
-    """Parts that learner.offload keeps in the host's memory: at stage 3 the gradients too.
+    """Parts that learner.offload keeps in the host's memory: of some stages the gradients too.
 
-    There stage3.py makes its flat buffer of them on `self.device`, the CPU.
+    stage3.py makes its flat buffer of them on `self.device`, the CPU; stage_1_and_2.py adds up
+    those that are not float32 already on the GPU (copy_grads_in_partition).
     """
     if not run.cfg.learner.offload:
         return ()
@@ -329,34 +367,6 @@ def on_gpu(run: Rank) -> dict[str, dict[str, int]]:
         moment: {part: size for part, size in parts.items() if part not in off}
         for moment, parts in moments(run).items()
     }
-
-
-def offloaded(run: Rank) -> int:
-    """What learner.offload keeps in the host's memory: moments, master weights, their gradients.
-
-    ZeRO-3's gradients are pinned: the flat buffer as one piece, and one for each AT_ONCE of them
-    with which the optimizer steps.
-    """
-    step = moments(run)["step"]
-    size = sum(step[part] for part in moved(run))
-    if run.offloads_gradients:
-        flat, pieces, piece = gradients(run), *divmod(step_gradients(run), 4 * AT_ONCE)
-        size += pinned(flat) - flat
-        size += pieces * (pinned(4 * AT_ONCE) - 4 * AT_ONCE) + pinned(piece) - piece
-    return size
-
-
-def pinned(size: int) -> int:
-    """Bytes that torch takes for so many pinned ones: the next power of two.
-
-    ATen/core/CachingHostAllocator.h; a CPU pins none.
-    """
-    return 1 << (size - 1).bit_length() if size else 0
-
-
-def on_host(run: Rank) -> int:
-    """Of a rank that computes on a GPU: what is offloaded, and the most of what passes the host."""
-    return offloaded(run) + max(state_copy(run), exported(run), loaded(run), sync(run))
 
 
 def _reference(cfg: RunConfig) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from cluster.placement import learner_memory, transfer_memory
+from cluster.placement import host_memory, learner_memory, transfer_memory
 from cluster.placement.layout import weight_channel
 from cluster.placement.learner_memory import BYTES, GIB, MIB, Rank
 from cluster.placement.types import Needs, Node
@@ -107,10 +107,10 @@ def machine_bytes(
     if not gpu:
         return memory_bytes(cfg, model, environment)
     ranks, run = cfg.learner.ranks, Rank(cfg, model)
-    offloaded = learner_memory.offloaded(run)
+    offloaded = host_memory.offloaded(run)
     return {
         "offloaded": offloaded * ranks,
-        "weights and states on their way": (learner_memory.on_host(run) - offloaded) * ranks,
+        "weights and states on their way": (host_memory.on_host(run) - offloaded) * ranks,
         **_processes(cfg, environment),
     }
 
@@ -163,7 +163,7 @@ def process_memory(
         engine_weights=engine_weights(cfg, model),
         kv_cache=kv_cache(cfg),
         rank=sum(learner_memory.peak(run).values()),
-        offloaded=learner_memory.offloaded(run),
+        offloaded=host_memory.offloaded(run),
         copied=learner_memory.state_copy(run),
         weights=engine_weights(cfg, model),
         environments=environments(cfg, environment),
@@ -227,7 +227,7 @@ def process_needs(
         return Needs(worker=worker, rank=rank, weights=each.weights)
     return Needs(
         worker=host,
-        rank=PROCESS_BYTES + learner_memory.on_host(Rank(cfg, model)),
+        rank=PROCESS_BYTES + host_memory.on_host(Rank(cfg, model)),
         worker_gpu=each.engine_weights // cfg.rollout.tensor_parallel,
         worker_beside=received(cfg, model),
         rank_gpu=max(card_bytes(cfg, model).values()),
@@ -244,7 +244,7 @@ def pod_needs(cfg: RunConfig, model: ModelSize, gpus: bool) -> tuple[Needs, int]
     each, stored = process_memory(cfg, model), stored_weights(cfg, model, gpus)
     store = object_store(cfg) + 2 * stored
     if gpus:
-        rank = GPU_PROCESS_BYTES + learner_memory.on_host(Rank(cfg, model))
+        rank = GPU_PROCESS_BYTES + host_memory.on_host(Rank(cfg, model))
         processes = GPU_PROCESS_BYTES * cfg.rollout.tensor_parallel
         worker = processes + stored + each.environments
         return Needs(worker=worker, rank=rank), store

@@ -1,9 +1,13 @@
-"""Clusters as data for the tests of placement: no Ray, no waiting."""
+"""Clusters, and ranks on them, as data for the tests of placement: no Ray, no waiting."""
 
+from cluster.placement.learner_memory import Rank
 from cluster.placement.types import Node
 from configs.load import load
+from configs.model_folder import ModelSize
 
 GIB = 2**30
+N = 10**9
+BILLION = ModelSize({"all": N}, 2, 8, 100, 512)
 
 
 def node(name, cpu=0, gpu=0, accelerator=None, free=(), memory=64, store=8):
@@ -22,6 +26,11 @@ LARGE = [HEAD, node("gpu-a", 32, 8, "H100"), node("gpu-b", 32, 8, "H100")]
 
 def debug(*overrides):
     return load("gp_l_debug", overrides)
+
+
+def rank(stage, *keys, model=BILLION, ranks=2):
+    """One of so many, of the debug run at a ZeRO stage."""
+    return Rank(debug(f"learner.ranks={ranks}", f"learner.zero_stage={stage}", *keys), model)
 
 
 def names(found, role):

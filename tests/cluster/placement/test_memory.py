@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.placement import learner_memory, transfer_memory
+from cluster.placement import host_memory, learner_memory, transfer_memory
 from cluster.placement.learner_memory import Rank
 from cluster.placement.memory import (
     ENVIRONMENT_BYTES,
@@ -111,7 +111,7 @@ def test_what_one_process_takes():
     cfg = debug(*keys)
     each = process_memory(cfg, BILLION)
     assert each.rank == peak(cfg)
-    assert each.offloaded == learner_memory.offloaded(Rank(cfg, BILLION)) > 0
+    assert each.offloaded == host_memory.offloaded(Rank(cfg, BILLION)) > 0
     assert each.copied == learner_memory.state_copy(Rank(cfg, BILLION)) > 0
     assert each.engine_weights == each.weights == 4 * 10**9
     assert each.kv_cache == int(cfg.rollout.kv_cache_gib * GIB)
@@ -190,8 +190,8 @@ def test_what_is_offloaded_moves_from_the_gpu_to_the_host():
     moved = process_needs(debug(*keys, "learner.offload=true"), BILLION, [WITH_GPUS])
     assert kept.rank == PROCESS_BYTES + 4 * 10**9  # the policy is read on the host
     assert kept.worker == 2 * PROCESS_BYTES + 2 * ENVIRONMENT_BYTES
-    # Moments and master weights (3 GB) are there always, the gradients to step with (1 GB) then.
-    assert moved.rank - kept.rank == 4 * 10**9
+    # Moments (2 GB); pinned, master weights, gradients to step with, weights as they return (1 GB).
+    assert moved.rank - kept.rank == 2 * 10**9 + 3 * GIB + 2**12
     assert 2 * 10**9 < kept.rank_gpu - moved.rank_gpu <= 4 * 10**9
     assert kept.worker_gpu == 2 * 10**9
     saved = process_needs(debug(*keys[:-1]), BILLION, [WITH_GPUS])
@@ -208,7 +208,7 @@ def test_a_pod_has_room_for_two_versions_and_a_second_process():
     assert store == int(cfg.cluster.object_store_gib * GIB) + 2 * each.weights
     needs, plain = pod_needs(cfg, BILLION, gpus=True)
     assert plain == int(cfg.cluster.object_store_gib * GIB)
-    assert needs.rank == 6 * GIB + learner_memory.on_host(Rank(cfg, BILLION))
+    assert needs.rank == 6 * GIB + host_memory.on_host(Rank(cfg, BILLION))
     assert needs.worker == 2 * 6 * GIB + each.environments  # an engine of two GPUs
     stored = debug(*SPLIT, "cluster.channel=object_store")
     more, same = pod_needs(stored, BILLION, gpus=True)
