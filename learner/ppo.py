@@ -31,7 +31,6 @@ from learner.trajectory_metrics import group_metrics, trajectory_metrics
 from rollout.trajectory import Trajectory
 
 TRACER = trace.get_tracer("cardinal")
-ROUNDING = 1e-4  # of advantages that are all equal, once normalised: returns of 1,000 leave 1e-5
 
 
 def steps_per_update(cfg: PPOConfig) -> int:
@@ -289,9 +288,9 @@ def _take_steps(
 
 
 def _signal(trajectories: list[TrainingTrajectory]) -> bool:
-    """Whether any advantage of all ranks differs from 0 by more than rounding; collective."""
+    """Whether any advantage of all ranks is not 0, of whatever scale they are; collective."""
     largest = max((float(np.abs(t.advantages).max()) for t in trajectories), default=0.0)
-    return bool(distributed.all_max([largest])[0] > ROUNDING)
+    return bool(distributed.all_max([largest])[0] > 0)
 
 
 def _token_weights(
