@@ -1,18 +1,20 @@
 """Advantages and value targets of one episode or one batch, in plain NumPy, float64.
 
 Input: rewards and values. Output: advantages and value targets. Statistics of the whole batch
-are computed from sums (`moments`), which the caller adds over ranks.
+are computed from sums, which the caller adds over ranks (`all_sum`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 EPS = 1e-8
+ROUNDING = 1e-7  # of the mean: a deviation of no more is none; rewards and values are float32
 
 
 def gae(
@@ -86,7 +88,7 @@ def grpo(
         deviation: the sample's (over n - 1), the population's (over n), or none: 1.
 
     Returns:
-        advantages [B]; 0 where all returns of a group are equal.
+        advantages [B]; 0 where all returns of a group are equal, but for rounding.
     """
 
     def compared(r: Floats, w: Floats) -> Floats:
@@ -127,25 +129,41 @@ def _by_group(
         members.setdefault(group, []).append(i)
     result = np.zeros_like(values)
     for indices in members.values():
-        if values[indices].min() != values[indices].max():  # else rounding over rounding
+        if spread([values[indices]]).deviation != 0:  # else rounding over rounding
             result[indices] = advantage(values[indices], factors[indices])
     return result
 
 
 def share_without_signal(returns: Iterable[float], groups: Iterable[Hashable]) -> float:
     """Share of the groups whose returns are all equal: grpo and rloo learn nothing from them."""
-    members: dict[Hashable, set[float]] = {}
+    members: dict[Hashable, list[float]] = {}
     for value, group in zip(returns, groups, strict=True):
-        members.setdefault(group, set()).add(value)
-    return sum(len(values) == 1 for values in members.values()) / max(1, len(members))
+        members.setdefault(group, []).append(value)
+    equal = [spread([values]).deviation == 0 for values in members.values()]
+    return sum(equal) / max(1, len(equal))
 
 
-def moments(values: Iterable[ArrayLike]) -> Floats:
-    """Count, sum and sum of squares of all values, float64 [3]; those of ranks add up."""
-    flat = [np.asarray(v, np.float64) for v in values]
-    return np.array(
-        [sum(v.size for v in flat), sum(v.sum() for v in flat), sum((v * v).sum() for v in flat)]
-    )
+class Spread(NamedTuple):
+    """Mean and standard deviation (over n); a deviation that may be rounding alone is 0."""
+
+    mean: float
+    deviation: float
+
+
+def spread(
+    values: Iterable[ArrayLike], all_sum: Callable[[ArrayLike], Floats] = np.asarray
+) -> Spread:
+    """Mean and deviation of all values, in two passes: `all_sum` adds the sums of each over ranks.
+
+    In one, by the mean of squares, rounding hides small deviations of large values, or is one.
+    """
+    flat = np.concatenate([np.zeros(0), *(np.ravel(np.asarray(v, np.float64)) for v in values)])
+    count, total = all_sum([flat.size, flat.sum()])
+    mean = total / max(count, 1)
+    (squares,) = all_sum([((flat - mean) ** 2).sum()])
+    deviation = np.sqrt(squares / max(count, 1))
+    rounding = deviation <= ROUNDING * abs(mean)  # no NaN is
+    return Spread(float(mean), 0.0 if rounding else float(deviation))
 
 
 def weighted_sums(values: Iterable[ArrayLike], weights: Iterable[ArrayLike]) -> Floats:
@@ -166,32 +184,25 @@ def baseline(values: Floats, weights: Floats) -> float:
     return float(np.average(values, weights=weights if weights.sum() > EPS else None))
 
 
-def normalize(values: ArrayLike, batch_moments: ArrayLike, sums: ArrayLike | None = None) -> Floats:
-    """(values - mean) / standard deviation, both of the whole batch, given its `moments`.
+def normalize(values: ArrayLike, batch: Spread, sums: ArrayLike | None = None) -> Floats:
+    """(values - mean) / standard deviation, both of the whole batch; 0 where it has no deviation.
 
     With the batch's `weighted_sums` the mean is the weighted one; the deviation is not.
     """
-    count, total, squares = np.asarray(batch_moments, np.float64)
-    if count == 0:
-        return np.asarray(values, np.float64)
-    mean = center = total / count
+    own, center = np.asarray(values, np.float64), batch.mean
+    if batch.deviation == 0:
+        return np.zeros_like(own)
     if sums is not None:
         weight, weighted = np.asarray(sums, np.float64)
-        center = weighted / weight if weight > EPS else mean
-    deviation = np.sqrt(max(squares / count - mean * mean, 0.0))
-    return (np.asarray(values, np.float64) - center) / (deviation + EPS)
+        center = weighted / weight if weight > EPS else center
+    return (own - center) / (batch.deviation + EPS)
 
 
-def explained_variance(error_moments: ArrayLike, target_moments: ArrayLike) -> float:
-    """1 - Var(target - V) / Var(target) of the batch, given the `moments` of both.
+def explained_variance(errors: Spread, targets: Spread) -> float:
+    """1 - Var(target - V) / Var(target) of the batch.
 
     Returns:
         at most 1; 0 where the targets do not vary.
     """
-    variance = _variance(target_moments)
-    return float(1.0 - _variance(error_moments) / variance) if variance > EPS else 0.0
-
-
-def _variance(moments: ArrayLike) -> np.float64:
-    count, total, squares = np.asarray(moments, np.float64)
-    return squares / max(count, 1) - (total / max(count, 1)) ** 2
+    variance = targets.deviation**2
+    return 1.0 - errors.deviation**2 / variance if variance > EPS else 0.0

@@ -13,6 +13,8 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
+from rollout.freed_memory import return_freed_memory
+
 
 def free(*policies: object | None) -> None:
     """Free all that objects with DeepSpeed engines hold; they are of no use after it.
@@ -26,6 +28,7 @@ def free(*policies: object | None) -> None:
     # tensor of which there are views (THPVariable_traverse): they go first, then the tensor.
     while gc.collect():
         pass
+    return_freed_memory()
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
         torch.accelerator.empty_host_cache()

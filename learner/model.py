@@ -259,7 +259,7 @@ def load_actor_critic(
         ValueError: the folder holds no model.
     """
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.model.dtype]
-    empty = empty_trunk(folder)
+    empty = empty_trunk(folder, dtype)
     check_dtype(empty, dtype)
     attention = attention_of(empty, cfg, gpu=torch.cuda.is_available())
     if partition is None:

@@ -62,7 +62,8 @@ def token_scores(
         return TokenScores(logprobs, entropies, norms)
     distribution = logits.log_softmax(-1)
     if entropy:
-        entropies = -(distribution.exp() * distribution).sum(-1)
+        # 0 times -inf is NaN; a probability is 0 far above exp(-1e4) already.
+        entropies = -(distribution.exp() * distribution.clamp(min=-1e4)).sum(-1)
     if score_norms:
         others = distribution.detach().exp().scatter_(-1, targets.unsqueeze(-1), 0.0)
         norms = others.sum(-1).square() + others.square_().sum(-1)

@@ -31,7 +31,6 @@ from learner.trajectory_metrics import group_metrics, trajectory_metrics
 from rollout.trajectory import Trajectory
 
 TRACER = trace.get_tracer("cardinal")
-ROUNDING = 1e-4  # of advantages that are all equal, once normalised: returns of 1,000 leave 1e-5
 
 
 def steps_per_update(cfg: PPOConfig) -> int:
@@ -182,12 +181,14 @@ def _normalize(
     trajectories: list[TrainingTrajectory], advantages: list[NDArray[np.float64]], ppo: PPOConfig
 ) -> list[NDArray[np.float64]]:
     """Over the batch of all ranks, around its mean or its optimal baseline; collective."""
-    weights = [_score_norms(t, len(a), ppo) for t, a in zip(trajectories, advantages, strict=True)]
-    sums = distributed.all_sum(
-        [*advantage.moments(advantages), *advantage.weighted_sums(advantages, weights)]
-    )
-    around = sums[3:] if ppo.baseline == "optimal" else None
-    return [advantage.normalize(a, sums[:3], around) for a in advantages]
+    around = None
+    if ppo.baseline == "optimal":
+        norms = [
+            _score_norms(t, len(a), ppo) for t, a in zip(trajectories, advantages, strict=True)
+        ]
+        around = distributed.all_sum(advantage.weighted_sums(advantages, norms))
+    batch = advantage.spread(advantages, distributed.all_sum)
+    return [advantage.normalize(a, batch, around) for a in advantages]
 
 
 def _score_norms(t: TrainingTrajectory, units: int, ppo: PPOConfig) -> NDArray[np.float64]:
@@ -287,9 +288,9 @@ def _take_steps(
 
 
 def _signal(trajectories: list[TrainingTrajectory]) -> bool:
-    """Whether any advantage of all ranks differs from 0 by more than rounding; collective."""
+    """Whether any advantage of all ranks is not 0, of whatever scale they are; collective."""
     largest = max((float(np.abs(t.advantages).max()) for t in trajectories), default=0.0)
-    return bool(distributed.all_max([largest])[0] > ROUNDING)
+    return bool(distributed.all_max([largest])[0] > 0)
 
 
 def _token_weights(
@@ -369,6 +370,7 @@ def _entropy(trajectories: list[TrainingTrajectory]) -> float:
 
 
 def _explained_variance(trajectories: list[TrainingTrajectory]) -> float:
-    errors = advantage.moments([t.value_targets - t.values for t in trajectories])
-    targets = advantage.moments([t.value_targets for t in trajectories])
-    return advantage.explained_variance(*distributed.all_sum([*errors, *targets]).reshape(2, 3))
+    all_sum = distributed.all_sum
+    errors = advantage.spread([t.value_targets - t.values for t in trajectories], all_sum)
+    targets = advantage.spread([t.value_targets for t in trajectories], all_sum)
+    return advantage.explained_variance(errors, targets)

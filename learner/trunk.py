@@ -106,11 +106,20 @@ def check_dtype(trunk: PreTrainedModel, dtype: torch.dtype) -> None:
 
     As routers, whose choice turns on the last digits; DeepSpeed computes with one dtype for all.
 
+    Args:
+        trunk: made in this dtype (`empty_trunk`): what its class itself makes in another one stays
+            so, and what it only plans to keep does not show.
+        dtype: the run's.
+
     Raises:
         ValueError: there are such parameters; names the first.
     """
     patterns = "|".join(name.replace("*", ".*") for name in trunk._get_dtype_plan(dtype))
-    kept = [name for name, _ in trunk.named_parameters() if patterns and re.search(patterns, name)]
+    kept = [
+        name
+        for name, parameter in trunk.named_parameters()
+        if parameter.dtype != dtype or (patterns and re.search(patterns, name))
+    ]
     if kept:
         raise ValueError(
             f"{type(trunk).__name__} keeps {kept[0]} and {len(kept) - 1} others in float32, which "

@@ -6,6 +6,7 @@ memory, from which the engine unpacks it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, TypeVar
@@ -101,7 +102,9 @@ def unpack(header: BucketHeader, data: NDArray[np.uint8]) -> list[NamedTensor]:
         raise ValueError(f"weight bucket has {data.nbytes} bytes, its header says {header.bytes}")
     import torch
 
-    flat = torch.from_numpy(data)
+    with warnings.catch_warnings():  # torch has no tensors that are only to be read
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        flat = torch.from_numpy(data)
     views = []
     for name, dtype_name, shape, offset in zip(
         header.names, header.dtypes, header.shapes, header.offsets, strict=True

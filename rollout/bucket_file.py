@@ -97,14 +97,18 @@ class MappedFiles:
         self._opened = ExitStack()
 
     def read(self, path: str, begin: int, size: int, lasts: bool) -> NDArray[np.uint8]:
-        """Bytes of a file, in place; what is written to them stays in this process."""
+        """Bytes of a file, in place, and only to be read: who writes to them ends its process.
+
+        A writable mapping, though private, would count whole, with all of the object store, against
+        what memory the system lets processes reserve, and would keep a written page for ever.
+        """
         if path not in self._mapped:
             file = self._opened.enter_context(Path(path).open("rb"))  # noqa: SIM115 - it is one
             status = os.fstat(file.fileno())
             key = status.st_dev, status.st_ino
             memory = self._lasting.get(key)
             if memory is None:
-                memory = np.memmap(file, np.uint8, mode="c")
+                memory = np.memmap(file, np.uint8, mode="r")
             if lasts:
                 self._lasting[key] = memory
             self._mapped[path] = memory

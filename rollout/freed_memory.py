@@ -26,3 +26,10 @@ def keep_freed_memory(up_to_medium: bool = False) -> bool:
         return False
     sizes = mallopt(M_MMAP_THRESHOLD, MEDIUM) if up_to_medium else mallopt(M_MMAP_MAX, 0)
     return bool(sizes and mallopt(M_TRIM_THRESHOLD, MOST))
+
+
+def return_freed_memory() -> None:
+    """Give back what is free now; it keeps what is freed later as before."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -49,13 +49,16 @@ class MappedMemory:
 
 
 def _mappings() -> Iterator[Mapping]:
-    """By the lines of /proc/self/maps, as `7f00-7f80 rw-s 00000000 00:1b 2 /dev/shm/x`."""
+    """By the lines of /proc/self/maps, as `7f00-7f80 rw-s 00000000 00:1b 2 /dev/shm/x`.
+
+    In bytes: a name may be no UTF-8, and have what str takes for the end of a line.
+    """
     maps = Path("/proc/self/maps")
-    for line in maps.read_text().splitlines() if maps.exists() else ():
+    for line in maps.read_bytes().rstrip().split(b"\n") if maps.exists() else ():
         addresses, rights, offset, device, inode, *_ = line.split()
-        if rights.endswith("s"):
-            begin, end = (int(number, 16) for number in addresses.split("-"))
-            major, minor = (int(number, 16) for number in device.split(":"))
+        if rights.endswith(b"s"):
+            begin, end = (int(number, 16) for number in addresses.split(b"-"))
+            major, minor = (int(number, 16) for number in device.split(b":"))
             yield Mapping(begin, end, int(offset, 16), (os.makedev(major, minor), int(inode)))
 
 

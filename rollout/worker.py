@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 
-from rollout.engine import InferenceEngine
+from rollout.engine import EngineFailure, InferenceEngine
 from rollout.engine_load import EngineLoad
 from rollout.engine_settings import EngineSettings
 from rollout.environments import EnvironmentPool, Environments, ProcessLimits
@@ -165,7 +165,8 @@ class RolloutWorker:
                 request, self._environments, self.engine, self._renderer, self._limits
             )
         except Exception as error:  # noqa: BLE001 - a task's boundary; next_block raises it
-            self._error = error
+            if drops == self.drops or isinstance(error, EngineFailure):  # else it is forgotten too
+                self._error = error
         self._running.discard(asyncio.current_task())
         if trajectory is not None and drops == self.drops:  # it may end before it is cancelled
             self._done.append(trajectory)

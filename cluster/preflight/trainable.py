@@ -38,8 +38,9 @@ def check_trainable(cfg: RunConfig, *, gpu: bool, packages: bool, pictures: bool
     folder, key = find_model(cfg.model.path), f"model.path={cfg.model.path}"
     shapes = weight_shapes(folder, key)
     try:
-        trunk = empty_trunk(folder)
-        check_dtype(trunk, getattr(torch, cfg.model.dtype))
+        dtype = getattr(torch, cfg.model.dtype)
+        trunk = empty_trunk(folder, dtype)
+        check_dtype(trunk, dtype)
         attention_of(trunk, cfg, gpu=gpu, packages=packages)
         CheckpointLayout(trunk)
         freeze(trunk, cfg.model.freeze)

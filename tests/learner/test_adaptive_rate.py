@@ -97,6 +97,9 @@ def test_what_counts_is_the_mean_kl_of_an_updates_last_epoch(folder, monkeypatch
     engine.close()
 
 
+RAW = {"normalize_advantages": False}
+
+
 def with_return(t, total):
     """The same trajectory; its first turn has all of its return."""
     first = t.segments[0]
@@ -106,18 +109,24 @@ def with_return(t, total):
 
 
 @pytest.mark.parametrize(
-    ("estimator", "returns", "factor"),
+    ("settings", "returns", "factor"),
     [
-        ("grpo", [0.1] * 12, 1.0),
-        ("grpo", [0.1] * 4 + [0.7] * 4 + [-1.0] * 4, 1.0),
-        ("rloo", [0.1] * 12, 1.0),
-        ("reinforce_pp", [0.1] * 12, 1.0),
-        ("grpo", [0.1] * 11 + [0.2], 1.5),
-        ("gae", [0.1] * 12, 1.5),
+        ({"estimator": "grpo"}, [0.1] * 12, 1.0),
+        ({"estimator": "grpo"}, [0.1] * 4 + [0.7] * 4 + [-1.0] * 4, 1.0),
+        ({"estimator": "rloo"}, [0.1] * 12, 1.0),
+        ({"estimator": "rloo", **RAW}, [1e12, 1e12 + 1] * 6, 1.0),
+        ({"estimator": "reinforce_pp"}, [0.1] * 12, 1.0),
+        ({"estimator": "reinforce_pp"}, [12345.678] * 12, 1.0),
+        ({"estimator": "grpo"}, [0.1] * 11 + [0.2], 1.5),
+        ({"estimator": "grpo", "group_deviation": "none"}, [0.0] * 11 + [1e-6], 1.5),
+        ({"estimator": "rloo", **RAW}, [0.0] * 11 + [1e-6], 1.5),
+        ({"estimator": "gae"}, [0.1] * 12, 1.5),
+        ({"estimator": "gae", **RAW}, [0.0] * 11 + [1e-6], 1.5),
+        ({"estimator": "gae", **RAW}, [0.0] * 12, 1.0),
     ],
 )
-def test_an_update_without_signal_leaves_the_rate(folder, estimator, returns, factor):
-    cfg = config(desired_kl=1e3, estimator=estimator)
+def test_an_update_without_signal_leaves_the_rate(folder, settings, returns, factor):
+    cfg = config(desired_kl=1e3, **settings)
     engine = start(folder, cfg)
     played = [with_return(t, r) for t, r in zip(trajectories(12), returns, strict=True)]
     ppo_update(engine, played, cfg, 0)

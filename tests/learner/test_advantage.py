@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -116,28 +119,85 @@ def test_the_share_of_groups_without_signal(returns, groups, share):
     assert advantage.share_without_signal(returns, groups) == pytest.approx(share)
 
 
-def test_normalize_with_sums_added_over_parts():
+def spread_over_ranks(parts):
+    """The spread as each rank has it, of so many ranks with a part each."""
+    everyone, sums = threading.Barrier(len(parts), timeout=60), {}
+
+    def rank(own):
+        def all_sum(values):
+            everyone.wait()
+            sums[own] = np.asarray(values, np.float64)
+            everyone.wait()
+            return sum(sums.values())
+
+        return advantage.spread([parts[own]], all_sum)
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return [*pool.map(rank, range(len(parts)))]
+
+
+def test_normalize_over_the_ranks_of_a_batch():
     rng = np.random.default_rng(0)
-    parts = [rng.normal(3, 2, size=n) for n in (5, 1, 9)]
-    batch = advantage.moments(parts[:1]) + advantage.moments(parts[1:])
-    batch_values = np.concatenate(parts)
-    expected = (batch_values - batch_values.mean()) / batch_values.std()
+    parts = [rng.normal(3, 2, size=n) for n in (5, 1, 0, 9)]
+    batch, *others = spread_over_ranks(parts)
+    assert others == [batch] * 3
+    whole = np.concatenate(parts)
     normalized = np.concatenate([advantage.normalize(p, batch) for p in parts])
-    np.testing.assert_allclose(normalized, expected, rtol=1e-6)
-    np.testing.assert_array_equal(
-        advantage.normalize([2.0, 2.0], advantage.moments([[2.0, 2.0]])), 0
-    )
+    np.testing.assert_allclose(normalized, (whole - whole.mean()) / whole.std(), rtol=1e-6)
+    assert advantage.normalize([], advantage.spread([])).tolist() == []
 
 
-def test_explained_variance():
+LARGE = [1000.3, -12345.678, 1e5 + 0.3, 1e7 + 0.1, 1e12]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, *LARGE])
+def test_equal_values_of_any_size_have_no_advantage(value):
+    """Each by itself, as turns come: such sums of 57,000 lose digits."""
+    values = [np.full(1, value)] * 57_000
+    batch = advantage.spread(values)
+    assert batch == (pytest.approx(value), 0.0)
+    np.testing.assert_array_equal(advantage.normalize(values[0], batch, [2.0, 2.1 * value]), 0.0)
+
+
+@pytest.mark.parametrize("value", LARGE)
+def test_small_differences_of_large_values_are_kept(value):
+    differences = np.random.default_rng(0).normal(0, 1e-5 * abs(value), 4096)
+    values = np.float64(value) + differences
+    parts = np.split(values, 4)
+    for batch in spread_over_ranks(parts):
+        own = advantage.normalize(values, batch)
+        np.testing.assert_allclose(own, differences / differences.std(), rtol=0, atol=0.1)
+        assert own.std() == pytest.approx(1.0, abs=1e-4)
+    grpo = advantage.grpo(values[:8], [0] * 8, np.ones(8))
+    np.testing.assert_allclose(grpo.std(ddof=1), 1.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1.0, -1e3, 1e9])
+def test_returns_that_differ_by_the_rounding_of_float32_are_equal(scale):
+    """0.1 + 0.2 and 0.3, as rewards come."""
+    returns = [scale * float(np.float32(0.3)), scale * sum(map(float, np.float32([0.1, 0.2])))]
+    assert returns[0] != returns[1]
+    for estimator in (advantage.grpo, advantage.rloo):
+        assert estimator(returns * 2, [0] * 4, np.ones(4)).tolist() == [0.0] * 4
+    assert advantage.share_without_signal(returns, [0, 0]) == 1.0
+    assert advantage.normalize(returns, advantage.spread([returns])).tolist() == [0.0, 0.0]
+
+
+def test_what_is_no_number_does_not_pass_for_equal():
+    broken = [1.0, np.nan, 1.0]
+    assert np.isnan(advantage.normalize(broken, advantage.spread([broken]))).all()
+    assert np.isnan(advantage.grpo(broken, [0] * 3, np.ones(3))).all()
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e5])
+def test_explained_variance(mean):
     rng = np.random.default_rng(1)
-    targets = rng.normal(size=50)
-    values = targets + 0.5 * rng.normal(size=50)
-    explained = advantage.explained_variance(
-        advantage.moments([targets - values]), advantage.moments([targets])
-    )
+    targets = mean + rng.normal(size=50)
+    values = targets + 0.5 * rng.normal(size=50) - 1e6
+    errors, spread = advantage.spread([targets - values]), advantage.spread([targets])
+    explained = advantage.explained_variance(errors, spread)
     assert explained == pytest.approx(1 - (targets - values).var() / targets.var())
-    assert advantage.explained_variance([3, 0, 1], [3, 3, 3]) == 0.0
+    assert advantage.explained_variance(errors, advantage.spread([np.full(50, mean)])) == 0.0
 
 
 def test_the_optimal_baseline_has_the_least_variance():
@@ -178,11 +238,9 @@ def test_normalize_around_the_weighted_mean_of_all_parts():
     sums += advantage.weighted_sums(parts[1:], weights[1:])
     values, factors = np.concatenate(parts), np.concatenate(weights)
     center = np.average(values, weights=factors)
+    batch = advantage.spread(parts)
     np.testing.assert_allclose(
-        advantage.normalize(parts[1], advantage.moments(parts), sums),
-        (parts[1] - center) / values.std(),
-        rtol=1e-6,
+        advantage.normalize(parts[1], batch, sums), (parts[1] - center) / values.std(), rtol=1e-6
     )
-    plain = advantage.normalize(parts[1], advantage.moments(parts))
-    unweighted = advantage.normalize(parts[1], advantage.moments(parts), [0.0, 0.0])
-    np.testing.assert_array_equal(unweighted, plain)
+    unweighted = advantage.normalize(parts[1], batch, [0.0, 0.0])
+    np.testing.assert_array_equal(unweighted, advantage.normalize(parts[1], batch))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from configs.schema import RunConfig
+from learner import closing
 from learner.closing import free
 from learner.engine import ReferencePolicy, TrainingEngine
 from learner.sft import sft_step
@@ -100,7 +101,7 @@ def test_nor_do_two_ranks_or_the_shards_of_their_reference(tmp_path):
 
 
 def test_what_is_freed_goes_back_to_the_device_and_the_system(monkeypatch):
-    """A stand-in for an accelerator: its caches are emptied after the cycles are collected."""
+    """A stand-in for an accelerator: all caches are emptied after the cycles are collected."""
 
     class Policy:
         def __init__(self) -> None:
@@ -115,5 +116,8 @@ def test_what_is_freed_goes_back_to_the_device_and_the_system(monkeypatch):
         monkeypatch.setattr(
             torch.accelerator, name, lambda name=name: emptied.append((name, weights() is None))
         )
+    monkeypatch.setattr(
+        closing, "return_freed_memory", lambda: emptied.append(("malloc", weights() is None))
+    )
     free(*policies)
-    assert sorted(emptied) == [("empty_cache", True), ("empty_host_cache", True)]
+    assert sorted(emptied) == [(n, True) for n in ("empty_cache", "empty_host_cache", "malloc")]

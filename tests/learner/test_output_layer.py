@@ -137,3 +137,20 @@ def test_score_norms_keep_their_digits_however_sure_the_policy_is(gap):
     expected = others.sum(-1).square() + others.square().sum(-1)
     torch.testing.assert_close(norms.double(), expected, rtol=1e-4, atol=0.0)
     assert token_scores(logits, targets, True, False).score_norms.tolist() == [0.0] * 64
+
+
+@pytest.mark.parametrize("impossible", [-torch.inf, torch.finfo(torch.float32).min, -200.0])
+def test_a_token_that_cannot_be_drawn_changes_no_entropy_and_no_gradient(impossible):
+    """As the picture tokens of Chameleon, whose logits a temperature below 1 makes -inf."""
+    logits = torch.tensor([[impossible, 0.0, 1.0, -3.0]], requires_grad=True)
+    others = logits.detach()[:, 1:].requires_grad_()
+    gradients = []
+    for given, target in ((logits, 1), (others, 0)):
+        scores = token_scores(given / 0.7, torch.tensor([target]), entropy=True, score_norms=True)
+        gradients.append(torch.autograd.grad(2 * scores.entropy + scores.logprobs, given)[0])
+        if given is logits:
+            own = scores
+    torch.testing.assert_close(own.entropy, scores.entropy)
+    torch.testing.assert_close(own.score_norms, scores.score_norms)
+    torch.testing.assert_close(gradients[0][:, 1:], gradients[1])
+    assert gradients[0][0, 0] == 0

@@ -56,23 +56,30 @@ def test_a_folder_without_a_model_is_refused(tmp_path, folder):
             empty_trunk(folder)
 
 
-def test_a_dtype_that_would_round_what_transformers_keeps_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("ernie4_5_moe", "Ernie4_5_MoeForCausalLM"),  # transformers has a list of them
+        ("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM"),  # the class makes them so
+    ],
+)
+def test_a_dtype_that_would_round_what_transformers_keeps_is_refused(tmp_path, family, name):
     """What transformers itself leaves in float32 of a model that it loads in bfloat16."""
-    folder = save_tiny(Family("ernie4_5_moe", "Ernie4_5_MoeForCausalLM", vision=False), tmp_path)
+    folder = save_tiny(Family(family, name, vision=False), tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    kept = [name for name, p in plain.named_parameters() if p.dtype == torch.float32]
+    kept = [key for key, p in plain.named_parameters() if p.dtype == torch.float32]
     assert len(kept) > 1
-    words = f"Ernie4_5_MoeForCausalLM keeps {kept[0]} and {len(kept) - 1} others in float32"
+    words = f"{name} keeps {kept[0]} and {len(kept) - 1} others in float32"
     cfg, half = config(), replace(config().model, dtype="bfloat16")
-    check_dtype(empty_trunk(folder), torch.float32)
+    check_dtype(empty_trunk(folder, torch.float32), torch.float32)
     with pytest.raises(ValueError, match=f"^{words}, which model.dtype=bfloat16 would round"):
-        check_dtype(empty_trunk(folder), torch.bfloat16)
+        check_dtype(empty_trunk(folder, torch.bfloat16), torch.bfloat16)
     with pytest.raises(ValueError, match=words):
         load_actor_critic(folder, replace(cfg, model=half), (), None)
 
 
 def test_a_model_without_such_parameters_may_be_in_bfloat16(folder):
-    check_dtype(empty_trunk(folder), torch.bfloat16)
+    check_dtype(empty_trunk(folder, torch.bfloat16), torch.bfloat16)
 
 
 @pytest.mark.parametrize("prefix_lm", [True, False])

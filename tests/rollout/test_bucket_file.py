@@ -2,12 +2,16 @@
 
 import mmap
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from configs.paths import ROOT
 from rollout import bucket_file
 from rollout.bucket import BucketHeader, pack, unpack
 from rollout.bucket_file import BucketFile, MappedFiles
@@ -195,9 +199,52 @@ def test_a_path_that_is_another_file_by_now_is_mapped_anew(tmp_path):
         assert open_files(paths[0]) == 1 - value  # what is loaded from no more is let go
 
 
-def test_an_engine_that_writes_to_what_it_loads_changes_its_own_alone(tmp_path):
+def committed(number):
+    """Bytes of the mappings of an open file that count against what processes may reserve."""
+    inode, total, counts = str(os.fstat(number).st_ino), 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        key, *rest = line.split()
+        if not key.endswith(":"):
+            counts = rest[3:4] == [inode]
+            begin, end = (int(address, 16) for address in key.split("-"))
+        elif counts and key == "VmFlags:" and "ac" in rest:
+            total += end - begin
+    return total
+
+
+def test_what_is_mapped_reserves_no_memory():
+    """The whole object store is, in every process of an engine."""
+    number = os.memfd_create("store")
+    os.ftruncate(number, 2**20)
+    private = mmap.mmap(number, 2**20, flags=mmap.MAP_PRIVATE)
+    assert committed(number) == 2**20, "else it cannot be seen"
+    private.close()
+    files = MappedFiles()
+    files.read(f"/proc/self/fd/{number}", 64, 1, True)
+    assert committed(number) == 0
+    os.close(number)
+
+
+WRITE = """
+import sys
+from rollout.bucket import BucketHeader, unpack
+from rollout.bucket_file import MappedFiles
+
+header = BucketHeader(["a"], ["uint8"], [[1]], [0], 1)
+((_, tensor),) = unpack(header, MappedFiles().read(sys.argv[1], 1, 1, True))
+print(tensor.item(), flush=True)
+tensor[0] = 0
+print("written")
+"""
+
+
+def test_a_loader_that_writes_to_what_it_loads_is_found_at_once(tmp_path):
+    """Its page would else be what the next update loads, in place of new weights."""
     path = tmp_path / "weights"
     path.write_bytes(b"abc")
-    files = MappedFiles()
-    files.read(str(path), 1, 1, True)[:] = 0
+    command = [sys.executable, "-W", "error", "-c", WRITE, str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("98\n", -signal.SIGSEGV), done.stderr
     assert path.read_bytes() == b"abc"
+    with pytest.raises(ValueError, match="read-only"):
+        MappedFiles().read(str(path), 1, 1, True)[:] = 0

@@ -78,3 +78,16 @@ def test_a_file_that_is_closed_meanwhile_hides_no_other(nameless, monkeypatch):
     listed = os.listdir
     monkeypatch.setattr(os, "listdir", lambda folder: ["999999", *listed(folder)])
     assert MappedMemory().place(*address(nameless[1])) is not None
+
+
+@pytest.mark.parametrize(
+    "name", [b"B\xfccher", b"a b", *(f"a{c}b".encode() for c in "\u2028\x85\f\r\n")]
+)
+def test_other_mapped_files_have_any_name(nameless, tmp_path, name):
+    other = os.fsencode(tmp_path) + b"/" + name
+    with open(other, "wb+") as file:
+        file.truncate(PAGE)
+        mapped = np.frombuffer(mmap.mmap(file.fileno(), PAGE), np.uint8)
+        found = MappedMemory()
+        assert found.place(*address(nameless[1])) is not None
+        assert found.place(*address(mapped)).offset == 0

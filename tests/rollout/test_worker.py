@@ -275,6 +275,25 @@ def test_who_waits_for_a_dropped_episode_is_not_kept_until_all_are_cancelled(wor
     assert run(worker, work()) == ([], [])
 
 
+@pytest.mark.parametrize("error", [ConnectionError(), EngineFailure()])
+def test_a_dropped_episodes_error_is_forgotten_but_for_a_lost_engine(worker, monkeypatch, error):
+    async def failing(*_):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise error
+
+    monkeypatch.setattr("rollout.worker.run_episode", failing)
+
+    async def work():
+        await worker.submit(requests(1))
+        await asyncio.sleep(0)
+        await worker.drop()
+
+    run(worker, work())
+    assert (worker._error is error) == isinstance(error, EngineFailure)
+
+
 def test_reconfigured_it_forgets_its_episodes_and_runs_the_new_ones(worker):
     async def work():
         await worker.submit(requests(9))
@@ -291,7 +310,7 @@ def test_load_is_the_engines(worker):
     assert worker.total_load() == EngineLoad(7.0, 0.0, 1.0, 2.0, 5)
 
 
-EIGHT = {
+EIGHT = {  # environments that a worker must live with
     "slow": {"kind": "slow", "seconds": 0.5},
     "hanging": {"kind": "slow", "seconds": 600.0},
     "segfault": {"kind": "segfault"},
@@ -301,7 +320,6 @@ EIGHT = {
     "leak": {"kind": "leak"},
     "endless": {"kind": "endless"},
 }
-"""Environments that a worker must live with."""
 GOOD = 8  # episodes beside them
 
 
