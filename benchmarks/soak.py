@@ -193,12 +193,14 @@ def growth(before: dict[int, Size], after: dict[int, Size], driver: int) -> Reco
     grown = {pid: (after[pid].memory - before[pid].memory) / MIB for pid in same}
     files = {pid: after[pid].files - before[pid].files for pid in same}
     most = max(grown, key=lambda pid: grown[pid])
+    opened = max(files, key=lambda pid: files[pid])
     return {
         "driver_growth_mib": grown[driver],
         "driver_more_files": files[driver],
         "most_growth_mib": grown[most],
         "most_growth_of": before[most].title,
-        "most_more_files": max(files.values()),
+        "most_more_files": files[opened],
+        "most_more_files_of": before[opened].title,
         "more_processes": len(after) - len(before),
     }
 

@@ -40,6 +40,7 @@ def test_only_processes_that_no_fault_replaced_are_compared():
         "most_growth_mib": 4.0,
         "most_growth_of": "raylet",
         "most_more_files": 2,
+        "most_more_files_of": "python",
         "more_processes": 1,
     }
 
