@@ -15,6 +15,8 @@ from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedPara
 
 from rollout.freed_memory import return_freed_memory
 
+PASSES = 10  # of the collector at most; two find all that DeepSpeed's optimizers hold
+
 
 def free(*policies: object | None) -> None:
     """Free all that objects with DeepSpeed engines hold; they are of no use after it.
@@ -26,8 +28,9 @@ def free(*policies: object | None) -> None:
     _clear_trace_cache()
     # Modules, parameters and optimizers refer to each other. The collector does not look into a
     # tensor of which there are views (THPVariable_traverse): they go first, then the tensor.
-    while gc.collect():
-        pass
+    for _ in range(PASSES):
+        if not gc.collect():
+            break
     return_freed_memory()
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()

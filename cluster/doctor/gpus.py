@@ -131,12 +131,13 @@ def compiler(subject: Subject) -> Finding:
     """
     if not visible_gpus():
         return not_applicable(NONE)
+    remedy = "install gcc and Python's headers (Debian, Ubuntu: gcc python3-dev)"
     named = os.environ.get("CC")
     found = named or shutil.which("gcc") or shutil.which("clang")
     if found is None:
         return fault(
             "there is no C compiler (CC, gcc, clang), with which vLLM builds kernels as it starts",
-            "install gcc and Python's headers (Debian, Ubuntu: gcc python3-dev)",
+            remedy,
         )
     shown = f"CC={named}" if named else found
     command = [found, "-fsyntax-only", f"-I{sysconfig.get_path('include')}", "-x", "c", "-"]
@@ -145,7 +146,7 @@ def compiler(subject: Subject) -> Finding:
     except (OSError, subprocess.SubprocessError) as error:
         return fault(
             f"{shown} cannot build kernels for Python {sys.version.split()[0]}: {_why(error)}",
-            "install gcc and Python's headers (Debian, Ubuntu: gcc python3-dev)",
+            remedy,
         )
     return ok(f"{shown} and Python's headers are there")
 
