@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -67,6 +68,7 @@ HANG_S = 360.0
 STEADY_S = 60.0  # at the end, before sizes are compared
 END_S = 90.0  # for the run to end by SIGTERM
 GROWN_MIB, MORE_FILES, MORE_PROCESSES = 100.0, 20, 4  # that a part may grow by
+RAY_LOGS = re.compile(r"/session_[^/]+/logs/")  # in the path of one
 MIB = 2**20
 
 
@@ -91,7 +93,11 @@ class Minutes:
 
 @dataclass(frozen=True)
 class Size:
-    """What a process takes: memory of its own (bytes), open files; started tells it from others."""
+    """What a process takes: memory of its own (bytes), open files; started tells it from others.
+
+    Of Ray's logs, one or two a process that ever was, its monitor holds 200 open at most: they do
+    not count.
+    """
 
     title: str
     started: float
@@ -103,10 +109,18 @@ class Size:
         """Its size now; none of a process that has ended meanwhile."""
         try:
             memory = process.memory_full_info().uss
-            name = " ".join(process.cmdline()[:1]) or process.name()
-            return cls(Path(name).name, process.create_time(), memory, process.num_fds())
+            logs = sum(bool(RAY_LOGS.search(file.path)) for file in process.open_files())
+            files = process.num_fds() - logs
+            return cls(_title(process), process.create_time(), memory, files)
         except psutil.Error:
             return cls("", 0.0, 0, 0)
+
+
+def _title(process: psutil.Process) -> str:
+    """Its program; of an interpreter, the script that it runs."""
+    words = [Path(word).name for word in process.cmdline() if not word.startswith("-")]
+    script = words[1:2] if words and words[0].startswith("python") else words[:1]
+    return " ".join(script) or process.name()
 
 
 class Soak:

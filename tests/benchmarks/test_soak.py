@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import random
+import subprocess
+import sys
 
+import psutil
 import pytest
 
 from benchmarks.soak import (
@@ -43,6 +46,29 @@ def test_only_processes_that_no_fault_replaced_are_compared():
         "most_more_files_of": "python",
         "more_processes": 1,
     }
+
+
+def test_a_process_is_known_by_its_script_and_its_open_logs_of_ray_do_not_count(tmp_path):
+    logs = tmp_path / "session_2026-11-27_1" / "logs"
+    logs.mkdir(parents=True)
+    script = tmp_path / "holds.py"
+    script.write_text(
+        "import sys, time\nfiles = [open(name, 'w') for name in sys.argv[1:]]\n"
+        "print('open', flush=True)\ntime.sleep(60)\n"
+    )
+
+    def held(*names: str) -> Size:
+        command = [sys.executable, "-u", str(script), *(str(tmp_path / name) for name in names)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            try:
+                return Size.of(psutil.Process(process.pid))
+            finally:
+                process.kill()
+
+    bare, logging, other = held(), held(str(logs / "a"), str(logs / "b")), held("a", "b")
+    assert bare.title == "holds.py"
+    assert (logging.files, other.files) == (bare.files, bare.files + 2)
 
 
 def test_a_file_of_weights_is_left_behind_unless_an_actor_has_locked_it(tmp_path):
