@@ -29,7 +29,11 @@ def results(tmp_path_factory):
     everywhere = chosen([*MENDED], [*SIGNALS], ["generating"])
     elsewhere = chosen(["engine", *RESTARTS], ["SIGKILL"], ELSEWHERE)
     starting = chosen(["rank"], [*SIGNALS], [STARTING])
-    return list(measure(root, everywhere + elsewhere + starting))
+    found = []
+    for result in measure(root, everywhere + elsewhere + starting):
+        print(result.row(), flush=True)
+        found.append(result)
+    return found
 
 
 @pytest.mark.slow
@@ -84,6 +88,7 @@ def test_the_learner_steps_as_before_while_a_worker_is_replaced(results):
 )
 def test_what_no_part_can_mend_costs_no_more_than_a_resume(fault, tmp_path):
     (result,) = measure(tmp_path, [fault])
+    print(result.row())
     part, signal, _ = fault
     if signal == "SIGSTOP" or part == "state disk":
         assert "the run goes on" in result.outcome, result.outcome
