@@ -89,9 +89,11 @@ def gradients(run: Rank) -> int:
 
 
 def first_gradients(run: Rank) -> int:
-    """Zeros in float32 with which DeepSpeed has the optimizer make its moments, at the start.
+    """Zeros in the places of gradients, float32, that DeepSpeed makes once, at the start.
 
-    None at stage 0, where torch makes them at the first step, nor by BF16_Optimizer.
+    They are from when optimizers made their moments there; today's make them at the first step
+    (`initialize_optimizer_states` of stage_1_and_2.py and stage3.py). None at stage 0 and by
+    BF16_Optimizer.
     """
     if run.stage == 0 or run.sums_whole:
         return 0
