@@ -5,11 +5,13 @@ Hypothesis draws the same examples in every run, and bears a machine on which th
 
 import asyncio
 import os
+import signal
 import threading
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 settings.register_profile(

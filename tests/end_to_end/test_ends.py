@@ -14,12 +14,7 @@ KEYS = ("gp_l_debug", "sft.steps=30", "ppo.updates=6", "eval.episodes=32", "roll
 
 
 def begin(run, *arguments):
-    # As from a terminal: a shell's `&` has SIGINT ignored.
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return cardinal(*arguments, env=marked(run), start_new_session=True)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    return cardinal(*arguments, env=marked(run), start_new_session=True)
 
 
 def records(run):
