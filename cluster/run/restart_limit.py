@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ray.exceptions import RayActorError, RayTaskError
-from ray.train import ControllerError, UserCallback
+from ray.train import ControllerError
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus
 
 from cluster.checkpoints.cursor import Cursor
 from cluster.failures import cause_of_ranks
@@ -20,18 +22,28 @@ from cluster.run.run_folder import read_losses, write_failure, write_losses
 STARTUP, LATE = "WorkerGroupStartupFailedError", "WorkerGroupStartupTimeoutError"
 
 
-class RestartLimit(UserCallback):
+class RestartLimit(WorkerGroupCallback):
     """Has the driver end the run once its group was lost too often without a new checkpoint.
+
+    A group is lost once, however often Ray Train looks at it after that: on a node that is drained,
+    until all ranks have ended or the drain's deadline has passed.
 
     most: restarts from one checkpoint (`learner.max_restarts`).
     """
 
     def __init__(self, token: Token, most: int) -> None:
         self._token, self._most = token, most
+        self._counted = False  # the loss of the present group
 
-    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
-        """Ranks have failed, or are silent; the group starts again from the cursor."""
-        self.bears(cause_of_ranks(worker_exceptions))
+    def before_worker_group_start(self, worker_group_context: object) -> None:
+        """Another group begins."""
+        self._counted = False
+
+    def after_worker_group_poll_status(self, worker_group_status: WorkerGroupPollStatus) -> None:
+        """Where ranks have failed, or are silent, the group starts again from the cursor."""
+        if worker_group_status.errors and not self._counted:
+            self._counted = True
+            self.bears(cause_of_ranks(worker_group_status.errors))
 
     def bears(self, cause: str) -> bool:
         """Count a loss of the group; whether it may start again."""

@@ -1,11 +1,19 @@
 """How often the learner group may be lost."""
 
 import pytest
+from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerStatus
 
 from cluster.checkpoints.cursor import Cursor
 from cluster.run.restart_limit import RestartLimit
 from cluster.run.run_folder import read_failure, take_loss
 from tests.cluster.fakes import FakeToken
+
+
+def seen(errors):
+    """What Ray Train sees when it looks at ranks of which some have failed."""
+    return WorkerGroupPollStatus(
+        {rank: WorkerStatus(running=False, error=error) for rank, error in errors.items()}
+    )
 
 
 @pytest.fixture
@@ -16,7 +24,10 @@ def lose(tmp_path):
     def lose(update, **ranks):
         Cursor("ppo", update=update).save(tmp_path / "checkpoints", keep=1)
         errors = {int(rank[1:]): OSError(words) for rank, words in ranks.items()}
-        limit.after_exception(None, errors)
+        limit.before_worker_group_start(None)
+        for _ in range(4):  # of a node that is drained
+            limit.after_worker_group_poll_status(seen({0: None}))
+            limit.after_worker_group_poll_status(seen(errors))
         return read_failure(tmp_path)
 
     return lose
@@ -37,14 +48,16 @@ def test_one_more_than_is_borne_from_one_checkpoint_ends_the_run_with_the_first_
 
 
 def test_where_none_is_borne_the_first_is_the_end(tmp_path):
-    RestartLimit(FakeToken(tmp_path), 0).after_exception(None, {0: OSError("dead")})
+    limit = RestartLimit(FakeToken(tmp_path), 0)
+    limit.after_worker_group_poll_status(seen({0: OSError("dead")}))
     assert read_failure(tmp_path) == "the learner group failed: rank 0: OSError: dead"
 
 
 def test_of_two_the_first_is_said_to_be_that(tmp_path):
     limit = RestartLimit(FakeToken(tmp_path), 1)
     for words in ("one", "two"):
-        limit.after_exception(None, {0: OSError(words)})
+        limit.before_worker_group_start(None)
+        limit.after_worker_group_poll_status(seen({0: OSError(words)}))
     assert "rank 0: OSError: one (the first of 2 losses since" in read_failure(tmp_path)
 
 
