@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cluster.exit_codes import ExitCode
+from cluster.exit_codes import ExitCode, say
 from cluster.run.stop_signals import Terminated, raising_terminated
 
 
@@ -16,12 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with raising_terminated():
             from cluster.command_line import run  # a second of imports, in which signals may come
-    except Terminated:
-        print("cardinal: ended by SIGTERM", file=sys.stderr)
-        return ExitCode.TAKEN_AWAY
+    except Terminated as signal:
+        return say(f"ended by {signal}", ExitCode.TAKEN_AWAY)
     except KeyboardInterrupt:
-        print("cardinal: interrupted", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+        return say("interrupted", ExitCode.INTERRUPTED)
     return run(arguments)
 
 

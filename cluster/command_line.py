@@ -6,7 +6,6 @@ Every error is one line. Heavy libraries are imported by the command that needs 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from itertools import chain
 
@@ -21,7 +20,7 @@ from cluster.commands import (
     studies,
 )
 from cluster.commands.command import Parser
-from cluster.exit_codes import ExitCode
+from cluster.exit_codes import ExitCode, say
 from cluster.failures import ClusterBusyError, OutOfMemory, PlacementError, RunFailure
 from cluster.run.stop_signals import Terminated, raising_terminated
 from configs.load import ConfigError
@@ -38,19 +37,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
         with raising_terminated():
             return options.command.run(options)
     except ClusterBusyError as error:
-        return _say(str(error), ExitCode.TAKEN_AWAY)
+        return say(str(error), ExitCode.TAKEN_AWAY)
     except (ConfigError, PlacementError) as error:
-        return _say(str(error), ExitCode.REFUSED)
+        return say(str(error), ExitCode.REFUSED)
     except OutOfMemory as error:
-        return _say(str(error), ExitCode.OUT_OF_MEMORY)
+        return say(str(error), ExitCode.OUT_OF_MEMORY)
     except (RunFailure, EnvironmentFailure) as error:
-        return _say(str(error), ExitCode.FAILED)
+        return say(str(error), ExitCode.FAILED)
     except OSError as error:  # a full disk, a folder that may not be written
-        return _say(f"{type(error).__name__}: {error}", ExitCode.FAILED)
+        return say(f"{type(error).__name__}: {error}", ExitCode.FAILED)
     except KeyboardInterrupt as signal:
         if isinstance(signal, Terminated):
-            return _say("ended by SIGTERM", ExitCode.TAKEN_AWAY)
-        return _say("interrupted", ExitCode.INTERRUPTED)  # a run says itself where it goes on
+            return say(f"ended by {signal}", ExitCode.TAKEN_AWAY)
+        return say("interrupted", ExitCode.INTERRUPTED)  # a run says itself where it goes on
 
 
 def _parser() -> Parser:
@@ -78,8 +77,3 @@ def _parse(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespac
     if name is not None:
         setattr(options, name, [*getattr(options, name), *leftover])
     return options
-
-
-def _say(line: str, code: int) -> int:
-    print(f"cardinal: {line}", file=sys.stderr)
-    return code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from enum import IntEnum
 
 
@@ -18,3 +20,10 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 12
     TAKEN_AWAY = 75
     INTERRUPTED = 130
+
+
+def say(line: str, code: ExitCode) -> int:
+    """Tell how a command ended, in one line on stderr; returns its code."""
+    with suppress(OSError):  # the terminal may be gone
+        print(f"cardinal: {line}", file=sys.stderr, flush=True)
+    return code

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: they end a run once, and then no more, so that its end is never interrupted.
+"""SIGINT, SIGTERM, SIGHUP: they end a run once, then no more, so that its end is not interrupted.
 
 While the learner group runs a signal only asks: whoever watches the group gives it the time for a
 last checkpoint (`cluster.grace_s`). At any other time the first signal raises.
@@ -11,35 +11,46 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TERMINATING = (signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, *TERMINATING)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: the machine or the time is taken away; the run can come again."""
+    """SIGTERM or SIGHUP: the machine, its time or the terminal is taken away; it can come again."""
 
 
 @contextmanager
 def raising_terminated() -> Iterator[None]:
-    """SIGTERM inside raises, as SIGINT does by itself."""
+    """SIGTERM and SIGHUP inside raise, as SIGINT does by itself."""
 
     def receive(number: int, frame: FrameType | None) -> None:
-        raise Terminated("SIGTERM")
+        raise Terminated(signal.Signals(number).name)
 
-    if threading.current_thread() is not threading.main_thread():
+    with _handled(TERMINATING, receive):
         yield
-        return
-    before = signal.signal(signal.SIGTERM, receive)
+
+
+@contextmanager
+def _handled(
+    numbers: tuple[signal.Signals, ...], receive: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Have signals received inside, where they can be; not SIGHUP under `nohup`."""
+    main = threading.current_thread() is threading.main_thread()
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    heard = [n for n in numbers if main and not (nohup and n == signal.SIGHUP)]
+    before = {number: signal.signal(number, receive) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopSignals:
-    """A context in which both signals end what runs inside; only the main thread gets any.
+    """A context in which all of them end what runs inside; only the main thread gets any.
 
     Attributes:
         received: signals so far.
@@ -49,18 +60,18 @@ class StopSignals:
         self.received: list[int] = []
         self._raises = True
         self._ends_at: float | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {n: signal.signal(n, self._receive) for n in SIGNALS}
+        self._stack.enter_context(_handled(SIGNALS, self._receive))
         return self
 
     def __exit__(self, *failure: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+        self._stack.close()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGHUP:
+            return  # of a closed terminal both the kernel and the shell tell
         self.received.append(number)
         if self._raises and len(self.received) == 1:
             raise self.error()
@@ -71,8 +82,9 @@ class StopSignals:
 
     def error(self) -> KeyboardInterrupt:
         """What the first signal raises."""
-        terminated = self.received[0] == signal.SIGTERM
-        return Terminated("SIGTERM") if terminated else KeyboardInterrupt()
+        number = self.received[0]
+        name = signal.Signals(number).name
+        return Terminated(name) if number in TERMINATING else KeyboardInterrupt()
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -97,10 +109,11 @@ class StopSignals:
         if self._ends_at is None:
             self._ends_at = time.monotonic() + seconds
             name = signal.Signals(self.received[0]).name
-            print(
-                f"{name}: the run ends within {seconds:g} s, with a last checkpoint if it trains; "
-                "another signal ends it at once",
-                file=sys.stderr,
-            )
+            with suppress(OSError):  # the terminal may be gone
+                print(
+                    f"{name}: the run ends within {seconds:g} s, with a last checkpoint if it "
+                    "trains; another signal ends it at once",
+                    file=sys.stderr,
+                )
         ask()
         return time.monotonic() > self._ends_at

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
 import signal
+import sys
 import time
 
 import pytest
 
+from configs.paths import ROOT
+from report.metrics import read
 from tests.end_to_end.test_train import cardinal, finish, left_behind, marked, wait_for
 
 KEYS = ("gp_l_debug", "sft.steps=30", "ppo.updates=6", "eval.episodes=32", "rollout.in_flight=16")
@@ -97,3 +103,25 @@ def test_taken_away_in_every_phase_it_comes_again(tmp_path):
     (there_sft, there_ppo), (here_sft, here_ppo) = learned(smooth), learned(run)
     assert {step: here_sft[step] for step in there_sft} == there_sft
     assert here_ppo == there_ppo
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_closed_terminal_takes_it_away(tmp_path):
+    """A lost connection: nothing can be shown any more, and the run's last step is saved."""
+    run = tmp_path / "one"
+    pid, terminal = pty.fork()
+    if not pid:
+        command = [sys.executable, "-m", "cluster.cli", "train", *KEYS]
+        os.chdir(ROOT)
+        command += [f"cluster.root={tmp_path}", "name=one", "cluster.grace_s=120"]
+        os.execve(sys.executable, command, marked(run))
+    while not any(r["kind"] == "ppo" and r["update"] >= 2 for r in read(run)):
+        if select.select([terminal], [], [], 1.0)[0]:  # what nobody reads would hold it up
+            os.read(terminal, 65536)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75
+    assert gone(run), left_behind(run)
+    status = json.loads((run / "status.json").read_text())
+    assert status == {"status": "interrupted", "cause": "SIGHUP"}
+    assert cursor(run)["update"] == max(learned(run)[1]) >= 2

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sys
 import threading
 
 import pytest
 
-from cluster.run.stop_signals import StopSignals, Terminated, raising_terminated
+from cluster.run.stop_signals import SIGNALS, StopSignals, Terminated, raising_terminated
 
 
 def send(number=signal.SIGINT):
@@ -16,10 +18,15 @@ def send(number=signal.SIGINT):
 
 
 @pytest.mark.parametrize(
-    ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+    ("number", "kind"),
+    [
+        (signal.SIGINT, KeyboardInterrupt),
+        (signal.SIGTERM, Terminated),
+        (signal.SIGHUP, Terminated),
+    ],
 )
 def test_the_first_one_raises_and_no_other(number, kind):
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(n) for n in SIGNALS]
     raised = []
     with StopSignals() as signals:
         try:
@@ -30,7 +37,7 @@ def test_the_first_one_raises_and_no_other(number, kind):
         send(signal.SIGINT)
     assert raised == [kind]
     assert len(signals.received) == 3
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(n) for n in SIGNALS] == before
 
 
 def test_none_raises_once_the_run_ends():
@@ -82,11 +89,48 @@ def test_a_run_has_its_time_after_the_first_and_none_after_the_second(capsys):
     assert capsys.readouterr().err.count("SIGINT: the run ends within 60 s") == 1
 
 
-def test_sigterm_raises_where_nothing_else_takes_it():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated, match="SIGTERM"), raising_terminated():
+def test_of_a_closed_terminal_both_the_kernel_and_the_shell_tell():
+    with StopSignals() as signals:
+        signals.end()
+        send(signal.SIGHUP)
+        send(signal.SIGHUP)
+        assert not signals.must_end(60.0, lambda: None)
+        assert str(signals.error()) == "SIGHUP"
         send(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
+        assert signals.must_end(60.0, pytest.fail)
+
+
+def test_that_the_terminal_is_gone_ends_nothing(monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    asked = []
+    with StopSignals() as signals:
+        signals.end()
+        send(signal.SIGHUP)
+        monkeypatch.setattr(sys, "stderr", Gone())
+        assert not signals.must_end(60.0, lambda: asked.append(1))
+    assert asked == [1]
+
+
+def test_under_nohup_the_end_of_the_terminal_is_not_heard():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals, raising_terminated():
+            send(signal.SIGHUP)
+            assert signals.received == []
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_it_raises_where_nothing_else_takes_it(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Terminated, match=number.name), raising_terminated():
+        send(number)
+    assert signal.getsignal(number) is before
 
 
 def test_other_threads_leave_signals_alone():
