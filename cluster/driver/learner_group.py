@@ -30,11 +30,11 @@ from cluster.placement.plan import Plan
 from cluster.placement.ray_options import release_ranks, scaling, waiting_ranks
 from cluster.run.logs import (
     keep_logs_of_other_nodes,
-    killed_for_memory,
     pointed_out,
     session_logs,
 )
 from cluster.run.memory_failure import advice
+from cluster.run.memory_kills import MemoryKills
 from cluster.run.restart_limit import LATE, RestartLimit, is_loss
 from cluster.run.run_folder import clear_failure, clear_losses, read_failure, write_failure
 from cluster.run.stop_signals import StopSignals
@@ -58,7 +58,7 @@ def run_learner_group(job: Job, plan: Plan, signals: StopSignals) -> None:
     folder = Path(job.folder)
     clear_failure(folder)
     clear_losses(folder)
-    killed = killed_for_memory()
+    kills = MemoryKills()
     errors: list[Exception] = []
     cluster, most = job.cfg.cluster, job.cfg.learner.max_restarts
     group = GroupWatch(folder, cluster, most)
@@ -77,6 +77,7 @@ def run_learner_group(job: Job, plan: Plan, signals: StopSignals) -> None:
         thread.start()
         while thread.is_alive() and read_failure(folder) is None:
             job.token.check()
+            kills.look()
             buffer.check()
             if engines and (failure := engines.failure()):
                 write_failure(job.token, failure)  # the ranks would find it once they are up
@@ -90,10 +91,10 @@ def run_learner_group(job: Job, plan: Plan, signals: StopSignals) -> None:
         if len(signals.received) == 1:
             thread.join(END_S)  # a thread that still asks Ray after its end ends this process
         progress.update()
-    _raise_failure(job, plan, errors[0] if errors else None, killed)
+    _raise_failure(job, plan, errors[0] if errors else None, kills)
 
 
-def _raise_failure(job: Job, plan: Plan, error: Exception | None, killed: int) -> None:
+def _raise_failure(job: Job, plan: Plan, error: Exception | None, kills: MemoryKills) -> None:
     """Say why the group failed, if it did: what a rank has recorded, else what `fit` raised."""
     folder = Path(job.folder)
     failure = read_failure(folder)
@@ -104,7 +105,7 @@ def _raise_failure(job: Job, plan: Plan, error: Exception | None, killed: int) -
     if failure is not None:
         job.token.check()
         keep_logs_of_other_nodes(folder)
-        sentence = _with_evidence(failure, folder, killed)
+        sentence = _with_evidence(failure, folder, kills)
         if out_of_memory(sentence):
             raise OutOfMemory(f"{sentence}; {advice(failure, job.cfg)}")
         raise RunFailure(sentence)
@@ -130,12 +131,12 @@ def _fit(job: Job, plan: Plan, watch: GroupWatch) -> None:
             return
 
 
-def _with_evidence(failure: str, folder: Path, killed: int) -> str:
+def _with_evidence(failure: str, folder: Path, kills: MemoryKills) -> str:
     """The failure with the log of the process that failed, and whether memory ran out."""
     source = session_logs()
     sentence = pointed_out(failure, folder, source) if source else failure
-    if killed_for_memory() > killed:
-        return f"{sentence}; meanwhile the kernel ended a process for lack of memory"
+    if kills.recent():
+        return f"{sentence}; just before, the kernel ended a process for lack of memory"
     return sentence
 
 

@@ -152,13 +152,3 @@ def last_words(source: Path) -> str:
             if words := next(filter(None, lines), ""):
                 return words[:300]
     return ""
-
-
-def killed_for_memory() -> int:
-    """How many processes this machine's kernel has ended for lack of memory since it started."""
-    try:
-        counters = Path("/proc/vmstat").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"^oom_kill (\d+)$", counters, re.MULTILINE)
-    return int(found[1]) if found else 0

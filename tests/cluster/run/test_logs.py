@@ -16,7 +16,6 @@ from cluster.run import logs
 from cluster.run.logs import (
     keep_logs,
     keep_logs_of_other_nodes,
-    killed_for_memory,
     last_words,
     pointed_out,
     session_logs,
@@ -160,12 +159,3 @@ def test_logs_of_another_node_are_fetched_within_the_deadline(
 def test_the_last_words_of_rays_own_processes(source, tmp_path):
     assert last_words(source) == "bash: line 1: /my: No such file"
     assert last_words(tmp_path) == ""
-
-
-def test_processes_that_the_kernel_killed_are_counted(monkeypatch, tmp_path):
-    assert killed_for_memory() >= 0
-    counters = tmp_path / "vmstat"
-    monkeypatch.setattr(logs, "Path", lambda _: counters)
-    assert killed_for_memory() == 0
-    counters.write_text("pgfault 3\noom_kill 2\noom_kill_other 9\n")
-    assert killed_for_memory() == 2
