@@ -29,6 +29,7 @@ from report.metrics import METRICS, Record, is_incident
 from report.statistics import wilson
 
 PLAIN_EVERY_S = 5.0
+COUNTED = ("phase", "sft", "ppo")
 WINDOW = 16  # records whose pace gives the time left
 
 
@@ -70,10 +71,11 @@ class State:
     pace: (elapsed_s, steps done) of the newest records of the current counted phase.
     evals: the newest record of each stage and variant.
     seen, elapsed_s: clock (s, monotonic) at the newest record, and its own time.
-    since: Unix time from which on phases and pace count; those of before a resume have ended.
+    before: times of the records that were there before a resume: their phases have ended, and
+        their pace does not count. No clock is compared, which may differ from node to node.
     """
 
-    since: float = 0.0
+    before: frozenset[float] = frozenset()
 
     phases: list[str] = field(default_factory=list)
     last: dict[str, Record] = field(default_factory=dict)
@@ -91,7 +93,7 @@ class State:
         self.seen, self.elapsed_s = clock, record["elapsed_s"]
         for measured in (record, *(record.get("check") or {}).values()):
             self.parity = max(self.parity, measured.get("parity_mean_abs") or 0.0)
-        if kind in ("phase", "sft", "ppo") and record.get("time", self.since) < self.since:
+        if kind in COUNTED and record.get("time") in self.before:
             return
         if kind == "phase":
             self._phase(record)
@@ -156,11 +158,13 @@ class Progress:
     """
 
     def __init__(self, folder: str | Path, cfg: RunConfig, console: Console | None = None) -> None:
-        self._since = time.time()
-        self.cfg, self.state = cfg, State(self._since)
-        self.console = console or RunConsole()
-        self._tail = Tail(Path(folder) / METRICS)
         self._begin = time.monotonic()
+        self._tail = Tail(Path(folder) / METRICS)
+        old = self._tail.read()
+        self._before = frozenset(r["time"] for r in old if r["kind"] in COUNTED)
+        self.cfg, self.state = cfg, State(self._before)
+        self._add(old, self._begin)
+        self.console = console or RunConsole()
         self._live: Live | None = None
         self._printed, self._line = -PLAIN_EVERY_S, ""
 
@@ -184,9 +188,8 @@ class Progress:
         clock = time.monotonic()
         records = self._tail.read()
         if self._tail.replaced:
-            self.state = State(self._since)
-        for record in records:
-            self.state.add(record, clock)
+            self.state = State(self._before)
+        self._add(records, clock)
         try:
             self._show(clock, last)
         except OSError as error:
@@ -194,6 +197,10 @@ class Progress:
             self._stop()
             with suppress(OSError):
                 print(f"{self._tail.file}: no more is shown: {error}", file=sys.stderr)
+
+    def _add(self, records: list[Record], clock: float) -> None:
+        for record in records:
+            self.state.add(record, clock)
 
     def _stop(self) -> None:
         """Give the terminal back."""

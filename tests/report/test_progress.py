@@ -40,7 +40,6 @@ def shown(folder: Path, terminal: bool) -> tuple[Progress, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=160, color_system=None)
     progress = Progress(folder, RunConfig(name="demo"), console)
-    progress.state.since = 0.0  # records of these tests have no wall clock
     return progress, out
 
 
@@ -290,19 +289,29 @@ def test_training_is_shown_by_the_measure_of_the_first_evaluation() -> None:
     assert dict(numbers(state, "ppo"))["success"] == "50.0 % [43.9, 56.1]"
 
 
-def test_what_ran_before_a_resume_has_ended() -> None:
-    """Its phases are not open, and its pace does not count down."""
-    state = State(since=100.0)
-    old = [
+def test_what_ran_before_a_resume_has_ended(tmp_path: Path) -> None:
+    """Its phases are not open, and its pace does not count, by whichever clock they come."""
+    begun = [
         {"kind": "phase", "phase": "sft", "event": "begin"},
         *({"kind": "sft", "step": step, "steps": 9} for step in (1, 2)),
     ]
-    for number, record in enumerate(old):
-        state.add(record | {"time": 90.0 + number, "elapsed_s": float(number)}, 0.0)
+    old, new = (
+        [r | {"time": t + n, "elapsed_s": float(n)} for n, r in enumerate(begun)]
+        for t in (9e9, 7e9)  # the next rank 0 has a clock that is far behind
+    )
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in old))
+    progress = shown(tmp_path, terminal=False)[0]
+    progress.update()
+    state = progress.state
     assert (state.phases, state.done(), state.seconds_left(0.0)) == ([], (0, 0), None)
-    for number, record in enumerate(old):
-        state.add(record | {"time": 100.0 + number, "elapsed_s": 5.0 + number}, 0.0)
-    assert (state.phases, state.done()) == (["sft"], (2, 9))
+    assert state.last["sft"]["step"] == 2
+    draft = tmp_path / "draft"
+    draft.write_text("".join(json.dumps(r) + "\n" for r in [*old[:2], *new]))
+    draft.replace(file)
+    progress.update()
+    state = progress.state
+    assert (state.phases, state.done(), len(state.pace)) == (["sft"], (2, 9), 3)
 
 
 class Full(io.StringIO):
