@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 NO_SUCH_CALL = (errno.EINVAL, errno.ENOTSUP)  # of a folder, on some network file systems
@@ -15,12 +18,20 @@ def replace_file(file: Path, text: str) -> None:
 
     Whatever moment a crash comes at, it holds what it held before or all of the text.
     """
+    with replacing(file) as stream:
+        stream.write(text.encode())
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """As `replace_file`, with what is written inside; after an error there it is as before."""
     draft = file.with_name(f"{file.name}.{uuid4().hex}")
     try:
-        draft.write_text(text, "utf-8")
+        with draft.open("xb") as stream:
+            yield stream
         to_disk(draft)
         os.replace(draft, file)
-    except OSError:
+    except BaseException:
         draft.unlink(missing_ok=True)
         raise
     to_disk(file.parent)

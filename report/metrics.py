@@ -12,7 +12,9 @@ import math
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from configs.disk import replace_file, to_disk
+from configs.disk import replacing, to_disk
 from configs.load import ConfigError
 
 METRICS, EPISODES, OUTCOMES = "metrics.jsonl", "episodes.jsonl", "outcomes.jsonl"
@@ -59,15 +61,17 @@ class RunLog:
         check()
         self.folder, self._check = Path(folder), check
         self.folder.mkdir(parents=True, exist_ok=True)
-        kept = _rewrite(self.folder / METRICS, keep)
-        for played in (EPISODES, OUTCOMES):
-            _rewrite(self.folder / played, keep and (lambda e: keep({"kind": "eval"} | e)))
-        self._begin = time.monotonic() - max((r["elapsed_s"] for r in kept), default=0.0)
         shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
         self._events = EventFileWriter(str(self.folder / "tensorboard"))
-        for record in kept:
+        elapsed_s = 0.0
+        for record in _rewrite(self.folder / METRICS, keep):
+            elapsed_s = max(elapsed_s, record["elapsed_s"])
             self._scalars(record)
+        self._begin = time.monotonic() - elapsed_s
         self._events.flush()
+        of_eval = keep and (lambda e: keep({"kind": "eval"} | e))
+        for played in (EPISODES, OUTCOMES) if of_eval else ():
+            deque(_rewrite(self.folder / played, of_eval), maxlen=0)
 
     def write(self, kind: str, **numbers: object) -> None:
         """Append one record.
@@ -142,21 +146,25 @@ def episodes(folder: str | Path) -> list[Record]:
 
 def read_lines(file: Path) -> list[Record]:
     """JSON lines of a file; a half-written last line, as a kill leaves it, is left out."""
+    return [record for _, record in _lines(file)]
+
+
+def _lines(file: Path) -> Iterator[tuple[bytes, Record]]:
+    """As `read_lines`, one after another, each as it stands too."""
     if not file.is_file():
-        return []
-    lines = file.read_bytes().splitlines(keepends=True)
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise ConfigError(f"{file}, line {number}, is not a JSON object: {error}") from error
-        if not isinstance(record, dict):
-            raise ConfigError(f"{file}, line {number}, is not a JSON object: {str(record)[:80]}")
-        records.append(record)
-    return records
+        return
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            wrong = f"{file}, line {number}, is not a JSON object"
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                if not stream.read(1):
+                    return
+                raise ConfigError(f"{wrong}: {error}") from error
+            if not isinstance(record, dict):
+                raise ConfigError(f"{wrong}: {str(record)[:80]}")
+            yield line, record
 
 
 def read_object(file: Path) -> Record:
@@ -192,7 +200,7 @@ def plain(value: object) -> Any:
 
 
 def append(file: Path, *records: Record) -> None:
-    """Add JSON lines to a file, all of them or none.
+    """Add JSON lines to a file, all of them or none; half a last line that is there goes.
 
     Raises:
         OSError: the disk is full; the file is as it was.
@@ -200,20 +208,39 @@ def append(file: Path, *records: Record) -> None:
     # One write per call, and the file is opened again: other processes may append or replace it.
     lines = [json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in records]
     text = "".join(lines).encode()
-    with file.open("ab", buffering=0) as stream:
+    with file.open("ab+", buffering=0) as stream:
+        _cut_half_line(stream)
         written = stream.write(text)
         if written < len(text):  # a last line in part: the next one would be glued to it
             stream.truncate(stream.tell() - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
 
-def _rewrite(file: Path, keep: Callable[[Record], bool] | None) -> list[Record]:
-    """Drop what is not kept and a half-written last line; returns what is left."""
+def _cut_half_line(stream: FileIO) -> None:
+    """Drop what stands after the last newline, as a loss of power leaves it."""
+    begin = size = stream.seek(0, os.SEEK_END)
+    end, back = -1, 1
+    while end < 0 < begin:
+        begin = max(0, size - back)
+        stream.seek(begin)
+        end = stream.read(size - begin).rfind(b"\n")
+        back *= 1024
+    if begin + end + 1 < size:
+        stream.truncate(begin + end + 1)
+
+
+def _rewrite(file: Path, keep: Callable[[Record], bool] | None) -> Iterator[Record]:
+    """Drop what is not kept and a half-written last line; yields what is left.
+
+    One record after another: a long run's do not fit into memory.
+    """
     if not file.is_file():
-        return []
-    kept = [record for record in read_lines(file) if keep is None or keep(record)]
-    replace_file(file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
-    return kept
+        return
+    with replacing(file) as new:
+        for line, record in _lines(file):
+            if keep is None or keep(record):
+                new.write(line.rstrip(b"\n") + b"\n")
+                yield record
 
 
 def step_of(record: Record) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tracemalloc
 from errno import ENOSPC
 from pathlib import Path
 from resource import RLIMIT_FSIZE, getrlimit, setrlimit
@@ -17,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cluster.checkpoints.cursor import Cursor
 from cluster.phases.evaluate import Played
 from cluster.phases.evaluate import outcomes as rows_of
-from report.metrics import RunLog, episodes, outcomes, read
+from report.metrics import RunLog, append, episodes, outcomes, read
 from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import TrajectorySummary
 
@@ -161,6 +162,37 @@ def test_a_half_written_last_line_is_left_out_and_repaired(tmp_path: Path) -> No
     RunLog(tmp_path).write("sft", step=2)
     assert [r["step"] for r in read(tmp_path)] == [1, 2]
     assert len(file.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("rest", ["x", "x" * 1024, "x" * 5000])
+@pytest.mark.parametrize("whole", ["", '{"n": 0}\n', '{"n": 0}\n' * 3])
+def test_what_is_appended_to_half_a_line_takes_its_place(tmp_path: Path, whole, rest) -> None:
+    file = tmp_path / "tracker.jsonl"
+    file.write_text(whole + '{"n' + rest)
+    append(file, {"n": 1}, {"n": 2})
+    append(file, {"n": 3})
+    assert file.read_text() == whole + '{"n": 1}\n{"n": 2}\n{"n": 3}\n'
+
+
+def test_a_resume_holds_one_record_at_a_time(tmp_path: Path) -> None:
+    """Not all of a long run's: the outcomes of its evaluations may be larger than memory."""
+    log = RunLog(tmp_path)
+    for update in range(40):
+        log.outcomes([{"update": update, "text": "x" * 10_000} for _ in range(50)])
+    log.close()
+    tracemalloc.start()
+    RunLog(tmp_path, keep=lambda record: record["update"] < 30)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held < 4e6 < (tmp_path / "outcomes.jsonl").stat().st_size
+    assert [r["update"] for r in outcomes(tmp_path)] == sorted([*range(30)] * 50)
+
+
+def test_a_resume_that_keeps_all_leaves_what_was_played_as_it_is(tmp_path: Path) -> None:
+    RunLog(tmp_path).episode({"stage": "start"})
+    before = (tmp_path / "episodes.jsonl").stat()
+    RunLog(tmp_path)
+    assert (tmp_path / "episodes.jsonl").stat() == before
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
