@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from enum import IntEnum
 
 
@@ -24,6 +23,5 @@ class ExitCode(IntEnum):
 
 def say(line: str, code: ExitCode) -> int:
     """Tell how a command ended, in one line on stderr; returns its code."""
-    with suppress(OSError):  # the terminal may be gone
-        print(f"cardinal: {line}", file=sys.stderr, flush=True)
+    print(f"cardinal: {line}", file=sys.stderr)
     return code
