@@ -6,14 +6,12 @@ last checkpoint (`cluster.grace_s`). At any other time the first signal raises.
 
 from __future__ import annotations
 
-import os
 import signal
-import stat
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 TERMINATING = (signal.SIGTERM, signal.SIGHUP)
@@ -29,7 +27,6 @@ def raising_terminated() -> Iterator[None]:
     """SIGTERM and SIGHUP inside raise, as SIGINT does by itself."""
 
     def receive(number: int, frame: FrameType | None) -> None:
-        _leave_terminal(number)
         raise Terminated(signal.Signals(number).name)
 
     with _handled(TERMINATING, receive):
@@ -50,18 +47,6 @@ def _handled(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _leave_terminal(number: int) -> None:
-    """After SIGHUP nothing can be written to it; what a run still says goes nowhere."""
-    if number != signal.SIGHUP:
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for output in (1, 2):
-        with suppress(OSError):  # closed
-            if stat.S_ISCHR(os.fstat(output).st_mode):
-                os.dup2(nowhere, output)
-    os.close(nowhere)
 
 
 class StopSignals:
@@ -85,7 +70,6 @@ class StopSignals:
         self._stack.close()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        _leave_terminal(number)
         if self.received and number == signal.SIGHUP:
             return  # of a closed terminal both the kernel and the shell tell
         self.received.append(number)

@@ -114,6 +114,7 @@ def test_a_closed_terminal_takes_it_away(tmp_path):
     if not pid:
         command = [sys.executable, "-m", "cluster.cli", "train", *KEYS]
         os.chdir(ROOT)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it may be ignored, under nohup
         command += [f"cluster.root={tmp_path}", "name=one", "cluster.grace_s=120"]
         os.execve(sys.executable, command, marked(run))
     while not any(r["kind"] == "ppo" and r["update"] >= 2 for r in read(run)):
