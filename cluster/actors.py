@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
+from uuid import uuid4
 
 import psutil
 import ray
@@ -54,36 +55,21 @@ class RolloutActor:
     ) -> None:
         self._index = index
         self._record_spans(cfg)
+        self._make_worker = partial(_worker, cfg, folder, environments, channel)
+        self._life = uuid4().int  # a process id may be that of another node's process
         self._starting, self._receiving = asyncio.Lock(), asyncio.Lock()
         self._watch: EngineWatch | None = None
         self._plain: dict[ObjectRef[PackedBucket], PackedBucket] = {}
         self._loaded: frozenset[str] = frozenset()  # names of the references that the engine has
         self._heartbeat_s, self._epoch = cfg.cluster.heartbeat_s, 0
-        renderer = Renderer.load(folder)
-        settings = EngineSettings(
-            folder=folder,
-            dtype=cfg.model.dtype,
-            max_sequences=cfg.rollout.in_flight,
-            context_tokens=cfg.rollout.context_tokens,
-            forbidden=renderer.forbidden,
-            stop_ids=renderer.stop_ids,
-            images=1 if renderer.processor else 0,
-            kv_cache_gib=cfg.rollout.kv_cache_gib,
-            gpu_memory=cfg.rollout.gpu_memory,
-            tensor_parallel=cfg.rollout.tensor_parallel,
-            threads=cfg.rollout.threads,
-            seed=cfg.seed,
-            channel=channel,
-            sleep_mode=cfg.cluster.layout == "colocated",
-        )
-        rollout = cfg.rollout
-        blocks = rollout.block, block_age_s(rollout.workers)
-        self._worker = RolloutWorker(
-            settings, renderer, environments, *_limits(cfg), rollout.in_flight, *blocks
-        )
+
+    @cached_property
+    def _worker(self) -> RolloutWorker:
+        """Made once it is asked for: Ray starts no actor again whose constructor has failed."""
+        return self._make_worker()
 
     async def start(self) -> int:
-        """Start the engine, once; every caller waits for it. Returns the process id."""
+        """Start the engine, once; every caller waits for it. Returns what `heartbeat` does."""
         async with self._starting:
             if self._worker.engine is None:
                 own = psutil.Process()
@@ -92,12 +78,15 @@ class RolloutActor:
                 processes = [p for p in own.children(recursive=True) if p not in before]
                 spent = partial(processor_seconds, processes)
                 self._watch = EngineWatch(self._engine(), self._heartbeat_s, spent, Awake())
-        return os.getpid()
+        return self._life
 
     async def heartbeat(self, seconds: float) -> int:
-        """A sign of life after so many seconds; its process id. Raises EngineFailure at once."""
+        """A sign of life after so many seconds: a number that the actor has until it is restarted.
+
+        Raises EngineFailure at once.
+        """
         await self._alive(asyncio.sleep(seconds))
-        return os.getpid()
+        return self._life
 
     async def reconfigure(self, cfg: RunConfig, environments: Environments) -> None:
         """Forget the last run and take the environments of the next, whose weights will come."""
@@ -234,6 +223,31 @@ class RolloutActor:
     def _engine(self) -> InferenceEngine:
         assert self._worker.engine is not None, "start() first"
         return self._worker.engine
+
+
+def _worker(cfg: RunConfig, folder: str, environments: Environments, channel: str) -> RolloutWorker:
+    """The worker of a run, without its engine; reads the model's folder."""
+    renderer, rollout = Renderer.load(folder), cfg.rollout
+    settings = EngineSettings(
+        folder=folder,
+        dtype=cfg.model.dtype,
+        max_sequences=rollout.in_flight,
+        context_tokens=rollout.context_tokens,
+        forbidden=renderer.forbidden,
+        stop_ids=renderer.stop_ids,
+        images=1 if renderer.processor else 0,
+        kv_cache_gib=rollout.kv_cache_gib,
+        gpu_memory=rollout.gpu_memory,
+        tensor_parallel=rollout.tensor_parallel,
+        threads=rollout.threads,
+        seed=cfg.seed,
+        channel=channel,
+        sleep_mode=cfg.cluster.layout == "colocated",
+    )
+    blocks = rollout.block, block_age_s(rollout.workers)
+    return RolloutWorker(
+        settings, renderer, environments, *_limits(cfg), rollout.in_flight, *blocks
+    )
 
 
 def _limits(cfg: RunConfig) -> tuple[EpisodeLimits, ProcessLimits]:

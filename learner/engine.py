@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +62,7 @@ torch.serialization.add_safe_globals(
 
 Means = dict[str, torch.Tensor]
 LossFn = Callable[[Scores, MicroBatch], tuple[torch.Tensor, Means]]
-STATE = "state"
+STATE, NO_FOLDER = "state", "/nonexistent"  # a snapshot goes to no disk
 EXPORT_BYTES = 2**26  # gathered at once for a model folder, or one tensor
 TRACER = trace.get_tracer("cardinal")
 
@@ -335,16 +334,16 @@ class TrainingEngine:
 
         Weights, optimizer, the schedule's position, counters, and the random generators.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            files = self._deepspeed.checkpoint_engine = HostFiles(folder)
-            self._deepspeed.save_checkpoint(
-                folder,
-                STATE,
-                {"counters": dict(self.counters)},
-                save_latest=False,
-                # Weights that adapters leave frozen are in the folder where the phase began.
-                exclude_frozen_parameters=bool(self._weights.adapters),
-            )
+        files = self._deepspeed.checkpoint_engine = HostFiles(NO_FOLDER)
+        self._deepspeed._copy_recovery_script = lambda folder: None  # it would write files there
+        self._deepspeed.save_checkpoint(
+            NO_FOLDER,
+            STATE,
+            {"counters": dict(self.counters)},
+            save_latest=False,
+            # Weights that adapters leave frozen are in the folder where the phase began.
+            exclude_frozen_parameters=bool(self._weights.adapters),
+        )
         return files.saved | snapshot.random_files()
 
     def load(self, names: Sequence[str], open_file: OpenFile) -> None:

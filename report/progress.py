@@ -50,15 +50,14 @@ class Tail:
         except FileNotFoundError:
             return []
         with stream:
-            status = self.file.stat()
-            self.replaced = self._inode not in (-1, status.st_ino) or status.st_size < self._offset
-            if self.replaced:
-                self._offset = 0
-            self._inode = status.st_ino
-            stream.seek(self._offset)
+            status = os.fstat(stream.fileno())  # by its path it may be another one already
+            replaced = self._inode not in (-1, status.st_ino) or status.st_size < self._offset
+            offset = 0 if replaced else self._offset
+            stream.seek(offset)
             new = stream.read()
         complete = new[: new.rfind(b"\n") + 1]  # a line that is being written waits
-        self._offset += len(complete)
+        self.replaced, self._inode = replaced, status.st_ino
+        self._offset = offset + len(complete)
         return [json.loads(line) for line in complete.splitlines()]
 
 

@@ -143,7 +143,10 @@ class Checkpointer:
 
     def _shortage(self, need: int) -> str:
         """Why a state of so many bytes cannot be written; nothing if it can."""
-        free = self._store.free_bytes()
+        try:
+            free = self._store.free_bytes()
+        except OSError as error:
+            return one_line(error)
         if free is None or need <= free:
             return ""
         return (

@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from ray.train.v2._internal.execution.worker_group import Worker
 from cluster.awake import Awake
 from cluster.failures import DeadlineExceeded
 from cluster.run.lease import Owner, Token
+from cluster.run.patience import passes
 from cluster.run.run_folder import CONTROLLER
 from configs.disk import replace_file
 from configs.schema import ClusterConfig
@@ -53,7 +53,8 @@ class Signs(ControllerCallback, WorkerGroupCallback):
 
     def __init__(self, token: Token) -> None:
         self._token = token
-        self._watches: bool | None = None  # as was said last
+        self._watches = False
+        self._said: bool | None = None  # of `_watches`
 
     def after_controller_start(self, train_run_context: object) -> None:
         """It has begun."""
@@ -83,17 +84,21 @@ class Signs(ControllerCallback, WorkerGroupCallback):
         self._again()
 
     def _say(self, *, watches: bool) -> None:
-        if watches == self._watches:
-            self._again()
-            return
-        self._token.check()
         self._watches = watches
-        content = {"watches": watches, "owner": asdict(Owner.this_process())}
-        replace_file(Path(self._token.folder, CONTROLLER), json.dumps(content))
+        self._again()
 
     def _again(self) -> None:
-        with suppress(OSError):  # the driver has ended its time, or the folder is away a moment
-            os.utime(Path(self._token.folder, CONTROLLER))
+        try:
+            if self._said == self._watches:
+                os.utime(Path(self._token.folder, CONTROLLER))
+                return
+            self._token.check()
+            content = {"watches": self._watches, "owner": asdict(Owner.this_process())}
+            replace_file(Path(self._token.folder, CONTROLLER), json.dumps(content))
+            self._said = self._watches
+        except OSError as error:  # the driver has ended its time, or the folder is away a moment
+            if not passes(error):
+                raise
 
 
 class GroupWatch:
@@ -131,11 +136,16 @@ class GroupWatch:
 
         Raises:
             DeadlineExceeded: there is none that could be ended, however long it is waited for.
+            OSError: its signs cannot be read.
         """
         now = self._clock()
         if self._since is None:
             return
-        sign = self._read()
+        try:
+            sign = self._read()
+        except OSError:
+            self._since = now  # it may give them all the same
+            raise
         if sign != self._sign:
             self._sign, self._since = sign, now
         watches = sign is not None and sign.watches

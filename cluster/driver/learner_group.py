@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from pathlib import Path
 
 import ray.train
@@ -35,6 +36,7 @@ from cluster.run.logs import (
 )
 from cluster.run.memory_failure import advice
 from cluster.run.memory_kills import MemoryKills
+from cluster.run.patience import Patience
 from cluster.run.restart_limit import LATE, RestartLimit, is_loss
 from cluster.run.run_folder import clear_failure, clear_losses, read_failure, write_failure
 from cluster.run.stop_signals import StopSignals
@@ -59,51 +61,61 @@ def run_learner_group(job: Job, plan: Plan, signals: StopSignals) -> None:
     clear_failure(folder)
     clear_losses(folder)
     kills = MemoryKills()
-    errors: list[Exception] = []
     cluster, most = job.cfg.cluster, job.cfg.learner.max_restarts
-    group = GroupWatch(folder, cluster, most)
-
-    def fit() -> None:
-        try:
-            _fit(job, plan, group)
-        except Exception as error:  # noqa: BLE001 - a thread's boundary; raised below
-            errors.append(error)
-
-    thread = threading.Thread(target=fit, name="learner group", daemon=True)
+    group, storage = GroupWatch(folder, cluster, most), Patience(folder)
+    thread, errors = _thread(job, plan, group)
     borne = most if job.channel == "object_store" else 0  # over others a new one has no weights
     buffer = BufferWatch(job.buffer, cluster.heartbeat_s, cluster.start_deadline_s, borne)
     engines = StartWatch(job.buffer) if cluster.layout != "colocated" else None
     with signals.asking(), Progress(folder, job.cfg) as progress:
         thread.start()
-        while thread.is_alive() and read_failure(folder) is None:
-            job.token.check()
+        while thread.is_alive():
+            with storage.look():
+                if read_failure(folder) is not None:
+                    break
+                job.token.check()
+                group.check()
+                progress.update()
             kills.look()
             buffer.check()
             if engines and (failure := engines.failure()):
-                write_failure(job.token, failure)  # the ranks would find it once they are up
+                # The ranks would find it once they are up.
+                storage.insist(partial(write_failure, job.token, failure))
                 break
-            group.check()
-            progress.update()
             seconds = cluster.grace_s if progress.state.counted else min(cluster.grace_s, END_S)
             if signals.must_end(seconds, job.buffer.stop.remote):
                 break
             thread.join(WATCH_S)
         if len(signals.received) == 1:
             thread.join(END_S)  # a thread that still asks Ray after its end ends this process
-        progress.update()
+        with storage.look():
+            progress.update()
     _raise_failure(job, plan, errors[0] if errors else None, kills)
+
+
+def _thread(job: Job, plan: Plan, watch: GroupWatch) -> tuple[threading.Thread, list[Exception]]:
+    """What runs the group, to be started; and what ended it, once it has failed."""
+    errors: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            _fit(job, plan, watch)
+        except Exception as error:  # noqa: BLE001 - a thread's boundary; raised by the driver
+            errors.append(error)
+
+    return threading.Thread(target=fit, name="learner group", daemon=True), errors
 
 
 def _raise_failure(job: Job, plan: Plan, error: Exception | None, kills: MemoryKills) -> None:
     """Say why the group failed, if it did: what a rank has recorded, else what `fit` raised."""
     folder = Path(job.folder)
-    failure = read_failure(folder)
+    failure = Patience(folder).insist(partial(read_failure, folder))
     if failure is None and error is not None:
         if isinstance(error, RunFailure):
             raise error
         failure = f"the learner group failed: {cause_of(error, job.cfg, plan)}"
     if failure is not None:
-        job.token.check()
+        Patience(folder).insist(job.token.check)
         keep_logs_of_other_nodes(folder)
         sentence = _with_evidence(failure, folder, kills)
         if out_of_memory(sentence):
@@ -118,7 +130,7 @@ def _fit(job: Job, plan: Plan, watch: GroupWatch) -> None:
     """
     limit = RestartLimit(job.token, job.cfg.learner.max_restarts)
     while True:
-        watch.begin()
+        Patience(Path(job.folder)).insist(watch.begin)
         try:
             make_trainer(job, plan).fit()
         except Exception as error:

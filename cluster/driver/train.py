@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from cluster.environments import TRAINING, environments
 from cluster.failures import RunFailure, first_line
 from cluster.placement.layout import weight_channel, without_engines
 from cluster.run.lease import Lease, LeaseLost, Token
+from cluster.run.patience import Patience
 from cluster.run.run_folder import clear_status, open_folder, write_config, write_status
 from cluster.run.stop_signals import StopSignals
 from configs.load import ConfigError
@@ -111,7 +113,8 @@ def _recorded(token: Token, pool: RolloutPool, signals: StopSignals) -> Iterator
         _record_failure(token, "failed", str(error) if known else first_line(error))
         _keep_logs(token, pool)
         raise
-    _record(token, "finished")
+    # All that it came to is there: a storage that is away for a moment makes it no failure.
+    Patience(Path(token.folder)).insist(partial(_record, token, "finished"))
 
 
 def _record_failure(token: Token, status: str, cause: str = "") -> None:

@@ -136,7 +136,7 @@ class Lease:
         """Give it back: the number stays, so that the next owner's is higher."""
         self._ended.set()
         self._beats.join()
-        with suppress(FileNotFoundError):  # taken over, or deleted
+        with suppress(OSError):  # taken over, deleted or away: the next owner finds this one ended
             self._file.rename(self._file.with_suffix(ENDED))
 
     @property

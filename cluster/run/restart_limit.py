@@ -6,6 +6,7 @@ nothing to do with one another. Its controller asks this, and the driver where t
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -16,6 +17,7 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus
 from cluster.checkpoints.cursor import Cursor
 from cluster.failures import cause_of_ranks
 from cluster.run.lease import Token
+from cluster.run.patience import Patience
 from cluster.run.run_folder import read_losses, write_failure, write_losses
 
 # Ray's own, and private: a rank died while it started; its placement was not met in time.
@@ -48,10 +50,11 @@ class RestartLimit(WorkerGroupCallback):
     def bears(self, cause: str) -> bool:
         """Count a loss of the group; whether it may start again."""
         folder = Path(self._token.folder)
-        cursor = Cursor.load(folder / "checkpoints")
+        storage = Patience(folder)
+        cursor = storage.insist(partial(Cursor.load, folder / "checkpoints"))
         place = f"{cursor.place} {cursor.state}"
-        causes = [*read_losses(folder, place), cause]
-        write_losses(self._token, place, causes)
+        causes = [*storage.insist(partial(read_losses, folder, place)), cause]
+        storage.insist(partial(write_losses, self._token, place, causes))
         times = len(causes)
         if times <= self._most:
             return True
@@ -61,7 +64,7 @@ class RestartLimit(WorkerGroupCallback):
                 f" (the first of {times} losses since {cursor.place}, without a checkpoint "
                 f"between them; learner.max_restarts={self._most})"
             )
-        write_failure(self._token, sentence)
+        storage.insist(partial(write_failure, self._token, sentence))
         return False
 
 

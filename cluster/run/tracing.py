@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from opentelemetry import trace
@@ -79,7 +80,10 @@ def record_spans(run: Path, process: str) -> None:
     if _SPANS.file is not None:
         _SPANS.file.close()
     _SPANS.thread = threading.get_ident()
-    _SPANS.file = SpanFile(run, process) if run.is_dir() else None
+    there = False
+    with suppress(OSError):  # its storage is away: no process ends for want of its spans
+        there = run.is_dir()
+    _SPANS.file = SpanFile(run, process) if there else None
     if _SPANS.file is None:
         print(f"{run}: there is no such run folder; no spans are recorded", file=sys.stderr)
 

@@ -174,8 +174,8 @@ class EngineWeights:
         before those of the update go anywhere.
 
         Returns:
-            How it went; None where others have played nothing yet under these weights, or it
-            could play nothing again to its end.
+            How it went; None where others have played nothing yet under these weights, what they
+            have played is lost, or it could play nothing of it again to its end.
 
         Raises:
             ParityError: it plays with other weights.
@@ -194,7 +194,11 @@ class EngineWeights:
         rows = [block_rows for _, block_rows in self._samples]
         call, what = self._workers[index].replay.remote(requests, rows), "play episodes again"
         seconds, key = self._cfg.cluster.block_deadline_s, "block_deadline_s"
-        answer = await self._supervisor.ask(index, what, call, seconds, key)
+        try:
+            answer = await self._supervisor.ask(index, what, call, seconds, key)
+        except SourceLost:  # with the node that it was played on: others are playing more
+            self._samples.clear()
+            return None
         if answer is None:
             return None
         (apart, tokens), limit = answer, parity_limit(self._cfg)

@@ -77,5 +77,8 @@ class Part:
 
     @property
     def given_up(self) -> str | None:
-        """The first cause, once it was lost too often in a row."""
-        return self._causes[0] if len(self._causes) > self._most else None
+        """Once it was lost too often in a row: the first cause and, if it is another, the last."""
+        if len(self._causes) <= self._most:
+            return None
+        first, last = self._causes[0], self._causes[-1]
+        return first if last == first else f"{first}; last: {last}"

@@ -70,7 +70,7 @@ class Supervisor:
         self._replaceable, self._takes_over = replaceable, takes_over
         now = time.monotonic()
         self._parts = [Part(cfg.rollout.max_restarts, now) for _ in workers]
-        self._pids = [0] * len(workers)
+        self._lives = [0] * len(workers)  # of each actor, another one once it is restarted
         self._answered = [0.0] * len(workers)  # when each last did what was asked of it
         self.nodes = [""] * len(workers)
         self._gone: list[asyncio.Future[RunFailure]] = []
@@ -238,7 +238,7 @@ class Supervisor:
 
     async def _restart_actor(self, index: int, dead: bool) -> None:
         """Wait until Ray has a new actor; one that is not dead is ended first."""
-        worker, old = self.workers[index], self._pids[index]
+        worker, old = self.workers[index], self._lives[index]
         name, key = _name(index), "start_deadline_s"
         seconds, begin = self._cfg.cluster.start_deadline_s, time.monotonic()
         if not dead:
@@ -249,24 +249,24 @@ class Supervisor:
                 raise DeadlineExceeded(name, "be restarted", seconds, key)
             try:
                 sign = worker.heartbeat.remote(0.0)
-                pid = await wait_for_async(sign, name, "be restarted", left, key)
+                life = await wait_for_async(sign, name, "be restarted", left, key)
             except WorkerLost as failure:
                 if isinstance(failure.__cause__, ActorDiedError):
                     raise  # for good: Ray cannot restart it
                 await asyncio.sleep(AGAIN_S)
                 continue
-            if pid != old:
-                self._pids[index] = pid
+            if life != old:
+                self._lives[index] = life
                 return
             restart(worker)  # it could not be reached, and can now
             await asyncio.sleep(AGAIN_S)
 
     async def _start_engine(self, index: int) -> None:
-        """Start an actor's engine, for this run; learn its process and its node."""
+        """Start an actor's engine, for this run; learn its life and its node."""
         worker, name, key = self.workers[index], _name(index), "start_deadline_s"
         seconds = self._cfg.cluster.start_deadline_s
         start = worker.start.remote()
-        self._pids[index] = await wait_for_async(start, name, "start its engine", seconds, key)
+        self._lives[index] = await wait_for_async(start, name, "start its engine", seconds, key)
         run = worker.reconfigure.remote(self._cfg, environments(self._cfg))
         await wait_for_async(run, name, "take up a run", seconds, key)
         node = worker.node.remote()

@@ -147,7 +147,24 @@ def test_the_engine_starts_once_whoever_asks(make):
     async def start():
         return await asyncio.gather(actor.start(), actor.start())
 
-    assert asyncio.run(start()) == [os.getpid()] * 2
+    assert asyncio.run(start()) == [actor._life] * 2
+    assert actor._worker.starts == 1
+
+
+def test_a_model_whose_folder_does_not_answer_once_is_read_at_the_next_start(make, monkeypatch):
+    """Ray starts no actor again whose constructor has failed."""
+    actor, left = make(debug()), [OSError("Stale file handle")]
+    load = actors.Renderer.load
+
+    def away_once(folder):
+        if left:
+            raise left.pop()
+        return load(folder)
+
+    monkeypatch.setattr(actors.Renderer, "load", away_once)
+    with pytest.raises(OSError, match="Stale"):
+        asyncio.run(actor.start())
+    asyncio.run(actor.start())
     assert actor._worker.starts == 1
 
 
@@ -212,7 +229,9 @@ def requests(first, last):
 
 
 def test_an_actor_without_an_engine_gives_signs_of_life_too(make):
-    assert asyncio.run(make(debug()).heartbeat(0.0)) == os.getpid()
+    actor, other = make(debug()), make(debug())
+    first, again = (asyncio.run(actor.heartbeat(0.0)) for _ in range(2))
+    assert first == again != asyncio.run(other.heartbeat(0.0)), "in a process of the same number"
 
 
 def test_a_sign_of_life_comes_after_the_beat_and_the_engines_death_at_once(make):
@@ -220,7 +239,7 @@ def test_a_sign_of_life_comes_after_the_beat_and_the_engines_death_at_once(make)
         actor = make(debug())
         await actor.start()
         begin = virtual_time.now()
-        assert await actor.heartbeat(0.1) == os.getpid()
+        assert await actor.heartbeat(0.1) == actor._life
         assert virtual_time.now() - begin >= 0.1
         actor._worker.engine.cause = "killed"
         for waiting in (actor.heartbeat(20.0), actor.sleep()):
@@ -240,7 +259,7 @@ def test_an_engine_is_silent_by_the_time_for_which_its_actor_was_awake(make, mon
         await actor.start()
         actor._worker.engine.probe = lambda: asyncio.sleep(10_000)
         for awake[0] in (1000.0, 1001.0):  # the first probe was answered
-            assert await actor.heartbeat(200.0) == os.getpid()
+            assert await actor.heartbeat(200.0) == actor._life
         awake[0] = 2000.0
         with pytest.raises(EngineFailure, match="no sign of life"):
             await actor.heartbeat(200.0)
@@ -253,7 +272,7 @@ def test_an_engine_that_ends_by_request_is_no_loss(make):
         actor = make(debug())
         await actor.start()
         await actor.shutdown()
-        assert await actor.heartbeat(0.6) == os.getpid()
+        assert await actor.heartbeat(0.6) == actor._life
 
     virtual_time.run(end())
 

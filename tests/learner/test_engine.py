@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from dataclasses import replace
 from itertools import pairwise
 
@@ -88,7 +89,7 @@ def test_export_loads_in_plain_transformers(folder, tmp_path, stage):
 @pytest.mark.parametrize(
     ("stage", "dtype"), [(0, "float32"), (2, "float32"), (3, "float32"), (0, "bfloat16")]
 )
-def test_resume_continues_exactly(tmp_path, stage, dtype, capsys):
+def test_resume_continues_exactly(tmp_path, stage, dtype, capsys, monkeypatch):
     folder = save_llama(tmp_path / "model")
     engine = start(folder, stage, dtype=dtype)
     train(engine, 2)
@@ -96,7 +97,9 @@ def test_resume_continues_exactly(tmp_path, stage, dtype, capsys):
     torch.rand(5)
     random.random()
     np.random.random()
-    save_state(engine, tmp_path / "state")
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "full"))  # a state needs none of its room
+        save_state(engine, tmp_path / "state")
     drawn = torch.rand(4), random.random(), np.random.random()
     expected = train(engine, 3, seed=20)
     last = full_state(engine)

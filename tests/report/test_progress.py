@@ -68,6 +68,52 @@ def test_tail_begins_anew_when_the_file_is_replaced(tmp_path: Path) -> None:
     assert tail.replaced
 
 
+def test_tail_meets_a_file_that_is_replaced_just_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, draft = tmp_path / "metrics.jsonl", tmp_path / "draft"
+    file.write_text('{"a": 1}\n{"a": 2}\n')
+    draft.write_text('{"longer": 1}\n{"longer": 2}\n')
+    tail, opened = Tail(file), Path.open
+
+    def replaced(path: Path, mode: str) -> object:
+        stream = opened(path, mode)
+        draft.replace(file)
+        return stream
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", replaced)
+        assert tail.read() == [{"a": 1}, {"a": 2}]
+    assert tail.read() == [{"longer": 1}, {"longer": 2}]
+    assert tail.replaced
+
+
+def test_tail_still_says_that_it_was_replaced_after_a_read_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, draft = tmp_path / "metrics.jsonl", tmp_path / "draft"
+    file.write_text('{"a": 1}\n')
+    tail = Tail(file)
+    tail.read()
+    draft.write_text('{"a": 2}\n')
+    draft.replace(file)
+
+    class Away(io.BytesIO):
+        def fileno(self) -> int:
+            return descriptor
+
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError("Stale file handle")
+
+    with file.open() as stream, monkeypatch.context() as patch:
+        descriptor = stream.fileno()
+        patch.setattr(Path, "open", lambda path, mode: Away())
+        with pytest.raises(OSError, match="Stale"):
+            tail.read()
+    assert tail.read() == [{"a": 2}]
+    assert tail.replaced
+
+
 def test_phases_nest_and_end() -> None:
     begin = {"event": "begin"}
     state = state_of(record("phase", 0, phase="ppo", **begin))

@@ -251,6 +251,16 @@ def test_room_is_looked_at_before_anything_is_written(make, tmp_path, monkeypatc
         assert written(tmp_path)[0] == (free or 17)
 
 
+def test_a_place_that_does_not_say_what_is_free_costs_a_checkpoint_alone(make, monkeypatch):
+    def away(store):
+        raise OSError(116, "Stale file handle")
+
+    made = make()
+    monkeypatch.setattr(CheckpointStore, "free_bytes", away)
+    save(made, 1)
+    assert make.reports == ["SFT step 1 has no checkpoint: [Errno 116] Stale file handle"]
+
+
 def test_a_write_that_does_not_end_is_given_up(make, tmp_path, clock, monkeypatch):
     held = hold(monkeypatch)
     made = make(checkpoint_minutes=5)

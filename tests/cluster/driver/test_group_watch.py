@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -211,6 +212,41 @@ def test_it_says_where_it_is_only_when_that_changes(tmp_path):
     (tmp_path / CONTROLLER).unlink()
     signs.after_worker_group_poll_status(None)
     assert not (tmp_path / CONTROLLER).exists(), "the driver has ended its time"
+
+
+def test_what_a_storage_that_is_away_does_not_take_is_said_with_the_next_sign(
+    tmp_path, monkeypatch
+):
+    token = FakeToken(tmp_path)
+    signs = Signs(token)
+    signs.after_controller_start(None)
+    token.lost = OSError(errno.EIO, "no answer")
+    signs.after_controller_state_update(None, RunningState())
+    signs.after_worker_group_poll_status(None)
+    assert not json.loads((tmp_path / CONTROLLER).read_text())["watches"]
+    token.lost = None
+    signs.after_worker_group_poll_status(None)
+    assert json.loads((tmp_path / CONTROLLER).read_text())["watches"]
+    token.lost = OSError(errno.ENOSPC, "no room")
+    with pytest.raises(OSError, match="no room"):
+        signs.after_controller_state_update(None, ShuttingDownState(next_state=None))
+
+
+def test_signs_that_cannot_be_read_are_no_silence(watched, process, tmp_path):
+    watch, signs, pass_time = watched
+    watch.begin()
+    signs.after_controller_state_update(None, RunningState())
+    pass_time(12.0)
+    (tmp_path / CONTROLLER).rename(tmp_path / "kept")
+    (tmp_path / CONTROLLER).mkdir()  # an error of the storage's
+    with pytest.raises(OSError, match="directory"):
+        pass_time(1.0)
+    (tmp_path / CONTROLLER).rmdir()
+    (tmp_path / "kept").rename(tmp_path / CONTROLLER)
+    pass_time(12.0)
+    assert process.poll() is None
+    pass_time(2.0)
+    assert ended(process)
 
 
 def test_a_folder_that_is_another_runs_gets_no_sign(tmp_path):

@@ -17,13 +17,7 @@ from cluster.driver import learner_group
 from cluster.driver.learner_group import cause_of, run_learner_group
 from cluster.failures import OutOfMemory, RunFailure
 from cluster.run.lease import LeaseLost
-from cluster.run.run_folder import (
-    read_failure,
-    read_losses,
-    take_loss,
-    write_failure,
-    write_losses,
-)
+from cluster.run.run_folder import read_failure, read_losses, take_loss, write_failure, write_losses
 from cluster.run.stop_signals import StopSignals, Terminated
 from configs.load import load
 from tests.cluster.fakes import FakeToken
@@ -142,6 +136,16 @@ def test_a_rank_that_ends_the_run_is_heard_while_the_group_goes_on(group, endles
     with pytest.raises(RunFailure, match=r"^rollout worker 0 was lost$"):
         group(fit)
     assert not endless.waited_for
+
+
+def test_a_storage_that_is_away_for_a_moment_ends_nothing(group, capsys):
+    def fit():
+        group.token.lost = OSError("a stale file handle")
+        until(group.buffer_looks, len(group.buffer_looks) + 3)
+        group.token.lost = None
+
+    assert group(fit)[-2:] == ["update", "end"]
+    assert capsys.readouterr().err.count("a stale file handle") == 1
 
 
 def test_a_folder_that_was_taken_over_ends_the_run(group, endless):

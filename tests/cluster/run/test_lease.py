@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -46,6 +47,14 @@ def quick(monkeypatch):
 def impatient(quick, monkeypatch):
     """And a heartbeat is waited for no longer than a moment."""
     monkeypatch.setattr(lease, "STALE_S", 0.4)
+
+
+def test_a_storage_that_is_away_at_the_end_makes_that_no_failure(tmp_path, monkeypatch):
+    def rename(file, target):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch, Lease(tmp_path):
+        patch.setattr(lease.Path, "rename", rename)
 
 
 def test_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path):

@@ -1,11 +1,14 @@
 """How often the learner group may be lost."""
 
+import errno
+
 import pytest
 from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerStatus
 
 from cluster.checkpoints.cursor import Cursor
+from cluster.run import patience
 from cluster.run.restart_limit import RestartLimit
-from cluster.run.run_folder import read_failure, take_loss
+from cluster.run.run_folder import read_failure, read_losses, take_loss
 from tests.cluster.fakes import FakeToken
 
 
@@ -67,3 +70,13 @@ def test_each_loss_is_told_to_the_next_group(lose, tmp_path):
     lose(1, r1="second")
     assert take_loss(tmp_path) == "rank 1: OSError: second"
     assert take_loss(tmp_path) is None
+
+
+def test_a_loss_is_counted_once_the_storage_is_back(tmp_path, monkeypatch):
+    token = FakeToken(tmp_path, OSError(errno.ESTALE, "Stale file handle"))
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: setattr(token, "lost", None))
+    assert RestartLimit(token, 1).bears("one")
+    token.lost = OSError(errno.ESTALE, "Stale file handle")
+    assert not RestartLimit(token, 1).bears("two")
+    assert read_losses(tmp_path, "SFT step 0 ") == ["one", "two"]
+    assert "one (the first of 2 losses" in read_failure(tmp_path)

@@ -1,6 +1,7 @@
 """Spans of this process in its run's folder: which, on which track, and the seconds of each."""
 
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -99,6 +100,17 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path, capsys):
     count("episodes", {})
     assert not absent.exists()
     assert f"{absent}: there is no such run folder" in capsys.readouterr().err
+
+
+def test_a_folder_that_does_not_answer_ends_no_process(tmp_path, capsys, monkeypatch):
+    def away(folder):
+        raise OSError("Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", away)
+        record_spans(tmp_path, "rollout worker 0")
+    decorated()
+    assert f"{tmp_path}: there is no such run folder" in capsys.readouterr().err
 
 
 def test_a_span_costs_little(run):

@@ -3,81 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
-from cluster.failures import ParityError, RunFailure, SourceLost
-from cluster.handles import BlockRows
+from cluster.failures import RunFailure, SourceLost
 from cluster.workers import engine_weights
-from cluster.workers.engine_weights import SAMPLES, EngineWeights
 from cluster.workers.supervisor import WorkerGone
-from configs.schema import RunConfig
-from rollout.episode import EpisodeRequest
-from tests.support import virtual_time
-
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch):
-    monkeypatch.setattr(engine_weights, "time", SimpleNamespace(monotonic=virtual_time.now))
-
-
-class Worker:
-    """Notes what it receives; `errors` are met one after another, None is a success."""
-
-    def __init__(self):
-        self.received, self.replayed, self.errors = [], [], []
-        self.apart, self.tokens = 0.0, 11
-        self.loading = asyncio.Event()
-        self.loading.set()
-        self.receive = SimpleNamespace(remote=self._receive)
-        self.replay = SimpleNamespace(remote=self._replay)
-
-    async def _receive(self, version, refs):
-        await self.loading.wait()
-        if self.errors and (error := self.errors.pop(0)):
-            raise error
-        self.received.append((version, refs))
-        return 0.5
-
-    async def _replay(self, requests, rows):
-        self.replayed.append(([r.id for r in requests], rows))
-        await asyncio.sleep(0.5)
-        return None if self.tokens is None else (self.apart, self.tokens)
-
-
-class Fleet:
-    """A supervisor: all workers are present, two nodes; errors of workers are passed on."""
-
-    def __init__(self, workers):
-        self.workers, self.gone, self.asked = workers, set(), []
-        self.nodes = ["a", "a", "b"]
-
-    def present(self):
-        return [i for i in range(len(self.workers)) if i not in self.gone]
-
-    async def ask(self, index, what, ref, seconds, key):
-        self.asked.append((index, what, seconds, key))
-        return await ref
-
-
-def played(scenario, **cluster):
-    async def run():
-        cfg = RunConfig()
-        cfg = replace(cfg, cluster=replace(cfg.cluster, **cluster))
-        workers = [Worker() for _ in range(3)]
-        fleet = Fleet(workers)
-        weights = EngineWeights(workers, cfg, fleet)
-        changes = []
-
-        async def loaded():
-            changes.append(list(weights.versions))
-
-        await scenario(weights, workers, fleet, changes, loaded)
-
-    virtual_time.run(run())
+from tests.support.publishes import played, sample
 
 
 def test_while_nobody_plays_all_load_at_once_and_are_told_together():
@@ -194,79 +126,6 @@ def test_a_new_engine_without_others_gets_the_last_weights_and_waits_for_none():
         assert weights.versions == [7] * 3
 
     played(scenario)
-
-
-def sample(weights, number, version=7, temperature=1.0):
-    request = EpisodeRequest(f"x/{number}", "rollout", 1, 1, temperature=temperature)
-    weights.keep_sample(request, BlockRows(f"block {number}", [number]), version)
-
-
-def test_it_plays_again_the_first_few_that_others_played_wholly_under_them():
-    async def scenario(weights, workers, fleet, changes, loaded):
-        sample(weights, 0)
-        await weights.publish(7, ["ref"], False, loaded)
-        sample(weights, 1, version=6)
-        sample(weights, 2, temperature=0.0)
-        for number in range(3, 9):
-            sample(weights, number)
-        workers[1].apart = 1e-5
-        proof = await weights.bring(1)
-        assert proof == {"proof": "replayed", "proof_tokens": 11, "proof_mean_abs": 1e-5}
-        ((names, rows),) = workers[1].replayed
-        assert names == [f"x/{n}" for n in range(3, 3 + SAMPLES)]
-        assert rows[0] == BlockRows("block 3", [3])
-
-    played(scenario)
-
-
-@pytest.mark.parametrize(("apart", "shown"), [(2e-4, "0.0002"), (math.nan, "nan")])
-def test_an_engine_with_other_weights_does_not_come_to_serve(apart, shown):
-    async def scenario(weights, workers, fleet, changes, loaded):
-        await weights.publish(7, ["ref"], False, loaded)
-        sample(weights, 0)
-        workers[1].apart = apart
-        with pytest.raises(ParityError, match=rf"version 7 differ by {shown} .* more than 0.0001$"):
-            await weights.bring(1)
-        assert weights.versions[1] == -1
-
-    played(scenario)
-
-
-def test_an_engine_that_has_no_token_in_common_with_others_does_not_come_to_serve():
-    async def scenario(weights, workers, fleet, changes, loaded):
-        await weights.publish(7, ["ref"], False, loaded)
-        sample(weights, 0)
-        workers[1].tokens = 0
-        with pytest.raises(ParityError, match=r"^it has no token in common .* of version 7$"):
-            await weights.bring(1)
-        assert weights.versions[1] == -1
-
-    played(scenario)
-
-
-def test_where_all_that_it_plays_again_fail_it_tries_again_and_is_proven_later():
-    async def scenario(weights, workers, fleet, changes, loaded):
-        await weights.publish(7, ["ref"], False, loaded)
-        sample(weights, 0)
-        workers[1].tokens = None
-        asyncio.get_running_loop().call_later(0.7, setattr, workers[1], "tokens", 3)
-        assert (await weights.bring(1))["proof_tokens"] == 3
-        workers[1].tokens = None
-        assert await weights.bring(1) == {"proof": "left to the next batch"}
-        assert len(workers[1].replayed) == 2 + 10
-        assert weights.versions == [7] * 3
-
-    played(scenario)
-
-
-def test_without_the_proof_none_is_played_again():
-    async def scenario(weights, workers, fleet, changes, loaded):
-        await weights.publish(7, ["ref"], False, loaded)
-        sample(weights, 0)
-        assert await weights.bring(1) == {"proof": "cluster.weight_proof=false"}
-        assert workers[1].replayed == []
-
-    played(scenario, weight_proof=False)
 
 
 def test_it_waits_a_little_for_others_to_play_and_takes_newer_weights_meanwhile():

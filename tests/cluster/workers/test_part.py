@@ -77,7 +77,7 @@ def test_the_first_loss_is_not_waited_out_and_later_ones_longer_and_longer():
     assert waits == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, LONGEST_BACKOFF_S, LONGEST_BACKOFF_S]
 
 
-def test_a_run_ends_with_the_first_cause_of_the_row():
+def test_a_run_ends_with_the_first_and_the_last_cause_of_the_row():
     part = Part(2, 0.0)
     part.move(SERVING, 0.0)
     part.lose("long ago", 5.0)
@@ -86,8 +86,16 @@ def test_a_run_ends_with_the_first_cause_of_the_row():
     lost_again(part, 50.0)
     assert part.given_up is None
     lost_again(part, 60.0)
-    assert part.given_up == f"cause at {10 + SOUND_S:g}"
+    assert part.given_up == f"cause at {10 + SOUND_S:g}; last: cause at 60"
     assert part.losses == 4
+
+
+def test_a_cause_that_is_first_and_last_is_named_once():
+    part = Part(1, 0.0)
+    for _ in range(2):
+        part.lose("the same", 1.0)
+        part.move(REPLACING, 1.0)
+    assert part.given_up == "the same"
 
 
 def test_one_that_serves_a_little_less_is_not_sound():
@@ -95,7 +103,7 @@ def test_one_that_serves_a_little_less_is_not_sound():
     part.move(SERVING, 0.0)
     part.lose("first", 1.0)
     lost_again(part, 2.0, SOUND_S - 0.1)
-    assert part.given_up == "first"
+    assert part.given_up == "first; last: cause at 31.9"
 
 
 @pytest.mark.parametrize("silent", [30.0, 600.0])
@@ -108,7 +116,7 @@ def test_one_that_hangs_at_once_is_not_sound_however_late_that_is_found(silent):
         part.move(STARTING, now)
         part.move(SERVING, now)
         part.lose("again", now + silent + SOUND_S - 1, silent)
-    assert part.given_up == "first"
+    assert part.given_up == "first; last: again"
     assert part.backoff_s == 2.0
 
 
@@ -142,7 +150,7 @@ def test_a_start_that_fails_is_never_sound_however_long_it_took():
     part.lose("first", 1000.0)
     part.move(REPLACING, 1000.0)
     part.lose("second", 3000.0)
-    assert part.given_up == "first"
+    assert part.given_up == "first; last: second"
 
 
 @given(

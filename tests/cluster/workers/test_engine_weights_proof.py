@@ -1,0 +1,110 @@
+"""How the weights of a new engine are proven: it plays again what others have played."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from cluster.failures import ParityError
+from cluster.handles import BlockRows
+from cluster.workers.engine_weights import SAMPLES
+from tests.support.publishes import played, sample
+
+
+def test_it_plays_again_the_first_few_that_others_played_wholly_under_them():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        sample(weights, 0)
+        await weights.publish(7, ["ref"], False, loaded)
+        sample(weights, 1, version=6)
+        sample(weights, 2, temperature=0.0)
+        for number in range(3, 9):
+            sample(weights, number)
+        workers[1].apart = 1e-5
+        proof = await weights.bring(1)
+        assert proof == {"proof": "replayed", "proof_tokens": 11, "proof_mean_abs": 1e-5}
+        ((names, rows),) = workers[1].replayed
+        assert names == [f"x/{n}" for n in range(3, 3 + SAMPLES)]
+        assert rows[0] == BlockRows("block 3", [3])
+
+    played(scenario)
+
+
+@pytest.mark.parametrize(("apart", "shown"), [(2e-4, "0.0002"), (math.nan, "nan")])
+def test_an_engine_with_other_weights_does_not_come_to_serve(apart, shown):
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        sample(weights, 0)
+        workers[1].apart = apart
+        with pytest.raises(ParityError, match=rf"version 7 differ by {shown} .* more than 0.0001$"):
+            await weights.bring(1)
+        assert weights.versions[1] == -1
+
+    played(scenario)
+
+
+def test_an_engine_that_has_no_token_in_common_with_others_does_not_come_to_serve():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        sample(weights, 0)
+        workers[1].tokens = 0
+        with pytest.raises(ParityError, match=r"^it has no token in common .* of version 7$"):
+            await weights.bring(1)
+        assert weights.versions[1] == -1
+
+    played(scenario)
+
+
+def test_where_all_that_it_plays_again_fail_it_tries_again_and_is_proven_later():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        sample(weights, 0)
+        workers[1].tokens = None
+        asyncio.get_running_loop().call_later(0.7, setattr, workers[1], "tokens", 3)
+        assert (await weights.bring(1))["proof_tokens"] == 3
+        workers[1].tokens = None
+        assert await weights.bring(1) == {"proof": "left to the next batch"}
+        assert len(workers[1].replayed) == 2 + 10
+        assert weights.versions == [7] * 3
+
+    played(scenario)
+
+
+def test_without_the_proof_none_is_played_again():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        sample(weights, 0)
+        assert await weights.bring(1) == {"proof": "cluster.weight_proof=false"}
+        assert workers[1].replayed == []
+
+    played(scenario, weight_proof=False)
+
+
+def test_what_others_have_played_on_a_node_that_is_gone_is_no_fault_of_the_new_engine():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        workers[1].gone = {"block 2"}
+        for number in range(SAMPLES):
+            sample(weights, number)
+        asyncio.get_running_loop().call_later(2.0, sample, weights, 5)
+        assert (await weights.bring(1))["proof"] == "replayed"
+        assert [names for names, _ in workers[1].replayed] == [
+            [f"x/{n}" for n in range(SAMPLES)],
+            ["x/5"],
+        ]
+        assert weights.versions == [7, 7, 7]
+
+    played(scenario)
+
+
+def test_where_nothing_is_played_after_what_is_lost_it_joins_all_the_same():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        workers[1].gone = {"block 0"}
+        sample(weights, 0)
+        assert await weights.bring(1) == {"proof": "left to the next batch"}
+        assert len(workers[1].replayed) == 1
+        assert weights.versions == [7, 7, 7]
+
+    played(scenario)
