@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable
-from functools import cached_property, partial
+from functools import partial
 from typing import TypeVar
 from uuid import uuid4
 
@@ -56,6 +56,7 @@ class RolloutActor:
         self._index = index
         self._record_spans(cfg)
         self._make_worker = partial(_worker, cfg, folder, environments, channel)
+        self._made: RolloutWorker | None = None
         self._life = uuid4().int  # a process id may be that of another node's process
         self._starting, self._receiving = asyncio.Lock(), asyncio.Lock()
         self._watch: EngineWatch | None = None
@@ -63,10 +64,12 @@ class RolloutActor:
         self._loaded: frozenset[str] = frozenset()  # names of the references that the engine has
         self._heartbeat_s, self._epoch = cfg.cluster.heartbeat_s, 0
 
-    @cached_property
+    @property  # a cached one holds a lock before Python 3.12, with which Ray cannot send the class
     def _worker(self) -> RolloutWorker:
         """Made once it is asked for: Ray starts no actor again whose constructor has failed."""
-        return self._make_worker()
+        if self._made is None:
+            self._made = self._make_worker()
+        return self._made
 
     async def start(self) -> int:
         """Start the engine, once; every caller waits for it. Returns what `heartbeat` does."""
@@ -211,7 +214,8 @@ class RolloutActor:
         """End the engine's processes; the actor itself ends with its handle."""
         if self._watch is not None:
             self._watch.stop()
-        await self._worker.shutdown()
+        if self._made is not None:
+            await self._made.shutdown()
 
     def _record_spans(self, cfg: RunConfig) -> None:
         record_spans(folder_of(cfg), f"rollout worker {self._index}")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from opentelemetry import trace
+from ray import cloudpickle
 
 from cluster import actors
 from cluster.failures import EpochOver, RunFailure
@@ -149,6 +150,16 @@ def test_the_engine_starts_once_whoever_asks(make):
 
     assert asyncio.run(start()) == [actor._life] * 2
     assert actor._worker.starts == 1
+
+
+def test_ray_can_send_the_class():
+    assert cloudpickle.loads(cloudpickle.dumps(Actor)).__name__ == Actor.__name__
+
+
+def test_an_actor_that_never_started_ends_without_reading_the_model(make):
+    actor = make(debug())
+    asyncio.run(actor.shutdown())
+    assert actor._made is None
 
 
 def test_a_model_whose_folder_does_not_answer_once_is_read_at_the_next_start(make, monkeypatch):
