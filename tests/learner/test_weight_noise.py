@@ -24,6 +24,7 @@ def test_it_is_undone_exactly(dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_about_half_of_them_change_by_an_eighth_to_a_quarter(dtype):
     weights = torch.randn(20_000).to(dtype)
+    weights[weights.abs() < 1e-3] = 1.0  # the smallest of float16 have fewer bits
     before = weights.double()
     flip(weights, 0, "a", 1)
     change = ((weights.double() - before) / before).abs()
