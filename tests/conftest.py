@@ -4,6 +4,7 @@ Hypothesis draws the same examples in every run, and bears a machine on which th
 """
 
 import asyncio
+import gc
 import os
 import threading
 
@@ -22,6 +23,13 @@ settings.load_profile("cardinal")
 
 BRIEF = {"prompt_style": "brief", "verify_iter": 3}
 VISION = {"modality": "vision", "image_size": 128}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_objects_to_collect():
+    """Frees a learner in a tenth of the time: its collections pass over what lives on anyhow."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
