@@ -16,10 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
 from configs.disk import replace_file, to_disk
 from configs.load import ConfigError
 
@@ -56,6 +52,8 @@ class RunLog:
                 too, as records of kind "eval".
             check: called before each write; raises where this process may no longer write.
         """
+        from report.event_file import EventFile  # readers of records need no TensorBoard
+
         check()
         self.folder, self._check = Path(folder), check
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +62,7 @@ class RunLog:
             _rewrite(self.folder / played, keep and (lambda e: keep({"kind": "eval"} | e)))
         self._begin = time.monotonic() - max((r["elapsed_s"] for r in kept), default=0.0)
         shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
-        self._events = EventFileWriter(str(self.folder / "tensorboard"))
+        self._events = EventFile(self.folder / "tensorboard")
         for record in kept:
             self._scalars(record)
         self._events.flush()
@@ -112,13 +110,9 @@ class RunLog:
     def _scalars(self, record: Record) -> None:
         if record["kind"] == "phase":
             return
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(record)]
-        if record.get("staleness"):
-            histogram = _histogram(record["staleness"])
-            values.append(Summary.Value(tag=f"{record['kind']}/staleness", histo=histogram))
-        summary = Summary(value=values)
-        event = Event(wall_time=record["time"], step=step_of(record), summary=summary)
-        self._events.add_event(event)
+        counts = record.get("staleness")
+        histograms = {f"{record['kind']}/staleness": counts} if counts else {}
+        self._events.add(record["time"], step_of(record), scalars(record), histograms)
 
 
 def read(folder: str | Path) -> list[Record]:
@@ -242,17 +236,3 @@ def scalars(record: Record) -> Iterator[tuple[str, float]]:
     for name, value in record.items():
         if name not in skipped:
             yield from walk([*prefix, name], value)
-
-
-def _histogram(counts: list[int]) -> HistogramProto:
-    """How many are 0, 1, … versions old."""
-    number = len(counts)
-    return HistogramProto(
-        min=0,
-        max=number - 1,
-        num=sum(counts),
-        sum=sum(i * n for i, n in enumerate(counts)),
-        sum_squares=sum(i * i * n for i, n in enumerate(counts)),
-        bucket_limit=[i + 0.5 for i in range(number)],
-        bucket=counts,
-    )
