@@ -18,10 +18,6 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
 from configs.disk import replacing, to_disk
 from configs.load import ConfigError
 
@@ -58,11 +54,13 @@ class RunLog:
                 too, as records of kind "eval".
             check: called before each write; raises where this process may no longer write.
         """
+        from report.event_file import EventFile  # readers of records need no TensorBoard
+
         check()
         self.folder, self._check = Path(folder), check
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
-        self._events = EventFileWriter(str(self.folder / "tensorboard"))
+        self._events = EventFile(self.folder / "tensorboard")
         elapsed_s = 0.0
         for record in _rewrite(self.folder / METRICS, keep):
             elapsed_s = max(elapsed_s, record["elapsed_s"])
@@ -116,13 +114,9 @@ class RunLog:
     def _scalars(self, record: Record) -> None:
         if record["kind"] == "phase":
             return
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(record)]
-        if record.get("staleness"):
-            histogram = _histogram(record["staleness"])
-            values.append(Summary.Value(tag=f"{record['kind']}/staleness", histo=histogram))
-        summary = Summary(value=values)
-        event = Event(wall_time=record["time"], step=step_of(record), summary=summary)
-        self._events.add_event(event)
+        counts = record.get("staleness")
+        histograms = {f"{record['kind']}/staleness": counts} if counts else {}
+        self._events.add(record["time"], step_of(record), scalars(record), histograms)
 
 
 def read(folder: str | Path) -> list[Record]:
@@ -269,17 +263,3 @@ def scalars(record: Record) -> Iterator[tuple[str, float]]:
     for name, value in record.items():
         if name not in skipped:
             yield from walk([*prefix, name], value)
-
-
-def _histogram(counts: list[int]) -> HistogramProto:
-    """How many are 0, 1, … versions old."""
-    number = len(counts)
-    return HistogramProto(
-        min=0,
-        max=number - 1,
-        num=sum(counts),
-        sum=sum(i * n for i, n in enumerate(counts)),
-        sum_squares=sum(i * i * n for i, n in enumerate(counts)),
-        bucket_limit=[i + 0.5 for i in range(number)],
-        bucket=counts,
-    )

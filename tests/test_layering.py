@@ -58,8 +58,8 @@ def test_what_decides_has_a_test_at_its_place():
 
 
 def test_no_excuse_is_stale():
-    for name in EXCUSED:
-        assert name in [line.split(":")[0] for line in layering.untested(ROOT, {})], name
+    untested = {line.split(":")[0] for line in layering.untested(ROOT, {})}
+    assert EXCUSED.keys() - untested == set()
 
 
 def test_nothing_cites_what_a_reader_does_not_have():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -213,10 +214,15 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def spawn(work: Callable[..., None], ranks: int, *args: object) -> None:
-    """Run work(rank, *args) in as many processes, joined by gloo through a file."""
+    """Run work(rank, *args) in as many processes, joined by gloo through a file.
+
+    They are forked off one that has imported this module: torch and DeepSpeed take seconds.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
     with tempfile.TemporaryDirectory() as folder:
-        place = f"{folder}/ranks"
-        torch.multiprocessing.spawn(_rank, (work, ranks, place, args), nprocs=ranks)
+        torch.multiprocessing.start_processes(
+            _rank, (work, ranks, f"{folder}/ranks", args), ranks, start_method="forkserver"
+        )
 
 
 def _rank(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import ray
@@ -25,6 +25,16 @@ def kill(actor: ActorHandle) -> None:
     with contextlib.suppress(ray.exceptions.RayActorError):
         while True:
             ray.get(actor.__ray_ready__.remote(), timeout=300)
+
+
+def replace_dead(actors: list[ActorHandle], make: Callable[[], ActorHandle]) -> None:
+    """Put a new actor in the place of each that has died, and see all of them started."""
+    for place, actor in enumerate(actors):
+        try:
+            ray.get(actor.__ray_ready__.remote(), timeout=300)
+        except ray.exceptions.RayActorError:
+            actors[place] = make()
+    ray.get([actor.__ray_ready__.remote() for actor in actors], timeout=300)
 
 
 @contextlib.contextmanager

@@ -41,8 +41,17 @@ class ScriptedWorker(ScriptedWorkerBase):
     """Answers like a RolloutActor: blocks of three, behaviour by the request's variant."""
 
     def __init__(self):
+        self._begin()
+
+    def _begin(self):
         self.queue, self.played, self.version, self.loading = [], [], -1, []
         self.epoch = 0
+
+    async def forget(self):
+        """Begin another test, once what was asked for in the last one has come and gone."""
+        self.epoch = -1  # ends what hangs
+        await asyncio.sleep(0.3)
+        self._begin()
 
     async def submit(self, epoch, requests):
         await self.enter(epoch)

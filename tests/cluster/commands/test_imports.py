@@ -52,3 +52,11 @@ def test_a_refused_configuration_imports_nothing_heavy(tmp_path):
         timeout=500,
     )
     assert done.stdout.splitlines() == ["2 []"] * len(commands), done.stderr
+
+
+def test_the_buffers_process_starts_without_torch_and_tensorboard():
+    code = (
+        "import sys, cluster.stream.buffer\n"
+        "sys.exit(', '.join({'torch', 'tensorboard'} & {*sys.modules}) or None)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

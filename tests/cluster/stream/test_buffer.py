@@ -1,8 +1,6 @@
 """The buffer on a real Ray: it owns references, keeps its promises, and says who failed how."""
 
 import re
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -15,16 +13,16 @@ from cluster.failures import RunFailure, RunStopped, TooManyFailures, WorkerLost
 from cluster.handles import BufferHandle, restart
 from cluster.stream.buffer import TrajectoryBuffer
 from cluster.wait import is_dead, wait_for
-from configs.paths import ROOT
 from learner.minibatches import deal, update_minibatches
 from report.spans import read_spans
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import from_block
 from tests.support.learner import config
-from tests.support.local_ray import local_ray
+from tests.support.local_ray import kill, local_ray, replace_dead
 from tests.support.scripted_worker import ScriptedWorker
 
 WAIT_S = 300.0  # reached only where an answer never comes
+BUFFERS = []  # of the test
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,16 +31,28 @@ def cluster():
         yield
 
 
+@pytest.fixture(scope="module")
+def fleet():
+    return [ScriptedWorker.remote() for _ in range(2)]
+
+
 @pytest.fixture
-def workers():
-    made = [ScriptedWorker.remote() for _ in range(2)]
-    yield made
-    for worker in made:
-        ray.kill(worker)
+def workers(fleet):
+    """The same two in each test: to start them takes longer than a test."""
+    replace_dead(fleet, ScriptedWorker.remote)
+    ray.get([worker.forget.remote() for worker in fleet], timeout=WAIT_S)
+    yield list(fleet)
+    while BUFFERS:  # they would ask the workers for more
+        kill(BUFFERS.pop())
 
 
 def requests(n, variant="plain"):
     return [EpisodeRequest(f"x/{i:04d}", variant, i, i) for i in range(n)]
+
+
+def made(workers, cfg, **options):
+    BUFFERS.append(TrajectoryBuffer.options(**options).remote(workers, cfg))
+    return BufferHandle(BUFFERS[-1])
 
 
 def buffer_of(workers, deadline=200.0, rate=0.1, most=5, **ppo):
@@ -53,7 +63,7 @@ def buffer_of(workers, deadline=200.0, rate=0.1, most=5, **ppo):
     )
     learner, rollout = replace(cfg.learner, ranks=2), replace(cfg.rollout, max_restarts=most)
     cfg = replace(cfg, cluster=cluster, learner=learner, rollout=rollout)
-    buffer = BufferHandle(TrajectoryBuffer.remote(workers, cfg))
+    buffer = made(workers, cfg)
     assert ray.get(buffer.start.remote(), timeout=WAIT_S) == ["here", "here"]
     return begin_epoch(buffer)
 
@@ -151,7 +161,7 @@ def test_queues_and_weights_on_their_way_are_in_the_run_folder(workers, tmp_path
     cfg = config(episodes=12, minibatch=4, updates=1)
     cfg = replace(cfg, name="mine", cluster=replace(cfg.cluster, root=str(tmp_path)))
     (tmp_path / "mine").mkdir()
-    buffer = BufferHandle(TrajectoryBuffer.remote(workers, cfg))
+    buffer = made(workers, cfg)
     ray.get(buffer.start.remote())
     ray.get(buffer.publish.remote(0, []))
     ray.get(buffer.begin.remote(1, 0))
@@ -240,11 +250,11 @@ def test_a_buffer_that_dies_comes_back_with_its_workers_and_a_higher_epoch(worke
     """Its workers play on for it, and what belonged to the lost one is refused."""
     cfg = config(episodes=12, minibatch=4)
     cfg = replace(cfg, learner=replace(cfg.learner, ranks=2))
-    made = TrajectoryBuffer.options(max_restarts=-1).remote(workers, cfg)
-    ray.get(made.start.remote(), timeout=WAIT_S)
-    old = begin_epoch(BufferHandle(made))
+    buffer = made(workers, cfg, max_restarts=-1)
+    ray.get(buffer.start.remote(), timeout=WAIT_S)
+    old = begin_epoch(buffer)
     _, _, late = old.publish.remote(0, []), old.begin.remote(1, 0), old.take.remote(1, 0)
-    restart(made)
+    restart(buffer.actor)
     with pytest.raises(WorkerLost) as lost:
         wait_for(late, "the buffer", "deal", WAIT_S, "block_deadline_s")
     assert is_dead(lost.value)
@@ -263,7 +273,6 @@ def test_a_buffer_that_dies_comes_back_with_its_workers_and_a_higher_epoch(worke
     played = [t.id for share in shares for t in trajectories(share.rows)]
     assert sorted(played) == [f"ppo/000001/{i:06d}" for i in range(12)]
     assert ray.get(new.incidents.remote()) == [{"kind": "failure"}]
-    ray.kill(made)
 
 
 def test_half_of_what_is_requested_may_not_fail(workers):
@@ -389,8 +398,3 @@ def test_one_that_hangs_in_its_start_is_started_again(tmp_path):
 
     look_until(noted)
     assert "within 300 s (cluster.start_deadline_s)" in notes[0]["cause"]
-
-
-def test_its_process_starts_without_torch():
-    code = "import sys, cluster.stream.buffer; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -23,14 +23,20 @@ from learner.weight_sender import (
     weight_source,
 )
 from tests.support.learner import config, save_llama
+from tests.support.local_ray import replace_dead
 
 
 @ray.remote(max_concurrency=4, num_cpus=0)
 class ScriptedEngine:
     """Answers a channel's calls like a RolloutActor, and breaks at one of them on request."""
 
-    def __init__(self, at="", how=""):
-        self.at, self.how, self.calls = at, how, []
+    def __init__(self):
+        self.at, self.how, self.calls, self.over = "", "", [], asyncio.Event()
+
+    async def script(self, at="", how=""):
+        """Begin another test; what still hangs in the last one ends."""
+        self.over.set()
+        self.at, self.how, self.calls, self.over = at, how, [], asyncio.Event()
 
     async def _note(self, name, value=None):
         if name == self.at:
@@ -38,7 +44,8 @@ class ScriptedEngine:
                 os._exit(1)
             if self.how == "raises":
                 raise RuntimeError("CUDA error: out of memory\nand much more")
-            await asyncio.sleep(600)
+            await self.over.wait()
+            return
         self.calls.append((name, value))
 
     async def init_weight_transfer(self, info):
@@ -86,18 +93,25 @@ def learner(tmp_path_factory):
     engine.close()
 
 
+@pytest.fixture(scope="module")
+def engines():
+    made = [ScriptedEngine.remote() for _ in range(2)]
+    yield made
+    for engine in made:
+        ray.kill(engine)
+
+
 @pytest.fixture
-def workers():
-    made = []
+def workers(engines):
+    """A function that gives two engines, the second of which breaks as it says."""
 
-    def make(*how):
-        made.extend([ScriptedEngine.remote(), ScriptedEngine.remote(*how)])
-        ray.get([worker.got.remote() for worker in made], timeout=300)  # they have started
-        return made
+    def scripted(*how):
+        replace_dead(engines, ScriptedEngine.remote)
+        sound, broken = engines
+        ray.get([sound.script.remote(), broken.script.remote(*how)], timeout=300)
+        return list(engines)
 
-    yield make
-    for worker in made:
-        ray.kill(worker)
+    return scripted
 
 
 @pytest.fixture

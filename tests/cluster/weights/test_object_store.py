@@ -17,7 +17,7 @@ from cluster.weights.object_store import ObjectStoreChannel, publish
 from learner.checkpoint_layout import shape_bytes
 from learner.engine import TrainingEngine
 from tests.support.learner import config, save_llama
-from tests.support.local_ray import kill
+from tests.support.local_ray import kill, replace_dead
 from tests.support.scripted_worker import ScriptedWorkerBase
 
 
@@ -49,6 +49,9 @@ class Receiver(ScriptedWorkerBase):
     def got(self):
         return self.received
 
+    def forget(self):
+        self.received.clear()
+
 
 class Gathered:
     """A training engine's weights; counts how far they were gathered."""
@@ -65,13 +68,19 @@ class Gathered:
             yield bucket
 
 
-@pytest.fixture
-def workers():
+@pytest.fixture(scope="module")
+def receivers():
     made = [Receiver.remote() for _ in range(2)]
-    ray.get([worker.got.remote() for worker in made], timeout=300)  # they have started
     yield made
-    for worker in made:
-        ray.kill(worker)
+    for receiver in made:
+        ray.kill(receiver)
+
+
+@pytest.fixture
+def workers(receivers):
+    replace_dead(receivers, Receiver.remote)
+    ray.get([receiver.forget.remote() for receiver in receivers], timeout=300)
+    return list(receivers)
 
 
 def buffer_of(workers, cfg):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from cluster.cli import main
 from report.study.figures import FIGURES
@@ -36,6 +37,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_study(folder, primary=PRIMARY, samples=4, ppo_tokens=SAME_COMPUTE)
     write_study_report(folder)
     return folder
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn and not painted, which takes most of a report's time."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file: file.write_bytes(b"a picture"))
 
 
 def page(folder: Path) -> Page:
@@ -106,6 +113,7 @@ def test_the_page_says_what_holds_and_what_was_not_measured(whole: Path) -> None
     assert "V-IRL" not in shown.text.split("Published figures")[1].split("Sample episodes")[0]
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_first_answer_leads_where_there_are_several_tries(tmp_path: Path) -> None:
     several = ("train", "all_5")
     study = make_study(tmp_path / "study", n=40, seeds=(0, 1), samples=2, several=several)
@@ -146,6 +154,7 @@ def _mean(rows: list[dict[str, str]]) -> float:
     return sum(mine) / len(mine)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_study_without_primary_comparisons_claims_nothing(tmp_path: Path) -> None:
     write_study_report(make_study(tmp_path, n=40, seeds=(0, 1)))
     text = page(tmp_path).text
@@ -155,6 +164,7 @@ def test_a_study_without_primary_comparisons_claims_nothing(tmp_path: Path) -> N
     assert "Greedy, sampled and pass@k" not in text
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_two_seeds_cannot_be_judged(tmp_path: Path) -> None:
     write_study_report(make_study(tmp_path, n=40, seeds=(0, 1), primary=PRIMARY))
     text = page(tmp_path).text
@@ -162,6 +172,7 @@ def test_two_seeds_cannot_be_judged(tmp_path: Path) -> None:
     assert " holds on " not in text
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_published_figures_stand_only_beside_ours(tmp_path: Path) -> None:
     write_study_report(make_study(tmp_path / "sft", {"sft": {}}, n=10, seeds=(0,)))
     assert "Llama-3.2-Vision-11B" not in page(tmp_path / "sft").text
@@ -177,6 +188,7 @@ def test_the_budget_of_an_evaluation_is_said(whole: Path) -> None:
     assert "graded answers: 5" in page(whole).text
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_single_steps_are_shown_where_an_environment_has_them(tmp_path: Path) -> None:
     arms = {"sft": {}, "sft_long": {"from": "sft"}, "sft_ppo": {"from": "sft"}}
     make_study(tmp_path, arms, n=20)
@@ -207,6 +219,7 @@ def test_it_needs_no_network(whole: Path) -> None:
     assert not re.search(r"https?:|url\(|@import|<script|<link", text)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_an_unfinished_study_tells_what_there_is(tmp_path: Path) -> None:
     make_study(tmp_path, n=20, seeds=(0, 1))
     for arm in ("ppo_only", "overfit_ppo", "sft_long"):
@@ -234,6 +247,7 @@ def test_verification_iterations(tmp_path: Path) -> None:
     assert float(rows[0]["growth"]) < float(rows[3]["growth"])
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_texts_are_escaped(tmp_path: Path) -> None:
     attack = "<script>alert(1)</script>"
     run = run_folder(make_study(tmp_path, {"sft": {}, "sft_ppo": {"from": "sft"}}, n=5), "sft", 0)
@@ -249,9 +263,12 @@ def test_texts_are_escaped(tmp_path: Path) -> None:
     assert shown.text.count(attack) >= 3
 
 
-def test_the_command_knows_a_study(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(whole)]) == 0
-    assert capsys.readouterr().out.strip() == str(whole / "report.html")
+@pytest.mark.usefixtures("unpainted")
+def test_the_command_knows_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = make_study(tmp_path, {"sft": {}}, n=5, seeds=(0,))
+    assert main(["report", str(study)]) == 0
+    assert capsys.readouterr().out.strip() == str(study / "report.html")
+    assert (study / "report.html").is_file()
 
 
 def test_every_figure_says_what_it_would_need() -> None:
