@@ -166,6 +166,7 @@ def test_a_learner_of_another_dtype_is_heard(engine, model):
     assert difference(engine, model, sample(engine)) < LIMIT
 
 
+@pytest.mark.slow  # an engine of its own
 def test_without_the_refresh_a_tied_head_is_stale(tiny_model, tmp_path):
     """The output layer of a tied model is loaded with the embedding and keeps its packed copy."""
     config = AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=True)
