@@ -7,6 +7,7 @@ manifest and benchmarks/model_sizes.py all use this one; a rank's parts are in l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ GPU_PROCESS_BYTES = 6 * GIB  # of a process with CUDA's libraries
 # An engine that sleeps keeps CUDA's context, its graphs and its communicators; assumed. vLLM logs
 # what is "still in use".
 SLEEPING_BYTES = 2 * GIB
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 TINY_VOCABULARY = 512  # at most, of a model that a run makes
 
 
@@ -322,7 +324,15 @@ def tiny_vision_size(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Mode
     return size_of(tensors, init.layers, init.hidden, len(tokenizer), positions)
 
 
-def available_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:
+def total_bytes(group: Path = CONTROL_GROUP) -> int:
+    """Memory of this machine, within the control group's limit."""
+    total = int(psutil.virtual_memory().total)
+    with suppress(OSError, ValueError):  # no such control group, or "max": no limit
+        total = min(total, int((group / "memory.max").read_text()))
+    return total
+
+
+def available_bytes(group: Path = CONTROL_GROUP) -> int:
     """Memory that this machine has free, within the control group's limit."""
     free = psutil.virtual_memory().available
     try:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from cluster.placement import host_memory, learner_memory, transfer_memory
@@ -18,6 +19,7 @@ from cluster.placement.memory import (
     process_needs,
     shared_memory,
     tiny_size,
+    total_bytes,
 )
 from cluster.placement.types import Node
 from configs.load import ConfigError
@@ -59,6 +61,14 @@ def test_the_control_group_limits_memory_and_file_cache_is_free(tmp_path):
     (tmp_path / "memory.max").write_text("max\n")
     assert available_bytes(tmp_path) > 10**8
     assert available_bytes(tmp_path / "none") > 10**8
+
+
+def test_the_memory_of_a_machine_ends_at_its_control_groups_limit(tmp_path):
+    whole = psutil.virtual_memory().total
+    assert total_bytes(tmp_path / "none") == whole
+    for limit, total in (("max", whole), ("700000", 700000), (str(2 * whole), whole)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert total_bytes(tmp_path) == total
 
 
 BILLION = ModelSize({"all": 10**9}, 2, 8, 100, 512)
