@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rollout.adapters import Adapter, named_adapter, with_adapters
 from rollout.bucket import buckets, pack
 from rollout.engine import RequestRefused
+from rollout.parent_watch import THREAD
 from rollout.renderer import FORBIDDEN_BIAS
 from tests.conftest import Loop, start_engine
 
@@ -187,6 +188,13 @@ def test_without_the_refresh_a_tied_head_is_stale(tiny_model, tmp_path):
     finally:
         loop.run(second[1].shutdown())
         loop.close()
+
+
+def test_its_processes_watch_who_started_them(engine):
+    """VLLM's core does not: without, the engine of an actor that was killed stays for ever."""
+    loop, e = engine
+    (threads,) = loop.run(e._llm.collective_rpc("threads"))
+    assert THREAD in threads
 
 
 def test_sequences_in_flight_go_on_under_the_new_version(engine, model):
