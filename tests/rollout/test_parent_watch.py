@@ -16,8 +16,9 @@ end_with(int(sys.argv[1]))
 time.sleep(600)
 """
 BETWEEN = """
-import subprocess, sys
+import subprocess, sys, time
 subprocess.run([sys.executable, "-c", sys.argv[2], sys.argv[1]])
+time.sleep(600)
 """
 PARENT = """
 import os, subprocess, sys, time
