@@ -23,7 +23,7 @@ from report.metrics import Record
 from report.statistics import passes_at, summarise
 from rollout.episode import EpisodeRequest
 from rollout.renderer import Renderer
-from rollout.trajectory_summary import TrajectorySummary
+from rollout.trajectory_summary import TrajectorySummary, mean_metrics
 
 CONVERSATIONS = 4  # kept a stage and variant
 PASS_AT = (1, 4, 16)
@@ -142,7 +142,7 @@ def variant_record(greedy: Played, sampled: Played, seconds: float) -> Record:
     assert len(versions) <= 1, f"an evaluation of several policies: versions {sorted(versions)}"
     record = {
         **_shares(played),
-        "metrics": measures([summary.metrics for summary in played]),
+        "metrics": mean_metrics(played),
         "reward": sum(summary.reward for summary in played) / len(played),
         "ends": dict(Counter(summary.end for summary in both)),
         "tokens_per_second": sum(summary.action_tokens for summary in both) / seconds,
@@ -202,12 +202,3 @@ def outcomes(played: Played, stage: str, variant: str) -> list[Record]:
         }
         for request, summary in zip(played.requests, played.summaries, strict=True)
     ]
-
-
-def measures(metrics: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each measure over the episodes that have it: not every route has a landmark."""
-    return {
-        name: sum(values) / len(values)
-        for name in sorted({name for one in metrics for name in one})
-        if (values := [one[name] for one in metrics if name in one])
-    }

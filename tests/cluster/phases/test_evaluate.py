@@ -13,7 +13,6 @@ from cluster.phases.evaluate import (
     Played,
     evaluate,
     greedy_requests,
-    measures,
     outcomes,
     passes,
     sampled_requests,
@@ -58,12 +57,6 @@ def test_an_evaluation_of_two_policies_is_a_fault():
         variant_record(Played("greedy", [], [summary(0, 1.0)]), Played("sampled", [], [newer]), 1.0)
     silent = replace(newer, oldest_version=-1, action_tokens=0)  # sampled nothing
     variant_record(Played("greedy", [], [summary(0, 1.0), silent]), NOTHING, 1.0)
-
-
-def test_a_measure_is_the_mean_of_the_episodes_that_have_it():
-    played = [{"success": 1.0, "recognition": 0.5}, {"success": 0.0}, {"recognition": 1.0}]
-    assert measures(played) == {"success": 0.5, "recognition": 0.75}
-    assert measures([]) == {}
 
 
 def test_every_stage_plays_the_same_seeds_greedily():
