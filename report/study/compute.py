@@ -125,12 +125,15 @@ def matched_steps(study: StudyConfig, arm: str, seed: int) -> int:
 
 
 def _of_update(record: Record, ppo: Record) -> tuple[float, float]:
-    """Tokens that a PPO update learned from, and that it read besides: each trajectory as it is
-    played and to score it, by the reference policy too where there is one.
+    """Tokens that a PPO update learned from, and that were read besides: of all trajectories as
+    they were played, of those that it learned from to score them.
     """
+    tokens = record["tokens"]
     minibatches = math.ceil(record["episodes"] / ppo["minibatch"])
     epochs = record["steps"] / minibatches  # fewer than ppo.epochs where target_kl ended them
-    return epochs * record["tokens"], (3 if ppo["kl_coef"] else 2) * record["tokens"]
+    # Records of old do not say how often they were scored: once by each policy.
+    scored = record.get("tokens_scored", (2 if ppo["kl_coef"] else 1) * tokens)
+    return epochs * tokens, record.get("tokens_played", tokens) + scored
 
 
 def until(run: Path, at: int | None = None) -> Spent:

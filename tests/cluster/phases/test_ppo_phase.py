@@ -160,7 +160,7 @@ def test_a_record_is_of_all_that_was_played_for_the_update(tmp_path, updates, mo
     rank = FakeRank(config(updates=1), tmp_path)
     phase(rank)[0].run()
     (record,) = rank.of("ppo")
-    assert (record["tokens"], record["tokens_played"]) == (9, 30)
+    assert (record["tokens"], record["tokens_played"], record["tokens_scored"]) == (9, 30, 9)
     assert record["parity_mean_abs"] == 2.0, "the batch's in the place of the learner's"
 
 
