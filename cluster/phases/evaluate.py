@@ -33,7 +33,7 @@ class Evaluation(NamedTuple):
     """What an evaluation gives.
 
     record: success of the greedy answers with its interval, means of all measures, ends,
-        seconds; `sampled`, `pass_at` and `pass_at_questions` of the samples.
+        seconds; `sampled`, `pass_at` of the samples, and its questions and interval.
     samples: conversations of greedy episodes.
     outcomes: one row per episode, by decoding, seed and sample.
     """
@@ -168,7 +168,7 @@ def _shares(played: list[TrajectorySummary]) -> Record:
 
 
 def passes(sampled: Played) -> Record:
-    """pass@k by k, of the samples that did not fail, and how many questions have k of them.
+    """pass@k by k, of the samples that did not fail, with its interval and number of questions.
 
     Seeds may ask the same question.
     """
@@ -182,6 +182,7 @@ def passes(sampled: Played) -> Record:
     return {
         "pass_at": {str(k): each.share for k, each in found.items()},
         "pass_at_questions": {str(k): each.questions for k, each in found.items()},
+        "pass_at_interval": {str(k): list(each.interval) for k, each in found.items()},
     }
 
 
