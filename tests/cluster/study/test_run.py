@@ -183,6 +183,12 @@ MATCH = """
   sft: {set: {sft.steps: 20, ppo.updates: 0}}
   ppo: {from: sft, set: {sft.steps: 0, ppo.updates: 3}}
 """
+EQUAL = """
+  equal: {from: sft, match: ten, set: {sft.steps: 0, ppo.clip: 0.3}}
+  sft: {set: {sft.steps: 20, ppo.updates: 0}}
+  ten: {from: sft, set: {sft.steps: 0, ppo.updates: 3, ppo.epochs: 1}}
+  one: {from: sft, set: {ppo.updates: 2, ppo.clip: 0.3, sft.steps: 0}}
+"""
 HEAD = "base: gp_l_debug\nseeds: [1]\nset: {ppo.updates: 0}\n"
 
 
@@ -210,6 +216,40 @@ def test_a_matched_arm_comes_after_its_match_and_spends_as_many_flops(tmp_path, 
     # 960 tokens are learned from at 3 parts, played and scored at 1; a step learns from 320.
     assert begun["sft"]["steps"] == 960 * (3 + 2) / (320 * 3)
     assert run_study(study, Measured()) == 0  # and the study that was begun is the same one
+
+
+class Updates(Trainer):
+    """PPO of several updates of one epoch, in which `ten` plays five times the tokens of `one`."""
+
+    def finish(self, folder):
+        super().finish(folder)
+        write_model(folder / "model")
+        updates, tokens = {"ten": (3, 4_800), "one": (2, 960)}.get(folder.parent.name, (0, 0))
+        common = {"kind": "ppo", "action_tokens": tokens / 4, "segments": tokens / 10, "steps": 2}
+        common |= {"tokens": tokens, "episodes": 64, "time": 0, "elapsed_s": 0}
+        lines = [json.dumps(common | {"update": n + 1}) + "\n" for n in range(updates)]
+        (folder / "metrics.jsonl").write_text("".join(lines))
+
+
+def test_a_matched_arm_of_ppo_takes_as_many_updates_as_the_flops_buy(tmp_path, capsys):
+    """At the mean cost of the arm that differs in its updates alone, whatever its keys' order."""
+    study = load_study(written(tmp_path, EQUAL, HEAD))
+    assert list(study.arms) == ["sft", "ten", "one", "equal"]
+    assert study.arms["equal"].needs == ["sft", "ten", "one"]
+    check_study(study)
+    assert "ppo.updates: as many as ten's FLOPs buy" in capsys.readouterr().out
+    assert run_study(study, Updates()) == 0
+    begun = yaml.safe_load((study.folder / "equal" / "seed1" / "config.yaml").read_text())
+    assert (begun["ppo"]["updates"], begun["sft"]["steps"]) == (3 * 5, 0)
+    assert run_study(study, Updates({"one/seed1": "failed: lost"})) == 0  # all have finished
+    shutil.rmtree(study.folder)
+    assert run_study(study, Updates({"one/seed1": "failed: lost"})) == 1
+    runs = json.loads((study.folder / "study.json").read_text())["runs"]
+    assert runs["equal/seed1"] == "skipped: one/seed1 failed"
+    (study.folder / "ten" / "seed1" / "metrics.jsonl").write_text("")
+    assert run_study(study, Trainer()) == 1
+    runs = json.loads((study.folder / "study.json").read_text())["runs"]
+    assert "those of ppo.updates in" in runs["equal/seed1"]
 
 
 def test_a_matched_arm_needs_its_match_and_what_that_spent(tmp_path):
@@ -306,7 +346,16 @@ def test_a_folder_of_another_study_is_refused(tmp_path):
         (MATCH.replace("keep: []", "steps: 9"), "match=ppo: chooses sft.steps; leave it out"),
         (MATCH.replace("{sft.keep: []}", "{ppo.updates: 3}"), "ppo.updates must be 0"),
         (MATCH.replace("updates: 3", "updates: 0"), "match=ppo: ppo trains nothing"),
-        (MATCH.replace("from: sft, ", "").replace("steps: 20", "steps: 0"), "tells what a step"),
+        (
+            MATCH.replace("from: sft, ", "").replace("steps: 20", "steps: 0"),
+            "no arm tells what one",
+        ),
+        (
+            EQUAL.replace("clip: 0.3", "clip: 0.1", 1),
+            "match=ten: no arm tells what one of ppo.updates",
+        ),
+        (EQUAL.replace("match: ten", "match: ten, at: 2"), "equal.at=2: arm sft keeps SFT steps"),
+        (EQUAL.replace("0, ppo.clip", "0, ppo.updates: 3, ppo.clip"), "chooses ppo.updates; leave"),
         ("  a: {set: {sft.steps: 0}}\n  b: {from: a}", "arms.b.from=a: that arm trains no model"),
     ],
 )
