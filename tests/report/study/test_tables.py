@@ -98,6 +98,11 @@ def test_pass_at_k_has_its_interval_over_questions_and_its_range_over_seeds() ->
     assert line[4] == f"54.2 [{low}, {high}] 41.7–66.7"
     low, high = (f"{100 * bound:.1f}" for bound in clustered([0, 8, 8], [8, 8, 8]))
     assert line[5] == f"66.7 [{low}, {high}] 66.7–66.7"
+    alike = {"q": Tally(2.0, 4), "r": Tally(2.0, 4), "s": Tally(3.0, 4)}
+    half = dict.fromkeys("qrs", Tally(2.0, 4))
+    points = [point("sft", "sft", 8, 0.5, seed=i, samples=s) for i, s in enumerate((alike, half))]
+    low, high = (f"{100 * bound:.1f}" for bound in clustered([4, 4, 5], [8, 8, 8]))
+    assert f"[{low}, {high}]" in rows(tables.decodings(study_of(points, SFT)))[1][4]
 
 
 def test_a_mean_over_seeds_needs_all_of_them() -> None:
