@@ -219,16 +219,21 @@ def test_a_matched_arm_comes_after_its_match_and_spends_as_many_flops(tmp_path, 
 
 
 class Updates(Trainer):
-    """PPO of several updates of one epoch, in which `ten` plays five times the tokens of `one`."""
+    """PPO that plays more tokens at each update; `ten` 14,400 in all, `one` 960 in the mean."""
 
     def finish(self, folder):
         super().finish(folder)
         write_model(folder / "model")
-        updates, tokens = {"ten": (3, 4_800), "one": (2, 960)}.get(folder.parent.name, (0, 0))
-        common = {"kind": "ppo", "action_tokens": tokens / 4, "segments": tokens / 10, "steps": 2}
-        common |= {"tokens": tokens, "episodes": 64, "time": 0, "elapsed_s": 0}
-        lines = [json.dumps(common | {"update": n + 1}) + "\n" for n in range(updates)]
-        (folder / "metrics.jsonl").write_text("".join(lines))
+        updates, first = {"ten": (3, 2_400), "one": (2, 640)}.get(folder.parent.name, (0, 0))
+        common = {"kind": "ppo", "episodes": 64, "steps": 2, "time": 0, "elapsed_s": 0}
+        records = [
+            common
+            | {"update": n, "tokens": n * first}
+            # of one length, a quarter of it answers
+            | {"segments": n * first / 10, "action_tokens": n * first / 4}
+            for n in range(1, updates + 1)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
 
 
 def test_a_matched_arm_of_ppo_takes_as_many_updates_as_the_flops_buy(tmp_path, capsys):
@@ -354,7 +359,12 @@ def test_a_folder_of_another_study_is_refused(tmp_path):
             EQUAL.replace("clip: 0.3", "clip: 0.1", 1),
             "match=ten: no arm tells what one of ppo.updates",
         ),
-        (EQUAL.replace("match: ten", "match: ten, at: 2"), "equal.at=2: arm sft keeps SFT steps"),
+        (
+            EQUAL.replace("updates: 0", "updates: 0, sft.keep: [2]")
+            .replace("match: ten", "match: ten, at: 2")
+            .replace("ten: {", "ten: {at: 2, "),
+            "match=ten: no arm tells what one of ppo.updates",
+        ),
         (EQUAL.replace("0, ppo.clip", "0, ppo.updates: 3, ppo.clip"), "chooses ppo.updates; leave"),
         ("  a: {set: {sft.steps: 0}}\n  b: {from: a}", "arms.b.from=a: that arm trains no model"),
     ],
