@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from configs.load import ConfigError
-from configs.primary import START, Primary, parse_primary
+from configs.primary import START, Primary, differing, parse_primary
 from configs.study import FOLDER, load_study
 
 ARMS, VARIANTS = ["sft", "rl"], ["train", "rule_11_12_13"]
@@ -54,6 +54,12 @@ def test_what_cannot_be_is_one_sentence(given: Any, words: str) -> None:
         parse_primary(given, ARMS, VARIANTS)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_other_demonstrations_are_not_another_task() -> None:
+    corrected = {"trajectories": "corrected", "corrected_share": 0.3, "formulas": "any"}
+    assert differing({"verify_iter": 3} | corrected, {"verify_iter": 3}, "success") == []
+    assert differing({"verify_iter": 3} | corrected, {}, "success") == ["verify_iter"]
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
