@@ -236,6 +236,9 @@ def test_how_far_a_model_rounds_in_another_shape_refuses_it_in_float32_alone(pac
 def test_a_row_that_changes_far_more_than_a_batch_is_a_leak_in_bfloat16():
     """A model that counts its own positions: others' tokens do nothing, their number does."""
     assert check_packing(fake(in_row=0.59, padded=0.2), llama(), HALF).packing == "auto"
+    limit = ROUNDING["float32"]  # which stays what it is, however far the model rounds
+    exact = check_packing(fake(in_row=1.5 * limit, padded=0.9 * limit), llama(), settings())
+    assert exact.packing == "padded"
     check = check_packing(fake(in_row=0.61, padded=0.2), llama(), HALF)
     assert (check.packing, check.row_gap) == ("padded", pytest.approx(0.61, rel=1e-3))
 
@@ -245,8 +248,9 @@ def test_what_others_or_pads_change_in_rows_of_their_own_is_refused_in_bfloat16(
     assert check_packing(fake(**{leak: 0.009}), llama(), HALF).padded_influence > 0.008
     with pytest.raises(ValueError, match=r"^LlamaForCausalLM cannot be trained: .* by 0\.02 nats"):
         check_packing(fake(**{leak: 0.02}), llama(), HALF)
-    with pytest.raises(ValueError, match="by inf nats"):
-        check_packing(fake(padded=float("nan")), llama(), HALF)
+    for of in (0, -1):
+        with pytest.raises(ValueError, match="by inf nats"):
+            check_packing(fake(padded=float("nan"), of=of), llama(), HALF)
 
 
 def test_experts_round_by_what_stands_beside_and_are_measured_where_nothing_leaks():
