@@ -121,15 +121,7 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
                 f"(ppo.epochs=1, ppo.minibatch={ppo.minibatch}): the KL before it is always 0"
             )
     yield from _groups(ppo)
-    if ppo.estimator != "gae":
-        yield from _no_critic(ppo)
-    elif ppo.baseline == "optimal" and not ppo.normalize_advantages:
-        yield (
-            "ppo.baseline=optimal is taken when advantages are normalised, which "
-            "ppo.normalize_advantages=false leaves out"
-        )
-    if ppo.estimator == "gae" and ppo.advantage_level == "token" and ppo.value_level == "turn":
-        yield "ppo.advantage_level=token needs ppo.value_level=token"
+    yield from _critic(ppo) if ppo.estimator == "gae" else _no_critic(ppo)
 
 
 def _groups(ppo: PPOConfig) -> Iterator[str]:
@@ -152,6 +144,21 @@ def _groups(ppo: PPOConfig) -> Iterator[str]:
             "ppo.dynamic_sampling=1 lets an update play no more than its own episodes, so that "
             "none takes the place of another; it must be 0 or at least 2"
         )
+
+
+def _critic(ppo: PPOConfig) -> Iterator[str]:
+    if ppo.baseline == "optimal" and not ppo.normalize_advantages:
+        yield (
+            "ppo.baseline=optimal is taken when advantages are normalised, which "
+            "ppo.normalize_advantages=false leaves out"
+        )
+    if 0 < ppo.updates <= ppo.critic_warmup:
+        yield (
+            f"ppo.critic_warmup={ppo.critic_warmup} trains the value head alone in all of "
+            f"ppo.updates={ppo.updates}, so that the policy stays as it is; it must be below"
+        )
+    if ppo.advantage_level == "token" and ppo.value_level == "turn":
+        yield "ppo.advantage_level=token needs ppo.value_level=token"
 
 
 def _no_critic(ppo: PPOConfig) -> Iterator[str]:

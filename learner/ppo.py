@@ -65,11 +65,10 @@ def ppo_update(
         packed: the trajectories, where they were packed ahead of the update.
 
     Returns:
-        reward, success, first_try, metric_NAME (the environment's other metrics), episodes,
-        failed, tokens and segments (of all ranks), action_tokens, turns, steps, staleness_max;
-        loss, policy_loss, value_loss, kl (proximal to current, k3), kl_ref, clip_fraction,
-        grad_norm (means over the steps), lr (of the last step), entropy (proximal, a token), and
-        explained_variance (by V_old, of λ-returns), group_, parity_ and correction_metrics.
+        of all ranks: reward, success, first_try, metric_NAME, episodes, failed, tokens, segments,
+        action_tokens, turns, steps, staleness_max; loss, policy_loss, value_loss, kl (proximal to
+        current, k3), kl_ref, clip_fraction, grad_norm (means over the steps), lr (the last step's),
+        entropy (proximal, a token), explained_variance (by V_old), group_, parity_ and correction_.
 
     Raises:
         ValueError: no value head or no reference where one is needed, or nothing to learn from.
@@ -82,6 +81,7 @@ def ppo_update(
     minibatches = update_minibatches(counts, cfg.ppo, cfg.seed, update)
     packed = packed or pack(engine, cfg.ppo, prepared, minibatches)
     _score(engine, packed, cfg, reference)
+    _set_token_weights(prepared, engine, cfg.ppo)
     _set_advantages(prepared, cfg.ppo)
     steps = _take_steps(engine, packed, counts, minibatches, cfg, update)
     at = update if version is None else version
@@ -184,23 +184,28 @@ def _normalize(
     around = None
     if ppo.baseline == "optimal":
         norms = [
-            _score_norms(t, len(a), ppo) for t, a in zip(trajectories, advantages, strict=True)
+            _score_norms(t, ppo, len(a)) for t, a in zip(trajectories, advantages, strict=True)
         ]
         around = distributed.all_sum(advantage.weighted_sums(advantages, norms))
     batch = advantage.spread(advantages, distributed.all_sum)
     return [advantage.normalize(a, batch, around) for a in advantages]
 
 
-def _score_norms(t: TrainingTrajectory, units: int, ppo: PPOConfig) -> NDArray[np.float64]:
+def _score_norms(t: TrainingTrajectory, ppo: PPOConfig, units: int) -> NDArray[np.float64]:
     """Squared norms of the score functions of a trajectory's tokens [A] or turns [K], by `units`.
 
-    The gradients of the tokens of a turn count as orthogonal: their squared norms add up. Where
-    the whole trajectory has one advantage, so has each of its turns.
+    Each token's by the square of its weight and of its share of the loss, as far as shares differ
+    within a batch. The gradients of tokens count as orthogonal: their squared norms add up. Where
+    the whole trajectory has one advantage, so has each of its turns; a whole answer's ratio has the
+    mean of its tokens' advantages, so that each of them has as much of the answer's.
     """
-    norms = t.score_norms.astype(np.float64)
-    if units == len(norms):
+    lengths = np.repeat(t.turn_lengths, t.turn_lengths).astype(np.float64)
+    means = ppo.aggregation == "turn" or ppo.ratio_level == "turn_mean"
+    norms = t.score_norms * (t.weights / lengths if means else t.weights) ** 2
+    if units == len(norms) and ppo.ratio_level == "token":
         return norms
-    return np.add.reduceat(norms, np.cumsum(t.turn_lengths) - t.turn_lengths)
+    sums = np.add.reduceat(norms, np.cumsum(t.turn_lengths) - t.turn_lengths)
+    return sums if units == len(sums) else np.repeat(sums, t.turn_lengths) / lengths
 
 
 def _compare_returns(trajectories: list[TrainingTrajectory], ppo: PPOConfig) -> NDArray[np.float64]:
@@ -210,7 +215,7 @@ def _compare_returns(trajectories: list[TrainingTrajectory], ppo: PPOConfig) -> 
         (
             t.trajectory.group_id,
             t.trajectory.total_reward if ppo.kl_in == "loss" else float(t.rewards.sum()),
-            float(t.score_norms.sum()) if optimal else 1.0,
+            float(_score_norms(t, ppo, len(t.turn_lengths)).sum()) if optimal else 1.0,
         )
         for t in trajectories
     ]
@@ -263,8 +268,7 @@ def _take_steps(
         entropy=ppo.entropy_coef > 0 or scored_by_its_step(ppo),
     )
     own = {t.trajectory.id: t for t in packed.trajectories}
-    weights = [_token_weights(t, engine, ppo) for t in packed.trajectories]
-    columns = training_columns(packed.trajectories, weights)
+    columns = training_columns(packed.trajectories)
     steps: list[dict[str, float]] = []
     for ids, step in zip(minibatches, packed.steps, strict=True):
         assert step.ids == [i for i in ids if i in own], "packed for other minibatches"
@@ -293,23 +297,24 @@ def _signal(trajectories: list[TrainingTrajectory]) -> bool:
     return bool(distributed.all_max([largest])[0] > 0)
 
 
-def _token_weights(
-    t: TrainingTrajectory, engine: TrainingEngine, ppo: PPOConfig
-) -> NDArray[np.float32]:
-    """Factors float32 [A] on the tokens' policy terms (`ppo.thought_coef`)."""
+def _set_token_weights(
+    trajectories: list[TrainingTrajectory], engine: TrainingEngine, ppo: PPOConfig
+) -> None:
+    """Factors on the tokens' policy terms (`ppo.thought_coef`)."""
     if ppo.thought_coef == 1.0:
-        return np.ones(t.action_tokens, np.float32)
+        return
 
     def decode(token_ids: Sequence[int]) -> str:
         return str(engine.tokenizer.decode(list(token_ids)))
 
-    answers = [
-        segment.token_ids[turn.begin : turn.end].tolist()
-        for segment in t.trajectory.segments
-        for turn in segment.turns
-    ]
-    weights = [reasoning_weights(answer, decode, ppo.thought_coef) for answer in answers]
-    return np.concatenate(weights)
+    for t in trajectories:
+        answers = [
+            segment.token_ids[turn.begin : turn.end].tolist()
+            for segment in t.trajectory.segments
+            for turn in segment.turns
+        ]
+        weights = [reasoning_weights(answer, decode, ppo.thought_coef) for answer in answers]
+        t.weights = np.concatenate(weights)
 
 
 def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool, answer_tokens: int) -> LossFn:

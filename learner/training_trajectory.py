@@ -43,6 +43,7 @@ class TrainingTrajectory:
     values: float32, [K] or [A] by value_level, set by `score`.
     bootstrap_value: of the state after a truncated last turn, set by `score`; else 0.
     advantages, value_targets: float64, [A] and like values, set by the caller.
+    weights: float32 [A], factors on the tokens' policy terms; 1 unless the caller sets them.
     """
 
     trajectory: Trajectory
@@ -58,6 +59,10 @@ class TrainingTrajectory:
     bootstrap_value: float = 0.0
     advantages: Floats = field(default_factory=lambda: np.zeros(0))
     value_targets: Floats = field(default_factory=lambda: np.zeros(0))
+    weights: Float32s = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weights = np.ones(self.action_tokens, np.float32)
 
     @property
     def action_tokens(self) -> int:
@@ -242,20 +247,16 @@ def training_sequences(t: TrainingTrajectory) -> list[batch.Sequence]:
     return sequences
 
 
-def training_columns(
-    trajectories: Sequence[TrainingTrajectory], weights: Sequence[Float32s]
-) -> tuple[Columns, Columns]:
+def training_columns(trajectories: Sequence[TrainingTrajectory]) -> tuple[Columns, Columns]:
     """What the loss reads of each action token and of each value, one trajectory after another.
 
-    Args:
-        trajectories: scored, with advantages and value targets.
-        weights: float32 [A] of each, factors on the tokens' policy terms.
+    The trajectories are scored, with advantages and value targets.
     """
     tokens: dict[str, Sequence[NDArray[np.floating]]] = {
         "advantages": [t.advantages for t in trajectories],
         "behavior": [t.behavior_logprobs for t in trajectories],
         "proximal": [t.proximal_logprobs for t in trajectories],
-        "weights": weights,
+        "weights": [t.weights for t in trajectories],
     }
     if any(len(t.reference_logprobs) for t in trajectories):
         tokens["reference"] = [t.reference_logprobs for t in trajectories]

@@ -29,6 +29,7 @@ PICTURES = (
     "sft.steps=20",
     "sft.demonstrations=640",
     "ppo.updates=2",
+    "ppo.critic_warmup=0",
     "ppo.episodes=64",
     "eval.episodes=64",
     "eval.variants={train: {}}",

@@ -34,6 +34,7 @@ OVERRIDES = (
     "model.init.layers=1",
     "sft.steps=0",
     "ppo.updates=1",
+    "ppo.critic_warmup=0",
     "ppo.episodes=8",
     "ppo.minibatch=8",
     "rollout.in_flight=8",

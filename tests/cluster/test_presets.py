@@ -51,7 +51,7 @@ def run(folder: Path, preset: str, env: str, variants: str) -> RunConfig:
     """A configuration that says nothing of what a preset decides."""
     file = folder / "run.yaml"
     file.write_text(
-        f"preset: {preset}\nenv: {{id: {env}}}\nppo: {{updates: 1}}\n"
+        f"preset: {preset}\nenv: {{id: {env}}}\nppo: {{updates: 3}}\n"
         f"eval: {{variants: {variants}}}\n"
     )
     return load(file)

@@ -47,13 +47,13 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path):
     ("before", "phase"),
     [
         (["sft.steps=1", "ppo.updates=0", "seed=500"], "sft"),
-        (["sft.steps=0", "ppo.updates=1", "seed=0"], "ppo"),
+        (["sft.steps=0", "ppo.updates=3", "seed=0"], "ppo"),
     ],
 )
 def test_an_evaluation_does_not_play_what_a_run_before_was_trained_on(tmp_path, before, phase):
     first = run(tmp_path, "first", *before)
     seed = {"sft": first.seed, "ppo": first.seed * 10**9 + 10**7}[phase]
-    keys = ["sft.steps=0", "ppo.updates=1", "seed=1"]
+    keys = ["sft.steps=0", "ppo.updates=3", "seed=1"]
     low = f"eval.seed={seed - load('gp_l_debug').eval.episodes + 1}"
     with pytest.raises(ConfigError, match=rf"eval.seed=.* and {phase} of run first, which"):
         check_ancestors(run(tmp_path, "second", *keys, low, source="first"))

@@ -187,7 +187,7 @@ def test_overrides_are_yaml():
 def test_text_is_taken_as_it_stands(tmp_path, text):
     """On the command line, in a file, and in the file that the run folder holds."""
     path = tmp_path / "mine.yaml"
-    path.write_text(f"name: {text} # of the file\nppo: {{updates: 1}}\n")
+    path.write_text(f"name: {text} # of the file\nppo: {{updates: 3}}\n")
     for cfg in (load(path), load(path, [f"name={text}"]), load(path, [f"name='{text}'"])):
         assert cfg.name == text
         (tmp_path / "again.yaml").write_text(dump(cfg))
@@ -228,7 +228,7 @@ def test_numbers_are_read_in_every_usual_form(file, override, key, value):
 def test_a_mapping_that_is_no_section_takes_the_place_of_the_files(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "ppo: {updates: 1, epochs: 2}\n"
+        "ppo: {updates: 3, epochs: 2}\n"
         "env: {settings: {hands: train, templates: {prompt: p.txt}}}\n"
         "eval: {variants: {held_out: {hands: held_out}}}\n"
     )
@@ -243,7 +243,7 @@ def test_a_mapping_that_is_no_section_takes_the_place_of_the_files(tmp_path):
     assert settings("env.settings.b=2")["hands"] == "train"
     assert settings("env.settings.templates={answer: a.txt}")["templates"] == {"answer": "a.txt"}
     assert load(path, ["eval.variants={train: {}}"]).eval.variants == {"train": {}}
-    assert load(path, ["ppo={epochs: 3}"]).ppo.updates == 1
+    assert load(path, ["ppo={epochs: 3}"]).ppo.updates == 3
 
 
 def test_settings_without_a_declared_type_are_what_they_look_like(file):
@@ -273,7 +273,7 @@ def test_settings_that_are_text_refuse_what_is_no_longer_as_typed():
 
 
 def test_small_numbers_and_dates_are_what_they_look_like(tmp_path):
-    (tmp_path / "a.yaml").write_text("name: 2026-11-23\nppo: {updates: 1}\n")
+    (tmp_path / "a.yaml").write_text("name: 2026-11-23\nppo: {updates: 3}\n")
     cfg = load(tmp_path / "a.yaml", ["env.settings.share=1e-1"])
     assert cfg.name == "2026-11-23"
     assert cfg.env.settings == {"share": 0.1}

@@ -77,12 +77,12 @@ def test_each_arm_has_its_own_place_of_states(tmp_path):
 
 def test_a_sweep_is_an_arm_for_each_combination(tmp_path):
     arms = "arms: {a: {set: {seed: 1}, sweep: {ppo.clip: [0.1, 0.2], ppo.epochs: [1, 2]}}}"
-    swept = study(tmp_path, HEAD.replace("0}", "1}") + arms)
+    swept = study(tmp_path, HEAD.replace("0}", "3}") + arms)
     assert list(swept.arms) == [
         f"a_clip-{clip}_epochs-{epochs}" for clip in (0.1, 0.2) for epochs in (1, 2)
     ]
     run = swept.run("a_clip-0.2_epochs-1", 0)
-    assert (run.ppo.clip, run.ppo.epochs, run.ppo.updates) == (0.2, 1, 1)
+    assert (run.ppo.clip, run.ppo.epochs, run.ppo.updates) == (0.2, 1, 3)
 
 
 def test_an_arm_after_pretraining_is_measured_from_where_that_ends(tmp_path):
@@ -115,7 +115,7 @@ def test_sft_that_continues_sft_continues_its_order(tmp_path):
         "longer": {"from": "sft", "set": {"sft.steps": 20}},
         "longest": {"from": "longer", "set": {"sft.steps": 1}},
         "early": {"from": "sft", "at": 4, "set": {"sft.steps": 20}},
-        "ppo": {"from": "sft", "set": {"sft.steps": 0, "ppo.updates": 1}},
+        "ppo": {"from": "sft", "set": {"sft.steps": 0, "ppo.updates": 3}},
         "again": {"from": "ppo", "set": {"sft.steps": 2}},
         "back": {"from": "longer", "set": {"env.settings.face_rule": "any", "sft.steps": 1}},
         "matched": {"from": "sft", "match": "ppo"},

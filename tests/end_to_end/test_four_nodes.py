@@ -35,6 +35,7 @@ SMALL = (  # two cards make 10: learned within seconds, so that success is not 0
     "sft.optimizer.lr=3e-3",
     "sft.log_every=1",
     "ppo.updates=1",
+    "ppo.critic_warmup=0",
     "ppo.episodes=32",
     "cluster.weight_proof=false",
     "learner.ranks=2",

@@ -26,6 +26,7 @@ SMALL = (
     "name=ärger",
     "sft.steps=8",
     "ppo.updates=1",
+    "ppo.critic_warmup=0",
     "eval.episodes=16",
     "eval.sampled_questions=4",
     "eval.samples=2",

@@ -161,6 +161,7 @@ def test_a_submitted_run_is_stopped_and_goes_on(head, copy, tmp_path):
         "sft.steps=10",
         "learner.checkpoint_every=1",
         "ppo.updates=2",
+        "ppo.critic_warmup=0",
     )
     begun = run(submit(address, *arguments, "--no-follow"), copy, quiet, 60)
     assert begun.returncode == 0

@@ -31,6 +31,7 @@ def test_one_sft_step_and_one_ppo_update(folder, tmp_path):
         "sft.demonstrations=8",
         "sft.log_every=1",
         "ppo.updates=1",
+        "ppo.critic_warmup=0",
         "ppo.episodes=4",
         "ppo.minibatch=4",
         "ppo.epochs=1",

@@ -348,14 +348,14 @@ def test_thought_coef_weighs_tokens():
     cfg = config(thought_coef=0.25)
     t = prepare(trajectories(6), "turn")[5]
     tokenizer = SimpleNamespace(decode=lambda ids: "".join('"k":' if i == 1 else "x" for i in ids))
-    weights = ppo._token_weights(t, SimpleNamespace(tokenizer=tokenizer), cfg.ppo)
+    ppo._set_token_weights([t], SimpleNamespace(tokenizer=tokenizer), cfg.ppo)
     expected = []
     for s in t.trajectory.segments:
         for turn in s.turns:
             ids = s.token_ids[turn.begin : turn.end].tolist()
             last = max((i for i, token in enumerate(ids) if token == 1), default=0)
             expected += [0.25] * last + [1.0] * (len(ids) - last)
-    assert weights.tolist() == expected
+    assert t.weights.tolist() == expected
 
 
 def test_missing_policies_are_refused(folder):

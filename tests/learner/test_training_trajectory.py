@@ -115,8 +115,8 @@ def test_columns_are_of_all_trajectories_one_after_another():
     score(TokenScorer(), prepared, 1.0, TokenScorer(offset=100))
     for t in prepared:
         t.advantages, t.value_targets = t.proximal_logprobs + 0.5, t.values + 1.0
-    weights = [t.proximal_logprobs + 2 for t in prepared]
-    tokens, values = training_columns(prepared, weights)
+        t.weights = t.proximal_logprobs + 2
+    tokens, values = training_columns(prepared)
     own = np.concatenate([t.proximal_logprobs for t in prepared])
     columns = {"advantages": own + 0.5, "proximal": own, "reference": own + 100, "weights": own + 2}
     columns["behavior"] = np.concatenate([t.behavior_logprobs for t in prepared])
@@ -133,8 +133,9 @@ def test_without_a_reference_there_is_no_reference_column():
     t = prepare_one(play([Turn(3, 5, 1.0)], 6), "turn")
     score(TokenScorer(), [t], 1.0)
     t.advantages, t.value_targets = np.zeros(2), t.values
-    tokens, _ = training_columns([t], [np.ones(2, np.float32)])
+    tokens, _ = training_columns([t])
     assert set(tokens) == {"advantages", "behavior", "proximal", "weights"}
+    assert tokens["weights"].tolist() == [1.0, 1.0]
 
 
 def test_microbatches_that_were_made_before_are_scored():

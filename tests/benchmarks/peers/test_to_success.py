@@ -80,11 +80,11 @@ def test_seconds_of_ours_count_from_the_first_evaluation_with_those_that_follow(
     begun = []
     monkeypatch.setattr(to_success, "cardinal", lambda keys, folder, name: begun.append(keys))
     monkeypatch.setattr(to_success, "read", lambda folder: records)
-    args = to_success.parse(["--ours", "ppo.updates=2"])
+    args = to_success.parse(["--ours", "ppo.updates=3"])
     assert to_success.ours("m", 3, tmp_path, args) == [Point(0.0, 0.2), Point(10.0, 0.4)]
     (keys,) = begun
     cfg = load("gp_l", [key for key in keys if not key.startswith("model.path")])
-    assert (cfg.seed, cfg.ppo.updates, list(cfg.eval.variants)) == (3, 2, ["train"])
+    assert (cfg.seed, cfg.ppo.updates, list(cfg.eval.variants)) == (3, 3, ["train"])
 
 
 def test_an_environment_whose_packages_are_not_all_there_is_made_again(monkeypatch, tmp_path):

@@ -70,7 +70,7 @@ def test_episodes_without_end_are_named(monkeypatch, capsys):
 CONFIGURATION = """
 env: {{id: '{plugin}', settings: {{kind: {kind}}}}}
 cluster: {{env_deadline_s: 2}}
-ppo: {{updates: 1}}
+ppo: {{updates: 3}}
 """
 
 

@@ -147,7 +147,7 @@ def test_an_evaluation_whose_folder_was_taken_over_writes_nothing(played, tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_run_is_evaluated_on_a_variant_of_its_own(tmp_path):
-    small = ["sft.steps=2", "ppo.updates=1", "ppo.episodes=32", "eval.episodes=8"]
+    small = ["sft.steps=2", "ppo.updates=3", "ppo.episodes=32", "eval.episodes=8"]
     run = tmp_path / "run"
     code, _, err = finish(
         cardinal("train", "gp_l_debug", "name=run", f"cluster.root={tmp_path}", *small), 200

@@ -104,6 +104,7 @@ def test_playing_alone_shares_nothing():
 def test_what_saves_memory_runs_together(tmp_path, sync):
     small = ["sft.steps=4", "ppo.updates=1", "ppo.episodes=32", "eval.episodes=8"]
     keys = [
+        "ppo.critic_warmup=0",
         "model.lora_rank=8",
         "model.gradient_checkpointing=true",
         "learner.zero_stage=2",

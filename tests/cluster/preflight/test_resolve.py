@@ -49,7 +49,7 @@ def test_bad_environment_settings():
 
 def test_an_environment_without_text_needs_a_model(tmp_path):
     (tmp_path / "plain.yaml").write_text(
-        "env: {id: CartPole-v1}\nppo: {updates: 1}\neval: {variants: {a: {}}}\n"
+        "env: {id: CartPole-v1}\nppo: {updates: 3}\neval: {variants: {a: {}}}\n"
     )
     refused(load(tmp_path / "plain.yaml"), "CartPole-v1", "they must be texts")
 
@@ -58,7 +58,7 @@ def test_an_environment_without_corpus_or_demonstrations_needs_those_of_others(m
     guess = "examples.gymnasium_environment.guess:example/Guess-v0"
     file = tmp_path / "plain.yaml"
     head = f"env: {{id: '{guess}'}}\n"
-    file.write_text(head + "ppo: {updates: 1}\neval: {variants: {a: {}}}\n")
+    file.write_text(head + "ppo: {updates: 3}\neval: {variants: {a: {}}}\n")
     refused(load(file), f"env.id={guess}: has no corpus", "set model.path")
     own = f"model.path={model}"
     refused(
