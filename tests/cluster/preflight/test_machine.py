@@ -301,6 +301,6 @@ def test_the_gpus_of_this_machine_must_hold_what_a_rank_has(monkeypatch):
             assert plan_here(cfg, MODEL, 2**50).gpu
         else:
             with pytest.raises(
-                PlacementError, match=r"needs .* of GPU memory, and the largest node"
+                PlacementError, match=r"needs .* of GPU memory.*, and the largest node"
             ):
                 plan_here(cfg, MODEL, 2**50)
