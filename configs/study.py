@@ -79,10 +79,10 @@ class StudyConfig:
         """Where runs and results go: root/name, absolute."""
         return (Path(self.root) / self.name).resolve()
 
-    def run(self, arm: str, seed: int, steps: int = 1) -> RunConfig:
+    def run(self, arm: str, seed: int, steps: int = 0) -> RunConfig:
         """The configuration of an arm's run, whose folder is folder/arm/seedK.
 
-        steps: of SFT or updates, for an arm with `match` alone: they are known when that has run.
+        steps: of SFT or updates, for an arm with `match` alone; 0 until that has run: a few then.
         """
         this = self.arms[arm]
         overrides = [*self.overrides, *this.overrides]
@@ -92,7 +92,8 @@ class StudyConfig:
                 start = self.folder / origin / f"seed{seed}"
                 overrides.append(f"eval.start={_json(str(start))}")
         if this.match:
-            overrides.append(f"{this.matched}={steps}")
+            few = 1 + _loaded(self.base, tuple(overrides)).ppo.critic_warmup
+            overrides.append(f"{this.matched}={steps or few}")
         root = _json(str(self.folder / arm))
         overrides += [f"seed={seed}", f"name=seed{seed}", f"cluster.root={root}"]
         cfg = _loaded(self.base, tuple(overrides))
@@ -160,8 +161,7 @@ class StudyConfig:
         while at.source is not None:
             names.append(at.source)
             at = self.arms[at.source]
-        if (match := self.arms[arm].match) is not None:
-            names.append(match)
+        names += filter(None, [self.arms[arm].match])
         return [name for name in names if self.run(name, self.seeds[0]).sft.steps]
 
 

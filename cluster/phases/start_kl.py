@@ -13,7 +13,7 @@ from configs.schema import RunConfig
 from learner import distributed
 from learner.engine import TrainingEngine
 from learner.parity import parity
-from rollout.block_files import parts, read_block, write_block
+from rollout.block_files import parts, read_block, remove_parts, write_block
 from rollout.trajectory import Trajectory
 
 EPISODES = 256  # kept at most, over all ranks, but one of each question at least
@@ -40,6 +40,8 @@ class StartKL:
         kept = [t for t in trajectories if t.id in chosen]
         write_block(self._folder, self._rank, kept)
         self._kept = None
+        if self._rank == 0:  # those of an earlier attempt, on more ranks
+            remove_parts(self._folder, self._cfg.learner.ranks)
         distributed.barrier()
 
     def kl(self, engine: TrainingEngine) -> float | None:

@@ -68,4 +68,6 @@ def test_shipped_studies_name_three_or_four(file: Any) -> None:
     assert 3 <= len(study.primary) <= 4
     runs = [study.run(arm, study.seeds[0]) for arm in study.arms]
     tries = max(int(run.env.settings.get("verify_iter", 1)) for run in runs)
-    assert {p.measure for p in study.primary} == {"success" if tries == 1 else "first_try"}
+    for primary in study.primary:  # tries are compared by their first, or where all have three
+        several = tries > 1 and primary.variant != "three_tries"
+        assert primary.measure == ("first_try" if several else "success"), primary

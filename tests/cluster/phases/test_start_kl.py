@@ -81,6 +81,19 @@ def test_as_many_of_each_question_are_kept_whichever_rank_has_them(
     assert kept == [t.id for i, t in enumerate(played) if i % 4 < samples]
 
 
+def test_a_start_played_again_on_fewer_ranks_holds_no_episode_twice(tmp_path, monkeypatch):
+    played = trajectories(8)
+    shares = [[(t.group_id, t.id) for t in own] for own in (played[:4], played[4:])]
+    monkeypatch.setattr(start_kl.distributed, "all_gather", lambda _: shares)
+    two = replace(config(), learner=replace(config().learner, ranks=2))
+    for rank in (1, 0):
+        StartKL(tmp_path, two, rank).keep(played[4 * rank : 4 * rank + 4])
+    assert len(parts(tmp_path / "start")) == 2
+    StartKL(tmp_path, config(), 0).keep(played)
+    kept = [t.id for file in parts(tmp_path / "start") for t in read_block(file)]
+    assert sorted(kept) == sorted(t.id for t in played)
+
+
 def test_a_start_that_is_damaged_ends_the_run_in_one_line(tmp_path):
     mine = StartKL(tmp_path / "run", config(), 0)
     mine.keep(trajectories(4))

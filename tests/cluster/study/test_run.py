@@ -189,7 +189,7 @@ EQUAL = """
   ten: {from: sft, set: {sft.steps: 0, ppo.updates: 3, ppo.epochs: 1}}
   one: {from: sft, set: {ppo.updates: 2, ppo.clip: 0.3, sft.steps: 0}}
 """
-HEAD = "base: gp_l_debug\nseeds: [1]\nset: {ppo.updates: 0}\n"
+HEAD = "base: gp_l_debug\nseeds: [1]\nset: {ppo.updates: 0, ppo.critic_warmup: 0}\n"
 
 
 class Measured(Trainer):
