@@ -139,6 +139,12 @@ def _groups(ppo: PPOConfig) -> Iterator[str]:
             f"ppo.dynamic_sampling={ppo.dynamic_sampling} drops groups that teach nothing, and "
             f"ppo.estimator={ppo.estimator} compares no plays of a group; it needs grpo or rloo"
         )
+    if ppo.dynamic_sampling and ppo.kl_in == "reward":
+        yield (
+            f"ppo.dynamic_sampling={ppo.dynamic_sampling} drops groups whose plays the environment "
+            f"rewards alike, and with ppo.kl_in=reward the KL (ppo.kl_coef={ppo.kl_coef:g}) would "
+            "act on the others alone; ppo.kl_in must be loss"
+        )
     if ppo.dynamic_sampling == 1:
         yield (
             "ppo.dynamic_sampling=1 lets an update play no more than its own episodes, so that "

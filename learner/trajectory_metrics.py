@@ -51,7 +51,10 @@ def trajectory_metrics(trajectories: list[Trajectory], version: int) -> dict[str
 
 
 def group_metrics(trajectories: list[Trajectory], ppo: PPOConfig) -> dict[str, float]:
-    """groups_without_signal: share whose returns are all equal (grpo, rloo); collective."""
+    """groups_without_signal (grpo, rloo): share whose plays have equal returns; collective.
+
+    Of the environment's rewards: with ppo.kl_in=reward the KL tells such plays apart all the same.
+    """
     if ppo.estimator not in ("grpo", "rloo"):
         return {}
     own = [(t.total_reward, t.group_id) for t in trajectories if t.end != "failed"]

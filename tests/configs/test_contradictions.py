@@ -70,6 +70,15 @@ def config(*overrides):
             "ppo.dynamic_sampling=2",
             "must be 0 or at least 2",
         ),
+        *(
+            (
+                [*GRPO, "ppo.dynamic_sampling=3", "ppo.kl_in=reward", "ppo.kl_coef=0.25"],
+                mended,
+                "ppo.dynamic_sampling=3 drops groups whose plays the environment rewards alike, "
+                "and with ppo.kl_in=reward the KL (ppo.kl_coef=0.25) would act on the others alone",
+            )
+            for mended in ("ppo.dynamic_sampling=0", "ppo.kl_in=loss")
+        ),
         (
             ["ppo.desired_kl=0.01", "ppo.epochs=1", "ppo.minibatch=256"],
             "ppo.minibatch=128",
