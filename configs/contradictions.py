@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
+from configs.recorded import blocks_contradictions
 from configs.schema import (
     BEST_MEASURES,
     FLASH_ATTENTION,
@@ -33,7 +34,7 @@ def contradictions(cfg: RunConfig) -> list[str]:
         *_ppo(cfg.ppo),
         *_context(cfg.rollout),
         *_sft(cfg),
-        *_blocks(cfg),
+        *blocks_contradictions(cfg),
         *_learning_rate("sft", cfg.sft.optimizer, cfg.sft.steps),
         *_learning_rate("ppo", cfg.ppo.optimizer, cfg.ppo.updates),
         *_sections(cfg),
@@ -208,26 +209,6 @@ def _sft(cfg: RunConfig) -> Iterator[str]:
         yield "sft.loss=ce_kl with sft.kl_coef=0 has no KL; set a weight or sft.loss=ce"
     if any(not 1 <= step <= sft.steps for step in sft.keep):
         yield f"sft.keep={sft.keep}: must hold steps from 1 to sft.steps={sft.steps}"
-
-
-def _blocks(cfg: RunConfig) -> Iterator[str]:
-    """What a run without engines cannot do, or would ignore."""
-    key = f"ppo.blocks={cfg.ppo.blocks}"
-    if cfg.ppo.blocks is None:
-        return
-    if cfg.sft.steps > 0:
-        yield (
-            f"{key} trains on recorded blocks alone: sft.steps={cfg.sft.steps} must be 0, and "
-            "model.path the model that they were recorded with"
-        )
-    elif cfg.model.path is None:
-        yield f"{key} needs model.path: the folder of the model that they were recorded with"
-    if cfg.ppo.updates == 0:
-        yield f"{key} is what PPO trains on; ppo.updates=0 has no PPO"
-    if cfg.eval.every > 0:
-        yield f"{key} starts no engine, and eval.every={cfg.eval.every} needs one; it must be 0"
-    if cfg.ppo.record:
-        yield f"{key} is recorded already; ppo.record=true would record it again"
 
 
 def _learning_rate(phase: str, optimizer: OptimizerConfig, steps: int) -> Iterator[str]:

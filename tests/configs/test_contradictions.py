@@ -11,7 +11,6 @@ from configs.schema import RunConfig
 GRPO = ["ppo.estimator=grpo", "ppo.group_size=2"]
 FLASH = "model.attention=flash_attention"
 SFT = ["sft.steps=9"]
-BLOCKS = ["ppo.blocks=x", "model.path=y"]
 COLOCATED = ["cluster.layout=colocated"]
 ADAPTERS = "cluster.lora_sync=adapters"
 
@@ -38,11 +37,6 @@ def config(*overrides):
             "holds",
         ),
         (["ppo.minibatch=257"], "ppo.minibatch=256", "is more than ppo.episodes=256"),
-        (["ppo.blocks=x", *SFT], "ppo.blocks=null", "sft.steps=9 must be 0, and model.path the"),
-        (["ppo.blocks=x"], "model.path=y", "needs model.path: the folder of the model"),
-        ([*BLOCKS, "eval.every=2"], "eval.every=0", "eval.every=2 needs one; it must be 0"),
-        ([*BLOCKS, "ppo.record=true"], "ppo.record=false", "would record it again"),
-        ([*BLOCKS, "ppo.updates=0"], "ppo.updates=3", "ppo.updates=0 has no PPO"),
         (
             ["ppo.critic_warmup=3"],
             "ppo.critic_warmup=2",
