@@ -58,6 +58,7 @@ class PPOPhase:
             pack = partial(pack_ahead, engine, cfg.ppo)
             self._collector.begin(first, rank.cursor.next_group(cfg.ppo), pack)
             pop_seconds()  # of what was before
+            self._evaluation.pop_waited()
             if rank.cursor.unevaluated:
                 self._evaluate(engine, rank.cursor.update)
             for update in self._collector.updates(first):
@@ -81,6 +82,7 @@ class PPOPhase:
         In this order: the cursor moves past an evaluation only once its records are written.
         """
         rank, cfg, begin = self._rank, self._rank.cfg, time.monotonic()
+        before = self._evaluation.pop_waited()
         batch = self._take(engine, update)
         self._publisher.sleep_engines()
         taken = time.monotonic()
@@ -94,7 +96,8 @@ class PPOPhase:
         rank.version = update
         sync = self._publish(engine)
         loads = self._collector.loads()
-        seconds = time.monotonic() - begin
+        seconds = before + time.monotonic() - begin
+        evaluation_waited = before + self._evaluation.pop_waited()
         rank.write(
             "ppo",
             update=update,
@@ -104,7 +107,9 @@ class PPOPhase:
             tokens_scored=scoring_passes(cfg.ppo) * metrics["tokens"],
             learn_seconds=learned - learning,
             seconds=seconds,
-            learner_idle=(taken - begin + sync["sync_waited_seconds"]) / seconds,
+            evaluation_waited_seconds=evaluation_waited,
+            learner_idle=(taken - begin + sync["sync_waited_seconds"] + evaluation_waited)
+            / seconds,
             phase_seconds=pop_seconds(),
             learner_tokens_per_second=metrics["tokens"] / (learned - learning),
             **_rollout_rate(loads),
@@ -141,8 +146,8 @@ class PPOPhase:
         Returns:
             sync_seconds, for which learning stood still; sync_waited_seconds of it without work.
         """
-        begin = time.monotonic()
         self._evaluation.finish()  # it is of the weights before these
+        begin = time.monotonic()
         self._publisher.finish()
         sending = time.monotonic()
         self._publisher.begin(engine)

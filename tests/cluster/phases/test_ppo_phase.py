@@ -217,6 +217,47 @@ def test_idle_are_the_seconds_in_which_batch_or_engines_are_waited_for(
     assert collector.written == [1, 2]
 
 
+class SlowEvaluation(FakeEvaluation):
+    """Begins in 2 s, of which it waits 1.5; its end is waited for 0.75 s."""
+
+    def __init__(self, rank, clock):
+        super().__init__(rank)
+        self.clock = clock
+
+    def begin(self, *arguments):
+        self.clock.now += 2.0
+        self.waited += 1.5
+        return super().begin(*arguments)
+
+    def finish(self):
+        seconds = 0.75 if self._under_way else 0.0
+        self.clock.now += seconds
+        self.waited += seconds
+        return super().finish()
+
+
+@pytest.mark.parametrize("unevaluated", [False, True])
+def test_waits_for_an_evaluation_beside_learning_are_idle_and_no_part_of_a_sync(
+    tmp_path, updates, clock, monkeypatch, unevaluated
+):
+    cfg = config(updates=3, max_staleness=1)
+    rank = FakeRank(replace(cfg, eval=replace(cfg.eval, every=2)), tmp_path)
+    rank.cursor = replace(rank.cursor, unevaluated=unevaluated)
+    publisher, collector = FakePublisher(rank), FakeCollector(rank)
+    evaluation = SlowEvaluation(rank, clock)
+    evaluation.waited = 99.0  # in SFT
+    publisher.begin = clock.taking(0.5, publisher.begin)
+    collector.take = clock.taking(2.0, collector.take)
+    monkeypatch.setattr(ppo_phase, "ppo_update", clock.taking(3.0, ppo_phase.ppo_update))
+    PPOPhase(rank, publisher, collector, evaluation).run()
+    for record, due in zip(rank.of("ppo"), (unevaluated, False, True), strict=True):
+        waited = 2.25 * due
+        assert (record["sync_seconds"], record["sync_waited_seconds"]) == (0.5, 0.0)
+        assert record["evaluation_waited_seconds"] == waited
+        assert record["seconds"] == 5.5 + waited
+        assert record["learner_idle"] == (2.0 + waited) / record["seconds"]
+
+
 def test_a_rank_that_knows_no_load_records_no_rate(tmp_path, updates):
     rank = FakeRank(config(updates=1), tmp_path)
     made, collector, _ = phase(rank)
