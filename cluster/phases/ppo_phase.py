@@ -129,7 +129,8 @@ class PPOPhase:
         self._publisher.finish()
         under_way = self._evaluation.begin(engine, "ppo", update)
         self._rank.keep_best(engine)
-        self._collector.forget_loads()
+        if not under_way:  # else engines go on to play for the next update
+            self._collector.forget_loads()
         return under_way
 
     def _take(self, engine: TrainingEngine, update: int) -> Batch:

@@ -125,7 +125,7 @@ def test_an_evaluation_waits_for_its_weights_and_the_next_weights_for_it(tmp_pat
     rank = FakeRank(replace(cfg, eval=replace(cfg.eval, every=1)), tmp_path)
     made, collector, _ = phase(rank)
     made.run()
-    assert collector.forgotten == 2  # what engines did before is no play
+    assert collector.forgotten == 0, "engines play for the next update beside it"
     assert rank.done[4:] == [
         *["take", "sleep", "learn", "send", "arrived", "evaluate ppo", "keep best"],
         *["take", "sleep", "learn", "evaluated", "send", "arrived", "evaluate ppo", "keep best"],
@@ -331,11 +331,12 @@ def test_a_checkpoint_waits_for_an_evaluation_where_nothing_else_is_to_do(
     cfg = config(updates=4)
     learner = replace(cfg.learner, checkpoint_every=2)
     rank = FakeRank(replace(cfg, learner=learner, eval=replace(cfg.eval, every=2)), tmp_path)
-    made, _, evaluation = phase(rank)
+    made, collector, evaluation = phase(rank)
     rank.stopping = stopping
     if not stopping:
         evaluation.begin = lambda *arguments: evaluation.run(*arguments)
     made.run()
+    assert collector.forgotten == (not stopping), "what engines did meanwhile is no play"
     ended = ["evaluated"] if stopping else []
     after = ["evaluate ppo", "keep best", *ended, "checkpoint", "take"]
     assert rank.done[14 : 14 + len(after)] == after
