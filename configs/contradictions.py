@@ -16,13 +16,7 @@ from configs.schema import (
     RolloutConfig,
     RunConfig,
 )
-from configs.seeds import (
-    demonstration_seeds,
-    evaluation_seeds,
-    intersect,
-    ppo_seeds,
-    too_large,
-)
+from configs.seeds import seed_contradictions
 
 
 def contradictions(cfg: RunConfig) -> list[str]:
@@ -38,7 +32,7 @@ def contradictions(cfg: RunConfig) -> list[str]:
         *_learning_rate("sft", cfg.sft.optimizer, cfg.sft.steps),
         *_learning_rate("ppo", cfg.ppo.optimizer, cfg.ppo.updates),
         *_sections(cfg),
-        *too_large(cfg),
+        *seed_contradictions(cfg),
         *_evaluation(cfg),
         *_gpu_layout(cfg),
         *_deadlines(cfg),
@@ -247,15 +241,6 @@ def _evaluation(cfg: RunConfig) -> Iterator[str]:
             "eval.temperature=0 has nothing to sample; eval.sampled_questions=0 evaluates greedily "
             "alone, as success does always"
         )
-    evaluated = evaluation_seeds(cfg)
-    trained = {"sft": demonstration_seeds(cfg), "ppo": ppo_seeds(cfg)}
-    for phase, seeds in trained.items():
-        if intersect(evaluated, seeds):
-            yield (
-                f"eval.seed={cfg.eval.seed}: evaluation plays seeds {evaluated.start} to "
-                f"{evaluated.stop - 1}, and {phase} trains on {seeds.start} to {seeds.stop - 1}; "
-                "they must not meet"
-            )
 
 
 def _gpu_layout(cfg: RunConfig) -> Iterator[str]:
