@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
+from configs.no_effect import keys_without_effect
 from configs.recorded import blocks_contradictions
 from configs.schema import (
     BEST_MEASURES,
@@ -29,6 +30,7 @@ def contradictions(cfg: RunConfig) -> list[str]:
         *_context(cfg.rollout),
         *_sft(cfg),
         *blocks_contradictions(cfg),
+        *keys_without_effect(cfg),
         *_learning_rate("sft", cfg.sft.optimizer, cfg.sft.steps),
         *_learning_rate("ppo", cfg.ppo.optimizer, cfg.ppo.updates),
         *_sections(cfg),
