@@ -1,7 +1,7 @@
 """One PPO update: scores this rank's trajectories, computes advantages, takes optimizer steps.
 
-Input: trajectories. Output: metrics. `ppo_steps(cfg)` is the number of optimizer steps of the
-whole phase, which the TrainingEngine's schedule needs.
+Input: trajectories. Output: metrics. `ppo_steps(cfg)` and `critic_steps(cfg)` are what the
+TrainingEngine's schedule needs.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ def steps_per_update(cfg: PPOConfig) -> int:
 def ppo_steps(cfg: PPOConfig) -> int:
     """Optimizer steps of the whole phase: `steps` of its TrainingEngine."""
     return cfg.updates * steps_per_update(cfg)
+
+
+def critic_steps(cfg: PPOConfig) -> int:
+    """The first of them, which train the value head alone: its `frozen_steps`."""
+    return cfg.critic_warmup * steps_per_update(cfg) if cfg.estimator == "gae" else 0
 
 
 @TRACER.start_as_current_span("learn")
