@@ -1,5 +1,5 @@
 # make demo: watch a small policy learn the 24 game (about five minutes after the set-up).
-# make test: what CI runs, in JOBS=2 processes. make test-slow: minutes-long tests. make bench: figures and ratios, all
+# make test: what CI runs, in JOBS=3 processes (half of the time they wait). make test-slow: minutes-long tests. make bench: figures and ratios, all
 # or BENCHMARKS='one two'.
 # make gpu-proof: on one or two GPUs, what docs/gpu.md claims of them, as a page.
 # make check: style, types, layering. make lock: renew requirements/cpu.lock. make clean.
@@ -7,7 +7,7 @@
 BIN := .venv/bin
 NAME ?= demo-$(shell date +%Y%m%d-%H%M%S)
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 BENCHMARKS ?= $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py)) peers.grpo peers.to_success
 export PYTHON
 unexport PYTHONDONTWRITEBYTECODE # a run starts dozens of processes, which would compile all files again

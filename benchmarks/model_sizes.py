@@ -12,7 +12,9 @@ import json
 import sys
 from typing import Any, NamedTuple
 
-from cluster.placement.memory import card_bytes, engine_weights, received
+from cluster.placement import engine_memory
+from cluster.placement.learner_memory import Rank
+from cluster.placement.memory import card_bytes, received
 from cluster.placement.types import RESERVE
 from configs.load import load
 from configs.model_folder import ModelSize, Shape, size_of
@@ -29,12 +31,12 @@ SHAPES = {  # of Qwen2.5: width, feed-forward, layers, heads, key-value heads, h
 }
 VOCABULARY = 152_064
 GPUS = {"24": "L4, A10G", "48": "L40S", "80": "A100, H100", "141": "H200"}  # GiB each
-CACHE = 2  # an engine's share of a GPU holds its weights at least so many times, for its cache
 KEYS = (
     "model.dtype=bfloat16",
     "model.gradient_checkpointing=true",
     "learner.zero_stage=3",
     "learner.microbatch_tokens=8192",
+    "rollout.context_tokens=8192",
     "sft.batch_size=512",
 )
 
@@ -76,14 +78,16 @@ class Least(NamedTuple):
 def least(model: ModelSize, gib: float, overrides: tuple[str, ...] = ()) -> Least:
     """Learner ranks and tensor parallelism at least, powers of two."""
     base, ranks, parallel, peak = load("gp_l", [*KEYS, *overrides]), 0, 0, 0.0
-    weights, share = engine_weights(base, model), base.rollout.gpu_memory * gib * GIB
+    share = base.rollout.gpu_memory * gib * GIB
     arrives = received(base, model) <= gib * GIB - share
     for count in (64, 32, 16, 8, 4, 2, 1):
         cfg = dataclasses.replace(base, learner=dataclasses.replace(base.learner, ranks=count))
         most = max(card_bytes(cfg, model).values()) / GIB
         if most <= RESERVE * gib:
             ranks, peak = count, most
-        if arrives and CACHE * weights / count <= share:
+        rollout = dataclasses.replace(base.rollout, tensor_parallel=count)
+        engine = Rank(dataclasses.replace(base, rollout=rollout), model)
+        if arrives and sum(engine_memory.on_gpu(engine).values()) <= share:
             parallel = count
     return Least(ranks, parallel, peak)
 

@@ -91,6 +91,8 @@ def run(rank: int, setting: Setting, folder: Path, acts: list[str]) -> None:
 
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
+    if on_gpu():
+        torch.cuda.set_device(rank)
     torch.distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu() else "gloo",
         init_method=f"file://{folder}/join-{acts[0]}",

@@ -21,7 +21,7 @@ from cluster.commands import (
 )
 from cluster.commands.command import Parser
 from cluster.exit_codes import ExitCode, say
-from cluster.failures import ClusterBusyError, OutOfMemory, PlacementError, RunFailure
+from cluster.failures import BusyError, OutOfMemory, PlacementError, RunFailure
 from cluster.run.stop_signals import Terminated, raising_terminated
 from configs.load import ConfigError
 from envs.base import EnvironmentFailure
@@ -36,7 +36,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         with raising_terminated():
             return options.command.run(options)
-    except ClusterBusyError as error:
+    except BusyError as error:
         return say(str(error), ExitCode.TAKEN_AWAY)
     except (ConfigError, PlacementError) as error:
         return say(str(error), ExitCode.REFUSED)

@@ -9,6 +9,8 @@ import math
 import re
 from collections.abc import Mapping
 
+from configs.load import ConfigError
+
 MEMORY = re.compile(
     r"out of memory|OutOfMemory|MemoryError|low on memory|lack of memory|allocate memory",
     re.IGNORECASE,
@@ -72,8 +74,16 @@ class PlacementError(RunFailure):
     """The cluster cannot hold the run; names the resource that is short."""
 
 
-class ClusterBusyError(PlacementError):
-    """The cluster is large enough, but others use what the run needs; it may be free later."""
+class BusyError(Exception):
+    """Others use what the run needs, and it may be free later: exit code 75, not 2."""
+
+
+class ClusterBusyError(PlacementError, BusyError):
+    """The cluster is large enough, but others use what the run needs."""
+
+
+class InUseError(ConfigError, BusyError):
+    """This machine is large enough, or the folder right, but another process uses it now."""
 
 
 class RunStopped(RunFailure):

@@ -45,6 +45,7 @@ class Share(NamedTuple):
 
     rows: its trajectories.
     minibatches: ids of those of them that each optimizer step trains on, in its order.
+    played: see `cluster.stream.shares.of_all_played`.
     staleness: how many of all ranks' are 0, 1, … versions old.
     failed: ids of all ranks' episodes that failed meanwhile; others were played in their place.
     next_group: number of the first group of episodes that no update has taken.
@@ -53,6 +54,7 @@ class Share(NamedTuple):
 
     rows: list[BlockRows]
     minibatches: list[list[str]]
+    played: dict[str, float]
     staleness: list[int]
     failed: list[str]
     next_group: int

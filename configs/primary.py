@@ -23,6 +23,7 @@ TRAINING_ALONE = {
     "penalty_mode",
     "partial_reward",
     "trajectories",
+    "corrected_share",
     "formulas",
     "prompt_diversity",
 }

@@ -37,7 +37,8 @@ class Arm:
     source: the arm whose checkpoint it begins from; None begins from the base's own model.
     at: SFT step of that checkpoint; None is the source's last.
     overrides: `key=value`, which stand above the study's.
-    match: the arm whose FLOPs this one's SFT is to spend; None keeps sft.steps as set.
+    match: the arm whose FLOPs this one is to spend; None keeps sft.steps and ppo.updates as set.
+    like: of a matched arm of PPO the one that differs in its updates alone, and shows their FLOPs.
     """
 
     name: str
@@ -45,11 +46,17 @@ class Arm:
     at: int | None = None
     overrides: tuple[str, ...] = ()
     match: str | None = None
+    like: str | None = None
 
     @property
     def needs(self) -> list[str]:
         """The arms that must have finished before this one starts."""
-        return [name for name in (self.source, self.match) if name]
+        return [name for name in (self.source, self.match, self.like) if name]
+
+    @property
+    def matched(self) -> str:
+        """The key that `match` chooses: PPO's updates where there is no SFT."""
+        return "ppo.updates" if "sft.steps=0" in self.overrides else "sft.steps"
 
 
 @dataclass(frozen=True)
@@ -72,21 +79,21 @@ class StudyConfig:
         """Where runs and results go: root/name, absolute."""
         return (Path(self.root) / self.name).resolve()
 
-    def run(self, arm: str, seed: int, steps: int = 1) -> RunConfig:
+    def run(self, arm: str, seed: int, steps: int = 0) -> RunConfig:
         """The configuration of an arm's run, whose folder is folder/arm/seedK.
 
-        steps: of SFT, used for an arm with `match` alone: they are known when that arm has run.
+        steps: of SFT or updates, for an arm with `match` alone; 0 until that has run: a few then.
         """
         this = self.arms[arm]
         overrides = [*self.overrides, *this.overrides]
-        source = self.run(this.source, seed) if this.source else None
-        if source:
+        if source := this.source and self.run(this.source, seed):
             overrides.append(f"model.path={_json(str(self._checkpoint(this, seed, source)))}")
             if (origin := self.origin(arm)) != arm:
                 start = self.folder / origin / f"seed{seed}"
                 overrides.append(f"eval.start={_json(str(start))}")
         if this.match:
-            overrides.append(f"sft.steps={steps}")
+            few = 1 + _loaded(self.base, tuple(overrides)).ppo.critic_warmup
+            overrides.append(f"{this.matched}={steps or few}")
         root = _json(str(self.folder / arm))
         overrides += [f"seed={seed}", f"name=seed{seed}", f"cluster.root={root}"]
         cfg = _loaded(self.base, tuple(overrides))
@@ -147,13 +154,14 @@ class StudyConfig:
         return self.folder / arm.source / f"seed{seed}" / "checkpoints" / stage
 
     def measured(self, arm: str) -> list[str]:
-        """The arms with SFT before a matched one, nearest first: they show the FLOPs of a step."""
+        """The arms that show what a step or update of a matched one costs, nearest first."""
         names, at = list[str](), self.arms[arm]
+        if at.matched == "ppo.updates":
+            return [at.like] if at.like else []
         while at.source is not None:
             names.append(at.source)
             at = self.arms[at.source]
-        if (match := self.arms[arm].match) is not None:
-            names.append(match)
+        names += filter(None, [self.arms[arm].match])
         return [name for name in names if self.run(name, self.seeds[0]).sft.steps]
 
 
@@ -244,7 +252,17 @@ def _all_arms(given: object, file: Path) -> dict[str, Arm]:
             if arm.name in arms:
                 raise ConfigError(f"arms.{arm.name}: there are two arms of this name")
             arms[arm.name] = arm
-    return arms
+    return {name: replace(arm, like=_like(arm, arms)) for name, arm in arms.items()}
+
+
+def _like(arm: Arm, arms: dict[str, Arm]) -> str | None:
+    """The arm that differs from a matched one of PPO in its updates alone."""
+
+    def task(a: Arm) -> tuple[object, ...]:
+        return a.source, a.at, {t for t in a.overrides if not t.startswith("ppo.updates=")}
+
+    alike = (a.name for a in arms.values() if a.match is None and task(a) == task(arm))
+    return next(alike, None) if arm.match and arm.matched == "ppo.updates" else None
 
 
 def _check_arm(study: StudyConfig, arm: Arm) -> None:
@@ -335,13 +353,14 @@ def _check_match(study: StudyConfig, arm: Arm) -> None:
             begin[0] != begin[1]
         ),
         f"{other.name} trains nothing": not (matched.sft.steps or matched.ppo.updates),
-        "chooses SFT steps; ppo.updates must be 0": study.run(arm.name, seed).ppo.updates > 0,
-        "chooses sft.steps; leave it out of set": any(
-            text.startswith("sft.steps=") for text in arm.overrides
+        "chooses SFT steps; ppo.updates must be 0": (
+            arm.matched == "sft.steps" and study.run(arm.name, seed).ppo.updates > 0
         ),
-        f"no SFT of an arm before it, or of {other.name}, tells what a step costs": (
-            not study.measured(arm.name)
+        f"chooses {arm.matched}; leave it out of set": any(
+            text.startswith(f"{arm.matched}=") for text in arm.overrides
         ),
+        f"no arm tells what one of {arm.matched} costs: SFT before it or of {other.name}, or PPO "
+        "that differs in ppo.updates alone": not study.measured(arm.name),
     }
     for sentence, holds in checks.items():
         if holds:
@@ -353,7 +372,7 @@ def _ordered(arms: dict[str, Arm]) -> dict[str, Arm]:
     ordered: dict[str, Arm] = {}
 
     def add(arm: Arm, after: tuple[str, ...]) -> None:
-        for key, name in (("from", arm.source), ("match", arm.match)):
+        for key, name in (("from", arm.source), ("match", arm.match), ("like", arm.like)):
             where = f"arms.{arm.name}.{key}={name}"
             if name is not None and name not in arms:
                 raise ConfigError(f"{where}: there is no such arm; there are {', '.join(arms)}")

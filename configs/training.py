@@ -135,7 +135,10 @@ class PPOConfig:
         "loss", "where the KL counts: in the loss or in the reward", choices=("loss", "reward")
     )
     kl_estimator: str = leaf(
-        "k3", "of the KL in the loss; k2 has the exact KL's gradient", choices=("k2", "k3")
+        "k3",
+        "of the KL in the loss; k2 has the exact KL's gradient on the policy's own tokens alone, "
+        "in an update's first step at staleness 0",
+        choices=("k2", "k3"),
     )
     correction: str = leaf(
         "truncated",

@@ -4,7 +4,8 @@ FROM python:3.11.14-slim-bookworm
 
 # What vLLM links to, the compiler that Triton wants, and what NCCL opens InfiniBand and RoCE with
 # (without a word it takes TCP); Debian's point release pins them. CUDA's libraries come with torch:
-# the host brings its driver (CUDA 13: 580 or newer), no more.
+# the host brings its driver (CUDA 13: 580 or newer), no more. Which GPUs a container sees is said by who
+# starts it: NVIDIA_VISIBLE_DEVICES in an image shows all of them to pods that requested none.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \
@@ -13,7 +14,6 @@ RUN apt-get update \
 
 ENV PATH=/opt/cardinal/.venv/bin:$PATH \
     PYTHONPATH=/opt/cardinal \
-    NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     PIP_NO_CACHE_DIR=1 \
     UV_NO_CACHE=1

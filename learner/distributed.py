@@ -25,7 +25,11 @@ def join_process_group() -> None:
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it; launchers set it
+    # DeepSpeed takes it for the GPU's index. Ray numbers a node's ranks by their GPUs' ids, and
+    # lists these to CUDA sorted as strings, 10 before 9. One rank of a node has 0 either way.
+    if torch.cuda.is_available():
+        os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())
+    os.environ.setdefault("LOCAL_RANK", "0")
 
 
 def rank() -> int:

@@ -206,7 +206,8 @@ def _score_norms(t: TrainingTrajectory, ppo: PPOConfig, units: int) -> NDArray[n
     """
     lengths = np.repeat(t.turn_lengths, t.turn_lengths).astype(np.float64)
     means = ppo.aggregation == "turn" or ppo.ratio_level == "turn_mean"
-    norms = t.score_norms * (t.weights / lengths if means else t.weights) ** 2
+    shares = (t.weights / lengths if means else t.weights).astype(np.float64)
+    norms = t.score_norms * shares**2
     if units == len(norms) and ppo.ratio_level == "token":
         return norms
     sums = np.add.reduceat(norms, np.cumsum(t.turn_lengths) - t.turn_lengths)

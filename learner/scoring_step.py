@@ -25,6 +25,11 @@ def scored_by_its_step(ppo: PPOConfig) -> bool:
     return one_step and ppo.estimator != "gae" and ppo.baseline == "mean" and ppo.kl_coef == 0
 
 
+def scoring_passes(ppo: PPOConfig) -> int:
+    """How often an update reads its tokens before it learns: by the policy and the reference."""
+    return 0 if scored_by_its_step(ppo) else 1 + (ppo.kl_coef > 0)
+
+
 def leave_unscored(trajectories: Sequence[TrainingTrajectory]) -> None:
     """Give them what is read before the step has scored them: there is no critic."""
     for t in trajectories:

@@ -217,8 +217,9 @@ def _decodings(stages: dict[str, dict[str, Record]]) -> str:
 
 
 def _pass_at(record: Record, k: str) -> str:
-    """pass@k, with the number of its questions where some have fewer samples than k."""
-    shown = _percent((record.get("pass_at") or {}).get(k))
+    """pass@k, its interval, and the number of its questions where some have fewer samples."""
+    interval = (record.get("pass_at_interval") or {}).get(k)  # none in older records
+    shown = f"{_percent((record.get('pass_at') or {}).get(k))} {_interval(interval)}".rstrip()
     questions = (record.get("pass_at_questions") or {}).get(k)
     if questions is None or questions == (record.get("sampled") or {}).get("questions"):
         return shown

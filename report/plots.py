@@ -164,7 +164,8 @@ def _trained(axes: Axes, records: list[Record], variants: list[str], unit: float
     if not updates:
         return []
     x = [r["elapsed_s"] / unit for r in updates]
-    bounds = [wilson(r[measure] * r["episodes"], r["episodes"]) for r in updates]
+    counts = ["episodes_played" if "episodes_played" in r else "episodes" for r in updates]
+    bounds = [wilson(r[measure] * r[n], r[n]) for r, n in zip(updates, counts, strict=True)]
     low, high = (100 * np.array(side) for side in zip(*bounds, strict=True))
     axes.fill_between(x, low, high, color=COLORS["ppo"], alpha=0.2, lw=0)
     axes.plot(x, [100 * r[measure] for r in updates], color=COLORS["ppo"], lw=1.4)

@@ -350,7 +350,8 @@ def _range(record: Record) -> str | None:
 
 def _trained(record: Record, state: State) -> str:
     """Success of an update's episodes, by the measure of the first variant's evaluation."""
-    n, evaluated = int(record.get("episodes") or 0), next(iter(state.evals.values()), {})
+    n = int(record.get("episodes_played") or record.get("episodes") or 0)
+    evaluated = next(iter(state.evals.values()), {})
     intervals: Record = {}
     for measure, key in (("success", "interval"), (FIRST_TRY, "first_try_interval")):
         if record.get(measure) is not None:

@@ -117,10 +117,11 @@ def paired_interval(gains: Sequence[float], counts: Sequence[float]) -> tuple[fl
 
 
 class PassAt(NamedTuple):
-    """share: pass@k; questions: how many it is the mean over."""
+    """share: pass@k; questions: how many it is the mean over; interval: 95 % of share over them."""
 
     share: float
     questions: int
+    interval: tuple[float, float]
 
 
 def pass_at(samples: int, solved: int, k: int) -> float:
@@ -147,11 +148,17 @@ def passes_at(tallies: Collection[tuple[int, int]], ks: Iterable[int]) -> dict[i
         ks: numbers of samples.
     """
     found = {k: [pass_at(n, solved, k) for n, solved in tallies if n >= k] for k in ks}
+    rows = max((n for n, _ in tallies), default=1)  # at k = 1 as of the share of samples
     return {
-        k: PassAt(math.fsum(each) / len(each), len(each))
+        k: PassAt(math.fsum(each) / len(each), len(each), over_questions(each, rows))
         for k, each in found.items()
         if each and len(each) >= ENOUGH * len(tallies)
     }
+
+
+def over_questions(shares: Sequence[float], rows: int) -> tuple[float, float]:
+    """95 % interval of the mean of one share a question, each of so many rows (`clustered`)."""
+    return clustered([share * rows for share in shares], [rows] * len(shares))
 
 
 def summarise(

@@ -104,8 +104,8 @@ class InferenceEngine:
             if options.enable_chunked_prefill is False:  # vLLM caches other states only in chunks
                 attention = options.create_model_config().attn_type
                 options.enable_prefix_caching = attention == "decoder"
-            stats: list[Any] = [lambda *_: load]
-            llm = AsyncLLM.from_engine_args(options, stat_loggers=stats)
+            llm = AsyncLLM.from_engine_args(options, stat_loggers=cast(Any, [lambda *_: load]))
+            await llm.collective_rpc("end_with", args=(os.getpid(),))
         except Exception as error:  # the boundary to vLLM: whatever it raises at start
             cause = log.explain(str(error))
             raise EngineFailure(f"vLLM cannot start on {settings.folder}: {cause}") from error

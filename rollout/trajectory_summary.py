@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -67,6 +68,15 @@ def summarize(trajectory: Trajectory) -> TrajectorySummary:
         oldest_version=trajectory.oldest_version,
         metrics=trajectory.metrics,
     )
+
+
+def mean_metrics(summaries: Sequence[TrajectorySummary]) -> dict[str, float]:
+    """Mean of each metric over the episodes that have it: not every route has a landmark."""
+    values = defaultdict[str, list[float]](list)
+    for summary in summaries:
+        for name, value in summary.metrics.items():
+            values[name].append(value)
+    return {name: sum(values[name]) / len(values[name]) for name in sorted(values)}
 
 
 def to_columns(rows: list[TrajectorySummary]) -> SummaryColumns:

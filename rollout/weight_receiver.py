@@ -33,6 +33,7 @@ from rollout.bucket import BucketHeader, unpack
 from rollout.bucket_file import MappedFiles
 from rollout.freed_memory import keep_freed_memory
 from rollout.load_plan import CopyRecorder, LoadPlan, Target
+from rollout.parent_watch import end_with
 
 CHANNEL = "cardinal_object_store"
 
@@ -201,7 +202,11 @@ def _is_packed(target: Target) -> bool:
 
 
 class WeightReceiver:
-    """vLLM's worker extension: it adds no method; naming it makes vLLM import this module."""
+    """vLLM's worker extension; naming it makes vLLM import this module too."""
+
+    def end_with(self, pid: int) -> None:
+        """See `rollout.parent_watch.end_with`."""
+        end_with(pid)
 
 
 if CHANNEL not in WeightTransferEngineFactory._registry:

@@ -2,12 +2,14 @@
 
 import re
 import tomllib
+from dataclasses import fields
 
 import pytest
 import yaml
 
 from configs.load import load
 from configs.paths import ROOT
+from configs.schema import OptimizerConfig, PPOConfig, SFTConfig
 from tests.support import pages
 
 PAGES = [
@@ -72,6 +74,27 @@ def test_a_recipe_of_an_algorithm_loads_on_the_demo_and_is_the_rows_formula(reci
 
 def test_every_recipe_is_found():
     assert len(RECIPES) > 12
+
+
+def test_the_tests_of_an_algorithm_are_there():
+    lines = (ROOT / "docs" / "algorithms.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ")][2:]  # after the head
+    cells = [row.rstrip(" |").rpartition("|")[2] for row in rows]
+    named = {name.strip() for cell in cells for name in cell.split(",")}
+    assert len(named) >= 10
+    files = [file.as_posix() for file in (ROOT / "tests").rglob("test_*.py")]
+    assert [n for n in sorted(named) if not any(f.endswith(f"/{n}.py") for f in files)] == []
+
+
+@pytest.mark.parametrize(
+    ("section", "keys"), [("SFT", [SFTConfig, OptimizerConfig]), ("PPO", [PPOConfig])]
+)
+def test_the_specification_names_every_key_of_learning(section, keys):
+    text = (ROOT / "docs" / "specification.md").read_text()
+    text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    names = {field.name for part in keys for field in fields(part)} - {"optimizer"}
+    named = set(re.findall(r"`(?:sft\.|ppo\.)?(\w+)(?:=\w+)?`", text))
+    assert names - named == set()
 
 
 def test_the_version_is_one():

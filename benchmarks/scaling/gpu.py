@@ -21,6 +21,7 @@ from benchmarks.simulation.costs import (
     PassCosts,
     SyncCosts,
 )
+from cluster.placement import engine_memory
 from cluster.placement.host_memory import offloaded
 from cluster.placement.learner_memory import GIB, Rank
 from cluster.placement.memory import engine_weights
@@ -31,7 +32,6 @@ from rollout.worker import block_age_s
 
 TOKEN_BYTES = 4 + 1 + 4 + 4  # of a trajectory: id, mask, log-probability, policy version
 OPTIMIZER_BYTES = 28  # AdamW reads and writes 2 moments and a master weight, and reads a gradient
-GATHERS = 3  # ZeRO-3: weights forward and backward, gradients once (Rajbhandari et al., 2020, §7)
 CHANNELS = ("ipc", "nccl", "nccl over TCP", "object_store")
 
 
@@ -59,12 +59,6 @@ class Model:
         return Size(matrices, hidden * self.size.vocabulary, layers, hidden)
 
     @property
-    def cache_bytes(self) -> int:
-        """Of a token's keys and values in bfloat16."""
-        hidden, _, layers, heads, kv_heads, _ = SHAPES[self.name]
-        return 2 * 2 * layers * kv_heads * (hidden // heads)
-
-    @property
     def layers(self) -> int:
         """Depth."""
         return self.size.layers
@@ -84,6 +78,11 @@ class GpuRun:
     def weights(self) -> int:
         """Bytes of the policy."""
         return engine_weights(self.cfg, self.model.size)
+
+    @property
+    def rank(self) -> Rank:
+        """For the memory account."""
+        return Rank(self.cfg, self.model.size)
 
     @property
     def gpus(self) -> int:
@@ -107,13 +106,22 @@ class GpuRun:
         return EngineCosts(
             step_s=self.hardware.engine("step") + joined,
             weights_s=self.weights / read,
-            context_s=self.model.cache_bytes / read,
+            context_s=engine_memory.cached_token(self.rank) / read,
             compute_s=token_s,
             prompt_token_s=token_s,
         )
 
+    @property
+    def gathers(self) -> float:
+        """What ZeRO-3 moves in a microbatch of a step, in times that weights are gathered.
+
+        Weights forward and backward, gradients once (Rajbhandari et al., 2020, §7), which travel in
+        float32 (`communication_data_type` of learner.deepspeed_config).
+        """
+        return 2 + 4 / self.rank.size
+
     def gathered_s(self) -> float:
-        """Gathering all weights once over the ranks, or reducing all gradients once."""
+        """Gathering all weights once over the ranks."""
         ranks = self.cfg.learner.ranks
         if ranks == 1:
             return 0.0
@@ -128,7 +136,9 @@ class GpuRun:
         optimizer = self.hardware.node("host_bandwidth") if offload else gpu("memory_bandwidth")
         sent = mean * TOKEN_BYTES / (self.hardware.node("tcp") * self.hardware.node("links"))
         return LearnerCosts(
-            step=PassCosts(training(self.model.flops, 1, mean) / speed, 0.0, GATHERS * gathered),
+            step=PassCosts(
+                training(self.model.flops, 1, mean) / speed, 0.0, self.gathers * gathered
+            ),
             score=PassCosts(forward(self.model.flops, 1, mean) / speed, 0.0, gathered),
             optimizer_s=moved / optimizer,
             trajectory_s=self.host.trajectory_s,
@@ -182,10 +192,12 @@ class GpuRun:
         )
 
     def cache_tokens(self) -> int:
-        """That fit in an engine's cache, beside its weights."""
-        rollout = self.cfg.rollout
-        share = rollout.gpu_memory * self.hardware.gpu("memory") * GIB * rollout.tensor_parallel
-        return max(0, int(share - self.weights) // self.model.cache_bytes)
+        """That fit in an engine's cache, beside what else it takes."""
+        rollout, parts = self.cfg.rollout, engine_memory.on_gpu(self.rank)
+        others = sum(parts.values()) - engine_memory.cache(self.rank)
+        left = rollout.gpu_memory * self.hardware.gpu("memory") * GIB - others
+        cached = engine_memory.cached_token(self.rank)
+        return max(0, int(left * rollout.tensor_parallel) // cached)
 
     def network(self, update_s: float) -> Mapping[str, float]:
         """Bytes a second by what travels: weights to the engines' GPUs, trajectories, gathers.
@@ -196,7 +208,7 @@ class GpuRun:
         tokens = self.workload.tokens() * ppo.episodes
         steps = -(-ppo.episodes // ppo.minibatch)
         step = max(1, -(-tokens // (learner.ranks * steps * learner.microbatch_tokens)))
-        passes = ppo.epochs * steps * step * GATHERS + steps * step + 1
+        passes = ppo.epochs * steps * step * self.gathers + steps * step + 1
         engines = self.cfg.rollout.workers * self.cfg.rollout.tensor_parallel
         ranks = learner.ranks
         return {
@@ -208,4 +220,4 @@ class GpuRun:
     def host_bytes(self) -> float:
         """Of what learner.offload moves to the hosts, on one node."""
         ranks = min(self.cfg.learner.ranks, int(self.hardware.node("gpus")))
-        return ranks * offloaded(Rank(self.cfg, self.model.size))
+        return ranks * offloaded(self.rank)

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from statistics import fmean
 
-from benchmarks.model_sizes import CACHE
 from benchmarks.scaling.gpu import CHANNELS, GpuRun, Model
 from benchmarks.scaling.hardware import Hardware
 from benchmarks.scaling.parts import HostCosts
 from benchmarks.scaling.workload import Workload
 from benchmarks.simulation.virtual import VirtualCluster
+from cluster.placement import engine_memory
 from cluster.placement.learner_memory import GIB
 from cluster.placement.memory import card_bytes, received
 from cluster.placement.types import RESERVE
@@ -90,9 +90,9 @@ def short_of(run: GpuRun) -> str:
     if most > RESERVE * gib * GIB:
         return f"a rank's GPU: {most / GIB:.0f} GiB at the moment '{moment}'"
     rollout = run.cfg.rollout
-    own = CACHE * run.weights / rollout.tensor_parallel
+    own = sum(engine_memory.on_gpu(run.rank).values())
     if own > rollout.gpu_memory * gib * GIB:
-        return f"an engine's GPU: {own / GIB:.0f} GiB of weights and cache"
+        return f"an engine's GPU: {own / GIB:.0f} GiB of weights, activations and cache"
     arriving, left = received(run.cfg, run.model.size), (1 - rollout.gpu_memory) * gib
     if arriving > left * GIB:
         return f"an engine's GPU: {arriving / GIB:.1f} GiB of arriving weights, {left:.1f} left"

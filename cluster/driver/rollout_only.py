@@ -21,11 +21,11 @@ from cluster.job import Job
 from cluster.phases.conversation import conversation
 from cluster.placement.layout import without_learner
 from cluster.run.lease import Token
-from cluster.stream.collect import Batch, Collector
+from cluster.stream.collect import Collector
 from cluster.stream.recorded_blocks import metadata_of, write_blocks
 from cluster.wait import wait_for
 from configs.schema import RunConfig
-from report.metrics import EPISODES, append, plain
+from report.metrics import EPISODES, Record, append, plain
 from rollout.renderer import Renderer
 from rollout.trajectory import Trajectory
 
@@ -51,12 +51,11 @@ def record_rollouts(cfg: RunConfig, out: Path, updates: int) -> None:
         for update in range(1, updates + 1):
             begin = time.monotonic()
             with watched(buffer, cfg.cluster):
-                batch = collector.take(update)
-            played = [_of_version(trajectory) for trajectory in batch.trajectories]
+                played, record = _taken(collector, update)
             write_blocks(out, update, 0, played, metadata)
             told = [{"update": update} | conversation(t, renderer) for t in played[:CONVERSATIONS]]
             append(out / EPISODES, *map(plain, told))
-            print(summary(update, played, batch, time.monotonic() - begin), flush=True)
+            print(summary(update, played, record, time.monotonic() - begin), flush=True)
     print(
         f"{out}: blocks of {updates} update{'s' * (updates > 1)}; a learner trains on them with "
         f"ppo.blocks={out} model.path={model} sft.steps=0",
@@ -75,6 +74,13 @@ def _started(job: Job) -> Collector:
     return collector
 
 
+def _taken(collector: Collector, update: int) -> tuple[list[Trajectory], Record]:
+    """The episodes of an update, and what is known of how they were played."""
+    batch = collector.take(update)
+    played = [_of_version(trajectory) for trajectory in batch.trajectories]
+    return played, batch.record | collector.loads()
+
+
 def _nowhere(kind: str, **fields: object) -> None:
     """There is no metrics file; a lost engine that comes again changes no block."""
 
@@ -88,17 +94,17 @@ def _of_version(trajectory: Trajectory) -> Trajectory:
     return replace(trajectory, segments=tuple(segments))
 
 
-def summary(update: int, played: list[Trajectory], batch: Batch, seconds: float) -> str:
+def summary(update: int, played: list[Trajectory], record: Record, seconds: float) -> str:
     """One line on the episodes of an update."""
     ends = Counter(trajectory.end for trajectory in played)
     success = np.mean([trajectory.metrics.get("success", 0.0) for trajectory in played])
     reward = np.mean([trajectory.total_reward for trajectory in played])
     tokens = sum(trajectory.action_tokens for trajectory in played)
-    known = [idle for idle in batch.record["engine_idle"] if idle is not None]
+    known = [idle for idle in record["engine_idle"] if idle is not None]
     idle = f", engines idle {np.mean(known):.0%}" if known else ""
     shown = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
     return (
-        f"update {update}: {len(played)} episodes ({shown}, {batch.record['failed']} failed) in "
+        f"update {update}: {len(played)} episodes ({shown}, {record['failed']} failed) in "
         f"{seconds:.1f} s; success {success:.1%}, reward {reward:.2f}, {tokens:,} sampled tokens"
         f"{idle}"
     )

@@ -21,6 +21,7 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 
 from cluster.failures import DeadlineExceeded, RunFailure, first_line
 from cluster.placement.nodes import address_of, live_nodes, local_cpus, reachable
+from cluster.run.left_processes import mark_own
 from cluster.run.logs import last_words, session_logs
 from cluster.run.stop_signals import Terminated
 from cluster.run.stop_wait import extend_stop_wait
@@ -120,6 +121,7 @@ def _use_token() -> None:
 def _start_local(cfg: RunConfig, cpus: float, runtime_env: dict[str, object]) -> None:
     """Start Ray; on a busy machine again, for it gives itself 30 s and the run has its deadline."""
     deadline = time.monotonic() + cfg.cluster.start_deadline_s
+    mark_own()
     while True:
         before = set(psutil.Process().children(recursive=True))
         try:

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import yaml
 
-from cluster.launch.pod_templates import STORAGE, Manifest, head_group, mount_volume, worker_group
+from cluster.launch.pod_templates import (
+    STORAGE,
+    Manifest,
+    head_group,
+    mount_volume,
+    submitter,
+    worker_group,
+)
 from cluster.launch.pods import ManifestOptions, worker_pods
 from configs.load import ConfigError, dump
 from configs.model_folder import on_hub
@@ -63,6 +70,7 @@ def manifest(cfg: RunConfig, options: ManifestOptions) -> list[Manifest]:
         "preRunningDeadlineSeconds": 1800,  # for pods that find no node; the job then fails
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,
+        "submitterPodTemplate": submitter(options),
         "rayClusterSpec": spec,
     }
     data = {"config.yaml": _BlockText(dump(on_storage(cfg)))}

@@ -14,6 +14,8 @@ from cluster.placement.types import ROLE
 
 STORAGE = "/mnt/cardinal"  # where every pod mounts the storage claim
 USER = 1000  # of the images in docker/
+# Where NVIDIA's runtime is the nodes' default, an image that asks for GPUs sees them unrequested.
+NO_GPU = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
 DASHBOARD, AGENT, GCS, METRICS = 8265, 52365, 6379, 8080
 
 Manifest = dict[str, Any]  # an object of Kubernetes, or a part of one
@@ -52,6 +54,21 @@ def worker_group(pods: Pods, options: ManifestOptions) -> Manifest:
     }
 
 
+def submitter(options: ManifestOptions) -> Manifest:
+    """The pod that submits a RayJob and follows its log.
+
+    KubeRay's own has the head's image and pull secrets, and nothing else that a namespace may ask.
+    """
+    container = _restricted("ray-job-submitter", options) | {
+        "env": [NO_GPU],
+        "resources": {
+            "requests": {"cpu": "500m", "memory": "200Mi"},  # KubeRay's own
+            "limits": {"cpu": "1", "memory": "1Gi"},
+        },
+    }
+    return {"spec": _pod(container, options) | {"restartPolicy": "Never"}}
+
+
 def mount_volume(spec: Manifest, name: str, source: Manifest, path: str) -> None:
     """Add a volume to a pod's spec, mounted in its one container."""
     (container,) = spec["containers"]
@@ -67,7 +84,8 @@ def _start_parameters(pods: Pods) -> dict[str, str]:
     }
 
 
-def _pod_spec(container: Manifest, pods: Pods, options: ManifestOptions) -> Manifest:
+def _pod(container: Manifest, options: ManifestOptions) -> Manifest:
+    """What all pods have, as the Pod Security Standard `restricted` wants it."""
     spec: Manifest = {
         "securityContext": {
             "runAsNonRoot": True,
@@ -75,6 +93,7 @@ def _pod_spec(container: Manifest, pods: Pods, options: ManifestOptions) -> Mani
             "runAsGroup": USER,
             "fsGroup": USER,
             "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
         # Kubernetes' variables of services: VLLM_PORT, where one is called vllm, ends every engine.
@@ -84,6 +103,11 @@ def _pod_spec(container: Manifest, pods: Pods, options: ManifestOptions) -> Mani
         spec["imagePullSecrets"] = [{"name": name} for name in options.pull_secrets]
     if options.priority_class:
         spec["priorityClassName"] = options.priority_class
+    return spec
+
+
+def _pod_spec(container: Manifest, pods: Pods, options: ManifestOptions) -> Manifest:
+    spec = _pod(container, options)
     limit = _mebibytes(pods.object_store + GIB)  # NCCL's shared memory, too
     mount_volume(spec, "shm", {"emptyDir": {"medium": "Memory", "sizeLimit": limit}}, "/dev/shm")
     claim = {"persistentVolumeClaim": {"claimName": options.claim}}
@@ -101,12 +125,18 @@ def _container(pods: Pods, options: ManifestOptions) -> Manifest:
         {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
         for name, (secret, key) in options.secrets.items()
     ]
+    home: Manifest = {"name": "HF_HOME", "value": f"{STORAGE}/huggingface"}
+    return _restricted(f"ray-{'head' if pods.name == 'head' else 'worker'}", options) | {
+        "env": [home, *([] if pods.gpus else [NO_GPU]), *secrets],
+        "resources": {"requests": requests, "limits": limits},
+    }
+
+
+def _restricted(name: str, options: ManifestOptions) -> Manifest:
     return {
-        "name": f"ray-{'head' if pods.name == 'head' else 'worker'}",
+        "name": name,
         "image": options.image or f"cardinal:{'gpu' if options.gpus else 'cpu'}",
         "imagePullPolicy": "IfNotPresent",
-        "env": [{"name": "HF_HOME", "value": f"{STORAGE}/huggingface"}, *secrets],
-        "resources": {"requests": requests, "limits": limits},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},

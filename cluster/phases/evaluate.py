@@ -23,7 +23,7 @@ from report.metrics import Record
 from report.statistics import passes_at, summarise
 from rollout.episode import EpisodeRequest
 from rollout.renderer import Renderer
-from rollout.trajectory_summary import TrajectorySummary
+from rollout.trajectory_summary import TrajectorySummary, mean_metrics
 
 CONVERSATIONS = 4  # kept a stage and variant
 PASS_AT = (1, 4, 16)
@@ -33,7 +33,7 @@ class Evaluation(NamedTuple):
     """What an evaluation gives.
 
     record: success of the greedy answers with its interval, means of all measures, ends,
-        seconds; `sampled`, `pass_at` and `pass_at_questions` of the samples.
+        seconds; `sampled`, `pass_at` of the samples, and its questions and interval.
     samples: conversations of greedy episodes.
     outcomes: one row per episode, by decoding, seed and sample.
     """
@@ -142,7 +142,7 @@ def variant_record(greedy: Played, sampled: Played, seconds: float) -> Record:
     assert len(versions) <= 1, f"an evaluation of several policies: versions {sorted(versions)}"
     record = {
         **_shares(played),
-        "metrics": measures([summary.metrics for summary in played]),
+        "metrics": mean_metrics(played),
         "reward": sum(summary.reward for summary in played) / len(played),
         "ends": dict(Counter(summary.end for summary in both)),
         "tokens_per_second": sum(summary.action_tokens for summary in both) / seconds,
@@ -168,7 +168,7 @@ def _shares(played: list[TrajectorySummary]) -> Record:
 
 
 def passes(sampled: Played) -> Record:
-    """pass@k by k, of the samples that did not fail, and how many questions have k of them.
+    """pass@k by k, of the samples that did not fail, with its interval and number of questions.
 
     Seeds may ask the same question.
     """
@@ -182,6 +182,7 @@ def passes(sampled: Played) -> Record:
     return {
         "pass_at": {str(k): each.share for k, each in found.items()},
         "pass_at_questions": {str(k): each.questions for k, each in found.items()},
+        "pass_at_interval": {str(k): list(each.interval) for k, each in found.items()},
     }
 
 
@@ -202,12 +203,3 @@ def outcomes(played: Played, stage: str, variant: str) -> list[Record]:
         }
         for request, summary in zip(played.requests, played.summaries, strict=True)
     ]
-
-
-def measures(metrics: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each measure over the episodes that have it: not every route has a landmark."""
-    return {
-        name: sum(values) / len(values)
-        for name in sorted({name for one in metrics for name in one})
-        if (values := [one[name] for one in metrics if name in one])
-    }

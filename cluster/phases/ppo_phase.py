@@ -24,6 +24,7 @@ from cluster.stream.collect import Batch, Collector
 from learner.engine import ReferencePolicy, TrainingEngine
 from learner.packed_update import pack_ahead
 from learner.ppo import critic_steps, ppo_steps, ppo_update
+from learner.scoring_step import scoring_passes
 from report.metrics import Record
 
 TRACER = trace.get_tracer("cardinal")
@@ -90,13 +91,7 @@ class PPOPhase:
         self._collector.write_batch(update, batch)
         learning = time.monotonic()
         metrics = ppo_update(
-            engine,
-            batch.trajectories,
-            cfg,
-            update - 1,
-            reference,
-            version=rank.version,
-            packed=batch.packed,
+            engine, batch.trajectories, cfg, update - 1, reference, rank.version, batch.packed
         )
         check_update(cfg, metrics, update)
         learned = time.monotonic()
@@ -110,6 +105,7 @@ class PPOPhase:
             updates=cfg.ppo.updates,
             version=rank.version,
             **(metrics | batch.record | loads | sync),
+            tokens_scored=scoring_passes(cfg.ppo) * metrics["tokens"],
             learn_seconds=learned - learning,
             seconds=seconds,
             learner_idle=(taken - begin + sync["sync_waited_seconds"]) / seconds,

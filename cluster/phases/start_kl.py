@@ -13,10 +13,10 @@ from configs.schema import RunConfig
 from learner import distributed
 from learner.engine import TrainingEngine
 from learner.parity import parity
-from rollout.block_files import parts, read_block, write_block
+from rollout.block_files import parts, read_block, remove_parts, write_block
 from rollout.trajectory import Trajectory
 
-EPISODES = 256  # kept, over all ranks
+EPISODES = 256  # kept at most, over all ranks, but one of each question at least
 VERSION = 0  # of every run's start
 
 
@@ -31,10 +31,17 @@ class StartKL:
         self._kept: list[Trajectory] | None = None
 
     def keep(self, trajectories: list[Trajectory]) -> None:
-        """Keep this rank's episodes of the start, for this run and for those that name it."""
-        kept = trajectories[: EPISODES // self._cfg.learner.ranks]
+        """Keep episodes of the start, for this run and for those that name it; a collective call.
+
+        As many of each question, whichever rank holds them: those of one question are alike.
+        """
+        shares = distributed.all_gather([(t.group_id, t.id) for t in trajectories])
+        chosen = _of_each_question([pair for share in shares for pair in share])
+        kept = [t for t in trajectories if t.id in chosen]
         write_block(self._folder, self._rank, kept)
         self._kept = None
+        if self._rank == 0:  # those of an earlier attempt, on more ranks
+            remove_parts(self._folder, self._cfg.learner.ranks)
         distributed.barrier()
 
     def kl(self, engine: TrainingEngine) -> float | None:
@@ -58,3 +65,15 @@ class StartKL:
             return [t for file in parts(self._folder) for t in read_block(file)]
         except ValueError as error:
             raise RunFailure(f"{self._folder.parent}/{error}") from error
+
+
+def _of_each_question(episodes: list[tuple[int, str]]) -> set[str]:
+    """Ids of the first episodes of each question.
+
+    episodes: (question, id) of all ranks'.
+    """
+    questions: dict[int, list[str]] = {}
+    for question, name in sorted(episodes):
+        questions.setdefault(question, []).append(name)
+    most = max(1, EPISODES // max(1, len(questions)))
+    return {name for own in questions.values() for name in own[:most]}

@@ -98,7 +98,7 @@ def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) ->
 
 
 def proof_requests(cfg: RunConfig, kind: str) -> list[EpisodeRequest]:
-    """A few training episodes for the weight proof."""
+    """A few training episodes for the weight proof; one for each engine at least."""
     return [
         EpisodeRequest(
             id=f"proof/{kind}/{i:06d}",
@@ -108,5 +108,5 @@ def proof_requests(cfg: RunConfig, kind: str) -> list[EpisodeRequest]:
             temperature=cfg.rollout.temperature,
             sampling_seed=cfg.seed,
         )
-        for i in range(min(PROOF_EPISODES, cfg.rollout.in_flight))
+        for i in range(max(min(PROOF_EPISODES, cfg.rollout.in_flight), cfg.rollout.workers))
     ]

@@ -1,19 +1,20 @@
 """The memory account of a run: what its learner ranks, engines, hosts and pods need, in bytes.
 
 Input: a configuration and the sizes of its model. `cardinal check`, the placement, the KubeRay
-manifest and benchmarks/model_sizes.py all use this one; a rank's parts are in learner_memory.py.
+manifest and benchmarks/model_sizes.py all use this one; parts are in the files beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from cluster.placement import host_memory, learner_memory, transfer_memory
+from cluster.placement import engine_memory, host_memory, learner_memory, transfer_memory
 from cluster.placement.layout import weight_channel
 from cluster.placement.learner_memory import BYTES, GIB, MIB, Rank
 from cluster.placement.types import Needs, Node
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 PROCESS_BYTES = 700 * MIB  # of a Python process with torch (and vLLM) imported, measured
 ENVIRONMENT_BYTES = 32 * MIB  # of a process of environments; Cardinal's own of text take 18 MiB
 GPU_PROCESS_BYTES = 6 * GIB  # of a process with CUDA's libraries
-# An engine that sleeps keeps CUDA's context, its graphs and its communicators; assumed. vLLM logs
-# what is "still in use".
-SLEEPING_BYTES = 2 * GIB
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 TINY_VOCABULARY = 512  # at most, of a model that a run makes
 
 
@@ -174,8 +173,8 @@ def card_parts(cfg: RunConfig, model: ModelSize) -> dict[str, dict[str, int]]:
     """By moment, the parts on the GPU of a learner rank; where an engine shares it, with its own.
 
     A colocated engine sleeps while the rank learns, and wakes with its weights for a publish. Then
-    it takes rollout.gpu_memory of the GPU, beside which the rank scores what it samples, for the
-    proof and in evaluations; of the publish ipc's buffer is still there when it takes its cache.
+    it takes rollout.gpu_memory of the GPU, in which it must find room, beside which the rank scores
+    what it samples, for the proof and in evaluations; ipc's buffer is still there by then.
     """
     run, channel = Rank(cfg, model), weight_channel(cfg, gpu=True)
     moments = learner_memory.on_gpu(run)
@@ -183,16 +182,16 @@ def card_parts(cfg: RunConfig, model: ModelSize) -> dict[str, dict[str, int]]:
         moments["sync"]["weight sync"] = transfer_memory.sender(run, channel)
     if cfg.cluster.layout != "colocated":
         return moments
-    beside = {"sleeping engine": SLEEPING_BYTES}
+    beside = {"sleeping engine": engine_memory.CUDA_BYTES}
     shared = {moment: parts | beside for moment, parts in moments.items()}
-    own = engine_weights(cfg, model) // cfg.rollout.tensor_parallel
-    shared["sync"]["engine weights"], rank = own, moments["score"]
+    engine, rank = engine_memory.on_gpu(run), moments["score"]
+    shared["sync"]["engine weights"] = engine["weights"]
     if channel == "ipc":
         shared["sync"]["engine's copies"] = transfer_memory.receiver(run, channel)
         rank["weight sync"] = transfer_memory.buffer(run)
     share = min(0.99, cfg.rollout.gpu_memory)
-    engine = {"rollout.gpu_memory": int(sum(rank.values()) * share / (1 - share))}
-    return shared | {"play": rank | engine}
+    taken = max(sum(engine.values()), int(sum(rank.values()) * share / (1 - share)))
+    return shared | {"play": rank | {"rollout.gpu_memory": taken}}
 
 
 def card_bytes(cfg: RunConfig, model: ModelSize) -> dict[str, int]:
@@ -228,7 +227,7 @@ def process_needs(
     return Needs(
         worker=host,
         rank=PROCESS_BYTES + host_memory.on_host(Rank(cfg, model)),
-        worker_gpu=each.engine_weights // cfg.rollout.tensor_parallel,
+        engine_gpu=engine_memory.on_gpu(Rank(cfg, model)),
         worker_beside=received(cfg, model),
         rank_gpu=max(card_bytes(cfg, model).values()),
         weights=stored_weights(cfg, model, gpus=True),
@@ -322,7 +321,15 @@ def tiny_vision_size(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Mode
     return size_of(tensors, init.layers, init.hidden, len(tokenizer), positions)
 
 
-def available_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:
+def total_bytes(group: Path = CONTROL_GROUP) -> int:
+    """Memory of this machine, within the control group's limit."""
+    total = int(psutil.virtual_memory().total)
+    with suppress(OSError, ValueError):  # no such control group, or "max": no limit
+        total = min(total, int((group / "memory.max").read_text()))
+    return total
+
+
+def available_bytes(group: Path = CONTROL_GROUP) -> int:
     """Memory that this machine has free, within the control group's limit."""
     free = psutil.virtual_memory().available
     try:

@@ -54,13 +54,15 @@ def groups(cfg: RunConfig, gpu: bool, needs: Needs, learn: bool = True) -> tuple
     """What a run requests: rollout workers, learner ranks, CPUs for Ray Data's tasks."""
     rollout, learner = cfg.rollout, cfg.learner
     engine_gpus = gpu and not (cfg.cluster.layout == "colocated" and learn)
+    card, parts = _engine_card(cfg, needs)
     worker = Group(
         role=WORKER,
         count=rollout.workers,
         cpus=rollout.cpus,
         gpus=float(rollout.tensor_parallel) if engine_gpus else 0.0,
         memory=needs.worker,
-        gpu_gib=_engine_card(cfg, needs) / 2**30 if gpu else 0.0,
+        gpu_gib=card / 2**30 if gpu else 0.0,
+        gpu_parts=parts if gpu else "",
         object_store=needs.weights,
         accelerator=cfg.cluster.accelerator,
     )
@@ -79,10 +81,19 @@ def groups(cfg: RunConfig, gpu: bool, needs: Needs, learn: bool = True) -> tuple
     return (worker, *others)  # there may be none: see `layout.without_engines`
 
 
-def _engine_card(cfg: RunConfig, needs: Needs) -> float:
-    """Bytes that a GPU must have for an engine's share of it, and for what is beside that share."""
+def _engine_card(cfg: RunConfig, needs: Needs) -> tuple[float, str]:
+    """Bytes that a GPU must have for an engine's share of it, or for what is beside that share.
+
+    And which parts these are.
+    """
     share = cfg.rollout.gpu_memory
-    return max(needs.worker_gpu / share, needs.worker_beside / max(0.01, 1 - share))
+    within = sum(needs.engine_gpu.values()) / share
+    beside = needs.worker_beside / max(0.01, 1 - share)
+    if within < beside:
+        arriving = f"arriving weights {needs.worker_beside / 2**30:.1f}"
+        return beside, f"{arriving}, beside rollout.gpu_memory={share:g}"
+    parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in needs.engine_gpu.items())
+    return within, f"{parts}, all in rollout.gpu_memory={share:g}" if parts else ""
 
 
 def cpus(cfg: RunConfig) -> float:

@@ -108,14 +108,18 @@ def _short_of_memory(
             "learner.zero_stage=3 over more ranks, fewer learner.microbatch_tokens or a smaller "
             "model would fit"
         )
+    elif kind == GPU_MEMORY:
+        remedy = "a larger rollout.tensor_parallel or a smaller model would fit"
     else:
         remedy = (
             "a larger rollout.tensor_parallel on GPUs, less rollout.kv_cache_gib or a smaller "
             "model would fit"
         )
-    gpu = f" ({largest.accelerator})" if kind == GPU_MEMORY and largest.accelerator else ""
+    on_gpu = kind == GPU_MEMORY
+    gpu = f" ({largest.accelerator})" if on_gpu and largest.accelerator else ""
+    parts = f" ({group.gpu_parts})" if on_gpu and group.gpu_parts else ""
     return (
-        f"too little memory: a {group.role} needs {need / 2**30:.1f} GiB of {kind}, "
+        f"too little memory: a {group.role} needs {need / 2**30:.1f} GiB of {kind}{parts}, "
         f"and the largest node, {largest.name}{gpu}, has {size / 2**30:.1f}; {remedy}"
     )
 

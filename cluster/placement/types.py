@@ -71,14 +71,15 @@ class Needs:
     """Memory of a run's processes, bytes.
 
     worker, rank: of a process in its host's memory.
-    worker_gpu, rank_gpu: on each of its GPUs; an engine's within rollout.gpu_memory of it.
+    engine_gpu: by part on each GPU of an engine, within rollout.gpu_memory of it.
+    rank_gpu: on a rank's GPU.
     worker_beside: on each GPU of an engine outside of that.
     weights: of one version of the policy, what passes through each object store.
     """
 
     worker: int = 0
     rank: int = 0
-    worker_gpu: int = 0
+    engine_gpu: Mapping[str, int] = field(default_factory=dict)
     rank_gpu: int = 0
     worker_beside: int = 0
     weights: int = 0
@@ -90,6 +91,7 @@ class Group:
 
     cpus, gpus, memory: what each takes of its node, memory in bytes.
     gpu_gib: memory that each of its GPUs must have, of which a rank fills RESERVE at most.
+    gpu_parts: what of, in words.
     object_store: bytes that its node's object store must hold.
     accelerator: the GPU type that it must get; None takes any.
     """
@@ -100,6 +102,7 @@ class Group:
     gpus: float = 0.0
     memory: int = 0
     gpu_gib: float = 0.0
+    gpu_parts: str = ""
     object_store: int = 0
     accelerator: str | None = None
 

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from cluster.failures import InUseError
 from cluster.placement.layout import weight_channel
 from cluster.placement.memory import (
     ENVIRONMENT_BYTES,
@@ -20,6 +21,7 @@ from cluster.placement.memory import (
     machine_bytes,
     process_needs,
     shared_memory,
+    total_bytes,
 )
 from cluster.placement.nodes import local_node, visible_gpus
 from cluster.placement.plan import cpus, plan
@@ -99,7 +101,7 @@ def plan_here(
         environment: bytes of a process of environments.
 
     Raises:
-        ConfigError: too little memory.
+        ConfigError: too little memory; InUseError where others hold what is missing.
         PlacementError: too few GPUs, or too little memory for a process.
     """
     node = local_node(cpus(cfg), available)
@@ -117,9 +119,11 @@ def _check_memory(cfg: RunConfig, memory: dict[str, int], available: int) -> Non
             keys += ["rollout.kv_cache_gib", "learner.microbatch_tokens"]
         elif cfg.learner.offload:
             keys += ["learner.offload"]
-        raise ConfigError(
+        total = total_bytes()
+        others = f", others hold the rest of its {total / GIB:.1f}" if need <= total else ""
+        raise (InUseError if others else ConfigError)(
             f"too little memory: the run needs {need / GIB:.1f} GiB ({parts}), this machine "
-            f"has {available / GIB:.1f} GiB free; lower {', '.join(keys)} or the model"
+            f"has {available / GIB:.1f} GiB free{others}; lower {', '.join(keys)} or the model"
         )
 
 
@@ -156,12 +160,13 @@ def check_shared_memory(cfg: RunConfig, model: ModelSize, store: bool) -> None:
         store: whether the object store is still to be made.
 
     Raises:
-        ConfigError: the sizes, and what to do.
+        ConfigError: the sizes, and what to do; InUseError where others hold what is missing.
     """
     parts = shared_memory(cfg, model, store and not os.environ.get(SLOW_STORE))
-    need, free = sum(parts.values()), shutil.disk_usage(SHARED_MEMORY).free
+    need, usage = sum(parts.values()), shutil.disk_usage(SHARED_MEMORY)
+    free = usage.free
     if need > free:
-        raise ConfigError(
+        raise (InUseError if need <= usage.total else ConfigError)(
             f"{SHARED_MEMORY} has {free / GIB:.2f} GiB free, and the run needs "
             f"{_sizes(need, parts)}; in Docker give `--shm-size={need / GIB + 1:.0f}g`, lower "
             f"cluster.object_store_gib, or set {SLOW_STORE}=1, which puts the store on a disk"

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
-from cluster.failures import RunFailure
-from configs.load import ConfigError
+from cluster.failures import InUseError, RunFailure
+from cluster.run.left_processes import end_left, process_state
 
 FOLDER = "lease"
 OWNED, ENDED = ".json", ".ended"  # how the newest lease's file is named
@@ -55,14 +55,14 @@ class Owner:
     def this_process(cls) -> Owner:
         """This process, from now on."""
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-        return cls(_host(), os.getpid(), _state(os.getpid())[1], since)
+        return cls(_host(), os.getpid(), process_state(os.getpid())[1], since)
 
     def lives(self) -> bool | None:
         """Whether the process lives; None where only its heartbeat can tell."""
         if self.host != _host():
             return None
         try:
-            state, started = _state(self.pid)
+            state, started = process_state(self.pid)
         except (FileNotFoundError, ProcessLookupError):
             return False
         return started == self.started and state not in "ZX"  # a zombie, dead
@@ -103,7 +103,7 @@ class Lease:
     """A context that owns a run folder, which must exist; `token` is for all who write to it.
 
     Raises:
-        ConfigError: another process owns it; the sentence says which and what to do.
+        InUseError: another process owns it; the sentence says which and what to do.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -157,7 +157,7 @@ def refuse_if_owned(folder: Path) -> None:
     """Refuse a run folder whose owner lives.
 
     Raises:
-        ConfigError: who owns it, since when, and what to do.
+        InUseError: who owns it, since when, and what to do.
     """
     number, owner = _newest(folder) or (0, None)
     if owner is not None:
@@ -168,15 +168,17 @@ def _why_free(folder: Path, number: int, owner: Owner) -> str:
     """Why an owner has no right to a folder.
 
     Raises:
-        ConfigError: it has.
+        InUseError: it has.
     """
     if _is_copy(folder, number, owner) and not _beats(folder, owner, number):
         return f"a copy of {owner.folder}, which stays that of {owner}"
     lives = owner.lives()
+    if lives is False:  # its processes may still be ending, and hold what the next one needs
+        end_left(owner.pid, owner.started)
     if lives is None:
         lives = _beats(folder, owner, number)
     if lives:
-        raise ConfigError(
+        raise InUseError(
             f"{folder}: the run folder is in use by {owner}; wait until that run has ended, or "
             "end it"
         )
@@ -278,13 +280,6 @@ def _create(file: Path, text: str) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def _state(pid: int) -> tuple[str, int]:
-    """A process's state, a letter, and its start in clock ticks since the boot: fields 3 and 22."""
-    words = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    after_name = words.rpartition(")")[2].split()  # the name may hold spaces and brackets
-    return after_name[0], int(after_name[19])
 
 
 def _host() -> str:

@@ -110,8 +110,8 @@ class Batch(NamedTuple):
 
     trajectories: its own; views on shared memory.
     next_group: number of the first group of episodes that no update has taken.
-    record: failed, failed_ids, waited_seconds; on rank 0 also the trajectories by staleness, and
-        how many episodes were where.
+    record: failed, failed_ids, waited_seconds; on rank 0 also the trajectories by staleness, how
+        many episodes were where, and figures of all that was played (`of_all_played`).
     packed: the same trajectories in microbatches, where they were fetched ahead.
     """
 
@@ -189,7 +189,7 @@ class Collector:
     def _batch(self, share: Share) -> tuple[Batch, list[list[str]]]:
         record: Record = {"failed": len(share.failed), "failed_ids": share.failed}
         if self._rank == 0:
-            record |= {"staleness": share.staleness, "ledger": share.states}
+            record |= {"staleness": share.staleness, "ledger": share.states, **share.played}
         batch = Batch(fetch(self._job.cfg, share.rows), share.next_group, record)
         return batch, share.minibatches
 

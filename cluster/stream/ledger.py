@@ -101,12 +101,14 @@ class Batch(NamedTuple, Generic[S]):
     """The episodes of one update.
 
     results: those that did not fail, first admitted first.
+    passed: those of groups that the update passes over, which did not fail either.
     staleness: how many of them are 0, 1, … versions old, up to the bound.
     failed: ids of the episodes that failed since the batch before it was taken.
     next_group: number of the first group that no update has taken; a resume begins with it.
     """
 
     results: list[S]
+    passed: list[S]
     staleness: list[int]
     failed: list[str]
     next_group: int
@@ -303,13 +305,14 @@ class Ledger(Generic[S]):
         self._update = update
         failed = [summary.id for summary in self._failures]
         self._failures, self.finished = [], 0
-        for group in selection.passed:
-            self._ready -= len(group.ended_well())
-            self.dropped["no signal"] += len(group.ended_well())
-        results = [result for group in selection.kept for result in group.ended_well()]
-        self._ready -= len(results)
+        results, passed = (
+            [result for group in groups for result in group.ended_well()] for groups in selection
+        )
+        self._ready -= len(results) + len(passed)
+        if passed:
+            self.dropped["no signal"] += len(passed)
         self._taken[update] = len(results)
-        return Batch(results, self._staleness(results), failed, self.next_group)
+        return Batch(results, passed, self._staleness(results), failed, self.next_group)
 
     def _selected(self, stream: Stream) -> Selection[Group[S]] | None:
         """What the next update uses up, once all groups up to its last one have finished.

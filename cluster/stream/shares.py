@@ -16,7 +16,7 @@ from cluster.stream.ledger import Batch
 from configs.schema import RunConfig
 from learner.minibatches import deal, update_minibatches
 from rollout.trajectory import Block
-from rollout.trajectory_summary import TrajectorySummary
+from rollout.trajectory_summary import TrajectorySummary, mean_metrics
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,30 @@ def shards(
     ]
 
 
+def of_all_played(batch: Batch[BufferedTrajectory]) -> dict[str, float]:
+    """What stands in an update's record in the place of the figures of what it trains on.
+
+    Groups without signal are all right or all wrong: without those that were passed over, the rest
+    says more than it should of a poor policy and less of a good one.
+
+    Returns:
+        episodes_played, tokens_played, and reward, success, first_try and metric_NAME as the
+        learner names them; nothing where no group was passed over.
+    """
+    if not batch.passed:
+        return {}
+    played = [t.summary for t in (*batch.results, *batch.passed)]
+    means = mean_metrics(played)
+    outcomes = {name: means.pop(name, 0.0) for name in ("success", "first_try")}
+    return {
+        "episodes_played": len(played),
+        "tokens_played": sum(summary.tokens for summary in played),
+        "reward": sum(summary.reward for summary in played) / len(played),
+        **outcomes,
+        **{f"metric_{name}": mean for name, mean in means.items()},
+    }
+
+
 class Shares:
     """What the ranks are given: of the batch of each update, and of what was collected last."""
 
@@ -116,4 +140,5 @@ class Shares:
         shard = own.pop(rank)
         if not own:
             del self._batches[update]
-        return Share(*shard, batch.staleness, batch.failed, batch.next_group, states)
+        played = of_all_played(batch)
+        return Share(*shard, played, batch.staleness, batch.failed, batch.next_group, states)

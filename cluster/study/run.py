@@ -47,7 +47,8 @@ def check_study(study: StudyConfig, parallel: int = 1) -> None:
                 raise ConfigError(str(error)) from error
         found = study.arms[arm]
         begin = f"from {found.source or 'the model of the base'}"
-        steps = [f"steps: as many as {found.match}'s FLOPs buy"] if found.match else []
+        buy = f"{found.matched}: as many as {found.match}'s FLOPs buy"
+        steps = [buy] if found.match else []
         print(f"{arm}: {begin}{f' at {found.at}' if found.at else ''}", *found.overrides, *steps)
 
 
@@ -147,7 +148,7 @@ def _begin(study: StudyConfig, arm: str, seed: int, slots: Slots) -> None:
     """Give a run to a slot; one that was begun before continues.
 
     Raises:
-        ConfigError: its SFT steps cannot be chosen (`match`).
+        ConfigError: its SFT steps or updates cannot be chosen (`match`).
     """
     steps = matched_steps(study, arm, seed) if study.arms[arm].match is not None else 1
     cfg, name = study.run(arm, seed, steps), f"{arm}/seed{seed}"

@@ -21,7 +21,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.failures import ClusterBusyError, RunFailure
+from cluster.failures import BusyError, InUseError, RunFailure
+from cluster.run.left_processes import end_left, process_state
 from configs.load import ConfigError
 from configs.schema import RunConfig
 
@@ -29,13 +30,14 @@ if TYPE_CHECKING:  # Ray is imported in slots alone
     from cluster.driver.rollout_pool import RolloutPool
 
 LOCK = ".lock"
-FINISHED, BUSY = "finished", "the cluster is busy: "
+FINISHED, BUSY = "finished", "others use what it needs: "
 GRACE_S = 90.0  # for the slots of a study that died to take down Ray and engines
 
 
 @dataclass
 class _Slot:
     process: SpawnProcess
+    started: int  # as `process_state` has it
     jobs: Connection
     run: str | None = None
 
@@ -92,6 +94,8 @@ class Slots:
         if status != FINISHED:  # it ends, so that nothing of a broken run is left for the next
             slot.process.join(GRACE_S)
             slot.process.kill()
+            assert slot.process.pid is not None
+            end_left(slot.process.pid, slot.started)
             self._slots[busy[jobs]] = None
         return run, status or f"failed: its process ended with exit code {slot.process.exitcode}"
 
@@ -102,7 +106,8 @@ class Slots:
         process = processes.Process(target=_work, args=(there, self._folder, log))
         process.start()
         there.close()
-        return _Slot(process, here)
+        assert process.pid is not None
+        return _Slot(process, process_state(process.pid)[1], here)
 
 
 def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
@@ -142,7 +147,7 @@ def _attempt(cfg: RunConfig, resume: bool, pool: RolloutPool) -> str:
         if not resume:
             check(cfg)
         code = train(cfg, resume, pool)
-    except ClusterBusyError as error:
+    except BusyError as error:
         return f"{BUSY}{error}"
     except (ConfigError, RunFailure) as error:
         return f"failed: {error}"
@@ -163,7 +168,7 @@ def alone(folder: Path) -> Iterator[None]:
     """Hold a study's folder; slots of one that died a moment ago are waited for.
 
     Raises:
-        ConfigError: another study runs in it.
+        InUseError: another study runs in it.
     """
     with (folder / LOCK).open("w") as lock:
         deadline = time.monotonic() + GRACE_S
@@ -173,7 +178,7 @@ def alone(folder: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise ConfigError(
+                    raise InUseError(
                         f"{folder}: another `cardinal study` is running it; a study has one"
                     ) from None
             if deadline - time.monotonic() > GRACE_S - 1:

@@ -117,9 +117,22 @@ class DeviceChannel:
         return self._engine.weight_shapes()
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All weights, each ready on the CUDA stream that asks for it.
+
+        vLLM packs a chunk on one of two streams, which wait for no other, and ends it within a
+        bucket: merged adapters, computed where the bucket began, are then read where it goes on.
+        """
         assert self._engine is not None
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.synchronize()  # a step or perturbation on the learner's stream
         for bucket in self._engine.weights(self._cluster.sync_bucket_mib * 2**20, everywhere=True):
-            yield from bucket
+            if on_gpu:
+                torch.cuda.current_stream().synchronize()
+            for name, tensor in bucket:
+                if on_gpu:  # until it has been read there, its memory is not given to another
+                    tensor.record_stream(torch.cuda.current_stream())
+                yield name, tensor
 
     def _within_deadline(self, work: Callable[[], T]) -> T:
         """The result of rank 0's work; other ranks are in collectives with it, and follow it."""

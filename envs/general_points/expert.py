@@ -107,17 +107,30 @@ def demonstrations(env: Episode, n: int, seed: int) -> Iterator[Demonstration]:
             options = {"face_rule": rules.MIXED[rule], "wording": int(wording)}
         observation, _ = env.reset(seed=episode_seed, options=options)
         messages = [Message(role="user", content=observation["message"], train=False)]
-        if settings.trajectories != "optimal":
-            least = 1 if settings.trajectories == "suboptimal" else 0
-            for _ in range(int(rng.integers(least, settings.verify_iter))):
-                wrong = answer(env, wrong_formula(env.hand, rng))
-                feedback = env.step(wrong)[0]["message"]
-                messages += _exchange(wrong, feedback, settings.trajectories == "suboptimal")
-        style = settings.formulas
-        right = answer(env, formula(env.hand, style, rng.random() if style == "any" else 0.0))
+        for _ in range(_wrong_answers(settings, rng)):
+            wrong = answer(env, wrong_formula(env.hand, rng, settings.formulas))
+            feedback = env.step(wrong)[0]["message"]
+            messages += _exchange(wrong, feedback, settings.trajectories == "suboptimal")
+        right = answer(env, _drawn_formula(env.hand, rng, settings.formulas))
         messages.append(Message(role="assistant", content=right, train=True))
         images = () if env.image is None else (env.image,)
         yield Demonstration(tuple(messages), images, episode_seed)
+
+
+def _wrong_answers(settings: Settings, rng: np.random.Generator) -> int:
+    """How many wrong answers come before the right one of a demonstration."""
+    if settings.trajectories == "optimal" or settings.verify_iter == 1:
+        return 0
+    if settings.trajectories == "suboptimal":
+        return int(rng.integers(1, settings.verify_iter))
+    if settings.corrected_share is None:
+        return int(rng.integers(settings.verify_iter))
+    corrected = rng.random() < settings.corrected_share
+    return int(rng.integers(1, settings.verify_iter)) if corrected else 0
+
+
+def _drawn_formula(hand: Hand, rng: np.random.Generator, style: str) -> str:
+    return formula(hand, style, rng.random() if style == "any" else 0.0)
 
 
 def _exchange(wrong: str, feedback: str, train: bool) -> list[Message]:
@@ -127,9 +140,12 @@ def _exchange(wrong: str, feedback: str, train: bool) -> list[Message]:
     ]
 
 
-def wrong_formula(hand: Hand, rng: np.random.Generator) -> str:
-    """A plausible failure: a right formula with an operator, a number or a parenthesis changed."""
-    right = formula(hand)
+def wrong_formula(hand: Hand, rng: np.random.Generator, style: str = "canonical") -> str:
+    """A plausible failure: a right formula with an operator, a number or a parenthesis changed.
+
+    Where the style has several right ones, it need not be near the one that is demonstrated.
+    """
+    right = _drawn_formula(hand, rng, style)
     while True:
         kind = int(rng.integers(4))
         if kind < 2:

@@ -112,6 +112,13 @@ class Settings:
         "(corrected)",
         choices=("optimal", "suboptimal", "corrected"),
     )
+    corrected_share: float | None = leaf(
+        None,
+        "share of the demonstrations of trajectories=corrected that hold wrong answers, 1 to "
+        "verify_iter - 1 of them; null: how many each holds is drawn from 0 to verify_iter - 1",
+        low=0,
+        high=1,
+    )
     formulas: str = leaf(
         "canonical",
         "demonstrations: the simplest formula with its numbers falling, the simplest "
@@ -233,7 +240,10 @@ def _answer_contradictions(s: Settings) -> dict[str, bool]:
         "rewards are not those of the released verifier, which preset=paper_code grades with": (
             bool(s.rewards) and resolved.released
         ),
-        f"trajectories={s.trajectories} needs verify_iter of at least 2": (
-            s.trajectories != "optimal" and s.verify_iter < 2
+        "trajectories=suboptimal needs verify_iter of at least 2": (
+            s.trajectories == "suboptimal" and s.verify_iter < 2
+        ),
+        f"corrected_share needs trajectories=corrected, not {s.trajectories}": (
+            s.corrected_share is not None and s.trajectories != "corrected"
         ),
     }

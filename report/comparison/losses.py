@@ -12,7 +12,7 @@ from rich.table import Table
 from report.metrics import Record, read
 from report.terminal import Terminal
 
-COMPARED = ("loss", "policy_loss", "value_loss", "entropy", "kl", "grad_norm", "reward")
+COMPARED = ("loss", "policy_loss", "value_loss", "entropy", "kl", "grad_norm")
 
 
 @dataclass(frozen=True)

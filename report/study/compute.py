@@ -101,36 +101,53 @@ def along(run: Path) -> Iterator[tuple[Record, Spent]]:
 
 
 def matched_steps(study: StudyConfig, arm: str, seed: int) -> int:
-    """SFT steps of an arm with `match`: as many as the FLOPs of that arm's own run pay for.
+    """SFT steps, or PPO's updates, of an arm with `match`: as many as that arm's FLOPs pay for.
 
     Raises:
-        ConfigError: what was spent, or what a step costs, is not known.
+        ConfigError: what was spent, or what a step or update costs, is not known.
     """
-    other, cfg = study.arms[arm].match, study.run(arm, seed).sft
-    assert other is not None
+    this = study.arms[arm]
+    assert this.match is not None
     run = study.folder / study.measured(arm)[0] / f"seed{seed}"
-    done = [
-        (record["step"], spent.sft_flops) for record, spent in along(run) if record["kind"] == "sft"
-    ]
-    spend = until(study.folder / other / f"seed{seed}").flops
-    if not done or not math.isfinite(spend + done[-1][1]):
+    spend = until(study.folder / this.match / f"seed{seed}").flops
+    step = _cost_of_update(run) if this.matched == "ppo.updates" else _cost(study, arm, seed, run)
+    if not math.isfinite(spend + step):
         raise ConfigError(
-            f"arms.{arm}.match={other}: its FLOPs, or those of SFT in {run}, are not "
-            "known, for records or model are gone"
+            f"arms.{arm}.match={this.match}: its FLOPs, or those of {this.matched} in {run}, are "
+            "not known, for records or model are gone"
         )
-    steps, sft = done[-1]
-    demonstrations = steps * study.run(run.parent.name, seed).sft.batch_size
-    step = sft / demonstrations * cfg.batch_size * (4 / 3 if cfg.loss == "ce_kl" else 1)
     return max(1, round(spend / step))
 
 
+def _cost(study: StudyConfig, arm: str, seed: int, run: Path) -> float:
+    """FLOPs of an SFT step of an arm, from another's run; nan where that has none."""
+    cfg, measured = study.run(arm, seed).sft, study.run(run.parent.name, seed).sft
+    done = [
+        (record["step"], spent.sft_flops) for record, spent in along(run) if record["kind"] == "sft"
+    ]
+    if not done:
+        return math.nan
+    steps, sft = done[-1]
+    a_demonstration = sft / (steps * measured.batch_size)
+    return a_demonstration * cfg.batch_size * (4 / 3 if cfg.loss == "ce_kl" else 1)
+
+
+def _cost_of_update(run: Path) -> float:
+    """FLOPs of one of a run's PPO updates, their mean; nan where it has none."""
+    updates = [spent.flops for record, spent in along(run) if record["kind"] == "ppo"]
+    return updates[-1] / len(updates) if updates else math.nan
+
+
 def _of_update(record: Record, ppo: Record) -> tuple[float, float]:
-    """Tokens that a PPO update learned from, and that it read besides: each trajectory as it is
-    played and to score it, by the reference policy too where there is one.
+    """Tokens that a PPO update learned from, and that were read besides: of all trajectories as
+    they were played, of those that it learned from to score them.
     """
+    tokens = record["tokens"]
     minibatches = math.ceil(record["episodes"] / ppo["minibatch"])
     epochs = record["steps"] / minibatches  # fewer than ppo.epochs where target_kl ended them
-    return epochs * record["tokens"], (3 if ppo["kl_coef"] else 2) * record["tokens"]
+    # Records of old do not say how often they were scored: once by each policy.
+    scored = record.get("tokens_scored", (2 if ppo["kl_coef"] else 1) * tokens)
+    return epochs * tokens, record.get("tokens_played", tokens) + scored
 
 
 def until(run: Path, at: int | None = None) -> Spent:

@@ -7,7 +7,7 @@ variant that was evaluated.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from configs.load import ConfigError
 from configs.primary import MEASURES
 from report.evaluation import SUCCESS
 from report.metrics import OUTCOMES, Record, read, read_lines
-from report.statistics import clustered, passes_at
+from report.statistics import clustered, over_questions, pass_at, passes_at
 from report.study.compute import Spent, along
 
 UNKNOWN = Spent(sft_flops=math.nan, formula_flops=math.nan)
@@ -143,6 +143,18 @@ def passes(point: Point) -> dict[int, float]:
     """pass@k by k; see `report.statistics.passes_at`."""
     tallies = [(tally.rows, round(tally.total)) for tally in point.samples.values()]
     return {k: found.share for k, found in passes_at(tallies, KS).items()}
+
+
+def pass_interval(points: Sequence[Point], k: int) -> tuple[float, float]:
+    """95 % interval of pass@k over questions, each with its mean over these training seeds."""
+    shares: dict[str, list[float]] = {}
+    for point in points:
+        for question, tally in point.samples.items():
+            if tally.rows >= k:
+                share = pass_at(tally.rows, round(tally.total), k)
+                shares.setdefault(question, []).append(share)
+    rows = sum(max(tally.rows for tally in point.samples.values()) for point in points)
+    return over_questions([math.fsum(each) / len(each) for each in shares.values()], rows)
 
 
 def read_points(

@@ -14,7 +14,7 @@ from report.metrics import Record
 from report.statistics import over_seeds
 from report.study import published
 from report.study.findings import Findings
-from report.study.points import KS, interval, mean, passes, pooled
+from report.study.points import KS, Point, interval, mean, pass_interval, passes, pooled
 from report.study.results import Arm, Study
 from report.study.verdicts import bounds, p_value, signed
 
@@ -123,10 +123,10 @@ def decodings(study: Study) -> str:
             columns: list[list[float | None]] = [
                 [p.greedy for p in points],
                 [p.sampled for p in points],
-                *([passes(p).get(k) for p in points] for k in KS),
             ]
             if points:
                 cells = [_mean_of(values) for values in columns]
+                cells += [_pass_at(points, k) for k in KS]
                 own = [escape(str(tries[name, variant] or "default"))] * uneven
                 rows.append([escape(name), escape(variant), *own, *cells])
     several = any(study.headline(v) == FIRST_TRY for v in study.variants)
@@ -135,9 +135,20 @@ def decodings(study: Study) -> str:
         "Greedy: the likeliest answer, to the questions that have samples. Sampled: one answer at "
         "the evaluation's temperature. pass@k: at least one of k sampled answers solves the "
         "question (unbiased, Chen et al. 2021), of the questions that have k; '–' where fewer "
-        "than nine in ten have."
+        "than nine in ten have [95 % interval over them], and the range of training seeds."
     )
     return table(head, rows) + _note(note)
+
+
+def _pass_at(points: list[Point], k: int) -> str:
+    shares = [share for p in points if (share := passes(p).get(k)) is not None]
+    if len(shares) < len(points):
+        return "–"
+    low, high = pass_interval(points, k)
+    return (
+        f'{_mean_of([*shares])} <span class="faint">[{100 * low:.1f}, {100 * high:.1f}]<br>'
+        f"{100 * min(shares):.1f}–{100 * max(shares):.1f}</span>"
+    )
 
 
 def _mean_of(values: list[float | None]) -> str:

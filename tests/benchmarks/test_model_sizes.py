@@ -50,6 +50,9 @@ def test_larger_models_want_more_and_larger_gpus_fewer():
     assert model_sizes.least(small, 24.0)[:2] == (1, 1)
     assert model_sizes.least(large, 24.0) > model_sizes.least(large, 80.0)
     assert model_sizes.least(large, 1.0).ranks == 0  # not even on 64
+    held = ("rollout.gpu_memory=0.5",)  # 12 GiB, of which an engine of 7B takes 9.9 on each of two
+    assert model_sizes.least(large, 24.0, held).parallel == 2
+    assert model_sizes.least(large, 24.0, ("rollout.gpu_memory=0.4",)).parallel == 4
     full = (
         "learner.zero_stage=0",
         "model.dtype=float32",

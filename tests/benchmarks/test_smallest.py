@@ -7,6 +7,7 @@ import math
 import pytest
 
 from configs.paths import ROOT
+from tests.support.slow import fast
 
 SMALLEST = {  # arguments, and how many rows they print
     "learner_throughput": ("--threads 1 --turns 2 --seconds 0.01 --trajectories 4", 3),
@@ -36,6 +37,7 @@ SLOW = {
     "rollout",
     "demo_seeds",
     "partitioned_memory",
+    "pictures",
     "sync",
     "simulated_cluster",
     "soak",
@@ -54,10 +56,7 @@ def test_none_is_left_out():
     assert names == {*SMALLEST, "faults"}  # that one: tests/end_to_end/test_faults.py
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in SMALLEST],
-)
+@pytest.mark.parametrize("name", fast(SMALLEST.keys() - SLOW, SMALLEST))
 def test_it_runs_in_its_smallest_size(name, capfd):
     arguments, rows = SMALLEST[name]
     importlib.import_module(f"benchmarks.{name}").main(arguments.split())

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.cli import main
 from cluster.command_line import GROUPS
-from cluster.failures import ClusterBusyError, OutOfMemory, PlacementError, RunFailure
+from cluster.failures import ClusterBusyError, InUseError, OutOfMemory, PlacementError, RunFailure
 from cluster.run.stop_signals import Terminated
 from tests.cluster.commands.folders import moved_run, said
 
@@ -61,6 +61,7 @@ def test_bad_input_is_one_line_and_2(arguments, words, capsys, tmp_path, monkeyp
         (PermissionError(13, "Permission denied", "/runs"), 1, "Permission denied: '/runs'"),
         (PlacementError("too few GPUs"), 2, "too few GPUs"),
         (ClusterBusyError("no GPU is free"), 75, "no GPU is free"),
+        (InUseError("the run folder is in use"), 75, "the run folder is in use"),
         (KeyboardInterrupt(), 130, "cardinal: interrupted\n"),
         (Terminated("SIGTERM"), 75, "cardinal: ended by SIGTERM\n"),
         (OutOfMemory("rank 0: CUDA out of memory"), 12, "CUDA out of memory"),

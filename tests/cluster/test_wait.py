@@ -16,7 +16,7 @@ from cluster.wait import (
     wait_for_async,
     wait_until_ready,
 )
-from tests.support.local_ray import local_ray
+from tests.support.local_ray import kill, local_ray, replace_dead
 
 ASKED = ("worker", "do it", 120.0, "block_deadline_s")
 SOON = ("worker", "do it", 0.3, "block_deadline_s")
@@ -43,13 +43,23 @@ def cluster():
         yield
 
 
+@pytest.fixture(scope="module")
+def started(cluster):
+    return [Process.remote() for _ in range(2)]
+
+
 @pytest.fixture
-def processes():
-    made = [Process.remote() for _ in range(2)]
-    ray.get([process.echo.remote(0) for process in made], timeout=300)  # they have started
-    yield made
-    for process in made:
-        ray.kill(process)
+def processes(started):
+    """Two that have started; those of the last test, where they live."""
+    replace_dead(started, Process.remote)
+    return started
+
+
+@pytest.fixture
+def sleeper(processes):
+    """One that is busy for the rest of its life."""
+    yield processes[1]
+    kill(processes[1])
 
 
 def asynchronously(ref, *asked):
@@ -68,10 +78,10 @@ def test_a_value(processes, wait):
     assert wait(processes[0].echo.remote(3), *ASKED) == 3
 
 
-def test_the_deadline_names_who_what_how_long_and_the_key(processes, wait):
+def test_the_deadline_names_who_what_how_long_and_the_key(sleeper, wait):
     words = r"^worker did not do it within 0\.3 s \(cluster\.block_deadline_s\)$"
     with pytest.raises(DeadlineExceeded, match=words):
-        wait(processes[0].sleep.remote(600), *SOON)
+        wait(sleeper.sleep.remote(600), *SOON)
 
 
 def test_a_death_is_an_answer(processes, wait):
@@ -109,14 +119,14 @@ def test_all_of_several(processes):
     wait_for_all(refs, *ASKED, time.monotonic())
 
 
-def test_the_first_error_of_several_is_raised_at_once_with_its_index(processes):
-    refs = [processes[0].sleep.remote(600), processes[1].fail.remote(OSError("no disk"))]
+def test_the_first_error_of_several_is_raised_at_once_with_its_index(processes, sleeper):
+    refs = [sleeper.sleep.remote(600), processes[0].fail.remote(OSError("no disk"))]
     with pytest.raises(WorkerLost, match=r"^worker 1 was lost"):
         wait_for_all(refs, *ASKED, time.monotonic())
 
 
-def test_several_share_one_deadline_from_their_beginning(processes):
-    refs = [processes[0].echo.remote(0), processes[1].sleep.remote(600)]
+def test_several_share_one_deadline_from_their_beginning(processes, sleeper):
+    refs = [processes[0].echo.remote(0), sleeper.sleep.remote(600)]
     wait_until_ready(refs[0], *ASKED)
     begin = time.monotonic()
     with pytest.raises(DeadlineExceeded, match=r"^worker 1 did not do it within 0\.3 s"):
@@ -126,9 +136,9 @@ def test_several_share_one_deadline_from_their_beginning(processes):
     assert time.monotonic() - begin < 60
 
 
-def test_an_answer_or_an_error_is_waited_for_and_not_read(processes):
+def test_an_answer_or_an_error_is_waited_for_and_not_read(processes, sleeper):
     for call in ("echo", "fail"):
         ref = getattr(processes[0], call).remote(ValueError("wrong"))
         wait_until_ready(ref, *ASKED)
     with pytest.raises(DeadlineExceeded, match=r"worker did not do it .*block_deadline_s"):
-        wait_until_ready(processes[0].sleep.remote(600), *SOON)
+        wait_until_ready(sleeper.sleep.remote(600), *SOON)

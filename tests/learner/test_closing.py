@@ -96,6 +96,7 @@ def two_ranks(_: int, folder: Path) -> None:
         check(folder, configured(*setting))
 
 
+@pytest.mark.slow
 def test_nor_do_two_ranks_or_the_shards_of_their_reference(tmp_path):
     spawn(two_ranks, 2, save_llama(tmp_path))
 

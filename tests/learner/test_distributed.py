@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from itertools import product
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
+from ray.train.v2._internal.callbacks.accelerators import _get_visible_accelerator_ids_per_worker
+from ray.train.v2._internal.execution.worker_group import ActorMetadata
 
 from learner import distributed
 from tests.support.learner import spawn
@@ -21,6 +25,36 @@ def test_alone():
     shares = [{"a": torch.tensor(1.0)}, {"a": torch.tensor(2.0)}]
     assert distributed.all_sum_named(shares) == {"a": 3.0}
     assert distributed.all_sum_named([]) == {}
+
+
+@pytest.mark.parametrize("ids", [range(8), range(8, 16), range(16), (3, 9, 10, 11)])
+def test_deepspeed_is_told_the_gpu_that_ray_gave(monkeypatch, ids):
+    """By Ray Train's own order of a node's GPUs, which is that of strings: 10 is before 9."""
+    given = [{"GPU": [str(i)]} for i in ids]
+    workers = [ActorMetadata("host", "node", "address", 1, each) for each in given]
+    visible = _get_visible_accelerator_ids_per_worker(workers, "GPU")
+    said = []
+    monkeypatch.setenv("LOCAL_RANK", "?")
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for rank, own in enumerate(given):
+        index = visible[rank].split(",").index(own["GPU"][0])  # ray.train.torch.get_device
+        monkeypatch.setattr(torch.cuda, "current_device", lambda index=index: index)
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        distributed.join_process_group()
+        assert os.environ["LOCAL_RANK"] == str(index)
+        said.append(index)
+    assert sorted(said) == list(range(len(given)))  # one of them makes what a node has once
+
+
+def test_without_gpus_a_launchers_rank_stays(monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    distributed.join_process_group()
+    assert os.environ["LOCAL_RANK"] == "3"
+    monkeypatch.delenv("LOCAL_RANK")
+    distributed.join_process_group()
+    assert os.environ["LOCAL_RANK"] == "0"
 
 
 def work(rank, out):

@@ -48,10 +48,12 @@ def llama(attention="sdpa", **changes):
     return made
 
 
-def fake(in_row=0.0, padded=0.0, influence=0.0, of=-1, in_rows=0.0):
+def fake(in_row=0.0, padded=0.0, influence=0.0, of=-1, in_rows=0.0, **alone):
     """A model whose log-probabilities in a shared row, or a padded one, are off for sequence `of`.
 
     Influence: half of it is added or taken away in a shared row, by the row's first two tokens.
+    Of rows of one sequence each: beside, as influence; pads, added where the last has other ones;
+    noise, half of it added or taken away from all by the end of the first row.
     A row that is as long as its sequence, alone in its microbatch, is right. In_rows is added
     where there are several shared rows.
     """
@@ -69,9 +71,17 @@ def fake(in_row=0.0, padded=0.0, influence=0.0, of=-1, in_rows=0.0):
         if sequences > rows:
             first, second = m.token_ids.flatten()[:2]
             error += influence / 2 if first < second else -influence / 2
+        elif sequences > 1:
+            error += half("beside", *m.token_ids.flatten()[:2])
+            error += alone.get("pads", 0.0) * bool(m.token_ids[-1, -1])
         if sequences > 1:
             right[begins[of] : begins[of] + m.action_counts[of]] += error
+        if sequences == rows > 1:
+            right += half("noise", *m.token_ids[0, -2:])
         return right
+
+    def half(name, first, second):
+        return alone.get(name, 0.0) / 2 * (1 if first < second else -1)
 
     return score
 
@@ -204,14 +214,59 @@ def test_a_model_whose_forward_pass_fails_is_named():
         check_packing(score, llama(), settings())
 
 
+HALF = settings(dtype="bfloat16")
+
+
 def test_bfloat16_may_round():
-    assert check_packing(fake(in_row=0.04), llama(), settings(dtype="bfloat16")).packing == "auto"
-    assert check_packing(fake(in_row=0.06), llama(), settings(dtype="bfloat16")).cause
+    assert check_packing(fake(in_row=0.04), llama(), HALF).packing == "auto"
+    assert check_packing(fake(in_row=0.06), llama(), HALF).cause
+
+
+@pytest.mark.parametrize("packing", ["auto", "packed", "padded"])
+def test_how_far_a_model_rounds_in_another_shape_refuses_it_in_float32_alone(packing):
+    """Probabilities of real models in bfloat16 move by more than 10 % with the batch's shape."""
+    cfg = replace(HALF, learner=replace(HALF.learner, packing=packing))
+    check = check_packing(fake(in_row=0.3, padded=0.2), llama(), cfg)
+    assert (check.packing, check.cause) == (packing, "")
+    assert check.padded_gap == pytest.approx(0.2, rel=1e-3)
+    with pytest.raises(ValueError, match=r"cannot be trained: .* by 0\.2 nats"):
+        check_packing(fake(in_row=0.3, padded=0.2), llama(), settings(packing))
+
+
+def test_a_row_that_changes_far_more_than_a_batch_is_a_leak_in_bfloat16():
+    """A model that counts its own positions: others' tokens do nothing, their number does."""
+    assert check_packing(fake(in_row=0.59, padded=0.2), llama(), HALF).packing == "auto"
+    limit = ROUNDING["float32"]  # which stays what it is, however far the model rounds
+    exact = check_packing(fake(in_row=1.5 * limit, padded=0.9 * limit), llama(), settings())
+    assert exact.packing == "padded"
+    check = check_packing(fake(in_row=0.61, padded=0.2), llama(), HALF)
+    assert (check.packing, check.row_gap) == ("padded", pytest.approx(0.61, rel=1e-3))
+
+
+@pytest.mark.parametrize("leak", ["beside", "pads"])
+def test_what_others_or_pads_change_in_rows_of_their_own_is_refused_in_bfloat16(leak):
+    assert check_packing(fake(**{leak: 0.009}), llama(), HALF).padded_influence > 0.008
+    with pytest.raises(ValueError, match=r"^LlamaForCausalLM cannot be trained: .* by 0\.02 nats"):
+        check_packing(fake(**{leak: 0.02}), llama(), HALF)
+    for of in (0, -1):
+        with pytest.raises(ValueError, match="by inf nats"):
+            check_packing(fake(padded=float("nan"), of=of), llama(), HALF)
+
+
+def test_experts_round_by_what_stands_beside_and_are_measured_where_nothing_leaks():
+    check = check_packing(fake(influence=0.1, noise=0.04), llama(), HALF)
+    assert (check.packing, check.rounding) == ("auto", pytest.approx(0.04, rel=1e-3))
+    assert check_packing(fake(influence=0.13, noise=0.04), llama(), HALF).packing == "padded"
+    assert check_packing(fake(influence=0.1), llama(), HALF).packing == "padded"
+    with pytest.raises(ValueError, match=r"^LlamaForCausalLM cannot be trained: .* by 0\.13 nats"):
+        check_packing(fake(beside=0.09, noise=0.04), llama(), HALF)
 
 
 def test_ranks_decide_together(monkeypatch):
     """Another rank, on other hardware, measured more."""
-    monkeypatch.setattr(distributed, "all_max", lambda gaps: np.add(gaps, [0.3, 0.1, 0.0]))
+    monkeypatch.setattr(
+        distributed, "all_max", lambda gaps: np.add(gaps, [0.3, 0.1, 0.0, 0.0, 0.0])
+    )
     check = check_packing(fake(), llama(), settings())
     assert check.packing == "padded"
     assert (check.row_gap, check.influence, check.padded_gap) == (0.3, 0.1, 0.0)
@@ -269,6 +324,15 @@ def test_a_model_that_reads_beyond_its_part_of_a_row_is_refused():
             check_shared_rows(fake(**leak), fake(), llama(), cfg)
     padded = replace(cfg, learner=replace(cfg.learner, packing="padded"))
     check_shared_rows(fake(in_row=0.25), fake(), llama(), padded)
+
+
+def test_rows_shared_out_may_round_as_other_shapes_do_in_bfloat16():
+    rounds = fake(padded=0.1)
+    check_shared_rows(fake(in_row=0.2, padded=0.2), rounds, llama(), HALF)
+    with pytest.raises(ValueError, match=r"by 0\.35 nats when rows .* must agree to 0\.3$"):
+        check_shared_rows(fake(in_row=0.35, padded=0.1), rounds, llama(), HALF)
+    with pytest.raises(ValueError, match=r"by 0\.2 nats when rows"):
+        check_shared_rows(fake(in_row=0.2, padded=0.2), rounds, llama(), settings())
 
 
 def test_a_forward_pass_that_fails_on_parts_of_rows_is_named():

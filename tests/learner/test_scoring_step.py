@@ -12,7 +12,7 @@ from learner import packed_update, ppo
 from learner.batch import Sequence, microbatches
 from learner.engine import TrainingEngine
 from learner.model import Scores
-from learner.scoring_step import ScoringStep, leave_unscored, scored_by_its_step
+from learner.scoring_step import ScoringStep, leave_unscored, scored_by_its_step, scoring_passes
 from learner.training_trajectory import prepare
 from tests.support.learner import (
     config,
@@ -47,7 +47,9 @@ def folder(tmp_path_factory):
     ],
 )
 def test_the_pass_is_left_out_where_nothing_needs_it_before_the_step(settings, left_out):
-    assert scored_by_its_step(config(**ONE_STEP | settings).ppo) == left_out
+    ppo = config(**ONE_STEP | settings).ppo
+    assert scored_by_its_step(ppo) == left_out
+    assert scoring_passes(ppo) == (0 if left_out else 2 if "kl_coef" in settings else 1)
 
 
 def test_before_the_step_only_what_was_sampled_is_known():

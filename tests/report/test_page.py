@@ -208,13 +208,14 @@ def test_greedy_is_the_headline_and_stands_beside_sampled_and_passes(tmp_path: P
         "sampled": {"success": 0.5, "n": 920, "questions": 64, "interval": [0.45, 0.55]},
         "pass_at": {"1": 0.5, "4": 0.8, "16": 0.9},
         "pass_at_questions": {"1": 64, "16": 63},
+        "pass_at_interval": {"1": [0.45, 0.55], "16": [0.8, 0.95]},
     }
     change_evaluations(run, lambda r: r | (decodings if r["variant"] == "train" else {}))
     write_report(run)
     text = page(run).text
     assert "75.0 % after SFT, 75.0 % after PPO" in text
     assert "greedy, % sampled, % pass@1, % pass@4, % pass@16, %" in text
-    sampled = "50.0 [45.0, 55.0] n = 920 of 64 50.0 80.0 90.0 of 63"
+    sampled = "50.0 [45.0, 55.0] n = 920 of 64 50.0 [45.0, 55.0] 80.0 90.0 [80.0, 95.0] of 63"
     assert f"train after PPO 75.0 [70.0, 80.0] n = 230 {sampled}" in text
     assert "train 230 75.0 [70.0, 80.0]" in text
     assert "held_out 512 0.0 [0.0, 0.7]" in text  # a record without them

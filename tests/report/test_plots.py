@@ -72,6 +72,24 @@ def test_bars_and_curves_have_the_records_values(
     )
 
 
+def test_the_band_of_training_is_as_wide_as_what_was_played_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by what was played of groups that no update trained on."""
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file: kept.append(self))
+    run = make_run(tmp_path)
+    records = read(run)
+    for played in (400, 40_000):
+        shown = [r | {"success": 0.5, "episodes": 100, "episodes_played": played} for r in records]
+        draw([r for r in shown if r["kind"] == "ppo"], summarise_run(run), tmp_path / "report.png")
+    wide, narrow = (
+        np.ptp(np.asarray(figure.axes[0].collections[0].get_paths()[0].vertices)[:, 1])
+        for figure in kept
+    )
+    assert (wide, narrow) == (pytest.approx(9.75, abs=0.05), pytest.approx(0.98, abs=0.005))
+
+
 def test_stage_names() -> None:
     assert stage_name("ppo", {"a": {"update": 20}}) == "PPO, update 20"
     assert stage_name("ppo", {"a": {"update": 0}, "b": {}}) == "after PPO"

@@ -157,8 +157,9 @@ def test_ppo_success_has_its_interval() -> None:
     values = dict(numbers(state, "ppo"))
     assert values["success"] == "25.0 % [20.1, 30.6]"
     assert values["reward"] == "-0.50"
-    assert "kl" not in values
-    assert "failed" not in values
+    assert values.keys().isdisjoint({"kl", "failed"})
+    played = record("ppo", 1, update=1, updates=9, success=0.25, episodes=9, episodes_played=256)
+    assert dict(numbers(state_of(played), "ppo"))["success"] == values["success"]
 
 
 def test_parity_of_the_proof_counts() -> None:

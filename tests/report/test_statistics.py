@@ -227,7 +227,10 @@ def test_pass_at_k_agrees_with_every_choice_of_k_samples() -> None:
 
 def test_pass_at_k_of_questions_is_their_mean_where_they_have_the_samples() -> None:
     found = passes_at([(4, 1), (2, 2)], (1, 2, 4))
-    assert found == {1: (pytest.approx((0.25 + 1) / 2), 2), 2: (pytest.approx((0.5 + 1) / 2), 2)}
+    assert [(k, p.share, p.questions) for k, p in found.items()] == [
+        (1, pytest.approx((0.25 + 1) / 2), 2),
+        (2, pytest.approx((0.5 + 1) / 2), 2),
+    ]
     assert passes_at([], (1, 4)) == {}
 
 
@@ -238,8 +241,34 @@ def test_a_failed_sample_costs_its_question_and_not_the_figure(
     whole: int, partial: int, known: bool
 ) -> None:
     found = passes_at([(16, 0)] * whole + [(15, 15)] * partial, (1, 16))
-    assert found[1] == (pytest.approx(partial / (whole + partial)), whole + partial)
-    assert found.get(16) == ((0.0, whole) if known else None)
+    assert found[1][:2] == (pytest.approx(partial / (whole + partial)), whole + partial)
+    assert (16 in found) == known
+    assert not known or found[16][:2] == (0.0, whole)
+
+
+def test_the_interval_of_pass_at_k_is_over_questions() -> None:
+    tallies = [(16, solved) for solved in (0, 1, 2, 4, 8, 16) * 5]
+    found = passes_at(tallies, (1, 16))
+    counts = [16.0 if solved else 0.0 for _, solved in tallies], [16] * 30
+    assert found[16].interval == clustered(*counts), "a question is solved within 16 or it is not"
+    assert found[1].interval == clustered([solved for _, solved in tallies], [16] * 30)
+    always = passes_at([(16, 9)] * 64, (16,))[16].interval
+    assert always == clustered([16] * 64, [16] * 64), "a question counts once where all are alike"
+    assert always == (pytest.approx(0.94, abs=0.005), 1.0)
+
+
+def test_the_interval_of_pass_at_k_covers_it() -> None:
+    """Of questions from a population where each has its own share, 19 of 20 hold its mean."""
+    rng = np.random.default_rng(0)
+    chances = rng.beta(0.3, 0.7, 20_000)
+    for k in (1, 4, 16):
+        true = float(np.mean(1 - (1 - chances) ** k))
+        covered = 0
+        for _ in range(200):
+            drawn = rng.binomial(16, rng.choice(chances, 64))
+            low, high = passes_at([(16, int(c)) for c in drawn], (k,))[k].interval
+            covered += low <= true <= high
+        assert 0.91 <= covered / 200 <= 0.99, k
 
 
 def test_pass_at_k_is_unbiased_where_the_plug_in_is_not() -> None:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rollout.adapters import Adapter, named_adapter, with_adapters
 from rollout.bucket import buckets, pack
 from rollout.engine import RequestRefused
+from rollout.parent_watch import THREAD
 from rollout.renderer import FORBIDDEN_BIAS
 from tests.conftest import Loop, start_engine
 
@@ -166,6 +167,7 @@ def test_a_learner_of_another_dtype_is_heard(engine, model):
     assert difference(engine, model, sample(engine)) < LIMIT
 
 
+@pytest.mark.slow  # an engine of its own
 def test_without_the_refresh_a_tied_head_is_stale(tiny_model, tmp_path):
     """The output layer of a tied model is loaded with the embedding and keeps its packed copy."""
     config = AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=True)
@@ -186,6 +188,13 @@ def test_without_the_refresh_a_tied_head_is_stale(tiny_model, tmp_path):
     finally:
         loop.run(second[1].shutdown())
         loop.close()
+
+
+def test_its_processes_watch_who_started_them(engine):
+    """VLLM's core does not: without, the engine of an actor that was killed stays for ever."""
+    loop, e = engine
+    (threads,) = loop.run(e._llm.collective_rpc("threads"))
+    assert THREAD in threads
 
 
 def test_sequences_in_flight_go_on_under_the_new_version(engine, model):

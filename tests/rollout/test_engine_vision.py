@@ -14,6 +14,7 @@ from rollout.episode import EpisodeLimits, EpisodeRequest, run_episode
 from rollout.renderer import FORBIDDEN_BIAS, Renderer
 from tests.conftest import BRIEF, VISION
 from tests.support.environments import InProcess
+from tests.support.slow import fast
 
 KINDS = ("embedding", "attention", "mlp", "norm", "head", "vision", "projector")
 LIMIT = 1e-4
@@ -97,7 +98,7 @@ def test_retries_keep_picture_and_tokens_together(vision_engine, model, renderer
     assert difference(vision_engine, model, renderer, played) < 1e-5
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", fast(("vision", "projector"), KINDS))  # the others: test_engine
 def test_every_kind_of_weight_arrives_on_pictures_seen_before(vision_engine, model, renderer, kind):
     def gap():  # always the same pictures, so that features of old weights would be in the cache
         return difference(vision_engine, model, renderer, episodes(vision_engine, renderer))

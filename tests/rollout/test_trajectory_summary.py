@@ -1,11 +1,12 @@
 """The summaries of a block: packed and unpacked they are the same, and they are small."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
 from rollout.trajectory import to_block
-from rollout.trajectory_summary import from_columns, summarize, to_columns
+from rollout.trajectory_summary import from_columns, mean_metrics, summarize, to_columns
 from tests.rollout.test_trajectory import segment, trajectory
 from tests.support.trajectories import mark_failed
 
@@ -48,3 +49,10 @@ def plain(value) -> bool:
 def test_they_need_no_pickle():
     failed = mark_failed(trajectory("ppo/000001/000002", metrics={}), "it broke")
     assert plain(to_columns([summarize(t) for t in (trajectory("ppo/000001/000001"), failed)]))
+
+
+def test_a_metric_is_the_mean_of_the_episodes_that_have_it():
+    metrics = [{"success": 1.0, "recognition": 0.5}, {"success": 0.0}, {"recognition": 1.0}]
+    played = [replace(summarize(trajectory()), metrics=each) for each in metrics]
+    assert mean_metrics(played) == {"success": 0.5, "recognition": 0.75}
+    assert mean_metrics([]) == {}

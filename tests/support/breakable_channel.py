@@ -1,5 +1,7 @@
 """A worker extension by which tests break a weight update, and mend it again."""
 
+import threading
+
 import rollout.weight_receiver as receiver
 from rollout.weight_receiver import ObjectStoreReceiver, WeightReceiver
 
@@ -7,6 +9,9 @@ _WHOLE, _MAY_COPY = ObjectStoreReceiver.refresh_packed_linears, receiver._may_co
 
 
 class Breakable(WeightReceiver):
+    def threads(self):
+        return [thread.name for thread in threading.enumerate()]
+
     def leave_out_refresh(self):
         ObjectStoreReceiver.refresh_packed_linears = lambda channel: None
 

@@ -19,7 +19,8 @@ from ray.train.v2._internal.execution.controller.state import (
 
 from cluster.driver.group_watch import GroupWatch, Signs
 from cluster.failures import DeadlineExceeded
-from cluster.run.lease import LeaseLost, Owner, _state
+from cluster.run.lease import LeaseLost, Owner
+from cluster.run.left_processes import process_state
 from cluster.run.run_folder import CONTROLLER
 from configs.schema import ClusterConfig
 from tests.cluster.fakes import FakeToken
@@ -36,7 +37,7 @@ def process():
 @pytest.fixture
 def watched(tmp_path, process, monkeypatch):
     """Signs of a process, and pass_time(seconds) for the driver that looks every half second."""
-    owner = replace(Owner.this_process(), pid=process.pid, started=_state(process.pid)[1])
+    owner = replace(Owner.this_process(), pid=process.pid, started=process_state(process.pid)[1])
     monkeypatch.setattr(Owner, "this_process", classmethod(lambda cls: owner))
     now = [100.0]
     cluster = replace(ClusterConfig(), heartbeat_s=8.0, start_deadline_s=60.0)

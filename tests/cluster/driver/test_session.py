@@ -13,6 +13,7 @@ import pytest
 from cluster.driver import session as module
 from cluster.driver.session import session
 from cluster.failures import DeadlineExceeded, RunFailure
+from cluster.run.left_processes import MARK, process_state
 from configs.load import load
 from configs.paths import ROOT
 
@@ -39,6 +40,16 @@ def test_a_local_ray_gets_its_interpreter_as_bash_reads_it(connected, monkeypatc
     assert shlex.split(started["runtime_env"]["py_executable"]) == ["/my checkout/ü/python"]
     assert (seconds, ended) == (300.0, "shutdown")
     assert started["_system_config"]["task_events_report_interval_ms"] == 0
+
+
+def test_the_processes_of_a_local_ray_carry_their_drivers_mark(connected, monkeypatch):
+    """By which they are known after its death; a joined cluster's are not this machine's."""
+    marks = []
+    monkeypatch.setenv(MARK, "of who started this process")
+    monkeypatch.setattr(module.ray, "init", lambda **given: marks.append(os.environ[MARK]))
+    with session(load("gp_l_debug"), 2.5):
+        pass
+    assert marks == [f"{os.getpid()}-{process_state(os.getpid())[1]}"]
 
 
 @pytest.mark.parametrize("mode", [None, "disabled"])

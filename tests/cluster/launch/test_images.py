@@ -57,6 +57,11 @@ def test_the_gpu_image_has_what_nccl_opens_infiniband_with():
     assert {"libibverbs1", "ibverbs-providers", "librdmacm1"} <= set(install.split())
 
 
+def test_no_image_shows_gpus_to_who_requested_none():
+    for file in FILES:
+        assert not any("NVIDIA_VISIBLE_DEVICES" in a for _, a in instructions(file)), file
+
+
 def test_an_image_holds_neither_runs_nor_environments():
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for line in (ROOT / ".gitignore").read_text().splitlines():

@@ -59,6 +59,13 @@ def job(*overrides, config="gp_l", **options):
     return found
 
 
+def test_a_job_is_submitted_by_a_pod_like_all_others():
+    found = job(priority_class="research", image="mine:1")["spec"]["submitterPodTemplate"]["spec"]
+    assert found["priorityClassName"] == "research"
+    assert found["containers"][0]["image"] == "mine:1"
+    assert found["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.launch.pod_templates import GIB, head_group, mount_volume, worker_group
+from cluster.launch.pod_templates import GIB, head_group, mount_volume, submitter, worker_group
 from cluster.launch.pods import ManifestOptions, Pods
 
 ROLLOUT = Pods("rollout", count=2, cpus=6, gpus=4, memory=20 * GIB, object_store=3 * GIB)
@@ -11,6 +11,12 @@ LEARNER = Pods("learner", count=1, cpus=3, gpus=0, memory=10 * GIB + 1, object_s
 
 def spec(group):
     return group["template"]["spec"]
+
+
+def all_pods(options):
+    """Of a run, by template; the submitter has no group."""
+    workers = [worker_group(pods, options) for pods in (ROLLOUT, LEARNER)]
+    return [head_group(options), *workers, {"template": submitter(options)}]
 
 
 def container(group):
@@ -73,10 +79,10 @@ def test_nodes_have_their_role_as_a_label():
 
 def test_the_image_is_fetched_with_secrets_and_pods_have_a_priority():
     options = ManifestOptions(pull_secrets=["one", "two"], priority_class="research")
-    for group in (worker_group(ROLLOUT, options), head_group(options)):
+    for group in all_pods(options):
         assert spec(group)["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
         assert spec(group)["priorityClassName"] == "research"
-    for group in (worker_group(ROLLOUT, ManifestOptions()), head_group(ManifestOptions())):
+    for group in all_pods(ManifestOptions()):
         assert {"imagePullSecrets", "priorityClassName"}.isdisjoint(spec(group))
         assert spec(group)["enableServiceLinks"] is False
 
@@ -119,8 +125,7 @@ def test_a_slow_start_is_waited_for_and_a_dead_ray_is_not(group, path, port):
     ],
 )
 def test_the_image(options, image):
-    assert container(head_group(options))["image"] == image
-    assert container(worker_group(LEARNER, options))["image"] == image
+    assert {container(group)["image"] for group in all_pods(options)} == {image}
 
 
 def test_secrets_are_named_and_never_written():
@@ -134,14 +139,31 @@ def test_secrets_are_named_and_never_written():
 
 
 def test_pods_run_without_privileges():
-    for group in (head_group(ManifestOptions()), worker_group(ROLLOUT, ManifestOptions())):
+    for group in all_pods(ManifestOptions()):
         security = spec(group)["securityContext"]
         assert security["runAsNonRoot"] is True
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
         assert security["runAsUser"] == security["runAsGroup"] == security["fsGroup"] == 1000
         assert container(group)["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
         }
+
+
+def test_pods_without_gpus_see_none():
+    """An image may ask for all, and a node's runtime gives them."""
+    none = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
+    seen = [none not in container(group)["env"] for group in all_pods(ManifestOptions())]
+    assert seen == [False, True, False, False]  # head, rollout, a learner without, submitter
+
+
+def test_the_submitter_takes_no_whole_cpu_and_ends():
+    pod = submitter(ManifestOptions())["spec"]
+    assert pod["restartPolicy"] == "Never"
+    (found,) = pod["containers"]
+    assert found["name"] == "ray-job-submitter"
+    assert "command" not in found  # KubeRay's own
+    assert found["resources"]["requests"] == {"cpu": "500m", "memory": "200Mi"}
 
 
 def test_volumes_are_added_to_those_that_are_there():

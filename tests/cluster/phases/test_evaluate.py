@@ -13,14 +13,13 @@ from cluster.phases.evaluate import (
     Played,
     evaluate,
     greedy_requests,
-    measures,
     outcomes,
     passes,
     sampled_requests,
     variant_record,
 )
 from configs.load import dump, load
-from report.statistics import wilson
+from report.statistics import clustered, wilson
 from rollout.trajectory_summary import TrajectorySummary
 from tests.support.learner import config
 
@@ -58,12 +57,6 @@ def test_an_evaluation_of_two_policies_is_a_fault():
         variant_record(Played("greedy", [], [summary(0, 1.0)]), Played("sampled", [], [newer]), 1.0)
     silent = replace(newer, oldest_version=-1, action_tokens=0)  # sampled nothing
     variant_record(Played("greedy", [], [summary(0, 1.0), silent]), NOTHING, 1.0)
-
-
-def test_a_measure_is_the_mean_of_the_episodes_that_have_it():
-    played = [{"success": 1.0, "recognition": 0.5}, {"success": 0.0}, {"recognition": 1.0}]
-    assert measures(played) == {"success": 0.5, "recognition": 0.75}
-    assert measures([]) == {}
 
 
 def test_every_stage_plays_the_same_seeds_greedily():
@@ -146,13 +139,17 @@ def test_pass_at_k_is_the_mean_over_the_questions_that_have_the_samples():
     assert found["pass_at_questions"] == {"1": 2, "4": 2}
     assert passes(sampled_of((False, False, False, None)))["pass_at"] == {"1": 0.0}
     assert passes(sampled_of((True,) * 4, (None,) * 4))["pass_at"] == {"1": 1.0, "4": 1.0}
-    assert passes(NOTHING) == {"pass_at": {}, "pass_at_questions": {}}
+    assert passes(NOTHING) == {"pass_at": {}, "pass_at_questions": {}, "pass_at_interval": {}}
 
 
 def test_one_failed_sample_takes_its_question_from_pass_at_k_alone():
     found = passes(sampled_of(*[(False,) * 4] * 9, (True, True, True, None)))
     assert found["pass_at"] == {"1": pytest.approx(0.1), "4": 0.0}
     assert found["pass_at_questions"] == {"1": 10, "4": 9}
+    assert found["pass_at_interval"] == {
+        "1": list(clustered([0.0] * 9 + [4.0], [4] * 10)),
+        "4": list(clustered([0.0] * 9, [4] * 9)),
+    }
 
 
 def test_seeds_that_ask_the_same_are_one_question():

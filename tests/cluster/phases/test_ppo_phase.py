@@ -154,6 +154,16 @@ def test_a_record_says_what_was_played_and_learned(tmp_path, updates):
     assert last["learner_tokens_per_second"] * last["learn_seconds"] == pytest.approx(9)
 
 
+def test_a_record_is_of_all_that_was_played_for_the_update(tmp_path, updates, monkeypatch):
+    batch = Batch(["a"], 2, {"failed": 0, "tokens_played": 30, "parity_mean_abs": 2.0})
+    monkeypatch.setattr(FakeCollector, "take", lambda self, update: batch)
+    rank = FakeRank(config(updates=1), tmp_path)
+    phase(rank)[0].run()
+    (record,) = rank.of("ppo")
+    assert (record["tokens"], record["tokens_played"], record["tokens_scored"]) == (9, 30, 9)
+    assert record["parity_mean_abs"] == 2.0, "the batch's in the place of the learner's"
+
+
 def test_a_learner_that_waits_for_engines_to_sleep_is_idle(tmp_path, updates, clock, monkeypatch):
     sleep_engines = clock.taking(2.0, FakePublisher.sleep_engines)
     monkeypatch.setattr(FakePublisher, "sleep_engines", sleep_engines)

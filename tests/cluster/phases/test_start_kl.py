@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from cluster.failures import RunFailure
@@ -11,6 +10,7 @@ from cluster.phases import start_kl
 from cluster.phases.start_kl import StartKL
 from learner.engine import TrainingEngine
 from learner.training_trajectory import prepare, score
+from rollout.block_files import parts, read_block
 from tests.support.learner import config, save_llama, trajectories
 
 
@@ -62,24 +62,36 @@ def test_it_is_nothing_at_the_start_and_the_estimate_by_hand_elsewhere(models, t
     assert StartKL(tmp_path, config(), 0).kl(current) == mine.kl(current)
 
 
-def test_a_few_episodes_are_kept(models, tmp_path, monkeypatch):
-    start, current = models
-    monkeypatch.setattr(start_kl, "EPISODES", 4)
-    played = sampled_by(start, trajectories(12))
-    few, same = StartKL(tmp_path / "few", config(), 0), StartKL(tmp_path / "same", config(), 0)
-    for folder, one, episodes in (("few", few, played), ("same", same, played[:4])):
-        (tmp_path / folder).mkdir()
-        one.keep(episodes)
-    assert few.kl(current) == same.kl(current)
+@pytest.mark.parametrize(
+    ("most", "samples"), [(6, 2), (8, 2), (9, 3), (12, 4), (256, 4), (3, 1), (2, 1)]
+)
+@pytest.mark.parametrize("cut", [12, 5])
+def test_as_many_of_each_question_are_kept_whichever_rank_has_them(
+    tmp_path, monkeypatch, most, samples, cut
+):
+    monkeypatch.setattr(start_kl, "EPISODES", most)
+    played = trajectories(12)
+    assert [t.group_id for t in played] == [i // 4 for i in range(12)], "three questions"
+    given = played[:cut], played[cut:]
+    shares = [[(t.group_id, t.id) for t in own] for own in given]
+    monkeypatch.setattr(start_kl.distributed, "all_gather", lambda _: shares)
+    for rank, own in enumerate(given):
+        StartKL(tmp_path, config(), rank).keep(own)
+    kept = [t.id for file in parts(tmp_path / "start") for t in read_block(file)]
+    assert kept == [t.id for i, t in enumerate(played) if i % 4 < samples]
 
 
-def test_the_ranks_keep_that_number_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(start_kl, "EPISODES", 6)
-    cfg = config()
-    cfg = replace(cfg, learner=replace(cfg.learner, ranks=2))
-    StartKL(tmp_path, cfg, 1).keep(trajectories(12))
-    with pa.ipc.open_file(str(tmp_path / "start" / "trajectories-1.arrow")) as kept:
-        assert kept.get_batch(0).num_rows == 3
+def test_a_start_played_again_on_fewer_ranks_holds_no_episode_twice(tmp_path, monkeypatch):
+    played = trajectories(8)
+    shares = [[(t.group_id, t.id) for t in own] for own in (played[:4], played[4:])]
+    monkeypatch.setattr(start_kl.distributed, "all_gather", lambda _: shares)
+    two = replace(config(), learner=replace(config().learner, ranks=2))
+    for rank in (1, 0):
+        StartKL(tmp_path, two, rank).keep(played[4 * rank : 4 * rank + 4])
+    assert len(parts(tmp_path / "start")) == 2
+    StartKL(tmp_path, config(), 0).keep(played)
+    kept = [t.id for file in parts(tmp_path / "start") for t in read_block(file)]
+    assert sorted(kept) == sorted(t.id for t in played)
 
 
 def test_a_start_that_is_damaged_ends_the_run_in_one_line(tmp_path):

@@ -105,12 +105,13 @@ def test_policies_that_have_parted_are_refused_where_they_are_weighed(correction
             check_correction(cfg, metrics, "it")
 
 
-@pytest.mark.parametrize(("in_flight", "episodes"), [(8, 8), (500, 64)])
-def test_a_proof_plays_one_flight_at_most(in_flight, episodes):
+@pytest.mark.parametrize(
+    ("in_flight", "workers", "episodes"), [(8, 1, 8), (500, 2, 64), (16, 80, 80)]
+)
+def test_a_proof_plays_one_flight_at_most_and_one_episode_an_engine(in_flight, workers, episodes):
     cfg = config()
-    requests = proof_requests(
-        replace(cfg, rollout=replace(cfg.rollout, in_flight=in_flight, temperature=0.5)), "mlp"
-    )
+    rollout = replace(cfg.rollout, in_flight=in_flight, workers=workers, temperature=0.5)
+    requests = proof_requests(replace(cfg, rollout=rollout), "mlp")
     assert [r.id for r in requests] == [f"proof/mlp/{i:06d}" for i in range(episodes)]
     assert [r.seed for r in requests] == [r.group_id for r in requests] == list(range(episodes))
     assert {(r.variant, r.temperature, r.sampling_seed) for r in requests} == {

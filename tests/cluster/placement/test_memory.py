@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+import psutil
 import pytest
 
-from cluster.placement import host_memory, learner_memory, transfer_memory
+from cluster.placement import engine_memory, host_memory, learner_memory, transfer_memory
 from cluster.placement.learner_memory import Rank
 from cluster.placement.memory import (
     ENVIRONMENT_BYTES,
@@ -18,6 +19,7 @@ from cluster.placement.memory import (
     process_needs,
     shared_memory,
     tiny_size,
+    total_bytes,
 )
 from cluster.placement.types import Node
 from configs.load import ConfigError
@@ -61,6 +63,14 @@ def test_the_control_group_limits_memory_and_file_cache_is_free(tmp_path):
     assert available_bytes(tmp_path / "none") > 10**8
 
 
+def test_the_memory_of_a_machine_ends_at_its_control_groups_limit(tmp_path):
+    whole = psutil.virtual_memory().total
+    assert total_bytes(tmp_path / "none") == whole
+    for limit, total in (("max", whole), ("700000", 700000), (str(2 * whole), whole)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert total_bytes(tmp_path) == total
+
+
 BILLION = ModelSize({"all": 10**9}, 2, 8, 100, 512)
 SPLIT = ("rollout.workers=2", "learner.ranks=4", "rollout.tensor_parallel=2")
 BARE, WITH_GPUS = (Node(n, n, {"CPU": 8, "GPU": gpus}, {}) for n, gpus in (("a", 0), ("b", 8)))
@@ -78,8 +88,9 @@ def test_what_a_process_needs_on_its_host_and_on_its_gpu():
     assert host.rank == peak(cfg) + copy + PROCESS_BYTES
     each = process_memory(cfg, BILLION)
     assert host.worker == 4 * 10**9 + each.kv_cache + each.environments + 2 * PROCESS_BYTES
-    assert host.rank_gpu == host.worker_gpu == 0
-    assert gpu.worker_gpu == 4 * 10**9 == host.weights
+    assert (host.rank_gpu, host.engine_gpu) == (0, {})
+    assert gpu.engine_gpu == engine_memory.on_gpu(Rank(cfg, BILLION))
+    assert gpu.engine_gpu["weights"] == 4 * 10**9 == host.weights
     assert gpu.weights == 0  # over nccl none passes through an object store
     assert gpu.rank == PROCESS_BYTES + copy
     assert gpu.rank_gpu == max(card_bytes(cfg, BILLION).values()) >= peak(cfg)
@@ -193,7 +204,7 @@ def test_what_is_offloaded_moves_from_the_gpu_to_the_host():
     # Moments (2 GB); pinned, master weights, gradients to step with, weights as they return (1 GB).
     assert moved.rank - kept.rank == 2 * 10**9 + 3 * GIB + 2**12
     assert 2 * 10**9 < kept.rank_gpu - moved.rank_gpu <= 4 * 10**9
-    assert kept.worker_gpu == 2 * 10**9
+    assert kept.engine_gpu["weights"] == 2 * 10**9
     saved = process_needs(debug(*keys[:-1]), BILLION, [WITH_GPUS])
     assert saved.rank == PROCESS_BYTES + (4 + 2 + 1) * 10**9  # the copy of a state is on the host
     assert saved.rank_gpu == kept.rank_gpu

@@ -14,27 +14,30 @@ def test_evaluation_places_workers_only():
     assert {p.role for p in found.places} == {WORKER}
 
 
-NEEDS = Needs(worker=1, rank=2, worker_gpu=3 * GIB, rank_gpu=4 * GIB, weights=5)
+PARTS = {"weights": 2 * GIB, "cache of one context": GIB}
+NEEDS = Needs(worker=1, rank=2, engine_gpu=PARTS, rank_gpu=4 * GIB, weights=5)
 KEYS = ("rollout.workers=2", "learner.ranks=4", "rollout.tensor_parallel=2", "rollout.cpus=3")
 GPU_KEYS = (*KEYS, "learner.cpus=2", "rollout.gpu_memory=0.5", "cluster.accelerator=L4")
 
 
 @pytest.mark.parametrize(("share", "gib"), [(0.5, 8.0), (0.75, 12.0), (1.0, 300.0)])
 def test_a_gpu_has_an_engines_share_and_what_is_beside_it(share, gib):
-    needs = Needs(worker_gpu=4 * GIB, worker_beside=3 * GIB)
+    needs = Needs(engine_gpu={"weights": 3 * GIB, "cache": GIB}, worker_beside=3 * GIB)
     worker = groups(debug(f"rollout.gpu_memory={share}"), True, needs)[0]
     assert worker.gpu_gib == pytest.approx(gib)
-    assert groups(debug(), True, Needs(worker_gpu=4 * GIB))[0].gpu_gib == 4 / 0.85
+    assert groups(debug(), True, Needs(engine_gpu={"weights": 4 * GIB}))[0].gpu_gib == 4 / 0.85
 
 
 def test_what_a_run_requests():
+    said = "weights 2.0, cache of one context 1.0, all in rollout.gpu_memory=0.5"
     assert groups(debug(*GPU_KEYS), True, NEEDS) == (
-        Group(WORKER, 2, 3.0, 2.0, 1, 6.0, 5, "L4"),
-        Group(RANK, 4, 2.0, 1.0, 2, 4 / 0.9, 5, "L4"),
+        Group(WORKER, 2, 3.0, 2.0, 1, 6.0, said, 5, "L4"),
+        Group(RANK, 4, 2.0, 1.0, 2, 4 / 0.9, "", 5, "L4"),
         Group(DATA, 1, 0.5),
     )
     worker, rank, _ = groups(debug(*GPU_KEYS), False, NEEDS)
     assert (worker.gpus, worker.gpu_gib) == (rank.gpus, rank.gpu_gib) == (0.0, 0.0)
+    assert worker.gpu_parts == ""
     assert [g.role for g in groups(debug("sft.steps=0"), False, NEEDS)] == [WORKER, RANK]
     assert cpus(debug(*GPU_KEYS)) == 2 * 3 + 4 * 2 + 0.5
 

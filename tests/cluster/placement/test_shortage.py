@@ -69,16 +69,20 @@ def test_memory_too_small():
     said = refused(SMALL, needs=Needs(weights=14 * GIB))
     assert "14.0 GiB of object store" in said
     assert "has 8.0" in said
-    said = refused(LARGE, needs=Needs(worker_gpu=14 * GIB, rank_gpu=120 * GIB))
+    said = refused(LARGE, needs=Needs(engine_gpu={"weights": 14 * GIB}, rank_gpu=120 * GIB))
     assert "133.3 GiB of GPU memory" in said  # of which nine tenths are filled
     assert "gpu-a (H100), has 80.0" in said
     plan(debug(), LARGE, Needs(rank_gpu=72 * GIB))
     own = Node("local", "this machine", LARGE[1].total, LARGE[1].total, card=24 * GIB)
-    said = refused([own], needs=Needs(worker_gpu=14 * GIB, rank_gpu=22 * GIB))
+    said = refused([own], needs=Needs(engine_gpu={"weights": 14 * GIB}, rank_gpu=22 * GIB))
     assert "a learner rank needs 24.4 GiB of GPU memory" in said
     assert "the largest node, this machine, has 24.0; learner.zero_stage=3" in said
-    said = refused([own], needs=Needs(worker_gpu=21 * GIB))
-    assert "a rollout worker needs 24.7 GiB of GPU memory" in said  # rollout.gpu_memory is 0.85
+    said = refused([own], needs=Needs(engine_gpu={"weights": 18 * GIB, "activations": 3 * GIB}))
+    parts = "weights 18.0, activations 3.0, all in rollout.gpu_memory=0.85"
+    assert f"a rollout worker needs 24.7 GiB of GPU memory ({parts}), and the largest" in said
+    assert said.endswith("has 24.0; a larger rollout.tensor_parallel or a smaller model would fit")
+    said = refused([own], needs=Needs(worker_beside=9 * GIB))
+    assert "60.0 GiB of GPU memory (arriving weights 9.0, beside rollout.gpu_memory=0.85)" in said
 
 
 def test_wrong_accelerator_type():

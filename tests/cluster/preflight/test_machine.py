@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.failures import PlacementError
+from cluster.failures import InUseError, PlacementError
 from cluster.placement.memory import card_bytes, disk_bytes, machine_bytes, memory_bytes
 from cluster.preflight import machine
 from cluster.preflight.machine import (
@@ -25,6 +25,7 @@ from configs.load import ConfigError, load
 from configs.model_folder import ModelSize
 
 GIB = 2**30
+STORE = {"cluster.object_store_gib": 1, "cluster.sync_bucket_mib": 256, "rollout.workers": 2}
 MODEL = ModelSize({"layers": GIB // 4}, layers=1, hidden=8, vocabulary=9, positions=None)  # 1 GiB
 
 
@@ -123,10 +124,10 @@ def test_the_length_of_a_temporary_folder_is_that_of_rays_sockets():
     assert len(f"/ray/{session}/sockets/plasma_store") <= len(machine.SOCKET)
 
 
-def room(monkeypatch, disk=1000, shared=1000, local=True, **changed):
+def room(monkeypatch, disk=1000, shared=1000, total=1000, local=True, **changed):
     def usage(place):
         shm = place == machine.SHARED_MEMORY
-        return SimpleNamespace(free=(shared if shm else disk) * GIB)
+        return SimpleNamespace(free=(shared if shm else disk) * GIB, total=total * GIB)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     keys = {"model.path": "x", "sft.steps": 40, "ppo.updates": 0, "ppo.kl_coef": 0}
@@ -170,18 +171,17 @@ def test_what_a_run_writes(changed, states, models):
 
 def test_docker_shared_memory_is_refused_with_its_option(monkeypatch):
     monkeypatch.delenv(machine.SLOW_STORE, raising=False)
-    keys = {"cluster.object_store_gib": 1, "cluster.sync_bucket_mib": 256, "rollout.workers": 2}
     words = (
         "/dev/shm has 0.06 GiB free, and the run needs 1.25 GiB (weight bucket 0.25, object "
         "store 1.00); in Docker give `--shm-size=2g`"
     )
-    refused(lambda: room(monkeypatch, shared=1 / 16, **keys), words)
-    refused(lambda: room(monkeypatch, shared=1.24, **keys), "object store 1.00")
-    room(monkeypatch, shared=1.25, **keys)
-    room(monkeypatch, shared=1 / 16, local=False, **keys)  # the cluster's own is not here
+    refused(lambda: room(monkeypatch, shared=1 / 16, **STORE), words)
+    refused(lambda: room(monkeypatch, shared=1.24, **STORE), "object store 1.00")
+    room(monkeypatch, shared=1.25, **STORE)
+    room(monkeypatch, shared=1 / 16, local=False, **STORE)  # the cluster's own is not here
     monkeypatch.setenv(machine.SLOW_STORE, "1")
-    room(monkeypatch, shared=0.25, **keys)
-    refused(lambda: room(monkeypatch, shared=0.24, **keys), "the run needs 0.25 GiB")
+    room(monkeypatch, shared=0.25, **STORE)
+    refused(lambda: room(monkeypatch, shared=0.24, **STORE), "the run needs 0.25 GiB")
 
 
 def test_a_small_model_needs_no_more_than_itself(monkeypatch):
@@ -249,6 +249,24 @@ def test_a_plan_for_this_machine_fits_its_memory(monkeypatch):
         plan_here(cfg, MODEL, GIB // 4, learn=False)
 
 
+def test_what_others_hold_may_be_free_later_and_what_nobody_has_may_not(monkeypatch):
+    """Exit code 75 tells a scheduler to come again, 2 that it would be in vain."""
+    monkeypatch.setattr("cluster.placement.nodes.visible_gpus", lambda: 0)
+    cfg = load("gp_l_debug")
+    need = sum(memory_bytes(cfg, MODEL).values())
+    for total, kind in ((need, InUseError), (need - 1, ConfigError)):
+        monkeypatch.setattr(machine, "total_bytes", lambda total=total: total)
+        with pytest.raises(ConfigError, match="too little memory") as error:
+            plan_here(cfg, MODEL, need - 1)
+        assert type(error.value) is kind
+        assert ("others hold the rest of its" in str(error.value)) is (kind is InUseError)
+    monkeypatch.delenv(machine.SLOW_STORE, raising=False)
+    for total, kind in ((1.25, InUseError), (1.24, ConfigError)):
+        with pytest.raises(ConfigError, match="/dev/shm has") as error:
+            room(monkeypatch, shared=1, total=total, **STORE)
+        assert type(error.value) is kind
+
+
 def test_what_is_on_gpus_is_not_counted_against_the_host(monkeypatch):
     """A policy of 7 billion parameters takes 285 GiB in all, most of it on its five GPUs."""
     monkeypatch.setattr("cluster.placement.nodes.visible_gpus", lambda: 5)
@@ -283,6 +301,6 @@ def test_the_gpus_of_this_machine_must_hold_what_a_rank_has(monkeypatch):
             assert plan_here(cfg, MODEL, 2**50).gpu
         else:
             with pytest.raises(
-                PlacementError, match=r"needs .* of GPU memory, and the largest node"
+                PlacementError, match=r"needs .* of GPU memory.*, and the largest node"
             ):
                 plan_here(cfg, MODEL, 2**50)

@@ -17,8 +17,10 @@ from dataclasses import asdict, replace
 import psutil
 import pytest
 
+from cluster.failures import InUseError
 from cluster.run import lease
 from cluster.run.lease import Lease, LeaseLost, Owner, Token, refuse_if_owned
+from cluster.run.left_processes import process_state
 from configs.load import ConfigError
 
 
@@ -167,6 +169,24 @@ def test_a_dead_owner_of_this_machine_is_taken_over_with_a_word(tmp_path, capsys
     assert "which has ended" in said
 
 
+def test_the_processes_of_a_dead_owner_are_gone_before_its_folder_is_taken(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(lease, "end_left", lambda *process: asked.append(process))
+    with Lease(tmp_path) as token:
+        with pytest.raises(InUseError):
+            refuse_if_owned(tmp_path)
+        assert asked == []  # it lives
+        token.check()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    leave(tmp_path, replace(Owner.this_process(), pid=dead.pid, started=77), number=4)
+    refuse_if_owned(tmp_path)
+    assert asked == [(dead.pid, 77)]
+    leave(tmp_path, replace(Owner.this_process(), host="another", pid=dead.pid), 5, age=100)
+    refuse_if_owned(tmp_path)
+    assert len(asked) == 1  # its process ids mean nothing here
+
+
 def test_another_process_with_the_same_id_is_not_the_owner(tmp_path):
     leave(tmp_path, replace(Owner.this_process(), started=1))
     with Lease(tmp_path) as token:
@@ -180,19 +200,6 @@ def test_a_clock_that_is_set_ends_no_owner(tmp_path, monkeypatch):
         monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot() + 2)
         with pytest.raises(ConfigError, match="in use by process"):
             Lease(tmp_path)
-
-
-def test_a_process_whose_name_looks_like_fields_is_read(tmp_path):
-    code = "open('/proc/self/comm', 'w').write(') Z 1 (2'); print(1, flush=True); input()"
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as child:
-        child.stdout.readline()
-        state, started = lease._state(child.pid)
-        assert state in "SRD"
-        assert started >= lease._state(os.getpid())[1]
-        since_boot = psutil.Process(child.pid).create_time() - psutil.boot_time()
-        assert abs(started / os.sysconf("SC_CLK_TCK") - since_boot) < 2
-        child.kill()
 
 
 def test_another_machine_of_the_same_name_is_another_host(tmp_path, monkeypatch, quick):
@@ -245,7 +252,7 @@ def test_the_clock_probe_of_another_stays(tmp_path):
 
 def test_a_zombie_is_dead(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", ""])
-    started = lease._state(child.pid)[1]
+    started = process_state(child.pid)[1]
     owner = replace(Owner.this_process(), pid=child.pid, started=started)
     deadline = time.monotonic() + 120
     while owner.lives() and time.monotonic() < deadline:
@@ -375,7 +382,7 @@ def test_a_stopped_owner_keeps_its_folder(tmp_path):
     try:
         child.stdout.readline()
         child.send_signal(signal.SIGSTOP)
-        started = lease._state(child.pid)[1]
+        started = process_state(child.pid)[1]
         leave(tmp_path, replace(Owner.this_process(), pid=child.pid, started=started), age=1000)
         with pytest.raises(ConfigError, match=f"in use by process {child.pid}"):
             Lease(tmp_path)

@@ -65,7 +65,8 @@ class FakeBuffer:
 
     def _take(self, update, rank):
         self.asked.append(("take", update, rank))
-        return Share(self._shard(rank), [[PLAYED[rank].id]], [5, 1], ["a", "b"], 77, {"ready": 9})
+        own, played = [[PLAYED[rank].id]], {"episodes_played": 9}
+        return Share(self._shard(rank), own, played, [5, 1], ["a", "b"], 77, {"ready": 9})
 
     def _shard(self, rank):
         return [BlockRows(to_block(PLAYED), list(range(rank, 6, 2)))]
@@ -164,7 +165,7 @@ def test_a_batch_is_the_ranks_own_share_and_rank_0_knows_how_it_was_played(made,
     assert batch.next_group == 77
     record = dict(batch.record)
     assert 0 <= record.pop("waited_seconds") < 60
-    known = {"staleness": [5, 1], "ledger": {"ready": 9}}
+    known = {"staleness": [5, 1], "ledger": {"ready": 9}, "episodes_played": 9}
     assert record == {"failed": 2, "failed_ids": ["a", "b"]} | (known if rank == 0 else {})
     assert buffer.asked == [("take", 3, rank)], "engines do not play ahead"
     assert batch.packed is None

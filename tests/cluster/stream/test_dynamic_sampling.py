@@ -84,6 +84,7 @@ def test_a_group_that_ends_early_is_not_trained_on_before_an_earlier_one():
     finish(made, all_given(made.assign([0], 100)))
     batch = made.take(1)
     assert taken(batch) == ["g2/0", "g2/1", "g3/0", "g3/1"]
+    assert [r.summary.id for r in batch.passed] == ["g0/0", "g0/1", "g1/0", "g1/1"]
     assert (batch.next_group, batch.staleness, batch.failed) == (4, [4], [])
     states = made.states()
     assert (states["ready"], states["taken"], states["dropped no signal"]) == (0, 4, 4)
@@ -114,6 +115,10 @@ def test_failed_episodes_do_not_count_as_returns(rewards, without):
         end = "terminated" if reward is not None else "failed"
         made.finish([result(request, 0, end, reward or 0.0)])
     assert (made.take(1) is None) == without
+    if without:
+        finish(made, all_given(made.assign([0], 100)))
+        well = [f"g0/{i}" for i, reward in enumerate(rewards) if reward is not None]
+        assert [r.summary.id for r in made.take(1).passed] == well
 
 
 def test_at_the_last_update_others_still_take_the_places_of_those_without_signal():

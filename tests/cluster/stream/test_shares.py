@@ -6,8 +6,10 @@ import random
 
 import pytest
 
-from cluster.stream.shares import BufferedTrajectory, shards
+from cluster.stream.ledger import Batch
+from cluster.stream.shares import BufferedTrajectory, Shares, shards
 from rollout.trajectory_summary import TrajectorySummary
+from tests.support.learner import config
 
 
 def stored(name, tokens, block=None, row=0):
@@ -91,3 +93,27 @@ def test_each_rank_has_its_own_of_each_minibatch_in_the_order_of_the_minibatch(b
         own = {places[block, row] for block, numbers in shard.rows for row in numbers}
         assert shard.minibatches == [[n for n in ids if n in own] for ids in minibatches]
     assert all(shard.minibatches[0] for shard in dealt)
+
+
+def ended(name, tokens, reward, **metrics):
+    summary = TrajectorySummary(name, "terminated", "", reward, tokens, 3, 0, metrics)
+    return BufferedTrajectory(name, 0, summary)
+
+
+def test_figures_of_an_update_are_of_groups_that_it_passed_over_too():
+    kept = [ended("a/0", 10, 2.0, success=1.0, first_try=1.0), ended("a/1", 20, -1.0, success=0.0)]
+    passed = [ended(f"b/{i}", 30 + i, -4.0, success=0.0, legs=i, first_try=0.0) for i in range(3)]
+    made = Shares(config())
+    made.deal(1, Batch(kept, passed, [2], [], 2))
+    share = made.take(1, 0, {})
+    assert [block for block, _ in share.rows] == ["a/0", "a/1"], "trained on are the others alone"
+    assert share.played == {
+        "episodes_played": 5,
+        "tokens_played": 10 + 20 + 30 + 31 + 32,
+        "reward": (2 - 1 - 3 * 4) / 5,
+        "success": 1 / 5,
+        "first_try": 1 / 4,
+        "metric_legs": 1.0,
+    }
+    made.deal(2, Batch(kept, [], [2], [], 2))
+    assert made.take(2, 0, {}).played == {}, "then the learner's own figures are of everything"

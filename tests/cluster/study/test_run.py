@@ -183,7 +183,13 @@ MATCH = """
   sft: {set: {sft.steps: 20, ppo.updates: 0}}
   ppo: {from: sft, set: {sft.steps: 0, ppo.updates: 3}}
 """
-HEAD = "base: gp_l_debug\nseeds: [1]\nset: {ppo.updates: 0}\n"
+EQUAL = """
+  equal: {from: sft, match: ten, set: {sft.steps: 0, ppo.clip: 0.3}}
+  sft: {set: {sft.steps: 20, ppo.updates: 0}}
+  ten: {from: sft, set: {sft.steps: 0, ppo.updates: 3, ppo.epochs: 1}}
+  one: {from: sft, set: {ppo.updates: 2, ppo.clip: 0.3, sft.steps: 0}}
+"""
+HEAD = "base: gp_l_debug\nseeds: [1]\nset: {ppo.updates: 0, ppo.critic_warmup: 0}\n"
 
 
 class Measured(Trainer):
@@ -210,6 +216,45 @@ def test_a_matched_arm_comes_after_its_match_and_spends_as_many_flops(tmp_path, 
     # 960 tokens are learned from at 3 parts, played and scored at 1; a step learns from 320.
     assert begun["sft"]["steps"] == 960 * (3 + 2) / (320 * 3)
     assert run_study(study, Measured()) == 0  # and the study that was begun is the same one
+
+
+class Updates(Trainer):
+    """PPO that plays more tokens at each update; `ten` 14,400 in all, `one` 960 in the mean."""
+
+    def finish(self, folder):
+        super().finish(folder)
+        write_model(folder / "model")
+        updates, first = {"ten": (3, 2_400), "one": (2, 640)}.get(folder.parent.name, (0, 0))
+        common = {"kind": "ppo", "episodes": 64, "steps": 2, "time": 0, "elapsed_s": 0}
+        records = [
+            common
+            | {"update": n, "tokens": n * first}
+            # of one length, a quarter of it answers
+            | {"segments": n * first / 10, "action_tokens": n * first / 4}
+            for n in range(1, updates + 1)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def test_a_matched_arm_of_ppo_takes_as_many_updates_as_the_flops_buy(tmp_path, capsys):
+    """At the mean cost of the arm that differs in its updates alone, whatever its keys' order."""
+    study = load_study(written(tmp_path, EQUAL, HEAD))
+    assert list(study.arms) == ["sft", "ten", "one", "equal"]
+    assert study.arms["equal"].needs == ["sft", "ten", "one"]
+    check_study(study)
+    assert "ppo.updates: as many as ten's FLOPs buy" in capsys.readouterr().out
+    assert run_study(study, Updates()) == 0
+    begun = yaml.safe_load((study.folder / "equal" / "seed1" / "config.yaml").read_text())
+    assert (begun["ppo"]["updates"], begun["sft"]["steps"]) == (3 * 5, 0)
+    assert run_study(study, Updates({"one/seed1": "failed: lost"})) == 0  # all have finished
+    shutil.rmtree(study.folder)
+    assert run_study(study, Updates({"one/seed1": "failed: lost"})) == 1
+    runs = json.loads((study.folder / "study.json").read_text())["runs"]
+    assert runs["equal/seed1"] == "skipped: one/seed1 failed"
+    (study.folder / "ten" / "seed1" / "metrics.jsonl").write_text("")
+    assert run_study(study, Trainer()) == 1
+    runs = json.loads((study.folder / "study.json").read_text())["runs"]
+    assert "those of ppo.updates in" in runs["equal/seed1"]
 
 
 def test_a_matched_arm_needs_its_match_and_what_that_spent(tmp_path):
@@ -306,7 +351,21 @@ def test_a_folder_of_another_study_is_refused(tmp_path):
         (MATCH.replace("keep: []", "steps: 9"), "match=ppo: chooses sft.steps; leave it out"),
         (MATCH.replace("{sft.keep: []}", "{ppo.updates: 3}"), "ppo.updates must be 0"),
         (MATCH.replace("updates: 3", "updates: 0"), "match=ppo: ppo trains nothing"),
-        (MATCH.replace("from: sft, ", "").replace("steps: 20", "steps: 0"), "tells what a step"),
+        (
+            MATCH.replace("from: sft, ", "").replace("steps: 20", "steps: 0"),
+            "no arm tells what one",
+        ),
+        (
+            EQUAL.replace("clip: 0.3", "clip: 0.1", 1),
+            "match=ten: no arm tells what one of ppo.updates",
+        ),
+        (
+            EQUAL.replace("updates: 0", "updates: 0, sft.keep: [2]")
+            .replace("match: ten", "match: ten, at: 2")
+            .replace("ten: {", "ten: {at: 2, "),
+            "match=ten: no arm tells what one of ppo.updates",
+        ),
+        (EQUAL.replace("0, ppo.clip", "0, ppo.updates: 3, ppo.clip"), "chooses ppo.updates; leave"),
         ("  a: {set: {sft.steps: 0}}\n  b: {from: a}", "arms.b.from=a: that arm trains no model"),
     ],
 )

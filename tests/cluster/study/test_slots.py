@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.failures import ClusterBusyError, RunFailure
+from cluster.failures import ClusterBusyError, InUseError, RunFailure
+from cluster.run.left_processes import process_state
 from cluster.study import slots as module
 from cluster.study.slots import BUSY, FINISHED, LOCK, Slots, alone
 from configs.load import ConfigError, load
@@ -86,6 +87,20 @@ def test_after_a_run_that_did_not_end_well_the_next_gets_a_new_process(tmp_path,
     assert len(begun(tmp_path)) == 2
 
 
+def test_what_a_dead_slot_left_is_gone_before_the_next_begins(tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr(module, "end_left", lambda *process: ended.append(process))
+    with Slots(1, tmp_path) as slots:
+        slots.begin("arm/one", Word("fine"), False)
+        slots.wait()
+        assert ended == []
+        process = slots._slots[0].process
+        own = process.pid, process_state(process.pid)[1]
+        slots.begin("arm/two", Word("die"), False)
+        slots.wait()
+        assert ended == [own]
+
+
 def broken_study(slots, folder):
     """Two runs, one of which still runs when the study breaks."""
     with slots:
@@ -123,6 +138,7 @@ def raises(error):
         (lambda *arguments: 0, FINISHED),
         (lambda *arguments: 3, "failed: exit code 3"),
         (raises(ClusterBusyError("no GPU is free")), f"{BUSY}no GPU is free"),
+        (raises(InUseError("memory is short")), f"{BUSY}memory is short"),
         (raises(RunFailure("an engine was lost")), "failed: an engine was lost"),
         (raises(ConfigError("seed: no")), "failed: seed: no"),
         (raises(OSError("no disk")), "failed: OSError: no disk"),

@@ -272,6 +272,44 @@ def test_engines_take_a_shared_gpu_once_no_rank_keeps_its_memory(
     assert order == ["sent", *given_back, *["resume"] * (rank == 0)]
 
 
+class Stream:
+    """Stands for a CUDA stream: what was launched on it is done once it is synchronized."""
+
+    def __init__(self):
+        self.pending = set()
+
+    def synchronize(self):
+        self.pending.clear()
+
+
+def test_weights_are_ready_on_the_stream_that_asks_for_them(monkeypatch):
+    """VLLM asks for the rest of a bucket on another stream than the one where it was merged."""
+    learners, first, second = streams = [Stream() for _ in range(3)]
+    current, read_on = [learners], {}
+
+    def weights(limit_bytes, everywhere):
+        assert everywhere
+        for names in ("ab", "cd"):
+            current[0].pending.update(names)
+            yield [
+                (n, SimpleNamespace(record_stream=read_on.setdefault(n, []).append)) for n in names
+            ]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: current[0])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: [s.synchronize() for s in streams])
+    opened = DeviceChannel("nccl", config(), [], FakeBuffer(), 0)
+    opened._engine = SimpleNamespace(weights=weights)
+    learners.pending.add("step")
+    tensors, seen = opened._tensors(), []
+    for current[0] in (first, second, second, first):
+        name, _ = next(tensors)
+        seen.append(name)
+        assert not any(s.pending & {name, "step"} for s in streams)
+        assert read_on[name] == [current[0]]
+    assert (seen, list(tensors)) == ([*"abcd"], [])
+
+
 def test_an_error_of_the_sender_is_passed_on(workers, learner, monkeypatch):
     def broken(*_):
         raise RuntimeError("NCCL error: unhandled system error")

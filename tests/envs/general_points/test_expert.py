@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from itertools import zip_longest
+
 import numpy as np
 import pytest
 
@@ -79,6 +82,59 @@ def test_wrong_answers_come_first_with_the_verifiers_words(trajectories, wrong_o
         words |= {m["content"] for m in messages[2::2]}
     assert numbers == wrong_ones
     assert {"wrong", "foreign", "illegal"} <= words
+
+
+def corrections(n: int = 1000, **keywords) -> list[int]:
+    """How many wrong answers each demonstration holds."""
+    shown = demonstrate(n, trajectories="corrected", **keywords)
+    return [len(demonstration.messages) // 2 - 1 for demonstration in shown]
+
+
+def test_a_share_of_the_demonstrations_is_corrected():
+    counts = np.bincount(corrections(corrected_share=0.3, verify_iter=4))
+    assert (counts / 1000).tolist() == pytest.approx([0.7, 0.1, 0.1, 0.1], abs=0.04)
+    assert not any(corrections(100, corrected_share=0.0))
+    assert min(corrections(100, corrected_share=1.0)) == 1
+
+
+def test_nothing_is_corrected_where_one_answer_is_graded():
+    assert not any(corrections(100, verify_iter=1))
+    assert not any(corrections(100, verify_iter=1, corrected_share=1.0))
+    assert all(len(demonstration.messages) == 2 for demonstration in demonstrate())
+
+
+def test_wrong_answers_are_changed_ones_of_the_right_ones_style():
+    keywords = {"trajectories": "corrected", "corrected_share": 1.0, "verify_iter": 2}
+    for demonstration in demonstrate(100, formulas="hand", **keywords):
+        _, wrong, _, right = (message["content"] for message in demonstration.messages)
+        assert distance(tokens(right), tokens(wrong)) == 1
+
+
+@pytest.mark.parametrize("style", ["canonical", "hand", "any"])
+def test_a_wrong_formula_is_a_changed_one_of_the_style(style):
+    """One card's number, one operator or a parenthesis from a right formula of that style."""
+    hand = Hand(("2", "4", "6", "8"), (2, 4, 6, 8), (2, 4, 6, 8), 24)
+    dealt = hand._replace(numbers=(6, 2, 8, 4))
+    right = {expert.formula(dealt, style, choice) for choice in np.linspace(0, 0.999, 50)}
+    rng = np.random.default_rng(0)
+    near = set()
+    for _ in range(200):
+        wrong = tokens(expert.wrong_formula(dealt, rng, style))
+        sources = [r for r in right if distance(tokens(r), wrong) == 1]
+        assert sources, wrong
+        near.update(sources if len(sources) == 1 else ())
+    assert len(near) == len(right)
+
+
+def tokens(formula: str) -> list[str]:
+    return re.findall("[0-9]+|.", formula)
+
+
+def distance(right: list[str], wrong: list[str]) -> int:
+    """How many tokens differ; one more at the beginning is one."""
+    if len(wrong) > len(right):
+        right = ["", *right]
+    return sum(a != b for a, b in zip_longest(right, wrong))
 
 
 def test_diverse_prompts_state_every_rule_but_the_unseen_one():

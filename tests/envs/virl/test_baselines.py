@@ -1,6 +1,7 @@
 """V-IRL's baselines: none sees the landmark, and each is at its floor."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -11,6 +12,15 @@ from envs.virl.export import export
 from envs.virl.rail import Point
 from envs.virl.settings import Settings
 from envs.virl.world import open_world
+from tests.support.slow import fast
+
+PRESETS = ("fixed", "paper_text", "paper_code")
+STYLES, ACTION_SPACES = ("full", "brief"), ("absolute", "relative", "mixed")
+EACH_ONCE = (
+    ("fixed", "brief", "relative"),
+    ("paper_text", "full", "absolute"),
+    ("paper_code", "full", "mixed"),
+)
 
 START = Facts(
     stated="observation",
@@ -29,9 +39,9 @@ def by_name(env, episodes=40, seed=0):
     return {row.baseline.name: row.metrics for row in floors(env, episodes, seed)}
 
 
-@pytest.mark.parametrize("preset", ["fixed", "paper_text", "paper_code"])
-@pytest.mark.parametrize("style", ["full", "brief"])
-@pytest.mark.parametrize("action_space", ["absolute", "relative", "mixed"])
+@pytest.mark.parametrize(
+    ("preset", "style", "action_space"), fast(EACH_ONCE, product(PRESETS, STYLES, ACTION_SPACES))
+)
 def test_two_tries_solve_every_route_unseen_and_the_first_try_none(
     preset, style, action_space
 ) -> None:

@@ -97,6 +97,19 @@ def test_a_reference_policy_reads_too_and_an_update_that_stopped_early_learned_l
     assert until(run).played_tokens == SFT
 
 
+def test_what_was_played_and_scored_is_counted_as_an_update_says(tmp_path: Path) -> None:
+    """Groups that were passed over were played; a single step scores by its own pass."""
+    make_study(tmp_path, n=2, seeds=(0,))
+    run = run_folder(tmp_path, "ppo_only", 0)
+    learned, before = until(run).ppo_flops, until(run).played_flops
+    changed(run, {"ppo": {"kl_coef": 0.1}}, tokens_played=3 * PLAYED)
+    assert until(run).played_tokens == (3 + 2) * PLAYED * UPDATES
+    changed(run, {}, tokens_scored=0.0)
+    spent = until(run)
+    assert (spent.played_tokens, spent.ppo_flops) == (3 * PLAYED * UPDATES, learned)
+    assert spent.played_flops == pytest.approx(before * 3 / 2)
+
+
 def test_what_cannot_be_known_is_empty(tmp_path: Path) -> None:
     make_study(tmp_path, n=2, seeds=(0,))
     run = run_folder(tmp_path, "ppo_only", 0)

@@ -190,8 +190,12 @@ def test_a_damaged_run_is_named_and_the_others_are_read(
     assert {p.seed for p in study.points} == {1}
     assert study.finished == {("ppo", 1)}
     assert [arm.kind for arm in study.arms] == ["rl_without_sft"]
-    page = write_study_report(tmp_path).read_text("utf-8")
-    assert "Left out: ppo, seed 0." in page
+
+
+def test_the_page_says_which_run_was_left_out(tmp_path: Path) -> None:
+    make_study(tmp_path, {"ppo": {}}, n=5, seeds=(0, 1), ends=ENDS | {"ppo": (0.2, 0.1)})
+    (run_folder(tmp_path, "ppo", 0) / "status.json").write_text("")
+    assert "Left out: ppo, seed 0." in write_study_report(tmp_path).read_text("utf-8")
 
 
 def test_floors_that_cannot_be_read_are_those_of_another_run(tmp_path: Path) -> None:

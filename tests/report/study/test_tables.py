@@ -74,13 +74,35 @@ def test_decodings_need_samples_of_greedy_answers_or_several() -> None:
     html = tables.decodings(study_of([start, POINTS[1]], SFT))
     head, first, second = rows(html)
     assert head[2:] == ["greedy, %", "sampled, %", "pass@1, %", "pass@4, %", "pass@16, %"]
-    assert first == ["start", "in", "50.0", "50.0", "50.0", "100.0", "–"]
+    low, high = (f"{100 * bound:.1f}" for bound in clustered([1, 3], [4, 4]))
+    assert first[:5] == ["start", "in", "50.0", "50.0", f"50.0 [{low}, {high}] 50.0–50.0"]
+    low, high = (f"{100 * bound:.1f}" for bound in clustered([4, 4], [4, 4]))
+    assert first[5:] == [f"100.0 [{low}, {high}] 100.0–100.0", "–"]
     assert second == ["sft", "in", "60.0", "–", "–", "–", "–"]
     assert tables.decodings(study_of(POINTS, SFT, RL)) == ""
     one = point("sft", "sft", 8, 0.6, decoding="sampled", samples={"q": Tally(1.0, 1)})
     assert tables.decodings(study_of([one], SFT)) == ""  # sampled once is no more than the headline
     several = point("sft", "sft", 8, 0.6, decoding="sampled", samples=few)
     assert rows(tables.decodings(study_of([several], SFT)))[-1][2:4] == ["–", "50.0"]
+
+
+def test_pass_at_k_has_its_interval_over_questions_and_its_range_over_seeds() -> None:
+    """A question's share is its mean over the seeds: those of one question are no two questions."""
+    solved = ({"q": 0.0, "r": 4.0, "s": 1.0}, {"q": 0.0, "r": 4.0, "s": 4.0})
+    points = [
+        point("sft", "sft", 8, 0.5, seed=i, samples={q: Tally(n, 4) for q, n in each.items()})
+        for i, each in enumerate(solved)
+    ]
+    _, line = rows(tables.decodings(study_of(points, SFT)))
+    low, high = (f"{100 * bound:.1f}" for bound in clustered([0, 8, 5], [8, 8, 8]))
+    assert line[4] == f"54.2 [{low}, {high}] 41.7–66.7"
+    low, high = (f"{100 * bound:.1f}" for bound in clustered([0, 8, 8], [8, 8, 8]))
+    assert line[5] == f"66.7 [{low}, {high}] 66.7–66.7"
+    alike = {"q": Tally(2.0, 4), "r": Tally(2.0, 4), "s": Tally(3.0, 4)}
+    half = dict.fromkeys("qrs", Tally(2.0, 4))
+    points = [point("sft", "sft", 8, 0.5, seed=i, samples=s) for i, s in enumerate((alike, half))]
+    low, high = (f"{100 * bound:.1f}" for bound in clustered([4, 4, 5], [8, 8, 8]))
+    assert f"[{low}, {high}]" in rows(tables.decodings(study_of(points, SFT)))[1][4]
 
 
 def test_a_mean_over_seeds_needs_all_of_them() -> None:

@@ -14,6 +14,7 @@ from envs.virl.drawing.props import (
     place_props,
 )
 from envs.virl.settings import CITIES
+from tests.support.slow import fast
 
 PPM = 4.0
 CROSSING_M = 14.5  # the far edge of the painted crossings, from the intersection
@@ -41,7 +42,7 @@ def corners(vehicle):
 
 
 @pytest.mark.parametrize(("name", "split"), CASES)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", fast([0], range(4)))
 def test_vehicles_touch_neither_each_other_nor_anyone(name, split, seed) -> None:
     _, look, props, vehicles = placed(name, split, seed)
     assert len(vehicles) > 250
