@@ -327,8 +327,8 @@ def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool, answer_tokens: int) -
     """The loss function, for TrainingEngine.step, of a global minibatch with these counts.
 
     policy + value_coef * value - entropy_coef * entropy + kl_coef * KL(current, reference), the
-    last unless it is in the reward; during critic warm-up, the value's term alone. Means are over
-    values and over action tokens; the policy's as `token_shares`, of whole answers over turns.
+    last unless it is in the reward; during critic warm-up, the value's term alone. Tokens count as
+    by `token_shares` in all three, whole answers by their turns; metrics are means over tokens.
     """
 
     def loss_fn(scores: Scores, microbatch: MicroBatch) -> tuple[torch.Tensor, Means]:
@@ -342,31 +342,31 @@ def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool, answer_tokens: int) -
             microbatch.turns,
             ppo,
         )
+        shares = token_shares(microbatch.turns, ppo, counts, answer_tokens)
         if ppo.ratio_level == "token":
-            policy = (terms.loss * token_shares(microbatch.turns, ppo, counts, answer_tokens)).sum()
-            clipped = terms.clipped.sum() / counts.tokens
+            policy, clipped = (terms.loss * shares).sum(), terms.clipped.sum() / counts.tokens
         else:
             policy, clipped = terms.loss.sum() / counts.turns, terms.clipped.sum() / counts.turns
-        entropy = scores.entropy.sum() / counts.tokens
         value = policy.new_zeros(())
         if ppo.estimator == "gae":
             squares = value_terms(
                 scores.values, values["old_values"], values["targets"], ppo.value_clip
             )
             value = squares.sum() / counts.values
-        kl_ref = policy.new_zeros(())
+        kl_ref = torch.zeros_like(scores.logprobs)
         if "reference" in columns:
             kl = {"k2": k2, "k3": k3}[ppo.kl_estimator]
-            kl_ref = kl(scores.logprobs, columns["reference"]).sum() / counts.tokens
+            kl_ref = kl(scores.logprobs, columns["reference"])
         loss = ppo.value_coef * value
         if not warmup:
             kl_coef = ppo.kl_coef if ppo.kl_in == "loss" else 0.0
-            loss = loss + policy - ppo.entropy_coef * entropy + kl_coef * kl_ref
+            tokens = kl_coef * kl_ref - ppo.entropy_coef * scores.entropy
+            loss = loss + policy + (tokens * shares).sum()
         return loss, {
             "policy_loss": policy.detach(),
             "value_loss": value.detach(),
             "kl": k3(columns["proximal"], scores.logprobs).detach().sum() / counts.tokens,
-            "kl_ref": kl_ref.detach(),
+            "kl_ref": kl_ref.detach().sum() / counts.tokens,
             "clip_fraction": clipped,
         }
 
