@@ -16,6 +16,7 @@ from configs.schema import (
     PPOConfig,
     RolloutConfig,
     RunConfig,
+    SFTConfig,
 )
 from configs.seeds import seed_contradictions
 
@@ -94,7 +95,15 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
         yield f"ppo.minibatch={ppo.minibatch} is more than ppo.episodes={ppo.episodes}"
     if 0 < ppo.dual_clip <= 1:
         yield f"ppo.dual_clip={ppo.dual_clip} must be above 1; 0 is off"
+    one_step = ppo.epochs == 1 and ppo.minibatch == ppo.episodes
+    ratios = not one_step or ppo.correction == "none"  # else each is 1
+    several = "more than one step in an update, where every ratio is 1"
     for key, value, where in (
+        ("surrogate", ratios, several),
+        ("clip_high", ratios, several),
+        ("dual_clip", ratios, several),
+        ("desired_kl", ppo.optimizer.lr > 0, "a ppo.optimizer.lr above 0, which it adapts"),
+        ("trunc_bootstrap", ppo.gamma > 0, "a ppo.gamma above 0, which multiplies the value"),
         ("dual_clip", ppo.surrogate == "clip", "ppo.surrogate=clip"),
         ("group_deviation", ppo.estimator == "grpo", "ppo.estimator=grpo"),
         ("aggregation", ppo.ratio_level == "token", "ppo.ratio_level=token"),
@@ -104,6 +113,11 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
     ):
         if not value and getattr(ppo, key) != getattr(PPOConfig(), key):
             yield f"ppo.{key}={getattr(ppo, key)} has no use without {where}"
+    if ppo.correction == "sequence" and ppo.ratio_level != "token":
+        yield (
+            f"ppo.correction=sequence is truncated with ppo.ratio_level={ppo.ratio_level}, whose "
+            "ratios are of whole answers; it must be truncated"
+        )
     if ppo.correction == "masked" and ppo.correction_cap == 1:
         yield (
             "ppo.correction_cap=1.0 leaves ppo.correction=masked no token whose ratio is not "
@@ -112,7 +126,7 @@ def _ppo(ppo: PPOConfig) -> Iterator[str]:
     if ppo.surrogate == "sapo" and ppo.clip_high is not None:
         yield "ppo.clip_high has no use for ppo.surrogate=sapo, which does not clip"
     for key in ("desired_kl", "target_kl"):
-        if getattr(ppo, key) and ppo.epochs == 1 and ppo.minibatch == ppo.episodes:
+        if getattr(ppo, key) and one_step:
             yield (
                 f"ppo.{key}={getattr(ppo, key)} has no use where an update is one step "
                 f"(ppo.epochs=1, ppo.minibatch={ppo.minibatch}): the KL before it is always 0"
@@ -150,6 +164,11 @@ def _groups(ppo: PPOConfig) -> Iterator[str]:
 
 
 def _critic(ppo: PPOConfig) -> Iterator[str]:
+    if ppo.value_coef == 0:
+        yield (
+            "ppo.value_coef=0 never trains the value head, whose values ppo.estimator=gae reads; "
+            "it must be above 0"
+        )
     if ppo.baseline == "optimal" and not ppo.normalize_advantages:
         yield (
             "ppo.baseline=optimal is taken when advantages are normalised, which "
@@ -203,6 +222,8 @@ def _sft(cfg: RunConfig) -> Iterator[str]:
         )
     if sft.steps > 0 and sft.loss == "ce_kl" and sft.kl_coef == 0:
         yield "sft.loss=ce_kl with sft.kl_coef=0 has no KL; set a weight or sft.loss=ce"
+    if sft.steps > 0 and sft.loss != "ce_kl" and sft.kl_coef not in (0, SFTConfig().kl_coef):
+        yield f"sft.kl_coef={sft.kl_coef} has no use without sft.loss=ce_kl"
     if any(not 1 <= step <= sft.steps for step in sft.keep):
         yield f"sft.keep={sft.keep}: must hold steps from 1 to sft.steps={sft.steps}"
 

@@ -14,7 +14,12 @@ class OptimizerConfig:
     lr: float = leaf(1e-6, "peak learning rate", low=0)
     lr_end: float = leaf(0.0, "learning rate at the last step", low=0)
     schedule: str = leaf("cosine", "from lr to lr_end", choices=("cosine", "linear", "constant"))
-    warmup: float = leaf(0.03, "share of the steps that warm up linearly", low=0, high=1)
+    warmup: float = leaf(
+        0.03,
+        "share of the steps that warm up linearly; the policy's begin after ppo.critic_warmup",
+        low=0,
+        high=1,
+    )
     beta1: float = leaf(0.9, "decay of the first moment", low=0, high=1)
     beta2: float = leaf(0.98, "decay of the second moment", low=0, high=1)
     eps: float = leaf(1e-7, "AdamW's epsilon", low=0)

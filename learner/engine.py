@@ -42,8 +42,7 @@ from learner.model import VALUE_HEAD_FILE, Forward, ForwardOptions, Scores, load
 from learner.optimizer import (
     MakeOptimizer,
     adamw,
-    head_rate,
-    learning_rate,
+    learning_rates,
     parameter_groups,
     set_learning_rates,
 )
@@ -101,10 +100,8 @@ class ReferencePolicy:
         self, microbatches: list[MicroBatch], options: ForwardOptions | None = None
     ) -> list[Scores]:
         """Scores of each microbatch, on the device; a collective call."""
-        forward, images, parallel = self._forward, self._image_inputs, self._parallel
-        return score_all(
-            forward, images, microbatches, options, device=_device(), parallel=parallel
-        )
+        policy, images, group = self._forward, self._image_inputs, self._parallel
+        return score_all(policy, images, microbatches, options, device=_device(), parallel=group)
 
 
 class TrainingEngine:
@@ -119,6 +116,7 @@ class TrainingEngine:
         forbidden: token ids that are never sampled (`Renderer.forbidden`); their logits are
             biased as in the rollout engine.
         make_optimizer: builds the optimizer; tests pass SGD.
+        frozen_steps: of the steps, the first ones, of a frozen trunk: its schedule begins after.
 
     Attributes:
         counters: int by name, saved and loaded with the state; "steps" is the schedule's
@@ -140,18 +138,19 @@ class TrainingEngine:
         *,
         forbidden: Sequence[int] = (),
         make_optimizer: MakeOptimizer = adamw,
+        frozen_steps: int = 0,
     ) -> None:
         distributed.join_process_group()
         self.counters: dict[str, int] = {"steps": 0}
         self.device = _device()
-        self._cfg, self._optimizer_cfg, self._steps = cfg, optimizer, steps
+        self._cfg, self._optimizer_cfg = cfg, optimizer
+        self._schedule = optimizer, cfg.ppo, steps, frozen_steps
         self._stage, self._folder = zero_stage(cfg), Path(folder)
         config = deepspeed_config(cfg, optimizer, self._stage)
         partition = functools.partial(_partition, config) if self._stage == 3 else None
         seed = cfg.seed if value else None
         self.model = load_actor_critic(self._folder, cfg, forbidden, seed, partition)
-        self.model.to(self.device)
-        trunk = self.model.trunk
+        trunk = self.model.to(self.device).trunk
         self._image_inputs = ImageInputs.load(self._folder, trunk)
         self._parallel = SequenceParallel.of(cfg.learner)
         layout = CheckpointLayout(trunk)
@@ -213,15 +212,15 @@ class TrainingEngine:
             reference: when given, each microbatch's Scores carry its distribution.
 
         Returns:
-            loss, lr, grad_norm (before clipping) and the named means, equal on every rank.
+            loss, lr (the trunk's), grad_norm (before clipping), the named means; of all ranks.
 
         Raises:
             FloatingPointError: the gradient is not finite; the weights are as they were.
         """
         options = options or ForwardOptions()
-        at, groups = (self.counters["steps"], self._steps), self._optimizer.param_groups
-        rate = learning_rate(self._optimizer_cfg, *at) * rate_factor(self.counters)
-        set_learning_rates(groups, rate, head_rate(self._cfg.ppo, *at), options.freeze_trunk)
+        at = self.counters["steps"], rate_factor(self.counters), options.freeze_trunk
+        rate, head = learning_rates(*self._schedule, *at)
+        set_learning_rates(self._optimizer.param_groups, rate, head)
         shares = self._backward(microbatches, loss_fn, options, reference)
         norm = self._update_weights()
         self.counters["steps"] += 1

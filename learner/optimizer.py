@@ -20,8 +20,12 @@ MakeOptimizer = Callable[[list[ParameterGroup], OptimizerConfig], torch.optim.Op
 
 
 def adamw(groups: list[ParameterGroup], cfg: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW over parameter groups."""
-    return torch.optim.AdamW(
+    """AdamW over parameter groups; a step at rate 0, of a frozen group, does not count as one.
+
+    Else a group's first steps would depend on whether DeepSpeed leaves frozen weights without a
+    gradient (one rank at stage 0) or gives them zeros, which Adam's bias correction counts.
+    """
+    optimizer = torch.optim.AdamW(
         groups,
         lr=cfg.lr,
         betas=(cfg.beta1, cfg.beta2),
@@ -29,6 +33,15 @@ def adamw(groups: list[ParameterGroup], cfg: OptimizerConfig) -> torch.optim.Opt
         weight_decay=cfg.weight_decay,
         fused=True,
     )
+    optimizer.register_step_post_hook(_uncount_frozen)
+    return optimizer
+
+
+def _uncount_frozen(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    frozen = (p for group in optimizer.param_groups if group["lr"] == 0 for p in group["params"])
+    for parameter in frozen:
+        if "step" in optimizer.state[parameter]:
+            optimizer.state[parameter]["step"].zero_()
 
 
 def learning_rate(cfg: OptimizerConfig, step: int, steps: int) -> float:
@@ -44,6 +57,31 @@ def learning_rate(cfg: OptimizerConfig, step: int, steps: int) -> float:
     return cfg.lr + (cfg.lr_end - cfg.lr) * share
 
 
+def learning_rates(
+    cfg: OptimizerConfig,
+    ppo: PPOConfig,
+    steps: int,
+    frozen_steps: int,
+    step: int,
+    factor: float,
+    frozen: bool,
+) -> tuple[float, float]:
+    """The trunk's and the value head's at a step of so many.
+
+    Args:
+        cfg: the phase's optimizer; its rates are multiplied by the factor.
+        ppo: value_lr is the head's own, without the factor.
+        steps: of the phase.
+        frozen_steps: the first of them, of a frozen trunk, whose schedule begins after them.
+        step: from 0.
+        factor: see `learner.adaptive_rate`.
+        frozen: whether the trunk is, at this step: its rate is 0.
+    """
+    trunk = 0.0 if frozen else learning_rate(cfg, step - frozen_steps, steps - frozen_steps)
+    head = head_rate(ppo, step, steps)
+    return factor * trunk, factor * learning_rate(cfg, step, steps) if head is None else head
+
+
 def head_rate(cfg: PPOConfig, step: int, steps: int) -> float | None:
     """The value head's of its own, `ppo.value_lr` by the optimizer's schedule; None without one.
 
@@ -57,11 +95,9 @@ def head_rate(cfg: PPOConfig, step: int, steps: int) -> float | None:
     return learning_rate(own, step, steps) * cfg.value_lr / own.lr
 
 
-def set_learning_rates(
-    groups: list[ParameterGroup], rate: float, head: float | None, freeze_trunk: bool
-) -> None:
-    """Set the trunk's learning rate, 0 when it is frozen, and the value head's; None: the same."""
-    rates = {"trunk": 0.0 if freeze_trunk else rate, "head": rate if head is None else head}
+def set_learning_rates(groups: list[ParameterGroup], trunk: float, head: float) -> None:
+    """Set the learning rates of the trunk and of the value head."""
+    rates = {"trunk": trunk, "head": head}
     for group in groups:
         group["lr"] = rates[str(group["part"])]
 

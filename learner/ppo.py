@@ -1,7 +1,7 @@
 """One PPO update: scores this rank's trajectories, computes advantages, takes optimizer steps.
 
-Input: trajectories. Output: metrics. `ppo_steps(cfg)` is the number of optimizer steps of the
-whole phase, which the TrainingEngine's schedule needs.
+Input: trajectories. Output: metrics. `ppo_steps(cfg)` and `critic_steps(cfg)` are what the
+TrainingEngine's schedule needs.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ def steps_per_update(cfg: PPOConfig) -> int:
 def ppo_steps(cfg: PPOConfig) -> int:
     """Optimizer steps of the whole phase: `steps` of its TrainingEngine."""
     return cfg.updates * steps_per_update(cfg)
+
+
+def critic_steps(cfg: PPOConfig) -> int:
+    """The first of them, which train the value head alone: its `frozen_steps`."""
+    return cfg.critic_warmup * steps_per_update(cfg) if cfg.estimator == "gae" else 0
 
 
 @TRACER.start_as_current_span("learn")
@@ -322,8 +327,8 @@ def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool, answer_tokens: int) -
     """The loss function, for TrainingEngine.step, of a global minibatch with these counts.
 
     policy + value_coef * value - entropy_coef * entropy + kl_coef * KL(current, reference), the
-    last unless it is in the reward; during critic warm-up, the value's term alone. Means are over
-    values and over action tokens; the policy's as `token_shares`, of whole answers over turns.
+    last unless it is in the reward; during critic warm-up, the value's term alone. Tokens count as
+    by `token_shares` in all three, whole answers by their turns; metrics are means over tokens.
     """
 
     def loss_fn(scores: Scores, microbatch: MicroBatch) -> tuple[torch.Tensor, Means]:
@@ -337,31 +342,31 @@ def ppo_loss(ppo: PPOConfig, counts: Counts, warmup: bool, answer_tokens: int) -
             microbatch.turns,
             ppo,
         )
+        shares = token_shares(microbatch.turns, ppo, counts, answer_tokens)
         if ppo.ratio_level == "token":
-            policy = (terms.loss * token_shares(microbatch.turns, ppo, counts, answer_tokens)).sum()
-            clipped = terms.clipped.sum() / counts.tokens
+            policy, clipped = (terms.loss * shares).sum(), terms.clipped.sum() / counts.tokens
         else:
             policy, clipped = terms.loss.sum() / counts.turns, terms.clipped.sum() / counts.turns
-        entropy = scores.entropy.sum() / counts.tokens
         value = policy.new_zeros(())
         if ppo.estimator == "gae":
             squares = value_terms(
                 scores.values, values["old_values"], values["targets"], ppo.value_clip
             )
             value = squares.sum() / counts.values
-        kl_ref = policy.new_zeros(())
+        kl_ref = torch.zeros_like(scores.logprobs)
         if "reference" in columns:
             kl = {"k2": k2, "k3": k3}[ppo.kl_estimator]
-            kl_ref = kl(scores.logprobs, columns["reference"]).sum() / counts.tokens
+            kl_ref = kl(scores.logprobs, columns["reference"])
         loss = ppo.value_coef * value
         if not warmup:
             kl_coef = ppo.kl_coef if ppo.kl_in == "loss" else 0.0
-            loss = loss + policy - ppo.entropy_coef * entropy + kl_coef * kl_ref
+            tokens = kl_coef * kl_ref - ppo.entropy_coef * scores.entropy
+            loss = loss + policy + (tokens * shares).sum()
         return loss, {
             "policy_loss": policy.detach(),
             "value_loss": value.detach(),
             "kl": k3(columns["proximal"], scores.logprobs).detach().sum() / counts.tokens,
-            "kl_ref": kl_ref.detach(),
+            "kl_ref": kl_ref.detach().sum() / counts.tokens,
             "clip_fraction": clipped,
         }
 

@@ -72,7 +72,12 @@ class LearnerRank:
             self.write("failure", who="checkpoint", cause=cause)
 
     def open_engine(
-        self, folder: str, optimizer: OptimizerConfig, steps: int, value: bool
+        self,
+        folder: str,
+        optimizer: OptimizerConfig,
+        steps: int,
+        value: bool,
+        frozen_steps: int = 0,
     ) -> TrainingEngine:
         """A phase's engine, at the cursor; arguments as of TrainingEngine.
 
@@ -82,7 +87,15 @@ class LearnerRank:
         """
         forbidden = self.renderer.forbidden
         try:
-            engine = TrainingEngine(folder, self.cfg, optimizer, steps, value, forbidden=forbidden)
+            engine = TrainingEngine(
+                folder,
+                self.cfg,
+                optimizer,
+                steps,
+                value,
+                forbidden=forbidden,
+                frozen_steps=frozen_steps,
+            )
         except ValueError as error:
             raise RunFailure(str(error)) from error
         self.write("packing", who="learner", **asdict(engine.packing_check))

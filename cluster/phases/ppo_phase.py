@@ -23,7 +23,7 @@ from cluster.run.tracing import pop_seconds
 from cluster.stream.collect import Batch, Collector
 from learner.engine import ReferencePolicy, TrainingEngine
 from learner.packed_update import pack_ahead
-from learner.ppo import ppo_steps, ppo_update
+from learner.ppo import critic_steps, ppo_steps, ppo_update
 from learner.scoring_step import scoring_passes
 from report.metrics import Record
 
@@ -49,7 +49,11 @@ class PPOPhase:
         start = ppo_start(rank.checkpoints, rank.job.model)
         self._publisher.sleep_engines()
         engine = rank.open_engine(
-            start, cfg.ppo.optimizer, ppo_steps(cfg.ppo), value=cfg.ppo.estimator == "gae"
+            start,
+            cfg.ppo.optimizer,
+            ppo_steps(cfg.ppo),
+            value=cfg.ppo.estimator == "gae",
+            frozen_steps=critic_steps(cfg.ppo),
         )
         reference = rank.open_reference(start) if cfg.ppo.kl_coef else None
         self._publisher.publish(engine)

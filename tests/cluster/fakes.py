@@ -55,9 +55,9 @@ class FakeRank:
         )
         self.job.demonstrations = SimpleNamespace(rows=16, dropped=3)
 
-    def open_engine(self, folder, optimizer, steps, value):
+    def open_engine(self, folder, optimizer, steps, value, frozen_steps=0):
         self.done.append("build")
-        self.opened.append((folder, steps, value))
+        self.opened.append((folder, steps, value, frozen_steps))
         self.optimizers.append(optimizer)
         return FakeEngine(self.done)
 

@@ -11,6 +11,7 @@ from configs.schema import RunConfig
 GRPO = ["ppo.estimator=grpo", "ppo.group_size=2"]
 FLASH = "model.attention=flash_attention"
 SFT = ["sft.steps=9"]
+ONE_STEP = ["ppo.epochs=1", "ppo.minibatch=256"]
 COLOCATED = ["cluster.layout=colocated"]
 ADAPTERS = "cluster.lora_sync=adapters"
 
@@ -42,6 +43,34 @@ def config(*overrides):
             "ppo.critic_warmup=2",
             "ppo.critic_warmup=3 trains the value head alone in all of ppo.updates=3, so that",
         ),
+        (["ppo.value_coef=0"], "ppo.value_coef=0.1", "never trains the value head, whose values"),
+        ([*ONE_STEP, "ppo.surrogate=cispo"], "ppo.epochs=2", "surrogate=cispo has no use without"),
+        ([*ONE_STEP, "ppo.surrogate=cispo"], "ppo.minibatch=64", "surrogate=cispo has no use"),
+        ([*ONE_STEP, "ppo.surrogate=cispo"], "ppo.correction=none", "surrogate=cispo has no use"),
+        ([*ONE_STEP, "ppo.clip_high=0.5"], "ppo.clip_high=null", "more than one step in an update"),
+        ([*ONE_STEP, "ppo.dual_clip=3"], "ppo.dual_clip=0", "more than one step in an update"),
+        (
+            ["ppo.optimizer.lr=0", "ppo.desired_kl=0.01"],
+            "ppo.optimizer.lr=1e-5",
+            "ppo.desired_kl=0.01 has no use without a ppo.optimizer.lr above 0",
+        ),
+        (
+            ["ppo.gamma=0", "ppo.trunc_bootstrap=true"],
+            "ppo.gamma=0.1",
+            "ppo.trunc_bootstrap=True has no use without a ppo.gamma above 0",
+        ),
+        (
+            ["ppo.correction=sequence", "ppo.ratio_level=turn"],
+            "ppo.ratio_level=token",
+            "ppo.correction=sequence is truncated with ppo.ratio_level=turn",
+        ),
+        (
+            ["ppo.correction=sequence", "ppo.ratio_level=turn_mean"],
+            "ppo.correction=truncated",
+            "ppo.correction=sequence is truncated with ppo.ratio_level=turn_mean",
+        ),
+        ([*SFT, "sft.kl_coef=0.5"], "sft.loss=ce_kl", "sft.kl_coef=0.5 has no use without sft"),
+        ([*SFT, "sft.kl_coef=0.5"], "sft.kl_coef=0.1", "sft.kl_coef=0.5 has no use without sft"),
         (["ppo.updates=1"], "ppo.updates=3", "the value head alone in all of ppo.updates=1"),
         (["ppo.updates=2"], "ppo.critic_warmup=0", "the value head alone in all of ppo.updates=2"),
         (["ppo.updates=2"], "ppo.updates=0", "ppo.critic_warmup=2 trains the value head alone"),

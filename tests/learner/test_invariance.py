@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from configs.schema import OptimizerConfig
 from learner import distributed, output_layer
 from learner.engine import ReferencePolicy, TrainingEngine
 from learner.minibatches import deal, update_minibatches
 from learner.model import ForwardOptions
-from learner.ppo import ppo_update
+from learner.ppo import critic_steps, ppo_update
 from learner.sft import sft_step
 from tests.support.learner import (
     FORBIDDEN,
@@ -101,8 +102,25 @@ def minibatch_losses(folder: Path) -> list[float]:
     return losses
 
 
+def after_critic_warmup(folder: Path, stage: int) -> np.ndarray:
+    """What Adam's first steps of the policy, after a whole update of the critic's, move."""
+    cfg = config(stage=stage, critic_warmup=1, updates=2, optimizer=OptimizerConfig(lr=1e-3))
+    frozen = critic_steps(cfg.ppo)
+    engine = TrainingEngine(folder, cfg, cfg.ppo.optimizer, 12, True, frozen_steps=frozen)
+    before, played = full_state(engine), trajectories(12)
+    own = played[distributed.rank() :: distributed.world_size()]
+    for update in range(2):
+        ppo_update(engine, own, cfg, update)
+    after = full_state(engine)
+    engine.close()
+    names = [name for name in before if name.startswith("trunk.")]
+    return np.concatenate([np.ravel(after[name] - before[name]) for name in names] or [[]])
+
+
 def ranks_work(rank: int, folder: Path, out: Path) -> None:
     np.save(out / f"losses.{rank}.npy", minibatch_losses(folder / "model"))
+    for stage in (0, 3):
+        np.save(out / f"warm-{stage}.{rank}.npy", after_critic_warmup(folder / "model", stage))
     reference = ReferencePolicy(folder / "reference", config(), FORBIDDEN)
     for i, variant in enumerate(VARIANTS):
         result = one_step(folder / "model", reference, variant)
@@ -198,6 +216,23 @@ def test_one_rank(folder: Path, baseline: dict[str, np.ndarray], variant: tuple)
 @pytest.mark.parametrize("index", range(len(VARIANTS)), ids=lambda i: str(VARIANTS[i]))
 def test_two_ranks(two_ranks: Path, baseline: dict[str, np.ndarray], index: int) -> None:
     assert_same(dict(np.load(two_ranks / f"{index}.0.npz")), baseline)
+
+
+@pytest.fixture(scope="module")
+def warmed_up(folder: Path) -> np.ndarray:
+    return after_critic_warmup(folder / "model", 0)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_policys_first_steps_do_not_depend_on_the_stage(folder, warmed_up, stage):
+    """Adam counts no step of the critic's warm-up, whose gradients are none or zeros."""
+    assert relative(after_critic_warmup(folder / "model", stage), warmed_up) < 0.01
+    assert np.abs(warmed_up).max() > 2e-3  # of six steps of up to 1e-3
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_the_policys_first_steps_do_not_depend_on_ranks(two_ranks, warmed_up, stage):
+    assert relative(np.load(two_ranks / f"warm-{stage}.0.npy"), warmed_up) < 0.01
 
 
 def test_minibatches_dealt_to_two_ranks_have_the_losses_of_one(folder: Path, two_ranks: Path):

@@ -11,6 +11,7 @@ from learner.optimizer import (
     adamw,
     head_rate,
     learning_rate,
+    learning_rates,
     parameter_groups,
     set_learning_rates,
 )
@@ -51,19 +52,34 @@ def test_groups(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("head", "freeze", "expected"),
+    ("value_lr", "frozen", "expected"),
     [
-        (None, False, [0.75, 0.75]),
-        (None, True, [0.0, 0.75]),
-        (2.0, False, [0.75, 2.0]),
+        (None, False, [1.5, 1.5]),
+        (None, True, [0.0, 1.5]),
+        (2.0, False, [1.5, 2.0]),
         (2.0, True, [0.0, 2.0]),
-        (0.0, False, [0.75, 0.0]),
+        (0.0, False, [1.5, 0.0]),
     ],
 )
-def test_the_value_head_may_have_a_rate_of_its_own(head, freeze, expected):
+def test_the_value_head_may_have_a_rate_of_its_own(value_lr, frozen, expected):
+    own = OptimizerConfig(lr=0.75, schedule="constant", warmup=0.0)
+    ppo = PPOConfig(value_lr=value_lr, optimizer=own)
     groups = [{"part": "trunk"}, {"part": "head"}]
-    set_learning_rates(groups, 0.75, head, freeze)
+    set_learning_rates(groups, *learning_rates(own, ppo, 9, 0, 3, 2.0, frozen))
     assert [group["lr"] for group in groups] == expected
+
+
+def test_the_trunks_schedule_begins_after_its_frozen_steps():
+    own = OptimizerConfig(lr=2.0, lr_end=0.5, warmup=0.1)
+    ppo = PPOConfig(value_lr=8.0, optimizer=own)
+    both = [learning_rates(own, ppo, 50, 20, step, 1.0, step < 20) for step in range(50)]
+    trunk = [learning_rate(own, step, 30) for step in range(30)]
+    assert [rate for rate, _ in both] == [0.0] * 20 + trunk
+    assert trunk[0] < trunk[1] < trunk[2] == 2.0
+    assert trunk[-1] == pytest.approx(0.5)
+    assert [head for _, head in both] == [head_rate(ppo, step, 50) for step in range(50)]
+    same = [learning_rates(own, PPOConfig(), 50, 20, step, 1.0, False)[1] for step in range(50)]
+    assert same == [learning_rate(own, step, 50) for step in range(50)]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])

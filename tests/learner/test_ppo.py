@@ -98,6 +98,19 @@ def turns_by_hand(folder, other, played, cfg):
     return model, w, plays
 
 
+def norms_by_hand(plays):
+    """Squared norm of each turn's score function, from the plays of `turns_by_hand`."""
+    return [
+        sum(
+            float(1 - 2 * logp.detach().exp() + (2 * dist.detach()).exp().sum())
+            for k, logp, _, dist, _ in tokens
+            if k == turn
+        )
+        for tokens, values, _, _ in plays
+        for turn in range(len(values))
+    ]
+
+
 def by_hand(folder, other, played, cfg):
     """Loss and gradient of the first step over all trajectories, in plain transformers, float64.
 
@@ -114,17 +127,8 @@ def by_hand(folder, other, played, cfg):
         for (_, _, rewards, last), old_values in zip(plays, numbers, strict=True)
     ]
     flat = np.array([a for of_play in advantages for a in of_play])
-    norms = [
-        sum(
-            float(1 - 2 * logp.detach().exp() + (2 * dist.detach()).exp().sum())
-            for k, logp, _, dist, _ in tokens
-            if k == turn
-        )
-        for tokens, values, _, _ in plays
-        for turn in range(len(values))
-    ]
-    center = np.average(flat, weights=norms if p.baseline == "optimal" else None)
-    policy, entropy, kl, squares, n, m = 0.0, 0.0, 0.0, 0.0, 0, 0
+    center = np.average(flat, weights=norms_by_hand(plays) if p.baseline == "optimal" else None)
+    policy, entropy, kl, of_loss, squares, n, m = 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0
     for (tokens, values, _, _), own, old_values in zip(plays, advantages, numbers, strict=True):
         for turn, logp, ref, dist, behavior in tokens:
             a = (own[turn] - center) / flat.std()
@@ -132,16 +136,19 @@ def by_hand(folder, other, played, cfg):
             correction = min(float((logp.detach() - behavior).exp()), p.correction_cap)
             length = {"turn": sum(k == turn for k, *_ in tokens)}
             length["constant"] = cfg.rollout.answer_tokens
-            policy = policy - correction * ratio * a / length.get(p.aggregation, 1)
-            entropy = entropy - (dist.exp() * dist).sum()
-            k2 = (ref - logp) ** 2 / 2
-            kl = kl + (k2 if p.kl_estimator == "k2" else (ref - logp).exp() - 1 - (ref - logp))
-            n += 1
+            share = 1 / length.get(p.aggregation, 1)
+            policy = policy - correction * ratio * a * share
+            spread = -(dist.exp() * dist).sum()
+            k2, k3 = (ref - logp) ** 2 / 2, (ref - logp).exp() - 1 - (ref - logp)
+            apart = k2 if p.kl_estimator == "k2" else k3
+            entropy, kl = entropy + spread, kl + apart
+            in_loss = p.kl_coef * apart * (p.kl_in == "loss") - p.entropy_coef * spread
+            of_loss, n = of_loss + in_loss * share, n + 1
         for v, a, old_value in zip(values, own, old_values, strict=True):
             squares, m = squares + (v - (a + old_value)) ** 2, m + 1
-    policy = policy / (n if p.aggregation == "token" else m)
-    loss = policy + p.value_coef * squares / m - p.entropy_coef * entropy / n
-    loss = loss + p.kl_coef * kl / n * (p.kl_in == "loss")
+    count = n if p.aggregation == "token" else m
+    policy = policy / count
+    loss = policy + p.value_coef * squares / m + of_loss / count
     loss.backward()
     gradient = {f"trunk.{k}": v.grad for k, v in model.named_parameters()}
     gradient |= {f"value_head.{k}": v.grad for k, v in w.items()}
@@ -157,6 +164,7 @@ def by_hand(folder, other, played, cfg):
         ("packed", {"baseline": "optimal", "kl_estimator": "k2"}),
         ("packed", {"kl_in": "reward", "aggregation": "turn"}),
         ("packed", {"aggregation": "constant"}),
+        ("padded", {"aggregation": "turn", "kl_estimator": "k2"}),
     ],
 )
 def test_update_is_the_one_written_by_hand(folder, reference, packing, settings):

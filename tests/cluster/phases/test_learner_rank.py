@@ -221,7 +221,7 @@ def test_a_resumed_rank_has_the_cursors_version_state_and_records(made, tmp_path
     (content,) = engine.loaded
     assert torch.load(io.BytesIO(content)) == {"steps": 7}
     assert engine.arguments == ("start", again.cfg, "optimizer", 8, True)
-    assert engine.options == {"forbidden": (3,)}
+    assert engine.options == {"forbidden": (3,), "frozen_steps": 0}
 
 
 def test_a_damaged_state_leaves_the_run_at_the_one_before(made, tmp_path, monkeypatch):

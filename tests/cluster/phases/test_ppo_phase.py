@@ -11,7 +11,7 @@ from cluster.failures import ParityError, RunStopped
 from cluster.phases import ppo_phase
 from cluster.phases.ppo_phase import PPOPhase
 from cluster.stream.collect import Batch
-from learner.ppo import ppo_steps
+from learner.ppo import critic_steps, ppo_steps
 from tests.cluster.fakes import (
     CrashingRank,
     FakeCollector,
@@ -172,13 +172,15 @@ def test_a_resume_plays_no_group_again_that_was_trained_on(tmp_path, updates):
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize(("estimator", "value"), [("gae", True), ("grpo", False)])
 def test_it_begins_from_sft_if_there_was_any(tmp_path, updates, trained, estimator, value):
-    cfg = config(updates=1, estimator=estimator, kl_coef=0.1)
+    cfg = config(updates=1, estimator=estimator, kl_coef=0.1, critic_warmup=1)
     rank = FakeRank(cfg, tmp_path)
     if trained:
         (tmp_path / "sft").mkdir()
     phase(rank)[0].run()
     start = str(tmp_path / "sft") if trained else "initial"
-    assert rank.opened == [(start, ppo_steps(cfg.ppo), value), ("reference", start)]
+    steps = ppo_steps(cfg.ppo), value, critic_steps(cfg.ppo)
+    assert rank.opened == [(start, *steps), ("reference", start)]
+    assert steps[2] == (6 if value else 0)
     assert rank.optimizers == [cfg.ppo.optimizer]
     assert updates[0][2] == "reference"
     assert rank.done[-1] == "close with reference"  # before another phase begins

@@ -64,13 +64,13 @@ def test_engines_sleep_before_every_piece_of_learning(tmp_path, learned):
         "close",
     ]
     assert rank.cursor == Cursor("ppo")
-    assert rank.opened == [("initial", 1, False)]
+    assert rank.opened == [("initial", 1, False, 0)]
 
 
 def test_it_begins_from_the_initial_model_with_a_schedule_of_its_steps(tmp_path, learned):
     rank = FakeRank(configured(steps=3), tmp_path)
     phase(rank)[0].run()
-    assert rank.opened == [("initial", 3, False)]
+    assert rank.opened == [("initial", 3, False, 0)]
     assert rank.optimizers == [rank.cfg.sft.optimizer]
 
 
@@ -93,7 +93,7 @@ def test_a_run_that_trains_nothing_evaluates_its_start_and_is_done(tmp_path):
     rank = FakeRank(configured(steps=0, updates=0), tmp_path)
     phase(rank, iter(()))[0].run()
     assert rank.done == ["sleep", "build", "publish", "evaluate start", "close"]
-    assert rank.opened == [("initial", 1, False)]
+    assert rank.opened == [("initial", 1, False, 0)]
     assert rank.cursor == Cursor("done")
 
 
