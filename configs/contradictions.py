@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
+from configs.no_effect import keys_without_effect
+from configs.recorded import blocks_contradictions
 from configs.schema import (
     BEST_MEASURES,
     FLASH_ATTENTION,
@@ -16,13 +18,7 @@ from configs.schema import (
     RunConfig,
     SFTConfig,
 )
-from configs.seeds import (
-    demonstration_seeds,
-    evaluation_seeds,
-    intersect,
-    ppo_seeds,
-    too_large,
-)
+from configs.seeds import seed_contradictions
 
 
 def contradictions(cfg: RunConfig) -> list[str]:
@@ -34,11 +30,12 @@ def contradictions(cfg: RunConfig) -> list[str]:
         *_ppo(cfg.ppo),
         *_context(cfg.rollout),
         *_sft(cfg),
-        *_blocks(cfg),
+        *blocks_contradictions(cfg),
+        *keys_without_effect(cfg),
         *_learning_rate("sft", cfg.sft.optimizer, cfg.sft.steps),
         *_learning_rate("ppo", cfg.ppo.optimizer, cfg.ppo.updates),
         *_sections(cfg),
-        *too_large(cfg),
+        *seed_contradictions(cfg),
         *_evaluation(cfg),
         *_gpu_layout(cfg),
         *_deadlines(cfg),
@@ -153,6 +150,12 @@ def _groups(ppo: PPOConfig) -> Iterator[str]:
             f"ppo.dynamic_sampling={ppo.dynamic_sampling} drops groups that teach nothing, and "
             f"ppo.estimator={ppo.estimator} compares no plays of a group; it needs grpo or rloo"
         )
+    if ppo.dynamic_sampling and ppo.kl_in == "reward":
+        yield (
+            f"ppo.dynamic_sampling={ppo.dynamic_sampling} drops groups whose plays the environment "
+            f"rewards alike, and with ppo.kl_in=reward the KL (ppo.kl_coef={ppo.kl_coef:g}) would "
+            "act on the others alone; ppo.kl_in must be loss"
+        )
     if ppo.dynamic_sampling == 1:
         yield (
             "ppo.dynamic_sampling=1 lets an update play no more than its own episodes, so that "
@@ -225,26 +228,6 @@ def _sft(cfg: RunConfig) -> Iterator[str]:
         yield f"sft.keep={sft.keep}: must hold steps from 1 to sft.steps={sft.steps}"
 
 
-def _blocks(cfg: RunConfig) -> Iterator[str]:
-    """What a run without engines cannot do, or would ignore."""
-    key = f"ppo.blocks={cfg.ppo.blocks}"
-    if cfg.ppo.blocks is None:
-        return
-    if cfg.sft.steps > 0:
-        yield (
-            f"{key} trains on recorded blocks alone: sft.steps={cfg.sft.steps} must be 0, and "
-            "model.path the model that they were recorded with"
-        )
-    elif cfg.model.path is None:
-        yield f"{key} needs model.path: the folder of the model that they were recorded with"
-    if cfg.ppo.updates == 0:
-        yield f"{key} is what PPO trains on; ppo.updates=0 has no PPO"
-    if cfg.eval.every > 0:
-        yield f"{key} starts no engine, and eval.every={cfg.eval.every} needs one; it must be 0"
-    if cfg.ppo.record:
-        yield f"{key} is recorded already; ppo.record=true would record it again"
-
-
 def _learning_rate(phase: str, optimizer: OptimizerConfig, steps: int) -> Iterator[str]:
     lr, lr_end = optimizer.lr, optimizer.lr_end
     if steps > 0 and optimizer.schedule != "constant" and lr_end > lr:
@@ -281,15 +264,6 @@ def _evaluation(cfg: RunConfig) -> Iterator[str]:
             "eval.temperature=0 has nothing to sample; eval.sampled_questions=0 evaluates greedily "
             "alone, as success does always"
         )
-    evaluated = evaluation_seeds(cfg)
-    trained = {"sft": demonstration_seeds(cfg), "ppo": ppo_seeds(cfg)}
-    for phase, seeds in trained.items():
-        if intersect(evaluated, seeds):
-            yield (
-                f"eval.seed={cfg.eval.seed}: evaluation plays seeds {evaluated.start} to "
-                f"{evaluated.stop - 1}, and {phase} trains on {seeds.start} to {seeds.stop - 1}; "
-                "they must not meet"
-            )
 
 
 def _gpu_layout(cfg: RunConfig) -> Iterator[str]:

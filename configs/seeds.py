@@ -51,7 +51,21 @@ def intersect(one: range, other: range) -> bool:
     return max(one.start, other.start) < min(one.stop, other.stop)
 
 
-def too_large(cfg: RunConfig) -> Iterator[str]:
+def seed_contradictions(cfg: RunConfig) -> Iterator[str]:
+    """A sentence for each seed that is too large, or that is trained on and evaluated."""
+    yield from _too_large(cfg)
+    evaluated = evaluation_seeds(cfg)
+    trained = {"sft": demonstration_seeds(cfg), "ppo": ppo_seeds(cfg)}
+    for phase, seeds in trained.items():
+        if intersect(evaluated, seeds):
+            yield (
+                f"eval.seed={cfg.eval.seed}: evaluation plays seeds {evaluated.start} to "
+                f"{evaluated.stop - 1}, and {phase} trains on {seeds.start} to {seeds.stop - 1}; "
+                "they must not meet"
+            )
+
+
+def _too_large(cfg: RunConfig) -> Iterator[str]:
     """A sentence for each seed, given or derived, that its reader does not take."""
     if cfg.seed >= SEEDS:
         yield f"seed={cfg.seed}: must be below {SEEDS} (2^32), as the engine's generators need"

@@ -148,7 +148,11 @@ class PPOConfig:
         choices=("truncated", "masked", "sequence", "none"),
     )
     correction_cap: float = leaf(2.0, "bound of proximal / behaviour", low=1)
-    trunc_bootstrap: bool = leaf(False, "add gamma V(next prompt) where an episode is truncated")
+    trunc_bootstrap: bool = leaf(
+        False,
+        "add gamma V(next prompt) where an episode is truncated and that prompt fits in "
+        "rollout.context_tokens",
+    )
     max_staleness: int = leaf(0, "versions that a trajectory may lag; 0: none", low=0, high=1000)
     record: bool = leaf(False, "write what each update trains on to RUN/blocks, for a replay")
     blocks: str | None = leaf(

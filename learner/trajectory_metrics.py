@@ -13,8 +13,13 @@ from rollout.trajectory import Trajectory
 
 
 def trajectory_metrics(trajectories: list[Trajectory], version: int) -> dict[str, float]:
-    """Means over all ranks' trajectories that did not fail, and counts; collective."""
+    """Means over all ranks' trajectories that did not fail, and counts; collective.
+
+    truncated is the share of them that were; truncated_not_bootstrapped the share of these without
+    the value of a next prompt: all, but with ppo.trunc_bootstrap those where it did not fit.
+    """
     valid = [t for t in trajectories if t.end != "failed"]
+    cut = [t for t in valid if t.end == "truncated"]
     sums = distributed.all_sum(
         [
             len(valid),
@@ -24,9 +29,11 @@ def trajectory_metrics(trajectories: list[Trajectory], version: int) -> dict[str
             sum(t.total_reward for t in valid),
             sum(t.metrics.get("success", 0.0) for t in valid),
             sum(t.metrics.get("first_try", 0.0) for t in valid),
+            len(cut),
+            sum(not t.bootstrap for t in cut),
         ]
     ).tolist()
-    episodes, failed, tokens, segments, reward, success, first_try = sums
+    episodes, failed, tokens, segments, reward, success, first_try, truncated, bare = sums
     staleness = [version - t.oldest_version for t in valid if t.action_tokens]
     return {
         "episodes": episodes,
@@ -36,13 +43,18 @@ def trajectory_metrics(trajectories: list[Trajectory], version: int) -> dict[str
         "reward": reward / max(episodes, 1),
         "success": success / max(episodes, 1),
         "first_try": first_try / max(episodes, 1),
+        "truncated": truncated / max(episodes, 1),
+        "truncated_not_bootstrapped": bare / max(truncated, 1),
         "staleness_max": float(distributed.all_max(max(staleness, default=0))[0]),
         **environment_metrics(valid),
     }
 
 
 def group_metrics(trajectories: list[Trajectory], ppo: PPOConfig) -> dict[str, float]:
-    """groups_without_signal: share whose returns are all equal (grpo, rloo); collective."""
+    """groups_without_signal (grpo, rloo): share whose plays have equal returns; collective.
+
+    Of the environment's rewards: with ppo.kl_in=reward the KL tells such plays apart all the same.
+    """
     if ppo.estimator not in ("grpo", "rloo"):
         return {}
     own = [(t.total_reward, t.group_id) for t in trajectories if t.end != "failed"]

@@ -21,6 +21,7 @@ WAITS = (
     "take",
     "wait for weights",
     "wait for engines",
+    "wait for the proof",
     "wait for the evaluation",
 )  # a rank's spans without work
 LAST = 3  # updates that are shown unless others are named

@@ -71,7 +71,7 @@ class EpisodeRequest:
     sample_index: of this episode in its group, 0 … group_size - 1.
     temperature: of sampling; 0 is greedy.
     sampling_seed: of the draws of the answers.
-    bootstrap: when the episode is truncated, keep the prompt that would have come next.
+    bootstrap: when the episode is truncated, keep the prompt that would have come next, if it fits.
     """
 
     id: str
@@ -197,7 +197,7 @@ async def _run(
         room = limits.context_tokens - len(segment.token_ids)
         if room < 1:
             _require_answered(turn, segment, limits)
-            return _trajectory(request, name, _without_unanswered(segments), "truncated", step)
+            return _truncated(request, name, segments, step, limits)
         completion = await engine.generate(
             segment.unexpanded_ids,
             max_tokens=min(limits.answer_tokens, room),
@@ -211,13 +211,27 @@ async def _run(
         segment.turns.append(Turn(begin, end, step.reward, step.note))
         if step.terminated or step.truncated or turn == limits.max_turns:
             break
-    bootstrap = request.bootstrap and not step.terminated
-    if bootstrap:
+    if step.terminated:
+        return _trajectory(request, name, segments, "terminated", step)
+    if request.bootstrap:
         segments = _extend(segments, step, renderer)
-        bootstrap = len(segments[-1].token_ids) <= limits.context_tokens
-        segments = segments if bootstrap else _without_unanswered(segments)
-    ending = "terminated" if step.terminated else "truncated"
-    return _trajectory(request, name, segments, ending, step, bootstrap=bootstrap)
+    return _truncated(request, name, segments, step, limits)
+
+
+def _truncated(
+    request: EpisodeRequest,
+    name: str,
+    segments: list[_SegmentBuilder],
+    step: EnvironmentStep,
+    limits: EpisodeLimits,
+) -> Trajectory:
+    """Of an episode that goes no further; the prompt after its last answer stays for its value.
+
+    Only where it fits: the value of a part of it would be that of another state.
+    """
+    bootstrap = request.bootstrap and len(segments[-1].token_ids) <= limits.context_tokens
+    segments = segments if bootstrap else _without_unanswered(segments)
+    return _trajectory(request, name, segments, "truncated", step, bootstrap=bootstrap)
 
 
 def _require_answered(turns: int, segment: _SegmentBuilder, limits: EpisodeLimits) -> None:

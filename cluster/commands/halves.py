@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.commands.command import Commands, argument
@@ -15,6 +16,7 @@ from cluster.commands.shared import (
     require_folder,
 )
 from configs.load import ConfigError
+from configs.seeds import seed_contradictions
 
 COMMANDS = Commands()
 
@@ -33,6 +35,9 @@ def rollout_command(options: argparse.Namespace) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {options.out}: holds something already; choose a new folder")
     cfg = configuration(options)
+    played = replace(cfg, ppo=replace(cfg.ppo, updates=options.updates))
+    for sentence in seed_contradictions(played):
+        raise ConfigError(f"--updates {options.updates}: {sentence}")
     from cluster.preflight.early import refuse_rollouts
 
     refuse_rollouts(cfg)

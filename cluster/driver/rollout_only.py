@@ -24,6 +24,7 @@ from cluster.run.lease import Token
 from cluster.stream.collect import Collector
 from cluster.stream.recorded_blocks import metadata_of, write_blocks
 from cluster.wait import wait_for
+from configs.recorded import turned_off
 from configs.schema import RunConfig
 from report.metrics import EPISODES, Record, append, plain
 from rollout.renderer import Renderer
@@ -41,6 +42,7 @@ def record_rollouts(cfg: RunConfig, out: Path, updates: int) -> None:
     """
     model = prepare_model(cfg, out)
     renderer, metadata = Renderer.load(model), metadata_of(cfg, model, parts=1)
+    learn = _learner_keys(cfg, out, model)
     ahead = replace(cfg.ppo, updates=updates, max_staleness=updates - 1)  # one model plays all
     learner = replace(cfg.learner, ranks=1)
     cfg = replace(without_learner(cfg), ppo=ahead, learner=learner)
@@ -56,11 +58,13 @@ def record_rollouts(cfg: RunConfig, out: Path, updates: int) -> None:
             told = [{"update": update} | conversation(t, renderer) for t in played[:CONVERSATIONS]]
             append(out / EPISODES, *map(plain, told))
             print(summary(update, played, record, time.monotonic() - begin), flush=True)
-    print(
-        f"{out}: blocks of {updates} update{'s' * (updates > 1)}; a learner trains on them with "
-        f"ppo.blocks={out} model.path={model} sft.steps=0",
-        file=sys.stderr,
-    )
+    blocks = f"{out}: blocks of {updates} update{'s' * (updates > 1)}"
+    print(f"{blocks}; a learner trains on them with {learn}", file=sys.stderr)
+
+
+def _learner_keys(cfg: RunConfig, out: Path, model: str) -> str:
+    """What is added to the configuration so that a learner trains on its blocks."""
+    return " ".join([f"ppo.blocks={out}", f"model.path={model}", *turned_off(cfg)])
 
 
 def _started(job: Job) -> Collector:

@@ -7,9 +7,9 @@ way is played beside learning where the engines keep its weights until the next 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -55,6 +55,7 @@ class EvaluationPhase:
         self._start_kl = StartKL(start, rank.cfg, rank.rank)
         self._thread = ThreadPoolExecutor(1, "evaluation")
         self._under_way: _UnderWay | None = None
+        self._waited = 0.0
 
     def run(self, engine: TrainingEngine, stage: str, update: int = 0, step: int = 0) -> None:
         """Play every variant; a collective call.
@@ -108,7 +109,8 @@ class EvaluationPhase:
         kl_start: float | None = None
         if _scored(cfg):
             requests = proof_requests(cfg, f"{stage} {update or step}")
-            self._agreed(lambda: self._collector.collect(requests))
+            with self._waiting("wait for the proof"):
+                self._agreed(lambda: self._collector.collect(requests))
             check = self._compare(engine, self._collector.fetch(), stage)
             kl_start = self._start_kl.kl(engine)
         played = self._thread.submit(self._play_all, stage) if rank.log is not None else None
@@ -126,7 +128,7 @@ class EvaluationPhase:
         if under_way is None:
             return 0.0
         begin = time.monotonic()
-        with TRACER.start_as_current_span("wait for the evaluation"):
+        with self._waiting("wait for the evaluation"):
             played = under_way.played  # each of its waits has a deadline
             evaluations = self._agreed(lambda: played.result() if played is not None else [])
             for i, evaluation in enumerate(evaluations):
@@ -134,6 +136,19 @@ class EvaluationPhase:
                 self._write(under_way.at, evaluation, check, under_way.kl_start)
             distributed.barrier()
         return time.monotonic() - begin
+
+    @contextmanager
+    def _waiting(self, span: str) -> Iterator[None]:
+        """What is inside is a wait of the learner's, for an evaluation beside learning."""
+        begin = time.monotonic()
+        with TRACER.start_as_current_span(span):
+            yield
+        self._waited += time.monotonic() - begin
+
+    def pop_waited(self) -> float:
+        """Seconds of such waits since the last call."""
+        waited, self._waited = self._waited, 0.0
+        return waited
 
     def _agreed(self, work: Callable[[], T]) -> T:
         """What rank 0 waits for; all ranks stop where the run is to stop before it has come.

@@ -131,6 +131,7 @@ class LearnerRank:
         if self.stopping:
             self._stop()
 
+    @TRACER.start_as_current_span("checkpoint")
     def checkpoint_before_evaluation(self, engine: TrainingEngine, cursor: Cursor) -> None:
         """As `checkpoint`: an evaluation that is cut short costs no training; a collective call."""
         learner = self.cfg.learner
@@ -142,6 +143,7 @@ class LearnerRank:
         """Wait for the checkpoint that was begun last; a collective call."""
         self._checkpointer.finish()
 
+    @TRACER.start_as_current_span("checkpoint")
     def save(self, engine: TrainingEngine, cursor: Cursor) -> None:
         """Save the state at the end of a phase's training, and wait for it; a collective call.
 
@@ -154,6 +156,7 @@ class LearnerRank:
                 self._checkpointer.begin(engine, cursor)
             self._checkpointer.finish()
 
+    @TRACER.start_as_current_span("checkpoint")
     def save_and_stop(self, engine: TrainingEngine, cursor: Cursor) -> NoReturn:
         """End as a run that was asked to, with its state saved at the cursor; a collective call."""
         if cursor != self.cursor and not self._checkpointer.has(cursor):

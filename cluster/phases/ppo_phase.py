@@ -62,6 +62,7 @@ class PPOPhase:
             pack = partial(pack_ahead, engine, cfg.ppo)
             self._collector.begin(first, rank.cursor.next_group(cfg.ppo), pack)
             pop_seconds()  # of what was before
+            self._evaluation.pop_waited()
             if rank.cursor.unevaluated:
                 self._evaluate(engine, rank.cursor.update)
             for update in self._collector.updates(first):
@@ -85,6 +86,7 @@ class PPOPhase:
         In this order: the cursor moves past an evaluation only once its records are written.
         """
         rank, cfg, begin = self._rank, self._rank.cfg, time.monotonic()
+        before = self._evaluation.pop_waited()
         batch = self._take(engine, update)
         self._publisher.sleep_engines()
         taken = time.monotonic()
@@ -98,7 +100,8 @@ class PPOPhase:
         rank.version = update
         sync = self._publish(engine)
         loads = self._collector.loads()
-        seconds = time.monotonic() - begin
+        seconds = before + time.monotonic() - begin
+        evaluation_waited = before + self._evaluation.pop_waited()
         rank.write(
             "ppo",
             update=update,
@@ -108,7 +111,9 @@ class PPOPhase:
             tokens_scored=scoring_passes(cfg.ppo) * metrics["tokens"],
             learn_seconds=learned - learning,
             seconds=seconds,
-            learner_idle=(taken - begin + sync["sync_waited_seconds"]) / seconds,
+            evaluation_waited_seconds=evaluation_waited,
+            learner_idle=(taken - begin + sync["sync_waited_seconds"] + evaluation_waited)
+            / seconds,
             phase_seconds=pop_seconds(),
             learner_tokens_per_second=metrics["tokens"] / (learned - learning),
             **_rollout_rate(loads),
@@ -128,7 +133,8 @@ class PPOPhase:
         self._publisher.finish()
         under_way = self._evaluation.begin(engine, "ppo", update)
         self._rank.keep_best(engine)
-        self._collector.forget_loads()
+        if not under_way:  # else engines go on to play for the next update
+            self._collector.forget_loads()
         return under_way
 
     def _take(self, engine: TrainingEngine, update: int) -> Batch:
@@ -145,8 +151,8 @@ class PPOPhase:
         Returns:
             sync_seconds, for which learning stood still; sync_waited_seconds of it without work.
         """
-        begin = time.monotonic()
         self._evaluation.finish()  # it is of the weights before these
+        begin = time.monotonic()
         self._publisher.finish()
         sending = time.monotonic()
         self._publisher.begin(engine)

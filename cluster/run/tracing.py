@@ -1,7 +1,7 @@
 """The spans of this process, as OpenTelemetry makes them, appended to its run's RUN/trace.
 
-Any file begins one by `trace.get_tracer("cardinal")`. It is on the main track, or on that of its
-thread, or on the one that its attribute `track` names. `report/spans.py` has the file.
+Any file begins one by `trace.get_tracer("cardinal")`. It is on the main track, on that of its
+thread or executor, or on the one that its attribute `track` names. `report/spans.py` has the file.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class RunSpans(SpanProcessor):
                 self._inside[span.parent.span_id] += seconds
 
     def _track(self, span: ReadableSpan) -> str:
-        own = MAIN if threading.get_ident() == self.thread else threading.current_thread().name
+        thread = threading.current_thread().name.removesuffix("_0")  # an executor's: as it is named
+        own = MAIN if threading.get_ident() == self.thread else thread
         return str(_attributes(span).get("track", own))
 
 

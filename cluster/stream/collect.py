@@ -166,8 +166,9 @@ class Collector:
         this one.
         """
         begin = time.monotonic()
-        if self._next is not None and self._next[0] == update:
-            batch = self._next[1].result()  # within the deadline of `_take`
+        ahead, self._next = self._next, None  # which would keep the last batch in the object store
+        if ahead is not None and ahead[0] == update:
+            batch = ahead[1].result()  # within the deadline of `_take`
         else:
             batch = self._take(update)
         ppo = self._job.cfg.ppo

@@ -11,6 +11,7 @@ from cluster.environments import load_run
 from cluster.run.run_folder import ppo_start
 from cluster.stream.recorded_blocks import FOLDER, recorded_updates
 from configs.load import ConfigError
+from configs.recorded import turned_off
 from configs.schema import RunConfig
 
 
@@ -33,11 +34,7 @@ def replayed(cfg: RunConfig, run: Path, overrides: list[str]) -> RunConfig:
         "name": f"{folder.name}-replay",
         "cluster.root": folder.parent,
         "model.path": start,
-        "sft.steps": 0,
-        "sft.keep": [],
-        "eval.every": 0,
-        "ppo.record": "false",
         "ppo.blocks": folder / FOLDER,
     }
-    pairs = [f"{key}={value}" for key, value in settings.items()]
+    pairs = [*turned_off(cfg), *(f"{key}={value}" for key, value in settings.items())]
     return load_run(folder / "config.yaml", [*pairs, *overrides])

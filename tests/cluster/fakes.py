@@ -170,6 +170,11 @@ class FakeCollector:
 class FakeEvaluation:
     def __init__(self, rank):
         self._rank, self.runs, self._under_way = rank, [], None
+        self.waited = 0.0
+
+    def pop_waited(self):
+        waited, self.waited = self.waited, 0.0
+        return waited
 
     def run(self, engine, stage, update=0, step=0):
         assert self._under_way is None, "an evaluation before the end of another"

@@ -12,7 +12,6 @@ GRPO = ["ppo.estimator=grpo", "ppo.group_size=2"]
 FLASH = "model.attention=flash_attention"
 SFT = ["sft.steps=9"]
 ONE_STEP = ["ppo.epochs=1", "ppo.minibatch=256"]
-BLOCKS = ["ppo.blocks=x", "model.path=y"]
 COLOCATED = ["cluster.layout=colocated"]
 ADAPTERS = "cluster.lora_sync=adapters"
 
@@ -39,11 +38,6 @@ def config(*overrides):
             "holds",
         ),
         (["ppo.minibatch=257"], "ppo.minibatch=256", "is more than ppo.episodes=256"),
-        (["ppo.blocks=x", *SFT], "ppo.blocks=null", "sft.steps=9 must be 0, and model.path the"),
-        (["ppo.blocks=x"], "model.path=y", "needs model.path: the folder of the model"),
-        ([*BLOCKS, "eval.every=2"], "eval.every=0", "eval.every=2 needs one; it must be 0"),
-        ([*BLOCKS, "ppo.record=true"], "ppo.record=false", "would record it again"),
-        ([*BLOCKS, "ppo.updates=0"], "ppo.updates=3", "ppo.updates=0 has no PPO"),
         (
             ["ppo.critic_warmup=3"],
             "ppo.critic_warmup=2",
@@ -98,6 +92,15 @@ def config(*overrides):
             [*GRPO, "ppo.dynamic_sampling=1"],
             "ppo.dynamic_sampling=2",
             "must be 0 or at least 2",
+        ),
+        *(
+            (
+                [*GRPO, "ppo.dynamic_sampling=3", "ppo.kl_in=reward", "ppo.kl_coef=0.25"],
+                mended,
+                "ppo.dynamic_sampling=3 drops groups whose plays the environment rewards alike, "
+                "and with ppo.kl_in=reward the KL (ppo.kl_coef=0.25) would act on the others alone",
+            )
+            for mended in ("ppo.dynamic_sampling=0", "ppo.kl_in=loss")
         ),
         (
             ["ppo.desired_kl=0.01", "ppo.epochs=1", "ppo.minibatch=256"],

@@ -219,14 +219,19 @@ def test_each_sample_of_a_seed_draws_its_own_answers(renderer):
         assert not set(other) & set(first)
 
 
-def test_a_next_prompt_without_room_is_no_bootstrap(renderer):
-    plain, _ = run(renderer, ["1+1"] * 3)
-    carried, _ = run(renderer, ["1+1"] * 3, bootstrap=True)
+@pytest.mark.parametrize("turns", [2, 3])
+def test_a_next_prompt_without_room_is_no_bootstrap(renderer, turns):
+    """Where the context ends the episode (after 2 turns of 3) as where its turns are used up."""
+    used_up = EpisodeLimits(16, 128, episode_deadline_s=60, max_turns=turns)
+    plain, _ = run(renderer, ["1+1"] * 3, limits=used_up)
+    carried, _ = run(renderer, ["1+1"] * 3, limits=used_up, bootstrap=True)
     for context, expected in ((carried.tokens, True), (carried.tokens - 1, False)):
         limits = EpisodeLimits(answer_tokens=16, context_tokens=context, episode_deadline_s=60)
         t, _ = run(renderer, ["1+1"] * 3, limits=limits, bootstrap=True)
-        assert t.bootstrap is expected
+        assert (t.bootstrap, len(t.turns), t.end) == (expected, turns, "truncated")
         assert t.tokens == (carried if expected else plain).tokens
+        unasked, _ = run(renderer, ["1+1"] * 3, limits=limits)
+        assert (unasked.bootstrap, unasked.tokens) == (False, plain.tokens)
 
 
 class Endless:

@@ -33,6 +33,18 @@ def test_rollouts_are_of_the_named_updates(tmp_path, monkeypatch):
     assert (cfg.seed, folder, updates) == (3, out, 2)
 
 
+@pytest.mark.parametrize(("updates", "code"), [("10", 0), ("11", 2)])
+def test_no_rollout_is_of_a_seed_that_is_evaluated(tmp_path, monkeypatch, capsys, updates, code):
+    """Of 3 updates, which the configuration has, there is none; each plays 64 from 10,000,000."""
+    monkeypatch.setattr("cluster.driver.rollout_only.record_rollouts", lambda *a: None)
+    command = ["rollout", "gp_l_debug", "--out", str(tmp_path / "new"), "eval.seed=10000640"]
+    assert main([*command, "--updates", updates]) == code
+    refused = (
+        "--updates 11: eval.seed=10000640: evaluation plays seeds 10000640 to 10000703, and ppo"
+    )
+    assert (refused in capsys.readouterr().err) == (code == 2)
+
+
 def test_a_replay_is_checked_trained_and_compared(tmp_path, monkeypatch, capsys):
     run, _ = run_folder(tmp_path)
     done = []

@@ -1,13 +1,15 @@
 """Rollouts alone: tokens are of the initial model, and a line tells what was played."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cluster.driver.rollout_only import VERSION, _of_version, _taken, summary
+from cluster.driver.rollout_only import VERSION, _learner_keys, _of_version, _taken, summary
 from cluster.stream import collect
 from cluster.stream.collect import Collector
+from configs.load import load
 from tests.cluster.stream.test_collect import FakeBuffer, Method, loaded
 from tests.rollout.test_trajectory import segment, trajectory
 from tests.support.learner import config
@@ -31,6 +33,14 @@ def test_a_line_counts_ends_and_what_failed(engines, shown):
         "update 4: 2 episodes (1 terminated, 1 truncated, 3 failed) in 2.0 s; success 50.0%, "
         "reward -2.00, 14 sampled tokens" + shown
     )
+
+
+def test_a_learner_is_told_what_it_has_to_turn_off():
+    cfg = load("gp_l_debug", ["ppo.max_staleness=1", "sft.keep=[3]"])
+    keys = "sft.steps=0 sft.keep=[] ppo.max_staleness=0"
+    told = _learner_keys(cfg, Path("/out"), "/out/model")
+    assert told == f"ppo.blocks=/out model.path=/out/model {keys}"
+    assert load("gp_l_debug", ["ppo.max_staleness=1", "sft.keep=[3]", *told.split()]).ppo.blocks
 
 
 def test_what_a_collector_gives_has_all_that_a_line_tells(monkeypatch):

@@ -11,6 +11,9 @@ from cluster.failures import ParityError, RunFailure, RunStopped
 from cluster.phases import evaluation_phase
 from cluster.phases.evaluate import Evaluation
 from cluster.phases.evaluation_phase import EvaluationPhase
+from cluster.run.tracing import record_spans
+from report.spans import read_spans
+from report.trace import WAITS
 from tests.cluster.fakes import FakeCollector, FakeRank
 from tests.support.learner import config
 
@@ -159,6 +162,33 @@ def test_an_evaluation_beside_learning_is_recorded_when_it_has_ended(made, monke
     assert rank.log.rows == [{"seed": 2, "update": 2, "step": 0}] * 2
     assert evaluation.finish() == 0.0
     assert len(rank.of("eval")) == 2
+
+
+def test_what_the_learner_waits_for_is_counted_and_shown_as_a_wait(made, monkeypatch, tmp_path):
+    """The episodes of the proof and the end of the evaluation; not what is scored of them."""
+    clock = [0.0]
+    monkeypatch.setattr(evaluation_phase.time, "monotonic", lambda: clock[0])
+
+    def taking(seconds, result):
+        def call(*_):
+            clock[0] += seconds
+            return result
+
+        return call
+
+    _, evaluation = made(number=1, max_staleness=1)
+    record_spans(tmp_path, "learner rank 1")
+    evaluation._collector.collect = taking(2.0, None)
+    monkeypatch.setattr(evaluation_phase, "parity", taking(16.0, {}))
+    evaluation.begin("engine", "ppo", update=2)
+    assert (evaluation.pop_waited(), evaluation.pop_waited()) == (2.0, 0.0)
+    monkeypatch.setattr(evaluation_phase.distributed, "barrier", taking(4.0, None))
+    evaluation.finish()
+    assert (evaluation.pop_waited(), evaluation.pop_waited()) == (4.0, 0.0)
+    evaluation.run("engine", "ppo")
+    assert evaluation.pop_waited() == 0.0, "an evaluation for which nothing else is done"
+    waits = [span.name for span in read_spans(tmp_path).spans if span.name in WAITS]
+    assert waits == ["wait for the proof", "wait for the evaluation"]
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,14 @@ def test_what_it_does_is_in_the_run_folder(made, tmp_path):
     rank = made(2)
     with rank.phase("ppo"):
         rank.checkpoint(state(1), Cursor("ppo", update=4))
+        rank.checkpoint_before_evaluation(state(2), Cursor("ppo", update=5))
+        rank.save(state(3), Cursor("ppo", update=6))
+        with pytest.raises(RunStopped):
+            rank.save_and_stop(state(4), Cursor("ppo", update=7))
     spans = read_spans(tmp_path).spans
     assert [(s.process.name, s.name) for s in spans] == [
         ("learner rank 2", "ppo"),
-        ("learner rank 2", "checkpoint"),
+        *[("learner rank 2", "checkpoint")] * 4,
     ]
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from opentelemetry import trace
 
 from cluster.checkpoints.cursor import Cursor
 from cluster.failures import ParityError, RunStopped
 from cluster.phases import ppo_phase
 from cluster.phases.ppo_phase import PPOPhase
-from cluster.run.tracing import record_spans
 from cluster.stream.collect import Batch
 from learner.ppo import critic_steps, ppo_steps
-from report.spans import read_spans
 from tests.cluster.fakes import (
     CrashingRank,
     FakeCollector,
@@ -25,31 +22,6 @@ from tests.cluster.fakes import (
     after_every_crash,
 )
 from tests.support.learner import config
-
-TRACER = trace.get_tracer("cardinal")
-
-
-class Clock:
-    """Time that passes only where a call takes some."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def taking(self, seconds, method):
-        def timed(*arguments, **options):
-            self.now += seconds
-            return method(*arguments, **options)
-
-        return timed
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The clock of the phase and of its spans."""
-    clock = Clock()
-    monkeypatch.setattr(ppo_phase.time, "monotonic", lambda: clock.now)
-    monkeypatch.setattr("opentelemetry.sdk.trace.time_ns", lambda: int(clock.now * 1e9))
-    return clock
 
 
 @pytest.fixture
@@ -125,7 +97,7 @@ def test_an_evaluation_waits_for_its_weights_and_the_next_weights_for_it(tmp_pat
     rank = FakeRank(replace(cfg, eval=replace(cfg.eval, every=1)), tmp_path)
     made, collector, _ = phase(rank)
     made.run()
-    assert collector.forgotten == 2  # what engines did before is no play
+    assert collector.forgotten == 0, "engines play for the next update beside it"
     assert rank.done[4:] == [
         *["take", "sleep", "learn", "send", "arrived", "evaluate ppo", "keep best"],
         *["take", "sleep", "learn", "evaluated", "send", "arrived", "evaluate ppo", "keep best"],
@@ -162,59 +134,6 @@ def test_a_record_is_of_all_that_was_played_for_the_update(tmp_path, updates, mo
     (record,) = rank.of("ppo")
     assert (record["tokens"], record["tokens_played"], record["tokens_scored"]) == (9, 30, 9)
     assert record["parity_mean_abs"] == 2.0, "the batch's in the place of the learner's"
-
-
-def test_a_learner_that_waits_for_engines_to_sleep_is_idle(tmp_path, updates, clock, monkeypatch):
-    sleep_engines = clock.taking(2.0, FakePublisher.sleep_engines)
-    monkeypatch.setattr(FakePublisher, "sleep_engines", sleep_engines)
-    monkeypatch.setattr(ppo_phase, "ppo_update", clock.taking(3.0, ppo_phase.ppo_update))
-    rank = FakeRank(config(updates=1), tmp_path)
-    phase(rank)[0].run()
-    (record,) = rank.of("ppo")
-    assert record["learner_idle"] == 2.0 / record["seconds"] == 2.0 / 5.0
-    assert record["learn_seconds"] == 3.0
-
-
-def test_a_record_has_the_seconds_of_its_update_by_phase(tmp_path, updates, clock, monkeypatch):
-    record_spans(tmp_path, "learner rank 0")
-    with TRACER.start_as_current_span("take"):  # before the phase
-        clock.now += 2.0
-
-    @TRACER.start_as_current_span("take")
-    def take(collector, update):
-        clock.now += 0.25
-        return Batch([], update, {})
-
-    monkeypatch.setattr(FakeCollector, "take", take)
-    monkeypatch.setattr(ppo_phase, "ppo_update", clock.taking(3.0, ppo_phase.ppo_update))
-    rank = FakeRank(config(updates=2), tmp_path)
-    phase(rank)[0].run()
-    assert [record["phase_seconds"]["take"] for record in rank.of("ppo")] == [0.25, 0.25]
-    spans = read_spans(tmp_path).spans
-    assert [s.args for s in spans if s.name == "update"] == [{"update": 1}, {"update": 2}]
-
-
-@pytest.mark.parametrize("bound", [0, 1])
-def test_idle_are_the_seconds_in_which_batch_or_engines_are_waited_for(
-    tmp_path, updates, clock, monkeypatch, bound
-):
-    """Sending and writing are work. Where engines play ahead, weights are waited for later."""
-    rank = FakeRank(config(updates=2, max_staleness=bound), tmp_path)
-    publisher, collector = FakePublisher(rank), FakeCollector(rank)
-    publisher.begin = clock.taking(0.5, publisher.begin)
-    collector.take = clock.taking(2.0, collector.take)
-    collector.write_batch = clock.taking(0.25, collector.write_batch)
-    finish = publisher.finish
-    publisher.finish = lambda: clock.taking(1.0, finish)() if publisher._sent else finish()
-    monkeypatch.setattr(ppo_phase, "ppo_update", clock.taking(3.0, ppo_phase.ppo_update))
-    PPOPhase(rank, publisher, collector, FakeEvaluation(rank)).run()
-    first, last = rank.of("ppo")
-    assert (last["learn_seconds"], last["learner_tokens_per_second"]) == (3.0, 9.0 / 3.0)
-    assert (last["sync_seconds"], last["sync_waited_seconds"]) == (1.5, 1.0)
-    assert (last["seconds"], last["learner_idle"]) == (6.75, (2.0 + 1.0) / 6.75)
-    waited = 1.0 if bound == 0 else 0.0  # nothing had been sent before
-    assert (first["sync_waited_seconds"], first["seconds"]) == (waited, 5.75 + waited)
-    assert collector.written == [1, 2]
 
 
 def test_a_rank_that_knows_no_load_records_no_rate(tmp_path, updates):
@@ -292,11 +211,12 @@ def test_a_checkpoint_waits_for_an_evaluation_where_nothing_else_is_to_do(
     cfg = config(updates=4)
     learner = replace(cfg.learner, checkpoint_every=2)
     rank = FakeRank(replace(cfg, learner=learner, eval=replace(cfg.eval, every=2)), tmp_path)
-    made, _, evaluation = phase(rank)
+    made, collector, evaluation = phase(rank)
     rank.stopping = stopping
     if not stopping:
         evaluation.begin = lambda *arguments: evaluation.run(*arguments)
     made.run()
+    assert collector.forgotten == (not stopping), "what engines did meanwhile is no play"
     ended = ["evaluated"] if stopping else []
     after = ["evaluate ppo", "keep best", *ended, "checkpoint", "take"]
     assert rank.done[14 : 14 + len(after)] == after

@@ -1,6 +1,7 @@
 """Spans of this process in its run's folder: which, on which track, and the seconds of each."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,6 +92,17 @@ def test_a_thread_of_its_own_has_a_track_of_its_own(run):
         ("batch", "next batch"),
     ]
     assert set(pop_seconds()) == {"learn"}
+
+
+def test_what_an_executor_does_is_on_one_track(run):
+    @TRACER.start_as_current_span("batch", attributes={"track": "next batch"})
+    def batch():
+        decorated()
+
+    with ThreadPoolExecutor(1, "next batch") as executor:
+        executor.submit(batch).result(60)
+    tracks = [(s.name, s.track) for s in read_spans(run).spans]
+    assert tracks == [("batch", "next batch"), ("decorated", "next batch")]
 
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path, capsys):

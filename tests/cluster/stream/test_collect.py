@@ -218,6 +218,17 @@ def test_what_is_fetched_ahead_is_packed_there_and_what_is_waited_for_in_its_upd
     assert all(free), "another thread may receive references meanwhile"
 
 
+def test_the_last_batch_goes_with_whoever_took_it(made):
+    """Its trajectories are views that keep its blocks in the object store."""
+    collector, _ = made[0](1, staleness=1)
+    for update in (2, 3, 4):
+        batch = collector.take(update)
+    last = weakref.ref(batch.trajectories[0])
+    collector._ahead.submit(bool).result(10)  # its thread has let go of it
+    del batch
+    assert last() is None
+
+
 def test_a_batch_that_cannot_be_packed_is_an_error_where_it_is_taken(made):
     def pack(played, minibatches):
         raise ValueError("a sequence has 4 picture tokens")

@@ -5,7 +5,9 @@ import pytest
 from cluster.stream.recorded_blocks import FOLDER
 from cluster.stream.replay import replayed
 from configs.load import ConfigError, dump, load
+from configs.recorded import turned_off
 from rollout.block_files import write_block
+from tests.configs.test_recorded import IGNORED
 
 
 def run_folder(tmp_path, *overrides, blocks=True):
@@ -31,6 +33,15 @@ def test_it_is_the_run_from_where_ppo_began(sft, tmp_path):
     assert (again.sft.steps, again.sft.keep, again.eval.every) == (0, [], 0)
     assert (again.ppo.record, again.ppo.clip) == (False, 0.3)
     assert (again.ppo.updates, again.seed) == (cfg.ppo.updates, cfg.seed)
+
+
+@pytest.mark.parametrize("key", IGNORED)
+def test_a_run_with_what_only_engines_use_is_replayed_without(key, tmp_path):
+    run, cfg = run_folder(tmp_path, *IGNORED[key])
+    assert turned_off(cfg)
+    again = replayed(cfg, run, [])
+    assert turned_off(again) == []
+    assert again.ppo.blocks == str(run / FOLDER)
 
 
 def test_a_model_of_the_users_is_where_ppo_began_without_sft(tmp_path):
