@@ -282,21 +282,14 @@ def test_checkpoints_and_evaluations_come_on_the_way_and_not_twice_at_the_end(tm
     assert rank.done.count("checkpoint") == 1, "the state before it is kept"
 
 
-@pytest.mark.parametrize("stopping", [True, False])
-def test_a_checkpoint_waits_for_an_evaluation_where_nothing_else_is_to_do(
-    tmp_path, updates, stopping
-):
-    """The run is to end, or the evaluation has ended already."""
+def test_a_checkpoint_follows_an_evaluation_that_is_not_beside_learning(tmp_path, updates):
     cfg = config(updates=4)
     learner = replace(cfg.learner, checkpoint_every=2)
     rank = FakeRank(replace(cfg, learner=learner, eval=replace(cfg.eval, every=2)), tmp_path)
     made, _, evaluation = phase(rank)
-    rank.stopping = stopping
-    if not stopping:
-        evaluation.begin = lambda *arguments: evaluation.run(*arguments)
+    evaluation.at_once = True
     made.run()
-    ended = ["evaluated"] if stopping else []
-    after = ["evaluate ppo", "keep best", *ended, "checkpoint", "take"]
+    after = ["evaluate ppo", "keep best", "checkpoint", "take"]
     assert rank.done[14 : 14 + len(after)] == after
     assert rank.done.count("checkpoint") == 2
 
