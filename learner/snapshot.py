@@ -267,7 +267,7 @@ def saved_files(names: Iterable[str], open_file: OpenFile) -> Iterator[tuple[str
 
 @contextmanager
 def resharded_files(
-    names: Iterable[str],
+    names: Collection[str],
     open_file: OpenFile,
     tag: str,
     parameters: Collection[str],
@@ -314,7 +314,7 @@ def resharded_files(
             os.close(lock)
 
 
-def _check_room(names: Iterable[str], open_file: OpenFile) -> None:
+def _check_room(names: Collection[str], open_file: OpenFile) -> None:
     """Refuse a conversion that would fill the temporary folder: its errors would not say so."""
     size, folder = 0, tempfile.gettempdir()
     for name in names:
