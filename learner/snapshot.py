@@ -31,6 +31,8 @@ RANDOM = "random-"  # a file of each rank, whose number follows
 NAMES = ("module", "param_shapes", "param_slice_mappings")  # what DeepSpeed keeps by parameter
 EXPERTS = ("ds_autoep_layers", "autoep_layers")  # of a parallelism that Cardinal does not use
 RESHARDED = "cardinal-state-"  # folders of states on their way to another number of ranks
+COPIES = 3  # of a state while DeepSpeed converts it: as it is saved, in fragments, and merged
+GIB = 2**30
 Snapshot = dict[str, object]  # by file name: dictionaries, lists and tensors, all on the host
 OpenFile = Callable[[str], BinaryIO]
 
@@ -265,7 +267,7 @@ def saved_files(names: Iterable[str], open_file: OpenFile) -> Iterator[tuple[str
 
 @contextmanager
 def resharded_files(
-    names: Iterable[str],
+    names: Collection[str],
     open_file: OpenFile,
     tag: str,
     parameters: Collection[str],
@@ -281,6 +283,9 @@ def resharded_files(
         tag: folder of DeepSpeed's own files among them.
         parameters: names of the model's weights and buffers.
         convert: DeepSpeed's own conversion.
+
+    Raises:
+        ValueError: there is no room for it, or a file holds what no state of the model does.
     """
     unique = distributed.all_gather(uuid4().hex)[0]
     folder = str(Path(tempfile.gettempdir(), f"{RESHARDED}{unique}"))
@@ -289,6 +294,7 @@ def resharded_files(
     try:
         if makes:
             _remove_orphans()
+            _check_room(names, open_file)
             lock = _locked_folder(folder)
             for name in names:
                 content = read_file(open_file, name)  # DeepSpeed would read anything
@@ -306,6 +312,21 @@ def resharded_files(
             shutil.rmtree(folder, ignore_errors=True)
         if lock >= 0:
             os.close(lock)
+
+
+def _check_room(names: Collection[str], open_file: OpenFile) -> None:
+    """Refuse a conversion that would fill the temporary folder: its errors would not say so."""
+    size, folder = 0, tempfile.gettempdir()
+    for name in names:
+        with open_file(name) as file:
+            size += file.seek(0, os.SEEK_END)
+    free = shutil.disk_usage(folder).free
+    if COPIES * size > free:
+        raise ValueError(
+            f"for another number of ranks the last checkpoint is converted, which takes up to "
+            f"{COPIES * size / GIB:.2f} GiB in {folder}, and {free / GIB:.2f} GiB are free; make "
+            "room there, or set TMPDIR to another folder"
+        )
 
 
 def _conversion(source: str, target: str) -> SimpleNamespace:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
 class EventFile:
-    """A folder's new file of events: scalars and histograms by tag."""
+    """A folder's new file of events, in the place of those before: scalars and histograms by tag.
+
+    A TensorBoard that shows the folder forgets what it has read. The files before are emptied, not
+    removed: it would wait for ever for more of one that is gone.
+    """
 
     def __init__(self, folder: Path) -> None:
+        for before in folder.glob("events.*"):
+            os.truncate(before, 0)
         self._writer = EventFileWriter(str(folder))
+        begin = SessionLog(status=SessionLog.START)
+        self._writer.add_event(Event(wall_time=time.time(), step=0, session_log=begin))
 
     def add(
         self,

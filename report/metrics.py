@@ -10,7 +10,6 @@ import errno
 import json
 import math
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -36,8 +35,8 @@ class RunLog:
     """Appends to a run folder's records.
 
     A folder that already has records is continued: `elapsed_s` continues from the last one, so
-    that the time between an interruption and its resume does not count. TensorBoard's files
-    are written again from what is kept, so that they never hold a step twice.
+    that the time between an interruption and its resume does not count. TensorBoard's file
+    is written again from what is kept, so that it never shows a step twice.
     """
 
     def __init__(
@@ -59,7 +58,6 @@ class RunLog:
         check()
         self.folder, self._check = Path(folder), check
         self.folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
         self._events = EventFile(self.folder / "tensorboard")
         elapsed_s = 0.0
         for record in _rewrite(self.folder / METRICS, keep):

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from opentelemetry import trace
 
+from cluster.checkpoints.cursor import Cursor
 from cluster.failures import RunStopped
 from cluster.phases.evaluate import Evaluation, evaluate
 from cluster.phases.learner_rank import LearnerRank
@@ -36,11 +37,11 @@ TRACER = trace.get_tracer("cardinal")
 class _UnderWay:
     """An evaluation that rank 0 plays while the learner trains on.
 
+    cursor: of the state that is evaluated.
     played: of all variants; None on other ranks.
     """
 
-    stage: str
-    at: dict[str, int]
+    cursor: Cursor
     check: dict[str, float]
     kl_start: float | None
     played: Future[list[Evaluation]] | None
@@ -57,19 +58,32 @@ class EvaluationPhase:
         self._under_way: _UnderWay | None = None
         self._waited = 0.0
 
-    def run(self, engine: TrainingEngine, stage: str, update: int = 0, step: int = 0) -> None:
-        """Play every variant; a collective call.
+    def run(self, engine: TrainingEngine, stage: str, cursor: Cursor) -> None:
+        """Play every variant at an end of a phase; a collective call.
 
         Args:
             engine: holds the weights that were published last.
             stage: start, sft or ppo.
-            update: PPO update after which this is; 0 at the ends of phases.
-            step: SFT step after which this is; 0 at the ends of phases.
+            cursor: of the engine's state.
+
+        Raises:
+            RunStopped: the run was asked to end; the state is saved, unless it was.
         """
-        rank, at = self._rank, {"update": update, "step": step}
+        with self._saved(engine, cursor):
+            self._play_and_record(engine, stage, {"update": 0, "step": 0})
+
+    @contextmanager
+    def _saved(self, engine: TrainingEngine, cursor: Cursor) -> Iterator[None]:
+        """A run that is to stop inside has its state saved; all ranks find it together."""
+        try:
+            yield
+        except RunStopped:
+            self._rank.save_and_stop(engine, cursor)
+
+    def _play_and_record(self, engine: TrainingEngine, stage: str, at: dict[str, int]) -> None:
+        rank = self._rank
         if rank.cfg.ppo.blocks is not None:
             return  # no engine plays
-        self.finish()
         with rank.phase(f"eval {stage}"):
             kl_start: float | None = None
             for i, variant in enumerate(rank.cfg.eval.variants):
@@ -89,8 +103,8 @@ class EvaluationPhase:
                 self._write(at, evaluation, check, kl_start)
             self._collector.release()
 
-    def begin(self, engine: TrainingEngine, stage: str, update: int = 0, step: int = 0) -> bool:
-        """As `run`, but the learner trains on meanwhile where its engines can play with it.
+    def begin(self, engine: TrainingEngine, cursor: Cursor) -> bool:
+        """As `run`, on the way, and the learner trains on meanwhile where its engines can play.
 
         Nothing may be published before `finish`. Parity is measured on a few episodes first:
         when the samples are there, the learner has other weights.
@@ -98,44 +112,73 @@ class EvaluationPhase:
         Returns:
             Whether it is under way.
         """
-        rank, cfg = self._rank, self._rank.cfg
+        assert self._under_way is None, "an evaluation before the end of another"
+        cfg, stage = self._rank.cfg, cursor.phase
         synchronous = stage == "ppo" and cfg.ppo.max_staleness == 0
         weights_stay = cfg.cluster.layout != "colocated" and cfg.learner.keep_best is None
-        if synchronous or not weights_stay or cfg.ppo.blocks is not None:
-            self.run(engine, stage, update, step)
-            return False
-        self.finish()
+        with self._saved(engine, replace(cursor, unevaluated=True)):
+            if synchronous or not weights_stay or cfg.ppo.blocks is not None:
+                self._play_and_record(engine, stage, _at(cursor))
+            else:
+                self._under_way = self._start(engine, cursor)
+        return self._under_way is not None
+
+    def _start(self, engine: TrainingEngine, cursor: Cursor) -> _UnderWay:
+        rank, stage = self._rank, cursor.phase
         check: dict[str, float] = {}
         kl_start: float | None = None
-        if _scored(cfg):
-            requests = proof_requests(cfg, f"{stage} {update or step}")
+        if _scored(rank.cfg):
+            requests = proof_requests(rank.cfg, f"{stage} {cursor.update or cursor.step}")
             with self._waiting("wait for the proof"):
                 self._agreed(lambda: self._collector.collect(requests))
             check = self._compare(engine, self._collector.fetch(), stage)
             kl_start = self._start_kl.kl(engine)
         played = self._thread.submit(self._play_all, stage) if rank.log is not None else None
-        at = {"update": update, "step": step}
-        self._under_way = _UnderWay(stage, at, check, kl_start, played)
-        return True
+        return _UnderWay(cursor, check, kl_start, played)
 
-    def finish(self) -> float:
+    def playing(self) -> bool:
+        """Whether `finish` would wait; a collective call."""
+        if self._under_way is None:
+            return False
+        played = self._under_way.played
+        return bool(distributed.all_max([played is not None and not played.done()])[0])
+
+    def finish(self, cursor: Cursor) -> Cursor:
         """Wait for an evaluation that is under way, and write its records; a collective call.
 
+        One is cut short where the run is to stop. What was learned since is worth more: the state
+        is saved there, and the records say that the evaluation is not played.
+
+        Args:
+            cursor: of the engine's state.
+
         Returns:
-            Seconds for which the learner waited.
+            The same, its evaluation still due if it was that one, and was cut short.
         """
         under_way, self._under_way = self._under_way, None
         if under_way is None:
-            return 0.0
-        begin = time.monotonic()
+            return cursor
         with self._waiting("wait for the evaluation"):
             played = under_way.played  # each of its waits has a deadline
-            evaluations = self._agreed(lambda: played.result() if played is not None else [])
+            try:
+                evaluations = self._agreed(lambda: played.result() if played is not None else [])
+            except RunStopped:
+                return self._cut_short(under_way.cursor, cursor)
             for i, evaluation in enumerate(evaluations):
                 check = under_way.check if i == 0 else {}
-                self._write(under_way.at, evaluation, check, under_way.kl_start)
+                self._write(_at(under_way.cursor), evaluation, check, under_way.kl_start)
             distributed.barrier()
-        return time.monotonic() - begin
+        return cursor
+
+    def _cut_short(self, evaluated: Cursor, cursor: Cursor) -> Cursor:
+        if evaluated.place == cursor.place:
+            return replace(cursor, unevaluated=True)
+        cause = (
+            f"that of {evaluated.place} was cut short: the run was asked to stop, and a resume "
+            f"after {cursor.place} does not play it"
+        )
+        self._rank.write("failure", who="evaluation", cause=cause)
+        return cursor
 
     @contextmanager
     def _waiting(self, span: str) -> Iterator[None]:
@@ -195,6 +238,11 @@ class EvaluationPhase:
             rank.log.episode(sample | at)
         rank.log.outcomes([at | row for row in evaluation.outcomes])
         rank.write("eval", **at, **evaluation.record, **check, kl_start=kl_start)
+
+
+def _at(cursor: Cursor) -> dict[str, int]:
+    """Where its records say that an evaluation on the way is; at the ends of phases all are 0."""
+    return {"update": cursor.update, "step": cursor.step}
 
 
 def _scored(cfg: RunConfig) -> bool:

@@ -126,10 +126,10 @@ class LearnerRank:
         Raises:
             RunStopped: the run was asked to end; the state is written.
         """
+        if self.stopping:
+            self.save_and_stop(engine, cursor)
         self.job.token.check()
         self._checkpointer.begin(engine, cursor)
-        if self.stopping:
-            self._stop()
 
     @TRACER.start_as_current_span("checkpoint")
     def checkpoint_before_evaluation(self, engine: TrainingEngine, cursor: Cursor) -> None:
@@ -162,9 +162,6 @@ class LearnerRank:
         if cursor != self.cursor and not self._checkpointer.has(cursor):
             self.job.token.check()
             self._checkpointer.begin(engine, cursor)
-        self._stop()
-
-    def _stop(self) -> NoReturn:
         self._checkpointer.finish()
         raise RunStopped("the run was asked to stop")
 

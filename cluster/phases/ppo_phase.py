@@ -64,16 +64,15 @@ class PPOPhase:
             pop_seconds()  # of what was before
             self._evaluation.pop_waited()
             if rank.cursor.unevaluated:
-                self._evaluate(engine, rank.cursor.update)
+                self._evaluate(engine)
             for update in self._collector.updates(first):
                 with TRACER.start_as_current_span("update", attributes={"update": update}):
                     self._update(engine, update, reference)
-            self._evaluation.finish()
             self._publisher.finish()
             rank.save(engine, self._cursor)
         with rank.phase("export"):
             rank.export(engine, "ppo")
-        self._evaluation.run(engine, "ppo")
+        self._evaluation.run(engine, "ppo", self._cursor)
         rank.keep_best(engine)
         engine.close(reference)
         rank.move(Cursor("done", update=cfg.ppo.updates))
@@ -98,6 +97,7 @@ class PPOPhase:
         check_update(cfg, metrics, update)
         learned = time.monotonic()
         rank.version = update
+        self._cursor = Cursor("ppo", update=update, group=batch.next_group)
         sync = self._publish(engine)
         loads = self._collector.loads()
         seconds = before + time.monotonic() - begin
@@ -118,20 +118,18 @@ class PPOPhase:
             learner_tokens_per_second=metrics["tokens"] / (learned - learning),
             **_rollout_rate(loads),
         )
-        self._cursor = Cursor("ppo", update=update, group=batch.next_group)
         under_way = False
         if cfg.eval.every and update % cfg.eval.every == 0 and update < cfg.ppo.updates:
             rank.checkpoint_before_evaluation(engine, self._cursor)
-            under_way = self._evaluate(engine, update)
+            under_way = self._evaluate(engine)
         # The state before an evaluation that is under way is that after it: nobody waits for it.
         if rank.checkpoint_due(update) and (rank.stopping or not under_way):
-            self._evaluation.finish()
-            rank.checkpoint(engine, self._cursor)
+            rank.checkpoint(engine, self._evaluation.finish(self._cursor))
 
-    def _evaluate(self, engine: TrainingEngine, update: int) -> bool:
+    def _evaluate(self, engine: TrainingEngine) -> bool:
         """Evaluate the last update's weights; whether that is under way."""
         self._publisher.finish()
-        under_way = self._evaluation.begin(engine, "ppo", update)
+        under_way = self._evaluation.begin(engine, self._cursor)
         self._rank.keep_best(engine)
         if not under_way:  # else engines go on to play for the next update
             self._collector.forget_loads()
@@ -142,8 +140,7 @@ class PPOPhase:
         try:
             return self._collector.take(update)
         except RunStopped:
-            self._evaluation.finish()
-            self._rank.save_and_stop(engine, self._cursor)
+            self._rank.save_and_stop(engine, self._evaluation.finish(self._cursor))
 
     def _publish(self, engine: TrainingEngine) -> dict[str, float]:
         """Send the weights, and wait for the engines only where they do not play ahead.
@@ -151,7 +148,7 @@ class PPOPhase:
         Returns:
             sync_seconds, for which learning stood still; sync_waited_seconds of it without work.
         """
-        self._evaluation.finish()  # it is of the weights before these
+        self._evaluation.finish(self._cursor)  # it is of the weights before these
         begin = time.monotonic()
         self._publisher.finish()
         sending = time.monotonic()

@@ -46,20 +46,20 @@ class SFTPhase:
         if first == 0:
             if cfg.cluster.weight_proof:
                 prove(rank, self._publisher, self._collector, engine)
-            self._evaluation.run(engine, "start")
+            self._evaluation.run(engine, "start", rank.cursor)
         if steps:
+            trained = Cursor("sft", step=steps) if first < steps else rank.cursor
             with rank.phase("sft"):
                 if rank.cursor.unevaluated:
-                    self._evaluate(engine, first)
+                    self._evaluate(engine, rank.cursor)
                 self._publisher.sleep_engines()
                 self._train(engine, reference, first)
-                self._evaluation.finish()
-                if first < steps:
-                    rank.save(engine, Cursor("sft", step=steps))
+                trained = self._evaluation.finish(trained)
+                rank.save(engine, trained)
             self._publisher.publish(engine)
             with rank.phase("export"):
                 rank.export(engine, "sft")
-            self._evaluation.run(engine, "sft")
+            self._evaluation.run(engine, "sft", trained)
             rank.keep_best(engine)
         engine.close(reference)
         rank.move(Cursor("ppo" if cfg.ppo.updates else "done"))
@@ -71,7 +71,10 @@ class SFTPhase:
         for step in range(first + 1, cfg.sft.steps + 1):
             metrics = sft_step(engine, next(self._demonstrations), cfg.sft, reference)
             tokens += int(metrics["tokens"])
-            checkpoint = rank.checkpoint_due(step)
+            # Nobody waits for an evaluation: the state before it is the one to go back to.
+            checkpoint = rank.checkpoint_due(step) and (
+                rank.stopping or not self._evaluation.playing()
+            )
             if checkpoint or log_due(cfg, step):
                 rate = {"tokens_per_second": tokens / (time.monotonic() - begin)}
                 counts = {"step": step, "steps": cfg.sft.steps, "tokens_trained": tokens}
@@ -79,11 +82,12 @@ class SFTPhase:
                 begin, tokens = time.monotonic(), 0
             away = time.monotonic()
             under_way = self._milestone(engine, step)
+            cursor = Cursor("sft", step=step)
             if saves := checkpoint and (rank.stopping or not under_way):
-                self._evaluation.finish()  # an earlier one
+                cursor = self._evaluation.finish(cursor)
             begin += time.monotonic() - away
             if saves:
-                rank.checkpoint(engine, Cursor("sft", step=step))
+                rank.checkpoint(engine, cursor)
 
     def _seen(self, step: int) -> dict[str, float]:
         """How many demonstrations there are, how many more were too long, how often each was seen.
@@ -109,16 +113,16 @@ class SFTPhase:
         if step in sft.keep:
             self._rank.export(engine, f"sft-{step}")
         if sft.eval_every and step % sft.eval_every == 0 and step < sft.steps:
-            self._evaluation.finish()
-            self._rank.checkpoint_before_evaluation(engine, Cursor("sft", step=step))
+            cursor = self._evaluation.finish(Cursor("sft", step=step))
+            self._rank.checkpoint_before_evaluation(engine, cursor)
             self._publisher.publish(engine)
-            under_way = self._evaluate(engine, step)
+            under_way = self._evaluate(engine, cursor)
             self._publisher.sleep_engines()
         return under_way
 
-    def _evaluate(self, engine: TrainingEngine, step: int) -> bool:
+    def _evaluate(self, engine: TrainingEngine, cursor: Cursor) -> bool:
         """Evaluate the published weights; whether that is under way."""
-        under_way = self._evaluation.begin(engine, "sft", step=step)
+        under_way = self._evaluation.begin(engine, cursor)
         self._rank.keep_best(engine)
         return under_way
 

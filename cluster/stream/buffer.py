@@ -159,7 +159,7 @@ class TrajectoryBuffer:
         belongs to it gives its number, which is returned, with each call.
         """
         self._epoch += 1
-        self._ledger = Ledger()
+        self._ledger.forget()
         self._shares = Shares(self._cfg)
         self._next_requests.clear()
         self._weights.forget()

@@ -118,9 +118,17 @@ class Ledger(Generic[S]):
     """Keeps the state of every episode of the run's present epoch.
 
     An epoch begins with `begin`: a restarted learner plays again what it has not trained on.
+
+    dropped: how many episodes were, by why. This and `trained` count on over all epochs.
     """
 
     def __init__(self) -> None:
+        self._trained = 0
+        self.dropped: Counter[str] = Counter()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all episodes, those that run included: what still comes of them is foreign."""
         self._queue: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of the stream
         self._urgent: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of evaluations
         self._lost: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # suspects, of either
@@ -134,15 +142,13 @@ class Ledger(Generic[S]):
         self._update = 0  # the last one that took a batch
         self._stream: Stream | None = None
         self._next: tuple[int, list[EpisodeRequest]] | None = None
-        self._trained = 0
         self._most = 0  # training episodes at once
         self._failures: list[TrajectorySummary] = []
         self.finished = 0  # training episodes since the last batch was taken
-        self.dropped: Counter[str] = Counter()
 
     def begin(self, stream: Stream) -> None:
-        """Begin an epoch of training: forget all other episodes, those that run included."""
-        self.__init__()  # type: ignore[misc]
+        """Begin an epoch of training, without the episodes of any other."""
+        self.forget()
         self._stream, self._update = stream, stream.first_update - 1
         self._next = next(stream.groups, None)
         if self._next is not None:

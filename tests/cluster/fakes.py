@@ -72,6 +72,8 @@ class FakeRank:
     def checkpoint(self, engine, cursor):
         self.done.append("checkpoint")
         self.move(cursor)
+        if self.stopping:
+            raise RunStopped("the run was asked to stop")
 
     def checkpoint_before_evaluation(self, engine, cursor):
         """It would be written; a rank that crashes has it."""
@@ -168,6 +170,10 @@ class FakeCollector:
 
 
 class FakeEvaluation:
+    """One beside learning lasts until somebody waits for it; unless all end `at_once`."""
+
+    at_once = False
+
     def __init__(self, rank):
         self._rank, self.runs, self._under_way = rank, [], None
         self.waited = 0.0
@@ -176,21 +182,28 @@ class FakeEvaluation:
         waited, self.waited = self.waited, 0.0
         return waited
 
-    def run(self, engine, stage, update=0, step=0):
+    def run(self, engine, stage, cursor):
+        self._play(stage, 0, 0)
+
+    def begin(self, engine, cursor):
+        played = cursor.phase, cursor.update, cursor.step
+        self._play(*played)
+        self._under_way = None if self.at_once else played
+        return not self.at_once
+
+    def _play(self, stage, update, step):
         assert self._under_way is None, "an evaluation before the end of another"
         self._rank.done.append(f"evaluate {stage}")
         self.runs.append((stage, update, step))
 
-    def begin(self, engine, stage, update=0, step=0):
-        self.run(engine, stage, update, step)
-        self._under_way = stage, update, step
-        return True
+    def playing(self):
+        return self._under_way is not None
 
-    def finish(self):
+    def finish(self, cursor):
         if self._under_way is not None:
             self._rank.done.append("evaluated")
         self._under_way = None
-        return 0.25
+        return cursor
 
 
 class Crash(BaseException):
@@ -245,19 +258,14 @@ class Actions(list):
 class RecordedEvaluation(FakeEvaluation):
     """Writes a record for each of two variants, as the real one does."""
 
-    def run(self, engine, stage, update=0, step=0):
-        super().run(engine, stage, update, step)
-        self._record(stage, update, step)
+    def run(self, engine, stage, cursor):
+        super().run(engine, stage, cursor)
+        self._record(stage, 0, 0)
 
-    def begin(self, engine, stage, update=0, step=0):
-        FakeEvaluation.run(self, engine, stage, update, step)
-        self._under_way = stage, update, step
-        return True
-
-    def finish(self):
+    def finish(self, cursor):
         if self._under_way is not None:
             self._record(*self._under_way)
-        super().finish()
+        return super().finish(cursor)
 
     def _record(self, stage, update, step):
         for variant in ("train", "other"):

@@ -8,6 +8,7 @@ import io
 import os
 import random
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,6 +212,33 @@ def test_a_state_of_expert_layers_is_not_converted(key):
     files = through_files({"state/model.pt": {key: [{"expert_key_prefix": "/tmp/evil"}]}})
     with pytest.raises(ValueError, match=f"names {key}, which is no parameter"):
         convert(files)
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_a_conversion_that_would_fill_the_temporary_folder_is_refused(tmp_path, monkeypatch, short):
+    """DeepSpeed's copies are made beside the state's own. The folder and both figures are named."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    contents = {"state/model.pt": model_state("b")[0], "random-00000.pt": {"torch": torch.ones(9)}}
+    files = through_files(contents)
+    size = sum(len(files(name).read()) for name in contents)
+    asked = []
+
+    def disk_usage(folder):
+        asked.append(folder)
+        return SimpleNamespace(free=3 * size - short * size // 100)
+
+    monkeypatch.setattr("shutil.disk_usage", disk_usage)
+    monkeypatch.setattr("learner.snapshot.GIB", size)  # to show fractions of it
+    opened = resharded_files(list(contents), files, "state", ["w", "b"], lambda options: None)
+    if not short:
+        with opened as (folder, _):
+            assert folder.startswith(f"{tmp_path}/")
+    else:
+        rule = f"takes up to 3.00 GiB in {tmp_path}, and 2.99 GiB are free; make room"
+        with pytest.raises(ValueError, match=rule), opened:
+            pass
+    assert asked == [str(tmp_path)]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["../up.pt", "state/../../up.pt", "/up.pt"])

@@ -7,13 +7,16 @@ import math
 import os
 import tracemalloc
 from errno import ENOSPC
+from itertools import count
 from pathlib import Path
 from resource import RLIMIT_FSIZE, getrlimit, setrlimit
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from cluster.checkpoints.cursor import Cursor
 from cluster.phases.evaluate import Played
@@ -130,6 +133,31 @@ def test_tensorboard_has_the_numbers(tmp_path: Path) -> None:
     assert scalars(tmp_path, "sft/loss") == [(20, pytest.approx(0.05)), (40, pytest.approx(0.025))]
     assert scalars(tmp_path, "eval/held_out/success")[0][1] == 0.25
     assert scalars(tmp_path, "eval/held_out/metrics/legal")[0][1] == 0.5
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_tensorboard_has_each_update_once_after_a_restart(
+    tmp_path: Path, monkeypatch, restarts: int
+) -> None:
+    """Also one that has shown the run before, and goes on reading it."""
+    seconds = count(1)  # by which its files are in order
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
+    log = RunLog(tmp_path)
+    for update in range(1, 6):
+        log.write("ppo", update=update, loss=float(update))
+    live = EventAccumulator(str(tmp_path / "tensorboard"))
+    assert [e.step for e in live.Reload().Scalars("ppo/loss")] == [1, 2, 3, 4, 5]
+    wanted = [(update, float(update)) for update in (1, 2, 3)]
+    for made_again in range(restarts):
+        log = RunLog(tmp_path, keep=lambda record: record["update"] <= 3)
+        assert [(e.step, e.value) for e in live.Reload().Scalars("ppo/loss")] == wanted
+        for update in (4, 5, 6):
+            log.write("ppo", update=update, loss=10.0 + update + made_again)
+        now = [*wanted, *((update, 10.0 + update + made_again) for update in (4, 5, 6))]
+        assert [(e.step, e.value) for e in live.Reload().Scalars("ppo/loss")] == now
+        assert scalars(tmp_path, "ppo/loss") == now
+    sizes = [file.stat().st_size for file in sorted((tmp_path / "tensorboard").iterdir())]
+    assert [size > 0 for size in sizes] == [False] * restarts + [True]
 
 
 def test_tensorboard_has_each_engine_and_the_staleness(tmp_path: Path) -> None:

@@ -136,6 +136,8 @@ def test_a_run_that_is_to_stop_ends_with_its_state_written(made, tmp_path):
     with pytest.raises(RunStopped):
         rank.checkpoint(state(1), Cursor("sft", step=3))
     assert Cursor.load(tmp_path / "checkpoints").step == 3
+    with pytest.raises(RunStopped):  # as it is where that was saved for an evaluation
+        rank.checkpoint(SimpleNamespace(snapshot=pytest.fail), Cursor("sft", step=3))
 
 
 def test_a_run_that_stops_while_it_waits_writes_what_is_not_written_yet(made, tmp_path):

@@ -203,24 +203,19 @@ def test_checkpoints_and_evaluations_come_on_the_way_and_not_twice_at_the_end(tm
     assert rank.done.count("checkpoint") == 1, "the state before it is kept"
 
 
-@pytest.mark.parametrize("stopping", [True, False])
-def test_a_checkpoint_waits_for_an_evaluation_where_nothing_else_is_to_do(
-    tmp_path, updates, stopping
-):
-    """The run is to end, or the evaluation has ended already."""
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_checkpoint_follows_an_evaluation_that_is_not_beside_learning(tmp_path, updates, at_once):
     cfg = config(updates=4)
     learner = replace(cfg.learner, checkpoint_every=2)
     rank = FakeRank(replace(cfg, learner=learner, eval=replace(cfg.eval, every=2)), tmp_path)
     made, collector, evaluation = phase(rank)
-    rank.stopping = stopping
-    if not stopping:
-        evaluation.begin = lambda *arguments: evaluation.run(*arguments)
+    evaluation.at_once = at_once
     made.run()
-    assert collector.forgotten == (not stopping), "what engines did meanwhile is no play"
-    ended = ["evaluated"] if stopping else []
-    after = ["evaluate ppo", "keep best", *ended, "checkpoint", "take"]
+    assert collector.forgotten == at_once, "what engines did meanwhile is no play"
+    checkpoint = ["checkpoint"] if at_once else []
+    after = ["evaluate ppo", "keep best", *checkpoint, "take"]
     assert rank.done[14 : 14 + len(after)] == after
-    assert rank.done.count("checkpoint") == 2
+    assert rank.done.count("checkpoint") == (2 if at_once else 1)
 
 
 def test_a_run_that_stops_while_it_waits_is_saved_after_its_last_update(tmp_path, updates):

@@ -123,11 +123,11 @@ class SlowEvaluation(FakeEvaluation):
         self.waited += 1.5
         return super().begin(*arguments)
 
-    def finish(self):
+    def finish(self, cursor):
         seconds = 0.75 if self._under_way else 0.0
         self.clock.now += seconds
         self.waited += seconds
-        return super().finish()
+        return super().finish(cursor)
 
 
 @pytest.mark.parametrize("unevaluated", [False, True])

@@ -127,7 +127,6 @@ def test_models_are_kept_evaluated_and_checkpointed_on_the_way(tmp_path, learned
         "learn",
         "learn",
         "evaluated",
-        "checkpoint",
         "publish",
         "export sft",
         "evaluate sft",
@@ -188,7 +187,9 @@ def test_no_token_of_sft_is_lost_or_counted_twice_over_a_resume(tmp_path, monkey
     trained = []
 
     class Counted(FakeEvaluation):
-        def run(self, engine, stage, update=0, step=0):
+        at_once = True
+
+        def _play(self, stage, update, step):
             if stage == "sft":
                 count = sum(r["tokens_trained"] for r in rank.of("sft"))
                 assert count == sum(trained[: step or 20])
@@ -216,34 +217,45 @@ def test_no_token_of_sft_is_lost_or_counted_twice_over_a_resume(tmp_path, monkey
     assert sum(r["tokens_trained"] for r in rank.of("sft")) == sum(trained)
 
 
-@pytest.mark.parametrize("stopping", [True, False])
-def test_a_checkpoint_waits_for_an_evaluation_where_nothing_else_is_to_do(
-    tmp_path, learned, stopping
-):
-    """The run is to end, or the evaluation has ended already."""
+def test_a_checkpoint_follows_an_evaluation_that_is_not_beside_learning(tmp_path, learned):
     cfg = configured(steps=6, eval_every=3)
     rank = FakeRank(replace(cfg, learner=replace(cfg.learner, checkpoint_every=3)), tmp_path)
     made, evaluation = phase(rank)
-    rank.stopping = stopping
-    if not stopping:
-        evaluation.begin = evaluation.run
+    evaluation.at_once = True
     made.run()
-    ended = ["evaluated"] if stopping else []
     begin = rank.done.index("checkpoint")
-    assert rank.done[begin - 1 - len(ended) : begin + 2] == ["sleep", *ended, "checkpoint", "learn"]
+    assert rank.done[begin - 1 : begin + 2] == ["sleep", "checkpoint", "learn"]
     assert rank.done.count("checkpoint") == 2
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_checkpoint_does_not_wait_for_an_evaluation_beside_learning(tmp_path, learned, ended):
+    """The state before the evaluation stands, until that has ended; nor is a record cut."""
+    cfg = configured(steps=6, eval_every=2)
+    rank = FakeRank(replace(cfg, learner=replace(cfg.learner, checkpoint_every=3)), tmp_path)
+    made, evaluation = phase(rank)
+    if ended:
+        evaluation.playing = lambda: False
+    made.run()
+    third = rank.done.index("learn", rank.done.index("evaluate sft")) + 1
+    after = ["evaluated", "checkpoint", "learn"] if ended else ["learn", "evaluated"]
+    assert rank.done[third : third + len(after)] == after
+    assert [r["step"] for r in rank.of("sft")] == ([2, 3, 4, 6] if ended else [2, 4, 6])
 
 
 def test_time_spent_on_models_along_the_way_is_not_trainings(tmp_path, learned, monkeypatch):
     clock = [0.0]
 
     class Slow(FakeEvaluation):
-        def run(self, engine, stage, update=0, step=0):
+        def _play(self, stage, update, step):
             clock[0] += 1000.0
 
-        def finish(self):
+        def finish(self, cursor):
             clock[0] += 500.0 if self._under_way else 0.0
-            return super().finish()
+            return super().finish(cursor)
+
+        def playing(self):
+            return False
 
     class Batches:
         def __next__(self):
@@ -268,8 +280,10 @@ def test_the_learner_trains_on_while_it_is_evaluated_and_publishes_nothing(tmp_p
     ]
 
 
-@pytest.mark.parametrize("every", [2, 3])
-def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(tmp_path, monkeypatch, every):
+@pytest.mark.parametrize(("every", "ended"), [(2, False), (3, False), (3, True)])
+def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(
+    tmp_path, monkeypatch, every, ended
+):
     cfg = configured(steps=6, eval_every=2, log_every=3, keep=[5])
     cfg = replace(cfg, learner=replace(cfg.learner, checkpoint_every=every))
 
@@ -281,7 +295,10 @@ def test_whatever_action_it_dies_at_all_that_is_due_is_recorded_once(tmp_path, m
             return {"tokens": 1.0}
 
         monkeypatch.setattr(sft_phase, "sft_step", step)
-        made = FakePublisher(rank), FakeCollector(rank), RecordedEvaluation(rank)
+        evaluation = RecordedEvaluation(rank)
+        if ended:
+            evaluation.playing = lambda: False
+        made = FakePublisher(rank), FakeCollector(rank), evaluation
         if rank.cursor.phase == "sft":
             SFTPhase(rank, *made, iter(range(99))).run()
         assert rank.cursor == Cursor("ppo")

@@ -207,6 +207,27 @@ async def test_nothing_that_was_collected_or_taken_outlives_a_restart():
     assert 1 not in buffer._shares, "once every rank has its share"
 
 
+@asynchronous
+async def test_a_restarted_learner_goes_on_counting_what_was_trained_on():
+    buffer, run, (worker,) = await made()
+    for restarts in range(3):
+        await run.publish(0, [])
+        await run.begin(1, 0)
+        await settle()
+        await worker.finish()
+        await run.take(1, 0)
+        await run.publish(1, [])
+        assert buffer._states()["trained"] == (restarts + 1) * EPISODES
+        run = await entered(buffer)
+        assert buffer._states() == {
+            "queued": 0,
+            "running": 0,
+            "ready": 0,
+            "taken": 0,
+            "trained": (restarts + 1) * EPISODES,
+        }
+
+
 @pytest.mark.parametrize("playing", [True, False])
 @asynchronous
 async def test_weights_of_a_dead_learner_count_for_nothing(playing):

@@ -7,7 +7,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.ledgers import ledger, quarantined, result
+from cluster.stream.ledger import Stream
+from tests.support.ledgers import all_given, groups, ledger, quarantined, result
 
 UPDATES = 6
 
@@ -114,3 +115,24 @@ def test_over_losses_late_results_and_restarts_each_group_is_trained_on_once_in_
     for before, after in zip(run.batches, run.batches[1:], strict=False):
         first = min(int(r.summary.id[1:].split("/")[0]) for r in after.results)
         assert first >= before.next_group
+
+
+def test_what_was_trained_on_and_dropped_counts_on_over_restarts():
+    """Before play begins again too; an update that is made again counts again."""
+    made = ledger(staleness=1, per_update=2)
+    failed, *others, running = all_given(made.assign([0], 9))
+    made.finish([result(failed, end="failed"), *map(result, others)])
+    made.finish(map(result, all_given(made.assign([0], 9))))
+    made.take(1)
+    made.trained(1)
+    so_far = {"trained": 2, "dropped failed": 1}
+    gone = {"queued": 0, "running": 0, "ready": 0, "taken": 0}
+    made.forget()
+    assert made.states() == gone | so_far
+    made.finish([result(running)])
+    made.begin(Stream(groups(0, 1), 2, 0, 1, 9))
+    assert made.states() == gone | so_far | {"dropped foreign": 1}
+    made.finish(map(result, all_given(made.assign([0], 9))))
+    made.take(1)
+    made.trained(1)
+    assert made.states() == gone | {"trained": 4, "dropped failed": 1, "dropped foreign": 1}
