@@ -189,10 +189,13 @@ def test_what_the_learner_waits_for_is_counted_and_shown_as_a_wait(made, monkeyp
     monkeypatch.setattr(evaluation_phase.distributed, "barrier", taking(4.0, None))
     evaluation.finish()
     assert (evaluation.pop_waited(), evaluation.pop_waited()) == (4.0, 0.0)
+    evaluation.begin("engine", "ppo", update=4)
+    evaluation.finish()
+    assert evaluation.pop_waited() == 2.0 + 4.0
     evaluation.run("engine", "ppo")
     assert evaluation.pop_waited() == 0.0, "an evaluation for which nothing else is done"
     waits = [span.name for span in read_spans(tmp_path).spans if span.name in WAITS]
-    assert waits == ["wait for the proof", "wait for the evaluation"]
+    assert waits == ["wait for the proof", "wait for the evaluation"] * 2
 
 
 @pytest.mark.parametrize(
