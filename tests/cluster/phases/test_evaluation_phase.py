@@ -184,15 +184,15 @@ def test_what_the_learner_waits_for_is_counted_and_shown_as_a_wait(made, monkeyp
     record_spans(tmp_path, "learner rank 1")
     evaluation._collector.collect = taking(2.0, None)
     monkeypatch.setattr(evaluation_phase, "parity", taking(16.0, {}))
-    evaluation.begin("engine", "ppo", update=2)
+    evaluation.begin("engine", AFTER_2)
     assert (evaluation.pop_waited(), evaluation.pop_waited()) == (2.0, 0.0)
     monkeypatch.setattr(evaluation_phase.distributed, "barrier", taking(4.0, None))
-    evaluation.finish()
+    evaluation.finish(AFTER_3)
     assert (evaluation.pop_waited(), evaluation.pop_waited()) == (4.0, 0.0)
-    evaluation.begin("engine", "ppo", update=4)
-    evaluation.finish()
+    evaluation.begin("engine", replace(AFTER_2, update=4))
+    evaluation.finish(AFTER_3)
     assert evaluation.pop_waited() == 2.0 + 4.0
-    evaluation.run("engine", "ppo")
+    evaluation.run("engine", "ppo", AFTER_3)
     assert evaluation.pop_waited() == 0.0, "an evaluation for which nothing else is done"
     waits = [span.name for span in read_spans(tmp_path).spans if span.name in WAITS]
     assert waits == ["wait for the proof", "wait for the evaluation"] * 2
