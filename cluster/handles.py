@@ -34,10 +34,12 @@ class BlockRows(NamedTuple):
 
     block: the block, in the object store.
     rows: which of its trajectories.
+    worker: index of the rollout worker that played them.
     """
 
     block: ObjectRef[Block]
     rows: list[int]
+    worker: int
 
 
 class Share(NamedTuple):

@@ -6,6 +6,7 @@ log-probabilities that the learner computes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,7 +19,7 @@ from cluster.workers.parity_limit import parity_limit
 from configs.schema import RunConfig
 from learner.engine import TrainingEngine
 from learner.model import WEIGHT_KINDS
-from learner.parity import parity
+from learner.parity import parity, slack
 from rollout.episode import EpisodeRequest
 
 PROOF_EPISODES = 64  # at most, and at most one flight: run after each perturbation
@@ -63,19 +64,31 @@ def check_update(cfg: RunConfig, metrics: Mapping[str, float], update: int) -> N
 
 
 def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> None:
-    """Refuse log-probabilities that differ by more than rounding.
+    """Refuse log-probabilities that differ by more than rounding, of the worst engine or of all.
 
     Raises:
-        ParityError: cluster.weight_proof is on, and they do.
+        ParityError: cluster.weight_proof is on, and they do; names the worst engine.
     """
-    limit = parity_limit(cfg)
-    difference = metrics.get("parity_mean_abs", 0.0)
-    if cfg.cluster.weight_proof and not difference <= limit:  # nor NaN
-        raise ParityError(
-            f"{what}: log-probabilities of engine and learner differ by {difference:.2g} on "
-            f"average, more than {limit:g}: the engine plays with other weights "
-            "(cluster.weight_proof=false turns this check off)"
-        )
+    if not cfg.cluster.weight_proof or metrics.get("parity_tokens") == 0:
+        return
+    limits = {"engine": ("parity_mean_abs", parity_limit(cfg))}
+    if worst := _worst(metrics, "parity_worst"):
+        who, tokens = worst
+        limits = {who: ("parity_worst_mean_abs", parity_limit(cfg) * slack(tokens))} | limits
+    for who, (name, limit) in limits.items():
+        difference = metrics.get(name, 0.0)
+        if not difference <= limit:  # nor NaN
+            raise ParityError(
+                f"{what}: log-probabilities of {who} and learner differ by {difference:.2g} on "
+                f"average, more than {limit:.2g}: the engine plays with other weights "
+                "(cluster.weight_proof=false turns this check off)"
+            )
+
+
+def _worst(metrics: Mapping[str, float], name: str) -> tuple[str, float] | None:
+    """The worst engine's name, and its tokens; None where no engine was looked at alone."""
+    index = metrics.get(f"{name}_engine", math.nan)
+    return None if math.isnan(index) else (f"rollout worker {index:.0f}", metrics[f"{name}_tokens"])
 
 
 def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> None:
@@ -84,10 +97,13 @@ def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) ->
     Without a correction nothing is weighed, and nothing is refused.
 
     Raises:
-        ParityError: an effective sample size is below MIN_EFFECTIVE_SAMPLES.
+        ParityError: an effective sample size is below MIN_EFFECTIVE_SAMPLES, or that of one
+            engine's tokens by more than chance; names it.
     """
+    if cfg.ppo.correction == "none":
+        return
     share = np.min([metrics.get(f"correction_{name}", 1.0) for name in ("ess", "overlap")])
-    if cfg.ppo.correction != "none" and not share >= MIN_EFFECTIVE_SAMPLES:  # nor NaN
+    if not share >= MIN_EFFECTIVE_SAMPLES:  # nor NaN
         bound = "ppo.max_staleness or " if cfg.ppo.blocks is None else ""
         raise ParityError(
             f"{what}: the policies that sampled the batch have parted from the learner's: the "
@@ -95,6 +111,16 @@ def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) ->
             f"{MIN_EFFECTIVE_SAMPLES:.0%}; a smaller {bound}ppo.optimizer.lr keeps "
             "them together"
         )
+    if worst := _worst(metrics, "correction_worst"):
+        who, tokens = worst
+        own, least = metrics["correction_worst_overlap"], MIN_EFFECTIVE_SAMPLES / slack(tokens)
+        if not own >= least:
+            raise ParityError(
+                f"{what}: the policy that {who} sampled with has parted from the learner's: the "
+                f"effective sample size is {own:.1%} of its {tokens:.0f} tokens, less than "
+                f"{least:.1%} ({share:.1%} of all engines' tokens): it plays with other weights, "
+                "or with older ones than the others do"
+            )
 
 
 def proof_requests(cfg: RunConfig, kind: str) -> list[EpisodeRequest]:

@@ -269,7 +269,7 @@ class TrajectoryBuffer:
         def failed(request: EpisodeRequest, losses: int) -> BufferedTrajectory:
             words = f"quarantined: {losses} workers were lost with it; the last: {cause}"
             summary = TrajectorySummary(request.id, "failed", words, 0.0, 0, 0, -1, {})
-            return BufferedTrajectory(None, 0, summary)
+            return BufferedTrajectory(None, 0, summary, index)
 
         self._next_requests.pop(index, None)
         again, quarantined = self._ledger.lose(index, failed)
@@ -345,7 +345,7 @@ class TrajectoryBuffer:
         if finished["epoch"] != self._epoch:
             self._foreign += len(summaries)
             return
-        stored = [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]
+        stored = [BufferedTrajectory(block, row, s, index) for row, s in enumerate(summaries)]
         for request, trajectory in self._ledger.finish(stored):
             self._weights.keep_sample(request, trajectory.rows, trajectory.summary.oldest_version)
         episodes = max(self._ledger.finished, self._cfg.ppo.episodes)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -56,13 +57,13 @@ def fetch(cfg: RunConfig, shard: list[BlockRows]) -> list[Trajectory]:
     Raises:
         RunFailure: a block does not arrive, or is lost with the process that owned it.
     """
-    refs = [ref for ref, _ in shard]
+    refs = [rows.block for rows in shard]
     what, seconds = "reach this node from the object store", cfg.cluster.block_deadline_s
     begin = time.monotonic()
     blocks = wait_for_all(refs, "block", what, seconds, "block_deadline_s", begin)
     trajectories = []
-    for block, (_, rows) in zip(blocks, shard, strict=True):
-        trajectories += from_block(block, rows)
+    for block, (_, rows, worker) in zip(blocks, shard, strict=True):
+        trajectories += [replace(t, worker=worker) for t in from_block(block, rows)]
     return sorted(trajectories, key=lambda trajectory: trajectory.id)
 
 

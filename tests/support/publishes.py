@@ -80,4 +80,4 @@ def played(scenario, **cluster):
 
 def sample(weights, number, version=7, temperature=1.0):
     request = EpisodeRequest(f"x/{number}", "rollout", 1, 1, temperature=temperature)
-    weights.keep_sample(request, BlockRows(f"block {number}", [number]), version)
+    weights.keep_sample(request, BlockRows(f"block {number}", [number], 0), version)

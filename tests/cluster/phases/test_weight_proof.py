@@ -84,6 +84,53 @@ def test_what_is_rounding_and_what_is_not(dtype, difference, refused):
         check_parity(cfg, {"parity_mean_abs": difference}, "it")
 
 
+def test_the_worst_engine_is_named_within_what_so_few_tokens_may_differ_by():
+    cfg = config()
+    names = ("parity_worst_engine", "parity_worst_mean_abs", "parity_worst_tokens")
+    base = {"parity_tokens": 5000.0, "parity_mean_abs": 0.9e-4}
+
+    def check(engine, difference, tokens, **other):
+        found = dict(zip(names, (engine, difference, tokens), strict=True))
+        check_parity(cfg, base | found | other, "PPO update 3")
+
+    check(7.0, 1.9e-4, 64.0)
+    check(math.nan, math.nan, math.nan)
+    check(0.0, math.nan, 64.0, parity_tokens=0.0)
+    for engine, difference, tokens in (
+        (7.0, 2.1e-4, 64.0),
+        (7.0, 1.1e-4, 1e6),
+        (7.0, math.nan, 64.0),
+    ):
+        with pytest.raises(ParityError, match=r"^PPO update 3: .* of rollout worker 7 and learner"):
+            check(engine, difference, tokens)
+    with pytest.raises(
+        ParityError, match=r"of engine and learner differ by 0.0002 .* than 0.0001:"
+    ):
+        check(7.0, 1.9e-4, 64.0, parity_mean_abs=2e-4)
+    with pytest.raises(ParityError, match=r"worker 0 and learner differ by 0.3 .* than 0.0002:"):
+        check(0.0, 0.3, 64.0, parity_mean_abs=2e-4)
+
+
+def test_what_was_not_compared_is_no_difference():
+    check_parity(config(), {"parity_tokens": 0.0, "parity_mean_abs": math.nan}, "it")
+
+
+def test_one_engines_policy_that_has_parted_is_named_and_its_few_tokens_may_by_chance():
+    def check(overlap, tokens, engine=7.0, correction="truncated"):
+        worst = {"correction_worst_engine": engine, "correction_worst_tokens": tokens}
+        worst |= {"correction_worst_overlap": overlap, "correction_overlap": 0.9}
+        check_correction(config(correction=correction), worst, "PPO update 3")
+
+    check(0.11, 64.0)
+    check(0.01, 64.0, math.nan)
+    check(0.01, 64.0, correction="none")
+    for overlap, tokens in ((0.09, 64.0), (0.19, 1e6), (math.nan, 64.0)):
+        with pytest.raises(ParityError, match="the policy that rollout worker 7 sampled"):
+            check(overlap, tokens)
+    with pytest.raises(ParityError, match=r"9.0% of its 64 tokens, less than 10.0% \(90.0% of all"):
+        check(0.09, 64.0)
+
+
 @pytest.mark.parametrize(
     ("correction", "share", "refused"),
     [

@@ -26,7 +26,7 @@ def test_it_plays_again_the_first_few_that_others_played_wholly_under_them():
         assert proof == {"proof": "replayed", "proof_tokens": 11, "proof_mean_abs": 1e-5}
         ((names, rows),) = workers[1].replayed
         assert names == [f"x/{n}" for n in range(3, 3 + SAMPLES)]
-        assert rows[0] == BlockRows("block 3", [3])
+        assert rows[0] == BlockRows("block 3", [3], 0)
 
     played(scenario)
 
