@@ -23,6 +23,7 @@ from learner.parity import parity, slack
 from rollout.episode import EpisodeRequest
 
 PROOF_EPISODES = 64  # at most, and at most one flight: run after each perturbation
+JOINED_EPISODES = 4  # of each engine that joined unproven
 MIN_EFFECTIVE_SAMPLES = 0.2  # of a batch's tokens
 
 
@@ -47,6 +48,35 @@ def prove(
         collector.release()
         publisher.publish(engine)
         rank.write("sync", version=rank.version, seconds=0.0, bytes=0, buckets=0, check=checks)
+
+
+def prove_joined(rank: LearnerRank, collector: Collector, engine: TrainingEngine) -> None:
+    """Compare what engines play that took the places of lost ones unproven; a collective call.
+
+    Where engines play ahead, a batch may have no token of the learner's own version: they are
+    asked for a few episodes between a publish and the next step. All else goes on meanwhile.
+
+    Raises:
+        ParityError: one samples from other weights; names its worker.
+    """
+    cfg = rank.cfg
+    compared = cfg.ppo.max_staleness == 0 or cfg.ppo.blocks is not None  # each batch; no engine
+    if compared or not cfg.cluster.weight_proof:
+        return
+    requests = proof_requests(cfg, f"joined {rank.version}")[:JOINED_EPISODES]
+    workers = collector.play_unproven(rank.version, requests)
+    if not workers:
+        return
+    played, checks = collector.fetch(), {}
+    for worker in workers:
+        who = f"rollout worker {worker}"
+        own = [trajectory for trajectory in played if trajectory.worker == worker]
+        checks[who] = parity(engine, own, cfg, rank.version)
+        check_parity(cfg, checks[who], f"{who}, which took the place of a lost one")
+        if checks[who]["parity_tokens"]:  # else it was lost meanwhile: its successor is unproven
+            collector.proven(worker)
+    collector.release()
+    rank.write("sync", version=rank.version, check=checks)
 
 
 def check_update(cfg: RunConfig, metrics: Mapping[str, float], update: int) -> None:

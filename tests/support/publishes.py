@@ -59,10 +59,11 @@ class Fleet:
         return await ref
 
 
-def played(scenario, **cluster):
+def played(scenario, staleness=0, **cluster):
     async def run():
         cfg = RunConfig()
-        cfg = replace(cfg, cluster=replace(cfg.cluster, **cluster))
+        ppo = replace(cfg.ppo, max_staleness=staleness)
+        cfg = replace(cfg, cluster=replace(cfg.cluster, **cluster), ppo=ppo)
         workers = [Worker() for _ in range(3)]
         fleet = Fleet(workers)
         weights = EngineWeights(workers, cfg, fleet)

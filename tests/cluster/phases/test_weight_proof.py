@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from cluster.failures import ParityError
-from cluster.phases import weight_proof
+from cluster.phases import ppo_phase, weight_proof
 from cluster.phases.weight_proof import (
     check_correction,
     check_parity,
     check_update,
     proof_requests,
     prove,
+    prove_joined,
 )
 from learner.model import WEIGHT_KINDS
-from tests.cluster.fakes import FakeCollector, FakeEngine, FakePublisher, FakeRank
+from tests.cluster.fakes import (
+    FakeCollector,
+    FakeEngine,
+    FakeEvaluation,
+    FakePublisher,
+    FakeRank,
+)
 from tests.support.learner import config
 
 
@@ -177,3 +185,89 @@ def test_recorded_episodes_are_of_the_learners_weights_at_its_first_update_alone
         check_update(replayed, parted, 1)
     with pytest.raises(ParityError, match=r"effective .* a smaller ppo.optimizer.lr keeps them"):
         check_update(replayed, {"correction_ess": 0.1}, 2)
+
+
+class Joined(FakeCollector):
+    """Rollout worker 1 joined unproven; what it played for the proof says so."""
+
+    workers = (1,)
+
+    def __init__(self, rank):
+        super().__init__(rank)
+        self.asked, self.paid = [], []
+
+    def play_unproven(self, version, requests):
+        self.asked.append((version, [request.id for request in requests]))
+        return list(self.workers)
+
+    def fetch(self):
+        return [SimpleNamespace(worker=worker) for worker in (1, 2, 1)]
+
+    def proven(self, worker):
+        self.paid.append(worker)
+
+
+def parity_of(monkeypatch, differences, tokens=70.0):
+    """Parity as if each worker's engine differed by so much."""
+
+    def parity(engine, trajectories, cfg, version):
+        (worker,) = {t.worker for t in trajectories}
+        found = {"parity_tokens": tokens, "parity_mean_abs": differences[worker]}
+        return found if tokens else found | {"parity_mean_abs": math.nan}
+
+    monkeypatch.setattr(weight_proof, "parity", parity)
+
+
+def test_a_wrong_engine_that_joined_unproven_ends_a_run_that_plays_ahead(tmp_path, monkeypatch):
+    """No batch would show it: none has a token of the learner's own version."""
+    parted = {"tokens": 9.0, "parity_tokens": 0.0, "parity_mean_abs": math.nan}
+    monkeypatch.setattr(ppo_phase, "ppo_update", lambda *_, **__: parted)
+    parity_of(monkeypatch, {1: 0.9})
+    rank = FakeRank(config(updates=2, max_staleness=1), tmp_path)
+    collector = Joined(rank)
+    phase = ppo_phase.PPOPhase(rank, FakePublisher(rank), collector, FakeEvaluation(rank))
+    with pytest.raises(ParityError, match=r"^rollout worker 1, which took the place of a lost one:"):
+        phase.run()
+    assert collector.asked == [(1, [f"proof/joined 1/{i:06d}" for i in range(4)])]
+    assert rank.done[-1] == "send", "its next weights are on their way, and it plays with them"
+    assert collector.paid == []
+
+
+def test_one_that_joined_unproven_is_compared_by_what_it_played_itself(tmp_path, monkeypatch):
+    parity_of(monkeypatch, {1: 1e-6, 2: 2e-6})
+    rank = FakeRank(config(max_staleness=1), tmp_path)
+    rank.version, collector = 7, Joined(rank)
+    collector.workers = (1, 2)
+    prove_joined(rank, collector, None)
+    assert collector.paid == [1, 2]
+    assert collector.released == 1
+    (record,) = rank.of("sync")
+    assert record["version"] == 7
+    assert {who: check["parity_mean_abs"] for who, check in record["check"].items()} == {
+        "rollout worker 1": 1e-6,
+        "rollout worker 2": 2e-6,
+    }
+
+
+def test_one_that_has_played_nothing_meanwhile_is_unproven_still(tmp_path, monkeypatch):
+    parity_of(monkeypatch, {1: 0.9}, tokens=0.0)
+    rank = FakeRank(config(max_staleness=1), tmp_path)
+    collector = Joined(rank)
+    prove_joined(rank, collector, None)
+    assert (collector.paid, len(rank.of("sync"))) == ([], 1)
+    collector.workers = ()
+    prove_joined(rank, collector, None)
+    assert (collector.released, len(rank.of("sync"))) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("ppo", "weight_proof"),
+    [({"max_staleness": 0}, True), ({"max_staleness": 1}, False), ({"blocks": "blocks"}, True)],
+)
+def test_where_batches_are_compared_or_nothing_is_none_is_asked(tmp_path, ppo, weight_proof):
+    cfg = config(**{"max_staleness": 1} | ppo)
+    cfg = replace(cfg, cluster=replace(cfg.cluster, weight_proof=weight_proof))
+    rank = FakeRank(cfg, tmp_path)
+    collector = Joined(rank)
+    prove_joined(rank, collector, None)
+    assert collector.asked == []
