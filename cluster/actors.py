@@ -155,7 +155,7 @@ class RolloutActor:
             EpochOver: they were dropped meanwhile.
         """
         before: dict[str, Trajectory] = {}
-        for ref, rows in played:
+        for ref, rows, _ in played:
             trajectories = from_block(await ref)
             before |= {trajectories[row].id: trajectories[row] for row in rows}
         drops = self._worker.drops

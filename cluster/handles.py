@@ -34,10 +34,12 @@ class BlockRows(NamedTuple):
 
     block: the block, in the object store.
     rows: which of its trajectories.
+    worker: index of the rollout worker that played them.
     """
 
     block: ObjectRef[Block]
     rows: list[int]
+    worker: int
 
 
 class Share(NamedTuple):
@@ -119,6 +121,8 @@ class BufferActor(Protocol):
     loads: RemoteMethod[[], list[EngineLoad | None]]
     incidents: RemoteMethod[[], list[Record]]
     collect: RemoteMethod[[int, list[EpisodeRequest]], list[TrajectorySummary]]
+    play_unproven: RemoteMethod[[int, int, list[EpisodeRequest]], list[int]]
+    proven: RemoteMethod[[int], None]
     begin: RemoteMethod[[int, int, int], None]
     take: RemoteMethod[[int, int, int], Share]
     publish: RemoteMethod[[int, int, list[ObjectRef[PackedBucket]]], Paused]
@@ -183,6 +187,16 @@ class BufferHandle:
     def collect(self) -> RemoteMethod[[list[EpisodeRequest]], list[TrajectorySummary]]:
         """Have episodes played."""
         return InEpoch(self.actor.collect, self.epoch)
+
+    @property
+    def play_unproven(self) -> RemoteMethod[[int, list[EpisodeRequest]], list[int]]:
+        """Have engines that joined unproven play; their workers."""
+        return InEpoch(self.actor.play_unproven, self.epoch)
+
+    @property
+    def proven(self) -> RemoteMethod[[int], None]:
+        """An engine has been proven by the learner."""
+        return self.actor.proven
 
     @property
     def begin(self) -> RemoteMethod[[int, int], None]:

@@ -96,8 +96,8 @@ def ppo_update(
         "explained_variance": _explained_variance(prepared),
         **trajectory_metrics(trajectories, at),
         **group_metrics(trajectories, cfg.ppo),
-        **parity_metrics(prepared, at),
-        **correction_metrics(prepared, cfg.ppo),
+        **parity_metrics(prepared, at, cfg.rollout.workers),
+        **correction_metrics(prepared, cfg.ppo, cfg.rollout.workers),
     }
 
 

@@ -295,7 +295,8 @@ def _proofs(summary: Record, records: list[Record]) -> str:
     for record in records:
         for kind, check in (record.get("check") or {}).items():
             tokens = check.get("parity_tokens")
-            row = [f"{escape(kind)} perturbed", *(small(check.get(key)) for key in PARITY)]
+            perturbed = "" if kind.startswith("rollout worker") else " perturbed"
+            row = [f"{escape(kind)}{perturbed}", *(small(check.get(key)) for key in PARITY)]
             rows.append([*row, f"{tokens:,.0f}" if tokens else ""])
     head = ["log-probabilities", "mean |difference|", "KL", "tokens"]
     note = f"Publishes of weights: {parity['syncs']}."

@@ -90,6 +90,7 @@ class Trajectory:
     failure: the first cause in one line, when end is failed.
     bootstrap: the last segment ends in the prompt that would have come next (truncated only).
     metrics: of the environment, by name; "success" and "first_try" always unless failed.
+    worker: index of the rollout worker that played it; -1: not known, as in a block.
     """
 
     id: str
@@ -103,6 +104,7 @@ class Trajectory:
     failure: str = ""
     bootstrap: bool = False
     question: str = ""
+    worker: int = -1
 
     def __post_init__(self) -> None:
         if self.end not in ENDS:

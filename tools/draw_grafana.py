@@ -43,10 +43,10 @@ PANELS = (  # title, unit as Grafana names it, whether values are stacked, metri
     ),
     ("Reward", "short", False, ("cardinal_reward",)),
     (
-        "Policies: effective sample size, KL, engine against learner",
+        "Policies: overlap, KL, engine against learner",
         "short",
         False,
-        ("cardinal_effective_sample_size", "cardinal_kl", "cardinal_parity"),
+        ("cardinal_correction_overlap", "cardinal_kl", "cardinal_parity"),
     ),
     ("Loss of SFT, entropy", "short", False, ("cardinal_sft_loss", "cardinal_entropy")),
     (

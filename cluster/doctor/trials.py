@@ -172,10 +172,10 @@ def proven(cfg: RunConfig, recorded: Sequence[Record]) -> Finding | None:
     if not found:
         return None
     checks = found[-1]
-    worst = max(check["parity_mean_abs"] for check in checks.values())
-    tokens = sum(check["parity_tokens"] for check in checks.values())
     if not all(check["parity_tokens"] for check in checks.values()):
         return fault("the weight proof had no tokens to compare", "look at the run's episodes")
+    worst = max(check["parity_mean_abs"] for check in checks.values())
+    tokens = sum(check["parity_tokens"] for check in checks.values())
     return ok(
         f"log-probabilities of engine and learner differ by {worst:.1g} on average (limit "
         f"{parity_limit(cfg):g}), over {tokens:.0f} tokens, once each of {len(checks)} kinds of "

@@ -17,7 +17,7 @@ from cluster.failures import RunStopped
 from cluster.phases.evaluation_phase import EvaluationPhase
 from cluster.phases.learner_rank import LearnerRank
 from cluster.phases.publisher import Publisher
-from cluster.phases.weight_proof import check_update
+from cluster.phases.weight_proof import check_update, prove_joined
 from cluster.run.run_folder import ppo_start
 from cluster.run.tracing import pop_seconds
 from cluster.stream.collect import Batch, Collector
@@ -99,6 +99,7 @@ class PPOPhase:
         rank.version = update
         self._cursor = Cursor("ppo", update=update, group=batch.next_group)
         sync = self._publish(engine)
+        prove_joined(rank, self._collector, engine)
         loads = self._collector.loads()
         seconds = before + time.monotonic() - begin
         evaluation_waited = before + self._evaluation.pop_waited()

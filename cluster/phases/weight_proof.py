@@ -6,6 +6,7 @@ log-probabilities that the learner computes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,10 +19,11 @@ from cluster.workers.parity_limit import parity_limit
 from configs.schema import RunConfig
 from learner.engine import TrainingEngine
 from learner.model import WEIGHT_KINDS
-from learner.parity import parity
+from learner.parity import parity, slack
 from rollout.episode import EpisodeRequest
 
 PROOF_EPISODES = 64  # at most, and at most one flight: run after each perturbation
+JOINED_EPISODES = 4  # of each engine that joined unproven
 MIN_EFFECTIVE_SAMPLES = 0.2  # of a batch's tokens
 
 
@@ -48,6 +50,35 @@ def prove(
         rank.write("sync", version=rank.version, seconds=0.0, bytes=0, buckets=0, check=checks)
 
 
+def prove_joined(rank: LearnerRank, collector: Collector, engine: TrainingEngine) -> None:
+    """Compare what engines play that took the places of lost ones unproven; a collective call.
+
+    Where engines play ahead, a batch may have no token of the learner's own version: they are
+    asked for a few episodes between a publish and the next step. All else goes on meanwhile.
+
+    Raises:
+        ParityError: one samples from other weights; names its worker.
+    """
+    cfg = rank.cfg
+    compared = cfg.ppo.max_staleness == 0 or cfg.ppo.blocks is not None  # each batch; no engine
+    if compared or not cfg.cluster.weight_proof:
+        return
+    requests = proof_requests(cfg, f"joined {rank.version}")[:JOINED_EPISODES]
+    workers = collector.play_unproven(rank.version, requests)
+    if not workers:
+        return
+    played, checks = collector.fetch(), {}
+    for worker in workers:
+        who = f"rollout worker {worker}"
+        own = [trajectory for trajectory in played if trajectory.worker == worker]
+        checks[who] = parity(engine, own, cfg, rank.version)
+        check_parity(cfg, checks[who], f"{who}, which took the place of a lost one")
+        if checks[who]["parity_tokens"]:  # else it was lost meanwhile: its successor is unproven
+            collector.proven(worker)
+    collector.release()
+    rank.write("sync", version=rank.version, check=checks)
+
+
 def check_update(cfg: RunConfig, metrics: Mapping[str, float], update: int) -> None:
     """Refuse an update's batch whose engines did not play with the learner's weights, or hardly.
 
@@ -63,19 +94,31 @@ def check_update(cfg: RunConfig, metrics: Mapping[str, float], update: int) -> N
 
 
 def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> None:
-    """Refuse log-probabilities that differ by more than rounding.
+    """Refuse log-probabilities that differ by more than rounding, of the worst engine or of all.
 
     Raises:
-        ParityError: cluster.weight_proof is on, and they do.
+        ParityError: cluster.weight_proof is on, and they do; names the worst engine.
     """
-    limit = parity_limit(cfg)
-    difference = metrics.get("parity_mean_abs", 0.0)
-    if cfg.cluster.weight_proof and not difference <= limit:  # nor NaN
-        raise ParityError(
-            f"{what}: log-probabilities of engine and learner differ by {difference:.2g} on "
-            f"average, more than {limit:g}: the engine plays with other weights "
-            "(cluster.weight_proof=false turns this check off)"
-        )
+    if not cfg.cluster.weight_proof or metrics.get("parity_tokens") == 0:
+        return
+    limits = {"engine": ("parity_mean_abs", parity_limit(cfg))}
+    if worst := _worst(metrics, "parity_worst"):
+        who, tokens = worst
+        limits = {who: ("parity_worst_mean_abs", parity_limit(cfg) * slack(tokens))} | limits
+    for who, (name, limit) in limits.items():
+        difference = metrics.get(name, 0.0)
+        if not difference <= limit:  # nor NaN
+            raise ParityError(
+                f"{what}: log-probabilities of {who} and learner differ by {difference:.2g} on "
+                f"average, more than {limit:.2g}: the engine plays with other weights "
+                "(cluster.weight_proof=false turns this check off)"
+            )
+
+
+def _worst(metrics: Mapping[str, float], name: str) -> tuple[str, float] | None:
+    """The worst engine's name, and its tokens; None where no engine was looked at alone."""
+    index = metrics.get(f"{name}_engine", math.nan)
+    return None if math.isnan(index) else (f"rollout worker {index:.0f}", metrics[f"{name}_tokens"])
 
 
 def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> None:
@@ -84,10 +127,13 @@ def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) ->
     Without a correction nothing is weighed, and nothing is refused.
 
     Raises:
-        ParityError: an effective sample size is below MIN_EFFECTIVE_SAMPLES.
+        ParityError: an effective sample size is below MIN_EFFECTIVE_SAMPLES, or that of one
+            engine's tokens by more than chance; names it.
     """
+    if cfg.ppo.correction == "none":
+        return
     share = np.min([metrics.get(f"correction_{name}", 1.0) for name in ("ess", "overlap")])
-    if cfg.ppo.correction != "none" and not share >= MIN_EFFECTIVE_SAMPLES:  # nor NaN
+    if not share >= MIN_EFFECTIVE_SAMPLES:  # nor NaN
         bound = "ppo.max_staleness or " if cfg.ppo.blocks is None else ""
         raise ParityError(
             f"{what}: the policies that sampled the batch have parted from the learner's: the "
@@ -95,6 +141,16 @@ def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) ->
             f"{MIN_EFFECTIVE_SAMPLES:.0%}; a smaller {bound}ppo.optimizer.lr keeps "
             "them together"
         )
+    if worst := _worst(metrics, "correction_worst"):
+        who, tokens = worst
+        own, least = metrics["correction_worst_overlap"], MIN_EFFECTIVE_SAMPLES / slack(tokens)
+        if not own >= least:
+            raise ParityError(
+                f"{what}: the policy that {who} sampled with has parted from the learner's: the "
+                f"effective sample size is {own:.1%} of its {tokens:.0f} tokens, less than "
+                f"{least:.1%} ({share:.1%} of all engines' tokens): it plays with other weights, "
+                "or with older ones than the others do"
+            )
 
 
 def proof_requests(cfg: RunConfig, kind: str) -> list[EpisodeRequest]:

@@ -22,13 +22,11 @@ class Metric(NamedTuple):
     name: without Ray's prefix.
     meaning: one phrase.
     tag: by which it has several values; every gauge has the tag `run` too.
-    counted_by: the record's field that says of how many values it is the mean, if one does.
     """
 
     name: str
     meaning: str
     tag: str = ""
-    counted_by: str = ""
 
 
 QUEUES = Metric("cardinal_episodes", "episodes by where the ledger has them", "state")
@@ -63,13 +61,12 @@ EXPORTED = {
     ("ppo", "success"): Metric("cardinal_success", "share of the last update's episodes"),
     ("ppo", "kl"): Metric("cardinal_kl", "of proximal to current policy"),
     ("ppo", "entropy"): Metric("cardinal_entropy", "of the policy, nats a token"),
-    ("ppo", "correction_ess"): Metric(
-        "cardinal_effective_sample_size", "share of the last update's tokens"
+    ("ppo", "correction_overlap"): Metric(
+        "cardinal_correction_overlap",
+        "effective sample size by proximal / behaviour, share of the last update's tokens",
     ),
     ("ppo", "parity_mean_abs"): Metric(
-        "cardinal_parity",
-        "mean difference of log-probabilities, engine and learner",
-        counted_by="parity_tokens",
+        "cardinal_parity", "mean difference of log-probabilities, engine and learner"
     ),
     ("sync", "seconds"): Metric("cardinal_sync_seconds", "of the last publish"),
     ("sync", "paused_seconds"): Metric(
@@ -93,7 +90,7 @@ class RunMetrics:
         for (of_kind, field), metric in EXPORTED.items():
             if of_kind != kind or field not in fields:
                 continue
-            value = plain(fields[field]) if fields.get(metric.counted_by, 1) else None
+            value = plain(fields[field])
             if isinstance(value, dict):
                 self.set_all(metric, value)
             elif isinstance(value, list):

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import ray
@@ -22,13 +23,12 @@ from cluster.failures import (
     RunFailure,
     RunStopped,
     SourceLost,
-    TooManyFailures,
     first_line,
-    most_failures,
 )
 from cluster.handles import BlockRows, PackedBucket, Paused, RolloutWorkerHandle, Share, find_worker
 from cluster.run.run_folder import folder_of
 from cluster.run.tracing import record_spans
+from cluster.stream.failed_episodes import check_failures
 from cluster.stream.ledger import Batch, Ledger
 from cluster.stream.queue_lengths import record_queues
 from cluster.stream.shares import BufferedTrajectory, Shares
@@ -43,18 +43,6 @@ from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import TrajectorySummary, from_columns
 
 T = TypeVar("T")
-
-
-def check_that_some_end(failed: list[TrajectorySummary], episodes: int) -> None:
-    """Whatever share may fail: where all do, nothing is learned, and it would go on so.
-
-    Raises:
-        TooManyFailures: so many episodes have been played, and none has ended well.
-    """
-    if len(failed) >= episodes > 0:
-        raise TooManyFailures(
-            f"all of {episodes} trajectories failed; the first, {failed[0].id}: {failed[0].failure}"
-        )
 
 
 @ray.remote(num_cpus=0)
@@ -134,10 +122,35 @@ class TrajectoryBuffer:
         trajectories = group.in_order()
         summaries = [trajectory.summary for trajectory in trajectories]
         failed = [s for s in summaries if s.end == "failed"]
-        self._check_failures(failed, len(summaries))
-        check_that_some_end(failed, len(summaries))
+        check_failures(self._cfg.cluster.max_failure_rate, failed, len(summaries))
         self._shares.hold([t for t in trajectories if t.summary.end != "failed"])
         return summaries
+
+    async def play_unproven(
+        self, epoch: int, version: int, requests: list[EpisodeRequest]
+    ) -> list[int]:
+        """Have each engine that joined unproven play episodes, with weights of that version.
+
+        `shard` speaks of them then. One that is lost meanwhile is proven anew when it is back.
+
+        Returns:
+            The engines' workers; empty at once where all are proven.
+        """
+        self._refuse_foreign(epoch)
+        groups = {
+            worker: self._ledger.request_of(
+                worker, [replace(r, id=f"{r.id}/{worker}") for r in requests], version
+            )
+            for worker in self._weights.unproven()
+        }
+        await self._play()
+        await self._until(lambda: all(group.finished for group in groups.values()))
+        self._shares.hold([t for group in groups.values() for t in group.ended_well()])
+        return [*groups]
+
+    def proven(self, worker: int) -> None:
+        """The learner has compared what an engine of `play_unproven` has played."""
+        self._weights.prove(worker)
 
     def shard(self, rank: int) -> list[BlockRows]:
         """A rank's part of the collected trajectories; balanced by tokens, deterministic."""
@@ -269,7 +282,7 @@ class TrajectoryBuffer:
         def failed(request: EpisodeRequest, losses: int) -> BufferedTrajectory:
             words = f"quarantined: {losses} workers were lost with it; the last: {cause}"
             summary = TrajectorySummary(request.id, "failed", words, 0.0, 0, 0, -1, {})
-            return BufferedTrajectory(None, 0, summary)
+            return BufferedTrajectory(None, 0, summary, index)
 
         self._next_requests.pop(index, None)
         again, quarantined = self._ledger.lose(index, failed)
@@ -345,12 +358,11 @@ class TrajectoryBuffer:
         if finished["epoch"] != self._epoch:
             self._foreign += len(summaries)
             return
-        stored = [BufferedTrajectory(block, row, s) for row, s in enumerate(summaries)]
+        stored = [BufferedTrajectory(block, row, s, index) for row, s in enumerate(summaries)]
         for request, trajectory in self._ledger.finish(stored):
             self._weights.keep_sample(request, trajectory.rows, trajectory.summary.oldest_version)
         episodes = max(self._ledger.finished, self._cfg.ppo.episodes)
-        self._check_failures(self._ledger.failures, episodes)
-        check_that_some_end(self._ledger.failures, episodes)
+        check_failures(self._cfg.cluster.max_failure_rate, self._ledger.failures, episodes)
         await self._play()
 
     async def _ask(self, index: int, what: str, ref: ObjectRef[T]) -> T:
@@ -380,12 +392,3 @@ class TrajectoryBuffer:
         self._failure = self._failure or failure
         async with self._changed:
             self._changed.notify_all()
-
-    def _check_failures(self, failed: list[TrajectorySummary], episodes: int) -> None:
-        rate = self._cfg.cluster.max_failure_rate
-        if len(failed) > most_failures(rate, episodes):
-            raise TooManyFailures(
-                f"{len(failed)} of {episodes} trajectories failed, more than "
-                f"cluster.max_failure_rate = {rate:g} makes likely; the first, "
-                f"{failed[0].id}: {failed[0].failure}"
-            )

@@ -9,13 +9,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 from opentelemetry import trace
 from ray import ObjectRef
 
 from cluster.deadlines import play_deadline_s, take_deadline_s
+from cluster.failures import RunStopped
 from cluster.handles import BlockRows, BufferHandle, Share
 from cluster.job import Job
 from cluster.wait import wait_for, wait_for_all, wait_until_ready
@@ -56,13 +60,13 @@ def fetch(cfg: RunConfig, shard: list[BlockRows]) -> list[Trajectory]:
     Raises:
         RunFailure: a block does not arrive, or is lost with the process that owned it.
     """
-    refs = [ref for ref, _ in shard]
+    refs = [rows.block for rows in shard]
     what, seconds = "reach this node from the object store", cfg.cluster.block_deadline_s
     begin = time.monotonic()
     blocks = wait_for_all(refs, "block", what, seconds, "block_deadline_s", begin)
     trajectories = []
-    for block, (_, rows) in zip(blocks, shard, strict=True):
-        trajectories += from_block(block, rows)
+    for block, (_, rows, worker) in zip(blocks, shard, strict=True):
+        trajectories += [replace(t, worker=worker) for t in from_block(block, rows)]
     return sorted(trajectories, key=lambda trajectory: trajectory.id)
 
 
@@ -244,6 +248,29 @@ class Collector:
         """Rank 0 has requested episodes played."""
         if self._rank == 0:
             collect(self._job.cfg, self._job.buffer, requests)
+
+    @TRACER.start_as_current_span("wait for the proof")
+    def play_unproven(self, version: int, requests: list[EpisodeRequest]) -> list[int]:
+        """Have engines that joined unproven play episodes with weights of that version.
+
+        Returns:
+            Their workers, on every rank; none where all are proven or the run is to stop, of which
+            the next `take` tells every rank.
+        """
+        cfg = self._job.cfg
+        played = np.zeros(cfg.rollout.workers)
+        if self._rank == 0:
+            call = self._job.buffer.play_unproven.remote(version, requests)
+            what, seconds = "have new engines play", play_deadline_s(cfg, len(requests))
+            with suppress(RunStopped):
+                workers = wait_for(call, "the buffer", what, seconds, "block_deadline_s")
+                played[workers] = 1
+        return [int(worker) for worker in np.flatnonzero(distributed.all_max(played))]
+
+    def proven(self, worker: int) -> None:
+        """What an engine of `play_unproven` has played was compared."""
+        if self._rank == 0:
+            self._job.buffer.proven.remote(worker)
 
     def release(self) -> None:
         """What was collected last is needed no more: the buffer lets go of its blocks."""

@@ -132,6 +132,7 @@ class Ledger(Generic[S]):
         self._queue: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of the stream
         self._urgent: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of evaluations
         self._lost: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # suspects, of either
+        self._own: dict[int, deque[tuple[EpisodeRequest, Group[S]]]] = {}  # for one worker each
         self._suspects = Suspects()
         self._running: dict[str, tuple[int, EpisodeRequest, Group[S]]] = {}
         self._load: Counter[int] = Counter()  # running episodes by worker
@@ -161,6 +162,15 @@ class Ledger(Generic[S]):
         self._urgent += [(request, group) for request in requests]
         return group
 
+    def request_of(self, worker: int, requests: list[EpisodeRequest], oldest: int) -> Group[S]:
+        """As `request`, for one worker, with weights of version `oldest` or newer.
+
+        Others play them once that worker is lost.
+        """
+        group: Group[S] = Group(requests, oldest_engine=oldest)
+        self._own.setdefault(worker, deque()).extend((request, group) for request in requests)
+        return group
+
     def running(self, worker: int) -> int:
         """How many episodes a worker has."""
         return self._load[worker]
@@ -174,8 +184,10 @@ class Ledger(Generic[S]):
         """
         given: dict[int, list[EpisodeRequest]] = {}
         places = Places(versions, capacity, self._most, self._load)
-        while (chosen := self._next_suspect(versions, capacity)) or (
-            chosen := self._next_in_order(places)
+        while (
+            (chosen := self._next_suspect(versions, capacity))
+            or (chosen := self._next_own(versions, capacity))
+            or (chosen := self._next_in_order(places))
         ):
             queue, worker = chosen
             request, group = queue.popleft()
@@ -196,6 +208,18 @@ class Ledger(Generic[S]):
         those = [v if worker in may else None for worker, v in enumerate(versions)]
         worker = Places(those, capacity, self._most, self._load).least_loaded(group.oldest_engine)
         return None if worker is None else (self._lost, worker)
+
+    def _next_own(
+        self, versions: Versions, capacity: int
+    ) -> tuple[deque[tuple[EpisodeRequest, Group[S]]], int] | None:
+        """A worker with room, and episodes that are for it alone."""
+        for worker, queue in self._own.items():
+            version = versions[worker]
+            if not queue or version is None or self._load[worker] >= capacity:
+                continue
+            if version >= (queue[0][1].oldest_engine or 0):
+                return queue, worker
+        return None
 
     def _next_in_order(
         self, places: Places
@@ -288,6 +312,7 @@ class Ledger(Generic[S]):
             else:
                 (self._urgent if group.number < 0 else self._queue).appendleft((request, group))
         self._load[worker] = 0
+        self._urgent += self._own.pop(worker, ())
         return len(lost) - len(guilty), len(guilty)
 
     def take(self, update: int) -> Batch[S] | None:
@@ -367,7 +392,7 @@ class Ledger(Generic[S]):
     def states(self) -> dict[str, int]:
         """How many episodes are where now, and how many were trained on and dropped so far."""
         return {
-            "queued": len(self._queue) + len(self._urgent) + len(self._lost),
+            "queued": sum(map(len, (self._queue, self._urgent, self._lost, *self._own.values()))),
             "running": len(self._running),
             "ready": self._ready,
             "taken": sum(self._taken.values()),

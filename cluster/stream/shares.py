@@ -21,17 +21,21 @@ from rollout.trajectory_summary import TrajectorySummary, mean_metrics
 
 @dataclass(frozen=True)
 class BufferedTrajectory:
-    """Where a trajectory is stored, and its summary; one that was quarantined is nowhere."""
+    """Where a trajectory is stored, its summary, and the rollout worker that played it.
+
+    One that was quarantined is stored nowhere.
+    """
 
     block: ObjectRef[Block] | None
     row: int
     summary: TrajectorySummary
+    worker: int
 
     @property
     def rows(self) -> BlockRows:
         """Its place in the object store."""
         assert self.block is not None, "one that failed without a block is never handed out"
-        return BlockRows(self.block, [self.row])
+        return BlockRows(self.block, [self.row], self.worker)
 
 
 class Shard(NamedTuple):
@@ -57,18 +61,16 @@ def shards(
     tokens = {t.summary.id: t.summary.tokens for t in ordered}
     blocks = {t.summary.id: t.block for t in ordered} if by_block else None
     rank_of = deal(tokens, minibatches, ranks, blocks)
-    rows: list[dict[ObjectRef[Block], list[int]]] = [{} for _ in range(ranks)]
+    rows: list[dict[ObjectRef[Block], BlockRows]] = [{} for _ in range(ranks)]
     for trajectory in ordered:
-        block, (row,) = trajectory.rows
-        rows[rank_of[trajectory.summary.id]].setdefault(block, []).append(row)
+        block, _, worker = trajectory.rows
+        own_rows = rows[rank_of[trajectory.summary.id]]
+        own_rows.setdefault(block, BlockRows(block, [], worker)).rows.append(trajectory.row)
     own: list[list[list[str]]] = [[[] for _ in minibatches] for _ in range(ranks)]
     for number, ids in enumerate(minibatches):
         for name in ids:
             own[rank_of[name]][number].append(name)
-    return [
-        Shard([BlockRows(*item) for item in blocks.items()], ids)
-        for blocks, ids in zip(rows, own, strict=True)
-    ]
+    return [Shard([*own_rows.values()], ids) for own_rows, ids in zip(rows, own, strict=True)]
 
 
 def of_all_played(batch: Batch[BufferedTrajectory]) -> dict[str, float]:

@@ -24,7 +24,8 @@ from rollout.episode import EpisodeRequest
 
 PROOF_S = 5.0  # to wait for a trajectory of the last weights, where others play
 SAMPLES = 4  # trajectories of the last weights, against which a new engine is compared
-LATER = "left to the next batch"
+LATER = "left to the next batch"  # which has tokens of the learner's own version
+OWED = "left to the next publish"  # where batches may have none: see `unproven`
 Loaded = Callable[[], Awaitable[None]]
 
 
@@ -48,6 +49,8 @@ class EngineWeights:
         self._workers, self._cfg, self._supervisor = workers, cfg, supervisor
         self.versions = [-1] * len(workers)
         self.last: Weights | None = None
+        self._later = OWED if cfg.ppo.max_staleness else LATER
+        self._unproven: set[int] = set()
         self._samples: list[tuple[EpisodeRequest, BlockRows]] = []
         self._news = asyncio.Event()  # of samples, or of other weights
         self._joining = asyncio.Lock()  # no publish begins while a new engine joins
@@ -138,6 +141,7 @@ class EngineWeights:
             How they were proven.
         """
         self.versions[index] = -1
+        self._unproven.add(index)  # whatever its predecessor was
         proof: Record | None = None
         weights: Weights | None = None
         end = time.monotonic() + PROOF_S
@@ -150,7 +154,18 @@ class EngineWeights:
             weights = await self._receive_last(index, weights)
             if weights is not None and self.last is weights:
                 self.versions[index] = weights.version
-        return proof or {"proof": LATER}
+        if proof is None or proof["proof"] == self._later:
+            return {"proof": self._later}
+        self.prove(index)
+        return proof
+
+    def unproven(self) -> list[int]:
+        """The workers that serve, but whose engines others' plays could not prove."""
+        return sorted(self._unproven.intersection(self._supervisor.present()))
+
+    def prove(self, index: int) -> None:
+        """A worker's engine has been compared with others, or with the learner."""
+        self._unproven.discard(index)
 
     async def _receive_last(self, index: int, held: Weights | None) -> Weights | None:
         """The last weights, once an engine that has `held` has them; None: there are none.
@@ -170,8 +185,7 @@ class EngineWeights:
     async def _prove(self, index: int, weights: Weights) -> Record | None:
         """Have a new engine play again what others have played under the same weights.
 
-        Where it is alone, the learner compares the batch that it plays with its own weights,
-        before those of the update go anywhere.
+        Where it is alone, that is for the learner (`unproven`).
 
         Returns:
             How it went; None where others have played nothing yet under these weights, what they
@@ -184,7 +198,7 @@ class EngineWeights:
             return {"proof": "cluster.weight_proof=false"}
         if not self._samples:
             if not self._supervisor.present():
-                return {"proof": LATER}
+                return {"proof": self._later}
             self._news.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), PROOF_S)

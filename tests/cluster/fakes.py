@@ -162,6 +162,9 @@ class FakeCollector:
     def fetch(self):
         return ["a", "b"]
 
+    def play_unproven(self, version, requests):
+        return []
+
     def release(self):
         self.released += 1
 

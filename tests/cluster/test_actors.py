@@ -349,8 +349,8 @@ def test_what_others_have_played_is_played_again_and_compared(make):
         apart = replace(apart, behavior_logprobs=apart.behavior_logprobs - 1)
         other = replace(PLAYED[2], segments=(apart, *PLAYED[2].segments[1:]))
         played = [
-            BlockRows(fetched(to_block(PLAYED[:2])), [1]),
-            BlockRows(fetched(to_block([other])), [0]),
+            BlockRows(fetched(to_block(PLAYED[:2])), [1], 0),
+            BlockRows(fetched(to_block([other])), [0], 2),
         ]
         return await actor.replay(requests(1, 3), played)
 
@@ -368,7 +368,7 @@ def test_a_replay_ends_with_the_episodes_that_it_waits_for(make):
 
     async def replay():
         actor = make(debug())
-        played = [BlockRows(fetched(to_block(PLAYED[:1])), [0])]
+        played = [BlockRows(fetched(to_block(PLAYED[:1])), [0], 0)]
         next_block = actor._worker.next_block
 
         async def dropped():

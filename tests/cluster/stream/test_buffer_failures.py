@@ -138,3 +138,31 @@ async def test_a_batch_that_is_complete_as_its_epoch_ends_is_not_handed_out():
     await reset
     with pytest.raises(EpochOver):
         await call
+
+
+@asynchronous
+async def test_an_engine_that_joined_unproven_plays_for_the_proof_with_the_next_weights():
+    """At staleness 1 no batch compares it: what it plays is asked for, and is its own."""
+    buffer, run, workers = await made(workers=3, max_staleness=1)
+    await run.publish(4, [])
+    buffer._weights._unproven.add(1)
+    assert await run.play_unproven(4, []) == [1]
+    workers[1].gates["receive"].clear()
+    publishing = await begun(run.publish(5, []))
+    playing = await begun(run.play_unproven(5, requests(2)))
+    assert not any(worker.playing for worker in workers), "it has older weights"
+    workers[1].gates["receive"].set()
+    await publishing
+    await settle()
+    assert [worker.playing for worker in workers] == [[], ["x/00/1", "x/01/1"], []]
+    await workers[1].finish("x/00/1", version=5)
+    await workers[1].finish("x/01/1", version=5, end="failed")
+    assert await playing == [1]
+    (rows,) = buffer.first(9)
+    assert rows.worker == 1
+    assert await run.play_unproven(5, []) == [1], "until it is compared"
+    buffer.proven(1)
+    assert await run.play_unproven(5, requests(2)) == []
+    assert buffer.first(9) == []
+    with pytest.raises(EpochOver):
+        await buffer.play_unproven(run.number - 1, 5, requests(2))

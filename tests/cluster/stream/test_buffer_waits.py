@@ -25,6 +25,16 @@ async def test_a_workers_queue_is_a_block_longer_than_its_flight():
 
 
 @asynchronous
+async def test_what_is_handed_out_says_who_played_it():
+    buffer, run, workers = await made(workers=2)
+    collecting = await begun(run.collect(requests(2)))
+    await workers[0].finish("x/00")
+    await workers[1].finish("x/01")
+    await collecting
+    assert [rows.worker for rows in buffer.first(2)] == [0, 1]
+
+
+@asynchronous
 async def test_requests_come_with_the_call_for_a_block_or_at_once_where_one_is_waited_for():
     _, run, (worker,) = await made(flight=3)
     await begun(run.collect(requests(9)))
@@ -93,7 +103,7 @@ async def test_collected_trajectories_are_dealt_out_once(monkeypatch):
         call = await begun(run.collect(requests(n)))
         await worker.finish()
         await call
-        rows = [row for rank in range(2) for _, rows in buffer.shard(rank) for row in rows]
+        rows = [row for rank in range(2) for _, rows, _ in buffer.shard(rank) for row in rows]
         assert sorted(rows) == list(range(n))
     assert len(dealt) == 2, "once for all ranks"
 
@@ -191,7 +201,7 @@ async def test_nothing_that_was_collected_or_taken_outlives_a_restart():
     call = await begun(run.collect(requests(4)))
     await worker.finish()
     await call
-    assert buffer.first(9) == [("block 1", [row]) for row in range(4)]
+    assert buffer.first(9) == [("block 1", [row], 0) for row in range(4)]
     for _ in range(2):  # the second time after rank 1 had died before it took its share
         run = await entered(buffer)
         await run.publish(0, [])
@@ -199,10 +209,10 @@ async def test_nothing_that_was_collected_or_taken_outlives_a_restart():
         assert buffer.first(9) == buffer.shard(0) == []
         await settle()
         await worker.finish()
-        ((block, rows),) = (await run.take(1, 0)).rows
+        ((block, rows, _),) = (await run.take(1, 0)).rows
         assert block == f"block {worker.number}", "of this epoch"
         assert 1 in buffer._shares
-    ((block, others),) = (await run.take(1, 1)).rows
+    ((block, others, _),) = (await run.take(1, 1)).rows
     assert sorted([*rows, *others]) == list(range(EPISODES))
     assert 1 not in buffer._shares, "once every rank has its share"
 
@@ -394,4 +404,4 @@ async def test_episodes_of_the_last_weights_are_kept_to_compare_a_new_engine_wit
     await worker.finish("x/01", version=4)
     await call
     (request, rows) = buffer._weights._samples[0]
-    assert (request.id, *rows, len(buffer._weights._samples)) == ("x/01", "block 2", [0], 1)
+    assert (request.id, *rows, len(buffer._weights._samples)) == ("x/01", "block 2", [0], 0, 1)

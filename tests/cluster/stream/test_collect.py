@@ -69,7 +69,7 @@ class FakeBuffer:
         return Share(self._shard(rank), own, played, [5, 1], ["a", "b"], 77, {"ready": 9})
 
     def _shard(self, rank):
-        return [BlockRows(to_block(PLAYED), list(range(rank, 6, 2)))]
+        return [BlockRows(to_block(PLAYED), list(range(rank, 6, 2)), 3)]
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ def test_of_one_that_was_not_known_when_they_began_to_count_nothing_is_known(mad
 
 
 def test_as_many_first_trajectories_as_asked_for():
-    buffer = SimpleNamespace(first=Method(lambda n: [BlockRows(to_block(PLAYED), [*range(n)])]))
+    buffer = SimpleNamespace(first=Method(lambda n: [BlockRows(to_block(PLAYED), [*range(n)], 0)]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "wait_until_ready", lambda *_: None)
         patch.setattr(module, "wait_for", lambda value, *_: value)
@@ -375,8 +375,11 @@ def test_the_deadline_is_that_of_all_blocks_and_one_more(made, episodes, blocks)
 @pytest.mark.parametrize("blocks", [[[4, 1], [0]], [[1], [0, 4]], [[4], [1], [0]]])
 def test_whichever_of_them_share_a_block_they_come_in_the_order_of_their_ids(made, blocks):
     played = [PLAYED[i] for i in (5, 0, 3, 2, 4, 1)]
-    fetched = fetch(config(), [BlockRows(to_block(played), rows) for rows in blocks])
+    shard = [BlockRows(to_block(played), rows, 5 + i) for i, rows in enumerate(blocks)]
+    fetched = fetch(config(), shard)
     assert [t.id for t in fetched] == sorted(played[i].id for i in (0, 1, 4))
+    workers = {played[i].id: 5 + n for n, rows in enumerate(blocks) for i in rows}
+    assert {t.id: t.worker for t in fetched} == workers
 
 
 def test_the_wait_for_a_batch_is_measured(made, monkeypatch):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.stream.ledger import Stream
-from tests.support.ledgers import all_given, groups, ledger, quarantined, result
+from rollout.episode import EpisodeRequest
+from tests.support.ledgers import all_given, groups, ids, ledger, quarantined, result
 
 UPDATES = 6
 
@@ -136,3 +137,32 @@ def test_what_was_trained_on_and_dropped_counts_on_over_restarts():
     made.take(1)
     made.trained(1)
     assert made.states() == gone | {"trained": 4, "dropped failed": 1, "dropped foreign": 1}
+
+
+def test_what_is_for_one_worker_waits_for_it_and_holds_up_no_other():
+    made = ledger(per_update=2, last=1)
+    made.assign([0, 0], 1)
+    own = made.request_of(1, [EpisodeRequest(f"own/{i}", "v", i, i) for i in range(2)], 3)
+    other = made.request([EpisodeRequest("x", "v", 0, 0)])
+    assert made.states()["queued"] == 3
+    assert made.assign([3, 3], 1) == {}, "both have a full flight"
+    assert {w: ids(given) for w, given in made.assign([3, 2], 2).items()} == {0: ["x"]}
+    assert made.assign([3, None], 2) == {}
+    assert ids(made.assign([3, 3], 2)[1]) == ["own/0"], "first of all, with weights as new"
+    assert made.assign([9, 9], 2) == {}
+    made.finish([result("own/0", 3)])
+    assert ids(made.assign([3, 4], 2)[1]) == ["own/1"]
+    made.finish([result("own/1", 4), result("x", 3)])
+    assert own.finished
+    assert other.finished
+    assert made.states()["queued"] == 0
+
+
+def test_what_is_for_a_worker_that_is_lost_is_played_by_others():
+    made = ledger(per_update=2)
+    own = made.request_of(1, [EpisodeRequest(f"own/{i}", "v", i, i) for i in range(2)], 3)
+    assert ids(made.assign([3, 3], 1)[1]) == ["own/0"]
+    made.lose(1, quarantined)
+    assert ids(made.assign([3, None], 9)[0])[:2] == ["own/0", "own/1"]
+    made.finish([result("own/0", 3), result("own/1", 3)])
+    assert own.finished

@@ -12,9 +12,9 @@ from rollout.trajectory_summary import TrajectorySummary
 from tests.support.learner import config
 
 
-def stored(name, tokens, block=None, row=0):
+def stored(name, tokens, block=None, row=0, worker=0):
     summary = TrajectorySummary(name, "terminated", "", 1.0, tokens, 3, 0, {})
-    return BufferedTrajectory(block or name, row, summary)
+    return BufferedTrajectory(block or name, row, summary, worker)
 
 
 def blocks_of(n, size):
@@ -35,7 +35,7 @@ def rows(*arguments, **options):
 
 def tokens_of(shard, trajectories):
     tokens = {(t.block, t.row): t.summary.tokens for t in trajectories}
-    return sum(tokens[block, row] for block, numbers in shard for row in numbers)
+    return sum(tokens[block, row] for block, numbers, _ in shard for row in numbers)
 
 
 def test_ranks_get_equally_many_tokens_longest_first():
@@ -50,10 +50,21 @@ def test_ranks_get_equally_many_tokens_longest_first():
 def test_every_trajectory_has_one_rank_and_a_rank_names_a_block_once(by_block):
     trajectories = blocks_of(64, 4)
     dealt = rows(trajectories, 4, by_block=by_block)
-    places = [(block, row) for shard in dealt for block, numbers in shard for row in numbers]
+    places = [(block, row) for shard in dealt for block, numbers, _ in shard for row in numbers]
     assert sorted(places) == sorted((t.block, t.row) for t in trajectories)
     for shard in dealt:
-        assert len({block for block, _ in shard}) == len(shard)
+        assert len({block for block, _, _ in shard}) == len(shard)
+
+
+def test_a_rank_is_told_who_played_each_block():
+    played = [stored(f"t/{i}", 5, f"block {i // 2}", i % 2, worker=i // 4) for i in range(8)]
+    dealt = [place for shard in rows(played, 2) for place in shard]
+    assert {(place.block, place.worker) for place in dealt} == {
+        ("block 0", 0),
+        ("block 1", 0),
+        ("block 2", 1),
+        ("block 3", 1),
+    }
 
 
 def test_a_block_stays_together_where_tokens_stay_balanced():
@@ -77,7 +88,7 @@ def test_without_blocks_ranks_depend_on_the_trajectories_alone():
     names = {(t.block, t.row): t.summary.id for t in [*trajectories, *moved]}
 
     def dealt(some):
-        return [sorted(names[b, r] for b, rows in s for r in rows) for s in rows(some, 4)]
+        return [sorted(names[b, r] for b, rows, _ in s for r in rows) for s in rows(some, 4)]
 
     assert dealt(trajectories) == dealt(moved)
 
@@ -90,14 +101,14 @@ def test_each_rank_has_its_own_of_each_minibatch_in_the_order_of_the_minibatch(b
     places = {(t.block, t.row): t.summary.id for t in trajectories}
     dealt = shards(trajectories, 4, minibatches, by_block=by_block)
     for shard in dealt:
-        own = {places[block, row] for block, numbers in shard.rows for row in numbers}
+        own = {places[block, row] for block, numbers, _ in shard.rows for row in numbers}
         assert shard.minibatches == [[n for n in ids if n in own] for ids in minibatches]
     assert all(shard.minibatches[0] for shard in dealt)
 
 
 def ended(name, tokens, reward, **metrics):
     summary = TrajectorySummary(name, "terminated", "", reward, tokens, 3, 0, metrics)
-    return BufferedTrajectory(name, 0, summary)
+    return BufferedTrajectory(name, 0, summary, 0)
 
 
 def test_figures_of_an_update_are_of_groups_that_it_passed_over_too():
@@ -106,7 +117,7 @@ def test_figures_of_an_update_are_of_groups_that_it_passed_over_too():
     made = Shares(config())
     made.deal(1, Batch(kept, passed, [2], [], 2))
     share = made.take(1, 0, {})
-    assert [block for block, _ in share.rows] == ["a/0", "a/1"], "trained on are the others alone"
+    assert [part.block for part in share.rows] == ["a/0", "a/1"], "trained on are the others alone"
     assert share.played == {
         "episodes_played": 5,
         "tokens_played": 10 + 20 + 30 + 31 + 32,

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.failures import ParityError
 from cluster.handles import BlockRows
-from cluster.workers.engine_weights import SAMPLES
+from cluster.workers.engine_weights import LATER, OWED, SAMPLES
 from tests.support.publishes import played, sample
 
 
@@ -26,7 +26,7 @@ def test_it_plays_again_the_first_few_that_others_played_wholly_under_them():
         assert proof == {"proof": "replayed", "proof_tokens": 11, "proof_mean_abs": 1e-5}
         ((names, rows),) = workers[1].replayed
         assert names == [f"x/{n}" for n in range(3, 3 + SAMPLES)]
-        assert rows[0] == BlockRows("block 3", [3])
+        assert rows[0] == BlockRows("block 3", [3], 0)
 
     played(scenario)
 
@@ -108,3 +108,39 @@ def test_where_nothing_is_played_after_what_is_lost_it_joins_all_the_same():
         assert weights.versions == [7, 7, 7]
 
     played(scenario)
+
+
+@pytest.mark.parametrize(("staleness", "left"), [(0, LATER), (1, OWED)])
+def test_one_that_joined_unproven_is_so_until_it_is_compared(staleness, left):
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        assert weights.unproven() == []
+        fleet.gone = {0, 1, 2}  # it is alone: there is nobody to compare it with
+        assert await weights.bring(1) == {"proof": left}
+        assert weights.unproven() == [], "while it does not serve"
+        fleet.gone = set()
+        assert await weights.bring(2) == {"proof": left}
+        assert weights.unproven() == [1, 2]
+        weights.forget()
+        assert weights.unproven() == [1, 2], "a learner that restarts still owes it"
+        weights.prove(2)
+        assert weights.unproven() == [1]
+        await weights.publish(8, ["ref"], False, loaded)
+        sample(weights, 0, version=8)
+        assert (await weights.bring(1))["proof"] == "replayed"
+        assert weights.unproven() == []
+
+    played(scenario, staleness)
+
+
+def test_an_engine_that_was_refused_is_as_unproven_as_its_successor():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        sample(weights, 0)
+        await weights.bring(1)
+        workers[1].apart = 1.0
+        with pytest.raises(ParityError):
+            await weights.bring(1)
+        assert weights.unproven() == [1]
+
+    played(scenario, 1)
