@@ -23,7 +23,6 @@ WAITS = (
     "wait for engines",
     "wait for the proof",
     "wait for the evaluation",
-    "wait for the proof",
 )  # a rank's spans without work
 LAST = 3  # updates that are shown unless others are named
 KINDS = ("learner", "trajectory", "rollout")  # processes in the order of the trace
