@@ -29,7 +29,11 @@ class Metric(NamedTuple):
     tag: str = ""
 
 
-QUEUES = Metric("cardinal_episodes", "episodes by where the ledger has them", "state")
+QUEUES = Metric(
+    "cardinal_episodes",
+    "episodes by where the ledger has them; trained and dropped since the run began or was resumed",
+    "state",
+)
 # By kind and field of a record (report/metrics.py). The values of a list are tagged by their
 # index, those of a dictionary by their key, a number by the record's field of the tag's name.
 EXPORTED = {

@@ -214,10 +214,8 @@ class Ledger(Generic[S]):
     ) -> tuple[deque[tuple[EpisodeRequest, Group[S]]], int] | None:
         """A worker with room, and episodes that are for it alone."""
         for worker, queue in self._own.items():
-            version = versions[worker]
-            if not queue or version is None or self._load[worker] >= capacity:
-                continue
-            if version >= (queue[0][1].oldest_engine or 0):
+            version = versions[worker] if self._load[worker] < capacity else None
+            if queue and version is not None and version >= (queue[0][1].oldest_engine or 0):
                 return queue, worker
         return None
 

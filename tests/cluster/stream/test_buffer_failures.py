@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.failures import EpochOver, RunFailure, RunStopped, TooManyFailures
+from cluster.handles import Finished
 from tests.support.buffers import EPISODES, begun, entered, made, requests
 from tests.support.fake_worker import asynchronous, settle
 
@@ -166,3 +167,24 @@ async def test_an_engine_that_joined_unproven_plays_for_the_proof_with_the_next_
     assert buffer.first(9) == []
     with pytest.raises(EpochOver):
         await buffer.play_unproven(run.number - 1, 5, requests(2))
+
+
+@asynchronous
+async def test_the_first_failure_is_what_everybody_is_told():
+    _, run, workers = await made(workers=2)
+    call = await begun(run.collect(requests(4)))
+    for worker, cause in zip(workers, ("first", "second"), strict=True):
+        worker.blocks.put_nowait(RunFailure(cause))
+        await settle()
+    for wait in (call, run.collect(requests(1))):
+        with pytest.raises(RunFailure, match=r"^first$"):
+            await wait
+
+
+@asynchronous
+async def test_what_breaks_in_the_buffer_itself_ends_the_wait():
+    _, run, (worker,) = await made()
+    call = await begun(run.collect(requests(2)))
+    worker.blocks.put_nowait(Finished(epoch=worker.epoch, columns={"id": "no columns"}))
+    with pytest.raises(RunFailure, match="the trajectory buffer broke: "):
+        await call

@@ -366,27 +366,6 @@ async def test_what_is_too_old_is_played_again_at_once():
 
 
 @asynchronous
-async def test_the_first_failure_is_what_everybody_is_told():
-    _, run, workers = await made(workers=2)
-    call = await begun(run.collect(requests(4)))
-    for worker, cause in zip(workers, ("first", "second"), strict=True):
-        worker.blocks.put_nowait(RunFailure(cause))
-        await settle()
-    for wait in (call, run.collect(requests(1))):
-        with pytest.raises(RunFailure, match=r"^first$"):
-            await wait
-
-
-@asynchronous
-async def test_what_breaks_in_the_buffer_itself_ends_the_wait():
-    _, run, (worker,) = await made()
-    call = await begun(run.collect(requests(2)))
-    worker.blocks.put_nowait(Finished(epoch=worker.epoch, columns={"id": "no columns"}))
-    with pytest.raises(RunFailure, match="the trajectory buffer broke: "):
-        await call
-
-
-@asynchronous
 async def test_an_update_has_as_many_episodes_in_groups_as_without():
     _, run, (worker,) = await made(group_size=3)
     await run.publish(0, [])
