@@ -11,6 +11,7 @@ import io
 import os
 import random
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -287,8 +288,7 @@ def resharded_files(
     Raises:
         ValueError: there is no room for it, or a file holds what no state of the model does.
     """
-    unique = distributed.all_gather(uuid4().hex)[0]
-    folder = str(Path(tempfile.gettempdir(), f"{RESHARDED}{unique}"))
+    folder = str(Path(tempfile.gettempdir(), f"{RESHARDED}{_name_of_node()}"))
     makes = os.environ.get("LOCAL_RANK", "0") == "0"
     lock = -1
     try:
@@ -312,6 +312,12 @@ def resharded_files(
             shutil.rmtree(folder, ignore_errors=True)
         if lock >= 0:
             os.close(lock)
+
+
+def _name_of_node() -> str:
+    """A new name, the same for the ranks of a node: nodes may share their temporary folder."""
+    node = socket.gethostname() + Path("/proc/sys/kernel/random/boot_id").read_text()
+    return next(name for n, name in distributed.all_gather((node, uuid4().hex)) if n == node)
 
 
 def _check_room(names: Collection[str], open_file: OpenFile) -> None:

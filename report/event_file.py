@@ -16,13 +16,18 @@ class EventFile:
     """A folder's new file of events, in the place of those before: scalars and histograms by tag.
 
     A TensorBoard that shows the folder forgets what it has read. The files before are emptied, not
-    removed: it would wait for ever for more of one that is gone.
+    removed: it would wait for ever for more of one that is gone. Where the clock went back one may
+    have a later name than the new file, at which it would stop: that one is removed.
     """
 
     def __init__(self, folder: Path) -> None:
-        for before in folder.glob("events.*"):
+        old = set(folder.glob("events.*"))
+        for before in old:
             os.truncate(before, 0)
         self._writer = EventFileWriter(str(folder))
+        for new in set(folder.glob("events.*")) - old:
+            for later in (before for before in old if before > new):
+                later.unlink()
         begin = SessionLog(status=SessionLog.START)
         self._writer.add_event(Event(wall_time=time.time(), step=0, session_log=begin))
 

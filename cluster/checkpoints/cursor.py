@@ -133,7 +133,13 @@ def _cursor(fields: Record) -> Cursor:
 def _known(fields: Record, file: Path) -> Record:
     """The fields, if this version writes all of them."""
     known = {field.name for field in dataclass_fields(Cursor)}
-    for place in (fields, *fields.get("kept", [])):
+    kept = fields.get("kept", [])
+    for place in (fields, *(kept if isinstance(kept, list) else [kept])):
+        if not isinstance(place, dict):
+            raise ConfigError(f"{file}: {place!r} under kept: must be an object, a cursor's")
+        state = place.get("state", "")
+        if not isinstance(state, str) or state in (".", "..") or Path(state).name != state:
+            raise ConfigError(f"{file}: state={state!r}: must be the name of a folder beside it")
         if unknown := sorted(place.keys() - known - {"kept"}):
             raise ConfigError(
                 f"{file}: {', '.join(unknown)}: no field of a cursor; another version of Cardinal "

@@ -153,7 +153,7 @@ class EvaluationPhase:
             cursor: of the engine's state.
 
         Returns:
-            The same, its evaluation still due if it was that one, and was cut short.
+            The same, its evaluation due no more if it was that one, unless it was cut short.
         """
         under_way, self._under_way = self._under_way, None
         if under_way is None:
@@ -168,7 +168,8 @@ class EvaluationPhase:
                 check = under_way.check if i == 0 else {}
                 self._write(_at(under_way.cursor), evaluation, check, under_way.kl_start)
             distributed.barrier()
-        return cursor
+        played_here = under_way.cursor.place == cursor.place
+        return replace(cursor, unevaluated=False) if played_here else cursor
 
     def _cut_short(self, evaluated: Cursor, cursor: Cursor) -> Cursor:
         if evaluated.place == cursor.place:

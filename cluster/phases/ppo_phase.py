@@ -8,6 +8,7 @@ and the cursor at the end.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 
 from opentelemetry import trace
@@ -63,8 +64,8 @@ class PPOPhase:
             self._collector.begin(first, rank.cursor.next_group(cfg.ppo), pack)
             pop_seconds()  # of what was before
             self._evaluation.pop_waited()
-            if rank.cursor.unevaluated:
-                self._evaluate(engine)
+            if rank.cursor.unevaluated and not self._evaluate(engine):
+                self._cursor = replace(self._cursor, unevaluated=False)
             for update in self._collector.updates(first):
                 with TRACER.start_as_current_span("update", attributes={"update": update}):
                     self._update(engine, update, reference)
@@ -99,8 +100,8 @@ class PPOPhase:
         rank.version = update
         self._cursor = Cursor("ppo", update=update, group=batch.next_group)
         sync = self._publish(engine)
-        prove_joined(rank, self._collector, engine)
-        loads = self._collector.loads()
+        proof_waited = prove_joined(rank, self._collector, engine)
+        loads, waited = self._collector.loads(), sync["sync_waited_seconds"]
         seconds = before + time.monotonic() - begin
         evaluation_waited = before + self._evaluation.pop_waited()
         rank.write(
@@ -113,8 +114,8 @@ class PPOPhase:
             learn_seconds=learned - learning,
             seconds=seconds,
             evaluation_waited_seconds=evaluation_waited,
-            learner_idle=(taken - begin + sync["sync_waited_seconds"] + evaluation_waited)
-            / seconds,
+            proof_waited_seconds=proof_waited,
+            learner_idle=(taken - begin + waited + evaluation_waited + proof_waited) / seconds,
             phase_seconds=pop_seconds(),
             learner_tokens_per_second=metrics["tokens"] / (learned - learning),
             **_rollout_rate(loads),

@@ -7,6 +7,7 @@ log-probabilities that the learner computes.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -50,11 +51,14 @@ def prove(
         rank.write("sync", version=rank.version, seconds=0.0, bytes=0, buckets=0, check=checks)
 
 
-def prove_joined(rank: LearnerRank, collector: Collector, engine: TrainingEngine) -> None:
+def prove_joined(rank: LearnerRank, collector: Collector, engine: TrainingEngine) -> float:
     """Compare what engines play that took the places of lost ones unproven; a collective call.
 
     Where engines play ahead, a batch may have no token of the learner's own version: they are
     asked for a few episodes between a publish and the next step. All else goes on meanwhile.
+
+    Returns:
+        Seconds for which they were waited for.
 
     Raises:
         ParityError: one samples from other weights; names its worker.
@@ -62,21 +66,24 @@ def prove_joined(rank: LearnerRank, collector: Collector, engine: TrainingEngine
     cfg = rank.cfg
     compared = cfg.ppo.max_staleness == 0 or cfg.ppo.blocks is not None  # each batch; no engine
     if compared or not cfg.cluster.weight_proof:
-        return
+        return 0.0
+    begin = time.monotonic()
     requests = proof_requests(cfg, f"joined {rank.version}")[:JOINED_EPISODES]
     workers = collector.play_unproven(rank.version, requests)
+    waited = time.monotonic() - begin
     if not workers:
-        return
+        return waited
     played, checks = collector.fetch(), {}
     for worker in workers:
         who = f"rollout worker {worker}"
         own = [trajectory for trajectory in played if trajectory.worker == worker]
         checks[who] = parity(engine, own, cfg, rank.version)
-        check_parity(cfg, checks[who], f"{who}, which took the place of a lost one")
+        check_parity(cfg, checks[who], f"{who}, which took the place of a lost one", few=True)
         if checks[who]["parity_tokens"]:  # else it was lost meanwhile: its successor is unproven
             collector.proven(worker)
     collector.release()
     rank.write("sync", version=rank.version, check=checks)
+    return waited
 
 
 def check_update(cfg: RunConfig, metrics: Mapping[str, float], update: int) -> None:
@@ -93,15 +100,20 @@ def check_update(cfg: RunConfig, metrics: Mapping[str, float], update: int) -> N
     check_correction(cfg, metrics, f"PPO update {update}")
 
 
-def check_parity(cfg: RunConfig, metrics: Mapping[str, float], what: str) -> None:
+def check_parity(
+    cfg: RunConfig, metrics: Mapping[str, float], what: str, few: bool = False
+) -> None:
     """Refuse log-probabilities that differ by more than rounding, of the worst engine or of all.
+
+    few: they are one engine's, whose mean may pass the limit by `slack`.
 
     Raises:
         ParityError: cluster.weight_proof is on, and they do; names the worst engine.
     """
     if not cfg.cluster.weight_proof or metrics.get("parity_tokens") == 0:
         return
-    limits = {"engine": ("parity_mean_abs", parity_limit(cfg))}
+    allowed = slack(metrics["parity_tokens"]) if few else 1.0
+    limits = {"engine": ("parity_mean_abs", parity_limit(cfg) * allowed)}
     if worst := _worst(metrics, "parity_worst"):
         who, tokens = worst
         limits = {who: ("parity_worst_mean_abs", parity_limit(cfg) * slack(tokens))} | limits

@@ -70,6 +70,7 @@ class TrajectoryBuffer:
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self._epoch = int(time.time()) if takes_over else 0  # higher than any of the lost one
+        self._unproven: dict[int, int] = {}  # engines of `play_unproven`, by worker
         self._asked: set[int] = set()  # workers that have been asked for a block
         self._next_requests: dict[int, list[EpisodeRequest]] = defaultdict(list)  # of the others
         self._foreign = 0  # trajectories and calls of epochs that were over
@@ -137,11 +138,12 @@ class TrajectoryBuffer:
             The engines' workers; empty at once where all are proven.
         """
         self._refuse_foreign(epoch)
+        self._unproven = self._weights.unproven()
         groups = {
             worker: self._ledger.request_of(
                 worker, [replace(r, id=f"{r.id}/{worker}") for r in requests], version
             )
-            for worker in self._weights.unproven()
+            for worker in self._unproven
         }
         await self._play()
         await self._until(lambda: all(group.finished for group in groups.values()))
@@ -150,7 +152,7 @@ class TrajectoryBuffer:
 
     def proven(self, worker: int) -> None:
         """The learner has compared what an engine of `play_unproven` has played."""
-        self._weights.prove(worker)
+        self._weights.prove(worker, self._unproven[worker])
 
     def shard(self, rank: int) -> list[BlockRows]:
         """A rank's part of the collected trajectories; balanced by tokens, deterministic."""

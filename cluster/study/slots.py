@@ -73,10 +73,14 @@ class Slots:
     def begin(self, run: str, cfg: RunConfig, resume: bool) -> None:
         """Begin a run; see `free` for whether one can."""
         at = next(i for i, slot in enumerate(self._slots) if slot is None or slot.run is None)
+        idle = self._slots[at]
+        if idle is not None and not idle.process.is_alive():  # killed between two runs
+            self._clear(at, idle)
         slot = self._slots[at] = self._slots[at] or self._start(at)
         slot.run = run
         self._grace_s = max(self._grace_s, GRACE_S + cfg.cluster.grace_s)
-        slot.jobs.send((cfg, resume))
+        with suppress(ConnectionError):  # it has died since: `wait` finds that
+            slot.jobs.send((cfg, resume))
 
     def wait(self) -> tuple[str, str]:
         """The next run that ends: its name, and FINISHED, BUSY + why or 'failed: why'."""
@@ -92,12 +96,16 @@ class Slots:
         except (EOFError, ConnectionError):
             status = ""
         if status != FINISHED:  # it ends, so that nothing of a broken run is left for the next
-            slot.process.join(GRACE_S)
-            slot.process.kill()
-            assert slot.process.pid is not None
-            end_left(slot.process.pid, slot.started)
-            self._slots[busy[jobs]] = None
+            self._clear(busy[jobs], slot)
         return run, status or f"failed: its process ended with exit code {slot.process.exitcode}"
+
+    def _clear(self, at: int, slot: _Slot) -> None:
+        """End a slot, and what is left of it."""
+        slot.process.join(GRACE_S)
+        slot.process.kill()
+        assert slot.process.pid is not None
+        end_left(slot.process.pid, slot.started)
+        self._slots[at] = None
 
     def _start(self, at: int) -> _Slot:
         processes = multiprocessing.get_context("spawn")

@@ -50,7 +50,8 @@ class EngineWeights:
         self.versions = [-1] * len(workers)
         self.last: Weights | None = None
         self._later = OWED if cfg.ppo.max_staleness else LATER
-        self._unproven: set[int] = set()
+        self._unproven: dict[int, int] = {}  # of a worker, which of the engines that joined
+        self._joined = 0
         self._samples: list[tuple[EpisodeRequest, BlockRows]] = []
         self._news = asyncio.Event()  # of samples, or of other weights
         self._joining = asyncio.Lock()  # no publish begins while a new engine joins
@@ -141,7 +142,8 @@ class EngineWeights:
             How they were proven.
         """
         self.versions[index] = -1
-        self._unproven.add(index)  # whatever its predecessor was
+        self._joined += 1
+        self._unproven[index] = self._joined  # whatever its predecessor was
         proof: Record | None = None
         weights: Weights | None = None
         end = time.monotonic() + PROOF_S
@@ -156,16 +158,18 @@ class EngineWeights:
                 self.versions[index] = weights.version
         if proof is None or proof["proof"] == self._later:
             return {"proof": self._later}
-        self.prove(index)
+        self._unproven.pop(index)
         return proof
 
-    def unproven(self) -> list[int]:
-        """The workers that serve, but whose engines others' plays could not prove."""
-        return sorted(self._unproven.intersection(self._supervisor.present()))
+    def unproven(self) -> dict[int, int]:
+        """By worker that serves: which engine, where others' plays could not prove it."""
+        present = self._supervisor.present()
+        return {i: engine for i, engine in sorted(self._unproven.items()) if i in present}
 
-    def prove(self, index: int) -> None:
-        """A worker's engine has been compared with others, or with the learner."""
-        self._unproven.discard(index)
+    def prove(self, index: int, engine: int) -> None:
+        """A worker's engine has been compared with the learner; its successor has not."""
+        if self._unproven.get(index) == engine:
+            del self._unproven[index]
 
     async def _receive_last(self, index: int, held: Weights | None) -> Weights | None:
         """The last weights, once an engine that has `held` has them; None: there are none.

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from learner import snapshot
 from learner.snapshot import (
     DamagedState,
     HostFiles,
@@ -173,6 +174,24 @@ def test_a_full_memory_is_no_damage(monkeypatch):
     monkeypatch.setattr(torch, "load", full)
     with pytest.raises(RuntimeError, match=r"^DefaultCPUAllocator"):
         read_file(damaged(bytes), "state/model.pt")
+
+
+def test_nodes_that_share_their_temporary_folder_make_a_folder_each(monkeypatch):
+    """Else one waits for the lock that the other holds until both have come."""
+    others = iter(["node b", "node c"])
+    gathered = []
+
+    def all_gather(own):
+        gathered.append(own)
+        return [(next(others), "other"), own, own]
+
+    monkeypatch.setattr(snapshot.distributed, "all_gather", all_gather)
+    first, second = snapshot._name_of_node(), snapshot._name_of_node()
+    assert [first, second] == [name for _, name in gathered]
+    assert first != second
+    assert gathered[0][0] == gathered[1][0]
+    monkeypatch.setattr(snapshot.distributed, "all_gather", lambda own: [(own[0], "0"), own])
+    assert snapshot._name_of_node() == "0", "the ranks of a node have the name of its first"
 
 
 def convert(files):

@@ -56,6 +56,16 @@ def test_tensorboard_has_each_update_once_after_a_restart(
     assert [size > 0 for size in sizes] == [False] * restarts + [True]
 
 
+def test_a_clock_that_goes_back_hides_nothing(tmp_path: Path, monkeypatch) -> None:
+    """TensorBoard reads files in the order of their names, which begin with the time."""
+    for now in (100, 70, 130):
+        monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda now=now: now))
+        log = RunLog(tmp_path, keep=lambda _: False)
+        log.write("ppo", update=now, loss=1.0)
+        log.close()
+        assert scalars(tmp_path, "ppo/loss") == [(now, 1.0)]
+
+
 def test_tensorboard_has_each_engine_and_the_staleness(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     log.write("ppo", update=4, engine_idle=[0.25, 0.5], staleness=[6, 0, 2], interval=[0.1, 0.2])

@@ -131,6 +131,11 @@ def test_an_evaluation_that_is_still_due_is_recorded_anew(phase):
     [
         ('{"phase": "pp', "is not a JSON object"),
         ("", "is not a JSON object"),
+        ('{"phase": "ppo", "state": "../../mine"}', "state='../../mine': must be the name of a"),
+        ('{"kept": [{"state": ".."}]}', "state='..': must be the name of a folder"),
+        ('{"kept": [{"state": 4}]}', "state=4: must be the name of a folder"),
+        ('{"kept": [1]}', "1 under kept: must be an object"),
+        ('{"kept": 5}', "5 under kept: must be an object"),
         ('{"phase": "ppo", "laps": 3}', "laps: no field of a cursor; another version"),
         ('{"phase": "ppo", "kept": [{"laps": 3}]}', "laps: no field of a cursor; another version"),
     ],

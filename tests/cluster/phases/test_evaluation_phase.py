@@ -310,6 +310,15 @@ def test_one_that_is_cut_short_is_still_due_of_its_own_state_alone(made, monkeyp
     assert rank.records == []
 
 
+def test_one_that_was_owed_is_due_no_more_once_it_is_recorded(made):
+    """Else a stop before the next update throws it away, and each resume plays it again."""
+    rank, evaluation = made(max_staleness=1)
+    owed = replace(AFTER_2, unevaluated=True)
+    evaluation.begin("engine", owed)
+    assert evaluation.finish(owed) == AFTER_2
+    assert len(rank.of("eval")) == 2
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_one_that_what_was_learned_since_outlives_is_an_incident(made, monkeypatch, number):
     rank, evaluation = made(number=number, max_staleness=1)

@@ -218,6 +218,23 @@ def test_a_checkpoint_follows_an_evaluation_that_is_not_beside_learning(tmp_path
     assert rank.done.count("checkpoint") == (2 if at_once else 1)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_evaluation_that_a_resume_owed_is_owed_once(tmp_path, updates, at_once):
+    """Whoever stops before the next update is learned keeps that it was played."""
+    rank = FakeRank(config(updates=4), tmp_path)
+    rank.cursor = Cursor("ppo", update=2, group=8, unevaluated=True)
+    made, collector, evaluation = phase(rank)
+    evaluation.at_once = at_once
+
+    def take(_):
+        raise RunStopped("the run was asked to stop")
+
+    collector.take = take
+    with pytest.raises(RunStopped):
+        made.run()
+    assert rank.cursor == Cursor("ppo", update=2, group=8)
+
+
 def test_a_run_that_stops_while_it_waits_is_saved_after_its_last_update(tmp_path, updates):
     rank = FakeRank(config(updates=4), tmp_path)
     made, collector, _ = phase(rank)

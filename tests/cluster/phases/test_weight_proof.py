@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from cluster.phases.weight_proof import (
     prove,
     prove_joined,
 )
+from cluster.workers.parity_limit import parity_limit
 from learner.model import WEIGHT_KINDS
 from tests.cluster.fakes import (
     FakeCollector,
@@ -247,6 +249,17 @@ def test_one_that_joined_unproven_is_compared_by_what_it_played_itself(tmp_path,
         "rollout worker 1": 1e-6,
         "rollout worker 2": 2e-6,
     }
+
+
+@pytest.mark.parametrize(("limits", "right"), [(1.9, True), (2.1, False)])
+def test_few_tokens_accuse_no_engine_that_joined(tmp_path, monkeypatch, limits, right):
+    """Of 64 tokens the mean may be twice the limit, as of one engine among many."""
+    rank = FakeRank(config(max_staleness=1), tmp_path)
+    apart, collector = limits * parity_limit(rank.cfg), Joined(rank)
+    parity_of(monkeypatch, {1: apart}, tokens=64.0)
+    with nullcontext() if right else pytest.raises(ParityError, match="rollout worker 1"):
+        prove_joined(rank, collector, None)
+    assert collector.paid == [1] * right
 
 
 def test_one_that_has_played_nothing_meanwhile_is_unproven_still(tmp_path, monkeypatch):

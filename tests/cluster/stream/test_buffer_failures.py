@@ -146,7 +146,7 @@ async def test_an_engine_that_joined_unproven_plays_for_the_proof_with_the_next_
     """At staleness 1 no batch compares it: what it plays is asked for, and is its own."""
     buffer, run, workers = await made(workers=3, max_staleness=1)
     await run.publish(4, [])
-    buffer._weights._unproven.add(1)
+    buffer._weights._unproven[1] = 6
     assert await run.play_unproven(4, []) == [1]
     workers[1].gates["receive"].clear()
     publishing = await begun(run.publish(5, []))
@@ -162,6 +162,9 @@ async def test_an_engine_that_joined_unproven_plays_for_the_proof_with_the_next_
     (rows,) = buffer.first(9)
     assert rows.worker == 1
     assert await run.play_unproven(5, []) == [1], "until it is compared"
+    buffer._weights._unproven[1] = 7
+    buffer.proven(1)
+    assert await run.play_unproven(5, []) == [1], "another engine serves by now"
     buffer.proven(1)
     assert await run.play_unproven(5, requests(2)) == []
     assert buffer.first(9) == []

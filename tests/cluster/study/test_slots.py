@@ -116,6 +116,21 @@ def broken_study(slots, folder):
         raise RuntimeError("the study")
 
 
+def test_a_slot_that_dies_between_two_runs_is_replaced(tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr(module, "end_left", lambda *process: ended.append(process))
+    with Slots(1, tmp_path) as slots:
+        slots.begin("first", Word("first"), False)
+        assert slots.wait() == ("first", FINISHED)
+        idle = slots._slots[0]
+        idle.process.kill()
+        idle.process.join()
+        slots.begin("second", Word("second"), False)
+        assert slots.wait() == ("second", FINISHED)
+    assert ended == [(idle.process.pid, idle.started)]
+    assert len(begun(tmp_path)) == 2
+
+
 def test_an_error_interrupts_what_runs_and_nothing_else(tmp_path):
     slots = Slots(2, tmp_path)
     with pytest.raises(RuntimeError, match="the study"):
