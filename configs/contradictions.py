@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
@@ -327,11 +328,18 @@ def _checkpoints(cfg: RunConfig) -> Iterator[str]:
             f"learner.checkpoint_root={root}: must be absolute, or a URI: each rank would look for "
             "a relative folder in its own"
         )
-    if root is not None and "@" in root.partition("://")[2].partition("/")[0]:
+    if root is not None and _holds_secret(root):
         yield (
             "learner.checkpoint_root: holds credentials, which would be in config.yaml and in "
             "logs; give them to the processes as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
+
+
+def _holds_secret(uri: str) -> bool:
+    """Whether a URI has a password, or a query that does; a user alone is none."""
+    place, _, query = uri.partition("://")[2].partition("?")
+    secret = re.search(r"(^|&)[^=&]*(secret|sig|token|key|password)[^=&]*=|@", query, re.IGNORECASE)
+    return ":" in place.rpartition("@")[0] or secret is not None
 
 
 def _names(cfg: RunConfig) -> Iterator[str]:

@@ -7,18 +7,24 @@ What is finished is not done again, what was interrupted continues.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from cluster.failures import PlacementError
 from cluster.preflight.early import refuse_arm
 from cluster.study.slots import BUSY, FINISHED, Slots, alone
+from configs.disk import replace_file
 from configs.load import ConfigError
 from configs.study import StudyConfig
+from configs.text import one_line
 from report.study.compute import matched_steps
 from report.study.results import run_folder
 from report.study.results_table import write_results
 from report.summary import ended
+
+DAMAGED = "it must be as `cardinal study` wrote it; removed, it is written anew"
 
 
 def check_study(study: StudyConfig, parallel: int = 1) -> None:
@@ -171,7 +177,7 @@ def _claim(study: StudyConfig) -> None:
     }
     file = study.folder / "study.yaml"
     if file.is_file():
-        begun = yaml.safe_load(file.read_text())
+        begun = _begun(file)
         for name, arm in begun["arms"].items():
             if arms.get(name, arm) != arm:
                 raise ConfigError(f"arms.{name}: differs from the one begun in {file}")
@@ -180,4 +186,15 @@ def _claim(study: StudyConfig) -> None:
             if begun.get(key, common[key]) != common[key]:
                 raise ConfigError(f"{key}: differs from that of the study begun in {file}")
     study.folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(common | {"arms": arms}, sort_keys=False))
+    replace_file(file, yaml.safe_dump(common | {"arms": arms}, sort_keys=False))
+
+
+def _begun(file: Path) -> dict[str, Any]:
+    """What a study.yaml says; ConfigError where it was cut off, or is another file."""
+    try:
+        begun = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: {one_line(error)}; {DAMAGED}") from error
+    if not isinstance(begun, dict) or not isinstance(begun.get("arms"), dict):
+        raise ConfigError(f"{file}: has no arms; {DAMAGED}")
+    return begun

@@ -33,6 +33,26 @@ def config(*overrides):
         (["learner.keep_best=success"], "learner.keep_best=null", "of the eval.variants train"),
         (["learner.checkpoint_root=x"], "learner.checkpoint_root=/x", "checkpoint_root=x: must be"),
         (
+            ["learner.checkpoint_root=s3://me:a/b@b/c"],
+            "learner.checkpoint_root=gs://anonymous@b/c",
+            "checkpoint_root: holds credentials",
+        ),
+        (
+            ["learner.checkpoint_root=abfss://a.net/c/p?sig=x"],
+            "learner.checkpoint_root=abfss://c@a.net/p",
+            "checkpoint_root: holds credentials",
+        ),
+        (
+            ["learner.checkpoint_root=s3://b/c?region=x&secret_key=y"],
+            "learner.checkpoint_root=s3://b/c?region=x&scheme=http",
+            "checkpoint_root: holds credentials",
+        ),
+        (
+            ["learner.checkpoint_root=s3://b/c?endpoint_override=http://u:p@h"],
+            "learner.checkpoint_root=s3://b/c?endpoint_override=http://h",
+            "checkpoint_root: holds credentials",
+        ),
+        (
             ["learner.checkpoint_root=s3://me:key@b/c"],
             "learner.checkpoint_root=s3://b/c@d",
             "holds",
