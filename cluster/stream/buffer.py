@@ -152,7 +152,7 @@ class TrajectoryBuffer:
 
     def proven(self, worker: int) -> None:
         """The learner has compared what an engine of `play_unproven` has played."""
-        self._weights.prove(worker, self._unproven[worker])
+        self._weights.prove(worker, self._unproven.get(worker, 0))
 
     def shard(self, rank: int) -> list[BlockRows]:
         """A rank's part of the collected trajectories; balanced by tokens, deterministic."""
