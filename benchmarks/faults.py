@@ -12,13 +12,14 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
+from ray.cluster_utils import Cluster
 
-from benchmarks.chaos.nodes import nodes, raylet_with
+from benchmarks.chaos.nodes import node_with, nodes, raylet_of, replace_node
 from benchmarks.chaos.phases import PHASES, STARTING, await_phase, starting_rank, steady
 from benchmarks.chaos.result import Result
 from benchmarks.chaos.run import HEARTBEAT_S, LEFT_S, FaultyRun, lives
@@ -45,8 +46,9 @@ EVALUATES = "eval.every=5"
 TABLE_BEGIN, TABLE_END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
-def mended(run: FaultyRun, part: str, name: str, phase: str, worker: int) -> Result:
-    """Put a fault into a part that is replaced, and see what it costs."""
+def mended(run: FaultyRun, fault: Fault, number: int) -> Result:
+    """Put a fault into a part that is replaced, and see what it costs; workers take turns."""
+    (part, name, phase), worker = fault, number % 2
     steady(run, BEFORE + 1 if part in WORKERS else 2)
     if phase == STARTING:
         target = starting_rank(run)
@@ -64,8 +66,6 @@ def mended(run: FaultyRun, part: str, name: str, phase: str, worker: int) -> Res
             result = _played_again(run, target, name, phase, at)
         else:
             result = _replaced(run, part, name, phase, at)
-    except TimeoutError as error:
-        return Result(part, name, phase, None, None, None, str(error))
     finally:
         run.looks.remove(waits.look)
     return replace(result, waited_s=waits.by(at + (result.detected_s or 0.0)))
@@ -73,8 +73,8 @@ def mended(run: FaultyRun, part: str, name: str, phase: str, worker: int) -> Res
 
 def _replaced(run: FaultyRun, part: str, name: str, phase: str, at: float) -> Result:
     """A worker is lost, and another one in its place serves."""
-    run.until(lambda: run.read("restart", at), f"a {part} serves again after {name} {phase}")
-    failure, restart = run.read("failure", at)[0], run.read("restart", at)[0]
+    run.until(lambda: _of_workers(run, "restart", at), f"a {part} is replaced after {name} {phase}")
+    failure, restart = (_of_workers(run, kind, at)[0] for kind in ("failure", "restart"))
     found, again = (float(str(record["at"])) for record in (failure, restart))
     return Result(
         part,
@@ -105,8 +105,10 @@ def _group_restarted(
     kept = set(engines) <= set(run.engine_pids())
     outcome = f"group restarted, engines {'kept' if kept else 'replaced too'}"
     title = "learner rank" if part == "rank" else part
-    again = run.played_again(float(str(run.read("restart", at)[0]["time"])))
-    return Result(title, name, phase, found, seconds, again, outcome)
+    begun = float(str(run.read("restart", at)[0]["time"]))
+    start_s = begun - min(process.create_time() for process in run.processes("rank"))
+    again = run.played_again(begun)
+    return Result(title, name, phase, found, seconds, again, outcome, start_s=start_s)
 
 
 def _played_again(
@@ -124,32 +126,28 @@ def _played_again(
     return Result("environment", name, phase, gone - at, seconds, None, outcome)
 
 
-def driver(root: Path, name: str, phase: str) -> Result:
-    """Put a fault into the driver: the run ends and can be resumed, or goes on without it."""
-    run = FaultyRun(root, f"driver-{name}-{phase}", EVALUATES)
-    try:
-        steady(run)
-        await_phase(run, phase)
-        run.processes("actor")
-        begin, at = time.monotonic(), time.time()
-        run.driver.send_signal(SIGNALS[name])
-        if name == "SIGSTOP":
-            return _driver_stopped(run, phase, at)
-        run.driver.wait()
-        orphans = run.left_behind(LEFT_S)
-        seconds = time.monotonic() - begin
-        run.read("ppo", at)  # the last of them
-        left = f"{len(orphans)} processes left: {orphans}" if orphans else "no process left"
-        began = time.time()
-        run.resume()
-        run.until(lambda: run.read("ppo", began), "an update of the resumed run")
-        again = time.time() - began
-        outcome = f"all processes end; {left}; `cardinal resume` goes on"
-        return Result("driver", name, phase, seconds, again, run.played_again(began), outcome)
-    except TimeoutError as error:
-        return Result("driver", name, phase, None, None, None, str(error))
-    finally:
-        run.end()
+def driver(run: FaultyRun, fault: Fault, number: int) -> Result:
+    """Put a fault into the driver: the run ends and is resumed, or goes on without it."""
+    _, name, phase = fault
+    steady(run)
+    await_phase(run, phase)
+    run.processes("actor")
+    begin, at = time.monotonic(), time.time()
+    run.driver.send_signal(SIGNALS[name])
+    if name == "SIGSTOP":
+        return _driver_stopped(run, phase, at)
+    run.driver.wait()
+    orphans = run.left_behind(LEFT_S)
+    seconds = time.monotonic() - begin
+    run.read("ppo", at)  # the last of them
+    left = f"{len(orphans)} processes left: {orphans}" if orphans else "no process left"
+    began = time.time()
+    run.resume()
+    run.until(lambda: run.read("ppo", began), "an update of the resumed run")
+    again, replayed = time.time() - began, run.played_again(began)
+    start_s = float(str(run.read("sync", began)[0]["time"])) - began
+    outcome = f"all processes end; {left}; `cardinal resume` goes on"
+    return Result("driver", name, phase, seconds, again, replayed, outcome, start_s=start_s)
 
 
 def _driver_stopped(run: FaultyRun, phase: str, at: float) -> Result:
@@ -164,29 +162,20 @@ def _driver_stopped(run: FaultyRun, phase: str, at: float) -> Result:
     return Result("driver", "SIGSTOP", phase, None, None, run.played_again_since(at), outcome)
 
 
-def raylet(root: Path) -> Result:
-    """Kill the raylet of a node that has a rollout worker; another node has room for it."""
-    with nodes(3, cpus=1) as cluster:  # the parts of a small run need two of them
-        keys = (EVALUATES, f"cluster.address={cluster.address}")
-        run = FaultyRun(root, RAYLET, *keys, parent=os.getpid())
-        try:
-            steady(run)
-            found = [raylet_with(cluster, engine) for engine in run.processes("engine")]
-            target = next(raylet for raylet in found if raylet is not None)
-            await_phase(run, "generating")
-            at = time.time()
-            target.kill()
-            run.until(lambda: _of_workers(run, "restart", at), "the worker serves again")
-            (failure, *_), (restart, *_) = (
-                _of_workers(run, kind, at) for kind in ("failure", "restart")
-            )
-            found_s, again_s = (float(str(r["at"])) - at for r in (failure, restart))
-            again, outcome = int(str(failure["episodes"])), f"on another node: {restart['cause']}"
-            return Result(RAYLET, "SIGKILL", "generating", found_s, again_s, again, outcome)
-        except TimeoutError as error:
-            return Result(RAYLET, "SIGKILL", "generating", None, None, None, str(error))
-        finally:
-            run.end()
+def raylet(run: FaultyRun, cluster: Cluster, fault: Fault) -> Result:
+    """Put a fault into the raylet of a node that has a worker; another node has room for that."""
+    _, name, phase = fault
+    steady(run, BEFORE + 1)
+    found = [node_with(cluster, engine) for engine in run.processes("engine")]
+    worker, node = next((index, node) for index, node in enumerate(found) if node is not None)
+    await_phase(run, phase, worker)
+    at = time.time()
+    raylet_of(node).send_signal(SIGNALS[name])
+    result = _replaced(run, RAYLET, name, phase, at)
+    others = [str(r["who"]) for r in run.read("failure", at)][1:]
+    replace_node(cluster, node)
+    lost = f", and with it {', '.join(others)}" if others else ""
+    return replace(result, outcome=f"on another node: {result.outcome}{lost}")
 
 
 def machine(root: Path) -> Result:
@@ -223,22 +212,44 @@ def _of_workers(run: FaultyRun, kind: str, since: float) -> list[dict[str, objec
     return [r for r in run.read(kind, since) if str(r["who"]).startswith("rollout worker")]
 
 
-def measure(root: Path, faults: list[Fault]) -> Iterator[Result]:
-    """Faults of parts that are replaced in one run, then each of the others in its own."""
-    together = [fault for fault in faults if fault[0] in MENDED]
-    if together:
-        run = FaultyRun(root, "mended", EVALUATES)
-        try:
-            for number, (part, name, phase) in enumerate(together):
-                yield mended(run, part, name, phase, number % 2)
-        finally:
+def in_one_run(
+    root: Path,
+    faults: list[Fault],
+    put: Callable[[FaultyRun, Fault, int], Result],
+    *keys: str,
+    parent: int | None = None,
+) -> Iterator[Result]:
+    """One fault after another; a run that one of them ends, or holds up, is followed by another."""
+    run = None
+    try:
+        for number, fault in enumerate(faults):
+            if run is None:
+                run = FaultyRun(root, f"{fault[0]}-{number}", EVALUATES, *keys, parent=parent)
+            try:
+                yield put(run, fault, number)
+            except TimeoutError as error:
+                run.end()
+                run = None
+                yield Result(*fault, None, None, None, str(error))
+    finally:
+        if run is not None:
             run.end()
-    for part, name, phase in faults:
-        if part == "driver":
-            yield driver(root, name, phase)
-        elif part == RAYLET:
-            yield raylet(root)
-        elif part == MACHINE:
+
+
+def measure(root: Path, faults: list[Fault]) -> Iterator[Result]:
+    """Faults of parts that are replaced in one run, and so on; a full disk's in one of its own."""
+    yield from in_one_run(root, [fault for fault in faults if fault[0] in MENDED], mended)
+    yield from in_one_run(root, [fault for fault in faults if fault[0] == "driver"], driver)
+    if lost := [fault for fault in faults if fault[0] == RAYLET]:
+        with nodes(3, cpus=1) as cluster:  # the parts of a small run need two of them
+
+            def put(run: FaultyRun, fault: Fault, _: int) -> Result:
+                return raylet(run, cluster, fault)
+
+            address = f"cluster.address={cluster.address}"
+            yield from in_one_run(root, lost, put, address, parent=os.getpid())
+    for part, _, phase in faults:
+        if part == MACHINE:
             yield machine(root)
         elif part == STORE:
             yield full_object_store(root, phase)
@@ -248,10 +259,10 @@ def measure(root: Path, faults: list[Fault]) -> Iterator[Result]:
 
 def chosen(parts: list[str], signals: list[str], phases: list[str]) -> list[Fault]:
     """All faults of these; a disk is full whatever the phase, and only a rank starts again."""
-    faults = [(p, s, f) for p in parts if p in (*MENDED, "driver") for s in signals for f in phases]
+    phased = [part for part in parts if part in (*MENDED, "driver", RAYLET)]
+    faults = [(p, s, f) for p in phased for s in signals for f in phases]
     faults = [(p, s, f) for p, s, f in faults if f != STARTING or p == "rank"]
-    whole = ((RAYLET, "SIGKILL", "generating"), (MACHINE, "SIGSTOP", "generating"))
-    gone = [fault for fault in whole if fault[0] in parts]
+    gone = [(MACHINE, "SIGSTOP", "generating")] if MACHINE in parts else []
     full = [(part, "full", "–") for part in parts if part in DISKS]
     full += [(STORE, "full", phase) for phase in (SPILLS, FULL_TOO) if STORE in parts]
     return faults + gone + full
@@ -266,8 +277,10 @@ def write(page: Path, results: list[Result]) -> None:
     rows = [row for row in old.splitlines() if row.startswith("| ")][2:]
     rows = [new.pop(_fault(row), row) for row in rows] + [*new.values()]
     head = (
-        "| part | fault | phase | found after, s | full speed after, s | of that, start-up, s "
-        "| others' step, × | episodes played again | load | outcome |\n" + "| --- " * 10 + "|"
+        "| part | fault | phase | found after, s | of that, waits, s | full speed after, s "
+        "| of that, start-up, s | others' step, × | episodes played again | load | outcome |\n"
+        + "| --- " * 11
+        + "|"
     )
     stamp = f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores."
     table = "\n".join([head, *rows])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from report.metrics import Record
 
 EVERY_MINUTES = 3.0  # between two faults, while goodput is measured
+RECOVERED_MINUTES = 2.0  # after a fault, by when the run is at full speed again
 CURVE_MINUTES = (1, 2, 3, 5, 10, 30, 60)
 Load = tuple[float, float]  # when, and the machine's load
 
@@ -33,14 +34,17 @@ class Stretch:
         return min(1.0, self.updates(ends) * seconds / (self.end - self.begin))
 
 
-def undisturbed(begin: float, faults: Sequence[float]) -> list[Stretch]:
+def undisturbed(begin: float, faults: Sequence[float], every: float) -> list[Stretch]:
     """The minute before each next fault, by when the run has recovered from the last one.
 
     Args:
         begin: of the time with these faults.
         faults: seconds after it.
+        every: minutes from one to the next; there is no such minute where they are too few.
     """
-    ends = [begin + fault + 60 * EVERY_MINUTES for fault in faults]
+    if every <= RECOVERED_MINUTES:
+        return []
+    ends = [begin + fault + 60 * every for fault in faults]
     return [Stretch(end - 60.0, end) for end in ends]
 
 
@@ -56,9 +60,9 @@ def load(stretches: Sequence[Stretch], loads: Sequence[Load]) -> float:
     return sum(within) / max(1, len(within))
 
 
-def curve(goodput: float) -> dict[str, float]:
+def curve(goodput: float, every: float) -> dict[str, float]:
     """Goodput by minutes between two faults, computed: each costs as much as at the measured."""
-    lost = (1 - goodput) * EVERY_MINUTES
+    lost = (1 - goodput) * every
     return {str(minutes): max(0.0, 1 - lost / minutes) for minutes in CURVE_MINUTES}
 
 
@@ -68,6 +72,7 @@ def measured(
     faults: Sequence[float],
     ends: Sequence[float],
     loads: Sequence[Load],
+    every: float = EVERY_MINUTES,
 ) -> Record:
     """Goodput of a stretch with a fault now and then, by two paces of the run without one.
 
@@ -81,8 +86,9 @@ def measured(
         faults: seconds after its begin.
         ends: of the updates that stand.
         loads: of the machine, all the time.
+        every: minutes from a fault to the next.
     """
-    between = undisturbed(disturbed.begin, faults)
+    between = undisturbed(disturbed.begin, faults, every)
     paces = pace(between or quiet, ends), pace(quiet, ends)
     rates = [disturbed.goodput(ends, seconds) if faults else None for seconds in paces]
     return {
@@ -90,8 +96,8 @@ def measured(
         "update_seconds_quiet": paces[1],
         "goodput": rates[0],
         "goodput_quiet": rates[1],
-        "goodput_every_minutes": EVERY_MINUTES,
-        "goodput_computed_by_minutes": None if rates[0] is None else curve(rates[0]),
-        "load_between": load(between, loads),
+        "goodput_every_minutes": every,
+        "goodput_computed_by_minutes": None if rates[0] is None else curve(rates[0], every),
+        "load_between": load(between or quiet, loads),
         "load_quiet": load(quiet, loads),
     }

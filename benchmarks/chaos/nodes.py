@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 OBJECT_STORE_MIB = 150
@@ -25,7 +26,18 @@ def nodes(number: int, cpus: int, **options: object) -> Iterator[Cluster]:
         made.shutdown()
 
 
-def raylet_with(cluster: Cluster, process: psutil.Process) -> psutil.Process | None:
-    """The raylet below which a process runs, where that is not the head's."""
-    pids = {node.all_processes["raylet"][0].process.pid for node in cluster.worker_nodes}
-    return next((parent for parent in process.parents() if parent.pid in pids), None)
+def node_with(cluster: Cluster, process: psutil.Process) -> Node | None:
+    """The node below whose raylet a process runs, where that is not the head."""
+    above = {parent.pid for parent in process.parents()}
+    return next((node for node in cluster.worker_nodes if raylet_of(node).pid in above), None)
+
+
+def raylet_of(node: Node) -> psutil.Process:
+    """The process of a node's raylet."""
+    return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+def replace_node(cluster: Cluster, node: Node) -> None:
+    """End all processes of a node, and add a new one with a CPU and Ray's usual object store."""
+    cluster.remove_node(node, allow_graceful=False)
+    cluster.add_node()

@@ -110,6 +110,7 @@ GOOD = {
     "updates": 900,
     "goodput": 0.8,
     "goodput_quiet": 0.75,
+    "goodput_every_minutes": 3.0,
     "update_seconds": 1.0,
     "update_seconds_quiet": 1.0,
     "load_between": 4.0,
@@ -185,5 +186,7 @@ def test_two_paces_may_differ_where_other_work_explains_it(between, quiet, loads
     assert bool(shortfalls(row, 50, 35.0)) == named
 
 
-def test_goodput_that_was_not_measured_has_no_limit():
+def test_goodput_that_was_not_measured_or_under_more_faults_has_no_limit():
     assert shortfalls(GOOD | {"goodput": None}, 50, 35.0) == []
+    often = {"goodput": 0.5, "goodput_quiet": 0.5, "goodput_every_minutes": 1.0}
+    assert shortfalls(GOOD | often, 50, 35.0) == []

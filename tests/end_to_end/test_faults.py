@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.chaos.phases import PHASES, STARTING
 from benchmarks.chaos.run import HEARTBEAT_S, START_S, TITLES
+from benchmarks.chaos.storage import FULL_TOO, SPILLS, STORE
 from benchmarks.faults import MENDED, SIGNALS, chosen, measure
 from cluster.driver.group_watch import GRACE_S
 
@@ -44,7 +45,7 @@ def test_every_fault_is_found_in_time(results):
         assert result.detected_s is not None, result.outcome
         silent = START_S if result.phase == STARTING else SILENT_S.get(result.part, HEARTBEAT_S)
         bound = DEATH_S if result.signal == "SIGKILL" else SLOW * silent
-        assert result.detected_s - result.waited_s < bound, result
+        assert result.detected_s - (result.waited_s or 0.0) < bound, result
 
 
 @pytest.mark.slow
@@ -98,6 +99,31 @@ def test_what_no_part_can_mend_costs_no_more_than_a_resume(fault, tmp_path):
         assert result.full_speed_s is not None, result.outcome
     if part == "run disk":
         assert "No space left" in result.outcome, result.outcome
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_worker_goes_to_another_node_when_its_raylet_is_dead_or_hangs(tmp_path):
+    dead, hangs = measure(tmp_path, chosen(["raylet"], [*SIGNALS], ["generating"]))
+    for result in (dead, hangs):
+        print(result.row())
+        assert result.outcome.startswith("on another node: replaced"), result.outcome
+    assert dead.detected_s - (dead.waited_s or 0.0) < DEATH_S
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "phase",
+    [
+        SPILLS,
+        pytest.param(FULL_TOO, marks=pytest.mark.skipif(os.geteuid() != 0, reason="mounts a disk")),
+    ],
+)
+def test_a_full_object_store_ends_no_run(phase, tmp_path):
+    (result,) = measure(tmp_path, [(STORE, "full", phase)])
+    print(result.row())
+    assert result.outcome.startswith("the run goes on beside"), result.outcome
 
 
 def test_processes_are_known_by_the_titles_that_ray_gives_them():
