@@ -75,6 +75,7 @@ class RolloutActor:
         """Start the engine, once; every caller waits for it. Returns what `heartbeat` does."""
         async with self._starting:
             if self._worker.engine is None:
+                self._worker.begin_environments()  # first, since they are none of the engine's
                 own = psutil.Process()
                 before = set(own.children(recursive=True))
                 await self._worker.start()

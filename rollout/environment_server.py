@@ -47,8 +47,30 @@ class EnvironmentServer:
         self._one_request = asyncio.Lock()
         self._exchanges: set[asyncio.Task[dict[str, object]]] = set()
         self._process: subprocess.Popen[bytes] | None = None
-        self._closed = False
+        self._ready = self._closed = False
         self._control: socket.socket
+
+    def begin(self) -> None:
+        """Start the server, unless it is there: it imports while others start."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._ready = False
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setblocking(False)
+        with theirs:
+            code = _CODE.format(
+                path=sys.path, fd=theirs.fileno(), parent=os.getpid(), modules=self._modules
+            )
+            # Their libraries would start a thread for each core, in each process.
+            one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what environments print is no output of a command
+                env=os.environ | one_thread,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
 
     async def fork(
         self, memory_bytes: int
@@ -104,8 +126,10 @@ class EnvironmentServer:
             async with self._one_request:
                 if self._closed:
                     raise OSError("the server of environment processes is closed")
-                if self._process is None or self._process.poll() is not None:
-                    await self._start()
+                self.begin()
+                if not self._ready:
+                    await self._reply()
+                    self._ready = True
                 fds = [theirs.fileno()] if theirs else []
                 socket.send_fds(self._control, [json.dumps(request).encode()], fds)
                 return await self._reply()
@@ -116,25 +140,6 @@ class EnvironmentServer:
             raise OSError("the server of environment processes died")
         reply: dict[str, object] = json.loads(data)
         return reply
-
-    async def _start(self) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.setblocking(False)
-        with theirs:
-            code = _CODE.format(
-                path=sys.path, fd=theirs.fileno(), parent=os.getpid(), modules=self._modules
-            )
-            # Their libraries would start a thread for each core, in each process.
-            one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # what environments print is no output of a command
-                env=os.environ | one_thread,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        await self._reply()
 
 
 def retrieve(task: asyncio.Task[T]) -> None:

@@ -210,7 +210,7 @@ class EnvironmentPool:
     """Processes for the environments of at most `episodes` episodes at once."""
 
     def __init__(self, environments: Environments, limits: ProcessLimits, episodes: int) -> None:
-        self._environments, self._limits = environments, limits
+        self.environments, self.limits = environments, limits
         for name, (_, settings) in environments.items():
             if json.loads(json.dumps(settings)) != settings:
                 raise ValueError(f"settings of {name}: {settings}: keys must be texts")
@@ -221,9 +221,13 @@ class EnvironmentPool:
         self._processes: list[EnvironmentProcess] = []
         self._closing: set[asyncio.Task[None]] = set()
 
+    def begin(self) -> None:
+        """Have their modules imported, while an engine starts."""
+        self._server.begin()
+
     def name(self, variant: str) -> str:
         """The Gymnasium id of a variant."""
-        return self._environments[variant][0].rpartition(":")[2]
+        return self.environments[variant][0].rpartition(":")[2]
 
     @asynccontextmanager
     async def borrow(self, variant: str) -> AsyncIterator[PlayedEnvironment]:
@@ -232,7 +236,7 @@ class EnvironmentPool:
         Raises:
             EnvironmentFailure: it cannot be made.
         """
-        env_id, settings = self._environments[variant]
+        env_id, settings = self.environments[variant]
         process = self._process(variant)
         process.episodes += 1
         idle = process.idle[variant]
@@ -259,7 +263,7 @@ class EnvironmentPool:
         free = [process for process in self._processes if not process.abandoned]
         best = min(free, key=lambda p: (p.episodes, not p.idle[variant]), default=None)
         if best is None or (best.episodes and len(self._processes) < self._most):
-            best = EnvironmentProcess(self._server, self._limits)
+            best = EnvironmentProcess(self._server, self.limits)
             self._processes.append(best)
         return best
 

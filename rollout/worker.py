@@ -69,6 +69,10 @@ class RolloutWorker:
         self.drops = 0
         self.engine: InferenceEngine | None = None
 
+    def begin_environments(self) -> None:
+        """Have what environments need imported, while the engine starts."""
+        self._environments.begin()
+
     async def start(self) -> None:
         """Start the engine; raises EngineFailure."""
         self.engine = await InferenceEngine.start(self._settings)
@@ -85,8 +89,10 @@ class RolloutWorker:
     ) -> None:
         """Drop all episodes; the next ones are of these environments."""
         await self.drop()
-        await self._environments.close()
-        self._environments = EnvironmentPool(environments, process_limits, self._in_flight)
+        pool = self._environments
+        if (pool.environments, pool.limits) != (environments, process_limits):
+            await self._environments.close()
+            self._environments = EnvironmentPool(environments, process_limits, self._in_flight)
         self._limits = limits
 
     async def drop(self) -> None:

@@ -51,6 +51,28 @@ def test_a_server_that_cannot_import_is_an_error():
     asyncio.run(work())
 
 
+def test_one_that_began_before_it_was_needed_is_the_one_that_forks(tmp_path, monkeypatch):
+    """It imports beside its caller, who may ask for a process before it is ready."""
+    (tmp_path / "takes_a_while.py").write_text("import time; time.sleep(0.3)")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def work():
+        server = EnvironmentServer(["takes_a_while"])
+        server.begin()
+        first = server._process
+        server.begin()
+        pid, *_ = await server.fork(0)
+        assert str(pid) in children(first.pid)
+        os.kill(first.pid, signal.SIGKILL)
+        await asyncio.to_thread(first.wait)
+        pid, *_ = await server.fork(0)
+        assert server._process is not first
+        assert str(pid) in children(server._process.pid)
+        await server.close()
+
+    asyncio.run(asyncio.wait_for(work(), 60))
+
+
 def children(pid):
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 

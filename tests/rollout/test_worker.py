@@ -306,6 +306,23 @@ def test_reconfigured_it_forgets_its_episodes_and_runs_the_new_ones(worker):
     assert sorted(run(worker, work())) == [("x/0", "w"), ("x/1", "w")]
 
 
+def test_the_next_run_keeps_the_processes_of_environments_that_are_the_same(worker):
+    async def work():
+        worker.begin_environments()
+        await worker.submit(requests(1))
+        await blocks_of(worker, 1)
+        before = [process._pid for process in worker._environments._processes]
+        await worker.reconfigure(dict(ENVIRONMENTS), LIMITS, ProcessLimits())
+        await worker.submit(requests(1))
+        await blocks_of(worker, 1)
+        kept = [process._pid for process in worker._environments._processes]
+        await worker.reconfigure(ENVIRONMENTS, LIMITS, ProcessLimits(processes=1))
+        return before, kept, worker._environments._processes
+
+    before, kept, others = run(worker, work())
+    assert (before, others) == (kept, [])
+
+
 def test_load_is_the_engines(worker):
     assert worker.total_load() == EngineLoad(7.0, 0.0, 1.0, 2.0, 5)
 
