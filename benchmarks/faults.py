@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -42,7 +43,7 @@ RAYLET = "raylet"  # of a node that is not the driver's
 MACHINE, FROZEN_S = "machine", 60.0  # with all processes of a run
 PARTS = (*MENDED, "driver", *DISKS, STORE, RAYLET, MACHINE)
 Fault = tuple[str, str, str]  # part, signal, phase
-EVALUATES = "eval.every=5"
+EVALUATES, A_NODE_EACH = "eval.every=5", "rollout.cpus=1"
 TABLE_BEGIN, TABLE_END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
@@ -162,12 +163,11 @@ def _driver_stopped(run: FaultyRun, phase: str, at: float) -> Result:
     return Result("driver", "SIGSTOP", phase, None, None, run.played_again_since(at), outcome)
 
 
-def raylet(run: FaultyRun, cluster: Cluster, fault: Fault) -> Result:
-    """Put a fault into the raylet of a node that has a worker; another node has room for that."""
-    _, name, phase = fault
+def raylet(cluster: Cluster, run: FaultyRun, fault: Fault, number: int) -> Result:
+    """Put a fault into the raylet of a worker's node; a spare node has room for the worker."""
+    (_, name, phase), worker = fault, number % 2
     steady(run, BEFORE + 1)
-    found = [node_with(cluster, engine) for engine in run.processes("engine")]
-    worker, node = next((index, node) for index, node in enumerate(found) if node is not None)
+    node = node_with(cluster, run.processes("engine")[worker])
     await_phase(run, phase, worker)
     at = time.time()
     raylet_of(node).send_signal(SIGNALS[name])
@@ -241,13 +241,12 @@ def measure(root: Path, faults: list[Fault]) -> Iterator[Result]:
     yield from in_one_run(root, [fault for fault in faults if fault[0] in MENDED], mended)
     yield from in_one_run(root, [fault for fault in faults if fault[0] == "driver"], driver)
     if lost := [fault for fault in faults if fault[0] == RAYLET]:
-        with nodes(3, cpus=1) as cluster:  # the parts of a small run need two of them
-
-            def put(run: FaultyRun, fault: Fault, _: int) -> Result:
-                return raylet(run, cluster, fault)
-
-            address = f"cluster.address={cluster.address}"
-            yield from in_one_run(root, lost, put, address, parent=os.getpid())
+        with nodes(4, cpus=1, roles=True) as cluster:  # the learner's, two workers', a spare one
+            put, keys = (
+                partial(raylet, cluster),
+                (f"cluster.address={cluster.address}", A_NODE_EACH),
+            )
+            yield from in_one_run(root, lost, put, *keys, parent=os.getpid())
     for part, _, phase in faults:
         if part == MACHINE:
             yield machine(root)
