@@ -173,8 +173,8 @@ def send():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def interrupted(slots, folder, word, begun):
-    """One run that is interrupted; another signal comes once a file is there."""
+def interrupted(slots, folder, word, begun, error=None):
+    """A signal, or an error, ends a study with one run; a signal comes once a file is there."""
 
     def again():
         until(folder / begun)
@@ -184,16 +184,19 @@ def interrupted(slots, folder, word, begun):
         slots.begin("arm/one", Word(word), False)
         until(folder / ("deaf" if word == "deaf" else "before first"))
         threading.Thread(target=again, daemon=True).start()
+        if error is not None:
+            raise error
         send()
         time.sleep(600)
 
 
-def test_each_further_signal_is_passed_on_and_it_says_what_it_waits_for(tmp_path, capsys):
+@pytest.mark.parametrize("error", [None, RuntimeError("the study")])
+def test_each_further_signal_is_passed_on_and_it_says_what_it_waits_for(tmp_path, capsys, error):
     with StopSignals() as signals:
         slots = Slots(1, tmp_path, signals)
-        with pytest.raises(KeyboardInterrupt):
-            interrupted(slots, tmp_path, "stubborn", "before second")
-        assert len(signals.received) == 2
+        with pytest.raises(KeyboardInterrupt if error is None else RuntimeError):
+            interrupted(slots, tmp_path, "stubborn", "before second", error)
+        assert len(signals.received) == (2 if error is None else 1)
     assert (tmp_path / "second").exists()
     assert capsys.readouterr().err == (
         "waiting at most 150 s for arm/one to end; another signal is passed on, and ends what "
