@@ -161,7 +161,7 @@ class Supervisor:
                 continue
             # It may have been stopped right after its last sign. What is longer is no silence of
             # its own: this process was frozen, or late.
-            silent = min(loop.time() - max(sign, self._answered[index]), beat)
+            silent = min(loop.time() - sign, beat)
             call = self.workers[index].heartbeat.remote(beat)
             answer = asyncio.ensure_future(self._sign(index, call, silent))
             await _first(answer, gone, timeout=2 * beat - silent)

@@ -15,12 +15,16 @@ quick = test_supervisor.quick
 HEARTBEAT_S, BEAT_S = 8.0, 2.0
 
 
+@pytest.mark.parametrize("answers", [False, True])
 @pytest.mark.parametrize("moment", [0.1, 1.0, 1.9])
-def test_a_frozen_machine_loses_no_worker_and_finds_the_one_that_hangs_afterwards(moment):
-    """moment: in a beat."""
+def test_a_frozen_machine_loses_no_worker_and_finds_the_one_that_hangs_afterwards(moment, answers):
+    """moment: in a beat; in which a worker may have done what was asked of it otherwise."""
 
     async def scenario(supervisor, workers, fleet):
-        await asyncio.sleep(HEARTBEAT_S + moment)
+        await asyncio.sleep(HEARTBEAT_S - 1.0)
+        if answers:
+            await work(supervisor, workers, 0, "done")
+        await asyncio.sleep(1.0 + moment)
         virtual_time.freeze(60.0)
         await asyncio.sleep(HEARTBEAT_S)
         assert (supervisor.incidents, fleet.losses) == ([], [])
