@@ -191,7 +191,7 @@ class Supervisor:
                 return await wait_for_async(waiting, _name(index), SIGN, left, "heartbeat_s")
             except DeadlineExceeded:
                 silent = loop.time() - self._answered[index]
-                if self._answered[index] <= asked or silent >= seconds:
+                if self._answered[index] <= asked:
                     raise DeadlineExceeded(_name(index), SIGN, seconds, "heartbeat_s") from None
 
     async def _lose(self, index: int, failure: RunFailure) -> None:

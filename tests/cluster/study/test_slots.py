@@ -215,7 +215,8 @@ def test_a_slot_that_does_not_end_is_ended_with_all_that_it_left(tmp_path, monke
         with pytest.raises(KeyboardInterrupt):
             interrupted(slots, tmp_path, "deaf", "deaf")
     (slot,) = slots._slots
-    assert slot.process.exitcode is None or slot.process.exitcode == -signal.SIGKILL
+    slot.process.join(10)
+    assert slot.process.exitcode == -signal.SIGKILL
     assert ended == [((slot.process.pid, slot.started), {"patience_s": 0.0})]
 
 
