@@ -23,9 +23,9 @@ import ray
 from ray.train.v2._internal.execution.controller.state import InitializingState, RunningState
 
 from cluster.awake import Awake
-from cluster.driver.buffer_watch import BufferWatch
+from cluster.driver.buffer_watch import LOOK_S, BufferWatch
 from cluster.driver.group_watch import GroupWatch, Signs
-from cluster.driver.learner_group import HEALTH_CHECK_S, WATCH_S
+from cluster.driver.learner_group import HEALTH_CHECK_S
 from cluster.failures import RunFailure
 from cluster.handles import BufferHandle, RolloutWorkerHandle
 from cluster.run.lease import Lease, Token
@@ -134,7 +134,7 @@ class Driver:
                 signed = now
             self._buffer.check()
             self._group.check()
-            time.sleep(WATCH_S)
+            time.sleep(LOOK_S)
 
 
 def measure(workers: int, seconds: float) -> Record:

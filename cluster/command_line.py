@@ -20,11 +20,9 @@ from cluster.commands import (
     studies,
 )
 from cluster.commands.command import Parser
-from cluster.exit_codes import ExitCode, say
-from cluster.failures import BusyError, OutOfMemory, PlacementError, RunFailure
-from cluster.run.stop_signals import Terminated, raising_terminated
-from configs.load import ConfigError
-from envs.base import EnvironmentFailure
+from cluster.exit_codes import say
+from cluster.run.outcome import KNOWN, outcome
+from cluster.run.stop_signals import raising_terminated
 
 # As --help lists them.
 GROUPS = (runs, halves, studies, results, launches, environments, check_env, doctor)
@@ -36,20 +34,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         with raising_terminated():
             return options.command.run(options)
-    except BusyError as error:
-        return say(str(error), ExitCode.TAKEN_AWAY)
-    except (ConfigError, PlacementError) as error:
-        return say(str(error), ExitCode.REFUSED)
-    except OutOfMemory as error:
-        return say(str(error), ExitCode.OUT_OF_MEMORY)
-    except (RunFailure, EnvironmentFailure) as error:
-        return say(str(error), ExitCode.FAILED)
-    except OSError as error:  # a full disk, a folder that may not be written
-        return say(f"{type(error).__name__}: {error}", ExitCode.FAILED)
-    except KeyboardInterrupt as signal:
-        if isinstance(signal, Terminated):
-            return say(f"ended by {signal}", ExitCode.TAKEN_AWAY)
-        return say("interrupted", ExitCode.INTERRUPTED)  # a run says itself where it goes on
+    except KNOWN as error:
+        return say(*outcome(error))
 
 
 def _parser() -> Parser:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -54,7 +54,7 @@ def wait_until_ready(ref: ObjectRef[T], who: str, what: str, seconds: float, key
         raise DeadlineExceeded(who, what, seconds, key)
 
 
-async def wait_for_async(ref: ObjectRef[T], who: str, what: str, seconds: float, key: str) -> T:
+async def wait_for_async(ref: Awaitable[T], who: str, what: str, seconds: float, key: str) -> T:
     """As `wait_for`, inside an actor whose other calls continue; time that it is frozen is none."""
     awake = Awake(asyncio.get_running_loop().time)
     with _typed_errors(who, what, seconds, key):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,13 +18,12 @@ from configs.schema import PPOConfig, RunConfig
 from learner import distributed
 from learner.engine import TrainingEngine
 from learner.loss import correction_factor, k3, of_answers
+from learner.slack import LEAST_TOKENS, slack
 from learner.training_trajectory import TrainingTrajectory, prepare, score
 from rollout.trajectory import Trajectory
 
 LARGEST_WEIGHT = 20.0  # of a token in correction_overlap: none of them decides alone
-LEAST_TOKENS = 64  # of an engine that is looked at alone
 Floats = NDArray[np.float64]
-N = TypeVar("N", float, Floats)
 
 
 def parity(
@@ -39,16 +37,6 @@ def parity(
     prepared = prepare(trajectories, "turn")
     score(engine, prepared, cfg.rollout.temperature)
     return parity_metrics(prepared, version, cfg.rollout.workers)
-
-
-def slack(tokens: N) -> N:
-    """The factor by which one engine's figure, a mean of n tokens, may pass a run's limit.
-
-    Gaps with a mean of 0.6 limits and a deviation of 2 (of rounding, a tenth of that) have a mean
-    over n tokens that is (8 + 0.4 √n) / 2 of its own deviations below the limit times this factor:
-    5.6 at LEAST_TOKENS, where the factor is 2.
-    """
-    return 1 + 8 / tokens**0.5
 
 
 def correction_metrics(

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote, unquote
 from uuid import uuid4
 
 from configs.load import ConfigError
@@ -211,4 +212,17 @@ def _open(cfg: RunConfig, folder: Path) -> Tracker:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    """An error's first line, without what the tracker's variables hold: it goes into records."""
+    text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    for name, value in sorted(os.environ.items(), key=lambda item: -len(item[1])):
+        if name.startswith(("MLFLOW_", "WANDB_")) and (secret := _secret(name, value)):
+            for written in {secret, unquote(secret), quote(secret, safe="")}:
+                text = text.replace(written, f"<{name}>")
+    return re.sub(r"(?<=://)[^/\s@]*@", "", text)
+
+
+def _secret(name: str, value: str) -> str:
+    """What nobody may read of a variable: all of a password or a key, of an address its own."""
+    if address := re.search(r"://[^/\s@:]*:([^/\s@]*)@", value):
+        return address[1]
+    return value if re.search("PASSWORD|TOKEN|KEY|SECRET", name) else ""

@@ -28,5 +28,5 @@ def study_command(options: argparse.Namespace) -> int:
     if options.check:
         return 0
     refuse_study(plan)
-    with StopSignals():
-        return study(plan, options.parallel)
+    with StopSignals() as signals:
+        return study(plan, options.parallel, signals)

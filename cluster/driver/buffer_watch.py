@@ -27,13 +27,13 @@ from report.metrics import Record
 
 WHO, WHAT = "the trajectory buffer", "give a sign of life"
 BEATS, BEAT_S = 4, 1.0  # in a heartbeat; at most so long, for Ray tells a death at the next one
-LOOK_S = 0.5
+LOOK_S = 0.5  # between looks
 
 
 class BufferWatch:
     """Asks for a sign of life, one at a time, and has a buffer that gives none restarted.
 
-    heartbeat_s: how long it may be silent.
+    heartbeat_s: how long it may be silent; looked at every LOOK_S, it is found by then.
     start_s: how long its process may take to start; one that takes longer is restarted too.
     most_losses: one after another that are borne (`learner.max_restarts`); 0 where a new one could
         not bring weights to the engines.
@@ -49,6 +49,10 @@ class BufferWatch:
     ) -> None:
         self._buffer, self._most, self._clock = buffer, most_losses, Awake(clock)
         self._heartbeat_s, self._start_s = heartbeat_s, start_s
+        self._beat_s = min(BEAT_S, heartbeat_s / BEATS)
+        # It may stop right after a sign: a beat and a look go by until it is asked for the next,
+        # and a look until that is missed. Of a short heartbeat that would leave too little.
+        self._answer_s = max(heartbeat_s / 2, heartbeat_s - self._beat_s - 2 * LOOK_S)
         self._now = 0.0
         self._part = Part(most_losses, self._now)
         self._sign: ObjectRef[None] | None = None
@@ -72,12 +76,12 @@ class BufferWatch:
                 self._die(failure)
             else:
                 self._serve()
-        elif self._sign is None and now - self._asked >= min(BEAT_S, self._heartbeat_s / BEATS):
+        elif self._sign is None and now - self._asked >= self._beat_s:
             self._sign, self._asked = self._buffer.heartbeat.remote(), now
         if self._part.state == State.STARTING:
             if now - self._part.since >= self._start_s:
                 self._lose(DeadlineExceeded(WHO, WHAT, self._start_s, "start_deadline_s"))
-        elif self._sign is not None and now - self._asked >= self._heartbeat_s:
+        elif self._sign is not None and now - self._asked >= self._answer_s:
             self._lose(DeadlineExceeded(WHO, WHAT, self._heartbeat_s, "heartbeat_s"))
 
     def _serve(self) -> None:

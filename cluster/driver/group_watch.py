@@ -25,6 +25,7 @@ from ray.train.v2._internal.execution.controller.state import (
 from ray.train.v2._internal.execution.worker_group import Worker
 
 from cluster.awake import Awake
+from cluster.driver.buffer_watch import LOOK_S
 from cluster.failures import DeadlineExceeded
 from cluster.run.lease import Owner, Token
 from cluster.run.patience import passes
@@ -34,6 +35,7 @@ from configs.schema import ClusterConfig
 
 WHO = "Ray Train's controller"
 GRACE_S = 5.0  # so that Ray Train's own error for a placement, with the same deadline, comes first
+LEAST_S = 5.0  # of silence while it watches ranks: it gives a sign every two seconds or so
 
 
 class Sign(NamedTuple):
@@ -152,7 +154,9 @@ class GroupWatch:
         self.worked |= watches
         key = "heartbeat_s" if watches else "start_deadline_s"
         seconds: float = getattr(self._cluster, key)
-        if now - self._since < seconds + GRACE_S:
+        # Its last sign was seen a look late, and so is this moment.
+        silent_s = max(LEAST_S, seconds - 2 * LOOK_S) if watches else seconds + GRACE_S
+        if now - self._since < silent_s:
             return
         what = "look at the learner ranks" if watches else "start the learner group"
         failure = DeadlineExceeded(WHO, what, seconds, key)

@@ -16,7 +16,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 
 from cluster.deadlines import group_deadline_s
-from cluster.driver.buffer_watch import BufferWatch, StartWatch
+from cluster.driver.buffer_watch import LOOK_S, BufferWatch, StartWatch
 from cluster.driver.group_watch import GroupWatch, Signs
 from cluster.failures import (
     OutOfMemory,
@@ -45,7 +45,6 @@ from report.progress import Progress
 
 HEALTH_CHECK_S = 1.0  # between Ray Train's looks at the ranks
 END_S = 5.0  # that a group has to end, where it has nothing to save or has saved it
-WATCH_S = 0.5  # between looks at the run's records and at its failure
 
 
 def run_learner_group(job: Job, plan: Plan, signals: StopSignals) -> None:
@@ -85,7 +84,7 @@ def run_learner_group(job: Job, plan: Plan, signals: StopSignals) -> None:
             seconds = cluster.grace_s if progress.state.counted else min(cluster.grace_s, END_S)
             if signals.must_end(seconds, job.buffer.stop.remote):
                 break
-            thread.join(WATCH_S)
+            thread.join(LOOK_S)
         if len(signals.received) == 1:
             thread.join(END_S)  # a thread that still asks Ray after its end ends this process
         with storage.look():
@@ -170,9 +169,12 @@ def make_trainer(job: Job, plan: Plan) -> Trainer:
     When a rank dies, or is silent for the heartbeat, it ends all ranks and starts them again.
     """
     cfg = job.cfg
+    # A rank may stop right after it has answered: an interval later it is asked again, and whether
+    # its answer is late is seen at every second interval.
+    silent_s = max(cfg.cluster.heartbeat_s / 2, cfg.cluster.heartbeat_s - 3 * HEALTH_CHECK_S)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cfg.cluster.start_deadline_s)
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(HEALTH_CHECK_S)
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cfg.cluster.heartbeat_s)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(silent_s)
 
     return Trainer(
         learner_loop,

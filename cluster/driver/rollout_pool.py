@@ -14,18 +14,22 @@ from pathlib import Path
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from cluster.driver.session import session
+from cluster.driver.session import SHUTDOWN_S, session
 from cluster.environments import environments
+from cluster.exit_codes import ExitCode
 from cluster.failures import first_line
 from cluster.handles import BufferHandle, RolloutWorkerHandle, kill
 from cluster.placement.layout import weight_channel
 from cluster.placement.plan import cpus
 from cluster.placement.types import WORKER, Plan
+from cluster.run.last_resort import within
+from cluster.run.outcome import outcome
 from cluster.run.run_folder import folder_of
 from configs.schema import RunConfig
 
 NON_WEIGHT_FILES = ("*.json", "*.jinja", "*.model", "merges.txt")  # of a model folder
-SHUTDOWN_S = 20.0  # for engines to end by request
+ENGINES_S = 20.0  # for engines to end by request
+CLOSE_S = ENGINES_S + SHUTDOWN_S
 
 
 class RolloutPool:
@@ -108,11 +112,17 @@ class RolloutPool:
             self.close()
 
     def close(self) -> None:
-        """End all actors and Ray; if an exception is propagating, Ray is left as after an error."""
-        self._kill_buffer()  # it would take the end of an engine for a loss
-        ending, self._session = self._session, ExitStack()
-        self._key = self._workers = None
-        ending.__exit__(*sys.exc_info())
+        """End all actors and Ray; if an exception is propagating, Ray is left as after an error.
+
+        Where that takes longer than CLOSE_S, their processes are ended by force.
+        """
+        failure = sys.exc_info()
+        last = outcome(failure[1]) if failure[1] else ("the run's processes hang", ExitCode.FAILED)
+        with within(CLOSE_S, "Ray and the engines", *last):
+            self._kill_buffer()  # it would take the end of an engine for a loss
+            ending, self._session = self._session, ExitStack()
+            self._key = self._workers = None
+            ending.__exit__(*failure)
 
     def _kill_buffer(self) -> None:
         if self._buffer is not None and ray.is_initialized():
@@ -178,12 +188,12 @@ def _start_workers(cfg: RunConfig, model: str, plan: Plan) -> dict[str, RolloutW
 def _stop_workers(workers: list[RolloutWorkerHandle]) -> None:
     """End engines by request, then actors by force; a dead one takes no time from the others."""
     ends = [worker.shutdown.remote() for worker in workers]
-    ray.wait(ends, num_returns=len(ends), timeout=SHUTDOWN_S)
+    ray.wait(ends, num_returns=len(ends), timeout=ENGINES_S)
     for index, (worker, end) in enumerate(zip(workers, ends, strict=True)):
         try:
             ray.get(end, timeout=0)
         except GetTimeoutError:
-            print(f"rollout worker {index} did not end within {SHUTDOWN_S:g} s: it is killed")
+            print(f"rollout worker {index} did not end within {ENGINES_S:g} s: it is killed")
         except RayError as error:
             print(f"rollout worker {index} did not end by request: {first_line(error)}")
         kill(worker)

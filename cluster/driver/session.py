@@ -21,8 +21,10 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 
 from cluster.failures import DeadlineExceeded, RunFailure, first_line
 from cluster.placement.nodes import address_of, live_nodes, local_cpus, reachable
+from cluster.run.last_resort import within
 from cluster.run.left_processes import mark_own
 from cluster.run.logs import last_words, session_logs
+from cluster.run.outcome import outcome
 from cluster.run.stop_signals import Terminated
 from cluster.run.stop_wait import extend_stop_wait
 from cluster.wait import wait_for
@@ -32,6 +34,7 @@ from configs.schema import RunConfig
 
 LOCAL = {"task_events_report_interval_ms": 0}  # else Ray keeps 2 KB of each call, for its dashboard
 END_S = 5.0  # for killed processes to be gone
+SHUTDOWN_S = 25.0  # for a local Ray to end by itself
 
 
 @contextlib.contextmanager
@@ -54,11 +57,12 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
         extend_stop_wait(cfg.cluster)
         _start_worker_process(cfg.cluster.start_deadline_s)
         yield
-    except BaseException:
+    except BaseException as error:
         # A cluster that was joined is left by the driver's own end: after a shutdown, Ray Train's
         # thread would end the process before its error is printed.
         if not address:
-            ray.shutdown()
+            with within(SHUTDOWN_S, "Ray", *outcome(error)):
+                ray.shutdown()
         raise
     ray.shutdown()
 

@@ -107,10 +107,14 @@ def _recorded(token: Token, pool: RolloutPool, signals: StopSignals) -> Iterator
         raise  # what is in the folder now is not this run's
     except Exception as error:
         signals.end()
-        if not isinstance(error, RunFailure):
-            token.check()  # that the folder is gone explains what was not found in it
         known = isinstance(error, RunFailure | ConfigError)
-        _record_failure(token, "failed", str(error) if known else first_line(error))
+        cause = str(error) if known else first_line(error)
+        try:
+            with suppress(OSError):  # a storage that is away explains nothing
+                token.check()
+        except LeaseLost as lost:  # which explains what was not found in the folder
+            raise LeaseLost(f"{lost}; the run ended with: {cause}") from error
+        _record_failure(token, "failed", cause)
         _keep_logs(token, pool)
         raise
     # All that it came to is there: a storage that is away for a moment makes it no failure.

@@ -20,7 +20,8 @@ from cluster.workers.parity_limit import parity_limit
 from configs.schema import RunConfig
 from learner.engine import TrainingEngine
 from learner.model import WEIGHT_KINDS
-from learner.parity import parity, slack
+from learner.parity import parity
+from learner.slack import slack
 from rollout.episode import EpisodeRequest
 
 PROOF_EPISODES = 64  # at most, and at most one flight: run after each perturbation
@@ -68,7 +69,8 @@ def prove_joined(rank: LearnerRank, collector: Collector, engine: TrainingEngine
     if compared or not cfg.cluster.weight_proof:
         return 0.0
     begin = time.monotonic()
-    requests = proof_requests(cfg, f"joined {rank.version}")[:JOINED_EPISODES]
+    first = rank.version * JOINED_EPISODES  # one that cannot play some may be able to play others
+    requests = proof_requests(cfg, f"joined {rank.version}", first)[:JOINED_EPISODES]
     workers = collector.play_unproven(rank.version, requests)
     waited = time.monotonic() - begin
     if not workers:
@@ -79,7 +81,7 @@ def prove_joined(rank: LearnerRank, collector: Collector, engine: TrainingEngine
         own = [trajectory for trajectory in played if trajectory.worker == worker]
         checks[who] = parity(engine, own, cfg, rank.version)
         check_parity(cfg, checks[who], f"{who}, which took the place of a lost one", few=True)
-        if checks[who]["parity_tokens"]:  # else it was lost meanwhile: its successor is unproven
+        if checks[who]["parity_tokens"]:  # else it was lost meanwhile, or could play none
             collector.proven(worker)
     collector.release()
     rank.write("sync", version=rank.version, check=checks)
@@ -112,11 +114,11 @@ def check_parity(
     """
     if not cfg.cluster.weight_proof or metrics.get("parity_tokens") == 0:
         return
-    allowed = slack(metrics["parity_tokens"]) if few else 1.0
-    limits = {"engine": ("parity_mean_abs", parity_limit(cfg) * allowed)}
+    alone = metrics["parity_tokens"] if few else math.inf
+    limits = {"engine": ("parity_mean_abs", parity_limit(cfg, alone))}
     if worst := _worst(metrics, "parity_worst"):
         who, tokens = worst
-        limits = {who: ("parity_worst_mean_abs", parity_limit(cfg) * slack(tokens))} | limits
+        limits = {who: ("parity_worst_mean_abs", parity_limit(cfg, tokens))} | limits
     for who, (name, limit) in limits.items():
         difference = metrics.get(name, 0.0)
         if not difference <= limit:  # nor NaN
@@ -165,14 +167,14 @@ def check_correction(cfg: RunConfig, metrics: Mapping[str, float], what: str) ->
             )
 
 
-def proof_requests(cfg: RunConfig, kind: str) -> list[EpisodeRequest]:
-    """A few training episodes for the weight proof; one for each engine at least."""
+def proof_requests(cfg: RunConfig, kind: str, first: int = 0) -> list[EpisodeRequest]:
+    """A few training episodes for the proof, from a seed on; one for each engine at least."""
     return [
         EpisodeRequest(
             id=f"proof/{kind}/{i:06d}",
             variant="rollout",
-            seed=i,
-            group_id=i,
+            seed=first + i,
+            group_id=first + i,
             temperature=cfg.rollout.temperature,
             sampling_seed=cfg.seed,
         )

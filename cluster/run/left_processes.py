@@ -1,4 +1,4 @@
-"""The processes that a run's driver started on its machine, known after its death by a mark.
+"""The processes that a run's driver started on its machine, known by a mark, after its death too.
 
 Input: a driver's process id and start. Output: none of its processes is there any more, so that
 their memory, GPUs and ports are free for who goes on with the run.
@@ -58,6 +58,17 @@ def end_left(pid: int, started: int, patience_s: float = ENDING_S) -> None:
             print(f"ended {process.name()} (process {process.pid}), which stayed", file=sys.stderr)
             process.kill()
     psutil.wait_procs(left, timeout=GONE_S)
+
+
+def end_own() -> None:
+    """End by force all that this process has started since `mark_own`."""
+    mark = _mark(os.getpid(), process_state(os.getpid())[1])
+    deadline = time.monotonic() + GONE_S
+    while (own := list(_marked(mark))) and time.monotonic() < deadline:  # they may start others
+        for process in own:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(own, timeout=LOOK_S)
 
 
 def _mark(pid: int, started: int) -> str:

@@ -1,18 +1,23 @@
 """SIGINT, SIGTERM, SIGHUP: they end a run once, then no more, so that its end is not interrupted.
 
 While the learner group runs a signal only asks: whoever watches the group gives it the time for a
-last checkpoint (`cluster.grace_s`). At any other time the first signal raises.
+last checkpoint (`cluster.grace_s`). At any other time the first signal raises. One that comes while
+the run ends already ends it by force.
 """
 
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
+
+from cluster.exit_codes import ExitCode
+from cluster.run.last_resort import end_at_once
 
 TERMINATING = (signal.SIGTERM, signal.SIGHUP)
 SIGNALS = (signal.SIGINT, *TERMINATING)
@@ -49,6 +54,11 @@ def _handled(
             signal.signal(number, handler)
 
 
+def _end_by_force(number: int) -> None:
+    code = ExitCode.TAKEN_AWAY if number in TERMINATING else ExitCode.INTERRUPTED
+    end_at_once(f"ended by force after {signal.Signals(number).name}", code)
+
+
 class StopSignals:
     """A context in which all of them end what runs inside; only the main thread gets any.
 
@@ -58,7 +68,8 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: list[int] = []
-        self._raises = True
+        self._raises, self._ending = True, False
+        self._told = False  # that the run ends, and what another signal does
         self._ends_at: float | None = None
         self._stack = ExitStack()
 
@@ -76,9 +87,40 @@ class StopSignals:
         if self._raises and len(self.received) == 1:
             raise self.error()
 
-    def end(self) -> None:
-        """The run ends already: no signal raises any more."""
+    def hold(self) -> None:
+        """No signal raises any more; each is still received."""
         self._raises = False
+
+    def end(self) -> None:
+        """The run ends already: another signal ends it by force, even while Ray hears of none."""
+        self.hold()
+        if self._ending or threading.current_thread() is not threading.main_thread():
+            return
+        self._ending = True
+        if self.received:
+            self._tell()
+        bell, rings = socket.socketpair()
+        rings.setblocking(False)
+        before = signal.set_wakeup_fd(rings.fileno(), warn_on_full_buffer=False)
+        self._stack.callback(rings.close)  # the thread ends with it
+        self._stack.callback(signal.set_wakeup_fd, before)
+        threading.Thread(target=self._listen, args=(bell,), name="signals", daemon=True).start()
+
+    def _listen(self, bell: socket.socket) -> None:
+        """Hear what the main thread may be too busy to: each byte is a signal's number."""
+        with bell:
+            while ring := bell.recv(1):
+                number = ring[0]
+                if number not in (signal.SIGINT, signal.SIGTERM):
+                    continue  # a closed terminal is told of twice
+                if self._told:
+                    _end_by_force((self.received or [number])[0])
+                else:
+                    self._tell()
+
+    def _tell(self) -> None:
+        self._told = True
+        print("ending Ray and the engines; another signal ends them by force", file=sys.stderr)
 
     def error(self) -> KeyboardInterrupt:
         """What the first signal raises."""

@@ -147,6 +147,10 @@ class TrajectoryBuffer:
         }
         await self._play()
         await self._until(lambda: all(group.finished for group in groups.values()))
+        for worker, group in groups.items():
+            if group.requests and group.failed:
+                cause = group.in_order()[0].summary.failure
+                self._weights.tell_unplayed(worker, self._unproven[worker], cause)
         self._shares.hold([t for group in groups.values() for t in group.ended_well()])
         return [*groups]
 

@@ -14,6 +14,7 @@ import yaml
 
 from cluster.failures import PlacementError
 from cluster.preflight.early import refuse_arm
+from cluster.run.stop_signals import StopSignals
 from cluster.study.slots import BUSY, FINISHED, Slots, alone
 from configs.disk import replace_file
 from configs.load import ConfigError
@@ -75,14 +76,16 @@ def refuse_study(study: StudyConfig) -> None:
             raise type(error)(f"arms.{arm}: {error}") from error
 
 
-def study(plan: StudyConfig, parallel: int) -> int:
+def study(plan: StudyConfig, parallel: int, signals: StopSignals) -> int:
     """Run a study's arms, `parallel` at once; returns 0, or 1 where an arm failed.
+
+    signals: what ends it.
 
     Raises:
         ConfigError: its folder holds another study, or another process runs it.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with alone(plan.folder), Slots(parallel, plan.folder) as slots:
+    with alone(plan.folder), Slots(parallel, plan.folder, signals) as slots:
         code = run_study(plan, slots)
     from report.study.page import write_study_report  # matplotlib, which no check needs
 

@@ -1,7 +1,7 @@
 """Slots: processes that do a study's runs one after another, each with its own rollout pool.
 
-A slot's death is the failure of its run alone. The death of the study interrupts its slots; they
-hold a lock on the study's folder as long as they live.
+A slot's death is the failure of its run alone. A signal to the study, and its death, interrupt its
+slots; they hold a lock on the study's folder as long as they live.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from cluster.failures import BusyError, InUseError, RunFailure
 from cluster.run.left_processes import end_left, process_state
+from cluster.run.stop_signals import StopSignals
 from configs.load import ConfigError
 from configs.schema import RunConfig
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:  # Ray is imported in slots alone
 LOCK = ".lock"
 FINISHED, BUSY = "finished", "others use what it needs: "
 GRACE_S = 90.0  # for the slots of a study that died to take down Ray and engines
+LOOK_S = 0.2  # between looks at whether another signal has come
 
 
 @dataclass
@@ -46,24 +49,42 @@ class Slots:
     """A context of up to `count` slots; what runs when an error passes is interrupted.
 
     folder: the study's, absolute. With several slots each writes to slotN.log in it.
+    signals: those that the study gets; each after the first is passed on, as Ctrl-C.
     """
 
-    def __init__(self, count: int, folder: Path) -> None:
+    def __init__(self, count: int, folder: Path, signals: StopSignals) -> None:
         self._count, self._folder, self._grace_s = count, folder, GRACE_S
+        self._signals = signals
         self._slots: list[_Slot | None] = [None] * count
 
     def __enter__(self) -> Slots:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        for slot in filter(None, self._slots):
+        self._signals.hold()
+        told = min(1, len(self._signals.received))  # the one that ended the study
+        slots = [slot for slot in self._slots if slot is not None]
+        for slot in slots:
             slot.jobs.close()  # an idle one ends by itself
-            if slot.run is not None:
-                assert slot.process.pid is not None
-                os.kill(slot.process.pid, signal.SIGINT)
-        for slot in filter(None, self._slots):
-            slot.process.join(self._grace_s)
+        running = [slot for slot in slots if slot.run is not None]
+        _interrupt(running)
+        if running:
+            names = ", ".join(str(slot.run) for slot in running)
+            print(
+                f"waiting at most {self._grace_s:g} s for {names} to end; another signal is "
+                "passed on, and ends what still runs sooner",
+                file=sys.stderr,
+            )
+        deadline = time.monotonic() + self._grace_s
+        while (left := _living(slots)) and time.monotonic() < deadline:
+            if len(self._signals.received) > told:
+                told += 1
+                _interrupt(running)
+            left[0].process.join(LOOK_S)
+        for slot in left:
+            assert slot.process.pid is not None
             slot.process.kill()
+            end_left(slot.process.pid, slot.started, patience_s=0.0)
 
     @property
     def free(self) -> bool:
@@ -112,19 +133,54 @@ class Slots:
         here, there = processes.Pipe()
         log = self._folder / f"slot{at}.log" if self._count > 1 else None
         process = processes.Process(target=_work, args=(there, self._folder, log))
-        process.start()
+        with _interrupts_wait():
+            process.start()
         there.close()
         assert process.pid is not None
         return _Slot(process, process_state(process.pid)[1], here)
 
 
-def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
-    """A slot's life: runs until the study ends, a run fails or it is interrupted."""
-    from cluster.driver.rollout_pool import RolloutPool
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C waits inside; in a process that is started there, until its `_leave_the_terminal`."""
+    resource_tracker.ensure_running()  # whose own start would let them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    os.setpgrp()  # an interrupt from the terminal reaches the study, which tells its slots
+
+def _leave_the_terminal() -> None:
+    """An interrupt from the terminal reaches the study alone, which tells its slots."""
+    os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+def _interrupt(slots: list[_Slot]) -> None:
+    for slot in _living(slots):
+        assert slot.process.pid is not None
+        os.kill(slot.process.pid, signal.SIGINT)
+
+
+def _living(slots: list[_Slot]) -> list[_Slot]:
+    return [slot for slot in slots if slot.process.is_alive()]
+
+
+def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
+    """A slot's life: runs until the study ends, a run fails or it is interrupted."""
+    with suppress(KeyboardInterrupt):
+        _leave_the_terminal()
+        _do_runs(jobs, folder, log)
+    sys.stdout.flush()
+    os._exit(0)  # threads of Ray may not let it end otherwise
+
+
+def _do_runs(jobs: Connection, folder: Path, log: Path | None) -> None:
+    from cluster.driver.rollout_pool import RolloutPool
+
     if log:
         sink = log.open("a", buffering=1)
         os.dup2(sink.fileno(), 1)
@@ -133,7 +189,7 @@ def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
     fcntl.flock(lock, fcntl.LOCK_SH)
     threading.Thread(target=_follow_parent, daemon=True).start()
     status = FINISHED
-    with suppress(KeyboardInterrupt), RolloutPool(demonstrations=True) as pool:
+    with RolloutPool(demonstrations=True) as pool:
         while status == FINISHED:
             try:
                 cfg, resume = jobs.recv()
@@ -142,8 +198,6 @@ def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
             status = _attempt(cfg, resume, pool)
             with suppress(ConnectionError):
                 jobs.send(status)
-    sys.stdout.flush()
-    os._exit(0)  # threads of Ray may not let it end otherwise
 
 
 def _attempt(cfg: RunConfig, resume: bool, pool: RolloutPool) -> str:

@@ -25,7 +25,8 @@ from rollout.episode import EpisodeRequest
 PROOF_S = 5.0  # to wait for a trajectory of the last weights, where others play
 SAMPLES = 4  # trajectories of the last weights, against which a new engine is compared
 LATER = "left to the next batch"  # which has tokens of the learner's own version
-OWED = "left to the next publish"  # where batches may have none: see `unproven`
+OWED = "left to the next update"  # where batches may have none: see `unproven`
+NEVER = "none: no update follows that would compare it"
 Loaded = Callable[[], Awaitable[None]]
 
 
@@ -49,9 +50,9 @@ class EngineWeights:
         self._workers, self._cfg, self._supervisor = workers, cfg, supervisor
         self.versions = [-1] * len(workers)
         self.last: Weights | None = None
-        self._later = OWED if cfg.ppo.max_staleness else LATER
         self._unproven: dict[int, int] = {}  # of a worker, which of the engines that joined
         self._joined = 0
+        self._told: set[int] = set()  # of which engines it was said that they could not be compared
         self._samples: list[tuple[EpisodeRequest, BlockRows]] = []
         self._news = asyncio.Event()  # of samples, or of other weights
         self._joining = asyncio.Lock()  # no publish begins while a new engine joins
@@ -156,10 +157,16 @@ class EngineWeights:
             weights = await self._receive_last(index, weights)
             if weights is not None and self.last is weights:
                 self.versions[index] = weights.version
-        if proof is None or proof["proof"] == self._later:
-            return {"proof": self._later}
+        if not proof:
+            return {"proof": self._left_to(weights)}
         self._unproven.pop(index)
         return proof
+
+    def _left_to(self, weights: Weights | None) -> str:
+        """What compares an engine that joins unproven; a version is the number of updates."""
+        if (0 if weights is None else weights.version) >= self._cfg.ppo.updates:
+            return NEVER
+        return OWED if self._cfg.ppo.max_staleness else LATER
 
     def unproven(self) -> dict[int, int]:
         """By worker that serves: which engine, where others' plays could not prove it."""
@@ -170,6 +177,13 @@ class EngineWeights:
         """A worker's engine has been compared with the learner; its successor has not."""
         if self._unproven.get(index) == engine:
             del self._unproven[index]
+
+    def tell_unplayed(self, index: int, engine: int, cause: str) -> None:
+        """Say, once, that an engine has played nothing well of what the learner would compare."""
+        if engine not in self._told:
+            self._told.add(engine)
+            words = "played none of its episodes for the proof to the end, and is unproven still"
+            self._supervisor.note("failure", index, f"{words}; the first: {cause}")
 
     async def _receive_last(self, index: int, held: Weights | None) -> Weights | None:
         """The last weights, once an engine that has `held` has them; None: there are none.
@@ -192,8 +206,9 @@ class EngineWeights:
         Where it is alone, that is for the learner (`unproven`).
 
         Returns:
-            How it went; None where others have played nothing yet under these weights, what they
-            have played is lost, or it could play nothing of it again to its end.
+            How it went, empty where it is alone; None where others have played nothing yet under
+            these weights, what they have played is lost, or it could play nothing of it again to
+            its end.
 
         Raises:
             ParityError: it plays with other weights.
@@ -202,7 +217,7 @@ class EngineWeights:
             return {"proof": "cluster.weight_proof=false"}
         if not self._samples:
             if not self._supervisor.present():
-                return {"proof": self._later}
+                return {}
             self._news.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), PROOF_S)
@@ -219,14 +234,15 @@ class EngineWeights:
             return None
         if answer is None:
             return None
-        (apart, tokens), limit = answer, parity_limit(self._cfg)
+        apart, tokens = answer
         under = f"under weights of version {weights.version}"
         if not tokens:
             raise ParityError(f"it has no token in common with other engines {under}")
+        limit = parity_limit(self._cfg, tokens)
         if not apart <= limit:  # nor NaN
             raise ParityError(
                 f"its log-probabilities {under} differ by {apart:.2g} on average from those of "
-                f"other engines, more than {limit:g}"
+                f"other engines, more than {limit:.2g}"
             )
         return {"proof": "replayed", "proof_tokens": tokens, "proof_mean_abs": apart}
 

@@ -103,7 +103,7 @@ class Supervisor:
             if not (self._takes_over or restarts):
                 raise
             part.lose(str(failure), time.monotonic())
-            self._note("failure", index, str(failure))
+            self.note("failure", index, str(failure))
             self._run(self._bring_back(index, is_dead(failure)))
         else:
             part.move(State.SERVING, time.monotonic())
@@ -152,17 +152,19 @@ class Supervisor:
         Its answer comes after a beat; an end of the actor or of its engine comes at once.
         """
         part, seconds = self._parts[index], self._cfg.cluster.heartbeat_s
-        beat = seconds / BEATS
+        beat, loop = seconds / BEATS, asyncio.get_running_loop()
+        sign = loop.time()
         while not gone.done():
-            silent = asyncio.get_running_loop().time() - self._answered[index]
+            silent = loop.time() - self._answered[index]
             if silent < beat:
                 await _first(gone, timeout=beat - silent)
                 continue
-            ref = self.workers[index].heartbeat.remote(beat)
-            answer = asyncio.ensure_future(
-                wait_for_async(ref, _name(index), SIGN, seconds, "heartbeat_s")
-            )
-            await _first(answer, gone, timeout=2 * beat)
+            # It may have been stopped right after its last sign. What is longer is no silence of
+            # its own: this process was frozen, or late.
+            silent = min(loop.time() - sign, beat)
+            call = self.workers[index].heartbeat.remote(beat)
+            answer = asyncio.ensure_future(self._sign(index, call, silent))
+            await _first(answer, gone, timeout=2 * beat - silent)
             if not answer.done() and part.state == State.SERVING:
                 part.move(State.SUSPECT, time.monotonic())
             await _first(answer, gone)
@@ -172,9 +174,25 @@ class Supervisor:
             if failure := answer.exception():
                 assert isinstance(failure, RunFailure), failure
                 await self._lose(index, failure)
-            elif part.state == State.SUSPECT:
+                continue
+            sign = loop.time()
+            if part.state == State.SUSPECT:
                 part.move(State.SERVING, time.monotonic())
                 await self._fleet.present()
+
+    async def _sign(self, index: int, call: ObjectRef[int], silent: float) -> int:
+        """A sign of life of a worker that has been silent for so long; to answer others is one."""
+        seconds, loop = self._cfg.cluster.heartbeat_s, asyncio.get_running_loop()
+        answer = asyncio.ensure_future(call)
+        while True:
+            asked, waiting = loop.time(), asyncio.shield(answer)
+            try:
+                left = seconds - silent
+                return await wait_for_async(waiting, _name(index), SIGN, left, "heartbeat_s")
+            except DeadlineExceeded:
+                silent = loop.time() - self._answered[index]
+                if self._answered[index] <= asked:
+                    raise DeadlineExceeded(_name(index), SIGN, seconds, "heartbeat_s") from None
 
     async def _lose(self, index: int, failure: RunFailure) -> None:
         """Take a worker for lost, and have it replaced."""
@@ -187,7 +205,7 @@ class Supervisor:
             return  # it had not served yet: `_bring_back` is at it
         silent_s = failure.seconds if isinstance(failure, DeadlineExceeded) else 0.0
         part.lose(cause, time.monotonic(), silent_s)
-        self._note("failure", index, cause, **self._fleet.lost(index, cause))
+        self.note("failure", index, cause, **self._fleet.lost(index, cause))
         if self._replaceable:
             self._run(self._bring_back(index, is_dead(failure)))
         else:
@@ -206,12 +224,12 @@ class Supervisor:
                 proof = await self._start_and_prepare(index, start)
             except RunFailure as failure:
                 part.lose(str(failure), time.monotonic())
-                self._note("failure", index, str(failure))
+                self.note("failure", index, str(failure))
                 dead = is_dead(failure)
                 continue
             part.move(State.SERVING, time.monotonic())
             seconds = time.monotonic() - begin
-            self._note("restart", index, f"serves again after {seconds:.1f} s", **proof)
+            self.note("restart", index, f"serves again after {seconds:.1f} s", **proof)
             await self._fleet.present()
             return
         await self._fleet.fail(
@@ -272,7 +290,8 @@ class Supervisor:
         node = worker.node.remote()
         self.nodes[index] = await wait_for_async(node, name, "name its node", seconds, key)
 
-    def _note(self, kind: str, index: int, cause: str, **fields: object) -> None:
+    def note(self, kind: str, index: int, cause: str, **fields: object) -> None:
+        """Add to the incidents something that befell a worker."""
         who = _name(index)
         cause = cause.removeprefix(f"{who} ")
         incident = {"kind": kind, "who": who, "cause": cause, "at": time.time()}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from learner.engine import TrainingEngine
-from learner.parity import LEAST_TOKENS, correction_metrics, parity, parity_metrics, slack
+from learner.parity import correction_metrics, parity, parity_metrics
+from learner.slack import LEAST_TOKENS
 from learner.training_trajectory import prepare
 from tests.support.learner import config, save_llama, trajectories
 from tests.support.trajectories import mark_failed
@@ -106,11 +107,6 @@ def test_a_handful_of_an_engines_tokens_and_those_of_other_versions_say_nothing(
         [played_by(0, np.full(64, 0.05)), played_by(1, np.full(10_000, 0.03))], 3, 2
     )
     assert both["parity_worst_engine"] == 1
-
-
-def test_the_slack_of_few_tokens_is_a_factor_of_two_that_many_do_not_have():
-    assert slack(float(LEAST_TOKENS)) == 2
-    assert slack(1e6) == pytest.approx(1.008)
 
 
 def test_the_overlap_of_the_worst_engine_is_its_own_alone():

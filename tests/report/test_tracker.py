@@ -196,6 +196,54 @@ def test_one_that_does_not_start_is_one_sentence(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "MLFLOW_TRACKING_URI",
+            "https://me:p%40ss@h:9000/",
+            "https://me:p%40ss@h:9000/a failed",
+        ),
+        ("MLFLOW_TRACKING_URI", "https://me:p%40ss@h", "no access with 'p@ss' at h"),
+        ("MLFLOW_TRACKING_URI", "https://me:pass@h", "proxy http://else:where@h2 refused"),
+        ("MLFLOW_TRACKING_PASSWORD", "hunter2", "401: me:hunter2"),
+        ("MLFLOW_TRACKING_TOKEN", "abc?d", "401: Bearer abc%3Fd"),
+        ("WANDB_API_KEY", "k" * 40, f"key {'k' * 40} is not known"),
+    ],
+)
+def test_no_secret_of_a_trackers_stands_in_its_error(tmp_path, monkeypatch, name, value, said):
+    def refuse(cfg, folder, run):
+        raise RuntimeError(said)
+
+    monkeypatch.setenv(name, value)
+    monkeypatch.setitem(module.TRACKERS, "mlflow", refuse)
+    with (
+        pytest.raises(ConfigError, match="it does not start: RuntimeError: ") as raised,
+        forwarded(config("mlflow"), tmp_path),
+    ):
+        pass
+    words = str(raised.value)
+    for secret in ("p%40ss", "p@ss", "else:where", "hunter2", "abc?d", "abc%3Fd", "kkkk"):
+        assert secret not in words
+    if "@h2" not in said and "://" not in said:
+        assert f"<{name}>" in words
+
+
+def test_what_is_no_secret_is_told(tmp_path, monkeypatch):
+    def refuse(cfg, folder, run):
+        raise RuntimeError("http://h:9000 refused experiment cards of run 1")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://h:9000")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "cards")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    monkeypatch.setitem(module.TRACKERS, "mlflow", refuse)
+    with (
+        pytest.raises(ConfigError, match=r"http://h:9000 refused experiment cards of run 1$"),
+        forwarded(config("mlflow"), tmp_path),
+    ):
+        pass
+
+
 def test_without_one_nothing_is_written(tmp_path):
     with forwarded(config("none"), tmp_path):
         pass

@@ -48,21 +48,24 @@ class Fleet:
     """A supervisor: all workers are present, two nodes; errors of workers are passed on."""
 
     def __init__(self, workers):
-        self.workers, self.gone, self.asked = workers, set(), []
+        self.workers, self.gone, self.asked, self.notes = workers, set(), [], []
         self.nodes = ["a", "a", "b"]
 
     def present(self):
         return [i for i in range(len(self.workers)) if i not in self.gone]
+
+    def note(self, kind, index, cause):
+        self.notes.append((kind, index, cause))
 
     async def ask(self, index, what, ref, seconds, key):
         self.asked.append((index, what, seconds, key))
         return await ref
 
 
-def played(scenario, staleness=0, **cluster):
+def played(scenario, staleness=0, updates=1000, **cluster):
     async def run():
         cfg = RunConfig()
-        ppo = replace(cfg.ppo, max_staleness=staleness)
+        ppo = replace(cfg.ppo, max_staleness=staleness, updates=updates)
         cfg = replace(cfg, cluster=replace(cfg.cluster, **cluster), ppo=ppo)
         workers = [Worker() for _ in range(3)]
         fleet = Fleet(workers)

@@ -62,6 +62,7 @@ RECORDS = {
     "start": {"kind": "eval", "stage": "start", "update": 0},
     "sft 20": {"kind": "sft", "step": 20},
     "eval at 20": {"kind": "eval", "stage": "sft", "update": 0, "step": 20},
+    "sft 21": {"kind": "sft", "step": 21},
     "sft 40": {"kind": "sft", "step": 40},
     "eval at 40": {"kind": "eval", "stage": "sft", "update": 0, "step": 40},
     "after sft": {"kind": "eval", "stage": "sft", "update": 0},

@@ -61,14 +61,37 @@ def test_it_is_asked_a_few_times_in_a_heartbeat_and_at_once(watched):
     assert 17 <= buffer.asked <= 22
 
 
-def test_one_that_is_silent_for_the_heartbeat_hangs(watched):
+@pytest.mark.parametrize("since_its_sign", [0.0, 0.25, 0.5, 1.0])
+def test_one_that_is_silent_for_the_heartbeat_hangs(watched, since_its_sign):
+    """However long after a sign, and after a look, it stops; and one that answers later lives."""
     buffer, pass_time = watched
     pass_time(4.0)
+    asked = buffer.asked
+    while buffer.asked == asked:
+        pass_time(0.25, 0.25)
+    pass_time(since_its_sign, 0.25)
     buffer.answers = False
-    pass_time(7.5)
+    pass_time(5.5)
     words = r"the trajectory buffer did not give a sign of life within 8 s \(cluster.heartbeat_s\)"
     with pytest.raises(DeadlineExceeded, match=words):
-        pass_time(3.0)
+        pass_time(2.5)
+
+
+@pytest.mark.parametrize(("heartbeat_s", "lives_s"), [(1.0, 0.5), (4.0, 2.0)])
+def test_of_a_short_heartbeat_half_is_left_for_an_answer(watched, heartbeat_s, lives_s):
+    buffer, _ = watched
+    now = [0.0]
+    watch = BufferWatch(buffer, heartbeat_s, 60.0, 0, lambda: now[0])
+    watch.check()
+    watch.check()
+    now[0] = 1.0
+    buffer.answers = False
+    watch.check()  # asks
+    now[0] += lives_s - 0.01
+    watch.check()
+    now[0] += 0.02
+    with pytest.raises(DeadlineExceeded):
+        watch.check()
 
 
 def test_a_dead_one_is_told_at_the_next_look(watched):
@@ -93,10 +116,8 @@ def test_a_driver_that_was_stopped_takes_no_buffer_for_one_that_hangs(watched, s
     pass_time(4.0)
     buffer.answers = False
     pass_time(2.0)
-    for _ in range(2):
-        pass_time.clock[0] += 1000.0
-        pass_time(0.5)
-    pass_time(1.0)
+    pass_time.clock[0] += 1000.0
+    pass_time(1.5)
     buffer.answers = True
     pass_time(1.0)
     buffer.answers = False

@@ -56,7 +56,7 @@ def group(monkeypatch, tmp_path):
     monkeypatch.setattr(learner_group, "release_ranks", lambda: released.append(1))
     Progress = progress(tmp_path, shown)
     monkeypatch.setattr(learner_group, "Progress", Progress)
-    monkeypatch.setattr(learner_group, "WATCH_S", 0.01)
+    monkeypatch.setattr(learner_group, "LOOK_S", 0.01)
     monkeypatch.setattr(learner_group, "END_S", 0.5)
 
     def run(fit):

@@ -26,17 +26,21 @@ def test_no_process_of_ray_trains_own_outlives_a_controller(tmp_path, monkeypatc
     assert "PlacementGroupCleanerCallback" not in names
 
 
-@pytest.mark.parametrize(("gpu", "backend"), [(False, "gloo"), (True, "nccl")])
-def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend):
+@pytest.mark.parametrize(
+    ("gpu", "backend", "heartbeat_s", "silent_s"),
+    [(False, "gloo", 30, "27.0"), (True, "nccl", 10, "7.0"), (True, "nccl", 2, "1.0")],
+)
+def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend, heartbeat_s, silent_s):
     seen = {}
     monkeypatch.setattr(learner_group, "Trainer", lambda *_, **given: seen.update(given))
     monkeypatch.setattr(learner_group, "scaling", lambda cfg, plan: "scaling")
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "")
-    cfg = load("gp_l_debug", ["cluster.start_deadline_s=40", "learner.max_restarts=5"])
+    heartbeat = f"cluster.heartbeat_s={heartbeat_s}"
+    cfg = load("gp_l_debug", ["cluster.start_deadline_s=40", "learner.max_restarts=5", heartbeat])
     job = SimpleNamespace(cfg=cfg, folder=str(tmp_path), token=FakeToken(tmp_path), model="initial")
     make_trainer(job, SimpleNamespace(gpu=gpu))
     assert learner_group.os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "40.0"
-    assert learner_group.os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == "30.0"
+    assert learner_group.os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] == silent_s
     assert seen["torch_config"].backend == backend
     assert seen["torch_config"].timeout_s == int(group_deadline_s(cfg))
     assert seen["train_loop_config"] == {"job": job}

@@ -1,7 +1,7 @@
 """Which runs can share engines, and that a real one is shared."""
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from cluster.driver import rollout_pool
 from cluster.driver.rollout_pool import RolloutPool, _start_workers, _stop_workers, sharing_key
+from cluster.failures import OutOfMemory
 from cluster.placement.plan import plan
 from cluster.placement.types import Node
 from configs.load import load
@@ -167,6 +168,39 @@ def test_engines_of_an_evaluation_are_not_kept(processes, tiny_model):
         pool.acquire(debug(), tiny_model, learn=False)
         pool.release()
         assert processes == ["join", "place", "start", "stop", "leave"]
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [
+        (OutOfMemory("rank 0: out of memory"), ("rank 0: out of memory", 12)),
+        (None, ("the run's processes hang", 1)),
+    ],
+)
+def test_an_end_that_hangs_has_a_deadline_and_keeps_the_errors_code(
+    processes, tiny_model, monkeypatch, error, last
+):
+    seen = []
+
+    @contextmanager
+    def within(*words):
+        seen.append(words)
+        yield
+        seen.append(list(processes))
+
+    def failing():
+        with RolloutPool() as pool:
+            pool.acquire(debug(), tiny_model)
+            processes.clear()
+            seen.clear()
+            if error is not None:
+                raise error
+
+    monkeypatch.setattr(rollout_pool, "within", within)
+    with nullcontext() if error is None else pytest.raises(OutOfMemory):
+        failing()
+    assert seen[0] == (45.0, "Ray and the engines", *last)
+    assert seen[1] == ["stop", "leave"][: 2 if error is None else 1]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,6 +41,21 @@ def test_a_local_ray_gets_its_interpreter_as_bash_reads_it(connected, monkeypatc
     assert shlex.split(started["runtime_env"]["py_executable"]) == ["/my checkout/ü/python"]
     assert (seconds, ended) == (300.0, "shutdown")
     assert started["_system_config"]["task_events_report_interval_ms"] == 0
+
+
+def test_an_end_after_an_error_has_a_deadline_and_keeps_the_errors_code(connected, monkeypatch):
+    """As where Ctrl-C comes while Ray starts."""
+
+    @contextmanager
+    def within(*words):
+        connected.append(words)
+        yield
+        connected.append("in time")
+
+    monkeypatch.setattr(module, "within", within)
+    with pytest.raises(KeyboardInterrupt), session(load("gp_l_debug"), 2.5):
+        raise KeyboardInterrupt
+    assert connected[2:] == [(25.0, "Ray", "interrupted", 130), "shutdown", "in time"]
 
 
 def test_the_processes_of_a_local_ray_carry_their_drivers_mark(connected, monkeypatch):

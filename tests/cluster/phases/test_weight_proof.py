@@ -196,10 +196,11 @@ class Joined(FakeCollector):
 
     def __init__(self, rank):
         super().__init__(rank)
-        self.asked, self.paid = [], []
+        self.asked, self.paid, self.seeds = [], [], []
 
     def play_unproven(self, version, requests):
         self.asked.append((version, [request.id for request in requests]))
+        self.seeds.append([request.seed for request in requests])
         return list(self.workers)
 
     def fetch(self):
@@ -231,6 +232,7 @@ def test_a_wrong_engine_that_joined_unproven_ends_a_run_that_plays_ahead(tmp_pat
     with pytest.raises(ParityError, match=r"^rollout worker 1, which took the place"):
         phase.run()
     assert collector.asked == [(1, [f"proof/joined 1/{i:06d}" for i in range(4)])]
+    assert collector.seeds == [[4, 5, 6, 7]]
     assert rank.done[-1] == "send", "its next weights are on their way, and it plays with them"
     assert collector.paid == []
 
@@ -268,9 +270,12 @@ def test_one_that_has_played_nothing_meanwhile_is_unproven_still(tmp_path, monke
     collector = Joined(rank)
     prove_joined(rank, collector, None)
     assert (collector.paid, len(rank.of("sync"))) == ([], 1)
+    rank.version = 2
+    prove_joined(rank, collector, None)
+    assert collector.seeds == [[0, 1, 2, 3], [8, 9, 10, 11]], "others may end well"
     collector.workers = ()
     prove_joined(rank, collector, None)
-    assert (collector.released, len(rank.of("sync"))) == (1, 1)
+    assert (collector.released, len(rank.of("sync"))) == (2, 2)
 
 
 @pytest.mark.parametrize(

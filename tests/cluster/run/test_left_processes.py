@@ -24,6 +24,18 @@ time.sleep(600)
 """
 
 
+# What it ends before it has marked anything is nothing, whatever mark it has itself.
+ENDS = """
+import subprocess
+from cluster.run.left_processes import end_own, mark_own
+end_own()
+mark_own()
+own = subprocess.Popen(["sleep", "600"])
+end_own()
+print(own.pid)
+"""
+
+
 @pytest.fixture
 def dead_driver():
     """A function that starts a driver with sleeping processes and kills it: pid, start, their."""
@@ -54,6 +66,10 @@ def lives(process):
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
+def lives_by_id(pid):
+    return psutil.pid_exists(pid) and lives(psutil.Process(pid))
+
+
 def test_who_ends_by_itself_is_waited_for_and_who_stays_is_ended(dead_driver, capsys):
     pid, start, (soon, never) = dead_driver("1", "600")
     end_left(pid, start, patience_s=3)
@@ -78,6 +94,16 @@ def test_those_of_others_are_left_alone(dead_driver, capsys):
     end_left(pid + 1, start, patience_s=0)
     assert lives(theirs)
     assert capsys.readouterr().err == ""
+
+
+def test_a_process_ends_its_own_and_no_others(dead_driver, monkeypatch):
+    """What another driver has started, of which it may be a part itself, stays."""
+    _, _, (theirs,) = dead_driver("600")
+    monkeypatch.setenv(MARK, theirs.environ()[MARK])
+    ended = subprocess.run([sys.executable, "-c", ENDS], stdout=subprocess.PIPE, timeout=60)
+    assert ended.returncode == 0
+    assert not lives_by_id(int(ended.stdout))
+    assert lives(theirs)
 
 
 def test_who_asks_is_not_ended(monkeypatch):

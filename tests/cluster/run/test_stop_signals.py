@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
+from cluster.run import stop_signals
 from cluster.run.stop_signals import SIGNALS, StopSignals, Terminated, raising_terminated
 
 
@@ -46,10 +51,78 @@ def test_the_first_one_raises_and_no_other(number, kind):
     assert [signal.getsignal(n) for n in SIGNALS] == before
 
 
-def test_none_raises_once_the_run_ends():
+@pytest.fixture
+def forced(monkeypatch):
+    """How a process was ended by force, instead of its end."""
+    ends = queue.Queue()
+    monkeypatch.setattr(stop_signals, "end_at_once", lambda *words: ends.put(words))
+    return ends
+
+
+@pytest.mark.parametrize("quietly", ["hold", "end"])
+def test_none_raises_once_the_run_ends(quietly, forced):
     with StopSignals() as signals:
-        signals.end()
+        getattr(signals, quietly)()
         send()
+    assert signals.received == [signal.SIGINT]
+    assert forced.empty()
+
+
+@pytest.mark.parametrize(
+    ("first", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (None, 130)]
+)
+def test_one_that_comes_while_the_run_ends_ends_it_by_force(forced, capsys, first, code):
+    """After a failure the first one says what the next does."""
+    before = signal.set_wakeup_fd(-1)
+    with StopSignals() as signals:
+        if first is not None:
+            with pytest.raises(KeyboardInterrupt):
+                send(first)
+        assert capsys.readouterr().err == ""
+        signals.end()
+        signals.end()
+        said = "ending Ray and the engines; another signal ends them by force\n"
+        assert capsys.readouterr().err == said * (first is not None)
+        if first is not None:
+            send(signal.SIGHUP)  # of a closed terminal: no second one
+            time.sleep(0.5)
+            assert forced.empty()
+        send()
+        if first is None:
+            time.sleep(0.5)
+            assert capsys.readouterr().err == said
+            assert forced.empty()
+            send()
+        line, ended = forced.get(timeout=60)
+        assert ended == code
+        assert line == f"ended by force after {(first or signal.SIGINT).name}"
+    assert signal.set_wakeup_fd(-1) == before
+
+
+# The main thread is in a call that hears no signal, as those of Ray's may be.
+DEAF = """
+import ctypes, os, signal, threading
+from cluster.run.stop_signals import StopSignals
+with StopSignals() as signals:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        signals.end()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    C = ctypes.CDLL(None)
+    C.pthread_mutex_lock(lock := ctypes.create_string_buffer(64))
+    C.pthread_mutex_lock(lock)
+"""
+
+
+def test_it_is_heard_where_the_main_thread_hears_none():
+    command = [sys.executable, "-c", DEAF]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 75
+    assert ended.stderr.splitlines() == [
+        "ending Ray and the engines; another signal ends them by force",
+        "cardinal: ended by force after SIGTERM",
+    ]
 
 
 def test_while_it_asks_none_raises_before_the_end():
@@ -84,7 +157,7 @@ def test_an_error_while_it_asks_is_not_hidden():
 def test_a_run_has_its_time_after_the_first_and_none_after_the_second(capsys):
     asked = []
     with StopSignals() as signals:
-        signals.end()
+        signals.hold()
         assert not signals.must_end(0.0, pytest.fail)
         send()
         assert not signals.must_end(60.0, lambda: asked.append(1))
@@ -97,7 +170,7 @@ def test_a_run_has_its_time_after_the_first_and_none_after_the_second(capsys):
 
 def test_of_a_closed_terminal_both_the_kernel_and_the_shell_tell():
     with StopSignals() as signals:
-        signals.end()
+        signals.hold()
         send(signal.SIGHUP)
         send(signal.SIGHUP)
         assert not signals.must_end(60.0, lambda: None)

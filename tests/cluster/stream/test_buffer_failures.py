@@ -173,6 +173,26 @@ async def test_an_engine_that_joined_unproven_plays_for_the_proof_with_the_next_
 
 
 @asynchronous
+@pytest.mark.parametrize("last", ["failed", "terminated"])
+async def test_an_engine_whose_episodes_for_the_proof_all_fail_is_told_of_once(last):
+    buffer, run, workers = await made(workers=2, max_staleness=1)
+    await run.publish(4, [])
+    for _ in range(2):
+        buffer._weights._unproven[1] = 6
+        playing = await begun(run.play_unproven(4, requests(2)))
+        await settle()
+        first, second = workers[1].playing
+        await workers[1].finish(first, version=4, end="failed")
+        await workers[1].finish(second, version=4, end=last)
+        assert await playing == [1]
+    told = [note for note in buffer.incidents() if note["kind"] == "failure"]
+    assert len(told) == (last == "failed")
+    for note in told:
+        assert note["who"] == "rollout worker 1"
+        assert note["cause"].startswith("played none of its episodes for the proof to the end")
+
+
+@asynchronous
 async def test_the_first_failure_is_what_everybody_is_told():
     _, run, workers = await made(workers=2)
     call = await begun(run.collect(requests(4)))

@@ -2,14 +2,18 @@
 
 import fcntl
 import os
+import signal
 import sys
+import threading
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 
 from cluster.failures import ClusterBusyError, InUseError, RunFailure
 from cluster.run.left_processes import process_state
+from cluster.run.stop_signals import StopSignals
 from cluster.study import slots as module
 from cluster.study.slots import BUSY, FINISHED, LOCK, Slots, alone
 from configs.load import ConfigError, load
@@ -17,6 +21,15 @@ from configs.load import ConfigError, load
 
 def fake_work(jobs, folder, log):
     """In the place of `_work`: does what the configuration's name says, without Ray."""
+    blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with suppress(KeyboardInterrupt):
+        module._leave_the_terminal()
+        assert blocked, "it was interrupted in the terminal's group"
+        assert os.getpgrp() == os.getpid()
+        do_runs(jobs, folder, log)
+
+
+def do_runs(jobs, folder, log):
     (folder / f"begun{os.getpid()}").write_text(str(log))
     while True:
         try:
@@ -32,6 +45,18 @@ def fake_work(jobs, folder, log):
             except KeyboardInterrupt:
                 (folder / "interrupted").touch()
                 sys.exit(0)
+        if word == "stubborn":
+            for name in ("first", "second"):
+                (folder / f"before {name}").touch()
+                try:
+                    time.sleep(600)
+                except KeyboardInterrupt:
+                    (folder / name).touch()
+            sys.exit(0)
+        if word == "deaf":
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            (folder / "deaf").touch()
+            time.sleep(600)
         status = {"busy": f"{BUSY}no GPU", "fail": "failed: lost"}.get(word, FINISHED)
         (folder / f"{word}{resume}").touch()
         jobs.send(status)
@@ -56,7 +81,7 @@ def begun(folder):
 
 
 def test_one_slot_does_run_after_run_in_one_process(tmp_path):
-    with Slots(1, tmp_path) as slots:
+    with Slots(1, tmp_path, StopSignals()) as slots:
         for name, resume in (("first", False), ("second", True)):
             assert slots.free
             slots.begin(f"arm/{name}", Word(name), resume)
@@ -78,7 +103,7 @@ def test_one_slot_does_run_after_run_in_one_process(tmp_path):
     ],
 )
 def test_after_a_run_that_did_not_end_well_the_next_gets_a_new_process(tmp_path, word, status):
-    with Slots(1, tmp_path) as slots:
+    with Slots(1, tmp_path, StopSignals()) as slots:
         slots.begin("arm/one", Word(word), False)
         assert slots.wait() == ("arm/one", status)
         assert slots.free
@@ -90,7 +115,7 @@ def test_after_a_run_that_did_not_end_well_the_next_gets_a_new_process(tmp_path,
 def test_what_a_dead_slot_left_is_gone_before_the_next_begins(tmp_path, monkeypatch):
     ended = []
     monkeypatch.setattr(module, "end_left", lambda *process: ended.append(process))
-    with Slots(1, tmp_path) as slots:
+    with Slots(1, tmp_path, StopSignals()) as slots:
         slots.begin("arm/one", Word("fine"), False)
         slots.wait()
         assert ended == []
@@ -109,17 +134,21 @@ def broken_study(slots, folder):
         slots.begin("arm/quick", Word("fine"), False)
         assert not slots.free
         assert slots.wait() == ("arm/quick", FINISHED)  # whichever ends first
-        deadline = time.monotonic() + 200
-        while not (folder / "hangs").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(folder / "hangs")
         raise RuntimeError("the study")
+
+
+def until(file):
+    deadline = time.monotonic() + 200
+    while not file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_slot_that_dies_between_two_runs_is_replaced(tmp_path, monkeypatch):
     ended = []
     monkeypatch.setattr(module, "end_left", lambda *process: ended.append(process))
-    with Slots(1, tmp_path) as slots:
+    with Slots(1, tmp_path, StopSignals()) as slots:
         slots.begin("first", Word("first"), False)
         assert slots.wait() == ("first", FINISHED)
         idle = slots._slots[0]
@@ -132,12 +161,77 @@ def test_a_slot_that_dies_between_two_runs_is_replaced(tmp_path, monkeypatch):
 
 
 def test_an_error_interrupts_what_runs_and_nothing_else(tmp_path):
-    slots = Slots(2, tmp_path)
+    slots = Slots(2, tmp_path, StopSignals())
     with pytest.raises(RuntimeError, match="the study"):
         broken_study(slots, tmp_path)
     assert (tmp_path / "interrupted").exists()
     assert begun(tmp_path) == [str(tmp_path / f"slot{at}.log") for at in (0, 1)]
     assert all(slot.process.exitcode == 0 for slot in slots._slots)
+
+
+def send():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupted(slots, folder, word, begun, error=None):
+    """A signal, or an error, ends a study with one run; a signal comes once a file is there."""
+
+    def again():
+        until(folder / begun)
+        send()
+
+    with slots:
+        slots.begin("arm/one", Word(word), False)
+        until(folder / ("deaf" if word == "deaf" else "before first"))
+        threading.Thread(target=again, daemon=True).start()
+        if error is not None:
+            raise error
+        send()
+        time.sleep(600)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("the study")])
+def test_each_further_signal_is_passed_on_and_it_says_what_it_waits_for(tmp_path, capsys, error):
+    with StopSignals() as signals:
+        slots = Slots(1, tmp_path, signals)
+        with pytest.raises(KeyboardInterrupt if error is None else RuntimeError):
+            interrupted(slots, tmp_path, "stubborn", "before second", error)
+        assert len(signals.received) == (2 if error is None else 1)
+    assert (tmp_path / "second").exists()
+    assert capsys.readouterr().err == (
+        "waiting at most 150 s for arm/one to end; another signal is passed on, and ends what "
+        "still runs sooner\n"
+    )
+    assert slots._slots[0].process.exitcode == 0
+
+
+def test_a_slot_that_does_not_end_is_ended_with_all_that_it_left(tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr(module, "end_left", lambda *process, **how: ended.append((process, how)))
+    monkeypatch.setattr(module, "GRACE_S", 0.5)
+    monkeypatch.setattr(Word, "cluster", SimpleNamespace(grace_s=0.5))
+    with StopSignals() as signals:
+        slots = Slots(1, tmp_path, signals)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(slots, tmp_path, "deaf", "deaf")
+    (slot,) = slots._slots
+    slot.process.join(10)
+    assert slot.process.exitcode == -signal.SIGKILL
+    assert ended == [((slot.process.pid, slot.started), {"patience_s": 0.0})]
+
+
+def test_an_interrupt_while_a_slot_starts_waits_until_it_can_be_told(tmp_path, capfd):
+    """Of the imports of a process that starts Python would print a traceback into the terminal."""
+    slots = Slots(1, tmp_path, StopSignals())
+    with slots:
+        slots.begin("arm/one", Word("hang"), False)
+        process = slots._slots[0].process
+        os.kill(process.pid, signal.SIGINT)
+        process.join(200)
+    assert process.exitcode == 0
+    assert "Traceback" not in capfd.readouterr().err
+    assert not (tmp_path / "hangs").exists()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def raises(error):

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.failures import ParityError
 from cluster.handles import BlockRows
-from cluster.workers.engine_weights import LATER, OWED, SAMPLES
+from cluster.workers.engine_weights import LATER, NEVER, OWED, SAMPLES
 from tests.support.publishes import played, sample
 
 
@@ -31,15 +31,34 @@ def test_it_plays_again_the_first_few_that_others_played_wholly_under_them():
     played(scenario)
 
 
-@pytest.mark.parametrize(("apart", "shown"), [(2e-4, "0.0002"), (math.nan, "nan")])
-def test_an_engine_with_other_weights_does_not_come_to_serve(apart, shown):
+@pytest.mark.parametrize(
+    ("apart", "tokens", "shown", "limit"),
+    [
+        (2.1e-4, 64, "0.00021", "0.0002"),  # the slack of so few, as where the learner compares
+        (1.1e-4, 10**6, "0.00011", "0.0001"),
+        (math.nan, 64, "nan", "0.0002"),
+    ],
+)
+def test_an_engine_with_other_weights_does_not_come_to_serve(apart, tokens, shown, limit):
     async def scenario(weights, workers, fleet, changes, loaded):
         await weights.publish(7, ["ref"], False, loaded)
         sample(weights, 0)
-        workers[1].apart = apart
-        with pytest.raises(ParityError, match=rf"version 7 differ by {shown} .* more than 0.0001$"):
+        workers[1].apart, workers[1].tokens = apart, tokens
+        words = rf"version 7 differ by {shown} .* more than {limit}$"
+        with pytest.raises(ParityError, match=words):
             await weights.bring(1)
         assert weights.versions[1] == -1
+
+    played(scenario)
+
+
+def test_few_tokens_accuse_no_new_engine():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(7, ["ref"], False, loaded)
+        sample(weights, 0)
+        workers[1].apart, workers[1].tokens = 1.9e-4, 64
+        proof = await weights.bring(1)
+        assert proof == {"proof": "replayed", "proof_tokens": 64, "proof_mean_abs": 1.9e-4}
 
     played(scenario)
 
@@ -133,6 +152,48 @@ def test_one_that_joined_unproven_is_so_until_it_is_compared(staleness, left):
         assert list(weights.unproven()) == []
 
     played(scenario, staleness)
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize(("version", "updates"), [(5, 5), (0, 0)])
+def test_after_the_last_update_nothing_is_promised(staleness, version, updates):
+    async def scenario(weights, workers, fleet, changes, loaded):
+        await weights.publish(version, ["ref"], False, loaded)
+        fleet.gone = {0, 1, 2}
+        assert await weights.bring(1) == {"proof": NEVER}
+        fleet.gone = set()
+        assert list(weights.unproven()) == [1]
+
+    played(scenario, staleness, updates)
+
+
+@pytest.mark.parametrize(("staleness", "left"), [(0, LATER), (1, OWED)])
+def test_before_the_last_update_it_is_the_next_ones(staleness, left):
+    """In SFT too, whose publishes compare nothing."""
+
+    async def scenario(weights, workers, fleet, changes, loaded):
+        fleet.gone = {0, 1, 2}
+        assert await weights.bring(1) == {"proof": left}, "there are no weights yet"
+        await weights.publish(0, ["ref"], False, loaded)
+        assert await weights.bring(1) == {"proof": left}
+        await weights.publish(4, ["ref"], False, loaded)
+        assert await weights.bring(1) == {"proof": left}
+
+    played(scenario, staleness, 5)
+
+
+def test_that_an_engine_could_play_nothing_of_its_proof_is_said_once():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        weights.tell_unplayed(1, 6, "no such picture")
+        weights.tell_unplayed(1, 6, "another")
+        weights.tell_unplayed(2, 7, "another")
+        said = "played none of its episodes for the proof to the end, and is unproven still; the"
+        assert fleet.notes == [
+            ("failure", 1, f"{said} first: no such picture"),
+            ("failure", 2, f"{said} first: another"),
+        ]
+
+    played(scenario)
 
 
 def test_an_engine_that_was_refused_is_as_unproven_as_its_successor():

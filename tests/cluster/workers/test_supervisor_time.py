@@ -8,19 +8,23 @@ import pytest
 
 from cluster.failures import WorkerLost
 from tests.cluster.workers import test_supervisor
-from tests.cluster.workers.test_supervisor import supervised, until
+from tests.cluster.workers.test_supervisor import supervised, until, work
 from tests.support import virtual_time
 
 quick = test_supervisor.quick
 HEARTBEAT_S, BEAT_S = 8.0, 2.0
 
 
+@pytest.mark.parametrize("answers", [False, True])
 @pytest.mark.parametrize("moment", [0.1, 1.0, 1.9])
-def test_a_frozen_machine_loses_no_worker_and_finds_the_one_that_hangs_afterwards(moment):
-    """moment: in a beat."""
+def test_a_frozen_machine_loses_no_worker_and_finds_the_one_that_hangs_afterwards(moment, answers):
+    """moment: in a beat; in which a worker may have done what was asked of it otherwise."""
 
     async def scenario(supervisor, workers, fleet):
-        await asyncio.sleep(HEARTBEAT_S + moment)
+        await asyncio.sleep(HEARTBEAT_S - 1.0)
+        if answers:
+            await work(supervisor, workers, 0, "done")
+        await asyncio.sleep(1.0 + moment)
         virtual_time.freeze(60.0)
         await asyncio.sleep(HEARTBEAT_S)
         assert (supervisor.incidents, fleet.losses) == ([], [])
@@ -28,6 +32,42 @@ def test_a_frozen_machine_loses_no_worker_and_finds_the_one_that_hangs_afterward
         workers[1].fate = "hangs"
         await until(lambda: fleet.losses, HEARTBEAT_S + BEAT_S)
         assert [index for index, _ in fleet.losses] == [1]
+
+    supervised(scenario, heart=HEARTBEAT_S)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1, BEAT_S / 2, BEAT_S - 0.1])
+def test_one_that_hangs_after_an_answer_is_found_within_the_heartbeat(after):
+    """It is asked for no sign while it answers otherwise: that is no time to wait on top."""
+
+    async def scenario(supervisor, workers, fleet):
+        await asyncio.sleep(HEARTBEAT_S)
+        await work(supervisor, workers, 1, "done")
+        await asyncio.sleep(after)
+        workers[1].fate = "hangs"
+        suspected = await until(lambda: not supervisor.serves(1), HEARTBEAT_S)
+        assert suspected <= HEARTBEAT_S / 2 + 0.02
+        found = suspected + await until(lambda: fleet.losses, HEARTBEAT_S)
+        assert HEARTBEAT_S - BEAT_S - 0.02 <= found <= HEARTBEAT_S + 0.02
+        assert "within 8 s (cluster.heartbeat_s)" in fleet.losses[0][1]
+
+    supervised(scenario, heart=HEARTBEAT_S)
+
+
+def test_who_answers_others_is_not_silent():
+    """Its answer to the one call is late: it has until a heartbeat after what it did last."""
+
+    async def scenario(supervisor, workers, fleet):
+        async def never(seconds):
+            await asyncio.sleep(1000.0)
+
+        await asyncio.sleep(HEARTBEAT_S)
+        workers[1].heartbeat.remote = never
+        await asyncio.sleep(HEARTBEAT_S - BEAT_S)
+        assert fleet.losses == []
+        await work(supervisor, workers, 1, "done")
+        found = await until(lambda: fleet.losses, 2 * HEARTBEAT_S)
+        assert found == pytest.approx(HEARTBEAT_S, abs=0.02)
 
     supervised(scenario, heart=HEARTBEAT_S)
 
