@@ -80,7 +80,7 @@ def prove_joined(rank: LearnerRank, collector: Collector, engine: TrainingEngine
         who = f"rollout worker {worker}"
         own = [trajectory for trajectory in played if trajectory.worker == worker]
         checks[who] = parity(engine, own, cfg, rank.version)
-        check_parity(cfg, checks[who], f"{who}, which took the place of a lost one", few=True)
+        check_parity(cfg, checks[who], f"{who}, unproven until now", few=True)
         if checks[who]["parity_tokens"]:  # else it was lost meanwhile, or could play none
             collector.proven(worker)
     collector.release()

@@ -64,7 +64,7 @@ class TrajectoryBuffer:
         takes_over = ray.get_runtime_context().was_current_actor_reconstructed
         self._supervisor = Supervisor(self._workers, cfg, replaceable, self, takes_over)
         self._ledger: Ledger[BufferedTrajectory] = Ledger()
-        self._weights = EngineWeights(self._workers, cfg, self._supervisor)
+        self._weights = EngineWeights(self._workers, cfg, self._supervisor, takes_over)
         # A worker's queue is a block longer than its flight, so that its batch never drains.
         self._capacity = cfg.rollout.in_flight + cfg.rollout.block
         self._changed = asyncio.Condition()

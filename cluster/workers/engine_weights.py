@@ -42,15 +42,21 @@ class EngineWeights:
 
     versions: by worker; -1 before its first weights.
     last: the newest publish of the present epoch.
+    takes_over: these are of a buffer that was lost, and any may be unproven.
     """
 
     def __init__(
-        self, workers: list[RolloutWorkerHandle], cfg: RunConfig, supervisor: Supervisor
+        self,
+        workers: list[RolloutWorkerHandle],
+        cfg: RunConfig,
+        supervisor: Supervisor,
+        takes_over: bool = False,
     ) -> None:
         self._workers, self._cfg, self._supervisor = workers, cfg, supervisor
         self.versions = [-1] * len(workers)
         self.last: Weights | None = None
-        self._unproven: dict[int, int] = {}  # of a worker, which of the engines that joined
+        # Of a worker, which of the engines that joined; 0: one of a lost buffer, which alone knew.
+        self._unproven = dict.fromkeys(range(len(workers)) if takes_over else (), 0)
         self._joined = 0
         self._told: set[int] = set()  # of which engines it was said that they could not be compared
         self._samples: list[tuple[EpisodeRequest, BlockRows]] = []

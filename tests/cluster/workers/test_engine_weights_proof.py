@@ -9,7 +9,7 @@ import pytest
 
 from cluster.failures import ParityError
 from cluster.handles import BlockRows
-from cluster.workers.engine_weights import LATER, NEVER, OWED, SAMPLES
+from cluster.workers.engine_weights import LATER, NEVER, OWED, SAMPLES, EngineWeights
 from tests.support.publishes import played, sample
 
 
@@ -48,6 +48,20 @@ def test_an_engine_with_other_weights_does_not_come_to_serve(apart, tokens, show
         with pytest.raises(ParityError, match=words):
             await weights.bring(1)
         assert weights.versions[1] == -1
+
+    played(scenario)
+
+
+def test_a_buffer_that_takes_over_knows_of_no_engine_that_it_is_proven():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        assert weights.unproven() == {}
+        weights = EngineWeights(workers, weights._cfg, fleet, takes_over=True)
+        assert weights.unproven() == {0: 0, 1: 0, 2: 0}
+        weights.prove(1, 0)
+        await weights.publish(7, ["ref"], False, loaded)
+        sample(weights, 0)
+        await weights.bring(2)
+        assert weights.unproven() == {0: 0}, "one was compared, one replaced and proven"
 
     played(scenario)
 
