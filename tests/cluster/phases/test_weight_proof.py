@@ -229,7 +229,7 @@ def test_a_wrong_engine_that_joined_unproven_ends_a_run_that_plays_ahead(tmp_pat
     rank = FakeRank(config(updates=2, max_staleness=1), tmp_path)
     collector = Joined(rank)
     phase = ppo_phase.PPOPhase(rank, FakePublisher(rank), collector, FakeEvaluation(rank))
-    with pytest.raises(ParityError, match=r"^rollout worker 1, which took the place"):
+    with pytest.raises(ParityError, match=r"^rollout worker 1, unproven until now"):
         phase.run()
     assert collector.asked == [(1, [f"proof/joined 1/{i:06d}" for i in range(4)])]
     assert collector.seeds == [[4, 5, 6, 7]]
