@@ -117,10 +117,10 @@ def run_trials(cluster: Cluster) -> Iterator[Result]:
 
 
 def side_by_side(found: list[Trial], own: bool) -> list[list[Trial]]:
-    """The trials, those together that run at the same time: half of the seconds of one are waits.
+    """The trials, in groups of those that run at the same time.
 
-    All do on an own Ray without GPUs, where there is memory for each; GPUs and others' nodes take
-    one after another.
+    All do on an own Ray without GPUs, where there is memory for each: one alone often waits for
+    its own processes. GPUs and others' nodes take one after another.
     """
     smallest = load(SMALLEST)
     need = sum(memory_bytes(smallest, tiny_size(smallest)).values())
