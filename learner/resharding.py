@@ -7,12 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 
+from learner.optimizer import ParameterGroup
 
-def mend(optimizer: Any, groups: Sequence[dict[str, Any]], folder: Path, stage: int) -> None:
+
+class LoadedOptimizer(Protocol):
+    """What is used of DeepSpeed's; the last two are ZeRO-3's."""
+
+    param_groups: list[ParameterGroup]
+    state: dict[torch.Tensor, dict[str, torch.Tensor]]
+    fp32_partitioned_groups_flat: list[torch.Tensor]
+    sub_group_to_group_id: dict[int, int]
+
+
+def mend(
+    optimizer: LoadedOptimizer, groups: Sequence[ParameterGroup], folder: Path, stage: int
+) -> None:
     """Mend all of it.
 
     Args:
@@ -26,7 +39,9 @@ def mend(optimizer: Any, groups: Sequence[dict[str, Any]], folder: Path, stage: 
     place_steps(optimizer)
 
 
-def tell_parts_apart(optimizer: Any, groups: Sequence[dict[str, Any]], folder: Path) -> None:
+def tell_parts_apart(
+    optimizer: LoadedOptimizer, groups: Sequence[ParameterGroup], folder: Path
+) -> None:
     """Give each group of ZeRO-3 its own options again, and each partition its own part's steps.
 
     DeepSpeed gives all of them the first group's options, so that the head learns at the trunk's
@@ -39,11 +54,11 @@ def tell_parts_apart(optimizer: Any, groups: Sequence[dict[str, Any]], folder: P
     for group, own in zip(optimizer.param_groups, groups, strict=True):
         group.update({name: value for name, value in own.items() if name != "params"})
     for index, partition in enumerate(optimizer.fp32_partitioned_groups_flat):
-        part = groups[optimizer.sub_group_to_group_id[index]]["part"]
+        part = str(groups[optimizer.sub_group_to_group_id[index]]["part"])
         optimizer.state[partition]["step"] = steps[part].clone()
 
 
-def place_steps(optimizer: Any) -> None:
+def place_steps(optimizer: LoadedOptimizer) -> None:
     """Move Adam's steps to where the weights are: the fused kernel reads them there.
 
     DeepSpeed leaves them on the host, from which it read them.

@@ -294,15 +294,6 @@ def test_adapters_alone_have_gradients_and_moments():
     assert head.trained == run.trained + 7
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_the_stage_is_the_learners(stage, dtype):
-    from learner.deepspeed_config import zero_stage
-
-    run = rank(stage, f"model.dtype={dtype}")
-    assert run.stage == zero_stage(run.cfg)
-
-
 def test_the_constants_are_the_learners():
     from learner import engine, export, output_layer, partitioned, weight_noise
 
