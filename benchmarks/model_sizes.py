@@ -13,8 +13,8 @@ import sys
 from typing import Any, NamedTuple
 
 from cluster.placement import engine_memory
-from cluster.placement.learner_memory import Rank
 from cluster.placement.memory import card_bytes, received
+from cluster.placement.rank import Rank
 from cluster.placement.types import RESERVE
 from configs.load import load
 from configs.model_folder import ModelSize, Shape, size_of

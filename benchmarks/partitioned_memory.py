@@ -260,6 +260,7 @@ def account_of(setting: Setting) -> dict[str, dict[str, int]]:
     from transformers import LlamaForCausalLM
 
     from cluster.placement import learner_memory
+    from cluster.placement.rank import Rank
     from configs.model_folder import size_of
 
     config = llama_config(setting)
@@ -267,7 +268,7 @@ def account_of(setting: Setting) -> dict[str, dict[str, int]]:
         model = LlamaForCausalLM(config)
     shapes = ((name, tuple(p.shape)) for name, p in model.named_parameters())
     size = size_of(shapes, config.num_hidden_layers, config.hidden_size, config.vocab_size, None)
-    run = learner_memory.Rank(config_of(setting), size)
+    run = Rank(config_of(setting), size)
     return learner_memory.on_gpu(run) if on_gpu() else learner_memory.moments(run)
 
 

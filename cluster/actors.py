@@ -248,6 +248,7 @@ def _worker(cfg: RunConfig, folder: str, environments: Environments, channel: st
         seed=cfg.seed,
         channel=channel,
         sleep_mode=cfg.cluster.layout == "colocated",
+        reads_weights=rollout.read_weights,
     )
     blocks = rollout.block, block_age_s(rollout.workers)
     return RolloutWorker(

@@ -246,6 +246,11 @@ def _sections(cfg: RunConfig) -> Iterator[str]:
             "learner.offload=true needs learner.zero_stage of 1 to 3: DeepSpeed moves no optimizer "
             "state to the host without ZeRO"
         )
+    if not (cfg.rollout.read_weights or cfg.cluster.weight_proof):
+        yield (
+            "rollout.read_weights=false needs cluster.weight_proof=true: what no publish brings "
+            "would stay random in the engines"
+        )
     if cfg.model.lora_targets and cfg.model.lora_rank == 0:
         yield "model.lora_targets names layers for adapters; model.lora_rank=0 makes none"
     if cfg.cluster.lora_sync == "adapters" and cfg.model.lora_rank == 0:

@@ -109,6 +109,11 @@ class RolloutConfig:
     kv_cache_gib: float = leaf(1.0, "engine's KV cache, GiB (CPU engines)", low=0.01)
     gpu_memory: float = leaf(0.85, "share of a GPU's memory for the engine", low=0.05, high=1)
     tensor_parallel: int = leaf(1, "GPUs of an engine", low=1)
+    read_weights: bool = leaf(
+        True,
+        "engines of a training read the model's files; false: they wait for the first publish, "
+        "which replaces all weights",
+    )
     cpus: float = leaf(1.0, "CPUs that an actor reserves in Ray", low=0)
     threads: int = leaf(1, "compute threads of an engine without a GPU", low=1)
     max_restarts: int = leaf(

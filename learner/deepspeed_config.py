@@ -41,6 +41,7 @@ def deepspeed_config(cfg: RunConfig, optimizer: OptimizerConfig, stage: int) -> 
         "reduce_bucket_size": AT_ONCE,
         "sub_group_size": AT_ONCE,
         "stage3_max_live_parameters": AT_ONCE,
+        "stage3_prefetch_bucket_size": AT_ONCE // 2,
         "stage3_max_reuse_distance": AT_ONCE,
         "stage3_param_persistence_threshold": 0,
     }

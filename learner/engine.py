@@ -46,6 +46,7 @@ from learner.optimizer import (
     parameter_groups,
     set_learning_rates,
 )
+from learner.resharding import mend
 from learner.sequence_parallel import SequenceParallel
 from learner.snapshot import HostFiles, OpenFile, Snapshot
 
@@ -360,9 +361,12 @@ class TrainingEngine:
             opened = snapshot.resharded_files(names, open_file, STATE, own, to_universal)
         with opened as (folder, self._deepspeed.checkpoint_engine), redirect_stdout(None):
             self._deepspeed._config.load_universal_checkpoint = resharded
+            groups = [dict(group) for group in self._optimizer.param_groups]
             _, state = self._deepspeed.load_checkpoint(
                 folder, STATE, load_module_strict=not self._weights.adapters
             )
+            if resharded:
+                mend(self._optimizer, groups, Path(folder, STATE), self._stage)
         self.counters = dict(state["counters"])
         snapshot.load_random_state(names, open_file)
 

@@ -22,7 +22,7 @@ from rollout.bucket import AnyBucket
 from rollout.bucket_file import BucketFile
 from rollout.engine_load import EngineLoad, LoadRecorder
 from rollout.engine_log import EngineLog
-from rollout.engine_settings import BACKENDS, FORMATS, EngineSettings
+from rollout.engine_settings import BACKENDS, EngineSettings, formats
 from rollout.pictures import Picture
 from rollout.renderer import FORBIDDEN_BIAS
 
@@ -359,7 +359,7 @@ def _arguments(settings: EngineSettings) -> dict[str, object]:
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     arguments: dict[str, object] = {
-        **FORMATS,
+        **formats(settings),
         "model": settings.folder,
         "dtype": settings.dtype,
         "max_num_seqs": settings.max_sequences,

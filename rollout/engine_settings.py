@@ -34,6 +34,7 @@ class EngineSettings:
     extension: worker extension class, by qualified name.
     channel: how weights arrive, a key of BACKENDS.
     sleep_mode: whether the engine can `sleep`; GPUs only.
+    reads_weights: whether it reads the folder's at its start; else they are random until an update.
     """
 
     folder: str
@@ -51,3 +52,9 @@ class EngineSettings:
     extension: str = EXTENSION
     channel: str = "object_store"
     sleep_mode: bool = False
+    reads_weights: bool = True
+
+
+def formats(settings: EngineSettings) -> dict[str, str]:
+    """How vLLM reads the folder."""
+    return FORMATS if settings.reads_weights else FORMATS | {"load_format": "dummy"}

@@ -100,7 +100,7 @@ class Loop:
         self.thread.join(10)
 
 
-def start_engine(loop, folder):
+def start_engine(loop, folder, **others):
     """A real vLLM engine on a tiny model."""
     from rollout.engine import InferenceEngine
     from rollout.engine_settings import EngineSettings
@@ -116,6 +116,7 @@ def start_engine(loop, folder):
         images=1 if renderer.processor else 0,
         kv_cache_gib=0.25,
         extension="tests.support.breakable_channel.Breakable",
+        **others,
     )
     return loop.run(InferenceEngine.start(settings))
 

@@ -23,8 +23,8 @@ from benchmarks.simulation.costs import (
 )
 from cluster.placement import engine_memory
 from cluster.placement.host_memory import offloaded
-from cluster.placement.learner_memory import GIB, Rank
 from cluster.placement.memory import engine_weights
+from cluster.placement.rank import GIB, Rank
 from configs.model_folder import ModelSize
 from configs.schema import RunConfig
 from report.flops import Size, forward, training

@@ -16,8 +16,8 @@ from benchmarks.scaling.parts import HostCosts
 from benchmarks.scaling.workload import Workload
 from benchmarks.simulation.virtual import VirtualCluster
 from cluster.placement import engine_memory
-from cluster.placement.learner_memory import GIB
 from cluster.placement.memory import card_bytes, received
+from cluster.placement.rank import GIB
 from cluster.placement.types import RESERVE
 from cluster.stream.ledger import Ledger
 from configs.schema import (

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import ray
 from cluster.doctor.machine import SMALLEST
 from cluster.doctor.nodes import Cluster
 from cluster.doctor.result import Finding, Result, fault, not_applicable, ok
+from cluster.placement.memory import available_bytes, memory_bytes, tiny_size
 from cluster.placement.plan import cpus
 from cluster.workers.parity_limit import parity_limit
 from configs.load import load
@@ -103,22 +105,33 @@ def run_trials(cluster: Cluster) -> Iterator[Result]:
         yield Result(ENGINE, "", fault(f"cluster.root={root}: no run can be begun: {error}"), 0.0)
         return
     try:
-        for trial in trials(gpus):
-            begin = time.monotonic()
-            words = _train(trial, Path(folder))
-            seconds = time.monotonic() - begin
-            cfg = configuration(trial, folder)
-            for name, finding in judge(trial, cfg, records(Path(folder) / trial.name), words):
-                yield Result(name, "", finding, seconds)
+        for group in side_by_side(trials(gpus), cluster.subject.starts_ray and not gpus):
+            for trial, words, seconds in _train(group, Path(folder)):
+                cfg = configuration(trial, folder)
+                for name, finding in judge(trial, cfg, records(Path(folder) / trial.name), words):
+                    yield Result(name, "", finding, seconds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     for name, reason in missing(gpus).items():
         yield Result(name, "", not_applicable(reason), 0.0)
 
 
+def side_by_side(found: list[Trial], own: bool) -> list[list[Trial]]:
+    """The trials, in groups of those that run at the same time.
+
+    All do on an own Ray without GPUs, where there is memory for each: one alone often waits for
+    its own processes. GPUs and others' nodes take one after another.
+    """
+    smallest = load(SMALLEST)
+    need = sum(memory_bytes(smallest, tiny_size(smallest)).values())
+    if own and available_bytes() > len(found) * need:
+        return [found]
+    return [[trial] for trial in found]
+
+
 def processors() -> float:
-    """Logical CPUs of a local Ray on which a trial fits."""
-    return cpus(load(SMALLEST))
+    """Logical CPUs of a local Ray on which trials fit side by side."""
+    return len(trials(0)) * cpus(load(SMALLEST))
 
 
 def configuration(trial: Trial, root: str | Path) -> RunConfig:
@@ -185,27 +198,48 @@ def proven(cfg: RunConfig, recorded: Sequence[Record]) -> Finding | None:
     )
 
 
-def _train(trial: Trial, root: Path) -> str:
-    """Run a trial in a process of its own, on this Ray; why it failed, or ""."""
+def _train(group: Sequence[Trial], root: Path) -> Iterator[tuple[Trial, str, float]]:
+    """Run trials at the same time, each in a process of its own, on this Ray.
+
+    Yields:
+        In their order: the trial, why it failed or "", and the seconds that it took.
+    """
+    begin = time.monotonic()
+    with ExitStack() as stack:
+        started = []
+        for trial in group:
+            process = _start(trial, root)
+            stack.callback(_end, process)
+            started.append((trial, process))
+        for trial, process in started:
+            try:
+                process.wait(max(0.0, begin + TRIAL_S - time.monotonic()))
+                said = _said(trial, root).read_text(errors="replace")
+                words = last_words(said, process.returncode)
+            except subprocess.TimeoutExpired:
+                _end(process)
+                words = f"a tiny run did not end within {TRIAL_S:g} s"
+            yield trial, words, time.monotonic() - begin
+
+
+def _start(trial: Trial, root: Path) -> subprocess.Popen[bytes]:
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-m", "cluster.cli", "train", SMALLEST, *overrides(trial, root)]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "RAY_ADDRESS": address},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        _, said = process.communicate(timeout=TRIAL_S)
-    except subprocess.TimeoutExpired:
-        return f"a tiny run did not end within {TRIAL_S:g} s"
-    finally:
-        _end(process)
-    return last_words(said, process.returncode)
+    with _said(trial, root).open("wb") as said:
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "RAY_ADDRESS": address},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
+
+
+def _said(trial: Trial, root: Path) -> Path:
+    """The file of what a trial says of its failure."""
+    return root / f"{trial.name}.log"
 
 
 def last_words(said: str, code: int) -> str:
@@ -217,7 +251,7 @@ def last_words(said: str, code: int) -> str:
     return (own or lines or [f"a tiny run ended with code {code}"])[-1].removeprefix("cardinal: ")
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End a trial's processes, by request and then by force."""
     if process.poll() is None:
         process.terminate()

@@ -6,7 +6,7 @@ vllm/v1/worker/gpu_worker.py). Input: a run as its ranks see it. Output: bytes b
 
 from __future__ import annotations
 
-from cluster.placement.learner_memory import GIB, Rank
+from cluster.placement.rank import GIB, Rank
 from configs.model_folder import part_of
 
 # CUDA's context, graphs of some tens of batch sizes and communicators, which an engine that sleeps

@@ -6,7 +6,8 @@ Input: a rank's parts (learner_memory.py). Output: bytes.
 from __future__ import annotations
 
 from cluster.placement import learner_memory as account
-from cluster.placement.learner_memory import Rank
+from cluster.placement.bucket_memory import AT_ONCE
+from cluster.placement.rank import Rank
 
 
 def offloaded(run: Rank) -> int:
@@ -20,8 +21,8 @@ def offloaded(run: Rank) -> int:
     pageable, steps = account.optimizer(run), account.step_gradients(run)
     if run.stage == 3:
         pageable += account.master_weights(run)
-        pieces, piece = divmod(steps, 4 * account.AT_ONCE)
-        held = [account.gradients(run), *[4 * account.AT_ONCE] * pieces, piece]
+        pieces, piece = divmod(steps, 4 * AT_ONCE)
+        held = [account.gradients(run), *[4 * AT_ONCE] * pieces, piece]
     else:
         held = [account.master_weights(run), steps, account.returned_weights(run)]
         held += [account.offload_buffer(run), account.gradients(run) * run.offloads_gradients]

@@ -45,4 +45,4 @@ def without_engines(cfg: RunConfig) -> RunConfig:
 def without_learner(cfg: RunConfig) -> RunConfig:
     """The configuration for evaluation alone: no learner shares GPUs or publishes weights."""
     cluster = replace(cfg.cluster, layout="disaggregated", channel="object_store")
-    return replace(cfg, cluster=cluster)
+    return replace(cfg, cluster=cluster, rollout=replace(cfg.rollout, read_weights=True))

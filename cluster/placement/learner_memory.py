@@ -7,15 +7,12 @@ are there together. Measured against peaks by `benchmarks/partitioned_memory.py 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
-from configs.model_folder import ModelSize, adapter_parameters, part_of
+from cluster.placement.bucket_memory import AT_ONCE, bucket, copies, gathered, largest_gradient
+from cluster.placement.rank import MIB, Rank
+from configs.model_folder import ModelSize, part_of
 from configs.schema import RunConfig
 
-MIB, GIB = 2**20, 2**30
-BYTES = {"float32": 4, "bfloat16": 2}
-AT_ONCE = 10**8  # learner.deepspeed_config
-ALLREDUCE_AT_ONCE = 5 * 10**8  # DeepSpeed's own, where gradients are not partitioned
 CHUNK_ELEMENTS = 2**25  # learner.output_layer
 READ_BYTES = 2**26  # learner.partitioned
 EXPORT_BYTES = 2**26  # learner.engine
@@ -23,59 +20,6 @@ FILES, FILE_BYTES = 16, 2**27  # learner.export
 PROOF_BYTES = 2**22 * (1 + 1 + 4)  # learner.weight_noise: a piece's bits, drawn, and as integers
 BACKWARD_LAYERS = 2
 VALUES = 24  # of the hidden width a layer keeps of a token, where its matrices are not known
-
-
-class Rank(NamedTuple):
-    """A run as its ranks see it: the configuration and the sizes of the policy."""
-
-    cfg: RunConfig
-    model: ModelSize
-
-    @property
-    def size(self) -> int:
-        """Bytes of a weight."""
-        return BYTES[self.cfg.model.dtype]
-
-    @property
-    def parameters(self) -> int:
-        """Of the whole policy."""
-        return sum(self.model.parameters.values())
-
-    @property
-    def trained(self) -> int:
-        """Parameters that learn: all, or adapters and value head."""
-        if self.cfg.model.lora_rank:
-            head = self.model.parameters.get("value head", 0)
-            return adapter_parameters(self.cfg.model, self.model) + head
-        return self.parameters
-
-    @property
-    def tokens(self) -> int:
-        """Of a microbatch, those that a rank computes."""
-        return self.cfg.learner.microbatch_tokens // self.cfg.learner.sequence_parallel
-
-    @property
-    def stage(self) -> int:
-        """The ZeRO stage that DeepSpeed runs (learner.deepspeed_config)."""
-        return max(self.cfg.learner.zero_stage, int(self.size == 2))
-
-    @property
-    def sums_whole(self) -> bool:
-        """Whether each rank adds up all gradients, in float32, in a buffer that stays.
-
-        So does DeepSpeed's BF16_Optimizer, which is that of stage 1 in bfloat16 without offload.
-        """
-        return self.size == 2 and self.stage == 1 and not self.cfg.learner.offload
-
-    @property
-    def offloads_gradients(self) -> bool:
-        """Whether the host adds up gradients beside those it steps with: ZeRO-3, 2 in float32."""
-        there = self.stage == 3 or (self.stage == 2 and self.size == 4)
-        return there and self.cfg.learner.offload
-
-    def share(self, from_stage: int) -> int:
-        """How many ranks divide what ZeRO partitions from this stage on."""
-        return self.cfg.learner.ranks if self.stage >= from_stage else 1
 
 
 def weights(run: Rank) -> int:
@@ -137,21 +81,6 @@ def _stepped_at_once(run: Rank) -> int:
     return 4 * (min(own, AT_ONCE) if bounded else own)
 
 
-def buckets(run: Rank) -> int:
-    """Gradients on their way to other ranks, in float32: AT_ONCE at most, ALLREDUCE_AT_ONCE whole.
-
-    At stages 1 and 2 first in s bytes. DeepSpeed allocates the bucket at full size; a CPU gives
-    pages only for what is written.
-    """
-    learner = run.cfg.learner
-    if learner.zero_stage == 0 and learner.ranks == 1:
-        return 0
-    if run.stage == 0 or run.sums_whole:
-        return 4 * min(run.trained, ALLREDUCE_AT_ONCE)
-    each = 4 + (run.size if run.size == 2 and run.stage < 3 else 0)
-    return each * min(run.trained, AT_ONCE)
-
-
 def flat_weights(run: Rank) -> int:
     """While stages 1 and 2 make one tensor of what learns: its pieces, t·s, and a copy to cast.
 
@@ -178,7 +107,7 @@ def offload_buffer(run: Rank) -> int:
     """As large as the largest tensor that learns: at stages 1 and 2 it stays where one offloads."""
     if run.stage == 3 or not run.cfg.learner.offload:
         return 0
-    return run.size * min(run.trained, _largest(run.model))
+    return run.size * min(run.trained, run.largest)
 
 
 def returned_weights(run: Rank) -> int:
@@ -186,13 +115,6 @@ def returned_weights(run: Rank) -> int:
     if run.stage == 3 or not run.cfg.learner.offload:
         return 0
     return run.trained * run.size // run.share(1)
-
-
-def gathered(run: Rank) -> int:
-    """Weights that ZeRO-3 has together while they are used: AT_ONCE, or the largest two."""
-    if run.share(3) == 1:
-        return 0
-    return run.size * min(run.parameters, max(AT_ONCE, 2 * _largest(run.model)))
 
 
 def activations(run: Rank) -> int:
@@ -282,7 +204,7 @@ def loaded(run: Rank) -> int:
     """
     if run.stage < 3:
         return run.parameters * run.size
-    return 2 * max(min(READ_BYTES, run.parameters * run.size), _largest(run.model) * run.size)
+    return 2 * max(min(READ_BYTES, run.parameters * run.size), run.largest * run.size)
 
 
 def exported(run: Rank) -> int:
@@ -313,24 +235,25 @@ def moments(run: Rank) -> dict[str, dict[str, int]]:
     if run.sums_whole:
         kept |= late
     if run.stage == 3:  # its buffers stay
-        kept |= late | {"learner buckets": buckets(run)}
+        kept |= late | {"learner buckets": bucket(run)}
     if run.cfg.learner.offload:
         kept |= {"step gradients": step_gradients(run), "offload buffer": offload_buffer(run)}
     passes = {
-        "learner buckets": buckets(run),
+        "learner buckets": bucket(run) + copies(run),
         "averaged gradients": averaged_gradients(run),
-        "gathered weights": gathered(run),
         "learner activations": activations(run) + attention_mask(run),
         "learner logits": logits(run),
         "vision encoder": vision(run),
     }
+    head = {"learner buckets": bucket(run), "largest gradient": largest_gradient(run)}
     first = {"step gradients": first_gradients(run)}
     flat = {"learner optimizer": master_weights(run), "flat weights": flat_weights(run)}
     return {
         "read": {"learner weights": weights(run), "weight files": loaded(run)},
         "flatten": kept | first | flat,
         "load": kept | first,
-        "learn": kept | late | passes,
+        "learn": kept | late | passes | {"gathered weights": gathered(run)},
+        "output layer": kept | late | passes | head,
         "score": kept
         | {
             "gathered weights": gathered(run),
@@ -386,12 +309,6 @@ def _kept(model: ModelSize) -> int:
     return int(every - experts * (1 - model.active_experts)) + widest * model.layers
 
 
-def _largest(model: ModelSize) -> int:
-    """Elements of the largest tensor: embedding, output layer, or a matrix."""
-    shapes = [*model.matrices.values(), (model.vocabulary, model.hidden)]
-    return max(a * b for a, b in shapes)
-
-
 def _pieces(run: Rank, limit: int) -> int:
     """Bytes of weights in pieces of at most `limit`, or the largest tensor."""
-    return min(run.parameters * run.size, max(limit, _largest(run.model) * run.size))
+    return min(run.parameters * run.size, max(limit, run.largest * run.size))

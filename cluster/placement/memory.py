@@ -16,7 +16,7 @@ import psutil
 
 from cluster.placement import engine_memory, host_memory, learner_memory, transfer_memory
 from cluster.placement.layout import weight_channel
-from cluster.placement.learner_memory import BYTES, GIB, MIB, Rank
+from cluster.placement.rank import BYTES, GIB, MIB, Rank
 from cluster.placement.types import Needs, Node
 from configs.load import ConfigError
 from configs.model_claims import too_few_positions

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from cluster.placement.learner_memory import MIB, Rank
+from cluster.placement.rank import MIB, Rank
 
 CLONES = 2  # chunks of which an engine keeps copies until each layer is whole
 

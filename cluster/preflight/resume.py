@@ -15,7 +15,7 @@ MAY_DIFFER = (  # where a run is, on how many machines and how patient it is, no
     *(f"cluster.{key}" for key in ("checkpoint_deadline_s", "max_failure_rate")),
     *(f"rollout.{key}" for key in ("workers", "in_flight", "env_processes", "cpus", "threads")),
     *(f"rollout.{key}" for key in ("kv_cache_gib", "gpu_memory", "tensor_parallel")),
-    *("rollout.max_restarts", "env.memory_gib", "tracker"),
+    *("rollout.max_restarts", "rollout.read_weights", "env.memory_gib", "tracker"),
     *(f"learner.{key}" for key in ("ranks", "cpus", "threads", "max_restarts")),
     *(f"learner.{key}" for key in ("microbatch_tokens", "microbatch_images", "sequence_parallel")),
     *(f"learner.checkpoint_{key}" for key in ("minutes", "every")),

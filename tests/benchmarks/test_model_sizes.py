@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import model_sizes
 from cluster.placement import learner_memory
-from cluster.placement.learner_memory import Rank
 from cluster.placement.memory import memory_bytes, policy_size
+from cluster.placement.rank import Rank
 from configs.load import load
 from configs.model_folder import size_of
 from configs.paths import ROOT

@@ -122,6 +122,11 @@ def test_the_engine_is_started_as_the_run_is_configured(make):
     assert worker.limits[1] == ProcessLimits(), "the defaults are the schema's"
 
 
+def test_an_engine_reads_the_files_unless_the_run_says_otherwise(make):
+    assert make(debug())._worker.settings.reads_weights
+    assert not make(debug("rollout.read_weights=false"))._worker.settings.reads_weights
+
+
 def test_a_model_that_sees_has_room_for_a_picture(make):
     assert make(debug(), processor="p")._worker.settings.images == 1
 

@@ -218,6 +218,11 @@ def config(*overrides):
             "needs cluster.channel=object_store: ipc sends all weights",
         ),
         (
+            ["rollout.read_weights=false", "cluster.weight_proof=false"],
+            "cluster.weight_proof=true",
+            "rollout.read_weights=false needs cluster.weight_proof=true",
+        ),
+        (
             ["cluster.env_deadline_s=121"],
             "cluster.env_deadline_s=120",
             "is longer than cluster.episode_deadline_s=120 of its whole episode",

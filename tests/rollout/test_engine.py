@@ -236,3 +236,20 @@ def test_a_refused_request_is_no_lost_engine(engine):
         loop.run(started.generate([1] * 500, max_tokens=4, temperature=0.0))
     answered = loop.run(started.generate([1] * 5, max_tokens=4, temperature=0.0))
     assert len(answered.token_ids) > 0
+
+
+def test_an_engine_may_begin_without_weights_and_has_all_after_an_update(tiny_model, tmp_path):
+    """There are none in its folder."""
+    folder, loop = tmp_path / "model", Loop()
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    engine = loop, start_engine(loop, str(folder), reads_weights=False)
+    try:
+        assert difference(engine, model, sample(engine)) > 10 * LIMIT
+        for version in (1, 2):  # by vLLM's reload, and by copies
+            send(engine, model, version)
+            assert difference(engine, model, sample(engine)) < LIMIT
+            perturb(model, "")
+    finally:
+        loop.run(engine[1].shutdown())
+        loop.close()

@@ -39,6 +39,14 @@ def test_of_a_folder_that_holds_a_model_twice_the_checked_files_are_read(tmp_pat
     assert [arguments[key] for key in ("config_format", "tokenizer_mode")] == ["hf", "hf"]
 
 
+def test_an_engine_that_gets_its_weights_reads_none():
+    read, waiting = (_arguments(EngineSettings("x", reads_weights=r)) for r in (True, False))
+    assert (read["load_format"], waiting["load_format"]) == ("hf", "dummy")
+    assert {k for k in read if read[k] != waiting[k]} - {"weight_transfer_config"} == {
+        "load_format"
+    }
+
+
 def test_vllm_knows_the_backends():
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,9 @@ from cluster.doctor.trials import (
     trials,
 )
 from cluster.placement.layout import weight_channel
+from cluster.placement.memory import memory_bytes, tiny_size
+from cluster.placement.plan import cpus
+from configs.load import load
 from tests.cluster.doctor.fakes import cluster, node
 
 ENGINES = {"kind": "placement", "elapsed_s": 1.0}
@@ -125,16 +129,16 @@ def ray(monkeypatch):
 def test_trials_leave_nothing_behind_and_say_what_is_missing(monkeypatch, tmp_path):
     ran = []
 
-    def train(trial, root):
-        ran.append((trial.name, root.parent))
-        folder = root / trial.name
-        folder.mkdir()
-        return "no engine"
+    def train(group, root):
+        for trial in group:
+            ran.append((trial.name, root.parent))
+            (root / trial.name).mkdir()
+            yield trial, "no engine", 3.0
 
     monkeypatch.setattr(module, "_train", train)
     made = cluster(node("a"), root=tmp_path / "runs")
-    found = {r.check: r.finding.status.value for r in run_trials(made)}
-    assert found == {
+    results = {r.check: r for r in run_trials(made)}
+    assert {name: r.finding.status.value for name, r in results.items()} == {
         ENGINE: "fault",
         "channel object_store": "not applicable",
         BF16: "fault",
@@ -142,6 +146,7 @@ def test_trials_leave_nothing_behind_and_say_what_is_missing(monkeypatch, tmp_pa
         "channel ipc": "not applicable",
         SLEEP: "not applicable",
     }
+    assert results[BF16].seconds == 3.0
     assert ran == [("cpu", tmp_path / "runs"), ("cpu_bfloat16", tmp_path / "runs")]
     assert list((tmp_path / "runs").iterdir()) == []
 
@@ -154,28 +159,103 @@ def test_a_root_where_no_run_can_be_begun_is_at_fault(tmp_path):
     assert f"cluster.root={tmp_path / 'file' / 'runs'}: no run can be begun" in only.finding.text
 
 
-def test_free_gpus_of_all_nodes_count(monkeypatch, tmp_path):
+@pytest.fixture
+def groups(monkeypatch):
+    """The trials that run at the same time, by name."""
     ran = []
-    monkeypatch.setattr(module, "_train", lambda trial, root: ran.append(trial.name) or "no")
+
+    def train(group, root):
+        ran.append([trial.name for trial in group])
+        return ((trial, "no", 1.0) for trial in group)
+
+    monkeypatch.setattr(module, "_train", train)
+    return ran
+
+
+def test_free_gpus_of_all_nodes_count(groups, tmp_path):
     list(run_trials(cluster(node("a", gpus=1.0), node("b", gpus=1.0), root=tmp_path)))
-    assert ran == ["ipc", "object_store", "nccl"]
+    assert groups == [["ipc"], ["object_store"], ["nccl"]]
 
 
-def test_a_trial_joins_this_ray_and_one_that_hangs_is_ended(monkeypatch, tmp_path, ray):
-    started = []
+BOTH, IN_TURN = [["cpu", "cpu_bfloat16"]], [["cpu"], ["cpu_bfloat16"]]
+
+
+@pytest.mark.parametrize(
+    ("own", "gpus", "gib", "expected"),
+    [
+        (True, 0.0, 100, BOTH),
+        (True, 0.0, 5, IN_TURN),  # of memory: one fits
+        (False, 0.0, 100, IN_TURN),  # others' nodes, which may have no more room
+        (True, 1.0, 100, [["ipc"], ["object_store"]]),
+    ],
+)
+def test_trials_share_the_doctors_own_ray(groups, monkeypatch, tmp_path, own, gpus, gib, expected):
+    smallest = load("gp_l_debug")
+    assert 2.5 < sum(memory_bytes(smallest, tiny_size(smallest)).values()) / 2**30 < 5
+    monkeypatch.setattr(module, "available_bytes", lambda: gib * 2**30)
+    made = cluster(node("a", gpus=gpus), root=tmp_path)
+    list(run_trials(replace(made, subject=replace(made.subject, starts_ray=own))))
+    assert groups == expected
+
+
+def test_its_ray_has_processors_for_both():
+    assert module.processors() == 2 * cpus(load("gp_l_debug"))
+
+
+@pytest.fixture
+def programs(monkeypatch, ray):
+    """Lines of Python that are run in the places of trials, in turn; and what was started."""
+    lines, started = [], []
     real = subprocess.Popen
 
     def popen(command, **options):
-        process = real([sys.executable, "-c", "import time; time.sleep(600)"], **options)
+        process = real([sys.executable, "-c", lines[len(started)]], **options)
         started.append((command, options["env"]["RAY_ADDRESS"], process))
         return process
 
     monkeypatch.setattr(module.subprocess, "Popen", popen)
-    monkeypatch.setattr(module, "TRIAL_S", 0.2)
+    return lines, started
+
+
+HANGS = "import time; time.sleep(600)"
+
+
+def test_trials_join_this_ray_at_the_same_time_and_each_says_its_own(programs, tmp_path):
+    lines, started = programs
+    meet = "import pathlib, sys, time; p = pathlib.Path('{}'); p.touch()\n"
+    meet += "while not pathlib.Path('{}').exists(): time.sleep(0.01)\n"
+    a, b = tmp_path / "a", tmp_path / "b"
+    lines += [meet.format(a, b), meet.format(b, a) + "sys.exit('cardinal: no engine')"]
+    found = list(module._train(trials(0), tmp_path))
+    assert [(trial.name, words) for trial, words, _ in found] == [
+        ("cpu", ""),
+        ("cpu_bfloat16", "no engine"),
+    ]
+    assert all(0 < seconds < 60 for *_, seconds in found)
+    for (command, address, _), trial in zip(started, trials(0), strict=True):
+        assert address == "10.0.0.1:6379"
+        assert command[1:5] == ["-m", "cluster.cli", "train", "gp_l_debug"]
+        assert command[5:] == module.overrides(trial, tmp_path)
+
+
+def test_one_that_hangs_is_ended(programs, monkeypatch, tmp_path):
+    lines, started = programs
+    lines += [HANGS, "pass"]
+    monkeypatch.setattr(module, "TRIAL_S", 0.5)
     monkeypatch.setattr(module, "END_S", 300.0)
-    assert module._train(trials(0)[0], tmp_path) == "a tiny run did not end within 0.2 s"
-    ((command, address, process),) = started
-    assert process.returncode == -signal.SIGTERM, "it was told to end, and waited for"
-    assert address == "10.0.0.1:6379"
-    assert command[1:5] == ["-m", "cluster.cli", "train", "gp_l_debug"]
-    assert f"cluster.root={tmp_path}" in command
+    found = module._train(trials(0), tmp_path)
+    assert next(found)[1] == "a tiny run did not end within 0.5 s"
+    (_, _, hung), (_, _, other) = started
+    assert hung.returncode == -signal.SIGTERM, "it was told to end, and waited for"
+    found.close()
+    assert other.poll() is not None
+
+
+def test_none_goes_on_where_the_doctor_is_left(programs, tmp_path):
+    lines, started = programs
+    lines += ["pass", HANGS]
+    found = module._train(trials(0), tmp_path)
+    assert next(found)[1] == ""
+    assert started[1][2].poll() is None
+    found.close()
+    assert started[1][2].returncode == -signal.SIGTERM

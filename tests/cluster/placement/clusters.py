@@ -1,6 +1,6 @@
 """Clusters, and ranks on them, as data for the tests of placement: no Ray, no waiting."""
 
-from cluster.placement.learner_memory import Rank
+from cluster.placement.rank import Rank
 from cluster.placement.types import Node
 from configs.load import load
 from configs.model_folder import ModelSize

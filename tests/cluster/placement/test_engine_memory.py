@@ -9,9 +9,9 @@ import pytest
 from benchmarks.model_sizes import SHAPES, size
 from cluster.failures import PlacementError
 from cluster.placement import engine_memory
-from cluster.placement.learner_memory import Rank
 from cluster.placement.memory import card_bytes, card_parts, process_needs
 from cluster.placement.plan import plan
+from cluster.placement.rank import Rank
 from cluster.placement.types import Needs, Node
 from configs.load import load
 from configs.model_folder import ModelSize

@@ -6,7 +6,8 @@ import pytest
 
 from cluster.placement import learner_memory as account
 from cluster.placement.host_memory import offloaded, on_host, pinned
-from cluster.placement.learner_memory import Rank, moments
+from cluster.placement.learner_memory import moments
+from cluster.placement.rank import Rank
 from configs.model_folder import ModelSize
 from tests.cluster.placement.clusters import N, rank
 

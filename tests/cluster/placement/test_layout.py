@@ -98,6 +98,12 @@ def test_playing_alone_shares_nothing():
     assert alone.cluster.layout == "disaggregated"
 
 
+def test_engines_that_play_alone_read_the_weights_that_nobody_sends():
+    rollout = replace(RunConfig().rollout, read_weights=False, workers=3)
+    alone = without_learner(replace(RunConfig(), rollout=rollout))
+    assert (alone.rollout.read_weights, alone.rollout.workers) == (True, 3)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("sync", ["merged", "adapters"])

@@ -6,7 +6,6 @@ import psutil
 import pytest
 
 from cluster.placement import engine_memory, host_memory, learner_memory, transfer_memory
-from cluster.placement.learner_memory import Rank
 from cluster.placement.memory import (
     ENVIRONMENT_BYTES,
     PROCESS_BYTES,
@@ -21,6 +20,7 @@ from cluster.placement.memory import (
     tiny_size,
     total_bytes,
 )
+from cluster.placement.rank import Rank
 from cluster.placement.types import Node
 from configs.load import ConfigError
 from configs.model_folder import ModelSize, check_model

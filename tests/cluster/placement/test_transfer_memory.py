@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cluster.placement import transfer_memory
-from cluster.placement.learner_memory import MIB, Rank
+from cluster.placement.rank import MIB, Rank
 from cluster.placement.transfer_memory import buffer, receiver, sender
 from configs.model_folder import ModelSize, size_of
 from learner.weight_sender import buffer_bytes
