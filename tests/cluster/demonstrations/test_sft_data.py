@@ -35,6 +35,14 @@ GP = "cardinal/GeneralPoints-v0"
 TURNS = [{"role": "user", "content": "1 2"}, {"role": "assistant", "content": "3"}]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_processes():
+    """Two that render at once, not eight: each imports transformers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft_data, "TASK_CPUS", 1.0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def table(vision_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
