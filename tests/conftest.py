@@ -4,6 +4,7 @@ Hypothesis draws the same examples in every run, and bears a machine on which th
 """
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -23,22 +24,84 @@ settings.register_profile(
 )
 settings.load_profile("cardinal")
 
-LONG = (  # files that take longest begin first, so that no process waits for the other's last one
+TOGETHER = {  # files for one process, one after another: they share what takes seconds to start
+    "a Ray": (
+        "cluster/demonstrations/test_sft_data.py",
+        "cluster/stream/test_buffer.py",
+        "cluster/weights/test_object_store.py",
+        "cluster/weights/test_device.py",
+        "cluster/placement/test_results_in_the_object_store.py",
+        "cluster/test_wait.py",
+    ),
+    "the process that ranks are forked off": (
+        "learner/test_invariance.py",
+        "learner/test_image_inputs.py",
+        "learner/test_sequence_parallel.py",
+        "learner/test_master_weights.py",
+        "learner/test_distributed.py",
+    ),
+    "an imported vLLM": ("rollout/test_engine.py", "rollout/test_engine_vision.py"),
+}
+LONG = (  # what takes longest begins first, so that no process waits for the other's last one
     "end_to_end/test_train.py",
-    "rollout/test_engine.py",
-    "rollout/test_engine_vision.py",
+    *(file for files in TOGETHER.values() for file in files),
     "learner/",
-    "cluster/stream/test_buffer.py",
-    "cluster/driver/test_resume.py",
+    "cluster/driver/",
+    "cluster/study/",
+    "cluster/commands/",
+    "examples/",
+    "report/study/",
+    "envs/",
+    "rollout/",
 )
 
 
-def pytest_collection_modifyitems(items):
-    def place(item):
-        name = item.nodeid.removeprefix("tests/")
-        return next((n for n, long in enumerate(LONG) if name.startswith(long)), len(LONG))
+def place(nodeid):
+    """Of a test in the order: first the files that are named, as they are."""
+    name = nodeid.removeprefix("tests/")
+    return next((n for n, long in enumerate(LONG) if name.startswith(long)), len(LONG))
 
-    items.sort(key=place)
+
+def unit(nodeid):
+    """What one process runs: a file, or files that are together."""
+    file = nodeid.split("::")[0]
+    name = file.removeprefix("tests/")
+    return next((what for what, files in TOGETHER.items() if name in files), file)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: place(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return unit(nodeid)
+
+    return Together(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+RAY = contextlib.ExitStack()  # holds one from the first test that needs it to the last in a row
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """A small Ray, shared by files that stand next to each other."""
+    import ray
+
+    from tests.support.local_ray import local_ray
+
+    if not ray.is_initialized():
+        RAY.enter_context(local_ray())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem):
+    if nextitem is None or "local_ray" not in nextitem.fixturenames:
+        RAY.close()
 
 
 BRIEF = {"prompt_style": "brief", "verify_iter": 3}

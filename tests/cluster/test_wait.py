@@ -1,11 +1,9 @@
 """Waiting for another process: each way to wait ends in a value or in a typed error."""
 
 import asyncio
-import os
 import time
 
 import pytest
-import ray
 from ray.exceptions import ObjectLostError, OwnerDiedError, WorkerCrashedError
 
 from cluster.failures import DeadlineExceeded, SourceLost, TooManyFailures, WorkerLost
@@ -16,35 +14,16 @@ from cluster.wait import (
     wait_for_async,
     wait_until_ready,
 )
-from tests.support.local_ray import kill, local_ray, replace_dead
+from tests.support.local_ray import kill, replace_dead
+from tests.support.ray_actors import Process
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 ASKED = ("worker", "do it", 120.0, "block_deadline_s")
 SOON = ("worker", "do it", 0.3, "block_deadline_s")
 
 
-@ray.remote(num_cpus=0, max_concurrency=2)
-class Process:
-    def echo(self, value):
-        return value
-
-    def sleep(self, seconds):
-        time.sleep(seconds)
-
-    def fail(self, error):
-        raise error
-
-    def die(self):
-        os._exit(1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    with local_ray():
-        yield
-
-
 @pytest.fixture(scope="module")
-def started(cluster):
+def started():
     return [Process.remote() for _ in range(2)]
 
 

@@ -123,11 +123,11 @@ def test_a_file_without_a_key_is_one_of_defaults(tmp_path, text):
 
 
 def test_yaml_that_is_nested_too_deeply_is_one_sentence(tmp_path, file):
-    (tmp_path / "deep.yaml").write_text("a: " + "[" * 3000 + "]" * 3000)
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 1200 + "]" * 1200)
     with pytest.raises(ConfigError, match=r"deep.yaml: not YAML: it is nested too deeply$"):
         load(tmp_path / "deep.yaml")
     with pytest.raises(ConfigError, match=r"^override ppo: the value .* is not YAML$"):
-        load(file, ["ppo=" + "[" * 3000 + "]" * 3000])
+        load(file, ["ppo=" + "[" * 1200 + "]" * 1200])
 
 
 def test_the_home_folder_of_a_path(file, monkeypatch):

@@ -31,10 +31,10 @@ model: {{init: {{layers: 2, hidden: 64, heads: 2, mlp: 128}}}}
 env: {{id: '{CAPITALS}'}}
 sft: {{steps: 150, batch_size: 48, demonstrations: 720, optimizer: {{lr: 2e-3}}}}
 ppo:
-  updates: 10
+  updates: 7
   episodes: 96
   minibatch: 48
-  epochs: 4
+  epochs: 2
   critic_warmup: 0
   clip: 0.3
   kl_coef: 1e-3
@@ -42,7 +42,7 @@ ppo:
 rollout: {{in_flight: 96, block: 16, answer_tokens: 4, context_tokens: 32, kv_cache_gib: 0.25}}
 eval:
   episodes: 48
-  sampled_questions: 8
+  sampled_questions: 4
   samples: 4
   variants: {{own: {{}}, next: {{answer: next}}}}
 cluster: {{object_store_gib: 0.25, max_failure_rate: 0.5}}

@@ -39,6 +39,7 @@ ENTRIES = [
     (VIRL, {"modality": "vision", "image_size": 224, "preset": "paper_code"}),
 ]
 """Ids with settings; the whole contract is run on each."""
+PICTURED = [entry for entry in ENTRIES if "modality" in entry[1]]
 
 DOCS = ROOT / "docs" / "environments.md"
 
@@ -49,9 +50,16 @@ def exists(env_id: str) -> bool:
 
 @pytest.mark.parametrize(("env_id", "settings"), ENTRIES)
 def test_built_in_environments_keep_the_contract(env_id, settings):
-    # Another process costs seconds: once for each modality is enough.
+    # Another process costs seconds: once for each modality is enough. So do pictures.
     processes = settings in ({}, {"modality": "vision", "image_size": 224, "preset": "paper_code"})
-    check(partial(make, env_id, settings), episodes=8, processes=processes)
+    episodes = 3 if (env_id, settings) in PICTURED else 8
+    check(partial(make, env_id, settings), episodes=episodes, processes=processes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("env_id", "settings"), PICTURED)
+def test_those_with_pictures_keep_it_in_more_episodes(env_id, settings):
+    check(partial(make, env_id, settings), episodes=8, processes=False)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from learner.closing import free
 from learner.engine import ReferencePolicy, TrainingEngine
 from learner.sft import sft_step
 from tests.support.learner import config, demonstrations, save_llama, spawn
+from tests.support.slow import fast
 
 SETTINGS = [  # ZeRO stage, dtype, offload
     (0, "float32", False),
@@ -27,6 +28,7 @@ SETTINGS = [  # ZeRO stage, dtype, offload
     (3, "bfloat16", False),
     (3, "bfloat16", True),
 ]
+FEW = [SETTINGS[n] for n in (0, 2, 3, 7)]  # each stage, dtype and place
 
 
 Tensors = dict[int, weakref.ref[torch.Tensor]]
@@ -86,7 +88,7 @@ def check(folder: Path, cfg: RunConfig) -> None:
         assert not left, (cfg.learner.zero_stage, cfg.model.dtype, left)
 
 
-@pytest.mark.parametrize(("stage", "dtype", "offload"), SETTINGS)
+@pytest.mark.parametrize(("stage", "dtype", "offload"), fast(FEW, SETTINGS))
 def test_a_closed_engine_holds_nothing(stage, dtype, offload, tmp_path):
     check(save_llama(tmp_path), configured(stage, dtype, offload))
 

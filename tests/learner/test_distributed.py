@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from ray.train.v2._internal.callbacks.accelerators import _get_visible_accelerator_ids_per_worker
-from ray.train.v2._internal.execution.worker_group import ActorMetadata
 
 from learner import distributed
 from tests.support.learner import spawn
@@ -30,9 +28,12 @@ def test_alone():
 @pytest.mark.parametrize("ids", [range(8), range(8, 16), range(16), (3, 9, 10, 11)])
 def test_deepspeed_is_told_the_gpu_that_ray_gave(monkeypatch, ids):
     """By Ray Train's own order of a node's GPUs, which is that of strings: 10 is before 9."""
+    from ray.train.v2._internal.callbacks import accelerators  # seconds, for each rank below too
+    from ray.train.v2._internal.execution.worker_group import ActorMetadata
+
     given = [{"GPU": [str(i)]} for i in ids]
     workers = [ActorMetadata("host", "node", "address", 1, each) for each in given]
-    visible = _get_visible_accelerator_ids_per_worker(workers, "GPU")
+    visible = accelerators._get_visible_accelerator_ids_per_worker(workers, "GPU")
     said = []
     monkeypatch.setenv("LOCAL_RANK", "?")
     monkeypatch.setattr(dist, "is_initialized", lambda: True)

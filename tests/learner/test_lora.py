@@ -36,6 +36,7 @@ from tests.support.learner import (
     trajectories,
     with_pictures,
 )
+from tests.support.slow import fast
 
 STAGES = [0, 2, 3]
 
@@ -95,7 +96,7 @@ def is_adapter(name):
     return "lora_" in name
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", fast([0], STAGES))
 def test_only_adapters_and_value_head_learn(folder, stage):
     engine = start(folder, stage)
     names = [n for n, p in engine.model.named_parameters() if p.requires_grad]
@@ -109,7 +110,7 @@ def test_only_adapters_and_value_head_learn(folder, stage):
     engine.close()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", fast([3], STAGES))
 def test_the_published_weights_are_the_policy(folder, stage):
     engine = start(folder, stage)
     packed = engine.microbatches(demonstrations(4))
@@ -131,8 +132,8 @@ def copied(bucket):
     return pack([(name, tensor.clone()) for name, tensor in bucket])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("dtype", fast(["bfloat16"], ["float32", "bfloat16"]))
+@pytest.mark.parametrize("stage", fast([3], STAGES))
 def test_adapters_that_travel_alone_make_the_published_weights(folder, stage, dtype):
     """Of plain weights that were sent before they learned, to the last bit."""
     engine = start(folder, stage, dtype=dtype)
@@ -200,7 +201,7 @@ def test_merged_weights_are_those_that_peft_merges(folder):
     assert all(torch.allclose(ours[n], expected[n], atol=1e-6) for n in ours)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", fast([0], STAGES))  # under 3: test_a_vision_language_model
 def test_export_is_a_plain_merged_folder(folder, tmp_path, stage):
     engine = start(folder, stage)
     train(engine)
@@ -219,7 +220,7 @@ def test_export_is_a_plain_merged_folder(folder, tmp_path, stage):
     again.close()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", fast([3], STAGES))
 def test_resume_continues_exactly(folder, tmp_path, stage):
     engine = start(folder, stage)
     train(engine, 2)
@@ -235,7 +236,7 @@ def test_resume_continues_exactly(folder, tmp_path, stage):
     resumed.close()
 
 
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("stage", fast([3], [0, 3]))
 def test_a_perturbed_kind_is_published_and_restored(folder, stage):
     engine = start(folder, stage)
     train(engine, 2)
@@ -250,7 +251,7 @@ def test_a_perturbed_kind_is_published_and_restored(folder, stage):
     engine.close()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", fast([2], STAGES))
 def test_bfloat16_with_checkpointing_and_offload(folder, stage):
     cfg = lora_config(stage, "bfloat16", gradient_checkpointing=True)
     cfg = replace(cfg, learner=replace(cfg.learner, offload=stage > 0))
@@ -285,7 +286,7 @@ def test_targets_that_cannot_be(folder, target):
         start(folder, lora_targets=["q_proj", target])
 
 
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("stage", fast([3], [0, 3]))
 @pytest.mark.parametrize("freeze", ["none", "vision"])
 def test_a_vision_language_model(tmp_path, stage, freeze):
     """Adapters in trunk, connector and, unless it is frozen, vision tower; names as checkpoints."""
@@ -350,9 +351,7 @@ def test_the_check_refuses_targets(folder):
 
 @pytest.mark.parametrize("keys", [[], ["model.lora_rank=4"]])
 def test_adapters_of_a_tiny_model_take_less_memory(tmp_path, keys, monkeypatch):
-    monkeypatch.setattr(
-        "cluster.preflight.check.available_bytes", lambda: 2**40
-    )  # whatever is free here
+    monkeypatch.setattr("cluster.preflight.check.available_bytes", lambda: 2**40)  # enough
     resolved = check(load("gp_l_debug", [f"cluster.root={tmp_path}", *keys]))
     n, init = sum(resolved.parameters.values()), resolved.cfg.model.init
     if keys:  # a layer: 4 attention and 3 feed-forward matrices

@@ -17,10 +17,12 @@ from learner.model import ForwardOptions, load_actor_critic
 from learner.optimizer import adamw, parameter_groups
 from learner.sft import sft_loss, sft_step
 from tests.support.learner import config, demonstrations, relative, save_llama, spawn
+from tests.support.slow import fast
 
 OPTIMIZER = OptimizerConfig(lr=1e-3, schedule="constant", warmup=0.0, weight_decay=0.1)
 STAGES, STEPS = (0, 1, 2, 3), 2
 CASES = [*((stage, False) for stage in STAGES), (1, True), (2, True), (3, True)]  # with offload
+FEW = [(0, False), (1, True), (2, False), (3, True)]
 State = dict[str, np.ndarray]
 
 
@@ -38,8 +40,8 @@ def share(step: int, rank: int):
     return demonstrations(12, step)[rank::2]
 
 
-def two_ranks(rank: int, folder: Path) -> None:
-    for stage, offload in CASES:
+def two_ranks(rank: int, folder: Path, few: bool) -> None:
+    for stage, offload in (case for case in CASES if (case in FEW) == few):
         cfg = half(stage, offload)
         engine = TrainingEngine(folder / "model", cfg, OPTIMIZER, STEPS, True)
         assert len(engine.microbatches(share(0, rank))) > 3
@@ -109,13 +111,21 @@ def test_the_norm_is_of_all_gradients_though_this_rank_used_few_weights(tmp_path
 def stepped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("masters")
     save_llama(folder / "model", tied=False)
-    spawn(two_ranks, 2, folder)
+    spawn(two_ranks, 2, folder, True)
     return folder, *in_plain_torch(folder / "model")
 
 
-@pytest.mark.parametrize(("stage", "offload"), CASES)
-def test_each_stage_takes_the_steps_of_plain_torch(stepped, stage, offload):
-    folder, before, steps = stepped
+@pytest.fixture(scope="module")
+def all_stepped(stepped):
+    """The same folder, with the cases that slow tests look at."""
+    spawn(two_ranks, 2, stepped[0], False)
+    return stepped
+
+
+@pytest.mark.parametrize(("stage", "offload"), fast(FEW, CASES))
+def test_each_stage_takes_the_steps_of_plain_torch(request, stage, offload):
+    name = "stepped" if (stage, offload) in FEW else "all_stepped"
+    folder, before, steps = request.getfixturevalue(name)
     for step, (norm, expected) in enumerate(steps):
         ranks = [np.load(folder / f"{stage}{offload}-{step}.{rank}.npz") for rank in (0, 1)]
         moved, own = (

@@ -7,7 +7,8 @@ import pytest
 
 from rollout.block_files import HASH, parts, read_block, read_metadata, write_block
 from rollout.trajectory import SCHEMA
-from tests.rollout.test_trajectory import PICTURES, same, segment, trajectory
+from tests.rollout.test_trajectory import same
+from tests.support.trajectories import PICTURES, segment, trajectory
 
 
 def test_trajectories_and_their_pictures_come_back(tmp_path):

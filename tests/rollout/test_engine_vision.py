@@ -101,7 +101,7 @@ def test_retries_keep_picture_and_tokens_together(vision_engine, model, renderer
 @pytest.mark.parametrize("kind", fast(("vision", "projector"), KINDS))  # the others: test_engine
 def test_every_kind_of_weight_arrives_on_pictures_seen_before(vision_engine, model, renderer, kind):
     def gap():  # always the same pictures, so that features of old weights would be in the cache
-        return difference(vision_engine, model, renderer, episodes(vision_engine, renderer))
+        return difference(vision_engine, model, renderer, episodes(vision_engine, renderer, n=6))
 
     assert gap() < LIMIT
     perturb(model, kind)
@@ -115,18 +115,18 @@ def test_every_kind_of_weight_arrives_on_pictures_seen_before(vision_engine, mod
 def test_features_of_old_weights_would_be_noticed(vision_engine, model, renderer, monkeypatch):
     """With the caches kept, the engine answers from features of the old vision tower."""
     _, e = vision_engine
-    episodes(vision_engine, renderer)
+    episodes(vision_engine, renderer, n=6)
     perturb(model, "vision")
     pause = e._llm.pause_generation
     monkeypatch.setattr(
         e._llm, "pause_generation", lambda **_: pause(mode="keep", clear_cache=False)
     )
     send(vision_engine, model, 1)
-    played = episodes(vision_engine, renderer)
+    played = episodes(vision_engine, renderer, n=6)
     assert difference(vision_engine, model, renderer, played) > 3 * LIMIT
     monkeypatch.undo()
     send(vision_engine, model, 2)
-    played = episodes(vision_engine, renderer)
+    played = episodes(vision_engine, renderer, n=6)
     assert difference(vision_engine, model, renderer, played) < LIMIT
 
 

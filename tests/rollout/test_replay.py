@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rollout.replay import difference
-from tests.rollout.test_trajectory import segment, trajectory
+from tests.support.trajectories import segment, trajectory
 
 
 def played(shift=0.0, tokens=None, version=0, length=10):

@@ -7,8 +7,7 @@ import pytest
 
 from rollout.trajectory import to_block
 from rollout.trajectory_summary import from_columns, mean_metrics, summarize, to_columns
-from tests.rollout.test_trajectory import segment, trajectory
-from tests.support.trajectories import mark_failed
+from tests.support.trajectories import mark_failed, segment, trajectory
 
 
 def test_round_trip():

@@ -218,7 +218,7 @@ def spawn(work: Callable[..., None], ranks: int, *args: object) -> None:
 
     They are forked off one that has imported this module: torch and DeepSpeed take seconds.
     """
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, "pytest"])
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(
             _rank, (work, ranks, f"{folder}/ranks", args), ranks, start_method="forkserver"

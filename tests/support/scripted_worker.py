@@ -12,28 +12,8 @@ import ray
 from cluster.handles import Finished
 from rollout.trajectory import to_block
 from rollout.trajectory_summary import summarize, to_columns
-from tests.rollout.test_trajectory import segment, trajectory
-from tests.support.trajectories import mark_failed
-
-
-class ScriptedWorkerBase:
-    """An actor whose engine is always there."""
-
-    async def start(self):
-        return os.getpid()
-
-    async def reconfigure(self, cfg, environments):
-        self.cfg = cfg
-
-    async def node(self):
-        return "here"
-
-    async def heartbeat(self, seconds):
-        await asyncio.sleep(seconds)
-        return os.getpid()
-
-    async def enter(self, epoch):
-        pass
+from tests.support.ray_actors import ScriptedWorkerBase
+from tests.support.trajectories import mark_failed, segment, trajectory
 
 
 @ray.remote(max_concurrency=8, num_cpus=0, max_restarts=-1)

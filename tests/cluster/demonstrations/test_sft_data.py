@@ -28,11 +28,19 @@ from configs.load import ConfigError
 from envs.registry import make
 from rollout.renderer import Renderer
 from tests.conftest import BRIEF, VISION
+from tests.support.consumer import Consumer
 from tests.support.learner import config
-from tests.support.local_ray import local_ray
 
 GP = "cardinal/GeneralPoints-v0"
 TURNS = [{"role": "user", "content": "1 2"}, {"role": "assistant", "content": "3"}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_processes():
+    """Two that render at once, not eight: each imports transformers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft_data, "TASK_CPUS", 1.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -190,27 +198,7 @@ def test_an_error_ahead_arrives_with_its_batch():
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with local_ray():
-        yield
-
-
-@ray.remote(num_cpus=0)
-class Consumer:
-    """A learner rank without a learner.
-
-    It reads in one thread: Ray 2.60 never resolves a reference that is dropped in one thread of a
-    process while it arrives anew in another, as it would here after a first call's Prefetched.
-    """
-
-    def batches(self, rendered, cfg, rank, skip, n):
-        check_object_store(rendered)
-        stream = batches(rendered, cfg, rank, skip)
-        return [[s.token_ids.tolist() for s in next(stream)] for _ in range(n)]
-
-
-@pytest.fixture(scope="module")
-def rendered(cluster, tiny_model, tmp_path_factory):
+def rendered(local_ray, tiny_model, tmp_path_factory):
     """100 demonstrations in files of 40, and their token ids in the files' order.
 
     A folder inside the folder is none of the data, as `cardinal check` counts it.
@@ -262,7 +250,7 @@ def test_what_does_not_fit_the_object_store_is_refused(rendered):
         check_object_store(replace(found, nbytes=2**29))
 
 
-def test_blocks_that_do_not_come_are_named(cluster):
+def test_blocks_that_do_not_come_are_named(local_ray):
     @ray.remote(num_cpus=0)
     def never():
         threading.Event().wait(60)
@@ -275,7 +263,7 @@ def test_blocks_that_do_not_come_are_named(cluster):
     ray.cancel(block, force=True)
 
 
-def test_what_cannot_be_rendered_is_told_with_its_file(cluster, vision_model, tmp_path, capfd):
+def test_what_cannot_be_rendered_is_told_with_its_file(local_ray, vision_model, tmp_path, capfd):
     rows = [{"messages": TURNS, "images": [png(np.zeros((8, 8, 3), np.uint8))[:20]]}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-7.parquet")
     with pytest.raises(
@@ -286,7 +274,7 @@ def test_what_cannot_be_rendered_is_told_with_its_file(cluster, vision_model, tm
     assert capfd.readouterr().err.count("part-7.parquet") == 0
 
 
-def test_a_rendering_that_stands_still_is_given_up(cluster, tiny_model, tmp_path, monkeypatch):
+def test_a_rendering_that_stands_still_is_given_up(local_ray, tiny_model, tmp_path, monkeypatch):
     def slow(table, folder, limit):
         threading.Event().wait(30)
 
@@ -297,14 +285,16 @@ def test_a_rendering_that_stands_still_is_given_up(cluster, tiny_model, tmp_path
         render_demonstrations(str(tmp_path), tiny_model, 2.0)
 
 
-def test_no_demonstrations_are_refused(cluster, tiny_model, tmp_path):
+def test_no_demonstrations_are_refused(local_ray, tiny_model, tmp_path):
     none = pa.Table.from_pylist([{"messages": TURNS}]).slice(0, 0)
     pq.write_table(none, tmp_path / "part-0.parquet")
     with pytest.raises(RunFailure, match=r": holds no demonstrations; SFT needs at least one$"):
         render_demonstrations(str(tmp_path), tiny_model, 500)
 
 
-def test_every_format_gives_the_same_and_what_is_dropped_is_counted(cluster, tiny_model, tmp_path):
+def test_every_format_gives_the_same_and_what_is_dropped_is_counted(
+    local_ray, tiny_model, tmp_path
+):
     write_demonstrations(GP, BRIEF, 30, 0, tmp_path / "own")
     whole = pq.read_table(tmp_path / "own")["messages"].to_pylist()
     records = [{"messages": messages} for messages in whole]

@@ -11,8 +11,8 @@ from cluster.stream import collect
 from cluster.stream.collect import Collector
 from configs.load import load
 from tests.cluster.stream.test_collect import FakeBuffer, Method, loaded
-from tests.rollout.test_trajectory import segment, trajectory
 from tests.support.learner import config
+from tests.support.trajectories import segment, trajectory
 
 
 def test_sampled_tokens_are_of_version_0_and_prompts_of_none():

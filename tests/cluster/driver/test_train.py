@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from errno import ENOSPC
 from types import FunctionType, SimpleNamespace
 
 import pytest
@@ -229,11 +230,10 @@ def test_a_run_that_is_killed_after_a_resume_does_not_say_how_it_ended_before(ru
 
 def test_a_report_that_failed_at_a_runs_end_is_written_by_its_resume(run, tmp_path, monkeypatch):
     def full(folder):
-        raise OSError("no disk")
+        raise OSError(ENOSPC, "no disk")  # not away for a moment
 
     folder, write = tmp_path / "one", page.write_report
     monkeypatch.setattr(page, "write_report", full)
-
     with monkeypatch.context() as patch:
         patch.setattr(module, "_run", lambda *given: make_run(folder))
         with pytest.raises(OSError, match="no disk"):

@@ -4,21 +4,9 @@ import pytest
 import ray
 
 from cluster.placement.ray_options import IN_OBJECT_STORE
-from tests.support.local_ray import local_ray
+from tests.support.ray_actors import Small
 
-SMALL_BYTES = 2000  # no block of trajectories has fewer
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    with local_ray():
-        yield
-
-
-@ray.remote(num_cpus=0)
-class Small:
-    def block(self):
-        return bytes(SMALL_BYTES)
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def nodes_of_a_result(**options):

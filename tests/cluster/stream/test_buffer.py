@@ -18,17 +18,14 @@ from report.spans import read_spans
 from rollout.episode import EpisodeRequest
 from rollout.trajectory import from_block
 from tests.support.learner import config
-from tests.support.local_ray import kill, local_ray, replace_dead
+from tests.support.local_ray import kill, replace_dead
+from tests.support.ray_actors import HangsInItsStart
 from tests.support.scripted_worker import ScriptedWorker
+from tests.support.slow import fast
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 WAIT_S = 300.0  # reached only where an answer never comes
 BUFFERS = []  # of the test
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    with local_ray():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +132,7 @@ def episodes_of(workers):
     return sum(len(ray.get(worker.seen.remote())[0]) for worker in workers)
 
 
-@pytest.mark.parametrize(("bound", "begun"), [(0, 12), (2, 36)])
+@pytest.mark.parametrize(("bound", "begun"), fast([(2, 36)], [(0, 12), (2, 36)]))
 def test_batches_are_played_ahead_by_the_bound_and_shared_by_ranks(workers, bound, begun):
     buffer = buffer_of(workers, max_staleness=bound)
     ray.get(buffer.publish.remote(0, []))
@@ -352,26 +349,6 @@ def test_a_hanging_worker_is_replaced_at_its_deadline_and_what_hangs_is_quaranti
     buffer = buffer_of(workers, deadline=3.0, rate=1.0)
     (found,) = ray.get(buffer.collect.remote(requests(1, "hangs")), timeout=WAIT_S)
     assert "did not finish a block of episodes within 3 s (cluster.block_dead" in found.failure
-
-
-@ray.remote(num_cpus=0, max_restarts=-1)
-class HangsInItsStart:
-    """In the buffer's place: its first process never comes to an end of its start."""
-
-    def __init__(self, folder):
-        self.noted, begun = [], folder / "begun"
-        if not begun.exists():
-            begun.touch()
-            time.sleep(10 * WAIT_S)
-
-    def heartbeat(self):
-        pass
-
-    def note(self, incident):
-        self.noted.append(incident)
-
-    def notes(self):
-        return self.noted
 
 
 def test_one_that_hangs_in_its_start_is_started_again(tmp_path):

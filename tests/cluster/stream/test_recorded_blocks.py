@@ -21,7 +21,7 @@ from cluster.stream.recorded_blocks import (
 from configs.load import ConfigError
 from configs.schema import PPOConfig, RunConfig
 from rollout.block_files import read_metadata, write_block
-from tests.rollout.test_trajectory import trajectory
+from tests.support.trajectories import trajectory
 
 
 def model_folder(path, vocabulary="a b", weight=1.0, head=0.0):

@@ -5,8 +5,6 @@ No GPU: the NCCL communicator alone is replaced, by one that keeps what is broad
 
 from __future__ import annotations
 
-import asyncio
-import os
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -24,44 +22,9 @@ from learner.weight_sender import (
 )
 from tests.support.learner import config, save_llama
 from tests.support.local_ray import replace_dead
+from tests.support.ray_actors import ScriptedEngine
 
-
-@ray.remote(max_concurrency=4, num_cpus=0)
-class ScriptedEngine:
-    """Answers a channel's calls like a RolloutActor, and breaks at one of them on request."""
-
-    def __init__(self):
-        self.at, self.how, self.calls, self.over = "", "", [], asyncio.Event()
-
-    async def script(self, at="", how=""):
-        """Begin another test; what still hangs in the last one ends."""
-        self.over.set()
-        self.at, self.how, self.calls, self.over = at, how, [], asyncio.Event()
-
-    async def _note(self, name, value=None):
-        if name == self.at:
-            if self.how == "dies":
-                os._exit(1)
-            if self.how == "raises":
-                raise RuntimeError("CUDA error: out of memory\nand much more")
-            await self.over.wait()
-            return
-        self.calls.append((name, value))
-
-    async def init_weight_transfer(self, info):
-        await self._note("join", info)
-
-    async def start_weight_update(self):
-        await self._note("begin")
-
-    async def update_weights(self, message):
-        await self._note("update", message)
-
-    async def finish_weight_update(self, version):
-        await self._note("finish", version)
-
-    def got(self):
-        return self.calls
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 class Broadcasts:

@@ -1,6 +1,5 @@
 """Weights as objects: every worker gets every bucket once, and a lost one is named."""
 
-import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,39 +17,9 @@ from learner.checkpoint_layout import shape_bytes
 from learner.engine import TrainingEngine
 from tests.support.learner import config, save_llama
 from tests.support.local_ray import kill, replace_dead
-from tests.support.scripted_worker import ScriptedWorkerBase
+from tests.support.ray_actors import Receiver
 
-
-@ray.remote(max_concurrency=4, num_cpus=0)
-class Receiver(ScriptedWorkerBase):
-    """Answers `receive` like a RolloutActor; keeps names and sums by version."""
-
-    def __init__(self):
-        self.received = {}
-
-    async def receive(self, version, refs):
-        buckets = [await ref for ref in refs]
-        if version == 0:
-            await asyncio.sleep(600)
-        if version < 0:
-            raise RuntimeError("no room\nand much more")
-        for part in (part for bucket in buckets for part in bucket.parts):
-            assert isinstance(part, np.ndarray)
-            assert not part.flags.writeable
-        self.received[version] = [
-            [
-                (name, float(part.view(np.float32).sum()))
-                for name, part in zip(bucket.header.names, bucket.parts, strict=True)
-            ]
-            for bucket in buckets
-        ]
-        return 0.5
-
-    def got(self):
-        return self.received
-
-    def forget(self):
-        self.received.clear()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 class Gathered:

@@ -12,6 +12,7 @@ from configs.paths import ROOT
 from envs.base import EnvironmentFailure
 from envs.registry import make
 from envs.viewer.gallery import write_gallery
+from tests.support.slow import fast
 
 GP, VIRL = "cardinal/GeneralPoints-v0", "cardinal/VIRL-v0"
 DOCS = ROOT / "docs" / "environments.md"
@@ -24,7 +25,7 @@ TASKS = [
 """Id, settings, and how many pictures the page of the test below holds (None: one a prompt)."""
 
 
-@pytest.mark.parametrize(("env_id", "settings", "pictures"), TASKS)
+@pytest.mark.parametrize(("env_id", "settings", "pictures"), fast(TASKS[:3], TASKS))
 def test_every_task_has_a_page_and_a_sheet(env_id, settings, pictures, tmp_path):
     n = 4 if env_id == GP else 2
     page = write_gallery(make(env_id, settings), env_id, settings, n, 0, tmp_path)

@@ -236,6 +236,7 @@ def test_an_unfinished_study_tells_what_there_is(tmp_path: Path) -> None:
     assert not list((tmp_path / "report").glob("*.png"))
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_verification_iterations(tmp_path: Path) -> None:
     arms: dict[str, Any] = {"sft": {}}
     arms |= {f"ppo_{k}": {"from": "sft", "verify_iter": k} for k in (1, 3, 5, 10)}

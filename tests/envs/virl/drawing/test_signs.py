@@ -117,13 +117,13 @@ def share_read(city, split, routes, look=None):
     return np.mean(right)
 
 
-@pytest.mark.parametrize(("city", "split"), fast(SPLITS[:3], SPLITS))
+@pytest.mark.parametrize(("city", "split"), fast([SPLITS[0], SPLITS[2]], SPLITS))
 def test_a_reader_tells_all_names_apart_at_the_shipped_size(city, split) -> None:
     """Of 512 names, the one on the board, from the pixels that an observation shows."""
     assert share_read(city, split, 6) >= 0.95
 
 
-@pytest.mark.parametrize("city", OTHERS)
+@pytest.mark.parametrize("city", fast(OTHERS[:2], OTHERS))
 def test_a_reader_of_new_york_alone_reads_worse_elsewhere(city) -> None:
     """The visual change touches what must be read."""
     assert share_read(city, "test", 6, "New York") < 0.9
