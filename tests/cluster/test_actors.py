@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -159,31 +158,6 @@ def test_the_engine_starts_once_whoever_asks(make):
 
     assert asyncio.run(start()) == [actor._life] * 2
     assert actor._worker.starts == 1
-
-
-def test_environments_import_while_the_engine_starts_and_are_none_of_its_processes(
-    make, monkeypatch
-):
-    """Else they would be taken for signs of life of an engine that hangs."""
-    started, watched = [], []
-
-    def sleep(_):
-        started.append(subprocess.Popen(["sleep", "60"]))
-
-    async def start(worker):
-        sleep(worker)
-        worker.engine = FakeEngine()
-
-    monkeypatch.setattr(FakeWorker, "begin_environments", sleep)
-    monkeypatch.setattr(FakeWorker, "start", start)
-    monkeypatch.setattr(actors, "processor_seconds", watched.append)
-    monkeypatch.setattr(actors, "EngineWatch", lambda engine, silent, spent, clock: spent())
-    asyncio.run(make(debug()).start())
-    for process in started:
-        process.kill()
-        process.wait()
-    _, engine = started
-    assert [[process.pid for process in processes] for processes in watched] == [[engine.pid]]
 
 
 def test_ray_can_send_the_class():

@@ -33,6 +33,9 @@ class FakeWorker:
     def __init__(self, *settings):
         self.engine = None
 
+    def begin_environments(self):
+        pass
+
     async def start(self):
         self.engine = FakeEngine()
 
