@@ -55,8 +55,8 @@ class EngineWeights:
         self._workers, self._cfg, self._supervisor = workers, cfg, supervisor
         self.versions = [-1] * len(workers)
         self.last: Weights | None = None
-        # Of a worker, which of the engines that joined; 0: one of a lost buffer, which alone knew.
-        self._unproven = dict.fromkeys(range(len(workers)) if takes_over else (), 0)
+        # Of a worker, which of the engines that joined; below 0: one of a lost buffer's.
+        self._unproven = {i: -1 - i for i in range(len(workers))} if takes_over else {}
         self._joined = 0
         self._told: set[int] = set()  # of which engines it was said that they could not be compared
         self._samples: list[tuple[EpisodeRequest, BlockRows]] = []

@@ -56,12 +56,14 @@ def test_a_buffer_that_takes_over_knows_of_no_engine_that_it_is_proven():
     async def scenario(weights, workers, fleet, changes, loaded):
         assert weights.unproven() == {}
         weights = EngineWeights(workers, weights._cfg, fleet, takes_over=True)
-        assert weights.unproven() == {0: 0, 1: 0, 2: 0}
-        weights.prove(1, 0)
+        engines = weights.unproven()
+        assert [*engines] == [0, 1, 2]
+        assert len({*engines.values()}) == 3, "each is told of by itself"
+        weights.prove(1, engines[1])
         await weights.publish(7, ["ref"], False, loaded)
         sample(weights, 0)
         await weights.bring(2)
-        assert weights.unproven() == {0: 0}, "one was compared, one replaced and proven"
+        assert weights.unproven() == {0: engines[0]}, "one was compared, one replaced and proven"
 
     played(scenario)
 
