@@ -210,7 +210,7 @@ class EnvironmentPool:
     """Processes for the environments of at most `episodes` episodes at once."""
 
     def __init__(self, environments: Environments, limits: ProcessLimits, episodes: int) -> None:
-        self.environments, self.limits = environments, limits
+        self._environments, self._limits = environments, limits
         for name, (_, settings) in environments.items():
             if json.loads(json.dumps(settings)) != settings:
                 raise ValueError(f"settings of {name}: {settings}: keys must be texts")
@@ -225,9 +225,14 @@ class EnvironmentPool:
         """Have their modules imported, while an engine starts."""
         self._server.begin()
 
+    def unused(self, environments: Environments, limits: ProcessLimits) -> bool:
+        """Whether it is for these, and has played nothing: no run's state passes to the next."""
+        wanted = json.dumps(environments), limits  # a text tells 1 and true apart
+        return not self._processes and (json.dumps(self._environments), self._limits) == wanted
+
     def name(self, variant: str) -> str:
         """The Gymnasium id of a variant."""
-        return self.environments[variant][0].rpartition(":")[2]
+        return self._environments[variant][0].rpartition(":")[2]
 
     @asynccontextmanager
     async def borrow(self, variant: str) -> AsyncIterator[PlayedEnvironment]:
@@ -236,7 +241,7 @@ class EnvironmentPool:
         Raises:
             EnvironmentFailure: it cannot be made.
         """
-        env_id, settings = self.environments[variant]
+        env_id, settings = self._environments[variant]
         process = self._process(variant)
         process.episodes += 1
         idle = process.idle[variant]
@@ -263,7 +268,7 @@ class EnvironmentPool:
         free = [process for process in self._processes if not process.abandoned]
         best = min(free, key=lambda p: (p.episodes, not p.idle[variant]), default=None)
         if best is None or (best.episodes and len(self._processes) < self._most):
-            best = EnvironmentProcess(self._server, self.limits)
+            best = EnvironmentProcess(self._server, self._limits)
             self._processes.append(best)
         return best
 

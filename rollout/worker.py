@@ -89,8 +89,7 @@ class RolloutWorker:
     ) -> None:
         """Drop all episodes; the next ones are of these environments."""
         await self.drop()
-        pool = self._environments
-        if (pool.environments, pool.limits) != (environments, process_limits):
+        if not self._environments.unused(environments, process_limits):
             await self._environments.close()
             self._environments = EnvironmentPool(environments, process_limits, self._in_flight)
         self._limits = limits

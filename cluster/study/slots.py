@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from cluster.failures import BusyError, InUseError, RunFailure
 from cluster.run.left_processes import end_left, process_state
 from cluster.run.stop_signals import StopSignals
+from cluster.terminal_output import outlive_the_terminal
 from configs.load import ConfigError
 from configs.schema import RunConfig
 
@@ -60,8 +61,16 @@ class Slots:
     def __enter__(self) -> Slots:
         return self
 
-    def __exit__(self, *failure: object) -> None:
-        self._signals.hold()
+    def __exit__(self, kind: type[BaseException] | None, *failure: object) -> None:
+        if kind is None:
+            with self._signals.asking():  # the report that follows can be interrupted again
+                self._end()
+        else:
+            self._signals.hold()
+            self._end()
+
+    def _end(self) -> None:
+        """Interrupt what runs, and wait for all; each further signal is passed on."""
         told = min(1, len(self._signals.received))  # the one that ended the study
         slots = [slot for slot in self._slots if slot is not None]
         for slot in slots:
@@ -79,9 +88,9 @@ class Slots:
         while (left := _living(slots)) and time.monotonic() < deadline:
             if len(self._signals.received) > told:
                 told += 1
-                _interrupt(running)
+                _interrupt(left)
             left[0].process.join(LOOK_S)
-        for slot in left:
+        for slot in slots:
             assert slot.process.pid is not None
             slot.process.kill()
             end_left(slot.process.pid, slot.started, patience_s=0.0)
@@ -111,13 +120,14 @@ class Slots:
         slot = self._slots[busy[jobs]]
         assert slot is not None
         assert slot.run is not None
-        run, slot.run = slot.run, None
+        run = slot.run
         try:
             status = str(jobs.recv())
         except (EOFError, ConnectionError):
             status = ""
         if status != FINISHED:  # it ends, so that nothing of a broken run is left for the next
             self._clear(busy[jobs], slot)
+        slot.run = None  # not before: a signal meanwhile is to find what has to end
         return run, status or f"failed: its process ended with exit code {slot.process.exitcode}"
 
     def _clear(self, at: int, slot: _Slot) -> None:
@@ -172,6 +182,7 @@ def _living(slots: list[_Slot]) -> list[_Slot]:
 def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
     """A slot's life: runs until the study ends, a run fails or it is interrupted."""
     with suppress(KeyboardInterrupt):
+        outlive_the_terminal()
         _leave_the_terminal()
         _do_runs(jobs, folder, log)
     sys.stdout.flush()

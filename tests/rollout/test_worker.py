@@ -304,21 +304,29 @@ def test_reconfigured_it_forgets_its_episodes_and_runs_the_new_ones(worker):
     assert sorted(run(worker, work())) == [("x/0", "w"), ("x/1", "w")]
 
 
-def test_the_next_run_keeps_the_processes_of_environments_that_are_the_same(worker):
+def test_the_next_run_keeps_what_has_been_imported_and_no_process_that_has_played(worker):
+    def server():
+        return worker._environments._server
+
     async def work():
         worker.begin_environments()
-        await worker.submit(requests(1))
-        await blocks_of(worker, 1)
-        before = [process._pid for process in worker._environments._processes]
+        begun = server()
         await worker.reconfigure(dict(ENVIRONMENTS), LIMITS, ProcessLimits())
+        assert server() is begun
         await worker.submit(requests(1))
         await blocks_of(worker, 1)
-        kept = [process._pid for process in worker._environments._processes]
-        await worker.reconfigure(ENVIRONMENTS, LIMITS, ProcessLimits(processes=1))
-        return before, kept, worker._environments._processes
+        await worker.reconfigure(ENVIRONMENTS, LIMITS, ProcessLimits())
+        assert server() is not begun, "else an environment's state would pass to the next run"
+        for verify_iter in (1, True):
+            others = {"v": (GP, {"prompt_style": "brief", "verify_iter": verify_iter})}
+            before = server()
+            await worker.reconfigure(others, LIMITS, ProcessLimits())
+            assert (server() is before) == (verify_iter is not True)
+        before = server()
+        await worker.reconfigure(others, LIMITS, ProcessLimits(processes=1))
+        assert server() is not before
 
-    before, kept, others = run(worker, work())
-    assert (before, others) == (kept, [])
+    run(worker, work())
 
 
 def test_load_is_the_engines(worker):

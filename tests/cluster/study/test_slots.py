@@ -18,6 +18,8 @@ from cluster.study import slots as module
 from cluster.study.slots import BUSY, FINISHED, LOCK, Slots, alone
 from configs.load import ConfigError, load
 
+WORK = module._work
+
 
 def fake_work(jobs, folder, log):
     """In the place of `_work`: does what the configuration's name says, without Ray."""
@@ -53,6 +55,12 @@ def do_runs(jobs, folder, log):
                 except KeyboardInterrupt:
                     (folder / name).touch()
             sys.exit(0)
+        if word == "slow to end":
+            jobs.send(FINISHED)
+            with suppress(EOFError):
+                jobs.recv()
+            (folder / "ends").touch()
+            time.sleep(600)
         if word == "deaf":
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             (folder / "deaf").touch()
@@ -114,7 +122,7 @@ def test_after_a_run_that_did_not_end_well_the_next_gets_a_new_process(tmp_path,
 
 def test_what_a_dead_slot_left_is_gone_before_the_next_begins(tmp_path, monkeypatch):
     ended = []
-    monkeypatch.setattr(module, "end_left", lambda *process: ended.append(process))
+    monkeypatch.setattr(module, "end_left", lambda *process, **_: ended.append(process))
     with Slots(1, tmp_path, StopSignals()) as slots:
         slots.begin("arm/one", Word("fine"), False)
         slots.wait()
@@ -147,7 +155,7 @@ def until(file):
 
 def test_a_slot_that_dies_between_two_runs_is_replaced(tmp_path, monkeypatch):
     ended = []
-    monkeypatch.setattr(module, "end_left", lambda *process: ended.append(process))
+    monkeypatch.setattr(module, "end_left", lambda *process, **_: ended.append(process))
     with Slots(1, tmp_path, StopSignals()) as slots:
         slots.begin("first", Word("first"), False)
         assert slots.wait() == ("first", FINISHED)
@@ -156,7 +164,7 @@ def test_a_slot_that_dies_between_two_runs_is_replaced(tmp_path, monkeypatch):
         idle.process.join()
         slots.begin("second", Word("second"), False)
         assert slots.wait() == ("second", FINISHED)
-    assert ended == [(idle.process.pid, idle.started)]
+        assert ended == [(idle.process.pid, idle.started)]
     assert len(begun(tmp_path)) == 2
 
 
@@ -218,6 +226,66 @@ def test_a_slot_that_does_not_end_is_ended_with_all_that_it_left(tmp_path, monke
     slot.process.join(10)
     assert slot.process.exitcode == -signal.SIGKILL
     assert ended == [((slot.process.pid, slot.started), {"patience_s": 0.0})]
+
+
+def test_a_study_that_has_ended_well_can_be_interrupted_too(tmp_path):
+    """While its idle slots end, and in the report that follows."""
+
+    def once_it_ends():
+        until(tmp_path / "ends")
+        send()
+
+    def finish(slots):
+        with slots:
+            slots.begin("arm/one", Word("slow to end"), False)
+            assert slots.wait() == ("arm/one", FINISHED)
+            threading.Thread(target=once_it_ends, daemon=True).start()
+
+    with StopSignals() as signals:
+        slots = Slots(1, tmp_path, signals)
+        with pytest.raises(KeyboardInterrupt):
+            finish(slots)
+    assert slots._slots[0].process.exitcode == 0
+    with StopSignals() as signals:
+        with Slots(1, tmp_path, signals):
+            pass
+        with pytest.raises(KeyboardInterrupt):
+            send()
+
+
+def test_what_a_dead_slot_left_is_ended_though_a_signal_comes_meanwhile(tmp_path, monkeypatch):
+    ended = []
+
+    def end_left(*process, patience_s=60.0):
+        ended.append((process, patience_s))
+        if patience_s:
+            send()
+            time.sleep(600)
+
+    monkeypatch.setattr(module, "end_left", end_left)
+
+    def run(slots):
+        with slots:
+            slots.begin("arm/one", Word("die"), False)
+            slots.wait()
+
+    with StopSignals() as signals:
+        slots = Slots(1, tmp_path, signals)
+        with pytest.raises(KeyboardInterrupt):
+            run(slots)
+    own = (slots._slots[0].process.pid, slots._slots[0].started)
+    assert ended == [(own, 60.0), (own, 0.0)]
+
+
+def test_a_slot_outlives_the_terminal(monkeypatch, tmp_path):
+    """Else its last words, as of the signal that a closed terminal sends, would end its run."""
+    done = []
+    for name in ("outlive_the_terminal", "_leave_the_terminal"):
+        monkeypatch.setattr(module, name, lambda name=name: done.append(name))
+    monkeypatch.setattr(module, "_do_runs", lambda *arguments: done.append("runs"))
+    monkeypatch.setattr(module.os, "_exit", done.append)
+    WORK(None, tmp_path, None)
+    assert done == ["outlive_the_terminal", "_leave_the_terminal", "runs", 0]
 
 
 def test_an_interrupt_while_a_slot_starts_waits_until_it_can_be_told(tmp_path, capfd):
