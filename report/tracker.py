@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from uuid import uuid4
 
 from configs.load import ConfigError
@@ -29,6 +29,8 @@ SENT_KINDS = ("sft", "ppo", "eval", "sync")
 EVERY_S = 1.0
 AGAIN_S = 10.0  # after an error
 END_S = 30.0  # for the last records to be sent
+VARIABLES = ("MLFLOW_", "WANDB_", "DATABRICKS_")  # of trackers
+SHORT = 4  # letters; a secret of fewer is found in other words
 
 
 class Tracker(Protocol):
@@ -213,16 +215,26 @@ def _open(cfg: RunConfig, folder: Path) -> Tracker:
 
 def _first_line(error: Exception) -> str:
     """An error's first line, without what the tracker's variables hold: it goes into records."""
-    text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    for name, value in sorted(os.environ.items(), key=lambda item: -len(item[1])):
-        if name.startswith(("MLFLOW_", "WANDB_")) and (secret := _secret(name, value)):
-            for written in {secret, unquote(secret), quote(secret, safe="")}:
-                text = text.replace(written, f"<{name}>")
-    return re.sub(r"(?<=://)[^/\s@]*@", "", text)
+    kind, text = type(error).__name__, str(error).strip().partition("\n")[0]
+    hidden = _secrets()
+    if any(len(secret) < SHORT and secret in text for secret in hidden):
+        return kind  # letters that stand in other words too
+    if hidden:
+        longest_first = sorted(map(re.escape, hidden), key=len, reverse=True)
+        text = re.sub("|".join(longest_first), lambda found: f"<{hidden[found[0]]}>", text)
+    return f"{kind}: " + re.sub(r"(?<=://)\S*@", "", text)
 
 
-def _secret(name: str, value: str) -> str:
-    """What nobody may read of a variable: all of a password or a key, of an address its own."""
-    if address := re.search(r"://[^/\s@:]*:([^/\s@]*)@", value):
-        return address[1]
-    return value if re.search("PASSWORD|TOKEN|KEY|SECRET", name) else ""
+def _secrets() -> dict[str, str]:
+    """What nobody may read, and its variable: passwords and keys, of an address its own."""
+    hidden = {}
+    for name, value in os.environ.items():
+        if not name.startswith(VARIABLES):
+            continue
+        secrets = [value] if re.search("PASSWORD|TOKEN|KEY|SECRET|AUTH", name) else []
+        address = value.partition("://")[2]
+        user, _, password = address.rpartition("@")[0].partition(":")
+        secrets += [password or user, *(word for _, word in parse_qsl(urlsplit(value).query))]
+        for secret in filter(None, map(str.strip, secrets)):
+            hidden |= dict.fromkeys((secret, unquote(secret), quote(secret, safe="")), name)
+    return hidden

@@ -196,7 +196,7 @@ def _begun(file: Path) -> dict[str, Any]:
     """What a study.yaml says; ConfigError where it was cut off, or is another file."""
     try:
         begun = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # bytes and dates that are none
         raise ConfigError(f"{file}: {one_line(error)}; {DAMAGED}") from error
     if not isinstance(begun, dict) or not isinstance(begun.get("arms"), dict):
         raise ConfigError(f"{file}: has no arms; {DAMAGED}")

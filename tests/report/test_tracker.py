@@ -209,6 +209,12 @@ def test_one_that_does_not_start_is_one_sentence(tmp_path, monkeypatch):
         ("MLFLOW_TRACKING_PASSWORD", "hunter2", "401: me:hunter2"),
         ("MLFLOW_TRACKING_TOKEN", "abc?d", "401: Bearer abc%3Fd"),
         ("WANDB_API_KEY", "k" * 40, f"key {'k' * 40} is not known"),
+        ("WANDB_API_KEY", "hunter2\n", "key hunter2 is not known"),
+        ("MLFLOW_TRACKING_URI", "http://me:p%40ss@hunter2@h", "http://me:p%40ss@hunter2@h failed"),
+        ("MLFLOW_TRACKING_URI", "http://me:hunter2/2@h", "http://me:hunter2/2@h/x failed"),
+        ("MLFLOW_TRACKING_URI", "http://h/x?token=hunter2", "token hunter2 of h is too old"),
+        ("MLFLOW_TRACKING_URI", "http://hunter2@h", "no access with hunter2"),
+        ("DATABRICKS_TOKEN", "hunter2", "401: hunter2"),
     ],
 )
 def test_no_secret_of_a_trackers_stands_in_its_error(tmp_path, monkeypatch, name, value, said):
@@ -227,6 +233,19 @@ def test_no_secret_of_a_trackers_stands_in_its_error(tmp_path, monkeypatch, name
         assert secret not in words
     if "@h2" not in said and "://" not in said:
         assert f"<{name}>" in words
+
+
+def test_a_secret_of_a_letter_or_two_leaves_no_sentence(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a")
+    assert module._first_line(RuntimeError("a bad day")) == "RuntimeError"
+    assert module._first_line(RuntimeError("no room")) == "RuntimeError: no room"
+
+
+def test_no_secret_is_looked_for_in_the_names_that_stand_for_others(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "MLFLOW")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hunter2")
+    words = module._first_line(RuntimeError("hunter2 of MLFLOW"))
+    assert words == "RuntimeError: <MLFLOW_TRACKING_TOKEN> of <MLFLOW_TRACKING_PASSWORD>"
 
 
 def test_what_is_no_secret_is_told(tmp_path, monkeypatch):

@@ -278,11 +278,13 @@ def test_an_arm_may_evaluate_the_initial_model_alone(tmp_path):
         load("gp_l_debug", ["sft.steps=0", "ppo.updates=0"])
 
 
-@pytest.mark.parametrize("content", ["", "arms: 3", "arms: {base: [", "- x"])
+@pytest.mark.parametrize(
+    "content", ["", "arms: 3", "arms: {base: [", "- x", "a: 2026-13-45", "[" * 2000, "a: \xff"]
+)
 def test_a_file_that_was_cut_off_is_named(tmp_path, content):
     study = load_study(written(tmp_path, GOOD))
     study.folder.mkdir(parents=True)
-    (study.folder / "study.yaml").write_text(content)
+    (study.folder / "study.yaml").write_text(content, "latin-1")
     with pytest.raises(ConfigError, match=r"study\.yaml: .*must be as `cardinal study` wrote it"):
         run_study(study, Trainer())
 
