@@ -34,6 +34,7 @@ def process_state(pid: int) -> tuple[str, int]:
 
 def mark_own() -> None:
     """Mark all that this process starts from now on as its own."""
+    os.environ["SPT_NOENV"] = "1"  # Ray and vLLM would write their titles over it
     os.environ[MARK] = _mark(os.getpid(), process_state(os.getpid())[1])
 
 

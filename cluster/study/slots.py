@@ -106,7 +106,8 @@ class Slots:
         idle = self._slots[at]
         if idle is not None and not idle.process.is_alive():  # killed between two runs
             self._clear(at, idle)
-        slot = self._slots[at] = self._slots[at] or self._start(at)
+        with self._signals.asking():  # none raises before a new slot is among those to be ended
+            slot = self._slots[at] = self._slots[at] or self._start(at)
         slot.run = run
         self._grace_s = max(self._grace_s, GRACE_S + cfg.cluster.grace_s)
         with suppress(ConnectionError):  # it has died since: `wait` finds that

@@ -184,6 +184,7 @@ class Supervisor:
         """A sign of life of a worker that has been silent for so long; to answer others is one."""
         seconds, loop = self._cfg.cluster.heartbeat_s, asyncio.get_running_loop()
         answer = asyncio.ensure_future(call)
+        answer.add_done_callback(_forget)  # it may fail when nobody waits for it any more
         while True:
             asked, waiting = loop.time(), asyncio.shield(answer)
             try:

@@ -26,11 +26,14 @@ time.sleep(600)
 
 # What it ends before it has marked anything is nothing, whatever mark it has itself.
 ENDS = """
-import subprocess
+import subprocess, sys
 from cluster.run.left_processes import end_own, mark_own
 end_own()
 mark_own()
-own = subprocess.Popen(["sleep", "600"])
+titled = "import setproctitle as s, time; s.setproctitle('ray::Agent' * 30); print(1, flush=True)"
+titled += "; time.sleep(600)"
+own = subprocess.Popen([sys.executable, "-c", titled], stdout=subprocess.PIPE)
+own.stdout.readline()
 end_own()
 print(own.pid)
 """

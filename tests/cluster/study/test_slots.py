@@ -277,6 +277,26 @@ def test_what_a_dead_slot_left_is_ended_though_a_signal_comes_meanwhile(tmp_path
     assert ended == [(own, 60.0), (own, 0.0)]
 
 
+def test_a_signal_while_a_slot_starts_finds_it_among_those_that_end(tmp_path, monkeypatch):
+    start = Slots._start
+
+    def interrupted_start(slots, at):
+        slot = start(slots, at)
+        send()
+        return slot
+
+    def run(slots):
+        with slots:
+            slots.begin("arm/one", Word("hang"), False)
+
+    monkeypatch.setattr(Slots, "_start", interrupted_start)
+    with StopSignals() as signals:
+        slots = Slots(1, tmp_path, signals)
+        with pytest.raises(KeyboardInterrupt):
+            run(slots)
+    assert slots._slots[0].process.exitcode == 0
+
+
 def test_a_slot_outlives_the_terminal(monkeypatch, tmp_path):
     """Else its last words, as of the signal that a closed terminal sends, would end its run."""
     done = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_a_frozen_machine_loses_no_worker_and_finds_the_one_that_hangs_afterward
 
 
 @pytest.mark.parametrize("after", [0.0, 0.1, BEAT_S / 2, BEAT_S - 0.1])
-def test_one_that_hangs_after_an_answer_is_found_within_the_heartbeat(after):
+def test_one_that_hangs_after_an_answer_is_found_within_the_heartbeat(after, caplog):
     """It is asked for no sign while it answers otherwise: that is no time to wait on top."""
 
     async def scenario(supervisor, workers, fleet):
@@ -52,6 +53,8 @@ def test_one_that_hangs_after_an_answer_is_found_within_the_heartbeat(after):
         assert "within 8 s (cluster.heartbeat_s)" in fleet.losses[0][1]
 
     supervised(scenario, heart=HEARTBEAT_S)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_who_answers_others_is_not_silent():
