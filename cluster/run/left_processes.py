@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 MARK = "CARDINAL_DRIVER"
-ENDING_S = 60.0  # Ray's and vLLM's processes end by themselves once they miss their parent
+ENDING_S = 5.0  # nearly all end in 3 once they miss their parent; Ray's agents would take 60
 LOOK_S = 0.5
 GONE_S = 10.0  # for a killed one
 
