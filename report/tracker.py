@@ -227,7 +227,7 @@ def _first_line(error: Exception) -> str:
 
 def _secrets() -> dict[str, str]:
     """What nobody may read, and its variable: passwords and keys, of an address its own."""
-    hidden = {}
+    hidden: dict[str, str] = {}
     for name, value in os.environ.items():
         if not name.startswith(VARIABLES):
             continue
