@@ -107,7 +107,8 @@ def _group_restarted(
     outcome = f"group restarted, engines {'kept' if kept else 'replaced too'}"
     title = "learner rank" if part == "rank" else part
     begun = float(str(run.read("restart", at)[0]["time"]))
-    start_s = begun - min(process.create_time() for process in run.processes("rank"))
+    new = {process.create_time() for each in ("rank", part) for process in run.processes(each)}
+    start_s = begun - min(created for created in new if created > at)
     again = run.played_again(begun)
     return Result(title, name, phase, found, seconds, again, outcome, start_s=start_s)
 

@@ -15,6 +15,8 @@ SECONDS_A_GIB = 4.0  # a shared file system or a network of 2 Gbit/s at its wors
 # first: the other may be held up meanwhile, which is no time of its own (cluster/awake.py).
 GRACE_S = 30.0
 STOP_S = 60.0  # that a stopped job has to end by itself, after cluster.grace_s
+# An actor that hangs has this to end by itself, until its node ends it by force; Ray's own is 5 s.
+KILL = {"kill_worker_timeout_milliseconds": 1000}
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # Ray's own variable of a job, for `stop_wait_s`
 
 

@@ -12,8 +12,8 @@ class Result:
 
     waited_s: of `detected_s`, what those who find it waited for a processor, all together.
     start_s: of `full_speed_s`, the start-up: of a worker until its engine has started, of a learner
-        group from its rank's process until its epoch begins, of a resumed run until engines have
-        their weights.
+        group from the first new process, its own or that of the buffer or controller that was lost,
+        until its epoch begins, of a resumed run until engines have their weights.
     slowed: others' steps meanwhile, see `steps.slowed`.
     """
 

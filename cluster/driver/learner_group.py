@@ -18,6 +18,7 @@ from ray.train.v2._internal.execution.callback import RayTrainCallback
 from cluster.deadlines import group_deadline_s
 from cluster.driver.buffer_watch import LOOK_S, BufferWatch, StartWatch
 from cluster.driver.group_watch import GroupWatch, Signs
+from cluster.driver.hung_ranks import HungRanks
 from cluster.failures import (
     OutOfMemory,
     RunFailure,
@@ -192,6 +193,7 @@ def make_trainer(job: Job, plan: Plan) -> Trainer:
             ),
             callbacks=[
                 RestartLimit(job.token, cfg.learner.max_restarts),  # type: ignore[list-item]
+                HungRanks(),  # type: ignore[list-item]
                 Signs(job.token),  # type: ignore[list-item]
             ],
         ),

@@ -19,6 +19,7 @@ import psutil
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
 
+from cluster.deadlines import KILL
 from cluster.failures import DeadlineExceeded, RunFailure, first_line
 from cluster.placement.nodes import address_of, live_nodes, local_cpus, reachable
 from cluster.run.last_resort import within
@@ -32,7 +33,8 @@ from configs.load import ConfigError
 from configs.paths import ROOT
 from configs.schema import RunConfig
 
-LOCAL = {"task_events_report_interval_ms": 0}  # else Ray keeps 2 KB of each call, for its dashboard
+# Else Ray keeps 2 KB of each call, for its dashboard.
+LOCAL = {"task_events_report_interval_ms": 0} | KILL
 END_S = 5.0  # for killed processes to be gone
 SHUTDOWN_S = 25.0  # for a local Ray to end by itself
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from cluster.deadlines import KILL
 from cluster.launch.pods import ManifestOptions, Pods
 from cluster.placement.memory import GIB
 from cluster.placement.types import ROLE
@@ -127,9 +128,13 @@ def _container(pods: Pods, options: ManifestOptions) -> Manifest:
     ]
     home: Manifest = {"name": "HF_HOME", "value": f"{STORAGE}/huggingface"}
     return _restricted(f"ray-{'head' if pods.name == 'head' else 'worker'}", options) | {
-        "env": [home, *([] if pods.gpus else [NO_GPU]), *secrets],
+        "env": [home, *_settings_of_ray(), *([] if pods.gpus else [NO_GPU]), *secrets],
         "resources": {"requests": requests, "limits": limits},
     }
+
+
+def _settings_of_ray() -> list[Manifest]:
+    return [{"name": f"RAY_{name}", "value": str(value)} for name, value in KILL.items()]
 
 
 def _restricted(name: str, options: ManifestOptions) -> Manifest:

@@ -3,7 +3,9 @@
 import asyncio
 import time
 
+import psutil
 import pytest
+import ray
 from ray.exceptions import ObjectLostError, OwnerDiedError, WorkerCrashedError
 
 from cluster.failures import DeadlineExceeded, SourceLost, TooManyFailures, WorkerLost
@@ -121,3 +123,11 @@ def test_an_answer_or_an_error_is_waited_for_and_not_read(processes, sleeper):
         wait_until_ready(ref, *ASKED)
     with pytest.raises(DeadlineExceeded, match=r"worker did not do it .*block_deadline_s"):
         wait_until_ready(sleeper.sleep.remote(600), *SOON)
+
+
+def test_a_process_that_hangs_is_ended_long_before_rays_own_five_seconds(processes):
+    """Who replaces it waits for that: its place, its memory, and its calls are not free before."""
+    process = psutil.Process(ray.get(processes[0].pid.remote(), timeout=60))
+    process.suspend()
+    ray.kill(processes[0])
+    assert psutil.wait_procs([process], timeout=4.0)[0]

@@ -26,6 +26,9 @@ class Process:
     def die(self):
         os._exit(1)
 
+    def pid(self):
+        return os.getpid()
+
 
 @ray.remote(num_cpus=0)
 class Small:

@@ -10,6 +10,7 @@ from ray.train import ScalingConfig
 from cluster.deadlines import group_deadline_s
 from cluster.driver import learner_group
 from cluster.driver.group_watch import Signs
+from cluster.driver.hung_ranks import HungRanks
 from cluster.driver.learner_group import make_trainer
 from configs.load import load
 from tests.cluster.fakes import FakeToken
@@ -46,6 +47,7 @@ def test_what_ray_train_is_told(monkeypatch, tmp_path, gpu, backend, heartbeat_s
     assert seen["train_loop_config"] == {"job": job}
     assert seen["run_config"].failure_config.max_failures == -1
     assert seen["run_config"].failure_config.controller_failure_limit == 0
-    limit, signs = seen["run_config"].callbacks
-    assert (limit._most, type(signs), signs._token) == (5, Signs, job.token)
+    limit, hung, signs = seen["run_config"].callbacks
+    assert (limit._most, type(hung)) == (5, HungRanks)
+    assert (type(signs), signs._token) == (Signs, job.token)
     assert seen["run_config"].storage_path == str(tmp_path)

@@ -130,12 +130,18 @@ def test_the_image(options, image):
 
 def test_secrets_are_named_and_never_written():
     options = ManifestOptions(secrets={"TOKEN": ("hub", "key")})
-    home, secret = container(worker_group(ROLLOUT, options))["env"]
+    home, *_, secret = container(worker_group(ROLLOUT, options))["env"]
     assert home == {"name": "HF_HOME", "value": "/mnt/cardinal/huggingface"}
     assert secret == {
         "name": "TOKEN",
         "valueFrom": {"secretKeyRef": {"name": "hub", "key": "key"}},
     }
+
+
+def test_a_process_that_hangs_is_ended_in_all_pods_as_soon_as_in_a_local_ray():
+    setting = {"name": "RAY_kill_worker_timeout_milliseconds", "value": "1000"}
+    for group in (head_group(ManifestOptions()), worker_group(ROLLOUT, ManifestOptions())):
+        assert setting in container(group)["env"]
 
 
 def test_pods_run_without_privileges():
