@@ -19,17 +19,47 @@ LONGEST = 800  # characters of a cause
 DIED = "health_check_failure"  # of Ray Train's error for a rank that is gone: what Ray said of it
 
 
+_this_process = "the driver"
+
+
+def name_process(name: str) -> None:
+    """Say which part of a run this process is, for the errors of what it waits for in vain."""
+    global _this_process
+    _this_process = name
+
+
 class RunFailure(RuntimeError):
     """The run cannot continue; the message is one clear line."""
 
 
 class DeadlineExceeded(RunFailure):
-    """A process did not answer in time (every-wait-has-a-deadline)."""
+    """A process did not answer in time (every-wait-has-a-deadline).
 
-    def __init__(self, who: str, what: str, seconds: float, key: str) -> None:
-        super().__init__(who, what, seconds, key)
+    waiter: the process that waited; None is this one.
+    silent_s: how long before its end who was waited for gave its last sign of life, where known.
+    """
+
+    def __init__(
+        self,
+        who: str,
+        what: str,
+        seconds: float,
+        key: str,
+        waiter: str | None = None,
+        silent_s: float | None = None,
+    ) -> None:
+        self.waiter = waiter or _this_process
+        super().__init__(who, what, seconds, key, self.waiter, silent_s)
         self.seconds = seconds
-        self.line = f"{who} did not {what} within {seconds:g} s (cluster.{key})"
+        self.line = f"{who} did not {what} within {seconds:g} s (cluster.{key}); "
+        self.line += f"{self.waiter} waited for it"
+        if silent_s is not None:
+            self.line += f", and had its last sign of life {silent_s:.1f} s before"
+
+    def with_last_sign(self, silent_s: float) -> DeadlineExceeded:
+        """The same with what its waiter knows of the other side besides."""
+        who, what, seconds, key, waiter, _ = self.args
+        return DeadlineExceeded(who, what, seconds, key, waiter, silent_s)
 
     def __str__(self) -> str:
         return self.line

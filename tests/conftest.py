@@ -115,6 +115,12 @@ def few_objects_to_collect():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def one_process_for_all_parts(monkeypatch):
+    """Each part of a run names its process; here the next test's has no name yet."""
+    monkeypatch.setattr("cluster.failures._this_process", "the driver")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """Folder of a tiny Llama with a tokenizer of GeneralPoints' text."""

@@ -18,6 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+from cluster.failures import name_process
 from report.spans import MAIN, SpanFile
 
 SCOPE = "cardinal"
@@ -69,9 +70,10 @@ _SPANS = RunSpans()
 def record_spans(run: Path, process: str) -> None:
     """From now on, append the spans of this process to its file in a run's folder.
 
-    The calling thread's are on the main track.
+    Its errors name it, too. The calling thread's are on the main track.
     A folder that is not there is not made: the run's owner makes it, where all nodes see it.
     """
+    name_process(process)
     if not isinstance(trace.get_tracer_provider(), TracerProvider):
         trace.set_tracer_provider(TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False))
     provider = trace.get_tracer_provider()  # perhaps another one's, as of Ray's own tracing

@@ -72,6 +72,7 @@ class Supervisor:
         self._parts = [Part(cfg.rollout.max_restarts, now) for _ in workers]
         self._lives = [0] * len(workers)  # of each actor, another one once it is restarted
         self._answered = [0.0] * len(workers)  # when each last did what was asked of it
+        self._signed = [0.0] * len(workers)  # when each last gave another sign of life
         self.nodes = [""] * len(workers)
         self._gone: list[asyncio.Future[RunFailure]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -137,7 +138,7 @@ class Supervisor:
             except RunFailure as failure:
                 if not _tells_of_a_loss(failure):
                     raise
-                await self._lose(index, failure)
+                await self._lose(index, self._with_last_sign(index, failure))
             else:
                 self._answered[index] = asyncio.get_running_loop().time()
                 return result
@@ -145,6 +146,13 @@ class Supervisor:
         if not self._replaceable:
             raise gone.result()
         raise WorkerGone(str(gone.result())) from gone.result().__cause__
+
+    def _with_last_sign(self, index: int, failure: RunFailure) -> RunFailure:
+        """It has missed a deadline, and may have answered other calls meanwhile."""
+        sign = max(self._answered[index], self._signed[index])
+        if not isinstance(failure, DeadlineExceeded):
+            return failure
+        return failure.with_last_sign(asyncio.get_running_loop().time() - sign)
 
     async def _watch(self, index: int, gone: asyncio.Future[RunFailure]) -> None:
         """Ask a worker for signs of life, until it is lost; not while it answers other calls.
@@ -175,7 +183,7 @@ class Supervisor:
                 assert isinstance(failure, RunFailure), failure
                 await self._lose(index, failure)
                 continue
-            sign = loop.time()
+            sign = self._signed[index] = loop.time()
             if part.state == State.SUSPECT:
                 part.move(State.SERVING, time.monotonic())
                 await self._fleet.present()
@@ -290,6 +298,7 @@ class Supervisor:
         await wait_for_async(run, name, "take up a run", seconds, key)
         node = worker.node.remote()
         self.nodes[index] = await wait_for_async(node, name, "name its node", seconds, key)
+        self._signed[index] = asyncio.get_running_loop().time()
 
     def note(self, kind: str, index: int, cause: str, **fields: object) -> None:
         """Add to the incidents something that befell a worker."""

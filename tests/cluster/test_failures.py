@@ -5,23 +5,31 @@ import pickle
 import pytest
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
+from cluster import failures
 from cluster.failures import (
     DeadlineExceeded,
     WorkerLost,
     cause_of_ranks,
     first_line,
     most_failures,
+    name_process,
     out_of_memory,
 )
 
 LATE = (DeadlineExceeded, ("the buffer", "collect", 0.5, "block_deadline_s"))
+SIGNED = (DeadlineExceeded, (*LATE[1], "learner rank 0", 3.21))
+WITHIN = "the buffer did not collect within 0.5 s (cluster.block_deadline_s)"
 LOST = (WorkerLost, ("rollout worker 1", "take requests", "OSError: no disk"))
 
 
 @pytest.mark.parametrize(
     ("failure", "line"),
     [
-        (LATE, "the buffer did not collect within 0.5 s (cluster.block_deadline_s)"),
+        (LATE, f"{WITHIN}; the driver waited for it"),
+        (
+            SIGNED,
+            f"{WITHIN}; learner rank 0 waited for it, and had its last sign of life 3.2 s before",
+        ),
         (LOST, "rollout worker 1 was lost while it should take requests: OSError: no disk"),
     ],
 )
@@ -30,6 +38,17 @@ def test_a_failure_is_one_line_and_survives_pickling(failure, line):
     again = pickle.loads(pickle.dumps(kind(*arguments)))
     assert type(again) is kind
     assert str(again) == line
+
+
+def test_who_waited_is_said_by_who_waited(monkeypatch):
+    """The error goes to other processes, with names of their own."""
+    monkeypatch.setattr(failures, "_this_process", "the driver")
+    name_process("learner rank 3")
+    packed = pickle.dumps(DeadlineExceeded(*LATE[1]).with_last_sign(0.04))
+    name_process("the trajectory buffer")
+    assert str(pickle.loads(packed)) == (
+        f"{WITHIN}; learner rank 3 waited for it, and had its last sign of life 0.0 s before"
+    )
 
 
 # As Ray words the death of an actor.

@@ -161,7 +161,7 @@ def test_one_that_hangs_is_ended_once_and_told_of_when_it_is_back(watched, capsy
     asked = buffer.asked
     assert capsys.readouterr().err == (
         "the trajectory buffer did not give a sign of life within 8 s (cluster.heartbeat_s); "
-        "it is restarted, and the learner group with it\n"
+        "the driver waited for it; it is restarted, and the learner group with it\n"
     )
     pass_time(40.0)  # it starts
     assert buffer.asked == asked + 1, "the lost one will never answer"
@@ -209,7 +209,7 @@ def test_one_that_does_not_start_in_time_is_ended_and_started_again(watched, cap
     assert buffer.ended == ["the actor"]
     assert capsys.readouterr().err == (
         "the trajectory buffer did not give a sign of life within 60 s (cluster.start_deadline_s); "
-        "it is restarted, and the learner group with it\n"
+        "the driver waited for it; it is restarted, and the learner group with it\n"
     )
     pass_time(30.0)
     buffer.answers = True

@@ -71,7 +71,7 @@ def test_one_that_never_begins_is_waited_for_as_often_as_a_group_may_be_lost(wat
         said = capsys.readouterr().err.splitlines()
         assert said == [
             "Ray Train's controller did not start the learner group within 60 s "
-            "(cluster.start_deadline_s); it is waited for again"
+            "(cluster.start_deadline_s); the driver waited for it; it is waited for again"
         ]
         pass_time(65.0)
         assert len(capsys.readouterr().err.splitlines()) == 1

@@ -168,7 +168,7 @@ def test_a_worker_process_that_never_starts_is_told_by_the_deadline(monkeypatch,
     monkeypatch.setattr(module.ray, "remote", lambda **_: lambda function: task)
     monkeypatch.setattr(module, "wait_for", late)
     monkeypatch.setattr(module, "session_logs", lambda: None)
-    words = r"^Ray did not start a worker process within 9 s \(cluster.start_deadline_s\)$"
+    words = r"^Ray did not start a worker process within 9 s \(cluster.start_deadline_s\);"
     with pytest.raises(RunFailure, match=words):
         module._start_worker_process(9.0)
 
