@@ -14,6 +14,11 @@ from tests.support.ledgers import all_given, groups, ids, ledger, quarantined, r
 UPDATES = 6
 
 
+def number_of(episode):
+    """Of its group, in the order in which groups are asked for."""
+    return int(episode[1:].split("/")[0])
+
+
 class Checkpointed:
     """A learner that goes back to its last checkpoint now and then, and workers that are lost.
 
@@ -26,6 +31,7 @@ class Checkpointed:
         self.options = {"staleness": staleness, "per_update": per_update, "size": size}
         self.capacity, self.fails = 1 + seed % 5, seed % 3 == 0
         self.workers, self.batches, self.saved, self.restarts = workers, [], [], 0
+        self.dropped = set()  # groups with a member that failed, or whose workers were lost often
         self.begin()
 
     @property
@@ -66,12 +72,18 @@ class Checkpointed:
             self.late += [result(request, version) for request, version in self.playing[worker]]
         self.playing[worker] = []
         self.versions[worker] = -1
-        self.ledger.lose(worker, quarantined)
+        self.ledger.lose(worker, self.quarantine)
+
+    def quarantine(self, request, *cause):
+        self.dropped.add(number_of(request.id))
+        return quarantined(request, *cause)
 
     def end_one(self, worker):
         episodes = self.playing[worker]
         request, version = episodes.pop(self.random.randrange(len(episodes)))
         end = "failed" if self.fails and self.random.random() < 0.2 else "terminated"
+        if end == "failed":
+            self.dropped.add(number_of(request.id))
         self.ledger.finish([result(request, version, end)])
 
     def take(self):
@@ -105,8 +117,10 @@ def test_over_losses_late_results_and_restarts_each_group_is_trained_on_once_in_
     assert run.learner == UPDATES, f"stands still: {run.ledger.states()}"
     trained = [r.summary.id for batch in run.batches for r in batch.results]
     assert len(set(trained)) == len(trained)
-    numbers = [int(name[1:].split("/")[0]) for name in trained]
+    numbers = [number_of(name) for name in trained]
     assert numbers == sorted(numbers), "a group of a later batch came first"
+    # However long an episode takes, and whatever was lost: none is left out that ends well.
+    assert set(range(max(numbers))) - set(numbers) <= run.dropped
     for update, batch in enumerate(run.batches):
         groups = {r.summary.id.split("/")[0] for r in batch.results}
         assert len(groups) == per_update
