@@ -133,21 +133,22 @@ def driver(run: FaultyRun, fault: Fault, number: int) -> Result:
     _, name, phase = fault
     steady(run)
     await_phase(run, phase)
-    run.processes("actor")
+    parts = [process for part in MENDED for process in run.processes(part)]
     begin, at = time.monotonic(), time.time()
     run.driver.send_signal(SIGNALS[name])
     if name == "SIGSTOP":
         return _driver_stopped(run, phase, at)
     run.driver.wait()
-    orphans = run.left_behind(LEFT_S)
+    psutil.wait_procs(parts, timeout=LEFT_S)
     seconds = time.monotonic() - begin
     run.read("ppo", at)  # the last of them
-    left = f"{len(orphans)} processes left: {orphans}" if orphans else "no process left"
-    began = time.time()
-    run.resume()
+    old, began = set(run.seen), time.time()
+    run.resume()  # as soon as a scheduler might
     run.until(lambda: run.read("ppo", began), "an update of the resumed run")
     again, replayed = time.time() - began, run.played_again(began)
     start_s = float(str(run.read("sync", began)[0]["time"])) - began
+    orphans = run.left_behind(0.0, old)
+    left = f"{len(orphans)} processes left: {orphans}" if orphans else "no process left"
     outcome = f"all processes end; {left}; `cardinal resume` goes on"
     return Result("driver", name, phase, seconds, again, replayed, outcome, start_s=start_s)
 

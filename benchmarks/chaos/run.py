@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import psutil
@@ -184,10 +184,11 @@ class FaultyRun:
         lines = [line for line in self.log.read_text().splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
-    def left_behind(self, seconds: float) -> list[str]:
-        """Processes that are still there so long after the driver's end."""
-        psutil.wait_procs([*self.seen.values()], timeout=seconds)
-        return [_title(process) for process in self.seen.values() if lives(process)]
+    def left_behind(self, seconds: float, some: Collection[int] | None = None) -> list[str]:
+        """Processes that are still there so long after; all that were seen, or some by their ids."""
+        seen = [process for pid, process in self.seen.items() if some is None or pid in some]
+        psutil.wait_procs(seen, timeout=seconds)
+        return [_title(process) for process in seen if lives(process)]
 
     def end(self) -> None:
         """End the driver and all that was ever seen below it."""
