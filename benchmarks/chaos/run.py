@@ -185,7 +185,7 @@ class FaultyRun:
         return lines[-1] if lines else ""
 
     def left_behind(self, seconds: float, some: Collection[int] | None = None) -> list[str]:
-        """Processes that are still there so long after; all that were seen, or some by their ids."""
+        """Processes still there so long after; all that were seen, or some by their ids."""
         seen = [process for pid, process in self.seen.items() if some is None or pid in some]
         psutil.wait_procs(seen, timeout=seconds)
         return [_title(process) for process in seen if lives(process)]

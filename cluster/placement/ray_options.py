@@ -38,6 +38,8 @@ from configs.schema import RunConfig
 CARDS_S = 30.0  # for nodes to say what their GPUs have
 # Ray sends a small result to its caller's heap, and never frees it there once others have borrowed
 # it (ray-project/ray#30343): blocks of trajectories go to the object store, however small.
+# An affinity that is soft holds for what asks for a resource: the rest goes to a random node.
+A_BYTE = 1.0
 IN_OBJECT_STORE = {"env_vars": {"RAY_max_direct_call_object_size": "1024"}}
 
 
@@ -46,6 +48,7 @@ class ActorOptions(TypedDict, total=False):
 
     num_cpus: float
     num_gpus: float
+    memory: float
     max_restarts: int
     runtime_env: dict[str, dict[str, str]]
     scheduling_strategy: NodeAffinitySchedulingStrategy
@@ -103,6 +106,7 @@ def worker_options(place: Place) -> ActorOptions:
     return ActorOptions(
         num_cpus=place.cpus,
         num_gpus=place.gpus,
+        memory=A_BYTE,
         max_restarts=-1,
         runtime_env=IN_OBJECT_STORE,
         scheduling_strategy=NodeAffinitySchedulingStrategy(
@@ -119,7 +123,8 @@ def buffer_options(plan: Plan, replaceable: bool) -> ActorOptions:
     """
     neighbour = (plan.of(RANK) or plan.of(WORKER))[0]
     affinity = NodeAffinitySchedulingStrategy(neighbour.node.id, soft=True)
-    return ActorOptions(max_restarts=-1 if replaceable else 0, scheduling_strategy=affinity)
+    restarts = -1 if replaceable else 0
+    return ActorOptions(memory=A_BYTE, max_restarts=restarts, scheduling_strategy=affinity)
 
 
 def scaling(cfg: RunConfig, plan: Plan) -> ray.train.ScalingConfig:

@@ -109,6 +109,7 @@ def test_a_worker_goes_to_another_node_when_its_raylet_is_dead_or_hangs(tmp_path
     for result in (dead, hangs):
         print(result.row())
         assert result.outcome.startswith("on another node: replaced"), result.outcome
+        assert "and with it" not in result.outcome, "the buffer is the learner's neighbour"
     assert dead.detected_s - (dead.waited_s or 0.0) < DEATH_S
 
 

@@ -41,6 +41,13 @@ def test_a_worker_gets_its_place_and_another_only_once_that_is_gone():
     assert options["runtime_env"] == ray_options.IN_OBJECT_STORE
 
 
+def test_a_worker_without_a_cpu_of_its_own_goes_where_it_is_planned_too():
+    (place,) = plan(debug("rollout.cpus=0"), SMALL).of(WORKER)
+    options = worker_options(place)
+    assert (options["num_cpus"], options["num_gpus"]) == (0, 0)
+    assert options["memory"] > 0, "else Ray puts it anywhere"
+
+
 def test_a_colocated_worker_is_bound_to_its_node_and_reserves_no_gpu():
     keys = ("cluster.layout=colocated", "rollout.workers=2", "rollout.tensor_parallel=2")
     places = plan(debug(*keys, "learner.ranks=4"), LARGE).of(WORKER)
@@ -56,6 +63,7 @@ def test_the_buffer_lives_where_rank_0_does_or_a_worker():
     assert node_of(buffer_options(alone, True)) == (alone.of(WORKER)[0].node.id, True)
     restarts = [buffer_options(whole, replaceable)["max_restarts"] for replaceable in (True, False)]
     assert restarts == [-1, 0]
+    assert buffer_options(whole, True)["memory"] > 0, "else Ray puts it anywhere"
 
 
 def test_ranks_keep_off_the_nodes_of_others():
