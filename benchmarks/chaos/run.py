@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -75,7 +76,8 @@ class FaultyRun:
         self.records: list[dict[str, object]] = []
         self._replaced: list[dict[str, object]] = []
         self.seen: dict[int, psutil.Process] = {}
-        self.steps = Steps(self, time.time())
+        updates, ranks = partial(self.read, "ppo"), partial(self.processes, "rank")
+        self.steps = Steps(updates, ranks, time.time())
         self.looks = [self.steps.look]  # at each turn of a wait
 
     def _begin(self, *arguments: str) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from benchmarks.chaos.run import FaultyRun
+import psutil
 
 BEFORE = 5  # updates that are compared with
 
@@ -19,27 +17,40 @@ class Step:
     at: float
     learn_s: float
     processor_s: float
+    rank: int = 0  # the id of its process
 
 
 class Steps:
-    """The updates of a run since a time, as they are seen from outside."""
+    """The updates of a run since a time, as they are seen from outside.
 
-    def __init__(self, run: FaultyRun, since: float) -> None:
-        self._run, self._last = run, since
+    updates: records of those that ended after a Unix time.
+    ranks: the learner's processes, rank 0 first.
+    """
+
+    def __init__(
+        self,
+        updates: Callable[[float], Sequence[Mapping[str, object]]],
+        ranks: Callable[[], Sequence[psutil.Process]],
+        since: float,
+    ) -> None:
+        self._updates, self._ranks, self._last = updates, ranks, since
         self.seen: list[Step] = []
 
     def look(self) -> None:
         """Note those that are new."""
-        new = self._run.read("ppo", self._last)
-        ranks = self._run.processes("rank") if new else []
+        new = self._updates(self._last)
+        ranks = self._ranks() if new else []
         for record in new if ranks else []:
             self._last, times = float(str(record["time"])), ranks[0].cpu_times()
             learn_s = float(str(record["learn_seconds"]))
-            self.seen.append(Step(self._last, learn_s, times.user + times.system))
+            spent = times.user + times.system
+            self.seen.append(Step(self._last, learn_s, spent, ranks[0].pid))
 
 
 def slowed(steps: Sequence[Step], begin: float, end: float) -> tuple[float, float] | None:
-    """How many times as long the steps between two times took as the ones before; None without any.
+    """How many times as long the steps between two times took as the ones before.
+
+    None without any, and where the learner itself has started again.
 
     Returns:
         By the clock; by the processor time of the rank, which what others do on its machine
@@ -47,7 +58,7 @@ def slowed(steps: Sequence[Step], begin: float, end: float) -> tuple[float, floa
     """
     before = [step for step in steps if step.at <= begin][-BEFORE - 1 :]
     meanwhile = [step for step in steps if begin < step.at <= end]
-    if len(before) < 2 or not meanwhile:
+    if len(before) < 2 or not meanwhile or len({s.rank for s in before + meanwhile}) > 1:
         return None
     learn = _mean([s.learn_s for s in meanwhile]) / _mean([s.learn_s for s in before[1:]])
     during = (meanwhile[-1].processor_s - before[-1].processor_s) / len(meanwhile)

@@ -28,17 +28,18 @@ def test_without_steps_before_or_meanwhile_there_is_nothing_to_compare(begin, en
     assert slowed([*BEFORE[:2], Step(20.0, 2.0, 42.0)], begin, end) is None
 
 
+def test_steps_of_a_rank_that_has_started_again_are_not_compared():
+    """Its processor time begins anew, and its first steps are others than those before."""
+    assert slowed([*BEFORE, Step(20.0, 2.0, 4.0, 8)], 15.0, 30.0) is None
+
+
 def test_new_updates_are_noted_with_the_time_of_rank_0_so_far():
     records, spent = [{"time": 5.0, "learn_seconds": 0.5}], [7.0]
-    rank = SimpleNamespace(cpu_times=lambda: SimpleNamespace(user=spent[0], system=1.0))
-    run = SimpleNamespace(
-        read=lambda kind, since: [r for r in records if r["time"] > since],
-        processes=lambda part: [rank],
-    )
-    steps = Steps(run, 1.0)
+    rank = SimpleNamespace(cpu_times=lambda: SimpleNamespace(user=spent[0], system=1.0), pid=7)
+    steps = Steps(lambda since: [r for r in records if r["time"] > since], lambda: [rank], 1.0)
     steps.look()
     steps.look()
     records.append({"time": 9.0, "learn_seconds": 0.7})
     spent[0] = 9.0
     steps.look()
-    assert steps.seen == [Step(5.0, 0.5, 8.0), Step(9.0, 0.7, 10.0)]
+    assert steps.seen == [Step(5.0, 0.5, 8.0, 7), Step(9.0, 0.7, 10.0, 7)]
