@@ -48,7 +48,7 @@ def record_rollouts(cfg: RunConfig, out: Path, updates: int) -> None:
     cfg = replace(without_learner(cfg), ppo=ahead, learner=learner)
     with RolloutPool() as pool:
         _, workers, buffer = pool.acquire(cfg, model, learn=False)
-        job = Job(cfg, Token(str(out), 0), model, workers, buffer)
+        job = Job(cfg, Token(str(out), 0, ""), model, workers, buffer)
         collector = _started(job)
         for update in range(1, updates + 1):
             begin = time.monotonic()
