@@ -95,7 +95,7 @@ class Token:
         number, owner = newest
         if number == self.number and not _file(Path(self.folder), number).exists():
             raise LeaseLost(f"{self.folder}: the run has ended; nothing more is written to it")
-        if owner is None or (number, owner.nonce) != (self.number, self.nonce):
+        if owner is None or owner.nonce != self.nonce:
             raise LeaseLost(
                 f"{self.folder}: another run has taken this run folder"
                 f"{f' ({owner})' if owner else ''}; this one writes nothing more to it"

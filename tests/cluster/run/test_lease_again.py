@@ -44,6 +44,7 @@ def test_the_end_of_the_first_leaves_the_second_its_folder(twice):
         token.check()
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_the_first_gives_no_heartbeat_for_the_second(twice):
     """One that has died would be waited for in vain."""
     first, _, folder = twice
