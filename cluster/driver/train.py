@@ -91,6 +91,7 @@ def _train(cfg: RunConfig, token: Token, pool: RolloutPool, signals: StopSignals
         signals.end()
         pool.close()  # once the end is recorded: Ray may take this process with it
         raise
+    signals.end(done=True)
     pool.release()
 
 
