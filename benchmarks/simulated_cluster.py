@@ -171,7 +171,7 @@ def in_real_time(args: argparse.Namespace, staleness: int, seconds: float) -> Re
     ray.get(buffer.start.remote())
     buffer = replace(buffer, epoch=ray.get(buffer.reset.remote()))
     process = buffer_process()
-    learner = SimulatedLearner(Job(cfg, Token("", 0), "", workers, buffer), speeds)
+    learner = SimulatedLearner(Job(cfg, Token("", 0, ""), "", workers, buffer), speeds)
     begin, spent = time.monotonic(), _cpu_s(process)
     with watched(process) as memory:
         learner.run(seconds)

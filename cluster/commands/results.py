@@ -16,7 +16,6 @@ from cluster.commands.shared import (
     writing,
 )
 from cluster.environments import Settings
-from cluster.run.stop_signals import StopSignals
 from configs.load import ConfigError, parse
 from configs.schema import RunConfig
 
@@ -42,8 +41,7 @@ def eval_command(options: argparse.Namespace) -> int:
     folder = Path(options.run)
     _, model = checkpoint(folder, cfg, options.stage)
     refuse_evaluation(cfg, folder, model)
-    with StopSignals():
-        return evaluate_run(folder, cfg, options.stage, variants, options.episodes)
+    return evaluate_run(folder, cfg, options.stage, variants, options.episodes)
 
 
 def _variants(cfg: RunConfig, name: str | None, pairs: list[str]) -> dict[str, Settings]:

@@ -10,6 +10,7 @@ import dataclasses
 import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -17,6 +18,7 @@ from cluster.deadlines import GRACE_S, for_model
 from cluster.environments import environments
 from cluster.phases.floors import floors_of_variants
 from cluster.run.lease import Lease
+from cluster.run.stop_signals import StopSignals
 from configs.contradictions import contradictions
 from configs.load import ConfigError
 from configs.model_folder import find_model
@@ -27,6 +29,9 @@ from envs.registry import headline as env_headline
 from report.evaluation import MEASURES, WITHIN, Headline, headline, with_intervals
 from report.metrics import Record, append, plain
 from report.terminal import Terminal
+
+if TYPE_CHECKING:
+    from cluster.driver.rollout_pool import RolloutPool
 
 COUNTS = ("n", "distinct", "beside it")  # columns between the headline and recognition
 
@@ -61,10 +66,15 @@ def evaluate_run(
         raise ConfigError(sentences[0])
     for where, played in environments(cfg).items():
         check_settings(*played, where.replace("eval/", "variant "))
-    with Lease(folder) as token:  # a training may not write beside it, nor export what it plays
-        records = _play(cfg, model, name)
-        token.check()
-        append(folder / "evaluations.jsonl", *records)
+    from cluster.driver.rollout_pool import RolloutPool
+
+    # A training may not write beside it, nor export what it plays.
+    with StopSignals() as signals, Lease(folder) as token, RolloutPool() as pool:
+        with signals.ending():
+            records = _play(cfg, model, name, pool)
+            token.check()
+            append(folder / "evaluations.jsonl", *records)
+        pool.release()
     _show(records, folder)
     _show_floors(cfg)
     return 0
@@ -87,24 +97,22 @@ def checkpoint(folder: Path, cfg: RunConfig, stage: str | None) -> tuple[str, st
     raise ConfigError(f"{folder}: has no checkpoint of stage {stage or 'start'}")
 
 
-def _play(cfg: RunConfig, model: str, stage: str) -> list[Record]:
+def _play(cfg: RunConfig, model: str, stage: str, pool: RolloutPool) -> list[Record]:
     from cluster.driver.buffer_watch import watched
-    from cluster.driver.rollout_pool import RolloutPool
     from cluster.phases.evaluate import evaluate
     from cluster.placement.layout import without_learner
     from cluster.wait import wait_for
     from rollout.renderer import Renderer
 
     records, cfg = [], for_model(without_learner(cfg), model)
-    with RolloutPool() as pool:
-        buffer = pool.acquire(cfg, model, learn=False)[2]
-        start, seconds = buffer.start.remote(), cfg.cluster.start_deadline_s + GRACE_S
-        wait_for(start, "the buffer", "start all engines", seconds, "start_deadline_s")
-        with watched(buffer, cfg.cluster):
-            for variant in cfg.eval.variants:
-                evaluation = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
-                (record,) = with_intervals([evaluation.record], partial(iter, evaluation.outcomes))
-                records.append(plain({"time": time.time(), **record}))
+    buffer = pool.acquire(cfg, model, learn=False)[2]
+    start, seconds = buffer.start.remote(), cfg.cluster.start_deadline_s + GRACE_S
+    wait_for(start, "the buffer", "start all engines", seconds, "start_deadline_s")
+    with watched(buffer, cfg.cluster):
+        for variant in cfg.eval.variants:
+            evaluation = evaluate(cfg, buffer, Renderer.load(model), stage, variant)
+            (record,) = with_intervals([evaluation.record], partial(iter, evaluation.outcomes))
+            records.append(plain({"time": time.time(), **record}))
     return records
 
 

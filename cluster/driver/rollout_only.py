@@ -21,6 +21,7 @@ from cluster.job import Job
 from cluster.phases.conversation import conversation
 from cluster.placement.layout import without_learner
 from cluster.run.lease import Token
+from cluster.run.stop_signals import StopSignals
 from cluster.stream.collect import Collector
 from cluster.stream.recorded_blocks import metadata_of, write_blocks
 from cluster.wait import wait_for
@@ -46,18 +47,20 @@ def record_rollouts(cfg: RunConfig, out: Path, updates: int) -> None:
     ahead = replace(cfg.ppo, updates=updates, max_staleness=updates - 1)  # one model plays all
     learner = replace(cfg.learner, ranks=1)
     cfg = replace(without_learner(cfg), ppo=ahead, learner=learner)
-    with RolloutPool() as pool:
-        _, workers, buffer = pool.acquire(cfg, model, learn=False)
-        job = Job(cfg, Token(str(out), 0), model, workers, buffer)
-        collector = _started(job)
-        for update in range(1, updates + 1):
-            begin = time.monotonic()
-            with watched(buffer, cfg.cluster):
-                played, record = _taken(collector, update)
-            write_blocks(out, update, 0, played, metadata)
-            told = [{"update": update} | conversation(t, renderer) for t in played[:CONVERSATIONS]]
-            append(out / EPISODES, *map(plain, told))
-            print(summary(update, played, record, time.monotonic() - begin), flush=True)
+    with StopSignals() as signals, RolloutPool() as pool:
+        with signals.ending():
+            _, workers, buffer = pool.acquire(cfg, model, learn=False)
+            job = Job(cfg, Token(str(out), 0, ""), model, workers, buffer)
+            collector = _started(job)
+            for update in range(1, updates + 1):
+                begin = time.monotonic()
+                with watched(buffer, cfg.cluster):
+                    played, record = _taken(collector, update)
+                write_blocks(out, update, 0, played, metadata)
+                told = [conversation(t, renderer) for t in played[:CONVERSATIONS]]
+                append(out / EPISODES, *(plain({"update": update} | one) for one in told))
+                print(summary(update, played, record, time.monotonic() - begin), flush=True)
+        pool.release()
     blocks = f"{out}: blocks of {updates} update{'s' * (updates > 1)}"
     print(f"{blocks}; a learner trains on them with {learn}", file=sys.stderr)
 

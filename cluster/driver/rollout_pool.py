@@ -16,20 +16,20 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.driver.session import SHUTDOWN_S, session
 from cluster.environments import environments
-from cluster.exit_codes import ExitCode
 from cluster.failures import first_line
 from cluster.handles import BufferHandle, RolloutWorkerHandle, kill
 from cluster.placement.layout import weight_channel
 from cluster.placement.plan import cpus
 from cluster.placement.types import WORKER, Plan
-from cluster.run.last_resort import within
-from cluster.run.outcome import outcome
+from cluster.run.last_resort import DONE, within
+from cluster.run.outcome import HANGS, outcome
 from cluster.run.run_folder import folder_of
 from configs.schema import RunConfig
 
 NON_WEIGHT_FILES = ("*.json", "*.jinja", "*.model", "merges.txt")  # of a model folder
 ENGINES_S = 20.0  # for engines to end by request
-CLOSE_S = ENGINES_S + SHUTDOWN_S
+MARGIN_S = 10.0  # so that who waits for Ray alone, which has its own deadline, gives up first
+CLOSE_S = ENGINES_S + SHUTDOWN_S + MARGIN_S
 
 
 class RolloutPool:
@@ -48,6 +48,7 @@ class RolloutPool:
         self._workers: dict[str, RolloutWorkerHandle] | None = None  # None: not started
         self._key: dict[str, object] | None = None  # runs with an equal one can use what is there
         self._reusable = False
+        self._done = False  # what the last run came to is saved, and there is no other
 
     def __enter__(self) -> RolloutPool:
         return self
@@ -71,6 +72,7 @@ class RolloutPool:
 
         cfg = self._reserving(cfg)
         key = sharing_key(cfg, model)
+        self._done = False
         if key != self._key:
             self.close()
             self._session.enter_context(session(cfg, cpus(cfg)))
@@ -105,7 +107,11 @@ class RolloutPool:
         return self._plan, [*self._workers.values()], self._buffer
 
     def release(self) -> None:
-        """A run has ended well: its buffer goes; actors stay where another run may use them."""
+        """A run has ended well, and all that it came to is saved: its buffer goes.
+
+        Actors stay where another run may use them.
+        """
+        self._done = True
         if self._reusable:
             self._kill_buffer()
         else:
@@ -117,7 +123,7 @@ class RolloutPool:
         Where that takes longer than CLOSE_S, their processes are ended by force.
         """
         failure = sys.exc_info()
-        last = outcome(failure[1]) if failure[1] else ("the run's processes hang", ExitCode.FAILED)
+        last = outcome(failure[1]) if failure[1] else DONE if self._done else HANGS
         with within(CLOSE_S, "Ray and the engines", *last):
             self._kill_buffer()  # it would take the end of an engine for a loss
             ending, self._session = self._session, ExitStack()

@@ -91,6 +91,7 @@ def _train(cfg: RunConfig, token: Token, pool: RolloutPool, signals: StopSignals
         signals.end()
         pool.close()  # once the end is recorded: Ray may take this process with it
         raise
+    signals.end(done=True)
     pool.release()
 
 
@@ -182,6 +183,7 @@ def _run(cfg: RunConfig, token: Token, model: str, pool: RolloutPool, signals: S
     if gpu:
         rendered = render(cfg, folder, model)  # no GPU waits for it
     plan, workers, buffer = pool.acquire(without_engines(cfg), model)
+    token.check()  # all that took its time
     if workers:
         write_floors(cfg, folder)  # while engines start
     if not gpu:

@@ -43,6 +43,7 @@ class Owner:
         stays as it is when the clock is set.
     since: when it took the folder, UTC.
     folder: that folder, by which a copy of it is known; "" where that does not matter.
+    nonce: its lease's own, for a folder that is begun again has the same number; "" likewise.
     """
 
     host: str
@@ -50,6 +51,7 @@ class Owner:
     started: int
     since: str
     folder: str = ""
+    nonce: str = ""
 
     @classmethod
     def this_process(cls) -> Owner:
@@ -77,6 +79,7 @@ class Token:
 
     folder: str
     number: int
+    nonce: str
 
     def check(self) -> None:
         """Called before each write.
@@ -90,13 +93,13 @@ class Token:
                 f"{self.folder}: the run folder was deleted or moved while the run was writing it"
             )
         number, owner = newest
-        if number != self.number:
+        if number == self.number and not _file(Path(self.folder), number).exists():
+            raise LeaseLost(f"{self.folder}: the run has ended; nothing more is written to it")
+        if owner is None or owner.nonce != self.nonce:
             raise LeaseLost(
                 f"{self.folder}: another run has taken this run folder"
                 f"{f' ({owner})' if owner else ''}; this one writes nothing more to it"
             )
-        if not _file(Path(self.folder), number).exists():
-            raise LeaseLost(f"{self.folder}: the run has ended; nothing more is written to it")
 
 
 class Lease:
@@ -110,12 +113,13 @@ class Lease:
         self._folder = folder / FOLDER
         self._folder.mkdir(exist_ok=True)
         self._ended = threading.Event()
-        own = json.dumps(asdict(replace(Owner.this_process(), folder=str(folder.resolve()))))
+        owned, nonce = str(folder.resolve()), uuid4().hex
+        own = json.dumps(asdict(replace(Owner.this_process(), folder=owned, nonce=nonce)))
         while True:
             number, owner = _newest(folder) or (0, None)
             if owner is not None:
                 print(f"{folder}: {_why_free(folder, number, owner)}", file=sys.stderr)
-            self.token = Token(str(folder), number + 1)
+            self.token = Token(str(folder), number + 1, nonce)
             if _create(self._file, own):
                 break  # otherwise another process was faster; it is the owner to ask about
         for old in self._folder.iterdir():
@@ -136,7 +140,9 @@ class Lease:
         """Give it back: the number stays, so that the next owner's is higher."""
         self._ended.set()
         self._beats.join()
-        with suppress(OSError):  # taken over, deleted or away: the next owner finds this one ended
+        # Taken over, deleted or away: the next owner finds this one ended.
+        with suppress(OSError, LeaseLost):
+            self.token.check()
             self._file.rename(self._file.with_suffix(ENDED))
 
     @property
@@ -146,8 +152,9 @@ class Lease:
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
             try:
+                self.token.check()
                 os.utime(self._file)
-            except FileNotFoundError:  # taken over, or deleted: `Token.check` says so
+            except (LeaseLost, FileNotFoundError):  # who writes next is told
                 return
             except OSError as error:  # shared storage that is away for a moment
                 print(f"{self._file}: no heartbeat: {error}", file=sys.stderr)
@@ -260,7 +267,7 @@ def _read(file: Path) -> Owner | None:
 def _owner(written: object) -> Owner:
     """The owner that a lease's file holds; another version of Cardinal writes other fields."""
     values = written if isinstance(written, dict) else {}
-    if values.keys() | {"folder"} == {field.name for field in fields(Owner)}:
+    if values.keys() | {"folder", "nonce"} == {field.name for field in fields(Owner)}:
         return Owner(**values)
     name = str(values.get("host", "unknown")).partition(" ")[0]  # no `_host`: its heartbeat tells
     return Owner(name, values.get("pid", 0), 0, str(values.get("since", "an unknown time")))

@@ -10,6 +10,7 @@ from envs.base import EnvironmentFailure
 
 # Others are bugs: they are raised, with their traceback.
 KNOWN = (BusyError, ConfigError, RunFailure, EnvironmentFailure, OSError, KeyboardInterrupt)
+HANGS = ("the run's processes hang", ExitCode.FAILED)  # without an error, and not done either
 
 
 def outcome(error: BaseException) -> tuple[str, ExitCode]:

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from cluster.exit_codes import ExitCode
-from cluster.run.last_resort import end_at_once
+from cluster.run.last_resort import DONE, end_at_once, tell
 
 TERMINATING = (signal.SIGTERM, signal.SIGHUP)
 SIGNALS = (signal.SIGINT, *TERMINATING)
@@ -54,11 +54,6 @@ def _handled(
             signal.signal(number, handler)
 
 
-def _end_by_force(number: int) -> None:
-    code = ExitCode.TAKEN_AWAY if number in TERMINATING else ExitCode.INTERRUPTED
-    end_at_once(f"ended by force after {signal.Signals(number).name}", code)
-
-
 class StopSignals:
     """A context in which all of them end what runs inside; only the main thread gets any.
 
@@ -68,7 +63,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: list[int] = []
-        self._raises, self._ending = True, False
+        self._raises, self._ending, self._done = True, False, False
         self._told = False  # that the run ends, and what another signal does
         self._ends_at: float | None = None
         self._stack = ExitStack()
@@ -91,9 +86,23 @@ class StopSignals:
         """No signal raises any more; each is still received."""
         self._raises = False
 
-    def end(self) -> None:
-        """The run ends already: another signal ends it by force, even while Ray hears of none."""
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """However what is inside ends, it has then begun to."""
+        try:
+            yield
+        except BaseException:
+            self.end()
+            raise
+        self.end(done=True)
+
+    def end(self, done: bool = False) -> None:
+        """The run ends already: another signal ends it by force, even while Ray hears of none.
+
+        done: all that it came to is saved, so that the end by force is no failure.
+        """
         self.hold()
+        self._done = done
         if self._ending or threading.current_thread() is not threading.main_thread():
             return
         self._ending = True
@@ -114,13 +123,18 @@ class StopSignals:
                 if number not in (signal.SIGINT, signal.SIGTERM):
                     continue  # a closed terminal is told of twice
                 if self._told:
-                    _end_by_force((self.received or [number])[0])
+                    self._end_by_force((self.received or [number])[0])
                 else:
                     self._tell()
 
     def _tell(self) -> None:
         self._told = True
-        print("ending Ray and the engines; another signal ends them by force", file=sys.stderr)
+        tell("ending Ray and the engines; another signal ends them by force")
+
+    def _end_by_force(self, number: int) -> None:
+        code = ExitCode.TAKEN_AWAY if number in TERMINATING else ExitCode.INTERRUPTED
+        by_signal = f"ended by force after {signal.Signals(number).name}", code
+        end_at_once(*(DONE if self._done else by_signal))
 
     def error(self) -> KeyboardInterrupt:
         """What the first signal raises."""

@@ -134,6 +134,8 @@ def schedule(study: StudyConfig, slots: Slots) -> Iterator[tuple[str, str]]:
         if running:
             name, status = slots.wait()
             running.remove(name)
+            if _finished(study, *runs[name]):  # whatever came over its slot after that
+                status = FINISHED
             crowded = status.startswith(BUSY) and bool(running)
             if not crowded:
                 statuses[name] = f"failed: {status}" if status.startswith(BUSY) else status
@@ -150,7 +152,11 @@ def _without_a_slot(
             return f"skipped: {need}/seed{seed} {status.partition(':')[0]}"
     if None in needs.values():
         return ""
-    return FINISHED if ended(run_folder(study.folder, arm, seed))["status"] == FINISHED else None
+    return FINISHED if _finished(study, arm, seed) else None
+
+
+def _finished(study: StudyConfig, arm: str, seed: int) -> bool:
+    return ended(run_folder(study.folder, arm, seed))["status"] == FINISHED
 
 
 def _begin(study: StudyConfig, arm: str, seed: int, slots: Slots) -> None:

@@ -194,14 +194,14 @@ class Supervisor:
         answer = asyncio.ensure_future(call)
         answer.add_done_callback(_forget)  # it may fail when nobody waits for it any more
         while True:
-            asked, waiting = loop.time(), asyncio.shield(answer)
+            asked, left, waiting = loop.time(), seconds - silent, asyncio.shield(answer)
             try:
-                left = seconds - silent
                 return await wait_for_async(waiting, _name(index), SIGN, left, "heartbeat_s")
             except DeadlineExceeded:
-                silent = loop.time() - self._answered[index]
                 if self._answered[index] <= asked:
                     raise DeadlineExceeded(_name(index), SIGN, seconds, "heartbeat_s") from None
+                # Until it was due: for what it is later this process was frozen.
+                silent = max(0.0, asked + left - self._answered[index])
 
     async def _lose(self, index: int, failure: RunFailure) -> None:
         """Take a worker for lost, and have it replaced."""

@@ -1,11 +1,19 @@
 """`cardinal eval` for real: a PPO checkpoint with its value head, in a fresh engine."""
 
 import json
+import os
+import signal
+import threading
+from contextlib import contextmanager
 
 import pytest
 
 from cluster.driver import evaluate_run as evaluate_run_module
+from cluster.driver import rollout_pool
 from cluster.driver.evaluate_run import _show, _show_floors, checkpoint, evaluate_run
+from cluster.driver.rollout_pool import RolloutPool
+from cluster.run import stop_signals
+from cluster.run.last_resort import DONE
 from cluster.run.lease import Lease, LeaseLost
 from configs.load import ConfigError, load
 from envs.base import Baseline
@@ -109,7 +117,7 @@ def played(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate_run_module, "_show_floors", lambda cfg: None)
 
     def evaluate(play=lambda: None):
-        def records(cfg, model, stage):
+        def records(cfg, model, stage, pool):
             play()
             return [{"stage": stage, "model": model, "n": n} for n in (1, 2)]
 
@@ -142,6 +150,42 @@ def test_an_evaluation_whose_folder_was_taken_over_writes_nothing(played, tmp_pa
     with pytest.raises(LeaseLost):
         played(taken)
     assert not (tmp_path / "run" / "evaluations.jsonl").exists()
+
+
+def test_another_signal_ends_the_end_of_an_evaluation_by_force(played, monkeypatch):
+    """Its records are saved before its engines end, which is then no failure."""
+    told, closing = [], threading.Event()
+    monkeypatch.setattr(stop_signals, "end_at_once", lambda *words: told.append(words))
+    monkeypatch.setattr(RolloutPool, "close", lambda pool: interrupted(pool))
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupted(pool):
+        before = len(told)
+        while len(told) == before:
+            interrupt()
+            closing.wait(0.05)
+
+    assert played() == 0
+    assert {code for _, code in told} == {0}
+    told.clear()
+    with pytest.raises(KeyboardInterrupt):
+        played(interrupt)
+    assert set(told) == {("ended by force after SIGINT", 130)}
+
+
+def test_an_evaluation_that_hangs_at_its_end_is_done(played, tmp_path, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def within(seconds, what, *last):
+        seen.append((last, (tmp_path / "run" / "evaluations.jsonl").is_file()))
+        yield
+
+    monkeypatch.setattr(rollout_pool, "within", within)
+    assert played() == 0
+    assert seen[0] == (DONE, True)
 
 
 @pytest.mark.slow

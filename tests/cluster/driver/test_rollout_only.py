@@ -1,12 +1,21 @@
 """Rollouts alone: tokens are of the initial model, and a line tells what was played."""
 
+import json
+import os
+import queue
+import signal
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from cluster.driver import rollout_only
 from cluster.driver.rollout_only import VERSION, _learner_keys, _of_version, _taken, summary
+from cluster.run import stop_signals
+from cluster.run.last_resort import DONE
 from cluster.stream import collect
 from cluster.stream.collect import Collector
 from configs.load import load
@@ -58,3 +67,68 @@ def test_what_a_collector_gives_has_all_that_a_line_tells(monkeypatch):
         assert set(first.policy_versions[first.action_mask].tolist()) == {VERSION}
         assert summary(update, played, record, 2.0).startswith(f"update {update}: 3 episodes (")
         assert record["failed"] == 2
+
+
+@pytest.fixture
+def rollouts(monkeypatch, tmp_path):
+    """Records an update whose pool and engines are fake; `play` and `end` are its two parts."""
+    played = [trajectory("a")]
+    (tmp_path / "out").mkdir()
+
+    def begin(play, end):
+        class Pool:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *failure):
+                end()
+
+            def acquire(self, cfg, model, learn):
+                return None, [], None
+
+            def release(self):
+                end()
+
+        def taken(collector, update):
+            play()
+            return played, {"failed": 0, "engine_idle": [None]}
+
+        for name, fake in {
+            "RolloutPool": Pool,
+            "prepare_model": lambda cfg, out: str(tmp_path),
+            "metadata_of": lambda *_, **__: {},
+            "Renderer": SimpleNamespace(load=lambda model: None),
+            "_started": lambda job: None,
+            "_taken": taken,
+            "watched": lambda *_: nullcontext(),
+            "write_blocks": lambda *_: None,
+            "conversation": lambda *_: {"text": "a"},
+        }.items():
+            monkeypatch.setattr(rollout_only, name, fake)
+        rollout_only.record_rollouts(load("gp_l_debug"), tmp_path / "out", 1)
+
+    return begin
+
+
+def test_another_signal_ends_the_end_of_rollouts_by_force(rollouts, monkeypatch, tmp_path):
+    forced = queue.Queue()
+    monkeypatch.setattr(stop_signals, "end_at_once", lambda *words: forced.put(words))
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def end():
+        while forced.empty():
+            interrupt()
+            time.sleep(0.1)
+
+    with pytest.raises(KeyboardInterrupt):
+        rollouts(interrupt, end)
+    assert forced.get() == ("ended by force after SIGINT", 130)
+    assert not (tmp_path / "out" / "episodes.jsonl").exists()
+    while not forced.empty():
+        forced.get()
+    rollouts(lambda: None, end)
+    assert forced.get() == DONE
+    (line,) = (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"update": 1, "text": "a"}

@@ -10,10 +10,20 @@ import pytest
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from cluster.driver import rollout_pool
-from cluster.driver.rollout_pool import RolloutPool, _start_workers, _stop_workers, sharing_key
+from cluster.driver.rollout_pool import (
+    CLOSE_S,
+    ENGINES_S,
+    SHUTDOWN_S,
+    RolloutPool,
+    _start_workers,
+    _stop_workers,
+    sharing_key,
+)
 from cluster.failures import OutOfMemory
 from cluster.placement.plan import plan
 from cluster.placement.types import Node
+from cluster.run import last_resort
+from cluster.run.outcome import HANGS
 from configs.load import load
 
 RANKS = {"face_rule": "ranks", "require_face": True}
@@ -175,6 +185,7 @@ def test_engines_of_an_evaluation_are_not_kept(processes, tiny_model):
     [
         (OutOfMemory("rank 0: out of memory"), ("rank 0: out of memory", 12)),
         (None, ("the run's processes hang", 1)),
+        ("done", ("all is done and saved; what stayed was ended by force", 0)),
     ],
 )
 def test_an_end_that_hangs_has_a_deadline_and_keeps_the_errors_code(
@@ -193,14 +204,41 @@ def test_an_end_that_hangs_has_a_deadline_and_keeps_the_errors_code(
             pool.acquire(debug(), tiny_model)
             processes.clear()
             seen.clear()
-            if error is not None:
+            if error == "done":
+                pool.release()
+            elif error is not None:
                 raise error
 
     monkeypatch.setattr(rollout_pool, "within", within)
-    with nullcontext() if error is None else pytest.raises(OutOfMemory):
+    fails = isinstance(error, Exception)
+    with pytest.raises(OutOfMemory) if fails else nullcontext():
         failing()
-    assert seen[0] == (45.0, "Ray and the engines", *last)
-    assert seen[1] == ["stop", "leave"][: 2 if error is None else 1]
+    assert seen[0] == (55.0, "Ray and the engines", *last)
+    assert seen[1] == ["stop", "leave"][: 1 if fails else 2]
+
+
+def test_who_waits_for_ray_alone_is_done_before_who_waits_for_all():
+    alone = ENGINES_S + SHUTDOWN_S + last_resort.AGAIN_S
+    assert alone + last_resort.WRITE_S < CLOSE_S
+
+
+def test_where_another_run_follows_the_end_of_the_last_ones_engines_is_not_the_end(
+    processes, tiny_model, monkeypatch
+):
+    seen = []
+
+    def within(seconds, what, *last):
+        seen.append(last)
+        return nullcontext()
+
+    monkeypatch.setattr(rollout_pool, "within", within)
+    with RolloutPool() as pool:
+        pool.acquire(debug(), tiny_model)
+        pool.release()
+        seen.clear()
+        pool.join(debug("rollout.in_flight=16"), tiny_model)
+        assert seen == [HANGS]
+    assert seen == [HANGS, HANGS]
 
 
 @pytest.mark.slow

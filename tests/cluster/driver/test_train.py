@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import sys
+import time
 from errno import ENOSPC
 from types import FunctionType, SimpleNamespace
 
@@ -18,6 +20,7 @@ from cluster.driver.train import prepare_demonstrations, prepare_model, train
 from cluster.failures import RunFailure
 from cluster.phases import floors
 from cluster.run import stop_signals
+from cluster.run.last_resort import DONE
 from cluster.run.lease import LeaseLost
 from cluster.run.stop_signals import Terminated
 from configs.load import ConfigError, load
@@ -175,6 +178,23 @@ def test_however_often_it_is_interrupted_it_names_the_last_checkpoint(
     assert signal.getsignal(signal.SIGINT) is handler
     with pytest.raises(LeaseLost):
         tokens[0].check()
+
+
+def test_signals_while_the_processes_of_a_finished_run_end_are_no_failure(
+    run, tmp_path, monkeypatch
+):
+    forced = queue.Queue()
+    monkeypatch.setattr(stop_signals, "end_at_once", lambda *words: forced.put(words))
+
+    def release(pool):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        pool.done.append(forced.get(timeout=60))
+
+    monkeypatch.setattr(FakePool, "release", release)
+    assert run()[-1] == DONE
+    assert ended(tmp_path / "one")["status"] == "finished"
 
 
 def test_demonstrations_are_held_to_what_they_were(tmp_path, monkeypatch, capsys):

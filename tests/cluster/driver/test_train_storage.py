@@ -1,6 +1,7 @@
 """The end of a run whose storage is away for a moment, or whose folder is another's, or moved."""
 
 import errno
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from cluster.driver.train import _recorded
 from cluster.failures import RunFailure
 from cluster.run import patience
-from cluster.run.lease import LeaseLost, Token
+from cluster.run.lease import Lease, LeaseLost, Token
 from configs.load import ConfigError
 from report.summary import ended
 from tests.cluster.driver import test_train
@@ -72,3 +73,22 @@ def test_a_storage_that_is_away_does_not_hide_the_cause(run, tmp_path, monkeypat
     said = capsys.readouterr().err
     assert "how it ended is not recorded: " in said
     assert "logs of its processes are not kept: " in said
+
+
+def test_a_folder_that_is_begun_again_while_its_run_starts_is_left_alone(
+    run, tmp_path, monkeypatch
+):
+    acquire, others = test_train.FakePool.acquire, []
+
+    def while_engines_start(pool, cfg, model):
+        shutil.rmtree(tmp_path / "one")
+        (tmp_path / "one").mkdir()
+        others.append(Lease(tmp_path / "one"))
+        return acquire(pool, cfg, model)
+
+    monkeypatch.setattr(test_train.FakePool, "acquire", while_engines_start)
+    with pytest.raises(LeaseLost, match="another run has taken this run folder"):
+        run()
+    assert run.done == [("join", "initial"), ("acquire", "initial"), "close"]
+    assert [file.name for file in (tmp_path / "one").iterdir()] == ["lease"]
+    others[0].token.check()

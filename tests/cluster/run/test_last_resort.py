@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -54,6 +56,56 @@ def test_an_error_inside_is_passed_on_and_its_time_is_over(done):
         raise OSError("disk")
     time.sleep(0.5)
     assert done.empty()
+
+
+# Another thread writes what nobody reads, and the process has printed a line before.
+UNREAD = """
+import os, sys, threading
+from cluster.exit_codes import ExitCode
+from cluster.run import last_resort
+print("said before")
+{more}
+with last_resort.within(0.1, "Ray", "taken away", ExitCode.TAKEN_AWAY):
+    last_resort.AGAIN_S = 0.1
+    threading.Event().wait(600)
+"""
+
+
+def end_unread(more="", **streams):
+    command = [sys.executable, "-c", UNREAD.format(more=more)]
+    buffered = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.Popen(command, text=True, env=buffered, **streams)
+
+
+def test_what_was_printed_before_is_not_lost(tmp_path):
+    out, err = tmp_path / "out", tmp_path / "err"
+    with out.open("w") as stdout, err.open("w") as stderr:
+        assert end_unread(stdout=stdout, stderr=stderr).wait(200) == 75
+    assert out.read_text() == "said before\n"
+    assert err.read_text().splitlines()[-1] == "cardinal: taken away"
+
+
+@pytest.mark.parametrize("more", ["", "sys.stdout = None"])
+@pytest.mark.parametrize("reads", ["nobody", "not yet", "one of them"])
+def test_an_end_that_nobody_reads_is_an_end_all_the_same(more, reads):
+    ends, pipe = os.pipe()
+    if reads == "nobody":
+        os.close(ends)
+    else:
+        os.set_blocking(pipe, False)
+        with suppress(BlockingIOError):
+            while os.write(pipe, b"x" * 65536):
+                pass
+        os.set_blocking(pipe, True)
+    error = subprocess.PIPE if reads == "one of them" else pipe
+    try:
+        ended = end_unread(more, stdout=pipe, stderr=error)
+        _, said = ended.communicate(timeout=200)
+        assert ended.returncode == 75
+        if said is not None:
+            assert said.splitlines()[-1] == "cardinal: taken away"
+    finally:
+        os.close(pipe)
 
 
 # It has started a process, which it waits for in vain.

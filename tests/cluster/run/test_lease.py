@@ -85,7 +85,7 @@ def test_a_copy_of_a_folder_in_use_is_free_and_the_folder_stays_its_owners(
         with Lease(copy) as other:
             said = capsys.readouterr().err
             assert f"{copy}: a copy of {run}, which stays that of process {os.getpid()} on" in said
-            assert other == Token(str(copy), 2)
+            assert (other.folder, other.number) == (str(copy), 2)
             other.check()
             for same in (run, link, copy):
                 with pytest.raises(ConfigError, match="in use by process"):
@@ -136,7 +136,7 @@ def test_two_mounts_of_one_storage_are_one_folder(tmp_path, monkeypatch):
 
 def test_a_lease_of_before_there_were_copies_is_read(tmp_path):
     owner = asdict(Owner.this_process())
-    del owner["folder"]
+    del owner["folder"], owner["nonce"]
     leave(tmp_path, Owner.this_process()).write_text(json.dumps(owner))
     with pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
         Lease(tmp_path)
@@ -312,13 +312,13 @@ def test_the_heart_of_an_owner_beats(tmp_path, quick):
 def test_a_writer_whose_lease_was_taken_over_writes_nothing_more(tmp_path, elsewhere):
     with Lease(tmp_path) as token:
         token.check()
-        leave(tmp_path, elsewhere, number=2)
+        leave(tmp_path, replace(elsewhere, nonce="theirs"), number=2)
         with pytest.raises(LeaseLost) as error:
             token.check()
         assert "another run has taken this run folder (process " in str(error.value)
         assert "on node-7 since" in str(error.value)
         assert "this one writes nothing more to it" in str(error.value)
-    Token(str(tmp_path), 2).check()  # the end of the first left the second's lease alone
+    Token(str(tmp_path), 2, "theirs").check()  # the end of the first left the second's lease alone
     (tmp_path / "lease" / "000002.json").rename(tmp_path / "lease" / "000002.ended")
     with pytest.raises(LeaseLost, match="this run folder; this one"):
         token.check()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -97,6 +98,22 @@ def test_one_that_comes_while_the_run_ends_ends_it_by_force(forced, capsys, firs
         assert ended == code
         assert line == f"ended by force after {(first or signal.SIGINT).name}"
     assert signal.set_wakeup_fd(-1) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(None, 0), (OSError("disk"), 130), (KeyboardInterrupt(), 130)]
+)
+def test_however_it_ends_it_can_be_ended_by_force_and_is_done_only_without_an_error(
+    forced, error, code
+):
+    with StopSignals() as signals:
+        with nullcontext() if error is None else pytest.raises(type(error)), signals.ending():
+            if error is not None:
+                raise error
+        send()
+        time.sleep(0.5)
+        send()
+        assert forced.get(timeout=60)[1] == code
 
 
 # The main thread is in a call that hears no signal, as those of Ray's may be.

@@ -75,6 +75,46 @@ def test_who_answers_others_is_not_silent():
     supervised(scenario, heart=HEARTBEAT_S)
 
 
+def test_a_frozen_minute_after_an_answer_is_no_silence():
+    """Its answer to the one call is late when all are frozen, and comes a second after it."""
+
+    async def scenario(supervisor, workers, fleet):
+        signs, comes = workers[1].heartbeat.remote, asyncio.Event()
+
+        async def once(seconds):
+            workers[1].heartbeat.remote = signs
+            await comes.wait()
+            return await signs(0.0)
+
+        await asyncio.sleep(HEARTBEAT_S)
+        workers[1].heartbeat.remote = once
+        await asyncio.sleep(HEARTBEAT_S - BEAT_S)
+        await work(supervisor, workers, 1, "done")
+        await asyncio.sleep(0.1)
+        virtual_time.freeze(60.0)
+        await asyncio.sleep(1.0)
+        comes.set()
+        await asyncio.sleep(2 * HEARTBEAT_S)
+        assert fleet.losses == []
+
+    supervised(scenario, heart=HEARTBEAT_S)
+
+
+def test_a_frozen_minute_before_an_answer_is_not_waited_for_again():
+    async def scenario(supervisor, workers, fleet):
+        async def never(seconds):
+            await asyncio.sleep(1000.0)
+
+        await asyncio.sleep(HEARTBEAT_S)
+        workers[1].heartbeat.remote = never
+        await asyncio.sleep(2 * BEAT_S)
+        virtual_time.freeze(60.0)
+        await work(supervisor, workers, 1, "done")
+        await until(lambda: fleet.losses, 2 * HEARTBEAT_S)
+
+    supervised(scenario, heart=HEARTBEAT_S)
+
+
 def test_what_the_start_takes_of_a_replacement_is_recorded():
     """Without the proof, and without the starts that failed."""
 
