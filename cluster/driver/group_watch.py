@@ -91,10 +91,10 @@ class Signs(ControllerCallback, WorkerGroupCallback):
 
     def _again(self) -> None:
         try:
+            self._token.check()  # else an old run's sign would be taken for the new one's
             if self._said == self._watches:
                 os.utime(Path(self._token.folder, CONTROLLER))
                 return
-            self._token.check()
             content = {"watches": self._watches, "owner": asdict(Owner.this_process())}
             replace_file(Path(self._token.folder, CONTROLLER), json.dumps(content))
             self._said = self._watches

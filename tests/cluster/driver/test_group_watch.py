@@ -270,7 +270,12 @@ def test_signs_that_cannot_be_read_are_no_silence(watched, process, tmp_path):
 
 
 def test_a_folder_that_is_another_runs_gets_no_sign(tmp_path):
-    token = FakeToken(tmp_path)
-    token.lost = LeaseLost("another run has taken this run folder")
+    lost, token = LeaseLost("another run has taken this run folder"), FakeToken(tmp_path)
+    signs = Signs(token)
+    signs.after_controller_start(None)
+    token.lost = lost
+    for say in (signs.after_controller_start, signs.after_worker_group_poll_status):
+        with pytest.raises(LeaseLost):
+            say(None)
     with pytest.raises(LeaseLost):
-        Signs(token).after_controller_start(None)
+        Signs(FakeToken(tmp_path, lost)).after_controller_start(None)
