@@ -139,7 +139,7 @@ def driver(run: FaultyRun, fault: Fault, number: int) -> Result:
     if name == "SIGSTOP":
         return _driver_stopped(run, phase, at)
     run.driver.wait()
-    psutil.wait_procs(parts, timeout=LEFT_S)
+    _, stayed = psutil.wait_procs(parts, timeout=LEFT_S)
     seconds = time.monotonic() - begin
     run.read("ppo", at)  # the last of them
     old, began = set(run.seen), time.time()
@@ -147,7 +147,7 @@ def driver(run: FaultyRun, fault: Fault, number: int) -> Result:
     run.until(lambda: run.read("ppo", began), "an update of the resumed run")
     again, replayed = time.time() - began, run.played_again(began)
     start_s = float(str(run.read("sync", began)[0]["time"])) - began
-    orphans = run.left_behind(0.0, old)
+    orphans = [f"process {process.pid}" for process in stayed] + run.left_behind(0.0, old)
     left = f"{len(orphans)} processes left: {orphans}" if orphans else "no process left"
     outcome = f"all processes end; {left}; `cardinal resume` goes on"
     return Result("driver", name, phase, seconds, again, replayed, outcome, start_s=start_s)

@@ -25,7 +25,7 @@ _this_process = "the driver"
 def name_process(name: str) -> None:
     """Say which part of a run this process is, for the errors of what it waits for in vain."""
     global _this_process
-    _this_process = name
+    _this_process = name if name[-1].isdigit() or name[0].isupper() else f"the {name}"
 
 
 class RunFailure(RuntimeError):
@@ -54,7 +54,7 @@ class DeadlineExceeded(RunFailure):
         self.line = f"{who} did not {what} within {seconds:g} s (cluster.{key}); "
         self.line += f"{self.waiter} waited for it"
         if silent_s is not None:
-            self.line += f", and had its last sign of life {silent_s:.1f} s before"
+            self.line += f"; {who} gave its last sign of life {silent_s:.1f} s before that"
 
     def with_last_sign(self, silent_s: float) -> DeadlineExceeded:
         """The same with what its waiter knows of the other side besides."""

@@ -15,7 +15,14 @@ from typing import TypeVar
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnschedulableError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from cluster.awake import Awake
 from cluster.failures import DeadlineExceeded, RunFailure, SourceLost, WorkerLost, first_line
@@ -105,6 +112,11 @@ def is_dead(failure: RunFailure) -> bool:
     error = failure.__cause__  # of a missed deadline it is Ray's GetTimeoutError, a RayError
     lives = isinstance(error, RayTaskError) or isinstance(failure, SourceLost | DeadlineExceeded)
     return isinstance(error, RayError) and not lives
+
+
+def is_gone(failure: RunFailure) -> bool:
+    """Whether it is dead for good: Ray does not restart it, or has no place where it may be."""
+    return isinstance(failure.__cause__, ActorDiedError | ActorUnschedulableError)
 
 
 @contextmanager

@@ -15,12 +15,11 @@ from contextlib import contextmanager
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import ActorDiedError
 
 from cluster.awake import Awake
 from cluster.failures import DeadlineExceeded, RunFailure, WorkerLost
 from cluster.handles import BufferHandle, kill, restart
-from cluster.wait import is_dead, wait_for
+from cluster.wait import is_dead, is_gone, wait_for
 from cluster.workers.part import Part, State
 from configs.schema import ClusterConfig
 from report.metrics import Record
@@ -92,8 +91,8 @@ class BufferWatch:
         self._losses.clear()
 
     def _die(self, failure: WorkerLost) -> None:
-        if isinstance(failure.__cause__, ActorDiedError):
-            raise failure  # for good
+        if is_gone(failure):
+            raise failure
         if not self._losses:  # else Ray is still at it
             self._lose(failure)
 

@@ -26,7 +26,7 @@ from ray.train.v2._internal.execution.worker_group import Worker
 
 from cluster.awake import Awake
 from cluster.driver.buffer_watch import LOOK_S
-from cluster.failures import DeadlineExceeded
+from cluster.failures import DeadlineExceeded, name_process
 from cluster.run.lease import Owner, Token
 from cluster.run.patience import passes
 from cluster.run.run_folder import CONTROLLER
@@ -60,6 +60,7 @@ class Signs(ControllerCallback, WorkerGroupCallback):
 
     def after_controller_start(self, train_run_context: object) -> None:
         """It has begun."""
+        name_process(WHO)
         self._say(watches=False)
 
     def after_controller_state_update(

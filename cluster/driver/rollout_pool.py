@@ -98,10 +98,12 @@ class RolloutPool:
             self._session.callback(_stop_workers, [*self._workers.values()])
             # Channels over GPUs tie engines to one learner, an evaluation to one model.
             self._reusable = learn and weight_channel(cfg, self._plan.gpu) == "object_store"
-        replaceable = weight_channel(cfg, self._plan.gpu) == "object_store"
-        options = buffer_options(self._plan, replaceable)
+        restarts = weight_channel(cfg, self._plan.gpu) == "object_store"
+        options = buffer_options(self._plan, restarts)
+        # A new engine beside ranks would not know which GPUs are theirs.
+        beside = self._plan.gpu and cfg.cluster.layout == "colocated"
         actor = TrajectoryBuffer.options(**options).remote(  # type: ignore[attr-defined]
-            [*self._workers], _sent(cfg), replaceable
+            [*self._workers], _sent(cfg), restarts and not beside
         )
         self._buffer = BufferHandle(actor)
         return self._plan, [*self._workers.values()], self._buffer

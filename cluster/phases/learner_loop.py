@@ -41,10 +41,12 @@ AGAIN_S = 0.5  # between two calls to a buffer that restarts
 
 def learner_loop(config: dict[str, Job]) -> None:
     """Ray Train's entry: called once per rank, and again at each restart."""
-    job = config["job"]
+    job, rank = config["job"], ray.train.get_context().get_world_rank()
     torch.set_num_threads(job.cfg.learner.threads)
+    if rank == 0:
+        job = replace(job, token=job.token.of_next_group())
     try:
-        run_phases(LearnerRank(job, ray.train.get_context().get_world_rank()))
+        run_phases(LearnerRank(job, rank))
     except RunStopped as stopped:
         write_failure(job.token, str(stopped))  # the driver waits for this, and ends the run
     except RunFailure as failure:

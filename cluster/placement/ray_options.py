@@ -38,9 +38,9 @@ from configs.schema import RunConfig
 CARDS_S = 30.0  # for nodes to say what their GPUs have
 # Ray sends a small result to its caller's heap, and never frees it there once others have borrowed
 # it (ray-project/ray#30343): blocks of trajectories go to the object store, however small.
+IN_OBJECT_STORE = {"env_vars": {"RAY_max_direct_call_object_size": "1024"}}
 # An affinity that is soft holds for what asks for a resource: the rest goes to a random node.
 A_BYTE = 1.0
-IN_OBJECT_STORE = {"env_vars": {"RAY_max_direct_call_object_size": "1024"}}
 
 
 class ActorOptions(TypedDict, total=False):

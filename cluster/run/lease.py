@@ -21,8 +21,10 @@ from uuid import uuid4
 
 from cluster.failures import InUseError, RunFailure
 from cluster.run.left_processes import end_left, process_state
+from configs.disk import replace_file
 
 FOLDER = "lease"
+GROUP = "group"  # the newest learner group of the owner's
 OWNED, ENDED = ".json", ".ended"  # how the newest lease's file is named
 HEARTBEAT_S = 5.0
 STALE_S = 60.0  # without a heartbeat; shared storage may show another node's late
@@ -80,6 +82,18 @@ class Token:
     folder: str
     number: int
     nonce: str
+    group: int = 0  # of a learner group's rank 0, its number; 0 of every other process
+
+    def of_next_group(self) -> Token:
+        """For rank 0 of a learner group that begins: those of earlier ones write nothing more.
+
+        One may be on a machine that Ray took for dead, and go on once that is back.
+        """
+        self.check()
+        group = _group(self) + 1
+        content = json.dumps({"nonce": self.nonce, "group": group})
+        replace_file(Path(self.folder, FOLDER, GROUP), content)
+        return replace(self, group=group)
 
     def check(self) -> None:
         """Called before each write.
@@ -99,6 +113,11 @@ class Token:
             raise LeaseLost(
                 f"{self.folder}: another run has taken this run folder"
                 f"{f' ({owner})' if owner else ''}; this one writes nothing more to it"
+            )
+        if self.group and _group(self) != self.group:
+            raise LeaseLost(
+                f"{self.folder}: another learner group of the run has begun; this one, which was "
+                "taken for lost, writes nothing more to it"
             )
 
 
@@ -253,6 +272,15 @@ def _newest(folder: Path) -> tuple[int, Owner | None] | None:
     if not _number(name):
         return None
     return _number(name), _read(folder / FOLDER / name) if name.endswith(OWNED) else None
+
+
+def _group(token: Token) -> int:
+    """The number of the run's newest learner group, 0 before the first."""
+    try:
+        content = json.loads(Path(token.folder, FOLDER, GROUP).read_text())
+    except FileNotFoundError:
+        return 0
+    return int(content["group"]) if content["nonce"] == token.nonce else 0
 
 
 def _read(file: Path) -> Owner | None:

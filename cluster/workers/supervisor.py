@@ -13,12 +13,11 @@ from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
 from ray import ObjectRef
-from ray.exceptions import ActorDiedError
 
 from cluster.environments import environments
 from cluster.failures import DeadlineExceeded, RunFailure, WorkerLost
 from cluster.handles import RolloutWorkerHandle, restart
-from cluster.wait import is_dead, wait_for_async
+from cluster.wait import is_dead, is_gone, wait_for_async
 from cluster.workers.part import Part, State
 from configs.schema import RunConfig
 from report.metrics import Record
@@ -99,8 +98,7 @@ class Supervisor:
                 await self._give_sign(index)
             await self._start_engine(index)
         except RunFailure as failure:
-            for_good = isinstance(failure.__cause__, ActorDiedError)  # as where its __init__ raises
-            restarts = self._replaceable and is_dead(failure) and not for_good
+            restarts = self._replaceable and is_dead(failure) and not is_gone(failure)
             if not (self._takes_over or restarts):
                 raise
             part.lose(str(failure), time.monotonic())
@@ -138,7 +136,7 @@ class Supervisor:
             except RunFailure as failure:
                 if not _tells_of_a_loss(failure):
                     raise
-                await self._lose(index, self._with_last_sign(index, failure))
+                await self._lose(index, failure)
             else:
                 self._answered[index] = asyncio.get_running_loop().time()
                 return result
@@ -208,13 +206,13 @@ class Supervisor:
         part, gone = self._parts[index], self._gone[index]
         if gone.done():
             return
-        cause, served = str(failure), part.present
-        gone.set_result(failure)
+        told, served = self._with_last_sign(index, failure), part.present
+        gone.set_result(told)
         if not served:
             return  # it had not served yet: `_bring_back` is at it
         silent_s = failure.seconds if isinstance(failure, DeadlineExceeded) else 0.0
-        part.lose(cause, time.monotonic(), silent_s)
-        self.note("failure", index, cause, **self._fleet.lost(index, cause))
+        part.lose(str(failure), time.monotonic(), silent_s)
+        self.note("failure", index, str(told), **self._fleet.lost(index, str(told)))
         if self._replaceable:
             self._run(self._bring_back(index, is_dead(failure)))
         else:
@@ -278,8 +276,8 @@ class Supervisor:
                 sign = worker.heartbeat.remote(0.0)
                 life = await wait_for_async(sign, name, "be restarted", left, key)
             except WorkerLost as failure:
-                if isinstance(failure.__cause__, ActorDiedError):
-                    raise  # for good: Ray cannot restart it
+                if is_gone(failure):
+                    raise
                 await asyncio.sleep(AGAIN_S)
                 continue
             if life != old:

@@ -22,6 +22,10 @@ class FakeToken:
         if self.lost is not None:
             raise self.lost
 
+    def of_next_group(self):
+        self.check()
+        return self
+
 
 class FakeEngine:
     """Counts what a phase does with its engine."""

@@ -17,7 +17,8 @@ from cluster.failures import (
 )
 
 LATE = (DeadlineExceeded, ("the buffer", "collect", 0.5, "block_deadline_s"))
-SIGNED = (DeadlineExceeded, (*LATE[1], "learner rank 0", 3.21))
+SIGNED = (DeadlineExceeded, (*LATE[1], "rank 0", 3.21))
+SIGN = "3.2 s before that"
 WITHIN = "the buffer did not collect within 0.5 s (cluster.block_deadline_s)"
 LOST = (WorkerLost, ("rollout worker 1", "take requests", "OSError: no disk"))
 
@@ -26,10 +27,7 @@ LOST = (WorkerLost, ("rollout worker 1", "take requests", "OSError: no disk"))
     ("failure", "line"),
     [
         (LATE, f"{WITHIN}; the driver waited for it"),
-        (
-            SIGNED,
-            f"{WITHIN}; learner rank 0 waited for it, and had its last sign of life 3.2 s before",
-        ),
+        (SIGNED, f"{WITHIN}; rank 0 waited for it; the buffer gave its last sign of life {SIGN}"),
         (LOST, "rollout worker 1 was lost while it should take requests: OSError: no disk"),
     ],
 )
@@ -45,10 +43,12 @@ def test_who_waited_is_said_by_who_waited(monkeypatch):
     monkeypatch.setattr(failures, "_this_process", "the driver")
     name_process("learner rank 3")
     packed = pickle.dumps(DeadlineExceeded(*LATE[1]).with_last_sign(0.04))
-    name_process("the trajectory buffer")
+    name_process("trajectory buffer")
     assert str(pickle.loads(packed)) == (
-        f"{WITHIN}; learner rank 3 waited for it, and had its last sign of life 0.0 s before"
+        f"{WITHIN}; learner rank 3 waited for it; "
+        "the buffer gave its last sign of life 0.0 s before that"
     )
+    assert str(DeadlineExceeded(*LATE[1])) == f"{WITHIN}; the trajectory buffer waited for it"
 
 
 # As Ray words the death of an actor.

@@ -6,11 +6,20 @@ import time
 import psutil
 import pytest
 import ray
-from ray.exceptions import ObjectLostError, OwnerDiedError, WorkerCrashedError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    ObjectLostError,
+    OwnerDiedError,
+    WorkerCrashedError,
+)
 
 from cluster.failures import DeadlineExceeded, SourceLost, TooManyFailures, WorkerLost
 from cluster.wait import (
     _typed_errors,
+    is_dead,
+    is_gone,
     wait_for,
     wait_for_all,
     wait_for_async,
@@ -123,6 +132,21 @@ def test_an_answer_or_an_error_is_waited_for_and_not_read(processes, sleeper):
         wait_until_ready(ref, *ASKED)
     with pytest.raises(DeadlineExceeded, match=r"worker did not do it .*block_deadline_s"):
         wait_until_ready(sleeper.sleep.remote(600), *SOON)
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [
+        (ActorDiedError(), True),
+        (ActorUnschedulableError("its node is gone, and it is bound to it"), True),
+        (ActorUnavailableError("socket closed", None), False),
+    ],
+)
+def test_what_ray_does_not_restart_is_gone(error, gone):
+    with pytest.raises(WorkerLost) as raised, _typed_errors(*ASKED):
+        raise error
+    assert is_dead(raised.value)
+    assert is_gone(raised.value) is gone
 
 
 def test_a_process_that_hangs_is_ended_long_before_rays_own_five_seconds(processes):

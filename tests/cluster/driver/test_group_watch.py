@@ -240,6 +240,7 @@ def test_what_a_storage_that_is_away_does_not_take_is_said_with_the_next_sign(
     token = FakeToken(tmp_path)
     signs = Signs(token)
     signs.after_controller_start(None)
+    assert "; Ray Train's controller waited" in str(DeadlineExceeded("it", "answer", 1.0, "x"))
     token.lost = OSError(errno.EIO, "no answer")
     signs.after_controller_state_update(None, RunningState())
     signs.after_worker_group_poll_status(None)

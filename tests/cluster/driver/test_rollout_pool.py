@@ -104,6 +104,28 @@ def test_engines_start_in_the_background_where_they_have_gpus(monkeypatch, keys,
     assert len(starts) == started
 
 
+@pytest.mark.parametrize(
+    ("keys", "restarts", "replaceable"),
+    [((), -1, True), (("cluster.layout=colocated",), -1, False)],
+)
+def test_beside_ranks_on_gpus_no_engine_is_replaced(monkeypatch, keys, restarts, replaceable):
+    """A new one would not know which GPUs are its ranks'; a buffer needs none."""
+    from cluster.stream import buffer
+
+    cfg = debug("cluster.channel=object_store", *keys)
+    total, made = {"CPU": 8.0, "GPU": 2.0}, []
+    actor = SimpleNamespace(remote=lambda *given: made.append(given[-1]))
+    options = lambda **given: made.append(given["max_restarts"]) or actor  # noqa: E731
+    monkeypatch.setattr(buffer, "TrajectoryBuffer", SimpleNamespace(options=options))
+    placed = plan(cfg, [Node("a" * 56, "a", total, total)])
+    pool = RolloutPool()
+    monkeypatch.setattr(pool, "join", lambda *_: None)
+    monkeypatch.setattr(rollout_pool, "_sent", lambda cfg: cfg)
+    pool._plan, pool._workers = placed, {}
+    pool.acquire(cfg, "model")
+    assert made == [restarts, replaceable]
+
+
 @pytest.fixture
 def processes(monkeypatch):
     """What a pool has done, in order, without Ray."""

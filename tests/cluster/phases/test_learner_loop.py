@@ -23,6 +23,7 @@ from cluster.handles import BufferHandle
 from cluster.job import Job
 from cluster.phases import learner_loop
 from cluster.phases.learner_loop import run_phases
+from cluster.run.lease import Lease, LeaseLost
 from cluster.run.memory_failure import LearnerMemory
 from cluster.run.run_folder import read_failure, write_losses
 from cluster.wait import _typed_errors
@@ -235,6 +236,23 @@ def test_only_what_ends_the_run_is_told_to_the_driver(monkeypatch, tmp_path, err
     with pytest.raises(type(error)):
         learner_loop.learner_loop({"job": job})
     assert read_failure(tmp_path) == (str(error) if told else None)
+
+
+def test_rank_0_writes_for_its_own_group_alone(monkeypatch, tmp_path):
+    """An older group's may be on a machine that comes back."""
+    begun, ranks = [], iter([0, 1, 0])
+    context = SimpleNamespace(get_world_rank=lambda: next(ranks))
+    monkeypatch.setattr(learner_loop, "LearnerRank", lambda job, rank: begun.append(job.token))
+    monkeypatch.setattr(learner_loop, "run_phases", lambda rank: None)
+    monkeypatch.setattr(learner_loop.ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(learner_loop.torch, "set_num_threads", lambda n: None)
+    with Lease(tmp_path) as token:
+        job = Job(config(), token, "model", [], BufferHandle(FakeActor(1)))
+        for _ in range(3):
+            learner_loop.learner_loop({"job": job})
+        assert [each.group for each in begun] == [1, 0, 2]
+        with pytest.raises(LeaseLost, match="another learner group"):
+            begun[0].check()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.run import lease
 from cluster.run.lease import Lease, LeaseLost
+from cluster.run.run_folder import write_failure
 
 
 @pytest.fixture
@@ -61,3 +62,25 @@ def test_an_owner_whose_name_is_not_written_yet_is_another_one(twice, monkeypatc
     (folder / "lease" / "000001.json").write_text("")
     with pytest.raises(LeaseLost, match="another run has taken this run folder; this one"):
         first.token.check()
+
+
+def test_a_learner_group_that_was_taken_for_lost_writes_nothing_once_another_has_begun(tmp_path):
+    with Lease(tmp_path) as token:
+        first = token.of_next_group()
+        first.check()
+        second = token.of_next_group()
+        with pytest.raises(LeaseLost, match="another learner group of the run has begun"):
+            first.check()
+        with pytest.raises(LeaseLost, match="another learner group of the run has begun"):
+            write_failure(first, "what it came to meanwhile")
+        second.check()
+        token.check()  # of the driver, and of Ray Train's controller
+    with Lease(tmp_path) as later:
+        (group, third) = later.of_next_group(), later.of_next_group()
+        assert (group.group, third.group) == (1, 2), "the owner is another one"
+        third.check()
+        with pytest.raises(LeaseLost, match="another learner group"):
+            group.check()
+    for old in (second, third, token):
+        with pytest.raises(LeaseLost, match=r"the run has ended|another run"):
+            old.check()

@@ -193,9 +193,9 @@ def test_a_hang_makes_it_suspect_and_is_a_loss_at_the_heartbeat():
         assert supervisor.present() == [0, 1], "only suspect"
         assert 0.4 * HEARTBEAT_S < suspected < 0.8 * HEARTBEAT_S
         assert suspected + await until(lambda: fleet.losses) < HEARTBEAT_S + 0.15
-        assert fleet.losses[0][0] == 1
         words = "rollout worker 1 did not give a sign of life within 0.4 s (cluster.heartbeat_s); "
-        assert fleet.losses[0][1] == words + "the driver waited for it"
+        words += "the driver waited for it; rollout worker 1 gave its last sign of life "
+        assert fleet.losses[0][1].startswith(words)
         await until(lambda: supervisor.serves(1))
         assert workers[1].kills == 1
 
@@ -221,6 +221,7 @@ def test_a_missed_deadline_is_a_loss():
     async def scenario(supervisor, workers, fleet):
         with pytest.raises(WorkerGone, match=r"0.05 s \(.* last sign of life 0\.[0-3] s before"):
             await work(supervisor, workers, 0, "late", 100.0, deadline=0.05)
+        assert supervisor._parts[0]._causes == [fleet.losses[0][1].rpartition(";")[0]], "no number"
         await until(lambda: supervisor.serves(0))
         assert workers[0].kills == 1
 
