@@ -29,7 +29,7 @@ from cluster.failures import PlacementError, RunFailure
 from cluster.placement.cards import smallest_card
 from cluster.placement.memory import process_needs
 from cluster.placement.nodes import plan_live
-from cluster.placement.types import RANK, ROLE, ROLLOUT, WORKER, Node, Place, Plan
+from cluster.placement.types import LEARNER, RANK, ROLE, ROLLOUT, WORKER, Node, Place, Plan
 from cluster.run.run_folder import check_root
 from cluster.wait import wait_for
 from configs.model_folder import check_model
@@ -49,6 +49,8 @@ class ActorOptions(TypedDict, total=False):
     num_cpus: float
     num_gpus: float
     memory: float
+    accelerator_type: str | None
+    label_selector: dict[str, str] | None
     max_restarts: int
     runtime_env: dict[str, dict[str, str]]
     scheduling_strategy: NodeAffinitySchedulingStrategy
@@ -99,13 +101,18 @@ def measured_cards() -> Callable[[Sequence[Node]], list[Node]]:
 def worker_options(place: Place) -> ActorOptions:
     """Ray's options of the rollout actor at this place.
 
-    On its node, or where that is gone on another one: Ray restarts an actor that dies, as often as
-    the supervisor lets it. A colocated one is bound to its node; it reserves no GPU, and is given
-    those of its ranks once Ray has given them theirs (`cluster.phases.shared_gpus`).
+    On its node, or where that is gone on another one that the plan might have chosen: Ray restarts
+    an actor that dies, as often as the supervisor lets it. A colocated one is bound to its node; it
+    reserves no GPU, and is given those of its ranks once Ray has given them theirs
+    (`cluster.phases.shared_gpus`).
     """
+    node, kind = place.node, place.node.accelerator  # another type may have less memory
+    selector = {ROLE: f"!in({LEARNER})"} if ROLE in node.labels else None
     return ActorOptions(
         num_cpus=place.cpus,
         num_gpus=place.gpus,
+        accelerator_type=kind if place.gpus and f"accelerator_type:{kind}" in node.total else None,
+        label_selector=selector,
         memory=A_BYTE,
         max_restarts=-1,
         runtime_env=IN_OBJECT_STORE,

@@ -16,7 +16,7 @@ from cluster.placement.ray_options import (
     waiting_ranks,
     worker_options,
 )
-from cluster.placement.types import RANK, WORKER
+from cluster.placement.types import RANK, WORKER, Node
 from tests.cluster.placement import clusters
 from tests.cluster.placement.clusters import debug
 
@@ -39,6 +39,20 @@ def test_a_worker_gets_its_place_and_another_only_once_that_is_gone():
     assert options["max_restarts"] == -1
     assert (options["num_cpus"], options["num_gpus"]) == (3, 2)
     assert options["runtime_env"] == ray_options.IN_OBJECT_STORE
+
+
+def test_another_place_of_a_worker_is_one_that_the_plan_might_have_chosen():
+    total = {"CPU": 8.0, "GPU": 2.0, "accelerator_type:H100": 1.0}
+    node = Node("a" * 56, "a", total, total, "H100", {"cardinal/role": "rollout"})
+    for_ranks = replace(node, id="b" * 56, labels={"cardinal/role": "learner"})
+    (place,) = plan(debug(), [node, for_ranks]).of(WORKER)
+    options = worker_options(place)
+    assert options["label_selector"] == {"cardinal/role": "!in(learner)"}
+    assert options["accelerator_type"] == "H100"
+    unlabelled = worker_options(replace(place, node=replace(node, labels={})))
+    assert (unlabelled["label_selector"], unlabelled["accelerator_type"]) == (None, "H100")
+    untyped = worker_options(replace(place, node=replace(node, total={"CPU": 8.0, "GPU": 2.0})))
+    assert untyped["accelerator_type"] is None, "it is no resource of Ray's there"
 
 
 def test_a_worker_without_a_cpu_of_its_own_goes_where_it_is_planned_too():
