@@ -1,4 +1,4 @@
-"""Advantages and value targets of a trajectory of two segments at each level, by hand."""
+"""Advantages: of two segments at each level, by hand; of groups over ranks, each its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from learner import ppo
 from learner.training_trajectory import prepare
 from rollout.trajectory import Segment, Trajectory, Turn
-from tests.support.learner import config
+from tests.support.learner import config, trajectories
 
 REPEATED = [0.6875, 0.6875, -1.25, 1.0, 1.0, 1.0]
 TOKENS = [-0.234375, 1.53125, -1.875, -1.5, 1.0, 4.0]
@@ -67,3 +67,21 @@ def test_an_episode_is_one_over_its_segments_and_goes_on_after_its_truncation(
     ppo._set_advantages([t], cfg.ppo)
     assert t.advantages.tolist() == advantages
     assert t.value_targets.tolist() == targets
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "rloo", "reinforce_pp"])
+def test_each_rank_has_the_advantages_of_its_own_trajectories(monkeypatch, estimator):
+    """A group's plays may be on several ranks: here the first group's, on both."""
+    cfg, prepared = config(estimator=estimator).ppo, prepare(trajectories(8), "turn")
+    whole = ppo._compare_returns(prepared, cfg).tolist()
+    owned, shares = (prepared[:3], prepared[3:]), []
+    monkeypatch.setattr(ppo.distributed, "all_gather", lambda own: shares.append(own) or [own])
+    for own in owned:
+        ppo._compare_returns(own, cfg)
+    monkeypatch.setattr(ppo.distributed, "all_gather", lambda own: shares)
+    found = []
+    for rank, own in enumerate(owned):
+        monkeypatch.setattr(ppo.distributed, "rank", lambda rank=rank: rank)
+        found += ppo._compare_returns(own, cfg).tolist()
+    assert found == whole
+    assert len(set(whole)) == 8
