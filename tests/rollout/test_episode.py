@@ -194,7 +194,7 @@ def test_a_lost_engine_is_not_the_episodes_fault(renderer):
         run(renderer, [EngineFailure("gone")])
 
 
-@pytest.mark.parametrize("read", [lambda p: [*p[:-1], p[0]], lambda p: [*p, 7], lambda p: p[:-1]])
+@pytest.mark.parametrize("read", [lambda p: [p[-1], *p[1:]], lambda p: [*p, 7], lambda p: p[:-1]])
 def test_an_engine_that_read_other_tokens_stops_the_run(renderer, read):
     """Token-in-token-out: what is trained on would not be what was sampled after."""
     engine = ScriptedEngine(renderer, ["1+1"])
