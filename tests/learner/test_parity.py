@@ -43,6 +43,7 @@ def test_metrics_are_means_over_the_tokens_of_the_version():
     )
     metrics = parity_metrics(prepared, 3, 1)
     assert metrics["parity_tokens"] == len(gaps)
+    assert parity_metrics(prepared, 2, 1)["parity_tokens"] == prepared[2].action_tokens
     assert metrics["parity_mean_abs"] == pytest.approx(np.abs(gaps).mean(), rel=1e-12)
     # KL(behaviour || proximal): exp(d) - 1 - d with d = proximal - behaviour, not the reverse
     expected = np.mean(np.exp(gaps) - 1 - gaps)

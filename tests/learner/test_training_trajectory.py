@@ -79,11 +79,21 @@ def test_bootstrap_is_read_at_the_end_and_not_trained_on(level):
     assert len(trained.token_ids) == 5
 
 
+@pytest.mark.parametrize("level", ["turn", "token"])
+def test_what_was_truncated_without_a_next_prompt_has_no_value_after_it(level):
+    played = replace(play([Turn(3, 5, 1.0)], 5), end="truncated")
+    t = prepare_one(played, level)
+    score(TokenScorer(), [t], 1.0)
+    assert t.values.tolist() == ([2, 3] if level == "token" else [2])
+    assert (t.bootstrap_value, t.states) == (0, len(t.values))
+
+
 def test_a_turn_without_tokens_gives_its_reward_to_a_neighbour():
-    t = prepare_one(play([Turn(2, 2, -1.0), Turn(3, 5, 5.0), Turn(6, 6, -3.0)], 7), "turn")
-    assert t.rewards.tolist() == [1.0]
-    assert t.turn_lengths.tolist() == [2]
-    assert t.sequences[0].value_positions.tolist() == [2]
+    turns = [Turn(2, 2, -1.0), Turn(3, 5, 5.0), Turn(6, 6, -3.0), Turn(7, 8, 2.0)]
+    t = prepare_one(play(turns, 8), "turn")
+    assert t.rewards.tolist() == [1.0, 2.0]
+    assert t.turn_lengths.tolist() == [2, 1]
+    assert t.sequences[0].value_positions.tolist() == [2, 6]
 
 
 def test_what_failed_or_has_no_action_token_is_left_out():

@@ -194,13 +194,14 @@ def test_a_lost_engine_is_not_the_episodes_fault(renderer):
         run(renderer, [EngineFailure("gone")])
 
 
-def test_an_engine_that_read_other_tokens_stops_the_run(renderer):
+@pytest.mark.parametrize("read", [lambda p: [p[-1], *p[1:]], lambda p: [*p, 7], lambda p: p[:-1]])
+def test_an_engine_that_read_other_tokens_stops_the_run(renderer, read):
     """Token-in-token-out: what is trained on would not be what was sampled after."""
     engine = ScriptedEngine(renderer, ["1+1"])
     generate = engine.generate
 
     async def other(prompt_ids, **options):
-        return await generate([*prompt_ids[:-1], prompt_ids[0]], **options)
+        return await generate(read(prompt_ids), **options)
 
     engine.generate = other
     request, env = EpisodeRequest("a", "v", 3, 3), make(GP, {"prompt_style": "brief"})
@@ -261,6 +262,9 @@ def test_an_episode_that_never_ends_is_truncated_at_its_turns(renderer):
     carried, _ = run(renderer, ["a"] * 9, env=Endless(), limits=limits, bootstrap=True)
     assert carried.bootstrap
     assert len(carried.segments) == 5
+    longest = max(len(segment.token_ids) for segment in carried.segments)
+    tight = EpisodeLimits(16, longest, episode_deadline_s=60, max_turns=4)
+    assert run(renderer, ["a"] * 9, env=Endless(), limits=tight, bootstrap=True)[0].bootstrap
 
 
 def test_each_new_prompt_has_the_whole_context(renderer):
@@ -270,6 +274,7 @@ def test_each_new_prompt_has_the_whole_context(renderer):
     assert t.tokens == free.tokens > room.context_tokens
     assert engine.caps == [min(16, room.context_tokens - len(p)) for p in engine.prompts]
     assert engine.temperatures == [0.25] * 4
+    assert len(set(engine.seeds)) == 4, "each prompt has draws of its own"
     assert engine.prompts[0] != engine.prompts[1] == engine.prompts[2], "nothing of earlier turns"
     for segment, prompt in zip(t.segments, engine.prompts, strict=True):
         (turn,) = segment.turns

@@ -119,7 +119,7 @@ class Talk(TextEnv):
 
     def __init__(self, turns):
         self.turns, self.asked, self.answers, self.truncated = turns, 0, [], False
-        self.image = None
+        self.image, self.restarts = None, ()
         self.make_spaces(None)
 
     def reset(self, *, seed=None, options=None):
@@ -132,7 +132,8 @@ class Talk(TextEnv):
     def step(self, action):
         self.answers.append(action)
         over = self.asked == self.turns
-        observation = {"message": QUESTIONS[self.asked % 5], "restart": 0}
+        restart = int(self.asked in self.restarts)
+        observation = {"message": QUESTIONS[self.asked % 5], "restart": restart}
         self.asked += 1
         ends = (False, over) if self.truncated else (over, False)
         return self.shown(observation), 1.0, *ends, {"metrics": METRICS, "message": ""}
@@ -200,6 +201,36 @@ def test_a_turn_with_a_prompt_of_its_own_is_a_segment():
         after = played.segments[-1].token_ids.tolist()
         assert after == truth(renderer, messages[:5], answer_next=True)
         assert [len(s.turns) for s in played.segments] == ([1, 1, 0] if segments == 3 else [2])
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen2"])
+def test_a_restart_leaves_out_what_was_said_before_it(name):
+    """Under a template that writes earlier answers anew, and under one that does not."""
+    renderer, env = loaded(name), Talk(4)
+    env.restarts = (2,)
+    engine = ScriptedEngine([sampled(renderer, turn) for turn in range(4)])
+    request = EpisodeRequest("a", "v", 0, 0)
+    played = asyncio.run(run_episode(request, InProcess(env), engine, renderer, LIMITS))
+    said = ANSWERS if renderer.appends else env.answers
+    contents = (QUESTIONS[2], said[2], QUESTIONS[3])
+    roles = ("user", "assistant", "user")
+    since = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
+    assert engine.prompts[2] == truth(renderer, since[:1], answer_next=True)
+    assert engine.prompts[3] == truth(renderer, since, answer_next=True)
+    assert [len(s.turns) for s in played.segments] == ([2, 2] if renderer.appends else [1] * 4)
+
+
+def test_an_answer_cut_by_its_cap_is_whole_in_the_prompts_after_it():
+    renderer, env = loaded("qwen3"), Talk(2)
+    engine = ScriptedEngine([sampled(renderer, 0)[:-1], sampled(renderer, 1)])
+    request = EpisodeRequest("a", "v", 0, 0)
+    asyncio.run(run_episode(request, InProcess(env), engine, renderer, LIMITS))
+    assert env.answers[0].endswith(ANSWERS[0])
+    contents = zip(
+        ("user", "assistant", "user"), (QUESTIONS[0], env.answers[0], QUESTIONS[1]), strict=True
+    )
+    messages = [{"role": role, "content": content} for role, content in contents]
+    assert engine.prompts[1] == truth(renderer, messages, answer_next=True)
 
 
 def test_every_prompt_of_its_own_shows_the_picture(vision_model, tmp_path):

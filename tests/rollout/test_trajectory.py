@@ -1,5 +1,7 @@
 """Trajectories: alignment is checked at birth, and Arrow brings back what it was given."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -92,6 +94,28 @@ def test_numbers_of_a_trajectory():
     assert t.oldest_version == 3
     assert [turn.reward for turn in t.turns] == [-1.0, 0.0, -1.0]
     assert t.total_reward == -2.0
+
+
+@pytest.mark.parametrize(
+    ("versions", "oldest"),
+    [
+        ([[4, 4], [6, 5]], 4),
+        ([[6], [], [5, 7]], 5),
+        ([[6, 4, 5]], 4),
+        ([[], [7]], 7),
+        ([[]], -1),
+    ],
+)
+def test_the_oldest_version_is_that_of_any_action_token_of_any_segment(versions, oldest):
+    """Staleness-is-bounded: weights arrive within an answer and between two segments."""
+    segments = [
+        replace(
+            segment([(2, 2 + len(own))], 3 + len(own)),
+            policy_versions=np.array([-1, -1, *own, -1], np.int32),
+        )
+        for own in versions
+    ]
+    assert trajectory(segments=tuple(segments)).oldest_version == oldest
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,14 @@ def test_a_group_that_restarts_says_so_and_where_it_goes_on(loop):
     assert rank.job.buffer.epoch == 3
 
 
+def test_every_rank_is_of_the_epoch_that_rank_0_has_begun(loop, monkeypatch):
+    """The buffer answers no call of another one."""
+    monkeypatch.setattr(learner_loop.distributed, "all_gather", lambda own: [3, own])
+    rank = loop(Cursor("ppo"), number=1)
+    run_phases(rank)
+    assert rank.job.buffer.epoch == 3
+
+
 def too_late():
     """As `wait_for` raises it where Ray's own deadline has passed."""
     try:

@@ -199,6 +199,18 @@ def test_no_cursor_moves_before_all_ranks_have_come_so_far(made, tmp_path, monke
     assert cursors == [Cursor(), Cursor("ppo")]
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_no_rank_goes_on_before_an_export_is_complete(made, tmp_path, monkeypatch, number):
+    """The next phase reads it on every rank."""
+    complete, exported = [], tmp_path / "checkpoints" / "sft"
+    monkeypatch.setattr(
+        learner_rank.distributed, "barrier", lambda: complete.append(exported.is_dir())
+    )
+    engine = SimpleNamespace(export=lambda draft, stop_ids: Path(draft).mkdir(parents=True))
+    made(number).export(engine, "sft")
+    assert complete == [number == 0], "that of rank 0, for which the others wait"
+
+
 def test_other_ranks_follow_the_cursor_and_write_nothing(made, tmp_path):
     rank = made(1)
     rank.move(Cursor("ppo"))

@@ -270,6 +270,8 @@ def test_an_engine_with_other_weights_ends_the_run(tmp_path, monkeypatch):
     with pytest.raises(ParityError, match="PPO update 1: log-probabilities"):
         phase(rank)[0].run()
     assert rank.of("ppo") == []
+    assert "send" not in rank.done, "no engine gets what was learned from it"
+    assert rank.version == 0
 
 
 @pytest.mark.parametrize(("staleness", "every"), [(0, 2), (1, 2), (1, 3)])

@@ -94,6 +94,17 @@ def test_a_start_played_again_on_fewer_ranks_holds_no_episode_twice(tmp_path, mo
     assert sorted(kept) == sorted(t.id for t in played)
 
 
+def test_no_rank_reads_the_start_before_all_have_written_it(tmp_path, monkeypatch):
+    written, played = [], trajectories(8)
+    monkeypatch.setattr(
+        start_kl.distributed, "barrier", lambda: written.append(len(parts(tmp_path / "start")))
+    )
+    two = replace(config(), learner=replace(config().learner, ranks=2))
+    for rank in (1, 0):
+        StartKL(tmp_path, two, rank).keep(played[4 * rank : 4 * rank + 4])
+    assert written == [1, 2], "each rank says when its own is there"
+
+
 def test_a_start_that_is_damaged_ends_the_run_in_one_line(tmp_path):
     mine = StartKL(tmp_path / "run", config(), 0)
     mine.keep(trajectories(4))

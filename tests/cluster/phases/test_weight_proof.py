@@ -40,6 +40,7 @@ def test_every_kind_that_there_is_is_proven_and_put_back(rank, monkeypatch):
     compared = []
 
     def parity(engine, trajectories, cfg, version):
+        rank.done.append("compare")
         compared.append((trajectories, version))
         return {"parity_mean_abs": 1e-6}
 
@@ -47,7 +48,8 @@ def test_every_kind_that_there_is_is_proven_and_put_back(rank, monkeypatch):
     rank.version, collector = 3, FakeCollector(rank)
     prove(rank, FakePublisher(rank), collector, FakeEngine(rank.done))
     known = [kind for kind in WEIGHT_KINDS if kind != "head"]
-    order = {kind: [f"perturb {kind}", "publish", "play", "restore"] for kind in known}
+    steps = ["publish", "play", "compare", "restore"]
+    order = {kind: [f"perturb {kind}", *steps] for kind in known}
     assert rank.done == [
         step for kind in WEIGHT_KINDS for step in order.get(kind, [f"perturb {kind}"])
     ] + ["publish"]

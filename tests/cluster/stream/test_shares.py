@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from cluster.stream.ledger import Batch
 from cluster.stream.shares import BufferedTrajectory, Shares, shards
+from learner.minibatches import update_minibatches
 from rollout.trajectory_summary import TrajectorySummary
 from tests.support.learner import config
 
@@ -128,3 +130,37 @@ def test_figures_of_an_update_are_of_groups_that_it_passed_over_too():
     }
     made.deal(2, Batch(kept, [], [2], [], 2))
     assert made.take(2, 0, {}).played == {}, "then the learner's own figures are of everything"
+
+
+def two_ranks():
+    cfg = config(epochs=2, minibatch=4)
+    return replace(cfg, learner=replace(cfg.learner, ranks=2))
+
+
+def test_a_batch_is_cut_into_the_minibatches_that_the_learner_makes_of_it():
+    """Else `learner.ppo` refuses the steps that were packed ahead."""
+    cfg, played = two_ranks(), blocks_of(12, 4)
+    first = played[0]
+    silent = replace(first, summary=replace(first.summary, action_tokens=0))
+    made = Shares(cfg)
+    made.deal(3, Batch([silent, *played[1:]], [], [12], [], 12))
+    steps = zip(*(made.take(3, rank, {}).minibatches for rank in range(2)), strict=True)
+    learned = update_minibatches([t.summary.id for t in played[1:]], cfg.ppo, cfg.seed, 2)
+    assert [sorted(own + others) for own, others in steps] == [sorted(ids) for ids in learned]
+
+
+def test_each_rank_has_its_own_share_whichever_asks_first():
+    made, played = Shares(two_ranks()), blocks_of(12, 4)
+    made.hold(played)
+    taken = []
+    for order in ((0, 1), (1, 0)):
+        made.deal(1, Batch(played, [], [12], [], 12))
+        shares = {rank: made.take(1, rank, {}).rows for rank in order}
+        taken.append([shares[0], shares[1]])
+        assert 1 not in made, "each share is given once"
+    assert taken[0] == taken[1]
+    assert taken[0][0] != taken[0][1]
+    assert [made.shard(rank) for rank in (1, 0)] == rows(played, 2)[::-1]
+    alone = Shares(config())
+    alone.hold(played)
+    assert [alone.shard(0)] == rows(played, 1)

@@ -228,11 +228,34 @@ def test_where_the_learner_restarts_meanwhile_it_joins_without_any():
     played(scenario)
 
 
+def test_where_the_learner_restarts_while_it_gets_newer_ones_they_count_for_nothing():
+    async def scenario(weights, workers, fleet, changes, loaded):
+        fleet.gone |= {0, 1, 2}
+        await weights.publish(7, ["ref"], False, loaded)
+        received = []
+
+        async def receive(version, refs):
+            received.append(version)
+            if version == 7:
+                await weights.publish(8, ["new"], False, loaded)
+            else:
+                weights.forget()
+            return 0.5
+
+        workers[1].receive.remote = receive
+        await asyncio.wait_for(weights.bring(1), 1)
+        assert (received, weights.versions[1]) == ([7, 8], -1)
+
+    played(scenario)
+
+
 def test_weights_of_another_channel_are_noted():
     async def scenario(weights, workers, fleet, changes, loaded):
         fleet.gone.add(2)
         weights.take_note(4)
         assert weights.versions == [4, 4, -1]
+        weights.forget()
+        assert weights.versions == [-1] * 3, "they were of a learner that is no more"
 
     played(scenario)
 
