@@ -148,7 +148,7 @@ class Supervisor:
     def _with_last_sign(self, index: int, failure: RunFailure) -> RunFailure:
         """It has missed a deadline, and may have answered other calls meanwhile."""
         sign = max(self._answered[index], self._signed[index])
-        if not isinstance(failure, DeadlineExceeded):
+        if not isinstance(failure, DeadlineExceeded) or not sign:  # it has given none yet
             return failure
         return failure.with_last_sign(asyncio.get_running_loop().time() - sign)
 
