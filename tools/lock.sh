@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 
 lock=requirements/cpu.lock
 .venv/bin/uv pip compile --quiet pyproject.toml requirements/cpu.in --extra cpu --extra dev \
+    --override requirements/without_torch.txt \
     --universal --python-version 3.11 --no-annotate --no-header --output-file "$lock" "$@"
 
 # Every line carries the marker of the supported platforms; they are all we install on.
@@ -15,7 +16,7 @@ linux+=" or \(platform_machine == 'x86_64' and sys_platform == 'linux'\)\)"
 sed --in-place --regexp-extended "s/ ; python_full_version < '3.14' and $linux\$//" "$lock"
 sed --in-place '1i # Written by tools/lock.sh; torch itself is in torch.txt. Install with --no-deps.' "$lock"
 
-# With GPUs vLLM brings its own torch, torchvision and torchaudio: none of [tool.uv] holds there.
+# With GPUs vLLM brings its own torch, torchvision and torchaudio.
 lock=requirements/gpu.lock
 .venv/bin/uv pip compile --quiet --no-config pyproject.toml requirements/gpu.in --extra gpu --extra dev \
     --universal --python-version 3.11 --no-annotate --no-header --output-file "$lock" "$@"

@@ -76,6 +76,9 @@ fi
 say "packages"
 install -r "$lock"
 install --no-build-isolation -e .
+missing=$("$python" -c 'from importlib.util import find_spec
+print(*(name for name in ("torch", "vllm", "ray", "deepspeed") if not find_spec(name)))')
+[[ -z $missing ]] || die "the installer left out what $lock needs: $missing"
 echo "$kind" >"$venv/cardinal-setup.kind"
 printf '%s' "$want" >"$stamp"
 rm "$unfinished"

@@ -50,9 +50,7 @@ def _refuse(sentence: str) -> int:
 
 def _prove(folder: Path, gpus: int, day: str) -> None:
     folder.mkdir(parents=True)
-    asked = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
-    machine = {"gpus": gpus, "date": day, "commit": commit.stdout.strip() or "unknown"}
+    machine = {"gpus": gpus, "date": day, "commit": _commit()}
     (folder / MACHINE).write_text(json.dumps(machine))
     print("gpu-proof: cardinal doctor", flush=True)
     command = [sys.executable, "-m", "cluster.cli", "doctor", "--json", f"cluster.root={folder}"]
@@ -62,6 +60,15 @@ def _prove(folder: Path, gpus: int, day: str) -> None:
     (folder / DOCTOR).write_text(said.stdout)
     for run in make_all(folder, gpus):
         print(f"gpu-proof: {run.name}: {run.words or 'ended well'}", flush=True)
+
+
+def _commit() -> str:
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        said = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:  # a machine without git, on which a copy of the checkout lies
+        said = ""
+    return said.strip() or "unknown"
 
 
 if __name__ == "__main__":
