@@ -54,6 +54,9 @@ def learner_loop(config: dict[str, Job]) -> None:
             # Ray Train would restart the group; the file makes the driver end the run instead.
             write_failure(job.token, str(failure))
         raise
+    except ImportError as error:  # what is not installed here is missing after a restart too
+        write_failure(job.token, f"learner rank {rank} failed: {type(error).__name__}: {error}")
+        raise
     except Exception as error:
         told = with_peak(error)
         if told is error:
