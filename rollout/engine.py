@@ -22,7 +22,7 @@ from rollout.bucket import AnyBucket
 from rollout.bucket_file import BucketFile
 from rollout.engine_load import EngineLoad, LoadRecorder
 from rollout.engine_log import EngineLog
-from rollout.engine_settings import BACKENDS, EngineSettings, formats
+from rollout.engine_settings import EngineSettings, arguments_of, set_environment
 from rollout.pictures import Picture
 from rollout.renderer import FORBIDDEN_BIAS
 
@@ -93,12 +93,12 @@ class InferenceEngine:
         Raises:
             EngineFailure: vLLM refuses the model or dies at start.
         """
-        _environment(settings)
+        set_environment(settings)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         load, log = _load_recorder(), EngineLog()
-        arguments: dict[str, Any] = _arguments(settings)
+        arguments: dict[str, Any] = arguments_of(settings)
         try:
             options = AsyncEngineArgs(**arguments)
             if options.enable_chunked_prefill is False:  # vLLM caches other states only in chunks
@@ -337,57 +337,6 @@ class InferenceEngine:
     async def shutdown(self) -> None:
         """End the engine's processes."""
         await asyncio.to_thread(self._llm.shutdown)
-
-
-def _environment(settings: EngineSettings) -> None:
-    """Set the variables that vLLM reads at import and in its child processes."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is the caller's
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-    # Threads that spin where they wait take the cores of the worker and its environments.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if settings.channel == "ipc":  # vLLM's frontend and core pickle CUDA handles to each other
-        os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
-
-
-def _arguments(settings: EngineSettings) -> dict[str, object]:
-    """Keywords of vLLM's AsyncEngineArgs."""
-    from vllm.config import WeightTransferConfig
-    from vllm.platforms import current_platform
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor
-
-    arguments: dict[str, object] = {
-        **formats(settings),
-        "model": settings.folder,
-        "dtype": settings.dtype,
-        "max_num_seqs": settings.max_sequences,
-        "max_model_len": settings.context_tokens,
-        "max_num_batched_tokens": max(8192, settings.context_tokens),
-        "seed": settings.seed,
-        "logprobs_mode": "processed_logprobs",
-        "enable_prefix_caching": True,
-        "tensor_parallel_size": settings.tensor_parallel,
-        "weight_transfer_config": WeightTransferConfig(backend=BACKENDS[settings.channel]),
-        "worker_extension_cls": settings.extension,
-        "generation_config": "vllm",
-        "enable_sleep_mode": settings.sleep_mode,
-    }
-    if settings.images:
-        arguments["limit_mm_per_prompt"] = {"image": settings.images}
-    if current_platform.is_cpu():
-        arguments["enforce_eager"] = True
-        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
-        if settings.tensor_parallel == 1:
-            # Named as a class, or vLLM puts the worker into one more process and binds its
-            # threads, which costs time on few cores (start 29 s against 16 s).
-            arguments["distributed_executor_backend"] = UniProcExecutor
-        # A prompt in chunks makes vLLM rewind its request's generator; a CPU's cannot.
-        arguments["enable_chunked_prefill"] = False
-    else:
-        arguments["gpu_memory_utilization"] = settings.gpu_memory
-    return arguments
 
 
 def _load_recorder() -> LoadRecorder:

@@ -109,7 +109,13 @@ def dataset(parts: list[Slice], model_folder: str, limit: LengthLimit) -> ray.da
         batch_size=None,
         fn_kwargs={"folder": model_folder, "limit": limit},
         num_cpus=TASK_CPUS,
+        compute=ray.data.TaskPoolStrategy(size=_free_cores()),
     )
+
+
+def _free_cores() -> int:
+    """How many tasks render at once: a process more takes the others' cores for its imports."""
+    return max(1, int(ray.available_resources().get("CPU", 0.0)))
 
 
 @cache

@@ -130,9 +130,9 @@ def test_the_table_has_every_family():
 @pytest.mark.parametrize("family", [FEW[1], BIASED], ids=key)
 def test_a_real_engine_samples_from_what_is_published(family, tmp_path, monkeypatch):
     """Log-probabilities of the engine and of the learner agree before and after a training step."""
-    arguments = inference._arguments
+    arguments = inference.arguments_of
     monkeypatch.setattr(
-        inference, "_arguments", lambda s: arguments(s) | {"skip_tokenizer_init": True}
+        inference, "arguments_of", lambda s: arguments(s) | {"skip_tokenizer_init": True}
     )
     folder, cfg = save_tiny(family, tmp_path), settings()
     learner = TrainingEngine(folder, cfg, cfg.sft.optimizer, 2, False)

@@ -9,18 +9,18 @@ from dataclasses import replace
 
 import pytest
 
-from rollout.engine import EngineFailure, InferenceEngine, _arguments, _environment
+from rollout.engine import EngineFailure, InferenceEngine
 from rollout.engine_load import LoadRecorder
-from rollout.engine_settings import BACKENDS, EngineSettings
+from rollout.engine_settings import BACKENDS, EngineSettings, arguments_of, set_environment
 from rollout.renderer import FORBIDDEN_BIAS
 
 
 @pytest.mark.parametrize("channel", BACKENDS)
 def test_the_channel_becomes_vllms_backend(channel):
-    arguments = _arguments(EngineSettings("nowhere", channel=channel))
+    arguments = arguments_of(EngineSettings("nowhere", channel=channel))
     assert arguments["weight_transfer_config"].backend == BACKENDS[channel]
     assert not arguments["enable_sleep_mode"]
-    assert _arguments(EngineSettings("nowhere", sleep_mode=True))["enable_sleep_mode"]
+    assert arguments_of(EngineSettings("nowhere", sleep_mode=True))["enable_sleep_mode"]
 
 
 def test_of_a_folder_that_holds_a_model_twice_the_checked_files_are_read(tmp_path):
@@ -32,7 +32,7 @@ def test_of_a_folder_that_holds_a_model_twice_the_checked_files_are_read(tmp_pat
         (tmp_path / name).touch()
     weights = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(weights))
-    arguments = _arguments(EngineSettings(str(tmp_path)))
+    arguments = arguments_of(EngineSettings(str(tmp_path)))
     loader = get_model_loader(LoadConfig(load_format=arguments["load_format"]))
     _, files, safe, _ = loader._prepare_weights(str(tmp_path), None, None, False, None)
     assert (files, safe) == ([str(tmp_path / "model-00001-of-00001.safetensors")], True)
@@ -40,7 +40,7 @@ def test_of_a_folder_that_holds_a_model_twice_the_checked_files_are_read(tmp_pat
 
 
 def test_an_engine_that_gets_its_weights_reads_none():
-    read, waiting = (_arguments(EngineSettings("x", reads_weights=r)) for r in (True, False))
+    read, waiting = (arguments_of(EngineSettings("x", reads_weights=r)) for r in (True, False))
     assert (read["load_format"], waiting["load_format"]) == ("hf", "dummy")
     assert {k for k in read if read[k] != waiting[k]} - {"weight_transfer_config"} == {
         "load_format"
@@ -59,21 +59,37 @@ def test_only_ipc_lets_vllm_pickle_between_its_processes(monkeypatch):
     key = "VLLM_ALLOW_INSECURE_SERIALIZATION"
     monkeypatch.setenv(key, "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    _environment(EngineSettings("nowhere", channel="nccl"))
+    set_environment(EngineSettings("nowhere", channel="nccl"))
     assert os.environ[key] == "0"
-    _environment(EngineSettings("nowhere", channel="ipc"))
+    set_environment(EngineSettings("nowhere", channel="ipc"))
     assert os.environ[key] == "1"
 
 
-@pytest.mark.parametrize(("own", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_of_an_engine_do_not_spin_unless_the_user_has_them_spin(monkeypatch, own, policy):
+@pytest.mark.parametrize("own", [None, "0"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OMP_WAIT_POLICY", "PASSIVE"), ("TORCH_COMPILE_DISABLE", "1")],
+    ids=["threads do not spin", "nothing is compiled at the first request"],
+)
+def test_an_engine_on_a_cpu_has_what_suits_it_unless_the_user_says(monkeypatch, name, value, own):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # put back after the test, whatever it was
-    os.environ.pop("OMP_WAIT_POLICY")
+    monkeypatch.setenv(name, "")  # put back after the test, whatever it was
+    os.environ.pop(name)
     if own:
-        os.environ["OMP_WAIT_POLICY"] = own
-    _environment(EngineSettings("nowhere", threads=2))
-    assert os.environ["OMP_WAIT_POLICY"] == policy
+        os.environ[name] = own
+    set_environment(EngineSettings("nowhere", threads=2))
+    assert os.environ[name] == (own or value)
+
+
+def test_a_gpus_engine_compiles(monkeypatch):
+    from vllm.platforms import current_platform
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "")
+    os.environ.pop("TORCH_COMPILE_DISABLE")
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
+    set_environment(EngineSettings("nowhere"))
+    assert "TORCH_COMPILE_DISABLE" not in os.environ
 
 
 def test_a_cpu_engine_cannot_sleep(tiny_model):

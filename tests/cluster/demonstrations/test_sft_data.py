@@ -35,14 +35,6 @@ GP = "cardinal/GeneralPoints-v0"
 TURNS = [{"role": "user", "content": "1 2"}, {"role": "assistant", "content": "3"}]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_processes():
-    """Two that render at once, not eight: each imports transformers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sft_data, "TASK_CPUS", 1.0)
-        yield
-
-
 @pytest.fixture(scope="module")
 def table(vision_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
@@ -316,3 +308,15 @@ def test_every_format_gives_the_same_and_what_is_dropped_is_counted(
         rendered("own", 2)
     with pytest.raises(RunFailure, match=r"absent: there is no such file or folder$"):
         rendered("absent")
+
+
+@pytest.mark.parametrize(("free", "tasks"), [({"CPU": 2.9}, 2), ({"CPU": 0.5}, 1), ({}, 1)])
+def test_no_more_tasks_render_at_once_than_cores_are_free(monkeypatch, free, tasks):
+    """Each imports transformers: on two cores eight took 88 s for what two take 36."""
+    monkeypatch.setattr(sft_data.ray, "available_resources", lambda: free)
+    given = {}
+    monkeypatch.setattr(
+        sft_data.ray.data.Dataset, "map_batches", lambda self, function, **k: given.update(k)
+    )
+    sft_data.dataset([sft_data.Slice("file", 0, 1, 0)] * 9, "model", LengthLimit(None, None))
+    assert given["compute"].size == tasks
