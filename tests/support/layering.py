@@ -34,7 +34,12 @@ LEARNER_SEES = (
 )
 VENDORS = {  # where a vendor's package may be imported
     "ray": ("cluster/",),
-    "vllm": ("rollout/engine.py", "rollout/weight_receiver.py", "learner/weight_sender.py"),
+    "vllm": (
+        "rollout/engine.py",
+        "rollout/engine_settings.py",
+        "rollout/weight_receiver.py",
+        "learner/weight_sender.py",
+    ),
     "deepspeed": ("learner/engine.py", "learner/closing.py"),
 }
 WITHOUT = {
