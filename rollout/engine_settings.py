@@ -11,6 +11,7 @@ BACKENDS = {  # vLLM's names of the channels; EXTENSION registers the first
     "nccl": "nccl",
     "ipc": "ipc",
 }
+PREFILL_TOKENS = 8192  # of short contexts
 # Some folders hold a model twice, the other time in Mistral's own files, which vLLM prefers; it
 # must read those that were checked and that the learner reads.
 FORMATS = {"config_format": "hf", "load_format": "hf", "tokenizer_mode": "hf"}
@@ -61,6 +62,15 @@ def formats(settings: EngineSettings) -> dict[str, str]:
     return FORMATS if settings.reads_weights else FORMATS | {"load_format": "dummy"}
 
 
+def batch_tokens(sequences: int, context: int) -> int:
+    """How many tokens vLLM computes at once at most: no more than all sequences can have.
+
+    Its trial at a GPU's start spreads as many over the sequences, unchecked: of ones longer than
+    the context attention reads past the block table (as vllm-project/vllm#53658; read, not run).
+    """
+    return min(max(PREFILL_TOKENS, context), sequences * context)
+
+
 def set_environment(settings: EngineSettings) -> None:
     """Set the variables that vLLM reads at import and in its child processes."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -92,7 +102,7 @@ def arguments_of(settings: EngineSettings) -> dict[str, object]:
         "dtype": settings.dtype,
         "max_num_seqs": settings.max_sequences,
         "max_model_len": settings.context_tokens,
-        "max_num_batched_tokens": max(8192, settings.context_tokens),
+        "max_num_batched_tokens": batch_tokens(settings.max_sequences, settings.context_tokens),
         "seed": settings.seed,
         "logprobs_mode": "processed_logprobs",
         "enable_prefix_caching": True,

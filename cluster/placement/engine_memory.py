@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from cluster.placement.rank import GIB, Rank
 from configs.model_folder import part_of
+from rollout.engine_settings import batch_tokens
 
 # CUDA's context, graphs of some tens of batch sizes and communicators, which an engine that sleeps
 # keeps too: assumed, half a GiB to one each. vLLM logs what is "still in use" as it falls asleep.
 CUDA_BYTES = 2 * GIB
-PROFILED_TOKENS = 8192  # rollout.engine: at least so many are computed at once
 CACHED = (".k_proj.weight", ".v_proj.weight")  # their rows are what the cache keeps of a token
 LOGITS_BYTES = 4 * 4  # of a token id: float32 logits, log-probabilities, and both sorted
 MLP_WIDTHS, HIDDEN_WIDTHS = 3, 3  # gate, up, their product; the residual, what enters and leaves
@@ -50,5 +50,5 @@ def activations(run: Rank) -> int:
     text = [shape for name, shape in run.model.matrices.items() if part_of(name) != "vision"]
     widest = max((max(shape) for shape in text), default=4 * hidden)
     values = MLP_WIDTHS * widest // rollout.tensor_parallel + HIDDEN_WIDTHS * hidden
-    layer = max(PROFILED_TOKENS, rollout.context_tokens) * values * run.size
+    layer = batch_tokens(rollout.in_flight, rollout.context_tokens) * values * run.size
     return max(layer, rollout.in_flight * run.model.vocabulary * LOGITS_BYTES)

@@ -39,6 +39,17 @@ def test_of_a_folder_that_holds_a_model_twice_the_checked_files_are_read(tmp_pat
     assert [arguments[key] for key in ("config_format", "tokenizer_mode")] == ["hf", "hf"]
 
 
+@pytest.mark.parametrize(
+    ("sequences", "context", "tokens"),
+    [(32, 64, 2048), (1, 64, 64), (64, 1024, 8192), (1, 16_384, 16_384), (128, 64, 8192)],
+)
+def test_no_more_tokens_are_computed_at_once_than_the_sequences_hold(sequences, context, tokens):
+    """At a GPU's start vLLM's trial gives each sequence its part, whatever the context."""
+    settings = EngineSettings("x", max_sequences=sequences, context_tokens=context)
+    assert arguments_of(settings)["max_num_batched_tokens"] == tokens
+    assert context <= tokens <= sequences * context
+
+
 def test_an_engine_that_gets_its_weights_reads_none():
     read, waiting = (arguments_of(EngineSettings("x", reads_weights=r)) for r in (True, False))
     assert (read["load_format"], waiting["load_format"]) == ("hf", "dummy")

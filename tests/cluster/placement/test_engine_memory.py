@@ -50,6 +50,8 @@ def test_a_long_context_is_profiled_whole_and_a_large_vocabulary_sampled():
     assert engine_memory.activations(run("rollout.context_tokens=16384")) == 2 * (
         engine_memory.activations(run())
     )
+    few = run("rollout.in_flight=16", "rollout.context_tokens=256")
+    assert engine_memory.activations(few) == engine_memory.activations(run()) // 2
     many = run("rollout.in_flight=4096")
     assert engine_memory.activations(many) == 4096 * SEVEN.vocabulary * 16
 
