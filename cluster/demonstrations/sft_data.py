@@ -109,7 +109,7 @@ def dataset(parts: list[Slice], model_folder: str, limit: LengthLimit) -> ray.da
         batch_size=None,
         fn_kwargs={"folder": model_folder, "limit": limit},
         num_cpus=TASK_CPUS,
-        compute=ray.data.TaskPoolStrategy(size=_free_cores()),
+        compute=ray.data.TaskPoolStrategy(size=min(len(parts), _free_cores())),
     )
 
 

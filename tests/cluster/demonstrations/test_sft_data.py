@@ -4,6 +4,7 @@ import json
 import threading
 from dataclasses import replace
 from itertools import chain, islice
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -310,13 +311,14 @@ def test_every_format_gives_the_same_and_what_is_dropped_is_counted(
         rendered("absent")
 
 
-@pytest.mark.parametrize(("free", "tasks"), [({"CPU": 2.9}, 2), ({"CPU": 0.5}, 1), ({}, 1)])
+@pytest.mark.parametrize(
+    ("free", "tasks"), [({"CPU": 2.9}, 2), ({"CPU": 0.5}, 1), ({}, 1), ({"CPU": 64.0}, 9)]
+)
 def test_no_more_tasks_render_at_once_than_cores_are_free(monkeypatch, free, tasks):
     """Each imports transformers: on two cores eight took 88 s for what two take 36."""
     monkeypatch.setattr(sft_data.ray, "available_resources", lambda: free)
     given = {}
-    monkeypatch.setattr(
-        sft_data.ray.data.Dataset, "map_batches", lambda self, function, **k: given.update(k)
-    )
+    read = SimpleNamespace(map_batches=lambda function, **options: given.update(options))
+    monkeypatch.setattr(sft_data.ray.data, "from_items", lambda items, **_: read)
     sft_data.dataset([sft_data.Slice("file", 0, 1, 0)] * 9, "model", LengthLimit(None, None))
     assert given["compute"].size == tasks

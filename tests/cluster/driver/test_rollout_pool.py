@@ -149,6 +149,7 @@ def processes(monkeypatch):
         done.append("start")
         return {"worker": "handle"}
 
+    monkeypatch.setattr(rollout_pool.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(rollout_pool, "session", session)
     monkeypatch.setattr(rollout_pool, "_start_workers", start)
     monkeypatch.setattr(rollout_pool, "_stop_workers", lambda workers: done.append("stop"))
