@@ -1,4 +1,4 @@
-# make demo: watch a small policy learn the 24 game (13 to 16 minutes on two slow cores, after the set-up).
+# make demo: watch a small policy learn the 24 game (13 to 18 minutes on two slow cores, after the set-up).
 # make test: what CI runs, in JOBS=3 processes (half of the time they wait). make test-slow: minutes-long tests. make bench: figures and ratios, all
 # or BENCHMARKS='one two'.
 # make gpu-proof: on one or two GPUs, what docs/gpu.md claims of them, as a page.
