@@ -85,7 +85,7 @@ def set_environment(settings: EngineSettings) -> None:
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
-        # It has torch compile a comparison by g++ at the first request: 20 s on a new machine, 3 s
+        # It has torch compile a comparison by g++ at the first request: 20 s on a new machine, 5 s
         # later, and an error where there is no compiler. A GPU's engine compiles before it serves.
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 
