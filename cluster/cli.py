@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from cluster.exit_codes import ExitCode, say
+from cluster.lasting_output import outlive_readers
 from cluster.run.stop_signals import Terminated, raising_terminated
-from cluster.terminal_output import outlive_the_terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def program() -> NoReturn:
     """Run the command of `sys.argv` and end."""
-    outlive_the_terminal()
+    outlive_readers()
     try:
         code = main()
     except SystemExit as end:  # argparse's own way out

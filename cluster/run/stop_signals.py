@@ -162,6 +162,7 @@ class StopSignals:
             return False
         if len(self.received) > 1:
             return True
+        ask()  # first: what is said meets whatever reads it
         if self._ends_at is None:
             self._ends_at = time.monotonic() + seconds
             name = signal.Signals(self.received[0]).name
@@ -170,5 +171,4 @@ class StopSignals:
                 "another signal ends it at once",
                 file=sys.stderr,
             )
-        ask()
         return time.monotonic() > self._ends_at

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.failures import BusyError, InUseError, RunFailure
+from cluster.lasting_output import outlive_readers
 from cluster.run.left_processes import end_left, process_state
 from cluster.run.stop_signals import StopSignals
-from cluster.terminal_output import outlive_the_terminal
 from configs.load import ConfigError
 from configs.schema import RunConfig
 
@@ -183,7 +183,7 @@ def _living(slots: list[_Slot]) -> list[_Slot]:
 def _work(jobs: Connection, folder: Path, log: Path | None) -> None:
     """A slot's life: runs until the study ends, a run fails or it is interrupted."""
     with suppress(KeyboardInterrupt):
-        outlive_the_terminal()
+        outlive_readers()
         _leave_the_terminal()
         _do_runs(jobs, folder, log)
     sys.stdout.flush()

@@ -185,6 +185,18 @@ def test_a_run_has_its_time_after_the_first_and_none_after_the_second(capsys):
     assert capsys.readouterr().err.count("SIGINT: the run ends within 60 s") == 1
 
 
+def test_a_checkpoint_is_asked_for_before_anything_is_said(monkeypatch):
+    asked, (read, write) = [], os.pipe()
+    os.close(read)
+    monkeypatch.setattr(sys, "stderr", os.fdopen(write, "w", buffering=1))
+    with StopSignals() as signals:
+        signals.hold()
+        send()
+        with pytest.raises(BrokenPipeError):
+            signals.must_end(60.0, lambda: asked.append(1))
+    assert asked == [1]
+
+
 def test_of_a_closed_terminal_both_the_kernel_and_the_shell_tell():
     with StopSignals() as signals:
         signals.hold()

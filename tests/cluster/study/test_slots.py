@@ -300,12 +300,12 @@ def test_a_signal_while_a_slot_starts_finds_it_among_those_that_end(tmp_path, mo
 def test_a_slot_outlives_the_terminal(monkeypatch, tmp_path):
     """Else its last words, as of the signal that a closed terminal sends, would end its run."""
     done = []
-    for name in ("outlive_the_terminal", "_leave_the_terminal"):
+    for name in ("outlive_readers", "_leave_the_terminal"):
         monkeypatch.setattr(module, name, lambda name=name: done.append(name))
     monkeypatch.setattr(module, "_do_runs", lambda *arguments: done.append("runs"))
     monkeypatch.setattr(module.os, "_exit", done.append)
     WORK(None, tmp_path, None)
-    assert done == ["outlive_the_terminal", "_leave_the_terminal", "runs", 0]
+    assert done == ["outlive_readers", "_leave_the_terminal", "runs", 0]
 
 
 def test_an_interrupt_while_a_slot_starts_waits_until_it_can_be_told(tmp_path, capfd):
