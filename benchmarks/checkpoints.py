@@ -20,7 +20,7 @@ import torch
 
 from cluster.checkpoints.checkpoint_store import CheckpointStore
 from cluster.checkpoints.checkpointer import Checkpointer
-from cluster.checkpoints.cursor import Cursor
+from cluster.checkpoints.cursor import Cursor, kept_states
 from cluster.driver.train import make_tiny_model
 from configs.load import load
 from learner import batch
@@ -54,6 +54,7 @@ def measure(config: str, blocks: int, steps: int) -> dict[str, float | str | int
             0,
             CheckpointStore(f"{folder}/state"),
             move=lambda cursor: cursor.save(Path(folder), keep=2),
+            kept=lambda: kept_states(Path(folder)),
             stop_requested=lambda: False,
             report=print,
         )

@@ -169,7 +169,7 @@ def read_object(file: Path) -> Record:
         return {}
     try:
         found = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not a JSON object: {error}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{file} is not a JSON object: {str(found)[:80]}")

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from pyarrow import ArrowException, fs
 
-from cluster.checkpoints.cursor import Cursor
+from cluster.checkpoints.cursor import Cursor, begin_cursor, cursor_file, has_cursor
 from configs.disk import replace_file, to_disk
 from configs.load import ConfigError
 from configs.paths import below
@@ -104,10 +104,18 @@ class CheckpointStore:
         Raises:
             OSError: the place does not answer.
         """
+        return sorted(self.sizes(state))
+
+    def sizes(self, state: str) -> dict[str, int]:
+        """Bytes of each file of a state.
+
+        Raises:
+            OSError: as `names`.
+        """
         folder = f"{self._folder}/{state}"
         selector = fs.FileSelector(folder, recursive=True, allow_not_found=True)
         found = self._system.get_file_info(selector)
-        return sorted(f.path[len(folder) + 1 :] for f in found if f.type == fs.FileType.File)
+        return {f.path[len(folder) + 1 :]: f.size for f in found if f.type == fs.FileType.File}
 
     def open(self, state: str, name: str) -> BinaryIO:
         """A file of a state, for reading."""
@@ -130,12 +138,19 @@ class CheckpointStore:
         Raises:
             OSError: the place does not allow it, or does not answer.
         """
+        for state in self.states():
+            if state not in states:
+                self._system.delete_dir(f"{self._folder}/{state}")
+
+    def states(self) -> list[str]:
+        """The states at the place, complete or not, in the order of their names.
+
+        Raises:
+            OSError: it does not answer.
+        """
         found = self._system.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
-        for folder in found:
-            name = folder.base_name
-            is_state = folder.type == fs.FileType.Directory and STATE_NAME.fullmatch(name)
-            if is_state and name not in states:
-                self._system.delete_dir(folder.path)
+        folders = [f.base_name for f in found if f.type == fs.FileType.Directory]
+        return sorted(filter(STATE_NAME.fullmatch, folders))
 
     def remove(self, state: str) -> None:
         """Remove what there is of a state.
@@ -196,6 +211,8 @@ class CheckpointStore:
 def check_place(cfg: RunConfig, folder: Path, *, take: bool = False) -> None:
     """Refuse a place that does not answer, holds what is not this run's, or has lost its states.
 
+    Nor may the run have lost its cursor: it would begin anew and remove its states.
+
     Args:
         cfg: the run.
         folder: its run folder.
@@ -204,19 +221,35 @@ def check_place(cfg: RunConfig, folder: Path, *, take: bool = False) -> None:
     Raises:
         ConfigError: names the place.
     """
-    if cfg.learner.checkpoint_root is None:
-        return
-    store = CheckpointStore(state_place(cfg, folder))
+    store, apart = (
+        CheckpointStore(state_place(cfg, folder)),
+        cfg.learner.checkpoint_root is not None,
+    )
+    checkpoints = folder / "checkpoints"
+    key = f"{KEY}: " if apart else ""
     try:
-        refusal = _refusal(store, folder)
+        refusal = (_refusal(store, folder) if apart else "") or _lost_cursor(store, checkpoints)
         if take and not refusal:
-            store.claim(Claim(_make_id(folder), str(folder)))
+            if apart:
+                store.claim(Claim(_make_id(folder), str(folder)))
+            begin_cursor(checkpoints)
     except OSError as error:
         raise ConfigError(
-            f"{KEY}: {store.place} cannot be read or written: {one_line(error)}"
+            f"{key}{store.place} cannot be read or written: {one_line(error)}"
         ) from error
     if refusal:
-        raise ConfigError(f"{KEY}: {store.place} {refusal}")
+        raise ConfigError(f"{key}{store.place} {refusal}")
+
+
+def _lost_cursor(store: CheckpointStore, checkpoints: Path) -> str:
+    """Why a run without a cursor may not begin anew; nothing if it may."""
+    states = [] if has_cursor(checkpoints) else store.states()
+    if not states:
+        return ""
+    return (
+        f"holds {', '.join(states)}, and {cursor_file(checkpoints)}, which says which of them "
+        "counts, is gone: put it back, or remove them and the run begins anew"
+    )
 
 
 def _refusal(store: CheckpointStore, folder: Path) -> str:

@@ -24,6 +24,7 @@ from learner.snapshot import Snapshot, snapshot_bytes, write_file
 MOST_GIVEN_UP = 2  # states that hang while they are written, each a copy in the host's memory
 LOOK_S = 1.0  # between two questions whether the run is to stop
 GIB = 2**30
+Written = Future[dict[str, int]]  # bytes by file
 
 
 class Snapshots(Protocol):
@@ -35,11 +36,14 @@ class Snapshots(Protocol):
 
 @dataclass(frozen=True)
 class Writing:
-    """A state that is being written: where it will stand, and this rank's part of the work."""
+    """A state that is being written: where it will stand, and this rank's part of the work.
+
+    written: bytes of each of this rank's files.
+    """
 
     cursor: Cursor
     begun: float
-    written: Future[None]
+    written: Written
 
 
 class Checkpointer:
@@ -50,6 +54,7 @@ class Checkpointer:
         rank: of the learner group; rank 0's clock counts.
         store: where states are written.
         move: moves the run's cursor, and names the states that count no more; called on rank 0.
+        kept: the states that the run's cursor names; called on rank 0.
         stop_requested: whether the run is to stop; asked on rank 0.
         report: says that a checkpoint failed, and why; called on rank 0.
 
@@ -64,14 +69,18 @@ class Checkpointer:
         store: CheckpointStore,
         *,
         move: Callable[[Cursor], Collection[str]],
+        kept: Callable[[], Collection[str]],
         stop_requested: Callable[[], bool],
         report: Callable[[str], None],
     ) -> None:
         self._cfg, self._rank, self._store = cfg, rank, store
-        self._move, self._stop_requested, self._report = move, stop_requested, report
+        self._move, self._kept = move, kept
+        self._stop_requested, self._report = stop_requested, report
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Writing | None = None
-        self._given_up: list[Future[None]] = []  # those that a thread may still be writing
+        self._given_up: list[
+            Future[dict[str, int]]
+        ] = []  # those that a thread may still be writing
         self._last: Cursor | None = None  # where the state that was begun last stands
         self._not_removed = ""
         self._begun = self._looked = time.monotonic()
@@ -154,10 +163,13 @@ class Checkpointer:
             f"free; lower learner.keep_checkpoints, or choose another {KEY}"
         )
 
-    def _write(self, state: str, snapshot: Snapshot) -> None:
+    def _write(self, state: str, snapshot: Snapshot) -> dict[str, int]:
+        sizes = {}
         for name, content in snapshot.items():
             with self._store.create(state, name) as stream:
                 write_file(stream, content)
+                sizes[name] = stream.tell()
+        return sizes
 
     def has(self, cursor: Cursor) -> bool:
         """Whether the state that was begun last stands at this place, and has not failed."""
@@ -186,7 +198,10 @@ class Checkpointer:
             self._thread = ThreadPoolExecutor(1, "checkpoint")
         first = self._first(self._failure(writing.written))
         if not first:
-            first = self._first(self._move_to(writing.cursor) if self._rank == 0 else "")
+            written = distributed.all_gather(writing.written.result())
+            files = {name: size for own in written for name, size in own.items()}
+            cursor = writing.cursor.at(writing.cursor.state, files)
+            first = self._first(self._move_to(cursor) if self._rank == 0 else "")
         if first:
             self._fail(writing.cursor, first)
 
@@ -196,10 +211,18 @@ class Checkpointer:
             for state in self._move(cursor):
                 self._thread.submit(self._remove, state)
         except OSError as error:
-            return one_line(error)
+            # It may have come after the cursor was replaced, as from its folder's storage.
+            return "" if self._is_named(cursor.state) else one_line(error)
         return ""
 
-    def _failure(self, written: Future[None]) -> str:
+    def _is_named(self, state: str) -> bool | None:
+        """Whether the run's cursor names a state; None where it cannot be read."""
+        try:
+            return state in self._kept()
+        except OSError:
+            return None
+
+    def _failure(self, written: Written) -> str:
         """Why this rank's part is not complete; nothing if it is."""
         if not written.done():
             seconds = self._cfg.cluster.checkpoint_deadline_s
@@ -214,7 +237,8 @@ class Checkpointer:
         self._last = None  # another one may be begun at the same place, under another name
         self._suffix = f"{(int(self._suffix, 16) + 1) % 16**4:04x}"
         if self._rank == 0:
-            self._thread.submit(self._remove, cursor.state)
+            if self._is_named(cursor.state) is False:  # else the run's next start removes it
+                self._thread.submit(self._remove, cursor.state)
             self._report(f"{cursor.place} has no checkpoint: {why}")
 
     def _remove(self, state: str) -> None:

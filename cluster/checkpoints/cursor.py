@@ -7,7 +7,8 @@ One small JSON file, replaced atomically after the state that it names is comple
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class Cursor:
     unevaluated: the evaluation that is due after it is still to be recorded.
     state: name of the engine's saved state (checkpoint_store.py); "" begins the phase
         from its model folder.
+    files: bytes of each file of that state; none where an older version wrote it.
     """
 
     phase: str = "sft"
@@ -35,15 +37,16 @@ class Cursor:
     state: str = ""
     group: int | None = None
     unevaluated: bool = False
+    files: dict[str, int] = field(default_factory=dict, hash=False)
 
     @classmethod
     def load(cls, checkpoints: Path) -> Cursor:
         """Read the cursor; a folder without one is at the beginning."""
         return _cursor(_read(checkpoints))
 
-    def at(self, state: str) -> Cursor:
-        """The same place with a saved state."""
-        return replace(self, state=state)
+    def at(self, state: str, files: Mapping[str, int] | None = None) -> Cursor:
+        """The same place with a saved state, of these files once it is complete."""
+        return replace(self, state=state, files=dict(files or {}))
 
     def save(self, checkpoints: Path, keep: int) -> list[str]:
         """Replace the cursor file; the newest `keep` states count. Those that count no more."""
@@ -92,13 +95,31 @@ class Cursor:
         return True
 
 
-def _file(checkpoints: Path) -> Path:
-    return checkpoints / "state" / "cursor.json"
-
-
 def kept_states(checkpoints: Path) -> list[str]:
     """The states that count, oldest first."""
     return list(_kept(checkpoints))
+
+
+def cursor_file(checkpoints: Path) -> Path:
+    """Where the cursor of a run is."""
+    return checkpoints / "state" / "cursor.json"
+
+
+def begin_cursor(checkpoints: Path) -> None:
+    """Write the cursor of a run that has none: from then on one that is gone was lost."""
+    if not _read(checkpoints):
+        _write(checkpoints, Cursor(), [])
+
+
+def has_cursor(checkpoints: Path) -> bool:
+    """Whether the run has a cursor, wherever that stands."""
+    return bool(_read(checkpoints))
+
+
+def written_files(checkpoints: Path, state: str) -> dict[str, int]:
+    """Bytes of each file of a state that counts; none where they are not known."""
+    kept = _kept(checkpoints)
+    return kept[state].files if state in kept else {}
 
 
 def fall_back(checkpoints: Path, state: str) -> Cursor | None:
@@ -145,17 +166,37 @@ def _known(fields: Record, file: Path) -> Record:
                 f"{file}: {', '.join(unknown)}: no field of a cursor; another version of Cardinal "
                 "wrote it, which can go on with the run"
             )
+        for name, (holds, rule) in RULES.items():
+            if name in place and not holds(place[name]):
+                raise ConfigError(f"{file}: {name}={place[name]!r}: must be {rule}")
     return fields
 
 
+def _is_number(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+RULES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "phase": (lambda value: value in ("sft", "ppo", "done"), "sft, ppo or done"),
+    "step": (_is_number, "a number from 0 on"),
+    "update": (_is_number, "a number from 0 on"),
+    "group": (lambda value: value is None or _is_number(value), "a number from 0 on, or null"),
+    "unevaluated": (lambda value: isinstance(value, bool), "true or false"),
+    "files": (
+        lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+        "numbers of bytes by name",
+    ),
+}
+
+
 def _write(checkpoints: Path, cursor: Cursor, kept: list[Cursor]) -> None:
-    file = _file(checkpoints)
+    file = cursor_file(checkpoints)
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, json.dumps(asdict(cursor) | {"kept": [asdict(each) for each in kept]}))
 
 
 def _read(checkpoints: Path) -> Record:
-    file = _file(checkpoints)
+    file = cursor_file(checkpoints)
     return _known(read_object(file), file)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from cluster.checkpoints.checkpoint_store import CheckpointStore
-from cluster.checkpoints.cursor import fall_back, kept_states
+from cluster.checkpoints.cursor import fall_back, kept_states, written_files
 from cluster.failures import RunFailure, StateLost
 from learner.snapshot import DamagedState, OpenFile
 
@@ -42,7 +42,7 @@ def load_state(
     """
     place = f"{store.place}/{state}"
     try:
-        _read(engine, store, kept_states(checkpoints), state)
+        _read(engine, store, kept_states(checkpoints), state, written_files(checkpoints, state))
     except DamagedState as error:
         check()
         older = fall_back(checkpoints, state)
@@ -53,12 +53,19 @@ def load_state(
         raise RunFailure(f"{place}: {error}") from error
 
 
-def _read(engine: Loads, store: CheckpointStore, kept: list[str], state: str) -> None:
-    names = store.names(state)
-    if not names:
+def _read(
+    engine: Loads, store: CheckpointStore, kept: list[str], state: str, written: Mapping[str, int]
+) -> None:
+    sizes = store.sizes(state)
+    if not sizes:
         if len(kept) > 1 and not any(map(store.names, kept)):
             raise OSError(f"{store.place}: no state of the run is there; is it mounted?")
         raise DamagedState("every file", "it is gone")
+    for name, size in written.items():
+        if name not in sizes:
+            raise DamagedState(name, "it is gone")
+        if sizes[name] != size:
+            raise DamagedState(name, f"it has {sizes[name]} of its {size} bytes")
     opened: list[str] = []
 
     def open_file(name: str) -> BinaryIO:
@@ -66,7 +73,7 @@ def _read(engine: Loads, store: CheckpointStore, kept: list[str], state: str) ->
         return store.open(state, name)
 
     try:
-        engine.load(names, open_file)
+        engine.load(sorted(written or sizes), open_file)
     except OSError as error:
         if opened and error.errno in DAMAGE and _is_damaged(store, kept, state, opened[-1]):
             raise DamagedState(opened[-1], error) from error

@@ -57,6 +57,7 @@ class LearnerRank:
             rank,
             self._store,
             move=self._save_cursor,
+            kept=lambda: kept_states(self.checkpoints),
             stop_requested=self._stop_requested,
             report=lambda why: self.write("failure", who="checkpoint", cause=why),
         )

@@ -132,6 +132,43 @@ def damaged(change):
     return lambda name: io.BytesIO(content)
 
 
+def flipped(content, place):
+    """With one bit changed, as of a disk that does not notice."""
+    return content[:place] + bytes([content[place] ^ 0x40]) + content[place + 1 :]
+
+
+def tensor_bytes(content):
+    """Where the values of `w` are: its last ones are the floats up to 999."""
+    return content.index(torch.arange(1000.0).numpy().tobytes())
+
+
+def test_a_changed_bit_of_a_tensor_is_damage():
+    """Torch's own reader would give other weights, and say nothing."""
+    for offset in range(0, 4000, 397):
+        files = damaged(lambda content, o=offset: flipped(content, tensor_bytes(content) + o))
+        with pytest.raises(DamagedState, match=r"/data/0 in it is not what was written$"):
+            read_file(files, "state/model.pt")
+
+
+def test_a_hole_in_a_tensor_is_damage():
+    def change(content):
+        begin = tensor_bytes(content)
+        return content[: begin + 512] + bytes(2048) + content[begin + 2560 :]
+
+    with pytest.raises(DamagedState, match="is not what was written"):
+        read_file(damaged(change), "state/model.pt")
+
+
+def test_any_changed_byte_of_the_pickle_is_damage():
+    """Its readers raise all kinds of errors, or none."""
+    whole = io.BytesIO()
+    write_file(whole, {"w": torch.arange(1000.0), "steps": 3})
+    begin = whole.getvalue().index(b"ctorch._utils")
+    for place in range(begin, begin + 60):
+        with pytest.raises(DamagedState):
+            read_file(damaged(lambda content, p=place: flipped(content, p)), "state/model.pt")
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -18,7 +18,7 @@ from cluster.checkpoints.checkpoint_store import (
     state_name,
     state_place,
 )
-from cluster.checkpoints.cursor import Cursor
+from cluster.checkpoints.cursor import Cursor, cursor_file
 from configs.load import ConfigError, load
 
 
@@ -210,8 +210,33 @@ def test_a_place_that_meets_the_run_folder_is_refused(tmp_path, place):
 def test_without_a_root_states_are_in_the_run_folder(tmp_path):
     cfg = load("gp_l_debug", ["name=one"])
     assert state_place(cfg, tmp_path) == f"{tmp_path}/checkpoints/state"
-    check_place(cfg, tmp_path / "nowhere", take=True)
+    check_place(cfg, tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("lost", ["gone", "empty", "a broken link"])
+def test_a_run_that_has_lost_its_cursor_does_not_begin_anew(tmp_path, apart, lost):
+    """It would remove the states that the cursor named."""
+    cfg, folder = run(tmp_path / "one", tmp_path / "states")
+    if not apart:
+        cfg = replace(cfg, learner=replace(cfg.learner, checkpoint_root=None))
+    check_place(cfg, folder, take=True)
+    store = CheckpointStore(state_place(cfg, folder))
+    write(store, "ppo-000004-00ab", "a.pt", "x")
+    check_place(cfg, folder, take=True)  # killed while its first state was written
+    file = cursor_file(folder / "checkpoints")
+    file.unlink()
+    if lost == "empty":
+        file.write_text("{}")
+    elif lost == "a broken link":
+        file.symlink_to(tmp_path / "nowhere")
+    words = rf"{store.place} holds ppo-000004-00ab, and {file}, which says .* is gone: put it back"
+    for take in (False, True):
+        with pytest.raises(ConfigError, match=words):
+            check_place(cfg, folder, take=take)
+    store.remove("ppo-000004-00ab")
+    check_place(cfg, folder)
 
 
 def test_the_runs_name_comes_before_a_uris_options(tmp_path):

@@ -5,7 +5,14 @@ import re
 
 import pytest
 
-from cluster.checkpoints.cursor import Cursor, fall_back, kept_states
+from cluster.checkpoints.cursor import (
+    Cursor,
+    begin_cursor,
+    fall_back,
+    has_cursor,
+    kept_states,
+    written_files,
+)
 from configs.load import ConfigError
 from configs.schema import PPOConfig
 
@@ -139,6 +146,14 @@ def test_an_evaluation_that_is_still_due_is_recorded_anew(phase):
         ('{"kept": 5}', "5 under kept: must be an object"),
         ('{"phase": "ppo", "laps": 3}', "laps: no field of a cursor; another version"),
         ('{"phase": "ppo", "kept": [{"laps": 3}]}', "laps: no field of a cursor; another version"),
+        ('{"phase": "foo"}', "phase='foo': must be sft, ppo or done"),
+        ('{"update": "5"}', "update='5': must be a number from 0 on"),
+        ('{"step": -1}', "step=-1: must be a number from 0 on"),
+        ('{"kept": [{"step": true}]}', "step=True: must be a number from 0 on"),
+        ('{"group": 1.5}', "group=1.5: must be a number from 0 on, or null"),
+        ('{"unevaluated": 1}', "unevaluated=1: must be true or false"),
+        ('{"files": {"a.pt": "7"}}', "must be numbers of bytes by name"),
+        ("[" * 100_000, "is not a JSON object"),
     ],
 )
 def test_a_file_that_is_no_cursor_is_named(tmp_path, content, sentence):
@@ -147,3 +162,20 @@ def test_a_file_that_is_no_cursor_is_named(tmp_path, content, sentence):
     file.write_text(content)
     with pytest.raises(ConfigError, match=rf"^{file}.*{sentence}"):
         Cursor.load(tmp_path)
+
+
+def test_a_run_has_a_cursor_from_its_begin_on(tmp_path):
+    assert not has_cursor(tmp_path)
+    begin_cursor(tmp_path)
+    assert has_cursor(tmp_path)
+    assert Cursor.load(tmp_path) == Cursor()
+    Cursor("ppo", update=3).at("ppo-000003-ab12", {"a.pt": 7}).save(tmp_path, keep=1)
+    begin_cursor(tmp_path)
+    assert Cursor.load(tmp_path).place == "PPO update 3"
+    assert written_files(tmp_path, "ppo-000003-ab12") == {"a.pt": 7}
+    assert written_files(tmp_path, "ppo-000002-ab12") == {}
+
+
+def test_another_state_has_files_of_its_own():
+    first = Cursor("ppo", update=3).at("ppo-000003-ab12", {"a.pt": 7})
+    assert first.at("ppo-000003-ab13").files == {}

@@ -15,6 +15,7 @@ from learner.snapshot import DamagedState
 
 OLDER, NEWEST = "ppo-000004-00ab", "ppo-000005-00ab"
 PART = "state/part.pt"
+FILES = {name: len(f"{name} of 4") for name in ("random.pt", PART)}  # their bytes
 
 
 class Engine:
@@ -77,8 +78,30 @@ def test_a_damaged_state_leaves_the_run_at_the_one_before(run, tmp_path, how):
     for _ in range(2):  # ranks: the second one finds that the run has been moved
         with pytest.raises(StateLost, match=f"{words}PPO update 4$"):
             run(Engine(error), NEWEST)
-    assert Cursor.load(tmp_path) == Cursor("ppo", update=4, group=4, state=OLDER)
+    assert Cursor.load(tmp_path) == Cursor("ppo", update=4, group=4).at(OLDER)
     assert run(Engine())[PART] == b"state/part.pt of 4", "a resume goes on from there"
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("what", ["it is gone", "it has 3 of its {} bytes"])
+def test_a_state_that_lacks_a_file_or_a_part_of_one_is_given_up(run, tmp_path, name, what):
+    """DeepSpeed would say nothing of it, or nothing that tells of a damage."""
+    Cursor("ppo", update=5, group=5).at(NEWEST, FILES).save(tmp_path, keep=2)
+    file, what = tmp_path / "state" / NEWEST / name, what.format(FILES[name])
+    file.unlink()
+    if what != "it is gone":
+        file.write_text("cut")
+    engine = Engine()
+    with pytest.raises(StateLost, match=rf"{name} of .*: {what}; the run goes on after PPO update"):
+        run(engine)
+    assert engine.loaded == {}
+    assert run(Engine())[PART] == b"state/part.pt of 4"
+
+
+def test_what_no_rank_has_written_is_not_read(run, tmp_path):
+    Cursor("ppo", update=5, group=5).at(NEWEST, FILES).save(tmp_path, keep=2)
+    (tmp_path / "state" / NEWEST / ".nfs0001").write_text("a file that was removed while open")
+    assert run(Engine()).keys() == FILES.keys()
 
 
 @pytest.mark.parametrize(
