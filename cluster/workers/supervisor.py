@@ -24,6 +24,7 @@ from report.metrics import Record
 from rollout.engine import EngineFailure
 
 BEATS = 4  # of an actor in its heartbeat
+PAUSE_S = 2.0  # after an answer, in which no call waits that an end of the actor would fail
 SIGN = "give a sign of life"
 AGAIN_S = 0.2  # between looks at whether Ray has restarted an actor
 T = TypeVar("T")
@@ -159,11 +160,12 @@ class Supervisor:
         """
         part, seconds = self._parts[index], self._cfg.cluster.heartbeat_s
         beat, loop = seconds / BEATS, asyncio.get_running_loop()
+        pause = min(beat, PAUSE_S)
         sign = loop.time()
         while not gone.done():
             silent = loop.time() - self._answered[index]
-            if silent < beat:
-                await _first(gone, timeout=beat - silent)
+            if silent < pause:
+                await _first(gone, timeout=pause - silent)
                 continue
             # It may have been stopped right after its last sign. What is longer is no silence of
             # its own: this process was frozen, or late.

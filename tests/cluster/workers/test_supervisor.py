@@ -12,7 +12,7 @@ from cluster.failures import DeadlineExceeded, RunFailure, SourceLost, WorkerLos
 from cluster.wait import is_dead
 from cluster.workers import supervisor as module
 from cluster.workers.part import Part, State
-from cluster.workers.supervisor import Supervisor, WorkerGone
+from cluster.workers.supervisor import PAUSE_S, Supervisor, WorkerGone
 from configs.schema import RunConfig
 from rollout.engine import EngineFailure
 from tests.support import virtual_time
@@ -392,9 +392,9 @@ async def test_a_worker_that_answers_otherwise_is_not_asked_for_signs_of_life():
     _, run, (worker,) = await made()
     await begun(run.collect(requests(4)))
     for name in list(worker.playing):
-        await asyncio.sleep(2)
+        await asyncio.sleep(PAUSE_S - 0.5)
         await worker.finish(name)
-    await asyncio.sleep(7)  # a beat of 7.5 s is not over
+    await asyncio.sleep(PAUSE_S - 0.1)
     assert worker.signs == 1  # that it was asked for before it had answered
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.2)
     assert worker.signs == 2

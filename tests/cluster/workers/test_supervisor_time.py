@@ -8,9 +8,12 @@ import gc
 import pytest
 
 from cluster.failures import WorkerLost
+from cluster.workers.supervisor import PAUSE_S
+from configs.schema import RunConfig
 from tests.cluster.workers import test_supervisor
 from tests.cluster.workers.test_supervisor import supervised, until, work
 from tests.support import virtual_time
+from tests.support.fleet import unavailable
 
 quick = test_supervisor.quick
 HEARTBEAT_S, BEAT_S = 8.0, 2.0
@@ -55,6 +58,22 @@ def test_one_that_hangs_after_an_answer_is_found_within_the_heartbeat(after, cap
     supervised(scenario, heart=HEARTBEAT_S)
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+@pytest.mark.parametrize("after", [0.0, 1.9, 2.1, 5.0])
+@pytest.mark.parametrize("heart", [RunConfig().cluster.heartbeat_s, HEARTBEAT_S, 2.0])
+def test_one_that_dies_after_an_answer_is_found_within_three_seconds(after, heart):
+    """Soon after an answer a call waits in it again, which Ray fails when it dies."""
+
+    async def scenario(supervisor, workers, fleet):
+        await asyncio.sleep(heart)
+        await work(supervisor, workers, 1, "done")
+        await asyncio.sleep(after)
+        workers[1].fate = unavailable()
+        assert await until(lambda: fleet.losses) <= PAUSE_S + 0.02
+        assert [index for index, _ in fleet.losses] == [1]
+
+    supervised(scenario, heart=heart)
 
 
 def test_who_answers_others_is_not_silent():
