@@ -286,7 +286,7 @@ class TrajectoryBuffer:
         """A worker is gone; see `cluster.workers.supervisor.Fleet`."""
 
         def failed(request: EpisodeRequest, losses: int) -> BufferedTrajectory:
-            words = f"quarantined: {losses} workers were lost with it; the last: {cause}"
+            words = f"quarantined: {losses} workers were lost with its question; the last: {cause}"
             summary = TrajectorySummary(request.id, "failed", words, 0.0, 0, 0, -1, {})
             return BufferedTrajectory(None, 0, summary, index)
 

@@ -9,66 +9,15 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, NamedTuple
 
 from cluster.stream.dynamic_sampling import Selection, complete_updates, select
+from cluster.stream.group import Group, S
 from cluster.stream.places import Places, Versions
 from cluster.stream.suspects import Suspects
 from rollout.episode import EpisodeRequest
 from rollout.trajectory_summary import TrajectorySummary
-
-
-class Stored(Protocol):
-    """A finished trajectory, wherever its arrays are."""
-
-    @property
-    def summary(self) -> TrajectorySummary:
-        """Its id, end, tokens and oldest policy version."""
-
-
-S = TypeVar("S", bound=Stored)
-
-
-@dataclass(eq=False)
-class Group(Generic[S]):
-    """Episodes that are admitted, taken and compared together: plays of one seed, or a request.
-
-    number: of the stream's groups; -1 of an evaluation.
-    oldest_engine: least policy version of an engine that may play them; None: any.
-    results: of its finished episodes, by id.
-    without_signal: see `cluster.stream.dynamic_sampling`; episodes that failed do not count.
-    """
-
-    requests: list[EpisodeRequest]
-    number: int = -1
-    oldest_engine: int | None = None
-    results: dict[str, S] = field(default_factory=dict)
-    without_signal: bool = False
-
-    @property
-    def finished(self) -> bool:
-        """Whether every episode has ended, well or not."""
-        return len(self.results) == len(self.requests)
-
-    @property
-    def failed(self) -> bool:
-        """Whether every episode has failed: there is nothing to train on."""
-        return self.finished and all(r.summary.end == "failed" for r in self.results.values())
-
-    def add(self, result: S) -> None:
-        """An episode has ended."""
-        self.results[result.summary.id] = result
-        if self.finished:
-            self.without_signal = len({r.summary.reward for r in self.ended_well()}) < 2
-
-    def in_order(self) -> list[S]:
-        """The results in the order of the requests."""
-        return [self.results[request.id] for request in self.requests]
-
-    def ended_well(self) -> list[S]:
-        """The results that can be trained on, in the order of the requests."""
-        return [result for result in self.in_order() if result.summary.end != "failed"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +74,7 @@ class Ledger(Generic[S]):
     def __init__(self) -> None:
         self._trained = 0
         self.dropped: Counter[str] = Counter()
+        self._suspects = Suspects()
         self.forget()
 
     def forget(self) -> None:
@@ -133,7 +83,7 @@ class Ledger(Generic[S]):
         self._urgent: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # of evaluations
         self._lost: deque[tuple[EpisodeRequest, Group[S]]] = deque()  # suspects, of either
         self._own: dict[int, deque[tuple[EpisodeRequest, Group[S]]]] = {}  # for one worker each
-        self._suspects = Suspects()
+        self._suspects.forget()
         self._running: dict[str, tuple[int, EpisodeRequest, Group[S]]] = {}
         self._load: Counter[int] = Counter()  # running episodes by worker
         self._ahead: list[Group[S]] = []  # groups that no update has taken, as admitted
@@ -288,7 +238,8 @@ class Ledger(Generic[S]):
     def lose(self, worker: int, failed: Callable[[EpisodeRequest, int], S]) -> tuple[int, int]:
         """A worker is gone: its episodes are played elsewhere, before all that is queued.
 
-        One that was the cause of several losses is quarantined (`cluster.stream.suspects`).
+        All of a question that was the cause of several losses are quarantined
+        (`cluster.stream.suspects`), those that still wait too.
 
         Args:
             worker: its index.
@@ -298,9 +249,11 @@ class Ledger(Generic[S]):
             How many are played again, and how many are quarantined.
         """
         lost = [entry for entry in self._running.values() if entry[0] == worker]
-        cause = self._suspects.lose([request.id for _, request, _ in lost])
-        guilty = [request for _, request, _ in lost if request.id == cause]
-        results = [failed(request, self._suspects.losses(request.id)) for request in guilty]
+        self._suspects.lose([request for _, request, _ in lost])
+        self._take_guilty(worker)
+        there = [request for at, request, _ in self._running.values() if at == worker]
+        guilty = [request for request in there if self._suspects.guilty(request)]
+        results = [failed(request, self._suspects.losses(request)) for request in guilty]
         self.finish(results, "quarantined")
         for _, request, group in reversed(lost):
             if self._running.pop(request.id, None) is None:
@@ -311,7 +264,14 @@ class Ledger(Generic[S]):
                 (self._urgent if group.number < 0 else self._queue).appendleft((request, group))
         self._load[worker] = 0
         self._urgent += self._own.pop(worker, ())
-        return len(lost) - len(guilty), len(guilty)
+        return sum(not self._suspects.guilty(request) for _, request, _ in lost), len(guilty)
+
+    def _take_guilty(self, worker: int) -> None:
+        """Those that wait and are of a guilty question, as if they had run on a worker."""
+        for queue in (self._lost, self._urgent, self._queue, *self._own.values()):
+            for entry in [entry for entry in queue if self._suspects.guilty(entry[0])]:
+                queue.remove(entry)
+                self._running[entry[0].id] = (worker, *entry)
 
     def take(self, update: int) -> Batch[S] | None:
         """The batch of an update, once its groups have finished; None before.

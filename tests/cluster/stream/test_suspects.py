@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-from cluster.stream.suspects import LOTS, Suspects
+import random
+
+import pytest
+
+from cluster.stream.suspects import LOTS, SUSPECT_LOSSES
+from cluster.stream.suspects import Suspects as OfRequests
+from rollout.episode import EpisodeRequest
+from tests.support.ledgers import ledger, quarantined, result
 
 
 def names(number):
     return [f"e{i}" for i in range(number)]
+
+
+def play(name, question=None):
+    """One of a question of its own, unless it is given."""
+    return EpisodeRequest(id=name, variant="rollout", seed=hash(question or name), group_id=0)
+
+
+class Suspects(OfRequests):
+    """Of episodes by their names, each of its own question."""
+
+    def lose(self, episodes):
+        """The one whose question was found by it."""
+        before = set(self._found)
+        super().lose([play(name) for name in episodes])
+        found = [name for name in episodes if (play(name).variant, play(name).seed) in self._found]
+        return found[0] if set(self._found) - before else None
+
+    def losses(self, episode):
+        return super().losses(play(episode))
 
 
 def lots(suspects, episodes):
@@ -72,9 +98,11 @@ def test_the_only_suspect_at_a_loss_is_the_cause():
     assert suspects.losses("a") == 3
     assert "c" not in suspects
     suspects.clear("a")
-    assert ("a" in suspects, suspects.losses("a")) == (False, 0)
-    assert suspects.lose(["b", "c"]) == "b"
-    assert "c" in suspects, "that is its second"
+    assert "a" not in suspects
+    assert suspects.losses("a") == 3, "its question was found"
+    assert suspects.lose(["b", "d"]) is None, "d was there at another loss, and may be the cause"
+    assert "d" in suspects, "that is its second"
+    assert suspects.lose(["b", "e"]) == "b"
 
 
 def test_one_that_has_ended_is_as_if_it_had_never_been_there():
@@ -101,3 +129,56 @@ def test_one_among_many_is_found_within_the_losses_that_a_worker_may_have():
     for number, losses in ((8, 3), (32, 4), (64, 4), (512, 5)):
         for guilty in ("e0", f"e{number - 1}"):
             assert losses_until_found(number, guilty) == (losses, guilty)
+
+
+def test_a_question_that_was_found_stays_known_and_its_losses_too():
+    suspects = OfRequests()
+    first, second = play("a", "one picture"), play("b", "one picture")
+    for _ in range(SUSPECT_LOSSES):
+        suspects.lose([first, play("c")])
+        suspects.clear("c")
+    assert not suspects.guilty(first)
+    suspects.lose([first])
+    assert suspects.guilty(first) and suspects.guilty(second)
+    assert (suspects.losses(first), suspects.losses(second)) == (3, 3)
+    suspects.forget()
+    assert suspects.guilty(second)
+    assert suspects.losses(second) == 3
+    assert not suspects.guilty(play("c"))
+
+
+LOSSES = {1: 4, 2: 9, 4: 15}  # of all workers, at most
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("size", [1, 4, 8])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_question_whose_every_episode_kills_costs_few_losses_and_no_other_episode(
+    workers, size, seed
+):
+    """As of a picture that ends the process which draws it: all of its group see it."""
+    draw, in_all = random.Random(seed), 64 // size
+    guilty, lost, dropped = draw.randrange(in_all), 0, []
+    made = ledger(per_update=in_all, size=size, last=1)
+    running = {worker: [] for worker in range(workers)}
+
+    def fail(request, times):
+        dropped.append(request)
+        return quarantined(request, times)
+
+    while True:
+        for worker, given in made.assign([0] * workers, 64).items():
+            running[worker] += given
+        busy = [worker for worker, own in running.items() if own]
+        if not busy:
+            break
+        worker = draw.choice(busy)
+        if any(request.group_id == guilty for request in running[worker]):
+            made.lose(worker, fail)
+            lost += 1
+        else:
+            made.finish([result(request) for request in running[worker]])
+        running[worker] = []
+    assert {request.group_id for request in dropped} == {guilty}, "nobody else"
+    assert len(dropped) == size
+    assert lost <= LOSSES[workers]
