@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
+from urllib.parse import unquote
 
 from configs.no_effect import keys_without_effect
 from configs.recorded import blocks_contradictions
@@ -340,10 +341,13 @@ def _checkpoints(cfg: RunConfig) -> Iterator[str]:
         )
 
 
+SECRET = "secret|sig|token|key|password|cred|sas"  # in the name of an option that is one
+
+
 def _holds_secret(uri: str) -> bool:
     """Whether a URI has a password, or a query that does; a user alone is none."""
     place, _, query = uri.partition("://")[2].partition("?")
-    secret = re.search(r"(^|&)[^=&]*(secret|sig|token|key|password)[^=&]*=|@", query, re.IGNORECASE)
+    secret = re.search(rf"(^|&)[^=&]*({SECRET})[^=&]*=|@", unquote(query), re.IGNORECASE)
     return ":" in place.rpartition("@")[0] or secret is not None
 
 

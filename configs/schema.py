@@ -18,7 +18,13 @@ TRACKERS = ("none", "wandb", "mlflow")
 PACKINGS = ("auto", "padded", "packed", "flat")
 FLASH_ATTENTION = ("flash_attention_2", "flash_attention_3")
 GPU_ATTENTION = (*FLASH_ATTENTION, "flex_attention")  # no backward pass on a CPU
+LONGEST_S = 1e7  # of a deadline, 116 days; calendars and sums of deadlines end somewhere
 BEST_MEASURES = ("success", "first_try", "reward")  # of an evaluation, for learner.keep_best
+
+
+def _seconds(default: float, meaning: str, low: float = 1) -> Any:
+    """A leaf of seconds."""
+    return leaf(default, meaning, low=low, high=LONGEST_S)
 
 
 @dataclass(frozen=True)
@@ -223,29 +229,27 @@ class ClusterConfig:
     weight_proof: bool = leaf(
         True, "prove each kind of weight at the start, compare log-probabilities after each publish"
     )
-    start_deadline_s: float = leaf(
-        300.0, "until actors and engines are ready, s; 4 s more a GiB of weights", low=1
+    start_deadline_s: float = _seconds(
+        300.0, "until actors and engines are ready, s; 4 s more a GiB of weights"
     )
-    episode_deadline_s: float = leaf(120.0, "of one episode, s", low=1)
-    env_deadline_s: float = leaf(
+    episode_deadline_s: float = _seconds(120.0, "of one episode, s")
+    env_deadline_s: float = _seconds(
         30.0, "of one call of an environment, s; start_deadline_s to make it", low=0.01
     )
-    block_deadline_s: float = leaf(
-        600.0, "of one block of trajectories, s; 4 s more a GiB of weights", low=1
+    block_deadline_s: float = _seconds(
+        600.0, "of one block of trajectories, s; 4 s more a GiB of weights"
     )
-    sync_deadline_s: float = leaf(
-        120.0, "until an engine has received a publish, s; 4 s more a GiB of weights", low=1
+    sync_deadline_s: float = _seconds(
+        120.0, "until an engine has received a publish, s; 4 s more a GiB of weights"
     )
-    checkpoint_deadline_s: float = leaf(
-        1800.0, "until a checkpoint is written, s; the run goes on without it", low=1
+    checkpoint_deadline_s: float = _seconds(
+        1800.0, "until a checkpoint is written, s; the run goes on without it"
     )
-    grace_s: float = leaf(
-        30.0,
-        "for a last checkpoint after SIGTERM or Ctrl-C, s; a second one ends all",
-        low=0,
+    grace_s: float = _seconds(
+        30.0, "for a last checkpoint after SIGTERM or Ctrl-C, s; a second one ends all", low=0.0
     )
-    heartbeat_s: float = leaf(
-        30.0, "without a sign of life, after which a process is taken to hang, s", low=1
+    heartbeat_s: float = _seconds(
+        30.0, "without a sign of life, after which a process is taken to hang, s"
     )
     max_failure_rate: float = leaf(
         0.05,

@@ -21,7 +21,7 @@ from pyarrow import ArrowException, fs
 from cluster.checkpoints.cursor import Cursor, begin_cursor, cursor_file, has_cursor
 from configs.disk import replace_file, to_disk
 from configs.load import ConfigError
-from configs.paths import below
+from configs.paths import below, is_uri
 from configs.schema import RunConfig
 from configs.text import one_line
 
@@ -61,14 +61,14 @@ class CheckpointStore:
     """
 
     def __init__(self, place: str) -> None:
-        self.place = place.partition("?")[0]
+        self.place = place.partition("?")[0] if is_uri(place) else place
         try:
-            uri = place if "://" in place else Path(place).absolute().as_uri()
+            uri = place if is_uri(place) else Path(place).absolute().as_uri()
             self._system, self._folder = fs.FileSystem.from_uri(uri)
         except (ArrowException, OSError, ValueError) as error:
             raise ConfigError(
-                f"{KEY}={place}: cannot be opened: {one_line(error)}; it must be a folder, or a "
-                "URI that pyarrow opens, such as s3://BUCKET/PREFIX"
+                f"{KEY}={self.place}: cannot be opened: {one_line(error)}; it must be a folder, or "
+                "a URI that pyarrow opens, such as s3://BUCKET/PREFIX"
             ) from error
 
     @contextmanager

@@ -52,6 +52,19 @@ def config(*overrides):
             "learner.checkpoint_root=s3://b/c?endpoint_override=http://h",
             "checkpoint_root: holds credentials",
         ),
+        *(
+            (
+                [f"learner.checkpoint_root=s3://b/c?{option}"],
+                "learner.checkpoint_root=s3://b/c?region=eu-1",
+                "checkpoint_root: holds credentials",
+            )
+            for option in (
+                "endpoint_override=http%3A%2F%2Fu%3Ap%40h",
+                "credential=x",
+                "sas=x",
+                "%73ecret_key=x",
+            )
+        ),
         (
             ["learner.checkpoint_root=s3://me:key@b/c"],
             "learner.checkpoint_root=s3://b/c@d",

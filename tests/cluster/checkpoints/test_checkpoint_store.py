@@ -244,6 +244,25 @@ def test_the_runs_name_comes_before_a_uris_options(tmp_path):
     assert state_place(cfg, folder) == "s3://b/c/one?region=eu-1&scheme=http"
 
 
+@pytest.mark.parametrize(
+    "name", ["run", "%2E%2E%2Fescaped", "a#b", "a?b", "ä b", "back\\slash", "100%"]
+)
+@pytest.mark.parametrize("root", ["{}", "file://{}", "{}/what?x"])
+def test_states_lie_in_the_folder_of_the_runs_own_name(tmp_path, name, root):
+    """Not outside of the place, nor in another run's."""
+    cfg = replace(load("gp_l_debug"), name=name)
+    cfg = replace(cfg, learner=replace(cfg.learner, checkpoint_root=root.format(tmp_path)))
+    write(CheckpointStore(state_place(cfg, tmp_path / "runs")), "sft-000001-00ab", "a.pt", "x")
+    within = tmp_path / "what?x" if root.endswith("?x") else tmp_path
+    assert (within / name / "sft-000001-00ab" / "a.pt").is_file()
+
+
+def test_an_error_does_not_repeat_a_places_options():
+    with pytest.raises(ConfigError) as error:
+        CheckpointStore("foo://x/y?sas=SECRET")
+    assert "SECRET" not in str(error.value).partition("cannot be opened")[0]
+
+
 @pytest.mark.parametrize("uri", ["foo://x/y", "s3:/x://"])
 def test_a_uri_that_cannot_be_opened_is_named(uri):
     with pytest.raises(ConfigError, match=rf"learner\.checkpoint_root={uri}: cannot be opened: "):
