@@ -31,6 +31,7 @@ from report.metrics import RunLog, read
 from rollout.renderer import Renderer
 
 TRACER = trace.get_tracer("cardinal")
+BEFORE = ".before"  # of the model that a new one of its name takes the place of
 
 
 class LearnerRank:
@@ -65,8 +66,13 @@ class LearnerRank:
             self._remove_unfinished()
 
     def _remove_unfinished(self) -> None:
-        """Remove what a crash left of states that were never complete."""
+        """Remove what a crash left of states that were never complete, and put models back."""
         try:
+            for before in self.checkpoints.glob(f"*{BEFORE}"):
+                if (model := before.with_suffix("")).exists():
+                    shutil.rmtree(before)
+                else:
+                    before.rename(model)
             self._store.keep(kept_states(self.checkpoints))
         except OSError as error:
             cause = f"{self._store.place}: unfinished states are not removed: {one_line(error)}"
@@ -180,9 +186,13 @@ class LearnerRank:
         engine.export(str(draft), self.renderer.stop_ids)
         if self.rank == 0:
             to_disk(*draft.rglob("*"), draft)
-            shutil.rmtree(target, ignore_errors=True)
+            before = self.checkpoints / f"{name}{BEFORE}"
+            if target.exists():  # or its end would leave neither
+                shutil.rmtree(before, ignore_errors=True)
+                target.rename(before)
             draft.rename(target)
             to_disk(self.checkpoints)  # before a cursor that is past it
+            shutil.rmtree(before, ignore_errors=True)
         distributed.barrier()
 
     def keep_best(self, engine: TrainingEngine) -> None:
@@ -195,12 +205,15 @@ class LearnerRank:
     def _last_is_best(self) -> bool:
         variant, _, measure = (self.cfg.learner.keep_best or "").rpartition("/")
         values = [
-            record[measure]
+            record.get(measure)
             for record in read(self.job.folder)
             if record["kind"] == "eval" and record["variant"] == variant
-            if record["stage"] != "start" and record.get(measure) is not None
+            if record["stage"] != "start"
         ]
-        return bool(values) and values[-1] > max(values[:-1], default=-math.inf)
+        if not values or values[-1] is None:  # it has not been measured, or not as a number
+            return False
+        before = [value for value in values[:-1] if value is not None]
+        return bool(values[-1] > max(before, default=-math.inf))
 
     def move(self, cursor: Cursor) -> None:
         """Move the run to the cursor, once all ranks have come so far; a collective call."""

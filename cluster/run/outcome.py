@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from cluster.exit_codes import ExitCode
-from cluster.failures import BusyError, OutOfMemory, PlacementError, RunFailure
+from cluster.failures import BusyError, OutOfMemory, PlacementError, RunFailure, out_of_memory
 from cluster.run.stop_signals import Terminated
 from configs.load import ConfigError
 from envs.base import EnvironmentFailure
 
 # Others are bugs: they are raised, with their traceback.
-KNOWN = (BusyError, ConfigError, RunFailure, EnvironmentFailure, OSError, KeyboardInterrupt)
+KNOWN = (
+    *(BusyError, ConfigError, RunFailure, EnvironmentFailure),
+    *(OSError, MemoryError, KeyboardInterrupt),
+)
 HANGS = ("the run's processes hang", ExitCode.FAILED)  # without an error, and not done either
 
 
@@ -24,7 +27,9 @@ def outcome(error: BaseException) -> tuple[str, ExitCode]:
             return str(error), ExitCode.TAKEN_AWAY
         case ConfigError() | PlacementError():
             return str(error), ExitCode.REFUSED
-        case OutOfMemory():
+        case MemoryError():
+            return f"this process is out of memory: {error}".rstrip(": "), ExitCode.OUT_OF_MEMORY
+        case RunFailure() if isinstance(error, OutOfMemory) or out_of_memory(str(error)):
             return str(error), ExitCode.OUT_OF_MEMORY
         case RunFailure() | EnvironmentFailure():
             return str(error), ExitCode.FAILED

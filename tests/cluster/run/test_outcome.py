@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.failures import ClusterBusyError, InUseError
+from cluster.failures import ClusterBusyError, InUseError, OutOfMemory, RunFailure
 from cluster.run.lease import LeaseLost
 from cluster.run.outcome import KNOWN, outcome
 from cluster.run.stop_signals import Terminated
@@ -20,6 +20,12 @@ from envs.base import EnvironmentFailure
         (LeaseLost("taken"), "taken", 1),
         (EnvironmentFailure("it broke"), "it broke", 1),
         (OSError("disk"), "OSError: disk", 1),
+        (OutOfMemory("a rank"), "a rank", 12),
+        # Of an evaluation, where no learner group tells what it was.
+        (RunFailure("worker 0: CUDA out of memory"), "worker 0: CUDA out of memory", 12),
+        (RunFailure("worker 0 died"), "worker 0 died", 1),
+        (MemoryError(), "this process is out of memory", 12),
+        (MemoryError("4 GiB"), "this process is out of memory: 4 GiB", 12),
     ],
 )
 def test_the_most_special_kind_decides(error, line, code):
