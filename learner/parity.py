@@ -87,8 +87,9 @@ def parity_metrics(
 
     Returns:
         parity_tokens; parity_mean_abs; parity_kl: KL(behaviour ‖ proximal), the mean of k3;
-        parity_worst_mean_abs and _engine, _tokens: as `_worst`. NaN where there is no token. Over
-        all ranks; a collective call.
+        parity_worst_mean_abs and _engine, _tokens: as `_worst`; parity_most_engine: index of the
+        one whose gaps have the largest sum, however few tokens it has. NaN where there is no token.
+        Over all ranks; a collective call.
     """
     behavior, proximal = _logprobs(trajectories)
     own = [t.policy_versions == version for t in trajectories]
@@ -103,6 +104,7 @@ def parity_metrics(
         "parity_tokens": tokens,
         "parity_mean_abs": gap_sum / tokens if tokens else math.nan,
         "parity_kl": k3_sum / tokens if tokens else math.nan,
+        "parity_most_engine": float(sums[1, 1:].argmax()) if sums[0, 1:].any() else math.nan,
         **_worst("parity_worst", "mean_abs", means, sums[0]),
     }
 

@@ -122,9 +122,11 @@ def check_parity(
     for who, (name, limit) in limits.items():
         difference = metrics.get(name, 0.0)
         if not difference <= limit:  # nor NaN
+            most = metrics.get("parity_most_engine", math.nan)
+            whose = "" if math.isnan(most) else f", those of rollout worker {most:.0f} most"
             raise ParityError(
                 f"{what}: log-probabilities of {who} and learner differ by {difference:.2g} on "
-                f"average, more than {limit:.2g}: the engine plays with other weights "
+                f"average, more than {limit:.2g}{whose}: the engine plays with other weights "
                 "(cluster.weight_proof=false turns this check off)"
             )
 

@@ -57,6 +57,7 @@ def test_without_a_token_of_the_version_nothing_is_said_to_be_equal():
     assert sorted(metrics) == [
         "parity_kl",
         "parity_mean_abs",
+        "parity_most_engine",
         "parity_worst_engine",
         "parity_worst_mean_abs",
         "parity_worst_tokens",
@@ -101,6 +102,9 @@ def test_a_handful_of_an_engines_tokens_and_those_of_other_versions_say_nothing(
     few = played_by(1, np.full(LEAST_TOKENS - 1, 0.9))
     metrics = parity_metrics([right, few, stale], 3, 2)
     assert (metrics["parity_worst_engine"], metrics["parity_worst_tokens"]) == (0, 100)
+    assert metrics["parity_most_engine"] == 1, "of the gap that is there, it has the most"
+    unknown = parity_metrics([played_by(-1, [0.9])], 3, 2)
+    assert np.isnan(unknown["parity_most_engine"])
     enough = parity_metrics([right, few, played_by(1, [0.9])], 3, 2)
     assert enough["parity_worst_engine"] == 1
     # Between engines, one's few tokens count for less than another's many.

@@ -121,6 +121,9 @@ def test_the_worst_engine_is_named_within_what_so_few_tokens_may_differ_by():
         check(7.0, 1.9e-4, 64.0, parity_mean_abs=2e-4)
     with pytest.raises(ParityError, match=r"worker 0 and learner differ by 0.3 .* than 0.0002:"):
         check(0.0, 0.3, 64.0, parity_mean_abs=2e-4)
+    words = r"of engine and learner differ by 0.0002 .*, those of rollout worker 1 most: the engine"
+    with pytest.raises(ParityError, match=words):  # none has tokens enough to be looked at alone
+        check(math.nan, math.nan, math.nan, parity_mean_abs=2e-4, parity_most_engine=1.0)
 
 
 def test_what_was_not_compared_is_no_difference():
