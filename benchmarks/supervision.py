@@ -22,7 +22,6 @@ import psutil
 import ray
 from ray.train.v2._internal.execution.controller.state import InitializingState, RunningState
 
-from cluster.awake import Awake
 from cluster.driver.buffer_watch import LOOK_S, BufferWatch
 from cluster.driver.group_watch import GroupWatch, Signs
 from cluster.driver.learner_group import HEALTH_CHECK_S
@@ -33,6 +32,7 @@ from cluster.workers.supervisor import Supervisor
 from configs.load import load
 from configs.paths import ROOT
 from report.metrics import Record
+from rollout.awake import Awake
 from rollout.engine_watch import EngineWatch, processor_seconds
 
 LIMIT = 0.01  # of a core

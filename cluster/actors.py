@@ -17,7 +17,6 @@ import psutil
 import ray
 from ray import ObjectRef
 
-from cluster.awake import Awake
 from cluster.failures import EpochOver, RunFailure
 from cluster.handles import BlockRows, ChannelMessage, Environments, Finished, PackedBucket
 from cluster.placement.nodes import VISIBLE
@@ -25,6 +24,7 @@ from cluster.run.run_folder import folder_of
 from cluster.run.tracing import record_spans
 from configs.schema import RunConfig
 from rollout.adapters import holds_adapters, with_adapters
+from rollout.awake import Awake
 from rollout.engine import InferenceEngine
 from rollout.engine_load import EngineLoad
 from rollout.engine_settings import EngineSettings

@@ -12,7 +12,7 @@ from configs.schema import ClusterConfig, RunConfig
 
 SECONDS_A_GIB = 4.0  # a shared file system or a network of 2 Gbit/s at its worst
 # Of who waits for one that waits as long itself, and whose error, which names the cause, is to come
-# first: the other may be held up meanwhile, which is no time of its own (cluster/awake.py).
+# first: the other may be held up meanwhile, which is no time of its own (rollout/awake.py).
 GRACE_S = 30.0
 STOP_S = 60.0  # that a stopped job has to end by itself, after cluster.grace_s
 # An actor that hangs has this to end by itself, until its node ends it by force; Ray's own is 5 s.

@@ -24,8 +24,8 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from cluster.awake import Awake
 from cluster.failures import DeadlineExceeded, RunFailure, SourceLost, WorkerLost, first_line
+from rollout.awake import Awake
 
 LOOK_S, MOMENT_S = 0.5, 1e-6  # between looks at the clock; what is too short to be waited for
 T = TypeVar("T")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 from envs.base import EnvironmentFailure
 from envs.registry import BUILT_IN
+from rollout.awake import time_limit
 from rollout.environment_inspection import BETWEEN, OTHER_PROCESS
 from rollout.environment_process import HEADER, JSON, pack
 from rollout.environment_server import EnvironmentServer, ended_from_outside, retrieve
@@ -123,12 +124,11 @@ class EnvironmentProcess:
             if self.lost:
                 raise ProcessLost(_words(begun, f"its process {self.lost}"))
             try:
-                async with asyncio.timeout(self._deadline(begun)[0]) as limit:
+                async with time_limit(self._deadline(begun)[0]) as limit:
                     reply, data = await self._exchange(call)
                     while "begun" in reply:  # a call of the environment within this one
                         begun = str(reply["begun"])
-                        now = asyncio.get_running_loop().time()
-                        limit.reschedule(now + self._deadline(begun)[0])
+                        limit.begin_again(self._deadline(begun)[0])
                         reply, data = await self._read()
             except TimeoutError:
                 seconds, key = self._deadline(begun)

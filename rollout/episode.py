@@ -7,7 +7,6 @@ trajectory; a lost engine is raised.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from envs.base import EnvironmentFailure
+from rollout.awake import time_limit
 from rollout.engine import Completion, RequestRefused
 from rollout.environments import EnvironmentStep, ProcessLost
 from rollout.pictures import Picture
@@ -157,9 +157,11 @@ async def run_episode(
     cause = ""
     for _ in range(PLAYS):
         try:
-            async with environments.borrow(request.variant) as env:
-                async with asyncio.timeout(limits.episode_deadline_s):
-                    return await _run(request, name, env, engine, renderer, limits)
+            async with (
+                environments.borrow(request.variant) as env,
+                time_limit(limits.episode_deadline_s),
+            ):
+                return await _run(request, name, env, engine, renderer, limits)
         except ProcessLost as failure:
             cause = str(failure)
             continue

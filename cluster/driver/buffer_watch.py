@@ -16,13 +16,13 @@ from contextlib import contextmanager
 import ray
 from ray import ObjectRef
 
-from cluster.awake import Awake
 from cluster.failures import DeadlineExceeded, RunFailure, WorkerLost
 from cluster.handles import BufferHandle, kill, restart
 from cluster.wait import is_dead, is_gone, wait_for
 from cluster.workers.part import Part, State
 from configs.schema import ClusterConfig
 from report.metrics import Record
+from rollout.awake import Awake
 
 WHO, WHAT = "the trajectory buffer", "give a sign of life"
 BEATS, BEAT_S = 4, 1.0  # in a heartbeat; at most so long, for Ray tells a death at the next one

@@ -24,7 +24,6 @@ from ray.train.v2._internal.execution.controller.state import (
 )
 from ray.train.v2._internal.execution.worker_group import Worker
 
-from cluster.awake import Awake
 from cluster.driver.buffer_watch import LOOK_S
 from cluster.failures import DeadlineExceeded, name_process
 from cluster.run.lease import Owner, Token
@@ -32,6 +31,7 @@ from cluster.run.patience import passes
 from cluster.run.run_folder import CONTROLLER
 from configs.disk import replace_file
 from configs.schema import ClusterConfig
+from rollout.awake import Awake
 
 WHO = "Ray Train's controller"
 GRACE_S = 5.0  # so that Ray Train's own error for a placement, with the same deadline, comes first

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from cluster.awake import Awake
 from cluster.run.lease import STALE_S
+from rollout.awake import Awake
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PATIENCE_S = STALE_S  # after which another machine may take the run folder over
