@@ -18,7 +18,7 @@ from cluster.driver.session import SHUTDOWN_S, session
 from cluster.environments import environments
 from cluster.failures import first_line
 from cluster.handles import BufferHandle, RolloutWorkerHandle, kill
-from cluster.placement.layout import weight_channel
+from cluster.placement.layout import loss_ends_run, weight_channel
 from cluster.placement.plan import cpus
 from cluster.placement.types import WORKER, Plan
 from cluster.run.last_resort import DONE, within
@@ -100,10 +100,10 @@ class RolloutPool:
             self._reusable = learn and weight_channel(cfg, self._plan.gpu) == "object_store"
         restarts = weight_channel(cfg, self._plan.gpu) == "object_store"
         options = buffer_options(self._plan, restarts)
-        # A new engine beside ranks would not know which GPUs are theirs.
-        beside = self._plan.gpu and cfg.cluster.layout == "colocated"
+        if (fixed := loss_ends_run(cfg, self._plan.gpu)) and learn:
+            print(fixed, file=sys.stderr)
         actor = TrajectoryBuffer.options(**options).remote(  # type: ignore[attr-defined]
-            [*self._workers], _sent(cfg), restarts and not beside
+            [*self._workers], _sent(cfg), not fixed
         )
         self._buffer = BufferHandle(actor)
         return self._plan, [*self._workers.values()], self._buffer

@@ -33,6 +33,22 @@ def weight_channel(cfg: RunConfig, gpu: bool) -> str:
     return "ipc" if cluster.layout == "colocated" else "nccl"
 
 
+def loss_ends_run(cfg: RunConfig, gpu: bool) -> str:
+    """Why a lost rollout worker ends the run; nothing where a new one takes its place.
+
+    gpu: as of `weight_channel`.
+    """
+    channel, then = weight_channel(cfg, gpu), "ends the run, and `cardinal resume` goes on"
+    if channel == "nccl":
+        return (
+            f"weights travel over nccl, whose members are fixed: a lost rollout worker or buffer "
+            f"{then} (cluster.channel=object_store replaces it, and is slower)"
+        )
+    if gpu and cfg.cluster.layout == "colocated":
+        return f"engines share the GPUs of learner ranks: a lost rollout worker {then}"
+    return ""
+
+
 def without_engines(cfg: RunConfig) -> RunConfig:
     """What a run starts: no rollout workers where it trains on recorded blocks (`ppo.blocks`)."""
     if cfg.ppo.blocks is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from cluster.placement.layout import loss_ends_run
 from cluster.placement.nodes import address_of
 from cluster.placement.types import DATA, RANK, SLACK, WORKER, Node, Place, Plan
 from cluster.preflight.check import CheckedRun
@@ -34,6 +35,8 @@ def show(run: CheckedRun) -> None:
         _print(f"a learner rank's GPU at its peak: {moment}", ("part", "MiB"), _memory_rows(parts))
     _print("first prompts", ("variant", "longest, tokens"), prompts)
     show_plan(run)
+    if fixed := loss_ends_run(cfg, run.plan.gpu):
+        console.print(fixed, soft_wrap=True)
     ends = f"an answer ends with {' or '.join(run.ends)}, which every checkpoint's"
     console.print(f"{ends} generation_config.json names", soft_wrap=True)
     if run.data is not None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
-from cluster.placement.layout import weight_channel, without_engines, without_learner
+from cluster.placement.layout import (
+    loss_ends_run,
+    weight_channel,
+    without_engines,
+    without_learner,
+)
 from cluster.preflight.check import check
 from configs.contradictions import contradictions
 from configs.load import ConfigError, load
@@ -59,6 +65,22 @@ def test_the_check_refuses_it_on_this_machine(tmp_path, monkeypatch):
     cfg = load("gp_l_debug", [f"cluster.root={tmp_path}", "cluster.layout=colocated"])
     with pytest.raises(ConfigError, match=r"cluster\.layout=colocated needs GPUs"):
         check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "gpu", "words"),
+    [
+        ({}, False, ""),
+        ({}, True, "travel over nccl, .* ends the run, .*cluster.channel=object_store replaces"),
+        ({"channel": "object_store"}, True, ""),
+        ({"layout": "colocated"}, True, "engines share the GPUs of learner ranks: .* ends the run"),
+        ({"layout": "colocated", "channel": "object_store"}, True, "share the GPUs"),
+        ({"lora_sync": "adapters"}, True, ""),
+    ],
+)
+def test_whether_a_lost_worker_ends_the_run_is_told(cluster, gpu, words):
+    found = loss_ends_run(run(**cluster), gpu)
+    assert re.search(words, found) if words else found == ""
 
 
 @pytest.mark.parametrize(

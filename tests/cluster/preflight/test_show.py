@@ -97,3 +97,11 @@ def test_what_is_shown_of_a_run(capsys, monkeypatch):
     assert "vision encoder" not in shown
     show_plan(run)
     assert "parameters" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("keys", "told"), [((), True), (("cluster.channel=object_store",), False)])
+def test_that_a_loss_ends_the_run_is_said_before_it_begins(capsys, keys, told):
+    cfg = debug(*keys)
+    where = plan(cfg, [node("a", 8, 2, "L4")])
+    show(CheckedRun(cfg, {}, {}, None, 2**30, {}, where, ()))
+    assert ("a lost rollout worker or buffer ends the run" in capsys.readouterr().out) == told
