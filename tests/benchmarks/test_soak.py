@@ -190,3 +190,10 @@ def test_goodput_that_was_not_measured_or_under_more_faults_has_no_limit():
     assert shortfalls(GOOD | {"goodput": None}, 50, 35.0) == []
     often = {"goodput": 0.5, "goodput_quiet": 0.5, "goodput_every_minutes": 1.0}
     assert shortfalls(GOOD | often, 50, 35.0) == []
+
+
+def test_minutes_show_neither_goodput_nor_whether_memory_is_flat():
+    row = GOOD | {"goodput": 0.5, "goodput_quiet": 0.9, "most_growth_mib": 400.0}
+    assert shortfalls(row, 3, 4.5) == []
+    assert len(shortfalls(row, 3, 35.0)) == 3
+    assert shortfalls(row | {"most_more_files": 1000}, 3, 4.5) != []
