@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from cluster.checkpoints.cursor import Cursor
 from report.study.compute import until
 from tests.end_to_end.test_train import cardinal, finish, left_behind, marked
 
@@ -55,7 +56,7 @@ def contents(run):
 
 def saved(run):
     """Whether a run has a checkpoint to continue from."""
-    return (run / "checkpoints" / "state" / "cursor.json").is_file()
+    return Cursor.load(run / "checkpoints").begun
 
 
 def kill(process, happened, after):
