@@ -86,8 +86,9 @@ def run_learner_group(job: Job, plan: Plan, signals: StopSignals) -> None:
             if signals.must_end(seconds, job.buffer.stop.remote):
                 break
             thread.join(LOOK_S)
-        if len(signals.received) == 1:
-            thread.join(END_S)  # a thread that still asks Ray after its end ends this process
+        if len(signals.received) < 2:
+            # One that still asks Ray after its end ends this process, before its error is printed.
+            thread.join(END_S)
         with storage.look():
             progress.update()
     _raise_failure(job, plan, errors[0] if errors else None, kills)

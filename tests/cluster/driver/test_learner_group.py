@@ -131,11 +131,13 @@ def test_a_finished_run_was_shown_to_its_end(group):
 def test_a_rank_that_ends_the_run_is_heard_while_the_group_goes_on(group, endless, tmp_path):
     def fit():
         write_failure(FakeToken(tmp_path), "rollout worker 0 was lost")
+        waited.append(endless.over.wait(0.2))  # for which it is waited: it may end by itself
         endless()
 
+    waited = []
     with pytest.raises(RunFailure, match=r"^rollout worker 0 was lost$"):
         group(fit)
-    assert not endless.waited_for
+    assert (waited, endless.waited_for) == ([False], False)
 
 
 def test_a_storage_that_is_away_for_a_moment_ends_nothing(group, capsys):
