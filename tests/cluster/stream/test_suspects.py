@@ -6,10 +6,11 @@ import random
 
 import pytest
 
+from cluster.stream.ledger import Stream
 from cluster.stream.suspects import LOTS, SUSPECT_LOSSES
 from cluster.stream.suspects import Suspects as OfRequests
 from rollout.episode import EpisodeRequest
-from tests.support.ledgers import ledger, quarantined, result
+from tests.support.ledgers import groups, ledger, quarantined, result
 
 
 def names(number):
@@ -182,3 +183,34 @@ def test_a_question_whose_every_episode_kills_costs_few_losses_and_no_other_epis
     assert {request.group_id for request in dropped} == {guilty}, "nobody else"
     assert len(dropped) == size
     assert lost <= LOSSES[workers]
+
+
+def test_a_question_that_was_found_is_dropped_at_its_first_loss_of_the_next_epoch():
+    made = ledger(per_update=1, size=1, last=1)
+    for _ in range(SUSPECT_LOSSES):
+        made.assign([0], 8)
+        assert made.lose(0, quarantined) == (1, 0)
+    made.assign([0], 8)
+    assert made.lose(0, quarantined) == (0, 1)
+    made.forget()
+    made.begin(Stream(groups(0, 2), 2, 0, 1, 1))
+    assert [request.seed for request in made.assign([0], 8)[0]] == [0, 0, 1, 1]
+    assert made.lose(0, quarantined) == (2, 2), "and its group's other one"
+
+
+def test_those_of_a_question_that_was_found_do_not_wait_to_kill_others():
+    made = ledger(per_update=1, size=8, last=1)
+    dropped = []
+
+    def fail(request, losses):
+        dropped.append(request.id)
+        return quarantined(request, losses)
+
+    for _ in range(2 * SUSPECT_LOSSES):
+        made.assign([0], 2)  # so that six of the eight wait
+        again, now = made.lose(0, fail)
+        if now:
+            break
+    assert now == 8
+    assert again == 0
+    assert len(set(dropped)) == 8
