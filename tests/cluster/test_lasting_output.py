@@ -89,13 +89,26 @@ def test_a_command_goes_on_without_a_reader_of_its_errors(opened, begin, code):
     os.close(number)
 
 
+def test_what_else_writes_there_meets_no_pipe_without_a_reader():
+    """Ray's own code, and processes that are started later."""
+    write = broken_pipe()
+    script = "outlive_readers()\nprint('one', file=sys.stderr)\nos.write(2, b'two')\nsys.exit(7)"
+    assert run(script, stderr=write).returncode == 7
+    os.close(write)
+
+
 def test_a_full_disk_takes_words_again_once_there_is_room(tmp_path):
     """What was said meanwhile is lost, and nothing else."""
     script = (
-        "outlive_readers()\nfile = os.dup(2)\nos.dup2(os.open('/dev/full', os.O_WRONLY), 2)\n"
-        "print('lost', file=sys.stderr)\nos.dup2(file, 2)\nprint('there', file=sys.stderr)"
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "outlive_readers()\n"
+        "full = lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, -1))\n"
+        "full(0)\nprint('lost', file=sys.stderr)\nfull(-1)\nprint('there', file=sys.stderr)"
     )
-    assert run(script, stderr=subprocess.PIPE).stderr == b"there\n"
+    with (tmp_path / "said").open("w") as file:
+        assert run(script, stderr=file).returncode == 0
+    assert (tmp_path / "said").read_text() == "there\n"
 
 
 def test_errors_that_are_not_borne_are_raised():
