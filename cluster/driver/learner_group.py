@@ -19,6 +19,7 @@ from cluster.deadlines import group_deadline_s
 from cluster.driver.buffer_watch import LOOK_S, BufferWatch, StartWatch
 from cluster.driver.group_watch import GroupWatch, Signs
 from cluster.driver.hung_ranks import HungRanks
+from cluster.driver.session import GROUP_THREAD
 from cluster.failures import (
     OutOfMemory,
     RunFailure,
@@ -87,8 +88,7 @@ def run_learner_group(job: Job, plan: Plan, signals: StopSignals) -> None:
                 break
             thread.join(LOOK_S)
         if len(signals.received) < 2:
-            # One that still asks Ray after its end ends this process, before its error is printed.
-            thread.join(END_S)
+            thread.join(END_S)  # else Ray is ended by force
         with storage.look():
             progress.update()
     _raise_failure(job, plan, errors[0] if errors else None, kills)
@@ -104,7 +104,7 @@ def _thread(job: Job, plan: Plan, watch: GroupWatch) -> tuple[threading.Thread, 
         except Exception as error:  # noqa: BLE001 - a thread's boundary; raised by the driver
             errors.append(error)
 
-    return threading.Thread(target=fit, name="learner group", daemon=True), errors
+    return threading.Thread(target=fit, name=GROUP_THREAD, daemon=True), errors
 
 
 def _raise_failure(job: Job, plan: Plan, error: Exception | None, kills: MemoryKills) -> None:
