@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from cluster.exit_codes import ExitCode, say
 from cluster.lasting_output import outlive_readers
+from cluster.run.last_resort import ray_is_asked
 from cluster.run.stop_signals import Terminated, raising_terminated
 
 
@@ -36,7 +37,7 @@ def program() -> NoReturn:
             sys.stdout.flush()
     except OSError:  # a closed pipe; Python would print that it could not flush, and exit with 120
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if code in (ExitCode.INTERRUPTED, ExitCode.TAKEN_AWAY):
+    if code in (ExitCode.INTERRUPTED, ExitCode.TAKEN_AWAY) or ray_is_asked():
         os._exit(code)  # threads of Ray may not let it end otherwise
     sys.exit(code)
 

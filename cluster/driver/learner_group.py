@@ -19,7 +19,6 @@ from cluster.deadlines import group_deadline_s
 from cluster.driver.buffer_watch import LOOK_S, BufferWatch, StartWatch
 from cluster.driver.group_watch import GroupWatch, Signs
 from cluster.driver.hung_ranks import HungRanks
-from cluster.driver.session import GROUP_THREAD
 from cluster.failures import (
     OutOfMemory,
     RunFailure,
@@ -31,6 +30,7 @@ from cluster.job import Job
 from cluster.phases.learner_loop import learner_loop
 from cluster.placement.plan import Plan
 from cluster.placement.ray_options import release_ranks, scaling, waiting_ranks
+from cluster.run.last_resort import GROUP_THREAD
 from cluster.run.logs import (
     keep_logs_of_other_nodes,
     pointed_out,

@@ -22,8 +22,8 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 from cluster.deadlines import KILL
 from cluster.failures import DeadlineExceeded, RunFailure, first_line
 from cluster.placement.nodes import address_of, live_nodes, local_cpus, reachable
-from cluster.run.last_resort import end_at_once, within
-from cluster.run.left_processes import mark_own
+from cluster.run.last_resort import ray_is_asked, within
+from cluster.run.left_processes import end_own, mark_own
 from cluster.run.logs import last_words, session_logs
 from cluster.run.outcome import outcome
 from cluster.run.stop_signals import Terminated
@@ -36,7 +36,6 @@ from configs.schema import RunConfig
 # Else Ray keeps 2 KB of each call, for its dashboard.
 LOCAL = {"task_events_report_interval_ms": 0} | KILL
 END_S = 5.0  # for killed processes to be gone
-GROUP_THREAD = "learner group"  # asks Ray until the group has ended
 SHUTDOWN_S = 25.0  # for a local Ray to end by itself
 
 
@@ -64,12 +63,11 @@ def session(cfg: RunConfig, cpus: float) -> Iterator[None]:
         # A cluster that was joined is left by the driver's own end: after a shutdown, Ray Train's
         # thread would end the process before its error is printed.
         if not address:
-            if any(thread.name == GROUP_THREAD for thread in threading.enumerate()):
-                # It waits in what a shutdown frees: this process would crash (SIGSEGV) before its
-                # error is printed. How the run ended is recorded.
-                end_at_once(*outcome(error))
             with within(SHUTDOWN_S, "Ray", *outcome(error)):
-                ray.shutdown()
+                if ray_is_asked():  # in what a shutdown frees: it would crash this process
+                    end_own()
+                else:
+                    ray.shutdown()
         raise
     ray.shutdown()
 

@@ -17,9 +17,18 @@ from cluster.exit_codes import ExitCode, say
 from cluster.run.left_processes import end_own
 
 AGAIN_S = 5.0  # for who waits to see that nothing is left of what it waits for
+GROUP_THREAD = "learner group"  # asks Ray until the group has ended
 WRITE_S = 2.0  # for who reads what is written
 # The last words of a process whose work is done: what hangs is no failure.
 DONE = ("all is done and saved; what stayed was ended by force", ExitCode.DONE)
+
+
+def ray_is_asked() -> bool:
+    """Whether a thread still waits in Ray for the learner group.
+
+    Under it a shutdown, as Python's own end makes one too, crashes the process (SIGSEGV).
+    """
+    return any(thread.name == GROUP_THREAD for thread in threading.enumerate())
 
 
 def end_at_once(line: str, code: ExitCode) -> NoReturn:
