@@ -221,11 +221,8 @@ def check_place(cfg: RunConfig, folder: Path, *, take: bool = False) -> None:
     Raises:
         ConfigError: names the place.
     """
-    store, apart = (
-        CheckpointStore(state_place(cfg, folder)),
-        cfg.learner.checkpoint_root is not None,
-    )
-    checkpoints = folder / "checkpoints"
+    store, checkpoints = CheckpointStore(state_place(cfg, folder)), folder / "checkpoints"
+    apart = cfg.learner.checkpoint_root is not None
     key = f"{KEY}: " if apart else ""
     try:
         refusal = (_refusal(store, folder) if apart else "") or _lost_cursor(store, checkpoints)

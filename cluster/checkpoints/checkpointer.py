@@ -78,9 +78,7 @@ class Checkpointer:
         self._stop_requested, self._report = stop_requested, report
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Writing | None = None
-        self._given_up: list[
-            Future[dict[str, int]]
-        ] = []  # those that a thread may still be writing
+        self._given_up: list[Written] = []  # those that a thread may still be writing
         self._last: Cursor | None = None  # where the state that was begun last stands
         self._not_removed = ""
         self._begun = self._looked = time.monotonic()

@@ -122,7 +122,8 @@ def check_parity(
     for who, (name, limit) in limits.items():
         difference = metrics.get(name, 0.0)
         if not difference <= limit:  # nor NaN
-            most = metrics.get("parity_most_engine", math.nan)
+            named = who != "engine"
+            most = math.nan if named else metrics.get("parity_most_engine", math.nan)
             whose = "" if math.isnan(most) else f", those of rollout worker {most:.0f} most"
             raise ParityError(
                 f"{what}: log-probabilities of {who} and learner differ by {difference:.2g} on "

@@ -41,10 +41,10 @@ def loss_ends_run(cfg: RunConfig, gpu: bool) -> str:
     channel, then = weight_channel(cfg, gpu), "ends the run, and `cardinal resume` goes on"
     if channel == "nccl":
         return (
-            f"weights travel over nccl, whose members are fixed: a lost rollout worker or buffer "
+            "weights travel over nccl, whose members are fixed: a lost rollout worker or buffer "
             f"{then} (cluster.channel=object_store replaces it, and is slower)"
         )
-    if gpu and cfg.cluster.layout == "colocated":
+    if channel == "ipc" or (gpu and cfg.cluster.layout == "colocated"):
         return f"engines share the GPUs of learner ranks: a lost rollout worker {then}"
     return ""
 

@@ -124,6 +124,8 @@ def test_the_worst_engine_is_named_within_what_so_few_tokens_may_differ_by():
     words = r"of engine and learner differ by 0.0002 .*, those of rollout worker 1 most: the engine"
     with pytest.raises(ParityError, match=words):  # none has tokens enough to be looked at alone
         check(math.nan, math.nan, math.nan, parity_mean_abs=2e-4, parity_most_engine=1.0)
+    with pytest.raises(ParityError, match=r"of rollout worker 7 .*0\.0001: the engine"):
+        check(7.0, 1.0, 1e9, parity_most_engine=3.0)  # which is named already
 
 
 def test_what_was_not_compared_is_no_difference():

@@ -75,6 +75,7 @@ def test_the_check_refuses_it_on_this_machine(tmp_path, monkeypatch):
         ({"channel": "object_store"}, True, ""),
         ({"layout": "colocated"}, True, "engines share the GPUs of learner ranks: .* ends the run"),
         ({"layout": "colocated", "channel": "object_store"}, True, "share the GPUs"),
+        ({"channel": "ipc"}, True, "share the GPUs"),  # whatever the layout
         ({"lora_sync": "adapters"}, True, ""),
     ],
 )
